@@ -1,0 +1,182 @@
+"""Reading a recipe: YAML, language files, `key=value` overrides, and errors that name file, line and key."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mmbert.errors import UserError
+from mmbert.recipe.models import Recipe
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the recipe at `path`, with `phases.decay.mask_ratio=0.05`-like `overrides` applied.
+
+    Language files and a relative tokenizer path are looked for beside the recipe; language files
+    are read here, so that the result needs nothing but itself. Raises UserError.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"no recipe at {path}", remedy="check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read recipe {path}: {error}", remedy="check the file") from error
+    return parse_recipe(text, overrides, folder=path.parent, origin=str(path))
+
+
+def parse_recipe(
+    text: str, overrides: Sequence[str] = (), *, folder: Path = Path(), origin: str = "recipe"
+) -> Recipe:
+    """The recipe that `text` (YAML) says; `folder` is where its relative paths begin."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin} is not YAML: {error}", remedy="mend the line named") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{origin} holds no recipe", remedy="see launch/recipes for examples")
+    for override in overrides:
+        _apply_override(values, override)
+    _read_language_files(values, folder)
+    _resolve_tokenizer_path(values, folder)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _user_error(error, values, root, origin) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML that `parse_recipe` reads back to an equal one."""
+    values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+
+def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """`recipe` with dotted keys set to given values (a variant's overrides)."""
+    values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for key, value in overrides.items():
+        _set(values, key, value)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _user_error(error, values, None, f"recipe {recipe.name} with overrides") from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(
+            f"override '{override}' is not key=value",
+            remedy="write it as phases.decay.mask_ratio=0.05",
+        )
+    _set(values, key, yaml.safe_load(text))
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; entries of a list are found by their `name`, or by position."""
+    parts = key.split(".")
+    target: Any = values
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        where = ".".join(parts[:depth]) or "the recipe"
+        if isinstance(target, list):
+            position = _position(target, part, where)
+            if last:
+                target[position] = value
+            else:
+                target = target[position]
+        elif isinstance(target, dict):
+            if last:
+                target[part] = value
+            else:
+                if not isinstance(target.get(part), dict | list):
+                    target[part] = {}
+                target = target[part]
+
+
+def _position(entries: list[Any], part: str, where: str) -> int:
+    names = [str(entry.get("name")) if isinstance(entry, dict) else "" for entry in entries]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(entries):
+        return int(part)
+    nearest = difflib.get_close_matches(part, names, n=1, cutoff=0.0)
+    hint = f"did you mean '{nearest[0]}'?" if nearest and nearest[0] else "it has no named entries"
+    raise UserError(f"{where} has no entry '{part}'", remedy=hint)
+
+
+def _read_language_files(values: dict[str, Any], folder: Path) -> None:
+    selections = [phase.get("languages") for phase in values.get("phases") or []
+                  if isinstance(phase, dict)]
+    for variant in values.get("variants") or []:
+        if isinstance(variant, dict) and isinstance(variant.get("overrides"), dict):
+            selections += list(variant["overrides"].values())
+    for selection in selections:
+        if not isinstance(selection, dict) or not isinstance(selection.get("file"), str):
+            continue
+        path = folder / selection.pop("file")
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UserError(
+                f"cannot read language file {path}: {error.strerror}",
+                remedy="give a file with one language a line, relative to the recipe",
+            ) from error
+        names = [line.split("#")[0].strip() for line in lines]
+        selection["names"] = [*selection.get("names", []), *(name for name in names if name)]
+
+
+def _resolve_tokenizer_path(values: dict[str, Any], folder: Path) -> None:
+    tokenizer = values.get("tokenizer")
+    if isinstance(tokenizer, dict) and isinstance(tokenizer.get("path"), str):
+        tokenizer["path"] = str((folder / tokenizer["path"]).resolve())
+
+
+def _user_error(
+    error: ValidationError, values: dict[str, Any], root: yaml.Node | None, origin: str
+) -> UserError:
+    """One message with every mistake: its line, its key (list entries by name), and what is wrong."""
+    messages = []
+    mistakes = error.errors()
+    # A tuple whose only entry is wrong is also called too short: a consequence, not a mistake.
+    for mistake in [m for m in mistakes if m["type"] != "too_short"] or mistakes:
+        location = [part for part in mistake["loc"] if part not in ("function-before", "")]
+        line = _line(root, location)
+        key = _key(values, location)
+        where = f"{origin}:{line}" if line else origin
+        text = mistake["msg"].removeprefix("Value error, ")
+        messages.append(f"{where}: {key}: {text}" if key else f"{where}: {text}")
+    return UserError("\n".join(messages), remedy="mend the recipe or the override and start again")
+
+
+def _key(values: Any, location: Sequence[int | str]) -> str:
+    parts = []
+    for part in location:
+        entry = None
+        if isinstance(values, list) and isinstance(part, int) and part < len(values):
+            entry = values[part]
+        elif isinstance(values, dict):
+            entry = values.get(part)
+        name = entry.get("name") if isinstance(part, int) and isinstance(entry, dict) else None
+        parts.append(str(name or part))
+        values = entry
+    return ".".join(parts)
+
+
+def _line(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
+    if node is None:
+        return None
+    for part in location:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            found = next((v for k, v in node.value if k.value == part), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            found = node.value[part] if part < len(node.value) else None
+        if found is None:
+            break
+        node = found
+    return node.start_mark.line + 1

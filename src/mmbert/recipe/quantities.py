@@ -1,0 +1,44 @@
+"""Quantities as people write them: `2.3T`, `600B`, `48k`, `1.5M` are exact integers."""
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
+
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_PATTERN = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([kKmMbBtT]?)\s*$")
+
+
+def parse_quantity(value: object) -> int:
+    """The integer that `value` says: 1000, '1_000', '2.3T', '600B', '4.5k' (decimal factors).
+
+    Raises ValueError for anything else, and for a fraction of one.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a quantity; write a number such as 600B, 48k or 1024")
+    if isinstance(value, int):
+        return value
+    match = _PATTERN.match(str(value))
+    if match is None:
+        raise ValueError(f"{value!r} is not a quantity; write a number such as 600B, 48k or 1024")
+    try:
+        exact = Decimal(match.group(1).replace("_", "")) * _FACTORS[match.group(2).lower()]
+    except InvalidOperation as error:  # pragma: no cover - the pattern admits only decimals
+        raise ValueError(f"{value!r} is not a quantity") from error
+    if exact != exact.to_integral_value():
+        raise ValueError(f"{value!r} is {exact}, not a whole number")
+    return int(exact)
+
+
+def format_quantity(value: int) -> str:
+    """The shortest exact way to write `value`, so that `parse_quantity` gives it back."""
+    for suffix, factor in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= factor and value % (factor // 10) == 0:
+            return f"{Decimal(value) / factor:f}".removesuffix(".0") + suffix
+    return str(value)
+
+
+Quantity = Annotated[
+    int, BeforeValidator(parse_quantity), PlainSerializer(format_quantity, return_type=str)
+]

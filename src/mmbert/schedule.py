@@ -1,0 +1,183 @@
+"""The plan of a run as pure functions of the recipe: steps, rows and tokens of each phase, learning rates.
+
+Nothing here depends on the number of ranks. Tokens are nominal: rows times the row's tokens, with the
+padding of at most half a percent counted in, as mmBERT's own token clock did.
+"""
+
+import bisect
+import math
+from dataclasses import dataclass
+
+from mmbert.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of steps of equally many rows within a phase."""
+
+    first_step: int
+    steps: int
+    rows: int
+    first_row: int
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """A phase in steps, rows and tokens; `first_…` count from the start of the run."""
+
+    index: int
+    name: str
+    first_step: int
+    steps: int
+    first_row: int
+    rows: int
+    first_token: int
+    tokens: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def end_step(self) -> int:
+        """The first step after this phase."""
+        return self.first_step + self.steps
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One optimiser step: rows `first_row` up to `first_row + rows` of the global sequence."""
+
+    step: int
+    phase_index: int
+    first_row: int
+    rows: int
+    tokens_before: int
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All phases in order."""
+
+    phases: tuple[PhasePlan, ...]
+    row_tokens: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.phases[-1].end_step
+
+    @property
+    def tokens(self) -> int:
+        """Nominal tokens of the whole run."""
+        return self.phases[-1].first_token + self.phases[-1].tokens
+
+    def phase_of_row(self, row: int) -> PhasePlan:
+        """The phase that the global row `row` belongs to; IndexError past the end."""
+        starts = [phase.first_row for phase in self.phases]
+        phase = self.phases[bisect.bisect_right(starts, row) - 1]
+        if not 0 <= row < phase.first_row + phase.rows:
+            raise IndexError(f"row {row} is not in a run of {phase.first_row + phase.rows} rows")
+        return phase
+
+    def at(self, step: int) -> StepPlan:
+        """The plan of optimiser step `step` (counted from 0); IndexError past the end."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} is not in a run of {self.steps} steps")
+        phase = next(phase for phase in self.phases if step < phase.end_step)
+        stage = next(s for s in phase.stages if step < s.first_step + s.steps)
+        first_row = stage.first_row + (step - stage.first_step) * stage.rows
+        return StepPlan(step, phase.index, first_row, stage.rows, first_row * self.row_tokens)
+
+
+def training_plan(recipe: Recipe) -> TrainingPlan:
+    """Lay the recipe's phases out in steps. A phase ends on the first step that reaches its tokens.
+
+    Growth (the first phase only) goes through the multiples of the quantum from `from_rows` to the
+    full batch, with equally many steps at each, as ModernBERT's packer does (its token share is
+    proportional to the batch).
+    """
+    row_tokens = recipe.batch.row_tokens
+    phases: list[PhasePlan] = []
+    step = row = 0
+    for index, phase in enumerate(recipe.phases):
+        first_step, first_row = step, row
+        full = phase.rows or recipe.batch.rows
+        rows_left = math.ceil(phase.tokens / row_tokens)
+        stages: list[Stage] = []
+        for rows, steps in _growth(recipe, full) if index == 0 else ():
+            steps = min(steps, math.ceil(rows_left / rows))
+            if steps > 0:
+                stages.append(Stage(step, steps, rows, row))
+                step, row, rows_left = step + steps, row + steps * rows, rows_left - steps * rows
+        if rows_left > 0:
+            steps = math.ceil(rows_left / full)
+            stages.append(Stage(step, steps, full, row))
+            step, row = step + steps, row + steps * full
+        phases.append(
+            PhasePlan(
+                index=index,
+                name=phase.name,
+                first_step=first_step,
+                steps=step - first_step,
+                first_row=first_row,
+                rows=row - first_row,
+                first_token=first_row * row_tokens,
+                tokens=(row - first_row) * row_tokens,
+                stages=tuple(stages),
+            )
+        )
+    return TrainingPlan(tuple(phases), row_tokens)
+
+
+def _growth(recipe: Recipe, full: int) -> list[tuple[int, int]]:
+    growth = recipe.batch.growth
+    if growth is None:
+        return []
+    sizes = range(growth.from_rows, full, recipe.batch.quantum)
+    if not sizes:
+        return []
+    steps = max(1, round(growth.tokens / (recipe.batch.row_tokens * sum(sizes))))
+    return [(rows, steps) for rows in sizes]
+
+
+def learning_rate(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
+    """The learning rate of `step`, a function of the tokens seen before it.
+
+    The warm-up alone looks at the tokens after the step, so that the first step is not lost.
+    """
+    at = plan.at(step)
+    phase_plan = plan.phases[at.phase_index]
+    settings = recipe.phases[at.phase_index].learning_rate
+    peak = settings.peak or recipe.optimizer.learning_rate
+    seen = at.tokens_before - phase_plan.first_token
+    if seen < settings.warmup:
+        return peak * min(1.0, (seen + at.rows * plan.row_tokens) / settings.warmup)
+    if settings.shape == "constant":
+        return peak
+    decay = phase_plan.tokens - settings.warmup
+    if settings.decay_tokens is not None:
+        decay = min(decay, settings.decay_tokens)
+    progress = (seen - (phase_plan.tokens - decay)) / decay if decay > 0 else 0.0
+    return peak * _decayed(settings.shape, min(1.0, max(0.0, progress)), settings.final)
+
+
+def _decayed(shape: str, progress: float, final: float) -> float:
+    if shape == "linear":
+        remaining = 1.0 - progress
+    elif shape == "cosine":
+        remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
+    else:  # one_minus_sqrt: base's decay; the paper's "inverse square root"
+        remaining = 1.0 - math.sqrt(progress)
+    return final + (1.0 - final) * remaining
+
+
+def weight_decay(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
+    """The weight decay of the phase that `step` is in (before its scaling by the rate)."""
+    phase = recipe.phases[plan.at(step).phase_index]
+    return recipe.optimizer.weight_decay if phase.weight_decay is None else phase.weight_decay
+
+
+def temperature(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
+    """The sampling temperature (exponent) at the start of `step`."""
+    at = plan.at(step)
+    phase, settings = plan.phases[at.phase_index], recipe.phases[at.phase_index].temperature
+    progress = (at.tokens_before - phase.first_token) / phase.tokens
+    return settings.start + (settings.end - settings.start) * progress
