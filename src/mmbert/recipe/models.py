@@ -242,6 +242,27 @@ class LoggingSettings(Settings):
     every_steps: int = Field(default=10, ge=1)
 
 
+class GuardSettings(Settings):
+    """What happens when numbers or ranks go wrong."""
+
+    non_finite_limit: int = Field(default=10, ge=0)
+    """Steps skipped for a loss or gradient that is not finite before the run stops, counted over
+    the last thousand steps."""
+    spike_window: int = Field(default=200, ge=10)
+    """Steps of the running median that a spike is measured against (within one phase)."""
+    spike_threshold: float | None = Field(default=8.0, gt=0)
+    """A loss this many (robust) standard deviations above the running median is a spike; none: do
+    not look for spikes."""
+    rollback: bool = False
+    """After a spike, go back to the last checkpoint and skip the rows of the steps around it."""
+    rollback_limit: int = Field(default=5, ge=1)
+    """Rollbacks in one run before it stops for a person to look."""
+    hang_minutes: float = Field(default=15.0, gt=0)
+    """A rank that makes no progress for this long is named with its stack, and the run stops."""
+    dry_first_batch: bool = True
+    """Run each phase's largest shapes once before training."""
+
+
 class LanguageSelection(Settings):
     """Which languages take part: all, or those named, or those of a minimum size.
 
@@ -372,6 +393,7 @@ class Recipe(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     logging: LoggingSettings = LoggingSettings()
+    guard: GuardSettings = GuardSettings()
     phases: tuple[Phase, ...] = Field(min_length=1)
     variants: tuple[Variant, ...] = ()
     merge: MergeSettings | None = None
