@@ -259,8 +259,6 @@ class GuardSettings(Settings):
     """Rollbacks in one run before it stops for a person to look."""
     hang_minutes: float = Field(default=15.0, gt=0)
     """A rank that makes no progress for this long is named with its stack, and the run stops."""
-    dry_first_batch: bool = True
-    """Run each phase's largest shapes once before training."""
 
 
 class LanguageSelection(Settings):
