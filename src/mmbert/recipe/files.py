@@ -110,8 +110,9 @@ def _position(entries: list[Any], part: str, where: str) -> int:
 
 
 def _read_language_files(values: dict[str, Any], folder: Path) -> None:
-    selections = [phase.get("languages") for phase in values.get("phases") or []
-                  if isinstance(phase, dict)]
+    selections = [
+        phase.get("languages") for phase in values.get("phases") or [] if isinstance(phase, dict)
+    ]
     for variant in values.get("variants") or []:
         if isinstance(variant, dict) and isinstance(variant.get("overrides"), dict):
             selections += list(variant["overrides"].values())
