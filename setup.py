@@ -27,11 +27,7 @@ setup(
         for name, folder in PLACES.items()
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
     ],
-    package_data={
-        "mmbert": ["py.typed"],
-        "mmbert_kernels": ["py.typed"],
-        "mmbert_prep": ["py.typed"],
-    },
+    package_data={name: ["py.typed"] for name in PLACES},
     install_requires=[
         "torch>=2.11,<2.14",
         "deepspeed>=0.19.8",

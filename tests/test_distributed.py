@@ -32,7 +32,7 @@ def test_ranks_reduce_together() -> None:
 
 
 def test_a_failing_rank_is_named_with_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="rank 1 of 2 failed(.|\n)*this rank fails"):
+    with pytest.raises(RuntimeError, match=r"rank 1 of 2 failed(.|\n)*this rank fails"):
         run_ranks(_fail_on_one, 2)
 
 

@@ -1,7 +1,7 @@
-"""The plan of a run as pure functions of the recipe: steps, rows and tokens of each phase, learning rates.
+"""The plan of a run as pure functions of the recipe: steps, rows, tokens, learning rates.
 
-Nothing here depends on the number of ranks. Tokens are nominal: rows times the row's tokens, with the
-padding of at most half a percent counted in, as mmBERT's own token clock did.
+Nothing here depends on the number of ranks. Tokens are nominal: rows times the row's tokens, with
+the padding of at most half a percent counted in, as mmBERT's own token clock did.
 """
 
 import bisect

@@ -1,4 +1,4 @@
-"""The recipe: what it accepts, what it refuses and how it says so, and the figures of the shipped ones."""
+"""The recipe: what it accepts, what it refuses and how, and the figures of the shipped ones."""
 
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_a_mistake_in_the_file_names_its_line(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no recipe at .*absent"):
+    with pytest.raises(UserError, match=r"no recipe at .*absent"):
         load_recipe(tmp_path / "absent.yaml")
     path = tmp_path / "r.yaml"
     path.write_text(MINIMAL.replace("languages: all", "languages: {file: l.txt}"))

@@ -1,4 +1,4 @@
-"""The plan of a run: phases end on a step, growth follows the published shape, rates are as defined."""
+"""The plan of a run: phases end on a step, growth has the published shape, rates are right."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML, language files, `key=value` overrides, and errors that name file, line and key."""
+"""Reading a recipe: YAML, language files, overrides, and errors that name file, line and key."""
 
 import difflib
 from collections.abc import Sequence
@@ -140,7 +140,7 @@ def _resolve_tokenizer_path(values: dict[str, Any], folder: Path) -> None:
 def _user_error(
     error: ValidationError, values: dict[str, Any], root: yaml.Node | None, origin: str
 ) -> UserError:
-    """One message with every mistake: its line, its key (list entries by name), and what is wrong."""
+    """One message with every mistake: its line, its key (entries by name), and what is wrong."""
     messages = []
     mistakes = error.errors()
     # A tuple whose only entry is wrong is also called too short: a consequence, not a mistake.

@@ -1,4 +1,4 @@
-"""The recipe's parts as frozen, typed models: what may be said, its defaults, and what cannot go together."""
+"""The recipe's parts as frozen, typed models: what may be said, and what cannot go together."""
 
 import difflib
 from pathlib import Path
@@ -63,7 +63,7 @@ class ModelSettings(Settings):
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)
     vocab_size: int | None = Field(default=None, gt=0)
-    """Rows of the embedding; the tokenizer's vocabulary size unless given (then they must agree)."""
+    """Rows of the embedding; the tokenizer's vocabulary size unless given (they must agree)."""
     global_attention_every: int = Field(default=3, gt=0)
     """Layer i attends globally if i is a multiple of this, else within the local window."""
     local_window: int = Field(default=128, gt=0, multiple_of=2)
@@ -328,7 +328,7 @@ class Temperature(Settings):
 
 
 class LearningRate(Settings):
-    """A phase's learning rate: linear warm-up, a plateau at `peak`, then a decay to `final · peak`."""
+    """A phase's learning rate: linear warm-up, plateau at `peak`, a decay to `final · peak`."""
 
     peak: float | None = Field(default=None, gt=0)
     """The optimizer's learning_rate unless given."""
