@@ -1,6 +1,7 @@
 # Everything a user or developer runs; `make help` lists it. Every target uses .venv and makes it if it is missing.
 SHELL := /bin/bash
 PYTHON ?= python3
+DEMO ?= demo
 BIN := .venv/bin
 export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -16,8 +17,16 @@ help: ## This list
 
 setup: .venv/.installed ## Make .venv and install everything (PYTHON=…, TORCH_INDEX_URL=…)
 
+# The demo is these commands and nothing else; each continues where it was stopped.
+demo: export DS_ACCELERATOR = cpu
+demo: export CUDA_VISIBLE_DEVICES =
 demo: setup ## From text to a filled mask on this machine's CPU, in some minutes (DEMO=folder)
-	@$(BIN)/python launch/demo.py --output $(or $(DEMO),demo)
+	$(BIN)/python -m mmbert_prep.demo_corpus $(DEMO)/corpus
+	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2
+	$(BIN)/deepspeed --num_gpus 2 launch/pretrain.py --recipe launch/recipes/demo.yaml --data $(DEMO)/shards --output $(DEMO)/run
+	$(BIN)/mmbert export $(DEMO)/run $(DEMO)/model
+	@$(BIN)/mmbert results $(DEMO)/run
+	@$(BIN)/mmbert fill-mask $(DEMO)/model $(DEMO_SENTENCES)
 
 preprocess: setup ## Text to token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=…]
 	@$(if $(and $(INPUT),$(OUTPUT)),,$(error give INPUT=folder-of-text and OUTPUT=folder-for-shards))

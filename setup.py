@@ -27,7 +27,7 @@ setup(
         for name, folder in PLACES.items()
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
     ],
-    package_data={name: ["py.typed"] for name in PLACES},
+    package_data={name: ["py.typed", "*/*.csv"] for name in PLACES},
     install_requires=[
         "torch>=2.11,<2.14",
         "deepspeed>=0.19.8",

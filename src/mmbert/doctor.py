@@ -1,0 +1,160 @@
+"""What this machine has for preprocessing and training: versions, devices, kernels, what is missing."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from rich.console import Console
+from rich.table import Table
+
+import mmbert
+import mmbert_kernels
+
+REQUIRED = (
+    "torch",
+    "deepspeed",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "numpy",
+    "safetensors",
+    "pyarrow",
+    "zstandard",
+    "xxhash",
+    "tensorboard",
+    "pydantic",
+    "typer",
+)
+# package, what it is for, how to get it
+OPTIONAL = (
+    ("triton", "fused kernels on a GPU", "comes with the CUDA build of torch"),
+    ("flash_attn", "the fastest attention on a GPU", "pip install 'mmbert-train[gpu]'"),
+    ("kitoken", "tokenizing about 2.5 times faster", "pip install 'mmbert-train[fast]'"),
+    ("mpi4py", "preprocessing over several nodes", "pip install 'mmbert-train[mpi]'"),
+    ("sentence_transformers", "evaluation of embeddings", "pip install 'mmbert-train[eval]'"),
+)
+SUPPORTED_TORCH = ((2, 11), (2, 13))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `remedy` is empty when nothing is amiss."""
+
+    section: str
+    name: str
+    value: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at this machine; imports torch but starts nothing."""
+    return [*_versions(), *_devices(), *_backends(), *_kernels(), *_programs()]
+
+
+def _versions() -> list[Finding]:
+    findings = [
+        Finding("versions", "mmbert-train", mmbert.__version__),
+        Finding("versions", "python", platform.python_version()),
+    ]
+    for package in REQUIRED:
+        version = _version(package)
+        remedy = "" if version else "run `make setup`"
+        if package == "torch" and not _torch_supported():
+            remedy = "supported are torch 2.11 to 2.13"
+        findings.append(Finding("versions", package, version or "missing", remedy))
+    for package, purpose, how in OPTIONAL:
+        version = _version(package.replace("_", "-"))
+        present = version is not None and importlib.util.find_spec(package) is not None
+        value = str(version) if present else f"not installed ({purpose})"
+        findings.append(Finding("optional", package, value, "" if present else how))
+    return findings
+
+
+def _devices() -> list[Finding]:
+    findings = [
+        Finding("devices", "CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    ]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        missing = "none (torch is a CPU build)" if built is None else "none found"
+        return [*findings, Finding("devices", "GPU", missing)]
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        value = (
+            f"{device.name}, {device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor}"
+        )
+        findings.append(Finding("devices", f"GPU {index}", value))
+    return findings
+
+
+def _backends() -> list[Finding]:
+    distributed = torch.distributed
+    names = [
+        name
+        for name, available in (
+            ("nccl", distributed.is_nccl_available()),
+            ("gloo", distributed.is_gloo_available()),
+            ("mpi", distributed.is_mpi_available()),
+        )
+        if available
+    ]
+    findings = [Finding("backends", "torch.distributed", ", ".join(names) or "none")]
+    if torch.cuda.is_available() and "nccl" not in names:
+        findings.append(Finding("backends", "nccl", "missing", "install a CUDA build of torch"))
+    return findings
+
+
+def _kernels() -> list[Finding]:
+    return [
+        Finding("kernels", operation, backend)
+        for operation, backend in mmbert_kernels.backends().items()
+    ]
+
+
+def _programs() -> list[Finding]:
+    purposes = (
+        ("deepspeed", "the launcher", "run `make setup`"),
+        ("srun", "Slurm jobs (slurm/*.sbatch)", ""),
+        ("mpirun", "preprocessing over several nodes", ""),
+        ("nvidia-smi", "GPU driver", ""),
+    )
+    findings = []
+    for program, purpose, remedy in purposes:
+        path = shutil.which(program)
+        findings.append(
+            Finding("programs", program, path or f"not found ({purpose})", "" if path else remedy)
+        )
+    return findings
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_supported() -> bool:
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return SUPPORTED_TORCH[0] <= (major, minor) <= SUPPORTED_TORCH[1]
+
+
+def render(findings: list[Finding], console: Console) -> None:
+    """Print the findings as one table."""
+    table = Table("", "what", "here", "remedy", box=None, pad_edge=False)
+    section = ""
+    for finding in findings:
+        table.add_row(
+            finding.section if finding.section != section else "",
+            finding.name,
+            finding.value,
+            finding.remedy,
+            style="yellow" if finding.remedy else None,
+        )
+        section = finding.section
+    console.print(table)
