@@ -1,0 +1,26 @@
+"""What a recipe will cost before a GPU-hour is spent: `plan(recipe, …)` and `render(plan)`."""
+
+from mmbert.planner.costs import FlopsPerToken, ParameterCount, count_parameters, flops_per_token
+from mmbert.planner.hardware import GPUS, Gpu, find_gpu
+from mmbert.planner.memory import DeviceMemory, device_memory, usable_bytes
+from mmbert.planner.plan import DEFAULT_UTILISATION, Layout, PhaseCost, Plan, plan
+from mmbert.planner.render import render
+
+__all__ = [
+    "DEFAULT_UTILISATION",
+    "GPUS",
+    "DeviceMemory",
+    "FlopsPerToken",
+    "Gpu",
+    "Layout",
+    "ParameterCount",
+    "PhaseCost",
+    "Plan",
+    "count_parameters",
+    "device_memory",
+    "find_gpu",
+    "flops_per_token",
+    "plan",
+    "render",
+    "usable_bytes",
+]

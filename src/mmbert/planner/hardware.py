@@ -1,0 +1,48 @@
+"""What a GPU of each kind can do: the figures that the plan's times and memory rest on."""
+
+from dataclasses import dataclass
+
+from mmbert.errors import UserError
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of GPU, as its vendor states it (dense figures, no sparsity).
+
+    `memory_bytes` is what the driver reports as total; `flops` is dense bfloat16 FLOP/s with
+    float32 accumulation; `link_bytes` and `network_bytes` are bytes/s in one direction per GPU,
+    inside a node (NVLink, or PCIe where there is none) and between nodes (an assumption about
+    the cluster: one network card per GPU where the vendor's reference system has one).
+    """
+
+    name: str
+    memory_bytes: int
+    flops: float
+    link_bytes: float
+    network_bytes: float
+    gpus_per_node: int = 8
+
+
+# Sources: NVIDIA data sheets (H100 and H200 SXM 989 TFLOP/s, B200 2,250, A100 SXM 312, L40S 362,
+# RTX 4090 165); memory as nvidia-smi shows it; network 400, 200 or 100 Gb/s a GPU.
+GPUS: tuple[Gpu, ...] = (
+    Gpu("b200", 183_359 * MEBIBYTE, 2_250e12, 900e9, 50e9),
+    Gpu("h200", 143_771 * MEBIBYTE, 989e12, 450e9, 50e9),
+    Gpu("h100", 81_559 * MEBIBYTE, 989e12, 450e9, 50e9),
+    Gpu("a100", 81_920 * MEBIBYTE, 312e12, 300e9, 25e9),
+    Gpu("a100-40gb", 40_960 * MEBIBYTE, 312e12, 300e9, 25e9),
+    Gpu("l40s", 46_068 * MEBIBYTE, 362e12, 26e9, 12.5e9),
+    Gpu("rtx-4090", 24_564 * MEBIBYTE, 165e12, 26e9, 12.5e9),
+)
+
+
+def find_gpu(name: str) -> Gpu:
+    """The GPU called `name`, case and "_" for "-" aside; UserError names the known ones."""
+    wanted = name.strip().lower().replace("_", "-")
+    for gpu in GPUS:
+        if gpu.name == wanted:
+            return gpu
+    known = ", ".join(gpu.name for gpu in GPUS)
+    raise UserError(f"no figures are known for the GPU {name!r}", remedy=f"choose one of: {known}")

@@ -1,0 +1,306 @@
+"""What a recipe will take on given GPUs, as a pure function: arithmetic, memory, traffic, time."""
+
+import math
+from dataclasses import dataclass
+
+from mmbert.errors import UserError
+from mmbert.planner.communication import Communication, step_communication
+from mmbert.planner.costs import FlopsPerToken, ParameterCount, count_parameters, flops_per_token
+from mmbert.planner.hardware import Gpu, find_gpu
+from mmbert.planner.languages import LanguageTable, published_languages
+from mmbert.planner.memory import DeviceMemory, device_memory, local_parameters, usable_bytes
+from mmbert.planner.warnings import find_warnings
+from mmbert.recipe import Recipe
+from mmbert.schedule import PhasePlan, TrainingPlan, training_plan
+
+# Model-FLOPs utilisation when none is stated: what ModernBERT-base, the same architecture, reached
+# on 8 H100 (1.7T tokens in 194 hours; AnswerDotAI/ModernBERT issue 236).
+DEFAULT_UTILISATION = 0.25
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """One phase: its steps, arithmetic, traffic and time at the recipe's own layout.
+
+    `mean_length` is the token-weighted mean document length that global attention was costed with.
+    `limit_gpus` is the number of GPUs, doubling from this one with data ranks alone, from which
+    communication takes longer than arithmetic (None: not before a rank has less than one row).
+    `step_seconds` is the mean over the phase; `full_step_seconds` that of a step at its largest
+    batch, which the traffic is of too.
+    """
+
+    steps: PhasePlan
+    context: int
+    mask_ratio: float
+    mean_length: float
+    flops: FlopsPerToken
+    communication: Communication
+    step_seconds: float
+    full_step_seconds: float
+    limit_gpus: int | None
+
+    @property
+    def seconds(self) -> float:
+        return self.step_seconds * self.steps.steps
+
+    @property
+    def total_flops(self) -> float:
+        return self.flops.total * self.steps.tokens
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to spread the model: memory at its peak over the phases, or why it is not possible."""
+
+    tensor: int
+    data: int
+    zero_stage: int
+    memory: DeviceMemory | None
+    fits: bool
+    chosen: bool
+    obstacle: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `mmbert plan` says."""
+
+    recipe: Recipe
+    gpu: Gpu
+    gpus: int
+    utilisation: float
+    vocabulary_size: int
+    parameters: ParameterCount
+    phases: tuple[PhaseCost, ...]
+    layouts: tuple[Layout, ...]
+    languages: LanguageTable | None
+    checkpoint_bytes: int
+    checkpoints_written: int
+    checkpoints_kept: int
+    length_origin: str
+    warnings: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all phases, in seconds."""
+        return sum(phase.seconds for phase in self.phases)
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds * self.gpus / 3600
+
+    @property
+    def total_flops(self) -> float:
+        return sum(phase.total_flops for phase in self.phases)
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    gpus: int,
+    gpu: str = "h100",
+    utilisation: float = DEFAULT_UTILISATION,
+) -> Plan:
+    """Cost `recipe` on `gpus` GPUs of the kind `gpu`.
+
+    `utilisation` is the share of the GPU's dense bfloat16 FLOP/s that the model's own arithmetic
+    reaches; times rest on it. Documents are taken to fill the context (an upper bound). UserError:
+    an unknown GPU, a utilisation outside 0 … 1, GPUs that the tensor size or the quantum does not
+    divide.
+    """
+    hardware = find_gpu(gpu)
+    _check(recipe, gpus, utilisation)
+    steps = training_plan(recipe)
+    evidence = _evidence(recipe, steps)
+    parameters = count_parameters(recipe.model, evidence.vocabulary_size)
+    site = _Site(recipe, hardware, gpus, utilisation, evidence.vocabulary_size, parameters)
+    phases = tuple(
+        _phase_cost(site, phase, evidence.mean_lengths[phase.name]) for phase in steps.phases
+    )
+    layouts = _layouts(site)
+    every = recipe.checkpoint.every_tokens
+    written = sum(math.ceil(p.tokens / every) if every else 1 for p in steps.phases)
+    kept = recipe.checkpoint.keep_last + len(phases)
+    if recipe.checkpoint.keep_every:
+        kept += written // recipe.checkpoint.keep_every
+    return Plan(
+        recipe=recipe,
+        gpu=hardware,
+        gpus=gpus,
+        utilisation=utilisation,
+        vocabulary_size=evidence.vocabulary_size,
+        parameters=parameters,
+        phases=phases,
+        layouts=layouts,
+        languages=evidence.languages,
+        # The float32 master and the optimiser's two moments of every parameter.
+        checkpoint_bytes=12 * parameters.total,
+        checkpoints_written=written,
+        checkpoints_kept=min(kept, written),
+        length_origin=evidence.length_origin,
+        warnings=tuple(find_warnings(recipe, phases, layouts, evidence.languages)),
+    )
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What is known of the data: from the shards, or assumed without them."""
+
+    vocabulary_size: int
+    mean_lengths: dict[str, float]
+    length_origin: str
+    languages: LanguageTable | None
+
+
+def _evidence(recipe: Recipe, steps: TrainingPlan) -> _Evidence:
+    return _Evidence(
+        vocabulary_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size,
+        mean_lengths={phase.name: float(phase.context) for phase in recipe.phases},
+        length_origin="Documents were taken to fill the context: an upper bound",
+        languages=published_languages(recipe, steps),
+    )
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A recipe on given GPUs: what every part of the costing needs."""
+
+    recipe: Recipe
+    gpu: Gpu
+    gpus: int
+    utilisation: float
+    vocabulary_size: int
+    parameters: ParameterCount
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.recipe.precision == "bfloat16" else 4
+
+    def masked_tokens(self, phase: int) -> int:
+        """Mask slots of a row in the phase of that index."""
+        return math.ceil(self.recipe.phases[phase].mask_ratio * self.recipe.batch.row_tokens)
+
+
+def _check(recipe: Recipe, gpus: int, utilisation: float) -> None:
+    if not 0 < utilisation <= 1:
+        raise UserError(
+            f"a utilisation of {utilisation} is not possible",
+            remedy="give the share of the GPU's FLOP/s that the model reaches, such as 0.25",
+        )
+    if gpus < 1 or gpus % recipe.parallel.tensor:
+        raise UserError(
+            f"{gpus} GPUs are not a multiple of parallel.tensor {recipe.parallel.tensor}",
+            remedy="change the number of GPUs or parallel.tensor",
+        )
+    data = gpus // recipe.parallel.tensor
+    if recipe.batch.quantum % data:
+        raise UserError(
+            f"{gpus} GPUs with parallel.tensor {recipe.parallel.tensor} are {data} data ranks,"
+            f" which do not divide batch.quantum {recipe.batch.quantum}",
+            remedy=f"choose data ranks that divide it ({_divisors(recipe.batch.quantum)}), or set"
+            f" batch.quantum to a multiple of {data} (batch.rows, batch.growth.from_rows and the"
+            " phases' rows must be multiples of it)",
+        )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
+def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
+    recipe = site.recipe
+    phase = recipe.phases[steps.index]
+    flops = flops_per_token(recipe.model, site.vocabulary_size, phase.mask_ratio, mean_length)
+    step_tokens = steps.tokens / steps.steps
+    speed = site.gpu.flops * site.utilisation
+    largest_rows = max(stage.rows for stage in steps.stages)
+
+    def at(gpus: int) -> tuple[Communication, float]:
+        tensor = recipe.parallel.tensor
+        data = gpus // tensor
+        traffic = step_communication(
+            recipe.model,
+            site.gpu,
+            local_parameters=local_parameters(site.parameters, tensor),
+            rows_per_rank=math.ceil(largest_rows / data),
+            row_tokens=recipe.batch.row_tokens,
+            masked_tokens=site.masked_tokens(steps.index),
+            tensor=tensor,
+            data=data,
+            zero_stage=recipe.parallel.zero_stage,
+            compute_bytes=site.compute_bytes,
+        )
+        arithmetic = largest_rows * recipe.batch.row_tokens * flops.total / (gpus * speed)
+        return traffic, arithmetic
+
+    limit = None
+    gpus = site.gpus
+    while limit is None and gpus // recipe.parallel.tensor <= largest_rows:
+        traffic, arithmetic = at(gpus)
+        if traffic.seconds > arithmetic:
+            limit = gpus
+        gpus *= 2
+    traffic_here, seconds_here = at(site.gpus)
+    return PhaseCost(
+        steps=steps,
+        context=phase.context,
+        mask_ratio=phase.mask_ratio,
+        mean_length=mean_length,
+        flops=flops,
+        communication=traffic_here,
+        step_seconds=step_tokens * flops.total / (site.gpus * speed),
+        full_step_seconds=seconds_here,
+        limit_gpus=limit,
+    )
+
+
+def _layouts(site: _Site) -> tuple[Layout, ...]:
+    """Every tensor size that divides the GPUs, up to a node, with every ZeRO stage."""
+    recipe = site.recipe
+    layouts = []
+    for tensor in (n for n in (1, 2, 4, 8) if site.gpus % n == 0 and n <= site.gpu.gpus_per_node):
+        obstacle = _obstacle(recipe, tensor, site.gpus // tensor)
+        for zero_stage in (1, 2, 3):
+            chosen = (tensor, zero_stage) == (recipe.parallel.tensor, recipe.parallel.zero_stage)
+            memory = None if obstacle else _largest_memory(site, tensor, zero_stage)
+            fits = memory is not None and memory.total <= usable_bytes(site.gpu.memory_bytes)
+            layouts.append(
+                Layout(tensor, site.gpus // tensor, zero_stage, memory, fits, chosen, obstacle)
+            )
+    return tuple(layouts)
+
+
+def _obstacle(recipe: Recipe, tensor: int, data: int) -> str | None:
+    for key, value in (
+        ("attention heads", recipe.model.num_attention_heads),
+        ("inner width", recipe.model.intermediate_size),
+        ("row_tokens", recipe.batch.row_tokens),
+    ):
+        if value % tensor:
+            return f"{value} {key} do not divide by {tensor}"
+    if recipe.batch.quantum % data:
+        return f"{data} data ranks do not divide the quantum {recipe.batch.quantum}"
+    return None
+
+
+def _largest_memory(site: _Site, tensor: int, zero_stage: int) -> DeviceMemory:
+    recipe = site.recipe
+    return max(
+        (
+            device_memory(
+                recipe.model,
+                site.parameters,
+                vocabulary_size=site.vocabulary_size,
+                row_tokens=recipe.batch.row_tokens,
+                masked_tokens=site.masked_tokens(index),
+                tensor=tensor,
+                data=site.gpus // tensor,
+                # Another tensor size is judged with the recipe's own way of splitting tokens.
+                sequence=recipe.parallel.sequence,
+                zero_stage=zero_stage,
+                compute_bytes=site.compute_bytes,
+            )
+            for index in range(len(recipe.phases))
+        ),
+        key=lambda memory: memory.total,
+    )

@@ -1,0 +1,226 @@
+"""A plan as tables for the terminal."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mmbert.planner.memory import usable_bytes
+from mmbert.planner.plan import Plan
+from mmbert.recipe import format_quantity
+
+_GIB = 1 << 30
+# Beyond this many languages the table shows the largest and the most repeated.
+_ROWS_SHOWN = 12
+
+
+def render(plan: Plan) -> Group:
+    """Everything the plan says; print it with a rich Console."""
+    return Group(*_parts(plan))
+
+
+def _parts(plan: Plan) -> Iterator[RenderableType]:
+    recipe, gpu = plan.recipe, plan.gpu
+    yield Text(
+        f"{recipe.name} on {plan.gpus} × {gpu.name}"
+        f" ({gpu.flops / 1e12:.0f} TFLOP/s,"
+        f" {usable_bytes(gpu.memory_bytes) / _GIB:.0f} GiB usable),"
+        f" tensor {recipe.parallel.tensor}, ZeRO {recipe.parallel.zero_stage}",
+        style="bold",
+    )
+    yield _parameters(plan)
+    yield _phases(plan)
+    yield _flops(plan)
+    yield _memory(plan)
+    yield _communication(plan)
+    if plan.languages is not None:
+        yield _languages(plan)
+    yield Text(
+        f"In all {plan.total_flops:.3g} FLOPs: {_duration(plan.seconds)},"
+        f" {plan.gpu_hours:,.0f} GPU-hours at {plan.utilisation:.0%} utilisation"
+        f" ({plan.utilisation * gpu.flops / 1e12:.0f} TFLOP/s a GPU). {plan.length_origin}."
+    )
+    yield Text(
+        f"A checkpoint takes {plan.checkpoint_bytes / _GIB:.2f} GiB; {plan.checkpoints_written}"
+        f" are written on token intervals and phase ends, at most {plan.checkpoints_kept} kept"
+        f" ({plan.checkpoints_kept * plan.checkpoint_bytes / _GIB:.1f} GiB)."
+    )
+    for warning in plan.warnings:
+        yield Text(f"Warning: {warning}", style="yellow")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _parameters(plan: Plan) -> Table:
+    parameters = plan.parameters
+    table = _table("Parameters")
+    for heading in ("embedding", "attention", "feed-forward", "norms", "head", "decoder bias"):
+        table.add_column(heading, justify="right")
+    table.add_column("total", justify="right", style="bold")
+    table.add_row(
+        *(
+            f"{count:,}"
+            for count in (
+                parameters.embedding,
+                parameters.attention,
+                parameters.feed_forward,
+                parameters.norms,
+                parameters.head,
+                parameters.decoder_bias,
+                parameters.total,
+            )
+        )
+    )
+    return table
+
+
+def _phases(plan: Plan) -> Table:
+    table = _table("Phases")
+    for heading in (
+        "phase", "tokens", "context", "mask", "steps", "rows a step", "tokens a step",
+        "step", "time", "GPU-hours",
+    ):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase in plan.phases:
+        sizes = [stage.rows for stage in phase.steps.stages]
+        rows = str(sizes[-1]) if sizes[0] == sizes[-1] else f"{sizes[0]} → {sizes[-1]}"
+        table.add_row(
+            phase.steps.name,
+            format_quantity(plan.recipe.phases[phase.steps.index].tokens),
+            f"{phase.context:,}",
+            f"{phase.mask_ratio:g}",
+            f"{phase.steps.steps:,}",
+            rows,
+            f"{sizes[-1] * plan.recipe.batch.row_tokens:,}",
+            f"{phase.step_seconds:.2f} s",
+            _duration(phase.seconds),
+            f"{phase.seconds * plan.gpus / 3600:,.0f}",
+        )
+    return table
+
+
+def _flops(plan: Plan) -> Table:
+    table = _table("Training FLOPs per token (million)")
+    for heading in (
+        "phase", "encoder", "head", "global attention", "local attention", "total", "mean length",
+    ):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase in plan.phases:
+        flops = phase.flops
+        parts = (flops.encoder, flops.head, flops.global_attention, flops.local_attention)
+        table.add_row(
+            phase.steps.name,
+            *(f"{part / 1e6:,.1f}" for part in (*parts, flops.total)),
+            f"{phase.mean_length:,.0f}",
+        )
+    return table
+
+
+def _memory(plan: Plan) -> Table:
+    table = _table("Memory of one GPU at its peak (GiB)")
+    headings = ("weights", "gradients", "optimiser", "activations", "head", "total", "fits")
+    for heading in ("tensor × data", "ZeRO", *headings):
+        table.add_column(heading, justify="right")
+    for layout in plan.layouts:
+        grid = f"{layout.tensor} × {layout.data}"
+        style = "bold" if layout.chosen else None
+        if layout.memory is None:
+            if layout.zero_stage == 1:
+                table.add_row(grid, "any", *[""] * 6, f"no: {layout.obstacle}", style=style)
+            continue
+        memory = layout.memory
+        parts = (
+            memory.weights,
+            memory.gradients,
+            memory.optimizer,
+            memory.activations,
+            memory.head,
+            memory.total,
+        )
+        table.add_row(
+            grid,
+            str(layout.zero_stage),
+            *(f"{part / _GIB:.1f}" for part in parts),
+            ("yes" if layout.fits else "no") + (" (recipe)" if layout.chosen else ""),
+            style=style,
+        )
+    return table
+
+
+def _communication(plan: Plan) -> Table:
+    table = _table("Sent by one GPU in a step (GB)")
+    for heading in (
+        "phase", "gradients", "weights", "tensor parallel", "time if not hidden", "of a step",
+        "limits from",
+    ):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase in plan.phases:
+        traffic = phase.communication
+        table.add_row(
+            phase.steps.name,
+            f"{traffic.gradient_bytes / 1e9:.2f}",
+            f"{traffic.weight_bytes / 1e9:.2f}",
+            f"{traffic.tensor_bytes / 1e9:.2f}",
+            f"{traffic.seconds:.3f} s",
+            f"{traffic.seconds / phase.full_step_seconds:.1%}",
+            "never" if phase.limit_gpus is None else f"{phase.limit_gpus} GPUs",
+        )
+    return table
+
+
+def _languages(plan: Plan) -> Table:
+    languages = plan.languages
+    assert languages is not None
+    count = len(languages.languages)
+    table = _table(f"Languages: {count:,}; tokens and epochs from {languages.origin}")
+    table.add_column("language")
+    for phase in languages.phases:
+        table.add_column(phase, justify="right")
+        table.add_column("epochs", justify="right")
+    if languages.same_text:
+        table.add_column("epochs in all", justify="right")
+    totals = dict(languages.largest_epochs())
+    size = {
+        language: sum(entry.tokens for entry in entries if entry is not None)
+        for language, entries in languages.languages.items()
+    }
+    names = sorted(size, key=lambda language: -size[language])
+    shown = names
+    if len(names) > 2 * _ROWS_SHOWN:
+        repeated = [name for name in totals if name not in names[:_ROWS_SHOWN]]
+        shown = [*names[:_ROWS_SHOWN], "…", *repeated[:_ROWS_SHOWN]]
+    for language in shown:
+        if language == "…":
+            table.add_row("… and the most repeated:", style="dim")
+            continue
+        cells = []
+        for entry in languages.languages[language]:
+            if entry is None:
+                cells += ["", ""]
+            else:
+                cells += [_tokens(entry.tokens), f"{entry.epochs:.2f}"]
+        if languages.same_text:
+            cells.append(f"{totals[language]:.2f}")
+        table.add_row(language, *cells)
+    return table
+
+
+def _tokens(count: float) -> str:
+    for suffix, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g}{suffix}"
+    return f"{count:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:,.1f} days"
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} hours"
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} minutes"
+    return f"{seconds:.1f} seconds"

@@ -1,0 +1,61 @@
+"""What in a plan deserves a second look before GPU-hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mmbert.planner.languages import LanguageTable
+from mmbert.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mmbert.planner.plan import Layout, PhaseCost
+
+# mmBERT's stated aim was at most about five passes over any language's text.
+EPOCHS_WORTH_A_WARNING = 5.0
+
+
+def find_warnings(
+    recipe: Recipe,
+    phases: Sequence[PhaseCost],
+    layouts: Sequence[Layout],
+    languages: LanguageTable | None,
+) -> Iterator[str]:
+    """One sentence for each thing that will not work, or probably is not meant."""
+    chosen = next((layout for layout in layouts if layout.chosen), None)
+    if chosen is not None and not chosen.fits:
+        better = next((layout for layout in layouts if layout.fits), None)
+        remedy = (
+            f"parallel.tensor={better.tensor} parallel.zero_stage={better.zero_stage} would fit"
+            if better is not None
+            else "no layout fits: make batch.row_tokens smaller, set model.recompute, or take"
+            " larger or more GPUs"
+        )
+        yield f"the recipe's own layout does not fit the GPU's memory; {remedy}"
+    for phase in phases:
+        name = phase.steps.name
+        if phase.limit_gpus is not None and phase.communication.seconds > phase.full_step_seconds:
+            yield (
+                f"phase {name}: communication ({phase.communication.seconds:.2f} s a step) takes"
+                f" longer than arithmetic ({phase.full_step_seconds:.2f} s); use fewer GPUs, more"
+                " rows a step, or a lower ZeRO stage"
+            )
+        if phase.steps.steps < 100:
+            yield f"phase {name} has only {phase.steps.steps} steps; are its tokens meant?"
+        warmup = recipe.phases[phase.steps.index].learning_rate.warmup
+        if warmup >= phase.steps.tokens:
+            yield f"phase {name} ends before its learning rate has warmed up"
+    if languages is not None:
+        often = [
+            (language, epochs)
+            for language, epochs in languages.largest_epochs()
+            if epochs > EPOCHS_WORTH_A_WARNING
+        ]
+        if often:
+            worst = ", ".join(f"{language} {epochs:.1f}" for language, epochs in often[:5])
+            yield (
+                f"{len(often)} languages are passed more than {EPOCHS_WORTH_A_WARNING:.0f} times"
+                f" over the run (most: {worst}); data.sources.*.max_epochs caps that"
+            )
+    if recipe.checkpoint.every_tokens is None and recipe.checkpoint.every_minutes is None:
+        yield "no checkpoint interval is set: only the end of each phase is saved"

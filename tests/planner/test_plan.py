@@ -1,0 +1,225 @@
+"""The plan against the published figures of mmBERT, and against its own arithmetic."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mmbert.errors import UserError
+from mmbert.planner import GPUS, count_parameters, find_gpu, flops_per_token, plan, render
+from mmbert.planner.languages import published_counts
+from mmbert.recipe import ModelSettings, Recipe, load_recipe
+from mmbert.training.utilisation import training_flops
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+
+
+def recipe_of(size: str, *overrides: str) -> Recipe:
+    return load_recipe(RECIPES / f"mmbert-{size}.yaml", overrides)
+
+
+def model(size: str) -> ModelSettings:
+    return ModelSettings.model_validate({"preset": size})
+
+
+@pytest.mark.parametrize(
+    ("size", "total", "without_embedding"),
+    [("base", 307_786_240, 111_178_240), ("small", 140_897_536, 42_593_536)],
+)
+def test_parameters_are_the_released_models(size: str, total: int, without_embedding: int) -> None:
+    parameters = count_parameters(model(size), 256_000)
+    assert parameters.total == total
+    assert parameters.without_embedding == without_embedding
+
+
+# Million FLOPs per token of the released models, at full context: phase, mask ratio, context,
+# then encoder, head, global attention, local attention, total.
+PUBLISHED_FLOPS = [
+    ("base", 0.30, 1024, 661.8, 355.0, 75.5, 16.6, 1108.9),
+    ("base", 0.15, 8192, 661.8, 177.5, 604.0, 16.6, 1459.9),
+    ("base", 0.05, 8192, 661.8, 59.2, 604.0, 16.6, 1341.6),
+    ("small", 0.30, 1024, 253.0, 177.2, 37.7, 8.3, 476.3),
+    ("small", 0.15, 8192, 253.0, 88.6, 302.0, 8.3, 652.0),
+    ("small", 0.05, 8192, 253.0, 29.5, 302.0, 8.3, 592.9),
+]
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "context", "encoder", "head", "full", "local", "total"), PUBLISHED_FLOPS
+)
+def test_flops_per_token(
+    size: str,
+    mask: float,
+    context: int,
+    encoder: float,
+    head: float,
+    full: float,
+    local: float,
+    total: float,
+) -> None:
+    flops = flops_per_token(model(size), 256_000, mask, context)
+    parts = (flops.encoder, flops.head, flops.global_attention, flops.local_attention, flops.total)
+    found = [part / 1e6 for part in parts]
+    assert found == pytest.approx([encoder, head, full, local, total], abs=0.051)
+
+
+def test_flops_agree_with_what_training_counts() -> None:
+    """The plan costs by mean length, training by each document: the same for the same row."""
+    settings = model("base")
+    lengths = np.array([1024, 600, 200, 130, 129, 5000])
+    tokens, masked = int(lengths.sum()), 2000
+    mean_length = float((lengths.astype(float) ** 2).sum() / tokens)
+    planned = flops_per_token(settings, 256_000, masked / tokens, mean_length).total * tokens
+    assert planned == pytest.approx(training_flops(settings, 256_000, lengths, masked), rel=1e-9)
+
+
+def test_base_on_eight_gpus_is_the_published_run() -> None:
+    """3.56e21 FLOPs; 40 days on 8 H100 mean 13% of their peak; steps as the configurations say."""
+    planned = plan(recipe_of("base"), gpus=8, gpu="h100", utilisation=0.13)
+    assert planned.total_flops == pytest.approx(3.56e21, rel=0.005)
+    assert planned.seconds / 86400 == pytest.approx(40, rel=0.02)
+    assert planned.gpu_hours == pytest.approx(7680, rel=0.02)
+    full_batch = [phase.steps.stages[-1].rows * 49_152 for phase in planned.phases]
+    assert full_batch == [4_718_592, 37_748_736, 37_748_736]
+    steps = [phase.steps.steps for phase in planned.phases]
+    assert steps[1:] == [15_895, 2_650]
+    # 2.3T over full batches are 487k steps; growth over the first 60B adds half of its own.
+    assert steps[0] == pytest.approx(2.3e12 / 4_718_592 + 12_700, rel=0.001)
+
+
+def test_small_on_eight_gpus() -> None:
+    planned = plan(recipe_of("small"), gpus=8, gpu="h100", utilisation=0.226)
+    assert planned.seconds / 86400 == pytest.approx(10, rel=0.02)
+    assert planned.total_flops == pytest.approx(1.55e21, rel=0.01)
+
+
+def test_languages_and_epochs_are_the_published_ones() -> None:
+    table = plan(recipe_of("base"), gpus=8).languages
+    assert table is not None
+    assert len(table.languages) == 1834  # 1,833 languages and code
+    russian = table.languages["rus"]
+    epochs = [entry.epochs for entry in russian if entry is not None]
+    assert epochs == pytest.approx([1.156, 0.9987, 0.8757], abs=2e-3)
+    for index, (total, phase_tokens) in enumerate([(61, 2.3e12), (110, 600e9), (1834, 100e9)]):
+        used = [row[index] for row in table.languages.values() if row[index] is not None]
+        assert len(used) == total
+        # A phase ends with the step that reaches its tokens.
+        assert sum(entry.tokens for entry in used if entry) == pytest.approx(phase_tokens, rel=4e-4)
+
+
+def test_each_published_dataset_is_whole() -> None:
+    totals = {name: sum(counts.values()) for name, counts in published_counts().items()}
+    assert totals["pretrain"] == 1_989_020_158_322
+    assert totals["ext"] == 600_815_468_128
+    assert totals["decay-all"] == 114_226_161_784
+
+
+def test_other_languages_have_no_published_table() -> None:
+    recipe = recipe_of("base", "phases.pretrain.languages=[eng, deu]")
+    assert plan(recipe, gpus=8).languages is None
+
+
+def test_more_gpus_take_less_time_and_the_same_gpu_hours() -> None:
+    wide = ("batch.quantum=64", "batch.rows=128", "batch.growth.from_rows=64")
+    few, many = (plan(recipe_of("base", *wide), gpus=gpus) for gpus in (8, 64))
+    assert many.seconds == pytest.approx(few.seconds / 8)
+    assert many.gpu_hours == pytest.approx(few.gpu_hours)
+
+
+def test_memory_falls_with_zero_stage_and_tensor_size() -> None:
+    layouts = {(p.tensor, p.zero_stage): p for p in plan(recipe_of("base"), gpus=8).layouts}
+    totals = {key: layout.memory.total for key, layout in layouts.items() if layout.memory}
+    assert totals[1, 1] > totals[1, 2] > totals[1, 3]
+    assert totals[1, 1] > totals[2, 1] > totals[4, 1]
+    assert layouts[8, 1].memory is None
+    assert "12 attention heads do not divide by 8" in (layouts[8, 1].obstacle or "")
+
+
+def test_what_does_not_fit_is_said_with_a_remedy() -> None:
+    recipe = recipe_of("base", "model={preset: huge, vocab_size: 256000}", "batch.row_tokens=16384")
+    planned = plan(recipe, gpus=8, gpu="h100")
+    chosen = next(layout for layout in planned.layouts if layout.chosen)
+    assert not chosen.fits
+    assert any("does not fit" in warning and "parallel." in warning for warning in planned.warnings)
+    better = next(layout for layout in planned.layouts if layout.fits)
+    again = plan(
+        recipe_of(
+            "base",
+            "model={preset: huge, vocab_size: 256000}",
+            "batch.row_tokens=16384",
+            f"parallel.tensor={better.tensor}",
+            f"parallel.zero_stage={better.zero_stage}",
+        ),
+        gpus=8,
+        gpu="h100",
+    )
+    assert not any("does not fit" in warning for warning in again.warnings)
+
+
+def test_communication_becomes_the_limit_on_many_gpus_with_few_rows() -> None:
+    recipe = recipe_of(
+        "base", "batch.quantum=512", "batch.rows=512", "batch.growth=null",
+        "phases.extension.rows=null", "phases.decay.rows=null", "batch.row_tokens=8192",
+    )  # fmt: skip
+    narrow = plan(recipe, gpus=8, gpu="l40s")
+    assert narrow.phases[0].limit_gpus is not None
+    wide = plan(recipe, gpus=narrow.phases[0].limit_gpus, gpu="l40s")
+    phase = wide.phases[0]
+    assert phase.communication.seconds > phase.full_step_seconds
+    assert any("communication" in warning for warning in wide.warnings)
+
+
+def test_zero_1_sends_gradients_and_weights_once_a_step() -> None:
+    phase = plan(recipe_of("base"), gpus=8).phases[0]
+    assert phase.communication.gradient_bytes == pytest.approx(4 * 307_786_240 * 7 / 8)
+    assert phase.communication.weight_bytes == pytest.approx(2 * 307_786_240 * 7 / 8)
+    assert phase.communication.tensor_bytes == 0
+
+
+def test_checkpoint_is_masters_and_two_moments() -> None:
+    planned = plan(recipe_of("base"), gpus=8)
+    assert planned.checkpoint_bytes == 12 * 307_786_240
+    # Every 10B tokens: 230 + 60 + 10, and the ends that fall between.
+    assert 300 <= planned.checkpoints_written <= 303
+    assert planned.checkpoints_kept == 10 + 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"gpus": 8, "gpu": "h1000"}, "h1000"),
+        ({"gpus": 64}, "batch.quantum"),
+        ({"gpus": 8, "utilisation": 1.5}, "utilisation"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        plan(recipe_of("base"), **arguments)
+
+
+def test_tensor_size_must_divide_the_gpus() -> None:
+    with pytest.raises(UserError, match="multiple of"):
+        plan(recipe_of("base", "parallel.tensor=2"), gpus=3)
+
+
+@pytest.mark.parametrize("gpu", [gpu.name for gpu in GPUS])
+def test_every_gpu_is_found_by_its_name(gpu: str) -> None:
+    assert find_gpu(gpu.upper()).name == gpu
+
+
+def test_rendered_plan_says_what_was_asked_for() -> None:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(plan(recipe_of("base"), gpus=8, gpu="h200", utilisation=0.25)))
+    text = console.export_text()
+    for expected in (
+        "307,786,240", "4,718,592", "37,748,736", "1,108.9", "GPU-hours at 25% utilisation",
+        "no: 12 attention heads do not divide by 8", "yes (recipe)", "3.44 GiB",
+    ):  # fmt: skip
+        assert expected in text
+
+
+def test_the_demo_recipe_can_be_planned() -> None:
+    planned = plan(load_recipe(RECIPES / "demo.yaml"), gpus=2, gpu="l40s")
+    assert planned.languages is None
+    assert all(phase.steps.steps > 0 for phase in planned.phases)
