@@ -1,0 +1,1 @@
+"""Offline pipeline: text in many languages -> tokenizer and memory-mapped token shards."""

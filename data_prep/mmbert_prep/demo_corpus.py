@@ -1,0 +1,133 @@
+"""`python -m mmbert_prep.demo_corpus OUT`: a small corpus in 246 languages, no download.
+
+Composed from the CLDR data in the Babel package, in three tiers as a web corpus has them, and
+written in the formats that users bring: Parquet per language folder (high tier), zstd JSON lines
+per language (middle), text files with a blank line between documents (low), and, for a part of the
+low tier, one gzip JSON lines file with the language in columns.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+import zstandard
+from babel import localedata
+from babel.core import get_global
+
+from mmbert_prep.demo_text import DocumentMaker, own_names
+from mmbert_prep.language_codes import is_language_key, iso639_3
+
+HIGH = ("en", "de", "fr", "es", "ru", "zh", "ja", "pt", "it", "tr", "ar", "pl")
+MIDDLE_COUNT = 46
+HIGH_BYTES, MIDDLE_BYTES, LOW_BYTES = 260_000, 55_000, 12_000
+_LEAST_NAMES = 1_300  # characters of names below which a language cannot give 20 distinct documents
+_LEAST_DOCUMENTS = 20
+
+
+def demo_languages() -> dict[str, str]:
+    """Language key -> CLDR locale: the high tier, then by the size of the data; deterministic."""
+    likely = get_global("likely_subtags")
+    sizes: dict[str, tuple[int, str]] = {}
+    for identifier in sorted(localedata.locale_identifiers()):
+        parts = identifier.split("_")
+        if len(parts) > 2 or (len(parts) == 2 and len(parts[1]) != 4):
+            continue  # a regional variant of a language that is there anyway
+        full = likely.get(identifier) or likely.get(parts[0])
+        script = parts[1] if len(parts) == 2 else (full.split("_")[1] if full else "")
+        try:
+            key = f"{iso639_3(parts[0])}_{script}"
+        except KeyError:
+            continue
+        size = sum(len(n) for names in own_names(identifier).values() for n in names.values())
+        if is_language_key(key) and size >= _LEAST_NAMES and size > sizes.get(key, (0, ""))[0]:
+            sizes[key] = (size, identifier)
+    order = sorted(sizes, key=lambda key: (sizes[key][1] not in HIGH, -sizes[key][0], key))
+    return {key: sizes[key][1] for key in order}
+
+
+def _documents(identifier: str, target_bytes: int) -> list[str]:
+    documents: list[str] = []
+    size = 0
+    maker = DocumentMaker(identifier)
+    if maker.variety < 2:
+        return []
+    for text in maker.documents():
+        documents.append(text)
+        size += len(text.encode())
+        if size >= target_bytes and len(documents) >= 2 * _LEAST_DOCUMENTS:
+            break
+    return documents
+
+
+def _rows(language: str, documents: list[str]) -> list[dict[str, str]]:
+    code, script = language.split("_")
+    return [
+        {"id": f"{language}/{number}", "text": text, "language": code, "language_script": script}
+        for number, text in enumerate(documents)
+    ]
+
+
+def _json_lines(rows: list[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def write_demo_corpus(folder: Path) -> dict[str, int]:
+    """Write the corpus under `folder`; returns language key -> number of documents.
+
+    The same Babel release always gives the same files. FileExistsError if `folder` has files.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty")
+    counts: dict[str, int] = {}
+    columns: list[dict[str, str]] = []
+    for place, (language, identifier) in enumerate(demo_languages().items()):
+        high, middle = place < len(HIGH), place < len(HIGH) + MIDDLE_COUNT
+        target = HIGH_BYTES if high else MIDDLE_BYTES if middle else LOW_BYTES
+        documents = _documents(identifier, target)
+        if len(documents) < _LEAST_DOCUMENTS:
+            continue
+        counts[language] = len(documents)
+        rows = _rows(language, documents)
+        if high:
+            (folder / "parquet" / language).mkdir(parents=True)
+            half = len(rows) // 2
+            for number, part in enumerate((rows[:half], rows[half:])):
+                path = folder / "parquet" / language / f"{number:03d}.parquet"
+                pq.write_table(pa.Table.from_pylist(part), path, row_group_size=200)
+        elif middle:
+            (folder / "jsonl").mkdir(exist_ok=True)
+            data = zstandard.ZstdCompressor(level=6).compress(_json_lines(rows))
+            (folder / "jsonl" / f"{language}.jsonl.zst").write_bytes(data)
+        elif place % 4:
+            (folder / "text").mkdir(exist_ok=True)
+            text = "\n\n".join(documents) + "\n"
+            (folder / "text" / f"{language}.txt").write_text(text, encoding="utf-8", newline="\n")
+        else:
+            columns += rows
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file:
+        file.write(_json_lines(columns))
+    (folder / "columns").mkdir()
+    (folder / "columns" / "part-0.jsonl.gz").write_bytes(buffer.getvalue())
+    return counts
+
+
+def main(output: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Write the demo corpus. Example: python -m mmbert_prep.demo_corpus demo/corpus"""
+    try:
+        counts = write_demo_corpus(output)
+    except FileExistsError as error:
+        typer.echo(f"{error}: give a new folder", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{len(counts)} languages, {sum(counts.values())} documents in {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
