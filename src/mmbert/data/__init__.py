@@ -1,0 +1,1 @@
+"""Shards on disk, and the order of training data: mixture, streams, packing, rows and masks."""

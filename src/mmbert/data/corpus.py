@@ -1,0 +1,228 @@
+"""The corpus: all languages of all sources under one folder, opened through their manifests."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mmbert.data.indexed_dataset import IndexedDataset
+from mmbert.data.manifest import MANIFEST_NAME, Manifest, Shard, Split, read_manifest
+from mmbert.data.pieces import read_continuation_index
+from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
+from mmbert.errors import UserError
+
+TOKENIZER_FOLDER = "tokenizer"
+SplitName = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One language of one source: what the mixture draws from.
+
+    `index` is its place in `Corpus.components`; `source` is the folder below the shards.
+    """
+
+    index: int
+    source: str
+    language: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """`source/language`, the component's lasting name (indices change when data is added)."""
+        return f"{self.source}/{self.language}"
+
+    def split(self, name: SplitName) -> Split:
+        """The manifest's entry of one split."""
+        return self.manifest.train if name == "train" else self.manifest.heldout
+
+    @cached_property
+    def train_starts(self) -> np.ndarray:
+        """int64[shards + 1]: number of the first document of each train shard, then their count."""
+        return _starts(self.manifest.train.shards)
+
+    def continuations(self, context: int) -> int:
+        """Number of continuation pieces at `context`. Raises UserError without an index for it."""
+        entry = self.manifest.train.pieces.get(context)
+        if entry is None:
+            known = ", ".join(str(c) for c in sorted(self.manifest.train.pieces)) or "none"
+            raise UserError(
+                f"{self.folder / MANIFEST_NAME} has no piece index for context {context} "
+                f"(it has: {known})",
+                remedy="run the preprocessing again with this recipe (make preprocess … "
+                "RECIPE=…): it adds the index without tokenising again",
+            )
+        return entry.continuations
+
+
+def _starts(shards: tuple[Shard, ...]) -> np.ndarray:
+    counts = np.array([shard.documents for shard in shards], dtype=np.int64)
+    return np.concatenate(([0], np.cumsum(counts)))
+
+
+class ShardPool:
+    """Opens shards when they are first read and keeps as many open as the system allows.
+
+    A shard costs two file descriptors before Python 3.13; thousands of languages would exceed the
+    usual limit, so the least recently used ones are closed. Opening checks a pair's sizes against
+    its manifest, so that a replaced or shortened file is named and never read as something else.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[tuple[int, SplitName, int], IndexedDataset] = OrderedDict()
+        self._capacity = _open_shard_limit()
+
+    def get(self, component: Component, split: SplitName, number: int) -> IndexedDataset:
+        """The pair of shard `number` of a component's split."""
+        key = (component.index, split, number)
+        dataset = self._open.get(key)
+        if dataset is not None:
+            self._open.move_to_end(key)
+            return dataset
+        shard = component.split(split).shards[number]
+        dataset = IndexedDataset(component.folder / shard.name)
+        if (
+            len(dataset) != shard.documents
+            or dataset.sequence_count != shard.documents
+            or dataset.token_count != shard.tokens
+            or dataset.dtype != np.dtype(component.manifest.dtype)
+        ):
+            raise UserError(
+                f"{component.folder / shard.name}.bin/.idx is not the pair that the manifest "
+                f"describes ({shard.documents} documents, {shard.tokens} tokens of "
+                f"{component.manifest.dtype})",
+                remedy="restore the files from a copy, or remove the language's folder and run "
+                "the preprocessing again",
+            )
+        self._open[key] = dataset
+        if len(self._open) > self._capacity:
+            self._open.popitem(last=False)
+        return dataset
+
+
+def _open_shard_limit() -> int:
+    if sys.version_info >= (3, 13):
+        return 16_384  # maps hold no descriptors; the kernel allows about 65,000 maps
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (ValueError, OSError):  # a sandbox may forbid it; then fewer stay open
+            pass
+    if soft == resource.RLIM_INFINITY:
+        return 16_384
+    return max(16, min(16_384, (soft - 256) // 2))
+
+
+class Corpus:
+    """All components under one folder and random access to their text."""
+
+    def __init__(
+        self, root: Path, tokenizer: TokenizerDescription, components: tuple[Component, ...]
+    ) -> None:
+        self.root = root
+        self.tokenizer = tokenizer
+        self.components = components
+        self._by_name = {component.name: component for component in components}
+        self._pool = ShardPool()
+        self._continuations: dict[tuple[int, int], np.ndarray] = {}
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer's own files."""
+        return self.root / TOKENIZER_FOLDER
+
+    def component(self, source: str, language: str) -> Component:
+        """The component of a source's folder and a language; KeyError when there is none."""
+        return self._by_name[f"{source}/{language}"]
+
+    def named(self, name: str) -> Component | None:
+        """The component called `source/language`, or None."""
+        return self._by_name.get(name)
+
+    def shard(self, component: Component, split: SplitName, number: int) -> IndexedDataset:
+        """The opened pair of one shard."""
+        return self._pool.get(component, split, number)
+
+    def continuation_index(self, component: Component, context: int) -> np.ndarray:
+        """The memory-mapped continuation index of a component at `context`."""
+        key = (component.index, context)
+        if key not in self._continuations:
+            entries = component.continuations(context)
+            path = component.folder / component.manifest.train.pieces[context].file
+            self._continuations[key] = read_continuation_index(
+                path, entries, component.manifest.train.documents
+            )
+        return self._continuations[key]
+
+    def document(self, component: Component, split: SplitName, number: int) -> np.ndarray:
+        """All tokens of one document of a split (documents are numbered across its shards)."""
+        starts = (
+            component.train_starts
+            if split == "train"
+            else _starts(component.manifest.heldout.shards)
+        )
+        if not 0 <= number < starts[-1]:
+            raise IndexError(
+                f"{component.name} has {starts[-1]} {split} documents, not {number + 1}"
+            )
+        shard = int(np.searchsorted(starts, number, side="right")) - 1
+        return self.shard(component, split, shard).sequence(number - int(starts[shard]))
+
+    def __getstate__(self) -> dict[str, object]:
+        # Maps and descriptors stay behind: a worker process opens what it reads.
+        return {"root": self.root, "tokenizer": self.tokenizer, "components": self.components}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def open_corpus(shards: Path) -> Corpus:
+    """Read the tokenizer's description and every manifest under `shards`/source/language.
+
+    Languages without a manifest are unfinished and not seen. No shard is opened. Raises UserError
+    when nothing is there, or when a language was made with another tokenizer.
+    """
+    shards = Path(shards)
+    if not shards.is_dir():
+        raise UserError(
+            f"there is no folder {shards}", remedy="point to the output of `make preprocess`"
+        )
+    tokenizer = read_tokenizer_description(shards / TOKENIZER_FOLDER)
+    components: list[Component] = []
+    for path in sorted(shards.glob(f"*/*/{MANIFEST_NAME}")):
+        folder = path.parent
+        source, language = folder.parent.name, folder.name
+        if source == TOKENIZER_FOLDER:
+            continue
+        manifest = read_manifest(folder)
+        if (manifest.source, manifest.language) != (source, language):
+            raise UserError(
+                f"{path} describes {manifest.source}/{manifest.language}, "
+                f"but lies in {source}/{language}",
+                remedy="move the folder back to where it was written",
+            )
+        if manifest.tokenizer != tokenizer.fingerprint:
+            raise UserError(
+                f"{path}: the shards were made with tokenizer {manifest.tokenizer[:12]}…, "
+                f"the folder's tokenizer is {tokenizer.fingerprint[:12]}…",
+                remedy="one corpus has one tokenizer: remove the language's folder and run the "
+                "preprocessing again",
+            )
+        components.append(Component(len(components), source, language, folder, manifest))
+    if not components:
+        raise UserError(
+            f"{shards} holds no finished language",
+            remedy="run the same preprocessing command again: it continues where it stopped",
+        )
+    return Corpus(shards, tokenizer, tuple(components))

@@ -1,0 +1,89 @@
+"""Small file helpers of the data path: atomic writes, checksums and read-only memory maps."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import xxhash
+
+from mmbert.errors import UserError
+
+_READ_SIZE = 1 << 22
+
+
+def checksum_file(path: Path) -> str:
+    """XXH3-128 of a file's bytes as 32 hexadecimal digits, read in pieces of 4 MiB."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(_READ_SIZE):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable; file systems that cannot are left alone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained_write_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or an exceeded quota into a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left while writing {path}",
+                remedy="free disk space (or choose another output folder) and run the same "
+                "command again: what is already written is kept",
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` only when the block ends without an error.
+
+    The bytes go to `<path>.partial`, which is flushed, synced and renamed. On an error the
+    partial file is removed and whatever was at `path` before stays.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with explained_write_errors(path):
+        try:
+            with open(partial, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def map_bytes(path: Path) -> np.ndarray:
+    """The file as a read-only flat uint8 array backed by a memory map (empty file: empty array)."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return np.empty(0, dtype=np.uint8)
+        if sys.version_info >= (3, 13):  # no file descriptor is held per map
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, trackfd=False)
+        else:
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, dtype=np.uint8)

@@ -1,0 +1,169 @@
+"""Typed manifest.json of one language of one source: what the shards hold, and their checksums."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmbert.data.files import atomic_write, checksum_file
+from mmbert.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_FORMAT = 1
+
+Count = Annotated[int, Field(ge=0, strict=True)]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+# A name that cannot leave the manifest's own folder.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Dtype = Literal["uint16", "int32"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    """Size in bytes and XXH3-128 of one file."""
+
+    bytes: Count
+    xxh3_128: Checksum
+
+
+class ShardFiles(_Frozen):
+    """The two files of a Megatron pair."""
+
+    bin: FileEntry
+    idx: FileEntry
+
+
+class Shard(_Frozen):
+    """One Megatron pair `<name>.bin`, `<name>.idx`."""
+
+    name: FileName
+    documents: Count
+    tokens: Count
+    files: ShardFiles
+
+
+class PiecesEntry(_Frozen):
+    """The continuation index of one context."""
+
+    file: FileName
+    continuations: Count
+    xxh3_128: Checksum
+
+
+class Split(_Frozen):
+    """Totals of one split; `bytes` counts the UTF-8 bytes of the text."""
+
+    documents: Count = 0
+    tokens: Count = 0
+    bytes: Count = 0
+    shards: tuple[Shard, ...] = ()
+
+    @model_validator(mode="after")
+    def _sums_agree(self) -> Split:
+        for field in ("documents", "tokens"):
+            total = sum(getattr(shard, field) for shard in self.shards)
+            if total != getattr(self, field):
+                raise ValueError(
+                    f"the shards hold {total} {field}, but {field} says {getattr(self, field)}"
+                )
+        return self
+
+
+class TrainSplit(Split):
+    """The train split also has a continuation index per context (key: the context)."""
+
+    pieces: dict[int, PiecesEntry] = Field(default_factory=dict)
+
+
+class Manifest(_Frozen):
+    """Everything known about one language of one source without opening its shards."""
+
+    format: Literal[1] = MANIFEST_FORMAT
+    writer: str
+    source: str
+    language: str
+    tokenizer: str  # fingerprint of the tokenizer that made the tokens
+    dtype: Dtype
+    train: TrainSplit
+    heldout: Split
+    documents_read: Count
+    rejected: dict[str, Count]
+
+    @model_validator(mode="after")
+    def _file_sizes_agree(self) -> Manifest:
+        token_bytes = 2 if self.dtype == "uint16" else 4
+        for shard in (*self.train.shards, *self.heldout.shards):
+            if shard.files.bin.bytes != shard.tokens * token_bytes:
+                raise ValueError(
+                    f"shard {shard.name} has {shard.tokens} tokens of {self.dtype}, "
+                    f"but its .bin is said to have {shard.files.bin.bytes} bytes"
+                )
+        return self
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `folder`/manifest.json atomically; from then on the language is visible."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    with atomic_write(folder / MANIFEST_NAME) as file:
+        file.write(text.encode())
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """The manifest in `data`; errors (UserError) name `path`, the key and the remedy."""
+    remedy = "restore the file from a copy, or remove it and run the preprocessing again"
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `folder`/manifest.json; raises UserError naming the file."""
+    path = folder / MANIFEST_NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: the language was never finished",
+            remedy="run the same preprocessing command again: it continues where it stopped",
+        ) from None
+    return parse_manifest(data, path)
+
+
+def manifest_files(manifest: Manifest) -> dict[str, tuple[int | None, str]]:
+    """File name -> (size in bytes or None, XXH3-128) of every file the manifest vouches for."""
+    files: dict[str, tuple[int | None, str]] = {}
+    for shard in (*manifest.train.shards, *manifest.heldout.shards):
+        for suffix in ("bin", "idx"):
+            entry: FileEntry = getattr(shard.files, suffix)
+            files[f"{shard.name}.{suffix}"] = (entry.bytes, entry.xxh3_128)
+    for pieces in manifest.train.pieces.values():
+        files[pieces.file] = (None, pieces.xxh3_128)
+    return files
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Check presence, size and checksum of every file; raises UserError on the first bad one."""
+    remedy = (
+        f"restore the file from a copy, or remove {folder} and run the preprocessing again: "
+        "only this language is redone"
+    )
+    for name, (size, checksum) in manifest_files(manifest).items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing, but the manifest names it", remedy=remedy)
+        if size is not None and path.stat().st_size != size:
+            raise UserError(
+                f"{path} has {path.stat().st_size} bytes where the manifest says {size}",
+                remedy=remedy,
+            )
+        if checksum_file(path) != checksum:
+            raise UserError(f"{path} is damaged: its checksum is not the manifest's", remedy=remedy)

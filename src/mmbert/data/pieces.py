@@ -1,0 +1,114 @@
+"""Cutting arithmetic: how a document is cut to a context, and the index of continuation parts.
+
+A *piece* is what one draw of the mixture takes: a document, or one part of a document that is
+longer than the run's longest context. Pieces of a language's train split are numbered: piece `d`
+below the number of documents is the first part of document `d`; the numbers from there on are the
+continuation parts (part 1, 2, …) in the order of the *continuation index*, which is sorted by
+document and part and lists long documents only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mmbert.data.files import atomic_write, checksum_file
+from mmbert.errors import UserError
+
+SPECIAL_TOKENS_PER_SEGMENT = 2  # begin and end, added when a row is made
+CONTINUATION_DTYPE = np.dtype([("document", "<i8"), ("part", "<i4")])
+
+
+def payload_capacity(context: int) -> int:
+    """Document tokens that fit a segment of `context` tokens. Raises ValueError below 1."""
+    capacity = context - SPECIAL_TOKENS_PER_SEGMENT
+    if capacity < 1:
+        raise ValueError(f"a context of {context} tokens leaves no room for text")
+    return capacity
+
+
+def count_parts(lengths: npt.ArrayLike, context: int) -> np.ndarray:
+    """int64 number of parts (at least 1) into which documents of `lengths` tokens are cut."""
+    capacity = payload_capacity(context)
+    return np.maximum(1, -(-np.asarray(lengths, dtype=np.int64) // capacity))
+
+
+def part_bounds(
+    length: npt.ArrayLike, context: int, part: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end (int64, end exclusive) of part `part` of documents of `length` tokens.
+
+    Parts are full (`context - 2` tokens), except that a last part of less than half of that
+    shares evenly with the part before it, so that no tiny last piece arises. Vectorised:
+    `length` and `part` broadcast. `part` must lie in 0 … count_parts(length) - 1.
+    """
+    capacity = payload_capacity(context)
+    length = np.asarray(length, dtype=np.int64)
+    part = np.asarray(part, dtype=np.int64)
+    parts = count_parts(length, context)
+    last = length - (parts - 1) * capacity
+    shares = (parts >= 2) & (2 * last < capacity)
+    last_start = np.where(
+        shares, (parts - 2) * capacity + (capacity + last + 1) // 2, (parts - 1) * capacity
+    )
+    start = np.where(part == parts - 1, last_start, part * capacity)
+    end = np.where(
+        part == parts - 1, length, np.where(part == parts - 2, last_start, (part + 1) * capacity)
+    )
+    return start, end
+
+
+def continuation_index(lengths: npt.ArrayLike, context: int, first_document: int = 0) -> np.ndarray:
+    """The continuation parts of documents `first_document`, `first_document + 1`, … of `lengths`.
+
+    Returns a structured array (CONTINUATION_DTYPE) with one entry for each part beyond the first;
+    indexes of consecutive shards are simply concatenated.
+    """
+    extra = count_parts(lengths, context) - 1
+    long_documents = np.flatnonzero(extra)
+    extra = extra[long_documents]
+    index = np.empty(int(extra.sum()), dtype=CONTINUATION_DTYPE)
+    index["document"] = np.repeat(long_documents + first_document, extra)
+    ends = np.cumsum(extra)
+    index["part"] = np.arange(len(index)) - np.repeat(ends - extra, extra) + 1
+    return index
+
+
+def pieces_file_name(context: int) -> str:
+    """Name of the continuation index of one context inside a language's folder."""
+    return f"pieces-{context}.npy"
+
+
+def write_continuation_index(path: Path, index: np.ndarray) -> str:
+    """Write a continuation index atomically as .npy; returns its XXH3-128 for the manifest."""
+    if index.dtype != CONTINUATION_DTYPE:
+        raise ValueError(f"a continuation index has dtype {CONTINUATION_DTYPE}, not {index.dtype}")
+    with atomic_write(path) as file:
+        np.lib.format.write_array(file, index, allow_pickle=False)
+    return checksum_file(path)
+
+
+def read_continuation_index(path: Path, entries: int, documents: int) -> np.ndarray:
+    """Memory-map a continuation index and check its shape, dtype and outer bounds.
+
+    Raises UserError naming the file when it is missing, damaged or not the one the manifest
+    (`entries`, `documents`) describes.
+    """
+    remedy = "run the preprocessing again: it rebuilds the index without tokenising again"
+    try:
+        index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", remedy=remedy) from None
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is not a continuation index: {error}", remedy=remedy) from error
+    if not isinstance(index, np.ndarray) or index.dtype != CONTINUATION_DTYPE or index.ndim != 1:
+        raise UserError(f"{path} is not a continuation index", remedy=remedy)
+    if len(index) != entries:
+        raise UserError(
+            f"{path} lists {len(index)} pieces where the manifest says {entries}", remedy=remedy
+        )
+    if entries and not 0 <= int(index[0]["document"]) <= int(index[-1]["document"]) < documents:
+        raise UserError(f"{path} refers to documents outside 0 … {documents - 1}", remedy=remedy)
+    return index

@@ -1,0 +1,80 @@
+"""Typed SHARDS/tokenizer/description.json: what the data path needs to know of a tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmbert.data.files import atomic_write
+from mmbert.errors import UserError
+
+DESCRIPTION_NAME = "description.json"
+
+TokenId = Annotated[int, Field(ge=0, strict=True)]
+
+
+class SpecialIds(BaseModel):
+    """Ids that frame text and never stand for it; masking chooses none of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pad: TokenId
+    begin: TokenId
+    end: TokenId
+    unknown: TokenId
+    mask: TokenId
+
+    def all(self) -> tuple[int, ...]:
+        """The distinct ids in ascending order."""
+        return tuple(sorted({self.pad, self.begin, self.end, self.unknown, self.mask}))
+
+
+class TokenizerDescription(BaseModel):
+    """Kind, size and identity of the tokenizer that made the shards.
+
+    `fingerprint` is the SHA-256 of the tokenizer's own file; manifests repeat it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["sentencepiece", "huggingface"]
+    vocabulary_size: Annotated[int, Field(ge=1, strict=True)]
+    fingerprint: str
+    special_ids: SpecialIds
+
+    @model_validator(mode="after")
+    def _ids_in_vocabulary(self) -> TokenizerDescription:
+        largest = max(self.special_ids.all())
+        if largest >= self.vocabulary_size:
+            raise ValueError(f"special id {largest} lies outside {self.vocabulary_size} ids")
+        if len({self.special_ids.mask, self.special_ids.pad}) < 2:
+            raise ValueError("mask and pad must be different ids")
+        return self
+
+
+def write_tokenizer_description(folder: Path, description: TokenizerDescription) -> None:
+    """Write `folder`/description.json atomically."""
+    text = json.dumps(description.model_dump(mode="json"), indent=1) + "\n"
+    with atomic_write(folder / DESCRIPTION_NAME) as file:
+        file.write(text.encode())
+
+
+def read_tokenizer_description(folder: Path) -> TokenizerDescription:
+    """Read and check `folder`/description.json; raises UserError naming the file."""
+    path = folder / DESCRIPTION_NAME
+    remedy = "point to the folder that the preprocessing wrote, or run the preprocessing again"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: these are not finished shards", remedy=remedy
+        ) from None
+    try:
+        return TokenizerDescription.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error

@@ -1,0 +1,76 @@
+"""Cutting documents: nothing lost or doubled, no tiny last pieces, indexes that add up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbert.data.pieces import (
+    continuation_index,
+    count_parts,
+    part_bounds,
+    read_continuation_index,
+    write_continuation_index,
+)
+from mmbert.errors import UserError
+
+
+@given(st.integers(0, 5000), st.integers(3, 600))
+def test_parts_cover_the_document_once_and_none_is_tiny(length: int, context: int) -> None:
+    capacity = context - 2
+    parts = int(count_parts(length, context))
+    starts, ends = part_bounds(length, context, np.arange(parts))
+    assert starts[0] == 0
+    assert ends[-1] == length
+    np.testing.assert_array_equal(starts[1:], ends[:-1])
+    sizes = ends - starts
+    assert sizes.max() <= capacity
+    assert parts == max(1, -(-length // capacity))
+    if parts > 1:
+        assert 2 * sizes.min() >= capacity
+        np.testing.assert_array_equal(sizes[:-2], capacity)
+
+
+def test_the_last_two_parts_share_evenly() -> None:
+    # capacity 10: 25 = 10 + 10 + 5 stays, 24 = 10 + 7 + 7
+    starts, ends = part_bounds([25, 25, 25, 24, 24, 24], 12, [0, 1, 2, 0, 1, 2])
+    np.testing.assert_array_equal(ends - starts, [10, 10, 5, 10, 7, 7])
+
+
+@given(st.lists(st.integers(0, 100), max_size=40), st.integers(3, 30), st.integers(0, 40))
+def test_indexes_of_shards_concatenate(lengths: list[int], context: int, cut: int) -> None:
+    whole = continuation_index(lengths, context)
+    cut = min(cut, len(lengths))
+    halves = np.concatenate(
+        [
+            continuation_index(lengths[:cut], context),
+            continuation_index(lengths[cut:], context, first_document=cut),
+        ]
+    )
+    np.testing.assert_array_equal(whole, halves)
+    expected = [
+        (document, part)
+        for document, length in enumerate(lengths)
+        for part in range(1, int(count_parts(length, context)))
+    ]
+    assert [tuple(entry) for entry in whole.tolist()] == expected
+
+
+def test_damaged_index_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "pieces-12.npy"
+    index = continuation_index([25, 3, 40], 12)
+    write_continuation_index(path, index)
+    np.testing.assert_array_equal(read_continuation_index(path, len(index), 3), index)
+    with pytest.raises(UserError, match=r"pieces-12\.npy lists"):
+        read_continuation_index(path, len(index) + 1, 3)
+    with pytest.raises(UserError, match="outside"):
+        read_continuation_index(path, len(index), 2)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"pieces-12\.npy"):
+        read_continuation_index(path, len(index), 3)
+    with pytest.raises(UserError, match="missing"):
+        read_continuation_index(tmp_path / "pieces-13.npy", 1, 1)
