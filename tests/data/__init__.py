@@ -1,0 +1,1 @@
+"""Tests of the data path: shards, order of data, packing, masking, loading."""

@@ -12,7 +12,6 @@ from mmbert.data.files import atomic_write, checksum_file
 from mmbert.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
-MANIFEST_FORMAT = 1
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -84,7 +83,7 @@ class TrainSplit(Split):
 class Manifest(_Frozen):
     """Everything known about one language of one source without opening its shards."""
 
-    format: Literal[1] = MANIFEST_FORMAT
+    format: Literal[1] = 1
     writer: str
     source: str
     language: str
