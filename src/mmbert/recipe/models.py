@@ -383,6 +383,10 @@ class Recipe(Settings):
     seed: int = Field(default=21, ge=0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     model: ModelSettings
+    initial_checkpoint: Path | None = None
+    """A folder that `mmbert import` wrote (config.json, and model.safetensors with every parameter
+    in float32 under its own name): the weights that training starts from, instead of weights drawn
+    from the seed. A relative path is looked for where the command is run."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     data: DataSettings = DataSettings()
     batch: BatchSettings
