@@ -1,0 +1,64 @@
+"""What the ranks tell each other beside the training: small host-side messages over gloo.
+
+The group is its own, so that a message never queues behind the device's collectives and reading it
+never waits on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+
+
+@dataclass(frozen=True)
+class Control:
+    """Messages between all ranks; with one process each answer is the rank's own."""
+
+    rank: int
+    world_size: int
+    group: Any = None
+
+    @classmethod
+    def build(cls, timeout: timedelta) -> "Control":
+        """A gloo group over all ranks of the initialised default group (every rank calls it)."""
+        if not distributed.is_initialized() or distributed.get_world_size() == 1:
+            return cls(0, 1)
+        group = distributed.new_group(backend="gloo", timeout=timeout)
+        return cls(distributed.get_rank(), distributed.get_world_size(), group)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sums over all ranks, in float64 (exact for counts below 2**53)."""
+        if self.group is None:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(tensor, group=self.group)
+        return [float(value) for value in tensor]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable `value`, in rank order, on every rank."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value, group=self.group)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's picklable `value`, on every rank."""
+        if self.group is None:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.group is not None:
+            distributed.barrier(group=self.group)

@@ -1,0 +1,171 @@
+"""Which rank am I: one answer for `deepspeed`, `torchrun`, `srun`, `mpirun` and plain `python`.
+
+Each launcher tells its processes who they are in its own environment variables. A process that
+misreads them trains happily alone, N times over, so what does not fit together is refused here.
+"""
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmbert.errors import UserError
+
+DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where this process stands: its rank among all and on its node, and where rank 0 listens."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    master_address: str
+    master_port: int
+    launcher: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables `torch.distributed` and DeepSpeed read."""
+        return {
+            "RANK": str(self.rank),
+            "LOCAL_RANK": str(self.local_rank),
+            "WORLD_SIZE": str(self.world_size),
+            "MASTER_ADDR": self.master_address,
+            "MASTER_PORT": str(self.master_port),
+        }
+
+
+def discover_placement(
+    environment: Mapping[str, str], local_rank_argument: int | None = None
+) -> Placement:
+    """Read the rank from what the launcher left in `environment`.
+
+    Args:
+        environment: usually `os.environ`.
+        local_rank_argument: the `--local_rank` DeepSpeed's launcher puts first, None without it.
+
+    Raises:
+        UserError: variables that contradict each other, or a batch script that asked Slurm for
+            several tasks and started only one.
+    """
+    if "RANK" in environment:
+        placement = _from_torch_variables(environment, local_rank_argument)
+    elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        placement = _from_slurm(environment)
+    elif "OMPI_COMM_WORLD_RANK" in environment:
+        placement = _from_mpi(
+            environment,
+            "OMPI_COMM_WORLD_RANK",
+            "OMPI_COMM_WORLD_SIZE",
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+        )
+    elif "PMI_RANK" in environment:
+        placement = _from_mpi(environment, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
+    else:
+        placement = Placement(0, 0, 1, "127.0.0.1", _free_port(), "python")
+    if not 0 <= placement.rank < placement.world_size:
+        raise UserError(
+            f"rank {placement.rank} does not lie within a world of {placement.world_size}",
+            remedy="start the program through one launcher only, in a clean environment",
+        )
+    _check_against_slurm(placement, environment)
+    return placement
+
+
+def _from_torch_variables(environment: Mapping[str, str], local_rank: int | None) -> Placement:
+    missing = [
+        name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in environment
+    ]
+    if missing:
+        raise UserError(
+            f"RANK is set in the environment but {', '.join(missing)} is not",
+            remedy="start through `deepspeed` or `torchrun`, or `unset RANK` for one process",
+        )
+    if local_rank is None:
+        local_rank = int(environment.get("LOCAL_RANK", "0"))
+    return Placement(
+        int(environment["RANK"]),
+        local_rank,
+        int(environment["WORLD_SIZE"]),
+        environment["MASTER_ADDR"],
+        int(environment["MASTER_PORT"]),
+        "environment",
+    )
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Placement:
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "127.0.0.1")
+    # Two jobs may share a node, and two steps a job: the port follows both. All tasks of a step
+    # compute the same one.
+    offset = 13 * int(environment.get("SLURM_JOB_ID", "0")) + int(environment["SLURM_STEP_ID"])
+    port = int(environment.get("MASTER_PORT") or 20000 + offset % 10000)
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+    return Placement(
+        int(environment["SLURM_PROCID"]),
+        int(environment.get("SLURM_LOCALID", "0")),
+        int(tasks),
+        address,
+        port,
+        "srun",
+    )
+
+
+def _from_mpi(
+    environment: Mapping[str, str], rank_name: str, size_name: str, local_name: str
+) -> Placement:
+    rank, world_size = int(environment[rank_name]), int(environment[size_name])
+    local_rank = int(environment.get(local_name, rank))
+    address = environment.get("MASTER_ADDR")
+    if address is None:
+        on_one_node = world_size == int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", -1))
+        if world_size > 1 and not on_one_node:
+            raise UserError(
+                "mpirun does not say where rank 0 listens",
+                remedy="pass it on: mpirun -x MASTER_ADDR=<first host> -x MASTER_PORT=29500 …",
+            )
+        address = "127.0.0.1"
+    port = int(environment.get("MASTER_PORT", DEFAULT_PORT))
+    return Placement(rank, local_rank, world_size, address, port, "mpirun")
+
+
+def _check_against_slurm(placement: Placement, environment: Mapping[str, str]) -> None:
+    """A job that asked for N tasks must not train as fewer: that is N times the same run, or a
+    share of the machine idle. One launcher per node (torchrun, deepspeed --no_ssh) has a multiple
+    of the tasks."""
+    if "SLURM_PROCID" not in environment:
+        return
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1"))
+    if placement.launcher == "srun" and "SLURM_NTASKS" in environment:
+        # `srun --ntasks` inside a larger allocation is a choice; a step has its own count.
+        tasks = placement.world_size
+    if placement.world_size % tasks:
+        raise UserError(
+            f"Slurm was asked for {tasks} tasks (SLURM_NTASKS), but this run has "
+            f"{placement.world_size} process(es)",
+            remedy="start the tasks with `srun python launch/pretrain.py …`, or give the launcher "
+            "an absolute --hostfile that names every node",
+        )
+
+
+def first_host(node_list: str) -> str:
+    """The first host of a Slurm node list: `gpu[003-004,7],login` gives `gpu003`.
+
+    Raises:
+        UserError: the list cannot be read.
+    """
+    match = re.match(r"([^\[\],]+)(?:\[(\d+)[^\]]*\]([^\[\],]*))?", node_list)
+    if match is None:
+        raise UserError(
+            f"the Slurm node list {node_list!r} cannot be read",
+            remedy="set MASTER_ADDR to the first node's name",
+        )
+    prefix, number, suffix = match.groups()
+    return f"{prefix}{number or ''}{suffix or ''}"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

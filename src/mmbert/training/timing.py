@@ -1,0 +1,63 @@
+"""Where a step's time goes: seconds per activity, without waiting for the device.
+
+On a GPU the work is queued, so the clock of the host would measure the queueing. There an event is
+put before and after each activity, and the events are read when the interval is logged, long after
+the device has passed them. On a CPU the host's clock is the truth.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class TimeSplit:
+    """Seconds per activity since the last `collect()`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._events: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def host(self, activity: str) -> Iterator[None]:
+        """Time work of the host (reading data, writing checkpoints)."""
+        begin = time.perf_counter()
+        yield
+        self._seconds[activity] += time.perf_counter() - begin
+
+    @contextmanager
+    def device(self, activity: str) -> Iterator[None]:
+        """Time work that runs on the device."""
+        begin = self.mark()
+        yield
+        self.between(activity, begin, self.mark())
+
+    def mark(self) -> Any:
+        """A point in the device's work: an event on a GPU, the clock on a CPU."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, activity: str, begin: Any, end: Any) -> None:
+        """Add the time between two marks to an activity."""
+        if self._on_gpu:
+            self._events.append((activity, begin, end))
+        else:
+            self._seconds[activity] += end - begin
+
+    def collect(self) -> dict[str, float]:
+        """The seconds since the last call, by activity, and start anew. Waits for the device."""
+        if self._events:
+            torch.cuda.synchronize()
+        for activity, begin, end in self._events:
+            self._seconds[activity] += begin.elapsed_time(end) / 1000.0
+        seconds = dict(self._seconds)
+        self._seconds.clear()
+        self._events.clear()
+        return seconds

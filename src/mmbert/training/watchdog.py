@@ -1,0 +1,232 @@
+"""Which rank hangs: every rank reports its progress to a store; who falls behind is named.
+
+A rank that stands still leaves all the others waiting in a collective, and theirs is the only error
+anybody sees. So each rank has a thread that publishes where its main thread is. When a main thread
+has made no progress for the recipe's timeout, the ranks put their stacks side by side; the lowest
+rank that still answers writes down who is late, and all leave with a failure.
+
+Two lines of defence, because a thread needs Python's lock: `faulthandler` dumps the stacks of a
+rank that holds the lock, from C; a rank that is stopped altogether is known by its silence.
+"""
+
+import faulthandler
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as distributed
+
+# Frames of these files mean that a rank waits for the others rather than lets them wait.
+_WAITING = ("torch/distributed/", "deepspeed/comm/", "training/control.py")
+EXIT_HUNG = 1
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank last told the store about itself."""
+
+    rank: int
+    host: str
+    process: int
+    count: int
+    progress: int
+    step: int
+    activity: str
+    waits_in_collective: bool
+    idle_seconds: float
+
+
+class Watchdog:
+    """One per process; `beat` from the main thread, `close` at the end."""
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        timeout_seconds: float,
+        run_folder: Path,
+        store: Any = None,
+    ) -> None:
+        """Start watching.
+
+        Args:
+            timeout_seconds: time without a beat after which this rank counts as hanging.
+            store: a `torch.distributed.Store` of its own connection; None for one process.
+        """
+        self._rank, self._world_size = rank, world_size
+        self._timeout, self._store = timeout_seconds, store
+        self._interval = min(5.0, timeout_seconds / 8)
+        folder = run_folder / "stacks"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._stack_file = (folder / f"rank-{rank}.txt").open("w")
+        self._main_thread = threading.main_thread().ident
+        self._position = (0, 0, "start")
+        self._since = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self.beat(0, "start")
+        self._thread.start()
+
+    def beat(self, step: int, activity: str) -> None:
+        """Say that the main thread lives and what it does next."""
+        self._position = (self._position[0] + 1, step, activity)
+        self._since = time.monotonic()
+        faulthandler.dump_traceback_later(self._timeout, file=self._stack_file)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        faulthandler.cancel_dump_traceback_later()
+        self._thread.join(timeout=2 * self._interval)
+        self._stack_file.close()
+        empty = self._folder / f"rank-{self._rank}.txt"
+        if empty.exists() and empty.stat().st_size == 0:
+            empty.unlink()
+
+    def _watch(self) -> None:
+        count = 0
+        while not self._closed.wait(self._interval):
+            count += 1
+            idle = time.monotonic() - self._since
+            try:
+                self._publish(count, idle)
+                if idle > self._timeout or self._alarm_raised():
+                    self._name_and_leave(count, idle)
+            except Exception as error:  # the store's own rank is the one that is gone
+                if self._closed.is_set():
+                    return
+                if idle > self._timeout:
+                    self._leave(f"rank 0, which keeps the ranks' store, does not answer ({error})")
+
+    def _publish(self, count: int, idle: float) -> None:
+        if self._store is None:
+            return
+        progress, step, activity = self._position
+        beat = Beat(
+            self._rank,
+            socket.gethostname(),
+            os.getpid(),
+            count,
+            progress,
+            step,
+            activity,
+            any(name in self._main_stack() for name in _WAITING),
+            idle,
+        )
+        self._store.set(f"beat/{self._rank}", json.dumps(asdict(beat)))
+
+    def _alarm_raised(self) -> bool:
+        return self._store is not None and self._store.check(["alarm"])
+
+    def _main_stack(self) -> str:
+        frame = sys._current_frames().get(self._main_thread or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+    def _name_and_leave(self, count: int, idle: float) -> None:
+        """Put the ranks' stacks side by side; the lowest rank that answers names the late ones."""
+        if self._store is None:
+            self._leave(_describe_own(self._position, idle, self._main_stack()))
+        self._store.set("alarm", str(self._rank))
+        self._store.set(f"stack/{self._rank}", self._main_stack())
+        before = self._read_beats()
+        # Two intervals: whoever can still answer has published again by then.
+        for _ in range(3):
+            time.sleep(self._interval)
+            count += 1
+            self._publish(count, time.monotonic() - self._since)
+            self._store.set(f"stack/{self._rank}", self._main_stack())
+        after = self._read_beats()
+        answering = [
+            rank
+            for rank, beat in after.items()
+            if rank not in before or beat.count > before[rank].count
+        ]
+        if self._rank == min(answering, default=self._rank):
+            stacks = {rank: self._read(f"stack/{rank}") or "" for rank in answering}
+            self._leave(name_late_ranks(after, answering, stacks, self._world_size))
+        time.sleep(4 * self._interval)  # let the one that names finish writing
+        os._exit(EXIT_HUNG)
+
+    def _read_beats(self) -> dict[int, Beat]:
+        beats = {}
+        for rank in range(self._world_size):
+            text = self._read(f"beat/{rank}")
+            if text is not None:
+                beats[rank] = Beat(**json.loads(text))
+        return beats
+
+    def _read(self, key: str) -> str | None:
+        return self._store.get(key).decode() if self._store.check([key]) else None
+
+    def _leave(self, message: str) -> None:
+        text = f"no progress for {self._timeout:.0f} s: {message}\n"
+        (self._folder / "hang.txt").write_text(text)
+        sys.stderr.write(
+            f"\n{text}  → see {self._folder}; the same command continues from the "
+            "last checkpoint; guard.hang_minutes sets the time\n"
+        )
+        sys.stderr.flush()
+        os._exit(EXIT_HUNG)
+
+
+def name_late_ranks(
+    beats: dict[int, Beat], answering: list[int], stacks: dict[int, str], world_size: int
+) -> str:
+    """Who keeps the others waiting, with stacks: the silent ranks, else those furthest behind (all
+    ranks go through the same beats), of these the ones that do not wait in a collective."""
+    silent = [rank for rank in range(world_size) if rank not in answering]
+    if silent:
+        return "\n".join(_describe_silent(rank, beats.get(rank)) for rank in silent)
+    least = min(beats[rank].progress for rank in answering)
+    behind = [rank for rank in answering if beats[rank].progress == least]
+    late = [rank for rank in behind if not beats[rank].waits_in_collective] or behind
+    return "\n".join(
+        f"rank {rank} (host {beats[rank].host}, process {beats[rank].process}) hangs in step "
+        f"{beats[rank].step}, {beats[rank].activity}; its stack:\n{stacks[rank]}"
+        for rank in late
+    )
+
+
+def _describe_silent(rank: int, beat: Beat | None) -> str:
+    if beat is None:
+        return f"rank {rank} never answered"
+    return (
+        f"rank {rank} (host {beat.host}, process {beat.process}) does not answer: it is stopped, "
+        f"its machine is gone, or it holds Python's lock (then stacks/rank-{rank}.txt has its "
+        f"stack); last seen in step {beat.step}, {beat.activity}"
+    )
+
+
+def _describe_own(position: tuple[int, int, str], idle: float, stack: str) -> str:
+    _, step, activity = position
+    return f"the process hangs in step {step}, {activity}, for {idle:.0f} s; its stack:\n{stack}"
+
+
+def open_store(address: str, rank: int, world_size: int, broadcast: Any) -> Any:
+    """A store for the watchdogs alone, kept by rank 0; None for one process.
+
+    The default group's store will not do: its one connection is busy when a rank waits in it.
+
+    Args:
+        broadcast: callable that gives every rank rank 0's value (`Control.broadcast`).
+    """
+    if world_size == 1:
+        return None
+    timeout = timedelta(seconds=20)
+    if rank == 0:
+        store = distributed.TCPStore(address, 0, None, True, timeout, wait_for_workers=False)
+        broadcast(store.port)
+        return store
+    return distributed.TCPStore(
+        address, broadcast(None), None, False, timeout, wait_for_workers=False
+    )

@@ -1,0 +1,78 @@
+"""The guard: what counts as a spike, how many bad steps are too many, and what it remembers."""
+
+import random
+
+import pytest
+
+from mmbert.errors import UserError
+from mmbert.recipe import GuardSettings
+from mmbert.training.guard import Guard, SkippedSteps
+
+
+def falling_losses(count: int) -> list[float]:
+    generator = random.Random(3)
+    return [4.0 * 0.999**i + generator.gauss(0, 0.05) for i in range(count)]
+
+
+def test_ordinary_noise_on_a_falling_loss_is_no_spike() -> None:
+    guard = Guard(GuardSettings())
+    assert not any(guard.is_spike(loss) for loss in falling_losses(2000))
+
+
+def test_a_spike_is_seen_and_does_not_become_the_measure() -> None:
+    guard = Guard(GuardSettings())
+    for loss in falling_losses(100):
+        guard.is_spike(loss)
+    assert all(guard.is_spike(9.0) for _ in range(150))
+    assert not guard.is_spike(3.6)
+
+
+def test_nothing_is_a_spike_before_there_is_a_history() -> None:
+    guard = Guard(GuardSettings())
+    assert not guard.is_spike(1.0)
+    assert not guard.is_spike(1000.0)
+
+
+def test_another_phase_has_another_level() -> None:
+    guard = Guard(GuardSettings())
+    for loss in falling_losses(50):
+        guard.is_spike(loss)
+    guard.start_phase()
+    assert not guard.is_spike(9.0)
+
+
+def test_without_a_threshold_nothing_is_a_spike() -> None:
+    guard = Guard(GuardSettings(spike_threshold=None))
+    for loss in falling_losses(50):
+        guard.is_spike(loss)
+    assert not guard.is_spike(1e9)
+
+
+def test_bad_steps_are_forgiven_up_to_the_limit_and_after_a_thousand_steps() -> None:
+    guard = Guard(GuardSettings(non_finite_limit=2))
+    guard.note_skipped(5)
+    guard.note_skipped(6)
+    guard.note_skipped(1005)  # step 5 is out of the window
+    with pytest.raises(UserError, match="3 steps of the last 1000"):
+        guard.note_skipped(1005)
+
+
+def test_a_continued_guard_judges_as_the_undisturbed_one() -> None:
+    losses = [*falling_losses(80), 6.0, *falling_losses(5)]
+    whole = Guard(GuardSettings())
+    expected = [whole.is_spike(loss) for loss in losses]
+    first = Guard(GuardSettings())
+    answers = [first.is_spike(loss) for loss in losses[:60]]
+    second = Guard(GuardSettings())
+    second.load(first.state())
+    assert answers + [second.is_spike(loss) for loss in losses[60:]] == expected
+    assert expected.count(True) == 1
+
+
+def test_skipped_steps_outlive_the_process(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    skipped = SkippedSteps.read(tmp_path)
+    assert skipped.steps == set()
+    skipped.add(range(4, 6))
+    skipped.write()
+    again = SkippedSteps.read(tmp_path)
+    assert (again.steps, again.rollbacks) == ({4, 5}, 1)

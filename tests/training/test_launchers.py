@@ -1,0 +1,128 @@
+"""Rank discovery: each launcher's variables, and what does not fit together."""
+
+import pytest
+
+from mmbert.errors import UserError
+from mmbert.training.launchers import discover_placement, first_host
+
+TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
+SLURM = {
+    "SLURM_PROCID": "2",
+    "SLURM_STEP_ID": "0",
+    "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_NODELIST": "gpu[03-04]",
+}
+
+
+def test_plain_python_is_one_process() -> None:
+    placement = discover_placement({})
+    assert (placement.rank, placement.world_size, placement.launcher) == (0, 1, "python")
+
+
+def test_torch_variables_are_taken_as_they_are() -> None:
+    placement = discover_placement(TORCH)
+    assert placement.environment() == TORCH
+
+
+def test_the_local_rank_argument_of_deepspeed_wins() -> None:
+    assert discover_placement(TORCH, local_rank_argument=2).local_rank == 2
+
+
+def test_half_set_variables_are_refused() -> None:
+    with pytest.raises(UserError, match="WORLD_SIZE, MASTER_PORT is not"):
+        discover_placement({"RANK": "0", "MASTER_ADDR": "a"})
+
+
+def test_a_rank_outside_the_world_is_refused() -> None:
+    with pytest.raises(UserError, match="rank 4 does not lie"):
+        discover_placement({**TORCH, "RANK": "4"})
+
+
+def test_srun_gives_rank_world_and_the_first_node() -> None:
+    placement = discover_placement(SLURM)
+    assert (placement.rank, placement.world_size, placement.local_rank) == (2, 4, 0)
+    assert placement.master_address == "gpu03"
+    others = discover_placement({**SLURM, "SLURM_PROCID": "3"})
+    assert others.master_port == placement.master_port
+    next_job = discover_placement({**SLURM, "SLURM_JOB_ID": "78"})
+    assert next_job.master_port != placement.master_port
+
+
+def test_a_batch_script_that_forgets_srun_is_refused() -> None:
+    # In the batch script itself Slurm sets SLURM_PROCID=0 and no step.
+    environment = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}
+    with pytest.raises(UserError, match="4 tasks") as error:
+        discover_placement(environment)
+    assert "srun" in error.value.remedy
+
+
+def test_a_launcher_that_started_fewer_processes_than_tasks_is_refused() -> None:
+    environment = {
+        **TORCH,
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": "4",
+    }
+    with pytest.raises(UserError, match="this run has 2"):
+        discover_placement(environment)
+
+
+def test_one_torchrun_per_node_is_fine() -> None:
+    environment = {
+        **TORCH,
+        "WORLD_SIZE": "16",
+        "SLURM_PROCID": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_ID": "0",
+    }
+    assert discover_placement(environment).world_size == 16
+
+
+def test_a_step_smaller_than_its_allocation_is_fine() -> None:
+    environment = {**SLURM, "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    assert discover_placement(environment).world_size == 2
+
+
+def test_open_mpi_on_one_node_needs_no_address() -> None:
+    environment = {
+        "OMPI_COMM_WORLD_RANK": "1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    }
+    placement = discover_placement(environment)
+    assert (placement.rank, placement.world_size) == (1, 2)
+    assert placement.master_address == "127.0.0.1"
+
+
+def test_open_mpi_on_several_nodes_needs_one() -> None:
+    environment = {
+        "OMPI_COMM_WORLD_RANK": "1",
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    }
+    with pytest.raises(UserError, match="where rank 0 listens"):
+        discover_placement(environment)
+
+
+@pytest.mark.parametrize(
+    ("node_list", "host"),
+    [
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("gpu[003-010,12],login", "gpu003"),
+        ("a-b[7]", "a-b7"),
+        ("rack2node[1-2]-ib", "rack2node1-ib"),
+    ],
+)
+def test_first_host(node_list: str, host: str) -> None:
+    assert first_host(node_list) == host
+
+
+def test_an_unreadable_node_list_is_refused() -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        first_host("[1-2]")

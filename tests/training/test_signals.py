@@ -1,0 +1,100 @@
+"""Wishes to stop: signals, the STOP file, and the death of a launcher above the rank."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from mmbert.training.signals import STOP_FILE, StopRequest, launcher_chain, parent_of
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_only_raises_the_flag(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    stop = StopRequest(tmp_path)
+    try:
+        assert stop.reason() is None
+        os.kill(os.getpid(), number)
+        assert stop.reason() == f"received {number.name}"
+    finally:
+        stop.close()
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_interrupt_means_it(tmp_path: Path) -> None:
+    stop = StopRequest(tmp_path)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        stop.close()
+
+
+def test_the_stop_file_is_seen_and_removed(tmp_path: Path) -> None:
+    stop = StopRequest(tmp_path)
+    try:
+        (tmp_path / STOP_FILE).touch()
+        assert STOP_FILE in (stop.reason() or "")
+        stop.clear_stop_file()
+        assert stop.reason() is None
+    finally:
+        stop.close()
+
+
+# Three generations as under `deepspeed`: runner, launcher, rank. The names of the scripts are what
+# makes the upper two launchers.
+RANK = """
+import sys, time
+from pathlib import Path
+from mmbert.training.signals import StopRequest
+stop = StopRequest(Path(sys.argv[1]))
+print(len(stop._launchers), flush=True)
+for _ in range(200):
+    if stop.reason():
+        Path(sys.argv[1], "reason.txt").write_text(stop.reason())
+        break
+    time.sleep(0.05)
+"""
+LAUNCHER = """
+import subprocess, sys
+subprocess.run([sys.executable, *sys.argv[1:]])
+"""
+
+
+def test_ranks_notice_when_the_upper_launcher_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
+    for name in ("deepspeed", "torchrun"):
+        (tmp_path / name).write_text(textwrap.dedent(LAUNCHER))
+    runner = subprocess.Popen(
+        [
+            sys.executable,
+            str(tmp_path / "deepspeed"),
+            str(tmp_path / "torchrun"),
+            str(tmp_path / "rank.py"),
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert runner.stdout is not None
+    assert runner.stdout.readline().strip() == "2"
+    runner.kill()
+    runner.wait()
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "reason.txt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "reason.txt").read_text() == f"the launcher (process {runner.pid}) is gone"
+
+
+def test_a_shell_is_no_launcher() -> None:
+    # The test runner's own ancestors are shells and pytest: nothing to watch.
+    assert launcher_chain(os.getpid()) == []
+    assert parent_of(os.getpid()) == os.getppid()
+    assert parent_of(2**22 + 1) is None
