@@ -1,0 +1,40 @@
+"""Fused operations of the encoder and its optimiser, with a plain-PyTorch reference each.
+
+Every operation chooses its implementation once, by device (implementation.py). This package
+knows nothing of mmbert.
+"""
+
+from mmbert_kernels.attention import attention
+from mmbert_kernels.dropout_add import dropout_add
+from mmbert_kernels.embedding_layer_norm import embedding_layer_norm
+from mmbert_kernels.gather_rows import gather_rows
+from mmbert_kernels.geglu import geglu
+from mmbert_kernels.implementation import backends
+from mmbert_kernels.layer_norm import add_layer_norm, layer_norm
+from mmbert_kernels.linear_cross_entropy import linear_cross_entropy
+from mmbert_kernels.rotary import rotary
+from mmbert_kernels.stable_adamw import (
+    Segments,
+    debiased_beta,
+    stable_adamw_apply,
+    stable_adamw_moments,
+    update_rms,
+)
+
+__all__ = [
+    "Segments",
+    "add_layer_norm",
+    "attention",
+    "backends",
+    "debiased_beta",
+    "dropout_add",
+    "embedding_layer_norm",
+    "gather_rows",
+    "geglu",
+    "layer_norm",
+    "linear_cross_entropy",
+    "rotary",
+    "stable_adamw_apply",
+    "stable_adamw_moments",
+    "update_rms",
+]

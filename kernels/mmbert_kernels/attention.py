@@ -1,0 +1,99 @@
+"""Attention inside the documents of a packed row, over all of a document or a local window.
+
+    out[t] = sum over s of softmax_s(q[t] . k[s] / sqrt D) v[s]
+
+where s runs over the tokens of t's own document, and with a window only over those with
+|s - t| <= window // 2.
+
+Implementations, in the order of preference (implementation.py chooses):
+
+`flash_attn`  the flash-attn package, on a GPU where it is installed;
+`varlen`      PyTorch's torch.nn.attention.varlen, on a GPU (bfloat16 and float16);
+`blocked`     on a CPU (blocked_attention.py): linear in the length for a local window;
+`reference`   document by document and block by block, in plain PyTorch, on any device.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmbert_kernels.blocked_attention import blocked_attention
+from mmbert_kernels.checks import require
+from mmbert_kernels.gpu_attention import flash_attention, varlen_attention
+from mmbert_kernels.implementation import implementation
+from mmbert_kernels.sequences import check_cu_seqlens
+
+
+def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
+    """Attend within documents.
+
+    Args:
+        qkv: [T, 3, H, D]: queries, keys, values, already rotated.
+        cu_seqlens: int32 [documents + 1]: 0, the end of each document, up to T; padding
+            repeats T.
+        max_seqlen: length of the longest document (an upper bound will do). A host number, so
+            that nothing waits for the device.
+        window: total width of the local window, window // 2 tokens to each side; None is all
+            of the document.
+
+    Returns:
+        [T, H, D], of qkv's dtype.
+
+    Raises:
+        ValueError: shapes do not fit, or the window is no positive even number.
+    """
+    require(
+        qkv.ndim == 4 and qkv.shape[1] == 3,
+        f"attention: qkv must be [T, 3, H, D]; got {list(qkv.shape)}",
+    )
+    check_cu_seqlens(cu_seqlens)
+    require(
+        window is None or (window > 0 and window % 2 == 0),
+        f"attention: the window must be a positive even number of tokens; got {window}",
+    )
+    if qkv.shape[0] == 0:
+        return qkv[:, 0]
+    chosen = implementation("attention", qkv.device.type)
+    if chosen == "flash_attn":
+        return flash_attention(qkv, cu_seqlens, max_seqlen, window)
+    if chosen == "varlen":
+        return varlen_attention(qkv, cu_seqlens, max_seqlen, window)
+    if chosen == "blocked":
+        return blocked_attention(qkv, cu_seqlens, window)
+    return attention_reference(qkv, cu_seqlens, window)
+
+
+def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
+    """`attention` in plain PyTorch: one call per document, or per block of a window's width.
+
+    It reads the lengths on the host, so on a GPU it waits for them.
+    """
+    ends = cu_seqlens.tolist()
+    pieces = []
+    for start, end in zip(ends[:-1], ends[1:], strict=True):
+        step = end - start if window is None else max(window, 1)
+        for first in range(start, end, max(step, 1)):
+            last = min(first + step, end)
+            pieces.append(_attend_block(qkv, first, last, start, end, window))
+    return torch.cat(pieces) if pieces else qkv[:, 0]
+
+
+def _attend_block(
+    qkv: Tensor, first: int, last: int, start: int, end: int, window: int | None
+) -> Tensor:
+    """Queries [first, last) of the document [start, end) over the keys that they may see."""
+    if window is None:
+        lowest, highest, mask = start, end, None
+    else:
+        reach = window // 2
+        lowest, highest = max(start, first - reach), min(end, last + reach)
+        queries = torch.arange(first, last, device=qkv.device)
+        keys = torch.arange(lowest, highest, device=qkv.device)
+        mask = (queries[:, None] - keys[None, :]).abs() <= reach
+    out = F.scaled_dot_product_attention(
+        qkv[first:last, 0].transpose(0, 1),
+        qkv[lowest:highest, 1].transpose(0, 1),
+        qkv[lowest:highest, 2].transpose(0, 1),
+        attn_mask=mask,
+    )
+    return out.transpose(0, 1)

@@ -1,0 +1,171 @@
+"""Attention on a CPU: few large calls of PyTorch's flash kernel on views of the packed row.
+
+All of a document: one call per document; neighbouring short ones share a call, with a mask.
+
+Local window: the row is cut into blocks of as many queries as the window reaches to a side. A
+block sees the block before it, itself and the one after it, so all blocks together are one
+batched call whose keys and values are overlapping views of the row, with a mask for the band
+and the documents. Cost and memory are linear in the length of the row. The first and last
+blocks, which lack a neighbour, are a call each.
+
+The kernel's own backward is called in the same way; the gradients of overlapping keys and values
+are then added up.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from mmbert_kernels.sequences import document_numbers
+
+# Neighbouring documents share a masked call up to this many tokens: a call costs about as much
+# as the pairs of tokens that this wastes.
+SHARED_CALL_TOKENS = 192
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One call of the kernel: `blocks` blocks of queries, each over its own span of keys."""
+
+    first_query: int
+    queries: int
+    first_key: int
+    keys: int
+    blocks: int
+    masked: bool
+
+
+def blocked_attention(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
+    """`attention` for CPU tensors. Arguments as there."""
+    parts = _window_parts(qkv.shape[0], window) if window else _document_parts(cu_seqlens)
+    out: Tensor = _BlockedAttention.apply(qkv, cu_seqlens, window, parts)
+    return out
+
+
+def _document_parts(cu_seqlens: Tensor) -> list[_Part]:
+    """A part per document, or per run of short neighbours."""
+    parts: list[_Part] = []
+    start, documents = 0, 0
+    ends = [end for end in cu_seqlens.tolist()]
+    for previous, end in zip(ends[:-1], ends[1:], strict=True):
+        if end == previous:
+            continue
+        if documents and end - start > SHARED_CALL_TOKENS:
+            parts.append(_Part(start, previous - start, start, previous - start, 1, documents > 1))
+            start, documents = previous, 0
+        documents += 1
+    if documents:
+        parts.append(_Part(start, ends[-1] - start, start, ends[-1] - start, 1, documents > 1))
+    return parts
+
+
+def _window_parts(tokens: int, window: int) -> list[_Part]:
+    """The blocks of a row: the first, all whole inner ones in one batch, and what is left."""
+    reach = window // 2
+    inner = (tokens - 2 * reach) // reach
+    if inner < 1:
+        return [_Part(0, tokens, 0, tokens, 1, True)]
+    last = reach * (inner + 1)
+    return [
+        _Part(0, reach, 0, 2 * reach, 1, True),
+        _Part(reach, reach, 0, 3 * reach, inner, True),
+        _Part(last, tokens - last, last - reach, tokens - last + reach, 1, True),
+    ]
+
+
+def _mask(part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    """0 where a query of the part may see a key and -inf elsewhere: [blocks, 1, queries, keys]."""
+    if not part.masked:
+        return None
+    query_numbers = numbers.as_strided(
+        (part.blocks, part.queries, 1), (part.queries, 1, 0), part.first_query
+    )
+    key_numbers = numbers.as_strided(
+        (part.blocks, 1, part.keys), (part.queries, 0, 1), part.first_key
+    )
+    seen = query_numbers == key_numbers
+    if window is not None:
+        queries = torch.arange(part.first_query, part.first_query + part.queries)
+        keys = torch.arange(part.first_key, part.first_key + part.keys)
+        seen &= (queries[:, None] - keys[None, :]).abs() <= window // 2
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+    return mask[:, None]
+
+
+def _blocks(tensor: Tensor, part: _Part, first: int, length: int) -> Tensor:
+    """A view [blocks, H, length, D] of tensor[T, H, D]; block b starts at first + b * queries."""
+    token_stride, head_stride, channel_stride = tensor.stride()
+    return tensor.as_strided(
+        (part.blocks, tensor.shape[1], length, tensor.shape[2]),
+        (part.queries * token_stride, head_stride, token_stride, channel_stride),
+        tensor.storage_offset() + first * token_stride,
+    )
+
+
+class _BlockedAttention(torch.autograd.Function):
+    """The kernel over all parts, forward and backward."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, qkv: Tensor, cu_seqlens: Tensor, window: int | None, parts: list[_Part]
+    ) -> Tensor:
+        if qkv.stride(3) != 1:
+            qkv = qkv.contiguous()
+        numbers = document_numbers(cu_seqlens, qkv.shape[0])
+        out = qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))
+        log_sums = []
+        for part in parts:
+            block_out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                _blocks(qkv[:, 0], part, part.first_query, part.queries),
+                _blocks(qkv[:, 1], part, part.first_key, part.keys),
+                _blocks(qkv[:, 2], part, part.first_key, part.keys),
+                attn_mask=_mask(part, numbers, window, qkv.dtype),
+            )
+            _blocks(out, part, part.first_query, part.queries).copy_(block_out)
+            log_sums.append(log_sum)
+        ctx.save_for_backward(qkv, numbers, out, *log_sums)
+        ctx.window, ctx.parts = window, parts  # type: ignore[attr-defined]
+        return out
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: FunctionCtx, grad_out: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        qkv, numbers, out, *log_sums = ctx.saved_tensors  # type: ignore[attr-defined]
+        if grad_out.stride(2) != 1:
+            grad_out = grad_out.contiguous()
+        window: int | None = ctx.window  # type: ignore[attr-defined]
+        parts: list[_Part] = ctx.parts  # type: ignore[attr-defined]
+        # with a window, keys get gradients from up to three blocks: these are added up
+        grad = torch.empty_like(qkv) if window is None else torch.zeros_like(qkv)
+        for part, log_sum in zip(parts, log_sums, strict=True):
+            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                _blocks(grad_out, part, part.first_query, part.queries),
+                _blocks(qkv[:, 0], part, part.first_query, part.queries),
+                _blocks(qkv[:, 1], part, part.first_key, part.keys),
+                _blocks(qkv[:, 2], part, part.first_key, part.keys),
+                _blocks(out, part, part.first_query, part.queries),
+                log_sum,
+                0.0,
+                False,
+                attn_mask=_mask(part, numbers, window, qkv.dtype),
+            )
+            _blocks(grad[:, 0], part, part.first_query, part.queries).copy_(grads[0])
+            for index in (1, 2):
+                _add_overlapping(grad[:, index], grads[index], part, window)
+        return grad, None, None, None
+
+
+def _add_overlapping(target: Tensor, blocks: Tensor, part: _Part, window: int | None) -> None:
+    """Add blocks [blocks, H, keys, D] of keys' gradients to their places in target [T, H, D]."""
+    if window is None:
+        _blocks(target, part, part.first_key, part.keys).copy_(blocks)
+        return
+    if part.blocks == 1:
+        _blocks(target, part, part.first_key, part.keys).add_(blocks)
+        return
+    for first in range(0, part.keys, part.queries):  # views that do not overlap among themselves
+        piece = blocks[:, :, first : first + part.queries]
+        _blocks(target, part, part.first_key + first, part.queries).add_(piece)

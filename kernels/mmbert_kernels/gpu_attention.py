@@ -1,0 +1,63 @@
+"""Attention on a GPU through flash-attn or PyTorch's own variable-length attention."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from mmbert_kernels.checks import require
+
+
+def flash_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None
+) -> Tensor:
+    """`attention` by flash-attn 2 (its packed form, so that the gradient comes back packed)."""
+    _require_half("flash_attn", qkv)
+    attend: Callable[..., Tensor] = import_module("flash_attn").flash_attn_varlen_qkvpacked_func
+    return attend(
+        qkv,
+        cu_seqlens,
+        max_seqlen,
+        dropout_p=0.0,
+        softmax_scale=None,
+        causal=False,
+        window_size=_sides(window),
+    )
+
+
+def varlen_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None
+) -> Tensor:
+    """`attention` by torch.nn.attention.varlen (PyTorch 2.11 and later, GPUs from A100 on)."""
+    _require_half("varlen", qkv)
+    from torch.nn.attention.varlen import varlen_attn
+
+    # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
+    query, key, value = qkv.unbind(1)
+    out = varlen_attn(
+        query,
+        key,
+        value,
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        window_size=_sides(window),
+    )
+    if not isinstance(out, Tensor):  # with return_aux, which is not asked for
+        raise TypeError("varlen_attn gave more than its output")
+    return out
+
+
+def _sides(window: int | None) -> tuple[int, int]:
+    """The window as both libraries take it: tokens to the left and right, -1 for no limit."""
+    return (-1, -1) if window is None else (window // 2, window // 2)
+
+
+def _require_half(name: str, qkv: Tensor) -> None:
+    require(
+        qkv.dtype in (torch.bfloat16, torch.float16),
+        f"attention by {name} takes bfloat16 or float16, not {qkv.dtype}; set "
+        "MMBERT_ATTENTION=reference for other types",
+    )

@@ -1,0 +1,117 @@
+"""Which implementation of each operation runs on a device: chosen once, forcible, logged.
+
+Environment variables, read when an operation is first used on a kind of device:
+
+`MMBERT_KERNELS`    `reference` or `triton`: every operation but attention.
+`MMBERT_ATTENTION`  `flash_attn`, `varlen`, `blocked` or `reference`: attention alone.
+"""
+
+import importlib.util
+import logging
+import os
+from functools import lru_cache
+
+import torch
+
+logger = logging.getLogger("mmbert.kernels")
+
+FUSED_OPERATIONS = (
+    "layer_norm",
+    "add_layer_norm",
+    "embedding_layer_norm",
+    "geglu",
+    "rotary",
+    "dropout_add",
+    "linear_cross_entropy",
+    "gather_rows",
+    "stable_adamw",
+)
+ATTENTION_IMPLEMENTATIONS = ("flash_attn", "varlen", "blocked", "reference")
+
+
+def triton_is_installed() -> bool:
+    """Whether Triton can be imported (the CPU build of PyTorch comes without it)."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def triton_interprets() -> bool:
+    """Whether Triton's interpreter is switched on, so that its kernels run on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache(maxsize=None)
+def implementation(operation: str, device_type: str) -> str:
+    """The implementation of `operation` on devices of `device_type` ("cpu", "cuda").
+
+    The answer is kept for the life of the process, and logged when it is first made.
+
+    Raises:
+        ValueError: an environment variable names something unknown or impossible here.
+    """
+    if operation == "attention":
+        chosen, reason = _attention_implementation(device_type)
+    elif operation in FUSED_OPERATIONS:
+        chosen, reason = _fused_implementation(device_type)
+    else:
+        raise ValueError(f"there is no operation named {operation!r}")
+    logger.info("%s on %s: %s (%s)", operation, device_type, chosen, reason)
+    return chosen
+
+
+def backends(device_type: str | None = None) -> dict[str, str]:
+    """The implementation of every operation on this machine's device, by operation.
+
+    `device_type` defaults to "cuda" where a GPU is present and to "cpu" elsewhere.
+    """
+    if device_type is None:
+        device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    return {name: implementation(name, device_type) for name in (*FUSED_OPERATIONS, "attention")}
+
+
+def _fused_implementation(device_type: str) -> tuple[str, str]:
+    forced = os.environ.get("MMBERT_KERNELS")
+    if forced not in (None, "", "reference", "triton"):
+        raise ValueError(f"MMBERT_KERNELS is {forced!r}; it may be 'reference' or 'triton'")
+    if forced == "reference":
+        return "reference", "forced by MMBERT_KERNELS"
+    if forced == "triton":
+        if not triton_is_installed():
+            raise ValueError("MMBERT_KERNELS is 'triton', but Triton is not installed")
+        if device_type != "cuda" and not triton_interprets():
+            raise ValueError(
+                f"MMBERT_KERNELS is 'triton', but Triton has no {device_type} backend; "
+                "TRITON_INTERPRET=1 runs its kernels on CPU, very slowly, for tests"
+            )
+        return "triton", "forced by MMBERT_KERNELS"
+    if device_type != "cuda":
+        return "reference", "the device is no GPU"
+    if not triton_is_installed():
+        logger.warning("Triton is not installed: the GPU runs plain PyTorch operations")
+        return "reference", "Triton is not installed"
+    return "triton", "the device is a GPU"
+
+
+def _attention_implementation(device_type: str) -> tuple[str, str]:
+    forced = os.environ.get("MMBERT_ATTENTION")
+    if forced not in (None, "", *ATTENTION_IMPLEMENTATIONS):
+        names = ", ".join(ATTENTION_IMPLEMENTATIONS)
+        raise ValueError(f"MMBERT_ATTENTION is {forced!r}; it may be one of {names}")
+    if forced:
+        if (forced in ("flash_attn", "varlen")) != (device_type == "cuda"):
+            if forced != "reference":
+                raise ValueError(f"MMBERT_ATTENTION={forced} does not run on {device_type}")
+        if forced == "flash_attn" and not flash_attention_is_installed():
+            raise ValueError("MMBERT_ATTENTION is 'flash_attn', but flash-attn is not installed")
+        return forced, "forced by MMBERT_ATTENTION"
+    if device_type == "cpu":
+        return "blocked", "the device is a CPU"
+    if device_type != "cuda":
+        return "reference", f"nothing faster is known for {device_type}"
+    if flash_attention_is_installed():
+        return "flash_attn", "flash-attn is installed"
+    return "varlen", "PyTorch's own; flash-attn is not installed"
+
+
+def flash_attention_is_installed() -> bool:
+    """Whether the flash-attn package (version 2's interface) can be found."""
+    return importlib.util.find_spec("flash_attn") is not None

@@ -1,0 +1,283 @@
+"""Cross-entropy of a linear classifier over a large vocabulary, a chunk of logits at a time.
+
+For the rows h of `hidden`, with weights u and labels y:
+
+    z = h W^T + bias          loss = u * (log(sum_v exp z_v) - z_y)
+    dz = u * (softmax(z) - onehot(y))        dh = dz W        dW = dz^T h        dbias = sum of dz
+
+Chunks are rows: no more than one chunk of logits exists at a time. Gradients are computed in the
+forward pass, while the chunk is there, so that nothing is computed twice; the backward pass only
+scales them. This needs one upstream gradient for all rows, as the sum or the mean of the losses
+has; what differs between rows is passed as `weights`. The loss and the gradients of weight and
+bias are accumulated in float32 whatever the type of the arguments.
+
+Vocabulary-parallel (Shoeybi et al. 2019): a process holds the rows [vocab_start, vocab_start + V)
+of weight and bias; two small all-reduces per chunk (maxima; sums and label logits) make the
+losses whole. Ranges need not be equal.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from mmbert_kernels.checks import computation_dtype, require
+
+# A chunk of logits takes this much at most; at the widths of these models the traffic of weight
+# and gradient per chunk is then small beside the products (2,048 rows and more of 256,000).
+CHUNK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 28}
+# The reference takes the softmax in tiles that stay in a core's cache.
+TILE_BYTES = 1 << 21
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    *,
+    weights: Tensor | None = None,
+    vocab_start: int = 0,
+    group: dist.ProcessGroup | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Per-row losses of `labels` under softmax(hidden @ weight.T + bias).
+
+    Args:
+        hidden: [K, d]; the same on all processes of `group`.
+        weight: [V, d], this process' rows of the classifier.
+        bias: [V].
+        labels: int64 [K], in the numbering of the whole vocabulary. What stands where the
+            weight is 0, and any negative label, is not looked at.
+        weights: float32 [K], factor of each row's loss; 1 if not given. Not differentiated.
+        vocab_start: number of this process' first row in the whole vocabulary.
+        group: the processes that share the vocabulary; None is this process alone.
+        chunk: rows whose logits exist at a time; chosen by size if not given.
+
+    Returns:
+        float32 [K], the weighted losses, the same on all processes of `group`; 0 where the
+        weight is 0 or the label is negative. Their upstream gradient must be one number (of rows
+        of weight 0 it does not matter). With a group, the gradient that `hidden` receives is this
+        process' part: the caller adds it up over the group (the conjugate of its copy).
+
+    Raises:
+        ValueError: shapes or types do not fit, or (on CPU) a label lies outside the vocabulary.
+        ValueError in backward (on a GPU, an assertion): the upstream gradient differs by row.
+    """
+    _check(hidden, weight, bias, labels, weights, chunk)
+    ignored = labels < 0
+    factors = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights
+    factors = factors.detach().masked_fill(ignored, 0.0)
+    labels = labels.masked_fill(ignored | (factors == 0), vocab_start)
+    if group is None and labels.device.type == "cpu" and labels.numel():
+        require(
+            int(labels.max()) < vocab_start + weight.shape[0],
+            f"linear_cross_entropy: label {int(labels.max())} lies outside the vocabulary of "
+            f"{vocab_start + weight.shape[0]}",
+        )
+    if chunk is None:
+        chunk = default_chunk(hidden.device.type, weight.shape[0], hidden.element_size())
+    losses: Tensor = _LinearCrossEntropy.apply(
+        hidden, weight, bias, labels, factors, vocab_start, group, chunk
+    )
+    return losses
+
+
+def linear_cross_entropy_reference(
+    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """The formula with all logits at once, for one process. Arguments as above."""
+    compute = computation_dtype(hidden.dtype)
+    logits = hidden.to(compute) @ weight.to(compute).T + bias.to(compute)
+    losses = torch.nn.functional.cross_entropy(
+        logits, labels.clamp(min=-1), reduction="none", ignore_index=-1
+    )
+    return losses if weights is None else losses * weights
+
+
+def default_chunk(device_type: str, vocabulary: int, element_size: int) -> int:
+    """Rows per chunk: as many as CHUNK_BYTES holds, a multiple of 64, at least 64."""
+    limit = CHUNK_BYTES.get(device_type, CHUNK_BYTES["cpu"])
+    return max(64, limit // (max(vocabulary, 1) * element_size) // 64 * 64)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Losses and unit gradients chunk by chunk; the backward pass scales the gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        labels: Tensor,
+        factors: Tensor,
+        vocab_start: int,
+        group: dist.ProcessGroup | None,
+        chunk: int,
+    ) -> Tensor:
+        compute = computation_dtype(hidden.dtype)
+        rows = hidden.shape[0]
+        losses = hidden.new_empty(rows, dtype=compute)
+        gradients = None
+        if any(ctx.needs_input_grad[:3]):  # type: ignore[attr-defined]
+            gradients = (
+                torch.empty_like(hidden),
+                torch.zeros(weight.shape, dtype=compute, device=weight.device),
+                torch.zeros(bias.shape, dtype=compute, device=bias.device),
+            )
+        buffer = hidden.new_empty(min(chunk, rows), weight.shape[0])
+        for first in range(0, rows, chunk):
+            part = slice(first, min(first + chunk, rows))
+            logits = torch.addmm(
+                bias, hidden[part], weight.t(), out=buffer[: part.stop - part.start]
+            )
+            scale = _softmax_in_place(
+                logits, labels[part] - vocab_start, factors[part], losses[part], group
+            )
+            if gradients is not None:
+                _add_gradients(gradients, logits, scale, hidden[part], weight, part)
+        if gradients is not None:
+            ctx.save_for_backward(*gradients, factors)
+            ctx.dtypes = weight.dtype, bias.dtype  # type: ignore[attr-defined]
+        return losses
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: FunctionCtx, upstream: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias, factors = ctx.saved_tensors  # type: ignore[attr-defined]
+        weight_dtype, bias_dtype = ctx.dtypes  # type: ignore[attr-defined]
+        scale = _common_gradient(upstream, factors)
+        return (
+            (grad_hidden * scale).to(grad_hidden.dtype),
+            torch.mul(grad_weight, scale, out=torch.empty_like(grad_weight, dtype=weight_dtype)),
+            torch.mul(grad_bias, scale, out=torch.empty_like(grad_bias, dtype=bias_dtype)),
+            *(None,) * 5,
+        )
+
+
+def _softmax_in_place(
+    logits: Tensor,
+    labels: Tensor,
+    factors: Tensor,
+    losses: Tensor,
+    group: dist.ProcessGroup | None,
+) -> Tensor:
+    """Turn logits into exp(logits - maximum) - onehot(label) * sum, and write the losses.
+
+    `labels` count from this process' first row of the vocabulary and may lie outside its rows.
+
+    Returns [rows]: the factor that makes each row the gradient of its loss, weight / sum.
+    """
+    rows, vocabulary = logits.shape
+    compute = losses.dtype
+    here = (labels >= 0) & (labels < vocabulary)
+    columns = labels.clamp(0, vocabulary - 1)[:, None]
+    label_logits = logits.gather(1, columns)[:, 0].to(compute).masked_fill_(~here, 0.0)
+    maxima = torch.empty_like(losses)
+    sums = torch.empty_like(losses)
+    if group is not None:
+        maxima = logits.amax(dim=1).to(compute)
+        dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
+    step = max(1, TILE_BYTES // (vocabulary * 4))
+    for first in range(0, rows, step):
+        tile = logits[first : first + step]
+        values = tile.to(compute)  # the tile itself if the types are the same
+        if group is None:
+            torch.amax(values, dim=1, out=maxima[first : first + step])
+        values = values.sub_(maxima[first : first + step, None]).exp_()
+        torch.sum(values, dim=1, out=sums[first : first + step])
+        if values is not tile:
+            tile.copy_(values)
+    if group is not None:
+        both = torch.stack((sums, label_logits))
+        dist.all_reduce(both, group=group)
+        sums, label_logits = both[0], both[1]
+    torch.mul(sums.log() + maxima - label_logits, factors.to(compute), out=losses)
+    # a row of weight 0 may hold anything, its loss is 0 nevertheless
+    losses.masked_fill_(factors == 0, 0.0)
+    subtrahend = torch.where(here, -sums, torch.zeros_like(sums)).to(logits.dtype)
+    logits.scatter_add_(1, columns, subtrahend[:, None])
+    return factors.to(compute) / sums
+
+
+def _add_gradients(
+    gradients: tuple[Tensor, Tensor, Tensor],
+    logits: Tensor,
+    scale: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    part: slice,
+) -> None:
+    """Add a chunk's share of the gradients; `logits` and `scale` as _softmax_in_place left them."""
+    grad_hidden, grad_weight, grad_bias = gradients
+    scale = scale[:, None]
+    torch.mul(logits @ weight, scale, out=grad_hidden[part])
+    _add_product(grad_weight, logits.t(), (hidden * scale).to(hidden.dtype))
+    _add_product(grad_bias[:, None], logits.t(), scale.to(hidden.dtype))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, where total may be wider than the factors."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif total.device.type == "cuda":
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:  # one rounding per chunk to the type that the gradient is returned in
+        total.add_(left @ right)
+
+
+def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:
+    """The one upstream gradient of all rows with a weight, as a scalar tensor."""
+    counted = factors != 0
+    if upstream.numel() == 0:
+        return upstream.new_zeros(())
+    highest = upstream.masked_fill(~counted, -torch.inf).amax()
+    lowest = upstream.masked_fill(~counted, torch.inf).amin()
+    none_counted = highest < lowest
+    common = (highest == lowest) | none_counted | highest.isnan()
+    message = (
+        "linear_cross_entropy: the gradient of the losses differs from row to row; take their "
+        "sum or mean, and pass what differs between rows as `weights`"
+    )
+    if upstream.device.type == "cuda":
+        torch._assert_async(common, message)
+    else:
+        require(bool(common), message)
+    return torch.where(none_counted, torch.zeros_like(highest), highest)
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    chunk: int | None,
+) -> None:
+    rows = hidden.shape[0] if hidden.ndim == 2 else -1
+    require(
+        hidden.ndim == 2
+        and weight.ndim == 2
+        and weight.shape[1] == hidden.shape[1]
+        and bias.shape == weight.shape[:1],
+        "linear_cross_entropy: hidden must be [K, d], weight [V, d], bias [V]; got "
+        f"{list(hidden.shape)}, {list(weight.shape)}, {list(bias.shape)}",
+    )
+    require(weight.shape[0] > 0, "linear_cross_entropy: this process holds no row of the weight")
+    require(
+        hidden.dtype == weight.dtype == bias.dtype,
+        "linear_cross_entropy: hidden, weight and bias must be of one type; got "
+        f"{hidden.dtype}, {weight.dtype}, {bias.dtype}",
+    )
+    require(
+        labels.shape == (rows,) and labels.dtype == torch.int64,
+        f"linear_cross_entropy: labels must be int64[{rows}]; got "
+        f"{labels.dtype}{list(labels.shape)}",
+    )
+    require(
+        weights is None or (weights.shape == (rows,) and weights.dtype == torch.float32),
+        f"linear_cross_entropy: weights must be float32[{rows}]",
+    )
+    require(chunk is None or chunk > 0, f"linear_cross_entropy: a chunk of {chunk} rows")

@@ -1,0 +1,193 @@
+"""StableAdamW on a flat float32 partition that holds (parts of) many tensors.
+
+Per tensor, at step t counted from 1, with gradient g (Wortsman et al. 2023; the debiased
+averages are those of optimi and ModernBERT):
+
+    b1 = beta1 (1 - beta1^(t-1)) / (1 - beta1^t)        b2 likewise
+    m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
+    RMS = sqrt(mean over the whole tensor of g^2 / max(v, eps^2))        with the updated v
+    rate = learning_rate / max(1, RMS)
+    p = p (1 - rate / peak_learning_rate * weight_decay)
+    p = p - rate * m / (sqrt(v) + eps)
+
+ZeRO and tensor parallelism cut tensors anywhere, so the step is in two passes. Between them the
+caller adds up the sums of each tensor over the ranks that hold parts of it:
+
+    sums = stable_adamw_moments(...)        # [segments, 2]: sum of g^2 / max(v, eps^2), elements
+    all_reduce(sums)                        # by tensor, in the caller's order of tensors
+    stable_adamw_apply(..., sums)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmbert_kernels.checks import require
+
+# The reference works in pieces that stay in a core's cache.
+REFERENCE_PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where the tensors lie in a flat partition: segment i is [starts[i], ends[i])."""
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.starts) == len(self.ends), "segments: as many starts as ends are needed")
+        previous = 0
+        for start, end in zip(self.starts, self.ends, strict=True):
+            require(
+                previous <= start <= end,
+                f"segments must be in order and apart: [{start}, {end}) follows {previous}",
+            )
+            previous = end
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def debiased_beta(beta: float, step: int) -> float:
+    """The averaging factor of step `step` (from 1) that keeps the average free of bias."""
+    require(step >= 1, f"steps are counted from 1; got {step}")
+    return beta * (1 - beta ** (step - 1)) / (1 - beta**step)
+
+
+def stable_adamw_moments(
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    segments: Segments,
+    *,
+    betas: tuple[float, float],
+    step: int,
+    eps: float,
+) -> Tensor:
+    """First pass: update both averages in place and give the sums behind each tensor's RMS.
+
+    Args:
+        gradient: float32 [N], the flat partition's gradient.
+        exp_avg: float32 [N], m; updated where segments lie.
+        exp_avg_sq: float32 [N], v; updated where segments lie.
+        segments: where the tensors lie; what lies in none (padding) is left alone.
+        betas: the undebiased averaging factors.
+        step: number of this step, from 1.
+        eps: the optimiser's epsilon.
+
+    Returns:
+        float64 [segments, 2] on the partition's device: for each segment the sum of
+        g^2 / max(v, eps^2) and the number of elements. Both may be added over ranks.
+
+    Raises:
+        ValueError: shapes or types do not fit, or a segment ends after the partition.
+    """
+    _check(segments, gradient, exp_avg, exp_avg_sq)
+    b1, b2 = debiased_beta(betas[0], step), debiased_beta(betas[1], step)
+    return _moments_reference(gradient, exp_avg, exp_avg_sq, segments, b1, b2, eps)
+
+
+def stable_adamw_apply(
+    parameter: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    segments: Segments,
+    sums: Tensor,
+    *,
+    learning_rate: float,
+    peak_learning_rate: float,
+    weight_decay: Tensor,
+    eps: float,
+) -> None:
+    """Second pass: update the parameters in place.
+
+    Args:
+        parameter: float32 [N], the flat partition's master weights; updated.
+        exp_avg: float32 [N], m after the first pass.
+        exp_avg_sq: float32 [N], v after the first pass.
+        segments: as in the first pass.
+        sums: float64 [segments, 2]: what the first pass gave, added over the ranks that hold
+            parts of the same tensor.
+        learning_rate: this step's.
+        peak_learning_rate: what the decay is relative to: weights shrink by `weight_decay` a
+            step at this learning rate.
+        weight_decay: float32 [segments].
+        eps: the optimiser's epsilon.
+
+    Raises:
+        ValueError: shapes or types do not fit.
+    """
+    _check(segments, parameter, exp_avg, exp_avg_sq)
+    require(
+        sums.shape == (len(segments), 2) and sums.dtype == torch.float64,
+        f"sums must be float64 [{len(segments)}, 2]; got {sums.dtype}{list(sums.shape)}",
+    )
+    require(
+        weight_decay.shape == (len(segments),) and weight_decay.dtype == torch.float32,
+        f"weight_decay must be float32 [{len(segments)}]; got "
+        f"{weight_decay.dtype}{list(weight_decay.shape)}",
+    )
+    require(peak_learning_rate > 0, f"the peak learning rate is {peak_learning_rate}")
+    rates = learning_rate / update_rms(sums).clamp(min=1.0)
+    shrink = 1.0 - rates / peak_learning_rate * weight_decay.to(rates)
+    _apply_reference(parameter, exp_avg, exp_avg_sq, segments, rates, shrink, eps)
+
+
+def update_rms(sums: Tensor) -> Tensor:
+    """float64 [segments]: each tensor's RMS from its sums; 0 for a tensor without elements."""
+    return (sums[:, 0] / sums[:, 1].clamp(min=1.0)).sqrt()
+
+
+def _moments_reference(
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    segments: Segments,
+    b1: float,
+    b2: float,
+    eps: float,
+) -> Tensor:
+    sums = torch.zeros(len(segments), 2, dtype=torch.float64, device=gradient.device)
+    for index, (start, end) in enumerate(zip(segments.starts, segments.ends, strict=True)):
+        for first in range(start, end, REFERENCE_PIECE):
+            piece = slice(first, min(first + REFERENCE_PIECE, end))
+            g = gradient[piece]
+            exp_avg[piece].lerp_(g, 1 - b1)
+            v = exp_avg_sq[piece].mul_(b2).addcmul_(g, g, value=1 - b2)
+            sums[index, 0] += (g * g).div_(v.clamp(min=eps * eps)).sum(dtype=torch.float64)
+        sums[index, 1] = end - start
+    return sums
+
+
+def _apply_reference(
+    parameter: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    segments: Segments,
+    rates: Tensor,
+    shrink: Tensor,
+    eps: float,
+) -> None:
+    rates, shrink = rates.to(parameter.dtype), shrink.to(parameter.dtype)
+    for index, (start, end) in enumerate(zip(segments.starts, segments.ends, strict=True)):
+        for first in range(start, end, REFERENCE_PIECE):
+            piece = slice(first, min(first + REFERENCE_PIECE, end))
+            update = exp_avg[piece] / exp_avg_sq[piece].sqrt().add_(eps)
+            parameter[piece].mul_(shrink[index]).sub_(update.mul_(rates[index]))
+
+
+def _check(segments: Segments, *tensors: Tensor) -> None:
+    shape = tensors[0].shape
+    for tensor in tensors:
+        require(
+            tensor.ndim == 1 and tensor.dtype == torch.float32 and tensor.is_contiguous(),
+            f"a flat partition must be contiguous float32 [N]; got {tensor.dtype}"
+            f"{list(tensor.shape)}",
+        )
+        require(tensor.shape == shape, "the partition's tensors differ in length")
+    require(
+        not segments.ends or segments.ends[-1] <= shape[0],
+        f"a segment ends at {segments.ends[-1:]}, after the partition's {shape[0]} elements",
+    )
