@@ -1,0 +1,84 @@
+"""First weights: the same full tensors at any grid, from the seed and the parameter's name.
+
+Every parameter is drawn in blocks of rows, each from its own counter-based generator (Philox, keyed
+by a hash of seed, name and block), on the CPU in float32. A rank draws only the blocks that hold
+its rows. The distributions are in the parameters' descriptions; for this model they are Megatron's
+as mmBERT used them: normals of deviation 0.02, or 0.02 / sqrt(2 * layers) for what writes to the
+residual stream, cut at two deviations; norm weights 1; the tied decoder's bias uniform within
+1 / sqrt(d), as torch's linear leaves it.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.description import (
+    InitialDistribution,
+    ParameterDescription,
+    describe,
+    local_slice,
+)
+
+BLOCK_ROWS = 4096
+# The cut of the truncated normal in deviations, and the probability below -CUT.
+CUT = 2.0
+TAIL = 0.5 * math.erfc(CUT / math.sqrt(2))
+
+
+def initialize_parameters(model: MaskedLanguageModel, seed: int) -> None:
+    """Fill every parameter of `model` with its share of the full tensor that `seed` gives.
+
+    Works for any dtype and device of the parameters. The model must have no buffers.
+    """
+    assert not list(model.buffers()), "buffers are not initialised here"
+    group = model.group
+    with torch.no_grad():
+        for parameter in model.parameters():
+            description = describe(parameter)
+            parameter.copy_(initial_values(description, seed, group.rank, group.size))
+
+
+def initial_values(
+    description: ParameterDescription, seed: int, rank: int = 0, size: int = 1
+) -> Tensor:
+    """float32 share of tensor rank `rank` of `size`: `local_slice` of the full first tensor."""
+    if description.initial.kind == "ones":
+        return torch.full(description.local_shape(rank, size), description.initial.scale)
+    rows = description.full_shape[0]
+    if description.split_dimension == 0:
+        ranges = description.ranges(rank, size)
+        return torch.cat([_draw_rows(description, seed, a, b) for a, b in ranges])
+    return local_slice(_draw_rows(description, seed, 0, rows), description, rank, size)
+
+
+def _draw_rows(description: ParameterDescription, seed: int, start: int, stop: int) -> Tensor:
+    """Rows [start, stop) of the full tensor."""
+    blocks = []
+    for block in range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
+        first = block * BLOCK_ROWS
+        values = _draw_block(description, seed, block)
+        blocks.append(values[max(start - first, 0) : stop - first])
+    return torch.cat(blocks) if blocks else torch.empty(0, *description.full_shape[1:])
+
+
+def _draw_block(description: ParameterDescription, seed: int, block: int) -> Tensor:
+    rows = min(BLOCK_ROWS, description.full_shape[0] - block * BLOCK_ROWS)
+    identity = f"{seed}/{description.name}/{block}".encode()
+    key = int.from_bytes(hashlib.sha256(identity).digest()[:16], "little")
+    generator = np.random.Generator(np.random.Philox(key=key))
+    shape = (rows, *description.full_shape[1:])
+    uniform = torch.from_numpy(generator.random(shape, dtype=np.float32))
+    return _transform(uniform, description.initial)
+
+
+def _transform(uniform: Tensor, initial: InitialDistribution) -> Tensor:
+    """Uniform numbers in [0, 1) -> the distribution, through its inverse cumulative function."""
+    if initial.kind == "uniform":
+        return uniform.mul_(2 * initial.scale).sub_(initial.scale)
+    quantile = uniform.mul_(1 - 2 * TAIL).add_(TAIL)
+    normal = torch.erfinv(quantile.mul_(2).sub_(1)).mul_(math.sqrt(2))
+    return normal.clamp_(-CUT, CUT).mul_(initial.scale)

@@ -1,0 +1,1 @@
+"""Process grid, collectives, sharded parameters and the layers built from them."""

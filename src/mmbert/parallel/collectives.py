@@ -1,0 +1,145 @@
+"""Collectives that autograd understands, in conjugate pairs over a tensor group.
+
+| forward                      | backward       | where                                     |
+| ---------------------------- | -------------- | ----------------------------------------- |
+| copy_to_group                | all-reduce     | replicated tokens enter sharded weights   |
+| reduce_from_group            | identity       | partial sums become replicated tokens     |
+| gather_tokens_for_sharded    | reduce-scatter | sharded tokens enter sharded weights      |
+| gather_tokens_for_replicated | split          | sharded tokens enter replicated weights   |
+| scatter_tokens               | all-gather     | replicated tokens become sharded ones     |
+| reduce_scatter_tokens        | all-gather     | partial sums become sharded tokens        |
+
+Which of the two gathers is right depends on what follows: after sharded weights every rank holds
+a part of the gradient (sum them), after replicated computation every rank holds all of it (summing
+would multiply it by the size of the group). Tokens are dimension 0. With a group of size one every
+function returns its input. After Shoeybi et al. 2019 and Korthikanti et al. 2022.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmbert.parallel.grid import Group
+
+# torch 2.13 renamed the two and warns at every use of the old names, which are all 2.11 has.
+all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+
+def all_reduce(x: Tensor, group: Group) -> Tensor:
+    """The sum of `x` over the group as a new tensor; not seen by autograd."""
+    if group.size == 1:
+        return x
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, group=group.group)
+    return total
+
+
+def all_gather_tokens(x: Tensor, group: Group) -> Tensor:
+    """[n, …] of every rank, in rank order, as [n * size, …]; not seen by autograd."""
+    if group.size == 1:
+        return x
+    gathered = x.new_empty((x.shape[0] * group.size, *x.shape[1:]))
+    all_gather_single(gathered, x.contiguous(), group=group.group)
+    return gathered
+
+
+def reduce_scatter(x: Tensor, group: Group) -> Tensor:
+    """This rank's [n / size, …] of the sum of all ranks' [n, …]; not seen by autograd."""
+    if group.size == 1:
+        return x
+    share = x.new_empty((_share(x.shape[0], group), *x.shape[1:]))
+    reduce_scatter_single(share, x.contiguous(), group=group.group)
+    return share
+
+
+def own_tokens(x: Tensor, group: Group) -> Tensor:
+    """This rank's [n / size, …] of a replicated [n, …]: a view; not seen by autograd as a pair."""
+    share = _share(x.shape[0], group)
+    return x.narrow(0, group.rank * share, share)
+
+
+def gather_last_dimension(x: Tensor, group: Group, widths: list[int] | None = None) -> Tensor:
+    """[…, w_r] of every rank r as […, sum of w]; `widths` if they differ; not seen by autograd."""
+    if group.size == 1:
+        return x
+    widths = widths or [x.shape[-1]] * group.size
+    # Unequal blocks: pad to the widest, gather, cut. Only tests and evaluation come this way.
+    widest = max(widths)
+    padded = x.new_zeros((*x.shape[:-1], widest))
+    padded[..., : x.shape[-1]] = x
+    blocks = [torch.empty_like(padded) for _ in widths]
+    dist.all_gather(blocks, padded, group=group.group)
+    return torch.cat([b[..., :w] for b, w in zip(blocks, widths, strict=True)], dim=-1)
+
+
+def _share(tokens: int, group: Group) -> int:
+    assert tokens % group.size == 0, f"{tokens} tokens do not divide by {group.size} ranks"
+    return tokens // group.size
+
+
+class _Conjugate(torch.autograd.Function):
+    """Applies one function of (tensor, group) forward and another one backward."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        group: Group,
+        forward: Callable[[Tensor, Group], Tensor],
+        backward: Callable[[Tensor, Group], Tensor],
+    ) -> Tensor:
+        ctx.group, ctx.backward_function = group, backward  # type: ignore[attr-defined]
+        return forward(x, group)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx,
+        *gradients: Tensor,
+    ) -> tuple[Tensor, None, None, None]:
+        gradient = ctx.backward_function(gradients[0], ctx.group)  # type: ignore[attr-defined]
+        return gradient, None, None, None
+
+
+def _identity(x: Tensor, group: Group) -> Tensor:
+    return x.view_as(x)
+
+
+def _own_tokens_copy(x: Tensor, group: Group) -> Tensor:
+    return own_tokens(x, group).clone()
+
+
+def copy_to_group(x: Tensor, group: Group) -> Tensor:
+    """`x` as it is; the backward pass sums the ranks' partial gradients."""
+    return x if group.size == 1 else _Conjugate.apply(x, group, _identity, all_reduce)
+
+
+def reduce_from_group(x: Tensor, group: Group) -> Tensor:
+    """The ranks' partial `x` summed; the backward pass hands the gradient on as it is."""
+    return x if group.size == 1 else _Conjugate.apply(x, group, all_reduce, _identity)
+
+
+def gather_tokens_for_sharded(x: Tensor, group: Group) -> Tensor:
+    """[n, …] -> [n * size, …] before sharded weights; the backward pass reduce-scatters."""
+    if group.size == 1:
+        return x
+    return _Conjugate.apply(x, group, all_gather_tokens, reduce_scatter)
+
+
+def gather_tokens_for_replicated(x: Tensor, group: Group) -> Tensor:
+    """[n, …] -> [n * size, …] before replicated computation; the backward pass takes its share."""
+    if group.size == 1:
+        return x
+    return _Conjugate.apply(x, group, all_gather_tokens, _own_tokens_copy)
+
+
+def scatter_tokens(x: Tensor, group: Group) -> Tensor:
+    """Replicated [n, …] -> this rank's [n / size, …]; the backward pass all-gathers."""
+    return x if group.size == 1 else _Conjugate.apply(x, group, _own_tokens_copy, all_gather_tokens)
+
+
+def reduce_scatter_tokens(x: Tensor, group: Group) -> Tensor:
+    """Partial sums [n, …] -> this rank's [n / size, …] of the sum; the backward all-gathers."""
+    return x if group.size == 1 else _Conjugate.apply(x, group, reduce_scatter, all_gather_tokens)

@@ -1,0 +1,34 @@
+"""Summing the gradients of replicated weights that are used on sharded tokens.
+
+With sequence parallelism each tensor rank runs the norms on its own tokens, so each holds a part
+of their gradient. A hook on the parameter sums the parts before anything else sees the gradient:
+it runs ahead of DeepSpeed's own hooks, whether registered before or after deepspeed.initialize,
+and once per backward pass. Forgetting it does not show in the loss; the copies drift apart.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mmbert.parallel.collectives import all_reduce
+from mmbert.parallel.description import describe
+from mmbert.parallel.grid import Group
+
+
+def sum_partial_gradients(model: nn.Module, group: Group) -> list[RemovableHandle]:
+    """Hook every parameter whose description says that its gradient is partial.
+
+    Returns the hooks' handles, one a parameter.
+    """
+    return [
+        parameter.register_hook(partial(_sum, group=group))
+        for parameter in model.parameters()
+        if describe(parameter).gradient_is_partial
+    ]
+
+
+def _sum(gradient: Tensor, *, group: Group) -> Tensor:
+    # In float32, as the parts are sums over many tokens; the tensors are as small as the width.
+    return all_reduce(gradient.to(torch.float32), group).to(gradient.dtype)

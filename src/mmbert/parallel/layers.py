@@ -1,0 +1,274 @@
+"""Layers over a tensor group: they look like their ordinary counterparts to the model.
+
+Every layer makes its own parameters, of this rank's share, uninitialised, each with a description
+(see description.py). With sequence parallelism their input or output tokens are the rank's share.
+Each weight is used inside its own module's forward, as ZeRO 3 gathers it only there.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmbert.parallel.collectives import (
+    all_gather_tokens,
+    copy_to_group,
+    gather_last_dimension,
+    reduce_from_group,
+    reduce_scatter_tokens,
+)
+from mmbert.parallel.description import (
+    InitialDistribution,
+    ParameterDescription,
+    describe,
+    described_parameter,
+)
+from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.linear import Rebuild, column_linear, row_linear
+from mmbert_kernels import (
+    add_layer_norm,
+    gather_rows,
+    layer_norm,
+    linear_cross_entropy,
+)
+
+
+def truncated_normal(standard_deviation: float) -> InitialDistribution:
+    """Normal around 0 with this deviation, cut at two of it."""
+    return InitialDistribution("truncated_normal", standard_deviation)
+
+
+class ColumnParallelLinear(nn.Module):
+    """Bias-free linear whose outputs are spread over the group: [T, in] -> [T, out / size].
+
+    With sequence parallelism the input is the rank's share of the tokens, [T / size, in].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        parts: tuple[int, ...],
+        group: TensorGroup,
+        *,
+        unit: int = 1,
+        standard_deviation: float,
+        sequence_parallel: bool,
+    ) -> None:
+        """`parts`: widths of the fused outputs, each split over the group in whole `unit`s."""
+        super().__init__()
+        self.group, self.sequence_parallel = group, sequence_parallel
+        description = ParameterDescription(
+            full_shape=(sum(parts), in_features),
+            initial=truncated_normal(standard_deviation),
+            split_dimension=0,
+            parts=parts,
+            unit=unit,
+        )
+        self.weight = described_parameter(description, group)
+
+    def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
+        """`rebuild`: how to make x again in the backward pass instead of keeping it."""
+        return column_linear(
+            x,
+            self.weight,
+            self.group,
+            sequence_parallel=self.sequence_parallel,
+            rebuild=rebuild,
+        )
+
+
+class RowParallelLinear(nn.Module):
+    """Bias-free linear whose inputs are spread over the group: [T, in / size] -> [T, out].
+
+    With sequence parallelism the output is the rank's share of the tokens, [T / size, out].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        group: TensorGroup,
+        *,
+        unit: int = 1,
+        standard_deviation: float,
+        sequence_parallel: bool,
+    ) -> None:
+        super().__init__()
+        self.group, self.sequence_parallel = group, sequence_parallel
+        description = ParameterDescription(
+            full_shape=(out_features, in_features),
+            initial=truncated_normal(standard_deviation),
+            split_dimension=1,
+            unit=unit,
+        )
+        self.weight = described_parameter(description, group)
+
+    def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
+        """`rebuild`: how to make x again in the backward pass instead of keeping it."""
+        return row_linear(
+            x,
+            self.weight,
+            self.group,
+            sequence_parallel=self.sequence_parallel,
+            rebuild=rebuild,
+        )
+
+
+class ReplicatedLinear(nn.Module):
+    """Bias-free linear of which every rank holds all, used on replicated rows."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        group: TensorGroup,
+        *,
+        standard_deviation: float,
+    ) -> None:
+        super().__init__()
+        description = ParameterDescription(
+            full_shape=(out_features, in_features), initial=truncated_normal(standard_deviation)
+        )
+        self.weight = described_parameter(description, group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight)
+
+
+class LayerNorm(nn.Module):
+    """Bias-free layer norm; replicated. `on_sharded_tokens` if its rows are the rank's share."""
+
+    def __init__(
+        self, width: int, group: TensorGroup, *, eps: float, on_sharded_tokens: bool
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        description = ParameterDescription(
+            full_shape=(width,),
+            initial=InitialDistribution("ones"),
+            gradient_is_partial=on_sharded_tokens and group.size > 1,
+        )
+        self.weight = described_parameter(description, group)
+
+    def forward(self, hidden: Tensor, update: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """hidden, update: [T, width] -> (norm(hidden + update), hidden + update); None adds 0."""
+        if update is None:
+            return layer_norm(hidden, self.weight, self.eps), hidden
+        return add_layer_norm(update, hidden, self.weight, self.eps)
+
+    def rebuild(self, total: Tensor) -> Rebuild:
+        """How to make the normed output again from hidden + update."""
+        # A copy of the weight, as ZeRO 3 may have put the parameter away by then.
+        return Rebuild(layer_norm, total, (self.weight.detach().clone(), self.eps))
+
+
+class VocabParallelEmbedding(nn.Module):
+    """The embedding table by row ranges over the group, not necessarily equal ones."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        group: TensorGroup,
+        *,
+        standard_deviation: float,
+        sequence_parallel: bool,
+    ) -> None:
+        super().__init__()
+        self.group, self.sequence_parallel = group, sequence_parallel
+        description = ParameterDescription(
+            full_shape=(vocab_size, hidden_size),
+            initial=truncated_normal(standard_deviation),
+            split_dimension=0,
+            unit=vocabulary_unit(vocab_size),
+            must_divide=False,
+        )
+        self.weight = described_parameter(description, group)
+        self.start, self.stop = description.ranges(group.rank, group.size)[0]
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """input_ids int64[T] -> [T, hidden], or the rank's tokens' [T / size, hidden]."""
+        if self.group.size == 1:
+            return nn.functional.embedding(input_ids, self.weight)
+        mine = (input_ids >= self.start) & (input_ids < self.stop)
+        rows = nn.functional.embedding((input_ids - self.start) * mine, self.weight)
+        # One rank adds the row, the others exact zeros: the sum is the row, bit for bit.
+        rows = rows * mine.unsqueeze(-1)
+        if self.sequence_parallel:
+            return reduce_scatter_tokens(rows, self.group)
+        return reduce_from_group(rows, self.group)
+
+
+class VocabParallelDecoder(nn.Module):
+    """The tied decoder with its bias, by the same row ranges as the embedding."""
+
+    def __init__(self, embedding: VocabParallelEmbedding) -> None:
+        super().__init__()
+        self.group, self.vocab_start = embedding.group, embedding.start
+        self.weight = embedding.weight
+        table = describe(embedding.weight)
+        vocab_size, hidden_size = table.full_shape
+        self.bias = described_parameter(
+            ParameterDescription(
+                full_shape=(vocab_size,),
+                # What torch's own linear draws: the original initialisation leaves it so.
+                initial=InitialDistribution("uniform", 1 / math.sqrt(hidden_size)),
+                split_dimension=0,
+                unit=table.unit,
+                must_divide=False,
+            ),
+            self.group,
+        )
+
+    def forward(
+        self, hidden: Tensor, labels: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """hidden[K, d], replicated: float32 losses [K] of `labels` int64[K] times `weights`
+        float32[K], without ever holding the logits (their upstream gradient must be one number).
+        Without labels: the full float32 logits [K, vocabulary], which have no gradient.
+        """
+        hidden = copy_to_group(hidden, self.group)
+        if labels is not None:
+            return linear_cross_entropy(
+                hidden,
+                self.weight,
+                self.bias,
+                labels,
+                weights=weights,
+                vocab_start=self.vocab_start,
+                group=self.group.group if self.group.size > 1 else None,
+            )
+        table = describe(self.weight)
+        widths = [table.local_shape(rank, self.group.size)[0] for rank in range(self.group.size)]
+        with torch.no_grad():
+            logits = nn.functional.linear(hidden, self.weight, self.bias).float()
+            return gather_last_dimension(logits, self.group, widths)
+
+
+def vocabulary_unit(vocab_size: int) -> int:
+    """Rows by which the vocabulary is cut: 64 where that leaves every rank many, else single ones.
+
+    Matrix products over ranges that are not multiples of 8 wide are several times slower on GPUs.
+    """
+    return 64 if vocab_size >= 16_384 else 1
+
+
+def gather_token_rows(
+    x: Tensor, positions: Tensor, group: TensorGroup, *, sequence_parallel: bool
+) -> Tensor:
+    """Rows x[positions] of the whole row's tokens, replicated: [K, d].
+
+    positions: int64[K] in [0, T). x is [T, d], or with sequence parallelism the rank's share
+    [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is communicated.
+    """
+    if not sequence_parallel or group.size == 1:
+        return gather_rows(x, positions)
+    local = positions - group.rank * x.shape[0]
+    mine = (local >= 0) & (local < x.shape[0])
+    rows = gather_rows(x, local * mine) * mine.unsqueeze(-1)
+    return reduce_from_group(rows, group)
+
+
+def gather_all_tokens(x: Tensor, group: TensorGroup, *, sequence_parallel: bool) -> Tensor:
+    """All of the row's tokens on every rank, [T, d]; no gradient."""
+    return all_gather_tokens(x, group) if sequence_parallel else x

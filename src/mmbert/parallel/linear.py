@@ -1,0 +1,145 @@
+"""The two linear maps of tensor parallelism as autograd functions that overlap communication.
+
+Backward, the sum of the input's gradients over the group travels while the weight's gradient is
+computed. What is saved is the rank's own tokens (not the gathered ones, which are gathered again)
+and the parameter itself, not a view of it: under ZeRO 3 a saved view would keep the gathered
+weight alive. With a group of one these are an ordinary bias-free linear.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmbert.parallel.collectives import all_gather_tokens, reduce_scatter_single
+from mmbert.parallel.grid import Group
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """How to make a linear's input again when the backward pass needs it: function(source, …)."""
+
+    function: Callable[..., Tensor]
+    source: Tensor
+    constants: tuple[Any, ...] = ()
+
+    def __call__(self) -> Tensor:
+        with torch.no_grad():
+            return self.function(self.source, *self.constants)
+
+
+def column_linear(
+    x: Tensor,
+    weight: Tensor,
+    group: Group,
+    *,
+    sequence_parallel: bool,
+    rebuild: Rebuild | None = None,
+) -> Tensor:
+    """x[T, in] (or [T / size, in] with sequence parallelism) · weight[out_r, in]ᵀ -> [T, out_r].
+
+    With `rebuild` the input is not kept for the backward pass, only what rebuilds it.
+    """
+    return _ColumnLinear.apply(x, weight, group, sequence_parallel, rebuild)
+
+
+def row_linear(
+    x: Tensor,
+    weight: Tensor,
+    group: Group,
+    *,
+    sequence_parallel: bool,
+    rebuild: Rebuild | None = None,
+) -> Tensor:
+    """x[T, in_r] · weight[out, in_r]ᵀ, summed over the group -> [T, out], or its rank's share
+    [T / size, out] with sequence parallelism. `rebuild` as in `column_linear`.
+    """
+    return _RowLinear.apply(x, weight, group, sequence_parallel, rebuild)
+
+
+class _Pending:
+    """A collective under way and the tensor that will hold its result."""
+
+    def __init__(self, result: Tensor, work: "dist.Work | None") -> None:
+        self._result, self._work = result, work
+
+    def wait(self) -> Tensor:
+        if self._work is not None:
+            self._work.wait()
+        return self._result
+
+
+def _start_sum(partial: Tensor, group: Group, *, scatter: bool) -> _Pending:
+    """Start summing `partial` over the group (into its own memory, or into this rank's share)."""
+    if group.size == 1:
+        return _Pending(partial, None)
+    if not scatter:
+        return _Pending(partial, dist.all_reduce(partial, group=group.group, async_op=True))
+    share = partial.new_empty((partial.shape[0] // group.size, *partial.shape[1:]))
+    work = reduce_scatter_single(share, partial, group=group.group, async_op=True)
+    return _Pending(share, work)
+
+
+def _save(ctx: Any, x: Tensor, weight: Tensor, rebuild: Rebuild | None) -> None:
+    # The source goes the ordinary way too, so that autograd frees it as the backward pass goes on.
+    ctx.save_for_backward(x if rebuild is None else rebuild.source, weight)
+    ctx.rebuild = None if rebuild is None else (rebuild.function, rebuild.constants)
+
+
+def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
+    x, weight = ctx.saved_tensors
+    if ctx.rebuild is not None:
+        function, constants = ctx.rebuild
+        x = Rebuild(function, x, constants)()
+    return x, weight
+
+
+class _ColumnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        group: Group,
+        sequence_parallel: bool,
+        rebuild: Rebuild | None,
+    ) -> Tensor:
+        _save(ctx, x, weight, rebuild)
+        ctx.group, ctx.sequence_parallel = group, sequence_parallel
+        tokens = all_gather_tokens(x, group) if sequence_parallel else x
+        return tokens @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        x, weight = _saved(ctx)
+        gradient = gradients[0].contiguous()
+        x_gradient = _start_sum(gradient @ weight, ctx.group, scatter=ctx.sequence_parallel)
+        tokens = all_gather_tokens(x, ctx.group) if ctx.sequence_parallel else x
+        weight_gradient = gradient.t() @ tokens
+        return x_gradient.wait(), weight_gradient, None, None, None
+
+
+class _RowLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        group: Group,
+        sequence_parallel: bool,
+        rebuild: Rebuild | None,
+    ) -> Tensor:
+        _save(ctx, x, weight, rebuild)
+        ctx.group, ctx.sequence_parallel = group, sequence_parallel
+        return _start_sum(x @ weight.t(), group, scatter=sequence_parallel).wait()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        x, weight = _saved(ctx)
+        gradient = gradients[0].contiguous()
+        if ctx.sequence_parallel:
+            gradient = all_gather_tokens(gradient, ctx.group)
+        return gradient @ weight, gradient.t() @ x, None, None, None

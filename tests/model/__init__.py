@@ -1,0 +1,1 @@
+"""Tests of the encoder: parity, sameness at every grid, initialisation, memory."""

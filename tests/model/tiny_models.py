@@ -1,0 +1,80 @@
+"""Small encoders and rows of random documents for the tests of the model."""
+
+import torch
+
+from mmbert.model.batch import PackedBatch
+from mmbert.model.config import EncoderConfig
+from mmbert.model.initialization import initialize_parameters
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.grid import TensorGroup
+from mmbert.recipe import RotaryBases
+
+BASES = RotaryBases.model_validate({"global": 20_000.0, "local": 300.0})
+
+
+def tiny_config(**changes: object) -> EncoderConfig:
+    """Four heads, four layers (the first and last global), a window of 8 to each side."""
+    sizes = {
+        "vocab_size": 131,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "local_window": 16,
+    }
+    return EncoderConfig(**(sizes | changes))  # type: ignore[arg-type]
+
+
+def random_row(
+    *,
+    documents: tuple[int, ...] = (45, 7, 60, 1, 15),
+    masked: int = 32,
+    vocab_size: int = 131,
+    row_index: int = 5,
+    seed: int = 0,
+) -> PackedBatch:
+    """A row of random documents of these lengths; the last two mask slots are not used."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = sum(documents)
+    ends = torch.tensor((0, *documents)).cumsum(0)
+    positions = torch.randperm(tokens, generator=generator)[:masked].sort().values
+    weights = torch.ones(masked)
+    weights[-2:] = 0
+    positions[-2:] = 0
+    return PackedBatch(
+        input_ids=torch.randint(vocab_size, (tokens,), generator=generator),
+        # Padded with empty documents, as the loader pads it to a fixed length.
+        cu_seqlens=torch.cat([ends, ends[-1:].repeat(3)]).to(torch.int32),
+        max_seqlen=max(documents),
+        masked_positions=positions,
+        labels=torch.randint(vocab_size, (masked,), generator=generator),
+        weights=weights,
+        row_index=row_index,
+    )
+
+
+def tiny_model(
+    config: EncoderConfig | None = None,
+    group: TensorGroup | None = None,
+    *,
+    sequence_parallel: bool = False,
+    seed: int = 21,
+) -> MaskedLanguageModel:
+    """An initialised model; norm weights and output linears are stirred so that nothing hides."""
+    model = MaskedLanguageModel(
+        config or tiny_config(),
+        group or TensorGroup.single(),
+        sequence_parallel=sequence_parallel,
+    )
+    initialize_parameters(model, seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and "norm" in name:
+                generator = torch.Generator().manual_seed(len(name) + seed)
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            elif name.endswith("Wo.weight"):
+                # At its first size what attention and MLP add would hardly show.
+                parameter.mul_(20)
+            elif parameter.ndim == 2:
+                parameter.mul_(5)
+    return model

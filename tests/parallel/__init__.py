@@ -1,0 +1,1 @@
+"""Tests of the grid, the collectives, sharded parameters and the parallel layers."""
