@@ -19,12 +19,74 @@ app = typer.Typer(
 )
 
 
+def _console() -> Console:
+    """Standard output; what is piped into a file is not folded to a narrow terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
 @app.command(epilog="Example: `mmbert doctor`")
 def doctor() -> None:
     """Print versions, devices, backends, the kernels that will be used, and what is missing."""
     from mmbert.doctor import examine, render
 
-    render(examine(), Console())
+    render(examine(), _console())
+
+
+@app.command(
+    epilog="Example: `mmbert plan launch/recipes/mmbert-base.yaml --gpus 64 --gpu h100 "
+    "batch.quantum=64 batch.rows=128 batch.growth.from_rows=64`"
+)
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="How many GPUs.", min=1)] = 8,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU: h100, h200, a100, …")] = "h100",
+    utilisation: Annotated[
+        float | None, typer.Option(help="Share of the GPU's peak that the model's FLOPs reach.")
+    ] = None,
+) -> None:
+    """Say what a recipe costs before it is run: memory, steps, epochs per language, time."""
+    from mmbert import planner
+    from mmbert.recipe import load_recipe
+
+    _console().print(
+        planner.render(
+            planner.plan(
+                load_recipe(recipe, overrides or []),
+                gpus=gpus,
+                gpu=gpu,
+                utilisation=utilisation or planner.DEFAULT_UTILISATION,
+            )
+        )
+    )
+
+
+@app.command(
+    epilog="Examples: `mmbert inspect my_shards`, "
+    "`mmbert inspect my_shards --language swh_Latn --document 3`"
+)
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A folder of shards.")],
+    language: Annotated[
+        str | None, typer.Option(help="Language (or source/language) of the document to print.")
+    ] = None,
+    document: Annotated[int, typer.Option(help="Number of the document to print.", min=0)] = 0,
+    held_out: Annotated[bool, typer.Option(help="Take it from the held-out part.")] = False,
+) -> None:
+    """Show what lies at a path: languages, tokens, rejected documents; or decode one document."""
+    from mmbert import inspection
+
+    if not inspection.is_shards_folder(path):
+        raise UserError(
+            f"{path} holds no shards (no tokenizer/description.json in it)",
+            remedy="name the OUTPUT folder of the preprocessing",
+        )
+    if language is not None:
+        typer.echo(inspection.decode_document(path, language, document, held_out=held_out))
+    else:
+        inspection.render_shards(path, _console())
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
-"""What this machine has for preprocessing and training: versions, devices, kernels, what is missing."""
+"""What this machine has for preprocessing and training: versions, devices, kernels, gaps."""
 
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import mmbert
@@ -33,10 +36,10 @@ REQUIRED = (
 # package, what it is for, how to get it
 OPTIONAL = (
     ("triton", "fused kernels on a GPU", "comes with the CUDA build of torch"),
-    ("flash_attn", "the fastest attention on a GPU", "pip install 'mmbert-train[gpu]'"),
-    ("kitoken", "tokenizing about 2.5 times faster", "pip install 'mmbert-train[fast]'"),
-    ("mpi4py", "preprocessing over several nodes", "pip install 'mmbert-train[mpi]'"),
-    ("sentence_transformers", "evaluation of embeddings", "pip install 'mmbert-train[eval]'"),
+    ("flash_attn", "the fastest attention on a GPU", "pip install -e '.[gpu]'"),
+    ("kitoken", "tokenizing about 2.5 times faster", "pip install -e '.[fast]'"),
+    ("mpi4py", "preprocessing over several nodes", "pip install -e '.[mpi]'"),
+    ("sentence_transformers", "evaluation of embeddings", "pip install -e '.[eval]'"),
 )
 SUPPORTED_TORCH = ((2, 11), (2, 13))
 
@@ -123,9 +126,10 @@ def _programs() -> list[Finding]:
         ("mpirun", "preprocessing over several nodes", ""),
         ("nvidia-smi", "GPU driver", ""),
     )
+    beside = str(Path(sys.executable).parent)
     findings = []
     for program, purpose, remedy in purposes:
-        path = shutil.which(program)
+        path = shutil.which(program) or shutil.which(program, path=beside)
         findings.append(
             Finding("programs", program, path or f"not found ({purpose})", "" if path else remedy)
         )
@@ -151,9 +155,9 @@ def render(findings: list[Finding], console: Console) -> None:
     for finding in findings:
         table.add_row(
             finding.section if finding.section != section else "",
-            finding.name,
-            finding.value,
-            finding.remedy,
+            escape(finding.name),
+            escape(finding.value),
+            escape(finding.remedy),
             style="yellow" if finding.remedy else None,
         )
         section = finding.section

@@ -1,0 +1,119 @@
+"""What lies at a path: shards with their languages, a run with its checkpoints, one document."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from mmbert.data.indexed_dataset import IndexedDataset
+from mmbert.data.manifest import MANIFEST_NAME, Manifest, Split, read_manifest
+from mmbert.data.tokenizer import DESCRIPTION_NAME, read_tokenizer_description
+from mmbert.errors import UserError
+
+
+@dataclass(frozen=True)
+class LanguageFolder:
+    """A finished language of one source."""
+
+    path: Path
+    manifest: Manifest
+
+
+def is_shards_folder(path: Path) -> bool:
+    """Whether `path` is a folder that the preprocessing wrote (tokenizer and sources)."""
+    return (path / "tokenizer" / DESCRIPTION_NAME).is_file()
+
+
+def language_folders(shards: Path) -> list[LanguageFolder]:
+    """All finished languages of all sources, in order of source and language."""
+    found = [
+        LanguageFolder(path.parent, read_manifest(path.parent))
+        for path in sorted(shards.glob(f"*/*/{MANIFEST_NAME}"))
+    ]
+    if not found:
+        raise UserError(
+            f"{shards} holds no finished language",
+            remedy="run the preprocessing command again: it continues where it stopped",
+        )
+    return found
+
+
+def render_shards(shards: Path, console: Console) -> None:
+    """Print one line per language, and the sums."""
+    description = read_tokenizer_description(shards / "tokenizer")
+    folders = language_folders(shards)
+    table = Table("source", "language", box=None, pad_edge=False)
+    for name in ("documents", "tokens", "held out", "bytes/token", "rejected"):
+        table.add_column(name, justify="right")
+    rejected: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    for folder in folders:
+        manifest = folder.manifest
+        rejected.update(manifest.rejected)
+        train = manifest.train
+        sums.update(
+            documents=train.documents,
+            tokens=train.tokens,
+            bytes=train.bytes,
+            heldout=manifest.heldout.documents,
+            read=manifest.documents_read,
+        )
+        table.add_row(
+            manifest.source,
+            manifest.language,
+            f"{train.documents:,}",
+            f"{train.tokens:,}",
+            f"{manifest.heldout.documents:,}" if manifest.heldout.documents else "none",
+            f"{train.bytes / train.tokens:.2f}" if train.tokens else "-",
+            f"{sum(manifest.rejected.values()):,}",
+        )
+    console.print(table)
+    languages = {folder.manifest.language for folder in folders}
+    per_token = sums["bytes"] / max(1, sums["tokens"])
+    console.print(
+        f"\n{len(languages)} languages, {sums['read']:,} documents read: "
+        f"{sums['documents']:,} in training ({sums['tokens']:,} tokens, "
+        f"{per_token:.2f} bytes a token), {sums['heldout']:,} held out, "
+        f"{sum(rejected.values()):,} rejected"
+    )
+    for reason, count in rejected.most_common():
+        console.print(f"  rejected as {reason}: {count:,}")
+    console.print(
+        f"tokenizer: {description.kind}, {description.vocabulary_size:,} ids, "
+        f"fingerprint {description.fingerprint[:12]}"
+    )
+
+
+def decode_document(shards: Path, language: str, number: int, *, held_out: bool = False) -> str:
+    """The text of document `number` of `language` ('source/language', or the language alone)."""
+    folders = [
+        folder
+        for folder in language_folders(shards)
+        if language in (folder.manifest.language, f"{folder.path.parent.name}/{folder.path.name}")
+    ]
+    if len(folders) != 1:
+        known = sorted({folder.manifest.language for folder in language_folders(shards)})
+        problem = "is in several sources" if folders else "is not in these shards"
+        remedy = "name it as source/language" if folders else f"languages: {', '.join(known[:20])}…"
+        raise UserError(f"language {language} {problem}", remedy=remedy)
+    manifest = folders[0].manifest
+    split: Split = manifest.heldout if held_out else manifest.train
+    if not 0 <= number < split.documents:
+        raise UserError(
+            f"{language} has no document {number}", remedy=f"there are {split.documents:,}, from 0"
+        )
+    for shard in split.shards:
+        if number < shard.documents:
+            tokens = IndexedDataset(folders[0].path / shard.name).document(number)
+            return decode(shards, tokens.tolist())
+        number -= shard.documents
+    raise AssertionError("the manifest's document counts were checked when it was read")
+
+
+def decode(shards: Path, token_ids: list[int]) -> str:
+    """The text of `token_ids` by the shards' own tokenizer, special tokens shown."""
+    tokenizer = Tokenizer.from_file(str(shards / "tokenizer" / "tokenizer.json"))
+    return str(tokenizer.decode(token_ids, skip_special_tokens=False))
