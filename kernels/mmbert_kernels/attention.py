@@ -13,9 +13,11 @@ Implementations, in the order of preference (implementation.py chooses):
 `reference`   document by document and block by block, in plain PyTorch, on any device.
 """
 
+from itertools import pairwise
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mmbert_kernels.blocked_attention import blocked_attention
 from mmbert_kernels.checks import require
@@ -70,7 +72,7 @@ def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> 
     """
     ends = cu_seqlens.tolist()
     pieces = []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         step = end - start if window is None else max(window, 1)
         for first in range(start, end, max(step, 1)):
             last = min(first + step, end)
@@ -90,7 +92,7 @@ def _attend_block(
         queries = torch.arange(first, last, device=qkv.device)
         keys = torch.arange(lowest, highest, device=qkv.device)
         mask = (queries[:, None] - keys[None, :]).abs() <= reach
-    out = F.scaled_dot_product_attention(
+    out = functional.scaled_dot_product_attention(
         qkv[first:last, 0].transpose(0, 1),
         qkv[lowest:highest, 1].transpose(0, 1),
         qkv[lowest:highest, 2].transpose(0, 1),

@@ -13,10 +13,11 @@ are then added up.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from mmbert_kernels.sequences import document_numbers
 
@@ -48,8 +49,8 @@ def _document_parts(cu_seqlens: Tensor) -> list[_Part]:
     """A part per document, or per run of short neighbours."""
     parts: list[_Part] = []
     start, documents = 0, 0
-    ends = [end for end in cu_seqlens.tolist()]
-    for previous, end in zip(ends[:-1], ends[1:], strict=True):
+    ends = cu_seqlens.tolist()
+    for previous, end in pairwise(ends):
         if end == previous:
             continue
         if documents and end - start > SHARED_CALL_TOKENS:
@@ -109,7 +110,7 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, qkv: Tensor, cu_seqlens: Tensor, window: int | None, parts: list[_Part]
+        ctx: Any, qkv: Tensor, cu_seqlens: Tensor, window: int | None, parts: list[_Part]
     ) -> Tensor:
         if qkv.stride(3) != 1:
             qkv = qkv.contiguous()
@@ -126,18 +127,16 @@ class _BlockedAttention(torch.autograd.Function):
             _blocks(out, part, part.first_query, part.queries).copy_(block_out)
             log_sums.append(log_sum)
         ctx.save_for_backward(qkv, numbers, out, *log_sums)
-        ctx.window, ctx.parts = window, parts  # type: ignore[attr-defined]
+        ctx.window, ctx.parts = window, parts
         return out
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: FunctionCtx, grad_out: Tensor
-    ) -> tuple[Tensor, None, None, None]:
-        qkv, numbers, out, *log_sums = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None]:
+        qkv, numbers, out, *log_sums = ctx.saved_tensors
         if grad_out.stride(2) != 1:
             grad_out = grad_out.contiguous()
-        window: int | None = ctx.window  # type: ignore[attr-defined]
-        parts: list[_Part] = ctx.parts  # type: ignore[attr-defined]
+        window: int | None = ctx.window
+        parts: list[_Part] = ctx.parts
         # with a window, keys get gradients from up to three blocks: these are added up
         grad = torch.empty_like(qkv) if window is None else torch.zeros_like(qkv)
         for part, log_sum in zip(parts, log_sums, strict=True):

@@ -63,7 +63,7 @@ def dropout_add_reference(
 ) -> Tensor:
     """`dropout_add` in plain PyTorch."""
     threshold, scale = threshold_and_scale(p)
-    keep = keep_mask(threshold, seed, first_token, *x.shape, x.device)
+    keep = keep_mask(threshold, seed, first_token, x.shape[0], x.shape[1], x.device)
     compute = computation_dtype(x.dtype)
     kept = torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device)).to(compute)
     return torch.add(residual.to(compute), kept, alpha=scale).to(residual.dtype)

@@ -7,8 +7,8 @@ the order of the tokens, so that it is the same in every run.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mmbert_kernels.checks import require
 from mmbert_kernels.layer_norm import layer_norm_reference
@@ -37,7 +37,7 @@ def embedding_layer_norm_reference(
     ids: Tensor, table: Tensor, weight: Tensor, eps: float
 ) -> Tensor:
     """`embedding_layer_norm` in plain PyTorch."""
-    return layer_norm_reference(F.embedding(ids, table), weight, eps)
+    return layer_norm_reference(functional.embedding(ids, table), weight, eps)
 
 
 def _check(ids: Tensor, table: Tensor, weight: Tensor) -> None:

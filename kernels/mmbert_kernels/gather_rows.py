@@ -1,6 +1,6 @@
 """Gathering the rows at the masked positions; the way back adds in a fixed order.
 
-    y[k] = x[positions[k]]          dx[t] = sum of dy[k] over the k with positions[k] = t, k ascending
+y[k] = x[positions[k]]          dx[t] = sum of dy[k] over the k with positions[k] = t, k ascending
 """
 
 import torch

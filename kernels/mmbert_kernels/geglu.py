@@ -8,8 +8,8 @@ Backward:
     db = dy * gelu(a)
 """
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mmbert_kernels.checks import computation_dtype, require
 
@@ -26,13 +26,11 @@ def geglu(x: Tensor) -> Tensor:
     Raises:
         ValueError: x is not of an even width.
     """
-    require(
-        x.ndim == 2 and x.shape[1] % 2 == 0, f"geglu: x must be [T, 2f]; got {list(x.shape)}"
-    )
+    require(x.ndim == 2 and x.shape[1] % 2 == 0, f"geglu: x must be [T, 2f]; got {list(x.shape)}")
     return geglu_reference(x)
 
 
 def geglu_reference(x: Tensor) -> Tensor:
     """`geglu` in plain PyTorch."""
     activated, gate = x.to(computation_dtype(x.dtype)).chunk(2, dim=-1)
-    return (F.gelu(activated) * gate).to(x.dtype)
+    return (functional.gelu(activated) * gate).to(x.dtype)

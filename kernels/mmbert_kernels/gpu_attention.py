@@ -9,9 +9,7 @@ from torch import Tensor
 from mmbert_kernels.checks import require
 
 
-def flash_attention(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None
-) -> Tensor:
+def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
     """`attention` by flash-attn 2 (its packed form, so that the gradient comes back packed)."""
     _require_half("flash_attn", qkv)
     attend: Callable[..., Tensor] = import_module("flash_attn").flash_attn_varlen_qkvpacked_func

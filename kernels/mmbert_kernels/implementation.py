@@ -9,7 +9,7 @@ Environment variables, read when an operation is first used on a kind of device:
 import importlib.util
 import logging
 import os
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -39,7 +39,7 @@ def triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@lru_cache(maxsize=None)
+@cache
 def implementation(operation: str, device_type: str) -> str:
     """The implementation of `operation` on devices of `device_type` ("cpu", "cuda").
 
@@ -97,9 +97,9 @@ def _attention_implementation(device_type: str) -> tuple[str, str]:
         names = ", ".join(ATTENTION_IMPLEMENTATIONS)
         raise ValueError(f"MMBERT_ATTENTION is {forced!r}; it may be one of {names}")
     if forced:
-        if (forced in ("flash_attn", "varlen")) != (device_type == "cuda"):
-            if forced != "reference":
-                raise ValueError(f"MMBERT_ATTENTION={forced} does not run on {device_type}")
+        on_gpu = forced in ("flash_attn", "varlen")
+        if forced != "reference" and on_gpu != (device_type == "cuda"):
+            raise ValueError(f"MMBERT_ATTENTION={forced} does not run on {device_type}")
         if forced == "flash_attn" and not flash_attention_is_installed():
             raise ValueError("MMBERT_ATTENTION is 'flash_attn', but flash-attn is not installed")
         return forced, "forced by MMBERT_ATTENTION"

@@ -7,14 +7,15 @@ For each row x of width d:
 
 Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
 
-    dx = (g - mean(g) - n * mean(g * n)) / sqrt(variance + eps)        dweight = sum over rows of dy * n
+    dx = (g - mean(g) - n * mean(g * n)) / sqrt(variance + eps)
+    dweight = sum over the rows of dy * n
 
 `add_layer_norm` first takes s = x + residual, rounded to the residual's type because that is
 what the next layer reads, and gives both s and its norm.
 """
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mmbert_kernels.checks import computation_dtype, require
 
@@ -64,8 +65,10 @@ def layer_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`layer_norm` in plain PyTorch."""
     compute = computation_dtype(x.dtype)
     if x.dtype == weight.dtype:  # PyTorch's own keeps its statistics in float32
-        return F.layer_norm(x, weight.shape, weight, None, eps)
-    return F.layer_norm(x.to(compute), weight.shape, weight.to(compute), None, eps).to(x.dtype)
+        return functional.layer_norm(x, weight.shape, weight, None, eps)
+    return functional.layer_norm(x.to(compute), weight.shape, weight.to(compute), None, eps).to(
+        x.dtype
+    )
 
 
 def add_layer_norm_reference(

@@ -16,10 +16,11 @@ of weight and bias; two small all-reduces per chunk (maxima; sums and label logi
 losses whole. Ranges need not be equal.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from mmbert_kernels.checks import computation_dtype, require
 
@@ -106,7 +107,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -120,7 +121,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = hidden.shape[0]
         losses = hidden.new_empty(rows, dtype=compute)
         gradients = None
-        if any(ctx.needs_input_grad[:3]):  # type: ignore[attr-defined]
+        if any(ctx.needs_input_grad[:3]):
             gradients = (
                 torch.empty_like(hidden),
                 torch.zeros(weight.shape, dtype=compute, device=weight.device),
@@ -139,15 +140,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 _add_gradients(gradients, logits, scale, hidden[part], weight, part)
         if gradients is not None:
             ctx.save_for_backward(*gradients, factors)
-            ctx.dtypes = weight.dtype, bias.dtype  # type: ignore[attr-defined]
+            ctx.dtypes = weight.dtype, bias.dtype
         return losses
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: FunctionCtx, upstream: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight, grad_bias, factors = ctx.saved_tensors  # type: ignore[attr-defined]
-        weight_dtype, bias_dtype = ctx.dtypes  # type: ignore[attr-defined]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias, factors = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
         scale = _common_gradient(upstream, factors)
         return (
             (grad_hidden * scale).to(grad_hidden.dtype),

@@ -189,5 +189,6 @@ def _check(segments: Segments, *tensors: Tensor) -> None:
         require(tensor.shape == shape, "the partition's tensors differ in length")
     require(
         not segments.ends or segments.ends[-1] <= shape[0],
-        f"a segment ends at {segments.ends[-1:]}, after the partition's {shape[0]} elements",
+        f"a segment ends at {max(segments.ends, default=0)}, after the partition's "
+        f"{shape[0]} elements",
     )

@@ -1,0 +1,257 @@
+"""The public operations as they run on CPU, against the formulae in float64."""
+
+import pytest
+import torch
+
+import mmbert_kernels as kernels
+from mmbert_kernels.implementation import implementation
+from tests.kernels import formulas
+from tests.kernels.comparison import assert_close, compare
+from tests.kernels.formulas import LENGTHS, cumulative
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+TOKENS = sum(LENGTHS)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(21)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(37, 96, dtype=dtype) * 3 + 1, torch.randn(96, dtype=dtype)
+    compare(
+        lambda x, w: kernels.layer_norm(x, w, 1e-5),
+        lambda x, w: formulas.layer_norm(x, w, 1e-5),
+        (x, weight),
+        (torch.randn(37, 96),),
+        roundings=32,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_layer_norm_normalises_the_rounded_sum(dtype: torch.dtype) -> None:
+    x, residual = torch.randn(37, 96, dtype=dtype), torch.randn(37, 96, dtype=dtype) * 4
+    weight = torch.randn(96, dtype=dtype)
+
+    def formula(x, residual, weight):
+        total = x + residual
+        total = total + (total.to(dtype).double() - total).detach()
+        return formulas.layer_norm(total, weight, 1e-5), total
+
+    compare(
+        lambda *arguments: kernels.add_layer_norm(*arguments, 1e-5),
+        formula,
+        (x, residual, weight),
+        (torch.randn(37, 96), torch.randn(37, 96)),
+        roundings=32,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_embedding_layer_norm(dtype: torch.dtype) -> None:
+    ids = torch.randint(0, 50, (200,))
+    ids[:60] = 7  # one frequent token, whose gradient is a long sum
+    table, weight = torch.randn(50, 32, dtype=dtype), torch.randn(32, dtype=dtype)
+    compare(
+        lambda table, w: kernels.embedding_layer_norm(ids, table, w, 1e-5),
+        lambda table, w: formulas.layer_norm(table[ids], w, 1e-5),
+        (table, weight),
+        (torch.randn(200, 32),),
+        roundings=32,
+    )
+
+
+def test_embedding_of_an_id_outside_the_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="ids go from 0 to 50, but the table has 50 rows"):
+        kernels.embedding_layer_norm(torch.tensor([0, 50]), torch.zeros(50, 8), torch.ones(8), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_geglu(dtype: torch.dtype) -> None:
+    x = torch.randn(37, 96, dtype=dtype) * 2
+    compare(kernels.geglu, formulas.geglu, (x,), (torch.randn(37, 48),), roundings=16)
+
+
+@pytest.mark.parametrize("base", [10_000.0, 160_000.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary(dtype: torch.dtype, base: float) -> None:
+    qkv = torch.randn(TOKENS, 3, 2, 16, dtype=dtype)
+    # angles are float32 for every type: at position 128 a rounding of the angle is 128 of a
+    # float32's at 1; in float64 the tables are the error
+    roundings = 64 * 2.0**29 if dtype == torch.float64 else 256 if dtype == torch.float32 else 2
+    compare(
+        lambda qkv: kernels.rotary(qkv, cumulative(LENGTHS, padding=3), base),
+        lambda qkv: formulas.rotary(qkv, LENGTHS, base),
+        (qkv,),
+        (torch.randn(TOKENS, 3, 2, 16),),
+        roundings,
+    )
+
+
+def test_rotary_does_not_touch_its_argument() -> None:
+    qkv = torch.randn(TOKENS, 3, 2, 16)
+    before = qkv.clone()
+    kernels.rotary(qkv, cumulative(LENGTHS), 10_000.0)
+    assert torch.equal(qkv, before)
+
+
+@pytest.mark.parametrize("window", [None, 2, 16, 128, 1024])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention(dtype: torch.dtype, window: int | None) -> None:
+    lengths = (*LENGTHS, 5, 1, 40)
+    qkv = torch.randn(sum(lengths), 3, 2, 16, dtype=dtype)
+    compare(
+        lambda qkv: kernels.attention(qkv, cumulative(lengths, padding=4), 129, window),
+        lambda qkv: formulas.attention(qkv, lengths, window),
+        (qkv,),
+        (torch.randn(sum(lengths), 2, 16),),
+        roundings=48,
+    )
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 700])
+def test_attention_in_a_window_over_rows_of_any_length(tokens: int) -> None:
+    lengths = (tokens,)
+    qkv = torch.randn(tokens, 3, 1, 16)
+    compare(
+        lambda qkv: kernels.attention(qkv, cumulative(lengths), tokens, 128),
+        lambda qkv: formulas.attention(qkv, lengths, 128),
+        (qkv,),
+        (torch.randn(tokens, 1, 16),),
+        roundings=48,
+    )
+
+
+def test_documents_do_not_see_each_other() -> None:
+    """Not a matter of tolerance: another document's values change nothing at all."""
+    qkv = torch.randn(TOKENS, 3, 2, 16)
+    changed = qkv.clone()
+    changed[1 + 63 :] = torch.randn(TOKENS - 64, 3, 2, 16) * 100
+    for window in (None, 128):
+        outputs = [
+            kernels.attention(each, cumulative(LENGTHS), 129, window) for each in (qkv, changed)
+        ]
+        assert torch.equal(outputs[0][:64], outputs[1][:64])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gather_rows_adds_what_positions_share(dtype: torch.dtype) -> None:
+    x = torch.randn(40, 24, dtype=dtype)
+    positions = torch.tensor([0, 0, 39, 7, 0, 7, 12])
+    compare(
+        lambda x: kernels.gather_rows(x, positions),
+        lambda x: x[positions],
+        (x,),
+        (torch.randn(7, 24),),
+        roundings=8,
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 64, None])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_cross_entropy(dtype: torch.dtype, chunk: int | None) -> None:
+    rows, width, vocabulary = 37, 16, 101
+    hidden = torch.randn(rows, width, dtype=dtype)
+    weight = torch.randn(vocabulary, width, dtype=dtype)
+    bias = torch.randn(vocabulary, dtype=dtype)
+    labels = torch.randint(0, vocabulary, (rows,))
+    weights = torch.rand(rows) + 0.5
+    weights[4], labels[4], labels[9] = 0.0, 10**6, -100
+    true_weights = weights.clone()
+    true_weights[9] = 0
+    labels_seen = labels.clone()
+    labels_seen[4] = 0
+    compare(
+        lambda h, w, b: kernels.linear_cross_entropy(h, w, b, labels, weights=weights, chunk=chunk),
+        lambda h, w, b: formulas.linear_cross_entropy(h, w, b, labels_seen, true_weights),
+        (hidden, weight, bias),
+        (torch.full((rows,), 0.375),),
+        # logits are of the arguments' type, so the loss has their error
+        roundings=2.0**16 if dtype == torch.bfloat16 else 48,
+    )
+
+
+def test_losses_and_their_sum_are_float32_for_bfloat16_arguments() -> None:
+    """Losses kept in bfloat16 would have steps of 1/16 here, and their sum would stand still."""
+    hidden = torch.randn(512, 8, dtype=torch.bfloat16)
+    weight, bias = torch.zeros(5000, 8, dtype=torch.bfloat16), torch.zeros(5000).bfloat16()
+    losses = kernels.linear_cross_entropy(hidden, weight, bias, torch.arange(512), chunk=8)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, torch.full((512,), 5000.0).log(), rtol=1e-4, atol=0)
+
+
+def test_only_one_gradient_for_all_losses() -> None:
+    hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(11, 8)
+    losses = kernels.linear_cross_entropy(hidden, weight, torch.zeros(11), torch.arange(4))
+    with pytest.raises(ValueError, match="pass what differs between rows as `weights`"):
+        (losses * torch.tensor([1.0, 1.0, 2.0, 1.0])).sum().backward()
+
+
+def test_the_gradient_of_rows_without_weight_does_not_matter() -> None:
+    hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(11, 8)
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    losses = kernels.linear_cross_entropy(
+        hidden, weight, torch.zeros(11), torch.arange(4), weights=weights
+    )
+    (losses * weights).sum().backward()
+    assert hidden.grad is not None
+    assert not hidden.grad[1].any()
+    assert hidden.grad[0].any()
+
+
+def test_no_chunk_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_seen = []
+    module = __import__("mmbert_kernels.linear_cross_entropy", fromlist=["x"])
+    true_softmax = module._softmax_in_place
+
+    def spy(logits, *arguments):
+        rows_seen.append(logits.shape)
+        return true_softmax(logits, *arguments)
+
+    monkeypatch.setattr(module, "_softmax_in_place", spy)
+    kernels.linear_cross_entropy(
+        torch.randn(25, 8), torch.randn(11, 8), torch.zeros(11), torch.zeros(25).long(), chunk=10
+    )
+    assert rows_seen == [(10, 11), (10, 11), (5, 11)]
+
+
+@pytest.mark.parametrize("operation", ["layer_norm", "attention", "linear_cross_entropy"])
+def test_the_cpu_runs_the_reference(operation: str) -> None:
+    expected = "blocked" if operation == "attention" else "reference"
+    assert implementation(operation, "cpu") == expected
+    assert kernels.backends("cpu")[operation] == expected
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kernels.layer_norm(torch.zeros(0, 8), torch.ones(8), 1e-5),
+        lambda: kernels.add_layer_norm(*torch.zeros(2, 0, 8), torch.ones(8), 1e-5)[0],
+        lambda: kernels.geglu(torch.zeros(0, 8)),
+        lambda: kernels.rotary(torch.zeros(0, 3, 1, 8), cumulative((0,)), 1e4),
+        lambda: kernels.attention(torch.zeros(0, 3, 1, 8), cumulative((0,)), 0, 128),
+        lambda: kernels.dropout_add(torch.zeros(0, 8), torch.zeros(0, 8), 0.1, 1),
+        lambda: kernels.gather_rows(torch.zeros(9, 8), torch.zeros(0).long()),
+        lambda: kernels.linear_cross_entropy(
+            torch.zeros(0, 8), torch.zeros(9, 8), torch.zeros(9), torch.zeros(0).long()
+        ),
+    ],
+)
+def test_nothing_gives_nothing(call) -> None:
+    assert call().shape[0] == 0
+
+
+def test_results_do_not_depend_on_memory_layout() -> None:
+    qkv = torch.randn(2, 16, TOKENS, 3).permute(2, 3, 0, 1)
+    for window in (None, 128):
+        compare(
+            lambda qkv, window=window: kernels.attention(qkv, cumulative(LENGTHS), 129, window),
+            lambda qkv, window=window: formulas.attention(qkv, LENGTHS, window),
+            (qkv,),
+            (torch.randn(2, TOKENS, 16).transpose(0, 1),),
+            roundings=48,
+        )
+    x = torch.randn(96, 37).t()
+    assert_close("geglu", kernels.geglu(x), formulas.geglu(x), roundings=16)

@@ -1,0 +1,151 @@
+"""StableAdamW on flat partitions against the formula tensor by tensor."""
+
+import pytest
+import torch
+
+from mmbert_kernels import (
+    Segments,
+    debiased_beta,
+    stable_adamw_apply,
+    stable_adamw_moments,
+    update_rms,
+)
+from tests.kernels import formulas
+
+SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8}
+
+
+def run_steps(
+    cuts: tuple[int, ...], gradients: list[torch.Tensor], start: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Three tensors of 5, 3000 and 70,000 elements in flat partitions cut at `cuts`."""
+    ends = (5, 3005, 73005)
+    bounds = list(zip((0, *cuts), (*cuts, start.numel()), strict=True))
+    parts = [
+        {"p": start[a:b].clone(), "m": torch.zeros(b - a), "v": torch.zeros(b - a)}
+        for a, b in bounds
+    ]
+    rms = []
+    for step, gradient in enumerate(gradients, start=1):
+        segment_lists, sums = [], torch.zeros(3, 2, dtype=torch.float64)
+        for (a, b), part in zip(bounds, parts, strict=True):
+            inside = [
+                min(max(end, a), b) - a for end in (0, *ends)
+            ]  # empty where a tensor is elsewhere
+            segments = Segments(tuple(inside[:-1]), tuple(inside[1:]))
+            segment_lists.append(segments)
+            sums += stable_adamw_moments(
+                gradient[a:b].clone(), part["m"], part["v"], segments, step=step, **SETTINGS
+            )
+        for part, segments in zip(parts, segment_lists, strict=True):
+            stable_adamw_apply(
+                part["p"],
+                part["m"],
+                part["v"],
+                segments,
+                sums,
+                learning_rate=3e-3,
+                peak_learning_rate=6e-3,
+                weight_decay=torch.tensor([0.0, 0.02, 0.02]),
+                eps=1e-8,
+            )
+        rms.append(update_rms(sums))
+    return torch.cat([part["p"] for part in parts]), rms
+
+
+def spiking_gradients() -> list[torch.Tensor]:
+    """Ten steps; at the eighth, the second tensor's gradient is 50 times the usual."""
+    generator = torch.Generator().manual_seed(3)
+    gradients = [torch.randn(73005, generator=generator) * 0.01 for _ in range(10)]
+    gradients[7][5:3005] *= 50
+    return gradients
+
+
+def test_steps_follow_the_formula() -> None:
+    start = torch.randn(73005, generator=torch.Generator().manual_seed(1))
+    gradients = spiking_gradients()
+    computed, rms = run_steps((), gradients, start)
+    for index, (first, last) in enumerate(((0, 5), (5, 3005), (3005, 73005))):
+        p = start[first:last].double()
+        m, v = torch.zeros_like(p), torch.zeros_like(p)
+        for step, gradient in enumerate(gradients, start=1):
+            p, m, v, true_rms = formulas.stable_adamw(
+                p,
+                gradient[first:last],
+                m,
+                v,
+                step=step,
+                learning_rate=3e-3,
+                peak_learning_rate=6e-3,
+                weight_decay=0.0 if index == 0 else 0.02,
+                **SETTINGS,
+            )
+            assert rms[step - 1][index].item() == pytest.approx(true_rms, rel=1e-5)
+        torch.testing.assert_close(computed[first:last].double(), p, rtol=1e-5, atol=1e-6)
+
+
+def test_a_spike_in_one_tensor_slows_that_tensor_alone() -> None:
+    _, rms = run_steps((), spiking_gradients(), torch.zeros(73005))
+    assert rms[0].tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-5)
+    assert rms[7][1] > 2.5
+    assert rms[7][2] < 1.1
+
+
+@pytest.mark.parametrize("cuts", [(1500,), (5, 40_000), (2, 3, 3005, 70_000)])
+def test_where_the_partitions_are_cut_does_not_matter(cuts: tuple[int, ...]) -> None:
+    start = torch.randn(73005, generator=torch.Generator().manual_seed(1))
+    whole, _ = run_steps((), spiking_gradients(), start)
+    cut, _ = run_steps(cuts, spiking_gradients(), start)
+    torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-7)
+
+
+def test_a_zero_gradient_moves_nothing_but_the_decay() -> None:
+    p, m, v = torch.ones(8), torch.zeros(8), torch.zeros(8)
+    segments = Segments((0,), (8,))
+    sums = stable_adamw_moments(torch.zeros(8), m, v, segments, step=1, **SETTINGS)
+    assert sums.tolist() == [[0.0, 8.0]]
+    stable_adamw_apply(
+        p,
+        m,
+        v,
+        segments,
+        sums,
+        learning_rate=1e-3,
+        peak_learning_rate=2e-3,
+        weight_decay=torch.tensor([0.1]),
+        eps=1e-8,
+    )
+    torch.testing.assert_close(p, torch.full((8,), 0.95))
+
+
+def test_what_lies_in_no_segment_is_left_alone() -> None:
+    p, m, v = torch.ones(8), torch.full((8,), 5.0), torch.full((8,), 5.0)
+    segments = Segments((2,), (4,))
+    sums = stable_adamw_moments(torch.ones(8), m, v, segments, step=1, **SETTINGS)
+    stable_adamw_apply(
+        p,
+        m,
+        v,
+        segments,
+        sums,
+        learning_rate=1e-3,
+        peak_learning_rate=1e-3,
+        weight_decay=torch.zeros(1),
+        eps=1e-8,
+    )
+    for tensor, value in ((p, 1.0), (m, 5.0), (v, 5.0)):
+        assert (tensor == value).tolist() == [True, True, False, False, True, True, True, True]
+
+
+def test_debiased_averages() -> None:
+    assert debiased_beta(0.9, 1) == 0.0
+    assert debiased_beta(0.9, 10**6) == pytest.approx(0.9)
+    with pytest.raises(ValueError, match="counted from 1"):
+        debiased_beta(0.9, 0)
+
+
+def test_segments_must_be_in_order_and_inside() -> None:
+    with pytest.raises(ValueError, match="in order"):
+        Segments((0, 3), (4, 6))
+    with pytest.raises(ValueError, match="after the partition's 8"):
+        stable_adamw_moments(*torch.zeros(3, 8), Segments((0,), (9,)), step=1, **SETTINGS)
