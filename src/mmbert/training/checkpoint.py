@@ -1,0 +1,256 @@
+"""A run's checkpoints: written beside the training, made current by a rename, read at any grid.
+
+Saving is three things. The copy: every rank copies its masters and states to host memory; the step
+waits for this alone. The writing: a thread writes, flushes and reads back one file per rank in a
+hidden folder, and leaves a note of what it wrote. The commit: rank 0's thread collects the notes,
+writes the index and renames the folder. The ranks thus agree through the file system, so that
+nothing of it meets the training's collectives; whether a save succeeded is settled at the next one
+(or at `wait`), on all ranks alike.
+"""
+
+import logging
+import re
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from mmbert import __version__
+from mmbert.errors import UserError
+from mmbert.training.checkpoint_format import Index, RunState
+from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
+from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
+from mmbert.training.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+FOLDER = re.compile(r"step-(\d{8,})")
+Paths = list[Path]  # the store has a method `list`, which hides the type within its class
+HIDDEN = (".partial-", ".deleted-", ".replaced-")
+
+
+class CheckpointStore:
+    """The folder of a run's checkpoints. Every rank makes one; methods say if all must call them."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        keep_last: int = 3,
+        keep_every: int | None = None,
+        asynchronous: bool = True,
+        commit_timeout: float = 3600.0,
+    ) -> None:
+        """`commit_timeout`: seconds rank 0 waits for all ranks' files before it gives a save up."""
+        self.root = root
+        self._keep_last, self._keep_every = keep_last, keep_every
+        self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
+        self._snapshot = Snapshot()
+        self._writer: Writer | None = None
+        self.blocked_seconds = 0.0
+        """What the last `save` cost the step: waiting for the one before, and copying."""
+
+    def save(self, engine: Engine, state: RunState) -> Path:
+        """Write a checkpoint after `state.step` steps; collective. The folder it will have.
+
+        Returns when the states are copied; waits for the disk only if the store is not asynchronous
+        or the save before has not ended. UserError if that one (or this one) failed.
+        """
+        begin = time.monotonic()
+        self.wait()
+        path = self.root / f"step-{state.step:08d}"
+        number, partial = _broadcast(self._begin(path) if _rank() == 0 else None)
+        job = Job(
+            path=path,
+            partial=self.root / partial,
+            rank=_rank(),
+            world_size=_world_size(),
+            writer=f"mmbert {__version__}",
+            number=number,
+            permanent=state.phase_end
+            or (self._keep_every is not None and (number + 1) % self._keep_every == 0),
+            state=state,
+            optimizer_steps=engine.steps_taken,
+            tensor=engine.grid.tensor.size,
+            data=engine.grid.data.size,
+            zero_stage=engine.zero_stage,
+            commit_timeout=self._commit_timeout,
+        )
+        pieces = self._snapshot.take(engine.fragments(), engine.device)
+        self._writer = Writer(job, self._snapshot, pieces, after_commit=self.prune)
+        self._writer.start()
+        if not self._asynchronous:
+            self.wait()
+        self.blocked_seconds = time.monotonic() - begin
+        return path
+
+    def wait(self) -> None:
+        """Wait until the save under way has ended on all ranks; collective.
+
+        UserError, on every rank, if it failed on any. The checkpoints before it are untouched.
+        """
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        failures = [failure for failure in _gather(writer.result()) if failure is not None]
+        if failures:
+            raise UserError(
+                f"the checkpoint {writer.job.path} could not be written: {failures[-1]}",
+                remedy="free space (or raise the quota) or mend the disk, then start the same "
+                "command again: it continues from the newest sound checkpoint",
+            )
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank is still writing."""
+        return self._writer is not None and self._writer.is_alive
+
+    def list(self) -> Paths:
+        """Committed checkpoints, oldest first; whether they are sound is not looked at."""
+        if not self.root.is_dir():
+            return []
+        folders = [path for path in self.root.iterdir() if FOLDER.fullmatch(path.name)]
+        return sorted(folders, key=step_of)
+
+    def newest_sound(self, *, up_to_step: int | None = None) -> Path | None:
+        """The newest checkpoint whose every byte is as written; None if there are none; collective.
+
+        With `up_to_step`, those of later steps are left out of account.
+
+        The ranks share the reading. A damaged checkpoint is logged by name and passed over.
+        UserError if there are checkpoints but none is sound: starting anew must be a decision.
+        """
+        candidates = _broadcast(self.list() if _rank() == 0 else None)
+        if up_to_step is not None:
+            candidates = [path for path in candidates if step_of(path) <= up_to_step]
+        problems = []
+        for path in reversed(candidates):
+            found = _gather(problem_with(path, share=_rank(), shares=_world_size()))
+            problem = next((problem for problem in found if problem is not None), None)
+            if problem is None:
+                return Path(path)
+            problems.append(problem)
+            if _rank() == 0:
+                logger.warning("passing over a damaged checkpoint: %s", problem.message)
+        if problems:
+            raise UserError(
+                f"none of the {len(problems)} checkpoints in {self.root} is sound; the newest: "
+                f"{problems[0].message}",
+                remedy=f"restore one from a copy, or move {self.root} away to begin anew",
+            )
+        return None
+
+    def load(self, engine: Engine, path: Path) -> RunState:
+        """Set `engine` to the checkpoint at `path`, of whatever grid and ZeRO stage; collective.
+
+        Each rank reads the slices that it needs. UserError if the model is another one.
+        """
+        with CheckpointReader(path) as reader:
+            _check_same_model(engine, reader.index, path)
+            for fragment in engine.fragments():
+                ranges = fragment.description.ranges(fragment.tensor_rank, fragment.tensor_size)
+                for state, tensor in fragment.states().items():
+                    values = reader.share_range(
+                        fragment.name,
+                        state,
+                        ranges=ranges,
+                        start=fragment.start,
+                        length=fragment.length,
+                    )
+                    tensor.copy_(values)
+            engine.set_steps_taken(reader.index.optimizer_steps)
+            engine.refresh()
+            return reader.index.state
+
+    def prune(self) -> Paths:
+        """Delete all but the last `keep_last` and the permanent ones; rank 0 alone. What went."""
+        deleted = []
+        for path in self.list()[: -self._keep_last]:
+            try:
+                if Index.read(path).permanent:
+                    continue
+            except UserError:
+                pass  # a damaged one is of no use to anyone
+            self.remove(path)
+            deleted.append(path)
+        return deleted
+
+    def remove(self, path: Path) -> None:
+        """Delete a checkpoint; one rank alone."""
+        # Renamed first: a half-deleted checkpoint is never seen as one.
+        grave = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
+        path.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def _begin(self, path: Path) -> tuple[int, str]:
+        """The save's number and the name of its hidden folder, made; remains of others go."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for remains in self.root.iterdir():
+            if remains.name.startswith(HIDDEN):
+                shutil.rmtree(remains, ignore_errors=True)
+        number = 0
+        for earlier in reversed(self.list()):
+            try:
+                number = Index.read(earlier).number + 1
+                break
+            except UserError:
+                continue
+        partial = f".partial-{path.name}-{uuid.uuid4().hex[:8]}"
+        (self.root / partial).mkdir()
+        return number, partial
+
+
+def _check_same_model(engine: Engine, index: Index, path: Path) -> None:
+    """UserError unless the checkpoint holds exactly the parameters of the engine's model."""
+    wanted = {description.name: description.full_shape for description in engine.descriptions}
+    for name in [*wanted, *index.parameters]:
+        shape = wanted.get(name)
+        saved = index.parameters[name].shape if name in index.parameters else None
+        if shape == saved:
+            continue
+        what = f"has {name} of shape {saved}, the model {shape}"
+        if saved is None:
+            what = f"has no parameter {name}, which the model has"
+        elif shape is None:
+            what = f"has a parameter {name}, which the model has not"
+        raise UserError(
+            f"the checkpoint {path} {what}",
+            remedy="continue with the recipe that wrote it (recipe.yaml in its folder), "
+            "or begin in another output folder",
+        )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _broadcast(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _gather(value: Any) -> list[Any]:
+    """Every rank's value, in order, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+__all__ = ["CheckpointStore", "RunState", "read_parameters"]

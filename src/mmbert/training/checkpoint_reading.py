@@ -1,0 +1,211 @@
+"""Reading checkpoints, whatever grid wrote them: ranges of a new grid's shares, or whole tensors.
+
+Needs neither deepspeed nor torch.distributed, and reads no pickle.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mmbert.errors import UserError
+from mmbert.training.checkpoint_format import (
+    Index,
+    SavedParameter,
+    Shard,
+    check_file,
+    damaged,
+    share_shape,
+)
+from mmbert.training.fragments import STATES
+
+
+class CheckpointReader:
+    """An open checkpoint; its files are mapped into memory until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.index = Index.read(path)
+        self._files: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.clear()
+
+    def full(self, name: str, state: str = "master") -> Tensor:
+        """The full float32 tensor of one parameter (or of an optimiser's state of it)."""
+        parameter = self.index.parameters[name]
+        tensor = torch.empty(parameter.shape, dtype=torch.float32)
+        for shard in parameter.shards:
+            shape = parameter.shard_shape(shard)
+            share = self._flat(name, state, shard, 0, math.prod(shape)).view(shape)
+            _copy_ranges(share, tensor, parameter.split_dimension, shard.ranges)
+        return tensor
+
+    def share_range(
+        self,
+        name: str,
+        state: str,
+        *,
+        ranges: Sequence[tuple[int, int]],
+        start: int,
+        length: int,
+    ) -> Tensor:
+        """float32 [length]: elements from `start` of the flattened share that `ranges` cut out.
+
+        The ranges are those of a tensor rank of the grid that reads. Reads no more than the rows
+        of the saved shares that these elements lie in.
+        """
+        parameter = self.index.parameters[name]
+        dimension = parameter.split_dimension
+        if dimension is None:
+            return self._flat(name, state, parameter.shards[0], start, length)
+        for shard in parameter.shards:
+            if tuple(ranges) == shard.ranges:  # split as it was: no rearranging
+                return self._flat(name, state, shard, start, length)
+        shape = share_shape(parameter.shape, dimension, ranges)
+        outer, width = math.prod(shape[:dimension]), shape[dimension]
+        inner = math.prod(shape[dimension + 1 :])
+        # Rows [first, last) of the outer dimensions hold the wanted elements; when there is only
+        # one (a split along dimension 0), entries [low, high) of the split dimension do.
+        row = width * inner
+        first, last = start // row, -(-(start + length) // row)
+        low, high = 0, width
+        if outer == 1:
+            low, high = start // inner, -(-(start + length) // inner)
+        wanted = _cut(ranges, low, high)
+        block = torch.empty((last - first, high - low, inner), dtype=torch.float32)
+        for shard in parameter.shards:
+            self._fill(block, name, state, parameter, shard, wanted, first, last)
+        offset = start - first * row - low * inner
+        return block.flatten()[offset : offset + length]
+
+    def _fill(
+        self,
+        block: Tensor,
+        name: str,
+        state: str,
+        parameter: SavedParameter,
+        shard: Shard,
+        wanted: list[tuple[int, int]],
+        first: int,
+        last: int,
+    ) -> None:
+        """Copy into `block` [rows, wanted entries, inner] what `shard` has of it."""
+        shape = parameter.shard_shape(shard)
+        assert parameter.split_dimension is not None
+        width = shape[parameter.split_dimension]
+        inner = math.prod(shape[parameter.split_dimension + 1 :])
+        for target, source, count in _overlaps(wanted, shard.ranges):
+            if last - first == 1:
+                begin = (first * width + source) * inner
+                piece = self._flat(name, state, shard, begin, count * inner)
+                block[0, target : target + count] = piece.view(count, inner)
+            else:
+                rows = self._flat(
+                    name, state, shard, first * width * inner, (last - first) * width * inner
+                ).view(last - first, width, inner)
+                block[:, target : target + count] = rows[:, source : source + count]
+
+    def _flat(self, name: str, state: str, shard: Shard, start: int, length: int) -> Tensor:
+        """float32 [length]: elements from `start` of a saved share, from all files they lie in."""
+        result = torch.empty(length, dtype=torch.float32)
+        for piece in shard.slices:
+            begin = max(start, piece.start)
+            end = min(start + length, piece.start + piece.length)
+            if begin < end:
+                saved = self._open(piece.file).get_slice(f"{name}/{state}")
+                part = saved[begin - piece.start : end - piece.start]
+                result[begin - start : end - start] = part
+        return result
+
+    def _open(self, file: str) -> Any:
+        if file not in self._files:
+            path = self.path / file
+            try:
+                self._files[file] = safe_open(path, framework="pt")
+            except Exception as error:  # safetensors raises its own and OS errors alike
+                raise damaged(path, f"cannot be read ({error})") from None
+        return self._files[file]
+
+
+def _cut(ranges: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
+    """The part of the concatenated ranges that lies at positions [low, high)."""
+    result, position = [], 0
+    for start, stop in ranges:
+        begin, end = max(low - position, 0), min(high - position, stop - start)
+        if begin < end:
+            result.append((start + begin, start + end))
+        position += stop - start
+    return result
+
+
+def _overlaps(
+    wanted: Sequence[tuple[int, int]], held: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int, int]]:
+    """(position in the concatenation of `wanted`, position in that of `held`, length) in common."""
+    target = 0
+    for start, stop in wanted:
+        source = 0
+        for begin, end in held:
+            low, high = max(start, begin), min(stop, end)
+            if low < high:
+                yield target + low - start, source + low - begin, high - low
+            source += end - begin
+        target += stop - start
+
+
+def _copy_ranges(
+    share: Tensor, full: Tensor, dimension: int | None, ranges: Sequence[tuple[int, int]]
+) -> None:
+    if dimension is None:
+        full.copy_(share)
+        return
+    offset = 0
+    for start, stop in ranges:
+        part = share.narrow(dimension, offset, stop - start)
+        full.narrow(dimension, start, stop - start).copy_(part)
+        offset += stop - start
+
+
+def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name, full float32 weight) of every parameter of the checkpoint at `path`, one at a time.
+
+    UserError if `path` is no checkpoint or a damaged one: every checksum is compared first.
+    """
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is not a checkpoint folder",
+            remedy="name a folder such as RUN/checkpoints/step-00000100",
+        )
+    problem = problem_with(path)
+    if problem is not None:
+        raise problem
+    with CheckpointReader(path) as reader:
+        for name in reader.index.parameters:
+            yield name, reader.full(name)
+
+
+def problem_with(path: Path, *, share: int = 0, shares: int = 1) -> UserError | None:
+    """The first thing wrong with a checkpoint, None if it is sound. Reads every file once.
+
+    With `shares` > 1 only every `shares`-th file is looked at, from number `share` on.
+    """
+    try:
+        index = Index.read(path)
+    except UserError as error:
+        return error
+    for name in list(index.files)[share::shares]:
+        what = check_file(path / name, index.files[name])
+        if what is not None:
+            return damaged(path / name, what)
+    return None
+
+
+__all__ = ["STATES", "CheckpointReader", "problem_with", "read_parameters"]

@@ -1,0 +1,269 @@
+"""Writing a checkpoint beside the training: the copy in host memory, one file per rank, the commit.
+
+Runs in a thread of each rank. Ranks tell rank 0 that their file is safe by a note in the hidden
+folder; only rank 0 renames it. A rank that fails leaves a note of that, and rank 0 gives up.
+"""
+
+import json
+import logging
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbert.training.checkpoint_format import (
+    INDEX_NAME,
+    RECIPE_NAME,
+    FileEntry,
+    Index,
+    RunState,
+    SavedGrid,
+    SavedParameter,
+    Shard,
+    Slice,
+    check_complete,
+    safetensors_header,
+    sync_folder,
+    write_file,
+)
+from mmbert.training.fragments import ParameterFragment
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One save, as one rank sees it."""
+
+    path: Path
+    partial: Path
+    rank: int
+    world_size: int
+    writer: str
+    number: int
+    permanent: bool
+    state: RunState
+    optimizer_steps: int
+    tensor: int
+    data: int
+    zero_stage: int
+    commit_timeout: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A fragment that this rank writes: which range of which share, without the numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    split_dimension: int | None
+    tensor_rank: int
+    ranges: tuple[tuple[int, int], ...]
+    start: int
+    length: int
+    states: tuple[str, ...]
+
+
+class Snapshot:
+    """Host memory for one rank's copy, kept from save to save (on a GPU: pinned)."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+
+    def take(
+        self, fragments: Iterable[ParameterFragment], device: torch.device
+    ) -> tuple[Piece, ...]:
+        """Copy what this rank has to write, in the file's order. On return the copy is whole.
+
+        A parameter that every tensor rank holds is written by the first of them.
+        """
+        chosen = [f for f in fragments if f.description.is_split or f.tensor_rank == 0]
+        total = sum(f.length * len(f.states()) for f in chosen)
+        if self.buffer is None or self.buffer.numel() != total:
+            self.buffer = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
+        offset = 0
+        for fragment in chosen:
+            for tensor in fragment.states().values():
+                target = self.buffer[offset : offset + fragment.length]
+                target.copy_(tensor, non_blocking=True)
+                offset += fragment.length
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+        return tuple(
+            Piece(
+                name=f.name,
+                shape=tuple(f.description.full_shape),
+                split_dimension=f.description.split_dimension,
+                tensor_rank=f.tensor_rank,
+                ranges=tuple(f.description.ranges(f.tensor_rank, f.tensor_size)),
+                start=f.start,
+                length=f.length,
+                states=tuple(f.states()),
+            )
+            for f in chosen
+        )
+
+
+class Writer:
+    """The thread that writes one save; `result` waits for it."""
+
+    def __init__(
+        self,
+        job: Job,
+        snapshot: Snapshot,
+        pieces: tuple[Piece, ...],
+        after_commit: Callable[[], Any],
+    ) -> None:
+        self.job = job
+        self._snapshot, self._pieces, self._after_commit = snapshot, pieces, after_commit
+        self._failure: str | None = None
+        # A daemon: a run that dies must not wait for a checkpoint that will never be whole.
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is still writing."""
+        return self._thread.is_alive()
+
+    def result(self) -> str | None:
+        """Wait for the end; None if all went well, else what went wrong on this rank."""
+        self._thread.join()
+        return self._failure
+
+    def _run(self) -> None:
+        job = self.job
+        try:
+            self._write()
+            if job.rank == 0:
+                notes = _collect_notes(job)
+                commit(job, notes)
+                self._after_commit()
+        except Exception as error:  # reported by `result`, on the main thread of every rank
+            self._failure = f"rank {job.rank}: {error}"
+            logger.error("checkpoint %s: %s", job.path.name, self._failure)
+            _leave_failure_note(job, str(error))
+            if job.rank == 0:
+                shutil.rmtree(job.partial, ignore_errors=True)
+
+    def _write(self) -> None:
+        """This rank's file, then its note (renamed into place: rank 0 never reads half of one)."""
+        job, pieces = self.job, self._pieces
+        assert self._snapshot.buffer is not None
+        name = f"rank-{job.rank:05d}.safetensors"
+        lengths = {f"{p.name}/{state}": p.length for p in pieces for state in p.states}
+        data = self._snapshot.buffer.numpy().data
+        entry = write_file(job.partial / name, [safetensors_header(lengths), data])
+        note = {
+            "file": name,
+            "entry": entry.model_dump(),
+            "pieces": [piece.__dict__ for piece in pieces],
+        }
+        draft = job.partial / f".note-{job.rank:05d}"
+        write_file(draft, [json.dumps(note).encode()])
+        draft.rename(_note(job, job.rank))
+
+
+def _note(job: Job, rank: int) -> Path:
+    return job.partial / f"note-{rank:05d}.json"
+
+
+def _failure_note(job: Job, rank: int) -> Path:
+    return job.partial / f"failed-{rank:05d}.txt"
+
+
+def _leave_failure_note(job: Job, message: str) -> None:
+    """Tell rank 0; an empty file says enough when the disk has no room for the message."""
+    try:
+        path = _failure_note(job, job.rank)
+        path.touch()
+        path.write_text(message)
+    except OSError:
+        logger.error("checkpoint %s: rank %d cannot say so", job.path.name, job.rank)
+
+
+def _collect_notes(job: Job) -> list[dict[str, Any]]:
+    """All ranks' notes, once they are there. OSError if a rank failed, TimeoutError if late."""
+    notes: dict[int, dict[str, Any]] = {}
+    deadline, pause = time.monotonic() + job.commit_timeout, 0.005
+    while len(notes) < job.world_size:
+        for rank in set(range(job.world_size)) - set(notes):
+            if _note(job, rank).exists():
+                notes[rank] = json.loads(_note(job, rank).read_bytes())
+            elif _failure_note(job, rank).exists():
+                raise OSError(f"rank {rank} could not write its part")
+        if len(notes) < job.world_size:
+            missing = sorted(set(range(job.world_size)) - set(notes))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"ranks {missing} had not written after {job.commit_timeout} s")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+    return [notes[rank] for rank in range(job.world_size)]
+
+
+def commit(job: Job, notes: list[dict[str, Any]]) -> None:
+    """Write recipe and index, then make the folder current by a rename."""
+    files = {note["file"]: FileEntry.model_validate(note["entry"]) for note in notes}
+    files[RECIPE_NAME] = write_file(job.partial / RECIPE_NAME, [job.state.recipe.encode()])
+    parameters = _merge(notes)
+    gaps = list(check_complete(parameters))
+    if gaps:
+        raise RuntimeError(f"the ranks' slices do not make whole tensors: {gaps[0]}")
+    index = Index(
+        writer=job.writer,
+        number=job.number,
+        permanent=job.permanent,
+        state=job.state,
+        optimizer_steps=job.optimizer_steps,
+        grid=SavedGrid(tensor=job.tensor, data=job.data, zero_stage=job.zero_stage),
+        files=files,
+        parameters=parameters,
+    )
+    write_file(job.partial / INDEX_NAME, [index.dump()])
+    for rank in range(job.world_size):
+        _note(job, rank).unlink()
+    sync_folder(job.partial)
+    replaced = job.path.with_name(f".replaced-{job.path.name}-{uuid.uuid4().hex[:8]}")
+    if job.path.exists():  # the same step again, after an older or a damaged one was continued
+        job.path.rename(replaced)
+    job.partial.rename(job.path)
+    sync_folder(job.path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _merge(notes: list[dict[str, Any]]) -> dict[str, SavedParameter]:
+    """What all ranks wrote, by parameter and share."""
+    shapes: dict[str, tuple[tuple[int, ...], int | None]] = {}
+    ranges: dict[str, dict[int, Any]] = {}
+    slices: dict[tuple[str, int], list[Slice]] = {}
+    for note in notes:
+        for piece in note["pieces"]:
+            name, rank = piece["name"], piece["tensor_rank"]
+            shapes[name] = (tuple(piece["shape"]), piece["split_dimension"])
+            ranges.setdefault(name, {})[rank] = piece["ranges"]
+            place = Slice(file=note["file"], start=piece["start"], length=piece["length"])
+            slices.setdefault((name, rank), []).append(place)
+    return {
+        name: SavedParameter(
+            shape=shape,
+            split_dimension=split_dimension,
+            shards=tuple(
+                Shard(
+                    ranges=ranges[name][rank],
+                    slices=tuple(sorted(slices[name, rank], key=lambda piece: piece.start)),
+                )
+                for rank in sorted(ranges[name])
+            ),
+        )
+        for name, (shape, split_dimension) in shapes.items()
+    }

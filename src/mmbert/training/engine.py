@@ -1,0 +1,379 @@
+"""DeepSpeed behind a small door: ZeRO 1, 2 and 3 over the grid. Nothing else imports deepspeed.
+
+What is settled here and nowhere else:
+- The caller owns the accumulation boundary: every microbatch adds to the gradients, and
+  `optimizer_step` ends the step, whatever the number of microbatches, which changes as the batch
+  grows.
+- The gradient is the sum over ranks and microbatches of loss_scale · (sum of per-token losses).
+  With loss_scale = 1 / (masked tokens of the global batch) it is that of the mean over those.
+- bfloat16 runs keep float32 masters that start unrounded, accumulate and reduce in float32.
+- Nothing is clipped unless the recipe says so, and nothing is compiled when the engine starts.
+"""
+
+import contextlib
+import gc
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mmbert.errors import UserError
+from mmbert.model.batch import PackedBatch
+from mmbert.parallel.description import ParameterDescription, describe
+from mmbert.parallel.grid import ProcessGrid
+from mmbert.recipe import Recipe, RotaryBases
+from mmbert.training.fragments import ParameterFragment
+from mmbert.training.optimizer import FlatLayout, Segment, StableAdamW, no_decay
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found none
+
+import deepspeed
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+
+deepspeed_logger = logging.getLogger("DeepSpeed")
+deepspeed_logger.setLevel(logging.WARNING)
+# A client optimizer is what this program wants; DeepSpeed calls every one of them untested.
+deepspeed_logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
+# torch 2.13 on DeepSpeed's collectives, once per process and line.
+warnings.filterwarnings(
+    "ignore", r".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", FutureWarning
+)
+
+# An op for inference that DeepSpeed would compile with g++ whenever it starts on a CPU.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+# Elements of a gradient bucket: large enough that a collective is bound by bandwidth, small enough
+# (200 MB in float32) that the buffers, which ZeRO allocates whole, do not matter.
+LARGEST_BUCKET = 50_000_000
+
+
+@dataclass(frozen=True)
+class OptimizerReport:
+    """What a step did. The tensors stay on the device: reading one waits for it."""
+
+    gradient_norm: Tensor
+    """float32 scalar: L2 norm over all parameters before clipping; inf when not finite."""
+    update_rms_clipped_share: Tensor
+    """float32 scalar: share of tensors whose StableAdamW update was clipped (0 with AdamW)."""
+    finite: bool
+    """False: a gradient was not finite, and the step changed nothing, on all ranks alike."""
+
+
+class Engine:
+    """A model in training: forward and backward passes, the optimiser's step, its sharded state.
+
+    `model` (float32, freshly initialised or not, with the same full weights on every rank) is taken
+    over; torch.distributed must be initialised and `grid` span all its ranks. UserError for what
+    does not work together.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, grid: ProcessGrid, device: torch.device
+    ) -> None:
+        _check(model, recipe, grid)
+        self.grid, self.device = grid, device
+        self.zero_stage = recipe.parallel.zero_stage
+        self._learning_rate_max = recipe.optimizer.learning_rate
+        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
+        # ZeRO clones its masters from weights already rounded to bfloat16: keep the true ones.
+        unrounded = {
+            name: parameter.detach().to("cpu", torch.float32, copy=True).flatten()
+            for name, parameter in model.named_parameters()
+            if recipe.precision == "bfloat16"
+        }
+        self._base = _optimizer(model, recipe, device)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory usage
+            self._engine, _, _, _ = deepspeed.initialize(
+                model=model,
+                optimizer=self._base,
+                config=_configuration(model, recipe),
+                mpu=_ModelParallelUnit(grid),
+                dist_init_required=False,
+            )
+        self._zero = self._engine.optimizer
+        self._parameters = list(model.named_parameters())
+        self._prepare_states()
+        if unrounded:
+            for fragment in self.fragments():
+                source = unrounded[fragment.name][fragment.start : fragment.start + fragment.length]
+                fragment.master.copy_(source)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself, for evaluation; under ZeRO 3 its parameters are gathered as it runs."""
+        module: nn.Module = self._engine.module
+        return module
+
+    @property
+    def descriptions(self) -> tuple[ParameterDescription, ...]:
+        """Every parameter of the model, in its order, held by this rank or not."""
+        return tuple(describe(parameter) for _, parameter in self._parameters)
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimiser steps so far, those of earlier runs included; skipped ones are not counted."""
+        if isinstance(self._base, StableAdamW):
+            return self._base.steps
+        return max(int(state["step"]) for state in self._base.state.values())
+
+    def set_steps_taken(self, steps: int) -> None:
+        """Continue counting from `steps` (the bias correction depends on it)."""
+        if isinstance(self._base, StableAdamW):
+            self._base.steps = steps
+            return
+        for state in self._base.state.values():
+            state["step"].fill_(steps)
+
+    def forward_backward(
+        self,
+        batch: PackedBatch,
+        *,
+        rotary_bases: RotaryBases,
+        dropout_seed: int | None,
+        loss_scale: float | Tensor,
+    ) -> Tensor:
+        """Add one microbatch's gradient of loss_scale · sum(losses); never waits for the device.
+
+        Returns the detached per-token losses, float32 [K], 0 where the weight is 0.
+        """
+        losses: Tensor = self._engine(batch, rotary_bases=rotary_bases, dropout_seed=dropout_seed)
+        # ZeRO 3 can only average over the data ranks; the others are told to sum.
+        average = self.grid.data.size if self.zero_stage == 3 else 1
+        self._engine.backward(losses.sum() * (loss_scale * average), scale_wrt_gas=False)
+        return losses.detach()
+
+    def optimizer_step(self, learning_rate: float, weight_decay: float) -> OptimizerReport:
+        """End the step: reduce, clip if the recipe says so, update, clear the gradients."""
+        for group in self._base.param_groups:
+            group["lr"] = learning_rate
+            if isinstance(self._base, StableAdamW):
+                group["weight_decay"] = weight_decay
+            elif group["decays"]:
+                # torch multiplies by the rate; in the recipe decay is relative to the peak rate.
+                group["weight_decay"] = weight_decay / self._learning_rate_max
+        self._engine.step()
+        finite = not self._zero.overflow
+        share = torch.zeros((), device=self.device)
+        if finite and isinstance(self._base, StableAdamW):
+            share = self._base.clipped_share
+        norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32)
+        return OptimizerReport(norm.to(self.device), share, finite)
+
+    def fragments(self) -> Iterator[ParameterFragment]:
+        """What this rank holds of each parameter, in the model's order; nothing of some."""
+        for name, parameter in self._parameters:
+            for flat, offset, start, length in self._place(parameter):
+                states = self._base.state[flat]
+                piece = slice(offset, offset + length)
+                description = describe(parameter)
+                assert description.name == name
+                yield ParameterFragment(
+                    description=description,
+                    tensor_rank=self.grid.tensor.rank,
+                    tensor_size=self.grid.tensor.size,
+                    start=start,
+                    length=length,
+                    master=flat.detach()[piece],
+                    exp_avg=states["exp_avg"][piece],
+                    exp_avg_sq=states["exp_avg_sq"][piece],
+                )
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the model's weights into line with the masters; all ranks must call it."""
+        if not isinstance(self._zero, DeepSpeedZeroOptimizer_Stage3):
+            self._zero.update_lp_params()
+            return
+        self._zero._partition_all_parameters()
+        for sub_group in range(len(self._zero.fp16_groups)):
+            self._zero._reassign_or_swap_out_partitioned_parameters(sub_group)
+        if self._zero.persistent_parameters:
+            self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
+
+    def close(self) -> None:
+        """Let go of the model and of DeepSpeed's state, after all ranks have come this far."""
+        dist.barrier()
+        self._engine.destroy()
+        del self._engine, self._zero, self._base, self._parameters
+        gc.collect()  # hooks and parameters refer to one another
+
+    def _place(self, parameter: Any) -> Iterator[tuple[Tensor, int, int, int]]:
+        """(flat partition, offset in it, start in the flattened parameter, length), or nothing."""
+        if isinstance(self._zero, DeepSpeedZeroOptimizer_Stage3):
+            # Every parameter is cut evenly over the data ranks; the last parts are padded.
+            group, offset, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            start = self.grid.data.rank * padded
+            length = min(padded, parameter.ds_numel - start)
+            if length > 0:
+                yield self._zero.fp32_partitioned_groups_flat[group], offset, start, length
+            return
+        mapping = parameter._hp_mapping
+        if mapping is not None:
+            flats = (
+                self._zero.fp32_groups_flat_partition
+                if isinstance(self._zero, BF16_Optimizer)
+                else self._zero.single_partition_of_fp32_groups
+            )
+            here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+            assert here.numel == there.numel
+            yield flats[mapping.param_group_index], here.start, there.start, here.numel
+
+    def _flats(self) -> list[Tensor]:
+        if isinstance(self._zero, DeepSpeedZeroOptimizer_Stage3):
+            return list(self._zero.fp32_partitioned_groups_flat)
+        if isinstance(self._zero, BF16_Optimizer):
+            return list(self._zero.fp32_groups_flat_partition)
+        return list(self._zero.single_partition_of_fp32_groups)
+
+    def _prepare_states(self) -> None:
+        """Make the optimiser's states now, so that a checkpoint can be loaded before a step."""
+        flats = self._flats()
+        if isinstance(self._base, StableAdamW):
+            assert len(flats) == 1, f"one partition was asked for, ZeRO made {len(flats)}"
+            self._base.use_layout(flats[0], self._layout())
+            return
+        for flat in flats:
+            self._base.state[flat] = {
+                "step": torch.zeros((), device=flat.device if flat.is_cuda else "cpu"),
+                "exp_avg": torch.zeros_like(flat, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
+            }
+
+    def _layout(self) -> FlatLayout:
+        descriptions = self.descriptions
+        sizes = [torch.Size(description.full_shape).numel() for description in descriptions]
+        first = self.grid.tensor.rank == 0
+        segments = [
+            Segment(
+                tensor=number,
+                start=offset,
+                length=length,
+                decays=not no_decay(name, len(descriptions[number].full_shape)),
+            )
+            for number, (name, parameter) in enumerate(self._parameters)
+            for _, offset, _, length in self._place(parameter)
+        ]
+        counted = [float(description.is_split or first) for description in descriptions]
+        return FlatLayout(
+            segments=tuple(segments),
+            full_sizes=torch.tensor(sizes, dtype=torch.float32, device=self.device),
+            counted=torch.tensor(counted, dtype=torch.float32, device=self.device),
+            group=None,
+        )
+
+
+class _ModelParallelUnit:
+    """The grid as DeepSpeed asks for it. It looks for other methods by name (for Ulysses, above
+    all) and behaves differently if it finds them: there must be no more than these."""
+
+    def __init__(self, grid: ProcessGrid) -> None:
+        self._grid = grid
+
+    def get_model_parallel_rank(self) -> int:
+        return self._grid.tensor.rank
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._grid.tensor.size
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup | None:
+        return self._grid.tensor.group
+
+    def get_data_parallel_rank(self) -> int:
+        return self._grid.data.rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._grid.data.size
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup | None:
+        return self._grid.data.group
+
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+    get_tensor_model_parallel_group = get_model_parallel_group
+
+
+def _check(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None:
+    """Refuse by name what would train wrongly."""
+    if recipe.parallel.zero_stage not in (1, 2, 3):
+        raise UserError(
+            f"parallel.zero_stage is {recipe.parallel.zero_stage}: without ZeRO, DeepSpeed's "
+            "bfloat16 optimiser reports a wrong gradient norm and takes a step before the first",
+            remedy="set parallel.zero_stage to 1 (on one data rank it costs nothing), 2 or 3",
+        )
+    if recipe.parallel.tensor != grid.tensor.size:
+        raise UserError(
+            f"parallel.tensor is {recipe.parallel.tensor}, the grid has {grid.tensor.size}",
+            remedy="build the grid with the recipe's parallel.tensor",
+        )
+    if not dist.is_initialized() or dist.get_world_size() != grid.world_size:
+        raise RuntimeError("the engine needs torch.distributed, with the grid over all its ranks")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or parameter.dtype != torch.float32:
+            raise RuntimeError(f"{name}: the engine trains every parameter, from float32")
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    settings = recipe.optimizer
+    named = list(model.named_parameters())
+    if settings.name == "stable_adamw":
+        return StableAdamW(
+            [parameter for _, parameter in named],
+            learning_rate=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+    spared = {name for name, p in named if no_decay(name, len(describe(p).full_shape))}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "decays": False},
+        {"params": [p for n, p in named if n not in spared], "decays": True},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay / settings.learning_rate,
+        fused=device.type == "cuda",
+    )
+
+
+def _configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
+    """DeepSpeed's configuration: every key whose default would change a result is written out."""
+    stage = recipe.parallel.zero_stage
+    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in model.parameters()))
+    configuration: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": recipe.optimizer.gradient_clipping or 0.0,
+        "gradient_allreduce_op": "mean" if stage == 3 else "sum",
+        "communication_data_type": "fp32",
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+        "zero_optimization": {
+            "stage": stage,
+            # While the caller owns the boundary, ZeRO 1 reduces once, at the step's end.
+            "overlap_comm": stage > 1,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": LARGEST_BUCKET,
+            "stage3_prefetch_bucket_size": bucket,
+            # One partition per parameter group, as StableAdamW and the checkpoints want it.
+            "sub_group_size": 10**15,
+        },
+    }
+    if recipe.precision == "bfloat16":
+        configuration["bf16"] = {"enabled": True, "immediate_grad_update": True}
+        configuration["data_types"] = {"grad_accum_dtype": "fp32"}
+    return configuration

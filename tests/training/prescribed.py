@@ -1,0 +1,149 @@
+"""A model whose gradients are prescribed, for tests of the engine, the optimiser and checkpoints.
+
+Its loss is the inner product of the parameters with tensors that the batch carries, so the gradient
+of every parameter is exactly what the test says: rank by rank, microbatch by microbatch.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mmbert.parallel.description import (
+    InitialDistribution,
+    ParameterDescription,
+    described_parameter,
+    local_slice,
+    name_parameters,
+)
+from mmbert.parallel.grid import ProcessGrid, TensorGroup, build_grid
+from mmbert.recipe import Recipe
+from mmbert.training.engine import Engine
+
+ONES = InitialDistribution("ones")
+# A table of uneven rows, fused and plain column- and row-parallel weights, norms, a split bias. The
+# sizes are odd ones, so that ZeRO's partitions end within tensors.
+DESCRIPTIONS = {
+    "embeddings.weight": ParameterDescription((29, 12), ONES, split_dimension=0, must_divide=False),
+    "embeddings.norm": ParameterDescription((12,), ONES),
+    "qkv.weight": ParameterDescription((72, 12), ONES, split_dimension=0, parts=(24, 24, 24)),
+    "out.weight": ParameterDescription((12, 24), ONES, split_dimension=1, unit=3),
+    "gate.weight": ParameterDescription((40, 12), ONES, split_dimension=0, parts=(20, 20)),
+    "down.weight": ParameterDescription((12, 20), ONES, split_dimension=1),
+    "norm.weight": ParameterDescription((12,), ONES),
+    "dense.weight": ParameterDescription((12, 12), ONES),
+    "decoder.bias": ParameterDescription((29,), ONES, split_dimension=0, must_divide=False),
+}
+
+
+@dataclass(frozen=True)
+class PrescribedBatch:
+    """Full gradients by parameter name, of one microbatch of one data rank."""
+
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Holder(nn.Module):
+    """Some parameters, used in its own forward: ZeRO 3 gathers them only there."""
+
+    def forward(self, gradients: dict[str, Tensor]) -> list[Tensor]:
+        return [
+            (parameter.float() * gradients[leaf]).sum()
+            for leaf, parameter in self.named_parameters()
+        ]
+
+
+class PrescribedModel(nn.Module):
+    """The parameters of DESCRIPTIONS and a loss that is linear in them."""
+
+    def __init__(self, group: TensorGroup) -> None:
+        super().__init__()
+        self.group = group
+        for name, description in DESCRIPTIONS.items():
+            module, leaf = name.split(".")
+            if module not in self._modules:
+                self.add_module(module, _Holder())
+            setattr(getattr(self, module), leaf, described_parameter(description, group))
+        name_parameters(self)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(self.local(name, initial_weight(name)))
+
+    def local(self, name: str, full: Tensor) -> Tensor:
+        """This tensor rank's share of a full tensor."""
+        return local_slice(full, DESCRIPTIONS[name], self.group.rank, self.group.size)
+
+    def forward(self, batch: PrescribedBatch, **_: Any) -> Tensor:
+        local = {name: self.local(name, full) for name, full in batch.gradients.items()}
+        products: list[Tensor] = []
+        for module, holder in self.named_children():
+            leaves = {leaf: local[f"{module}.{leaf}"] for leaf, _ in holder.named_parameters()}
+            products += holder(leaves)
+        return torch.stack(products)
+
+
+def seeded(text: str) -> torch.Generator:
+    """A generator that depends on `text` alone."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def initial_weight(name: str) -> Tensor:
+    """The full initial weight: float32 values that bfloat16 cannot hold."""
+    return torch.randn(DESCRIPTIONS[name].full_shape, generator=seeded(name)) * 0.3
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A recipe for the model above; `changes` are `optimizer__name="adamw"` for nested keys."""
+    values: dict[str, Any] = {
+        "name": "test",
+        "precision": "float32",
+        "model": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+        },
+        "batch": {"row_tokens": 64, "rows": 4, "quantum": 4},
+        "optimizer": {
+            "learning_rate": 1e-2,
+            "betas": [0.9, 0.98],
+            "eps": 1e-6,
+            "weight_decay": 0.1,
+        },
+        "parallel": {"tensor": 1, "zero_stage": 1},
+        "phases": [
+            {
+                "name": "only",
+                "tokens": 10_000,
+                "context": 32,
+                "languages": "all",
+                "temperature": 0.7,
+                "mask_ratio": 0.3,
+                "rotary_bases": {"global": 10_000, "local": 10_000},
+            }
+        ],
+    }
+    for key, value in changes.items():
+        target, *rest = key.split("__")
+        if rest:
+            values[target][rest[0]] = value
+        else:
+            values[target] = value
+    return Recipe.model_validate(values)
+
+
+def start(rank: int, world_size: int, tensor_parallel: int) -> ProcessGrid:
+    """Join the process group of a test's ranks and build its grid."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    return build_grid(tensor_parallel=tensor_parallel)
+
+
+def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
+    """An engine over the prescribed model."""
+    settings = recipe(parallel__tensor=grid.tensor.size, **changes)
+    return Engine(PrescribedModel(grid.tensor), settings, grid, torch.device("cpu"))
