@@ -1,0 +1,213 @@
+"""Hugging Face `config.json` of a ModernBERT model: written from ours, and read into ours."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbert.data.tokenizer import SpecialIds
+from mmbert.errors import UserError
+from mmbert.model.config import EncoderConfig
+from mmbert.recipe import RotaryBases
+
+
+@dataclass(frozen=True)
+class HuggingFaceModel:
+    """What a Hugging Face configuration says of a ModernBERT model, in this project's terms.
+
+    `context` is the longest document it was trained for, in tokens, special tokens included.
+    """
+
+    encoder: EncoderConfig
+    rotary_bases: RotaryBases
+    context: int
+
+
+def hugging_face_config(
+    model: HuggingFaceModel, special_ids: SpecialIds, *, dtype: str
+) -> dict[str, Any]:
+    """The `config.json` for `model`, with keys that transformers 4.48 to 5.x all read.
+
+    The rotary bases, the window and the layer pattern are written under the names of 4.48, which
+    5.x still reads; its own names for them are unknown to 4.48. `classifier_activation` drives
+    the masked-language-model head and so must be gelu; `dtype` is "float32" or "bfloat16".
+    """
+    encoder = model.encoder
+    return {
+        "architectures": ["ModernBertForMaskedLM"],
+        "model_type": "modernbert",
+        "vocab_size": encoder.vocab_size,
+        "hidden_size": encoder.hidden_size,
+        "intermediate_size": encoder.intermediate_size,
+        "num_hidden_layers": encoder.num_hidden_layers,
+        "num_attention_heads": encoder.num_attention_heads,
+        "hidden_activation": "gelu",
+        "max_position_embeddings": model.context,
+        "norm_eps": encoder.norm_eps,
+        "norm_bias": False,
+        "attention_bias": False,
+        # The output dropout of training has no counterpart there, and is off when a model is used.
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "mlp_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "decoder_bias": True,
+        "global_attn_every_n_layers": encoder.global_attention_every,
+        "local_attention": encoder.local_window,
+        "global_rope_theta": model.rotary_bases.global_,
+        "local_rope_theta": model.rotary_bases.local_,
+        "classifier_activation": "gelu",
+        "classifier_bias": False,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "mean",
+        "initializer_range": encoder.initializer_range,
+        "initializer_cutoff_factor": 2.0,
+        "tie_word_embeddings": True,
+        "pad_token_id": special_ids.pad,
+        "bos_token_id": special_ids.begin,
+        "cls_token_id": special_ids.begin,
+        "eos_token_id": special_ids.end,
+        "sep_token_id": special_ids.end,
+        "mask_token_id": special_ids.mask,
+        "torch_dtype": dtype,
+    }
+
+
+# What this project's encoder is, said as configuration keys: (key, default of transformers, the
+# only value that computes the same function).
+_FIXED: tuple[tuple[str, object, object], ...] = (
+    ("hidden_activation", "gelu", "gelu"),
+    ("classifier_activation", "gelu", "gelu"),
+    ("norm_bias", False, False),
+    ("attention_bias", False, False),
+    ("mlp_bias", False, False),
+    ("classifier_bias", False, False),
+    ("decoder_bias", True, True),
+    ("tie_word_embeddings", True, True),
+)
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+
+
+def read_configuration(folder: Path) -> HuggingFaceModel:
+    """The model that `folder`/config.json describes.
+
+    UserError: no such file, not JSON, another architecture, a key of the wrong kind, or a variant
+    of ModernBERT that this encoder does not compute.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no config.json",
+            remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not JSON: {error}", remedy="download the file again") from error
+    if not isinstance(config, dict) or config.get("model_type") != "modernbert":
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        raise UserError(
+            f"{path} describes a model of type {kind!r}, not 'modernbert'",
+            remedy="only ModernBERT checkpoints (ModernBERT, mmBERT, Ettin encoders, …) can be"
+            " imported",
+        )
+    for key, default, wanted in _FIXED:
+        if config.get(key, default) != wanted:
+            raise UserError(
+                f"{path}: {key} is {config[key]!r}; this encoder only computes {wanted!r}",
+                remedy="a model with another value would give other logits here; it cannot be"
+                " imported",
+            )
+    sizes = {key: _integer(config, key, path) for key in _SIZES}
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise UserError(
+            f"{path}: hidden_size {sizes['hidden_size']} is not a multiple of"
+            f" num_attention_heads {sizes['num_attention_heads']}",
+            remedy="download the file again, or correct it",
+        )
+    encoder = EncoderConfig(
+        **sizes,
+        global_attention_every=_global_attention_every(config, path),
+        local_window=_integer(config, "local_attention", path, 128),
+        norm_eps=_number(config, "norm_eps", path, 1e-5),
+        attention_output_dropout=0.0,
+        initializer_range=_number(config, "initializer_range", path, 0.02),
+        recompute="none",
+    )
+    context = _integer(config, "max_position_embeddings", path, 8192)
+    return HuggingFaceModel(encoder, _rotary_bases(config, path), context)
+
+
+def _integer(config: dict[str, Any], key: str, path: Path, default: int | None = None) -> int:
+    value = config.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise UserError(
+            f"{path}: {key} is {value!r}, not a positive whole number",
+            remedy="download the file again, or correct it",
+        )
+    return value
+
+
+def _number(config: dict[str, Any], key: str, path: Path, default: float) -> float:
+    value = config.get(key, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+        raise UserError(
+            f"{path}: {key} is {value!r}, not a positive number",
+            remedy="download the file again, or correct it",
+        )
+    return float(value)
+
+
+def _global_attention_every(config: dict[str, Any], path: Path) -> int:
+    layer_types = config.get("layer_types")
+    if layer_types is None:
+        return _integer(config, "global_attn_every_n_layers", path, 3)
+    layers = _integer(config, "num_hidden_layers", path)
+    for every in range(1, layers + 1):
+        pattern = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
+        if layer_types == pattern:
+            return every
+    raise UserError(
+        f"{path}: layer_types is not a global layer followed by a fixed number of local ones",
+        remedy="only models whose every n-th layer is global can be imported",
+    )
+
+
+def _rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
+    """From `rope_parameters` (5.x) or from the two older keys, with transformers' defaults."""
+    parameters = config.get("rope_parameters") or {}
+    full = parameters.get("full_attention") or {}
+    sliding = parameters.get("sliding_attention") or {}
+    scaled = config.get("rope_scaling") is not None or any(
+        part.get("rope_type", "default") != "default" for part in (full, sliding)
+    )
+    if scaled:
+        raise UserError(
+            f"{path} scales its rotary positions",
+            remedy="only plain rotary embeddings (a base for each kind of layer) can be imported",
+        )
+    global_base = _number({**config, **_base(full)}, "global_rope_theta", path, 160_000.0)
+    legacy = "global_rope_theta" in config and config.get("local_rope_theta", 0) is None
+    if legacy and not sliding:
+        # 4.48: a local base of null means the global one.
+        return rotary_bases(global_base, global_base)
+    local = {"local_rope_theta": config.get("local_rope_theta", 10_000.0)}
+    if "rope_theta" in sliding:
+        local = {"local_rope_theta": sliding["rope_theta"]}
+    local_base = _number(local, "local_rope_theta", path, 10_000.0)
+    return rotary_bases(global_base, local_base)
+
+
+def rotary_bases(global_base: float, local_base: float) -> RotaryBases:
+    """The two bases as the recipe's type."""
+    return RotaryBases.model_validate({"global": global_base, "local": local_base})
+
+
+def _base(part: dict[str, Any]) -> dict[str, Any]:
+    return {"global_rope_theta": part["rope_theta"]} if "rope_theta" in part else {}

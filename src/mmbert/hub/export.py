@@ -1,0 +1,102 @@
+"""Export: a checkpoint as a Hugging Face folder, proven to compute the same before it appears."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmbert.data.tokenizer import SpecialIds
+from mmbert.hub.building import build_model
+from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
+from mmbert.hub.folders import new_folder
+from mmbert.hub.model_card import model_card
+from mmbert.hub.source import PROVENANCE_NAME, CheckpointSource, open_model
+from mmbert.hub.tokenizer import copy_tokenizer
+from mmbert.hub.verification import LogitComparison, compare_logits
+from mmbert.hub.weights import WEIGHTS_FILE, parameter_shapes, write_weights
+from mmbert.recipe import dump_recipe
+
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> LogitComparison:
+    """Write the model of `checkpoint` as the Hugging Face folder `out`.
+
+    The folder holds model.safetensors (decoder tied, so not stored), config.json, the run's
+    tokenizer, a model card and provenance.json. It is written beside its place, its logits
+    compared with our own model's, and only then renamed. UserError: no sound checkpoint, `out`
+    exists, no space. ExportMismatchError: the logits differ.
+    """
+    source = open_model(checkpoint)
+    recipe, language_tokens, name = None, {}, out.name
+    if isinstance(source, CheckpointSource):
+        recipe = dump_recipe(source.recipe)
+        language_tokens = dict(source.index.state.language_tokens)
+        name = source.recipe.name
+    return write_hugging_face_folder(
+        out,
+        name=name,
+        model=source.model,
+        parameters=source.items,
+        special_ids=source.special_ids,
+        tokenizer=source.tokenizer,
+        dtype=dtype,
+        provenance=source.provenance,
+        language_tokens=language_tokens,
+        recipe=recipe,
+    )
+
+
+def write_hugging_face_folder(
+    out: Path,
+    *,
+    name: str,
+    model: HuggingFaceModel,
+    parameters: Callable[[], Iterable[tuple[str, Tensor]]],
+    special_ids: SpecialIds,
+    tokenizer: Path,
+    dtype: Dtype,
+    provenance: dict[str, Any],
+    language_tokens: dict[str, int],
+    recipe: str | None,
+) -> LogitComparison:
+    """Write and verify a folder; `parameters` gives every (name, full float32 tensor), twice."""
+    shapes = parameter_shapes(model.encoder)
+    target = DTYPES[dtype]
+    with new_folder(out) as folder:
+        write_weights(folder / WEIGHTS_FILE, shapes, parameters(), target)
+        config = hugging_face_config(model, special_ids, dtype=dtype)
+        _write_json(folder / "config.json", config)
+        _write_json(folder / PROVENANCE_NAME, provenance)
+        copy_tokenizer(tokenizer, folder, context=model.context)
+        # Ours is built from the origin, rounded as the file is: a wrong file would show.
+        rounded = ((name, tensor.to(target).float()) for name, tensor in parameters())
+        comparison = compare_logits(folder, build_model(model.encoder, rounded), model)
+        card = model_card(
+            name=name,
+            model=model,
+            parameters=sum(math.prod(shape) for shape in shapes.values()),
+            dtype=dtype,
+            mask_token=_mask_token(folder),
+            comparison=comparison,
+            provenance=provenance,
+            language_tokens=language_tokens,
+            recipe=recipe,
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return comparison
+
+
+def _mask_token(folder: Path) -> str:
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    token = config.get("mask_token", "[MASK]")
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,129 @@
+"""README.md of an exported model: what it is, what it was trained on, and what is not known."""
+
+from typing import Any
+
+import yaml
+
+from mmbert import __version__
+from mmbert.hub.configuration import HuggingFaceModel
+from mmbert.hub.verification import LogitComparison
+
+_TEMPLATE = """\
+---
+{metadata}---
+
+# {name}
+
+A multilingual encoder of the ModernBERT architecture, trained with mmBERT-train {version} on masked
+language modelling. {sentence}
+
+| | |
+| --- | --- |
+| parameters | {parameters:,} |
+| layers, width, heads | {layers}, {width}, {heads} |
+| vocabulary | {vocabulary:,} |
+| longest input | {context:,} tokens |
+| rotary bases | {global_base:g} (global layers), {local_base:g} (local layers) |
+| weights | {dtype} |
+
+## Use
+
+```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model="PATH_OR_NAME")
+fill("... {mask} ...")
+```
+
+The weights are those of pretraining: for classification, retrieval and the like, fine-tune them.
+
+## Licence
+
+Not stated. The licence of the weights is for whoever publishes them to choose, with regard to the
+licences of the training text, which this card does not know. Replace this paragraph, and `license`
+at the top.
+
+## Checked
+
+When this folder was written, the logits that transformers computes from it were compared in float32
+with those of the training program: {comparison}.
+"""
+
+
+def model_card(
+    *,
+    name: str,
+    model: HuggingFaceModel,
+    parameters: int,
+    dtype: str,
+    mask_token: str,
+    comparison: LogitComparison,
+    provenance: dict[str, Any],
+    language_tokens: dict[str, int],
+    recipe: str | None,
+) -> str:
+    """The card as Markdown with YAML metadata.
+
+    `language_tokens` (training tokens by `iso639-3_Script`) and the `recipe` as YAML are shown
+    where they are known; without them the card says where the model came from instead.
+    """
+    encoder = model.encoder
+    metadata: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "license": "unknown",
+        "tags": ["modernbert", "masked-lm", "multilingual", "mmbert-train"],
+    }
+    if language_tokens:
+        codes = {language.split("_")[0] for language in language_tokens}
+        # Hugging Face metadata knows languages only; code is not one.
+        metadata["language"] = sorted(code for code in codes if len(code) == 3)
+    text = _TEMPLATE.format(
+        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
+        name=name,
+        version=__version__,
+        sentence=_sentence(provenance),
+        parameters=parameters,
+        layers=encoder.num_hidden_layers,
+        width=encoder.hidden_size,
+        heads=encoder.num_attention_heads,
+        vocabulary=encoder.vocab_size,
+        context=model.context,
+        global_base=model.rotary_bases.global_,
+        local_base=model.rotary_bases.local_,
+        dtype=dtype,
+        mask=mask_token,
+        comparison=comparison,
+    )
+    if language_tokens:
+        text += _languages(language_tokens)
+    text += "\n## Origin\n\n```yaml\n" + _yaml(provenance) + "```\n"
+    if recipe is not None:
+        text += "\n## Recipe\n\n```yaml\n" + recipe + "```\n"
+    return text
+
+
+def _sentence(provenance: dict[str, Any]) -> str:
+    if provenance["kind"] == "checkpoint":
+        return (
+            f"It is the state after step {provenance['step']:,} ({provenance['tokens']:,} tokens),"
+            f" in the phase `{provenance['phase']}`, of the recipe `{provenance['recipe']}`."
+        )
+    return "Where its weights come from is said below."
+
+
+def _languages(tokens: dict[str, int]) -> str:
+    total = sum(tokens.values())
+    lines = [
+        f"\n## Languages\n\n{len(tokens):,} languages, {total:,} tokens of training in all.\n",
+        "<details><summary>Tokens by language</summary>\n",
+        "| language | tokens | share |",
+        "| --- | ---: | ---: |",
+    ]
+    for language, count in sorted(tokens.items(), key=lambda item: (-item[1], item[0])):
+        lines.append(f"| {language} | {count:,} | {count / total:.3%} |")
+    return "\n".join([*lines, "\n</details>\n"])
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,111 @@
+"""What import and export need of a Hugging Face fast tokenizer: its tokens, texts and roles."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from mmbert.data.tokenizer import SpecialIds
+from mmbert.errors import UserError
+
+# Files that make up a tokenizer in a Hugging Face folder.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+)
+_ROLES = {
+    "pad": ("pad_token",),
+    "begin": ("cls_token", "bos_token"),
+    "end": ("sep_token", "eos_token"),
+    "unknown": ("unk_token",),
+    "mask": ("mask_token",),
+}
+
+
+class FastTokenizer:
+    """The tokenizer of `folder` (tokenizer.json, tokenizer_config.json); UserError if unsound.
+
+    `vocabulary` maps tokens to ids; `size` is the largest id plus one; `special_ids` the ids by
+    role, None where one of the roles is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(
+                f"{folder} has no tokenizer.json",
+                remedy="give a Hugging Face tokenizer folder (a fast tokenizer)",
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more precise
+            raise UserError(
+                f"{path} cannot be read: {error}", remedy="save the tokenizer again"
+            ) from error
+        self.folder = folder
+        self.vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.size = max(self.vocabulary.values()) + 1
+        self._byte_level = '"ByteLevel"' in path.read_text(encoding="utf-8")
+        self.special_ids = self._special_ids()
+
+    def text(self, token: str) -> str | None:
+        """The text that `token` stands for, spaces included; None if it is not whole characters."""
+        if self._byte_level:
+            try:
+                return bytes(_BYTES[character] for character in token).decode("utf-8")
+            except (KeyError, UnicodeDecodeError):
+                return None
+        if len(token) == 6 and token.startswith("<0x"):
+            return None
+        return token.replace("▁", " ")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _special_ids(self) -> SpecialIds | None:
+        configured: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            path = self.folder / name
+            if path.is_file():
+                configured |= json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, int] = {}
+        for role, keys in _ROLES.items():
+            for key in keys:
+                token = configured.get(key)
+                content = token.get("content") if isinstance(token, dict) else token
+                if content in self.vocabulary:
+                    found.setdefault(role, self.vocabulary[content])
+        return SpecialIds(**found) if len(found) == len(_ROLES) else None
+
+
+def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
+    """Copy the tokenizer's files; its configuration gets what ModernBERT needs.
+
+    ModernBERT takes no token types, and its longest input is `context`.
+    """
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    path = target / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config["model_max_length"] = context
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _byte_characters() -> dict[str, int]:
+    """Byte-level BPE's printable character for each byte, backwards (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in printable]
+    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTES = _byte_characters()

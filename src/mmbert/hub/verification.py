@@ -1,0 +1,81 @@
+"""Does transformers compute what we compute? Logits of a folder against those of our own model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmbert.hub.building import pack
+from mmbert.hub.configuration import HuggingFaceModel
+from mmbert.model.modernbert import MaskedLanguageModel
+
+# Of the largest logit, in float32.
+TOLERANCE = 1e-5
+
+
+class ExportMismatchError(RuntimeError):
+    """The folder gives other logits than the model it was made from: a bug, not an input."""
+
+
+@dataclass(frozen=True)
+class LogitComparison:
+    """Largest difference and largest logit over all compared documents, in float32."""
+
+    documents: int
+    tokens: int
+    largest_difference: float
+    largest_logit: float
+
+    @property
+    def relative(self) -> float:
+        """Largest difference over largest logit."""
+        return self.largest_difference / self.largest_logit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.documents} documents, {self.tokens} tokens: logits differ by at most"
+            f" {self.largest_difference:.2e} ({self.relative:.1e} of the largest,"
+            f" {self.largest_logit:.2f})"
+        )
+
+
+def compare_logits(
+    folder: Path, ours: MaskedLanguageModel, model: HuggingFaceModel
+) -> LogitComparison:
+    """Logits of AutoModelForMaskedLM from `folder` and of `ours`, on a few packed documents.
+
+    Documents of random ids (always the same), among them one that local attention cannot see
+    whole. Ours sees them packed in one row, transformers one at a time. ExportMismatchError if they
+    differ by more than TOLERANCE of the largest logit.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    documents = probe_documents(model)
+    packed = ours.logits(pack(documents), rotary_bases=model.rotary_bases, all_tokens=True)
+    theirs = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    difference = largest = 0.0
+    start = 0
+    for document in documents:
+        with torch.no_grad():
+            logits = theirs(
+                input_ids=document[None], attention_mask=torch.ones_like(document)[None]
+            ).logits[0]
+        mine = packed[start : start + len(document)]
+        start += len(document)
+        difference = max(difference, float((logits - mine).abs().max()))
+        largest = max(largest, float(logits.abs().max()))
+    result = LogitComparison(len(documents), start, difference, largest)
+    if not difference <= TOLERANCE * largest:  # also when not a number
+        raise ExportMismatchError(f"{folder} does not compute what was trained: {result}")
+    return result
+
+
+def probe_documents(model: HuggingFaceModel) -> list[torch.Tensor]:
+    """Documents of random token ids: short, of the window's size, and longer than the window."""
+    window = model.encoder.local_window
+    lengths = (5, window // 2 + 3, 2 * window + 37)
+    generator = torch.Generator().manual_seed(4)
+    return [
+        torch.randint(0, model.encoder.vocab_size, (min(n, model.context),), generator=generator)
+        for n in lengths
+    ]

@@ -1,0 +1,99 @@
+"""Embedding rows for a new or extended tokenizer, from those of the old one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mmbert.errors import UserError
+from mmbert.hub.tokenizer import FastTokenizer
+
+Initialisation = Literal["subwords", "mean"]
+
+
+@dataclass(frozen=True)
+class VocabularyChange:
+    """For each id of the new tokenizer, the ids of the old one whose mean it starts from.
+
+    `kept` tokens have one such id, `composed` ones several, `averaged` ones none: they get the
+    mean over the whole old vocabulary.
+    """
+
+    sources: tuple[tuple[int, ...], ...]
+    kept: int
+    composed: int
+    averaged: int
+
+    def apply(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows [old vocabulary, …] to rows [new vocabulary, …]; kept ones bit for bit."""
+        changed = torch.empty((len(self.sources), *rows.shape[1:]), dtype=rows.dtype)
+        single = [(new, old[0]) for new, old in enumerate(self.sources) if len(old) == 1]
+        new_ids, old_ids = torch.tensor(single, dtype=torch.int64).reshape(-1, 2).T
+        changed[new_ids] = rows[old_ids]
+        mean = rows.double().mean(0).to(rows.dtype)
+        for new, old in enumerate(self.sources):
+            if not old:
+                changed[new] = mean
+            elif len(old) > 1:
+                changed[new] = rows[list(old)].double().mean(0).to(rows.dtype)
+        return changed
+
+
+def change_vocabulary(
+    old: FastTokenizer, new: FastTokenizer, initialisation: Initialisation
+) -> VocabularyChange:
+    """How the rows of `new` follow from those of `old`.
+
+    Special tokens correspond by role; other tokens by their text (so that the same word matches
+    between SentencePiece and byte-level vocabularies), bytes by their name. What is new starts
+    from the mean of the old tokens that spell it ("subwords"), or of all old tokens ("mean").
+    UserError if either tokenizer lacks a special token that training needs.
+    """
+    for tokenizer in (old, new):
+        if tokenizer.special_ids is None:
+            raise UserError(
+                f"the tokenizer in {tokenizer.folder} does not name all of its pad, begin (cls or"
+                " bos), end (sep or eos), unknown and mask tokens",
+                remedy="set them in its tokenizer_config.json",
+            )
+    assert old.special_ids is not None
+    assert new.special_ids is not None
+    roles = new.special_ids.model_dump()
+    special = {roles[role]: old_id for role, old_id in old.special_ids.model_dump().items()}
+    by_text: dict[str, int] = {}
+    for token, identifier in sorted(old.vocabulary.items(), key=lambda item: item[1]):
+        text = old.text(token)
+        if text is not None and identifier not in old.special_ids.all():
+            by_text.setdefault(text, identifier)
+    sources: list[tuple[int, ...]] = [()] * new.size
+    for token, identifier in new.vocabulary.items():
+        if identifier in special:
+            sources[identifier] = (special[identifier],)
+        else:
+            sources[identifier] = _spelling(token, old, new, by_text, initialisation)
+    lengths = [len(ids) for ids in sources]
+    return VocabularyChange(
+        sources=tuple(sources),
+        kept=lengths.count(1),
+        composed=sum(length > 1 for length in lengths),
+        averaged=lengths.count(0),
+    )
+
+
+def _spelling(
+    token: str,
+    old: FastTokenizer,
+    new: FastTokenizer,
+    by_text: dict[str, int],
+    initialisation: Initialisation,
+) -> tuple[int, ...]:
+    assert old.special_ids is not None
+    text = new.text(token)
+    if text is None:
+        return (old.vocabulary[token],) if token in old.vocabulary else ()
+    if text in by_text:
+        return (by_text[text],)
+    if initialisation == "mean" or not text:
+        return ()
+    unknown = old.special_ids.unknown
+    return tuple(identifier for identifier in old.encode(text) if identifier != unknown)

@@ -1,0 +1,221 @@
+"""Weights of a Hugging Face ModernBERT folder: read with every check, written tensor by tensor."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mmbert.errors import UserError
+from mmbert.model.config import EncoderConfig
+
+EMBEDDING = "model.embeddings.tok_embeddings.weight"
+DECODER_WEIGHT = "decoder.weight"
+DECODER_BIAS = "decoder.bias"
+WEIGHTS_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+
+
+def parameter_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, in the order of the forward pass, decoder tied."""
+    d, f = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (config.vocab_size, d),
+        "model.embeddings.norm.weight": (d,),
+    }
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}"
+        if layer > 0:  # the embedding's norm stands in for the first attention norm
+            shapes[f"{prefix}.attn_norm.weight"] = (d,)
+        shapes[f"{prefix}.attn.Wqkv.weight"] = (3 * d, d)
+        shapes[f"{prefix}.attn.Wo.weight"] = (d, d)
+        shapes[f"{prefix}.mlp_norm.weight"] = (d,)
+        shapes[f"{prefix}.mlp.Wi.weight"] = (2 * f, d)
+        shapes[f"{prefix}.mlp.Wo.weight"] = (d, f)
+    shapes["model.final_norm.weight"] = (d,)
+    shapes["head.dense.weight"] = (d, d)
+    shapes["head.norm.weight"] = (d,)
+    shapes[DECODER_BIAS] = (config.vocab_size,)
+    return shapes
+
+
+class HuggingFaceWeights:
+    """The tensors of a Hugging Face folder, each read from its file when asked for.
+
+    Construction checks that every parameter of `config` is there with its shape, that nothing
+    else is, and that a decoder weight stored beside the embedding it is tied to equals it.
+    UserError names the tensor and the file.
+    """
+
+    def __init__(self, folder: Path, config: EncoderConfig) -> None:
+        self.folder = folder
+        self.shapes = parameter_shapes(config)
+        self._files = _locate(folder)
+        for name, shape in self.shapes.items():
+            if name not in self._files:
+                raise UserError(
+                    f"{folder}: no file holds the tensor {name}",
+                    remedy="the folder must hold a masked language model with its head"
+                    " (ModernBertForMaskedLM); download it again if a file is missing",
+                )
+            found = self._shape(name)
+            if found != shape:
+                raise UserError(
+                    f"{self._files[name]}: {name} has shape {list(found)}; config.json asks for"
+                    f" {list(shape)}",
+                    remedy="config.json and the weights are of different models; take both from"
+                    " the same place",
+                )
+        for name in self._files:
+            if name not in self.shapes and name != DECODER_WEIGHT:
+                raise UserError(
+                    f"{self._files[name]}: ModernBERT's masked language model has no tensor {name}",
+                    remedy="import the masked language model itself, not a model fine-tuned or"
+                    " extended from it",
+                )
+        if DECODER_WEIGHT in self._files:
+            self._check_tied()
+
+    def names(self) -> Iterable[str]:
+        """Every parameter's name, in the order of the forward pass."""
+        return self.shapes.keys()
+
+    def read(self, name: str) -> torch.Tensor:
+        """The parameter `name` in float32 on the CPU; UserError if it is not finite."""
+        tensor = self._raw(name)
+        if not tensor.is_floating_point():
+            raise UserError(
+                f"{self._files[name]}: {name} is stored as {tensor.dtype}",
+                remedy="quantised weights cannot be trained; take the float32 or bfloat16 ones",
+            )
+        tensor = tensor.to(torch.float32)
+        wrong = int((~torch.isfinite(tensor)).sum())
+        if wrong:
+            raise UserError(
+                f"{self._files[name]}: {name} has {wrong} values that are not finite",
+                remedy="the checkpoint is damaged or its training diverged; take another one",
+            )
+        return tensor
+
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every (name, float32 tensor), one in memory at a time."""
+        for name in self.names():
+            yield name, self.read(name)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        with safe_open(self._files[name], framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def _raw(self, name: str) -> torch.Tensor:
+        with safe_open(self._files[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+    def _check_tied(self) -> None:
+        decoder, embedding = self._raw(DECODER_WEIGHT), self._raw(EMBEDDING)
+        if decoder.shape != embedding.shape or not torch.equal(decoder, embedding):
+            raise UserError(
+                f"{self._files[DECODER_WEIGHT]}: {DECODER_WEIGHT} differs from {EMBEDDING}"
+                f" ({self._files[EMBEDDING]}), to which config.json ties it",
+                remedy="the two must be equal; if the model was trained with separate weights it"
+                " is not a ModernBERT with tied embeddings and cannot be imported",
+            )
+
+
+def _locate(folder: Path) -> dict[str, Path]:
+    """Which file of `folder` holds each tensor; UserError if none can be read safely."""
+    index = folder / _INDEX_FILE
+    if (folder / WEIGHTS_FILE).is_file():
+        files = [folder / WEIGHTS_FILE]
+    elif index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{index} is not an index of weights", remedy="download it again"
+            ) from (error)
+        files = [folder / name for name in names]
+    else:
+        pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+        if pickles:
+            raise UserError(
+                f"{folder} has its weights only as a pickle ({pickles[0].name}); reading one can"
+                " run any program it contains, so it is refused",
+                remedy="take the model's safetensors version, or convert it where that is safe"
+                " (in a container): AutoModelForMaskedLM.from_pretrained(folder)"
+                ".save_pretrained(out, safe_serialization=True)",
+            )
+        raise UserError(
+            f"{folder} holds no weights ({WEIGHTS_FILE})",
+            remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
+        )
+    located: dict[str, Path] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                located.update(dict.fromkeys(file.keys(), path))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{path} is missing", remedy=f"{index.name} names it; download it again"
+            ) from error
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} cannot be read: {error}", remedy="the file is damaged; download it again"
+            ) from error
+    return located
+
+
+def write_weights(
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    parameters: Iterable[tuple[str, torch.Tensor]],
+    dtype: torch.dtype,
+) -> None:
+    """Write `parameters` (float32, any order) as the safetensors file `path` in `dtype`.
+
+    `shapes` says beforehand what will come, so that one tensor is in memory at a time. ValueError
+    if a tensor is unknown, of another shape, not finite, missing, or comes twice.
+    """
+    header, offsets, end = _header(shapes, dtype)
+    missing = dict(offsets)
+    with path.open("wb") as file:
+        file.write(header)
+        for name, tensor in parameters:
+            if name not in missing:
+                raise ValueError(f"{name} is unknown or came twice")
+            if tuple(tensor.shape) != shapes[name]:
+                raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(shapes[name])}")
+            data = tensor.to(dtype).contiguous()
+            if not bool(torch.isfinite(data).all()):
+                raise ValueError(f"{name} has values that are not finite in {dtype}")
+            file.seek(len(header) + missing.pop(name))
+            file.write(data.view(torch.uint8).numpy().data)
+        if missing:
+            raise ValueError(f"no values came for {', '.join(missing)}")
+        file.truncate(len(header) + end)
+
+
+_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+
+def _header(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
+) -> tuple[bytes, dict[str, int], int]:
+    """The file's first bytes, each tensor's offset after them, and where the last one ends."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offsets: dict[str, int] = {}
+    end = 0
+    for name, shape in shapes.items():
+        offsets[name] = end
+        end += math.prod(shape) * dtype.itemsize
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [offsets[name], end],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, offsets, end

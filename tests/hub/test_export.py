@@ -1,0 +1,279 @@
+"""An exported folder computes what was trained, in every way that transformers can run it."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+import mmbert.hub.export
+from mmbert.errors import UserError
+from mmbert.hub.building import build_model, pack
+from mmbert.hub.export import export_checkpoint
+from mmbert.hub.fill_mask import fill_masks
+from mmbert.hub.source import CheckpointSource
+from mmbert.hub.verification import ExportMismatchError
+from tests.hub.runs import Run, save_run
+
+TOLERANCE = 1e-5
+
+
+def documents(run: Run) -> list[Tensor]:
+    """Of several lengths, two of them longer than the local window of 16."""
+    generator = torch.Generator().manual_seed(0)
+    size = run.model.config.vocab_size
+    return [torch.randint(5, size, (n,), generator=generator) for n in (9, 120, 3, 61)]
+
+
+def our_logits(run: Run, texts: list[Tensor]) -> list[Tensor]:
+    bases = run.recipe.phases[-1].rotary_bases
+    packed = run.model.logits(pack(texts), rotary_bases=bases, all_tokens=True)
+    return list(packed.split([len(text) for text in texts]))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batched", [False, True], ids=["single", "batched with padding"])
+def test_logits_equal_transformers(run: Run, exported: Path, attention: str, batched: bool) -> None:
+    texts = documents(run)
+    expected = our_logits(run, texts)
+    model = AutoModelForMaskedLM.from_pretrained(exported, attn_implementation=attention).eval()
+    assert model.dtype == torch.float32
+    if batched:
+        ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=0)
+        lengths = torch.tensor([len(text) for text in texts])
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        with torch.no_grad():
+            found = model(input_ids=ids, attention_mask=mask).logits
+        found = [logits[:n] for logits, n in zip(found, lengths.tolist(), strict=True)]
+    else:
+        with torch.no_grad():
+            found = [model(input_ids=text[None]).logits[0] for text in texts]
+    largest = max(float(logits.abs().max()) for logits in expected)
+    assert largest > 3  # it has learnt something
+    for ours, theirs in zip(expected, found, strict=True):
+        assert float((ours - theirs).abs().max()) <= TOLERANCE * largest
+
+
+def test_weights_are_stored_bit_for_bit_and_tied_ones_once(run: Run, exported: Path) -> None:
+    stored = load_file(exported / "model.safetensors")
+    ours = dict(run.model.named_parameters())
+    assert stored.keys() == ours.keys()
+    assert "decoder.weight" not in stored
+    assert "decoder.bias" in stored
+    assert "model.layers.0.attn_norm.weight" not in stored
+    for name, tensor in stored.items():
+        assert torch.equal(tensor, ours[name]), name
+
+
+def test_config_avoids_the_known_traps(run: Run, exported: Path) -> None:
+    config = AutoConfig.from_pretrained(exported)
+    assert config.classifier_activation == "gelu"  # it drives the head
+    bases = config.rope_parameters
+    assert bases["full_attention"]["rope_theta"] == 20_000
+    assert bases["sliding_attention"]["rope_theta"] == 500  # the last phase's, never −1 or 10,000
+    assert (config.cls_token_id, config.bos_token_id) == (2, 2)  # not eos, as mmBERT's says
+    assert (config.sep_token_id, config.eos_token_id, config.pad_token_id) == (1, 1, 0)
+    assert config.layer_types == [
+        "full_attention", "sliding_attention", "sliding_attention", "full_attention",
+    ]  # fmt: skip
+    assert config.sliding_window == 8
+    assert config.max_position_embeddings == 256
+    assert config.tie_word_embeddings
+    written = json.loads((exported / "config.json").read_text())
+    # What 4.48 reads; it knows neither rope_parameters nor layer_types.
+    assert (written["global_rope_theta"], written["local_rope_theta"]) == (20_000, 500)
+    assert (written["global_attn_every_n_layers"], written["local_attention"]) == (3, 16)
+
+
+def test_a_checkpoint_of_the_first_phase_has_its_bases_and_context(
+    run: Run, tmp_path: Path
+) -> None:
+    checkpoint = save_run(tmp_path / "run", run.model, phase="first", step=10)
+    export_checkpoint(checkpoint, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["global_rope_theta"], written["local_rope_theta"]) == (10_000, 10_000)
+    assert written["max_position_embeddings"] == 64
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("classifier_activation", "silu"),
+        ("local_rope_theta", 20_000.0),
+        ("global_rope_theta", 10_000.0),
+        ("local_attention", 18),
+        ("global_attn_every_n_layers", 2),
+        ("norm_eps", 1e-3),
+    ],
+)
+def test_a_wrong_configuration_does_not_get_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, wrong: object
+) -> None:
+    right = mmbert.hub.export.hugging_face_config
+    monkeypatch.setattr(
+        mmbert.hub.export,
+        "hugging_face_config",
+        lambda *arguments, **options: right(*arguments, **options) | {key: wrong},
+    )
+    with pytest.raises(ExportMismatchError, match="logits differ"):
+        export_checkpoint(run.checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bfloat16_folder_and_its_error_against_float64(run: Run, tmp_path: Path) -> None:
+    """Both computed in bfloat16 from the same rounded weights; ours at most 1.25 times theirs."""
+    export_checkpoint(run.checkpoint, tmp_path / "out", "bfloat16")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(tensor.dtype == torch.bfloat16 for tensor in stored.values())
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16).eval()
+    exact = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", dtype=torch.float64).eval()
+    texts = documents(run)
+    rounded = build_model(run.model.config, run.model.named_parameters()).to(torch.bfloat16)
+    ours = our_logits(replace(run, model=rounded), texts)
+    our_error = their_error = 0.0
+    for text, mine in zip(texts, ours, strict=True):
+        with torch.no_grad():
+            truth = exact(input_ids=text[None]).logits[0]
+            other = theirs(input_ids=text[None]).logits[0]
+        our_error += float((mine.double() - truth).square().sum())
+        their_error += float((other.double() - truth).square().sum())
+    assert their_error > 0
+    assert our_error**0.5 <= 1.25 * their_error**0.5
+
+
+def test_tokenizer_serves_modernbert(exported: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    encoded = tokenizer("the old town")
+    assert set(encoded) == {"input_ids", "attention_mask"}  # ModernBERT takes no token types
+    assert encoded["input_ids"][0] == 2
+    assert encoded["input_ids"][-1] == 1
+    assert tokenizer.model_max_length == 256
+    assert (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id) == (2, 1, 4)
+    assert not (exported / "description.json").exists()
+
+
+def test_fill_mask_pipeline_and_our_fillings_agree(exported: Path) -> None:
+    sentence = "the river runs past the old <mask> and under seven bridges"
+    fillings = fill_masks(exported, [sentence, "der [MASK] regen <mask>"], top=5)
+    assert [len(masks) for masks in fillings] == [1, 2]
+    best = fillings[0][0]
+    assert len(best) == 5
+    assert best == sorted(best, key=lambda filling: -filling.probability)
+    answers = pipeline("fill-mask", model=str(exported), device="cpu")(sentence)
+    assert [answer["score"] for answer in answers] == pytest.approx(
+        [filling.probability for filling in best], rel=1e-4
+    )
+    assert answers[0]["token_str"].strip() == best[0].text.strip()
+    with pytest.raises(UserError, match="has no mask"):
+        fill_masks(exported, ["nothing to fill"])
+
+
+def test_works_in_sentence_transformers(run: Run, exported: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(exported), device="cpu")
+    vectors = model.encode(["the old town", "die alte stadt"], convert_to_tensor=True)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    texts = [torch.tensor(tokenizer(text)["input_ids"]) for text in ("the old town",)]
+    bases = run.recipe.phases[-1].rotary_bases
+    mean = run.model.hidden_states(pack(texts), rotary_bases=bases).mean(0)
+    assert torch.allclose(vectors[0], mean, atol=1e-4)
+
+
+def test_card_says_what_is_known_and_no_more(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    for expected in (
+        "license: unknown", "Not stated.", "after step 30", "`last`", "tiny-run",
+        "| eng_Latn | 30,000 |", "4 languages, 61,440 tokens", "- swh", "mask_ratio: 0.15",
+        "20000 (global layers), 500 (local layers)", "logits differ by at most",
+    ):  # fmt: skip
+        assert expected in card, expected
+    assert str(exported.parent) not in card  # nobody's file system is published
+
+
+def test_provenance_names_the_checkpoint(run: Run, exported: Path) -> None:
+    provenance = json.loads((exported / "provenance.json").read_text())
+    assert provenance["step"] == 30
+    assert provenance["path"] == f"tiny/checkpoints/{run.checkpoint.name}"
+    assert provenance["tokenizer"] == "0" * 64
+
+
+def test_existing_folder_is_never_overwritten(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        export_checkpoint(run.checkpoint, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+    checkpoint = save_run(tmp_path / "run", run.model)
+    file = checkpoint / "rank-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"rank-00000.safetensors"):
+        export_checkpoint(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["run", "nothing", "no tokenizer"])
+def test_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path, what: str) -> None:
+    checkpoint = save_run(tmp_path / "run", run.model)
+    if what == "run":
+        with pytest.raises(UserError, match="is a run") as caught:
+            export_checkpoint(tmp_path / "run", tmp_path / "out")
+        assert checkpoint.name in caught.value.remedy
+    elif what == "nothing":
+        with pytest.raises(UserError, match="no folder"):
+            export_checkpoint(tmp_path / "elsewhere", tmp_path / "out")
+    else:
+        (tmp_path / "run" / "tokenizer").rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="tokenizer is not at"):
+            CheckpointSource(checkpoint)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size` bytes: as on a full disk."""
+    import resource
+    import signal
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    with largest_file(100_000), pytest.raises(UserError, match="cannot write"):
+        export_checkpoint(run.checkpoint, tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_exported_folder_can_be_exported_again(exported: Path, tmp_path: Path) -> None:
+    export_checkpoint(exported, tmp_path / "again", "bfloat16")
+    first = load_file(exported / "model.safetensors")
+    second = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(first[name].bfloat16(), second[name]) for name in first)
+    provenance = json.loads((tmp_path / "again" / "provenance.json").read_text())
+    assert provenance["made_from"]["step"] == 30
+
+
+def test_safetensors_library_reads_and_writes_the_same(exported: Path, tmp_path: Path) -> None:
+    """Our streamed file is an ordinary one."""
+    stored = load_file(exported / "model.safetensors")
+    save_file(stored, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    again = load_file(tmp_path / "theirs.safetensors")
+    assert all(torch.equal(stored[name], again[name]) for name in stored)

@@ -1,0 +1,83 @@
+"""Small Hugging Face tokenizers, made on the spot."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from mmbert.data.tokenizer import SpecialIds, TokenizerDescription, write_tokenizer_description
+
+SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+SPECIAL_IDS = SpecialIds(pad=0, begin=2, end=1, unknown=3, mask=4)
+
+SENTENCES = [
+    "the river runs past the old town and under seven bridges",
+    "a child reads a book by the window while the rain falls",
+    "der fluss fließt an der alten stadt vorbei und unter sieben brücken durch",
+    "ein kind liest am fenster ein buch während der regen fällt",
+    "река течёт мимо старого города под семью мостами",
+    "mto unapita mji wa kale na chini ya madaraja saba",
+    "le fleuve passe devant la vieille ville et sous sept ponts",
+    "an old bridge over the river stands near the town window",
+] * 4
+
+
+def metaspace_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 300) -> Tokenizer:
+    """Byte-pair encoding with ▁ for spaces, Gemma's special ids, begin and end around a text."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return _trained(tokenizer, sentences, size)
+
+
+def byte_level_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 400) -> Tokenizer:
+    """Byte-level byte-pair encoding, as ModernBERT's own tokenizer is."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _trained(tokenizer, sentences, size)
+
+
+def _trained(tokenizer: Tokenizer, sentences: Sequence[str], size: int) -> Tokenizer:
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=SPECIAL_TOKENS, show_progress=False, min_frequency=1
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>",
+        pair="<bos> $A <eos> $B <eos>",
+        special_tokens=[("<bos>", 2), ("<eos>", 1)],
+    )
+    return tokenizer
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """The folder as transformers writes it (with token types, as its default is)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+        "cls_token": "<bos>",
+        "sep_token": "<eos>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def save_described_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """As preprocessing leaves it beside the shards and in the run."""
+    save_tokenizer(folder, tokenizer)
+    write_tokenizer_description(
+        folder,
+        TokenizerDescription(
+            kind="huggingface",
+            vocabulary_size=tokenizer.get_vocab_size(),
+            fingerprint="0" * 64,
+            special_ids=SPECIAL_IDS,
+        ),
+    )
