@@ -1,8 +1,8 @@
 """ModernBERT with its masked-language-model head, on packed tokens.
 
-Shapes: T tokens of a row, K masked positions, d hidden size, H heads, D head size, f inner width.
-Between the parallel layers H and f are this rank's share, and with sequence parallelism the tokens
-outside attention and MLP too. The tree of modules gives the parameters Hugging Face's names.
+Shapes: T tokens of a row, K masked positions, d hidden size, f inner width. Between the parallel
+layers heads and f are this rank's share, and with sequence parallelism the tokens outside
+attention and MLP too. The tree of modules gives the parameters Hugging Face's names.
 Architecture: Warner et al. 2024 (ModernBERT), as in transformers' ModernBertForMaskedLM.
 """
 
@@ -21,8 +21,10 @@ from mmbert.parallel.grid import TensorGroup
 from mmbert.parallel.layers import (
     ColumnParallelLinear,
     LayerNorm,
+    NoNorm,
     ReplicatedLinear,
     RowParallelLinear,
+    TensorParallel,
     VocabParallelDecoder,
     VocabParallelEmbedding,
     gather_all_tokens,
@@ -48,32 +50,20 @@ class Row:
 class Attention(nn.Module):
     """Multi-head self-attention within documents, global or within the local window."""
 
-    def __init__(
-        self, config: EncoderConfig, group: TensorGroup, index: int, *, sequence_parallel: bool
-    ) -> None:
+    def __init__(self, config: EncoderConfig, parallel: TensorParallel, index: int) -> None:
         super().__init__()
-        d = config.hidden_size
-        self.head_size, self.is_global = config.head_size, config.attends_globally(index)
+        d, self.head_size = config.hidden_size, config.head_size
+        self.is_global = config.attends_globally(index)
         self.window = None if self.is_global else config.local_window
         self.Wqkv = ColumnParallelLinear(
-            d,
-            (d, d, d),
-            group,
-            unit=config.head_size,
-            standard_deviation=config.initializer_range,
-            sequence_parallel=sequence_parallel,
+            d, (d, d, d), parallel, unit=self.head_size, deviation=config.initializer_range
         )
         self.Wo = RowParallelLinear(
-            d,
-            d,
-            group,
-            unit=config.head_size,
-            standard_deviation=output_deviation(config),
-            sequence_parallel=sequence_parallel,
+            d, d, parallel, unit=self.head_size, deviation=output_deviation(config)
         )
 
     def forward(self, x: Tensor, row: Row, *, rebuild: Rebuild | None) -> Tensor:
-        """[T, d] -> [T, d]."""
+        """[T, d] -> [T, d]; positions restart at every document."""
         qkv = self.Wqkv(x, rebuild=rebuild)
         qkv = qkv.view(qkv.shape[0], 3, -1, self.head_size)
         base = row.rotary_bases.global_ if self.is_global else row.rotary_bases.local_
@@ -85,26 +75,12 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The gated unit: GELU of the first half times the second half."""
 
-    def __init__(
-        self, config: EncoderConfig, group: TensorGroup, *, sequence_parallel: bool
-    ) -> None:
+    def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
         d, f = config.hidden_size, config.intermediate_size
         self.recompute = config.recompute == "selective"
-        self.Wi = ColumnParallelLinear(
-            d,
-            (f, f),
-            group,
-            standard_deviation=config.initializer_range,
-            sequence_parallel=sequence_parallel,
-        )
-        self.Wo = RowParallelLinear(
-            f,
-            d,
-            group,
-            standard_deviation=output_deviation(config),
-            sequence_parallel=sequence_parallel,
-        )
+        self.Wi = ColumnParallelLinear(d, (f, f), parallel, deviation=config.initializer_range)
+        self.Wo = RowParallelLinear(f, d, parallel, deviation=output_deviation(config))
 
     def forward(self, x: Tensor, *, rebuild: Rebuild | None) -> Tensor:
         """[T, d] -> [T, d]."""
@@ -113,79 +89,55 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and MLP. The first layer's attention takes the embedding norm's output."""
+    """Pre-norm attention and MLP; the first attention takes the embedding norm's output as it is."""
 
-    def __init__(
-        self, config: EncoderConfig, group: TensorGroup, index: int, *, sequence_parallel: bool
-    ) -> None:
+    def __init__(self, config: EncoderConfig, parallel: TensorParallel, index: int) -> None:
         super().__init__()
         self.index, self.dropout = index, config.attention_output_dropout
-        self.recompute = config.recompute == "selective"
-        self.attn_norm = (
-            nn.Identity() if index == 0 else norm(config, group, sharded=sequence_parallel)
-        )
-        self.attn = Attention(config, group, index, sequence_parallel=sequence_parallel)
-        self.mlp_norm = norm(config, group, sharded=sequence_parallel)
-        self.mlp = MLP(config, group, sequence_parallel=sequence_parallel)
+        self.attn_norm = norm(config, parallel) if index else NoNorm()
+        self.attn = Attention(config, parallel, index)
+        self.mlp_norm = norm(config, parallel)
+        self.mlp = MLP(config, parallel)
 
     def forward(self, update: Tensor | None, hidden: Tensor, row: Row) -> tuple[Tensor, Tensor]:
-        """The residual stream is update + hidden; their sum is fused into the next norm."""
-        if isinstance(self.attn_norm, LayerNorm):
-            normed, hidden = self.attn_norm(hidden, update)
-        else:
-            normed = hidden
-        update = self.attn(normed, row, rebuild=self._rebuild(self.attn_norm, hidden))
-        if row.dropout_seed is None:
-            normed, hidden = self.mlp_norm(hidden, update)
-        else:
+        """The residual stream is hidden + update; the next norm adds the two in passing."""
+        normed, hidden = self.attn_norm(hidden, update)
+        update = self.attn(normed, row, rebuild=self.attn_norm.rebuild(hidden))
+        if row.dropout_seed is not None:
             # Another seed for every layer; the operation mixes it well.
             seed = (row.dropout_seed << 16) + self.index
             hidden = dropout_add(update, hidden, self.dropout, seed, first_token=row.first_token)
-            normed, hidden = self.mlp_norm(hidden)
-        return self.mlp(normed, rebuild=self._rebuild(self.mlp_norm, hidden)), hidden
-
-    def _rebuild(self, norm: nn.Module, hidden: Tensor) -> Rebuild | None:
-        if self.recompute and isinstance(norm, LayerNorm):
-            return norm.rebuild(hidden)
-        return None
+            update = None
+        normed, hidden = self.mlp_norm(hidden, update)
+        return self.mlp(normed, rebuild=self.mlp_norm.rebuild(hidden)), hidden
 
 
 class Embeddings(nn.Module):
     """Token embeddings and their norm; no positions, no token types."""
 
-    def __init__(
-        self, config: EncoderConfig, group: TensorGroup, *, sequence_parallel: bool
-    ) -> None:
+    def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.tok_embeddings = VocabParallelEmbedding(
-            config.vocab_size,
-            config.hidden_size,
-            group,
-            standard_deviation=config.initializer_range,
-            sequence_parallel=sequence_parallel,
+            config.vocab_size, config.hidden_size, parallel, deviation=config.initializer_range
         )
-        self.norm = norm(config, group, sharded=sequence_parallel)
+        self.norm = norm(config, parallel)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """int64[T] -> [T, d]."""
-        normed, _ = self.norm(self.tok_embeddings(input_ids))
-        return normed
+        return self.tok_embeddings(input_ids, self.norm)
 
 
 class Encoder(nn.Module):
     """Embeddings, layers and the final norm."""
 
-    def __init__(
-        self, config: EncoderConfig, group: TensorGroup, *, sequence_parallel: bool
-    ) -> None:
+    def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.recompute = config.recompute == "full"
-        self.embeddings = Embeddings(config, group, sequence_parallel=sequence_parallel)
+        self.embeddings = Embeddings(config, parallel)
         self.layers = nn.ModuleList(
-            Layer(config, group, index, sequence_parallel=sequence_parallel)
-            for index in range(config.num_hidden_layers)
+            Layer(config, parallel, index) for index in range(config.num_hidden_layers)
         )
-        self.final_norm = norm(config, group, sharded=sequence_parallel)
+        self.final_norm = norm(config, parallel)
 
     def forward(self, input_ids: Tensor, row: Row) -> Tensor:
         """int64[T] -> the normed last hidden states [T, d]."""
@@ -207,15 +159,11 @@ class Encoder(nn.Module):
 class PredictionHead(nn.Module):
     """What comes before the decoder, on masked positions alone: every rank computes all of it."""
 
-    def __init__(self, config: EncoderConfig, group: TensorGroup) -> None:
+    def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
-        self.dense = ReplicatedLinear(
-            config.hidden_size,
-            config.hidden_size,
-            group,
-            standard_deviation=config.initializer_range,
-        )
-        self.norm = norm(config, group, sharded=False)
+        d = config.hidden_size
+        self.dense = ReplicatedLinear(d, d, parallel, deviation=config.initializer_range)
+        self.norm = LayerNorm(d, parallel, eps=config.norm_eps, on_sharded_tokens=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, d] -> [K, d]."""
@@ -239,9 +187,9 @@ class MaskedLanguageModel(nn.Module):
             config, tensor_parallel=tensor_group.size, sequence_parallel=sequence_parallel
         )
         self.config, self.group = config, tensor_group
-        self.sequence_parallel = sequence_parallel
-        self.model = Encoder(config, tensor_group, sequence_parallel=sequence_parallel)
-        self.head = PredictionHead(config, tensor_group)
+        self.parallel = TensorParallel(tensor_group, sequence_parallel)
+        self.model = Encoder(config, self.parallel)
+        self.head = PredictionHead(config, self.parallel)
         self.decoder = VocabParallelDecoder(self.model.embeddings.tok_embeddings)
         name_parameters(self)
         self.gradient_hooks = sum_partial_gradients(self, tensor_group)
@@ -255,10 +203,8 @@ class MaskedLanguageModel(nn.Module):
         whole run alone, so one seed serves every row. The gradient of the losses must be one
         number, as that of their sum or mean is.
         """
-        hidden = self._hidden(batch, rotary_bases, dropout_seed)
-        masked = gather_token_rows(
-            hidden, batch.masked_positions, self.group, sequence_parallel=self.sequence_parallel
-        )
+        hidden = self._encode(batch, rotary_bases, dropout_seed)
+        masked = gather_token_rows(hidden, batch.masked_positions, self.parallel)
         return self.decoder(self.head(masked), batch.labels, batch.weights)
 
     @torch.no_grad()
@@ -266,39 +212,37 @@ class MaskedLanguageModel(nn.Module):
         self, batch: PackedBatch, *, rotary_bases: RotaryBases, all_tokens: bool = False
     ) -> Tensor:
         """Full float32 logits on every rank: [K, vocabulary] of the masked positions, or [T, …]."""
-        hidden = self._hidden(batch, rotary_bases, None)
+        hidden = self._encode(batch, rotary_bases, None)
         positions = batch.masked_positions
         if all_tokens:
             positions = torch.arange(batch.input_ids.shape[0], device=hidden.device)
-        rows = gather_token_rows(
-            hidden, positions, self.group, sequence_parallel=self.sequence_parallel
-        )
-        return self.decoder(self.head(rows))
+        return self.decoder(self.head(gather_token_rows(hidden, positions, self.parallel)))
 
-    @torch.no_grad()
     def hidden_states(self, batch: PackedBatch, *, rotary_bases: RotaryBases) -> Tensor:
-        """The normed last hidden states [T, d] of every token, on every rank."""
-        hidden = self._hidden(batch, rotary_bases, None)
-        return gather_all_tokens(hidden, self.group, sequence_parallel=self.sequence_parallel)
+        """The normed last hidden states [T, d] of every token, on every rank, without dropout.
 
-    def _hidden(
+        Their gradient must be the same on all ranks of the group.
+        """
+        return gather_all_tokens(self._encode(batch, rotary_bases, None), self.parallel)
+
+    def _encode(
         self, batch: PackedBatch, rotary_bases: RotaryBases, dropout_seed: int | None
     ) -> Tensor:
         tokens = batch.input_ids.shape[0]
-        shard = tokens // self.group.size if self.sequence_parallel else 0
-        row = Row(
-            cu_seqlens=batch.cu_seqlens,
-            max_seqlen=batch.max_seqlen,
-            rotary_bases=rotary_bases,
-            dropout_seed=dropout_seed,
-            first_token=batch.row_index * tokens + self.group.rank * shard,
-        )
+        first_token = batch.row_index * tokens + self.parallel.token_offset(tokens)
+        row = Row(batch.cu_seqlens, batch.max_seqlen, rotary_bases, dropout_seed, first_token)
         return self.model(batch.input_ids, row)
 
 
-def norm(config: EncoderConfig, group: TensorGroup, *, sharded: bool) -> LayerNorm:
-    """The one kind of norm that the model has."""
-    return LayerNorm(config.hidden_size, group, eps=config.norm_eps, on_sharded_tokens=sharded)
+def norm(config: EncoderConfig, parallel: TensorParallel) -> LayerNorm:
+    """A norm of the residual stream."""
+    return LayerNorm(
+        config.hidden_size,
+        parallel,
+        eps=config.norm_eps,
+        on_sharded_tokens=parallel.sequence,
+        recompute=config.recompute == "selective",
+    )
 
 
 def output_deviation(config: EncoderConfig) -> float:

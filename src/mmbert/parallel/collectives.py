@@ -4,15 +4,14 @@
 | ---------------------------- | -------------- | ----------------------------------------- |
 | copy_to_group                | all-reduce     | replicated tokens enter sharded weights   |
 | reduce_from_group            | identity       | partial sums become replicated tokens     |
-| gather_tokens_for_sharded    | reduce-scatter | sharded tokens enter sharded weights      |
-| gather_tokens_for_replicated | split          | sharded tokens enter replicated weights   |
-| scatter_tokens               | all-gather     | replicated tokens become sharded ones     |
 | reduce_scatter_tokens        | all-gather     | partial sums become sharded tokens        |
+| gather_tokens_for_replicated | split          | sharded tokens enter replicated weights   |
 
-Which of the two gathers is right depends on what follows: after sharded weights every rank holds
-a part of the gradient (sum them), after replicated computation every rank holds all of it (summing
-would multiply it by the size of the group). Tokens are dimension 0. With a group of size one every
-function returns its input. After Shoeybi et al. 2019 and Korthikanti et al. 2022.
+The fifth pair, all-gather and reduce-scatter where sharded tokens enter sharded weights, is part
+of linear.py. Which of the two gathers is right depends on what follows: after sharded weights
+every rank holds a part of the gradient (sum them), after replicated ones every rank holds all of
+it (summing would multiply it by the size of the group). Tokens are dimension 0. With a group of
+size one every function returns its input. Shoeybi et al. 2019, Korthikanti et al. 2022.
 """
 
 from collections.abc import Callable
@@ -53,12 +52,6 @@ def reduce_scatter(x: Tensor, group: Group) -> Tensor:
     share = x.new_empty((_share(x.shape[0], group), *x.shape[1:]))
     reduce_scatter_single(share, x.contiguous(), group=group.group)
     return share
-
-
-def own_tokens(x: Tensor, group: Group) -> Tensor:
-    """This rank's [n / size, …] of a replicated [n, …]: a view; not seen by autograd as a pair."""
-    share = _share(x.shape[0], group)
-    return x.narrow(0, group.rank * share, share)
 
 
 def gather_last_dimension(x: Tensor, group: Group, widths: list[int] | None = None) -> Tensor:
@@ -107,8 +100,9 @@ def _identity(x: Tensor, group: Group) -> Tensor:
     return x.view_as(x)
 
 
-def _own_tokens_copy(x: Tensor, group: Group) -> Tensor:
-    return own_tokens(x, group).clone()
+def _own_tokens(x: Tensor, group: Group) -> Tensor:
+    share = _share(x.shape[0], group)
+    return x.narrow(0, group.rank * share, share).clone()
 
 
 def copy_to_group(x: Tensor, group: Group) -> Tensor:
@@ -121,23 +115,11 @@ def reduce_from_group(x: Tensor, group: Group) -> Tensor:
     return x if group.size == 1 else _Conjugate.apply(x, group, all_reduce, _identity)
 
 
-def gather_tokens_for_sharded(x: Tensor, group: Group) -> Tensor:
-    """[n, …] -> [n * size, …] before sharded weights; the backward pass reduce-scatters."""
-    if group.size == 1:
-        return x
-    return _Conjugate.apply(x, group, all_gather_tokens, reduce_scatter)
-
-
 def gather_tokens_for_replicated(x: Tensor, group: Group) -> Tensor:
     """[n, …] -> [n * size, …] before replicated computation; the backward pass takes its share."""
     if group.size == 1:
         return x
-    return _Conjugate.apply(x, group, all_gather_tokens, _own_tokens_copy)
-
-
-def scatter_tokens(x: Tensor, group: Group) -> Tensor:
-    """Replicated [n, …] -> this rank's [n / size, …]; the backward pass all-gathers."""
-    return x if group.size == 1 else _Conjugate.apply(x, group, _own_tokens_copy, all_gather_tokens)
+    return _Conjugate.apply(x, group, all_gather_tokens, _own_tokens)
 
 
 def reduce_scatter_tokens(x: Tensor, group: Group) -> Tensor:

@@ -6,14 +6,15 @@ Each weight is used inside its own module's forward, as ZeRO 3 gathers it only t
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mmbert.parallel.collectives import (
-    all_gather_tokens,
     copy_to_group,
     gather_last_dimension,
+    gather_tokens_for_replicated,
     reduce_from_group,
     reduce_scatter_tokens,
 )
@@ -27,15 +28,29 @@ from mmbert.parallel.grid import TensorGroup
 from mmbert.parallel.linear import Rebuild, column_linear, row_linear
 from mmbert_kernels import (
     add_layer_norm,
+    embedding_layer_norm,
     gather_rows,
     layer_norm,
     linear_cross_entropy,
 )
 
 
-def truncated_normal(standard_deviation: float) -> InitialDistribution:
+@dataclass(frozen=True)
+class TensorParallel:
+    """How a model is spread over its tensor group."""
+
+    group: TensorGroup
+    sequence: bool
+    """Whether tokens are spread over the group too, outside attention and MLP."""
+
+    def token_offset(self, tokens: int) -> int:
+        """The place in the row of the first token that this rank holds of `tokens`."""
+        return self.group.rank * (tokens // self.group.size) if self.sequence else 0
+
+
+def truncated_normal(deviation: float) -> InitialDistribution:
     """Normal around 0 with this deviation, cut at two of it."""
-    return InitialDistribution("truncated_normal", standard_deviation)
+    return InitialDistribution("truncated_normal", deviation)
 
 
 class ColumnParallelLinear(nn.Module):
@@ -48,33 +63,27 @@ class ColumnParallelLinear(nn.Module):
         self,
         in_features: int,
         parts: tuple[int, ...],
-        group: TensorGroup,
+        parallel: TensorParallel,
         *,
         unit: int = 1,
-        standard_deviation: float,
-        sequence_parallel: bool,
+        deviation: float,
     ) -> None:
         """`parts`: widths of the fused outputs, each split over the group in whole `unit`s."""
         super().__init__()
-        self.group, self.sequence_parallel = group, sequence_parallel
+        self.parallel = parallel
         description = ParameterDescription(
             full_shape=(sum(parts), in_features),
-            initial=truncated_normal(standard_deviation),
+            initial=truncated_normal(deviation),
             split_dimension=0,
             parts=parts,
             unit=unit,
         )
-        self.weight = described_parameter(description, group)
+        self.weight = described_parameter(description, parallel.group)
 
     def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
         """`rebuild`: how to make x again in the backward pass instead of keeping it."""
-        return column_linear(
-            x,
-            self.weight,
-            self.group,
-            sequence_parallel=self.sequence_parallel,
-            rebuild=rebuild,
-        )
+        group, sequence = self.parallel.group, self.parallel.sequence
+        return column_linear(x, self.weight, group, sequence_parallel=sequence, rebuild=rebuild)
 
 
 class RowParallelLinear(nn.Module):
@@ -87,51 +96,42 @@ class RowParallelLinear(nn.Module):
         self,
         in_features: int,
         out_features: int,
-        group: TensorGroup,
+        parallel: TensorParallel,
         *,
         unit: int = 1,
-        standard_deviation: float,
-        sequence_parallel: bool,
+        deviation: float,
     ) -> None:
+        """`unit`: inputs that must stay together on a rank."""
         super().__init__()
-        self.group, self.sequence_parallel = group, sequence_parallel
+        self.parallel = parallel
         description = ParameterDescription(
             full_shape=(out_features, in_features),
-            initial=truncated_normal(standard_deviation),
+            initial=truncated_normal(deviation),
             split_dimension=1,
             unit=unit,
         )
-        self.weight = described_parameter(description, group)
+        self.weight = described_parameter(description, parallel.group)
 
     def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
         """`rebuild`: how to make x again in the backward pass instead of keeping it."""
-        return row_linear(
-            x,
-            self.weight,
-            self.group,
-            sequence_parallel=self.sequence_parallel,
-            rebuild=rebuild,
-        )
+        group, sequence = self.parallel.group, self.parallel.sequence
+        return row_linear(x, self.weight, group, sequence_parallel=sequence, rebuild=rebuild)
 
 
 class ReplicatedLinear(nn.Module):
     """Bias-free linear of which every rank holds all, used on replicated rows."""
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        group: TensorGroup,
-        *,
-        standard_deviation: float,
+        self, in_features: int, out_features: int, parallel: TensorParallel, *, deviation: float
     ) -> None:
         super().__init__()
         description = ParameterDescription(
-            full_shape=(out_features, in_features), initial=truncated_normal(standard_deviation)
+            full_shape=(out_features, in_features), initial=truncated_normal(deviation)
         )
-        self.weight = described_parameter(description, group)
+        self.weight = described_parameter(description, parallel.group)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[K, in] -> [K, out]."""
         return nn.functional.linear(x, self.weight)
 
 
@@ -139,64 +139,89 @@ class LayerNorm(nn.Module):
     """Bias-free layer norm; replicated. `on_sharded_tokens` if its rows are the rank's share."""
 
     def __init__(
-        self, width: int, group: TensorGroup, *, eps: float, on_sharded_tokens: bool
+        self,
+        width: int,
+        parallel: TensorParallel,
+        *,
+        eps: float,
+        on_sharded_tokens: bool,
+        recompute: bool = False,
     ) -> None:
+        """`recompute`: the linear that takes the output is to make it again, not to keep it."""
         super().__init__()
-        self.eps = eps
+        self.eps, self.recompute = eps, recompute
         description = ParameterDescription(
             full_shape=(width,),
             initial=InitialDistribution("ones"),
-            gradient_is_partial=on_sharded_tokens and group.size > 1,
+            gradient_is_partial=on_sharded_tokens and parallel.group.size > 1,
         )
-        self.weight = described_parameter(description, group)
+        self.weight = described_parameter(description, parallel.group)
 
-    def forward(self, hidden: Tensor, update: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """hidden, update: [T, width] -> (norm(hidden + update), hidden + update); None adds 0."""
+    def forward(
+        self, hidden: Tensor, update: Tensor | None = None, *, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """hidden, update: [T, width] -> (norm(hidden + update), hidden + update); None adds 0.
+
+        With `rows` int64[T], hidden is a table: (norm(hidden[rows]), hidden).
+        """
+        if rows is not None:
+            return embedding_layer_norm(rows, hidden, self.weight, self.eps), hidden
         if update is None:
             return layer_norm(hidden, self.weight, self.eps), hidden
         return add_layer_norm(update, hidden, self.weight, self.eps)
 
-    def rebuild(self, total: Tensor) -> Rebuild:
-        """How to make the normed output again from hidden + update."""
+    def rebuild(self, total: Tensor) -> Rebuild | None:
+        """How to make the normed output again from hidden + update, if it is not to be kept."""
+        if not self.recompute:
+            return None
         # A copy of the weight, as ZeRO 3 may have put the parameter away by then.
         return Rebuild(layer_norm, total, (self.weight.detach().clone(), self.eps))
+
+
+class NoNorm(nn.Module):
+    """Stands where another layer has a norm."""
+
+    def forward(self, hidden: Tensor, update: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(hidden + update, hidden + update); None adds 0."""
+        total = hidden if update is None else hidden + update
+        return total, total
+
+    def rebuild(self, total: Tensor) -> None:
+        """There is nothing to make again: the output is kept as the residual stream."""
+        return None
 
 
 class VocabParallelEmbedding(nn.Module):
     """The embedding table by row ranges over the group, not necessarily equal ones."""
 
     def __init__(
-        self,
-        vocab_size: int,
-        hidden_size: int,
-        group: TensorGroup,
-        *,
-        standard_deviation: float,
-        sequence_parallel: bool,
+        self, vocab_size: int, hidden_size: int, parallel: TensorParallel, *, deviation: float
     ) -> None:
         super().__init__()
-        self.group, self.sequence_parallel = group, sequence_parallel
+        self.parallel = parallel
         description = ParameterDescription(
             full_shape=(vocab_size, hidden_size),
-            initial=truncated_normal(standard_deviation),
+            initial=truncated_normal(deviation),
             split_dimension=0,
             unit=vocabulary_unit(vocab_size),
             must_divide=False,
         )
-        self.weight = described_parameter(description, group)
-        self.start, self.stop = description.ranges(group.rank, group.size)[0]
+        self.weight = described_parameter(description, parallel.group)
+        self.start, self.stop = description.ranges(parallel.group.rank, parallel.group.size)[0]
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """input_ids int64[T] -> [T, hidden], or the rank's tokens' [T / size, hidden]."""
-        if self.group.size == 1:
-            return nn.functional.embedding(input_ids, self.weight)
+    def forward(self, input_ids: Tensor, norm: LayerNorm) -> Tensor:
+        """input_ids int64[T] -> norm(table[ids])[T, hidden], or the rank's [T / size, hidden]."""
+        group = self.parallel.group
+        if group.size == 1:
+            normed, _ = norm(self.weight, rows=input_ids)
+            return normed
         mine = (input_ids >= self.start) & (input_ids < self.stop)
         rows = nn.functional.embedding((input_ids - self.start) * mine, self.weight)
         # One rank adds the row, the others exact zeros: the sum is the row, bit for bit.
         rows = rows * mine.unsqueeze(-1)
-        if self.sequence_parallel:
-            return reduce_scatter_tokens(rows, self.group)
-        return reduce_from_group(rows, self.group)
+        reduce = reduce_scatter_tokens if self.parallel.sequence else reduce_from_group
+        normed, _ = norm(reduce(rows, group))
+        return normed
 
 
 class VocabParallelDecoder(nn.Module):
@@ -204,7 +229,7 @@ class VocabParallelDecoder(nn.Module):
 
     def __init__(self, embedding: VocabParallelEmbedding) -> None:
         super().__init__()
-        self.group, self.vocab_start = embedding.group, embedding.start
+        self.group, self.vocab_start = embedding.parallel.group, embedding.start
         self.weight = embedding.weight
         table = describe(embedding.weight)
         vocab_size, hidden_size = table.full_shape
@@ -253,22 +278,20 @@ def vocabulary_unit(vocab_size: int) -> int:
     return 64 if vocab_size >= 16_384 else 1
 
 
-def gather_token_rows(
-    x: Tensor, positions: Tensor, group: TensorGroup, *, sequence_parallel: bool
-) -> Tensor:
+def gather_token_rows(x: Tensor, positions: Tensor, parallel: TensorParallel) -> Tensor:
     """Rows x[positions] of the whole row's tokens, replicated: [K, d].
 
     positions: int64[K] in [0, T). x is [T, d], or with sequence parallelism the rank's share
     [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is communicated.
     """
-    if not sequence_parallel or group.size == 1:
+    if not parallel.sequence or parallel.group.size == 1:
         return gather_rows(x, positions)
-    local = positions - group.rank * x.shape[0]
+    local = positions - parallel.group.rank * x.shape[0]
     mine = (local >= 0) & (local < x.shape[0])
     rows = gather_rows(x, local * mine) * mine.unsqueeze(-1)
-    return reduce_from_group(rows, group)
+    return reduce_from_group(rows, parallel.group)
 
 
-def gather_all_tokens(x: Tensor, group: TensorGroup, *, sequence_parallel: bool) -> Tensor:
-    """All of the row's tokens on every rank, [T, d]; no gradient."""
-    return all_gather_tokens(x, group) if sequence_parallel else x
+def gather_all_tokens(x: Tensor, parallel: TensorParallel) -> Tensor:
+    """All of the row's tokens on every rank, [T, d], for computation that every rank repeats."""
+    return gather_tokens_for_replicated(x, parallel.group) if parallel.sequence else x

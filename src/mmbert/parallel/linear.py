@@ -14,7 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert.parallel.collectives import all_gather_tokens, reduce_scatter_single
+from mmbert.parallel.collectives import (
+    all_gather_single,
+    all_gather_tokens,
+    reduce_scatter_single,
+)
 from mmbert.parallel.grid import Group
 
 
@@ -83,6 +87,15 @@ def _start_sum(partial: Tensor, group: Group, *, scatter: bool) -> _Pending:
     return _Pending(share, work)
 
 
+def _start_gather(x: Tensor, group: Group, *, needed: bool) -> _Pending:
+    """Start gathering all ranks' tokens, if that is needed."""
+    if group.size == 1 or not needed:
+        return _Pending(x, None)
+    tokens = x.new_empty((x.shape[0] * group.size, *x.shape[1:]))
+    work = all_gather_single(tokens, x.contiguous(), group=group.group, async_op=True)
+    return _Pending(tokens, work)
+
+
 def _save(ctx: Any, x: Tensor, weight: Tensor, rebuild: Rebuild | None) -> None:
     # The source goes the ordinary way too, so that autograd frees it as the backward pass goes on.
     ctx.save_for_backward(x if rebuild is None else rebuild.source, weight)
@@ -116,9 +129,9 @@ class _ColumnLinear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight = _saved(ctx)
         gradient = gradients[0].contiguous()
+        tokens = _start_gather(x, ctx.group, needed=ctx.sequence_parallel)
         x_gradient = _start_sum(gradient @ weight, ctx.group, scatter=ctx.sequence_parallel)
-        tokens = all_gather_tokens(x, ctx.group) if ctx.sequence_parallel else x
-        weight_gradient = gradient.t() @ tokens
+        weight_gradient = gradient.t() @ tokens.wait()
         return x_gradient.wait(), weight_gradient, None, None, None
 
 

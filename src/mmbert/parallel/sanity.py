@@ -1,0 +1,121 @@
+"""Checks of what must hold on every rank, cheap enough to run every N steps of a real run.
+
+Copies are compared by digests of their bits, so that a check moves a few bytes per parameter.
+The functions return what they found, the same on all ranks of the group that they were given;
+`require_sane` then makes every process of the grid fail together, so that none is left waiting.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmbert.parallel.collectives import all_gather_tokens, all_reduce
+from mmbert.parallel.description import ParameterDescription, describe
+from mmbert.parallel.grid import Group, ProcessGrid
+
+# Elements digested at a time: their 64-bit copies take 32 MiB.
+DIGEST_BLOCK = 1 << 22
+# An odd multiplier gives every position its own weight (the golden ratio in 64 bits).
+POSITION_WEIGHT = 0x9E3779B97F4A7C15 - (1 << 64)
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class SanityError(RuntimeError):
+    """Something that must hold in every run does not; the run's results are not to be trusted."""
+
+
+def check_parameters(
+    parameters: Mapping[str, Tensor],
+    descriptions: Mapping[str, ParameterDescription],
+    grid: ProcessGrid,
+    *,
+    partitioned_over_data: bool = False,
+) -> list[str]:
+    """Replicated parameters bit-equal across the tensor group, all across data ranks, all finite.
+
+    `parameters` are this rank's shares by name; under ZeRO 3 its partitions of them, with
+    `partitioned_over_data` (then no two data ranks hold the same). Every rank calls this.
+    """
+    replicated = {n: p for n, p in parameters.items() if not descriptions[n].is_split}
+    problems = check_same(replicated, grid.tensor, "replicated parameters on tensor ranks")
+    if not partitioned_over_data:
+        problems += check_same(parameters, grid.data, "parameters on data ranks")
+    return problems + check_finite(parameters)
+
+
+def check_same(tensors: Mapping[str, Tensor], group: Group, what: str) -> list[str]:
+    """Which tensors do not have the same bits on all ranks of the group.
+
+    Also for a row's tensors over the tensor group: tensor ranks must see the same row.
+    """
+    if group.size == 1 or not tensors:
+        return []
+    digests = torch.stack([digest(tensor) for tensor in tensors.values()])
+    of_all = all_gather_tokens(digests[None], group)
+    differs = (of_all != of_all[:1]).any(dim=0).tolist()
+    names = [name for name, different in zip(tensors, differs, strict=True) if different]
+    return [f"{what} differ: {_list(names)}"] if names else []
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Which tensors hold an infinity or a NaN (on this rank alone; no communication)."""
+    if not tensors:
+        return []
+    finite = torch.stack([torch.isfinite(t.detach()).all() for t in tensors.values()]).tolist()
+    names = [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
+    return [f"not finite: {_list(names)}"] if names else []
+
+
+def check_gradient_ownership(model: nn.Module, group: Group) -> list[str]:
+    """Which parameters' gradient elements are not counted exactly once over the tensor group.
+
+    DeepSpeed counts a parameter for the global norm on every tensor rank if it is flagged
+    `tensor_model_parallel`, else on rank 0 alone. So a split parameter must be flagged and a
+    replicated one must not. Shapes come from the descriptions: ZeRO 3 empties the parameters.
+    """
+    names, owned, full = [], [], []
+    for name, parameter in model.named_parameters():
+        description = describe(parameter)
+        flagged = bool(getattr(parameter, "tensor_model_parallel", False))
+        counted = flagged or group.rank == 0
+        names.append(name)
+        owned.append(math.prod(description.local_shape(group.rank, group.size)) * counted)
+        full.append(math.prod(description.full_shape))
+    device = next(model.parameters()).device
+    totals = all_reduce(torch.tensor(owned, dtype=torch.int64, device=device), group).tolist()
+    return [
+        f"gradient of {name}: {total} elements are counted for the norm, it has {expected}"
+        for name, total, expected in zip(names, totals, full, strict=True)
+        if total != expected
+    ]
+
+
+def require_sane(problems: Iterable[str], grid: ProcessGrid, device: torch.device) -> None:
+    """SanityError on every process of the grid if any of them brings a problem."""
+    found = list(problems)
+    count = torch.tensor([len(found)], dtype=torch.int64, device=device)
+    total = int(all_reduce(all_reduce(count, grid.tensor), grid.data).item())
+    if found:
+        raise SanityError(f"rank {grid.rank}: " + "; ".join(found))
+    if total:
+        raise SanityError(f"rank {grid.rank}: sound itself, but other ranks report problems")
+
+
+def digest(tensor: Tensor) -> Tensor:
+    """int64[2] of the tensor's bits: sums of its words, plain and weighted by position."""
+    words = tensor.detach().contiguous().flatten().view(BITS[tensor.element_size()])
+    plain = torch.zeros((), dtype=torch.int64, device=words.device)
+    weighted = plain.clone()
+    for start in range(0, words.numel(), DIGEST_BLOCK):
+        block = words[start : start + DIGEST_BLOCK].to(torch.int64)
+        position = torch.arange(start, start + block.numel(), device=words.device)
+        plain += block.sum()
+        weighted += (block * (position * POSITION_WEIGHT | 1)).sum()
+    return torch.stack((plain, weighted))
+
+
+def _list(names: list[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
