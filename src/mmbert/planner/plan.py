@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmbert.errors import UserError
 from mmbert.planner.communication import Communication, step_communication
 from mmbert.planner.costs import FlopsPerToken, ParameterCount, count_parameters, flops_per_token
+from mmbert.planner.evidence import gather_evidence
 from mmbert.planner.hardware import Gpu, find_gpu
-from mmbert.planner.languages import LanguageTable, published_languages
+from mmbert.planner.languages import LanguageTable
 from mmbert.planner.memory import DeviceMemory, device_memory, local_parameters, usable_bytes
 from mmbert.planner.warnings import find_warnings
 from mmbert.recipe import Recipe
-from mmbert.schedule import PhasePlan, TrainingPlan, training_plan
+from mmbert.schedule import PhasePlan, training_plan
 
 # Model-FLOPs utilisation when none is stated: what ModernBERT-base, the same architecture, reached
 # on 8 H100 (1.7T tokens in 194 hours; AnswerDotAI/ModernBERT issue 236).
@@ -99,19 +101,21 @@ def plan(
     *,
     gpus: int,
     gpu: str = "h100",
+    shards: Path | None = None,
     utilisation: float = DEFAULT_UTILISATION,
 ) -> Plan:
     """Cost `recipe` on `gpus` GPUs of the kind `gpu`.
 
     `utilisation` is the share of the GPU's dense bfloat16 FLOP/s that the model's own arithmetic
-    reaches; times rest on it. Documents are taken to fill the context (an upper bound). UserError:
-    an unknown GPU, a utilisation outside 0 … 1, GPUs that the tensor size or the quantum does not
-    divide.
+    reaches; times rest on it. With `shards`, vocabulary, languages and document lengths come from
+    them; without, documents are taken to fill the context (an upper bound). UserError: an unknown
+    GPU, a utilisation outside 0 … 1, GPUs that the tensor size or the quantum does not divide,
+    shards that are unsound or lack what the recipe asks for.
     """
     hardware = find_gpu(gpu)
     _check(recipe, gpus, utilisation)
     steps = training_plan(recipe)
-    evidence = _evidence(recipe, steps)
+    evidence = gather_evidence(recipe, steps, shards)
     parameters = count_parameters(recipe.model, evidence.vocabulary_size)
     site = _Site(recipe, hardware, gpus, utilisation, evidence.vocabulary_size, parameters)
     phases = tuple(
@@ -139,25 +143,6 @@ def plan(
         checkpoints_kept=min(kept, written),
         length_origin=evidence.length_origin,
         warnings=tuple(find_warnings(recipe, phases, layouts, evidence.languages)),
-    )
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What is known of the data: from the shards, or assumed without them."""
-
-    vocabulary_size: int
-    mean_lengths: dict[str, float]
-    length_origin: str
-    languages: LanguageTable | None
-
-
-def _evidence(recipe: Recipe, steps: TrainingPlan) -> _Evidence:
-    return _Evidence(
-        vocabulary_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size,
-        mean_lengths={phase.name: float(phase.context) for phase in recipe.phases},
-        length_origin="Documents were taken to fill the context: an upper bound",
-        languages=published_languages(recipe, steps),
     )
 
 

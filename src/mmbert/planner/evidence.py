@@ -1,0 +1,101 @@
+"""What a plan knows of the data: from the shards at hand, else from published figures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmbert.data.corpus import Component, Corpus, open_corpus
+from mmbert.data.pieces import SPECIAL_TOKENS_PER_SEGMENT, count_parts, part_bounds
+from mmbert.data.shares import PhaseMix, component_sizes, phase_mixes
+from mmbert.planner.languages import LanguagePhase, LanguageTable, published_languages
+from mmbert.recipe import Recipe
+from mmbert.schedule import TrainingPlan
+
+# Documents of each language whose lengths are looked at: enough for a mean, at any size.
+_DOCUMENTS_SAMPLED = 4096
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Vocabulary size, token-weighted mean document length by phase, languages; and whence."""
+
+    vocabulary_size: int
+    mean_lengths: dict[str, float]
+    length_origin: str
+    languages: LanguageTable | None
+
+
+def gather_evidence(recipe: Recipe, steps: TrainingPlan, shards: Path | None) -> Evidence:
+    """From `shards` where they are given, else upper bounds and mmBERT's published counts.
+
+    UserError: unsound shards, or a mix that they cannot give.
+    """
+    if shards is None:
+        return Evidence(
+            vocabulary_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size,
+            mean_lengths={phase.name: float(phase.context) for phase in recipe.phases},
+            length_origin="Documents were taken to fill the context, an upper bound: --data gives"
+            " their true lengths",
+            languages=published_languages(recipe, steps),
+        )
+    corpus = open_corpus(shards)
+    mixes = phase_mixes(component_sizes(corpus, recipe), recipe)
+    return Evidence(
+        vocabulary_size=recipe.model.vocab_size or corpus.tokenizer.vocabulary_size,
+        mean_lengths=_mean_lengths(recipe, corpus, mixes),
+        length_origin=f"Document lengths are those of {shards}",
+        languages=_languages(corpus, mixes, str(shards)),
+    )
+
+
+def _languages(corpus: Corpus, mixes: tuple[PhaseMix, ...], origin: str) -> LanguageTable:
+    """One row per language, or per source and language where there are several sources."""
+    several = len({component.source for component in corpus.components}) > 1
+    rows: dict[str, tuple[LanguagePhase | None, ...]] = {}
+    for index, component in enumerate(corpus.components):
+        entries = tuple(
+            LanguagePhase(float(mix.tokens[index]), float(mix.epochs[index]))
+            if mix.active[index]
+            else None
+            for mix in mixes
+        )
+        if any(entry is not None for entry in entries):
+            rows[component.name if several else component.language] = entries
+    return LanguageTable(
+        origin=origin,
+        same_text=True,
+        phases=tuple(mix.name for mix in mixes),
+        languages=rows,
+    )
+
+
+def _mean_lengths(recipe: Recipe, corpus: Corpus, mixes: tuple[PhaseMix, ...]) -> dict[str, float]:
+    """Per phase the token-weighted mean length of what a row holds, begin and end included."""
+    samples = {
+        index: _sample(corpus, component)
+        for index, component in enumerate(corpus.components)
+        if any(mix.active[index] for mix in mixes)
+    }
+    means = {}
+    for phase, mix in zip(recipe.phases, mixes, strict=True):
+        active = np.flatnonzero(mix.active)
+        lengths = [_mean_segment(samples[index], phase.context) for index in active]
+        means[phase.name] = float(np.average(lengths, weights=mix.tokens[active]))
+    return means
+
+
+def _sample(corpus: Corpus, component: Component) -> np.ndarray:
+    """int64 lengths of the component's first documents."""
+    lengths = corpus.shard(component, "train", 0).lengths[:_DOCUMENTS_SAMPLED]
+    return np.asarray(lengths, dtype=np.int64)
+
+
+def _mean_segment(documents: np.ndarray, context: int) -> float:
+    """Σ l² / Σ l over the segments into which the documents are cut."""
+    parts = count_parts(documents, context)
+    owner = np.repeat(np.arange(len(documents)), parts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(parts) - parts, parts)
+    start, end = part_bounds(documents[owner], context, number)
+    lengths = (end - start + SPECIAL_TOKENS_PER_SEGMENT).astype(np.float64)
+    return float((lengths**2).sum() / lengths.sum())
