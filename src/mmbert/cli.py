@@ -1,6 +1,7 @@
 """The `mmbert` command: what is done with recipes, shards, runs and models besides training."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,15 @@ from rich.console import Console
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
 
+
 # Commands import what they need when they run: torch takes seconds, `--help` should not.
+class Dtype(StrEnum):
+    """Precision of exported weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 app = typer.Typer(
     help="Pretrain multilingual encoders: plan, inspect, export, import, merge, evaluate.",
     no_args_is_help=True,
@@ -87,6 +96,68 @@ def inspect(
         typer.echo(inspection.decode_document(path, language, document, held_out=held_out))
     else:
         inspection.render_shards(path, _console())
+
+
+@app.command(
+    epilog="Examples: `mmbert export my_run my_model`, "
+    "`mmbert export my_run/checkpoints/step-00002000 my_model --dtype bfloat16`"
+)
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run (its newest sound checkpoint is taken) or a checkpoint.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The Hugging Face folder to write.")],
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.float32,
+) -> None:
+    """Write a Hugging Face folder that `transformers` loads; its logits are compared first."""
+    from mmbert.hub.export import export_checkpoint
+
+    comparison = export_checkpoint(_checkpoint(checkpoint), out, dtype.value)
+    typer.echo(f"{out}: transformers gives the same logits ({comparison})")
+
+
+@app.command(
+    name="fill-mask", epilog="Example: `mmbert fill-mask my_model 'The capital is [MASK].'`"
+)
+def fill_mask(
+    model: Annotated[Path, typer.Argument(help="A Hugging Face folder, such as export writes.")],
+    sentences: Annotated[list[str], typer.Argument(help="Sentences with [MASK] in them.")],
+    top: Annotated[int, typer.Option(help="Candidates for each mask.", min=1)] = 5,
+) -> None:
+    """Fill masked tokens with an exported model, through `transformers`."""
+    from mmbert.hub.fill_mask import fill_masks
+
+    for sentence, masks in zip(sentences, fill_masks(model, sentences, top=top), strict=True):
+        typer.echo(sentence)
+        for fillings in masks:
+            words = (f"{filling.text!r} {filling.probability:.3f}" for filling in fillings)
+            typer.echo(f"  {'  '.join(words)}")
+
+
+@app.command(epilog="Example: `mmbert results my_run`")
+def results(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Print what each phase of a run saw and what it did to the held-out loss."""
+    from mmbert.training.results import Results, print_summary
+
+    found = Results.read(run)
+    if found is None:
+        raise UserError(
+            f"{run} has no results.json",
+            remedy="name the --output folder of launch/pretrain.py; it appears with the first phase",
+        )
+    print_summary(found, run, _console())
+
+
+def _checkpoint(path: Path) -> Path:
+    """`path` itself, or the newest sound checkpoint if it is a run's folder."""
+    if not (path / "checkpoints").is_dir():
+        return path
+    from mmbert.training.checkpoint import CheckpointStore
+
+    newest = CheckpointStore(path / "checkpoints").newest_sound()
+    if newest is None:
+        raise UserError(f"{path} has no checkpoint yet", remedy="train it first")
+    return newest
 
 
 def main() -> None:
