@@ -143,7 +143,7 @@ def results(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> Non
     if found is None:
         raise UserError(
             f"{run} has no results.json",
-            remedy="name the --output folder of launch/pretrain.py; it appears with the first phase",
+            remedy="name the --output folder of launch/pretrain.py, once its first phase has begun",
         )
     print_summary(found, run, _console())
 
