@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmbert.parallel.description import (
     InitialDistribution,
     ParameterDescription,
+    assemble,
     described_parameter,
     local_slice,
     name_parameters,
@@ -147,3 +148,28 @@ def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
     """An engine over the prescribed model."""
     settings = recipe(parallel__tensor=grid.tensor.size, **changes)
     return Engine(PrescribedModel(grid.tensor), settings, grid, torch.device("cpu"))
+
+
+def gather_full(engine: Engine, state: str = "master") -> dict[str, Tensor]:
+    """Every parameter's full master (or optimiser state), on every rank, from all fragments."""
+    entries = [
+        (fragment.name, fragment.tensor_rank, fragment.start, fragment.states()[state].clone())
+        for fragment in engine.fragments()
+    ]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, entries)
+    size, full = engine.grid.tensor.size, {}
+    for description in engine.descriptions:
+        shares = []
+        for rank in range(size):
+            shape = description.local_shape(rank, size)
+            share = torch.full((torch.Size(shape).numel(),), float("nan"))
+            for entry in gathered:
+                for name, tensor_rank, begin, values in entry:
+                    if name == description.name and tensor_rank == rank:
+                        share[begin : begin + len(values)] = values
+            shares.append(share.view(shape))
+        if not description.is_split:
+            assert all(torch.equal(share, shares[0]) for share in shares), description.name
+        full[description.name] = assemble(shares, description)
+    return full

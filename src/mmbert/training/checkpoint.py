@@ -33,7 +33,7 @@ HIDDEN = (".partial-", ".deleted-", ".replaced-")
 
 
 class CheckpointStore:
-    """The folder of a run's checkpoints. Every rank makes one; methods say if all must call them."""
+    """The folder of a run's checkpoints; every rank has one. Methods say if all must call them."""
 
     def __init__(
         self,

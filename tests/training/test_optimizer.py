@@ -1,0 +1,201 @@
+"""StableAdamW under every ZeRO stage and grid against the float64 formula, gradients prescribed."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from distributed import run_ranks
+from mmbert.training.engine import Engine
+from mmbert.training.optimizer import FlatLayout, StableAdamW, debiased_beta, no_decay
+from tests.training.prescribed import (
+    DESCRIPTIONS,
+    PrescribedBatch,
+    gather_full,
+    initial_weight,
+    prescribed_engine,
+    recipe,
+    seeded,
+    start,
+)
+
+STEPS = 100
+SPIKING = "embeddings.norm"
+TOLERANCE = 1e-5
+
+
+def full_gradient(name: str, step: int) -> Tensor:
+    """The gradient of a whole tensor at a step: noise of slowly changing size; one tensor spikes."""
+    noise = torch.randn(DESCRIPTIONS[name].full_shape, generator=seeded(f"gradient {name} {step}"))
+    size = 0.01 * (1 + 0.5 * math.sin(step / 7))
+    return noise * (8 * size if name == SPIKING and step % 5 == 4 else size)
+
+
+def schedule(step: int) -> tuple[float, float]:
+    """Learning rate (warm-up, then a decay) and weight decay of a step."""
+    rate = 1e-2 * min(1.0, (step + 1) / 10) * (1 - step / (2 * STEPS))
+    return rate, 0.1 if step < 60 else 0.3
+
+
+def part_of_gradient(name: str, step: int, part: int, parts: int) -> Tensor:
+    """One of `parts` unequal addends of the full gradient."""
+    total = full_gradient(name, step)
+    addends = [
+        torch.randn(total.shape, generator=seeded(f"part {name} {step} {i}")) * 0.01
+        for i in range(parts - 1)
+    ]
+    return addends[part] if part < parts - 1 else total - sum(addends)
+
+
+def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
+    """The full weights after `steps` steps by the formula, and the share of tensor-steps clipped."""
+    settings = recipe().optimizer
+    beta1, beta2 = settings.betas
+    weights, clipped = {}, 0
+    for name, description in DESCRIPTIONS.items():
+        weight = initial_weight(name).double()
+        mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
+        for step in range(steps):
+            rate, decay = schedule(step)
+            gradient, t = full_gradient(name, step).double(), step + 1
+            b1 = beta1 * (1 - beta1 ** (t - 1)) / (1 - beta1**t)
+            b2 = beta2 * (1 - beta2 ** (t - 1)) / (1 - beta2**t)
+            mean = b1 * mean + (1 - b1) * gradient
+            square = b2 * square + (1 - b2) * gradient**2
+            rms = (gradient**2 / square.clamp(min=settings.eps**2)).mean().sqrt()
+            clipped += bool(rms > 1)
+            rate = rate / max(1.0, float(rms))
+            if len(description.full_shape) > 1:
+                weight = weight * (1 - rate / settings.learning_rate * decay)
+            weight = weight - rate * mean / (square.sqrt() + settings.eps)
+        weights[name] = weight
+    return weights, clipped / (steps * len(DESCRIPTIONS))
+
+
+def train(engine: Engine, steps: int) -> float:
+    """`steps` steps of one or two microbatches per data rank; the share of tensor-steps clipped."""
+    clipped = 0.0
+    for step in range(steps):
+        count = 1 + (step % 10 == 3)
+        first, parts = count * engine.grid.data.rank, count * engine.grid.data.size
+        for micro in range(count):
+            part = partial(part_of_gradient, step=step, part=first + micro, parts=parts)
+            batch = PrescribedBatch({name: part(name) for name in DESCRIPTIONS})
+            engine.forward_backward(batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
+        report = engine.optimizer_step(*schedule(step))
+        assert report.finite
+        clipped += float(report.update_rms_clipped_share)
+    return clipped / steps
+
+
+def errors_on_grid(
+    rank: int, world_size: int, tensor: int, stages: tuple[int, ...], fault: str | None = None
+) -> list[dict[str, Any]]:
+    """Per ZeRO stage: relative error of every weight after the steps, clipped share, borders."""
+    grid = start(rank, world_size, tensor)
+    expected, _ = float64_formula(STEPS)
+    results = []
+    for stage in stages:
+        engine = prescribed_engine(grid, parallel__zero_stage=stage)
+        if fault is not None:
+            break_statistics(engine, fault)
+        clipped = train(engine, STEPS)
+        full = gather_full(engine)
+        errors = {
+            name: float((full[name].double() - weight).norm() / weight.norm())
+            for name, weight in expected.items()
+        }
+        held = [
+            (fragment.name, fragment.length, math.prod(local_shape(fragment)))
+            for fragment in engine.fragments()
+        ]
+        cut = [name for name, length, whole in held if length < whole]
+        results.append({"errors": errors, "clipped": clipped, "cut": cut})
+        engine.close()
+    return results
+
+
+def local_shape(fragment: Any) -> tuple[int, ...]:
+    return fragment.description.local_shape(fragment.tensor_rank, fragment.tensor_size)
+
+
+def break_statistics(engine: Engine, fault: str) -> None:
+    """Take the RMS over the wrong elements, as an optimiser that knows nothing of ZeRO would."""
+    optimizer = engine._base
+    assert isinstance(optimizer, StableAdamW)
+    here = torch.zeros_like(optimizer._layout.full_sizes)
+    for segment in optimizer._layout.segments:
+        here[segment.tensor] += segment.length
+
+    def over_the_partition(sums: Tensor, layout: FlatLayout) -> Tensor:
+        return sums.sum() / here.sum() * layout.full_sizes
+
+    def over_the_shard(sums: Tensor, layout: FlatLayout) -> Tensor:
+        return sums / here.clamp(min=1) * layout.full_sizes
+
+    def replicated_counted_twice(sums: Tensor, layout: FlatLayout) -> Tensor:
+        torch.distributed.all_reduce(sums)
+        return sums
+
+    optimizer.sum_over_ranks = {
+        "partition": over_the_partition,
+        "shard": over_the_shard,
+        "twice": replicated_counted_twice,
+    }[fault]
+
+
+@pytest.mark.parametrize(("tensor", "data"), [(1, 1), (1, 2), (2, 1), (1, 4), (2, 2), (2, 4)])
+def test_a_hundred_steps_follow_the_formula(tensor: int, data: int) -> None:
+    _, clipped = float64_formula(STEPS)
+    assert clipped >= 0.1, "the prescribed gradients must make the clip act"
+    results = run_ranks(errors_on_grid, tensor * data, tensor, (1, 2, 3), timeout=300)
+    for stage, result in zip((1, 2, 3), results[0], strict=True):
+        worst = max(result["errors"], key=result["errors"].__getitem__)
+        print(f"ZeRO {stage}, {tensor}×{data}: {worst} {result['errors'][worst]:.1e}")
+        assert result["errors"][worst] < TOLERANCE, (stage, result["errors"])
+        assert result["clipped"] == pytest.approx(clipped, abs=1e-6)
+    if data > 1:  # every stage cuts tensors, or the test would not show what it should
+        for number in range(3):
+            assert any(results[rank][number]["cut"] for rank in results)
+
+
+@pytest.mark.parametrize(
+    ("fault", "tensor", "stage"),
+    [("partition", 1, 1), ("shard", 2, 3), ("shard", 1, 1), ("twice", 2, 2)],
+)
+def test_statistics_over_the_wrong_elements_are_noticed(
+    fault: str, tensor: int, stage: int
+) -> None:
+    results = run_ranks(errors_on_grid, 2, tensor, (stage,), fault, timeout=120)
+    assert max(results[0][0]["errors"].values()) > 10 * TOLERANCE
+
+
+def test_bias_correction_is_folded_into_the_betas() -> None:
+    """m with folded betas equals Adam's m̂, for any gradients."""
+    beta, folded, plain = 0.9, 0.0, 0.0
+    for step in range(1, 50):
+        gradient = math.sin(step)
+        debiased = debiased_beta(beta, step)
+        folded = debiased * folded + (1 - debiased) * gradient
+        plain = beta * plain + (1 - beta) * gradient
+        assert folded == pytest.approx(plain / (1 - beta**step), rel=1e-12)
+
+
+def test_what_is_spared_weight_decay() -> None:
+    assert no_decay("model.final_norm.weight", 1)
+    assert no_decay("decoder.bias", 1)
+    assert no_decay("some.bias", 2)
+    assert not no_decay("model.embeddings.tok_embeddings.weight", 2)
+
+
+def test_without_a_layout_it_refuses_to_step() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    optimizer = StableAdamW(
+        [weight], learning_rate=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0
+    )
+    with pytest.raises(RuntimeError, match="layout"):
+        optimizer.step()
