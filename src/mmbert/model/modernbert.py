@@ -89,7 +89,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and MLP; the first attention takes the embedding norm's output as it is."""
+    """Pre-norm attention and MLP; the first attention takes the embedding norm's output."""
 
     def __init__(self, config: EncoderConfig, parallel: TensorParallel, index: int) -> None:
         super().__init__()

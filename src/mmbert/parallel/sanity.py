@@ -17,8 +17,9 @@ from mmbert.parallel.grid import Group, ProcessGrid
 
 # Elements digested at a time: their 64-bit copies take 32 MiB.
 DIGEST_BLOCK = 1 << 22
-# An odd multiplier gives every position its own weight (the golden ratio in 64 bits).
-POSITION_WEIGHT = 0x9E3779B97F4A7C15 - (1 << 64)
+# Two odd 64-bit multipliers (those of splitmix64), as signed numbers.
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+MIX = 0xBF58476D1CE4E5B9 - (1 << 64)
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -54,7 +55,7 @@ def check_same(tensors: Mapping[str, Tensor], group: Group, what: str) -> list[s
         return []
     digests = torch.stack([digest(tensor) for tensor in tensors.values()])
     of_all = all_gather_tokens(digests[None], group)
-    differs = (of_all != of_all[:1]).any(dim=0).tolist()
+    differs = (of_all != of_all[:1]).any(dim=2).any(dim=0).tolist()
     names = [name for name, different in zip(tensors, differs, strict=True) if different]
     return [f"{what} differ: {_list(names)}"] if names else []
 
@@ -104,16 +105,17 @@ def require_sane(problems: Iterable[str], grid: ProcessGrid, device: torch.devic
 
 
 def digest(tensor: Tensor) -> Tensor:
-    """int64[2] of the tensor's bits: sums of its words, plain and weighted by position."""
+    """int64[2] of the tensor's bits and their places: equal for equal bits, else hardly ever."""
     words = tensor.detach().contiguous().flatten().view(BITS[tensor.element_size()])
-    plain = torch.zeros((), dtype=torch.int64, device=words.device)
-    weighted = plain.clone()
+    sums = torch.zeros(2, dtype=torch.int64, device=words.device)
     for start in range(0, words.numel(), DIGEST_BLOCK):
         block = words[start : start + DIGEST_BLOCK].to(torch.int64)
-        position = torch.arange(start, start + block.numel(), device=words.device)
-        plain += block.sum()
-        weighted += (block * (position * POSITION_WEIGHT | 1)).sum()
-    return torch.stack((plain, weighted))
+        # A hash of word and place, not linear in either, so that no pattern of changes cancels.
+        places = torch.arange(start, start + block.numel(), device=words.device)
+        mixed = (block + places * GOLDEN) * MIX
+        mixed = (mixed ^ (mixed >> 31)) * GOLDEN
+        sums += torch.stack((block.sum(), (mixed ^ (mixed >> 29)).sum()))
+    return sums
 
 
 def _list(names: list[str], most: int = 5) -> str:
