@@ -9,6 +9,9 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup
 from mmbert.recipe import RotaryBases
 
+# At their first sizes attention is nearly uniform, and what the layers add would hardly show.
+WEIGHT_SCALE = 5
+OUTPUT_SCALE = 20
 BASES = RotaryBases.model_validate({"global": 20_000.0, "local": 300.0})
 
 
@@ -73,8 +76,7 @@ def tiny_model(
                 generator = torch.Generator().manual_seed(len(name) + seed)
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
             elif name.endswith("Wo.weight"):
-                # At its first size what attention and MLP add would hardly show.
-                parameter.mul_(20)
+                parameter.mul_(OUTPUT_SCALE)
             elif parameter.ndim == 2:
-                parameter.mul_(5)
+                parameter.mul_(WEIGHT_SCALE)
     return model
