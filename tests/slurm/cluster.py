@@ -1,0 +1,165 @@
+"""Handle on the virtual Slurm cluster that virtual_cluster.sh makes: start it, run commands, wait.
+
+The cluster is one PID namespace: ending its first process ends everything in it, jobs included.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("virtual_cluster.sh")
+NEEDED = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "nsenter", "unshare")
+_NAMESPACES = ("--pid", "--mount", "--net", "--uts")
+_UNSHARE = ("unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc")
+
+
+def missing() -> str | None:
+    """Why no cluster can be started here, None when one can."""
+    if os.geteuid() != 0:
+        return "needs root (network namespaces)"
+    programs = [program for program in NEEDED if shutil.which(program) is None]
+    if programs:
+        return f"needs {', '.join(programs)} (apt-get install slurm-wlm munge iproute2)"
+    probe = subprocess.run(
+        [*_UNSHARE, "true"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    return f"may not make namespaces: {probe.stderr.strip()}" if probe.returncode else None
+
+
+class Cluster:
+    """`nodes` hosts n1, n2, … with 2 CPUs and `gpus` pretended GPUs; partitions main and high.
+
+    Jobs in `high` preempt those in `main`, which then have 60 seconds to leave. The file system is
+    the machine's own, shared by all hosts.
+    """
+
+    def __init__(self, folder: Path, *, nodes: int, gpus: int) -> None:
+        """Start the cluster with its files in `folder` (a short path); RuntimeError if it fails."""
+        self.folder = folder
+        folder.mkdir(parents=True)
+        with (folder / "start.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*_UNSHARE, "bash", str(SCRIPT), str(folder), str(nodes), str(gpus)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        output = ""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            output += line
+            if line.strip() == "ready":
+                break
+        if output.count(" idle ") != nodes:
+            error = (folder / "start.log").read_text()
+            self.stop()
+            raise RuntimeError(f"the virtual cluster did not start:\n{output}{error}")
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        self._first_process = children.read_text().split()[0]
+
+    def stop(self) -> None:
+        """End everything that runs in the cluster and remove its files."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(
+        self,
+        *command: str | Path,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        timeout: float = 60,
+    ) -> str:
+        """Run `command` on the controller ("login node"); its standard output.
+
+        Raises:
+            RuntimeError: it failed; the message is what it printed.
+        """
+        enter = ["nsenter", f"--target={self._first_process}", *_NAMESPACES]
+        result = subprocess.run(
+            [*enter, f"--wd={folder or self.folder}", "--", *map(str, command)],
+            env={
+                **os.environ,
+                **(environment or {}),
+                "SLURM_CONF": f"{self.folder}/etc/slurm.conf",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if result.returncode:
+            raise RuntimeError(f"{command}: {result.stdout}{result.stderr}")
+        return result.stdout
+
+    def submit(
+        self,
+        *arguments: str | Path,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """`sbatch arguments` from `folder`; the job's number."""
+        command = ("sbatch", "--parsable", *arguments)
+        return int(self.run(*command, folder=folder, environment=environment))
+
+    def job(self, job: int) -> dict[str, str]:
+        """What `scontrol show job` says: JobState, Restarts, ExitCode, StdOut, …"""
+        words = self.run("scontrol", "show", "job", str(job)).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def log(self, job: int) -> str:
+        """What the job printed so far, over all its starts."""
+        path = Path(self.job(job)["StdOut"])
+        return path.read_text() if path.exists() else ""
+
+    def wait_state(self, job: int, *states: str, timeout: float = 120) -> dict[str, str]:
+        """Wait until the job is in one of `states`; TimeoutError with its log otherwise."""
+        end = time.monotonic() + timeout
+        while (found := self.job(job))["JobState"] not in states:
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"job {job} is {found['JobState']}, not {states}; its log:\n{self.log(job)}"
+                )
+            time.sleep(0.2)
+        return found
+
+    def wait_log(self, job: int, text: str, *, times: int = 1, timeout: float = 120) -> None:
+        """Wait until the job's log has `text` this many times; TimeoutError otherwise."""
+        end = time.monotonic() + timeout
+        while self.log(job).count(text) < times:
+            state = self.job(job)["JobState"]
+            if time.monotonic() > end or state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"):
+                if self.log(job).count(text) >= times:
+                    return
+                said = f"job {job} ({state}) did not print {text!r} {times} times"
+                raise TimeoutError(f"{said}; its log:\n{self.log(job)}")
+            time.sleep(0.2)
+
+    def restart_now(self, job: int) -> None:
+        """Let a requeued job start at once; Slurm would wait two minutes."""
+        self.wait_state(job, "PENDING")
+        # Not "now": a job that starts in the second of its requeue loses its credential and fails.
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+
+    def cancel_all(self) -> None:
+        """Cancel every job, so that the next test finds idle nodes."""
+        self.run("scancel", "--user=root")
+        end = time.monotonic() + 60
+        while self.run("squeue", "--noheader").strip():
+            if time.monotonic() > end:
+                raise TimeoutError(f"jobs do not end:\n{self.run('squeue')}")
+            time.sleep(0.2)

@@ -1,0 +1,38 @@
+"""Fixtures: one virtual cluster of two nodes for all tests, cleared between them."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster, missing
+
+
+@pytest.fixture(scope="session")
+def cluster_folder() -> Path:
+    """Where a cluster's files may lie; skips where Slurm, root or namespaces are missing.
+
+    Short, because of the sockets in it: not pytest's own temporary folder.
+    """
+    if (reason := missing()) is not None:
+        pytest.skip(f"no virtual Slurm cluster: {reason}")
+    return Path(tempfile.gettempdir()) / f"slurm-{os.getpid()}"
+
+
+@pytest.fixture(scope="session")
+def two_nodes(cluster_folder: Path) -> Iterator[Cluster]:
+    """Two nodes with two pretended GPUs each, for all tests of the session."""
+    cluster = Cluster(cluster_folder, nodes=2, gpus=2)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def cluster(two_nodes: Cluster) -> Iterator[Cluster]:
+    """The cluster with no job on it, before and after."""
+    yield two_nodes
+    two_nodes.cancel_all()

@@ -1,0 +1,60 @@
+"""Stands in for launch/pretrain.py where a test is about slurm/pretrain.sbatch alone.
+
+Called with the script's options, then key=value: `do=report` prints who it is and ends; `do=wait`
+waits for a signal, "saves", leaves with 75 (rank r after r × `apart` seconds) and ends well once
+restarted; `do=deaf` is killed by the signal, as a rank is that still imports; `do=fail` has rank 2
+fail with status 3 while the others hang.
+"""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+RANK = int(os.environ["SLURM_PROCID"])
+OPTIONS = dict(word.split("=", 1) for word in sys.argv[7:])
+
+
+def wait_for_signal() -> None:
+    """Return after USR1 or TERM."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    signal.signal(signal.SIGUSR1, handle)
+    signal.signal(signal.SIGTERM, handle)
+    print("waiting", flush=True)
+    while not received:
+        time.sleep(0.05)
+    print(f"received {signal.Signals(received[0]).name}", flush=True)
+
+
+def main() -> int:
+    """Behave as the options say; the exit status."""
+    restarted = "SLURM_RESTART_COUNT" in os.environ
+    if OPTIONS["do"] == "report":
+        names = ("SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "MASTER_ADDR", "CUDA_VISIBLE_DEVICES")
+        said = " ".join(f"{name}={os.environ.get(name)}" for name in names)
+        print(f"{os.uname().nodename} {said} {sys.argv[1:]}", flush=True)
+    elif restarted:
+        print("continues", flush=True)
+    elif OPTIONS["do"] == "wait":
+        wait_for_signal()
+        time.sleep(RANK * float(OPTIONS["apart"]))
+        print("saved", flush=True)
+        return 75
+    elif OPTIONS["do"] == "deaf":
+        print("importing", flush=True)
+        time.sleep(60)
+    elif OPTIONS["do"] == "fail":
+        if RANK == 2:
+            print("RuntimeError: the cause", flush=True)
+            return 3
+        time.sleep(600)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

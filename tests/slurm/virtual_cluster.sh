@@ -1,0 +1,101 @@
+#!/bin/bash
+# A real Slurm cluster on one machine: a controller and NODES hosts, each a network namespace with its
+# own address, name and /etc/hosts. usage: virtual_cluster.sh DIR NODES GPUS
+#
+# cluster.py starts it as the first process of new PID, mount, network and UTS namespaces. It prints
+# "ready" when all nodes are idle and lives until its standard input closes; with it the kernel ends
+# every daemon and job, and nothing of it is ever seen outside.
+# Files of the cluster lie in DIR, whose path must be short (sockets: 107 characters).
+set -euo pipefail
+dir=$1 nodes=$2 gpus=$3 # the GPUs of each node are devices that do nothing
+mkdir -p "$dir"/{etc,state,log,run,spool,munge,gpus}
+chmod 755 "$dir"
+chmod 700 "$dir/munge"
+
+# ---- hosts: ctl = 10.77.0.254 with the bridge, n1, n2, … = 10.77.0.1, … ----------------------------
+mkdir -p /run/netns
+mount -t tmpfs tmpfs /run/netns
+hosts="127.0.0.1 localhost"$'\n'"10.77.0.254 ctl"
+for i in $(seq 1 "$nodes"); do hosts+=$'\n'"10.77.0.$i n$i"; done
+echo "$hosts" > "$dir/etc/hosts"
+mount --bind "$dir/etc/hosts" /etc/hosts
+hostname ctl
+ip link set lo up
+ip link add br0 type bridge
+ip addr add 10.77.0.254/24 dev br0
+ip link set br0 up
+for i in $(seq 1 "$nodes"); do
+    ip netns add "n$i"
+    ip link add "v$i" type veth peer name eth0 netns "n$i"
+    ip link set "v$i" master br0 up
+    ip -n "n$i" link set lo up
+    ip -n "n$i" addr add "10.77.0.$i/24" dev eth0
+    ip -n "n$i" link set eth0 up
+done
+
+# ---- configuration --------------------------------------------------------------------------------
+for i in $(seq 1 "$gpus"); do mknod "$dir/gpus/gpu$i" c 1 3; done
+cat > "$dir/etc/slurm.conf" <<EOF
+ClusterName=virtual
+SlurmctldHost=ctl(10.77.0.254)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket=$dir/munge/socket
+StateSaveLocation=$dir/state
+SlurmdSpoolDir=$dir/spool/%n
+SlurmctldPidFile=$dir/run/slurmctld.pid
+SlurmdPidFile=$dir/run/slurmd-%n.pid
+SlurmctldLogFile=$dir/log/slurmctld.log
+SlurmdLogFile=$dir/log/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_interval=1
+ReturnToService=2
+SlurmctldTimeout=60
+SlurmdTimeout=60
+InactiveLimit=0
+MinJobAge=600
+KillWait=15
+JobRequeue=1
+SlurmdParameters=config_overrides
+PropagateResourceLimits=NONE
+GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=n[1-$nodes] NodeAddr=10.77.0.[1-$nodes] CPUs=2 Boards=1 Sockets=1 CoresPerSocket=2 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:$gpus State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes=ALL Default=NO MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+EOF
+: > "$dir/etc/gres.conf"
+(( gpus == 0 )) || echo "NodeName=n[1-$nodes] Name=gpu File=$dir/gpus/gpu[1-$gpus]" > "$dir/etc/gres.conf"
+: > "$dir/etc/plugstack.conf"
+export SLURM_CONF=$dir/etc/slurm.conf
+
+# ---- daemons --------------------------------------------------------------------------------------
+head -c 128 /dev/urandom > "$dir/munge/key"
+chmod 400 "$dir/munge/key"
+munged --key-file="$dir/munge/key" --socket="$dir/munge/socket" --pid-file="$dir/munge/pid" \
+    --log-file="$dir/munge/log" --seed-file="$dir/munge/seed" --num-threads=2 --force
+slurmctld -c
+for i in $(seq 1 "$nodes"); do
+    mkdir -p "$dir/spool/n$i"
+    # Not `ip netns exec`: it mounts /sys anew, without cgroups, and slurmd then refuses to start.
+    nsenter --net="/run/netns/n$i" -- unshare --uts bash -c "hostname n$i; exec slurmd"
+done
+for _ in $(seq 1 300); do
+    [[ $(sinfo -h -N -p main -o %T 2>/dev/null | grep -c '^idle') != "$nodes" ]] || break
+    sleep 0.1
+done
+sinfo -N -p main -o '%N %T %c %G %E'
+echo ready
+# Bash reaps what the daemons leave behind; end of file is the sign to go.
+read -r _ || true
