@@ -1,0 +1,1 @@
+"""The training loop, the engine behind it, and what a long run needs besides."""

@@ -1,0 +1,207 @@
+"""Putting a session together: the model on its grid, the engine, the data, and where to begin."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbert.data.heldout import heldout_rows
+from mmbert.errors import UserError
+from mmbert.model.initialization import initialize_parameters
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.grid import build_grid
+from mmbert.training.checkpoint import CheckpointStore
+from mmbert.training.checkpoint_format import Index
+from mmbert.training.components import ComponentTable
+from mmbert.training.control import Control
+from mmbert.training.dry_batch import run_dry_batches
+from mmbert.training.engine import Engine
+from mmbert.training.guard import Guard, SkippedSteps
+from mmbert.training.held_out import HeldOut
+from mmbert.training.initial_weights import load_initial_weights
+from mmbert.training.interval import Interval
+from mmbert.training.losses import LossMeter
+from mmbert.training.preparation import Prepared, RunOptions
+from mmbert.training.profiling import Profiler
+from mmbert.training.report import Reporter, format_count
+from mmbert.training.results import Losses, PhaseResult, Results
+from mmbert.training.run_folder import check_same_run, set_up_run_folder
+from mmbert.training.session import Session, device_of, step_of
+from mmbert.training.signals import StopRequest
+from mmbert.training.step import StepRunner
+from mmbert.training.timing import TimeSplit
+from mmbert.training.utilisation import peak_flops
+from mmbert.training.watchdog import Watchdog
+
+
+def open_session(
+    options: RunOptions, prepared: Prepared, control: Control, store: Any, local_rank: int
+) -> Session:
+    """Build everything, take over the newest sound checkpoint, and try the largest shapes.
+
+    Args:
+        store: the watchdogs' store (`open_store`).
+
+    Raises:
+        UserError: the run folder holds another run, a checkpoint is damaged, memory is short.
+    """
+    recipe, plan, corpus = prepared.recipe, prepared.plan, prepared.corpus
+    run_folder = options.run_folder
+    if control.is_first:
+        set_up_run_folder(run_folder, recipe, corpus)
+    control.barrier()
+    stop = StopRequest(run_folder)
+    watchdog = Watchdog(
+        rank=control.rank,
+        world_size=control.world_size,
+        run_folder=run_folder,
+        store=store,
+        timeout_seconds=60 * recipe.guard.hang_minutes,
+    )
+    device = device_of(local_rank)
+    grid = build_grid(tensor_parallel=recipe.parallel.tensor)
+    table = ComponentTable.build(corpus, recipe, plan)
+    watchdog.beat(0, "building the model")
+    model = MaskedLanguageModel(
+        prepared.encoder, grid.tensor, sequence_parallel=recipe.parallel.sequence
+    )
+    if recipe.initial_checkpoint is None:
+        initialize_parameters(model, recipe.seed)
+    else:
+        load_initial_weights(model, recipe.initial_checkpoint, grid.tensor)
+    engine = Engine(model.to(device), recipe, grid, device)
+    meter = LossMeter(len(table.names), device)
+    time = TimeSplit(device)
+    watchdog.beat(0, "reading held-out text")
+    session = Session(
+        recipe=recipe,
+        plan=plan,
+        corpus=corpus,
+        table=table,
+        run_folder=run_folder,
+        grid=grid,
+        control=control,
+        engine=engine,
+        store=_checkpoints(run_folder, prepared),
+        held_out=HeldOut(
+            heldout_rows(corpus, recipe, rank=grid.data.rank, ranks=grid.data.size),
+            table,
+            grid.data,
+            device,
+        ),
+        reporter=Reporter(run_folder, active=control.is_first),
+        results=_results(prepared, table, run_folder, control),
+        guard=Guard(recipe.guard),
+        skipped=SkippedSteps.read(run_folder),
+        stop=stop,
+        watchdog=watchdog,
+        runner=StepRunner(engine, dropout_seed=recipe.seed, meter=meter, time=time),
+        meter=meter,
+        interval=Interval(len(table.names), recipe.model, prepared.encoder.vocab_size, grid),
+        time=time,
+        profiler=Profiler(run_folder / "profile", options.profile_steps if control.is_first else 0),
+        peak_flops=_peak_of(device),
+    )
+    session.component_tokens = table.from_names({})
+    _begin(session, options, prepared)
+    if session.results.unigram is None:
+        watchdog.beat(session.step, "counting tokens for the unigram model")
+        session.results.unigram = Losses.of(session.held_out.unigram(corpus))
+    watchdog.beat(session.step, "trying the largest batch of each phase")
+    peaks = run_dry_batches(engine, recipe, prepared.encoder.vocab_size)
+    _announce(session, model, peaks)
+    return session
+
+
+def _checkpoints(run_folder: Path, prepared: Prepared) -> CheckpointStore:
+    settings = prepared.recipe.checkpoint
+    return CheckpointStore(
+        run_folder / "checkpoints",
+        keep_last=settings.keep_last,
+        keep_every=settings.keep_every,
+        asynchronous=settings.asynchronous,
+    )
+
+
+def _begin(session: Session, options: RunOptions, prepared: Prepared) -> None:
+    """Continue from the newest sound checkpoint, branch from the main run, or start at step 0."""
+    newest = session.store.newest_sound()
+    if newest is not None:
+        check_same_run(session.recipe, Index.read(newest).state, newest)
+        session.load(newest)
+        what = f"continuing from {newest} at step {session.step} of {session.plan.steps}"
+    elif prepared.branch_step is not None:
+        path = _branch_checkpoint(options, prepared.branch_step)
+        session.load(path)
+        what = f"variant {options.variant} branches from {path}"
+    else:
+        what = f"starting {session.recipe.name}: {session.plan.steps} steps"
+    session.reporter.open(session.step, session.plan.steps)
+    session.reporter.event("start", session.step, what)
+
+
+def _branch_checkpoint(options: RunOptions, step: int) -> Path:
+    """The main run's checkpoint at the end of the phase that a variant branches from."""
+    root = options.output / "checkpoints"
+    for path in CheckpointStore(root).list():
+        if step_of(path) == step:
+            return path
+    raise UserError(
+        f"{root} holds no checkpoint of step {step}, where variant '{options.variant}' branches",
+        remedy="train the main run to the end of that phase first (--stop-after-phase)",
+    )
+
+
+def _results(
+    prepared: Prepared, table: ComponentTable, run_folder: Path, control: Control
+) -> Results:
+    """The results so far, or empty ones; rank 0's copy is the one that is written."""
+    earlier = Results.read(run_folder)
+    phases = [
+        PhaseResult(
+            name=phase.name,
+            context=phase.context,
+            mask_ratio=phase.mask_ratio,
+            temperature=(
+                f"{phase.temperature.start:g}"
+                if phase.temperature.start == phase.temperature.end
+                else f"{phase.temperature.start:g} → {phase.temperature.end:g}"
+            ),
+            languages=table.languages_in(plan.index),
+            planned_tokens=plan.tokens,
+            first_step=plan.first_step,
+        )
+        for phase, plan in zip(prepared.recipe.phases, prepared.plan.phases, strict=True)
+    ]
+    results = Results(name=prepared.recipe.name, devices=control.world_size, phases=phases)
+    if earlier is not None:
+        results.take_over(earlier)
+    return results
+
+
+def _peak_of(device: torch.device) -> float | None:
+    """Peak FLOP/s of the device in bfloat16; a CPU has no figure worth comparing with."""
+    if device.type != "cuda":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device))
+
+
+def _announce(session: Session, model: torch.nn.Module, peaks: dict[str, int]) -> None:
+    """What is about to run, for the log's reader."""
+    grid, recipe = session.grid, session.recipe
+    device = session.engine.device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    memory = ", ".join(f"{name} {peak / 2**30:.1f} GiB" for name, peak in peaks.items() if peak)
+    session.reporter.say(
+        f"{grid.world_size} × {device.type} ({kind}): {grid.data.size} data ranks × "
+        f"{grid.tensor.size} tensor ranks, ZeRO {recipe.parallel.zero_stage}, {recipe.precision}; "
+        f"{format_count(parameter_count(session.engine))} parameters; "
+        f"{len(session.table.names)} languages and sources; "
+        f"largest batch of every phase fits{f' ({memory})' if memory else ''}"
+    )
+
+
+def parameter_count(engine: Engine) -> int:
+    """Parameters of the whole model, whatever the grid."""
+    return sum(torch.Size(entry.full_shape).numel() for entry in engine.descriptions)

@@ -1,0 +1,82 @@
+"""The dry first batch: each phase's largest shapes once before training, to run out of memory now.
+
+Phase 2 may come a week after phase 1, with eight times the context; that it does not fit should
+show in the first minute. The batch goes through the real engine, forward, backward, reduction and
+all, with a loss scale of NaN: the engine then finds its gradients not finite, throws them away and
+leaves weights and optimiser as they were.
+"""
+
+import math
+
+import torch
+
+from mmbert.errors import UserError
+from mmbert.model.batch import PackedBatch
+from mmbert.recipe import Phase, Recipe
+from mmbert.training.engine import Engine
+
+
+def largest_batch(
+    recipe: Recipe, phase: Phase, vocabulary_size: int, device: torch.device
+) -> PackedBatch:
+    """A row of `phase` that costs the most: documents of the full context, every slot filled."""
+    tokens = recipe.batch.row_tokens
+    slots = math.ceil(phase.mask_ratio * tokens)
+    starts = torch.arange(0, tokens + phase.context, phase.context).clamp(max=tokens).unique()
+    # Ids spread over the whole vocabulary, so that every tensor rank's rows are looked up.
+    ids = torch.arange(tokens) * (vocabulary_size // tokens + 1) % vocabulary_size
+    positions = torch.arange(slots) * tokens // slots
+    return PackedBatch(
+        input_ids=ids,
+        cu_seqlens=starts.int(),
+        max_seqlen=min(phase.context, tokens),
+        masked_positions=positions,
+        labels=ids[positions],
+        weights=torch.ones(slots),
+        row_index=0,
+    ).to(device)
+
+
+def run_dry_batches(engine: Engine, recipe: Recipe, vocabulary_size: int) -> dict[str, int]:
+    """Run every phase's largest batch; peak bytes of device memory by phase (0 on a CPU).
+
+    Raises:
+        UserError: a phase does not fit into the device's memory.
+    """
+    peaks = {}
+    for phase in recipe.phases:
+        if engine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        batch = largest_batch(recipe, phase, vocabulary_size, engine.device)
+        try:
+            engine.forward_backward(
+                batch,
+                rotary_bases=phase.rotary_bases,
+                dropout_seed=recipe.seed,
+                loss_scale=math.nan,
+            )
+            report = engine.optimizer_step(0.0, 0.0)
+        except torch.OutOfMemoryError as error:
+            raise _does_not_fit(recipe, phase) from error
+        if report.finite:
+            raise RuntimeError("the engine took a step with gradients that are not finite")
+        peaks[phase.name] = torch.cuda.max_memory_allocated() if engine.device.type == "cuda" else 0
+    return peaks
+
+
+def _does_not_fit(recipe: Recipe, phase: Phase) -> UserError:
+    settings = recipe.parallel
+    remedies = []
+    if recipe.model.recompute != "full":
+        remedies.append("model.recompute=full")
+    remedies.append(f"batch.row_tokens below {recipe.batch.row_tokens}")
+    remedies.append(f"parallel.tensor above {settings.tensor}")
+    if not settings.sequence:
+        remedies.append("parallel.sequence=true with it")
+    if settings.zero_stage < 3:
+        remedies.append(f"parallel.zero_stage={settings.zero_stage + 1}")
+    return UserError(
+        f"phase '{phase.name}' (context {phase.context}, {recipe.batch.row_tokens} tokens a row) "
+        "does not fit into the device's memory",
+        remedy="try " + ", ".join(remedies) + "; `mmbert plan` shows what each one saves",
+    )

@@ -1,0 +1,41 @@
+"""Starting from weights that somebody else trained: the folder that `mmbert import` writes."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from mmbert.errors import UserError
+from mmbert.parallel.description import describe, local_slice
+from mmbert.parallel.grid import TensorGroup
+
+
+@torch.no_grad()
+def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> None:
+    """Set every parameter of `model` to its share of the float32 tensor of its name.
+
+    Raises:
+        UserError: no such folder, or it holds another model.
+    """
+    path = folder / "model.safetensors"
+    remedy = "give the folder that `mmbert import HF_FOLDER OUT` wrote, of a model of these sizes"
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            stored = set(file.keys())
+            for name, parameter in model.named_parameters():
+                description = describe(parameter)
+                if name not in stored:
+                    raise UserError(f"{path} has no parameter {name}", remedy=remedy)
+                full = file.get_tensor(name)
+                if tuple(full.shape) != tuple(description.full_shape):
+                    raise UserError(
+                        f"{path}: {name} has shape {tuple(full.shape)}, the recipe's model "
+                        f"{tuple(description.full_shape)}",
+                        remedy=remedy,
+                    )
+                parameter.copy_(local_slice(full, description, group.rank, group.size))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"initial_checkpoint: cannot read {path}: {error}", remedy=remedy
+        ) from error

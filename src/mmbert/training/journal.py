@@ -1,0 +1,318 @@
+"""What is told about training: when a line is due, what stands in it, and what each phase did.
+
+The loop calls one method per occasion. Every method is called on all ranks, because the figures are
+sums over them; rank 0 writes (see report.py).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmbert.data.rows import Row
+from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
+from mmbert.training.held_out import HeldOutLoss
+from mmbert.training.interval import IntervalSums
+from mmbert.training.losses import ComponentLosses
+from mmbert.training.report import format_count
+from mmbert.training.results import Losses
+from mmbert.training.session import Session
+from mmbert.training.step import StepOutcome
+
+# Losses per language go to TensorBoard and the log with every tenth line: with 1,800 languages they
+# would otherwise outweigh everything else there.
+LANGUAGES_EVERY_LINES = 10
+MEBIBYTE = 1 << 20
+
+
+class Journal:
+    """Keeps account between lines; one per run of the loop."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._phase: str | None = None
+        self._last: StepOutcome | None = None
+        self._lines = 0
+        self._by_language = _no_losses(len(session.table.names))
+        self._held_out: tuple[int, object, HeldOutLoss] | None = None
+
+    def in_phase(self, phase_plan: PhasePlan) -> bool:
+        """Whether this phase has been entered since the process started."""
+        return self._phase == phase_plan.name
+
+    def enter_phase(self, phase_plan: PhasePlan) -> None:
+        """One line; the guard forgets; the held-out loss before the first step."""
+        session, phase = self._session, self._session.recipe.phases[phase_plan.index]
+        self._phase = phase.name
+        begins = session.step == phase_plan.first_step
+        if begins:
+            session.guard.start_phase()
+        session.reporter.event(
+            "phase",
+            session.step,
+            f"phase {phase.name} ({phase_plan.index + 1} of {len(session.plan.phases)}) "
+            f"{'begins' if begins else f'continues at step {session.step}'}: "
+            f"{format_count(phase_plan.tokens)} tokens in {phase_plan.steps} steps, "
+            f"{session.table.languages_in(phase_plan.index)} languages, context {phase.context}, "
+            f"mask ratio {phase.mask_ratio:g}, temperature {_span(phase.temperature)}, "
+            f"rotary bases {phase.rotary_bases.global_:g}/{phase.rotary_bases.local_:g}",
+        )
+        if begins:
+            losses = self._evaluate(phase_plan)
+            session.results.phases[phase_plan.index].held_out_start = Losses.of(losses)
+            self._write_results()
+        session.interval.restart()
+
+    def leave_phase(self, phase_plan: PhasePlan) -> None:
+        """The held-out loss after the last step."""
+        losses = self._evaluate(phase_plan)
+        self._session.results.phases[phase_plan.index].held_out_end = Losses.of(losses)
+        self._write_results()
+        self._session.interval.restart()
+
+    def count(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
+        """Take a good step into the interval."""
+        self._last = outcome
+        for row in rows:
+            self._session.interval.add(row)
+
+    def after_step(self, at: StepPlan) -> None:
+        """A log line and an evaluation, if they are due."""
+        session = self._session
+        session.reporter.advance(session.step)
+        phase_plan = session.plan.phases[at.phase_index]
+        ends = session.step == phase_plan.end_step
+        if session.step % session.recipe.logging.every_steps == 0 or ends:
+            self._line(at, phase_plan, with_languages=ends)
+        every = session.recipe.evaluation.every_tokens
+        tokens_after = at.tokens_before + at.rows * session.plan.row_tokens
+        if every and tokens_after // every > at.tokens_before // every and not ends:
+            self._evaluate(phase_plan)
+            session.interval.restart()
+
+    def passed_over(self, at: StepPlan) -> None:
+        """A step that a rollback excluded."""
+        self._session.reporter.event(
+            "passed over",
+            at.step,
+            f"step {at.step}: rows {at.first_row} to {at.first_row + at.rows - 1} are passed over, "
+            "as decided after a loss spike",
+        )
+
+    def not_finite(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
+        """A step that changed nothing because a loss or gradient was not finite."""
+        self._trouble("not finite", at, outcome, rows, "loss or gradient is not finite; skipped")
+
+    def spike(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
+        """A step whose loss stands out."""
+        self._trouble("spike", at, outcome, rows, f"loss spike: {outcome.loss:.4f}")
+
+    def stopped(self) -> None:
+        """The run was asked to stop and has saved."""
+        session = self._session
+        self._write_results()
+        session.reporter.event(
+            "stopped",
+            session.step,
+            f"{session.stop_reason}: saved at step {session.step}; the same command continues",
+        )
+
+    def _trouble(
+        self, kind: str, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row], what: str
+    ) -> None:
+        """Log a bad step with the rows and languages of the whole batch."""
+        session = self._session
+        languages = session.table.languages
+        own = {
+            "rows": [
+                {
+                    "row": row.index,
+                    "languages": sorted(
+                        {languages[c] for c in row.segment_components.tolist() if c >= 0}
+                    ),
+                    "finite": row.index not in outcome.bad_rows,
+                }
+                for row in rows
+            ]
+            if session.grid.tensor.rank == 0
+            else []
+        }
+        told = [entry for part in session.control.gather(own) for entry in part["rows"]]
+        told.sort(key=lambda entry: entry["row"])
+        seen = sorted({name for entry in told for name in entry["languages"]})
+        session.reporter.event(
+            kind,
+            at.step,
+            f"step {at.step}: {what} (rows {at.first_row} to {at.first_row + at.rows - 1}, "
+            f"{len(seen)} languages: {', '.join(seen[:12])}{' …' if len(seen) > 12 else ''})",
+            loss=outcome.loss if math.isfinite(outcome.loss) else str(outcome.loss),
+            rows=told,
+        )
+
+    def _line(self, at: StepPlan, phase_plan: PhasePlan, *, with_languages: bool) -> None:
+        """One line of figures: on the screen, in log.jsonl and in TensorBoard."""
+        session, phase = self._session, self._session.recipe.phases[at.phase_index]
+        losses = session.meter.collect(session.grid.data)
+        sums = session.interval.collect(session.control, session.time.collect())
+        session.note_tokens(sums)
+        result = session.results.phases[at.phase_index]
+        result.tokens = (session.step - phase_plan.first_step) and (
+            at.tokens_before + at.rows * session.plan.row_tokens - phase_plan.first_token
+        )
+        result.seconds += sums.seconds
+        if self._last is None:
+            return  # every step of the interval was passed over
+        self._by_language = ComponentLosses(
+            self._by_language.loss + losses.loss, self._by_language.count + losses.count
+        )
+        self._lines += 1
+        table = session.table
+        tiers = HeldOutLoss.of(losses, table).tiers
+        report = self._last.report
+        record = {
+            "step": session.step,
+            "steps": session.plan.steps,
+            "phase": phase.name,
+            "tokens": at.tokens_before + at.rows * session.plan.row_tokens,
+            "loss": losses.mean(),
+            "step_loss": self._last.loss,
+            "learning_rate": learning_rate(session.recipe, session.plan, at.step),
+            "weight_decay": weight_decay(session.recipe, session.plan, at.step),
+            "gradient_norm": float(report.gradient_norm),
+            "update_rms_clipped_share": float(report.update_rms_clipped_share),
+            "mask_ratio": phase.mask_ratio,
+            "temperature": temperature(session.recipe, session.plan, at.step),
+            "packing_efficiency": sums.packing_efficiency,
+            "rows_per_step": at.rows,
+            **self._data_figures(at),
+            **self._speed_figures(at, phase_plan, sums),
+            "loss_by_tier": tiers,
+        }
+        if with_languages or self._lines % LANGUAGES_EVERY_LINES == 0:
+            by_language = HeldOutLoss.of(self._by_language, table).languages
+            record["loss_by_language"] = by_language
+            self._by_language = _no_losses(len(table.names))
+        session.reporter.line(record)
+        session.reporter.scalars(session.step, _tags(record))
+        self._last = None
+
+    def _data_figures(self, at: StepPlan) -> dict[str, float | None]:
+        """Realised shares against wanted ones, and epochs, since the run began."""
+        session = self._session
+        realised = session.component_tokens
+        wanted = session.table.wanted_tokens(at)
+        shares = realised / max(1.0, realised.sum())
+        wanted_shares = wanted / max(1.0, wanted.sum())
+        epochs = realised / np.maximum(1, session.table.train_tokens)
+        return {
+            "share_error_max": float(np.abs(shares - wanted_shares).max()),
+            "epochs_max": float(epochs.max()),
+            "epochs_median": float(np.median(epochs[realised > 0])) if realised.any() else 0.0,
+        }
+
+    def _speed_figures(
+        self, at: StepPlan, phase_plan: PhasePlan, sums: IntervalSums
+    ) -> dict[str, object]:
+        session = self._session
+        devices = session.control.world_size
+        seen = at.tokens_before + at.rows * session.plan.row_tokens
+        nominal_rate = sums.row_tokens / sums.seconds
+        session.recent_rate = (
+            nominal_rate
+            if session.recent_rate is None
+            else 0.7 * session.recent_rate + 0.3 * nominal_rate
+        )
+        peak = session.peak_flops
+        left_in_phase = phase_plan.first_token + phase_plan.tokens - seen
+        return {
+            "tokens_per_second": sums.tokens / sums.seconds,
+            "tokens_per_second_per_device": sums.tokens / sums.seconds / devices,
+            "mfu": sums.flops / (sums.seconds * devices * peak) if peak else None,
+            "model_flops_per_second": sums.flops / sums.seconds,
+            "time": {name: round(value, 4) for name, value in sums.time_split.items()},
+            "interval_seconds": sums.seconds,
+            "peak_memory_mib": sums.peak_memory_bytes / MEBIBYTE,
+            "seconds_left_in_phase": left_in_phase / max(1.0, session.recent_rate),
+            "seconds_left": (session.plan.tokens - seen) / max(1.0, session.recent_rate),
+        }
+
+    def _evaluate(self, phase_plan: PhasePlan) -> HeldOutLoss:
+        """The held-out loss now, with the phase's rotary bases; not twice for the same weights."""
+        session, phase = self._session, self._session.recipe.phases[phase_plan.index]
+        if self._held_out is not None:
+            step, bases, losses = self._held_out
+            if (step, bases) == (session.step, phase.rotary_bases):
+                return losses
+        session.beat("evaluating on held-out text")
+        with session.time.host("evaluation"):
+            losses = session.held_out.loss(session.engine.module, phase.rotary_bases)
+        self._held_out = (session.step, phase.rotary_bases, losses)
+        tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
+        text = "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"
+        session.reporter.event(
+            "held-out",
+            session.step,
+            f"held-out loss at step {session.step}: {text}",
+            phase=phase.name,
+            overall=losses.overall,
+            tiers=losses.tiers,
+            languages=losses.languages,
+        )
+        session.reporter.scalars(
+            session.step,
+            {"held_out/all": losses.overall}
+            | {f"held_out_tier/{name}": value for name, value in losses.tiers.items()}
+            | {f"held_out_language/{name}": value for name, value in losses.languages.items()},
+        )
+        return losses
+
+    def _write_results(self) -> None:
+        if self._session.control.is_first:
+            self._session.results.write(self._session.run_folder)
+
+
+def _no_losses(components: int) -> ComponentLosses:
+    return ComponentLosses(np.zeros(components), np.zeros(components))
+
+
+def _span(settings: object) -> str:
+    start, end = settings.start, settings.end  # type: ignore[attr-defined]
+    return f"{start:g}" if start == end else f"{start:g} to {end:g}"
+
+
+# Where each figure of a record stands in TensorBoard.
+_TAGS = {
+    "loss": "loss/train",
+    "learning_rate": "schedule/learning_rate",
+    "weight_decay": "schedule/weight_decay",
+    "mask_ratio": "schedule/mask_ratio",
+    "temperature": "schedule/temperature",
+    "rows_per_step": "schedule/rows_per_step",
+    "tokens": "schedule/tokens",
+    "gradient_norm": "optimizer/gradient_norm",
+    "update_rms_clipped_share": "optimizer/update_rms_clipped_share",
+    "packing_efficiency": "data/packing_efficiency",
+    "share_error_max": "data/share_error_max",
+    "epochs_max": "data/epochs_max",
+    "epochs_median": "data/epochs_median",
+    "tokens_per_second": "speed/tokens_per_second",
+    "tokens_per_second_per_device": "speed/tokens_per_second_per_device",
+    "mfu": "speed/mfu",
+    "model_flops_per_second": "speed/model_flops_per_second",
+    "peak_memory_mib": "memory/peak_mib",
+    "seconds_left_in_phase": "speed/seconds_left_in_phase",
+    "seconds_left": "speed/seconds_left",
+}
+
+
+def _tags(record: dict[str, object]) -> dict[str, float | None]:
+    """The record's figures under their TensorBoard tags."""
+    values = {tag: record[name] for name, tag in _TAGS.items()}
+    for group, tag in (
+        ("time", "time"),
+        ("loss_by_tier", "loss_tier"),
+        ("loss_by_language", "loss_language"),
+    ):
+        for name, value in record.get(group, {}).items():  # type: ignore[attr-defined]
+            values[f"{tag}/{name}"] = value
+    return values  # type: ignore[return-value]

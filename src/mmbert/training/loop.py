@@ -1,0 +1,123 @@
+"""The training loop: for each step of the plan: rows, passes, optimiser step, and what is due.
+
+It reads from top to bottom like the algorithm it is. All that a step needs follows from its number:
+its rows, learning rate, weight decay, masks and dropout. So moving to the next phase is no event
+for the loop, continuing after a restart is to begin at another number, and skipping a step is to pass
+over its rows.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from mmbert.data.rows import Row
+from mmbert.recipe import Phase
+from mmbert.schedule import PhasePlan, StepPlan, learning_rate, weight_decay
+from mmbert.training.journal import Journal
+from mmbert.training.session import Session
+from mmbert.training.step import StepOutcome
+
+
+class Ending(Enum):
+    """How the loop came to its end."""
+
+    FINISHED = "all steps are done"
+    PHASE_DONE = "the phase asked for is done"
+    STOPPED = "asked to stop; everything is saved"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the ranks settle in the one message before a step."""
+
+    masked_tokens: float
+    stop: bool
+    save: bool
+
+
+def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
+    """Train from `session.step` to the end of the plan (or of a phase), reporting and saving."""
+    plan, journal = session.plan, Journal(session)
+    while session.step < plan.steps:
+        at = plan.at(session.step)
+        phase_plan, phase = plan.phases[at.phase_index], session.recipe.phases[at.phase_index]
+        if session.step == phase_plan.first_step or not journal.in_phase(phase_plan):
+            journal.enter_phase(phase_plan)
+        session.beat("reading rows")
+        with session.time.host("data"):
+            rows = session.take_rows(at.rows)
+        session.beat("agreeing on the step")
+        agreed = agree(session, rows)
+        if agreed.stop or agreed.save:
+            session.save("asked to stop" if agreed.stop else "time")
+        if agreed.stop:
+            journal.stopped()
+            return Ending.STOPPED
+        if session.step in session.skipped.steps:
+            journal.passed_over(at)
+        else:
+            outcome = take_step(session, at, phase, rows, agreed.masked_tokens)
+            if not judge(session, journal, at, outcome, rows):
+                continue  # rolled back: the session stands at an earlier step
+        session.step += 1
+        journal.after_step(at)
+        if session.step == phase_plan.end_step:
+            journal.leave_phase(phase_plan)
+            session.save("end of phase", phase_end=True)
+            if phase.name == stop_after_phase:
+                return Ending.PHASE_DONE
+        elif session.save_is_due(at):
+            session.save("token interval")
+    return Ending.FINISHED
+
+
+def agree(session: Session, rows: list[Row]) -> Agreement:
+    """One small message between all ranks: masked tokens of the step, and who wants what."""
+    reason = session.stop.reason()
+    counts = session.grid.tensor.rank == 0  # its peers in the tensor group have the same rows
+    masked = sum(float(row.weights.sum()) for row in rows) if counts else 0.0
+    totals = session.control.sum(
+        [masked, float(reason is not None), float(session.minutes_are_due())]
+    )
+    if totals[1]:
+        reasons = session.control.gather(reason)
+        session.stop_reason = next(text for text in reasons if text is not None)
+    return Agreement(totals[0], stop=totals[1] > 0, save=totals[2] > 0)
+
+
+def take_step(
+    session: Session, at: StepPlan, phase: Phase, rows: list[Row], masked_tokens: float
+) -> StepOutcome:
+    """Train on one step's rows."""
+    session.beat("forward, backward and optimiser step")
+    outcome = session.runner.run(
+        rows,
+        masked_tokens=masked_tokens,
+        rotary_bases=phase.rotary_bases,
+        learning_rate=learning_rate(session.recipe, session.plan, at.step),
+        weight_decay=weight_decay(session.recipe, session.plan, at.step),
+    )
+    return outcome
+
+
+def judge(
+    session: Session, journal: Journal, at: StepPlan, outcome: StepOutcome, rows: list[Row]
+) -> bool:
+    """Look at the step's numbers; False when the session was rolled back.
+
+    Every rank sees the same figures and comes to the same conclusion.
+    """
+    if not outcome.report.finite:
+        journal.not_finite(at, outcome, rows)
+        session.guard.note_skipped(at.step)
+        return True
+    journal.count(at, outcome, rows)
+    if session.guard.is_spike(outcome.loss):
+        journal.spike(at, outcome, rows)
+        if session.recipe.guard.rollback:
+            return not session.roll_back(at.step)
+    return True
+
+
+def phase_is_over(step: int, phase: PhasePlan) -> bool:
+    """Whether `step` lies behind the phase."""
+    return step >= phase.end_step

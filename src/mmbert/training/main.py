@@ -1,0 +1,115 @@
+"""The main job from its options to its exit status; `launch/pretrain.py` is a thin caller.
+
+What is wrong with the user's input is found before anything starts and said once, by rank 0,
+whichever rank finds it. The process leaves with `os._exit`, because torch's gloo threads may abort
+one that returns in the ordinary way.
+"""
+
+import os
+import sys
+import traceback
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as distributed
+
+from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
+from mmbert.training.building import open_session
+from mmbert.training.control import Control
+from mmbert.training.launchers import Placement
+from mmbert.training.loop import Ending, train
+from mmbert.training.preparation import Prepared, RunOptions, prepare
+from mmbert.training.results import print_summary
+from mmbert.training.watchdog import open_store
+
+EXIT_FAILURE = 1
+# Before the recipe is read its own timeout is not known.
+STARTING_TIMEOUT = timedelta(minutes=10)
+
+
+def pretrain(options: RunOptions, placement: Placement) -> int:
+    """Train as `options` say; the exit status. Starts and ends torch.distributed.
+
+    Raises nothing that the user should see a traceback of: a UserError is printed here.
+    """
+    os.environ.update(placement.environment())
+    prepared, error = _try_to_prepare(options, placement)
+    hang = timedelta(minutes=prepared.recipe.guard.hang_minutes) if prepared else STARTING_TIMEOUT
+    if torch.cuda.is_available():
+        torch.cuda.set_device(placement.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # Twice the hang timeout: the watchdog names the culprit before a collective gives up.
+    distributed.init_process_group(
+        backend, rank=placement.rank, world_size=placement.world_size, timeout=2 * hang
+    )
+    control = Control.build(2 * hang)
+    errors = control.gather(error)
+    if any(error is not None for error in errors):
+        if control.is_first:
+            _print_errors(errors)
+        return EXIT_USER_ERROR
+    assert prepared is not None
+    store = open_store(
+        placement.master_address, placement.rank, placement.world_size, control.broadcast
+    )
+    try:
+        return _run(options, prepared, control, store, placement.local_rank)
+    except UserError as user_error:
+        # Every rank may meet the same mistake, or one alone: the first to say so has said it.
+        if store is None or store.add("said", 1) == 1:
+            sys.stderr.write(f"error: {user_error}\n")
+        return EXIT_USER_ERROR
+
+
+def _run(
+    options: RunOptions, prepared: Prepared, control: Control, store: Any, local_rank: int
+) -> int:
+    session = open_session(options, prepared, control, store, local_rank)
+    try:
+        ending = train(session, stop_after_phase=options.stop_after_phase)
+        session.finish_saving()
+        if control.is_first:
+            session.results.write(session.run_folder)
+            if ending is Ending.STOPPED:
+                session.stop.clear_stop_file()
+            else:
+                print_summary(session.results, session.run_folder)
+    finally:
+        session.close()
+    control.barrier()
+    session.watchdog.close()
+    return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
+
+
+def _try_to_prepare(
+    options: RunOptions, placement: Placement
+) -> tuple[Prepared | None, UserError | None]:
+    try:
+        return prepare(options, placement.world_size), None
+    except UserError as error:
+        return None, error
+
+
+def _print_errors(errors: list[UserError | None]) -> None:
+    """Each different mistake once, with the ranks that met it if it was not all of them."""
+    told: dict[str, list[int]] = {}
+    for rank, error in enumerate(errors):
+        if error is not None:
+            told.setdefault(str(error), []).append(rank)
+    for text, ranks in told.items():
+        where = "" if len(ranks) == len(errors) else f" (ranks {ranks})"
+        sys.stderr.write(f"error{where}: {text}\n")
+
+
+def run_and_exit(options: RunOptions, placement: Placement) -> NoReturn:
+    """`pretrain`, then leave the process with its status."""
+    try:
+        status = pretrain(options, placement)
+    except BaseException:
+        sys.stderr.write(f"rank {placement.rank} of {placement.world_size} failed:\n")
+        traceback.print_exc()
+        status = EXIT_FAILURE
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

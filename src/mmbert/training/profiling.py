@@ -1,0 +1,45 @@
+"""A profiler trace on request: some steps of rank 0, after the first two, as a Chrome trace."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+# The first steps allocate, build tables and compile: they say nothing about the others.
+SKIPPED_STEPS = 2
+
+
+class Profiler:
+    """Traces `steps` steps of this process into `folder`/steps-….json; does nothing for 0."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self._folder, self._steps = folder, steps
+        self._seen = 0
+        self._profile: Any = None
+
+    def step(self) -> Path | None:
+        """Call before each step; the trace's path when it has just been written."""
+        if self._steps == 0:
+            return None
+        self._seen += 1
+        if self._seen == SKIPPED_STEPS + 1:
+            activities = [ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                activities.append(ProfilerActivity.CUDA)
+            self._profile = profile(activities=activities, record_shapes=True)
+            self._profile.start()
+        elif self._profile is not None and self._seen == SKIPPED_STEPS + 1 + self._steps:
+            return self.close()
+        return None
+
+    def close(self) -> Path | None:
+        """Write what was traced, if anything."""
+        if self._profile is None:
+            return None
+        self._profile.stop()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"steps-{self._steps}.json"
+        self._profile.export_chrome_trace(str(path))
+        self._profile = None
+        return path

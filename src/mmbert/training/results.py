@@ -1,0 +1,171 @@
+"""`RUN/results.json` and the table at the end: what each phase saw and what it did to the loss."""
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from mmbert.training.held_out import HeldOutLoss
+from mmbert.training.utilisation import FORMULA
+
+
+class Losses(BaseModel):
+    """Held-out losses in nats per masked token; tiers and languages without text are absent."""
+
+    overall: float | None
+    tiers: dict[str, float] = {}
+    languages: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, losses: HeldOutLoss) -> "Losses":
+        """The same figures as they go into the file."""
+        return cls(overall=losses.overall, tiers=losses.tiers, languages=losses.languages)
+
+
+class PhaseResult(BaseModel):
+    """One phase as far as it has come."""
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    name: str
+    context: int
+    mask_ratio: float
+    temperature: str
+    languages: int
+    planned_tokens: int
+    first_step: int
+    tokens: int = 0
+    """Tokens of the rows trained on, padding counted in, as the schedule counts them."""
+    seconds: float = 0.0
+    """Time in the loop: training, evaluation and checkpoints, over all restarts."""
+    held_out_start: Losses | None = None
+    held_out_end: Losses | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens over time of the whole phase, on all devices together."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Results(BaseModel):
+    """The file's content."""
+
+    name: str
+    devices: int
+    phases: list[PhaseResult]
+    unigram: Losses | None = None
+    """Loss of a unigram model of the training tokens on the same held-out tokens."""
+    mfu_formula: str = FORMULA
+
+    @classmethod
+    def read(cls, run_folder: Path) -> "Results | None":
+        """What an earlier start left; None when there is nothing (or nothing readable)."""
+        try:
+            return cls.model_validate_json((run_folder / "results.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def take_over(self, earlier: "Results") -> None:
+        """Keep what an earlier start of the same run found out about the same phases."""
+        for number, phase in enumerate(self.phases):
+            for before in earlier.phases:
+                if (before.name, before.first_step) == (phase.name, phase.first_step):
+                    kept = {
+                        "tokens": before.tokens,
+                        "seconds": before.seconds,
+                        "held_out_start": before.held_out_start,
+                        "held_out_end": before.held_out_end,
+                    }
+                    self.unigram = earlier.unigram
+                    self.phases[number] = phase.model_copy(update=kept)
+
+    def rewind(self, step: int) -> None:
+        """Forget what lies after `step`, where training continues."""
+        for phase, end_step in zip(self.phases, self._end_steps(), strict=True):
+            if end_step > step:
+                phase.held_out_end = None
+            if phase.first_step > step:
+                phase.held_out_start, phase.tokens, phase.seconds = None, 0, 0.0
+
+    def _end_steps(self) -> list[float]:
+        return [*(phase.first_step for phase in self.phases[1:]), float("inf")]
+
+    def write(self, run_folder: Path) -> None:
+        """Put the file in place at once."""
+        values = self.model_dump()
+        for phase, entry in zip(self.phases, values["phases"], strict=True):
+            entry["tokens_per_second"] = round(phase.tokens_per_second, 1)
+        temporary = run_folder / "results.tmp"
+        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        os.replace(temporary, run_folder / "results.json")
+
+
+def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:
+    """The table a run ends with."""
+    console = console or Console()
+    table = Table(title=f"{results.name}: what each phase saw and learned")
+    for heading in (
+        "phase",
+        "tokens",
+        "languages",
+        "mask",
+        "temperature",
+        "context",
+        "held-out loss",
+        "tokens/s",
+    ):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase in results.phases:
+        table.add_row(
+            phase.name,
+            f"{phase.tokens:,}",
+            str(phase.languages),
+            f"{phase.mask_ratio:g}",
+            phase.temperature,
+            str(phase.context),
+            _span(phase.held_out_start, phase.held_out_end),
+            f"{phase.tokens_per_second:,.0f}",
+        )
+    console.print(table)
+    tiers = Table(title="Held-out loss by tier (nats per masked token, the same masks each time)")
+    tiers.add_column("tier (languages first seen in)")
+    for phase in results.phases:
+        tiers.add_column(phase.name, justify="right")
+    tiers.add_column("unigram", justify="right")
+    for name in [phase.name for phase in results.phases]:
+        cells = [_tier_span(phase, name) for phase in results.phases]
+        unigram = results.unigram.tiers.get(name) if results.unigram else None
+        tiers.add_row(name, *cells, _number(unigram))
+    overall = results.unigram.overall if results.unigram else None
+    tiers.add_row(
+        "all",
+        *[_span(phase.held_out_start, phase.held_out_end) for phase in results.phases],
+        _number(overall),
+    )
+    console.print(tiers)
+    end = results.phases[-1].held_out_end
+    if overall is not None and end is not None and end.overall is not None:
+        console.print(
+            f"A unigram model's loss on the same held-out tokens is {overall:.3f} nats; this "
+            f"model's is {end.overall:.3f}, better by {overall - end.overall:.3f}."
+        )
+    console.print(f"TensorBoard: {run_folder / 'tensorboard'}", soft_wrap=True)
+    console.print(f"Checkpoints: {run_folder / 'checkpoints'}", soft_wrap=True)
+    console.print(f"Results:     {run_folder / 'results.json'}", soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _span(start: Losses | None, end: Losses | None) -> str:
+    return f"{_number(start.overall if start else None)} → {_number(end.overall if end else None)}"
+
+
+def _tier_span(phase: PhaseResult, tier: str) -> str:
+    start = phase.held_out_start.tiers.get(tier) if phase.held_out_start else None
+    end = phase.held_out_end.tiers.get(tier) if phase.held_out_end else None
+    return f"{_number(start)} → {_number(end)}"

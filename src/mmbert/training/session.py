@@ -1,0 +1,256 @@
+"""All that a run is made of, held together: opened once, moved from step to step by the loop."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmbert.data.loader import DataState, RowLoader, merge_states
+from mmbert.data.rows import Row
+from mmbert.parallel.grid import ProcessGrid
+from mmbert.recipe import Recipe, dump_recipe
+from mmbert.schedule import StepPlan, TrainingPlan
+from mmbert.training.checkpoint import CheckpointStore, RunState
+from mmbert.training.components import ComponentTable
+from mmbert.training.control import Control
+from mmbert.training.engine import Engine
+from mmbert.training.guard import Guard, SkippedSteps
+from mmbert.training.held_out import HeldOut
+from mmbert.training.interval import Interval, IntervalSums
+from mmbert.training.losses import LossMeter
+from mmbert.training.profiling import Profiler
+from mmbert.training.report import Reporter
+from mmbert.training.results import Results
+from mmbert.training.signals import StopRequest
+from mmbert.training.step import StepRunner
+from mmbert.training.timing import TimeSplit
+from mmbert.training.watchdog import Watchdog
+
+
+@dataclass
+class Session:
+    """A run in progress. `step` is the next step to do; everything else follows from it."""
+
+    recipe: Recipe
+    plan: TrainingPlan
+    corpus: Any
+    table: ComponentTable
+    run_folder: Path
+    grid: ProcessGrid
+    control: Control
+    engine: Engine
+    store: CheckpointStore
+    held_out: HeldOut
+    reporter: Reporter
+    results: Results
+    guard: Guard
+    skipped: SkippedSteps
+    stop: StopRequest
+    watchdog: Watchdog
+    runner: StepRunner
+    meter: LossMeter
+    interval: Interval
+    time: TimeSplit
+    profiler: Profiler
+    peak_flops: float | None
+    step: int = 0
+    component_tokens: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """Real tokens trained on, by component, since the run began."""
+    stop_reason: str = ""
+    recent_rate: float | None = None
+    """Nominal tokens a second lately, for the time left."""
+    _loader: RowLoader | None = None
+    _rows: Iterator[Row] | None = None
+    _data_state: dict[str, Any] = field(default_factory=dict)
+    _saved_step: int | None = None
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def beat(self, activity: str) -> None:
+        """Tell the watchdog what comes next."""
+        self.watchdog.beat(self.step, activity)
+
+    def take_rows(self, rows: int) -> list[Row]:
+        """This rank's rows of the next step, `rows` being those of all data ranks."""
+        if self._rows is None:
+            self.open_loader()
+        assert self._rows is not None
+        return [next(self._rows) for _ in range(rows // self.grid.data.size)]
+
+    def open_loader(self) -> None:
+        """Begin to read at `step`, from the data state last loaded."""
+        self.close_loader()
+        self._loader = RowLoader(
+            self.corpus,
+            self.recipe,
+            self.plan,
+            data_rank=self.grid.data.rank,
+            data_ranks=self.grid.data.size,
+            state=self._data_state or None,
+            first_step=self.step,
+            exchange=self._all_states,
+        )
+        self._rows = iter(self._loader)
+
+    def close_loader(self) -> None:
+        """Let go of the workers and the open shards."""
+        if self._loader is not None:
+            self._loader.close()
+        self._loader = self._rows = None
+
+    def note_tokens(self, sums: IntervalSums) -> None:
+        """Add an interval's tokens to the run's."""
+        self.component_tokens = self.component_tokens + sums.component_tokens
+
+    def minutes_are_due(self) -> bool:
+        """Whether the wall-clock interval has passed since the last save, by rank 0's clock."""
+        minutes = self.recipe.checkpoint.every_minutes
+        return (
+            minutes is not None
+            and self.control.is_first
+            and time.monotonic() - self._saved_at >= 60 * minutes
+        )
+
+    def save_is_due(self, at: StepPlan) -> bool:
+        """Whether the step just done has crossed a multiple of the token interval."""
+        every = self.recipe.checkpoint.every_tokens
+        after = at.tokens_before + at.rows * self.plan.row_tokens
+        return every is not None and after // every > at.tokens_before // every
+
+    def save(self, why: str, *, phase_end: bool = False) -> None:
+        """Write a checkpoint of the state before `step` (all ranks), unless there is one."""
+        if self._saved_step == self.step:
+            return
+        self.beat("saving a checkpoint")
+        with self.time.host("checkpoint"):
+            path = self.store.save(self.engine, self._state(phase_end))
+        self._saved_step, self._saved_at = self.step, time.monotonic()
+        self.reporter.event(
+            "checkpoint",
+            self.step,
+            f"checkpoint {path.name} ({why}); the step waited {self.store.blocked_seconds:.2f} s",
+        )
+
+    def finish_saving(self) -> None:
+        """Wait until what is being written is on disk, on all ranks."""
+        self.beat("waiting for the checkpoint")
+        self.store.wait()
+
+    def load(self, path: Path) -> RunState:
+        """Take over the checkpoint at `path` (all ranks)."""
+        state = self.store.load(self.engine, path)
+        self.adopt(state)
+        self._saved_step = self.step
+        return state
+
+    def adopt(self, state: RunState) -> None:
+        """Continue where `state` says; weights and optimiser are there already."""
+        self.step, self._data_state = state.step, state.data
+        self.component_tokens = self.table.from_names(state.extra["component_tokens"])
+        self.guard.load(state.extra["guard"])
+        self.results.rewind(self.step)
+        self.close_loader()
+
+    def roll_back(self, spike: int) -> bool:
+        """Go back before the spike at step `spike` and pass over the rows around it; False when no
+        checkpoint lies before it.
+
+        The step before is passed over too: a loss is measured with the weights that the step before
+        left, so its rows may be the ones to blame.
+        """
+        limit = self.recipe.guard.rollback_limit
+        self.finish_saving()
+        first = max(0, spike - 1)
+        earlier = [path for path in self.store.list() if step_of(path) <= first]
+        target = self.control.broadcast(str(earlier[-1]) if earlier else None)
+        if target is None or self.skipped.rollbacks >= limit:
+            why = (
+                "no checkpoint lies before it"
+                if target is None
+                else (f"guard.rollback_limit ({limit}) is reached")
+            )
+            self.reporter.event("no rollback", spike, f"no rollback after step {spike}: {why}")
+            return False
+        self.skipped.add(range(first, spike + 1))
+        if self.control.is_first:
+            self.skipped.write()
+            # A crash now must not continue from a checkpoint with the spike in it.
+            for path in self.store.list():
+                if step_of(path) > first:
+                    _remove(path)
+        self.control.barrier()
+        self.load(Path(target))
+        self.meter.collect(self.grid.data)
+        self.interval.restart()
+        self.reporter.event(
+            "rollback",
+            self.step,
+            f"rolled back to {Path(target).name}; steps {first} to {spike} will be passed over",
+        )
+        return True
+
+    def close(self) -> None:
+        """Finish writing and let go of everything but the processes' connection."""
+        self.close_loader()
+        trace = self.profiler.close()
+        if trace is not None:
+            self.reporter.say(f"profiler trace: {trace}")
+        self.reporter.close()
+        self.stop.close()
+
+    def _state(self, phase_end: bool) -> RunState:
+        """What a checkpoint of this moment says besides weights and optimiser."""
+        done = self.plan.at(self.step - 1) if self.step else None
+        phase = self.plan.phases[done.phase_index if done else 0]
+        interval = self.interval.peek(self.control)
+        tokens = self.component_tokens + interval
+        return RunState(
+            step=self.step,
+            tokens=0 if done is None else done.tokens_before + done.rows * self.plan.row_tokens,
+            phase=phase.name,
+            recipe=dump_recipe(self.recipe),
+            data=self._merged_data_state(),
+            tokenizer="tokenizer",
+            language_tokens=self.table.by_language(tokens),
+            extra={
+                "component_tokens": self.table.to_names(tokens),
+                "guard": self.guard.state(),
+            },
+            phase_end=phase_end,
+        )
+
+    def _merged_data_state(self) -> dict[str, Any]:
+        """The streams' positions after the last finished step, from all data ranks."""
+        if self._loader is None or self.step == 0:
+            return self._data_state
+        return dict(merge_states(self._all_states(self._loader.state_after(self.step - 1))))
+
+    def _all_states(self, own: DataState) -> list[DataState]:
+        """The states of all data ranks for this rank's (every rank calls it)."""
+        # The ranks of a tensor group are neighbours and read the same rows.
+        return self.control.gather(own)[:: self.grid.tensor.size]
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint; renamed first, so that a half-deleted one is never taken for one."""
+    grave = checkpoint.with_name(f".deleted-{checkpoint.name}")
+    checkpoint.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def device_of(local_rank: int) -> torch.device:
+    """This rank's device."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")

@@ -1,0 +1,123 @@
+"""One optimiser step, and the loss that comes out of it.
+
+The step's loss is the mean over all masked tokens of the global batch: every microbatch is scaled
+by one over their number, which is known before the first backward pass because the masks are drawn
+with the rows. A loss that is not finite makes its gradients not finite, so that the engine's one check
+sees both, on all ranks alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+
+from mmbert.data.batch import to_batch
+from mmbert.data.rows import Row
+from mmbert.parallel.grid import DataGroup
+from mmbert.recipe import RotaryBases
+from mmbert.training.engine import Engine, OptimizerReport
+from mmbert.training.losses import LossMeter
+from mmbert.training.timing import TimeSplit
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step did; `loss` in nats per masked token of the global batch."""
+
+    loss: float
+    report: OptimizerReport
+    bad_rows: tuple[int, ...]
+    """Of this rank's rows, those whose own loss is not finite; looked up only when the step was
+    not."""
+
+
+class StepRunner:
+    """Forward, backward and the optimiser's step, with the clock running."""
+
+    def __init__(
+        self, engine: Engine, *, dropout_seed: int, meter: LossMeter, time: TimeSplit
+    ) -> None:
+        self._engine, self._seed, self._meter, self._time = engine, dropout_seed, meter, time
+        self._forward_end: Any = None
+        engine.module.register_forward_hook(self._after_forward)
+
+    def _after_forward(self, module: nn.Module, inputs: Any, losses: Tensor) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            return None
+        self._forward_end = self._time.mark()
+        # Exactly 1, and a gradient of exactly 1 times the old one, unless a loss is infinite or not
+        # a number; then every gradient becomes NaN.
+        return losses * (1.0 + 0.0 * losses.detach().sum())
+
+    def run(
+        self,
+        rows: Sequence[Row],
+        *,
+        masked_tokens: float,
+        rotary_bases: RotaryBases,
+        learning_rate: float,
+        weight_decay: float,
+    ) -> StepOutcome:
+        """Train on this rank's `rows` of one step.
+
+        Args:
+            masked_tokens: masked tokens of the step's rows on all data ranks.
+        """
+        device = self._engine.device
+        row_losses = []
+        for row in rows:
+            with self._time.host("data"):
+                batch = to_batch(row, device)
+                components = torch.from_numpy(row.masked_components).to(device).long()
+            begin = self._time.mark()
+            losses = self._engine.forward_backward(
+                batch,
+                rotary_bases=rotary_bases,
+                dropout_seed=self._seed,
+                loss_scale=1.0 / masked_tokens,
+            )
+            self._time.between("forward", begin, self._forward_end)
+            self._time.between("backward", self._forward_end, self._time.mark())
+            self._meter.add(losses, batch.weights, components)
+            row_losses.append(losses.double().sum())
+        total = GlobalSum(torch.stack(row_losses).sum(), self._engine.grid.data)
+        with self._time.device("optimizer"):
+            report = self._engine.optimizer_step(learning_rate, weight_decay)
+        bad = (
+            ()
+            if report.finite
+            else tuple(
+                row.index
+                for row, loss in zip(rows, row_losses, strict=True)
+                if not torch.isfinite(loss)
+            )
+        )
+        return StepOutcome(total.read() / masked_tokens, report, bad)
+
+
+class GlobalSum:
+    """A scalar summed over the data ranks and on its way to the host.
+
+    The copy is queued before the optimiser's step, and the step itself waits for the device once
+    (for its check of the gradients), so reading the value afterwards waits for nothing more.
+    """
+
+    def __init__(self, value: Tensor, group: DataGroup) -> None:
+        if group.size > 1:
+            distributed.all_reduce(value, group=group.group)
+        self._value = value
+        self._arrived: Any = None
+        if value.is_cuda:
+            self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> float:
+        """The sum."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._value)

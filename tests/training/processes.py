@@ -1,0 +1,109 @@
+"""Ranks of the real main job as processes that a test may kill, stop and start again.
+
+They are forked from a server that has torch and deepspeed loaded, so that a start costs a second;
+what a launcher adds is tested apart from that, with the real `deepspeed`.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from mmbert.training.preparation import RunOptions
+
+
+def start_ranks(
+    options: RunOptions,
+    *,
+    world_size: int = 2,
+    before: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> list[BaseProcess]:
+    """Start the job; `before(rank, *arguments)` runs in every rank first (to inject a fault).
+
+    What the ranks print goes to `output`.log.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "deepspeed", "distributed", "mmbert.training.main"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes: list[BaseProcess] = [
+        context.Process(
+            target=_rank, args=(rank, world_size, port, options, before, arguments), daemon=True
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def exit_statuses(processes: list[BaseProcess], timeout: float = 100) -> list[int | None]:
+    """Wait for all; their exit statuses (negative: the signal). What hangs is killed: None."""
+    deadline = time.monotonic() + timeout
+    statuses: list[int | None] = []
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        statuses.append(process.exitcode)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return statuses
+
+
+def run_to_the_end(options: RunOptions, *, world_size: int = 2, **more: Any) -> list[int | None]:
+    """Start the job and wait for it."""
+    return exit_statuses(start_ranks(options, world_size=world_size, **more))
+
+
+def output_of(options: RunOptions) -> str:
+    """What the ranks printed."""
+    return _log_path(options).read_text()
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 60) -> None:
+    """Poll until `condition`; AssertionError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+def _log_path(options: RunOptions) -> Path:
+    return options.output.with_name(options.output.name + ".log")
+
+
+def _rank(
+    rank: int,
+    world_size: int,
+    port: int,
+    options: RunOptions,
+    before: Callable[..., None] | None,
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    import torch
+
+    from mmbert.training.launchers import discover_placement
+    from mmbert.training.main import run_and_exit
+
+    torch.set_num_threads(1)
+    log = os.open(_log_path(options), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    if before is not None:
+        before(rank, *arguments)
+    run_and_exit(options, discover_placement(os.environ))

@@ -1,0 +1,90 @@
+"""A run small enough for tests: five languages, three phases, a few seconds on one core."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from mmbert.training.launchers import discover_placement
+from mmbert.training.preparation import RunOptions
+from tests.data.shards import write_corpus
+
+RECIPE = """
+name: small
+seed: 3
+precision: float32
+model: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2,
+        local_window: 16, attention_output_dropout: 0.1}
+batch: {row_tokens: 256, rows: 4, quantum: 4}
+optimizer: {learning_rate: 3.0e-3, weight_decay: 1.0e-4}
+checkpoint: {every_tokens: 4k, keep_last: 3}
+evaluation: {documents_per_language: 3, mask_ratio: 0.15, context: 64}
+logging: {every_steps: 1}
+guard: {hang_minutes: 2}
+phases:
+  - {name: pretrain, tokens: 10k, context: 64, languages: [eng_Latn, deu_Latn], temperature: 0.7,
+     mask_ratio: 0.3, rotary_bases: {global: 10000, local: 10000}, learning_rate: {warmup: 2k}}
+  - {name: extension, tokens: 6k, context: 128, languages: [eng, deu, fra, swa], temperature: 0.5,
+     mask_ratio: 0.15, rotary_bases: {global: 160000, local: 160000}}
+  - {name: decay, tokens: 6k, context: 128, languages: all, temperature: {start: 0.5, end: 0.3},
+     mask_ratio: 0.05, rotary_bases: {global: 160000, local: 160000},
+     learning_rate: {shape: one_minus_sqrt, final: 0.02}}
+variants:
+  - {name: english, branch_from: extension, overrides: {phases.decay.languages: [eng, deu]}}
+"""
+STEPS = 22
+"""Steps of the whole run: 10 + 6 + 6."""
+SIZES = {
+    "eng_Latn": (300, 200),
+    "deu_Latn": (150, 200),
+    "fra_Latn": (100, 100),
+    "swa_Latn": (40, 100),
+    "que_Latn": (25, 60),
+}
+
+
+def write_inputs(folder: Path) -> Path:
+    """Shards in `folder`/shards and the recipe in `folder`/recipe.yaml; the folder."""
+    generator = random.Random(0)
+    languages = {
+        name: [generator.randint(5, longest) for _ in range(documents)]
+        for name, (documents, longest) in SIZES.items()
+    }
+    write_corpus(
+        folder / "shards",
+        {"text": languages},
+        contexts=(64, 128),
+        heldout=(30, 40, 20),
+        vocabulary_size=256,
+    )
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+def options_for(inputs: Path, output: Path, *overrides: str, **more: Any) -> RunOptions:
+    """Options of the small run."""
+    return RunOptions(inputs / "recipe.yaml", inputs / "shards", output, overrides, **more)
+
+
+def pretrain_rank(rank: int, world_size: int, options: RunOptions) -> int:
+    """Rank function for `run_ranks`: train, give the exit status."""
+    import os
+
+    from mmbert.training.main import pretrain
+
+    return pretrain(options, discover_placement(os.environ))
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    """All entries of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The log's events of one kind."""
+    return [entry for entry in log_of(run) if entry.get("event") == kind]
+
+
+def step_losses(run: Path) -> dict[int, float]:
+    """Loss of each step; of a step that was done twice the later one."""
+    return {entry["step"]: entry["step_loss"] for entry in log_of(run) if "step_loss" in entry}
