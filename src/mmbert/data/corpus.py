@@ -44,10 +44,19 @@ class Component:
         """The manifest's entry of one split."""
         return self.manifest.train if name == "train" else self.manifest.heldout
 
+    def starts(self, name: SplitName) -> np.ndarray:
+        """int64 [shards + 1]: number of the first document of each shard, then their count."""
+        return self.train_starts if name == "train" else self.heldout_starts
+
     @cached_property
     def train_starts(self) -> np.ndarray:
-        """int64[shards + 1]: number of the first document of each train shard, then their count."""
+        """`starts` of the train split."""
         return _starts(self.manifest.train.shards)
+
+    @cached_property
+    def heldout_starts(self) -> np.ndarray:
+        """`starts` of the held-out split."""
+        return _starts(self.manifest.heldout.shards)
 
     def continuations(self, context: int) -> int:
         """Number of continuation pieces at `context`. Raises UserError without an index for it."""
@@ -165,19 +174,20 @@ class Corpus:
             )
         return self._continuations[key]
 
-    def document(self, component: Component, split: SplitName, number: int) -> np.ndarray:
-        """All tokens of one document of a split (documents are numbered across its shards)."""
-        starts = (
-            component.train_starts
-            if split == "train"
-            else _starts(component.manifest.heldout.shards)
-        )
+    def locate(self, component: Component, split: SplitName, number: int) -> tuple[int, int]:
+        """Shard and place within it of a document of a split; IndexError when there is none."""
+        starts = component.starts(split)
         if not 0 <= number < starts[-1]:
             raise IndexError(
                 f"{component.name} has {starts[-1]} {split} documents, not {number + 1}"
             )
         shard = int(np.searchsorted(starts, number, side="right")) - 1
-        return self.shard(component, split, shard).sequence(number - int(starts[shard]))
+        return shard, number - int(starts[shard])
+
+    def document(self, component: Component, split: SplitName, number: int) -> np.ndarray:
+        """All tokens of one document of a split (documents are numbered across its shards)."""
+        shard, place = self.locate(component, split, number)
+        return self.shard(component, split, shard).sequence(place)
 
     def __getstate__(self) -> dict[str, object]:
         # Maps and descriptors stay behind: a worker process opens what it reads.

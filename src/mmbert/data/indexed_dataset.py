@@ -8,6 +8,7 @@ Source: Megatron-LM, megatron/core/datasets/indexed_dataset.py.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from pathlib import Path
@@ -40,8 +41,7 @@ class IndexedDataset:
     """Random access to the documents of one pair through two flat memory maps.
 
     `prefix` is the path without suffix. Attributes: `dtype` of the tokens, `lengths` int32[S],
-    `offsets` int64[S] (bytes), `boundaries` int64[documents + 1], `tokens` the flat token array
-    (or None where tokens do not lie on multiples of their size). Raises UserError naming the file
+    `offsets` int64[S] (bytes), `boundaries` int64[documents + 1]. Raises UserError naming the file
     when something is missing, cut short or inconsistent; `offsets` of single documents are checked
     as they are read, so that opening costs the same for any size.
     """
@@ -96,6 +96,13 @@ class IndexedDataset:
     def sequence_count(self) -> int:
         """Number of sequences; equal to the number of documents in pairs written here."""
         return len(self.lengths)
+
+    @functools.cached_property
+    def tokens(self) -> np.ndarray:
+        """All tokens of the pair as one flat read-only view."""
+        if len(self._data) % self.dtype.itemsize:
+            raise self._broken("its tokens do not fill whole items")
+        return self._data.view(self.dtype)
 
     @property
     def token_count(self) -> int:

@@ -1,0 +1,144 @@
+"""The held-out rows, the same at every evaluation, and what a unigram model loses on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmbert.data.corpus import Component, Corpus
+from mmbert.data.packing import RowShape, choose_segments, segments_in_a_row
+from mmbert.data.permutation import key_of, permute
+from mmbert.data.phase import COLUMNS, COMPONENT, DOCUMENT, OFFSET, SHARD, SIZE, segment_sizes
+from mmbert.data.pieces import part_bounds
+from mmbert.data.rows import Row, RowBuilder
+from mmbert.data.source import row_masker
+from mmbert.recipe import Recipe
+
+UNIGRAM_TOKENS_PER_COMPONENT = 50_000
+
+
+def heldout_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> list[Row]:
+    """This rank's held-out rows: `evaluation.documents_per_language` documents of every component.
+
+    Which documents and which masks depends on neither the run's seed nor the ranks; every rank
+    gets equally many rows (some may be empty, all weights 0). Documents longer than the context
+    are represented by their first part.
+    """
+    settings = recipe.evaluation
+    context = settings.context or recipe.phases[0].context
+    sources = {source.folder for source in recipe.data.sources}
+    tables = [
+        _segments(corpus, component, settings.documents_per_language, context)
+        for component in corpus.components
+        if component.source in sources
+    ]
+    waiting = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
+    row_tokens = recipe.batch.row_tokens
+    mean = float(segment_sizes(waiting).mean()) if len(waiting) else context
+    shape = RowShape(row_tokens, segments_in_a_row(row_tokens, mean))
+    builder = RowBuilder(
+        corpus,
+        row_masker(corpus, recipe, key_of("held-out masks")),
+        shape,
+        mask_ratio=settings.mask_ratio,
+        context=context,
+        split="heldout",
+    )
+    packed = []
+    while len(waiting):
+        chosen = choose_segments(segment_sizes(waiting), shape)
+        packed.append(waiting[chosen])
+        waiting = np.delete(waiting, chosen, axis=0)
+    packed += [np.empty((0, COLUMNS), dtype=np.int64)] * (-len(packed) % ranks)
+    return [builder.build(index, packed[index], None) for index in range(rank, len(packed), ranks)]
+
+
+def _segments(corpus: Corpus, component: Component, count: int, context: int) -> np.ndarray:
+    """Table of the first parts of `count` held-out documents of a component."""
+    total = component.manifest.heldout.documents
+    key = key_of("held-out", component.name)
+    table = np.zeros((min(count, total), COLUMNS), dtype=np.int64)
+    table[:, COMPONENT] = component.index
+    table[:, DOCUMENT] = permute(np.arange(len(table)), total, key)
+    for row in table:
+        shard, place = corpus.locate(component, "heldout", int(row[DOCUMENT]))
+        dataset = corpus.shard(component, "heldout", shard)
+        tokens = dataset.sequence(place)
+        row[SHARD] = shard
+        row[OFFSET] = int(dataset.offsets[place]) // dataset.dtype.itemsize
+        row[SIZE] = int(part_bounds(len(tokens), context, 0)[1])
+    return table
+
+
+@dataclass(frozen=True)
+class UnigramLoss:
+    """Mean loss in nats per masked token: `overall`, per component name, and over how many."""
+
+    overall: float
+    components: dict[str, float]
+    tokens: int
+
+
+def unigram_loss(
+    corpus: Corpus,
+    rows: Sequence[Row],
+    *,
+    tokens_per_component: int = UNIGRAM_TOKENS_PER_COMPONENT,
+) -> UnigramLoss:
+    """What the frequencies of single tokens predict: add-one smoothing over the text ids.
+
+    Frequencies come from at least `tokens_per_component` tokens of each component (all, where it
+    has fewer) of the train split, read in a fixed random order.
+    """
+    vocabulary = corpus.tokenizer.vocabulary_size
+    counts = np.zeros(vocabulary, dtype=np.int64)
+    for component in corpus.components:
+        counts += _token_counts(corpus, component, tokens_per_component, vocabulary)
+    specials = list(corpus.tokenizer.special_ids.all())
+    text_ids = vocabulary - len(specials)
+    total = int(counts.sum()) - int(counts[specials].sum()) + text_ids
+    losses = math.log(total) - np.log(counts + 1.0)
+    used = [row.weights > 0 for row in rows]
+    empty = [np.empty(0, dtype=np.int32)]
+    labels = np.concatenate(
+        empty + [row.labels[mask] for row, mask in zip(rows, used, strict=True)]
+    )
+    owners = np.concatenate(
+        empty + [row.masked_components[mask] for row, mask in zip(rows, used, strict=True)]
+    )
+    each = losses[labels]
+    sums = np.bincount(owners, weights=each, minlength=len(corpus.components))
+    many = np.bincount(owners, minlength=len(corpus.components))
+    return UnigramLoss(
+        overall=float(each.mean()) if len(each) else math.nan,
+        components={
+            component.name: float(sums[component.index] / many[component.index])
+            for component in corpus.components
+            if many[component.index]
+        },
+        tokens=len(each),
+    )
+
+
+def _token_counts(corpus: Corpus, component: Component, enough: int, vocabulary: int) -> np.ndarray:
+    """int64 [vocabulary]: how often each id occurs in a sample of a component's train split."""
+    total = component.manifest.train.documents
+    parts: list[np.ndarray] = []
+    read = 0
+    for first in range(0, total, 256):
+        if read >= enough:
+            break
+        places = np.arange(first, min(first + 256, total))
+        for document in permute(places, total, key_of("unigram", component.name)).tolist():
+            # a document of a hundred megabytes is sampled by its beginning
+            tokens = corpus.document(component, "train", document)[: enough - read]
+            parts.append(tokens)
+            read += len(tokens)
+            if read >= enough:
+                break
+    if not parts:
+        return np.zeros(vocabulary, dtype=np.int64)
+    return np.bincount(np.concatenate(parts), minlength=vocabulary)

@@ -1,0 +1,131 @@
+"""The rows of one data rank, in order, from any step of the run on; optionally read ahead."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+from mmbert.data.corpus import Corpus
+from mmbert.data.rows import Row
+from mmbert.data.source import RowSource, own_rows, row_masker
+from mmbert.data.state import DataState, Progress, merge_states
+from mmbert.data.workers import Workers
+from mmbert.errors import UserError
+from mmbert.recipe import Recipe
+from mmbert.schedule import PhasePlan, TrainingPlan
+
+__all__ = ["DataState", "Exchange", "RowLoader", "merge_states"]
+
+Exchange = Callable[[DataState], Sequence[DataState]]
+
+_REMEMBERED_STEPS = 16
+
+
+class RowLoader:
+    """Iterates over a data rank's rows from `first_step` to the end of the run.
+
+    Row i of the run belongs to stream i mod V and to data rank i mod `data_ranks`; what it holds
+    depends on neither. At a phase's end the streams of all ranks meet: `exchange` gives the states
+    of all data ranks for this rank's (called on every rank at the same row); one data rank needs
+    none. `workers` > 0 processes read ahead (torch is not imported there).
+
+    Raises UserError when the number of data ranks does not divide the streams, or the state does
+    not belong to this recipe and corpus; ValueError without an exchange where one is needed.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        recipe: Recipe,
+        plan: TrainingPlan,
+        *,
+        data_rank: int = 0,
+        data_ranks: int = 1,
+        state: DataState | None = None,
+        first_step: int = 0,
+        workers: int = 0,
+        exchange: Exchange | None = None,
+    ) -> None:
+        streams = recipe.batch.quantum
+        if streams % data_ranks:
+            raise UserError(
+                f"batch.quantum {streams} is not a multiple of the {data_ranks} data ranks",
+                remedy="use a number of data ranks that divides it",
+            )
+        self._corpus, self._recipe, self._plan = corpus, recipe, plan
+        self._rank, self._ranks = data_rank, data_ranks
+        self._progress = Progress(corpus, recipe, plan, state)
+        if self._progress.step != first_step:
+            raise ValueError(
+                f"the data state stands before step {self._progress.step}, not {first_step}"
+            )
+        last_phase = self._progress.order.index == len(plan.phases) - 1
+        if exchange is None and data_ranks > 1 and not last_phase:
+            raise ValueError("more than one data rank needs an exchange at the phases' ends")
+        self._exchange: Exchange = exchange or (lambda own: [own])
+        self._first_step = first_step
+        self._masker = row_masker(corpus, recipe, recipe.seed)
+        self._worker_count = workers
+        self._workers: Workers | None = None
+        own = self._own_streams()
+        self._latest = {number: self._progress.streams[number] for number in own}
+        self._states: OrderedDict[int, DataState] = OrderedDict()
+        if first_step > 0:
+            self._states[first_step - 1] = self._progress.state(first_step, self._latest)
+
+    def __iter__(self) -> Iterator[Row]:
+        for phase in self._plan.phases[self._progress.order.index :]:
+            if self._progress.order.index != phase.index:
+                ended = self.state_after(phase.first_step - 1)
+                everything = merge_states(list(self._exchange(ended)))["streams"]
+                self._progress.advance(
+                    [everything[str(number)] for number in range(self._recipe.batch.quantum)]
+                )
+                self._latest = {n: self._progress.streams[n] for n in self._own_streams()}
+            yield from self._phase_rows(phase)
+        self.close()
+
+    def state_after(self, step: int) -> DataState:
+        """This rank's state once all its rows of `step` were given; for the last 16 such steps."""
+        state = self._states.get(step)
+        if state is None:
+            raise ValueError(f"step {step} is not among the last ones whose rows were all given")
+        return state
+
+    def close(self) -> None:
+        """Stop the workers."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
+    def _own_streams(self) -> list[int]:
+        return list(range(self._rank, self._recipe.batch.quantum, self._ranks))
+
+    def _phase_rows(self, phase: PhasePlan) -> Iterator[Row]:
+        read = self._open_source(phase)
+        for step, rows in own_rows(self._plan, phase, self._first_step, self._rank, self._ranks):
+            for index in rows:
+                row = read(index)
+                assert row.stream_state is not None
+                self._latest[index % self._recipe.batch.quantum] = row.stream_state
+                if index == rows[-1]:
+                    self._states[step] = self._progress.state(step + 1, self._latest)
+                    if len(self._states) > _REMEMBERED_STEPS:
+                        self._states.popitem(last=False)
+                yield row
+        self.close()
+
+    def _open_source(self, phase: PhasePlan) -> Callable[[int], Row]:
+        if not self._worker_count or self._first_step >= phase.end_step:
+            return RowSource(self._progress, self._recipe, self._masker, self._own_streams()).row
+        self._workers = Workers(
+            self._progress,
+            self._recipe,
+            self._plan,
+            self._masker,
+            first_step=self._first_step,
+            rank=self._rank,
+            ranks=self._ranks,
+            count=self._worker_count,
+        )
+        return self._workers.row

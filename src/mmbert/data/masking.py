@@ -1,0 +1,151 @@
+"""Which tokens of a row are masked and by what, from (seed, row) alone.
+
+Random words come from Philox, a counter-based generator, by its raw 64-bit output, which numpy
+keeps stable between versions; nothing depends on ranks, workers or what was drawn before.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmbert.data.tokenizer import TokenizerDescription
+from mmbert.errors import UserError
+from mmbert.recipe import MaskingSettings
+
+# A "word" of a script that writes no spaces would be a sentence: it is cut after so many tokens.
+LONGEST_WORD = 8
+
+
+@dataclass(frozen=True)
+class MaskedRow:
+    """`input_ids` int32 [T] with the masks in, `positions` int32 [n] ascending and `labels` int32
+    [n], the tokens that were there."""
+
+    input_ids: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+
+
+class Masker:
+    """Masks rows: exactly round(ratio · eligible) tokens, never a special one.
+
+    `seed` picks the masks of a run. `word_starts` bool [vocabulary] (ids that begin a word) turns
+    on whole-word masking. Random ids are uniform over the vocabulary without the special ids.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerDescription,
+        settings: MaskingSettings,
+        seed: int,
+        word_starts: np.ndarray | None = None,
+    ) -> None:
+        self._specials = np.array(tokenizer.special_ids.all())
+        self._is_special = np.zeros(tokenizer.vocabulary_size, dtype=bool)
+        self._is_special[self._specials] = True
+        self._text_ids = tokenizer.vocabulary_size - len(self._specials)
+        self._mask_id = tokenizer.special_ids.mask
+        self._settings = settings
+        self._seed = seed
+        self._word_starts = word_starts
+
+    def mask(self, input_ids: np.ndarray, ratio: float, row: int) -> MaskedRow:
+        """Mask a row (int32 [T], left as it is) whose number in the run is `row`."""
+        words = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64))
+        eligible = np.flatnonzero(~self._is_special[input_ids])
+        count = round(ratio * len(eligible))
+        keys = words.random_raw((len(input_ids) + 1) // 2).view(np.uint32)[: len(input_ids)]
+        if self._word_starts is None:
+            positions = eligible[_smallest(keys[eligible], count)]
+        else:
+            positions = self._whole_words(input_ids, eligible, keys, count)
+        labels = input_ids[positions]
+        masked = input_ids.copy()
+        masked[positions] = self._replacements(labels, words)
+        return MaskedRow(masked, positions.astype(np.int32), labels)
+
+    def _replacements(self, labels: np.ndarray, words: np.random.Philox) -> np.ndarray:
+        """The mask token, a random one or the token itself, each by its share."""
+        draws = (words.random_raw(2 * len(labels)) >> np.uint64(11)) * 2.0**-53
+        choice, value = draws[: len(labels)], draws[len(labels) :]
+        random_ids = (value * self._text_ids).astype(np.int32)
+        for special in self._specials:  # ascending: step over each special id
+            random_ids += random_ids >= special
+        share = self._settings.mask
+        replaced = np.where(choice < share + self._settings.random, random_ids, labels)
+        return np.where(choice < share, np.int32(self._mask_id), replaced)
+
+    def _whole_words(
+        self, input_ids: np.ndarray, eligible: np.ndarray, keys: np.ndarray, count: int
+    ) -> np.ndarray:
+        """Positions of `count` tokens that form whole words, but for the last one chosen."""
+        assert self._word_starts is not None
+        starts = self._word_starts[input_ids[eligible]]
+        starts[np.flatnonzero(np.diff(eligible) != 1) + 1] = True  # after a special token
+        if len(starts):
+            starts[0] = True
+        first = np.flatnonzero(starts)
+        lengths = np.diff(np.append(first, len(eligible)))
+        within = np.arange(len(eligible)) - np.repeat(first, lengths)
+        starts |= within % LONGEST_WORD == 0
+        first = np.flatnonzero(starts)
+        lengths = np.diff(np.append(first, len(eligible)))
+        order = np.argsort(keys[eligible[first]], kind="stable")
+        taken = np.cumsum(lengths[order])
+        words = int(np.searchsorted(taken, count))
+        last = count - (int(taken[words - 1]) if words else 0)
+        chosen = order[: words + 1] if count else order[:0]
+        sizes = lengths[chosen]
+        if len(sizes):
+            sizes[-1] = last
+        offsets = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.sort(eligible[np.repeat(first[chosen], sizes) + offsets])
+
+
+def _smallest(keys: np.ndarray, count: int) -> np.ndarray:
+    """bool: the `count` smallest keys; of equal ones those that come first."""
+    if count <= 0:
+        return np.zeros(len(keys), dtype=bool)
+    if count >= len(keys):
+        return np.ones(len(keys), dtype=bool)
+    threshold = np.partition(keys, count - 1)[count - 1]
+    chosen = keys <= threshold
+    surplus = int(np.count_nonzero(chosen)) - count
+    if surplus:
+        chosen[np.flatnonzero(keys == threshold)[-surplus:]] = False
+    return chosen
+
+
+def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray:
+    """bool [vocabulary_size]: ids that begin a word, by the marks of the tokenizer's vocabulary.
+
+    SentencePiece's ▁ and byte-level BPE's Ġ mark a space before a token, WordPiece's ## its
+    absence; line breaks and tabs begin words too. Raises UserError when tokenizer.json is missing
+    or has no vocabulary.
+    """
+    path = tokenizer_folder / "tokenizer.json"
+    remedy = "set data.masking.whole_word to false, or preprocess with a Hugging Face tokenizer"
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    except FileNotFoundError:
+        raise UserError(f"whole-word masking needs {path}", remedy=remedy) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no vocabulary: {error}", remedy=remedy) from error
+    pairs = (
+        vocabulary.items()
+        if isinstance(vocabulary, dict)
+        else ((entry[0], number) for number, entry in enumerate(vocabulary))
+    )
+    starts = np.zeros(vocabulary_size, dtype=bool)
+    pieces = [(piece, number) for piece, number in pairs if number < vocabulary_size]
+    wordpiece = any(piece.startswith("##") for piece, _ in pieces)
+    for piece, number in pieces:
+        if wordpiece:
+            starts[number] = not piece.startswith("##")
+        else:
+            starts[number] = piece[:1] in {"▁", "Ġ", "Ċ", "ĉ", "\n", "\t", " "}
+    return starts

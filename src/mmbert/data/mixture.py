@@ -1,0 +1,205 @@
+"""The mixture of one phase in closed form: which component the n-th piece comes from.
+
+W_c(x), the expected number of pieces of component c drawn by progress x, is tabulated and linear
+between the knots of a phase. Piece k of component c (k = 0, 1, …) has its place where
+W_c(x) + phi_c reaches k + 1; all pieces of all components, ordered by place, are the phase's
+sequence. So at every point the number drawn of each component is floor(W_c + phi_c): never more
+than one off the schedule. The sequence is evaluated block by block, a block being a fixed stretch
+of progress: finding any piece is a binary search, and no array grows with the run. Past the
+phase's end the sequence goes on at its last pace, for streams that need more pieces than expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from mmbert.data.permutation import mix, unit_of
+from mmbert.errors import UserError
+
+PIECES_PER_BLOCK = 16_384
+_CACHED_BLOCKS = 128
+_NO_LIMIT = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Block:
+    """Pieces `first` … `first + len(components) - 1` of the sequence: component and number k."""
+
+    first: int
+    components: np.ndarray  # int32
+    draws: np.ndarray  # int64
+
+
+class Mixture:
+    """The sequence of pieces of one phase.
+
+    `pieces` float64 [K, C]: expected pieces of each of C components in K equal parts of the phase;
+    `names` their lasting names; `key` what its shifts phi derive from (seed and phase); `limits`
+    int64 [C] or None: draws that exist of each component (an epoch cap), after which it is absent.
+    `expected_pieces` is the scheduled length of the sequence, `digest` identifies the sequence.
+    """
+
+    def __init__(
+        self,
+        pieces: np.ndarray,
+        names: tuple[str, ...],
+        key: str,
+        *,
+        limits: np.ndarray | None = None,
+        pieces_per_block: int = PIECES_PER_BLOCK,
+    ) -> None:
+        self._active = np.flatnonzero(pieces.sum(axis=0) > 0).astype(np.int32)
+        self._component_count = pieces.shape[1]
+        rates = np.ascontiguousarray(pieces[:, self._active], dtype=np.float64)
+        self._parts = len(rates)
+        self._at_knots = np.concatenate((np.zeros((1, rates.shape[1])), np.cumsum(rates, axis=0)))
+        self._shift = np.array([unit_of(key, "shift", names[c]) for c in self._active])
+        self._limits = None if limits is None else limits[self._active]
+        self.expected_pieces: float = math.fsum(self._at_knots[-1])
+        self._blocks_per_part = max(
+            1, round(self.expected_pieces / (pieces_per_block * self._parts))
+        )
+        self._cache: OrderedDict[int, Block] = OrderedDict()
+        self._firsts: dict[int, int] = {0: 0}
+        digest = xxhash.xxh3_128(f"{key} {self._blocks_per_part}".encode())
+        digest.update("\n".join(names[c] for c in self._active).encode())
+        digest.update(self._at_knots.tobytes())
+        self.digest: str = digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": OrderedDict(), "_firsts": {0: 0}}
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the phase as scheduled (the sequence goes on beyond)."""
+        return self._parts * self._blocks_per_part
+
+    def expected(self, block: int) -> np.ndarray:
+        """float64 [C]: W_c at the start of a block."""
+        result = np.zeros(self._component_count)
+        result[self._active] = self._expected(block)
+        return result
+
+    def counts(self, block: int) -> np.ndarray:
+        """int64 [C]: pieces of each component before a block."""
+        result = np.zeros(self._component_count, dtype=np.int64)
+        result[self._active] = self._counts(block)
+        return result
+
+    def first_piece(self, block: int) -> int:
+        """Number of the first piece of a block."""
+        first = self._firsts.get(block)
+        if first is None:
+            first = int(self._counts(block).sum())
+            if len(self._firsts) > 100_000:
+                self._firsts = {0: 0}
+            self._firsts[block] = first
+        return first
+
+    def block(self, block: int) -> Block:
+        """The pieces of one block, in order."""
+        cached = self._cache.get(block)
+        if cached is not None:
+            self._cache.move_to_end(block)
+            return cached
+        start, end = self._counts(block), self._counts(block + 1)
+        now, after = self._expected(block), self._expected(block + 1)
+        many = end - start
+        total = int(many.sum())
+        owner = np.repeat(np.arange(len(many)), many)
+        ordinal = np.arange(total) - np.repeat(np.cumsum(many) - many, many)
+        draws = start[owner] + ordinal
+        # Place within the block: where W reaches draws + 1 - shift, linear in the block.
+        pace = after - now
+        place = ((draws + 1) - (now + self._shift)[owner]) / np.where(pace > 0, pace, 1.0)[owner]
+        # Sorting integers whose low bits are the ordinal makes every key distinct, so that any
+        # sorting algorithm (numpy picks one by processor) gives the same order.
+        low_bits = max(1, int(total).bit_length())
+        high = float(2 ** (62 - low_bits))
+        keys = (np.clip(place, 0.0, 1.0) * high).astype(np.int64) << low_bits
+        keys |= np.arange(total)
+        keys.sort()
+        order = keys & ((1 << low_bits) - 1)
+        result = Block(self.first_piece(block), self._active[owner[order]], draws[order])
+        self._cache[block] = result
+        if len(self._cache) > _CACHED_BLOCKS:
+            self._cache.popitem(last=False)
+        return result
+
+    def block_of(self, piece: int) -> int:
+        """The block that holds piece number `piece`. Raises UserError past the last that exists."""
+        per_block = max(1.0, self.expected_pieces / self.blocks)
+        guess = int(piece / per_block)
+        low, high = max(0, guess - 1), guess + 1
+        while self.first_piece(low) > piece:
+            low = max(0, low - 2 * (high - low))
+        step = 1
+        while self.first_piece(high) <= piece:
+            low, high = high, high + step
+            step *= 2
+            if step > 2**40:
+                raise UserError(
+                    "the phase needs more text than max_epochs leaves",
+                    remedy="raise max_epochs, or shorten the phase",
+                )
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.first_piece(middle) <= piece:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def pieces(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Component (int32) and draw k (int64) of pieces whose `numbers` ascend."""
+        components = np.empty(len(numbers), dtype=np.int32)
+        draws = np.empty(len(numbers), dtype=np.int64)
+        done = 0
+        number = self.block_of(int(numbers[0])) if len(numbers) else 0
+        while done < len(numbers):
+            block = self.block(number)
+            end = int(np.searchsorted(numbers, block.first + len(block.components)))
+            places = numbers[done:end] - block.first
+            components[done:end] = block.components[places]
+            draws[done:end] = block.draws[places]
+            if end == done:  # an empty block: look further ahead instead of walking
+                number = self.block_of(int(numbers[done]))
+                continue
+            done, number = end, number + 1
+        return components, draws
+
+    def counts_before(self, piece: int) -> np.ndarray:
+        """int64 [C]: pieces of each component among the first `piece` pieces."""
+        if piece == 0:
+            return np.zeros(self._component_count, dtype=np.int64)
+        number = self.block_of(piece - 1)
+        block = self.block(number)
+        inside = block.components[: piece - block.first]
+        return self.counts(number) + np.bincount(inside, minlength=self._component_count)
+
+    def _expected(self, block: int) -> np.ndarray:
+        part = min(block // self._blocks_per_part, self._parts - 1)
+        inside = (block - part * self._blocks_per_part) / self._blocks_per_part
+        start = self._at_knots[part]
+        return start + inside * (self._at_knots[part + 1] - start)
+
+    def _counts(self, block: int) -> np.ndarray:
+        counts = np.floor(self._expected(block) + self._shift).astype(np.int64)
+        return counts if self._limits is None else np.minimum(counts, self._limits)
+
+
+def stream_rotation(groups: np.ndarray, key: int, streams: int) -> np.ndarray:
+    """int64: how far group g of `streams` consecutive pieces is turned before it is dealt out.
+
+    Stream s takes, of each group, the piece at (s + rotation) mod streams. Without the turn a
+    language that comes every `streams` pieces would always meet the same stream.
+    """
+    with np.errstate(over="ignore"):
+        hashed = mix(groups.astype(np.uint64) + np.uint64(key))
+    return (hashed % np.uint64(streams)).astype(np.int64)

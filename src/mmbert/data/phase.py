@@ -1,0 +1,235 @@
+"""One phase's order of data, shared by its streams: which piece comes next, and where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmbert.data.consumption import Consumption
+from mmbert.data.corpus import Component, Corpus
+from mmbert.data.mixture import Mixture, stream_rotation
+from mmbert.data.packing import RowShape, segments_in_a_row
+from mmbert.data.permutation import key_of, mix, permute
+from mmbert.data.pieces import (
+    SPECIAL_TOKENS_PER_SEGMENT,
+    count_parts,
+    part_bounds,
+    pieces_file_name,
+)
+from mmbert.data.shares import PhaseMix, component_sizes, phase_mixes
+from mmbert.errors import UserError
+from mmbert.recipe import Recipe
+
+# Columns of a table of segments (int64). NUMBER counts a component's pieces over all its epochs;
+# START and SIZE are text tokens of the document; SHARD and OFFSET say where they lie.
+COMPONENT, NUMBER, DOCUMENT, START, SIZE, SHARD, OFFSET = range(7)
+COLUMNS = 7
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Where pieces lie. int64 arrays [n]: document, first and last + 1 token within it, shard and
+    token offset of the document within the shard."""
+
+    document: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+
+
+class PieceFinder:
+    """Finds the document behind a component's number: epoch, permutation, cutting, shard."""
+
+    def __init__(self, corpus: Corpus, recipe: Recipe) -> None:
+        self.corpus = corpus
+        self._context = recipe.longest_context
+        sizes = component_sizes(corpus, recipe)
+        self._pieces = np.array([size.pieces for size in sizes], dtype=np.int64)
+        self._keys = np.array(
+            [key_of(recipe.seed, "order", size.name) for size in sizes], dtype=np.uint64
+        )
+
+    @property
+    def pieces_per_epoch(self) -> np.ndarray:
+        """int64 [C]: pieces of each component."""
+        return self._pieces
+
+    def epochs(self, components: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """int64: the epoch that each number of a component belongs to."""
+        return numbers // self._pieces[components]
+
+    def find(self, components: np.ndarray, numbers: np.ndarray) -> Pieces:
+        """Locate pieces given by component and number. Reads the indexes, never the text."""
+        per_epoch = self._pieces[components]
+        epochs = numbers // per_epoch
+        with np.errstate(over="ignore"):
+            keys = mix(self._keys[components] + epochs.astype(np.uint64))
+        piece = permute(numbers - epochs * per_epoch, per_epoch, keys)
+        document, part = piece.copy(), np.zeros(len(piece), dtype=np.int64)
+        length = np.empty(len(piece), dtype=np.int64)
+        shard = np.zeros(len(piece), dtype=np.int64)
+        offset = np.empty(len(piece), dtype=np.int64)
+        order = np.argsort(components, kind="stable")
+        cuts = np.flatnonzero(np.diff(components[order])) + 1
+        for members in np.split(order, cuts) if len(order) else []:
+            component = self.corpus.components[int(components[members[0]])]
+            starts = component.train_starts
+            own = document[members]
+            continued = own >= starts[-1]
+            if continued.any():
+                index = self.corpus.continuation_index(component, self._context)
+                entries = index[own[continued] - starts[-1]]
+                own[continued] = entries["document"]
+                document[members] = own
+                part[members[continued]] = entries["part"]
+            if len(starts) == 2:  # one shard, as most languages have
+                length[members], offset[members] = self._lengths(component, 0, own)
+                continue
+            shards = np.searchsorted(starts, own, side="right") - 1
+            shard[members] = shards
+            for number in np.unique(shards).tolist():
+                inside = members[shards == number]
+                places = document[inside] - starts[number]
+                length[inside], offset[inside] = self._lengths(component, number, places)
+        start, end = part_bounds(length, self._context, part)
+        if bool((start > end).any()):
+            bad = self.corpus.components[int(components[np.argmax(start > end)])]
+            raise UserError(
+                f"{bad.folder / pieces_file_name(self._context)} does not fit the documents",
+                remedy="remove it and run the preprocessing again: it rebuilds the index",
+            )
+        return Pieces(document, start, end, shard, offset)
+
+    def _lengths(
+        self, component: Component, shard: int, documents: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths and offsets in tokens of documents of one shard, checked against its size."""
+        dataset = self.corpus.shard(component, "train", shard)
+        lengths = dataset.lengths[documents].astype(np.int64)
+        offsets, rest = np.divmod(dataset.offsets[documents], dataset.dtype.itemsize)
+        sound = (lengths >= 0) & (offsets >= 0) & (rest == 0)
+        sound &= offsets + lengths <= dataset.token_count
+        if not sound.all():
+            name = component.manifest.train.shards[shard].name
+            raise UserError(
+                f"{component.folder / name}.idx is damaged: document "
+                f"{int(documents[np.argmin(sound)])} lies outside the data",
+                remedy="restore the file from a copy, or remove the language's folder and run "
+                "the preprocessing again",
+            )
+        return lengths, offsets
+
+
+class PhaseOrder:
+    """The sequence of pieces of one phase and its row shape; the same on every rank.
+
+    `mixes` are those of all phases; `before` is what earlier phases consumed.
+    """
+
+    def __init__(
+        self,
+        finder: PieceFinder,
+        recipe: Recipe,
+        mixes: tuple[PhaseMix, ...],
+        index: int,
+        before: Consumption,
+    ) -> None:
+        phase, mix_ = recipe.phases[index], mixes[index]
+        self.index = index
+        self.finder = finder
+        self.streams = recipe.batch.quantum
+        self.context = phase.context
+        self.active = mix_.active
+        self.consumption = before
+        names = tuple(component.name for component in finder.corpus.components)
+        key = f"{recipe.seed}/{phase.name}/{index}"
+        self.rotation_key = key_of(key, "rotation")
+        self.mixture = Mixture(
+            mix_.pieces,
+            names,
+            key,
+            limits=before.draws_below(_epoch_limits(finder, recipe)),
+        )
+        pieces = mix_.pieces.sum()
+        segments = float(mix_.pieces.sum(axis=0) @ _segments_per_piece(mix_, finder, index, recipe))
+        self.mean_piece = float(mix_.tokens.sum() / pieces)
+        self.shape = RowShape(
+            row_tokens=recipe.batch.row_tokens,
+            max_segments=segments_in_a_row(
+                recipe.batch.row_tokens, float(mix_.tokens.sum()) / segments
+            ),
+        )
+
+    @property
+    def digest(self) -> str:
+        """Identifies the sequence: a run goes on only with the sequence it was begun with."""
+        parts = (self.mixture.digest, self.streams, self.context, self.shape)
+        return f"{key_of(*parts):016x}"
+
+    def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Components and numbers of the `count` pieces of a stream from its `position` on."""
+        groups = np.arange(position, position + count, dtype=np.int64)
+        turned = stream + stream_rotation(groups, self.rotation_key, self.streams)
+        components, draws = self.mixture.pieces(groups * self.streams + turned % self.streams)
+        return components.astype(np.int64), self.consumption.numbers(components, draws)
+
+    def segments(
+        self, components: np.ndarray, numbers: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The pieces cut to this phase's context: a table [segments, COLUMNS] in order, and int64
+        [pieces] how many segments each has."""
+        pieces = self.finder.find(components, numbers)
+        return self.cut(components, numbers, pieces, pieces.start, pieces.end)
+
+    def cut(
+        self,
+        components: np.ndarray,
+        numbers: np.ndarray,
+        pieces: Pieces,
+        start: np.ndarray,
+        end: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Like `segments`, for the token ranges `start` … `end` of the pieces' documents."""
+        counts = count_parts(end - start, self.context)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        part = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        low, high = part_bounds((end - start)[owner], self.context, part)
+        table = np.empty((len(owner), COLUMNS), dtype=np.int64)
+        table[:, COMPONENT] = components[owner]
+        table[:, NUMBER] = numbers[owner]
+        table[:, DOCUMENT] = pieces.document[owner]
+        table[:, START] = start[owner] + low
+        table[:, SIZE] = high - low
+        table[:, SHARD] = pieces.shard[owner]
+        table[:, OFFSET] = pieces.offset[owner] + table[:, START]
+        return table, counts
+
+
+def _epoch_limits(finder: PieceFinder, recipe: Recipe) -> np.ndarray:
+    """int64 [C]: how many pieces of each component exist under its source's epoch cap."""
+    limits = np.full(len(finder.pieces_per_epoch), np.iinfo(np.int64).max // 2)
+    caps = {source.folder: source.max_epochs for source in recipe.data.sources}
+    for component in finder.corpus.components:
+        cap = caps.get(component.source)
+        if cap is not None:
+            limits[component.index] = int(cap * int(finder.pieces_per_epoch[component.index]))
+    return limits
+
+
+def _segments_per_piece(
+    mix_: PhaseMix, finder: PieceFinder, index: int, recipe: Recipe
+) -> np.ndarray:
+    sizes = component_sizes(finder.corpus, recipe)
+    return np.array([size.segments[index] / max(1, size.pieces) for size in sizes])
+
+
+def build_mixes(corpus: Corpus, recipe: Recipe) -> tuple[PhaseMix, ...]:
+    """The mixes of all phases for a corpus."""
+    return phase_mixes(component_sizes(corpus, recipe), recipe)
+
+
+def segment_sizes(table: np.ndarray) -> np.ndarray:
+    """int64: row tokens that each segment of a table takes, begin and end included."""
+    return table[:, SIZE] + SPECIAL_TOKENS_PER_SEGMENT

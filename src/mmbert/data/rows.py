@@ -1,0 +1,145 @@
+"""A row: one microbatch of packed, masked segments as fixed-shape numpy arrays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmbert.data.corpus import Corpus, SplitName
+from mmbert.data.masking import Masker
+from mmbert.data.packing import RowShape
+from mmbert.data.phase import COMPONENT, DOCUMENT, OFFSET, SHARD, SIZE, START, segment_sizes
+from mmbert.data.streams import StreamState
+from mmbert.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask_ratio · T): fixed per phase.
+
+    index: number of the row in the run.
+    input_ids: int32 [T], masks in; the tail after the last segment is padding.
+    cu_seqlens: int32 [S + 1], starts of segments; the padding has its own; then T repeats.
+    max_seqlen: the context (more only where many tiny segments leave no slots for padding).
+    segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
+    masked_positions, labels: int32 [K]; weights: float32 [K], 1 for a used slot, 0 for the rest.
+    masked_components: int32 [K], -1 for unused slots.
+    tokens: tokens that are not padding.
+    documents: int64 [segments, 4]: component, document of the split, first token, tokens.
+    stream_state: the state of the row's stream after this row (None for held-out rows).
+    """
+
+    index: int
+    input_ids: np.ndarray
+    cu_seqlens: np.ndarray
+    max_seqlen: int
+    segment_components: np.ndarray
+    masked_positions: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    masked_components: np.ndarray
+    tokens: int
+    documents: np.ndarray
+    stream_state: StreamState | None
+
+
+class RowBuilder:
+    """Turns tables of segments into rows."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        masker: Masker,
+        shape: RowShape,
+        *,
+        mask_ratio: float,
+        context: int,
+        split: SplitName = "train",
+    ) -> None:
+        self._corpus = corpus
+        self._masker = masker
+        self._shape = shape
+        self._ratio = mask_ratio
+        self._context = context
+        self._split: SplitName = split
+
+    def build(self, index: int, table: np.ndarray, state: StreamState | None) -> Row:
+        """The row number `index` of the segments in `table` [segments, COLUMNS].
+
+        Raises UserError naming the shard when it holds an id outside the vocabulary.
+        """
+        row_tokens, slots = self._shape.row_tokens, self._shape.max_segments
+        ends = np.cumsum(segment_sizes(table))
+        used = int(ends[-1]) if len(ends) else 0
+        cu_seqlens = np.full(slots + 1, row_tokens, dtype=np.int32)
+        cu_seqlens[0] = 0
+        cu_seqlens[1 : len(ends) + 1] = ends
+        # Padding is cut to the context as well: attention over it costs no more than over text.
+        padding = np.arange(used + self._context, row_tokens, self._context)
+        padding = padding[: slots - 1 - len(ends)]
+        cu_seqlens[len(ends) + 1 : len(ends) + 1 + len(padding)] = padding
+        components = np.full(slots, -1, dtype=np.int32)
+        components[: len(table)] = table[:, COMPONENT]
+        masked = self._masker.mask(self._tokens(table, cu_seqlens, ends), self._ratio, index)
+        mask_slots = math.ceil(self._ratio * row_tokens)
+        count = len(masked.positions)
+        positions, labels = np.zeros((2, mask_slots), dtype=np.int32)
+        positions[:count], labels[:count] = masked.positions, masked.labels
+        weights = np.zeros(mask_slots, dtype=np.float32)
+        weights[:count] = 1.0
+        masked_components = np.full(mask_slots, -1, dtype=np.int32)
+        masked_components[:count] = components[np.searchsorted(ends, masked.positions, "right")]
+        return Row(
+            index=index,
+            input_ids=masked.input_ids,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max(self._context, int(np.diff(cu_seqlens).max())),
+            segment_components=components,
+            masked_positions=positions,
+            labels=labels,
+            weights=weights,
+            masked_components=masked_components,
+            tokens=used,
+            documents=table[:, [COMPONENT, DOCUMENT, START, SIZE]],
+            stream_state=state,
+        )
+
+    def _tokens(self, table: np.ndarray, cu_seqlens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """int32 [T]: begin, text and end of every segment, then padding."""
+        description = self._corpus.tokenizer
+        special = description.special_ids
+        ids = np.full(self._shape.row_tokens, special.pad, dtype=np.int32)
+        starts = cu_seqlens[: len(ends)]
+        ids[starts] = special.begin
+        ids[ends - 1] = special.end
+        flats: dict[tuple[int, int], np.ndarray] = {}
+        columns = (COMPONENT, SHARD, OFFSET, SIZE)
+        for place, (component, shard, offset, size) in zip(
+            starts.tolist(), table[:, columns].tolist(), strict=True
+        ):
+            flat = flats.get((component, shard))
+            if flat is None:
+                owner = self._corpus.components[component]
+                flat = self._corpus.shard(owner, self._split, shard).tokens
+                flats[component, shard] = flat
+            ids[place + 1 : place + 1 + size] = flat[offset : offset + size]
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= description.vocabulary_size:
+            raise self._outside(table, lowest if lowest < 0 else highest)
+        return ids
+
+    def _outside(self, table: np.ndarray, token: int) -> UserError:
+        for component, shard, offset, size in table[:, (COMPONENT, SHARD, OFFSET, SIZE)].tolist():
+            owner = self._corpus.components[component]
+            flat = self._corpus.shard(owner, self._split, shard).tokens
+            if token in flat[offset : offset + size]:
+                name = owner.split(self._split).shards[shard].name
+                return UserError(
+                    f"{owner.folder / name}.bin holds id {token}, outside the vocabulary of "
+                    f"{self._corpus.tokenizer.vocabulary_size}",
+                    remedy="the shard is damaged: check it with `mmbert inspect --verify`, "
+                    "restore it from a copy or preprocess the language again",
+                )
+        raise AssertionError("the id came from none of the row's segments")

@@ -1,0 +1,257 @@
+"""How many tokens and pieces each language of each source gets in each phase: arithmetic alone.
+
+Needs sizes, not text, so that a run can be planned from counts. A *component* is one language of
+one source. Sources share a phase by their `tokens`; within a temperature-sampled source language l
+gets tokens in proportion to n_l ** temperature over the phase's languages; within a budgeted one
+in proportion to n_l over all its languages. What `max_epochs` frees goes to the other languages of
+the source (water-filling).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmbert.data.corpus import Corpus
+from mmbert.data.pieces import SPECIAL_TOKENS_PER_SEGMENT, payload_capacity
+from mmbert.errors import UserError
+from mmbert.recipe import Phase, Recipe, Source
+from mmbert.schedule import training_plan
+
+# A temperature that moves within a phase is followed linearly between this many points.
+MOVING_TEMPERATURE_STEPS = 64
+
+
+@dataclass(frozen=True)
+class ComponentSize:
+    """Sizes of one language of one source (train split).
+
+    `pieces` are counted at the run's longest context; `segments` says, per phase, into how many
+    segments those pieces are cut altogether.
+    """
+
+    source: str
+    language: str
+    tokens: int
+    size_bytes: int
+    pieces: int
+    segments: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """`source/language`."""
+        return f"{self.source}/{self.language}"
+
+    def row_tokens_per_piece(self, phase: int) -> float:
+        """Mean tokens that a piece takes in rows of a phase, begin and end tokens included."""
+        return (self.tokens + SPECIAL_TOKENS_PER_SEGMENT * self.segments[phase]) / self.pieces
+
+
+@dataclass(frozen=True)
+class PhaseMix:
+    """What one phase draws. Arrays are float64; C components in the order of the sizes given.
+
+    `knots` [K + 1] are points of the phase's progress (0 … 1); `pieces` [K, C] the expected pieces
+    between consecutive knots; `tokens` [C] the row tokens of the phase; `epochs` [C] how often it
+    passes over each component; `row_tokens_per_piece` [C].
+    """
+
+    name: str
+    knots: np.ndarray
+    pieces: np.ndarray
+    tokens: np.ndarray
+    epochs: np.ndarray
+    row_tokens_per_piece: np.ndarray
+
+    @property
+    def active(self) -> np.ndarray:
+        """bool [C]: the components that take part in this phase."""
+        return self.tokens > 0
+
+
+def component_sizes(corpus: Corpus, recipe: Recipe) -> tuple[ComponentSize, ...]:
+    """The sizes of `corpus.components`, in their order, as the recipe's contexts cut them.
+
+    Sources that the recipe does not name have zero pieces. Raises UserError when a piece index for
+    the longest context is missing.
+    """
+    used = {source.folder for source in recipe.data.sources}
+    longest = recipe.longest_context
+    sizes = []
+    for component in corpus.components:
+        train = component.manifest.train
+        pieces = 0
+        if component.source in used and train.documents:
+            pieces = train.documents + component.continuations(longest)
+        segments = []
+        for phase in recipe.phases:
+            entry = train.pieces.get(phase.context)
+            if entry is not None:
+                segments.append(train.documents + entry.continuations)
+            else:  # no index at this context: at least this many, and nearly always about as many
+                segments.append(max(pieces, -(-train.tokens // payload_capacity(phase.context))))
+        sizes.append(
+            ComponentSize(
+                source=component.source,
+                language=component.language,
+                tokens=train.tokens,
+                size_bytes=train.bytes,
+                pieces=pieces,
+                segments=tuple(segments),
+            )
+        )
+    return tuple(sizes)
+
+
+def phase_mixes(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMix, ...]:
+    """The mix of every phase of the recipe. A pure function of its arguments.
+
+    Raises UserError when a source has no text for a phase that asks for it, a selection leaves no
+    language, or the epoch caps do not leave as many tokens as a phase asks for.
+    """
+    plan = training_plan(recipe)
+    drawn_before = np.zeros(len(sizes))  # expected pieces of earlier phases
+    mixes = []
+    for index, phase in enumerate(recipe.phases):
+        knots = _knots(phase)
+        tokens = np.zeros((len(knots) - 1, len(sizes)))
+        per_piece = np.array(
+            [size.row_tokens_per_piece(index) if size.pieces else 1.0 for size in sizes]
+        )
+        for source, share in _source_shares(recipe.data.sources, phase):
+            members = _members(sizes, source, phase)
+            budget = plan.phases[index].tokens * share * np.diff(knots)
+            shares = _language_shares([sizes[m] for m in members], source, phase, knots)
+            caps = np.full(len(members), np.inf)
+            if source.max_epochs is not None:
+                pieces = np.array([sizes[m].pieces for m in members], dtype=np.float64)
+                left = np.maximum(0.0, source.max_epochs * pieces - drawn_before[members])
+                caps = left * per_piece[members]
+            tokens[:, members] = _fill(budget, shares, caps, source, phase)
+        pieces_drawn = tokens / per_piece
+        phase_pieces = np.array([math.fsum(column) for column in pieces_drawn.T])
+        available = np.array([max(1, size.pieces) for size in sizes], dtype=np.float64)
+        mixes.append(
+            PhaseMix(
+                name=phase.name,
+                knots=knots,
+                pieces=pieces_drawn,
+                tokens=np.array([math.fsum(column) for column in tokens.T]),
+                epochs=phase_pieces / available,
+                row_tokens_per_piece=per_piece,
+            )
+        )
+        drawn_before += phase_pieces
+    return tuple(mixes)
+
+
+def component_tiers(sizes: Sequence[ComponentSize], recipe: Recipe) -> np.ndarray:
+    """int64 [C]: the first phase that a component takes part in, -1 for none."""
+    tiers = np.full(len(sizes), -1, dtype=np.int64)
+    for index in reversed(range(len(recipe.phases))):
+        phase = recipe.phases[index]
+        for source, _ in _source_shares(recipe.data.sources, phase):
+            tiers[_members(sizes, source, phase)] = index
+    return tiers
+
+
+def _knots(phase: Phase) -> np.ndarray:
+    moves = phase.temperature.start != phase.temperature.end
+    count = MOVING_TEMPERATURE_STEPS if moves else 1
+    return np.arange(count + 1) / count
+
+
+def _source_shares(sources: Sequence[Source], phase: Phase) -> list[tuple[Source, float]]:
+    """The sources of a phase with their shares of its tokens."""
+    if len(sources) == 1 and sources[0].tokens is None:
+        return [(sources[0], 1.0)]
+    weights = [(source, float((source.tokens or {}).get(phase.name, 0))) for source in sources]
+    total = math.fsum(weight for _, weight in weights)
+    if total <= 0:
+        raise UserError(
+            f"no source has tokens for phase '{phase.name}'",
+            remedy="give data.sources.<name>.tokens an entry for it",
+        )
+    return [(source, weight / total) for source, weight in weights if weight > 0]
+
+
+def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> list[int]:
+    """Components of `source` that take part in `phase`."""
+    own = [i for i, size in enumerate(sizes) if size.source == source.folder and size.pieces]
+    if not own:
+        found = ", ".join(sorted({size.source for size in sizes})) or "nothing"
+        raise UserError(
+            f"source '{source.name}': the shards hold no text in '{source.folder}' "
+            f"(they hold: {found})",
+            remedy="preprocess it, set data.sources.<name>.path, or remove the source",
+        )
+    if source.sampling == "budget":  # a budget is asked for by name: all its languages
+        return own
+    chosen = [
+        i
+        for i in own
+        if phase.languages.includes(
+            sizes[i].language, tokens=sizes[i].tokens, size_bytes=sizes[i].size_bytes
+        )
+    ]
+    if not chosen:
+        raise UserError(
+            f"phases.{phase.name}.languages selects none of the {len(own)} languages of source "
+            f"'{source.name}'",
+            remedy="name languages as iso639-3_Script, or lower the minimum size",
+        )
+    return chosen
+
+
+def _language_shares(
+    members: Sequence[ComponentSize], source: Source, phase: Phase, knots: np.ndarray
+) -> np.ndarray:
+    """float64 [K, members]: shares of the source's tokens between knots; each row sums to 1.
+
+    `math.pow` and `math.fsum` rather than numpy's vectorised ones: those differ in the last bit
+    between processors, and the order of data must not.
+    """
+    start, end = phase.temperature.start, phase.temperature.end
+    at_knots = []
+    for x in knots:
+        exponent = 1.0 if source.sampling == "budget" else start + (end - start) * float(x)
+        weights = [math.pow(max(1, size.tokens), exponent) for size in members]
+        total = math.fsum(weights)
+        at_knots.append([weight / total for weight in weights])
+    values = np.array(at_knots)
+    return (values[1:] + values[:-1]) / 2
+
+
+def _fill(
+    budget: np.ndarray, shares: np.ndarray, caps: np.ndarray, source: Source, phase: Phase
+) -> np.ndarray:
+    """Tokens [K, members]: the budget [K] by shares, none above its cap, the rest to the others."""
+    capped = np.zeros(len(caps), dtype=bool)
+    while True:
+        tokens = np.zeros_like(shares)
+        profile = shares[:, capped]
+        columns = np.array([math.fsum(column) for column in profile.T])
+        tokens[:, capped] = profile / np.where(columns > 0, columns, 1.0) * caps[capped]
+        left = np.array(
+            [max(0.0, float(b) - math.fsum(row)) for b, row in zip(budget, tokens, strict=True)]
+        )
+        if capped.all():
+            if math.fsum(left) > 1e-6 * math.fsum(budget):
+                raise UserError(
+                    f"source '{source.name}': max_epochs {source.max_epochs:g} leaves "
+                    f"{math.fsum(caps):.4g} tokens for phase '{phase.name}', which asks for "
+                    f"{math.fsum(budget):.4g}",
+                    remedy="raise max_epochs, lower the source's tokens, or select more languages",
+                )
+            return tokens
+        free = shares[:, ~capped]
+        sums = np.array([math.fsum(row) for row in free])
+        tokens[:, ~capped] = free * (left / sums)[:, None]
+        totals = np.array([math.fsum(column) for column in tokens.T])
+        over = ~capped & (totals > caps)
+        if not over.any():
+            return tokens
+        capped |= over

@@ -1,0 +1,57 @@
+"""Rows of some of a phase's streams, made in this process, and which rows a data rank reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mmbert.data.corpus import Corpus
+from mmbert.data.masking import Masker, read_word_starts
+from mmbert.data.rows import Row, RowBuilder
+from mmbert.data.state import Progress
+from mmbert.data.streams import Stream
+from mmbert.recipe import Recipe
+from mmbert.schedule import PhasePlan, TrainingPlan
+
+
+class RowSource:
+    """Rows of `streams` in the current phase of `progress`: each call gives one's next row."""
+
+    def __init__(
+        self, progress: Progress, recipe: Recipe, masker: Masker, streams: Sequence[int]
+    ) -> None:
+        order, phase = progress.order, recipe.phases[progress.order.index]
+        self._streams = {
+            number: Stream(order, number, progress.streams[number]) for number in streams
+        }
+        self._builder = RowBuilder(
+            progress.finder.corpus,
+            masker,
+            order.shape,
+            mask_ratio=phase.mask_ratio,
+            context=phase.context,
+        )
+        self._count = order.streams
+
+    def row(self, index: int) -> Row:
+        """Row `index` of the run; each stream's rows must be asked for in order."""
+        stream = self._streams[index % self._count]
+        table = stream.next_row()
+        return self._builder.build(index, table, stream.state())
+
+
+def row_masker(corpus: Corpus, recipe: Recipe, seed: int) -> Masker:
+    """The masker of a recipe; whole-word masking reads the tokenizer's vocabulary."""
+    starts = None
+    if recipe.data.masking.whole_word:
+        starts = read_word_starts(corpus.tokenizer_folder, corpus.tokenizer.vocabulary_size)
+    return Masker(corpus.tokenizer, recipe.data.masking, seed, starts)
+
+
+def own_rows(
+    plan: TrainingPlan, phase: PhasePlan, first_step: int, rank: int, ranks: int
+) -> Iterator[tuple[int, range]]:
+    """(step, the rows of it that data rank `rank` reads) of a phase from `first_step` on."""
+    for step in range(max(phase.first_step, first_step), phase.end_step):
+        at = plan.at(step)
+        first = at.first_row + (rank - at.first_row) % ranks
+        yield step, range(first, at.first_row + at.rows, ranks)

@@ -1,0 +1,184 @@
+"""The data state of a checkpoint, and the way from it to the order of any phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+
+from mmbert.data.consumption import Consumption, PhaseEnd
+from mmbert.data.corpus import Corpus
+from mmbert.data.phase import PhaseOrder, PieceFinder, build_mixes
+from mmbert.data.streams import (
+    StreamState,
+    close_phase,
+    first_state,
+    next_consumption,
+    open_phase,
+)
+from mmbert.errors import UserError
+from mmbert.recipe import Recipe
+from mmbert.schedule import TrainingPlan
+
+STATE_FORMAT = 1
+
+
+class EndedPhase(TypedDict):
+    """Pieces drawn by each stream, and [component, number] of those that went back whole."""
+
+    positions: list[int]
+    returned: list[list[int]]
+
+
+class DataState(TypedDict):
+    """JSON-able: where the order of data stands before `step`.
+
+    Component indices refer to `components`, the names at the time of writing, so that a corpus may
+    gain languages. `digests` identify the sequences of the phases begun so far; `streams` (key:
+    the stream's number) may be those of one rank or of all.
+    """
+
+    format: int
+    step: int
+    phase: int
+    components: list[str]
+    digests: list[str]
+    ended: list[EndedPhase]
+    streams: dict[str, StreamState]
+
+
+def merge_states(states: Sequence[DataState]) -> DataState:
+    """One state with all streams from those of the data ranks. Raises ValueError on a mismatch."""
+    first = states[0]
+    merged = dict(first)
+    streams: dict[str, StreamState] = {}
+    for state in states:
+        for key in ("format", "step", "phase", "components", "digests", "ended"):
+            if state[key] != first[key]:
+                raise ValueError(f"data states of different ranks differ in {key}")
+        streams.update(state["streams"])
+    merged["streams"] = {key: streams[key] for key in sorted(streams, key=int)}
+    return merged  # type: ignore[return-value]
+
+
+class Progress:
+    """The order of the current phase and the states of all streams in it.
+
+    Built from a corpus, a recipe and a checkpoint's state (None: the beginning), then moved from
+    phase to phase with `advance`. The same on every rank.
+    """
+
+    def __init__(
+        self, corpus: Corpus, recipe: Recipe, plan: TrainingPlan, state: DataState | None
+    ) -> None:
+        self.finder = PieceFinder(corpus, recipe)
+        self._corpus, self._recipe, self._plan = corpus, recipe, plan
+        self._mixes = build_mixes(corpus, recipe)
+        self._digests: list[str] = []
+        self._ended: list[EndedPhase] = []
+        count = recipe.batch.quantum
+        self.order = self._order(0, Consumption.nothing(len(corpus.components)))
+        self.streams: list[StreamState] = [first_state() for _ in range(count)]
+        self.step = 0
+        if state is not None:
+            self._restore(state, count)
+
+    def advance(self, streams: Sequence[StreamState]) -> None:
+        """End the current phase with the states of all streams, and open the next."""
+        end, remainders = close_phase(self.finder, list(streams))
+        self._ended.append(
+            {
+                "positions": end.positions.tolist(),
+                "returned": np.stack(
+                    (end.returned_components, end.returned_numbers), axis=1
+                ).tolist(),
+            }
+        )
+        self.order = self._order(self.order.index + 1, next_consumption(self.order, end))
+        self.streams = open_phase(self.order, remainders)
+
+    def state(self, step: int, streams: dict[int, StreamState]) -> DataState:
+        """The state before `step` of the given streams in the current phase."""
+        return {
+            "format": STATE_FORMAT,
+            "step": step,
+            "phase": self.order.index,
+            "components": [component.name for component in self._corpus.components],
+            "digests": list(self._digests),
+            "ended": list(self._ended),
+            "streams": {str(number): streams[number] for number in sorted(streams)},
+        }
+
+    def _order(self, index: int, before: Consumption) -> PhaseOrder:
+        order = PhaseOrder(self.finder, self._recipe, self._mixes, index, before)
+        self._digests.append(order.digest)
+        return order
+
+    def _restore(self, state: DataState, count: int) -> None:
+        if state["format"] != STATE_FORMAT:
+            raise UserError(
+                f"the checkpoint's data state has format {state['format']}, "
+                f"this version reads {STATE_FORMAT}",
+                remedy="continue with the version that wrote it",
+            )
+        if set(state["streams"]) != {str(number) for number in range(count)}:
+            raise UserError(
+                f"the checkpoint has {len(state['streams'])} data streams, the recipe asks for "
+                f"{count}",
+                remedy="set batch.quantum as it was; it cannot change during a run",
+            )
+        rename = self._renaming(state)
+        for index, ended in enumerate(state["ended"]):
+            self._check_digest(state, index)
+            returned = np.array(ended["returned"], dtype=np.int64).reshape(-1, 2)
+            end = PhaseEnd(
+                np.array(ended["positions"], dtype=np.int64), rename[returned[:, 0]], returned[:, 1]
+            )
+            self._ended.append(
+                {
+                    "positions": list(ended["positions"]),
+                    "returned": np.stack(
+                        (end.returned_components, end.returned_numbers), axis=1
+                    ).tolist(),
+                }
+            )
+            self.order = self._order(index + 1, next_consumption(self.order, end))
+        self._check_digest(state, self.order.index)
+        self.step = state["step"]
+        self.streams = [_renamed(state["streams"][str(number)], rename) for number in range(count)]
+        first = self._plan.phases[self.order.index].first_step
+        ends = self._plan.phases[self.order.index].end_step
+        if not first <= self.step <= ends:
+            raise UserError(
+                f"the checkpoint's data stand at step {self.step}, but phase "
+                f"'{self._recipe.phases[self.order.index].name}' has steps {first} to {ends}",
+                remedy="restore the recipe that is saved beside the checkpoint",
+            )
+        if self.step == ends and self.order.index + 1 < len(self._plan.phases):
+            self.advance(self.streams)
+
+    def _renaming(self, state: DataState) -> np.ndarray:
+        """int64: the state's component indices -> this corpus's; -1 where one is gone."""
+        found = [self._corpus.named(name) for name in state["components"]]
+        return np.array([-1 if component is None else component.index for component in found])
+
+    def _check_digest(self, state: DataState, index: int) -> None:
+        if state["digests"][index] != self._digests[index]:
+            raise UserError(
+                f"phase '{self._recipe.phases[index].name}' was begun with another order of data: "
+                "the recipe's mixture or the shards have changed",
+                remedy="restore the recipe saved beside the checkpoint and the shards, or start a "
+                "new run; phases that have not begun may be changed freely",
+            )
+
+
+def _renamed(state: StreamState, rename: np.ndarray) -> StreamState:
+    carried = [[int(rename[entry[0]]), *entry[1:]] for entry in state["carried"]]
+    kept = [[int(rename[entry[0]]), *entry[1:]] for entry in state["kept"]]
+    if any(entry[0] < 0 for entry in (*carried, *kept)):
+        raise UserError(
+            "a language of which the checkpoint carries text is missing from the shards",
+            remedy="restore the shards that the run was started with",
+        )
+    return {"position": state["position"], "carried": carried, "kept": kept}

@@ -1,0 +1,209 @@
+"""A virtual stream: takes its share of a phase's pieces and packs them into rows, with a small
+state after every row that is all it needs to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from mmbert.data.consumption import Consumption, PhaseEnd
+from mmbert.data.packing import CLOSING_WINDOWS, choose_segments, prefix_length
+from mmbert.data.phase import (
+    COLUMNS,
+    COMPONENT,
+    NUMBER,
+    SIZE,
+    START,
+    PhaseOrder,
+    PieceFinder,
+    segment_sizes,
+)
+
+_FEWEST_FETCHED, _MOST_FETCHED = 64, 4096
+
+
+class StreamState(TypedDict):
+    """JSON-able state of one stream.
+
+    `position`: pieces drawn in this phase. `carried`: segments that wait, oldest first, and `kept`:
+    token ranges of pieces begun in an earlier phase whose language rests, each as
+    [component index, number, first token, tokens].
+    """
+
+    position: int
+    carried: list[list[int]]
+    kept: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Token ranges of documents: int64 arrays [n]."""
+
+    component: np.ndarray
+    number: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, entries: list[list[int]]) -> Ranges:
+        """From the lists of a StreamState."""
+        table = np.array(entries, dtype=np.int64).reshape(-1, 4)
+        return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
+
+    def where(self, chosen: np.ndarray) -> list[list[int]]:
+        """The chosen ones as lists for a StreamState."""
+        return np.stack((self.component, self.number, self.start, self.size), axis=1)[
+            chosen
+        ].tolist()
+
+
+class Stream:
+    """Stream `number` of a phase. `next_row()` gives the segments of its next row."""
+
+    def __init__(self, order: PhaseOrder, number: int, state: StreamState) -> None:
+        self._order = order
+        self._number = number
+        self._position = state["position"]
+        self._kept = state["kept"]
+        self._waiting = _located(order, Ranges.of(state["carried"]))
+        # Pieces fetched ahead of the position: their segments, and how many each piece has.
+        self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
+        self._ahead_counts = np.empty(0, dtype=np.int64)
+        per_row = order.shape.row_tokens / order.mean_piece
+        self._fetched = int(min(max(2 * per_row, _FEWEST_FETCHED), _MOST_FETCHED))
+
+    def next_row(self) -> np.ndarray:
+        """The table [segments, COLUMNS] of the next row, oldest segment first."""
+        shape = self._order.shape
+        self._admit_until_tokens(shape.row_tokens)
+        ends = np.cumsum(segment_sizes(self._waiting))
+        self._admit_until_segments(prefix_length(ends, shape) + CLOSING_WINDOWS[0])
+        chosen = choose_segments(segment_sizes(self._waiting), shape)
+        row = self._waiting[chosen]
+        stays = np.ones(len(self._waiting), dtype=bool)
+        stays[chosen] = False
+        self._waiting = self._waiting[stays]
+        return row
+
+    def state(self) -> StreamState:
+        """The state after the rows given so far."""
+        return {
+            "position": self._position,
+            "carried": self._waiting[:, [COMPONENT, NUMBER, START, SIZE]].tolist(),
+            "kept": self._kept,
+        }
+
+    def _admit_until_tokens(self, tokens: int) -> None:
+        """Draw pieces, whole and one after the other, until at least `tokens` wait."""
+        missing = tokens - int(segment_sizes(self._waiting).sum())
+        while missing > 0:
+            self._fetch()
+            ends = np.cumsum(segment_sizes(self._ahead))
+            piece_ends = np.cumsum(self._ahead_counts)
+            needed = int(np.searchsorted(ends[piece_ends - 1], missing)) + 1
+            missing -= int(ends[piece_ends[min(needed, len(piece_ends)) - 1] - 1])
+            self._admit(needed)
+
+    def _admit_until_segments(self, segments: int) -> None:
+        """Draw pieces until at least `segments` segments wait."""
+        while (missing := segments - len(self._waiting)) > 0:
+            self._fetch()
+            self._admit(int(np.searchsorted(np.cumsum(self._ahead_counts), missing)) + 1)
+
+    def _admit(self, pieces: int) -> None:
+        pieces = min(pieces, len(self._ahead_counts))
+        segments = int(self._ahead_counts[:pieces].sum())
+        self._waiting = np.concatenate((self._waiting, self._ahead[:segments]))
+        self._ahead, self._ahead_counts = self._ahead[segments:], self._ahead_counts[pieces:]
+        self._position += pieces
+
+    def _fetch(self) -> None:
+        if not len(self._ahead_counts):
+            components, numbers = self._order.draw(self._number, self._position, self._fetched)
+            self._ahead, self._ahead_counts = self._order.segments(components, numbers)
+
+
+def first_state() -> StreamState:
+    """The state of a stream that has given no row."""
+    return {"position": 0, "carried": [], "kept": []}
+
+
+def _located(order: PhaseOrder, ranges: Ranges) -> np.ndarray:
+    """The table of segments that are given as ranges no longer than the context."""
+    pieces = order.finder.find(ranges.component, ranges.number)
+    table, _ = order.cut(
+        ranges.component, ranges.number, pieces, ranges.start, ranges.start + ranges.size
+    )
+    return table
+
+
+def close_phase(
+    finder: PieceFinder, states: list[StreamState]
+) -> tuple[PhaseEnd, list[list[list[int]]]]:
+    """What the end of a phase gives back, from the states of all streams, in order.
+
+    Pieces that a stream still carries whole go back to their component. Of pieces that were begun
+    the remainders, joined into ranges, stay with the stream: the second result, per stream.
+    """
+    components, numbers = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    remainders = []
+    for state in states:
+        ranges = _joined(Ranges.of(state["carried"]))
+        pieces = finder.find(ranges.component, ranges.number)
+        whole = (ranges.start == pieces.start) & (ranges.size == pieces.end - pieces.start)
+        components.append(ranges.component[whole])
+        numbers.append(ranges.number[whole])
+        remainders.append(state["kept"] + ranges.where(~whole))
+    end = PhaseEnd(
+        positions=np.array([state["position"] for state in states], dtype=np.int64),
+        returned_components=np.concatenate(components),
+        returned_numbers=np.concatenate(numbers),
+    )
+    return end, remainders
+
+
+def _joined(ranges: Ranges) -> Ranges:
+    """Ranges of one piece that touch are joined; the order is that of their first tokens."""
+    if not len(ranges.component):
+        return ranges
+    order = np.lexsort((ranges.start, ranges.number, ranges.component))
+    component, number = ranges.component[order], ranges.number[order]
+    start, size = ranges.start[order], ranges.size[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (
+        (component[1:] != component[:-1])
+        | (number[1:] != number[:-1])
+        | (start[1:] != start[:-1] + size[:-1])
+    )
+    first = np.flatnonzero(begins)
+    return Ranges(component[first], number[first], start[first], np.add.reduceat(size, first))
+
+
+def open_phase(order: PhaseOrder, remainders: list[list[list[int]]]) -> list[StreamState]:
+    """The first states of all streams of a phase, given what earlier phases left with each.
+
+    Remainders of languages that take part come first in the stream, cut to the phase's context;
+    the others stay kept.
+    """
+    states: list[StreamState] = []
+    for entries in remainders:
+        ranges = Ranges.of(entries)
+        takes_part = order.active[ranges.component]
+        own = Ranges.of(ranges.where(takes_part))
+        pieces = order.finder.find(own.component, own.number)
+        table, _ = order.cut(own.component, own.number, pieces, own.start, own.start + own.size)
+        states.append(
+            {
+                "position": 0,
+                "carried": table[:, [COMPONENT, NUMBER, START, SIZE]].tolist(),
+                "kept": ranges.where(~takes_part),
+            }
+        )
+    return states
+
+
+def next_consumption(order: PhaseOrder, end: PhaseEnd) -> Consumption:
+    """What has been consumed of every component once this phase has ended."""
+    return order.consumption.after(order.mixture, order.rotation_key, end)
