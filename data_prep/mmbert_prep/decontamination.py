@@ -1,0 +1,95 @@
+"""n-gram decontamination: reject documents that share a run of words with evaluation files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mmbert.errors import UserError
+from mmbert_prep.readers.documents import Compression
+from mmbert_prep.readers.streams import DamagedFileError, TooLong, blocks, lines
+
+# A word; in scripts that write without spaces each character counts as one, so that a run of
+# Chinese, Japanese, Thai, Lao, Khmer, Burmese or Tibetan can be found at any place.
+_WORD = re.compile(
+    r"[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+    r"\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+"
+)
+_WITHOUT_SPACES = re.compile(r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+# A character says less than a word: runs of them are this many times longer.
+_CHARACTERS_PER_WORD = 2
+_LONGEST_LINE = 64_000_000
+
+
+def _words(text: str) -> list[str]:
+    # Only letters and digits in lower case, so that punctuation and layout do not hide a copy.
+    return _WORD.findall(text.lower())
+
+
+class Decontaminator:
+    """Knows the n-grams of evaluation texts: each line of a text file, each string of JSON."""
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self._size = size
+        self._known: set[int] = set()
+        for path in paths:
+            texts = 0
+            for text in _evaluation_texts(path):
+                self._known.update(self._ngrams(_words(text)))
+                texts += 1
+            if not texts:
+                raise UserError(
+                    f"evaluation file {path} holds no text",
+                    remedy="give .txt, .tsv or .jsonl files (or .gz, .zst) to --decontaminate",
+                )
+
+    def contaminated(self, text: str) -> bool:
+        """Whether the text shares an n-gram with an evaluation text."""
+        known = self._known
+        return any(ngram in known for ngram in self._ngrams(_words(text)))
+
+    def _ngrams(self, words: list[str]) -> Iterator[int]:
+        size = self._size
+        if words and sum(bool(_WITHOUT_SPACES.match(word)) for word in words) * 2 > len(words):
+            size *= _CHARACTERS_PER_WORD
+        digest = xxhash.xxh3_64_intdigest
+        for start in range(len(words) - size + 1):
+            yield digest(" ".join(words[start : start + size]))
+
+
+def _evaluation_texts(path: Path) -> Iterator[str]:
+    name = path.name.lower()
+    compression: Compression = (
+        "gzip" if name.endswith(".gz") else "zstd" if name.endswith(".zst") else "none"
+    )
+    structured = ".json" in name
+    try:
+        size = path.stat().st_size
+        for line in lines(blocks(str(path), compression, 0, size), _LONGEST_LINE):
+            if isinstance(line, TooLong):
+                continue
+            if structured:
+                yield from _strings(json.loads(line)) if line.strip() else ()
+            else:
+                yield line.decode()
+    except (OSError, DamagedFileError, ValueError) as error:
+        raise UserError(
+            f"evaluation file {path} cannot be read: {error}",
+            remedy="give .txt, .tsv or .jsonl files (plain, .gz or .zst) to --decontaminate",
+        ) from error
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

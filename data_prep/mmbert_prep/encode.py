@@ -1,0 +1,160 @@
+"""Encode one unit of work: read, clean, hash, tokenise in batches, write its part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mmbert.data.indexed_dataset import dtype_for_vocabulary
+from mmbert.errors import UserError
+from mmbert_prep.cleaning import Clean, Cleaner, content_hashes
+from mmbert_prep.parts import DOCUMENT_DTYPE, PartReport, PartWriter
+from mmbert_prep.progress import Meter
+from mmbert_prep.readers import DAMAGE_REASONS, Document, Segment, read_segment
+from mmbert_prep.settings import PrepSettings
+from mmbert_prep.team import Team
+from mmbert_prep.tokenization.encoders import Encoder
+from mmbert_prep.units import Unit
+
+_BATCH_BYTES = 2_000_000
+_BATCH_DOCUMENTS = 4_096
+_LARGEST_DOCUMENT = 2**31 - 1  # tokens: what Megatron's index can say
+_MEASURED = 16  # every so many-th document by hash is measured for the fertility report
+# Below so many documents a share of bad ones says nothing.
+LEAST_DOCUMENTS_FOR_SHARE = 1_000
+
+
+class UnitEncoder:
+    """Encodes units one after the other; one per worker, for a whole run."""
+
+    def __init__(
+        self, settings: PrepSettings, encoder: Encoder, folder: Path, meter: Meter, team: Team
+    ) -> None:
+        self._settings, self._encoder, self._folder = settings, encoder, folder
+        self._meter, self._team = meter, team
+        self._cleaner = Cleaner(settings)
+        self._dtype = dtype_for_vocabulary(encoder.description.vocabulary_size)
+        ids = encoder.description.special_ids
+        self._unknown = ids.unknown
+        self._reserved = np.zeros(encoder.description.vocabulary_size, dtype=bool)
+        self._reserved[list(ids.all())] = True
+        self._reserved[self._unknown] = False
+        self._read = self._bad = 0
+
+    def run(self, unit: Unit) -> None:
+        """Encode a unit; its part appears when it is complete."""
+        writer = PartWriter(self._folder, unit.key, self._dtype)
+        try:
+            for segment in unit.segments:
+                self._segment(segment, writer)
+            self._check_share(writer.report)
+            writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+
+    def _segment(self, segment: Segment, writer: PartWriter) -> None:
+        batch: list[tuple[str, Clean]] = []
+        size = shown = 0
+        # Progress inside a big file, whose text is about so many times its size on disk.
+        expansion = 3 if segment.compression != "none" or segment.format == "parquet" else 1
+        for document in read_segment(segment, self._settings):
+            counts = writer.counts(document.language or "")
+            counts.read += 1
+            clean = self._cleaner.clean(document)
+            if isinstance(clean, str):
+                counts.rejected[clean] = counts.rejected.get(clean, 0) + 1
+                self._remember(document, clean, writer)
+                continue
+            assert document.language is not None, "the cleaner rejects what has no language"
+            counts.cleaned += clean.changed
+            batch.append((document.language, clean))
+            size += len(clean.data)
+            if size >= _BATCH_BYTES or len(batch) >= _BATCH_DOCUMENTS:
+                self._encode(batch, writer)
+                step = min(size // expansion, segment.weight - shown)
+                self._meter.add(weight=step)
+                shown += step
+                batch, size = [], 0
+                self._team.check()
+        if batch:
+            self._encode(batch, writer)
+        self._meter.add(weight=segment.weight - shown)
+
+    @staticmethod
+    def _remember(document: Document, reason: str, writer: PartWriter) -> None:
+        if reason == "damaged_file" and document.detail:
+            writer.report.damaged.append(document.detail)
+
+    def _encode(self, batch: list[tuple[str, Clean]], writer: PartWriter) -> None:
+        arrays = self._encoder.encode([clean.text for _, clean in batch])
+        languages: dict[str, list[int]] = {}
+        for index, (language, _) in enumerate(batch):
+            languages.setdefault(language, []).append(index)
+        for language, indices in languages.items():
+            self._write(
+                language, [batch[i][1] for i in indices], [arrays[i] for i in indices], writer
+            )
+        self._meter.add(
+            documents=len(batch),
+            size=sum(len(clean.data) for _, clean in batch),
+            tokens=sum(len(array) for array in arrays),
+        )
+
+    def _write(
+        self, language: str, texts: list[Clean], arrays: list[np.ndarray], writer: PartWriter
+    ) -> None:
+        counts = writer.counts(language)
+        lengths = np.array([len(array) for array in arrays], dtype=np.int64)
+        if lengths.min() == 0 or lengths.max() > _LARGEST_DOCUMENT:
+            kept = [i for i, n in enumerate(lengths) if 0 < n <= _LARGEST_DOCUMENT]
+            for n in lengths:
+                if not 0 < n <= _LARGEST_DOCUMENT:
+                    reason = "too_long" if n else "no_tokens"
+                    counts.rejected[reason] = counts.rejected.get(reason, 0) + 1
+            if not kept:
+                return
+            texts, arrays = [texts[i] for i in kept], [arrays[i] for i in kept]
+            lengths = lengths[kept]
+        tokens = np.concatenate(arrays)
+        if self._reserved[tokens].any():
+            raise AssertionError(f"the tokenizer made a reserved id out of {language} text")
+        data = [text.data for text in texts]
+        documents = np.empty(len(texts), dtype=DOCUMENT_DTYPE)
+        hashes = content_hashes(data)
+        documents["high"], documents["low"] = hashes[:, 0], hashes[:, 1]
+        documents["tokens"] = lengths
+        documents["bytes"] = [len(text) for text in data]
+        counts.tokens += len(tokens)
+        counts.byte_tokens += int(np.count_nonzero(self._encoder.byte_ids[tokens]))
+        counts.unknown_tokens += int(np.count_nonzero(tokens == self._unknown))
+        for index in np.flatnonzero(hashes[:, 1] % _MEASURED == 0):
+            text = texts[index].text
+            counts.measured_words += len(text.split())
+            counts.measured_characters += len(text)
+            counts.measured_tokens += int(lengths[index])
+        writer.add(language, tokens, documents)
+
+    def _check_share(self, report: PartReport) -> None:
+        for counts in report.counts.values():
+            self._read += counts.read
+            self._bad += bad_documents(counts.rejected)
+        check_share(self._bad, self._read, self._settings.maximum_rejected_share)
+
+
+def bad_documents(rejected: dict[str, int]) -> int:
+    """How many documents were rejected because the input is damaged."""
+    return sum(count for reason, count in rejected.items() if reason in DAMAGE_REASONS)
+
+
+def check_share(bad: int, read: int, most: float) -> None:
+    """Raise UserError when more than the allowed share of the documents read so far is bad."""
+    if read >= LEAST_DOCUMENTS_FOR_SHARE and bad > most * read:
+        raise UserError(
+            f"{bad:,} of the {read:,} documents read so far are damaged ({bad / read:.1%}), more "
+            f"than the allowed {most:.1%}",
+            remedy="mend the input (the reasons are broken JSON, missing columns, invalid UTF-8, "
+            "damaged files: see --dry-run and the input itself), or allow more with "
+            "--maximum-rejected-share; running again continues",
+        )

@@ -1,0 +1,160 @@
+"""From all units' reports to finished languages: select, write shards, make visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from mmbert.data.manifest import Shard, read_manifest
+from mmbert.data.tokenizer import TokenizerDescription
+from mmbert_prep.merge import finish_language, published_manifest, write_shard
+from mmbert_prep.parts import LanguageCounts, Section, read_report
+from mmbert_prep.progress import Meter
+from mmbert_prep.selection import LanguageSections, Selection, ShardPlan, select
+from mmbert_prep.settings import PrepSettings
+from mmbert_prep.stages import Stages
+from mmbert_prep.storage import read_json, write_json
+from mmbert_prep.summary import LanguageSummary, summarise_language
+from mmbert_prep.units import Plan
+from mmbert_prep.workspace import Workspace
+
+
+class Languages(BaseModel):
+    """Everything that the units found: where each language's documents lie, and the counts."""
+
+    sections: dict[str, list[tuple[str, Section]]] = Field(default_factory=dict)
+    counts: dict[str, LanguageCounts] = Field(default_factory=dict)
+    damaged: list[str] = Field(default_factory=list)
+
+    def of(self, language: str) -> LanguageSections:
+        """Where a language's documents lie."""
+        return LanguageSections(language, tuple(self.sections[language]))
+
+
+def collect_languages(plan: Plan, units: Path) -> Languages:
+    """Read all units' reports in the plan's order, which becomes the order of documents."""
+    languages = Languages()
+    for unit in plan.units:
+        report = read_report(units, unit.key)
+        for section in report.sections:
+            languages.sections.setdefault(section.language, []).append((unit.key, section))
+        for language, counts in report.counts.items():
+            languages.counts.setdefault(language, LanguageCounts()).add(counts)
+        languages.damaged += report.damaged
+    return languages
+
+
+class LanguageMerger:
+    """Turns parts into shards; each step's results lie in the workspace, so a rerun continues."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        settings: PrepSettings,
+        space: Workspace,
+        languages: Languages,
+        description: TokenizerDescription,
+    ) -> None:
+        self._stages, self._settings, self._space = stages, settings, space
+        self._languages, self._description = languages, description
+        self._units = space.units(description.fingerprint)
+        self._names = sorted(languages.sections)
+
+    def run(self) -> dict[str, LanguageSummary]:
+        """Do this worker's share of all steps; returns the summaries of all languages."""
+        documents = [self._languages.of(name).documents for name in self._names]
+        with self._stages.stage("select", "selecting", sum(documents)) as meter:
+            for index in self._stages.claimed(self._names, documents):
+                self._select(self._names[index])
+                meter.add(weight=documents[index])
+        tasks = list(self._shards())
+        weights = [shard.last - shard.first for _, shard in tasks]
+        with self._stages.stage("shards", "writing shards", sum(weights)) as meter:
+            names = [f"{language}.{shard.name}" for language, shard in tasks]
+            for index in self._stages.claimed(names, weights):
+                self._write(*tasks[index], meter)
+        with self._stages.stage("publish", "finishing", len(self._names)) as meter:
+            for index in self._stages.claimed(self._names, documents):
+                self._finish(self._names[index])
+                meter.add(weight=1)
+        return {
+            name: summarise_language(
+                read_manifest(self._space.source / name), self._languages.counts[name]
+            )
+            for name in self._names
+        }
+
+    def _published(self, language: str) -> bool:
+        target = self._space.source / language
+        receipt = self._space.receipts / f"{language}.json"
+        return published_manifest(target, receipt) is not None
+
+    def _select(self, language: str) -> None:
+        path = self._space.merge / f"{language}.json"
+        if path.exists():
+            return
+        selection = select(self._languages.of(language), self._units, self._settings)
+        np.save(self._space.merge / f"{language}.npy", selection.fates)
+        shards = [[shard.name, shard.first, shard.last] for shard in selection.shards]
+        write_json(
+            path, {"shards": shards, "totals": selection.totals, "dropped": selection.dropped}
+        )
+
+    def _selection(self, language: str) -> Selection:
+        stored = read_json(self._space.merge / f"{language}.json")
+        fates = np.load(self._space.merge / f"{language}.npy", mmap_mode="r")
+        shards = [ShardPlan(*shard) for shard in stored["shards"]]
+        totals = {split: tuple(values) for split, values in stored["totals"].items()}
+        return Selection(fates, stored["dropped"], shards, totals)
+
+    def _shards(self) -> Iterator[tuple[str, ShardPlan]]:
+        for language in self._names:
+            for shard in self._selection(language).shards:
+                yield language, shard
+
+    def _entry(self, language: str, shard: str) -> Path:
+        return self._space.merge / f"{language}.{shard}.json"
+
+    def _write(self, language: str, shard: ShardPlan, meter: Meter) -> None:
+        if self._entry(language, shard.name).exists():
+            return
+        folder = self._space.staging / language
+        folder.mkdir(exist_ok=True)
+        entry = write_shard(
+            self._languages.of(language),
+            self._selection(language),
+            shard,
+            self._units,
+            folder,
+            self._description.vocabulary_size,
+            meter,
+        )
+        write_json(self._entry(language, shard.name), entry.model_dump(mode="json"))
+
+    def _finish(self, language: str) -> None:
+        if self._published(language):
+            return
+        selection = self._selection(language)
+        counts = self._languages.counts[language]
+        rejected = dict(counts.rejected)
+        for reason, count in selection.dropped.items():
+            rejected[reason] = rejected.get(reason, 0) + count
+        finish_language(
+            language=language,
+            source=self._settings.source,
+            folder=self._space.staging / language,
+            target=self._space.source / language,
+            receipt=self._space.receipts / f"{language}.json",
+            shards=[
+                Shard.model_validate(read_json(self._entry(language, shard.name)))
+                for shard in selection.shards
+            ],
+            totals=selection.totals,
+            read=counts.read,
+            rejected=rejected,
+            tokenizer=self._description,
+            contexts=self._settings.contexts,
+        )

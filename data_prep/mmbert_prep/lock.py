@@ -1,0 +1,97 @@
+"""The lock of an output folder: two runs into one output refuse each other, a dead run does not."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mmbert.errors import UserError
+
+_HEARTBEAT_SECONDS = 20.0
+# A run on another host cannot be asked whether it lives; after this long without a heartbeat it is
+# taken for dead.
+_STALE_SECONDS = 600.0
+
+
+@contextlib.contextmanager
+def output_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` for the block. Raises UserError while another run holds it."""
+    token = _acquire(path)
+    stop = threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join()
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_bytes()) == token:
+                path.unlink()
+
+
+def _acquire(path: Path) -> dict[str, Any]:
+    token = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+    }
+    with _guard(path):
+        holder = _holder(path)
+        if holder is not None and _alive(path, holder):
+            raise UserError(
+                f"another run is writing to {path.parent.parent}: process {holder.get('pid')} on "
+                f"{holder.get('host')}",
+                remedy="wait until it ends or stop it; if you are sure that it no longer runs, "
+                f"remove {path}",
+            )
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(token))
+        os.replace(partial, path)
+    return token
+
+
+@contextlib.contextmanager
+def _guard(path: Path) -> Iterator[None]:
+    """Keeps looking at the lock and taking it from happening twice at once."""
+    with open(path.with_name(path.name + ".guard"), "a") as guard:
+        # Some network file systems know no file locks: then the check alone has to do.
+        with contextlib.suppress(OSError):
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    try:
+        holder = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return holder if isinstance(holder, dict) else None
+
+
+def _alive(path: Path, holder: dict[str, Any]) -> bool:
+    if holder.get("host") != socket.gethostname():
+        return time.time() - path.stat().st_mtime < _STALE_SECONDS
+    try:
+        process = psutil.Process(int(holder["pid"]))
+        # A process number is given again after a while: the start time tells the two apart.
+        same = abs(process.create_time() - float(holder["started"])) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError, ValueError, TypeError):
+        return False
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(_HEARTBEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            os.utime(path)

@@ -1,0 +1,158 @@
+"""From parts to shards: write each language's Megatron pairs, piece indexes and manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+import mmbert
+from mmbert.data.files import explained_write_errors, sync_folder
+from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter, dtype_for_vocabulary
+from mmbert.data.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    PiecesEntry,
+    Shard,
+    Split,
+    TrainSplit,
+    read_manifest,
+    write_manifest,
+)
+from mmbert.data.pieces import continuation_index, pieces_file_name, write_continuation_index
+from mmbert.data.tokenizer import TokenizerDescription
+from mmbert_prep.parts import map_section
+from mmbert_prep.progress import Meter
+from mmbert_prep.selection import Fate, LanguageSections, Selection, ShardPlan
+
+_COPY_DOCUMENTS = 65_536
+
+
+def write_shard(
+    language: LanguageSections,
+    selection: Selection,
+    shard: ShardPlan,
+    units: Path,
+    folder: Path,
+    vocabulary_size: int,
+    meter: Meter,
+) -> Shard:
+    """Copy a shard's documents out of the parts; returns its manifest entry."""
+    dtype = dtype_for_vocabulary(vocabulary_size)
+    fate = Fate.HELDOUT if shard.name.startswith("heldout") else Fate.TRAIN
+    first = 0
+    with IndexedDatasetWriter(folder / shard.name, dtype) as writer:
+        for key, section in language.sections:
+            begin, end = max(shard.first, first), min(shard.last, first + section.documents)
+            if begin < end:
+                tokens, documents = map_section(units, key, section, dtype)
+                lengths = np.asarray(documents["tokens"]).astype(np.int64)
+                ends = np.cumsum(lengths)
+                for start in range(begin - first, end - first, _COPY_DOCUMENTS):
+                    stop = min(start + _COPY_DOCUMENTS, end - first)
+                    kept = selection.fates[first + start : first + stop] == fate
+                    _copy(writer, tokens, lengths, ends, start, kept)
+                    meter.add(weight=stop - start)
+            first += section.documents
+        return writer.finish()
+
+
+def _copy(
+    writer: IndexedDatasetWriter,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    ends: np.ndarray,
+    start: int,
+    kept: np.ndarray,
+) -> None:
+    """Append the kept ones of the documents from `start`: run by run of neighbours."""
+    edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0)) + start
+    for begin, end in edges.reshape(-1, 2):
+        first_token = int(ends[begin] - lengths[begin])
+        writer.add_many(tokens[first_token : int(ends[end - 1])], lengths[begin:end])
+
+
+def finish_language(
+    language: str,
+    source: str,
+    folder: Path,
+    target: Path,
+    receipt: Path,
+    shards: list[Shard],
+    totals: dict[str, tuple[int, int, int]],
+    read: int,
+    rejected: dict[str, int],
+    tokenizer: TokenizerDescription,
+    contexts: tuple[int, ...],
+) -> Manifest:
+    """Write piece indexes and manifest in `folder`, then make the language visible at `target`.
+
+    `receipt`, a copy of the manifest, tells a later run that this one made what is at `target`.
+    """
+    train = [shard for shard in shards if shard.name.startswith("train")]
+    heldout = [shard for shard in shards if shard.name.startswith("heldout")]
+    pieces: dict[int, PiecesEntry] = {}
+    for context in sorted(set(contexts)):
+        indexes = []
+        first_document = 0
+        for shard in train:
+            lengths = IndexedDataset(folder / shard.name).lengths
+            indexes.append(continuation_index(lengths, context, first_document))
+            first_document += shard.documents
+        index = np.concatenate(indexes) if indexes else continuation_index([], context)
+        name = pieces_file_name(context)
+        checksum = write_continuation_index(folder / name, index)
+        pieces[context] = PiecesEntry(file=name, continuations=len(index), xxh3_128=checksum)
+    two_bytes = dtype_for_vocabulary(tokenizer.vocabulary_size).itemsize == 2
+    manifest = Manifest(
+        writer=f"mmbert {mmbert.__version__}",
+        source=source,
+        language=language,
+        tokenizer=tokenizer.fingerprint,
+        dtype="uint16" if two_bytes else "int32",
+        train=TrainSplit(
+            documents=totals["train"][0],
+            tokens=totals["train"][1],
+            bytes=totals["train"][2],
+            shards=tuple(train),
+            pieces=pieces,
+        ),
+        heldout=Split(
+            documents=totals["heldout"][0],
+            tokens=totals["heldout"][1],
+            bytes=totals["heldout"][2],
+            shards=tuple(heldout),
+        ),
+        documents_read=read,
+        rejected=dict(sorted(rejected.items())),
+    )
+    write_manifest(folder, manifest)
+    shutil.copyfile(folder / MANIFEST_NAME, receipt)
+    publish(folder, target)
+    return manifest
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Move a complete language folder to its place, in the place of an older one."""
+    with explained_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            old = folder.with_name(f"{folder.name}.replaced")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(target, old)
+            os.replace(folder, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(folder, target)
+        sync_folder(target.parent)
+
+
+def published_manifest(target: Path, receipt: Path) -> Manifest | None:
+    """The manifest of a language that this run has made visible already."""
+    if not receipt.exists() or not (target / MANIFEST_NAME).exists():
+        return None
+    if receipt.read_bytes() != (target / MANIFEST_NAME).read_bytes():
+        return None
+    return read_manifest(target)

@@ -1,0 +1,173 @@
+"""Part files: what one unit of work leaves behind, its documents' tokens and facts by language.
+
+`<key>.tokens` is a raw token array, `<key>.documents` an array of DOCUMENT_DTYPE, both made of
+sections of one language each; `<key>.json` (written last: it makes the unit done) lists the
+sections and the counts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from mmbert.data.files import explained_write_errors, sync_folder
+from mmbert_prep.storage import read_json, write_json
+
+# high, low: halves of the text's XXH3-128; tokens and bytes of the document.
+DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
+
+# Tokens that a worker keeps in memory before it writes sections: bounds its memory.
+_FLUSH_TOKENS = 8_000_000
+
+
+class Section(BaseModel):
+    """Consecutive documents of one language in a part."""
+
+    language: str
+    first_document: int
+    documents: int
+    first_token: int
+    tokens: int
+
+
+class LanguageCounts(BaseModel):
+    """Counts of one language in a part; sums of them make the report."""
+
+    read: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    cleaned: int = 0
+    """Kept documents that cleaning changed."""
+    tokens: int = 0
+    """Tokens before duplicates were dropped, of which the next two are parts."""
+    byte_tokens: int = 0
+    """Tokens that stand for single bytes of characters outside the vocabulary."""
+    unknown_tokens: int = 0
+    measured_words: int = 0
+    measured_tokens: int = 0
+    measured_characters: int = 0
+    """Words, tokens and characters of every 16th document, for tokens per word."""
+
+    def add(self, other: LanguageCounts) -> None:
+        """Add another part's counts."""
+        for name in type(self).model_fields:
+            value = getattr(other, name)
+            if name == "rejected":
+                for reason, count in value.items():
+                    self.rejected[reason] = self.rejected.get(reason, 0) + count
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+
+class PartReport(BaseModel):
+    """What a unit's JSON says. The language "" stands for documents that name none."""
+
+    sections: list[Section] = Field(default_factory=list)
+    counts: dict[str, LanguageCounts] = Field(default_factory=dict)
+    damaged: list[str] = Field(default_factory=list)
+    """Files that could not be read (further), with the reason."""
+
+
+class PartWriter:
+    """Collects a unit's documents by language and writes its three files."""
+
+    def __init__(self, folder: Path, key: str, dtype: np.dtype) -> None:
+        self.report = PartReport()
+        self._folder, self._key, self._dtype = folder, key, dtype
+        self._tokens: dict[str, list[np.ndarray]] = {}
+        self._documents: dict[str, list[np.ndarray]] = {}
+        self._pending = self._written_documents = self._written_tokens = 0
+        with explained_write_errors(self._path("tokens")):
+            self._token_file = open(self._path("tokens.partial"), "wb")  # noqa: SIM115
+            self._document_file = open(self._path("documents.partial"), "wb")  # noqa: SIM115
+
+    def _path(self, suffix: str) -> Path:
+        return self._folder / f"{self._key}.{suffix}"
+
+    def counts(self, language: str) -> LanguageCounts:
+        """The counts of a language, to be added to."""
+        return self.report.counts.setdefault(language, LanguageCounts())
+
+    def add(self, language: str, tokens: np.ndarray, documents: np.ndarray) -> None:
+        """Append documents: their tokens one after the other, DOCUMENT_DTYPE facts of each."""
+        self._tokens.setdefault(language, []).append(tokens.astype(self._dtype, copy=False))
+        self._documents.setdefault(language, []).append(documents)
+        self._pending += len(tokens)
+        if self._pending >= _FLUSH_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        for language in sorted(self._tokens):
+            tokens = np.concatenate(self._tokens[language])
+            documents = np.concatenate(self._documents[language])
+            with explained_write_errors(self._path("tokens")):
+                self._token_file.write(tokens.data)
+                self._document_file.write(documents.tobytes())
+            self.report.sections.append(
+                Section(
+                    language=language,
+                    first_document=self._written_documents,
+                    documents=len(documents),
+                    first_token=self._written_tokens,
+                    tokens=len(tokens),
+                )
+            )
+            self._written_documents += len(documents)
+            self._written_tokens += len(tokens)
+        self._tokens, self._documents, self._pending = {}, {}, 0
+
+    def finish(self) -> PartReport:
+        """Write everything; the unit counts as done from here on."""
+        self._flush()
+        with explained_write_errors(self._path("tokens")):
+            for file, suffix in ((self._token_file, "tokens"), (self._document_file, "documents")):
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+                os.replace(self._path(f"{suffix}.partial"), self._path(suffix))
+            sync_folder(self._folder)
+        write_json(self._path("json"), self.report.model_dump(mode="json"))
+        return self.report
+
+    def abort(self) -> None:
+        """Close and remove what was written so far."""
+        for file, suffix in ((self._token_file, "tokens"), (self._document_file, "documents")):
+            file.close()
+            self._path(f"{suffix}.partial").unlink(missing_ok=True)
+
+
+def read_report(folder: Path, key: str) -> PartReport:
+    """The report of a finished unit."""
+    return PartReport.model_validate(read_json(folder / f"{key}.json"))
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether the unit was finished."""
+    return (folder / f"{key}.json").exists()
+
+
+def map_section(
+    folder: Path, key: str, section: Section, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and DOCUMENT_DTYPE facts of a section, as read-only memory maps."""
+    tokens = np.memmap(
+        folder / f"{key}.tokens",
+        dtype=dtype,
+        mode="r",
+        offset=section.first_token * dtype.itemsize,
+        shape=(section.tokens,),
+    )
+    return tokens, map_documents(folder, key, section)
+
+
+def map_documents(folder: Path, key: str, section: Section) -> np.ndarray:
+    """The DOCUMENT_DTYPE facts of a section alone."""
+    return np.memmap(
+        folder / f"{key}.documents",
+        dtype=DOCUMENT_DTYPE,
+        mode="r",
+        offset=section.first_document * DOCUMENT_DTYPE.itemsize,
+        shape=(section.documents,),
+    )

@@ -1,0 +1,27 @@
+"""The language of a row from its columns: one with the whole key, or code and script in two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmbert_prep.language_codes import is_language_key, iso639_3
+
+
+def language_of(values: Sequence[object]) -> str | None:
+    """The key from the values of the language columns; None where they do not make one.
+
+    The first value may be the whole key (`swh_Latn`); else first and second are code and script
+    (`swh` or `sw`, and `Latn`).
+    """
+    if not values or not isinstance(values[0], str):
+        return None
+    code = values[0]
+    if is_language_key(code):
+        return code
+    if len(values) < 2 or not isinstance(values[1], str):
+        return None
+    try:
+        key = f"{iso639_3(code)}_{values[1]}"
+    except KeyError:
+        return None
+    return key if is_language_key(key) else None

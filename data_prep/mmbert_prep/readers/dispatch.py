@@ -1,0 +1,129 @@
+"""Which reader reads which file, and how a file is divided into segments of work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+from mmbert_prep.readers.documents import Document, InputFile, Segment
+from mmbert_prep.readers.jsonl import read_jsonl
+from mmbert_prep.readers.parquet import read_parquet, row_group_weights
+from mmbert_prep.readers.streams import BLOCK, DamagedFileError
+from mmbert_prep.readers.text import read_text
+from mmbert_prep.settings import PrepSettings
+
+
+def read_segment(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+    """Documents of a segment. A file that cannot be read (further) ends with one Document whose
+    problem is `damaged_file` and whose detail names the file and the reason."""
+    if segment.problem is not None:
+        yield _damaged(segment, segment.problem)
+        return
+    reader = {"parquet": read_parquet, "jsonl": read_jsonl, "text": read_text}[segment.format]
+    try:
+        changed = _changed(segment)
+        if changed is None:
+            yield from reader(segment, settings)
+            changed = _changed(segment)
+        if changed is not None:
+            raise FileChangedError(changed)
+    except (DamagedFileError, OSError) as error:
+        # What was given before the damage is kept; the rest of the segment is lost and says so.
+        yield _damaged(segment, str(error))
+
+
+class FileChangedError(Exception):
+    """An input file is not the one that the work was planned for."""
+
+
+def _changed(segment: Segment) -> str | None:
+    try:
+        status = os.stat(segment.path)
+    except FileNotFoundError:
+        return f"{segment.path} was removed while it was being read"
+    if (status.st_size, status.st_mtime_ns) != (segment.size, segment.modified):
+        return f"{segment.path} was changed while it was being read"
+    return None
+
+
+def _damaged(segment: Segment, why: str) -> Document:
+    return Document(None, segment.language, "damaged_file", f"{segment.path}: {why}")
+
+
+def plan_segments(file: InputFile, unit_bytes: int, settings: PrepSettings) -> list[Segment]:
+    """Divide a file into segments of about `unit_bytes`, at record boundaries, in file order."""
+    if file.format == "parquet":
+        return _parquet_segments(file, unit_bytes)
+    whole_documents = file.format == "text" and settings.text_unit == "file"
+    if file.compression != "none" or whole_documents or file.size <= unit_bytes * 3 // 2:
+        return [_segment(file, 0, file.size, file.size)]
+    blank_line = file.format == "text" and settings.text_unit == "block"
+    count = -(-file.size // unit_bytes)
+    bounds = [0]
+    with open(file.path, "rb") as stream:
+        for number in range(1, count):
+            bound = _boundary(stream.fileno(), file.size * number // count, file.size, blank_line)
+            if bound > bounds[-1]:
+                bounds.append(bound)
+    if bounds[-1] < file.size:
+        bounds.append(file.size)
+    return [_segment(file, start, stop, stop - start) for start, stop in itertools.pairwise(bounds)]
+
+
+def _segment(
+    file: InputFile, start: int, stop: int, weight: int, problem: str | None = None
+) -> Segment:
+    return Segment(
+        path=file.path,
+        format=file.format,
+        compression=file.compression,
+        language=file.language,
+        size=file.size,
+        modified=file.modified,
+        start=start,
+        stop=stop,
+        weight=weight,
+        problem=problem,
+    )
+
+
+def _parquet_segments(file: InputFile, unit_bytes: int) -> list[Segment]:
+    try:
+        weights = row_group_weights(file.path)
+    except DamagedFileError as error:
+        return [_segment(file, 0, 0, 1, problem=str(error))]
+    segments: list[Segment] = []
+    start = weight = 0
+    for group, size in enumerate(weights):
+        weight += size
+        if weight >= unit_bytes or group == len(weights) - 1:
+            segments.append(_segment(file, start, group + 1, weight))
+            start, weight = group + 1, 0
+    return segments
+
+
+def _boundary(descriptor: int, position: int, size: int, blank_line: bool) -> int:
+    """The first record start at or after `position`: after a newline, or after a blank line."""
+    previous_blank = False
+    pending = b""  # the part of a line that the last block ended with
+    line_start = -1  # unknown until the first newline
+    while position < size:
+        block = os.pread(descriptor, BLOCK, position)
+        if not block:
+            break
+        offset = 0
+        while (end := block.find(b"\n", offset)) >= 0:
+            next_line = position + end + 1
+            if not blank_line:
+                return next_line
+            if line_start >= 0:
+                previous_blank = not (pending + block[offset:end]).strip()
+                if previous_blank:
+                    return next_line
+            line_start, pending, offset = next_line, b"", end + 1
+        # Of a long line only whether it has anything but blanks matters.
+        rest = (pending + block[offset:]).strip()[:1]
+        pending = rest
+        position += len(block)
+    return size

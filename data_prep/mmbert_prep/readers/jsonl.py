@@ -1,0 +1,42 @@
+"""JSON lines: one object a line, its text in one key, its language in the path or in keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from mmbert_prep.readers.columns import language_of
+from mmbert_prep.readers.documents import Document, Segment
+from mmbert_prep.readers.streams import TooLong, blocks, lines
+from mmbert_prep.settings import PrepSettings
+
+
+def read_jsonl(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+    """Documents of a JSON-lines file; a line that is no object with a text is a problem."""
+    stream = blocks(segment.path, segment.compression, segment.start, segment.stop)
+    text_column, columns = settings.text_column, settings.language_columns
+    for line in lines(stream, settings.maximum_bytes):
+        if isinstance(line, TooLong):
+            yield Document(None, segment.language, "too_long")
+            continue
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError:
+            yield Document(None, segment.language, "invalid_utf8")
+            continue
+        except (ValueError, RecursionError):
+            if line.strip():  # a blank line is no document
+                yield Document(None, segment.language, "broken_json")
+            continue
+        if not isinstance(row, dict):
+            yield Document(None, segment.language, "broken_json")
+            continue
+        language = segment.language or language_of([row.get(name) for name in columns])
+        text = row.get(text_column)
+        if not isinstance(text, str):
+            yield Document(None, language, "missing_text")
+            continue
+        try:
+            yield Document(text.encode(), language)
+        except UnicodeEncodeError:  # half of a surrogate pair, written as \ud83d
+            yield Document(None, language, "invalid_utf8")

@@ -1,0 +1,85 @@
+"""Parquet: row groups are read in small batches, only the columns that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmbert_prep.readers.columns import language_of
+from mmbert_prep.readers.documents import Document, Segment
+from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.settings import PrepSettings
+
+_BATCH_ROWS = 512
+
+
+def row_group_weights(path: str) -> list[int]:
+    """Compressed bytes per row group. Raises DamagedFileError when the footer cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            return [
+                max(
+                    1,
+                    sum(
+                        metadata.row_group(group).column(column).total_compressed_size
+                        for column in range(metadata.num_columns)
+                    ),
+                )
+                for group in range(metadata.num_row_groups)
+            ]
+    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+        raise DamagedFileError(_first_line(error)) from error
+
+
+def read_parquet(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+    """Documents of some row groups. Raises DamagedFileError where the file cannot be decoded."""
+    try:
+        with pq.ParquetFile(segment.path) as file:
+            names = set(file.schema_arrow.names)
+            if settings.text_column not in names:
+                raise DamagedFileError(
+                    f"no column '{settings.text_column}' among {', '.join(sorted(names))}"
+                )
+            columns = [name for name in settings.language_columns if name in names]
+            if segment.language:
+                columns = []
+            for batch in file.iter_batches(
+                batch_size=_BATCH_ROWS,
+                row_groups=list(range(segment.start, segment.stop)),
+                columns=[settings.text_column, *columns],
+                use_threads=False,
+            ):
+                texts = _as_bytes(batch.column(settings.text_column))
+                values = [batch.column(name).to_pylist() for name in columns]
+                for row, data in enumerate(texts):
+                    language = segment.language or language_of([value[row] for value in values])
+                    problem = "missing_text" if data is None else None
+                    if data is not None and len(data) > settings.maximum_bytes:
+                        data, problem = None, "too_long"
+                    yield Document(data, language, problem)
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        raise DamagedFileError(_first_line(error)) from error
+
+
+def _as_bytes(column: pa.Array) -> list[Any]:
+    """The column as Python bytes: Arrow does not check the UTF-8 of a Parquet string."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if not (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or str(kind) in ("string_view", "binary_view")
+    ):
+        raise DamagedFileError(f"its text column is {kind}, not text")
+    return column.cast(pa.large_binary()).to_pylist()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,174 @@
+"""What becomes of each document of a language: train, held out, duplicate, over the cap."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+
+from mmbert_prep.cleaning import heldout_flags
+from mmbert_prep.parts import Section, map_documents
+from mmbert_prep.settings import PrepSettings
+
+_HASHES_AT_ONCE = 16_000_000  # bounds memory of finding duplicates; more documents take passes
+_CAP_BINS = 1 << 16
+
+
+class Fate(IntEnum):
+    """What becomes of a document."""
+
+    TRAIN = 0
+    HELDOUT = 1
+    DUPLICATE = 2
+    OVER_CAP = 3
+
+
+@dataclass(frozen=True)
+class LanguageSections:
+    """Where a language's documents lie: (unit key, section), in the order of documents."""
+
+    language: str
+    sections: tuple[tuple[str, Section], ...]
+
+    @property
+    def documents(self) -> int:
+        """Number of documents, before any is dropped."""
+        return sum(section.documents for _, section in self.sections)
+
+
+@dataclass
+class ShardPlan:
+    """One shard: kept documents among first … last (exclusive) of the language's documents."""
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass
+class Selection:
+    """The fate of each document (uint8) and the shards that follow from it."""
+
+    fates: np.ndarray
+    dropped: dict[str, int]
+    shards: list[ShardPlan] = field(default_factory=list)
+    totals: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Split -> documents, tokens, bytes."""
+
+
+def select(language: LanguageSections, folder: Path, settings: PrepSettings) -> Selection:
+    """Decide every document's fate, in passes over hashes and lengths on disk."""
+    fates = np.zeros(language.documents, dtype=np.uint8)
+    if settings.deduplicate:
+        _mark_duplicates(language, folder, fates)
+    duplicates = int(np.count_nonzero(fates))
+    for start, documents in _facts(language, folder):
+        view = fates[start : start + len(documents)]
+        hashes = np.stack([documents["high"], documents["low"]], axis=1)
+        held = heldout_flags(hashes, settings.heldout_share)
+        view[held & (view == Fate.TRAIN)] = Fate.HELDOUT
+    if not np.any(fates == Fate.TRAIN):  # held out without anything to train on is of no use
+        fates[fates == Fate.HELDOUT] = Fate.TRAIN
+    if settings.maximum_tokens_per_language is not None:
+        _cap(language, folder, fates, settings.maximum_tokens_per_language)
+    over = int(np.count_nonzero(fates == Fate.OVER_CAP))
+    dropped = {"duplicate": duplicates, "over_token_cap": over}
+    selection = Selection(fates, {reason: n for reason, n in dropped.items() if n})
+    _plan_shards(language, folder, settings.shard_tokens, selection)
+    return selection
+
+
+def _facts(language: LanguageSections, folder: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """(index of the first document, facts of a section's documents), section by section."""
+    start = 0
+    for key, section in language.sections:
+        documents = map_documents(folder, key, section)
+        yield start, documents
+        start += section.documents
+
+
+def _mark_duplicates(language: LanguageSections, folder: Path, fates: np.ndarray) -> None:
+    """Mark every document whose text occurred before; each pass looks at one range of hashes."""
+    passes = -(-language.documents // _HASHES_AT_ONCE)
+    for number in range(passes):
+        highs, lows, places = [], [], []
+        for start, documents in _facts(language, folder):
+            high = np.asarray(documents["high"])
+            chosen = slice(None) if passes == 1 else high % np.uint64(passes) == number
+            highs.append(high[chosen])
+            lows.append(np.asarray(documents["low"])[chosen])
+            places.append(np.arange(start, start + len(documents))[chosen])
+        if not highs:
+            continue
+        high, low, place = np.concatenate(highs), np.concatenate(lows), np.concatenate(places)
+        order = np.lexsort((low, high))  # stable: equal texts stay in the order of documents
+        high, low = high[order], low[order]
+        again = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
+        fates[place[order[1:][again]]] = Fate.DUPLICATE
+
+
+def _cap(language: LanguageSections, folder: Path, fates: np.ndarray, most: int) -> None:
+    """Keep the training documents of the smallest hashes, as many tokens as fit into `most`.
+
+    So the choice is a uniform one, does not favour the first files, and grows with the cap.
+    """
+    bins = np.zeros(_CAP_BINS, dtype=np.int64)
+    shift = np.uint64(48)
+    for start, documents in _facts(language, folder):
+        train = fates[start : start + len(documents)] == Fate.TRAIN
+        index = (np.asarray(documents["low"])[train] >> shift).astype(np.int64)
+        tokens = np.asarray(documents["tokens"])[train].astype(np.int64)
+        np.add.at(bins, index, tokens)
+    if int(bins.sum()) <= most:
+        return
+    ends = np.cumsum(bins)
+    border = int(np.searchsorted(ends, most, side="right"))  # the bin that is partly kept
+    room = most - (int(ends[border - 1]) if border else 0)
+    low_border: list[np.ndarray] = []
+    for start, documents in _facts(language, folder):
+        view = fates[start : start + len(documents)]
+        index = (np.asarray(documents["low"]) >> shift).astype(np.int64)
+        view[(view == Fate.TRAIN) & (index > border)] = Fate.OVER_CAP
+        inside = np.flatnonzero((view == Fate.TRAIN) & (index == border))
+        facts = np.empty(len(inside), dtype=[("low", "<u8"), ("place", "<i8"), ("tokens", "<i8")])
+        facts["low"] = documents["low"][inside]
+        facts["place"] = inside + start
+        facts["tokens"] = documents["tokens"][inside]
+        low_border.append(facts)
+    facts = np.sort(np.concatenate(low_border), order=["low", "place"])
+    fates[facts["place"][np.cumsum(facts["tokens"]) > room]] = Fate.OVER_CAP
+    if not np.any(fates == Fate.TRAIN):  # the very first document is longer than the cap
+        fates[facts["place"][:1]] = Fate.TRAIN
+
+
+def _plan_shards(
+    language: LanguageSections, folder: Path, shard_tokens: int, selection: Selection
+) -> None:
+    for fate, split in ((Fate.TRAIN, "train"), (Fate.HELDOUT, "heldout")):
+        totals = np.zeros(3, dtype=np.int64)
+        bounds = [0]
+        filled = 0
+        for start, documents in _facts(language, folder):
+            kept = selection.fates[start : start + len(documents)] == fate
+            tokens = np.where(kept, np.asarray(documents["tokens"]).astype(np.int64), 0)
+            size = np.asarray(documents["bytes"]).astype(np.int64)[kept]
+            totals += (np.count_nonzero(kept), int(tokens.sum()), int(size.sum()))
+            ends = np.cumsum(tokens) + filled
+            # A shard ends with the document that reaches its size.
+            while len(ends) and ends[-1] >= shard_tokens:
+                last = int(np.searchsorted(ends, shard_tokens)) + 1
+                bounds.append(start + last)
+                ends = ends[last:] - ends[last - 1]
+                start += last
+            filled = int(ends[-1]) if len(ends) else 0
+        selection.totals[split] = (int(totals[0]), int(totals[1]), int(totals[2]))
+        if filled:
+            bounds.append(language.documents)
+        selection.shards += [
+            ShardPlan(f"{split}-{number:05d}", first, last)
+            for number, (first, last) in enumerate(itertools.pairwise(bounds))
+        ]

@@ -1,0 +1,27 @@
+"""Small JSON files of the pipeline, written atomically and read with a clear error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmbert.data.files import atomic_write
+from mmbert.errors import UserError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON so that the file appears complete or not at all."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a damaged file raises UserError naming it."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}",
+            remedy="remove this file and run the same command again: what it described is redone",
+        ) from error

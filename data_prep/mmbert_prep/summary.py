@@ -1,0 +1,162 @@
+"""What a run found and made: summary.json, and the table that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mmbert.data.manifest import Manifest
+from mmbert_prep.discovery import Discovery
+from mmbert_prep.parts import LanguageCounts
+
+# Narrow enough for 80 characters; "b/tok" and "tok/word" are bytes and words against tokens.
+_COLUMNS = ("language", "train", "heldout", "tokens", "b/tok", "tok/word", "bytes", "rejected")
+_MOST_ROWS = 25
+_MOST_NAMES = 5
+
+
+class LanguageSummary(BaseModel):
+    """One language; documents_read = train + heldout + the sum of rejected."""
+
+    documents_read: int
+    train_documents: int
+    train_tokens: int
+    train_bytes: int
+    heldout_documents: int
+    heldout_tokens: int
+    rejected: dict[str, int]
+    cleaned: int
+    bytes_per_token: float
+    tokens_per_word: float
+    characters_per_token: float
+    byte_fallback_share: float
+    unknown_share: float
+
+
+class Summary(BaseModel):
+    """The whole run; written when every language is visible."""
+
+    fingerprint: str
+    settings: dict[str, object]
+    tokenizer: str
+    accelerator: str
+    languages: dict[str, LanguageSummary]
+    without_text: dict[str, dict[str, int]]
+    """Languages of which nothing was left, with the reasons; "" is text that names no language."""
+    damaged_files: list[str]
+    ignored_files: dict[str, list[str]]
+
+    def totals(self) -> dict[str, int]:
+        """Sums over languages, of numbers of documents, tokens and bytes."""
+        names = ("documents_read", "train_documents", "train_tokens", "train_bytes")
+        names += ("heldout_documents", "heldout_tokens")
+        sums = {
+            name: sum(getattr(language, name) for language in self.languages.values())
+            for name in names
+        }
+        sums["documents_read"] += sum(
+            count for reasons in self.without_text.values() for count in reasons.values()
+        )
+        return sums
+
+    def rejected(self) -> dict[str, int]:
+        """Rejected documents by reason, over everything."""
+        sums: dict[str, int] = {}
+        reasons = [language.rejected for language in self.languages.values()]
+        for rejected in [*reasons, *self.without_text.values()]:
+            for reason, count in rejected.items():
+                sums[reason] = sums.get(reason, 0) + count
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def summarise_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSummary:
+    """Counts of a language as rates."""
+    tokens = manifest.train.tokens + manifest.heldout.tokens
+    size = manifest.train.bytes + manifest.heldout.bytes
+    words, measured = max(1, counts.measured_words), max(1, counts.measured_tokens)
+    counted = max(1, tokens)
+    return LanguageSummary(
+        documents_read=manifest.documents_read,
+        train_documents=manifest.train.documents,
+        train_tokens=manifest.train.tokens,
+        train_bytes=manifest.train.bytes,
+        heldout_documents=manifest.heldout.documents,
+        heldout_tokens=manifest.heldout.tokens,
+        rejected=manifest.rejected,
+        cleaned=counts.cleaned,
+        bytes_per_token=round(size / counted, 3),
+        tokens_per_word=round(counts.measured_tokens / words, 3),
+        characters_per_token=round(counts.measured_characters / measured, 3),
+        byte_fallback_share=round(counts.byte_tokens / max(1, counts.tokens), 5),
+        unknown_share=round(counts.unknown_tokens / max(1, counts.tokens), 5),
+    )
+
+
+def print_summary(console: Console, summary: Summary, output: object) -> None:
+    """The table of the biggest languages and everything that a user should look at."""
+    table = Table(
+        title=f"{len(summary.languages)} languages (documents; bytes: share of byte fallback)",
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    for column in _COLUMNS:
+        justify: Literal["left", "right"] = "left" if column == "language" else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
+    order = sorted(summary.languages, key=lambda key: -summary.languages[key].train_tokens)
+    for key in order[:_MOST_ROWS]:
+        _add_row(table, key, summary.languages[key])
+    if len(order) > _MOST_ROWS:
+        table.add_row(f"+ {len(order) - _MOST_ROWS} more")
+    console.print(table)
+    totals = summary.totals()
+    console.print(
+        f"{totals['documents_read']:,} documents read: {totals['train_documents']:,} to train on "
+        f"({totals['train_tokens']:,} tokens), {totals['heldout_documents']:,} held out"
+    )
+    rejected = summary.rejected()
+    if rejected:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
+        console.print(f"rejected: {reasons}")
+    without = [key for key, language in summary.languages.items() if not language.heldout_documents]
+    if without:
+        console.print(f"no held-out part (too small): {len(without)} languages: {_some(without)}")
+    empty = [key or "(no language given)" for key in summary.without_text]
+    if empty:
+        console.print(f"[yellow]nothing left of: {_some(empty)}[/]")
+    for text in summary.damaged_files[:_MOST_NAMES]:
+        console.print(f"[yellow]damaged, read as far as possible: {text}[/]", soft_wrap=True)
+    if len(summary.damaged_files) > _MOST_NAMES:
+        console.print(f"[yellow]… and {len(summary.damaged_files) - _MOST_NAMES} more[/]")
+    for why, names in summary.ignored_files.items():
+        console.print(f"not read, {why}: {len(names)} ({_some(names)})", soft_wrap=True)
+    console.print(f"shards in {output}, everything about them in summary.json", soft_wrap=True)
+
+
+def _add_row(table: Table, key: str, language: LanguageSummary) -> None:
+    table.add_row(
+        key,
+        f"{language.train_documents:,}",
+        f"{language.heldout_documents:,}",
+        f"{language.train_tokens:,}",
+        f"{language.bytes_per_token:.2f}",
+        f"{language.tokens_per_word:.2f}",
+        f"{language.byte_fallback_share:.2%}",
+        f"{sum(language.rejected.values()):,}",
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f", … {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
+    return ", ".join(listed[:_MOST_NAMES]) + more
+
+
+def ignored_files(found: Discovery) -> dict[str, list[str]]:
+    """Files that were not read, by reason, in a fixed order."""
+    return {why: sorted(names) for why, names in sorted(found.ignored.items())}

@@ -1,0 +1,256 @@
+"""The workers of a run, all doing the same program: MPI ranks, local processes, or one process.
+
+Workers share nothing but the output folder's file system: work is claimed by creating a file, so no
+process hands out work and no data passes between processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmbert.errors import UserError
+
+
+class Team(Protocol):
+    """What the pipeline needs of its workers. Rank 0 leads: it plans, reports and works too."""
+
+    rank: int
+    size: int
+
+    def barrier(self) -> None:
+        """Wait for all; raises if another worker failed."""
+
+    def check(self) -> None:
+        """Raise if another worker failed; called between documents, so it must be cheap."""
+
+
+class SoloTeam:
+    """One process."""
+
+    rank = 0
+    size = 1
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def check(self) -> None:
+        """Nobody can have failed."""
+
+
+class MpiTeam:
+    """The ranks of an MPI communicator (mpirun, srun with MPI)."""
+
+    def __init__(self, communicator: Any) -> None:
+        self._communicator = communicator
+        self.rank = communicator.Get_rank()
+        self.size = communicator.Get_size()
+
+    def barrier(self) -> None:
+        """Wait for all ranks, asleep (MPI's own barrier would keep a core busy)."""
+        request = self._communicator.Ibarrier()
+        while not request.Test():
+            time.sleep(0.02)
+
+    def check(self) -> None:
+        """A failing rank aborts all others, so there is nothing to look at."""
+
+    def abort(self, status: int) -> None:
+        """End all ranks with this exit status."""
+        self._communicator.Abort(status)
+
+
+def mpi_team() -> MpiTeam | None:
+    """The MPI team when a launcher started several processes, else None.
+
+    Raises UserError where the launcher and MPI do not agree: `srun` without the right `--mpi`
+    silently starts N separate runs of one process each.
+    """
+    expected = _launched_processes()
+    if expected <= 1:
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"started as {expected} processes, but mpi4py cannot be used: {error}",
+            remedy="pip install 'mmbert-train[mpi]', or start one process and give --workers",
+        ) from error
+    size = MPI.COMM_WORLD.Get_size()
+    if size != expected:
+        raise UserError(
+            f"the launcher started {expected} processes, but MPI sees {size}: they do not know of "
+            "each other",
+            remedy="under srun choose the MPI flavour (srun --mpi=pmix or --mpi=pmi2), use mpirun, "
+            "or start one process (srun -n 1) and give --workers",
+        )
+    return MpiTeam(MPI.COMM_WORLD)
+
+
+def _launched_processes() -> int:
+    # OpenMPI's mpirun, MPICH's mpiexec, Slurm (a step, not the batch script itself).
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit():
+        return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
+    return 1
+
+
+class WorkerDiedError(Exception):
+    """A local worker process ended without saying why (killed, or out of memory)."""
+
+
+class _LocalTeam:
+    def __init__(self, rank: int, size: int, barrier: Any) -> None:
+        self.rank, self.size = rank, size
+        self._barrier = barrier
+        self._parent = os.getppid()
+        self.failure: BaseException | None = None
+
+    def barrier(self) -> None:
+        try:
+            self._barrier.wait()
+        except threading.BrokenBarrierError:
+            for _ in range(100):  # the watcher may still be reading why
+                self.check()
+                time.sleep(0.02)
+            raise WorkerDiedError("a worker process failed") from None
+
+    def check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self.rank and os.getppid() != self._parent:
+            os._exit(1)  # the leader is gone: nobody would wait for this worker
+
+
+def run_local(program: Callable[..., Any], size: int, *arguments: Any) -> Any:
+    """Run `program(team, *arguments)` in this process (rank 0) and size − 1 new ones.
+
+    Returns rank 0's result; raises the first failure of any worker, after ending all others.
+    `program` and the arguments must be picklable.
+    """
+    if size == 1:
+        return program(SoloTeam(), *arguments)
+    # Fresh processes: a fork would copy the locks of threads that Arrow and SentencePiece started.
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(size)
+    team = _LocalTeam(0, size, barrier)
+    processes, receivers = [], []
+    for rank in range(1, size):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_local_worker, args=(program, rank, size, barrier, sender, arguments)
+        )
+        process.daemon = True
+        process.start()
+        sender.close()
+        processes.append(process)
+        receivers.append(receiver)
+    watcher = threading.Thread(target=_watch, args=(team, receivers, barrier), daemon=True)
+    watcher.start()
+    try:
+        result = program(team, *arguments)
+        for process in processes:
+            process.join()
+        watcher.join()
+        team.check()
+        return result
+    except BaseException:
+        barrier.abort()
+        raise
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _local_worker(
+    program: Callable[..., Any],
+    rank: int,
+    size: int,
+    barrier: Any,
+    sender: Connection,
+    arguments: Sequence[Any],
+) -> None:
+    try:
+        program(_LocalTeam(rank, size, barrier), *arguments)
+        sender.send(None)
+    except KeyboardInterrupt:
+        os._exit(130)
+    except BaseException as error:
+        import traceback
+
+        # An exception that cannot be pickled must not hide itself.
+        if not isinstance(error, UserError):
+            error = RuntimeError("".join(traceback.format_exception(error)))
+        sender.send(error)
+        barrier.abort()
+
+
+def _watch(team: _LocalTeam, receivers: list[Connection], barrier: Any) -> None:
+    waiting = list(receivers)
+    while waiting:
+        for receiver in wait(waiting):
+            assert isinstance(receiver, Connection)
+            waiting.remove(receiver)
+            try:
+                failure = receiver.recv()
+            except EOFError:
+                failure = WorkerDiedError(
+                    "a worker process was killed (perhaps by the system, for lack of memory)"
+                )
+            # A worker that only saw the broken barrier says less than the one that broke it.
+            if failure is not None and team.failure is None:
+                team.failure = failure
+                barrier.abort()
+
+
+def claimed(
+    team: Team, folder: Path, tasks: Sequence[str], weights: Sequence[int]
+) -> Iterator[int]:
+    """Indices of tasks that this worker is to do, biggest first; every task goes to one worker.
+
+    A worker begins with its share (every size-th task) and then takes what others have not begun.
+    `folder` must be empty when the first worker begins.
+    """
+    order = sorted(range(len(tasks)), key=lambda index: (-weights[index], index))
+    own = order[team.rank :: team.size]
+    for index in own:
+        if _claim(folder, tasks[index]):
+            yield index
+            team.check()
+    taken = set(os.listdir(folder))
+    for index in reversed(order):  # others work from the big ones down
+        name = tasks[index]
+        if name in taken:
+            continue
+        if _claim(folder, name):
+            yield index
+            team.check()
+        # Look at what others took meanwhile, rather than trying every task of a long list.
+        taken = set(os.listdir(folder))
+
+
+def _claim(folder: Path, name: str) -> bool:
+    try:
+        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
+
+
+def clear_folder(folder: Path) -> None:
+    """Make `folder` exist and be empty (of files)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()

@@ -1,0 +1,1 @@
+"""Tokenizers: training, loading, converting, and encoding exactly and fast."""

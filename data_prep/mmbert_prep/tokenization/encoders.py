@@ -1,0 +1,149 @@
+"""Encoders: batches of texts -> token ids, exact for any text, never a reserved id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer
+
+from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
+from mmbert.errors import UserError
+from mmbert_prep.tokenization.long_text import Cutter
+
+LONG_CHARACTERS = 200_000  # texts beyond this are cut before they are encoded
+
+
+class Encoder(Protocol):
+    """Turns texts into ids without special tokens."""
+
+    description: TokenizerDescription
+    byte_ids: np.ndarray
+    """bool[vocabulary]: ids that stand for one byte of a character outside the vocabulary."""
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 ids of each text."""
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids."""
+
+
+class SentencePieceEncoder:
+    """SentencePiece with its reserved pieces made unreachable from text."""
+
+    def __init__(self, model: bytes, description: TokenizerDescription) -> None:
+        self.description = description
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        self.byte_ids = np.array([self._processor.is_byte(id_) for id_ in range(len(proto.pieces))])
+        self._pieces = [piece.piece for piece in proto.pieces]
+        # Only a model that changes nothing at a text's beginning can be given a text in parts.
+        self._plain = proto.normalizer_spec.name == "identity" and not (
+            proto.normalizer_spec.add_dummy_prefix or proto.normalizer_spec.remove_extra_whitespaces
+        )
+        self._cutter: Cutter | None = None
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 ids of each text."""
+        return encode_with_cuts(texts, self._encode, self.cut)
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self._processor.encode(list(texts), return_type="numpy")
+
+    def cut(self, text: str) -> list[str]:
+        """The text in parts that can be encoded one by one."""
+        if self._cutter is None:
+            self._cutter = Cutter(self._pieces)
+        return self._cutter.cut(text, only_at_spaces=not self._plain)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids."""
+        return self._processor.decode([int(id_) for id_ in ids])
+
+
+class HuggingFaceEncoder:
+    """A Hugging Face fast tokenizer (tokenizer.json) whose reserved tokens text cannot produce."""
+
+    def __init__(self, definition: bytes, description: TokenizerDescription) -> None:
+        self.description = description
+        data = json.loads(definition)
+        reserved = set(description.special_ids.all())
+        # What is no added token is not looked for in text; its id stays in the vocabulary.
+        data["added_tokens"] = [
+            token for token in data.get("added_tokens", []) if token["id"] not in reserved
+        ]
+        data["post_processor"] = None
+        data["truncation"] = data["padding"] = None
+        self._tokenizer = Tokenizer.from_str(json.dumps(data))
+        self._tokenizer.encode_special_tokens = True
+        self._whole = Tokenizer.from_str(definition.decode())
+        vocabulary = self._whole.get_vocab(with_added_tokens=True)
+        self._pieces = list(vocabulary)
+        self.byte_ids = np.zeros(description.vocabulary_size, dtype=bool)
+        if data["model"].get("byte_fallback"):
+            for byte in range(256):
+                if (id_ := vocabulary.get(f"<0x{byte:02X}>")) is not None:
+                    self.byte_ids[id_] = True
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 ids of each text."""
+        return encode_with_cuts(texts, self._encode, self.cut)
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def cut(self, text: str) -> list[str]:
+        """The text in parts, if the parts are certain to give the text's own tokens."""
+        parts, start = [], 0
+        # Pre-tokenizers differ; what all of them end at is a line that is not followed by blanks.
+        while len(text) - start > LONG_CHARACTERS:
+            place = text.find("\n", start + LONG_CHARACTERS // 2)
+            while 0 <= place < len(text) - 1 and text[place + 1].isspace():
+                place = text.find("\n", place + 1)
+            if place < 0 or place >= len(text) - 1:
+                break
+            parts.append(text[start : place + 1])
+            start = place + 1
+        return [*parts, text[start:]]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids."""
+        return self._whole.decode([int(id_) for id_ in ids], skip_special_tokens=False)
+
+
+def encode_with_cuts(
+    texts: Sequence[str],
+    encode: Callable[[Sequence[str]], list[np.ndarray]],
+    cut: Callable[[str], Iterable[str]],
+) -> list[np.ndarray]:
+    """Encode texts at once but the very long ones, whose parts are encoded one after the other."""
+    if all(len(text) <= LONG_CHARACTERS for text in texts):
+        return encode(texts)
+    ids: list[np.ndarray] = []
+    for text in texts:
+        if len(text) <= LONG_CHARACTERS:
+            ids += encode([text])
+        else:
+            ids.append(np.concatenate([encode([part])[0] for part in cut(text)]))
+    return ids
+
+
+def open_encoder(folder: Path) -> Encoder:
+    """The encoder of a SHARDS/tokenizer folder. Raises UserError when its files do not fit."""
+    description = read_tokenizer_description(folder)
+    name = "tokenizer.model" if description.kind == "sentencepiece" else "tokenizer.json"
+    make: Any = SentencePieceEncoder if description.kind == "sentencepiece" else HuggingFaceEncoder
+    try:
+        data = (folder / name).read_bytes()
+        return make(data, description)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / name} cannot be used: {error}",
+            remedy="restore the folder from a copy, or give another output folder",
+        ) from error

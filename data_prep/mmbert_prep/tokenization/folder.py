@@ -1,0 +1,195 @@
+"""Make the SHARDS/tokenizer folder: from training, a SentencePiece model, or a Hugging Face one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer
+
+from mmbert.data.files import atomic_write
+from mmbert.data.tokenizer import (
+    DESCRIPTION_NAME,
+    SpecialIds,
+    TokenizerDescription,
+    write_tokenizer_description,
+)
+from mmbert.errors import UserError
+from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
+from mmbert_prep.tokenization.conversion import convert, write_huggingface_files
+from mmbert_prep.tokenization.encoders import Encoder, HuggingFaceEncoder, SentencePieceEncoder
+
+_CONTROL = 3
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def write_sentencepiece_folder(
+    folder: Path, model: bytes, samples: Iterable[tuple[str, str]]
+) -> TokenizerDescription:
+    """Write the folder for a SentencePiece model; its description comes last.
+
+    `samples` are (language, text) pairs on which the fast tokenizer must give the same ids, beside
+    a fixed adversarial set. Raises UserError when it does not, or when the model lacks a reserved
+    piece.
+    """
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    special_ids = _sentencepiece_ids(proto)
+    for id_ in special_ids.all():
+        # A user-defined <mask> (Gemma's) would be found in text that contains it literally; as a
+        # control piece it keeps its id and is never produced.
+        if proto.pieces[id_].type not in (_CONTROL, 2):
+            proto.pieces[id_].type = _CONTROL
+    model = proto.SerializeToString(deterministic=True)
+    description = TokenizerDescription(
+        kind="sentencepiece",
+        vocabulary_size=len(proto.pieces),
+        fingerprint=hashlib.sha256(model).hexdigest(),
+        special_ids=special_ids,
+    )
+    converted = convert(model, special_ids)
+    definition = converted.to_str().encode()
+    check_identity(
+        SentencePieceEncoder(model, description),
+        HuggingFaceEncoder(definition, description),
+        samples,
+    )
+    partial = _partial(folder)
+    with atomic_write(partial / "tokenizer.model") as file:
+        file.write(model)
+    write_huggingface_files(partial, converted, special_ids)
+    write_tokenizer_description(partial, description)
+    os.replace(partial, folder)
+    return description
+
+
+def _sentencepiece_ids(proto: Any) -> SpecialIds:
+    ids = {piece.piece: id_ for id_, piece in enumerate(proto.pieces)}
+    wanted = {
+        "pad": (proto.trainer_spec.pad_piece, "<pad>", "[PAD]"),
+        "begin": (proto.trainer_spec.bos_piece, "<bos>", "<s>", "[CLS]"),
+        "end": (proto.trainer_spec.eos_piece, "<eos>", "</s>", "[SEP]"),
+        "unknown": (proto.trainer_spec.unk_piece, "<unk>", "[UNK]"),
+        "mask": ("<mask>", "[MASK]"),
+    }
+    found: dict[str, int] = {}
+    for role, names in wanted.items():
+        known = [ids[name] for name in names if name in ids]
+        if not known:
+            raise UserError(
+                f"the SentencePiece model has no piece for '{role}' (none of {', '.join(names)})",
+                remedy="use a model with pad, begin, end, unknown and mask pieces (Gemma's has "
+                "them), or a Hugging Face tokenizer folder that defines these tokens",
+            )
+        found[role] = known[0]
+    return SpecialIds(**found)
+
+
+def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription:
+    """Copy a Hugging Face fast tokenizer's files; its description comes last."""
+    remedy = "give a folder that AutoTokenizer loads as a fast tokenizer, with tokenizer.json"
+    try:
+        definition = (source / "tokenizer.json").read_bytes()
+        tokenizer = Tokenizer.from_str(definition.decode())
+        config = json.loads((source / "tokenizer_config.json").read_bytes())
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise UserError(f"{source} is no fast tokenizer: {error}", remedy=remedy) from error
+    special_ids = _huggingface_ids(source, tokenizer, config)
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    description = TokenizerDescription(
+        kind="huggingface",
+        vocabulary_size=max(vocabulary.values()) + 1,
+        fingerprint=hashlib.sha256(definition).hexdigest(),
+        special_ids=special_ids,
+    )
+    HuggingFaceEncoder(definition, description).encode(list(ADVERSARIAL_TEXTS))
+    partial = _partial(folder)
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, partial / name)
+    write_tokenizer_description(partial, description)
+    os.replace(partial, folder)
+    return description
+
+
+def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> SpecialIds:
+    names = dict(config)
+    map_path = source / "special_tokens_map.json"
+    if map_path.is_file():
+        names = {**json.loads(map_path.read_bytes()), **names}
+    roles = {
+        "pad": ("pad_token",),
+        "begin": ("bos_token", "cls_token"),
+        "end": ("eos_token", "sep_token"),
+        "unknown": ("unk_token", "pad_token"),  # byte-level vocabularies have no unknown
+        "mask": ("mask_token",),
+    }
+    found: dict[str, int] = {}
+    for role, keys in roles.items():
+        for key in keys:
+            value = names.get(key)
+            content = value.get("content") if isinstance(value, dict) else value
+            id_ = tokenizer.token_to_id(content) if isinstance(content, str) else None
+            if id_ is not None:
+                found[role] = id_
+                break
+        else:
+            raise UserError(
+                f"the tokenizer in {source} defines no {' or '.join(keys)}",
+                remedy="add it to tokenizer_config.json (the token must be in the vocabulary)",
+            )
+    return SpecialIds(**found)
+
+
+def _partial(folder: Path) -> Path:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def check_identity(
+    first: Encoder, second: Encoder, samples: Iterable[tuple[str, str]], batch: int = 256
+) -> dict[str, int]:
+    """Compare two encoders on every sample and the adversarial set; texts compared per language.
+
+    Raises UserError naming the language and the text of the first difference, and when a reserved
+    id comes out of text.
+    """
+    reserved = np.array(first.description.special_ids.all())
+    unknown = first.description.special_ids.unknown
+    reserved = reserved[reserved != unknown]  # a model without byte fallback needs it
+    compared: dict[str, int] = {}
+    pending: list[tuple[str, str]] = [("adversarial", text) for text in ADVERSARIAL_TEXTS]
+
+    def compare() -> None:
+        texts = [text for _, text in pending]
+        pairs = zip(pending, first.encode(texts), second.encode(texts), strict=True)
+        for (language, text), ours, theirs in pairs:
+            if not np.array_equal(ours, theirs) or np.isin(ours, reserved).any():
+                raise UserError(
+                    f"the SentencePiece model and its fast tokenizer differ on {language}: "
+                    f"{text[:200]!r} gives {ours[:20].tolist()} and {theirs[:20].tolist()}",
+                    remedy="this kind of model cannot be exported faithfully: give its "
+                    "Hugging Face tokenizer folder instead",
+                )
+            compared[language] = compared.get(language, 0) + 1
+        pending.clear()
+
+    for sample in samples:
+        pending.append(sample)
+        if len(pending) >= batch:
+            compare()
+    compare()
+    return compared
+
+
+def folder_exists(folder: Path) -> bool:
+    """Whether a finished tokenizer folder is there."""
+    return (folder / DESCRIPTION_NAME).exists()

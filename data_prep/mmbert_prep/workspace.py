@@ -1,0 +1,59 @@
+"""Where a run keeps what it needs to continue: SHARDS/.preprocess/<source>/, removed at the end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from mmbert_prep.settings import PrepSettings
+
+WORK_FOLDER = ".preprocess"
+SUMMARY_NAME = "summary.json"
+
+
+class Workspace:
+    """The paths of one run."""
+
+    def __init__(self, settings: PrepSettings) -> None:
+        output = settings.output
+        self.output = output
+        self.tokenizer = output / "tokenizer"
+        self.source = output / settings.source
+        self.summary = self.source / SUMMARY_NAME
+        self.lock = output / WORK_FOLDER / "lock.json"
+        self.root = output / WORK_FOLDER / settings.source
+        self.plan = self.root / "plan.json"
+        self.claims = self.root / "claims"
+        self.progress = self.root / "progress"
+        self.survey = self.root / "survey"
+        self.languages = self.root / "languages.json"
+        self.merge = self.root / "merge"
+        self.staging = self.root / "staging"
+        self.receipts = self.root / "receipts"
+
+    def units(self, fingerprint: str) -> Path:
+        """Parts made with a tokenizer of this fingerprint."""
+        return self.root / f"units-{fingerprint[:12]}"
+
+    def create(self) -> None:
+        """Make the folders."""
+        for folder in (
+            self.root,
+            self.claims,
+            self.progress,
+            self.survey,
+            self.merge,
+            self.staging,
+            self.receipts,
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def remove_merge(self) -> None:
+        """Forget how parts are merged: after the plan changed, it is decided again."""
+        for folder in (self.merge, self.staging, self.receipts):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def remove(self) -> None:
+        """Remove everything that only a continued run needs."""
+        shutil.rmtree(self.root, ignore_errors=True)
