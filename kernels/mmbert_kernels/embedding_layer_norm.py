@@ -6,12 +6,17 @@ Backward gives the table a dense gradient: row i is the sum over the tokens with
 the order of the tokens, so that it is the same in every run.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from mmbert_kernels.checks import require
-from mmbert_kernels.layer_norm import layer_norm_reference
+from mmbert_kernels.checks import require, require_triton_dtype
+from mmbert_kernels.gather_rows import gather_rows_reference
+from mmbert_kernels.implementation import implementation
+from mmbert_kernels.layer_norm import layer_norm_reference, triton_backward, triton_forward
+from mmbert_kernels.scatter_rows import scatter_rows_triton
+from mmbert_kernels.triton_support import contiguous_rows
 
 
 def embedding_layer_norm(ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -30,14 +35,18 @@ def embedding_layer_norm(ids: Tensor, table: Tensor, weight: Tensor, eps: float)
         ValueError: shapes do not fit, or (on CPU) an id lies outside the table.
     """
     _check(ids, table, weight)
-    return embedding_layer_norm_reference(ids, table, weight, eps)
+    if implementation("embedding_layer_norm", table.device.type) == "reference":
+        return embedding_layer_norm_reference(ids, table, weight, eps)
+    require_triton_dtype("embedding_layer_norm", table, weight)
+    out: Tensor = _EmbeddingLayerNorm.apply(ids, table, weight, eps)
+    return out
 
 
 def embedding_layer_norm_reference(
     ids: Tensor, table: Tensor, weight: Tensor, eps: float
 ) -> Tensor:
     """`embedding_layer_norm` in plain PyTorch."""
-    return layer_norm_reference(functional.embedding(ids, table), weight, eps)
+    return layer_norm_reference(gather_rows_reference(table, ids), weight, eps)
 
 
 def _check(ids: Tensor, table: Tensor, weight: Tensor) -> None:
@@ -57,3 +66,23 @@ def _check(ids: Tensor, table: Tensor, weight: Tensor) -> None:
             f"embedding_layer_norm: ids go from {lowest} to {highest}, but the table has "
             f"{table.shape[0]} rows",
         )
+
+
+class _EmbeddingLayerNorm(torch.autograd.Function):
+    """The layer norm's kernels reading through ids; the looked-up rows are never stored."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ids = ids.contiguous()
+        out, _, mean, inverse = triton_forward(table, None, ids, weight, eps)
+        ctx.save_for_backward(ids, contiguous_rows(table), contiguous_rows(weight), mean, inverse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        ids, table, weight, mean, inverse = ctx.saved_tensors
+        rows, grad_weight = triton_backward(
+            grad_out, None, table, ids, weight, mean, inverse, torch.float32
+        )
+        grad_table = scatter_rows_triton(rows, ids, table.shape[0], table.dtype)
+        return None, grad_table, grad_weight, None

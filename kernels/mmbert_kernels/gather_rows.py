@@ -3,10 +3,14 @@
 y[k] = x[positions[k]]          dx[t] = sum of dy[k] over the k with positions[k] = t, k ascending
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import require
+from mmbert_kernels.checks import require, require_triton_dtype
+from mmbert_kernels.implementation import implementation
+from mmbert_kernels.scatter_rows import scatter_rows_reference, scatter_rows_triton
 
 
 def gather_rows(x: Tensor, positions: Tensor) -> Tensor:
@@ -27,9 +31,30 @@ def gather_rows(x: Tensor, positions: Tensor) -> Tensor:
         positions.ndim == 1 and positions.dtype == torch.int64,
         f"gather_rows: positions must be int64[K]; got {positions.dtype}{list(positions.shape)}",
     )
-    return gather_rows_reference(x, positions)
+    if implementation("gather_rows", x.device.type) == "reference":
+        return gather_rows_reference(x, positions)
+    require_triton_dtype("gather_rows", x)
+    rows: Tensor = _GatherRows.apply(x, positions, True)
+    return rows
 
 
 def gather_rows_reference(x: Tensor, positions: Tensor) -> Tensor:
     """`gather_rows` in plain PyTorch."""
-    return x.index_select(0, positions)
+    rows: Tensor = _GatherRows.apply(x, positions, False)
+    return rows
+
+
+class _GatherRows(torch.autograd.Function):
+    """PyTorch gathers as fast as any kernel; what it lacks is a way back in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, positions: Tensor, by_triton: bool) -> Tensor:
+        ctx.save_for_backward(positions)
+        ctx.rows, ctx.by_triton = x.shape[0], by_triton
+        return x.index_select(0, positions)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (positions,) = ctx.saved_tensors
+        scatter = scatter_rows_triton if ctx.by_triton else scatter_rows_reference
+        return scatter(grad, positions, ctx.rows), None, None

@@ -16,19 +16,20 @@ of weight and bias; two small all-reduces per chunk (maxima; sums and label logi
 losses whole. Ranges need not be equal.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype, require
+from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.implementation import implementation
+from mmbert_kernels.softmax_gradient import softmax_gradient_reference, softmax_gradient_triton
 
 # A chunk of logits takes this much at most; at the widths of these models the traffic of weight
 # and gradient per chunk is then small beside the products (2,048 rows and more of 256,000).
 CHUNK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 28}
-# The reference takes the softmax in tiles that stay in a core's cache.
-TILE_BYTES = 1 << 21
 
 
 def linear_cross_entropy(
@@ -118,11 +119,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk: int,
     ) -> Tensor:
         compute = computation_dtype(hidden.dtype)
+        by_triton = implementation("linear_cross_entropy", hidden.device.type) == "triton"
+        if by_triton:
+            require_triton_dtype("linear_cross_entropy", hidden)
         rows = hidden.shape[0]
         losses = hidden.new_empty(rows, dtype=compute)
         gradients = None
         if any(ctx.needs_input_grad[:3]):
-            gradients = (
+            gradients = _Gradients(
                 torch.empty_like(hidden),
                 torch.zeros(weight.shape, dtype=compute, device=weight.device),
                 torch.zeros(bias.shape, dtype=compute, device=bias.device),
@@ -133,13 +137,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = torch.addmm(
                 bias, hidden[part], weight.t(), out=buffer[: part.stop - part.start]
             )
-            scale = _softmax_in_place(
-                logits, labels[part] - vocab_start, factors[part], losses[part], group
-            )
-            if gradients is not None:
-                _add_gradients(gradients, logits, scale, hidden[part], weight, part)
+            of_chunk = logits, labels[part] - vocab_start, factors[part], losses[part], group
+            if by_triton:
+                column_sums = softmax_gradient_triton(*of_chunk)
+                if gradients is not None:
+                    gradients.add(logits, column_sums, hidden[part], weight, part)
+            else:
+                scale = softmax_gradient_reference(*of_chunk)
+                if gradients is not None:
+                    gradients.add_scaled(logits, scale, hidden[part], weight, part)
         if gradients is not None:
-            ctx.save_for_backward(*gradients, factors)
+            ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias, factors)
             ctx.dtypes = weight.dtype, bias.dtype
         return losses
 
@@ -156,65 +164,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
-def _softmax_in_place(
-    logits: Tensor,
-    labels: Tensor,
-    factors: Tensor,
-    losses: Tensor,
-    group: dist.ProcessGroup | None,
-) -> Tensor:
-    """Turn logits into exp(logits - maximum) - onehot(label) * sum, and write the losses.
+@dataclass(frozen=True)
+class _Gradients:
+    """The gradients for an upstream gradient of 1, to which chunks add their shares."""
 
-    `labels` count from this process' first row of the vocabulary and may lie outside its rows.
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
 
-    Returns [rows]: the factor that makes each row the gradient of its loss, weight / sum.
-    """
-    rows, vocabulary = logits.shape
-    compute = losses.dtype
-    here = (labels >= 0) & (labels < vocabulary)
-    columns = labels.clamp(0, vocabulary - 1)[:, None]
-    label_logits = logits.gather(1, columns)[:, 0].to(compute).masked_fill_(~here, 0.0)
-    maxima = torch.empty_like(losses)
-    sums = torch.empty_like(losses)
-    if group is not None:
-        maxima = logits.amax(dim=1).to(compute)
-        dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
-    step = max(1, TILE_BYTES // (vocabulary * 4))
-    for first in range(0, rows, step):
-        tile = logits[first : first + step]
-        values = tile.to(compute)  # the tile itself if the types are the same
-        if group is None:
-            torch.amax(values, dim=1, out=maxima[first : first + step])
-        values = values.sub_(maxima[first : first + step, None]).exp_()
-        torch.sum(values, dim=1, out=sums[first : first + step])
-        if values is not tile:
-            tile.copy_(values)
-    if group is not None:
-        both = torch.stack((sums, label_logits))
-        dist.all_reduce(both, group=group)
-        sums, label_logits = both[0], both[1]
-    torch.mul(sums.log() + maxima - label_logits, factors.to(compute), out=losses)
-    # a row of weight 0 may hold anything, its loss is 0 nevertheless
-    losses.masked_fill_(factors == 0, 0.0)
-    subtrahend = torch.where(here, -sums, torch.zeros_like(sums)).to(logits.dtype)
-    logits.scatter_add_(1, columns, subtrahend[:, None])
-    return factors.to(compute) / sums
+    def add(
+        self, dlogits: Tensor, column_sums: Tensor, hidden: Tensor, weight: Tensor, part: slice
+    ) -> None:
+        """A chunk whose gradient with respect to the logits is `dlogits`."""
+        torch.mm(dlogits, weight, out=self.hidden[part])
+        _add_product(self.weight, dlogits.t(), hidden)
+        self.bias.add_(column_sums)
 
-
-def _add_gradients(
-    gradients: tuple[Tensor, Tensor, Tensor],
-    logits: Tensor,
-    scale: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    part: slice,
-) -> None:
-    """Add a chunk's share of the gradients; `logits` and `scale` as _softmax_in_place left them."""
-    grad_hidden, grad_weight, grad_bias = gradients
-    scale = scale[:, None]
-    torch.mul(logits @ weight, scale, out=grad_hidden[part])
-    _add_product(grad_weight, logits.t(), (hidden * scale).to(hidden.dtype))
-    _add_product(grad_bias[:, None], logits.t(), scale.to(hidden.dtype))
+    def add_scaled(
+        self, dlogits: Tensor, scale: Tensor, hidden: Tensor, weight: Tensor, part: slice
+    ) -> None:
+        """A chunk whose gradient with respect to the logits is `dlogits * scale[:, None]`."""
+        scale = scale[:, None]
+        torch.mul(dlogits @ weight, scale, out=self.hidden[part])
+        _add_product(self.weight, dlogits.t(), (hidden * scale).to(hidden.dtype))
+        _add_product(self.bias[:, None], dlogits.t(), scale.to(hidden.dtype))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

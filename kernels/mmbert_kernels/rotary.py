@@ -10,11 +10,21 @@ are not rotated. The backward pass is the rotation by the opposite angle. Source
 (RoFormer), in the half-split form of GPT-NeoX and ModernBERT.
 """
 
+# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype, require
+from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.implementation import implementation
 from mmbert_kernels.sequences import check_cu_seqlens, token_positions
+from mmbert_kernels.triton_support import blocks, next_power_of_2, tl, triton
+
+# Tokens of a program, which computes their angles once for all heads.
+TOKENS = 16
 
 
 def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
@@ -37,7 +47,11 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     )
     check_cu_seqlens(cu_seqlens)
     require(base > 0, f"rotary: the base must be positive; got {base}")
-    return rotary_reference(qkv, cu_seqlens, base)
+    if implementation("rotary", qkv.device.type) == "reference":
+        return rotary_reference(qkv, cu_seqlens, base)
+    require_triton_dtype("rotary", qkv)
+    rotated: Tensor = _Rotary.apply(qkv, cu_seqlens, base)
+    return rotated
 
 
 def rotary_reference(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
@@ -54,8 +68,105 @@ def rotation_tables(
     cu_seqlens: Tensor, tokens: int, head_size: int, base: float
 ) -> tuple[Tensor, Tensor]:
     """(cosine, sine), float32 [tokens, head_size / 2] each: the rotation of every token."""
-    exponents = torch.arange(0, head_size, 2, device=cu_seqlens.device, dtype=torch.float32)
-    frequencies = base ** (-exponents / head_size)
+    frequencies = rotation_frequencies(head_size, base, cu_seqlens.device)
     positions = token_positions(cu_seqlens, tokens).to(torch.float32)
     angles = torch.outer(positions, frequencies)
     return angles.cos(), angles.sin()
+
+
+@lru_cache(maxsize=64)
+def rotation_frequencies(head_size: int, base: float, device: torch.device) -> Tensor:
+    """float32 [head_size / 2]: the angle by which each pair turns from one token to the next."""
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
+    return (base**-exponents).to(torch.float32).to(device)
+
+
+@triton.jit
+def _rotate_kernel(  # type: ignore[no-untyped-def]
+    qkv_pointer,
+    out_pointer,
+    cu_seqlens_pointer,
+    frequencies_pointer,
+    tokens,
+    boundaries,
+    heads,
+    half,
+    direction,
+    token_stride,
+    part_stride,
+    head_stride,
+    SEARCH_STEPS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    token_inside = token < tokens
+    # the last boundary that is at most the token: where its document starts
+    low = tl.zeros([TOKENS], dtype=tl.int32)
+    high = tl.zeros([TOKENS], dtype=tl.int32) + boundaries
+    for _ in range(SEARCH_STEPS):
+        middle = (low + high) // 2
+        before = tl.load(cu_seqlens_pointer + middle, mask=token_inside, other=0) <= token
+        low = tl.where(before, middle, low)
+        high = tl.where(before, high, middle)
+    start = tl.load(cu_seqlens_pointer + low, mask=token_inside, other=0)
+    pair = tl.arange(0, HALF)
+    inside = token_inside[:, None] & (pair < half)[None, :]
+    frequency = tl.load(frequencies_pointer + pair, mask=pair < half, other=0.0)
+    angle = (token - start).to(tl.float32)[:, None] * frequency[None, :]
+    cosine = tl.cos(angle)
+    sine = tl.sin(angle) * direction
+    source = qkv_pointer + token[:, None] * token_stride + pair[None, :]
+    target = out_pointer + token[:, None] * (6 * heads * half) + pair[None, :]
+    for index in range(2 * heads):  # the heads of the queries, then those of the keys
+        source_at = source + (index // heads) * part_stride + (index % heads) * head_stride
+        target_at = target + index * 2 * half
+        first = tl.load(source_at, mask=inside, other=0.0)
+        second = tl.load(source_at + half, mask=inside, other=0.0)
+        a, b = first.to(tl.float32), second.to(tl.float32)
+        tl.store(target_at, (a * cosine - b * sine).to(first.dtype), mask=inside)
+        tl.store(target_at + half, (b * cosine + a * sine).to(first.dtype), mask=inside)
+    for index in range(heads):  # values are copied
+        source_at = source + 2 * part_stride + index * head_stride
+        target_at = target + (2 * heads + index) * 2 * half
+        tl.store(target_at, tl.load(source_at, mask=inside), mask=inside)
+        tl.store(target_at + half, tl.load(source_at + half, mask=inside), mask=inside)
+
+
+def _rotate(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: float) -> Tensor:
+    if qkv.stride(3) != 1:
+        qkv = qkv.contiguous()
+    tokens, _, heads, size = qkv.shape
+    out = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    if out.numel():
+        _rotate_kernel[(blocks(tokens, TOKENS),)](
+            qkv,
+            out,
+            cu_seqlens,
+            rotation_frequencies(size, base, qkv.device),
+            tokens,
+            cu_seqlens.shape[0],
+            heads,
+            size // 2,
+            direction,
+            *qkv.stride()[:3],
+            SEARCH_STEPS=cu_seqlens.shape[0].bit_length(),
+            TOKENS=TOKENS,
+            HALF=next_power_of_2(size // 2),
+            num_warps=4,
+        )
+    return out
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
+        cu_seqlens = cu_seqlens.contiguous()
+        ctx.save_for_backward(cu_seqlens)
+        ctx.base = base
+        return _rotate(qkv, cu_seqlens, base, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (cu_seqlens,) = ctx.saved_tensors
+        return _rotate(grad, cu_seqlens, ctx.base, -1.0), None, None

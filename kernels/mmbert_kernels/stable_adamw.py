@@ -18,13 +18,20 @@ caller adds up the sums of each tensor over the ranks that hold parts of it:
     stable_adamw_apply(..., sums)
 """
 
+# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mmbert_kernels.checks import require
+from mmbert_kernels.implementation import implementation
+from mmbert_kernels.triton_support import tl, triton
 
+# The Triton kernels give a program this many elements of one tensor.
+BLOCK = 4096
 # The reference works in pieces that stay in a core's cache.
 REFERENCE_PIECE = 1 << 16
 
@@ -86,6 +93,8 @@ def stable_adamw_moments(
     """
     _check(segments, gradient, exp_avg, exp_avg_sq)
     b1, b2 = debiased_beta(betas[0], step), debiased_beta(betas[1], step)
+    if implementation("stable_adamw", gradient.device.type) == "triton":
+        return _moments_triton(gradient, exp_avg, exp_avg_sq, segments, b1, b2, eps)
     return _moments_reference(gradient, exp_avg, exp_avg_sq, segments, b1, b2, eps)
 
 
@@ -132,7 +141,10 @@ def stable_adamw_apply(
     require(peak_learning_rate > 0, f"the peak learning rate is {peak_learning_rate}")
     rates = learning_rate / update_rms(sums).clamp(min=1.0)
     shrink = 1.0 - rates / peak_learning_rate * weight_decay.to(rates)
-    _apply_reference(parameter, exp_avg, exp_avg_sq, segments, rates, shrink, eps)
+    if implementation("stable_adamw", parameter.device.type) == "triton":
+        _apply_triton(parameter, exp_avg, exp_avg_sq, segments, rates, shrink, eps)
+    else:
+        _apply_reference(parameter, exp_avg, exp_avg_sq, segments, rates, shrink, eps)
 
 
 def update_rms(sums: Tensor) -> Tensor:
@@ -192,3 +204,145 @@ def _check(segments: Segments, *tensors: Tensor) -> None:
         f"a segment ends at {max(segments.ends, default=0)}, after the partition's "
         f"{shape[0]} elements",
     )
+
+
+@lru_cache(maxsize=64)
+def _block_table(segments: Segments, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The blocks that the kernels' programs work on: no block holds parts of two tensors.
+
+    Returns int64 [blocks, 3] of (segment, first element, end) and int64 [segments + 1], the
+    first block of every segment.
+    """
+    rows: list[tuple[int, int, int]] = []
+    firsts = [0]
+    for index, (start, end) in enumerate(zip(segments.starts, segments.ends, strict=True)):
+        rows += [(index, at, min(at + BLOCK, end)) for at in range(start, end, BLOCK)]
+        firsts.append(len(rows))
+    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
+    return table.to(device), torch.tensor(firsts, dtype=torch.int64).to(device)
+
+
+@triton.jit
+def _moments_kernel(  # type: ignore[no-untyped-def]
+    gradient_pointer,
+    exp_avg_pointer,
+    exp_avg_sq_pointer,
+    table_pointer,
+    sums_pointer,
+    first_weight,
+    second_weight,
+    least_square,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    first = tl.load(table_pointer + program * 3 + 1)
+    end = tl.load(table_pointer + program * 3 + 2)
+    at = first + tl.arange(0, BLOCK)
+    inside = at < end
+    gradient = tl.load(gradient_pointer + at, mask=inside, other=0.0)
+    m = tl.load(exp_avg_pointer + at, mask=inside, other=0.0)
+    v = tl.load(exp_avg_sq_pointer + at, mask=inside, other=0.0)
+    m += first_weight * (gradient - m)
+    v += second_weight * (gradient * gradient - v)
+    tl.store(exp_avg_pointer + at, m, mask=inside)
+    tl.store(exp_avg_sq_pointer + at, v, mask=inside)
+    ratio = gradient * gradient / tl.maximum(v, least_square)
+    tl.store(sums_pointer + program, tl.sum(tl.where(inside, ratio, 0.0), axis=0))
+
+
+@triton.jit
+def _segment_sums_kernel(  # type: ignore[no-untyped-def]
+    sums_pointer, firsts_pointer, table_pointer, out_pointer, BLOCK: tl.constexpr
+):
+    segment = tl.program_id(0)
+    first = tl.load(firsts_pointer + segment)
+    end = tl.load(firsts_pointer + segment + 1)
+    total = tl.zeros([BLOCK], dtype=tl.float64)
+    count = tl.zeros([BLOCK], dtype=tl.int64)
+    for start in range(first, end, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        total += tl.load(sums_pointer + at, mask=at < end, other=0.0).to(tl.float64)
+        count += tl.load(table_pointer + at * 3 + 2, mask=at < end, other=0)
+        count -= tl.load(table_pointer + at * 3 + 1, mask=at < end, other=0)
+    tl.store(out_pointer + segment * 2, tl.sum(total, axis=0))
+    tl.store(out_pointer + segment * 2 + 1, tl.sum(count, axis=0).to(tl.float64))
+
+
+@triton.jit
+def _apply_kernel(  # type: ignore[no-untyped-def]
+    parameter_pointer,
+    exp_avg_pointer,
+    exp_avg_sq_pointer,
+    table_pointer,
+    rates_pointer,
+    shrink_pointer,
+    eps,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    segment = tl.load(table_pointer + program * 3)
+    first = tl.load(table_pointer + program * 3 + 1)
+    end = tl.load(table_pointer + program * 3 + 2)
+    rate = tl.load(rates_pointer + segment)
+    shrink = tl.load(shrink_pointer + segment)
+    at = first + tl.arange(0, BLOCK)
+    inside = at < end
+    parameter = tl.load(parameter_pointer + at, mask=inside, other=0.0)
+    m = tl.load(exp_avg_pointer + at, mask=inside, other=0.0)
+    v = tl.load(exp_avg_sq_pointer + at, mask=inside, other=0.0)
+    parameter = parameter * shrink - rate * (m / (tl.sqrt(v) + eps))
+    tl.store(parameter_pointer + at, parameter, mask=inside)
+
+
+def _moments_triton(
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    segments: Segments,
+    b1: float,
+    b2: float,
+    eps: float,
+) -> Tensor:
+    table, firsts = _block_table(segments, gradient.device)
+    count = table.shape[0]
+    sums = torch.empty(count, dtype=torch.float32, device=gradient.device)
+    out = torch.zeros(len(segments), 2, dtype=torch.float64, device=gradient.device)
+    if count:
+        _moments_kernel[(count,)](
+            gradient,
+            exp_avg,
+            exp_avg_sq,
+            table,
+            sums,
+            1 - b1,
+            1 - b2,
+            eps * eps,
+            BLOCK=BLOCK,
+            num_warps=8,
+        )
+        _segment_sums_kernel[(len(segments),)](sums, firsts, table, out, BLOCK=1024, num_warps=4)
+    return out
+
+
+def _apply_triton(
+    parameter: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    segments: Segments,
+    rates: Tensor,
+    shrink: Tensor,
+    eps: float,
+) -> None:
+    table, _ = _block_table(segments, parameter.device)
+    if table.shape[0]:
+        _apply_kernel[(table.shape[0],)](
+            parameter,
+            exp_avg,
+            exp_avg_sq,
+            table,
+            rates.to(torch.float32),
+            shrink.to(torch.float32),
+            eps,
+            BLOCK=BLOCK,
+            num_warps=8,
+        )

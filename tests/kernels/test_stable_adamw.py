@@ -22,12 +22,16 @@ def run_steps(
     ends = (5, 3005, 73005)
     bounds = list(zip((0, *cuts), (*cuts, start.numel()), strict=True))
     parts = [
-        {"p": start[a:b].clone(), "m": torch.zeros(b - a), "v": torch.zeros(b - a)}
+        {
+            "p": start[a:b].clone(),
+            "m": torch.zeros_like(start[a:b]),
+            "v": torch.zeros_like(start[a:b]),
+        }
         for a, b in bounds
     ]
     rms = []
     for step, gradient in enumerate(gradients, start=1):
-        segment_lists, sums = [], torch.zeros(3, 2, dtype=torch.float64)
+        segment_lists, sums = [], torch.zeros(3, 2, dtype=torch.float64, device=start.device)
         for (a, b), part in zip(bounds, parts, strict=True):
             inside = [
                 min(max(end, a), b) - a for end in (0, *ends)
@@ -46,7 +50,7 @@ def run_steps(
                 sums,
                 learning_rate=3e-3,
                 peak_learning_rate=6e-3,
-                weight_decay=torch.tensor([0.0, 0.02, 0.02]),
+                weight_decay=torch.tensor([0.0, 0.02, 0.02], device=start.device),
                 eps=1e-8,
             )
         rms.append(update_rms(sums))
@@ -65,6 +69,16 @@ def test_steps_follow_the_formula() -> None:
     start = torch.randn(73005, generator=torch.Generator().manual_seed(1))
     gradients = spiking_gradients()
     computed, rms = run_steps((), gradients, start)
+    check_steps(computed, rms, gradients, start)
+
+
+def check_steps(
+    computed: torch.Tensor,
+    rms: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    start: torch.Tensor,
+) -> None:
+    """Assert that parameters and RMS are those of the formula, tensor by tensor."""
     for index, (first, last) in enumerate(((0, 5), (5, 3005), (3005, 73005))):
         p = start[first:last].double()
         m, v = torch.zeros_like(p), torch.zeros_like(p)

@@ -1,0 +1,209 @@
+"""The losses of a chunk of logits, and the gradient of those losses in the logits' own memory.
+
+For a row z of logits, its label y and its weight u:
+
+    loss = u * (log(sum_v exp z_v) - z_y)          dz = u * (softmax(z) - onehot(y))
+
+With the vocabulary split over processes, maxima are reduced first, then sums and label logits
+together: two all-reduces of a number or two per row.
+
+The reference leaves z' = exp(z - maximum) - onehot(y) * sum and gives the factor u / sum of each
+row, with which the products that follow scale their small side: a pass over the chunk less. The
+Triton kernels read the chunk twice and write it once; the second pass also adds up the columns,
+which is the gradient of the bias, in a fixed order.
+"""
+
+# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmbert_kernels.triton_support import blocks, tl, triton
+
+# The reference takes the softmax in tiles that stay in a core's cache.
+TILE_BYTES = 1 << 21
+# The kernels: columns read at a time by the first pass; the second pass' tile, and the rows
+# that one of its programs walks over.
+FIRST_COLUMNS = 4096
+SECOND_COLUMNS, SECOND_ROWS, SECOND_WALK = 512, 8, 256
+
+
+def softmax_gradient_reference(
+    logits: Tensor,
+    labels: Tensor,
+    factors: Tensor,
+    losses: Tensor,
+    group: dist.ProcessGroup | None,
+) -> Tensor:
+    """Turn logits [rows, V] into unscaled gradients in place and write the losses.
+
+    Args:
+        logits: [rows, V]; overwritten.
+        labels: int64 [rows], counted from this process' first row of the vocabulary; others'
+            labels lie outside [0, V).
+        factors: float32 [rows], the weights u.
+        losses: [rows], written; its dtype is that of the computation.
+        group: the processes that share the vocabulary, or None.
+
+    Returns:
+        [rows]: the factor that makes each row of `logits` the gradient of its loss.
+    """
+    rows, vocabulary = logits.shape
+    compute = losses.dtype
+    here = (labels >= 0) & (labels < vocabulary)
+    columns = labels.clamp(0, vocabulary - 1)[:, None]
+    label_logits = logits.gather(1, columns)[:, 0].to(compute).masked_fill_(~here, 0.0)
+    maxima = torch.empty_like(losses)
+    sums = torch.empty_like(losses)
+    if group is not None:
+        maxima = logits.amax(dim=1).to(compute)
+        dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
+    step = max(1, TILE_BYTES // (vocabulary * 4))
+    for first in range(0, rows, step):
+        tile = logits[first : first + step]
+        values = tile.to(compute)  # the tile itself if the types are the same
+        if group is None:
+            torch.amax(values, dim=1, out=maxima[first : first + step])
+        values = values.sub_(maxima[first : first + step, None]).exp_()
+        torch.sum(values, dim=1, out=sums[first : first + step])
+        if values is not tile:
+            tile.copy_(values)
+    if group is not None:
+        both = torch.stack((sums, label_logits))
+        dist.all_reduce(both, group=group)
+        sums, label_logits = both[0], both[1]
+    _write_losses(losses, sums, maxima, label_logits, factors)
+    subtrahend = torch.where(here, -sums, torch.zeros_like(sums)).to(logits.dtype)
+    logits.scatter_add_(1, columns, subtrahend[:, None])
+    return factors.to(compute) / sums
+
+
+def softmax_gradient_triton(
+    logits: Tensor,
+    labels: Tensor,
+    factors: Tensor,
+    losses: Tensor,
+    group: dist.ProcessGroup | None,
+) -> Tensor:
+    """Turn logits [rows, V] into the gradients of their losses in place and write the losses.
+
+    Arguments as above; logits contiguous, losses float32.
+
+    Returns:
+        float32 [V]: the sums of the columns of the gradients.
+    """
+    rows, vocabulary = logits.shape
+    maxima, sums, label_logits = losses.new_empty(3, rows)
+    _statistics_kernel[(rows,)](
+        logits,
+        labels,
+        maxima,
+        sums,
+        label_logits,
+        vocabulary,
+        COLUMNS=FIRST_COLUMNS,
+        num_warps=8,
+    )
+    if group is not None:
+        own_maxima = maxima.clone()
+        dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
+        both = torch.stack((sums * (own_maxima - maxima).exp(), label_logits))
+        dist.all_reduce(both, group=group)
+        sums, label_logits = both[0], both[1]
+    _write_losses(losses, sums, maxima, label_logits, factors)
+    walks = blocks(rows, SECOND_WALK)
+    column_sums = torch.empty(walks, vocabulary, dtype=torch.float32, device=logits.device)
+    _gradient_kernel[(blocks(vocabulary, SECOND_COLUMNS), walks)](
+        logits,
+        labels,
+        factors,
+        maxima,
+        sums,
+        column_sums,
+        rows,
+        vocabulary,
+        ROWS=SECOND_ROWS,
+        WALK=SECOND_WALK,
+        COLUMNS=SECOND_COLUMNS,
+        num_warps=4,
+    )
+    return column_sums.sum(dim=0)
+
+
+def _write_losses(
+    losses: Tensor, sums: Tensor, maxima: Tensor, label_logits: Tensor, factors: Tensor
+) -> None:
+    torch.mul(sums.log() + maxima - label_logits, factors.to(losses.dtype), out=losses)
+    losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
+
+
+@triton.jit
+def _statistics_kernel(  # type: ignore[no-untyped-def]
+    logits_pointer,
+    labels_pointer,
+    maxima_pointer,
+    sums_pointer,
+    label_logits_pointer,
+    vocabulary,
+    COLUMNS: tl.constexpr,
+):
+    row = tl.program_id(0)
+    row_at = logits_pointer + row.to(tl.int64) * vocabulary
+    # every lane keeps its own running maximum and sum; they meet at the end
+    maximum = tl.full([COLUMNS], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([COLUMNS], dtype=tl.float32)
+    for first in range(0, vocabulary, COLUMNS):
+        column = first + tl.arange(0, COLUMNS)
+        logits = tl.load(row_at + column, mask=column < vocabulary, other=float("-inf"))
+        logits = logits.to(tl.float32)
+        higher = tl.maximum(maximum, logits)
+        # a lane that has seen no number yet has the maximum -inf: its sum stays 0
+        seen = higher > float("-inf")
+        reference = tl.where(seen, higher, 0.0)
+        total = total * tl.exp(maximum - reference) + tl.exp(logits - reference)
+        maximum = higher
+    row_maximum = tl.max(maximum, axis=0)
+    row_total = tl.sum(total * tl.exp(maximum - row_maximum), axis=0)
+    label = tl.load(labels_pointer + row)
+    here = (label >= 0) & (label < vocabulary)
+    label_logit = tl.load(row_at + label, mask=here, other=0.0).to(tl.float32)
+    tl.store(maxima_pointer + row, row_maximum)
+    tl.store(sums_pointer + row, row_total)
+    tl.store(label_logits_pointer + row, label_logit)
+
+
+@triton.jit
+def _gradient_kernel(  # type: ignore[no-untyped-def]
+    logits_pointer,
+    labels_pointer,
+    factors_pointer,
+    maxima_pointer,
+    sums_pointer,
+    column_sums_pointer,
+    rows,
+    vocabulary,
+    ROWS: tl.constexpr,
+    WALK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    column_inside = column < vocabulary
+    column_sums = tl.zeros([COLUMNS], dtype=tl.float32)
+    first_row = tl.program_id(1) * WALK
+    for first in range(first_row, tl.minimum(first_row + WALK, rows), ROWS):
+        row = first + tl.arange(0, ROWS)
+        row_inside = row < rows
+        inside = row_inside[:, None] & column_inside[None, :]
+        at = logits_pointer + row.to(tl.int64)[:, None] * vocabulary + column[None, :]
+        logits = tl.load(at, mask=inside, other=float("-inf")).to(tl.float32)
+        maximum = tl.load(maxima_pointer + row, mask=row_inside, other=0.0)
+        total = tl.load(sums_pointer + row, mask=row_inside, other=1.0)
+        factor = tl.load(factors_pointer + row, mask=row_inside, other=0.0)
+        label = tl.load(labels_pointer + row, mask=row_inside, other=-1)
+        gradient = tl.exp(logits - maximum[:, None]) * (factor / total)[:, None]
+        gradient -= tl.where(column[None, :] == label[:, None], factor[:, None], 0.0)
+        column_sums += tl.sum(gradient, axis=0)
+        tl.store(at, gradient.to(logits_pointer.dtype.element_ty), mask=inside)
+    sums_at = column_sums_pointer + tl.program_id(1).to(tl.int64) * vocabulary + column
+    tl.store(sums_at, column_sums, mask=column_inside)

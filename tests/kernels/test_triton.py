@@ -1,0 +1,282 @@
+"""The Triton kernels against the formulae in float64.
+
+`make test-gpu` runs these compiled, in bfloat16 too. In `make test` they run in Triton's
+interpreter, in a process of their own (test_triton_interpreter.py), in float32 and float16: its
+bfloat16 is wrong. Memory that a kernel is to write is filled with NaN beforehand.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import mmbert_kernels as kernels
+from mmbert_kernels.dropout_add import dropout_add_reference, keep_mask, threshold_and_scale
+from mmbert_kernels.implementation import implementation, triton_interprets
+from mmbert_kernels.scatter_rows import scatter_rows_triton
+from tests.kernels import formulas
+from tests.kernels.comparison import assert_close, compare
+from tests.kernels.formulas import LENGTHS, cumulative
+from tests.kernels.test_stable_adamw import check_steps, run_steps, spiking_gradients
+
+INTERPRETED = triton_interprets()
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+DTYPES = (torch.float32, torch.float16) + (() if INTERPRETED else (torch.bfloat16,))
+TOKENS = sum(LENGTHS)
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Choose Triton, fix the seed, and have uninitialised memory hold NaN."""
+    monkeypatch.setenv("MMBERT_KERNELS", "triton")
+    implementation.cache_clear()
+    torch.manual_seed(21)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+    implementation.cache_clear()
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, device=DEVICE).to(dtype)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (13, 96), (50, 768), (7, 1000)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    compare(
+        lambda x, w: kernels.layer_norm(x, w, 1e-5),
+        lambda x, w: formulas.layer_norm(x, w, 1e-5),
+        (randn(*shape, dtype=dtype) * 3 + 1, randn(shape[1], dtype=dtype)),
+        (randn(*shape),),
+        roundings=32,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_layer_norm(dtype: torch.dtype) -> None:
+    def formula(x, residual, weight):
+        total = x + residual
+        total = total + (total.to(dtype).double() - total).detach()
+        return formulas.layer_norm(total, weight, 1e-5), total
+
+    compare(
+        lambda *arguments: kernels.add_layer_norm(*arguments, 1e-5),
+        formula,
+        (randn(37, 96, dtype=dtype), randn(37, 96, dtype=dtype) * 4, randn(96, dtype=dtype)),
+        (randn(37, 96), randn(37, 96)),
+        roundings=32,
+    )
+
+
+def test_add_layer_norm_with_one_output_used() -> None:
+    x, residual, weight = randn(9, 40), randn(9, 40), randn(40)
+    compare(
+        lambda x, r, w: kernels.add_layer_norm(x, r, w, 1e-5)[0],
+        lambda x, r, w: formulas.layer_norm(x + r, w, 1e-5),
+        (x, residual, weight),
+        (randn(9, 40),),
+        roundings=32,
+    )
+    compare(
+        lambda x, r: kernels.add_layer_norm(x, r, weight, 1e-5)[1],
+        lambda x, r: x + r,
+        (x, residual),
+        (randn(9, 40),),
+        roundings=1,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_embedding_layer_norm(dtype: torch.dtype) -> None:
+    ids = torch.randint(0, 50, (300,), device=DEVICE)
+    ids[:130] = 7  # one frequent token, whose gradient is a sum over several blocks
+    compare(
+        lambda table, w: kernels.embedding_layer_norm(ids, table, w, 1e-5),
+        lambda table, w: formulas.layer_norm(table[ids], w, 1e-5),
+        (randn(50, 48, dtype=dtype), randn(48, dtype=dtype)),
+        (randn(300, 48),),
+        roundings=32,
+    )
+
+
+@pytest.mark.parametrize("width", [8, 130, 1152])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_geglu(dtype: torch.dtype, width: int) -> None:
+    compare(
+        kernels.geglu,
+        formulas.geglu,
+        (randn(19, 2 * width, dtype=dtype) * 2,),
+        (randn(19, width),),
+        roundings=16,
+    )
+
+
+@pytest.mark.parametrize(("heads", "size"), [(2, 16), (3, 64), (1, 24)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary(dtype: torch.dtype, heads: int, size: int) -> None:
+    compare(
+        lambda qkv: kernels.rotary(qkv, cumulative(LENGTHS, 4, str(DEVICE)), 160_000.0),
+        lambda qkv: formulas.rotary(qkv, LENGTHS, 160_000.0),
+        (randn(TOKENS, 3, heads, size, dtype=dtype),),
+        (randn(TOKENS, 3, heads, size),),
+        roundings=256 if dtype == torch.float32 else 2,
+    )
+
+
+def test_rotary_finds_documents_behind_empty_ones() -> None:
+    lengths = (0, 5, 0, 0, 1, 90, 0)
+    compare(
+        lambda qkv: kernels.rotary(qkv, cumulative(lengths, 9, str(DEVICE)), 10_000.0),
+        lambda qkv: formulas.rotary(qkv, lengths, 10_000.0),
+        (randn(96, 3, 1, 16),),
+        (randn(96, 3, 1, 16),),
+        roundings=256,
+    )
+
+
+@pytest.mark.parametrize("first_token", [0, 3, 2**33 + 5, 2_999_999_999_999])
+def test_dropout_has_the_masks_of_the_reference(first_token: int) -> None:
+    for seed in (0, 21, 2**63 + 11, -1):
+        ones, zeros = torch.ones(70, 96, device=DEVICE), torch.zeros(70, 96, device=DEVICE)
+        out = kernels.dropout_add(ones, zeros, 0.3, seed, first_token=first_token)
+        mask = keep_mask(threshold_and_scale(0.3)[0], seed, first_token, 70, 96, DEVICE)
+        assert torch.equal(out != 0, mask)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dropout_add(dtype: torch.dtype) -> None:
+    arguments = (randn(37, 200, dtype=dtype), randn(37, 200, dtype=dtype))
+    compare(
+        lambda x, r: kernels.dropout_add(x, r, 0.1, 5, first_token=11),
+        lambda x, r: dropout_add_reference(x, r, 0.1, 5, first_token=11),
+        arguments,
+        (randn(37, 200),),
+        roundings=4,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gather_rows(dtype: torch.dtype) -> None:
+    positions = torch.randint(0, 40, (150,), device=DEVICE)
+    positions[50:120] = 0  # what unfilled slots point to
+    positions[positions == 17] = 16  # a row that nothing gathers
+    compare(
+        lambda x: kernels.gather_rows(x, positions),
+        lambda x: x[positions],
+        (randn(40, 150, dtype=dtype),),
+        (randn(150, 150),),
+        roundings=8,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 64, 257, 600])
+def test_scatter_of_runs_of_every_length(count: int) -> None:
+    """Runs that begin and end inside, at and across the edges of blocks."""
+    places = torch.randint(0, 12, (count,), device=DEVICE)
+    places[count // 3 :] = places[count // 3 :].clamp(min=5, max=6)
+    grad = randn(count, 20)
+    true = torch.zeros(15, 20, dtype=torch.float64, device=DEVICE)
+    true.index_add_(0, places, grad.double())
+    assert_close("sums", scatter_rows_triton(grad, places, 15), true, roundings=64)
+    again = scatter_rows_triton(grad, places, 15)
+    assert torch.equal(again, scatter_rows_triton(grad, places, 15))
+
+
+@pytest.mark.parametrize(("vocabulary", "chunk"), [(101, 10), (4097, 300), (5000, None)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_cross_entropy(dtype: torch.dtype, vocabulary: int, chunk: int | None) -> None:
+    rows, width = (37, 16) if vocabulary < 5000 else (270, 16)
+    labels = torch.randint(0, vocabulary, (rows,), device=DEVICE)
+    weights = torch.rand(rows, device=DEVICE) + 0.5
+    weights[4], labels[4], labels[9] = 0.0, 10**6, -100
+    true_weights, labels_seen = weights.clone(), labels.clone()
+    true_weights[9], labels_seen[4] = 0.0, 0
+    compare(
+        lambda h, w, b: kernels.linear_cross_entropy(
+            h, w, b, labels.clone(), weights=weights, chunk=chunk
+        ),
+        lambda h, w, b: formulas.linear_cross_entropy(h, w, b, labels_seen, true_weights),
+        (
+            randn(rows, width, dtype=dtype),
+            randn(vocabulary, width, dtype=dtype),
+            randn(vocabulary, dtype=dtype),
+        ),
+        (torch.full((rows,), 0.375, device=DEVICE),),
+        # losses are float32, but the logits behind them have the arguments' type
+        roundings=64 if dtype == torch.float32 else 2.0**15,
+    )
+
+
+def test_stable_adamw() -> None:
+    start = torch.randn(73005, device=DEVICE)
+    gradients = [gradient.to(DEVICE) for gradient in spiking_gradients()[-3:]]
+    parameters, rms = run_steps((), gradients, start)
+    check_steps(parameters, rms, gradients, start)
+    cut, _ = run_steps((2, 3005, 40_000), gradients, start)
+    torch.testing.assert_close(cut, parameters, rtol=1e-6, atol=1e-7)
+
+
+def test_rows_that_are_not_contiguous() -> None:
+    wide, tall = randn(20, 200)[:, 3:99], randn(96, 20).t()
+    weight = randn(192)[::2]
+    for x in (wide, tall):
+        assert_close(
+            "norm", kernels.layer_norm(x, weight, 1e-5), formulas.layer_norm(x, weight, 1e-5), 32
+        )
+        assert_close("geglu", kernels.geglu(x), formulas.geglu(x), 16)
+        computed = kernels.dropout_add(x, tall, 0.5, 3)
+        assert torch.equal(computed, dropout_add_reference(x, tall, 0.5, 3))
+    qkv = randn(3, 16, TOKENS, 2).permute(2, 0, 3, 1)
+    compare(
+        lambda qkv: kernels.rotary(qkv, cumulative(LENGTHS, 0, str(DEVICE)), 10_000.0),
+        lambda qkv: formulas.rotary(qkv, LENGTHS, 10_000.0),
+        (qkv,),
+        (randn(3, TOKENS, 2, 16).transpose(0, 1),),
+        roundings=256,
+    )
+
+
+def test_expanded_gradients_are_read_right() -> None:
+    """The gradient of a sum is one number with strides of zero."""
+    x, weight = randn(11, 40).requires_grad_(), randn(40)
+    kernels.layer_norm(x, weight, 1e-5).sum().backward()
+    true = x.detach().double().requires_grad_()
+    formulas.layer_norm(true, weight, 1e-5).sum().backward()
+    assert x.grad is not None
+    assert true.grad is not None
+    assert_close("gradient", x.grad, true.grad, 512)
+
+
+def test_nothing_gives_nothing() -> None:
+    none, weight = torch.zeros(0, 8, device=DEVICE), torch.ones(8, device=DEVICE)
+    ids = torch.zeros(0, dtype=torch.int64, device=DEVICE)
+    for call in (
+        lambda x: kernels.layer_norm(x, weight, 1e-5),
+        lambda x: kernels.add_layer_norm(x, x, weight, 1e-5)[0],
+        kernels.geglu,
+        lambda x: kernels.dropout_add(x, x, 0.1, 1),
+        lambda x: kernels.rotary(x.view(0, 3, 1, 8), cumulative((0,), 0, str(DEVICE)), 1e4),
+        lambda x: kernels.linear_cross_entropy(
+            x, torch.zeros(9, 8, device=DEVICE), torch.zeros(9, device=DEVICE), ids
+        ),
+    ):
+        x = none.clone().requires_grad_()
+        out = call(x)
+        assert out.shape[0] == 0
+        out.sum().backward()
+    table = torch.zeros(9, 8, device=DEVICE, requires_grad=True)
+    kernels.gather_rows(table, ids).sum().backward()
+    assert table.grad is not None
+    assert not table.grad.any()
+    table.grad = None
+    kernels.embedding_layer_norm(ids, table, weight, 1e-5).sum().backward()
+    assert not table.grad.any()
+
+
+def test_float64_is_refused() -> None:
+    x = torch.zeros(2, 8, dtype=torch.float64, device=DEVICE)
+    with pytest.raises(ValueError, match="MMBERT_KERNELS=reference takes any floating type"):
+        kernels.geglu(x)

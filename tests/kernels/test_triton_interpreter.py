@@ -1,0 +1,29 @@
+"""Runs test_triton.py in Triton's interpreter, which must be switched on before Triton's import."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_kernels_are_right_in_the_interpreter() -> None:
+    root = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        + ["tests/kernels/test_triton.py"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert run.returncode == 0, f"{run.stdout[-8000:]}\n{run.stderr[-2000:]}"
+    # pytest ends with 0 too if all tests were deselected
+    assert " passed" in run.stdout
+    assert "deselected" not in run.stdout
