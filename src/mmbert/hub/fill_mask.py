@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer
 
 from mmbert.errors import UserError
+from mmbert.hub.loading import load_masked_language_model
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,8 @@ def fill_masks(
     `folder` is an exported Hugging Face folder; a mask is written as its tokenizer's mask token
     or as "[MASK]". UserError for a sentence without a mask.
     """
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load_masked_language_model(folder, torch.float32)
     answers = []
     for sentence in sentences:
         text = sentence.replace("[MASK]", tokenizer.mask_token)

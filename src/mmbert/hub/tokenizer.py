@@ -50,19 +50,19 @@ class FastTokenizer:
         self.folder = folder
         self.vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(self.vocabulary.values()) + 1
+        self._added = {t.content for t in self._tokenizer.get_added_tokens_decoder().values()}
         self._byte_level = '"ByteLevel"' in path.read_text(encoding="utf-8")
         self.special_ids = self._special_ids()
 
-    def text(self, token: str) -> str | None:
-        """The text that `token` stands for, spaces included; None if it is not whole characters."""
+    def content(self, token: str) -> bytes:
+        """The UTF-8 bytes that `token` stands for, spaces included; not always whole characters."""
+        if token in self._added:
+            return token.encode()
         if self._byte_level:
-            try:
-                return bytes(_BYTES[character] for character in token).decode("utf-8")
-            except (KeyError, UnicodeDecodeError):
-                return None
+            return bytes(_BYTES[character] for character in token)
         if len(token) == 6 and token.startswith("<0x"):
-            return None
-        return token.replace("▁", " ")
+            return bytes([int(token[3:5], 16)])
+        return token.replace("▁", " ").encode()
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` without special tokens."""

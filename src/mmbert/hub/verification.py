@@ -7,6 +7,7 @@ import torch
 
 from mmbert.hub.building import pack
 from mmbert.hub.configuration import HuggingFaceModel
+from mmbert.hub.loading import load_masked_language_model
 from mmbert.model.modernbert import MaskedLanguageModel
 
 # Of the largest logit, in float32.
@@ -48,11 +49,9 @@ def compare_logits(
     whole. Ours sees them packed in one row, transformers one at a time. ExportMismatchError if they
     differ by more than TOLERANCE of the largest logit.
     """
-    from transformers import AutoModelForMaskedLM
-
     documents = probe_documents(model)
     packed = ours.logits(pack(documents), rotary_bases=model.rotary_bases, all_tokens=True)
-    theirs = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs = load_masked_language_model(folder, torch.float32)
     difference = largest = 0.0
     start = 0
     for document in documents:

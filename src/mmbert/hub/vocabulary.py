@@ -44,10 +44,10 @@ def change_vocabulary(
 ) -> VocabularyChange:
     """How the rows of `new` follow from those of `old`.
 
-    Special tokens correspond by role; other tokens by their text (so that the same word matches
-    between SentencePiece and byte-level vocabularies), bytes by their name. What is new starts
-    from the mean of the old tokens that spell it ("subwords"), or of all old tokens ("mean").
-    UserError if either tokenizer lacks a special token that training needs.
+    Special tokens correspond by role; other tokens by the bytes they stand for, so that the same
+    word matches between SentencePiece and byte-level vocabularies. What is new starts from the mean
+    of the old tokens that spell it ("subwords"), or of all old tokens ("mean"). UserError if either
+    tokenizer lacks a special token that training needs.
     """
     for tokenizer in (old, new):
         if tokenizer.special_ids is None:
@@ -60,17 +60,16 @@ def change_vocabulary(
     assert new.special_ids is not None
     roles = new.special_ids.model_dump()
     special = {roles[role]: old_id for role, old_id in old.special_ids.model_dump().items()}
-    by_text: dict[str, int] = {}
+    by_content: dict[bytes, int] = {}
     for token, identifier in sorted(old.vocabulary.items(), key=lambda item: item[1]):
-        text = old.text(token)
-        if text is not None and identifier not in old.special_ids.all():
-            by_text.setdefault(text, identifier)
+        if identifier not in old.special_ids.all():
+            by_content.setdefault(old.content(token), identifier)
     sources: list[tuple[int, ...]] = [()] * new.size
     for token, identifier in new.vocabulary.items():
         if identifier in special:
             sources[identifier] = (special[identifier],)
         else:
-            sources[identifier] = _spelling(token, old, new, by_text, initialisation)
+            sources[identifier] = _spelling(new.content(token), old, by_content, initialisation)
     lengths = [len(ids) for ids in sources]
     return VocabularyChange(
         sources=tuple(sources),
@@ -81,19 +80,20 @@ def change_vocabulary(
 
 
 def _spelling(
-    token: str,
+    content: bytes,
     old: FastTokenizer,
-    new: FastTokenizer,
-    by_text: dict[str, int],
+    by_content: dict[bytes, int],
     initialisation: Initialisation,
 ) -> tuple[int, ...]:
-    assert old.special_ids is not None
-    text = new.text(token)
-    if text is None:
-        return (old.vocabulary[token],) if token in old.vocabulary else ()
-    if text in by_text:
-        return (by_text[text],)
-    if initialisation == "mean" or not text:
+    """Ids of the old tokenizer that stand for `content`: one, several, or none."""
+    if content in by_content:
+        return (by_content[content],)
+    if initialisation == "mean":
         return ()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return ()
+    assert old.special_ids is not None
     unknown = old.special_ids.unknown
     return tuple(identifier for identifier in old.encode(text) if identifier != unknown)

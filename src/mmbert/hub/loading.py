@@ -1,0 +1,19 @@
+"""Loading a Hugging Face folder through transformers, without its progress bars."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers.utils import logging
+
+
+def load_masked_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """AutoModelForMaskedLM of `folder` in `dtype`, on the CPU, ready to evaluate."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(folder, dtype=dtype)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return model.eval()

@@ -1,0 +1,394 @@
+"""Import: bit for bit, with other vocabularies and sizes, and refusals that name what is wrong."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+)
+
+from mmbert.errors import UserError
+from mmbert.hub.configuration import read_configuration
+from mmbert.hub.export import export_checkpoint
+from mmbert.hub.import_ import import_model
+from mmbert.hub.source import HuggingFaceSource
+from mmbert.hub.strided import StridedSampling, strided_indices
+from mmbert.hub.tokenizer import FastTokenizer
+from mmbert.hub.vocabulary import change_vocabulary
+from mmbert.recipe import ModelSettings
+from tests.hub.tokenizers_for_tests import (
+    SENTENCES,
+    byte_level_tokenizer,
+    metaspace_tokenizer,
+    save_tokenizer,
+)
+
+EMBEDDING = "model.embeddings.tok_embeddings.weight"
+NEW_SENTENCES = [*SENTENCES, *["miji ya kale haina madaraja makubwa kando ya mto mrefu"] * 8]
+
+
+def stranger(folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+    """A ModernBERT as transformers itself writes it, with its byte-level tokenizer."""
+    tokenizer = byte_level_tokenizer()
+    save_tokenizer(folder, tokenizer)
+    values: dict = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "local_attention": 16,
+        "global_rope_theta": 30_000.0,
+        "local_rope_theta": 700.0,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "cls_token_id": 2,
+        "eos_token_id": 1,
+        "sep_token_id": 1,
+    }
+    torch.manual_seed(3)
+    model = ModernBertForMaskedLM(ModernBertConfig(**(values | changes)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.to(dtype).save_pretrained(folder)
+    return folder
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def their_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stranger(tmp_path_factory.mktemp("stranger"))
+
+
+def test_weights_come_in_and_go_out_bit_for_bit(their_folder: Path, tmp_path: Path) -> None:
+    report = import_model(their_folder, tmp_path / "imported")
+    theirs, ours = stored(their_folder), stored(tmp_path / "imported")
+    assert theirs.keys() - {"decoder.weight"} == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    assert report.model.rotary_bases.global_ == 30_000
+    assert report.model.rotary_bases.local_ == 700
+    export_checkpoint(tmp_path / "imported", tmp_path / "out")
+    again = stored(tmp_path / "out")
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+    inputs = AutoTokenizer.from_pretrained(their_folder)("an old bridge", return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        before = AutoModelForMaskedLM.from_pretrained(their_folder).eval()(**inputs).logits
+        after = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()(**inputs).logits
+    assert torch.equal(before, after)
+
+
+def test_bfloat16_weights_come_through_unchanged(tmp_path: Path) -> None:
+    folder = stranger(tmp_path / "theirs", torch.bfloat16)
+    import_model(folder, tmp_path / "imported")
+    export_checkpoint(tmp_path / "imported", tmp_path / "out", "bfloat16")
+    theirs, ours = stored(folder), stored(tmp_path / "out")
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    assert ours[EMBEDDING].dtype == torch.bfloat16
+
+
+def test_config_of_4_48_and_of_5_mean_the_same(their_folder: Path, tmp_path: Path) -> None:
+    modern = read_configuration(their_folder)
+    assert "rope_parameters" in json.loads((their_folder / "config.json").read_text())
+    import_model(their_folder, tmp_path / "legacy")
+    legacy = read_configuration(tmp_path / "legacy")
+    assert "rope_parameters" not in json.loads((tmp_path / "legacy" / "config.json").read_text())
+    assert legacy == modern
+
+
+def test_defaults_of_transformers_are_ours(tmp_path: Path) -> None:
+    """A config silent on bases, windows and layers means what transformers takes it to mean."""
+    sizes = {
+        "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 6, "num_attention_heads": 4,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "modernbert", **sizes}))
+    ours, theirs = read_configuration(tmp_path), ModernBertConfig(**sizes)
+    assert ours.rotary_bases.global_ == theirs.rope_parameters["full_attention"]["rope_theta"]
+    assert ours.rotary_bases.local_ == theirs.rope_parameters["sliding_attention"]["rope_theta"]
+    assert ours.context == theirs.max_position_embeddings
+    assert ours.encoder.local_window == theirs.local_attention
+    assert ours.encoder.norm_eps == theirs.norm_eps
+    pattern = [ours.encoder.attends_globally(layer) for layer in range(6)]
+    assert pattern == [kind == "full_attention" for kind in theirs.layer_types]
+
+
+def test_a_local_base_of_null_means_the_global_one(tmp_path: Path) -> None:
+    config = {
+        "model_type": "modernbert", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 6, "num_attention_heads": 4, "global_rope_theta": 5e4,
+        "local_rope_theta": None,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_configuration(tmp_path).rotary_bases.local_ == 5e4
+
+
+@pytest.mark.parametrize("new", ["metaspace", "byte level"])
+@pytest.mark.parametrize("initialisation", ["subwords", "mean"])
+def test_a_new_tokenizer_keeps_the_rows_of_tokens_it_shares(
+    their_folder: Path, tmp_path: Path, new: str, initialisation: str
+) -> None:
+    make = metaspace_tokenizer if new == "metaspace" else byte_level_tokenizer
+    save_tokenizer(tmp_path / "tokenizer", make(NEW_SENTENCES, 450))
+    report = import_model(
+        their_folder,
+        tmp_path / "out",
+        tokenizer=tmp_path / "tokenizer",
+        initialisation=initialisation,
+    )
+    old, fresh = FastTokenizer(their_folder), FastTokenizer(tmp_path / "tokenizer")
+    before, after = stored(their_folder), stored(tmp_path / "out")
+    assert after[EMBEDDING].shape == (fresh.size, 64)
+    assert after["decoder.bias"].shape == (fresh.size,)
+    change = report.vocabulary
+    assert change is not None
+    assert change.kept > 100
+    assert (change.composed > 0) == (initialisation == "subwords")
+    old_rows = {old.content(token): number for token, number in old.vocabulary.items()}
+    mean = before[EMBEDDING].double().mean(0).float()
+    checked = {"kept": 0, "new": 0}
+    for token, number in fresh.vocabulary.items():
+        content = fresh.content(token)
+        if number < 5:  # special tokens correspond by role, and have the same ids here
+            assert torch.equal(after[EMBEDDING][number], before[EMBEDDING][number])
+        elif content in old_rows:
+            checked["kept"] += 1
+            for name in (EMBEDDING, "decoder.bias"):
+                assert torch.equal(after[name][number], before[name][old_rows[content]])
+        else:
+            checked["new"] += 1
+            pieces = old.encode(content.decode()) if initialisation == "subwords" else []
+            expected = before[EMBEDDING][pieces].mean(0) if pieces else mean
+            assert torch.allclose(after[EMBEDDING][number], expected, atol=1e-6)
+    assert min(checked.values()) > 5
+    body = set(before) - {EMBEDDING, "decoder.bias", "decoder.weight"}
+    assert all(torch.equal(before[name], after[name]) for name in body)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert len(tokenizer) == fresh.size
+
+
+def test_extended_tokenizer_keeps_every_old_row_in_its_place(
+    their_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = byte_level_tokenizer()
+    size = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["madaraja", "makubwa"])
+    save_tokenizer(tmp_path / "tokenizer", tokenizer)
+    report = import_model(their_folder, tmp_path / "out", tokenizer=tmp_path / "tokenizer")
+    before, after = stored(their_folder), stored(tmp_path / "out")
+    assert torch.equal(after[EMBEDDING][:size], before[EMBEDDING])
+    assert after[EMBEDDING].shape[0] == size + 2
+    assert report.vocabulary is not None
+    assert (report.vocabulary.kept, report.vocabulary.composed) == (size, 2)
+
+
+def test_special_tokens_correspond_by_role_not_by_name(their_folder: Path, tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "tokenizer", byte_level_tokenizer())
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = tmp_path / "tokenizer" / name
+        path.write_text(path.read_text().replace("<mask>", "[MASK]").replace("<bos>", "[CLS]"))
+    change = change_vocabulary(
+        FastTokenizer(their_folder), FastTokenizer(tmp_path / "tokenizer"), "subwords"
+    )
+    assert [change.sources[number] for number in range(5)] == [(n,) for n in range(5)]
+
+
+def test_strided_sampling_takes_evenly_spaced_channels_heads_and_layers(
+    their_folder: Path, tmp_path: Path
+) -> None:
+    sizes = ModelSettings(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2
+    )
+    import_model(their_folder, tmp_path / "out", sizes=sizes)
+    large, small = stored(their_folder), stored(tmp_path / "out")
+    hidden = torch.arange(0, 64, 2)
+    inner = torch.arange(0, 96, 2)
+    assert torch.equal(small[EMBEDDING], large[EMBEDDING][:, hidden])
+    assert torch.equal(small["decoder.bias"], large["decoder.bias"])
+    # Layers 0, 3 of 6 are global, as 0 and 3 of 4 are; 1 and 2 come from local ones.
+    for ours, theirs in ((0, 0), (1, 2), (2, 4), (3, 3)):
+        few, many = f"model.layers.{ours}", f"model.layers.{theirs}"
+        qkv = large[f"{many}.attn.Wqkv.weight"].view(3, 4, 16, 64)[:, [0, 2]][..., hidden]
+        assert torch.equal(small[f"{few}.attn.Wqkv.weight"], qkv.reshape(96, 32))
+        out = large[f"{many}.attn.Wo.weight"].view(64, 4, 16)[hidden][:, [0, 2]]
+        assert torch.equal(small[f"{few}.attn.Wo.weight"], out.reshape(32, 32))
+        both = large[f"{many}.mlp.Wi.weight"].view(2, 96, 64)[:, inner][..., hidden]
+        assert torch.equal(small[f"{few}.mlp.Wi.weight"], both.reshape(96, 32))
+        down = large[f"{many}.mlp.Wo.weight"][hidden][:, inner]
+        assert torch.equal(small[f"{few}.mlp.Wo.weight"], down)
+        norm = large[f"{many}.mlp_norm.weight"][hidden]
+        assert torch.equal(small[f"{few}.mlp_norm.weight"], norm)
+    assert read_configuration(tmp_path / "out").encoder.num_hidden_layers == 4
+
+
+def test_small_from_base_keeps_all_layers_and_inner_channels(their_folder: Path) -> None:
+    """mmBERT's small has base's depth and inner width, half its width and heads."""
+    source = read_configuration(their_folder).encoder
+    target = replace(source, hidden_size=32, num_attention_heads=2)
+    sampling = StridedSampling(source, target)
+    weights = HuggingFaceSource(their_folder).weights
+    for layer in range(6):
+        name = f"model.layers.{layer}.mlp.Wo.weight"
+        assert sampling.source_name(name) == name
+        assert torch.equal(sampling.read(weights, name), weights.read(name)[::2])
+
+
+def test_strided_indices() -> None:
+    assert strided_indices(12, 6).tolist() == [0, 2, 4, 6, 8, 10]
+    assert strided_indices(5, 3).tolist() == [0, 1, 3]
+    assert strided_indices(7, 7).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"hidden_size": 128, "num_attention_heads": 8}, "hidden_size 128 is larger"),
+        ({"hidden_size": 32, "num_attention_heads": 4}, "head_size is 8"),
+    ],
+)
+def test_sizes_that_sampling_cannot_make(
+    their_folder: Path, tmp_path: Path, sizes: dict, says: str
+) -> None:
+    settings = ModelSettings.model_validate(
+        {"intermediate_size": 96, "num_hidden_layers": 6, **sizes}
+    )
+    with pytest.raises(UserError, match=says):
+        import_model(their_folder, tmp_path / "out", sizes=settings)
+
+
+def _rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = stored(folder)
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _configure(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _pickle_only(folder: Path) -> None:
+    torch.save(stored(folder), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _cut_short(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _set_nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.layers.1.mlp.Wi.weight"][3, 4] = float("nan")
+
+
+ODD_LAYERS = ["full_attention"] * 5 + ["sliding_attention"]
+SCALED = {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}
+BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
+    ("no config", lambda f: (f / "config.json").unlink(), "has no config.json"),
+    ("config not JSON", lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+    ("other architecture", lambda f: _configure(f, model_type="bert"), "type 'bert'"),
+    ("other activation", lambda f: _configure(f, hidden_activation="silu"), "hidden_activation"),
+    ("head activation", lambda f: _configure(f, classifier_activation="silu"), "classifier_act"),
+    ("biases", lambda f: _configure(f, norm_bias=True), "norm_bias is True"),
+    ("untied", lambda f: _configure(f, tie_word_embeddings=False), "tie_word_embeddings"),
+    ("no width", lambda f: _configure(f, hidden_size="wide"), "hidden_size is 'wide'"),
+    ("odd layers", lambda f: _configure(f, layer_types=ODD_LAYERS), "layer_types"),
+    ("scaled rotary", lambda f: _configure(f, rope_parameters=SCALED), "scales its rotary"),
+    ("no weights", lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
+    ("pickle only", _pickle_only, r"pickle \(pytorch_model.bin\)"),
+    ("cut short", _cut_short, r"model.safetensors cannot be read"),
+    (
+        "missing tensor",
+        lambda f: _rewrite(f, lambda t: t.pop("model.layers.2.attn.Wo.weight")),
+        "no file holds the tensor model.layers.2.attn.Wo.weight",
+    ),
+    (
+        "wrong shape",
+        lambda f: _rewrite(f, lambda t: t.update({"head.norm.weight": torch.ones(63)})),
+        r"head.norm.weight has shape \[63\]; config.json asks for \[64\]",
+    ),
+    (
+        "foreign tensor",
+        lambda f: _rewrite(f, lambda t: t.update({"classifier.weight": torch.ones(2, 64)})),
+        "has no tensor classifier.weight",
+    ),
+    (
+        "decoder differs from embedding",
+        lambda f: _rewrite(f, lambda t: t.update({"decoder.weight": t[EMBEDDING] + 1})),
+        "decoder.weight differs from model.embeddings.tok_embeddings.weight",
+    ),
+    ("not a number", lambda f: _rewrite(f, _set_nan), r"layers.1.mlp.Wi.weight has 1 values"),
+    (
+        "quantised",
+        lambda f: _rewrite(f, lambda t: t.update({"head.norm.weight": torch.ones(64).char()})),
+        "stored as torch.int8",
+    ),
+    ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
+    ("no mask", lambda f: (f / "tokenizer_config.json").write_text("{}"), "does not name all"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"), [case[1:] for case in BAD_INPUT], ids=[case[0] for case in BAD_INPUT]
+)
+def test_bad_input_is_named_and_nothing_is_left(
+    their_folder: Path, tmp_path: Path, spoil: Callable[[Path], object], says: str
+) -> None:
+    import shutil
+
+    shutil.copytree(their_folder, tmp_path / "spoilt")
+    spoil(tmp_path / "spoilt")
+    with pytest.raises(UserError, match=says) as caught:
+        import_model(tmp_path / "spoilt", tmp_path / "out")
+    assert "spoilt" in caught.value.message
+    assert caught.value.remedy
+    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+
+
+def test_a_tied_weight_stored_twice_with_equal_values_is_fine(
+    their_folder: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(their_folder, tmp_path / "twice")
+    _rewrite(tmp_path / "twice", lambda t: t.update({"decoder.weight": t[EMBEDDING].clone()}))
+    import_model(tmp_path / "twice", tmp_path / "out")
+    assert "decoder.weight" not in stored(tmp_path / "out")
+
+
+def test_sharded_weights_and_a_missing_shard(their_folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(their_folder)
+    save_tokenizer(tmp_path / "sharded", byte_level_tokenizer())
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
+    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
+    import_model(tmp_path / "sharded", tmp_path / "out")
+    ours, theirs = stored(tmp_path / "out"), stored(their_folder)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    missing = sorted((tmp_path / "sharded").glob("model-*.safetensors"))[0]
+    missing.unlink()
+    with pytest.raises(UserError, match=missing.name):
+        import_model(tmp_path / "sharded", tmp_path / "again")
+
+
+def test_letters_are_not_mistaken_for_bytes_between_kinds_of_tokenizers(tmp_path: Path) -> None:
+    """A byte-level vocabulary shows as "Ð" a byte that is half of a Cyrillic letter."""
+    save_tokenizer(tmp_path / "letters", metaspace_tokenizer(["Ð Ðð Ð ð", *SENTENCES]))
+    save_tokenizer(tmp_path / "bytes", byte_level_tokenizer())
+    letters, in_bytes = FastTokenizer(tmp_path / "letters"), FastTokenizer(tmp_path / "bytes")
+    assert "Ð" in letters.vocabulary
+    assert "Ð" in in_bytes.vocabulary
+    assert in_bytes.content("Ð") == b"\xd0"
+    change = change_vocabulary(letters, in_bytes, "subwords")
+    assert change.sources[in_bytes.vocabulary["Ð"]] == ()
