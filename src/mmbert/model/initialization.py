@@ -1,8 +1,7 @@
 """First weights: the same full tensors at any grid, from the seed and the parameter's name.
 
-Every parameter is drawn in blocks of rows, each from its own counter-based generator (Philox, keyed
-by a hash of seed, name and block), on the CPU in float32. A rank draws only the blocks that hold
-its rows. The distributions are in the parameters' descriptions; for this model they are Megatron's
+Every parameter is drawn in blocks of rows, each from its own generator (SFC64, seeded with a hash
+of seed, name and block), on the CPU in float32. A rank draws only the blocks that hold its rows. The distributions are in the parameters' descriptions; for this model they are Megatron's
 as mmBERT used them: normals of deviation 0.02, or 0.02 / sqrt(2 * layers) for what writes to the
 residual stream, cut at two deviations; norm weights 1; the tied decoder's bias uniform within
 1 / sqrt(d), as torch's linear leaves it.
@@ -68,8 +67,8 @@ def _draw_rows(description: ParameterDescription, seed: int, start: int, stop: i
 def _draw_block(description: ParameterDescription, seed: int, block: int) -> Tensor:
     rows = min(BLOCK_ROWS, description.full_shape[0] - block * BLOCK_ROWS)
     identity = f"{seed}/{description.name}/{block}".encode()
-    key = int.from_bytes(hashlib.sha256(identity).digest()[:16], "little")
-    generator = np.random.Generator(np.random.Philox(key=key))
+    entropy = int.from_bytes(hashlib.sha256(identity).digest(), "little")
+    generator = np.random.Generator(np.random.SFC64(entropy))
     shape = (rows, *description.full_shape[1:])
     uniform = torch.from_numpy(generator.random(shape, dtype=np.float32))
     return _transform(uniform, description.initial)
