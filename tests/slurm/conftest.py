@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.tiny_run import make_inputs
 from tests.slurm.cluster import Cluster, missing
 
 
@@ -36,3 +37,11 @@ def cluster(two_nodes: Cluster) -> Iterator[Cluster]:
     """The cluster with no job on it, before and after."""
     yield two_nodes
     two_nodes.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recipe.yaml, text/ and shards/ of the tiny run."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_inputs(folder)
+    return folder

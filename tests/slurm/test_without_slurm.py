@@ -1,4 +1,4 @@
-"""What of the Slurm scripts can be told without Slurm: their arithmetic for many nodes, refusals."""
+"""What can be told about the Slurm scripts without Slurm: arithmetic for many nodes, refusals."""
 
 import os
 import shutil

@@ -1,0 +1,146 @@
+"""slurm/pretrain.sbatch with the real training program on a virtual cluster of two hosts.
+
+Every test compares with one run on one host to the last bit: losses and gradient norms of all steps
+and the tensors of the last checkpoint.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launch.tiny_run import ENVIRONMENT, ROOT, figures, weights
+from tests.slurm.cluster import Cluster
+
+SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
+# Some seconds long, so that there is time to disturb it.
+LONGER = ("phases.pretrain.tokens=80k", "phases.extension.tokens=80k")
+STEPS = 2 * 79  # 80,000 tokens in steps of 4 rows of 256
+ONE_HOST, TWO_HOSTS = ("--nodes=1", "--gpus-per-node=2"), ("--nodes=2", "--gpus-per-node=1")
+
+
+class Runner:
+    """Submits runs of the tiny recipe to the cluster."""
+
+    def __init__(self, cluster: Cluster, inputs: Path, folder: Path) -> None:
+        self._cluster, self._inputs, self._folder = cluster, inputs, folder
+
+    def submit(self, options: tuple[str, ...], run: Path, *overrides: str) -> int:
+        """Submit the script as a user would; the job's number."""
+        return self._cluster.submit(
+            *(*options, f"--output={self._folder}/%x-%j.log", SCRIPT),
+            *(self._inputs / "recipe.yaml", self._inputs / "shards", run, *LONGER, *overrides),
+            folder=ROOT,
+            environment={**ENVIRONMENT, "MMBERT_VENV": sys.prefix},
+        )
+
+
+@pytest.fixture
+def runner(cluster: Cluster, inputs: Path, tmp_path: Path) -> Runner:
+    return Runner(cluster, inputs, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two_nodes: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an undisturbed run of two ranks on one host."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    job = Runner(two_nodes, inputs, folder).submit(ONE_HOST, folder / "run")
+    end = two_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=180)
+    assert end["JobState"] == "COMPLETED", two_nodes.log(job)
+    assert len(figures(folder / "run")) == STEPS
+    return folder / "run"
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    """Same figures at every step and the same bits in the end."""
+    assert figures(run) == figures(undisturbed)
+    assert weights(run) == weights(undisturbed)
+
+
+@pytest.mark.long
+def test_two_hosts_train_as_one(
+    cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
+) -> None:
+    job = runner.submit(TWO_HOSTS, tmp_path / "run")
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=180)
+    log = cluster.log(job)
+    assert end["JobState"] == "COMPLETED", log
+    assert "rank 0 listens at n1:" in log
+    assert_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.long
+def test_disturbed_twice_it_continues_to_the_same_bits(
+    cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
+) -> None:
+    """A more important job takes the nodes; then the warning of the time limit comes."""
+    job = runner.submit(TWO_HOSTS, tmp_path / "run")
+    cluster.wait_log(job, "step 20/", timeout=120)
+    important = cluster.submit(
+        *("--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 1"), folder=tmp_path
+    )
+    cluster.wait_state(important, "COMPLETED")
+    cluster.restart_now(job)
+    cluster.wait_log(job, "step 100/", timeout=120)
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    cluster.restart_now(job)
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=180)
+    log = cluster.log(job)
+    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "2"), log
+    assert "received SIGTERM" in log
+    assert "received SIGUSR1" in log
+    assert log.count("saved and requeued") == 2
+    assert_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.long
+def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
+    cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
+) -> None:
+    command = (tmp_path / "run", "checkpoint.every_tokens=20k")
+    job = runner.submit(TWO_HOSTS, *command)
+    cluster.wait_log(job, "step 50/", timeout=120)
+    cluster.run(
+        "bash",
+        "-c",
+        "grep -lz ^SLURM_PROCID=1 /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | "
+        "while read p; do grep -qz pretrain.py /proc/$p/cmdline && kill -9 $p; done; true",
+    )
+    end = cluster.wait_state(job, "FAILED", "COMPLETED", timeout=90)
+    log = cluster.log(job)
+    assert end["JobState"] == "FAILED"
+    assert "n2: task 1: Killed" in log
+    assert "FAILED with status" in log
+    assert "pretrain.py" not in cluster.run("ps", "-eo", "args"), "no rank is left behind"
+    # Now on one host: the grid is the same, and that is all that counts.
+    job = runner.submit(ONE_HOST, *command)
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=180)
+    assert end["JobState"] == "COMPLETED", cluster.log(job)
+    assert_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.long
+def test_slurm_s_own_signal_before_the_time_limit_saves_and_requeues(
+    cluster: Cluster, runner: Runner, tmp_path: Path
+) -> None:
+    """25 minutes with a warning 1,400 seconds before: it comes after 40 to 100 seconds."""
+    options = (*TWO_HOSTS, "--time=25", "--signal=B:USR1@1400")
+    job = runner.submit(options, tmp_path / "run", "phases.pretrain.tokens=100M")
+    cluster.wait_log(job, "saved and requeued", timeout=180)
+    state = cluster.wait_state(job, "PENDING")
+    assert state["Restarts"] == "1"
+    log = cluster.log(job)
+    assert "received USR1: telling the ranks to save and leave" in log
+    saved = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert saved.name == f"step-{max(figures(tmp_path / 'run')):08}"
+
+
+@pytest.mark.long
+def test_a_wrong_recipe_is_said_once_and_not_tried_again(
+    cluster: Cluster, runner: Runner, tmp_path: Path
+) -> None:
+    job = runner.submit(TWO_HOSTS, tmp_path / "run", "batch.rowz=4")
+    assert cluster.wait_state(job, "FAILED", timeout=120)["ExitCode"] == "2:0"
+    log = cluster.log(job)
+    assert log.count("did you mean 'rows'") == 1, log
+    assert "mend it and submit again" in log
