@@ -59,7 +59,7 @@ class Decontaminator:
             size *= _CHARACTERS_PER_WORD
         digest = xxhash.xxh3_64_intdigest
         for start in range(len(words) - size + 1):
-            yield digest(" ".join(words[start : start + size]))
+            yield digest(" ".join(words[start : start + size]).encode())
 
 
 def _evaluation_texts(path: Path) -> Iterator[str]:

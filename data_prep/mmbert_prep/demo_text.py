@@ -182,7 +182,7 @@ class DocumentMaker:
     def _measures(self) -> str:
         lines = []
         for unit in self._random.sample(self._units, min(len(self._units), 3)):
-            amounts = [self._random.randint(1, 12), self._random.randint(13, 5_000)]
+            amounts: list[float] = [self._random.randint(1, 12), self._random.randint(13, 5_000)]
             if self._random.random() < 0.5:
                 amounts.append(self._random.randint(1, 999) / 10)
             said = [text for text in (self._unit(unit, amount) for amount in amounts) if text]
@@ -213,7 +213,7 @@ def _names_its_months(locale: Locale) -> bool:
 
 def _languages_by_territory() -> dict[str, list[str]]:
     """Territory -> codes of the languages that CLDR's population data lists for it."""
-    table: dict[str, dict[str, Any]] = get_global("territory_languages")
+    table = get_global("territory_languages")
     return {
         territory: sorted(code.split("_")[0] for code in languages)
         for territory, languages in table.items()

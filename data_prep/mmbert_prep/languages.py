@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from mmbert.data.manifest import Shard, read_manifest
+from mmbert.data.manifest import MANIFEST_NAME, Shard, read_manifest
 from mmbert.data.tokenizer import TokenizerDescription
 from mmbert_prep.merge import finish_language, published_manifest, write_shard
 from mmbert_prep.parts import LanguageCounts, Section, read_report
@@ -41,6 +42,9 @@ def collect_languages(plan: Plan, units: Path) -> Languages:
         report = read_report(units, unit.key)
         for section in report.sections:
             languages.sections.setdefault(section.language, []).append((unit.key, section))
+        for segment in unit.segments:  # a language without a single document is reported, too
+            if segment.language is not None:
+                languages.counts.setdefault(segment.language, LanguageCounts())
         for language, counts in report.counts.items():
             languages.counts.setdefault(language, LanguageCounts()).add(counts)
         languages.damaged += report.damaged
@@ -80,12 +84,21 @@ class LanguageMerger:
             for index in self._stages.claimed(self._names, documents):
                 self._finish(self._names[index])
                 meter.add(weight=1)
+        if self._stages.leader:
+            self._remove_others()
         return {
             name: summarise_language(
                 read_manifest(self._space.source / name), self._languages.counts[name]
             )
             for name in self._names
         }
+
+    def _remove_others(self) -> None:
+        """Remove languages that a replaced run had and this one has not."""
+        for manifest in sorted(self._space.source.glob(f"*/{MANIFEST_NAME}")):
+            if manifest.parent.name not in self._languages.sections:
+                manifest.unlink()  # invisible first: what follows may be interrupted
+                shutil.rmtree(manifest.parent)
 
     def _published(self, language: str) -> bool:
         target = self._space.source / language

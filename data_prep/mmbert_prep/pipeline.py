@@ -26,6 +26,7 @@ from mmbert_prep.team import Team
 from mmbert_prep.tokenization.encoders import open_encoder
 from mmbert_prep.tokenization.folder import (
     folder_exists,
+    same_tokenizer,
     write_huggingface_folder,
     write_sentencepiece_folder,
 )
@@ -160,7 +161,7 @@ class _Run:
                     f"{folder} has a vocabulary of {description.vocabulary_size}, not {wanted}",
                     remedy=remedy,
                 )
-        elif not _same_tokenizer(given, folder):
+        elif not same_tokenizer(given, folder):
             raise UserError(f"{folder} is another tokenizer than {given}", remedy=remedy)
 
     def _given_model(self, given: Path | None) -> bytes | None:
@@ -253,27 +254,6 @@ def _difference(folder: Path, finished: Summary, plan: Plan) -> str:
     ]
     why = "; ".join(changed) if changed else "the input has changed since"
     return f"{folder} is finished, but not from this: {why}"
-
-
-def _same_tokenizer(given: Path, folder: Path) -> bool:
-    """Whether the folder was made from what is given."""
-    import hashlib
-
-    description = read_tokenizer_description(folder)
-    if description.kind == "huggingface":
-        path = given / "tokenizer.json"
-        return path.is_file() and (
-            hashlib.sha256(path.read_bytes()).hexdigest() == description.fingerprint
-        )
-    path = given / "tokenizer.model" if given.is_dir() else given
-    if not path.is_file():
-        return False
-    from sentencepiece import sentencepiece_model_pb2
-
-    ours = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
-    theirs = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
-    # The type of a reserved piece may have been changed; nothing else is.
-    return [(p.piece, p.score) for p in ours.pieces] == [(p.piece, p.score) for p in theirs.pieces]
 
 
 def _some_of_each(samples: dict[str, list[str]], documents: int = 200) -> Iterator[tuple[str, str]]:

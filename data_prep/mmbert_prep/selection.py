@@ -156,7 +156,7 @@ def _plan_shards(
             kept = selection.fates[start : start + len(documents)] == fate
             tokens = np.where(kept, np.asarray(documents["tokens"]).astype(np.int64), 0)
             size = np.asarray(documents["bytes"]).astype(np.int64)[kept]
-            totals += (np.count_nonzero(kept), int(tokens.sum()), int(size.sum()))
+            totals += np.array([np.count_nonzero(kept), tokens.sum(), size.sum()], dtype=np.int64)
             ends = np.cumsum(tokens) + filled
             # A shard ends with the document that reaches its size.
             while len(ends) and ends[-1] >= shard_tokens:

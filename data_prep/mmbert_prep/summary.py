@@ -53,8 +53,14 @@ class Summary(BaseModel):
 
     def totals(self) -> dict[str, int]:
         """Sums over languages, of numbers of documents, tokens and bytes."""
-        names = ("documents_read", "train_documents", "train_tokens", "train_bytes")
-        names += ("heldout_documents", "heldout_tokens")
+        names = (
+            "documents_read",
+            "train_documents",
+            "train_tokens",
+            "train_bytes",
+            "heldout_documents",
+            "heldout_tokens",
+        )
         sums = {
             name: sum(getattr(language, name) for language in self.languages.values())
             for name in names

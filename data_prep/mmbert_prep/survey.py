@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmbert.data.files import atomic_write
 from mmbert_prep.cleaning import Clean, Cleaner, content_hashes, heldout_flags
@@ -125,7 +126,7 @@ def read_samples(paths: list[Path], settings: PrepSettings) -> dict[str, list[st
     return samples
 
 
-def _json_lines(path: Path) -> Iterator[list | dict]:  # type: ignore[type-arg]
+def _json_lines(path: Path) -> Iterator[Any]:
     with open(path, "rb") as file:
         for line in file:
             yield json.loads(line)

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 
+from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, InputFile, Segment
 from mmbert_prep.readers.jsonl import read_jsonl
 from mmbert_prep.readers.parquet import read_parquet, row_group_weights
@@ -21,30 +22,29 @@ def read_segment(segment: Segment, settings: PrepSettings) -> Iterator[Document]
         yield _damaged(segment, segment.problem)
         return
     reader = {"parquet": read_parquet, "jsonl": read_jsonl, "text": read_text}[segment.format]
+    _require_unchanged(segment)
     try:
-        changed = _changed(segment)
-        if changed is None:
-            yield from reader(segment, settings)
-            changed = _changed(segment)
-        if changed is not None:
-            raise FileChangedError(changed)
+        yield from reader(segment, settings)
     except (DamagedFileError, OSError) as error:
+        _require_unchanged(segment)  # a file replaced by another looks damaged, too
         # What was given before the damage is kept; the rest of the segment is lost and says so.
         yield _damaged(segment, str(error))
+    _require_unchanged(segment)
 
 
-class FileChangedError(Exception):
-    """An input file is not the one that the work was planned for."""
-
-
-def _changed(segment: Segment) -> str | None:
+def _require_unchanged(segment: Segment) -> None:
+    """Raise UserError if the file is not the one that the work was planned for."""
     try:
         status = os.stat(segment.path)
+        same = (status.st_size, status.st_mtime_ns) == (segment.size, segment.modified)
     except FileNotFoundError:
-        return f"{segment.path} was removed while it was being read"
-    if (status.st_size, status.st_mtime_ns) != (segment.size, segment.modified):
-        return f"{segment.path} was changed while it was being read"
-    return None
+        same = False
+    if not same:
+        raise UserError(
+            f"{segment.path} was changed or removed while it was being read",
+            remedy="run the same command again when the input no longer changes: what was made of "
+            "other files is kept",
+        )
 
 
 def _damaged(segment: Segment, why: str) -> Document:

@@ -6,26 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
 from mmbert.data.files import atomic_write
 from mmbert.data.tokenizer import SpecialIds
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.long_text import SPACE
+from mmbert_prep.tokenization.model_proto import BPE, NORMAL, UNIGRAM, USER_DEFINED, parse_model
 
-_UNIGRAM, _BPE = 1, 2
-_NORMAL, _USER_DEFINED = 1, 4
 LONGEST_INPUT = 8192
 
 
 def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
     """Build the fast tokenizer. Raises UserError for a model that is neither BPE nor unigram."""
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = parse_model(model)
     pieces = proto.pieces
     kind = proto.trainer_spec.model_type
     byte_fallback = proto.trainer_spec.byte_fallback
-    if kind == _BPE:
+    if kind == BPE:
         vocabulary = {piece.piece: id_ for id_, piece in enumerate(pieces)}
         inner: Any = models.BPE(
             vocab=vocabulary,
@@ -34,7 +32,7 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
             fuse_unk=True,
             byte_fallback=byte_fallback,
         )
-    elif kind == _UNIGRAM:
+    elif kind == UNIGRAM:
         inner = models.Unigram(
             [(piece.piece, piece.score) for piece in pieces],
             unk_id=special_ids.unknown,
@@ -52,7 +50,7 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
         [
             AddedToken(piece.piece, normalized=SPACE in piece.piece, special=False)
             for piece in pieces
-            if piece.type == _USER_DEFINED
+            if piece.type == USER_DEFINED
         ]
     )
     names = {name: pieces[id_].piece for name, id_ in special_ids.model_dump().items()}
@@ -81,7 +79,7 @@ def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     ranked: list[tuple[float, int, int, tuple[str, str]]] = []
     for piece in pieces:
         text = piece.piece
-        if piece.type != _NORMAL or len(text) < 2:
+        if piece.type != NORMAL or len(text) < 2:
             continue
         for cut in range(1, len(text)):
             left, right = vocabulary.get(text[:cut]), vocabulary.get(text[cut:])

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
 from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.long_text import Cutter
+from mmbert_prep.tokenization.model_proto import parse_model
 
 LONG_CHARACTERS = 200_000  # texts beyond this are cut before they are encoded
 
@@ -39,7 +39,7 @@ class SentencePieceEncoder:
     def __init__(self, model: bytes, description: TokenizerDescription) -> None:
         self.description = description
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        proto = parse_model(model)
         self.byte_ids = np.array([self._processor.is_byte(id_) for id_ in range(len(proto.pieces))])
         self._pieces = [piece.piece for piece in proto.pieces]
         # Only a model that changes nothing at a text's beginning can be given a text in parts.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
 from mmbert.data.files import atomic_write
@@ -19,14 +18,15 @@ from mmbert.data.tokenizer import (
     DESCRIPTION_NAME,
     SpecialIds,
     TokenizerDescription,
+    read_tokenizer_description,
     write_tokenizer_description,
 )
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
 from mmbert_prep.tokenization.conversion import convert, write_huggingface_files
 from mmbert_prep.tokenization.encoders import Encoder, HuggingFaceEncoder, SentencePieceEncoder
+from mmbert_prep.tokenization.model_proto import CONTROL, UNKNOWN, parse_model
 
-_CONTROL = 3
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -39,13 +39,19 @@ def write_sentencepiece_folder(
     a fixed adversarial set. Raises UserError when it does not, or when the model lacks a reserved
     piece.
     """
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    try:
+        proto = parse_model(model)
+    except ValueError as error:
+        raise UserError(
+            f"the tokenizer cannot be used: {error}",
+            remedy="give a SentencePiece .model file or a Hugging Face tokenizer folder",
+        ) from error
     special_ids = _sentencepiece_ids(proto)
     for id_ in special_ids.all():
         # A user-defined <mask> (Gemma's) would be found in text that contains it literally; as a
         # control piece it keeps its id and is never produced.
-        if proto.pieces[id_].type not in (_CONTROL, 2):
-            proto.pieces[id_].type = _CONTROL
+        if proto.pieces[id_].type not in (CONTROL, UNKNOWN):
+            proto.pieces[id_].type = CONTROL
     model = proto.SerializeToString(deterministic=True)
     description = TokenizerDescription(
         kind="sentencepiece",
@@ -193,3 +199,23 @@ def check_identity(
 def folder_exists(folder: Path) -> bool:
     """Whether a finished tokenizer folder is there."""
     return (folder / DESCRIPTION_NAME).exists()
+
+
+def same_tokenizer(given: Path, folder: Path) -> bool:
+    """Whether the folder was made from what is given."""
+    description = read_tokenizer_description(folder)
+    if description.kind == "huggingface":
+        path = given / "tokenizer.json"
+        return path.is_file() and (
+            hashlib.sha256(path.read_bytes()).hexdigest() == description.fingerprint
+        )
+    path = given / "tokenizer.model" if given.is_dir() else given
+    if not path.is_file():
+        return False
+    ours = parse_model((folder / "tokenizer.model").read_bytes())
+    try:
+        theirs = parse_model(path.read_bytes())
+    except ValueError:
+        return False
+    # The type of a reserved piece may have been changed; nothing else is.
+    return [(p.piece, p.score) for p in ours.pieces] == [(p.piece, p.score) for p in theirs.pieces]
