@@ -175,8 +175,8 @@ def _dropout_kernel(  # type: ignore[no-untyped-def]
     word = (word ^ (word >> 15)) * 0x2C1B3C6D
     half = (word >> ((column % 2) * 16).to(tl.uint32)[None, :]).to(tl.int16)
     x_at = x_pointer + row[:, None] * x_stride + column[None, :]
-    x = tl.load(x_at, mask=inside & (half.to(tl.int32) >= threshold), other=0.0)
-    out = x.to(tl.float32) * scale
+    x = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
+    out = tl.where(half.to(tl.int32) >= threshold, x * scale, 0.0)
     if HAS_RESIDUAL:
         residual_at = residual_pointer + row[:, None] * residual_stride + column[None, :]
         out += tl.load(residual_at, mask=inside, other=0.0).to(tl.float32)

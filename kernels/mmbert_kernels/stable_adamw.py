@@ -30,8 +30,10 @@ from mmbert_kernels.checks import require
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.triton_support import tl, triton
 
-# The Triton kernels give a program this many elements of one tensor.
-BLOCK = 4096
+# The Triton kernels give a program this many elements of one tensor; whole blocks begin at
+# multiples of ALIGNMENT, so that they are read in wide pieces without a mask.
+BLOCK = 2048
+ALIGNMENT = 4
 # The reference works in pieces that stay in a core's cache.
 REFERENCE_PIECE = 1 << 16
 
@@ -216,10 +218,38 @@ def _block_table(segments: Segments, device: torch.device) -> tuple[Tensor, Tens
     rows: list[tuple[int, int, int]] = []
     firsts = [0]
     for index, (start, end) in enumerate(zip(segments.starts, segments.ends, strict=True)):
-        rows += [(index, at, min(at + BLOCK, end)) for at in range(start, end, BLOCK)]
+        aligned = min(-(-start // ALIGNMENT) * ALIGNMENT, end)
+        if start < aligned:
+            rows.append((index, start, aligned))
+        rows += [(index, at, min(at + BLOCK, end)) for at in range(aligned, end, BLOCK)]
         firsts.append(len(rows))
     table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
     return table.to(device), torch.tensor(firsts, dtype=torch.int64).to(device)
+
+
+@triton.jit
+def _moments_of_block(  # type: ignore[no-untyped-def]
+    gradient_pointer,
+    exp_avg_pointer,
+    exp_avg_sq_pointer,
+    at,
+    inside,
+    first_weight,
+    second_weight,
+    least_square,
+):
+    """Update both averages at these elements; the sum of their ratios."""
+    gradient = tl.load(gradient_pointer + at, mask=inside)
+    m = tl.load(exp_avg_pointer + at, mask=inside)
+    v = tl.load(exp_avg_sq_pointer + at, mask=inside)
+    m += first_weight * (gradient - m)
+    v += second_weight * (gradient * gradient - v)
+    tl.store(exp_avg_pointer + at, m, mask=inside)
+    tl.store(exp_avg_sq_pointer + at, v, mask=inside)
+    ratio = gradient * gradient / tl.maximum(v, least_square)
+    if inside is not None:
+        ratio = tl.where(inside, ratio, 0.0)
+    return tl.sum(ratio, axis=0)
 
 
 @triton.jit
@@ -233,21 +263,35 @@ def _moments_kernel(  # type: ignore[no-untyped-def]
     second_weight,
     least_square,
     BLOCK: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
 ):
     program = tl.program_id(0)
     first = tl.load(table_pointer + program * 3 + 1)
     end = tl.load(table_pointer + program * 3 + 2)
-    at = first + tl.arange(0, BLOCK)
-    inside = at < end
-    gradient = tl.load(gradient_pointer + at, mask=inside, other=0.0)
-    m = tl.load(exp_avg_pointer + at, mask=inside, other=0.0)
-    v = tl.load(exp_avg_sq_pointer + at, mask=inside, other=0.0)
-    m += first_weight * (gradient - m)
-    v += second_weight * (gradient * gradient - v)
-    tl.store(exp_avg_pointer + at, m, mask=inside)
-    tl.store(exp_avg_sq_pointer + at, v, mask=inside)
-    ratio = gradient * gradient / tl.maximum(v, least_square)
-    tl.store(sums_pointer + program, tl.sum(tl.where(inside, ratio, 0.0), axis=0))
+    lane = tl.arange(0, BLOCK)
+    if (end - first == BLOCK) & (first % ALIGNMENT == 0):
+        total = _moments_of_block(
+            gradient_pointer,
+            exp_avg_pointer,
+            exp_avg_sq_pointer,
+            tl.multiple_of(first, ALIGNMENT) + lane,
+            None,
+            first_weight,
+            second_weight,
+            least_square,
+        )
+    else:
+        total = _moments_of_block(
+            gradient_pointer,
+            exp_avg_pointer,
+            exp_avg_sq_pointer,
+            first + lane,
+            first + lane < end,
+            first_weight,
+            second_weight,
+            least_square,
+        )
+    tl.store(sums_pointer + program, total)
 
 
 @triton.jit
@@ -269,6 +313,17 @@ def _segment_sums_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _apply_to_block(  # type: ignore[no-untyped-def]
+    parameter_pointer, exp_avg_pointer, exp_avg_sq_pointer, at, inside, rate, shrink, eps
+):
+    parameter = tl.load(parameter_pointer + at, mask=inside)
+    m = tl.load(exp_avg_pointer + at, mask=inside)
+    v = tl.load(exp_avg_sq_pointer + at, mask=inside)
+    parameter = parameter * shrink - rate * (m / (tl.sqrt(v) + eps))
+    tl.store(parameter_pointer + at, parameter, mask=inside)
+
+
+@triton.jit
 def _apply_kernel(  # type: ignore[no-untyped-def]
     parameter_pointer,
     exp_avg_pointer,
@@ -278,6 +333,7 @@ def _apply_kernel(  # type: ignore[no-untyped-def]
     shrink_pointer,
     eps,
     BLOCK: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
 ):
     program = tl.program_id(0)
     segment = tl.load(table_pointer + program * 3)
@@ -285,13 +341,29 @@ def _apply_kernel(  # type: ignore[no-untyped-def]
     end = tl.load(table_pointer + program * 3 + 2)
     rate = tl.load(rates_pointer + segment)
     shrink = tl.load(shrink_pointer + segment)
-    at = first + tl.arange(0, BLOCK)
-    inside = at < end
-    parameter = tl.load(parameter_pointer + at, mask=inside, other=0.0)
-    m = tl.load(exp_avg_pointer + at, mask=inside, other=0.0)
-    v = tl.load(exp_avg_sq_pointer + at, mask=inside, other=0.0)
-    parameter = parameter * shrink - rate * (m / (tl.sqrt(v) + eps))
-    tl.store(parameter_pointer + at, parameter, mask=inside)
+    lane = tl.arange(0, BLOCK)
+    if (end - first == BLOCK) & (first % ALIGNMENT == 0):
+        _apply_to_block(
+            parameter_pointer,
+            exp_avg_pointer,
+            exp_avg_sq_pointer,
+            tl.multiple_of(first, ALIGNMENT) + lane,
+            None,
+            rate,
+            shrink,
+            eps,
+        )
+    else:
+        _apply_to_block(
+            parameter_pointer,
+            exp_avg_pointer,
+            exp_avg_sq_pointer,
+            first + lane,
+            first + lane < end,
+            rate,
+            shrink,
+            eps,
+        )
 
 
 def _moments_triton(
@@ -318,6 +390,7 @@ def _moments_triton(
             1 - b2,
             eps * eps,
             BLOCK=BLOCK,
+            ALIGNMENT=ALIGNMENT,
             num_warps=8,
         )
         _segment_sums_kernel[(len(segments),)](sums, firsts, table, out, BLOCK=1024, num_warps=4)
@@ -344,5 +417,6 @@ def _apply_triton(
             shrink.to(torch.float32),
             eps,
             BLOCK=BLOCK,
+            ALIGNMENT=ALIGNMENT,
             num_warps=8,
         )

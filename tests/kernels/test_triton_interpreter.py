@@ -13,10 +13,10 @@ import pytest
 def test_kernels_are_right_in_the_interpreter() -> None:
     root = Path(__file__).parents[2]
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    environment["PYTEST_ADDOPTS"] = "-p no:xdist -p no:cacheprovider"
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-        + ["tests/kernels/test_triton.py"],
+        [sys.executable, "-m", "pytest", "-q", "tests/kernels/test_triton.py"],
         cwd=root,
         env=environment,
         capture_output=True,

@@ -1,0 +1,143 @@
+"""Every Triton kernel, as the models of the presets launch it, compiled for A100 and H100 or H200.
+
+No GPU is needed: a stand-in for the driver names the target, and every launch ends when the
+kernel is compiled. The tensors are small but have the models' widths and types, so that the
+compile-time arguments and the specialisations are those of training.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import mmbert_kernels as kernels
+from mmbert_kernels.implementation import implementation, triton_interprets
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or triton_interprets(),
+    reason="Triton is not installed, or interprets",
+)
+
+# What a multiprocessor gives one program.
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+Compiled = list[tuple[str, Any]]
+
+
+class StandInDriver:
+    """The little of a Triton driver that compiling asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return self.capability  # kernels are kept by device: no mixing of the two targets
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+
+@pytest.fixture(params=[80, 90])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiled]:
+    """Compile instead of launching; the fixture is the list of (kernel's name, compiled kernel)."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    launches: Compiled = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:
+        kernel = run(self, *arguments, warmup=True, **options)
+        launches.append((self.__name__, kernel))
+        return kernel
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr("mmbert_kernels.implementation.triton_interprets", lambda: True)
+    monkeypatch.setenv("MMBERT_KERNELS", "triton")
+    implementation.cache_clear()
+    monkeypatch.setattr(driver, "_active", StandInDriver(request.param))
+    yield launches
+    implementation.cache_clear()
+    target = f".target sm_{request.param}" + ("a" if request.param == 90 else "")
+    assert launches
+    for name, kernel in launches:
+        assert target in kernel.asm["ptx"], name
+        assert len(kernel.asm["cubin"]) > 1000, name
+        assert kernel.metadata.shared <= SHARED_MEMORY[request.param], name
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=dtype, requires_grad=True)
+
+
+def expect(compiled: Compiled, *names: str) -> None:
+    assert {name for name, _ in compiled} == set(names)
+
+
+@pytest.mark.parametrize("width", [384, 768])
+def test_layer_norms(compiled: Compiled, width: int) -> None:
+    x, residual, weight = tensor(32, width), tensor(32, width), tensor(width)
+    kernels.layer_norm(x, weight, 1e-5).sum().backward()
+    normed, total = kernels.add_layer_norm(x, residual, weight, 1e-5)
+    (normed + total).sum().backward()
+    kernels.add_layer_norm(x, residual, weight, 1e-5)[0].sum().backward()
+    expect(compiled, "_forward_kernel", "_backward_kernel")
+
+
+@pytest.mark.parametrize("width", [384, 768])
+def test_embedding_and_gathering(compiled: Compiled, width: int) -> None:
+    ids = torch.zeros(64, dtype=torch.int64)
+    table, weight = tensor(64, width), tensor(width)
+    kernels.embedding_layer_norm(ids, table, weight, 1e-5).sum().backward()
+    kernels.gather_rows(tensor(64, width), ids).sum().backward()
+    expect(
+        compiled, "_forward_kernel", "_backward_kernel", "_run_sums_kernel", "_place_sums_kernel"
+    )
+
+
+def test_geglu(compiled: Compiled) -> None:
+    kernels.geglu(tensor(32, 2 * 1152)).sum().backward()
+    expect(compiled, "_forward_kernel", "_backward_kernel")
+
+
+@pytest.mark.parametrize("heads", [6, 12])
+def test_rotary(compiled: Compiled, heads: int) -> None:
+    cu_seqlens = torch.full((1025,), 32, dtype=torch.int32)
+    kernels.rotary(tensor(32, 3, heads, 64), cu_seqlens, 160_000.0).sum().backward()
+    expect(compiled, "_rotate_kernel")
+
+
+def test_dropout_add(compiled: Compiled) -> None:
+    x, residual = tensor(32, 768), tensor(32, 768)
+    kernels.dropout_add(x, residual, 0.1, 21, first_token=2**40).sum().backward()
+    expect(compiled, "_dropout_kernel")
+
+
+def test_linear_cross_entropy(compiled: Compiled) -> None:
+    labels = torch.zeros(64, dtype=torch.int64)
+    hidden, weight, bias = tensor(64, 768), tensor(256, 768), tensor(256)
+    kernels.linear_cross_entropy(hidden, weight, bias, labels).sum().backward()
+    expect(compiled, "_statistics_kernel", "_gradient_kernel")
+
+
+def test_stable_adamw(compiled: Compiled) -> None:
+    segments = kernels.Segments((0, 64), (64, 128))
+    flat = [torch.zeros(128) for _ in range(4)]
+    sums = kernels.stable_adamw_moments(*flat[1:], segments, betas=(0.9, 0.95), step=1, eps=1e-8)
+    kernels.stable_adamw_apply(
+        flat[0],
+        *flat[2:],
+        segments,
+        sums,
+        learning_rate=1e-3,
+        peak_learning_rate=1e-3,
+        weight_decay=torch.zeros(2),
+        eps=1e-8,
+    )
+    expect(compiled, "_moments_kernel", "_segment_sums_kernel", "_apply_kernel")
