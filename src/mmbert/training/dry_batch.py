@@ -6,14 +6,17 @@ all, with a loss scale of NaN: the engine then finds its gradients not finite, t
 leaves weights and optimiser as they were.
 """
 
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from mmbert.errors import UserError
 from mmbert.model.batch import PackedBatch
 from mmbert.recipe import Phase, Recipe
-from mmbert.training.engine import Engine
+from mmbert.training.engine import Engine, OptimizerReport
 
 
 def largest_batch(
@@ -49,19 +52,35 @@ def run_dry_batches(engine: Engine, recipe: Recipe, vocabulary_size: int) -> dic
             torch.cuda.reset_peak_memory_stats()
         batch = largest_batch(recipe, phase, vocabulary_size, engine.device)
         try:
-            engine.forward_backward(
-                batch,
-                rotary_bases=phase.rotary_bases,
-                dropout_seed=recipe.seed,
-                loss_scale=math.nan,
-            )
-            report = engine.optimizer_step(0.0, 0.0)
+            with _without_warnings():
+                report = _run(engine, batch, phase, recipe.seed)
         except torch.OutOfMemoryError as error:
             raise _does_not_fit(recipe, phase) from error
         if report.finite:
             raise RuntimeError("the engine took a step with gradients that are not finite")
-        peaks[phase.name] = torch.cuda.max_memory_allocated() if engine.device.type == "cuda" else 0
+        peaks[phase.name] = (
+            torch.cuda.max_memory_allocated() if engine.device.type == "cuda" else 0
+        )
     return peaks
+
+
+def _run(engine: Engine, batch: PackedBatch, phase: Phase, seed: int) -> OptimizerReport:
+    engine.forward_backward(
+        batch, rotary_bases=phase.rotary_bases, dropout_seed=seed, loss_scale=math.nan
+    )
+    return engine.optimizer_step(0.0, 0.0)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """DeepSpeed warns of every step whose gradients are not finite; here they are meant to be."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _does_not_fit(recipe: Recipe, phase: Phase) -> UserError:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -105,7 +106,8 @@ class Results(BaseModel):
 
 def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:
     """The table a run ends with."""
-    console = console or Console()
+    # Without a terminal rich assumes 80 columns, in which this table does not fit.
+    console = console or Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"{results.name}: what each phase saw and learned")
     for heading in (
         "phase",
