@@ -1,0 +1,190 @@
+"""Fine-tuning on a classification file: the whole encoder, mean pooling and a linear layer.
+
+A file is TSV: a label, a tab, the text. Trained on one file, a model can be tested on others, in
+other languages too.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mmbert.errors import UserError
+from mmbert.evaluation.lines import read_lines
+from mmbert.evaluation.loaded import LoadedModel, mean_by_document
+from mmbert.hub.building import pack
+from mmbert.model.modernbert import Row
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line of a file."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How to train: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0."""
+
+    epochs: int = 3
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    weight_decay: float = 0.01
+    longest: int = 256
+    seed: int = 21
+
+
+@dataclass(frozen=True)
+class ClassificationScore:
+    """Accuracy on one file, beside that of always giving the training file's commonest label."""
+
+    name: str
+    examples: int
+    accuracy: float
+    majority: float
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The examples of one file; UserError names file and line of whatever is wrong."""
+    examples = [Example(label, text) for _, label, text in read_lines(path, "label")]
+    if not examples:
+        raise UserError(f"{path} holds no examples", remedy="write lines as label<tab>text")
+    return examples
+
+
+class Classifier(nn.Module):
+    """The encoder of a loaded model with a linear layer over the mean of its hidden states."""
+
+    def __init__(self, model: LoadedModel, labels: int) -> None:
+        super().__init__()
+        self.encoder = model.module.model
+        self.bases = model.model.rotary_bases
+        self.output = nn.Linear(model.model.encoder.hidden_size, labels)
+        nn.init.normal_(self.output.weight, std=0.02)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, documents: Sequence[Tensor]) -> Tensor:
+        """Token ids of each document to float32 [documents, labels]."""
+        batch = pack(documents).to(self.output.weight.device)
+        row = Row(
+            cu_seqlens=batch.cu_seqlens,
+            max_seqlen=batch.max_seqlen,
+            rotary_bases=self.bases,
+            dropout_seed=None,
+            first_token=0,
+        )
+        hidden = self.encoder(batch.input_ids, row)
+        logits: Tensor = self.output(mean_by_document(hidden, batch.cu_seqlens))
+        return logits
+
+
+def fine_tune(
+    model: LoadedModel, train: Path, tests: Sequence[Path], settings: FineTuning
+) -> list[ClassificationScore]:
+    """Train on `train`, score on each of `tests`. `model` is trained itself: load it afresh after.
+
+    UserError: a malformed file, fewer than two labels, a test label that training has not seen.
+    """
+    examples = read_examples(train)
+    labels = sorted({example.label for example in examples})
+    if len(labels) < 2:
+        raise UserError(f"{train} has one label only", remedy="give at least two labels")
+    tested = {path: read_examples(path) for path in tests}
+    for path, others in tested.items():
+        unknown = sorted({example.label for example in others} - set(labels))
+        if unknown:
+            raise UserError(
+                f"{path} has the label {unknown[0]!r}, which {train} has not",
+                remedy="train and test on the same labels",
+            )
+    torch.manual_seed(settings.seed)  # the linear layer's start
+    classifier = Classifier(model, len(labels)).to(model.device)
+    _train(classifier, model, examples, labels, settings)
+    counts = [sum(example.label == label for example in examples) for label in labels]
+    commonest = labels[counts.index(max(counts))]
+    return [
+        ClassificationScore(
+            name=path.stem,
+            examples=len(others),
+            accuracy=_accuracy(classifier, model, others, labels, settings),
+            majority=sum(example.label == commonest for example in others) / len(others),
+        )
+        for path, others in tested.items()
+    ]
+
+
+def _train(
+    classifier: Classifier,
+    model: LoadedModel,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    settings: FineTuning,
+) -> None:
+    documents = [model.encode(example.text, longest=settings.longest) for example in examples]
+    targets = torch.tensor([labels.index(example.label) for example in examples])
+    classifier.requires_grad_(True)
+    parameters = list(classifier.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    batches = math.ceil(len(examples) / settings.batch_size)
+    steps = settings.epochs * batches
+    warmup = max(1, steps // 10)
+    generator = torch.Generator().manual_seed(settings.seed)
+    with tqdm(total=steps, desc="fine-tuning", unit="step", leave=False) as bar:
+        for step in range(steps):
+            if step % batches == 0:
+                order = torch.randperm(len(examples), generator=generator)
+            place = step % batches * settings.batch_size
+            chosen = order[place : place + settings.batch_size]
+            rate = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate
+            logits = classifier([documents[number] for number in chosen.tolist()])
+            loss = nn.functional.cross_entropy(logits, targets[chosen].to(logits.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            bar.update()
+
+
+@torch.no_grad()
+def _accuracy(
+    classifier: Classifier,
+    model: LoadedModel,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    settings: FineTuning,
+) -> float:
+    documents = [model.encode(example.text, longest=settings.longest) for example in examples]
+    right = 0
+    for row in model.rows(documents):
+        guesses = classifier([documents[number] for number in row]).argmax(1).tolist()
+        right += sum(
+            labels[guess] == examples[number].label
+            for guess, number in zip(guesses, row, strict=True)
+        )
+    return right / len(examples)
+
+
+def render_scores(scores: Sequence[ClassificationScore]) -> Table:
+    """One line per test file."""
+    table = Table(title="Classification", title_justify="left")
+    table.add_column("test")
+    for heading in ("examples", "accuracy", "commonest label"):
+        table.add_column(heading, justify="right")
+    for score in scores:
+        table.add_row(
+            score.name, f"{score.examples:,}", f"{score.accuracy:.1%}", f"{score.majority:.1%}"
+        )
+    return table

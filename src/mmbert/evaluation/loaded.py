@@ -1,0 +1,73 @@
+"""A checkpoint or Hugging Face folder, loaded to be evaluated: texts in, packed, vectors out."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmbert.hub.building import build_model, pack
+from mmbert.hub.configuration import HuggingFaceModel
+from mmbert.hub.source import open_model
+from mmbert.hub.tokenizer import FastTokenizer
+from mmbert.model.modernbert import MaskedLanguageModel
+
+# Tokens of a packed row: enough to keep a device busy, little enough for any.
+ROW_TOKENS = 8192
+
+
+class LoadedModel:
+    """A model with its tokenizer, in float32 on `device`.
+
+    `module` is the model, `model` its description, `tokenizer` its tokenizer. UserError if `path`
+    holds no sound model.
+    """
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        source = open_model(path)
+        self.path = path
+        self.device = torch.device(device)
+        self.model: HuggingFaceModel = source.model
+        self.module: MaskedLanguageModel = build_model(source.model.encoder, source.items())
+        self.module.to(self.device)
+        self.tokenizer = FastTokenizer(source.tokenizer)
+        self.special_ids = source.special_ids
+
+    def encode(self, text: str, *, longest: int | None = None) -> Tensor:
+        """int64 ids of `text` between begin and end, cut to `longest` (at most the context)."""
+        room = min(longest or self.model.context, self.model.context) - 2
+        ids = self.tokenizer.encode(text)[:room]
+        return torch.tensor([self.special_ids.begin, *ids, self.special_ids.end])
+
+    def rows(self, documents: Sequence[Tensor]) -> Iterator[list[int]]:
+        """Numbers of documents that go into one row together: those of like length."""
+        order = sorted(range(len(documents)), key=lambda number: len(documents[number]))
+        row: list[int] = []
+        tokens = 0
+        for number in order:
+            if row and tokens + len(documents[number]) > ROW_TOKENS:
+                yield row
+                row, tokens = [], 0
+            row.append(number)
+            tokens += len(documents[number])
+        if row:
+            yield row
+
+    @torch.no_grad()
+    def sentence_vectors(self, texts: Sequence[str], *, longest: int | None = None) -> Tensor:
+        """float32 [texts, d] on the CPU: the mean of the last hidden states of each text."""
+        documents = [self.encode(text, longest=longest) for text in texts]
+        vectors = torch.empty(len(texts), self.model.encoder.hidden_size)
+        for row in self.rows(documents):
+            batch = pack([documents[number] for number in row]).to(self.device)
+            hidden = self.module.hidden_states(batch, rotary_bases=self.model.rotary_bases)
+            vectors[row] = mean_by_document(hidden, batch.cu_seqlens).cpu()
+        return vectors
+
+
+def mean_by_document(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """[T, d] and document starts int32 [S + 1] to the documents' means [S, d]."""
+    lengths = cu_seqlens.diff().long()
+    owner = torch.repeat_interleave(lengths)
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, owner, hidden)
+    return sums / lengths[:, None]

@@ -1,0 +1,157 @@
+"""Masked-language-model loss per language on the held-out part of the shards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from mmbert.data.batch import to_batch
+from mmbert.data.corpus import Corpus, open_corpus
+from mmbert.data.heldout import heldout_rows, unigram_loss
+from mmbert.errors import UserError
+from mmbert.evaluation.loaded import ROW_TOKENS, LoadedModel
+from mmbert.hub.tokenizer import FastTokenizer
+from mmbert.parallel.grid import DataGroup
+from mmbert.recipe import Recipe
+from mmbert.training.losses import LossMeter
+
+
+@dataclass(frozen=True)
+class LanguageLoss:
+    """Mean loss in nats per masked token over `tokens` of them, and a unigram model's on them."""
+
+    loss: float
+    unigram: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class MaskedLosses:
+    """Over all languages together, and for each (`source/language` where there are several)."""
+
+    overall: LanguageLoss
+    languages: dict[str, LanguageLoss]
+    mask_ratio: float
+    context: int
+
+
+def masked_losses(
+    model: LoadedModel,
+    shards: Path,
+    *,
+    documents_per_language: int = 32,
+    mask_ratio: float = 0.15,
+    context: int | None = None,
+) -> MaskedLosses:
+    """The loss of `model` on held-out documents of every language of `shards`.
+
+    Documents and masks depend on the shards and the three options alone, so that figures of
+    different models with one tokenizer compare. Documents are cut to `context` (the model's own
+    unless given, at most 8,192). UserError: the shards hold no held-out text, or were made with
+    another tokenizer than the model's.
+    """
+    corpus = open_corpus(shards)
+    _check_tokenizer(model, corpus, shards)
+    context = min(context or model.model.context, model.model.context, ROW_TOKENS)
+    recipe = _recipe(corpus, documents_per_language, mask_ratio, context)
+    rows = heldout_rows(corpus, recipe)
+    if not any(row.weights.any() for row in rows):
+        raise UserError(
+            f"{shards} holds no held-out text",
+            remedy="preprocess more text: each language that"
+            " has enough of it gives a held-out part",
+        )
+    meter = LossMeter(len(corpus.components), model.device)
+    with torch.no_grad():
+        for row in rows:
+            batch = to_batch(row, model.device)
+            losses = model.module(batch, rotary_bases=model.model.rotary_bases, dropout_seed=None)
+            components = torch.from_numpy(row.masked_components).to(model.device).long()
+            meter.add(losses, batch.weights, components)
+    found = meter.collect(DataGroup.single())
+    unigram = unigram_loss(corpus, rows)
+    several = len({component.source for component in corpus.components}) > 1
+    languages = {
+        component.name if several else component.language: LanguageLoss(
+            loss=float(found.loss[index] / found.count[index]),
+            unigram=unigram.components[component.name],
+            tokens=int(found.count[index]),
+        )
+        for index, component in enumerate(corpus.components)
+        if found.count[index]
+    }
+    overall = found.mean()
+    assert overall is not None
+    return MaskedLosses(
+        overall=LanguageLoss(overall, unigram.overall, unigram.tokens),
+        languages=languages,
+        mask_ratio=mask_ratio,
+        context=context,
+    )
+
+
+def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
+    theirs = FastTokenizer(corpus.tokenizer_folder)
+    if theirs.vocabulary != model.tokenizer.vocabulary:
+        raise UserError(
+            f"{model.path} and {shards} have different tokenizers",
+            remedy="evaluate on shards that were made with the model's own tokenizer"
+            " (preprocess with TOKENIZER=its folder)",
+        )
+
+
+def _recipe(corpus: Corpus, documents_per_language: int, mask_ratio: float, context: int) -> Recipe:
+    """What choosing and masking held-out documents reads of a recipe; the rest is not used."""
+    return Recipe.model_validate(
+        {
+            "name": "evaluation",
+            "model": {"preset": "small"},
+            "data": {
+                "sources": [
+                    {"name": source, "tokens": {"none": 1}}
+                    for source in sorted({c.source for c in corpus.components})
+                ]
+            },
+            "batch": {"row_tokens": ROW_TOKENS, "rows": 1, "quantum": 1},
+            "optimizer": {"learning_rate": 1.0},
+            "evaluation": {
+                "documents_per_language": documents_per_language,
+                "mask_ratio": mask_ratio,
+                "context": context,
+            },
+            "phases": [
+                {
+                    "name": "none",
+                    "tokens": 1,
+                    "context": context,
+                    "languages": "all",
+                    "temperature": 1.0,
+                    "mask_ratio": mask_ratio,
+                    "rotary_bases": {"global": 10_000, "local": 10_000},
+                }
+            ],
+        }
+    )
+
+
+def render_losses(losses: MaskedLosses) -> Table:
+    """Languages by their loss, best first, and all together."""
+    table = Table(
+        title=f"Held-out loss, {losses.mask_ratio:.0%} masked, documents cut to {losses.context:,}",
+        title_justify="left",
+    )
+    table.add_column("language")
+    for heading in ("masked tokens", "loss (nats)", "unigram", "gain"):
+        table.add_column(heading, justify="right")
+    entries = sorted(losses.languages.items(), key=lambda item: item[1].loss)
+    for name, entry in [*entries, ("all", losses.overall)]:
+        table.add_row(
+            name,
+            f"{entry.tokens:,}",
+            f"{entry.loss:.3f}",
+            f"{entry.unigram:.3f}",
+            f"{entry.unigram - entry.loss:.3f}",
+            style="bold" if name == "all" else None,
+        )
+    return table
