@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-_ROUNDS = 6  # even, so that the halves end with the widths they began with
+_ROUNDS = 8  # even, so that left and right end as they began
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _ONE = np.uint64(1)
+_SHIFT = np.uint64(29)
+_HALF = np.uint64(32)
 
 
 def mix(value: npt.ArrayLike) -> np.ndarray:
@@ -54,42 +56,45 @@ def permute(index: npt.ArrayLike, size: npt.ArrayLike, key: npt.ArrayLike) -> np
     )
     if index.size and (int(index.min()) < 0 or bool((index >= size).any())):
         raise ValueError("an index lies outside its permutation")
-    # bits per half: the smallest power of two that holds the size, at least 2 bits
-    bits = np.maximum(2, np.frexp((size - 1).astype(np.float64))[1]).astype(np.uint64)
-    low_bits = bits >> _ONE
+    # Places are written as (left, right) with left < height, right < width: a domain that is hardly
+    # larger than the size, so that almost nothing has to walk.
+    height = np.maximum(1, np.ceil(np.sqrt(size.astype(np.float64)))).astype(np.uint64)
+    ends = size.astype(np.uint64)
+    width = (ends + height - _ONE) // height
     value = index.astype(np.uint64)
-    limit = size.astype(np.uint64)
     pending = np.arange(value.size)
-    walking, ends, keys = value.copy(), limit, key
-    widths = (bits - low_bits, low_bits)
+    walking, keys = value.copy(), key
     while pending.size:
-        walking = _feistel(walking, widths, keys)
+        walking = _feistel(walking, height, width, keys)
         done = walking < ends
+        if done.all():
+            value[pending] = walking
+            break
         value[pending[done]] = walking[done]
         again = ~done
         pending, walking = pending[again], walking[again]
-        ends, keys = ends[again], keys[again]
-        widths = (widths[0][again], widths[1][again])
+        height, width, ends, keys = height[again], width[again], ends[again], keys[again]
     return value.astype(np.int64)
 
 
 def _feistel(
-    value: np.ndarray, widths: tuple[np.ndarray, np.ndarray], key: np.ndarray
+    value: np.ndarray, height: np.ndarray, width: np.ndarray, key: np.ndarray
 ) -> np.ndarray:
-    """One pass of the network over values of widths[0] + widths[1] bits."""
-    left_width, right_width = widths
-    left = value >> right_width
-    right = value & ((_ONE << right_width) - _ONE)
+    """One pass of the network over the places of a `height` by `width` table."""
+    left = value // width
+    right = value - left * width
     with np.errstate(over="ignore"):
-        round_key = key
-        for _ in range(_ROUNDS):
-            round_key = round_key + _GOLDEN
+        for number in range(_ROUNDS):
             # SplitMix64's multiplications; the upper half is the well mixed one
-            hashed = (right ^ round_key) * _FIRST
-            hashed ^= hashed >> np.uint64(32)
+            hashed = right ^ key
+            hashed += np.uint64(number + 1) * _GOLDEN
+            hashed *= _FIRST
+            hashed ^= hashed >> _SHIFT
             hashed *= _SECOND
-            hashed >>= np.uint64(32)
-            mask = (_ONE << left_width) - _ONE
-            left, right = right, left ^ (hashed & mask)
-            left_width, right_width = right_width, left_width
-    return (left << right_width) | right
+            hashed >>= _HALF
+            hashed *= height  # scaled to 0 … height - 1
+            hashed >>= _HALF
+            left += hashed
+            left -= height * (left >= height)
+            left, right, height, width = right, left, width, height
+    return left * width + right
