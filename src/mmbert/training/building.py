@@ -171,6 +171,7 @@ def _results(
             languages=table.languages_in(plan.index),
             planned_tokens=plan.tokens,
             first_step=plan.first_step,
+            end_step=plan.end_step,
         )
         for phase, plan in zip(prepared.recipe.phases, prepared.plan.phases, strict=True)
     ]

@@ -38,6 +38,7 @@ class PhaseResult(BaseModel):
     languages: int
     planned_tokens: int
     first_step: int
+    end_step: int
     tokens: int = 0
     """Tokens of the rows trained on, padding counted in, as the schedule counts them."""
     seconds: float = 0.0
@@ -85,14 +86,11 @@ class Results(BaseModel):
 
     def rewind(self, step: int) -> None:
         """Forget what lies after `step`, where training continues."""
-        for phase, end_step in zip(self.phases, self._end_steps(), strict=True):
-            if end_step > step:
+        for phase in self.phases:
+            if phase.end_step > step:
                 phase.held_out_end = None
             if phase.first_step > step:
                 phase.held_out_start, phase.tokens, phase.seconds = None, 0, 0.0
-
-    def _end_steps(self) -> list[float]:
-        return [*(phase.first_step for phase in self.phases[1:]), float("inf")]
 
     def write(self, run_folder: Path) -> None:
         """Put the file in place at once."""

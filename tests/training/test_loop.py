@@ -1,0 +1,147 @@
+"""The main job end to end on two ranks: phases, figures, restarts, other grids, variants."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from distributed import run_ranks
+
+from mmbert.training.checkpoint import read_parameters
+from tests.training.small_run import (
+    STEPS,
+    events,
+    log_of,
+    options_for,
+    pretrain_rank,
+    step_losses,
+    write_inputs,
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all three phases on two data ranks."""
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert run_ranks(pretrain_rank, 2, options_for(inputs, run)) == {0: 0, 1: 0}
+    return run
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(read_parameters(run / "checkpoints" / f"step-{STEPS:08d}"))
+
+
+def test_every_phase_has_its_own_data_and_figures(undisturbed: Path) -> None:
+    results = json.loads((undisturbed / "results.json").read_text())
+    phases = results["phases"]
+    assert [phase["name"] for phase in phases] == ["pretrain", "extension", "decay"]
+    assert [phase["languages"] for phase in phases] == [2, 4, 5]
+    assert [phase["tokens"] for phase in phases] == [10240, 6144, 6144]
+    for phase in phases:
+        for moment in ("held_out_start", "held_out_end"):
+            assert phase[moment]["overall"] > 0
+            assert set(phase[moment]["tiers"]) == {"pretrain", "extension", "decay"}
+            assert len(phase[moment]["languages"]) == 5
+    # Another rotary base gives another loss of the same weights; the same one the same.
+    assert phases[0]["held_out_end"]["overall"] != phases[1]["held_out_start"]["overall"]
+    assert phases[1]["held_out_end"] == phases[2]["held_out_start"]
+    assert set(results["unigram"]["tiers"]) == {"pretrain", "extension", "decay"}
+
+
+def test_the_log_has_a_line_per_interval_and_one_per_phase(undisturbed: Path) -> None:
+    assert [entry["step"] for entry in events(undisturbed, "phase")] == [0, 10, 16]
+    lines = [entry for entry in log_of(undisturbed) if "loss" in entry and "event" not in entry]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    last = lines[-1]
+    assert last["tokens"] == STEPS * 4 * 256
+    assert last["mask_ratio"] == 0.05
+    assert 0.3 <= last["temperature"] < 0.5
+    assert 0.9 < last["packing_efficiency"] <= 1
+    assert last["share_error_max"] < 0.1
+    assert set(last["time"]) >= {"data", "forward", "backward", "optimizer"}
+    assert set(last["loss_by_language"]) >= {"eng_Latn", "que_Latn"}
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["step_loss"], rel=1e-6)
+        assert set(line["loss_by_tier"]) <= {"pretrain", "extension", "decay"}
+
+
+def test_tensorboard_has_the_same_figures(undisturbed: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(undisturbed / "tensorboard"))
+    board.Reload()
+    tags = set(board.Tags()["scalars"])
+    assert tags >= {
+        "loss/train", "loss_tier/pretrain", "loss_language/eng_Latn", "held_out/all",
+        "held_out_tier/decay", "held_out_language/que_Latn", "optimizer/gradient_norm",
+        "schedule/learning_rate", "data/packing_efficiency", "speed/tokens_per_second_per_device",
+        "time/data", "memory/peak_mib",
+    }
+    losses = {event.step: event.value for event in board.Scalars("loss/train")}
+    assert losses == pytest.approx(step_losses(undisturbed), rel=1e-5)
+
+
+def test_each_phase_end_is_kept(undisturbed: Path) -> None:
+    names = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
+    assert {"step-00000010", "step-00000016", "step-00000022"} <= set(names)
+
+
+def test_a_finished_run_is_not_trained_again(inputs: Path, undisturbed: Path) -> None:
+    before = step_losses(undisturbed), final_weights(undisturbed)
+    lines = len(log_of(undisturbed))
+    assert run_ranks(pretrain_rank, 2, options_for(inputs, undisturbed)) == {0: 0, 1: 0}
+    assert step_losses(undisturbed) == before[0]
+    assert len(log_of(undisturbed)) == lines + 1  # that it was started
+
+
+def test_stopped_after_a_phase_and_started_again_it_is_the_same_run(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for phase in ("pretrain", "extension"):
+        options = options_for(inputs, run, stop_after_phase=phase)
+        assert run_ranks(pretrain_rank, 2, options) == {0: 0, 1: 0}
+    assert run_ranks(pretrain_rank, 2, options_for(inputs, run)) == {0: 0, 1: 0}
+    assert step_losses(run) == step_losses(undisturbed)
+    expected = final_weights(undisturbed)
+    assert all(torch.equal(value, expected[name]) for name, value in final_weights(run).items())
+    ours, theirs = (json.loads((r / "results.json").read_text()) for r in (run, undisturbed))
+    for mine, yours in zip(ours["phases"], theirs["phases"], strict=True):
+        for key in ("tokens", "held_out_start", "held_out_end"):
+            assert mine[key] == yours[key]
+
+
+def test_another_grid_trains_the_same_model(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """One rank, and one data rank of two tensor ranks, see the same rows and losses."""
+    expected = step_losses(undisturbed)
+    alone = tmp_path / "alone"
+    assert run_ranks(pretrain_rank, 1, options_for(inputs, alone)) == {0: 0}
+    assert step_losses(alone) == pytest.approx(expected, rel=1e-4)
+    split = tmp_path / "split"
+    options = options_for(inputs, split, "parallel.tensor=2")
+    assert run_ranks(pretrain_rank, 2, options) == {0: 0, 1: 0}
+    assert step_losses(split) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_variant_branches_from_the_phase_it_names(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    main = step_losses(undisturbed)
+    options = options_for(inputs, undisturbed, variant="english")
+    assert run_ranks(pretrain_rank, 2, options) == {0: 0, 1: 0}
+    run = undisturbed / "variants" / "english"
+    losses = step_losses(run)
+    assert sorted(losses) == list(range(17, STEPS + 1))  # after the step it branched from
+    assert losses != {step: main[step] for step in losses}
+    assert step_losses(undisturbed) == main
+    results = json.loads((run / "results.json").read_text())
+    assert results["phases"][2]["languages"] == 2
+    lonely = options_for(inputs, tmp_path / "nothing", variant="english")
+    assert run_ranks(pretrain_rank, 1, lonely) == {0: 2}
