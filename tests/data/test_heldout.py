@@ -1,0 +1,166 @@
+"""Held-out rows are the same whatever the ranks and the seed; the unigram model's loss adds up."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmbert.data.batch import to_batch
+from mmbert.data.corpus import Corpus
+from mmbert.data.heldout import heldout_rows, unigram_loss
+from mmbert.data.loader import RowLoader
+from mmbert.recipe import Recipe
+from mmbert.schedule import training_plan
+
+from .recipes import phase, small_recipe
+from .shards import document_tokens, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Two languages with held-out documents in two shards, and a source not in the recipe."""
+    return write_corpus(
+        tmp_path_factory.mktemp("shards"),
+        {
+            "web": {"aaa_Latn": [50] * 60, "bbb_Latn": [20] * 30},
+            "books": {"aaa_Latn": [40] * 5},
+        },
+        contexts=[64],
+        heldout=[10, 30, 200, 61, 62, 63, 5, 40],
+        documents_per_shard=5,
+    )
+
+
+def _recipe(seed: int = 21, documents: int = 6) -> Recipe:
+    return small_recipe(
+        phase("a", 4096),
+        row_tokens=256,
+        rows=4,
+        quantum=4,
+        seed=seed,
+        evaluation={"documents_per_language": documents, "mask_ratio": 0.2},
+    )
+
+
+def test_fixed_whatever_the_seed_and_the_ranks(corpus: Corpus) -> None:
+    rows = heldout_rows(corpus, _recipe())
+    assert rows
+    for other in (heldout_rows(corpus, _recipe(seed=5)), heldout_rows(corpus, _recipe())):
+        for a, b in zip(rows, other, strict=True):
+            np.testing.assert_array_equal(a.input_ids, b.input_ids)
+            np.testing.assert_array_equal(a.masked_positions, b.masked_positions)
+    for ranks in (2, 3):
+        parts = [heldout_rows(corpus, _recipe(), rank=r, ranks=ranks) for r in range(ranks)]
+        assert len({len(part) for part in parts}) == 1  # collectives need equally many
+        together = [row for place in zip(*parts, strict=True) for row in place]
+        for a, b in zip(rows, together, strict=False):
+            np.testing.assert_array_equal(a.input_ids, b.input_ids)
+        for empty in together[len(rows) :]:
+            assert empty.tokens == 0
+            assert empty.weights.sum() == 0
+            assert np.diff(empty.cu_seqlens).max() <= 64
+
+
+def test_documents_are_distinct_and_cut_to_the_context(corpus: Corpus) -> None:
+    rows = heldout_rows(corpus, _recipe())
+    documents = np.concatenate([row.documents for row in rows])
+    names = {corpus.components[c].name for c in documents[:, 0]}
+    assert names == {"web/aaa_Latn", "web/bbb_Latn"}
+    for component in np.unique(documents[:, 0]):
+        own = documents[documents[:, 0] == component]
+        assert len(own) == len(np.unique(own[:, 1])) == 6
+        assert (own[:, 2] == 0).all()
+        assert own[:, 3].max() <= 62
+    everything = heldout_rows(corpus, _recipe(documents=100))
+    documents = np.concatenate([row.documents for row in everything])
+    assert len(documents) == 16
+    numbers = {"web/aaa_Latn": 0, "web/bbb_Latn": 1}
+    for row in everything:
+        ids = row.input_ids.copy()
+        used = row.weights > 0
+        ids[row.masked_positions[used]] = row.labels[used]
+        for place, (component, document, _, size) in enumerate(row.documents.tolist()):
+            begin = row.cu_seqlens[place]
+            number = numbers[corpus.components[component].name]
+            whole = document_tokens(number, 1_000_000 + document, size, 1000)
+            np.testing.assert_array_equal(ids[begin + 1 : begin + 1 + size], whole)
+
+
+def test_more_documents_keep_those_that_were_there(corpus: Corpus) -> None:
+    def chosen(count: int) -> set[tuple[int, ...]]:
+        rows = heldout_rows(corpus, _recipe(documents=count))
+        return {tuple(entry) for row in rows for entry in row.documents[:, :2].tolist()}
+
+    assert chosen(3) < chosen(5)
+
+
+def test_no_held_out_text_gives_no_rows(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path, {"web": {"aaa_Latn": [50] * 60}}, contexts=[64])
+    assert heldout_rows(corpus, _recipe()) == []
+    loss = unigram_loss(corpus, [])
+    assert math.isnan(loss.overall)
+    assert loss.components == {}
+
+
+def test_unigram_loss_is_the_smoothed_frequencies(corpus: Corpus) -> None:
+    rows = heldout_rows(corpus, _recipe())
+    loss = unigram_loss(corpus, rows, tokens_per_component=10**9)
+    counts = np.zeros(1000)
+    for component in corpus.components:
+        for number in range(component.manifest.train.documents):
+            np.add.at(counts, corpus.document(component, "train", number).astype(int), 1)
+    probability = (counts + 1) / (counts.sum() + 995)  # five ids are special and have none
+    assert probability[5:].sum() == pytest.approx(1.0)
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        for label, weight, component in zip(
+            row.labels, row.weights, row.masked_components, strict=True
+        ):
+            if weight:
+                name = corpus.components[component].name
+                sums.setdefault(name, []).append(-math.log(probability[label]))
+    assert set(loss.components) == set(sums)
+    for name, values in sums.items():
+        assert loss.components[name] == pytest.approx(np.mean(values))
+    everything = np.concatenate(list(sums.values()))
+    assert loss.overall == pytest.approx(everything.mean())
+    assert loss.tokens == len(everything)
+    assert loss.tokens == sum(int(row.weights.sum()) for row in rows)
+
+
+def test_unigram_sample_is_bounded(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    original = Corpus.document
+
+    def counted(self: Corpus, *args: object) -> np.ndarray:
+        tokens = original(self, *args)  # type: ignore[arg-type]
+        read.append(len(tokens))
+        return tokens
+
+    monkeypatch.setattr(Corpus, "document", counted)
+    unigram_loss(corpus, heldout_rows(corpus, _recipe()), tokens_per_component=100)
+    assert 300 <= sum(read) <= 3 * (100 + 50)
+
+
+def test_batch_holds_the_row_as_tensors(corpus: Corpus) -> None:
+    recipe = _recipe()
+    row = next(iter(RowLoader(corpus, recipe, training_plan(recipe))))
+    batch = to_batch(row, "cpu")
+    for name, dtype in (
+        ("input_ids", torch.int64),
+        ("cu_seqlens", torch.int32),
+        ("masked_positions", torch.int64),
+        ("labels", torch.int64),
+        ("weights", torch.float32),
+    ):
+        tensor = getattr(batch, name)
+        assert tensor.dtype == dtype
+        assert tensor.is_contiguous()
+        np.testing.assert_array_equal(tensor.numpy(), getattr(row, name))
+    assert (batch.max_seqlen, batch.row_index) == (64, row.index)
+    batch.input_ids[0] = 77  # a copy: the row stays as it is
+    assert row.input_ids[0] != 77
