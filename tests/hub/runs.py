@@ -68,7 +68,7 @@ def recipe() -> Recipe:
     return parse_recipe(RECIPE)
 
 
-def trained_model(config: EncoderConfig, *, steps: int = 40, seed: int = 1) -> MaskedLanguageModel:
+def trained_model(config: EncoderConfig, *, steps: int = 80, seed: int = 1) -> MaskedLanguageModel:
     """A model that has learnt something of the sentences: its logits are large."""
     model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
     initialize_parameters(model, seed)

@@ -11,7 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
 
 import mmbert.hub.export
 from mmbert.errors import UserError
@@ -277,3 +283,53 @@ def test_safetensors_library_reads_and_writes_the_same(exported: Path, tmp_path:
     save_file(stored, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     again = load_file(tmp_path / "theirs.safetensors")
     assert all(torch.equal(stored[name], again[name]) for name in stored)
+
+
+def test_exports_to_onnx_and_runs_there(run: Run, exported: Path, tmp_path: Path) -> None:
+    """With both dimensions free: other lengths and batches than the one it was traced with."""
+    import onnxruntime
+
+    model = AutoModelForMaskedLM.from_pretrained(exported).eval()
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    traced = torch.randint(5, 200, (2, 50), generator=torch.Generator().manual_seed(0))
+    free = {0: "batch", 1: "tokens"}
+    torch.onnx.export(
+        Logits(),
+        (traced, torch.ones_like(traced)),
+        str(tmp_path / "model.onnx"),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["logits"],
+        dynamic_axes={"input_ids": free, "attention_mask": free, "logits": free},
+        opset_version=18,
+        dynamo=False,
+    )
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    texts = documents(run)
+    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=0)
+    lengths = [len(text) for text in texts]
+    mask = (torch.arange(ids.shape[1])[None] < torch.tensor(lengths)[:, None]).long()
+    (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    expected = our_logits(run, texts)
+    largest = max(float(logits.abs().max()) for logits in expected)
+    for ours, theirs, length in zip(expected, found, lengths, strict=True):
+        difference = (ours - torch.from_numpy(theirs[:length])).abs().max()
+        assert float(difference) <= TOLERANCE * largest
+
+
+def test_other_heads_load_the_body(exported: Path) -> None:
+    """What fine-tuning begins with: nothing of the encoder is missing or new."""
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        exported, num_labels=3, output_loading_info=True
+    )
+    assert sorted(loading["missing_keys"]) == ["classifier.bias", "classifier.weight"]
+    assert model.config.classifier_pooling == "mean"
