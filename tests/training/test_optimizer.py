@@ -28,7 +28,7 @@ TOLERANCE = 1e-5
 
 
 def full_gradient(name: str, step: int) -> Tensor:
-    """The gradient of a whole tensor at a step: noise of slowly changing size; one tensor spikes."""
+    """A whole tensor's gradient at a step: noise of slowly changing size; one tensor spikes."""
     noise = torch.randn(DESCRIPTIONS[name].full_shape, generator=seeded(f"gradient {name} {step}"))
     size = 0.01 * (1 + 0.5 * math.sin(step / 7))
     return noise * (8 * size if name == SPIKING and step % 5 == 4 else size)
@@ -51,7 +51,7 @@ def part_of_gradient(name: str, step: int, part: int, parts: int) -> Tensor:
 
 
 def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
-    """The full weights after `steps` steps by the formula, and the share of tensor-steps clipped."""
+    """The full weights after `steps` steps by the formula; the share of tensor-steps clipped."""
     settings = recipe().optimizer
     beta1, beta2 = settings.betas
     weights, clipped = {}, 0

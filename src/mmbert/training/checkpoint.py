@@ -97,8 +97,11 @@ class CheckpointStore:
         writer, self._writer = self._writer, None
         failures = [failure for failure in _gather(writer.result()) if failure is not None]
         if failures:
+            if _rank() == 0:
+                shutil.rmtree(writer.job.partial, ignore_errors=True)
+            reason = next(failure for failure in failures if failure)
             raise UserError(
-                f"the checkpoint {writer.job.path} could not be written: {failures[-1]}",
+                f"the checkpoint {writer.job.path} could not be written: {reason}",
                 remedy="free space (or raise the quota) or mend the disk, then start the same "
                 "command again: it continues from the newest sound checkpoint",
             )

@@ -38,6 +38,10 @@ from mmbert.training.fragments import ParameterFragment
 logger = logging.getLogger(__name__)
 
 
+class PeerFailedError(Exception):
+    """Another rank could not write its part; it tells the reason itself."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One save, as one rank sees it."""
@@ -137,7 +141,8 @@ class Writer:
         return self._thread.is_alive()
 
     def result(self) -> str | None:
-        """Wait for the end; None if all went well, else what went wrong on this rank."""
+        """Wait for the end; None if all went well, else what went wrong on this rank ("" if it is
+        another rank that failed)."""
         self._thread.join()
         return self._failure
 
@@ -149,12 +154,12 @@ class Writer:
                 notes = _collect_notes(job)
                 commit(job, notes)
                 self._after_commit()
+        except PeerFailedError:
+            self._failure = ""
         except Exception as error:  # reported by `result`, on the main thread of every rank
             self._failure = f"rank {job.rank}: {error}"
             logger.error("checkpoint %s: %s", job.path.name, self._failure)
-            _leave_failure_note(job, str(error))
-            if job.rank == 0:
-                shutil.rmtree(job.partial, ignore_errors=True)
+            _leave_failure_note(job)
 
     def _write(self) -> None:
         """This rank's file, then its note (renamed into place: rank 0 never reads half of one)."""
@@ -179,21 +184,19 @@ def _note(job: Job, rank: int) -> Path:
 
 
 def _failure_note(job: Job, rank: int) -> Path:
-    return job.partial / f"failed-{rank:05d}.txt"
+    return job.partial / f"failed-{rank:05d}"
 
 
-def _leave_failure_note(job: Job, message: str) -> None:
-    """Tell rank 0; an empty file says enough when the disk has no room for the message."""
+def _leave_failure_note(job: Job) -> None:
+    """Tell rank 0 with an empty file: that needs no room on the disk."""
     try:
-        path = _failure_note(job, job.rank)
-        path.touch()
-        path.write_text(message)
-    except OSError:
-        logger.error("checkpoint %s: rank %d cannot say so", job.path.name, job.rank)
+        _failure_note(job, job.rank).touch()
+    except OSError as error:
+        logger.error("checkpoint %s: rank %d cannot say so: %s", job.path.name, job.rank, error)
 
 
 def _collect_notes(job: Job) -> list[dict[str, Any]]:
-    """All ranks' notes, once they are there. OSError if a rank failed, TimeoutError if late."""
+    """All ranks' notes, once they are there. PeerFailedError, or TimeoutError if one is late."""
     notes: dict[int, dict[str, Any]] = {}
     deadline, pause = time.monotonic() + job.commit_timeout, 0.005
     while len(notes) < job.world_size:
@@ -201,7 +204,7 @@ def _collect_notes(job: Job) -> list[dict[str, Any]]:
             if _note(job, rank).exists():
                 notes[rank] = json.loads(_note(job, rank).read_bytes())
             elif _failure_note(job, rank).exists():
-                raise OSError(f"rank {rank} could not write its part")
+                raise PeerFailedError(rank)
         if len(notes) < job.world_size:
             missing = sorted(set(range(job.world_size)) - set(notes))
             if time.monotonic() > deadline:
