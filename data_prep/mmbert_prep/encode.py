@@ -14,12 +14,13 @@ from mmbert_prep.progress import Meter
 from mmbert_prep.readers import DAMAGE_REASONS, Document, Segment, read_segment
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.team import Team
-from mmbert_prep.tokenization.encoders import Encoder
+from mmbert_prep.tokenization.accelerator import BatchEncoder
 from mmbert_prep.units import Unit
 
 _BATCH_BYTES = 2_000_000
 _BATCH_DOCUMENTS = 4_096
 _LARGEST_DOCUMENT = 2**31 - 1  # tokens: what Megatron's index can say
+_ORDINARY, _BYTE, _UNKNOWN, _RESERVED = range(4)
 _MEASURED = 16  # every so many-th document by hash is measured for the fertility report
 # Below so many documents a share of bad ones says nothing.
 LEAST_DOCUMENTS_FOR_SHARE = 1_000
@@ -29,17 +30,18 @@ class UnitEncoder:
     """Encodes units one after the other; one per worker, for a whole run."""
 
     def __init__(
-        self, settings: PrepSettings, encoder: Encoder, folder: Path, meter: Meter, team: Team
+        self, settings: PrepSettings, encoder: BatchEncoder, folder: Path, meter: Meter, team: Team
     ) -> None:
         self._settings, self._encoder, self._folder = settings, encoder, folder
         self._meter, self._team = meter, team
         self._cleaner = Cleaner(settings)
-        self._dtype = dtype_for_vocabulary(encoder.description.vocabulary_size)
-        ids = encoder.description.special_ids
-        self._unknown = ids.unknown
-        self._reserved = np.zeros(encoder.description.vocabulary_size, dtype=bool)
-        self._reserved[list(ids.all())] = True
-        self._reserved[self._unknown] = False
+        description = encoder.reference.description
+        self._dtype = dtype_for_vocabulary(description.vocabulary_size)
+        # One look-up per token tells what it is.
+        self._kinds = np.full(description.vocabulary_size, _ORDINARY, dtype=np.uint8)
+        self._kinds[encoder.reference.byte_ids] = _BYTE
+        self._kinds[list(description.special_ids.all())] = _RESERVED
+        self._kinds[description.special_ids.unknown] = _UNKNOWN
         self._read = self._bad = 0
 
     def run(self, unit: Unit) -> None:
@@ -88,7 +90,9 @@ class UnitEncoder:
             writer.report.damaged.append(document.detail)
 
     def _encode(self, batch: list[tuple[str, Clean]], writer: PartWriter) -> None:
-        arrays = self._encoder.encode([clean.text for _, clean in batch])
+        arrays = self._encoder.encode(
+            [clean.text for _, clean in batch], [language for language, _ in batch]
+        )
         languages: dict[str, list[int]] = {}
         for index, (language, _) in enumerate(batch):
             languages.setdefault(language, []).append(index)
@@ -118,7 +122,8 @@ class UnitEncoder:
             texts, arrays = [texts[i] for i in kept], [arrays[i] for i in kept]
             lengths = lengths[kept]
         tokens = np.concatenate(arrays)
-        if self._reserved[tokens].any():
+        kinds = np.bincount(self._kinds[tokens], minlength=4)
+        if kinds[_RESERVED]:
             raise AssertionError(f"the tokenizer made a reserved id out of {language} text")
         data = [text.data for text in texts]
         documents = np.empty(len(texts), dtype=DOCUMENT_DTYPE)
@@ -127,8 +132,8 @@ class UnitEncoder:
         documents["tokens"] = lengths
         documents["bytes"] = [len(text) for text in data]
         counts.tokens += len(tokens)
-        counts.byte_tokens += int(np.count_nonzero(self._encoder.byte_ids[tokens]))
-        counts.unknown_tokens += int(np.count_nonzero(tokens == self._unknown))
+        counts.byte_tokens += int(kinds[_BYTE])
+        counts.unknown_tokens += int(kinds[_UNKNOWN])
         for index in np.flatnonzero(hashes[:, 1] % _MEASURED == 0):
             text = texts[index].text
             counts.measured_words += len(text.split())

@@ -61,10 +61,11 @@ class LanguageMerger:
         space: Workspace,
         languages: Languages,
         description: TokenizerDescription,
+        units: Path,
     ) -> None:
         self._stages, self._settings, self._space = stages, settings, space
         self._languages, self._description = languages, description
-        self._units = space.units(description.fingerprint)
+        self._units = units
         self._names = sorted(languages.sections)
 
     def run(self) -> dict[str, LanguageSummary]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -150,8 +152,6 @@ def command(
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -177,6 +177,8 @@ def _dry_run(settings: PrepSettings) -> None:
 def main() -> NoReturn:
     """Entry point: exit status 0 done, 2 the user's input is wrong, 1 a worker died or a fault."""
     status = 0
+    # A polite end: the lock is released, other workers are stopped.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
     except UserError as error:
@@ -196,6 +198,10 @@ def main() -> NoReturn:
         print("interrupted; run the same command again: it continues", file=sys.stderr)
         status = 130
     _leave(status)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _complain(text: str) -> int:

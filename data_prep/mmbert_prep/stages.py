@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mmbert_prep.progress import Meter, ProgressBar
 from mmbert_prep.team import Team, claimed, clear_folder
+from mmbert_prep.units import Plan
 from mmbert_prep.workspace import Workspace
 
 
@@ -45,3 +46,8 @@ class Stages:
     def claimed(self, tasks: Sequence[str], weights: Sequence[int]) -> Iterator[int]:
         """Indices of the tasks that this worker is to do."""
         return claimed(self.team, self._space.claims, tasks, weights)
+
+    def claimed_units(self, plan: Plan) -> Iterator[int]:
+        """Indices of the units of work that this worker is to do."""
+        weights = [unit.weight for unit in plan.units]
+        return self.claimed([unit.key for unit in plan.units], weights)

@@ -112,7 +112,6 @@ class _LocalTeam:
     def __init__(self, rank: int, size: int, barrier: Any) -> None:
         self.rank, self.size = rank, size
         self._barrier = barrier
-        self._parent = os.getppid()
         self.failure: BaseException | None = None
 
     def barrier(self) -> None:
@@ -127,8 +126,6 @@ class _LocalTeam:
     def check(self) -> None:
         if self.failure is not None:
             raise self.failure
-        if self.rank and os.getppid() != self._parent:
-            os._exit(1)  # the leader is gone: nobody would wait for this worker
 
 
 def run_local(program: Callable[..., Any], size: int, *arguments: Any) -> Any:
@@ -181,6 +178,7 @@ def _local_worker(
     sender: Connection,
     arguments: Sequence[Any],
 ) -> None:
+    threading.Thread(target=_follow_leader, daemon=True).start()
     try:
         program(_LocalTeam(rank, size, barrier), *arguments)
         sender.send(None)
@@ -194,6 +192,14 @@ def _local_worker(
             error = RuntimeError("".join(traceback.format_exception(error)))
         sender.send(error)
         barrier.abort()
+
+
+def _follow_leader() -> None:
+    """End this worker when the leader is gone, even while it waits at a barrier."""
+    leader = multiprocessing.parent_process()
+    assert leader is not None
+    leader.join()
+    os._exit(1)
 
 
 def _watch(team: _LocalTeam, receivers: list[Connection], barrier: Any) -> None:

@@ -31,9 +31,12 @@ class Workspace:
         self.staging = self.root / "staging"
         self.receipts = self.root / "receipts"
 
-    def units(self, fingerprint: str) -> Path:
-        """Parts made with a tokenizer of this fingerprint."""
-        return self.root / f"units-{fingerprint[:12]}"
+    def units(self, fingerprint: str, accelerator: str) -> Path:
+        """Parts made with a tokenizer of this fingerprint, with or without an accelerator.
+
+        Apart, so that a run without it never takes over what a doubtful accelerator made.
+        """
+        return self.root / f"units-{fingerprint[:12]}-{accelerator}"
 
     def create(self) -> None:
         """Make the folders."""

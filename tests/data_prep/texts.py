@@ -22,14 +22,21 @@ from mmbert_prep.summary import Summary
 from mmbert_prep.team import SoloTeam
 
 ROOT = Path(__file__).resolve().parents[2]
-_ALPHABETS = ["abcdefghijklmnopqrstuvwxyz", "абвгдежзиклмнопрст", "अआइईउऊकखगघचछजट", "一二三四五六七八九十天地人"]
+_ALPHABETS = [
+    "abcdefghijklmnopqrstuvwxyz",
+    "абвгдежзиклмнопрст",
+    "अआइईउऊकखगघचछजट",
+    "一二三四五六七八九十天地人",
+]
 
 
 def documents(language: str, count: int, words: int = 30) -> list[str]:
     """Distinct documents of made-up words; the same for the same arguments."""
     generator = random.Random(language)
     alphabet = _ALPHABETS[sum(language.encode()) % len(_ALPHABETS)]
-    vocabulary = ["".join(generator.choices(alphabet, k=generator.randint(2, 8))) for _ in range(150)]
+    vocabulary = [
+        "".join(generator.choices(alphabet, k=generator.randint(2, 8))) for _ in range(150)
+    ]
     texts = []
     for number in range(count):
         chosen = generator.choices(vocabulary, k=generator.randint(4, words))

@@ -15,6 +15,7 @@ import zstandard
 from mmbert_prep.readers.documents import Compression
 
 BLOCK = 1 << 20
+_PIECE = 512  # compressed bytes given to zstd at once: at most some 20 MB when decompressed
 
 
 class DamagedFileError(Exception):
@@ -79,8 +80,8 @@ def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
     inside = False
     for block in compressed:
         # A highly compressible block would expand without bound: feed it in small pieces.
-        for position in range(0, len(block), 4096):
-            piece = block[position : position + 4096]
+        for position in range(0, len(block), _PIECE):
+            piece = block[position : position + _PIECE]
             while piece:
                 inside = True
                 try:

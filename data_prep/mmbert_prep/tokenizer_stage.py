@@ -1,0 +1,113 @@
+"""The tokenizer of an output: the one it has, one that is given, or one trained on a sample."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
+from mmbert.errors import UserError
+from mmbert_prep.cleaning import Cleaner
+from mmbert_prep.settings import DEFAULT_VOCABULARY_SIZE, PrepSettings
+from mmbert_prep.stages import Stages
+from mmbert_prep.survey import Survey, read_samples
+from mmbert_prep.tokenization.folder import (
+    folder_exists,
+    same_tokenizer,
+    write_huggingface_folder,
+    write_sentencepiece_folder,
+)
+from mmbert_prep.tokenization.training import train_bpe
+from mmbert_prep.units import Plan
+from mmbert_prep.workspace import Workspace
+
+
+class TokenizerStage:
+    """Sees to it that SHARDS/tokenizer exists and is the wanted one."""
+
+    def __init__(
+        self, stages: Stages, settings: PrepSettings, space: Workspace, console: Console
+    ) -> None:
+        self._stages, self._settings, self._space = stages, settings, space
+        self._console = console
+
+    def run(self, plan: Plan) -> TokenizerDescription:
+        """Make the tokenizer unless the output has one; all workers take part in sampling."""
+        folder, given = self._space.tokenizer, self._settings.tokenizer
+        if folder_exists(folder):
+            if self._stages.leader:
+                self._check_existing(folder)
+        elif given is not None and given.is_dir() and not (given / "tokenizer.model").is_file():
+            if self._stages.leader:
+                write_huggingface_folder(folder, given)
+        else:
+            model = self._given_model(given)
+            self._survey(plan)
+            if self._stages.leader:
+                self._write_sentencepiece(plan, model)
+        self._stages.team.barrier()
+        return read_tokenizer_description(folder)
+
+    def _check_existing(self, folder: Path) -> None:
+        description = read_tokenizer_description(folder)
+        wanted = self._settings.vocabulary_size
+        given = self._settings.tokenizer
+        remedy = "use another output folder, or leave out the option: all sources of an output "
+        remedy += "share its tokenizer"
+        if given is None:
+            if wanted is not None and wanted != description.vocabulary_size:
+                raise UserError(
+                    f"{folder} has a vocabulary of {description.vocabulary_size}, not {wanted}",
+                    remedy=remedy,
+                )
+        elif not same_tokenizer(given, folder):
+            raise UserError(f"{folder} is another tokenizer than {given}", remedy=remedy)
+
+    def _given_model(self, given: Path | None) -> bytes | None:
+        if given is None:
+            return None
+        path = given / "tokenizer.model" if given.is_dir() else given
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"tokenizer {given} cannot be read: {error.strerror}",
+                remedy="give a SentencePiece .model file or a Hugging Face tokenizer folder",
+            ) from error
+
+    def _survey(self, plan: Plan) -> None:
+        survey, cleaner = Survey(plan, self._settings), Cleaner(self._settings)
+        paths = [self._space.survey / f"{unit.key}.jsonl" for unit in plan.units]
+        done = sum(u.weight for u, path in zip(plan.units, paths, strict=True) if path.exists())
+        with self._stages.stage("survey", "sampling", plan.weight, done) as meter:
+            for index in self._stages.claimed(
+                [u.key for u in plan.units], [u.weight for u in plan.units]
+            ):
+                if not paths[index].exists():
+                    survey.sample_unit(plan.units[index], cleaner, paths[index], meter)
+
+    def _write_sentencepiece(self, plan: Plan, model: bytes | None) -> None:
+        paths = [self._space.survey / f"{unit.key}.jsonl" for unit in plan.units]
+        samples = read_samples(paths, self._settings)
+        pairs = [(language, text) for language, texts in samples.items() for text in texts]
+        if not pairs:
+            raise UserError(
+                f"no readable text in {self._settings.input}",
+                remedy="look at a file by hand: are the columns named as --text-column and "
+                "--language-column say, is it UTF-8?",
+            )
+        if model is None:
+            size = self._settings.vocabulary_size or DEFAULT_VOCABULARY_SIZE
+            with self._console.status(f"training a tokenizer of {size:,} ids"):
+                model = train_bpe((text for _, text in pairs), size, os.cpu_count() or 1)
+        with self._console.status("comparing the tokenizer with its fast twin"):
+            write_sentencepiece_folder(self._space.tokenizer, model, _some_of_each(samples))
+
+
+def _some_of_each(samples: dict[str, list[str]], documents: int = 200) -> Iterator[tuple[str, str]]:
+    for language, texts in samples.items():
+        for text in texts[:documents]:
+            yield language, text

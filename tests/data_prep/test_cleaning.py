@@ -1,0 +1,159 @@
+"""Cleaning, held-out split, duplicates and caps: each decision exact and counted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbert.errors import UserError
+from mmbert_prep.cleaning import Clean, Cleaner, content_hashes, heldout_flags
+from mmbert_prep.decontamination import Decontaminator
+from mmbert_prep.readers import Document
+from mmbert_prep.survey import share_by_temperature
+
+from .texts import documents, run, settings
+
+
+def clean(data: bytes, **changes: object) -> Clean | str:
+    return Cleaner(settings("in", Path("out"), **changes)).clean(Document(data, "eng_Latn"))
+
+
+def test_reasons() -> None:
+    assert clean(b"\xc3\x28") == "invalid_utf8"
+    assert clean(b"") == "empty"
+    assert clean(b" \n\t") == "empty"
+    assert clean(b"\x00\x01") == "empty"
+    assert clean(b"ab", minimum_characters=3) == "too_short"
+    assert clean("äöü".encode(), minimum_characters=3) == Clean("äöü", "äöü".encode(), False)
+    assert clean(b"a" * 2000, maximum_bytes=1000) == "too_long"
+    cleaner = Cleaner(settings("in", Path("out")))
+    assert cleaner.clean(Document(b"text", None)) == "missing_language"
+    assert cleaner.clean(Document(None, "eng_Latn", "broken_json")) == "broken_json"
+
+
+@given(st.text(max_size=60))
+def test_control_characters_and_nothing_else_are_removed(text: str) -> None:
+    wanted = "".join(
+        character
+        for character in text
+        if character in "\t\n\r\x85"
+        or not (ord(character) < 32 or 127 <= ord(character) < 160 or character == "\ufeff")
+    )
+    result = clean(text.encode())
+    if not wanted or wanted.isspace():
+        assert result == "empty"
+    else:
+        assert result == Clean(wanted, wanted.encode(), wanted != text)
+    kept = clean(text.encode(), remove_control_characters=False)
+    assert kept == "empty" or kept == Clean(text, text.encode(), False)
+
+
+def test_normalisation_is_off_unless_wanted() -> None:
+    data = "e\u0301 ﬁ".encode()
+    assert clean(data) == Clean("e\u0301 ﬁ", data, False)
+    assert clean(data, normalization="NFC") == Clean("é ﬁ", "é ﬁ".encode(), True)
+    assert clean(data, normalization="NFKC") == Clean("é fi", "é fi".encode(), True)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.9])
+def test_heldout_share_and_its_independence_of_company(share: float) -> None:
+    hashes = content_hashes([f"document {number}".encode() for number in range(20_000)])
+    flags = heldout_flags(hashes, share)
+    deviation = 5 * np.sqrt(20_000 * share * (1 - share)) + 1
+    assert abs(int(flags.sum()) - 20_000 * share) < deviation
+    assert np.array_equal(heldout_flags(hashes[7000:7100], share), flags[7000:7100])
+    # More held out keeps what was held out.
+    assert not np.any(flags & ~heldout_flags(hashes, min(0.99, share + 0.05)))
+
+
+def test_duplicates_caps_and_reasons_in_the_manifest(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    texts = documents("swh_Latn", 200)
+    blocks = texts + texts[:50] + ["\x00", "x"]
+    (folder / "swh_Latn.txt").write_text("\n\n".join(blocks))
+    (folder / "swh_Latn.more.txt").write_text("\n\n".join(texts[100:130]))
+    summary = run(folder, tmp_path / "a", vocabulary_size=400, minimum_characters=2)
+    language = summary.languages["swh_Latn"]
+    assert language.rejected == {"duplicate": 80, "empty": 1, "too_short": 1}
+    assert language.documents_read == 282
+    assert language.train_documents + language.heldout_documents == 200
+    twice = run(folder, tmp_path / "b", vocabulary_size=400, deduplicate=False)
+    assert twice.languages["swh_Latn"].rejected == {"empty": 1}
+    # A document and its copies share a split, so copies never lead across it.
+    assert twice.languages["swh_Latn"].heldout_documents >= language.heldout_documents
+    most = language.train_tokens // 3
+    capped = run(
+        folder, tmp_path / "c", vocabulary_size=400, maximum_tokens_per_language=most
+    ).languages["swh_Latn"]
+    assert most - 100 < capped.train_tokens <= most
+    assert capped.heldout_documents == language.heldout_documents
+    total = capped.train_documents + capped.heldout_documents + sum(capped.rejected.values())
+    assert total == capped.documents_read == 282
+
+
+def test_small_languages_are_trained_on_without_a_heldout_part(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "eng_Latn.txt").write_text("\n\n".join(documents("eng_Latn", 100)))
+    for number in range(8):
+        (folder / f"aa{'abcdefgh'[number]}_Latn.txt").write_text(f"one document {number}")
+    (folder / "zzz_Latn.txt").write_text("\n\n \n")
+    summary = run(folder, tmp_path / "out", vocabulary_size=400, heldout_share=0.9)
+    small = [entry for key, entry in summary.languages.items() if key != "eng_Latn"]
+    assert [(entry.train_documents, entry.heldout_documents) for entry in small] == [(1, 0)] * 8
+    assert summary.languages["eng_Latn"].heldout_documents > 60
+    assert summary.without_text == {"zzz_Latn": {}}
+
+
+def test_too_many_damaged_documents_stop_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lines = [json.dumps({"text": text}) for text in documents("eng_Latn", 900)] + ["{"] * 200
+    (folder / "eng_Latn.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"200 of the 1,100 documents"):
+        run(folder, tmp_path / "out", vocabulary_size=400)
+    summary = run(folder, tmp_path / "out", vocabulary_size=400, maximum_rejected_share=0.2)
+    assert summary.languages["eng_Latn"].rejected == {"broken_json": 200}
+
+
+def test_decontamination(tmp_path: Path) -> None:
+    question = "What is the highest mountain of the whole wide world, and how high is it today?"
+    (tmp_path / "eval.jsonl").write_text(f'{{"q": "{question}", "id": 3, "more": ["short one"]}}\n')
+    meal = "我们在北京的一家小餐馆里吃了一顿非常好吃的晚饭"
+    (tmp_path / "eval.txt").write_text(f"{meal}然后回家睡觉了明天再去\n")
+    known = Decontaminator([tmp_path / "eval.jsonl", tmp_path / "eval.txt"], 8)
+    copied = "Quiz: WHAT is the highest mountain -- of the whole wide world (and more)?"
+    assert known.contaminated(copied)
+    assert known.contaminated(f"他说{meal}。")
+    assert not known.contaminated("The highest mountain of the world is high.")
+    assert not known.contaminated("short one")
+    with pytest.raises(UserError, match=r"missing\.txt cannot be read"):
+        Decontaminator([tmp_path / "missing.txt"], 8)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "eng_Latn.txt").write_text("\n\n".join([*documents("eng_Latn", 50), copied]))
+    changes = {"decontaminate": (tmp_path / "eval.jsonl",), "decontaminate_ngram": 8}
+    summary = run(folder, tmp_path / "out", vocabulary_size=400, **changes)
+    assert summary.languages["eng_Latn"].rejected == {"contaminated": 1}
+
+
+@given(
+    sizes=st.dictionaries(st.text(max_size=3), st.integers(0, 10**6), min_size=1, max_size=20),
+    total=st.integers(0, 10**6),
+    temperature=st.floats(0, 1),
+)
+def test_shares_by_temperature(sizes: dict[str, int], total: int, temperature: float) -> None:
+    shares = share_by_temperature(sizes, total, temperature)
+    assert all(0 <= shares[name] <= sizes[name] for name in sizes)
+    assert sum(shares.values()) <= total
+    wanted = min(total, sum(sizes.values()))
+    assert sum(shares.values()) >= wanted - len(sizes) - 1
+    order = sorted(sizes, key=lambda name: sizes[name])
+    assert all(shares[a] <= shares[b] for a, b in itertools.pairwise(order))
