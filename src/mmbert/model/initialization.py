@@ -1,10 +1,11 @@
 """First weights: the same full tensors at any grid, from the seed and the parameter's name.
 
 Every parameter is drawn in blocks of rows, each from its own generator (SFC64, seeded with a hash
-of seed, name and block), on the CPU in float32. A rank draws only the blocks that hold its rows. The distributions are in the parameters' descriptions; for this model they are Megatron's
-as mmBERT used them: normals of deviation 0.02, or 0.02 / sqrt(2 * layers) for what writes to the
-residual stream, cut at two deviations; norm weights 1; the tied decoder's bias uniform within
-1 / sqrt(d), as torch's linear leaves it.
+of seed, name and block), on the CPU in float32. A rank draws only the blocks that hold its rows.
+The distributions are in the parameters' descriptions; for this model they are Megatron's as mmBERT
+used them: normals of deviation 0.02, or 0.02 / sqrt(2 * layers) for what writes to the residual
+stream, cut at two deviations; norm weights 1; the tied decoder's bias uniform within 1 / sqrt(d),
+as torch's linear leaves it.
 """
 
 import hashlib

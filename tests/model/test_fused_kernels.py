@@ -1,0 +1,88 @@
+"""The model on the fused kernels, run by Triton's interpreter: same results, predicted memory.
+
+The interpreter must be on before the kernels are imported, so all of it runs in one process of its
+own, in float32 (the interpreter's bfloat16 is wrong).
+"""
+
+import io
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmbert.model.batch import PackedBatch
+from mmbert.model.config import EncoderConfig
+from mmbert.model.memory import activation_memory
+from tests.model.test_memory import kept_bytes
+from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+
+ROOT = Path(__file__).parents[2]
+MASKED = 16
+RECOMPUTE = ("none", "selective")
+
+
+def config_of(recompute: str) -> EncoderConfig:
+    return tiny_config(num_hidden_layers=2, recompute=recompute)
+
+
+def row() -> PackedBatch:
+    return random_row(documents=(30, 17, 9), masked=MASKED)
+
+
+def results(recompute: str) -> dict[str, Tensor]:
+    """Losses, gradients by parameter name, and the bytes kept for the backward pass."""
+    model = tiny_model(config_of(recompute))
+    kept = kept_bytes(model, row())
+    losses = model(row(), rotary_bases=BASES, dropout_seed=3)
+    losses.sum().backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return {"losses": losses.detach(), "kept": torch.tensor(kept)} | gradients
+
+
+def write_results() -> None:
+    """What the process with the interpreter runs."""
+    buffer = io.BytesIO()
+    torch.save({recompute: results(recompute) for recompute in RECOMPUTE}, buffer)
+    sys.stdout.buffer.write(buffer.getvalue())
+
+
+@cache
+def fused_results() -> dict[str, dict[str, Tensor]]:
+    pytest.importorskip("triton")
+    environment = os.environ | {
+        "MMBERT_KERNELS": "triton",
+        "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(str(ROOT / p) for p in (".", "src", "kernels", "tests")),
+    }
+    script = "from tests.model.test_fused_kernels import write_results; write_results()"
+    finished = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr.decode()
+    return torch.load(io.BytesIO(finished.stdout))
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_losses_and_gradients_are_those_of_the_references(recompute: str) -> None:
+    fused, reference = fused_results()[recompute], results(recompute)
+    for name in reference.keys() - {"kept"}:
+        difference = (fused[name] - reference[name]).norm() / reference[name].norm()
+        assert difference < 1e-5, (name, difference)
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_what_is_kept_is_what_the_formula_says(recompute: str) -> None:
+    expected = activation_memory(
+        config_of(recompute),
+        row_tokens=row().input_ids.numel(),
+        masked_tokens=MASKED,
+        element_size=4,
+    )
+    # Beside what is counted: document numbers and a few vectors.
+    assert fused_results()[recompute]["kept"] == pytest.approx(expected.kept, rel=0.015)

@@ -1,0 +1,201 @@
+"""The formula for activation memory against the bytes that small models really keep and reach.
+
+On CPU the attention is of the flash type, like that on a GPU; the other operations run as plain
+PyTorch, which keeps a little more than the fused kernels do (`reference_extras` says what; the
+fused kernels themselves are held to the formula in test_fused_kernels.py). On a GPU the
+allocator's own peak is the truth.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from distributed import run_ranks
+from mmbert.model.batch import PackedBatch
+from mmbert.model.config import EncoderConfig
+from mmbert.model.initialization import initialize_parameters
+from mmbert.model.memory import activation_memory
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.grid import TensorGroup, build_grid
+from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+
+FLOAT32 = 4
+DOCUMENTS, MASKED = (128, 64, 128), 48
+RECOMPUTE = ["none", "selective", "full"]
+
+
+def config_of(recompute: str, **changes: object) -> EncoderConfig:
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3}
+    return tiny_config(**(sizes | {"recompute": recompute} | changes))
+
+
+def row_of(config: EncoderConfig, documents: tuple[int, ...] = DOCUMENTS) -> PackedBatch:
+    return random_row(documents=documents, masked=MASKED, vocab_size=config.vocab_size)
+
+
+def kept_bytes(model: MaskedLanguageModel, row: PackedBatch) -> int:
+    """Bytes of all storages that autograd keeps, parameters and the row itself apart."""
+    known = {t.untyped_storage().data_ptr() for t in model.parameters()}
+    known |= {t.untyped_storage().data_ptr() for t in vars(row).values() if isinstance(t, Tensor)}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = model(row, rotary_bases=BASES, dropout_seed=3)
+    del losses
+    return sum(kept.values())
+
+
+def predicted(config: EncoderConfig, tokens: int, **changes: object) -> dict[str, int]:
+    memory = activation_memory(
+        config,
+        row_tokens=tokens,
+        masked_tokens=MASKED,
+        **({"element_size": FLOAT32} | changes),  # type: ignore[arg-type]
+    )
+    return {"kept": memory.kept, "forward": memory.forward_peak, "backward": memory.backward_peak}
+
+
+def reference_layer_extras(config: EncoderConfig, tokens: int, ranks: int, shards: int) -> int:
+    """What plain PyTorch keeps for one layer beyond the fused kernels."""
+    gelu_output = tokens * config.intermediate_size * FLOAT32 // ranks
+    dropout_mask = tokens * config.hidden_size // shards
+    rotation_tables = tokens * config.head_size * FLOAT32
+    document_numbers = tokens * 8
+    return gelu_output + dropout_mask + rotation_tables + document_numbers
+
+
+def reference_extras(config: EncoderConfig, tokens: int, ranks: int = 1, shards: int = 1) -> int:
+    """The same for the model: layers (unless they run again), and the embedding's rows."""
+    layers = config.num_hidden_layers * reference_layer_extras(config, tokens, ranks, shards)
+    # With a split table the formula counts the rows, and this rank's places in it are kept too.
+    embedding = tokens * config.hidden_size * FLOAT32 if ranks == 1 else tokens * (8 + 1)
+    return embedding + (layers if config.recompute != "full" else 0)
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_what_is_kept_is_what_the_formula_says(recompute: str) -> None:
+    config, tokens = config_of(recompute), sum(DOCUMENTS)
+    kept = kept_bytes(tiny_model(config), row_of(config))
+    expected = predicted(config, tokens)["kept"] + reference_extras(config, tokens)
+    assert kept == pytest.approx(expected, rel=0.01)
+
+
+def kept_on_rank(rank: int, world_size: int, recompute: str, sequence_parallel: bool) -> int:
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    group = build_grid(tensor_parallel=world_size).tensor
+    config = config_of(recompute)
+    model = tiny_model(config, group, sequence_parallel=sequence_parallel)
+    return kept_bytes(model, row_of(config))
+
+
+@pytest.mark.parametrize(
+    ("recompute", "sequence_parallel"), [("none", False), ("none", True), ("selective", True)]
+)
+def test_a_tensor_groups_rank_keeps_its_share(recompute: str, sequence_parallel: bool) -> None:
+    config, tokens, shards = config_of(recompute), sum(DOCUMENTS), 2 if sequence_parallel else 1
+    expected = predicted(config, tokens, tensor_parallel=2, sequence_parallel=sequence_parallel)
+    wanted = expected["kept"] + reference_extras(config, tokens, ranks=2, shards=shards)
+    for kept in run_ranks(kept_on_rank, 2, recompute, sequence_parallel).values():
+        assert kept == pytest.approx(wanted, rel=0.015)
+
+
+def peak_bytes(function: Callable[[], None]) -> int:
+    """The most that the CPU's allocator had given out at once, beyond what it had at the start."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        function()
+    results = recorded.profiler.kineto_results  # type: ignore[union-attr]
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    live = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        highest = max(highest, live)
+    return highest
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_peaks_are_near_the_formula(recompute: str) -> None:
+    config, tokens = config_of(recompute), sum(DOCUMENTS)
+    model, row = tiny_model(config), row_of(config)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    outcome: list[Tensor] = []
+
+    def forward() -> None:
+        outcome.append(model(row, rotary_bases=BASES, dropout_seed=3).sum())
+
+    kept = kept_bytes(model, row)
+    forward_peak = peak_bytes(forward)
+    backward_peak = kept + peak_bytes(lambda: outcome.pop().backward())
+    expected, extras = predicted(config, tokens), reference_extras(config, tokens)
+    # One layer's worth of plain PyTorch's passing tensors (in `full` most of what there is).
+    passing = reference_layer_extras(config, tokens, 1, 1) if recompute == "full" else 0
+    tolerance = 0.15 if recompute == "full" else 0.05
+    assert forward_peak == pytest.approx(expected["forward"] + extras + passing, rel=tolerance)
+    assert backward_peak == pytest.approx(expected["backward"] + extras + passing, rel=tolerance)
+
+
+def test_recomputation_keeps_the_promised_share_of_base() -> None:
+    """Selective keeps about 72%, full about 8% of what layers keep."""
+    layers = {
+        recompute: activation_memory(
+            EncoderConfig(256_000, 768, 1152, 22, 12, recompute=recompute),  # type: ignore[arg-type]
+            row_tokens=49_152,
+            masked_tokens=14_746,
+        ).layers
+        for recompute in RECOMPUTE
+    }
+    assert layers["none"] / 2**30 == pytest.approx(19.4, abs=0.5)
+    assert layers["selective"] / layers["none"] == pytest.approx(0.72, abs=0.01)
+    assert layers["full"] / layers["none"] == pytest.approx(0.08, abs=0.01)
+
+
+def test_sequence_parallelism_splits_what_tensor_parallelism_alone_does_not() -> None:
+    config = EncoderConfig(256_000, 4096, 6144, 40, 64)
+    kept = [
+        activation_memory(
+            config,
+            row_tokens=49_152,
+            masked_tokens=14_746,
+            tensor_parallel=tensor_parallel,
+            sequence_parallel=sequence_parallel,
+        ).layers
+        for tensor_parallel, sequence_parallel in [(1, False), (4, False), (4, True)]
+    ]
+    assert kept[2] == pytest.approx(kept[0] / 4, rel=0.01)
+    assert kept[2] < 0.6 * kept[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_peak_on_a_gpu(recompute: str) -> None:
+    """In bfloat16 at a real width: the allocator's peak within a tenth of the formula."""
+    config = EncoderConfig(50_000, 768, 1152, 6, 12, recompute=recompute)  # type: ignore[arg-type]
+    with torch.device("cuda"):
+        model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
+    initialize_parameters(model, 1)
+    model = model.to(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    tokens, masked = 16_384, 2048
+    row = random_row(documents=(2048,) * 8, masked=masked, vocab_size=50_000).to("cuda")
+    expected = activation_memory(config, row_tokens=tokens, masked_tokens=masked)
+    for _ in range(2):  # the first run compiles and allocates workspaces that stay
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        loss = model(row, rotary_bases=BASES, dropout_seed=3).sum()
+        kept = torch.cuda.memory_allocated() - before
+        loss.backward()
+        peak = torch.cuda.max_memory_allocated() - before
+    assert kept == pytest.approx(expected.kept, rel=0.05)
+    assert peak == pytest.approx(expected.peak, rel=0.1)
