@@ -12,37 +12,30 @@ from mmbert.data.files import atomic_write
 from mmbert.data.tokenizer import SpecialIds
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.long_text import SPACE
-from mmbert_prep.tokenization.model_proto import BPE, NORMAL, UNIGRAM, USER_DEFINED, parse_model
+from mmbert_prep.tokenization.model_proto import BPE, NORMAL, USER_DEFINED, parse_model
 
 LONGEST_INPUT = 8192
 
 
 def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
-    """Build the fast tokenizer. Raises UserError for a model that is neither BPE nor unigram."""
+    """Build the fast tokenizer. Raises UserError for a model that is not BPE."""
     proto = parse_model(model)
     pieces = proto.pieces
     kind = proto.trainer_spec.model_type
-    byte_fallback = proto.trainer_spec.byte_fallback
-    if kind == BPE:
-        vocabulary = {piece.piece: id_ for id_, piece in enumerate(pieces)}
-        inner: Any = models.BPE(
-            vocab=vocabulary,
-            merges=_merges(pieces, vocabulary),
-            unk_token=pieces[special_ids.unknown].piece,
-            fuse_unk=True,
-            byte_fallback=byte_fallback,
-        )
-    elif kind == UNIGRAM:
-        inner = models.Unigram(
-            [(piece.piece, piece.score) for piece in pieces],
-            unk_id=special_ids.unknown,
-            byte_fallback=byte_fallback,
-        )
-    else:
+    if kind != BPE:
+        # The fast unigram model takes control pieces for text and counts unknowns differently.
         raise UserError(
-            "the SentencePiece model is neither BPE nor unigram",
-            remedy="give a BPE or unigram model, or a Hugging Face tokenizer folder",
+            "only SentencePiece models of the kind BPE can be converted with the same ids",
+            remedy="give the Hugging Face tokenizer folder (with tokenizer.json) instead",
         )
+    vocabulary = {piece.piece: id_ for id_, piece in enumerate(pieces)}
+    inner = models.BPE(
+        vocab=vocabulary,
+        merges=_merges(pieces, vocabulary),
+        unk_token=pieces[special_ids.unknown].piece,
+        fuse_unk=True,
+        byte_fallback=proto.trainer_spec.byte_fallback,
+    )
     tokenizer = Tokenizer(inner)
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
     # Piece by piece, as one token of many layouts would otherwise be found only inside merges.

@@ -8,7 +8,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 # Types of pieces in the model file.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
-UNIGRAM, BPE = 1, 2  # types of models
+BPE = 2  # the type of models
 
 
 def parse_model(model: bytes) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 
 from mmbert.errors import UserError
+from mmbert_prep.tokenization.model_proto import parse_model
 
 PAD, END, BEGIN, UNKNOWN, MASK = range(5)
 PIECES = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
@@ -76,7 +77,10 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
             f"({str(error).splitlines()[0]})",
             remedy="give a smaller --vocab-size or more text, or bring a --tokenizer",
         ) from error
-    return model.getvalue()
+    proto = parse_model(model.getvalue())
+    proto.trainer_spec.ClearField("num_threads")  # or the file would depend on the machine
+    trained: bytes = proto.SerializeToString(deterministic=True)
+    return trained
 
 
 def _lines(text: str) -> Iterator[str]:
