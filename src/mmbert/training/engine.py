@@ -14,6 +14,7 @@ import contextlib
 import gc
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ from mmbert.parallel.description import ParameterDescription, describe
 from mmbert.parallel.grid import ProcessGrid
 from mmbert.recipe import Recipe, RotaryBases
 from mmbert.training.fragments import ParameterFragment
-from mmbert.training.optimizer import FlatLayout, Segment, StableAdamW, no_decay
+from mmbert.training.optimizer import FlatLayout, StableAdamW, no_decay
+from mmbert_kernels import Segments
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found none
@@ -250,24 +252,23 @@ class Engine:
 
     def _layout(self) -> FlatLayout:
         descriptions = self.descriptions
-        sizes = [torch.Size(description.full_shape).numel() for description in descriptions]
-        first = self.grid.tensor.rank == 0
-        segments = [
-            Segment(
-                tensor=number,
-                start=offset,
-                length=length,
-                decays=not no_decay(name, len(descriptions[number].full_shape)),
-            )
-            for number, (name, parameter) in enumerate(self._parameters)
+        first, spared = self.grid.tensor.rank == 0, []
+        segments = sorted(
+            (offset, offset + length, number)
+            for number, (_, parameter) in enumerate(self._parameters)
             for _, offset, _, length in self._place(parameter)
-        ]
-        counted = [float(description.is_split or first) for description in descriptions]
+        )
+        numbers = [number for _, _, number in segments]
+        for description in descriptions:
+            spared.append(no_decay(description.name, len(description.full_shape)))
+        sizes = [math.prod(description.full_shape) for description in descriptions]
+        counted = [description.is_split or first for description in descriptions]
         return FlatLayout(
-            segments=tuple(segments),
-            full_sizes=torch.tensor(sizes, dtype=torch.float32, device=self.device),
-            counted=torch.tensor(counted, dtype=torch.float32, device=self.device),
-            group=None,
+            segments=Segments(tuple(s[0] for s in segments), tuple(s[1] for s in segments)),
+            tensors=torch.tensor(numbers, dtype=torch.int64, device=self.device),
+            decays=torch.tensor([not spared[n] for n in numbers]).to(self.device, torch.float32),
+            full_sizes=torch.tensor(sizes, dtype=torch.float64, device=self.device),
+            counted=torch.tensor(counted, dtype=torch.float64, device=self.device),
         )
 
 

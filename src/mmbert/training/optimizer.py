@@ -18,47 +18,35 @@ p with gradient g at step t = 1, 2, …, scheduled rate lr and peak rate lr_max:
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Segment:
-    """The part of one tensor that lies at [start, start + length) of this rank's flat partition."""
-
-    tensor: int
-    """The tensor's number, the same on every rank."""
-    start: int
-    length: int
-    decays: bool
-    """Whether weight decay applies to it."""
+from mmbert_kernels import Segments, stable_adamw_apply, stable_adamw_moments, update_rms
 
 
 @dataclass(frozen=True)
 class FlatLayout:
     """What this rank's flat partition holds, and how its sums become sums over whole tensors."""
 
-    segments: tuple[Segment, ...]
+    segments: Segments
+    """Where parts of tensors lie in the partition."""
+    tensors: Tensor
+    """int64 [segments]: the number of the tensor each is a part of, the same on every rank."""
+    decays: Tensor
+    """float32 [segments], 1 or 0: whether weight decay applies to it."""
     full_sizes: Tensor
-    """float32 [tensors]: elements of each whole tensor."""
+    """float64 [tensors]: elements of each whole tensor."""
     counted: Tensor
-    """float32 [tensors], 1 or 0: whether this rank's elements enter the sum. A tensor that every
+    """float64 [tensors], 1 or 0: whether this rank's elements enter the sum. A tensor that every
     tensor-parallel rank holds is counted on the first of them only."""
-    group: dist.ProcessGroup | None
-    """The ranks that together hold the model (data × tensor); None: the default group."""
 
 
 def no_decay(name: str, dimensions: int) -> bool:
     """Whether a parameter is spared weight decay: norms and biases are, embeddings are not."""
     return dimensions <= 1 or name.endswith(".bias")
-
-
-def debiased_beta(beta: float, step: int) -> float:
-    """`beta` with Adam's bias correction folded in, at step 1, 2, …; 0 at the first."""
-    return float(beta * (1 - beta ** (step - 1)) / (1 - beta**step))
 
 
 class StableAdamW(torch.optim.Optimizer):
@@ -86,19 +74,32 @@ class StableAdamW(torch.optim.Optimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(list(parameters), defaults)
-        self._layout: FlatLayout | None = None
+        self.layout: FlatLayout | None = None
         self.steps = 0
         """Steps taken; part of a checkpoint."""
         self.rms: Tensor | None = None
-        """float32 [tensors]: the update's RMS of every tensor at the last step."""
+        """float64 [tensors]: the update's RMS of every tensor at the last step."""
 
     def use_layout(self, flat: Tensor, layout: FlatLayout) -> None:
-        """Say what lies where in `flat` (float32, one dimension) and make its states, zero."""
-        self._layout = layout
+        """Say what lies where in `flat` (float32, one dimension) and make its states, zero.
+
+        Collective. RuntimeError unless the segments of all ranks make every tensor exactly once.
+        """
+        self.layout = layout
         self.state[flat] = {
             "exp_avg": torch.zeros_like(flat, requires_grad=False),
             "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
         }
+        starts, ends = layout.segments.starts, layout.segments.ends
+        lengths = [(0, end - start) for start, end in zip(starts, ends, strict=True)]
+        sums = torch.tensor(lengths, dtype=torch.float64, device=flat.device).view(-1, 2)
+        held = self.sum_over_ranks(sums, layout)[:, 1]
+        if not torch.equal(held, layout.full_sizes):
+            wrong = int((held != layout.full_sizes).nonzero()[0])
+            raise RuntimeError(
+                f"the ranks hold {int(held[wrong])} elements of tensor {wrong}, "
+                f"which has {int(layout.full_sizes[wrong])}"
+            )
 
     @property
     def clipped_share(self) -> Tensor:
@@ -117,53 +118,43 @@ class StableAdamW(torch.optim.Optimizer):
         if closure is not None:
             raise NotImplementedError("StableAdamW takes no closure")
         flats = [flat for group in self.param_groups for flat in group["params"]]
-        if self._layout is None or len(flats) != 1 or flats[0].grad is None:
+        if self.layout is None or len(flats) != 1 or flats[0].grad is None:
             raise RuntimeError(
                 "StableAdamW steps one flat partition with a gradient and a layout; "
-                f"it has {len(flats)} partitions and layout {self._layout is not None}"
+                f"it has {len(flats)} partitions and layout {self.layout is not None}"
             )
-        flat, group, layout = flats[0], self.param_groups[0], self._layout
+        flat, group, layout = flats[0], self.param_groups[0], self.layout
+        states = self.state[flat]
         self.steps += 1
-        sums = self._update_moments(flat, group, layout)
-        self.rms = (self.sum_over_ranks(sums, layout) / layout.full_sizes).sqrt()
-        rates = group["lr"] / self.rms.clamp(min=1)
-        self._apply(flat, group, layout, rates)
+        sums = stable_adamw_moments(
+            flat.grad,
+            states["exp_avg"],
+            states["exp_avg_sq"],
+            layout.segments,
+            betas=group["betas"],
+            step=self.steps,
+            eps=group["eps"],
+        )
+        totals = self.sum_over_ranks(sums, layout)
+        self.rms = update_rms(totals)
+        stable_adamw_apply(
+            flat.detach(),
+            states["exp_avg"],
+            states["exp_avg_sq"],
+            layout.segments,
+            totals[layout.tensors],
+            learning_rate=group["lr"],
+            peak_learning_rate=group["lr_max"],
+            weight_decay=layout.decays * group["weight_decay"],
+            eps=group["eps"],
+        )
         return None
-
-    def _update_moments(self, flat: Tensor, group: dict[str, Any], layout: FlatLayout) -> Tensor:
-        """Update both moments; float32 [tensors]: this rank's sums of g² / max(v, eps²)."""
-        beta1, beta2 = (debiased_beta(beta, self.steps) for beta in group["betas"])
-        states, gradients = self.state[flat], flat.grad
-        assert gradients is not None
-        sums = torch.zeros_like(layout.full_sizes)
-        for segment in layout.segments:
-            piece = slice(segment.start, segment.start + segment.length)
-            gradient = gradients[piece]
-            mean, square = states["exp_avg"][piece], states["exp_avg_sq"][piece]
-            mean.mul_(beta1).add_(gradient, alpha=1 - beta1)
-            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            ratio = square.clamp(min=group["eps"] ** 2).reciprocal_().mul_(gradient).mul_(gradient)
-            sums[segment.tensor] += ratio.sum()
-        return sums
 
     @staticmethod
     def sum_over_ranks(sums: Tensor, layout: FlatLayout) -> Tensor:
-        """float32 [tensors]: sums over whole tensors, the same on all ranks; the one all-reduce."""
-        sums = sums * layout.counted
-        dist.all_reduce(sums, group=layout.group)
-        return sums
-
-    def _apply(
-        self, flat: Tensor, group: dict[str, Any], layout: FlatLayout, rates: Tensor
-    ) -> None:
-        """Decay and move the weights; `rates` float32 [tensors] are the clipped learning rates."""
-        states = self.state[flat]
-        decay = 1 - rates * (group["weight_decay"] / group["lr_max"])
-        for segment in layout.segments:
-            piece = slice(segment.start, segment.start + segment.length)
-            weight = flat[piece]
-            if segment.decays:
-                weight.mul_(decay[segment.tensor])
-            update = states["exp_avg_sq"][piece].sqrt().add_(group["eps"])
-            torch.div(states["exp_avg"][piece], update, out=update)
-            weight.sub_(update.mul_(rates[segment.tensor]))
+        """float64 [segments, 2] of this rank -> [tensors, 2] over all ranks; the one all-reduce."""
+        totals = sums.new_zeros((len(layout.full_sizes), 2))
+        totals.index_add_(0, layout.tensors, sums)
+        totals *= layout.counted.unsqueeze(1)
+        dist.all_reduce(totals)
+        return totals
