@@ -1,0 +1,267 @@
+"""Faults: killed at any moment, a full disk, two runs at once; a rerun gives the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mmbert.errors import UserError
+from mmbert_prep import parts
+from mmbert_prep.lock import output_lock
+
+from .texts import ROOT, command, command_line, environment, run, tree, write_corpus
+
+MPIRUN = Path(sys.executable).with_name("mpirun")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, scale=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    output = tmp_path_factory.mktemp("undisturbed")
+    run(corpus, output)
+    return tree(output)
+
+
+def start(corpus: Path, output: Path, workers: int) -> subprocess.Popen:
+    arguments = command("--input", corpus, "--output", output, "--workers", workers)
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def wait_for_parts(output: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(output.glob(".preprocess/text/units-*/*.json"))) < count:
+        assert time.monotonic() < deadline, "the run made no parts"
+        time.sleep(0.01)
+
+
+def part_times(output: Path) -> dict[str, int]:
+    times = {}
+    for path in output.glob(".preprocess/text/units-*/*.json"):
+        with contextlib.suppress(FileNotFoundError):  # a run that ends removes them
+            times[path.name] = path.stat().st_mtime_ns
+    return times
+
+
+def test_a_killed_run_continues_with_what_is_not_done(
+    corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    process = start(corpus, output, workers=2)
+    wait_for_parts(output, 5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = part_times(output)
+    assert len(done) >= 5
+    kept: dict[str, int] = {}
+    second = start(corpus, output, workers=3)
+    while second.poll() is None:
+        kept |= part_times(output)
+        time.sleep(0.005)
+    assert second.stderr is not None
+    assert second.returncode == 0, second.stderr.read().decode()
+    assert len(kept) > len(done)
+    assert {name: kept[name] for name in done} == done, "finished units were done again"
+    assert tree(output) == undisturbed
+
+
+@pytest.mark.long
+def test_killed_at_many_moments(
+    corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    generator = random.Random(5)
+    for attempt in range(12):
+        output = tmp_path / str(attempt)
+        while True:
+            process = start(corpus, output, workers=generator.randint(1, 3))
+            try:
+                process.wait(timeout=generator.uniform(0.5, 6))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+            if process.wait() == 0:
+                break
+            # Whatever is visible is complete.
+            for path in output.glob("text/*/manifest.json"):
+                name = str(path.relative_to(output))
+                assert path.read_bytes() == undisturbed[name]
+        assert tree(output) == undisturbed
+
+
+def test_a_killed_worker_ends_the_run_and_leaves_no_process(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    process = start(corpus, output, workers=3)
+    wait_for_parts(output, 3)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert b"killed" in errors
+    assert b"run the same command again" in errors
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def test_a_killed_leader_takes_its_workers_with_it(corpus: Path, tmp_path: Path) -> None:
+    process = start(corpus, tmp_path / "out", workers=3)
+    wait_for_parts(tmp_path / "out", 3)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=15)
+    assert not alive
+
+
+def test_two_runs_into_one_output_refuse_each_other(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (output / ".preprocess").mkdir(parents=True)
+    with output_lock(output / ".preprocess" / "lock.json"):
+        result = command_line("--input", corpus, "--output", output, "--workers", 1)
+    assert result.returncode == 2
+    assert f"process {os.getpid()} on" in result.stderr
+    assert "→ wait until it ends" in result.stderr
+
+
+def test_locks_of_the_dead_are_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / ".preprocess" / "lock.json"
+    path.parent.mkdir()
+    host = os.uname().nodename
+    started = psutil.Process().create_time()
+    dead = [
+        {"host": host, "pid": 2**22 + 5, "started": 1.0},
+        {"host": host, "pid": os.getpid(), "started": started - 1000},  # a number given again
+        {"host": host},
+    ]
+    for holder in dead:
+        path.write_text(json.dumps(holder))
+        with output_lock(path):
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert not path.exists()
+    path.write_text("{ cut")
+    with output_lock(path):
+        pass
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 3, "started": 1.0}))
+    with pytest.raises(UserError, match="process 3 on elsewhere"), output_lock(path):
+        pass
+    os.utime(path, (1, 1))  # no sign of life for long
+    with output_lock(path):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk(corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        result = command_line("--input", corpus, "--output", disk / "out", "--workers", 2)
+        assert result.returncode == 2, result.stderr
+        assert f"no space left while writing {disk}" in result.stderr
+        assert "run the same" in result.stderr
+        assert not list(disk.glob("out/text/*/manifest.json"))
+        subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
+        result = command_line("--input", corpus, "--output", disk / "out", "--workers", 2)
+        assert result.returncode == 0, result.stderr
+        assert tree(disk / "out") == undisturbed
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("failing", [3, 40])
+def test_a_write_that_fails_leaves_nothing_half_visible(
+    failing: int,
+    corpus: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = 0
+    original = parts.write_json
+
+    def fail(path: Path, value: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError(errno.EIO, "input/output error", str(path))
+        original(path, value)
+
+    monkeypatch.setattr(parts, "write_json", fail)
+    with pytest.raises(OSError, match="input/output error"):
+        run(corpus, tmp_path / "out")
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("out/text/*/manifest.json"))
+    run(corpus, tmp_path / "out")
+    assert tree(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.skipif(not MPIRUN.exists(), reason="no MPI in this environment")
+class TestMpi:
+    """Real ranks under mpirun."""
+
+    LAUNCHER = (str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", "2")
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*self.LAUNCHER, sys.executable, "-m", "mpi4py", *command(*arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**environment(), "OMPI_MCA_osc": "^ucx"},
+            cwd=ROOT,
+        )
+
+    def test_the_same_bytes_as_one_process(
+        self, corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        result = self.run("--input", corpus, "--output", tmp_path / "out")
+        assert result.returncode == 0, result.stderr
+        assert tree(tmp_path / "out") == undisturbed
+
+    def test_wrong_input_ends_all_ranks(self, tmp_path: Path) -> None:
+        result = self.run("--input", tmp_path / "missing", "--output", tmp_path / "out")
+        assert result.returncode == 2
+        assert "does not exist" in result.stderr
+
+
+def test_srun_without_mpi_is_noticed(corpus: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, *command("--input", corpus, "--output", tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={
+            **environment(),
+            "SLURM_PROCID": "1",
+            "SLURM_STEP_ID": "0",
+            "SLURM_STEP_NUM_TASKS": "4",
+        },
+        cwd=ROOT,
+    )
+    assert result.returncode == 2
+    assert "started 4 processes, but MPI sees 1" in result.stderr or "mpi4py" in result.stderr
