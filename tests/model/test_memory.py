@@ -18,9 +18,10 @@ from distributed import run_ranks
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
-from mmbert.model.memory import activation_memory
+from mmbert.model.memory import LOGITS_CHUNK_BYTES, activation_memory
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup, build_grid
+from mmbert_kernels.linear_cross_entropy import CHUNK_BYTES
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 FLOAT32 = 4
@@ -157,6 +158,10 @@ def test_recomputation_keeps_the_promised_share_of_base() -> None:
     assert layers["none"] / 2**30 == pytest.approx(19.4, abs=0.5)
     assert layers["selective"] / layers["none"] == pytest.approx(0.72, abs=0.01)
     assert layers["full"] / layers["none"] == pytest.approx(0.08, abs=0.01)
+
+
+def test_the_formula_knows_the_chunks_of_the_cross_entropy() -> None:
+    assert CHUNK_BYTES["cuda"] == LOGITS_CHUNK_BYTES
 
 
 def test_sequence_parallelism_splits_what_tensor_parallelism_alone_does_not() -> None:

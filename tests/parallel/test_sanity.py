@@ -18,6 +18,7 @@ from mmbert.parallel.sanity import (
     check_same,
     digest,
     require_sane,
+    require_sane_model,
 )
 
 
@@ -73,6 +74,10 @@ def checks_on_rank(rank: int, world_size: int) -> dict[str, list[str]]:
     row = {"labels": torch.arange(4), "positions": torch.arange(4) + grid.tensor.rank}
     found["rows differ"] = check_same(row, grid.tensor, "rows on tensor ranks")
     device = torch.device("cpu")
+    require_sane_model(fresh(), grid)
+    # Under ZeRO 3 data ranks hold different parts, of which only the finiteness can be wrong.
+    parts = {n: p.detach() + grid.data.rank for n, p in fresh().named_parameters()}
+    require_sane_model(fresh(), grid, partitions=parts)
     require_sane(found["sound"], grid, device)
     try:
         require_sane(["my own"] if rank == 2 else [], grid, device)
@@ -136,8 +141,11 @@ def test_one_process_needs_no_communication() -> None:
     assert check_gradient_ownership(module, TensorGroup.single()) == []
     assert check_finite({"x": torch.tensor([1.0, math.nan])}) == ["not finite: x"]
     assert check_finite({}) == []
-    with pytest.raises(SanityError, match="rank 0: wrong"):
-        require_sane(["wrong"], ProcessGrid.single(), torch.device("cpu"))
+    require_sane_model(module, ProcessGrid.single())
+    with torch.no_grad():
+        module.linear.weight[0, 0] = math.nan
+    with pytest.raises(SanityError, match=r"rank 0: not finite: linear\.weight"):
+        require_sane_model(module, ProcessGrid.single())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64])

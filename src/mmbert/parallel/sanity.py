@@ -27,6 +27,25 @@ class SanityError(RuntimeError):
     """Something that must hold in every run does not; the run's results are not to be trusted."""
 
 
+def require_sane_model(
+    model: nn.Module, grid: ProcessGrid, *, partitions: Mapping[str, Tensor] | None = None
+) -> None:
+    """All checks of a model in training; SanityError on every process of the grid if one fails.
+
+    `partitions`: under ZeRO 3 this rank's parts of the parameters by name, as the parameters
+    themselves are put away. Every process calls this.
+    """
+    named = dict(model.named_parameters())
+    descriptions = {name: describe(parameter) for name, parameter in named.items()}
+    problems = check_gradient_ownership(model, grid.tensor) + check_parameters(
+        named if partitions is None else partitions,
+        descriptions,
+        grid,
+        partitioned_over_data=partitions is not None,
+    )
+    require_sane(problems, grid, next(iter(named.values())).device)
+
+
 def check_parameters(
     parameters: Mapping[str, Tensor],
     descriptions: Mapping[str, ParameterDescription],
