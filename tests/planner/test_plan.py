@@ -172,7 +172,7 @@ def test_communication_becomes_the_limit_on_many_gpus_with_few_rows() -> None:
 
 def test_zero_1_sends_gradients_and_weights_once_a_step() -> None:
     phase = plan(recipe_of("base"), gpus=8).phases[0]
-    assert phase.communication.gradient_bytes == pytest.approx(4 * 307_786_240 * 7 / 8)
+    assert phase.communication.gradient_bytes == pytest.approx(2 * 4 * 307_786_240 * 7 / 8)
     assert phase.communication.weight_bytes == pytest.approx(2 * 307_786_240 * 7 / 8)
     assert phase.communication.tensor_bytes == 0
 

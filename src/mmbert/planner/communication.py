@@ -35,7 +35,8 @@ def step_communication(
 ) -> Communication:
     """Ring algorithms: a reduce-scatter or all-gather of n bytes over k ranks sends n·(k−1)/k.
 
-    Gradients are reduced in float32: once a step under ZeRO 1, once a row under ZeRO 2 and 3.
+    Gradients travel in float32: all-reduced (both of these) once a step under ZeRO 1, scattered
+    once a row under ZeRO 2 and 3.
     Weights are gathered in the compute dtype: once a step under ZeRO 1 and 2, under ZeRO 3 twice
     a row. Tensor parallelism sums [row_tokens, d] four times a layer (twice forward, twice
     backward), once for the embedding and the masked rows once; sequence parallelism sends the
@@ -43,7 +44,7 @@ def step_communication(
     fit one.
     """
     ring_data = (data - 1) / data
-    gradient_times = rows_per_rank if zero_stage >= 2 else 1
+    gradient_times = rows_per_rank if zero_stage >= 2 else 2
     weight_times = 2 * rows_per_rank if zero_stage == 3 else 1
     gradient_bytes = 4 * local_parameters * ring_data * gradient_times
     weight_bytes = compute_bytes * local_parameters * ring_data * weight_times

@@ -42,7 +42,7 @@ def gather_evidence(recipe: Recipe, steps: TrainingPlan, shards: Path | None) ->
     corpus = open_corpus(shards)
     mixes = phase_mixes(component_sizes(corpus, recipe), recipe)
     return Evidence(
-        vocabulary_size=recipe.model.vocab_size or corpus.tokenizer.vocabulary_size,
+        vocabulary_size=corpus.tokenizer.vocabulary_size,
         mean_lengths=_mean_lengths(recipe, corpus, mixes),
         length_origin=f"Document lengths are those of {shards}",
         languages=_languages(corpus, mixes, str(shards)),

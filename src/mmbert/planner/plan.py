@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbert.errors import UserError
+from mmbert.model.config import encoder_config
 from mmbert.planner.communication import Communication, step_communication
 from mmbert.planner.costs import FlopsPerToken, ParameterCount, count_parameters, flops_per_token
 from mmbert.planner.evidence import gather_evidence
@@ -273,14 +274,12 @@ def _largest_memory(site: _Site, tensor: int, zero_stage: int) -> DeviceMemory:
     return max(
         (
             device_memory(
-                recipe.model,
+                encoder_config(recipe.model, site.vocabulary_size),
                 site.parameters,
-                vocabulary_size=site.vocabulary_size,
                 row_tokens=recipe.batch.row_tokens,
                 masked_tokens=site.masked_tokens(index),
                 tensor=tensor,
                 data=site.gpus // tensor,
-                # Another tensor size is judged with the recipe's own way of splitting tokens.
                 sequence=recipe.parallel.sequence,
                 zero_stage=zero_stage,
                 compute_bytes=site.compute_bytes,

@@ -122,7 +122,7 @@ def _flops(plan: Plan) -> Table:
 
 def _memory(plan: Plan) -> Table:
     table = _table("Memory of one GPU at its peak (GiB)")
-    headings = ("weights", "gradients", "optimiser", "activations", "head", "total", "fits")
+    headings = ("weights", "gradients", "optimiser", "activations", "working", "total", "fits")
     for heading in ("tensor × data", "ZeRO", *headings):
         table.add_column(heading, justify="right")
     for layout in plan.layouts:
@@ -138,7 +138,7 @@ def _memory(plan: Plan) -> Table:
             memory.gradients,
             memory.optimizer,
             memory.activations,
-            memory.head,
+            memory.working,
             memory.total,
         )
         table.add_row(
