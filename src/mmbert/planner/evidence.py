@@ -80,7 +80,7 @@ def _mean_lengths(recipe: Recipe, corpus: Corpus, mixes: tuple[PhaseMix, ...]) -
     means = {}
     for phase, mix in zip(recipe.phases, mixes, strict=True):
         active = np.flatnonzero(mix.active)
-        lengths = [_mean_segment(samples[index], phase.context) for index in active]
+        lengths = [_mean_segment(samples[int(index)], phase.context) for index in active]
         means[phase.name] = float(np.average(lengths, weights=mix.tokens[active]))
     return means
 
