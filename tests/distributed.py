@@ -30,7 +30,7 @@ def run_ranks(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "deepspeed", "distributed"])
     results: Queue[tuple[int, str | None, Any]] = context.Queue()
-    port = _free_port()
+    port = free_port()
     processes = [
         context.Process(
             target=_rank, args=(function, rank, world_size, port, results, arguments), daemon=True
@@ -90,7 +90,8 @@ def _rank(
     os._exit(0)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nothing listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,17 +1,21 @@
-"""What lies at a path: shards with their languages, a run with its checkpoints, one document."""
+"""What shards hold: languages, tokens, rejected documents, epochs under a recipe, one document."""
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from mmbert.data.corpus import open_corpus
 from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.manifest import MANIFEST_NAME, Manifest, Split, read_manifest
+from mmbert.data.manifest import MANIFEST_NAME, Manifest, Split, read_manifest, verify_files
+from mmbert.data.shares import component_sizes, phase_mixes
 from mmbert.data.tokenizer import DESCRIPTION_NAME, read_tokenizer_description
 from mmbert.errors import UserError
+from mmbert.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,17 @@ def language_folders(shards: Path) -> list[LanguageFolder]:
     return found
 
 
-def render_shards(shards: Path, console: Console) -> None:
-    """Print one line per language, and the sums."""
+def render_shards(shards: Path, console: Console, recipe_file: Path | None = None) -> None:
+    """Print one line per language, and the sums; with a recipe, each phase's epochs too."""
     description = read_tokenizer_description(shards / "tokenizer")
     folders = language_folders(shards)
     table = Table("source", "language", box=None, pad_edge=False)
     for name in ("documents", "tokens", "held out", "bytes/token", "rejected"):
         table.add_column(name, justify="right")
+    recipe = load_recipe(recipe_file) if recipe_file else None
+    epochs = _epochs(shards, recipe) if recipe else {}
+    for phase in recipe.phases if recipe else ():
+        table.add_column(f"epochs in {phase.name}", justify="right")
     rejected: Counter[str] = Counter()
     sums: Counter[str] = Counter()
     for folder in folders:
@@ -69,6 +77,7 @@ def render_shards(shards: Path, console: Console) -> None:
             f"{manifest.heldout.documents:,}" if manifest.heldout.documents else "none",
             f"{train.bytes / train.tokens:.2f}" if train.tokens else "-",
             f"{sum(manifest.rejected.values()):,}",
+            *epochs.get((manifest.source, manifest.language), ()),
         )
     console.print(table)
     languages = {folder.manifest.language for folder in folders}
@@ -85,6 +94,26 @@ def render_shards(shards: Path, console: Console) -> None:
         f"tokenizer: {description.kind}, {description.vocabulary_size:,} ids, "
         f"fingerprint {description.fingerprint[:12]}"
     )
+
+
+def _epochs(shards: Path, recipe: Recipe) -> dict[tuple[str, str], list[str]]:
+    """(source, language) -> how often each phase of `recipe` passes over its text."""
+    sizes = component_sizes(open_corpus(shards), recipe)
+    mixes = phase_mixes(sizes, recipe)
+    return {
+        (size.source, size.language): [
+            f"{mix.epochs[number]:.2f}" if mix.epochs[number] else "-" for mix in mixes
+        ]
+        for number, size in enumerate(sizes)
+    }
+
+
+def verify_shards(shards: Path, console: Console) -> None:
+    """Compare every file with its checksum; UserError names the first that differs."""
+    folders = language_folders(shards)
+    for folder in track(folders, description="verifying", console=console, transient=True):
+        verify_files(folder.path, folder.manifest)
+    console.print(f"{shards}: every file of {len(folders)} languages is as it was written")
 
 
 def decode_document(shards: Path, language: str, number: int, *, held_out: bool = False) -> str:

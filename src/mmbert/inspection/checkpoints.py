@@ -1,0 +1,110 @@
+"""What a run and its checkpoints hold, and the exact documents of any step."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmbert.data.corpus import open_corpus
+from mmbert.data.replay import documents_of_step
+from mmbert.errors import UserError
+from mmbert.recipe import format_quantity, parse_recipe
+from mmbert.schedule import training_plan
+from mmbert.training.checkpoint import CheckpointStore
+from mmbert.training.checkpoint_format import INDEX_NAME, Index
+from mmbert.training.checkpoint_reading import problem_with
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is one checkpoint's folder."""
+    return (path / INDEX_NAME).is_file()
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is the folder of a training run."""
+    return (path / "checkpoints").is_dir()
+
+
+def render_checkpoint(path: Path, console: Console) -> None:
+    """Print what the checkpoint at `path` holds; every byte is compared with its checksum."""
+    problem = problem_with(path)
+    if problem is not None:
+        raise problem
+    index = Index.read(path)
+    state, grid = index.state, index.grid
+    recipe = parse_recipe(state.recipe, origin=f"{path}/{INDEX_NAME}")
+    console.print(
+        f"{path}: sound, {index.total_bytes / 2**20:,.1f} MiB in {len(index.files)} files, "
+        f"by {index.writer}"
+    )
+    console.print(
+        f"step {state.step:,} of {training_plan(recipe).steps:,}, {state.tokens:,} tokens, "
+        f"phase {state.phase}{' (its end)' if state.phase_end else ''}, recipe {recipe.name}"
+    )
+    console.print(
+        f"written on {grid.tensor} tensor × {grid.data} data ranks under ZeRO {grid.zero_stage}; "
+        "reads onto any other grid"
+    )
+    table = Table("parameter", "shape", "split along", box=None, pad_edge=False)
+    for name, parameter in index.parameters.items():
+        split = "-" if parameter.split_dimension is None else str(parameter.split_dimension)
+        table.add_row(name, " × ".join(map(str, parameter.shape)), split)
+    console.print(table)
+    languages = Table("language", "tokens seen", box=None, pad_edge=False)
+    seen = sorted(state.language_tokens.items(), key=lambda item: -item[1])
+    for language, tokens in seen:
+        languages.add_row(language, f"{tokens:,}")
+    console.print(languages)
+
+
+def render_run(path: Path, console: Console) -> None:
+    """Print the checkpoints of the run at `path`, oldest first."""
+    table = Table("checkpoint", "step", "tokens", "phase", "kept", "size", box=None, pad_edge=False)
+    for folder in CheckpointStore(path / "checkpoints").list():
+        try:
+            index = Index.read(folder)
+        except UserError as error:
+            table.add_row(folder.name, "damaged:", error.message)
+            continue
+        table.add_row(
+            folder.name,
+            f"{index.state.step:,}",
+            format_quantity(index.state.tokens),
+            index.state.phase + (" (end)" if index.state.phase_end else ""),
+            "for ever" if index.permanent else "among the last",
+            f"{index.total_bytes / 2**20:,.1f} MiB",
+        )
+    console.print(table)
+
+
+def render_step(path: Path, step: int, shards: Path | None, console: Console) -> None:
+    """Print every document that the rows of `step` hold, found again from the order of data."""
+    if shards is None:
+        raise UserError(
+            "the documents of a step lie in the run's shards", remedy="name them with --data"
+        )
+    recipe_file = path / "recipe.yaml"
+    recipe = parse_recipe(recipe_file.read_text(encoding="utf-8"), origin=str(recipe_file))
+    state = None
+    for folder in reversed(CheckpointStore(path / "checkpoints").list()):
+        index = Index.read(folder)
+        if index.state.step <= step:
+            state = index.state.data
+            break
+    corpus = open_corpus(shards)
+    for use in documents_of_step(corpus, recipe, training_plan(recipe), step, state):  # type: ignore[arg-type]
+        console.print(
+            json.dumps(
+                {
+                    "row": use.row,
+                    "language": use.component,
+                    "document": use.document,
+                    "epoch": use.epoch,
+                    "tokens": [use.start, use.start + use.tokens],
+                }
+            ),
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
