@@ -41,7 +41,8 @@ class IndexedDataset:
     """Random access to the documents of one pair through two flat memory maps.
 
     `prefix` is the path without suffix. Attributes: `dtype` of the tokens, `lengths` int32[S],
-    `offsets` int64[S] (bytes), `boundaries` int64[documents + 1]. Raises UserError naming the file
+    `offsets` int64[S] (bytes), `next_offsets` int64[S] (0 for the last), `boundaries`
+    int64[documents + 1]. Raises UserError naming the file
     when something is missing, cut short or inconsistent; `offsets` of single documents are checked
     as they are read, so that opening costs the same for any size.
     """
@@ -74,6 +75,9 @@ class IndexedDataset:
         self.lengths: np.ndarray = index[start : start + 4 * sequences].view("<i4")
         start += 4 * sequences
         self.offsets: np.ndarray = index[start : start + 8 * sequences].view("<i8")
+        # Shifted by one: where the next sequence begins. After the last offset come the boundaries,
+        # the first of which is 0, so 0 stands behind the last sequence.
+        self.next_offsets: np.ndarray = index[start + 8 : start + 8 + 8 * sequences].view("<i8")
         start += 8 * sequences
         self.boundaries: np.ndarray = index[start : start + 8 * boundaries].view("<i8")
         if boundaries < 1 or self.boundaries[0] != 0 or self.boundaries[-1] != sequences:
@@ -103,6 +107,11 @@ class IndexedDataset:
         if len(self._data) % self.dtype.itemsize:
             raise self._broken("its tokens do not fill whole items")
         return self._data.view(self.dtype)
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes of the `.bin`."""
+        return len(self._data)
 
     @property
     def token_count(self) -> int:

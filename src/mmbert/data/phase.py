@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmbert.data.consumption import Consumption
-from mmbert.data.corpus import Component, Corpus
+from mmbert.data.corpus import Corpus
 from mmbert.data.mixture import Mixture, stream_rotation
 from mmbert.data.packing import RowShape, segments_in_a_row
 from mmbert.data.permutation import key_of, mix, permute
@@ -70,56 +71,64 @@ class PieceFinder:
         document, part = piece.copy(), np.zeros(len(piece), dtype=np.int64)
         length = np.empty(len(piece), dtype=np.int64)
         shard = np.zeros(len(piece), dtype=np.int64)
-        offset = np.empty(len(piece), dtype=np.int64)
+        offset = np.empty(len(piece), dtype=np.int64)  # in bytes, until they are checked
+        following, item, size = np.empty((3, len(piece)), dtype=np.int64)
         order = np.argsort(components, kind="stable")
         cuts = np.flatnonzero(np.diff(components[order])) + 1
-        for members in np.split(order, cuts) if len(order) else []:
+        borders = [0, *cuts.tolist(), len(order)] if len(order) else []
+        for first, last in itertools.pairwise(borders):
+            members = order[first:last]
             component = self.corpus.components[int(components[members[0]])]
             starts = component.train_starts
             own = document[members]
-            continued = own >= starts[-1]
-            if continued.any():
+            if int(own.max()) >= starts[-1]:
+                continued = own >= starts[-1]
                 index = self.corpus.continuation_index(component, self._context)
                 entries = index[own[continued] - starts[-1]]
-                own[continued] = entries["document"]
+                listed = entries["document"]
+                if int(listed.min()) < 0 or int(listed.max()) >= starts[-1]:
+                    raise self._damaged(component.index, 0, int(listed.max()))
+                own[continued] = listed
                 document[members] = own
                 part[members[continued]] = entries["part"]
             if len(starts) == 2:  # one shard, as most languages have
-                length[members], offset[members] = self._lengths(component, 0, own)
-                continue
-            shards = np.searchsorted(starts, own, side="right") - 1
-            shard[members] = shards
-            for number in np.unique(shards).tolist():
-                inside = members[shards == number]
-                places = document[inside] - starts[number]
-                length[inside], offset[inside] = self._lengths(component, number, places)
-        start, end = part_bounds(length, self._context, part)
-        if bool((start > end).any()):
-            bad = self.corpus.components[int(components[np.argmax(start > end)])]
-            raise UserError(
-                f"{bad.folder / pieces_file_name(self._context)} does not fit the documents",
-                remedy="remove it and run the preprocessing again: it rebuilds the index",
-            )
-        return Pieces(document, start, end, shard, offset)
-
-    def _lengths(
-        self, component: Component, shard: int, documents: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths and offsets in tokens of documents of one shard, checked against its size."""
-        dataset = self.corpus.shard(component, "train", shard)
-        lengths = dataset.lengths[documents].astype(np.int64)
-        offsets, rest = np.divmod(dataset.offsets[documents], dataset.dtype.itemsize)
-        sound = (lengths >= 0) & (offsets >= 0) & (rest == 0)
-        sound &= offsets + lengths <= dataset.token_count
+                parts = [(0, members, own)]
+            else:
+                shards = np.searchsorted(starts, own, side="right") - 1
+                shard[members] = shards
+                parts = [
+                    (number, members[shards == number], own[shards == number] - starts[number])
+                    for number in np.unique(shards).tolist()
+                ]
+            for number, inside, places in parts:
+                dataset = self.corpus.shard(component, "train", number)
+                length[inside] = dataset.lengths[places]
+                offset[inside] = dataset.offsets[places]
+                following[inside] = dataset.next_offsets[places]
+                item[inside] = dataset.dtype.itemsize
+                size[inside] = dataset.byte_count
+        # Documents lie one after the other: each ends where the next begins, the last one where
+        # the data end. A flipped bit in an index does not pass this.
+        ends = offset + length * item
+        sound = (length >= 0) & (offset >= 0) & (offset % item == 0) & (ends <= size)
+        sound &= (ends == following) | ((following == 0) & (ends == size))
+        sound &= (part >= 0) & (part < count_parts(length, self._context))
         if not sound.all():
-            name = component.manifest.train.shards[shard].name
-            raise UserError(
-                f"{component.folder / name}.idx is damaged: document "
-                f"{int(documents[np.argmin(sound)])} lies outside the data",
-                remedy="restore the file from a copy, or remove the language's folder and run "
-                "the preprocessing again",
-            )
-        return lengths, offsets
+            bad = int(np.argmin(sound))
+            raise self._damaged(int(components[bad]), int(shard[bad]), int(document[bad]))
+        start, end = part_bounds(length, self._context, part)
+        return Pieces(document, start, end, shard, offset // item)
+
+    def _damaged(self, component: int, shard: int, document: int) -> UserError:
+        """What to say of an index whose entry cannot be."""
+        owner = self.corpus.components[component]
+        name = owner.manifest.train.shards[shard].name
+        return UserError(
+            f"{owner.folder / name}.idx or {pieces_file_name(self._context)} beside it is damaged: "
+            f"document {document} lies outside the data",
+            remedy="restore the files from a copy, or remove the language's folder and run the "
+            "preprocessing again",
+        )
 
 
 class PhaseOrder:

@@ -101,7 +101,7 @@ def read_continuation_index(path: Path, entries: int, documents: int) -> np.ndar
         index = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} is missing", remedy=remedy) from None
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy's header parser lets errors of any kind through
         raise UserError(f"{path} is not a continuation index: {error}", remedy=remedy) from error
     if not isinstance(index, np.ndarray) or index.dtype != CONTINUATION_DTYPE or index.ndim != 1:
         raise UserError(f"{path} is not a continuation index", remedy=remedy)

@@ -75,6 +75,7 @@ class Progress:
         self.finder = PieceFinder(corpus, recipe)
         self._corpus, self._recipe, self._plan = corpus, recipe, plan
         self._mixes = build_mixes(corpus, recipe)
+        self._names = [component.name for component in corpus.components]
         self._digests: list[str] = []
         self._ended: list[EndedPhase] = []
         count = recipe.batch.quantum
@@ -104,7 +105,7 @@ class Progress:
             "format": STATE_FORMAT,
             "step": step,
             "phase": self.order.index,
-            "components": [component.name for component in self._corpus.components],
+            "components": self._names,
             "digests": list(self._digests),
             "ended": list(self._ended),
             "streams": {str(number): streams[number] for number in sorted(streams)},
