@@ -10,12 +10,16 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from data_corpora import real_corpus
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in (".", "src")]
+
+
+from tests.benchmarks.data_corpora import real_corpus
 
 from mmbert.data.corpus import Corpus
 from mmbert.data.loader import RowLoader

@@ -17,8 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in (".", "src")]
+
 import numpy as np
-from data_corpora import simulated_manifests
+from tests.benchmarks.data_corpora import simulated_manifests
 
 from mmbert.data.corpus import open_corpus
 from mmbert.data.permutation import mix
@@ -33,6 +35,7 @@ ROW_TOKENS, STREAMS, CONTEXT = 49_152, 96, 8192
 
 def scale_recipe() -> Recipe:
     """The three phases of mmBERT-base over one temperature-sampled source."""
+
     def phase(name: str, tokens: str, **changes: Any) -> dict[str, Any]:
         return {
             "name": name,
@@ -52,11 +55,16 @@ def scale_recipe() -> Recipe:
             "optimizer": {"learning_rate": 8e-4},
             "phases": [
                 phase(
-                    "pretrain", "2.3T", context=1024, temperature=0.7,
+                    "pretrain",
+                    "2.3T",
+                    context=1024,
+                    temperature=0.7,
                     languages=[f"l{i:04d}_Latn" for i in range(60)],
                 ),
                 phase(
-                    "extend", "600B", temperature=0.5,
+                    "extend",
+                    "600B",
+                    temperature=0.5,
                     languages=[f"l{i:04d}_Latn" for i in range(110)],
                 ),
                 phase("decay", "100B", temperature=0.3, languages="all"),
