@@ -1,12 +1,13 @@
 """The main job end to end on two ranks: phases, figures, restarts, other grids, variants."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from distributed import run_ranks
 
+from distributed import run_ranks
 from mmbert.training.checkpoint import read_parameters
 from tests.training.small_run import (
     STEPS,
@@ -15,21 +16,7 @@ from tests.training.small_run import (
     options_for,
     pretrain_rank,
     step_losses,
-    write_inputs,
 )
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of all three phases on two data ranks."""
-    run = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert run_ranks(pretrain_rank, 2, options_for(inputs, run)) == {0: 0, 1: 0}
-    return run
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -77,10 +64,18 @@ def test_tensorboard_has_the_same_figures(undisturbed: Path) -> None:
     board.Reload()
     tags = set(board.Tags()["scalars"])
     assert tags >= {
-        "loss/train", "loss_tier/pretrain", "loss_language/eng_Latn", "held_out/all",
-        "held_out_tier/decay", "held_out_language/que_Latn", "optimizer/gradient_norm",
-        "schedule/learning_rate", "data/packing_efficiency", "speed/tokens_per_second_per_device",
-        "time/data", "memory/peak_mib",
+        "loss/train",
+        "loss_tier/pretrain",
+        "loss_language/eng_Latn",
+        "held_out/all",
+        "held_out_tier/decay",
+        "held_out_language/que_Latn",
+        "optimizer/gradient_norm",
+        "schedule/learning_rate",
+        "data/packing_efficiency",
+        "speed/tokens_per_second_per_device",
+        "time/data",
+        "memory/peak_mib",
     }
     losses = {event.step: event.value for event in board.Scalars("loss/train")}
     assert losses == pytest.approx(step_losses(undisturbed), rel=1e-5)
@@ -91,12 +86,15 @@ def test_each_phase_end_is_kept(undisturbed: Path) -> None:
     assert {"step-00000010", "step-00000016", "step-00000022"} <= set(names)
 
 
-def test_a_finished_run_is_not_trained_again(inputs: Path, undisturbed: Path) -> None:
-    before = step_losses(undisturbed), final_weights(undisturbed)
-    lines = len(log_of(undisturbed))
-    assert run_ranks(pretrain_rank, 2, options_for(inputs, undisturbed)) == {0: 0, 1: 0}
-    assert step_losses(undisturbed) == before[0]
-    assert len(log_of(undisturbed)) == lines + 1  # that it was started
+def test_a_finished_run_is_not_trained_again(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    results = (run / "results.json").read_text()
+    assert run_ranks(pretrain_rank, 2, options_for(inputs, run)) == {0: 0, 1: 0}
+    assert len(log_of(run)) == len(log_of(undisturbed)) + 1  # that it was started
+    assert (run / "results.json").read_text() == results
 
 
 def test_stopped_after_a_phase_and_started_again_it_is_the_same_run(
@@ -133,14 +131,15 @@ def test_another_grid_trains_the_same_model(
 def test_a_variant_branches_from_the_phase_it_names(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    main = step_losses(undisturbed)
-    options = options_for(inputs, undisturbed, variant="english")
+    main = tmp_path / "main"
+    shutil.copytree(undisturbed, main)
+    options = options_for(inputs, main, variant="english")
     assert run_ranks(pretrain_rank, 2, options) == {0: 0, 1: 0}
-    run = undisturbed / "variants" / "english"
-    losses = step_losses(run)
+    run = main / "variants" / "english"
+    losses, others = step_losses(run), step_losses(undisturbed)
     assert sorted(losses) == list(range(17, STEPS + 1))  # after the step it branched from
-    assert losses != {step: main[step] for step in losses}
-    assert step_losses(undisturbed) == main
+    assert losses != {step: others[step] for step in losses}
+    assert step_losses(main) == others
     results = json.loads((run / "results.json").read_text())
     assert results["phases"][2]["languages"] == 2
     lonely = options_for(inputs, tmp_path / "nothing", variant="english")

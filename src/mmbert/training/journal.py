@@ -107,6 +107,12 @@ class Journal:
         """A step whose loss stands out."""
         self._trouble("spike", at, outcome, rows, f"loss spike: {outcome.loss:.4f}")
 
+    def rolled_back(self) -> None:
+        """What was counted since the checkpoint never happened."""
+        self._last = None
+        self._held_out = None
+        self._by_language = _no_losses(len(self._session.table.names))
+
     def stopped(self) -> None:
         """The run was asked to stop and has saved."""
         session = self._session

@@ -1,9 +1,9 @@
-"""The training loop: for each step of the plan: rows, passes, optimiser step, and what is due.
+"""The training loop: for each step: rows, passes, optimiser step, and what is due.
 
 It reads from top to bottom like the algorithm it is. All that a step needs follows from its number:
 its rows, learning rate, weight decay, masks and dropout. So moving to the next phase is no event
-for the loop, continuing after a restart is to begin at another number, and skipping a step is to pass
-over its rows.
+for the loop, continuing after a restart is to begin at another number, and skipping a step is to
+pass over its rows.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from enum import Enum
 
 from mmbert.data.rows import Row
 from mmbert.recipe import Phase
-from mmbert.schedule import PhasePlan, StepPlan, learning_rate, weight_decay
+from mmbert.schedule import StepPlan, learning_rate, weight_decay
 from mmbert.training.journal import Journal
 from mmbert.training.session import Session
 from mmbert.training.step import StepOutcome
@@ -89,14 +89,13 @@ def take_step(
 ) -> StepOutcome:
     """Train on one step's rows."""
     session.beat("forward, backward and optimiser step")
-    outcome = session.runner.run(
+    return session.runner.run(
         rows,
         masked_tokens=masked_tokens,
         rotary_bases=phase.rotary_bases,
         learning_rate=learning_rate(session.recipe, session.plan, at.step),
         weight_decay=weight_decay(session.recipe, session.plan, at.step),
     )
-    return outcome
 
 
 def judge(
@@ -113,11 +112,7 @@ def judge(
     journal.count(at, outcome, rows)
     if session.guard.is_spike(outcome.loss):
         journal.spike(at, outcome, rows)
-        if session.recipe.guard.rollback:
-            return not session.roll_back(at.step)
+        if session.recipe.guard.rollback and session.roll_back(at.step):
+            journal.rolled_back()
+            return False
     return True
-
-
-def phase_is_over(step: int, phase: PhasePlan) -> bool:
-    """Whether `step` lies behind the phase."""
-    return step >= phase.end_step

@@ -7,6 +7,7 @@ one that returns in the ordinary way.
 
 import os
 import sys
+import time
 import traceback
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -24,6 +25,7 @@ from mmbert.training.results import print_summary
 from mmbert.training.watchdog import open_store
 
 EXIT_FAILURE = 1
+PATIENCE_SECONDS = 5.0
 # Before the recipe is read its own timeout is not known.
 STARTING_TIMEOUT = timedelta(minutes=10)
 
@@ -56,9 +58,7 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
     try:
         return _run(options, prepared, control, store, placement.local_rank)
     except UserError as user_error:
-        # Every rank may meet the same mistake, or one alone: the first to say so has said it.
-        if store is None or store.add("said", 1) == 1:
-            sys.stderr.write(f"error: {user_error}\n")
+        _say_once(f"error: {user_error}\n", control, store)
         return EXIT_USER_ERROR
 
 
@@ -80,6 +80,21 @@ def _run(
     control.barrier()
     session.watchdog.close()
     return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
+
+
+def _say_once(text: str, control: Control, store: Any) -> None:
+    """Every rank may have met the same mistake, or one alone: the first to come says it."""
+    try:
+        if store is None or store.add("said", 1) == 1:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    except distributed.DistNetworkError:
+        return  # rank 0, which keeps the store, has said something and left
+    if control.is_first and store is not None:
+        # The store goes with this process: let the others ask it first.
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while store.add("said", 0) < control.world_size and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _try_to_prepare(

@@ -2,8 +2,8 @@
 
 The step's loss is the mean over all masked tokens of the global batch: every microbatch is scaled
 by one over their number, which is known before the first backward pass because the masks are drawn
-with the rows. A loss that is not finite makes its gradients not finite, so that the engine's one check
-sees both, on all ranks alike.
+with the rows. A loss that is not finite makes its gradients not finite, so that the engine's one
+check sees both, on all ranks alike.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class StepRunner:
             masked_tokens: masked tokens of the step's rows on all data ranks.
         """
         device = self._engine.device
-        row_losses = []
+        passes: list[tuple[Tensor, Tensor, Tensor]] = []
         for row in rows:
             with self._time.host("data"):
                 batch = to_batch(row, device)
@@ -81,20 +81,18 @@ class StepRunner:
             )
             self._time.between("forward", begin, self._forward_end)
             self._time.between("backward", self._forward_end, self._time.mark())
-            self._meter.add(losses, batch.weights, components)
-            row_losses.append(losses.double().sum())
-        total = GlobalSum(torch.stack(row_losses).sum(), self._engine.grid.data)
+            passes.append((losses, batch.weights, components))
+        row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
+        total = GlobalSum(row_losses.sum(), self._engine.grid.data)
         with self._time.device("optimizer"):
             report = self._engine.optimizer_step(learning_rate, weight_decay)
-        bad = (
-            ()
-            if report.finite
-            else tuple(
-                row.index
-                for row, loss in zip(rows, row_losses, strict=True)
-                if not torch.isfinite(loss)
-            )
-        )
+        bad: tuple[int, ...] = ()
+        if report.finite:
+            for losses, weights, components in passes:
+                self._meter.add(losses, weights, components)
+        else:
+            finite = torch.isfinite(row_losses).tolist()
+            bad = tuple(row.index for row, good in zip(rows, finite, strict=True) if not good)
         return StepOutcome(total.read() / masked_tokens, report, bad)
 
 

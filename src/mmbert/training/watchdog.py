@@ -69,6 +69,8 @@ class Watchdog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._stack_file = (folder / f"rank-{rank}.txt").open("w")
+        if rank == 0:
+            (folder / "hang.txt").unlink(missing_ok=True)
         self._main_thread = threading.main_thread().ident
         self._position = (0, 0, "start")
         self._since = time.monotonic()
@@ -170,7 +172,11 @@ class Watchdog:
 
     def _leave(self, message: str) -> None:
         text = f"no progress for {self._timeout:.0f} s: {message}\n"
-        (self._folder / "hang.txt").write_text(text)
+        try:
+            with (self._folder / "hang.txt").open("x") as file:
+                file.write(text)
+        except FileExistsError:
+            os._exit(EXIT_HUNG)  # another rank has named the culprit; with it gone all look late
         sys.stderr.write(
             f"\n{text}  → see {self._folder}; the same command continues from the "
             "last checkpoint; guard.hang_minutes sets the time\n"

@@ -1,0 +1,89 @@
+"""Faults for the ranks of `processes.start_ranks`: each function runs in a rank before the job."""
+
+import os
+import resource
+import signal
+import time
+from dataclasses import replace
+from typing import Any
+
+
+def signal_at(rank: int, victim: int, step: int, activity: str, number: int) -> None:
+    """Send this process `number` when rank `victim` comes to `activity` of `step`."""
+    if rank == victim:
+        _at(step, activity, lambda: os.kill(os.getpid(), number))
+
+
+def hang_at(rank: int, victim: int, step: int, activity: str) -> None:
+    """Let rank `victim` sleep for ever."""
+    if rank == victim:
+        _at(step, activity, fall_asleep)
+
+
+def fall_asleep() -> None:
+    """The stack of a rank that hangs must show this function."""
+    time.sleep(1000)
+
+
+def kill_while_writing(rank: int, victim: int, step: int) -> None:
+    """Kill rank `victim` in the middle of writing the checkpoint of `step`."""
+    from mmbert.training import checkpoint_writing
+
+    original = checkpoint_writing.Writer._write
+
+    def write(writer: Any) -> None:
+        if rank == victim and writer.job.state.step == step:
+            path = writer.job.partial / f"rank-{rank:05d}.safetensors"
+            path.write_bytes(b"half a file")
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(writer)
+
+    checkpoint_writing.Writer._write = write  # type: ignore[method-assign]
+
+
+def limit_file_size(rank: int, largest: int) -> None:
+    """Let every write beyond `largest` bytes of a file fail, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+
+def poison_row(rank: int, row_index: int) -> None:
+    """Give one row's masked tokens weights that are not numbers."""
+    from mmbert.training import step
+
+    original = step.to_batch
+
+    def to_batch(row: Any, device: Any) -> Any:
+        batch = original(row, device)
+        if row.index == row_index:
+            batch = replace(batch, weights=batch.weights * float("nan"))
+        return batch
+
+    step.to_batch = to_batch
+
+
+def fake_spike(rank: int, row_index: int) -> None:
+    """Let the step with this first row report a loss far above the others, whenever it is done."""
+    from mmbert.training import step
+
+    original = step.StepRunner.run
+
+    def run(runner: Any, rows: Any, **arguments: Any) -> Any:
+        outcome = original(runner, rows, **arguments)
+        if any(row.index // 4 == row_index // 4 for row in rows):
+            outcome = replace(outcome, loss=outcome.loss + 50.0)
+        return outcome
+
+    step.StepRunner.run = run  # type: ignore[method-assign]
+
+
+def _at(step: int, activity: str, action: Any) -> None:
+    from mmbert.training.watchdog import Watchdog
+
+    original = Watchdog.beat
+
+    def beat(watchdog: Any, now: int, what: str) -> None:
+        original(watchdog, now, what)
+        if (now, what) == (step, activity):
+            action()
+
+    Watchdog.beat = beat  # type: ignore[method-assign]

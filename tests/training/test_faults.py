@@ -1,0 +1,199 @@
+"""What goes wrong in a long run, done to real ranks: after each, the run ends as if undisturbed."""
+
+import json
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbert.training.preparation import RunOptions
+from tests.training import fault_injection
+from tests.training.processes import (
+    exit_statuses,
+    output_of,
+    run_to_the_end,
+    start_ranks,
+    wait_for,
+)
+from tests.training.small_run import events, options_for, step_losses
+
+FORWARD = "forward, backward and optimiser step"
+
+
+def killed(statuses: list[int | None], victim: int) -> bool:
+    """The victim died of SIGKILL, and the other one left by itself with a failure."""
+    return statuses[victim] == -signal.SIGKILL and statuses[1 - victim] == 1
+
+
+def test_killed_again_and_again_it_is_the_same_run(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run")
+    for victim, step, activity in (
+        (1, 2, FORWARD),
+        (0, 8, "saving a checkpoint"),
+        (1, 10, "evaluating on held-out text"),
+        (0, 15, "reading rows"),
+    ):
+        ranks = start_ranks(
+            options,
+            before=fault_injection.signal_at,
+            arguments=(victim, step, activity, signal.SIGKILL),
+        )
+        assert killed(exit_statuses(ranks), victim), output_of(options)
+    ranks = start_ranks(options, before=fault_injection.kill_while_writing, arguments=(1, 20))
+    assert killed(exit_statuses(ranks), 1), output_of(options)
+    assert run_to_the_end(options) == [0, 0], output_of(options)
+    assert step_losses(options.output) == step_losses(undisturbed)
+    left = [path.name for path in (options.output / "checkpoints").iterdir()]
+    assert all(name.startswith("step-") for name in left)
+
+
+def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
+    for victim, step, number in ((1, 3, signal.SIGTERM), (0, 7, signal.SIGUSR1)):
+        ranks = start_ranks(
+            options, before=fault_injection.signal_at, arguments=(victim, step, FORWARD, number)
+        )
+        assert exit_statuses(ranks) == [75, 75], output_of(options)
+        stopped = events(options.output, "stopped")[-1]
+        assert stopped["step"] == step + 1  # the step that was running is finished first
+        assert signal.Signals(number).name in stopped["text"]
+    (options.output / "STOP").touch()
+    assert run_to_the_end(options) == [75, 75], output_of(options)
+    assert not (options.output / "STOP").exists()
+    assert events(options.output, "stopped")[-1]["step"] == 8
+    assert run_to_the_end(options) == [0, 0], output_of(options)
+    assert step_losses(options.output) == step_losses(undisturbed)
+
+
+def test_a_rank_that_hangs_is_named_with_its_stack(inputs: Path, tmp_path: Path) -> None:
+    options = options_for(inputs, tmp_path / "run", "guard.hang_minutes=0.1")
+    ranks = start_ranks(options, before=fault_injection.hang_at, arguments=(1, 3, "reading rows"))
+    assert exit_statuses(ranks) == [1, 1]
+    text = (options.output / "stacks" / "hang.txt").read_text()
+    assert "rank 1 (" in text
+    assert "rank 0 (" not in text
+    assert "in step 3, reading rows" in text
+    assert "fall_asleep" in text
+    assert text in output_of(options)
+
+
+def test_a_rank_that_is_stopped_altogether_is_named(inputs: Path, tmp_path: Path) -> None:
+    options = options_for(inputs, tmp_path / "run", "guard.hang_minutes=0.1")
+    ranks = start_ranks(
+        options, before=fault_injection.signal_at, arguments=(1, 3, FORWARD, signal.SIGSTOP)
+    )
+    ranks[0].join(60)
+    assert ranks[0].exitcode == 1
+    assert ranks[1].is_alive()  # a launcher would kill it now
+    ranks[1].kill()
+    exit_statuses(ranks)
+    assert "rank 1 (" in output_of(options)
+    assert "does not answer" in output_of(options)
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run")
+    ranks = start_ranks(options, before=fault_injection.limit_file_size, arguments=(100_000,))
+    assert exit_statuses(ranks) == [2, 2], output_of(options)
+    said = output_of(options)
+    assert said.count("could not be written") == 1
+    assert "free space" in said
+    assert run_to_the_end(options) == [0, 0], output_of(options)
+    assert step_losses(options.output) == step_losses(undisturbed)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run", stop_after_phase="pretrain")
+    assert run_to_the_end(options) == [0, 0]
+    newest = sorted((options.output / "checkpoints").glob("step-*"))[-1]
+    damaged = newest / "rank-00001.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    options = options_for(inputs, options.output)
+    assert run_to_the_end(options) == [0, 0]
+    assert str(damaged) in output_of(options)
+    assert "continuing from" in output_of(options)
+    assert step_losses(options.output) == step_losses(undisturbed)
+
+
+def test_a_step_that_is_not_finite_is_skipped_by_all_and_logged(
+    inputs: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run", stop_after_phase="pretrain")
+    ranks = start_ranks(options, before=fault_injection.poison_row, arguments=(13,))
+    assert exit_statuses(ranks) == [0, 0], output_of(options)
+    (event,) = events(options.output, "not finite")
+    assert event["step"] == 3
+    assert [entry["row"] for entry in event["rows"]] == [12, 13, 14, 15]
+    assert [entry["row"] for entry in event["rows"] if not entry["finite"]] == [13]
+    assert all(set(entry["languages"]) <= {"eng_Latn", "deu_Latn"} for entry in event["rows"])
+    assert sorted(step_losses(options.output)) == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(inputs: Path, tmp_path: Path) -> None:
+    options = options_for(inputs, tmp_path / "run", "guard.non_finite_limit=0")
+    ranks = start_ranks(options, before=fault_injection.poison_row, arguments=(13,))
+    assert exit_statuses(ranks) == [2, 2], output_of(options)
+    assert output_of(options).count("guard.non_finite_limit 0") == 1
+
+
+def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
+    inputs: Path, tmp_path: Path
+) -> None:
+    options = options_for(
+        inputs,
+        tmp_path / "run",
+        "phases.pretrain.tokens=20k",
+        "guard.rollback=true",
+        stop_after_phase="pretrain",
+    )
+    ranks = start_ranks(options, before=fault_injection.fake_spike, arguments=(13 * 4,))
+    assert exit_statuses(ranks) == [0, 0], output_of(options)
+    assert [event["step"] for event in events(options.output, "spike")] == [13]
+    # The checkpoints of steps 12 and before exist; the step before the spike counts as suspect.
+    (rollback,) = events(options.output, "rollback")
+    assert rollback["step"] == 12
+    assert [event["step"] for event in events(options.output, "passed over")] == [12, 13]
+    skipped = json.loads((options.output / "skipped_steps.json").read_text())
+    assert skipped == {"steps": [12, 13], "rollbacks": 1}
+    assert max(step_losses(options.output)) == 20
+    # A later start of the same run passes them over as well.
+    kept = sorted((options.output / "checkpoints").glob("step-*"))
+    assert [path.name for path in kept][-1] == "step-00000020"
+
+
+@pytest.mark.long
+def test_killed_at_fifty_random_moments(inputs: Path, undisturbed: Path, tmp_path: Path) -> None:
+    generator = random.Random(5)
+    options = options_for(inputs, tmp_path / "run")
+    for _ in range(50):
+        kill_at_a_random_moment(options, generator)
+    assert run_to_the_end(options) == [0, 0], output_of(options)
+    assert step_losses(options.output) == step_losses(undisturbed)
+
+
+def kill_at_a_random_moment(options: RunOptions, generator: random.Random) -> None:
+    """Start the job and kill one rank: at times while it starts, mostly while it trains."""
+    begun = len(starts(options.output))
+    ranks = start_ranks(options)
+    if generator.random() < 0.8:
+        wait_for(lambda: len(starts(options.output)) > begun or ranks[0].exitcode is not None)
+    ranks[0].join(generator.uniform(0, 1.5))
+    ranks[generator.randrange(2)].kill()
+    exit_statuses(ranks)
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    """The log's entries that say that the run was started."""
+    return events(run, "start") if (run / "log.jsonl").exists() else []
