@@ -12,6 +12,7 @@ from mmbert_kernels.geglu import geglu
 from mmbert_kernels.implementation import backends
 from mmbert_kernels.layer_norm import add_layer_norm, layer_norm
 from mmbert_kernels.linear_cross_entropy import linear_cross_entropy
+from mmbert_kernels.product import product
 from mmbert_kernels.rotary import rotary
 from mmbert_kernels.stable_adamw import (
     Segments,
@@ -33,6 +34,7 @@ __all__ = [
     "geglu",
     "layer_norm",
     "linear_cross_entropy",
+    "product",
     "rotary",
     "stable_adamw_apply",
     "stable_adamw_moments",

@@ -14,9 +14,12 @@ bias are accumulated in float32 whatever the type of the arguments.
 Vocabulary-parallel (Shoeybi et al. 2019): a process holds the rows [vocab_start, vocab_start + V)
 of weight and bias; two small all-reduces per chunk (maxima; sums and label logits) make the
 losses whole. Ranges need not be equal.
+
+On a GPU a chunk is one product, the Triton kernels of softmax_gradient.py, and two products. The
+reference (classifier_blocks.py) works in blocks of the vocabulary that fit a CPU's cache.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,12 +27,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.classifier_blocks import Chunk, Gradients, chunk_in_blocks
 from mmbert_kernels.implementation import implementation
-from mmbert_kernels.softmax_gradient import softmax_gradient_reference, softmax_gradient_triton
+from mmbert_kernels.softmax_gradient import softmax_gradient
 
 # A chunk of logits takes this much at most; at the widths of these models the traffic of weight
 # and gradient per chunk is then small beside the products (2,048 rows and more of 256,000).
-CHUNK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 28}
+CHUNK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
 
 
 def linear_cross_entropy(
@@ -118,86 +122,90 @@ class _LinearCrossEntropy(torch.autograd.Function):
         group: dist.ProcessGroup | None,
         chunk: int,
     ) -> Tensor:
-        compute = computation_dtype(hidden.dtype)
         by_triton = implementation("linear_cross_entropy", hidden.device.type) == "triton"
         if by_triton:
             require_triton_dtype("linear_cross_entropy", hidden)
-        rows = hidden.shape[0]
-        losses = hidden.new_empty(rows, dtype=compute)
+        compute = computation_dtype(hidden.dtype)
+        losses = hidden.new_empty(hidden.shape[0], dtype=compute)
         gradients = None
         if any(ctx.needs_input_grad[:3]):
-            gradients = _Gradients(
-                torch.empty_like(hidden),
-                torch.zeros(weight.shape, dtype=compute, device=weight.device),
-                torch.zeros(bias.shape, dtype=compute, device=bias.device),
+            new = torch.empty_like if len(hidden) else torch.zeros_like
+            gradients = Gradients(
+                hidden=torch.empty_like(hidden),
+                weight=new(weight, dtype=compute, memory_format=torch.contiguous_format),
+                bias=new(bias, dtype=compute),
             )
-        buffer = hidden.new_empty(min(chunk, rows), weight.shape[0])
-        for first in range(0, rows, chunk):
-            part = slice(first, min(first + chunk, rows))
-            logits = torch.addmm(
-                bias, hidden[part], weight.t(), out=buffer[: part.stop - part.start]
+        run = _chunk_by_triton if by_triton else chunk_in_blocks
+        for first in range(0, hidden.shape[0], chunk):
+            part = slice(first, first + chunk)
+            of_part = gradients and replace(gradients, hidden=gradients.hidden[part])
+            run(
+                Chunk(hidden[part], labels[part] - vocab_start, factors[part], losses[part]),
+                weight,
+                bias,
+                of_part,
+                first == 0,
+                group,
             )
-            of_chunk = logits, labels[part] - vocab_start, factors[part], losses[part], group
-            if by_triton:
-                column_sums = softmax_gradient_triton(*of_chunk)
-                if gradients is not None:
-                    gradients.add(logits, column_sums, hidden[part], weight, part)
-            else:
-                scale = softmax_gradient_reference(*of_chunk)
-                if gradients is not None:
-                    gradients.add_scaled(logits, scale, hidden[part], weight, part)
         if gradients is not None:
-            ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias, factors)
+            ctx.gradients = gradients
+            ctx.save_for_backward(factors)
             ctx.dtypes = weight.dtype, bias.dtype
         return losses
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight, grad_bias, factors = ctx.saved_tensors
-        weight_dtype, bias_dtype = ctx.dtypes
+        (factors,) = ctx.saved_tensors
+        if ctx.gradients is None:
+            raise RuntimeError("linear_cross_entropy gives its gradients once")
+        # scaled in place: the weight's gradient is the largest tensor of the whole step
+        gradients, ctx.gradients = ctx.gradients, None
         scale = _common_gradient(upstream, factors)
+        weight_dtype, bias_dtype = ctx.dtypes
         return (
-            (grad_hidden * scale).to(grad_hidden.dtype),
-            torch.mul(grad_weight, scale, out=torch.empty_like(grad_weight, dtype=weight_dtype)),
-            torch.mul(grad_bias, scale, out=torch.empty_like(grad_bias, dtype=bias_dtype)),
+            gradients.hidden.mul_(scale),
+            _scaled(gradients.weight, scale, weight_dtype),
+            _scaled(gradients.bias, scale, bias_dtype),
             *(None,) * 5,
         )
 
 
-@dataclass(frozen=True)
-class _Gradients:
-    """The gradients for an upstream gradient of 1, to which chunks add their shares."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def add(
-        self, dlogits: Tensor, column_sums: Tensor, hidden: Tensor, weight: Tensor, part: slice
-    ) -> None:
-        """A chunk whose gradient with respect to the logits is `dlogits`."""
-        torch.mm(dlogits, weight, out=self.hidden[part])
-        _add_product(self.weight, dlogits.t(), hidden)
-        self.bias.add_(column_sums)
-
-    def add_scaled(
-        self, dlogits: Tensor, scale: Tensor, hidden: Tensor, weight: Tensor, part: slice
-    ) -> None:
-        """A chunk whose gradient with respect to the logits is `dlogits * scale[:, None]`."""
-        scale = scale[:, None]
-        torch.mul(dlogits @ weight, scale, out=self.hidden[part])
-        _add_product(self.weight, dlogits.t(), (hidden * scale).to(hidden.dtype))
-        _add_product(self.bias[:, None], dlogits.t(), scale.to(hidden.dtype))
+def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient * scale in `dtype`, in place if it has that type."""
+    out = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
+    return torch.mul(gradient, scale, out=out)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, where total may be wider than the factors."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.device.type == "cuda":
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:  # one rounding per chunk to the type that the gradient is returned in
-        total.add_(left @ right)
+def _chunk_by_triton(
+    chunk: Chunk,
+    weight: Tensor,
+    bias: Tensor,
+    gradients: Gradients | None,
+    is_first: bool,
+    group: dist.ProcessGroup | None,
+) -> None:
+    """A chunk as classifier_blocks.chunk_in_blocks does it, with all its logits at once."""
+    logits = torch.addmm(bias, chunk.hidden, weight.t())
+    column_sums = softmax_gradient(logits, chunk.labels, chunk.factors, chunk.losses, group)
+    if gradients is None:
+        return
+    torch.mm(logits, weight, out=gradients.hidden)
+    if is_first:
+        gradients.weight.zero_()
+        gradients.bias.zero_()
+    gradients.bias.add_(column_sums)
+    if weight.dtype == gradients.weight.dtype:
+        gradients.weight.addmm_(logits.t(), chunk.hidden)
+    elif weight.device.type == "cuda":
+        torch.addmm(
+            gradients.weight,
+            logits.t(),
+            chunk.hidden,
+            out_dtype=gradients.weight.dtype,
+            out=gradients.weight,
+        )
+    else:  # the interpreter; a CPU has no product of mixed types
+        gradients.weight.add_(logits.t() @ chunk.hidden)
 
 
 def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:

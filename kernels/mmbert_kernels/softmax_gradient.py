@@ -4,13 +4,10 @@ For a row z of logits, its label y and its weight u:
 
     loss = u * (log(sum_v exp z_v) - z_y)          dz = u * (softmax(z) - onehot(y))
 
-With the vocabulary split over processes, maxima are reduced first, then sums and label logits
-together: two all-reduces of a number or two per row.
-
-The reference leaves z' = exp(z - maximum) - onehot(y) * sum and gives the factor u / sum of each
-row, with which the products that follow scale their small side: a pass over the chunk less. The
-Triton kernels read the chunk twice and write it once; the second pass also adds up the columns,
-which is the gradient of the bias, in a fixed order.
+The Triton kernels read the chunk twice and write it once; the second pass also adds up the
+columns, which is the gradient of the bias, in a fixed order. With the vocabulary split over
+processes, maxima are reduced first, then sums and label logits together: two all-reduces of a
+number or two per row.
 """
 
 # ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
@@ -21,65 +18,13 @@ from torch import Tensor
 
 from mmbert_kernels.triton_support import blocks, tl, triton
 
-# The reference takes the softmax in tiles that stay in a core's cache.
-TILE_BYTES = 1 << 21
-# The kernels: columns read at a time by the first pass; the second pass' tile, and the rows
-# that one of its programs walks over.
+# Columns read at a time by the first pass; the second pass' tile, and the rows that one of its
+# programs walks over.
 FIRST_COLUMNS = 4096
 SECOND_COLUMNS, SECOND_ROWS, SECOND_WALK = 512, 8, 256
 
 
-def softmax_gradient_reference(
-    logits: Tensor,
-    labels: Tensor,
-    factors: Tensor,
-    losses: Tensor,
-    group: dist.ProcessGroup | None,
-) -> Tensor:
-    """Turn logits [rows, V] into unscaled gradients in place and write the losses.
-
-    Args:
-        logits: [rows, V]; overwritten.
-        labels: int64 [rows], counted from this process' first row of the vocabulary; others'
-            labels lie outside [0, V).
-        factors: float32 [rows], the weights u.
-        losses: [rows], written; its dtype is that of the computation.
-        group: the processes that share the vocabulary, or None.
-
-    Returns:
-        [rows]: the factor that makes each row of `logits` the gradient of its loss.
-    """
-    rows, vocabulary = logits.shape
-    compute = losses.dtype
-    here = (labels >= 0) & (labels < vocabulary)
-    columns = labels.clamp(0, vocabulary - 1)[:, None]
-    label_logits = logits.gather(1, columns)[:, 0].to(compute).masked_fill_(~here, 0.0)
-    maxima = torch.empty_like(losses)
-    sums = torch.empty_like(losses)
-    if group is not None:
-        maxima = logits.amax(dim=1).to(compute)
-        dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
-    step = max(1, TILE_BYTES // (vocabulary * 4))
-    for first in range(0, rows, step):
-        tile = logits[first : first + step]
-        values = tile.to(compute)  # the tile itself if the types are the same
-        if group is None:
-            torch.amax(values, dim=1, out=maxima[first : first + step])
-        values = values.sub_(maxima[first : first + step, None]).exp_()
-        torch.sum(values, dim=1, out=sums[first : first + step])
-        if values is not tile:
-            tile.copy_(values)
-    if group is not None:
-        both = torch.stack((sums, label_logits))
-        dist.all_reduce(both, group=group)
-        sums, label_logits = both[0], both[1]
-    _write_losses(losses, sums, maxima, label_logits, factors)
-    subtrahend = torch.where(here, -sums, torch.zeros_like(sums)).to(logits.dtype)
-    logits.scatter_add_(1, columns, subtrahend[:, None])
-    return factors.to(compute) / sums
-
-
-def softmax_gradient_triton(
+def softmax_gradient(
     logits: Tensor,
     labels: Tensor,
     factors: Tensor,
@@ -88,7 +33,13 @@ def softmax_gradient_triton(
 ) -> Tensor:
     """Turn logits [rows, V] into the gradients of their losses in place and write the losses.
 
-    Arguments as above; logits contiguous, losses float32.
+    Args:
+        logits: [rows, V], contiguous; overwritten.
+        labels: int64 [rows], counted from this process' first row of the vocabulary; others'
+            labels lie outside [0, V).
+        factors: float32 [rows], the weights u.
+        losses: float32 [rows], written.
+        group: the processes that share the vocabulary, or None.
 
     Returns:
         float32 [V]: the sums of the columns of the gradients.
@@ -111,7 +62,8 @@ def softmax_gradient_triton(
         both = torch.stack((sums * (own_maxima - maxima).exp(), label_logits))
         dist.all_reduce(both, group=group)
         sums, label_logits = both[0], both[1]
-    _write_losses(losses, sums, maxima, label_logits, factors)
+    torch.mul(sums.log() + maxima - label_logits, factors, out=losses)
+    losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
     walks = blocks(rows, SECOND_WALK)
     column_sums = torch.empty(walks, vocabulary, dtype=torch.float32, device=logits.device)
     _gradient_kernel[(blocks(vocabulary, SECOND_COLUMNS), walks)](
@@ -129,13 +81,6 @@ def softmax_gradient_triton(
         num_warps=4,
     )
     return column_sums.sum(dim=0)
-
-
-def _write_losses(
-    losses: Tensor, sums: Tensor, maxima: Tensor, label_logits: Tensor, factors: Tensor
-) -> None:
-    torch.mul(sums.log() + maxima - label_logits, factors.to(losses.dtype), out=losses)
-    losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
 
 
 @triton.jit

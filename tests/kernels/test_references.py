@@ -206,13 +206,13 @@ def test_the_gradient_of_rows_without_weight_does_not_matter() -> None:
 def test_no_chunk_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     rows_seen = []
     module = importlib.import_module("mmbert_kernels.linear_cross_entropy")
-    true_softmax = module.softmax_gradient_reference
+    true_chunk = module.chunk_in_blocks
 
-    def spy(logits, *arguments):
-        rows_seen.append(logits.shape)
-        return true_softmax(logits, *arguments)
+    def spy(chunk, weight, *arguments):
+        rows_seen.append((len(chunk.hidden), len(weight)))
+        return true_chunk(chunk, weight, *arguments)
 
-    monkeypatch.setattr(module, "softmax_gradient_reference", spy)
+    monkeypatch.setattr(module, "chunk_in_blocks", spy)
     kernels.linear_cross_entropy(
         torch.randn(25, 8), torch.randn(11, 8), torch.zeros(11), torch.zeros(25).long(), chunk=10
     )
@@ -257,3 +257,46 @@ def test_results_do_not_depend_on_memory_layout() -> None:
         )
     x = torch.randn(96, 37).t()
     assert_close("geglu", kernels.geglu(x), formulas.geglu(x), roundings=16)
+
+
+def test_linear_cross_entropy_in_blocks_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 64 words, the last of 5, with maxima that rise from block to block."""
+    blocks = importlib.import_module("mmbert_kernels.classifier_blocks")
+    monkeypatch.setattr(blocks, "BLOCK_LOGITS", 1)
+    hidden, weight = torch.randn(20, 16), torch.randn(197, 16)
+    weight *= torch.linspace(0.1, 8, 197)[:, None]
+    bias, labels = torch.randn(197), torch.randint(0, 197, (20,))
+    labels[:3] = torch.tensor([0, 64, 196])
+    compare(
+        lambda h, w, b: kernels.linear_cross_entropy(h, w, b, labels, chunk=7),
+        lambda h, w, b: formulas.linear_cross_entropy(h, w, b, labels, torch.ones(20)),
+        (hidden, weight, bias),
+        (torch.full((20,), 0.375),),
+        roundings=96,
+    )
+
+
+def test_gradients_are_given_once() -> None:
+    hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(11, 8)
+    losses = kernels.linear_cross_entropy(hidden, weight, torch.zeros(11), torch.arange(4))
+    losses.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="gives its gradients once"):
+        losses.sum().backward()
+
+
+@pytest.mark.parametrize("left_layout", ["plain", "transposed", "rows apart"])
+@pytest.mark.parametrize("right_layout", ["plain", "transposed"])
+@pytest.mark.parametrize("shape", [(300, 200, 100), (100, 200, 300), (3, 5, 7)])
+def test_product(shape: tuple[int, int, int], left_layout: str, right_layout: str) -> None:
+    rows, inner, columns = shape
+    left = torch.randn(rows, inner)
+    if left_layout == "transposed":
+        left = torch.randn(inner, rows).t()
+    elif left_layout == "rows apart":
+        left = torch.randn(rows, 2 * inner)[:, :inner]
+    right = torch.randn(inner, columns)
+    if right_layout == "transposed":
+        right = torch.randn(columns, inner).t()
+    computed = kernels.product(left, right)
+    assert computed.is_contiguous()
+    assert_close("product", computed, left.double() @ right.double(), roundings=32)

@@ -1,0 +1,116 @@
+"""A chunk of the linear cross-entropy in blocks of the vocabulary: the reference, quick on a CPU.
+
+linear_cross_entropy.py has the formulae. Memory is what costs here, so a block of logits is
+exponentiated while it is in the cache, against the maximum of the blocks so far; when all sums
+are known, each block is read once more for its two products. What a block's exponentials still
+lack is one factor per row,
+
+    dz = u * exp(z - maximum) / sum - u * onehot(y),
+
+and scales the narrow side of the products. The part of the label is added to its rows alone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmbert_kernels.product import product
+
+# Logits of a block: 16 MiB in float32, small enough for a shared cache.
+BLOCK_LOGITS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows: hidden [rows, d], labels int64 [rows] counted from this process' first row of
+    the vocabulary (others' lie outside), factors float32 [rows], losses [rows] to be written."""
+
+    hidden: Tensor
+    labels: Tensor
+    factors: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """For an upstream gradient of 1: `hidden` of a chunk's rows, to be written; `weight` [V, d]
+    and `bias` [V], to be added to, or written by the first chunk."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def chunk_in_blocks(
+    chunk: Chunk,
+    weight: Tensor,
+    bias: Tensor,
+    gradients: Gradients | None,
+    is_first: bool,
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Write the chunk's losses and, unless they are None, its gradients."""
+    hidden, labels, losses = chunk.hidden, chunk.labels, chunk.losses
+    vocabulary = weight.shape[0]
+    width = max(64, BLOCK_LOGITS // len(hidden) // 64 * 64)
+    maxima = torch.full_like(losses, -torch.inf)
+    sums, label_logits = torch.zeros_like(losses), torch.zeros_like(losses)
+    blocks: list[tuple[slice, Tensor, Tensor]] = []
+    for first in range(0, vocabulary, width):
+        block = slice(first, min(first + width, vocabulary))
+        logits = product(hidden, weight[block].t())
+        values = logits.to(losses.dtype).add_(bias[block])
+        columns = labels - first
+        here = (columns >= 0) & (columns < values.shape[1])
+        chosen = values.gather(1, columns.clamp(0, values.shape[1] - 1)[:, None])[:, 0]
+        label_logits += torch.where(here, chosen, 0.0)
+        higher = torch.maximum(maxima, values.amax(dim=1))
+        values.sub_(higher[:, None]).exp_()
+        sums = sums * (maxima - higher).exp() + values.sum(dim=1)
+        maxima = higher
+        if gradients is not None:
+            blocks.append((block, values.to(hidden.dtype), maxima))
+    if group is not None:
+        own = maxima.clone()
+        dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
+        both = torch.stack((sums * (own - maxima).exp(), label_logits))
+        dist.all_reduce(both, group=group)
+        sums, label_logits = both[0], both[1]
+    factors = chunk.factors.to(losses.dtype)
+    torch.mul(sums.log() + maxima - label_logits, factors, out=losses)
+    losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
+    if gradients is not None:
+        _add_gradients(chunk, weight, blocks, maxima, factors, factors / sums, gradients, is_first)
+
+
+def _add_gradients(
+    chunk: Chunk,
+    weight: Tensor,
+    blocks: list[tuple[slice, Tensor, Tensor]],
+    maxima: Tensor,
+    factors: Tensor,
+    inverse: Tensor,
+    gradients: Gradients,
+    is_first: bool,
+) -> None:
+    hidden, labels = chunk.hidden, chunk.labels
+    here = (labels >= 0) & (labels < weight.shape[0])
+    columns = labels.clamp(0, weight.shape[0] - 1)
+    label_scale = -torch.where(here, factors, 0.0)
+    grad_hidden = weight[columns].to(factors.dtype).mul_(label_scale[:, None])
+    for block, exponentials, reference in blocks:
+        scale = (reference - maxima).exp() * inverse
+        scaled = (hidden * scale[:, None]).to(hidden.dtype)
+        of_weight = product(exponentials.t(), scaled)
+        of_bias = torch.mv(exponentials.t(), scale.to(hidden.dtype))
+        if is_first:
+            gradients.weight[block], gradients.bias[block] = of_weight, of_bias
+        else:
+            gradients.weight[block] += of_weight
+            gradients.bias[block] += of_bias
+        grad_hidden.addcmul_(product(exponentials, weight[block]), scale[:, None])
+    gradients.weight.index_add_(0, columns, hidden * label_scale[:, None])
+    gradients.bias.index_add_(0, columns, label_scale)
+    gradients.hidden.copy_(grad_hidden)
