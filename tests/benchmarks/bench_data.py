@@ -1,4 +1,4 @@
-"""How fast rows are packed and masked, per core: `python tests/benchmarks/bench_data.py`.
+"""How fast rows are packed and masked, per core: `python -m tests.benchmarks.bench_data`.
 
 Prints tokens per CPU-second of one process at mean piece lengths of 50 and of 1,000 tokens, rows of
 49,152 tokens, 96 streams, all of them on this one rank (which is what keeps every stream's pieces
@@ -10,14 +10,10 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in (".", "src")]
-
 
 from tests.benchmarks.data_corpora import real_corpus
 

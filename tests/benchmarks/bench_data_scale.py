@@ -1,4 +1,4 @@
-"""Starting and resuming a run of mmBERT's size: `python tests/benchmarks/bench_data_scale.py`.
+"""Starting and resuming a run of mmBERT's size: `python -m tests.benchmarks.bench_data_scale`.
 
 Manifests describe 3T tokens in 4 billion documents of 1,833 languages; no text exists, lengths come
 from a hash in place of the indexes. The state resumed from stands at 2.9T tokens, with streams as
@@ -16,8 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / name) for name in (".", "src")]
 
 import numpy as np
 from tests.benchmarks.data_corpora import simulated_manifests
@@ -157,7 +155,8 @@ def main() -> None:
         file.write_text(json.dumps(state))
         for name, arguments in (("start", [shards]), ("resume at 2.9T", [shards, file])):
             print(f"{name}: ", end="", flush=True)
-            command = [sys.executable, __file__, "--child", *map(str, arguments)]
+            module = "tests.benchmarks.bench_data_scale"
+            command = [sys.executable, "-m", module, "--child", *map(str, arguments)]
             subprocess.run(command, check=True, timeout=300)
 
 
