@@ -171,6 +171,14 @@ def test_resuming_on_another_number_of_ranks(
         assert list(RowLoader(corpus, recipe, plan, state=state, first_step=stop)) == []
 
 
+def test_state_before_the_first_step(
+    corpus: Corpus, recipe: Recipe, plan: TrainingPlan, rows: list[Row]
+) -> None:
+    loader = RowLoader(corpus, recipe, plan)
+    state = json.loads(json.dumps(loader.state_after(-1)))
+    assert_same(rows[0], next(iter(RowLoader(corpus, recipe, plan, state=state))))
+
+
 def test_state_is_small_and_asked_for_by_step(
     corpus: Corpus, recipe: Recipe, plan: TrainingPlan
 ) -> None:

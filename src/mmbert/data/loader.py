@@ -70,8 +70,7 @@ class RowLoader:
         own = self._own_streams()
         self._latest = {number: self._progress.streams[number] for number in own}
         self._states: OrderedDict[int, DataState] = OrderedDict()
-        if first_step > 0:
-            self._states[first_step - 1] = self._progress.state(first_step, self._latest)
+        self._states[first_step - 1] = self._progress.state(first_step, self._latest)
 
     def __iter__(self) -> Iterator[Row]:
         for phase in self._plan.phases[self._progress.order.index :]:
@@ -86,7 +85,10 @@ class RowLoader:
         self.close()
 
     def state_after(self, step: int) -> DataState:
-        """This rank's state once all its rows of `step` were given; for the last 16 such steps."""
+        """This rank's state once all its rows of `step` were given; for the last 16 such steps.
+
+        The step before the first one counts as given. Raises ValueError for others.
+        """
         state = self._states.get(step)
         if state is None:
             raise ValueError(f"step {step} is not among the last ones whose rows were all given")
