@@ -1,0 +1,324 @@
+"""The engine over DeepSpeed: exact gradients, float32 sums and masters, steps passed over.
+
+At the first step StableAdamW's folded beta1 is zero, so `exp_avg` after one step is the reduced
+gradient itself: what the engine did to it can be read off.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distributed import run_ranks
+from mmbert.errors import UserError
+from mmbert.training.engine import Engine
+from tests.training.prescribed import (
+    DESCRIPTIONS,
+    PrescribedBatch,
+    PrescribedModel,
+    gather_full,
+    initial_weight,
+    prescribed_engine,
+    recipe,
+    seeded,
+    start,
+)
+
+STAGES = (1, 2, 3)
+Array = npt.NDArray[np.float32]
+
+
+def gradient(name: str, microbatch: int) -> torch.Tensor:
+    """The full gradient of a microbatch, by its number in the step."""
+    shape = DESCRIPTIONS[name].full_shape
+    return torch.randn(shape, generator=seeded(f"{name} microbatch {microbatch}"))
+
+
+def run_microbatches(engine: Engine, count: int, loss_scale: float) -> None:
+    """This data rank's share of `count` microbatches."""
+    for number in range(engine.grid.data.rank, count, engine.grid.data.size):
+        batch = PrescribedBatch({name: gradient(name, number) for name in DESCRIPTIONS})
+        engine.forward_backward(batch, rotary_bases=None, dropout_seed=None, loss_scale=loss_scale)
+
+
+def as_numpy(values: dict[str, torch.Tensor]) -> dict[str, Array]:
+    return {name: tensor.numpy() for name, tensor in values.items()}
+
+
+def steps_of_any_size(rank: int, world_size: int, tensor: int) -> list[Any]:
+    """Per ZeRO stage: the gradient of steps of 4, 12 and 8 microbatches, and the norms reported."""
+    results = []
+    for stage in STAGES:
+        grid = start(rank, world_size, tensor)
+        engine = prescribed_engine(grid, parallel__zero_stage=stage)
+        gradients, norms = [], []
+        for count in (4, 12, 8):
+            engine.set_steps_taken(0)  # the next step's exp_avg is its gradient
+            run_microbatches(engine, count, 1 / count)
+            norms.append(float(engine.optimizer_step(0.0, 0.0).gradient_norm))
+            gradients.append(as_numpy(gather_full(engine, "exp_avg")))
+        engine.close()
+        results.append((gradients, norms))
+    return results
+
+
+@pytest.mark.parametrize(("tensor", "data"), [(1, 1), (2, 2), (1, 4)])
+def test_the_gradient_is_the_mean_over_all_microbatches(tensor: int, data: int) -> None:
+    """Whatever the number of ranks and of microbatches, which changes from step to step."""
+    results = run_ranks(steps_of_any_size, tensor * data, tensor)[0]
+    for stage, (gradients, norms) in zip(STAGES, results, strict=True):
+        for count, measured, norm in zip((4, 12, 8), gradients, norms, strict=True):
+            square = 0.0
+            for name in DESCRIPTIONS:
+                mean = sum(gradient(name, number).double() for number in range(count)) / count
+                difference = np.linalg.norm(measured[name] - mean.numpy()) / mean.norm()
+                assert difference < 1e-6, (stage, count, name, difference)
+                square += float(mean.norm()) ** 2
+            assert norm == pytest.approx(math.sqrt(square), rel=1e-6)
+
+
+def note_weights(name: str, seen: dict[str, Array], module: torch.nn.Module, *_: Any) -> None:
+    """The weights as the forward pass sees them."""
+    for leaf, parameter in module.named_parameters():
+        seen[f"{name}.{leaf}"] = parameter.detach().float().numpy().copy()
+
+
+def bfloat16_details(rank: int, world_size: int) -> list[dict[str, Any]]:
+    """Per ZeRO stage, in bfloat16: the first masters and weights, and a gradient that bfloat16
+    cannot hold, made of parts that it can."""
+    results = []
+    for stage in STAGES:
+        grid = start(rank, world_size, 1)
+        engine = prescribed_engine(grid, parallel__zero_stage=stage, precision="bfloat16")
+        engine.refresh()
+        masters = as_numpy(gather_full(engine))
+        seen: dict[str, Array] = {}
+        hooks = [
+            holder.register_forward_hook(partial(note_weights, name, seen))
+            for name, holder in engine.module.named_children()
+        ]
+        # 1, then eight times 2^-9 on each rank: a sum in bfloat16 would stay 1 at every addition.
+        for micro in range(9):
+            size = 1.0 if micro == 0 and rank == 0 else 2.0**-9
+            gradients = {
+                name: torch.full(description.full_shape, size)
+                for name, description in DESCRIPTIONS.items()
+            }
+            engine.forward_backward(
+                PrescribedBatch(gradients), rotary_bases=None, dropout_seed=None, loss_scale=1.0
+            )
+        for hook in hooks:
+            hook.remove()
+        report = engine.optimizer_step(0.0, 0.0)
+        results.append(
+            {
+                "masters": masters,
+                "weights": seen,
+                "gradient": as_numpy(gather_full(engine, "exp_avg")),
+                "norm": float(report.gradient_norm),
+            }
+        )
+        engine.close()
+    return results
+
+
+def test_bfloat16_runs_keep_float32_masters_and_sums() -> None:
+    elements = sum(math.prod(description.full_shape) for description in DESCRIPTIONS.values())
+    exact = 1 + (9 + 8) * 2.0**-9
+    for result in run_ranks(bfloat16_details, 2)[0]:
+        for name in DESCRIPTIONS:
+            weight = initial_weight(name)
+            assert not torch.equal(weight, weight.bfloat16().float()), "the test needs such weights"
+            assert np.array_equal(result["masters"][name], weight.numpy())
+            assert np.array_equal(result["weights"][name], weight.bfloat16().float().numpy())
+            assert (result["gradient"][name] == exact).all(), result["gradient"][name]
+        assert result["norm"] == pytest.approx(exact * math.sqrt(elements), rel=1e-6)
+
+
+def skip_a_step(rank: int, world_size: int) -> list[str]:
+    """Run twice, once with a step between whose loss is not a number; what differs at the end."""
+    problems = []
+    for precision in ("float32", "bfloat16"):
+        for stage in STAGES:
+            ends = []
+            for disturbed in (False, True):
+                grid = start(rank, world_size, world_size // 2)
+                engine = prescribed_engine(grid, parallel__zero_stage=stage, precision=precision)
+                run_microbatches(engine, 4, 0.25)
+                engine.optimizer_step(1e-2, 0.1)
+                if disturbed:
+                    run_microbatches(engine, 4, 0.25)
+                    run_microbatches(engine, 4, math.nan if rank == 0 else 0.25)
+                    report = engine.optimizer_step(1e-2, 0.1)
+                    if report.finite or math.isfinite(float(report.gradient_norm)):
+                        problems.append(f"{precision} {stage}: taken for finite")
+                    if engine.steps_taken != 1:
+                        problems.append(f"{precision} {stage}: counted")
+                run_microbatches(engine, 8, 0.125)
+                if not engine.optimizer_step(1e-2, 0.1).finite:
+                    problems.append(f"{precision} {stage}: the next step was skipped too")
+                ends.append({s: gather_full(engine, s) for s in ("master", "exp_avg_sq")})
+                engine.close()
+            for state, tensors in ends[0].items():
+                for name, tensor in tensors.items():
+                    if not torch.equal(tensor, ends[1][state][name]):
+                        problems.append(f"{precision} {stage}: {state} of {name} changed")
+    return problems
+
+
+def test_a_step_that_is_not_finite_changes_nothing_on_any_rank() -> None:
+    """Not a number on one of 2 × 2 ranks."""
+    assert set(map(tuple, run_ranks(skip_a_step, 4).values())) == {()}
+
+
+def clip_gradients(rank: int, world_size: int) -> list[Any]:
+    results = []
+    for stage in STAGES:
+        for limit in (None, 0.5):
+            grid = start(rank, world_size, world_size)
+            engine = prescribed_engine(
+                grid, parallel__zero_stage=stage, optimizer__gradient_clipping=limit
+            )
+            run_microbatches(engine, 4, 0.25)
+            norm = float(engine.optimizer_step(0.0, 0.0).gradient_norm)
+            tensors = gather_full(engine, "exp_avg").values()
+            results.append((limit, norm, math.sqrt(sum(float((t**2).sum()) for t in tensors))))
+            engine.close()
+    return results
+
+
+def test_gradients_are_clipped_only_if_the_recipe_says_so() -> None:
+    for limit, norm, used in run_ranks(clip_gradients, 2)[0]:
+        assert norm > 10, "the norm reported is that before clipping"
+        assert used == pytest.approx(norm if limit is None else limit, rel=1e-4)
+
+
+def adamw_steps(rank: int, world_size: int) -> list[dict[str, Array]]:
+    results = []
+    for stage in STAGES:
+        grid = start(rank, world_size, 1)
+        engine = prescribed_engine(grid, parallel__zero_stage=stage, optimizer__name="adamw")
+        for step in range(5):
+            run_microbatches(engine, 4, 0.25)
+            engine.optimizer_step(1e-2 * (step + 1) / 5, 0.1)
+        results.append(as_numpy(gather_full(engine)))
+        engine.close()
+    return results
+
+
+def test_adamw_decays_like_the_recipe_says() -> None:
+    """Against the float64 formula: decay relative to the peak rate, none for norms and biases."""
+    settings = recipe().optimizer
+    (beta1, beta2), results = settings.betas, run_ranks(adamw_steps, 2)[0]
+    for name, description in DESCRIPTIONS.items():
+        weight = initial_weight(name).double()
+        grad = sum(gradient(name, number).double() for number in range(4)) / 4
+        mean = square = torch.zeros_like(weight)
+        for step in range(1, 6):
+            rate = 1e-2 * step / 5
+            mean = beta1 * mean + (1 - beta1) * grad
+            square = beta2 * square + (1 - beta2) * grad**2
+            if len(description.full_shape) > 1:
+                weight = weight * (1 - rate / settings.learning_rate * 0.1)
+            corrected = (square / (1 - beta2**step)).sqrt() + settings.eps
+            weight = weight - rate * mean / (1 - beta1**step) / corrected
+        for result in results:
+            assert np.linalg.norm(result[name] - weight.numpy()) / weight.norm() < 1e-6
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for the device: reading a value out of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        name = str(function)
+        self.count += "_local_scalar_dense" in name or "nonzero" in name or "is_nonzero" in name
+        return function(*args, **(kwargs or {}))
+
+
+def count_waits(rank: int, world_size: int) -> dict[str, list[int]]:
+    """Waits in two microbatches and in the step, by precision and stage; of the second step."""
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        for stage in STAGES:
+            engine = prescribed_engine(
+                start(rank, world_size, 1), parallel__zero_stage=stage, precision=precision
+            )
+            for _ in range(2):
+                with Waits() as microbatches:
+                    run_microbatches(engine, 4, 0.25)
+                with Waits() as step:
+                    engine.optimizer_step(1e-2, 0.1)
+            results[f"{precision} {stage}"] = [microbatches.count, step.count]
+            engine.close()
+    return results
+
+
+def test_the_host_waits_for_the_device_at_the_steps_end_alone() -> None:
+    waits = run_ranks(count_waits, 2)[0]
+    assert {microbatches for microbatches, _ in waits.values()} == {0}, waits
+    # The check that gradients are finite. With bfloat16, ZeRO 2 makes it twice in a row: of the
+    # gradients, then of their norm; the second finds the device idle.
+    assert {key: step for key, (_, step) in waits.items() if step != 1} == {"bfloat16 2": 2}
+
+
+def start_quietly(rank: int, world_size: int) -> list[str]:
+    """Start an engine where nothing can be compiled; all that it said."""
+    import torch.utils.cpp_extension as cpp_extension
+
+    def no_compiler(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was compiled")
+
+    cpp_extension.load = cpp_extension.load_inline = no_compiler
+    records: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger("DeepSpeed").addHandler(handler)
+    output = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(output):
+        engine = prescribed_engine(start(rank, world_size, 1), precision="bfloat16")
+        run_microbatches(engine, 2, 1.0)
+        engine.optimizer_step(1e-2, 0.1)
+    return [*records, *(str(warning.message) for warning in caught), *output.getvalue().split()]
+
+
+def test_it_starts_without_a_compiler_and_without_noise() -> None:
+    assert run_ranks(start_quietly, 2) == {0: [], 1: []}
+
+
+def refused(rank: int, world_size: int) -> list[str]:
+    """What cannot be started, and the messages."""
+    messages = []
+    grid = start(rank, world_size, world_size)
+    model = PrescribedModel(grid.tensor)
+    without_zero = recipe(parallel__tensor=world_size)
+    without_zero = without_zero.model_copy(
+        update={"parallel": without_zero.parallel.model_copy(update={"zero_stage": 0})}
+    )
+    for settings in (without_zero, recipe(parallel__tensor=1)):
+        try:
+            Engine(model, settings, grid, torch.device("cpu"))
+        except UserError as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_what_would_train_wrongly_is_refused_by_name() -> None:
+    messages = run_ranks(refused, 2)[0]
+    assert "parallel.zero_stage is 0" in messages[0]
+    assert "parallel.tensor is 1, the grid has 2" in messages[1]
+    with pytest.raises(ValidationError, match="zero_stage"):
+        recipe(parallel__zero_stage=0)
