@@ -1,0 +1,82 @@
+"""The job under the real `deepspeed` launcher: its status, its death, and nobody left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training.processes import wait_for
+from tests.training.small_run import events, step_losses
+
+ROOT = Path(__file__).parents[2]
+MARK = "MMBERT_TEST_RUN"
+
+
+def launch(inputs: Path, run: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    """`deepspeed --num_gpus 2 launch/pretrain.py …`; its output goes to `run`.log."""
+    environment = {
+        **os.environ,
+        MARK: str(run),
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("src", "kernels", "data_prep")),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    port = str(20000 + os.getpid() % 10000)
+    command = [
+        sys.executable, str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2",
+        "--master_port", port, str(ROOT / "launch" / "pretrain.py"),
+        "--recipe", str(inputs / "recipe.yaml"), "--data", str(inputs / "shards"),
+        "--output", str(run), *overrides,
+    ]  # fmt: skip
+    with run.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+
+
+def processes_of(run: Path) -> list[int]:
+    """Every process on this machine that was started for `run`, launchers included."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if f"{MARK}={run}\0".encode() in (entry / "environ").read_bytes() + b"\0":
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """A run folder whose processes do not outlive the test."""
+    folder = tmp_path / "run"
+    yield folder
+    for process in processes_of(folder):
+        os.kill(process, signal.SIGKILL)
+
+
+def test_when_the_launcher_is_killed_the_ranks_save_and_leave(
+    inputs: Path, undisturbed: Path, run: Path
+) -> None:
+    launcher = launch(inputs, run, "checkpoint.every_tokens=1M")
+    log = run / "log.jsonl"
+    wait_for(lambda: log.exists() and len(step_losses(run)) >= 3, 150)
+    launcher.send_signal(signal.SIGTERM)  # `deepspeed` dies of it and tells nobody
+    assert launcher.wait(30) == -signal.SIGTERM
+    wait_for(lambda: not processes_of(run), 60)
+    (stopped,) = events(run, "stopped")
+    assert "the launcher" in stopped["text"]
+    assert "is gone" in stopped["text"]
+    launcher = launch(inputs, run)
+    assert launcher.wait(150) == 0, run.with_suffix(".log").read_text()
+    assert step_losses(run) == step_losses(undisturbed)
+
+
+def test_status_75_comes_through_the_launcher(inputs: Path, run: Path) -> None:
+    run.mkdir()
+    (run / "STOP").touch()
+    assert launch(inputs, run).wait(150) == 75
+    assert not processes_of(run)

@@ -1,0 +1,89 @@
+"""Wrong input: status 2 on every rank, said once, with what to do; and what --dry-run prints."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmbert.errors import UserError
+from mmbert.training.preparation import RunOptions, prepare, print_plan, variant_recipe
+from tests.training.processes import output_of, run_to_the_end
+from tests.training.small_run import options_for
+
+
+def test_a_mistake_that_all_ranks_meet_is_said_once(inputs: Path, tmp_path: Path) -> None:
+    options = options_for(inputs, tmp_path / "run", "phases.decay.mask_ratoi=0.1")
+    assert run_to_the_end(options) == [2, 2]
+    said = output_of(options)
+    assert said.count("did you mean 'mask_ratio'") == 1
+    assert "Traceback" not in said
+    assert not options.output.exists()
+
+
+def test_a_changed_recipe_is_refused_where_it_would_be_another_run(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    options = options_for(inputs, run, "phases.pretrain.mask_ratio=0.2")
+    assert run_to_the_end(options) == [2, 2]
+    said = output_of(options)
+    assert said.count("phases.pretrain.mask_ratio 0.3, the recipe now says 0.2") == 1
+    assert "another --output" in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world_size", "message"),
+    [
+        ((), 3, "3 data ranks, which do not divide batch.quantum 4"),
+        (("parallel.tensor=2",), 3, "parallel.tensor is 2"),
+        (("model.vocab_size=300",), 1, "model.vocab_size is 300"),
+        (("parallel.tensor=4",), 4, "parallel.tensor 4 does not divide model.num_attention_heads"),
+    ],
+)
+def test_what_does_not_divide_is_refused_before_anything_starts(
+    inputs: Path, tmp_path: Path, overrides: tuple[str, ...], world_size: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(options_for(inputs, tmp_path / "run", *overrides), world_size)
+
+
+def test_missing_shards_are_named(inputs: Path, tmp_path: Path) -> None:
+    options = RunOptions(inputs / "recipe.yaml", tmp_path / "nothing", tmp_path / "run")
+    with pytest.raises(UserError, match="there is no folder"):
+        prepare(options, 1)
+
+
+def test_an_unknown_phase_or_variant_is_refused_with_the_known_ones(
+    inputs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no phase") as error:
+        prepare(options_for(inputs, tmp_path, stop_after_phase="decya"), 1)
+    assert "pretrain, extension, decay" in error.value.remedy
+    with pytest.raises(UserError, match="no variant 'french'") as error:
+        prepare(options_for(inputs, tmp_path, variant="french"), 1)
+    assert "english" in error.value.remedy
+
+
+def test_a_variant_may_change_only_what_comes_after_its_branch(
+    inputs: Path, tmp_path: Path
+) -> None:
+    recipe = prepare(options_for(inputs, tmp_path), 1).recipe
+    changed, step = variant_recipe(recipe, "english")
+    assert step == 16
+    assert changed.phases[:2] == recipe.phases[:2]
+    variant = recipe.variants[0].model_copy(update={"overrides": {"phases.pretrain.tokens": "9k"}})
+    with pytest.raises(UserError, match="before its branch"):
+        variant_recipe(recipe.model_copy(update={"variants": (variant,)}), "english")
+
+
+def test_the_dry_run_prints_the_resolved_recipe_and_the_plan(inputs: Path, tmp_path: Path) -> None:
+    text = io.StringIO()
+    prepared = prepare(options_for(inputs, tmp_path, "optimizer.learning_rate=1e-3"), 2)
+    print_plan(prepared, 2, text)
+    assert "learning_rate: 0.001" in text.getvalue()
+    assert "# 2 processes: 2 data ranks × 1 tensor ranks, ZeRO 1" in text.getvalue()
+    assert "# 22 steps, 22.5k tokens" in text.getvalue()
+    assert "# decay: steps 16 to 21" in text.getvalue()
+    assert not (tmp_path / "run").exists()
