@@ -22,7 +22,7 @@ TOKENIZER = TokenizerDescription(
     kind="huggingface", vocabulary_size=VOCABULARY, fingerprint="x", special_ids=SPECIAL
 )
 KNOWN_POSITIONS = [4, 6, 13, 14, 16, 25, 28, 32, 34, 35, 36]
-KNOWN_IDS = [49, 59, 59, 14, 59, 59, 28, 59, 45, 59, 59]
+KNOWN_IDS = [50, 59, 59, 14, 59, 59, 28, 59, 17, 59, 59]
 TEXT_IDS = np.setdiff1d(np.arange(VOCABULARY), SPECIAL.all())
 
 

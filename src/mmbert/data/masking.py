@@ -18,6 +18,8 @@ from mmbert.recipe import MaskingSettings
 
 # A "word" of a script that writes no spaces would be a sentence: it is cut after so many tokens.
 LONGEST_WORD = 8
+# The key of a token that may not be chosen; others' keys have 31 bits.
+_NEVER = np.uint32(2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,15 @@ class Masker:
     def mask(self, input_ids: np.ndarray, ratio: float, row: int) -> MaskedRow:
         """Mask a row (int32 [T], left as it is) whose number in the run is `row`."""
         words = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64))
-        eligible = np.flatnonzero(~self._is_special[input_ids])
-        count = round(ratio * len(eligible))
         keys = words.random_raw((len(input_ids) + 1) // 2).view(np.uint32)[: len(input_ids)]
+        keys >>= np.uint32(1)
+        special = np.flatnonzero(self._is_special.take(input_ids))
+        keys[special] = _NEVER
+        count = round(ratio * (len(input_ids) - len(special)))
         if self._word_starts is None:
-            positions = eligible[_smallest(keys[eligible], count)]
+            positions = np.flatnonzero(_smallest(keys, count))
         else:
-            positions = self._whole_words(input_ids, eligible, keys, count)
+            positions = self._whole_words(input_ids, keys, count)
         labels = input_ids[positions]
         masked = input_ids.copy()
         masked[positions] = self._replacements(labels, words)
@@ -70,20 +74,24 @@ class Masker:
 
     def _replacements(self, labels: np.ndarray, words: np.random.Philox) -> np.ndarray:
         """The mask token, a random one or the token itself, each by its share."""
-        draws = (words.random_raw(2 * len(labels)) >> np.uint64(11)) * 2.0**-53
-        choice, value = draws[: len(labels)], draws[len(labels) :]
-        random_ids = (value * self._text_ids).astype(np.int32)
+        draws = words.random_raw(len(labels))
+        choice = (draws >> np.uint64(32)).astype(np.float64) * 2.0**-32
+        replaced = labels.copy()
+        replaced[choice < self._settings.mask] = self._mask_id
+        share = self._settings.mask + self._settings.random
+        random = np.flatnonzero((choice >= self._settings.mask) & (choice < share))
+        # 32 bits scaled to the number of text ids: uniform within one part in ten thousand
+        value = (draws[random] & np.uint64(0xFFFFFFFF)) * np.uint64(self._text_ids)
+        random_ids = (value >> np.uint64(32)).astype(np.int32)
         for special in self._specials:  # ascending: step over each special id
             random_ids += random_ids >= special
-        share = self._settings.mask
-        replaced = np.where(choice < share + self._settings.random, random_ids, labels)
-        return np.where(choice < share, np.int32(self._mask_id), replaced)
+        replaced[random] = random_ids
+        return replaced
 
-    def _whole_words(
-        self, input_ids: np.ndarray, eligible: np.ndarray, keys: np.ndarray, count: int
-    ) -> np.ndarray:
+    def _whole_words(self, input_ids: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
         """Positions of `count` tokens that form whole words, but for the last one chosen."""
         assert self._word_starts is not None
+        eligible = np.flatnonzero(keys != _NEVER)
         starts = self._word_starts[input_ids[eligible]]
         starts[np.flatnonzero(np.diff(eligible) != 1) + 1] = True  # after a special token
         if len(starts):

@@ -111,4 +111,4 @@ def read_continuation_index(path: Path, entries: int, documents: int) -> np.ndar
         )
     if entries and not 0 <= int(index[0]["document"]) <= int(index[-1]["document"]) < documents:
         raise UserError(f"{path} refers to documents outside 0 … {documents - 1}", remedy=remedy)
-    return index
+    return index.view(np.ndarray)  # a memmap slices twice as slowly
