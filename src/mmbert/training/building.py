@@ -13,6 +13,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import build_grid
 from mmbert.training.checkpoint import CheckpointStore
 from mmbert.training.checkpoint_format import Index
+from mmbert.training.communication import CommunicationClock
 from mmbert.training.components import ComponentTable
 from mmbert.training.control import Control
 from mmbert.training.dry_batch import run_dry_batches
@@ -100,6 +101,7 @@ def open_session(
         meter=meter,
         interval=Interval(len(table.names), recipe.model, prepared.encoder.vocab_size, grid),
         time=time,
+        communication=CommunicationClock(time),
         profiler=Profiler(run_folder / "profile", options.profile_steps if control.is_first else 0),
         peak_flops=_peak_of(device),
     )

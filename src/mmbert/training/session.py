@@ -14,9 +14,11 @@ import torch
 from mmbert.data.loader import DataState, RowLoader, merge_states
 from mmbert.data.rows import Row
 from mmbert.parallel.grid import ProcessGrid
+from mmbert.parallel.sanity import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 from mmbert.training.checkpoint import CheckpointStore, RunState
+from mmbert.training.communication import CommunicationClock
 from mmbert.training.components import ComponentTable
 from mmbert.training.control import Control
 from mmbert.training.engine import Engine
@@ -57,6 +59,7 @@ class Session:
     meter: LossMeter
     interval: Interval
     time: TimeSplit
+    communication: CommunicationClock
     profiler: Profiler
     peak_flops: float | None
     step: int = 0
@@ -126,6 +129,8 @@ class Session:
         """Write a checkpoint of the state before `step` (all ranks), unless there is one."""
         if self._saved_step == self.step:
             return
+        self.beat("comparing the ranks' weights")
+        self.check_sanity()
         self.beat("saving a checkpoint")
         with self.time.host("checkpoint"):
             path = self.store.save(self.engine, self._state(phase_end))
@@ -135,6 +140,20 @@ class Session:
             self.step,
             f"checkpoint {path.name} ({why}); the step waited {self.store.blocked_seconds:.2f} s",
         )
+
+    def check_sanity(self) -> None:
+        """Copies of weights are equal on all ranks that hold them, and finite (all ranks).
+
+        A fault in a collective or a device does not show in the loss; it must not reach a
+        checkpoint either.
+
+        Raises:
+            SanityError: on every rank.
+        """
+        partitions = None
+        if self.engine.zero_stage == 3:  # the parameters themselves are put away
+            partitions = {part.name: part.master for part in self.engine.fragments()}
+        require_sane_model(self.engine.module, self.grid, partitions=partitions)
 
     def finish_saving(self) -> None:
         """Wait until what is being written is on disk, on all ranks."""
@@ -202,6 +221,7 @@ class Session:
             self.reporter.say(f"profiler trace: {trace}")
         self.reporter.close()
         self.stop.close()
+        self.communication.close()
 
     def _state(self, phase_end: bool) -> RunState:
         """What a checkpoint of this moment says besides weights and optimiser."""

@@ -1,5 +1,7 @@
 """Where a step's time goes: seconds per activity, without waiting for the device.
 
+Activities may lie within one another: `communication` is part of forward, backward and optimizer.
+
 On a GPU the work is queued, so the clock of the host would measure the queueing. There an event is
 put before and after each activity, and the events are read when the interval is logged, long after
 the device has passed them. On a CPU the host's clock is the truth.

@@ -1,0 +1,63 @@
+"""How long training waits for communication, whoever asks for it: the model, ZeRO or the loop.
+
+Every collective of torch.distributed, DeepSpeed's included, goes through a method of the process
+group and, if it was asked for asynchronously, through `Work.wait`. Both are wrapped while a run is
+on. On a CPU the wrapped calls block, so the host's clock is right. On a GPU they only queue work;
+the events put around them on the current stream then measure how long that stream was held up,
+which is the communication that nothing hides.
+"""
+
+from functools import wraps
+from typing import Any
+
+from torch._C._distributed_c10d import ProcessGroup, Work
+
+from mmbert.training.timing import TimeSplit
+
+ACTIVITY = "communication"
+_COLLECTIVES = (
+    "allreduce",
+    "allreduce_coalesced",
+    "allgather",
+    "allgather_into_tensor_coalesced",
+    "_allgather_base",
+    "reduce_scatter",
+    "reduce_scatter_tensor_coalesced",
+    "_reduce_scatter_base",
+    "broadcast",
+    "reduce",
+    "alltoall",
+    "alltoall_base",
+    "barrier",
+)
+
+
+class CommunicationClock:
+    """Adds the time of every collective to `time` until `close()`; one per process."""
+
+    def __init__(self, time: TimeSplit) -> None:
+        self._time = time
+        self._originals: list[tuple[type, str, Any]] = []
+        for name in _COLLECTIVES:
+            if name in ProcessGroup.__dict__:
+                self._wrap(ProcessGroup, name)
+        self._wrap(Work, "wait")
+
+    def _wrap(self, owner: type, name: str) -> None:
+        original = getattr(owner, name)
+        # What binds the method to its object; the function alone would not, once put back.
+        descriptor = owner.__dict__[name]
+
+        @wraps(original)
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            with self._time.device(ACTIVITY):
+                return original(*arguments, **keywords)
+
+        self._originals.append((owner, name, descriptor))
+        setattr(owner, name, timed)
+
+    def close(self) -> None:
+        """Put the original methods back."""
+        for owner, name, descriptor in self._originals:
+            setattr(owner, name, descriptor)
+        self._originals.clear()
