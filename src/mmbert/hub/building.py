@@ -10,27 +10,42 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup
 
 
+class ModelBuilder:
+    """Fills the parameters of a model one by one, on the CPU in float32.
+
+    ValueError if a parameter is unknown, of another shape, comes twice, or is missing at the end.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        with torch.device("cpu"):
+            self._model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
+        self._missing = dict(self._model.named_parameters())
+
+    @torch.no_grad()
+    def fill(self, name: str, tensor: torch.Tensor) -> None:
+        """Set the parameter `name`."""
+        if name not in self._missing:
+            raise ValueError(f"{name} is unknown or came twice")
+        target = self._missing.pop(name)
+        if target.shape != tensor.shape:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(target.shape)}")
+        target.copy_(tensor)
+
+    def finish(self) -> MaskedLanguageModel:
+        """The whole model, ready to evaluate."""
+        if self._missing:
+            raise ValueError(f"no values came for {', '.join(self._missing)}")
+        return self._model.eval().requires_grad_(False)
+
+
 def build_model(
     config: EncoderConfig, parameters: Iterable[tuple[str, torch.Tensor]]
 ) -> MaskedLanguageModel:
-    """The whole model on the CPU in float32, ready to evaluate.
-
-    ValueError if a parameter is unknown, missing, or of another shape.
-    """
-    with torch.device("cpu"):
-        model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
-    missing = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in parameters:
-            if name not in missing:
-                raise ValueError(f"{name} is unknown or came twice")
-            target = missing.pop(name)
-            if target.shape != tensor.shape:
-                raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(target.shape)}")
-            target.copy_(tensor)
-    if missing:
-        raise ValueError(f"no values came for {', '.join(missing)}")
-    return model.eval().requires_grad_(False)
+    """The model that `parameters` (name, full tensor) make; ValueError as ModelBuilder."""
+    builder = ModelBuilder(config)
+    for name, tensor in parameters:
+        builder.fill(name, tensor)
+    return builder.finish()
 
 
 def pack(documents: Sequence[torch.Tensor]) -> PackedBatch:

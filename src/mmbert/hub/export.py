@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmbert.data.tokenizer import SpecialIds
-from mmbert.hub.building import build_model
+from mmbert.hub.building import ModelBuilder
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.hub.folders import new_folder
 from mmbert.hub.model_card import model_card
@@ -42,7 +42,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
         out,
         name=name,
         model=source.model,
-        parameters=source.items,
+        parameters=source.items(),
         special_ids=source.special_ids,
         tokenizer=source.tokenizer,
         dtype=dtype,
@@ -57,7 +57,7 @@ def write_hugging_face_folder(
     *,
     name: str,
     model: HuggingFaceModel,
-    parameters: Callable[[], Iterable[tuple[str, Tensor]]],
+    parameters: Iterable[tuple[str, Tensor]],
     special_ids: SpecialIds,
     tokenizer: Path,
     dtype: Dtype,
@@ -65,18 +65,19 @@ def write_hugging_face_folder(
     language_tokens: dict[str, int],
     recipe: str | None,
 ) -> LogitComparison:
-    """Write and verify a folder; `parameters` gives every (name, full float32 tensor), twice."""
+    """Write a folder and verify it; `parameters` gives every (name, full float32 tensor) once."""
     shapes = parameter_shapes(model.encoder)
     target = DTYPES[dtype]
     with new_folder(out) as folder:
-        write_weights(folder / WEIGHTS_FILE, shapes, parameters(), target)
+        # Ours is filled from the origin, rounded as the file is: a wrong file would show.
+        builder = ModelBuilder(model.encoder)
+        passing = _filling(builder, parameters, target)
+        write_weights(folder / WEIGHTS_FILE, shapes, passing, target)
         config = hugging_face_config(model, special_ids, dtype=dtype)
         _write_json(folder / "config.json", config)
         _write_json(folder / PROVENANCE_NAME, provenance)
         copy_tokenizer(tokenizer, folder, context=model.context)
-        # Ours is built from the origin, rounded as the file is: a wrong file would show.
-        rounded = ((name, tensor.to(target).float()) for name, tensor in parameters())
-        comparison = compare_logits(folder, build_model(model.encoder, rounded), model)
+        comparison = compare_logits(folder, builder.finish(), model)
         card = model_card(
             name=name,
             model=model,
@@ -90,6 +91,15 @@ def write_hugging_face_folder(
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
     return comparison
+
+
+def _filling(
+    builder: ModelBuilder, parameters: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """The parameters as they come, each put into the builder's model on its way."""
+    for name, tensor in parameters:
+        builder.fill(name, tensor.to(dtype))
+        yield name, tensor
 
 
 def _mask_token(folder: Path) -> str:

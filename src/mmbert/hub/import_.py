@@ -106,7 +106,7 @@ def import_model(
         out,
         name=out.name,
         model=model,
-        parameters=parameters,
+        parameters=parameters(),
         special_ids=special_ids,
         tokenizer=tokenizer_folder,
         dtype="float32",

@@ -74,7 +74,7 @@ def merge_models(
         out,
         name=out.name,
         model=sources[-1].model,
-        parameters=parameters,
+        parameters=parameters(),
         special_ids=sources[-1].special_ids,
         tokenizer=sources[-1].tokenizer,
         dtype=dtype,
