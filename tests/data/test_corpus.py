@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.data.corpus import open_corpus
@@ -104,6 +104,7 @@ def test_replaced_shard_is_refused_when_read(tmp_path: Path) -> None:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_mutated_manifest_is_named_or_means_the_same_kind_of_thing(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter, dtype_for_vocabulary
@@ -38,6 +38,7 @@ def test_bytes_are_megatrons(tmp_path: Path) -> None:
     st.lists(st.lists(st.integers(0, 65_535), max_size=20), max_size=20),
     st.sampled_from(["uint16", "int32"]),
 )
+@settings(deadline=None)
 def test_round_trip(
     tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], dtype: str
 ) -> None:
@@ -122,6 +123,7 @@ def test_missing_half_is_named(tmp_path: Path, suffix: str) -> None:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_mutated_index_never_gives_wrong_tokens_silently(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

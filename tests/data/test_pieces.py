@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.data.pieces import (
@@ -20,6 +20,7 @@ from mmbert.errors import UserError
 
 
 @given(st.integers(0, 5000), st.integers(3, 600))
+@settings(deadline=None)
 def test_parts_cover_the_document_once_and_none_is_tiny(length: int, context: int) -> None:
     capacity = context - 2
     parts = int(count_parts(length, context))
@@ -42,6 +43,7 @@ def test_the_last_two_parts_share_evenly() -> None:
 
 
 @given(st.lists(st.integers(0, 100), max_size=40), st.integers(3, 30), st.integers(0, 40))
+@settings(deadline=None)
 def test_indexes_of_shards_concatenate(lengths: list[int], context: int, cut: int) -> None:
     whole = continuation_index(lengths, context)
     cut = min(cut, len(lengths))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.data.shares import ComponentSize, PhaseMix, component_tiers, phase_mixes
@@ -25,6 +25,7 @@ def _mix(recipe: Recipe, *sizes: ComponentSize) -> tuple[PhaseMix, ...]:
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=8), st.floats(0, 1))
+@settings(deadline=None)
 def test_tokens_follow_the_temperature(tokens: list[int], temperature: float) -> None:
     recipe = small_recipe(phase("a", 61_440, temperature=temperature))
     sizes = [_size(f"web/l{i}", n) for i, n in enumerate(tokens)]
@@ -106,6 +107,7 @@ def test_caps_hold_over_the_whole_run_and_free_tokens_go_to_the_others() -> None
 
 
 @given(st.lists(st.integers(1000, 10**6), min_size=2, max_size=8), st.floats(0.3, 4))
+@settings(deadline=None)
 def test_water_filling_fills_or_says_what_is_missing(tokens: list[int], cap: float) -> None:
     recipe = small_recipe(
         phase("a", 614_400, temperature={"start": 0.9, "end": 0.2}),
