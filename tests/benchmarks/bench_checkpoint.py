@@ -1,0 +1,132 @@
+"""How long a step waits for a checkpoint: saves of a model of some size, on real ranks.
+
+    python tests/benchmarks/bench_checkpoint.py --parameters 300M --ranks 1 --folder /local/disk
+
+Prints a line per save: what the step waited (the copy), how long writing and committing took beside
+the training, and the rates; then how long the check and the load of the newest took. The model is
+one matrix per rank's worth of parameters with ZeRO 1: what is copied and written is 12 bytes a
+parameter, as in a real run. The first save also allocates the host memory that later ones reuse.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY / part) for part in (".", "src", "kernels", "tests")]
+
+import torch  # noqa: E402
+from tests.training.prescribed import recipe, start  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from distributed import run_ranks  # noqa: E402
+from mmbert.parallel.description import (  # noqa: E402
+    InitialDistribution,
+    ParameterDescription,
+    described_parameter,
+    name_parameters,
+)
+from mmbert.parallel.grid import TensorGroup  # noqa: E402
+from mmbert.recipe import parse_quantity  # noqa: E402
+from mmbert.training.checkpoint import CheckpointStore, RunState  # noqa: E402
+from mmbert.training.engine import Engine  # noqa: E402
+
+WIDTH = 1024
+
+
+class Wide(nn.Module):
+    """Matrices of 1,024 columns; the loss touches one element of each, so that a step is cheap."""
+
+    def __init__(self, parameters: int, group: TensorGroup) -> None:
+        super().__init__()
+        ones = InitialDistribution("ones")
+        self.matrices = nn.ParameterList(
+            described_parameter(ParameterDescription((rows, WIDTH), ones), group)
+            for rows in _rows(parameters)
+        )
+        name_parameters(self)
+        with torch.no_grad():
+            for matrix in self.matrices:
+                matrix.normal_(std=0.02)
+
+    def forward(self, batch: Any, **_: Any) -> Tensor:
+        return torch.stack([matrix[0, 0] for matrix in self.matrices])
+
+
+def _rows(parameters: int) -> list[int]:
+    """An embedding of two thirds of the parameters, the rest in 22 layers: base's proportions."""
+    table = 2 * parameters // 3 // WIDTH
+    return [table, *[(parameters // WIDTH - table) // 22] * 22]
+
+
+def measure(
+    rank: int, world_size: int, parameters: int, folder: Path, saves: int, zero_stage: int
+) -> list[dict[str, float]]:
+    """The figures of every save and of the load, as rank 0 sees them."""
+    torch.manual_seed(0)
+    grid = start(rank, world_size, 1)
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    model = Wide(parameters, grid.tensor)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    engine = Engine(
+        model.to(device),
+        recipe(precision="bfloat16", parallel__zero_stage=zero_stage),
+        grid,
+        device,
+    )
+    store, figures = CheckpointStore(folder, keep_last=1), []
+    for step in range(saves):
+        engine.forward_backward(None, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
+        engine.optimizer_step(1e-3, 0.0)
+        path = store.save(engine, RunState(step=step, tokens=0, phase="only", recipe=""))
+        waited, begin = store.blocked_seconds, time.monotonic()
+        store.wait()
+        written = time.monotonic() - begin
+        size = sum(file.stat().st_size for file in path.iterdir())
+        figures.append({"waited": waited, "written": written, "bytes": size, "parameters": total})
+    begin = time.monotonic()
+    newest = store.newest_sound()
+    checked, begin = time.monotonic() - begin, time.monotonic()
+    assert newest is not None
+    store.load(engine, newest)
+    figures.append({"checked": checked, "loaded": time.monotonic() - begin})
+    return figures
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parameters", default="300M", type=parse_quantity)
+    parser.add_argument("--ranks", default=1, type=int)
+    parser.add_argument("--zero-stage", default=1, type=int)
+    parser.add_argument("--saves", default=3, type=int)
+    parser.add_argument("--folder", default=None, type=Path, help="where to write (local disk)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        arguments = (options.parameters, Path(folder), options.saves, options.zero_stage)
+        figures = run_ranks(measure, options.ranks, *arguments, timeout=1800)[0]
+    if options.json:
+        print(json.dumps(figures))
+        return
+    *saves, load = figures
+    for number, save in enumerate(saves):
+        gigabytes = save["bytes"] / 1e9
+        print(
+            f"save {number}: {save['parameters'] / 1e6:.0f}M parameters, {gigabytes:.2f} GB; "
+            f"the step waited {save['waited']:.2f} s, "
+            f"then written in {save['written']:.1f} s ({gigabytes / save['written']:.2f} GB/s)"
+        )
+    print(f"newest sound one found in {load['checked']:.1f} s, loaded in {load['loaded']:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
