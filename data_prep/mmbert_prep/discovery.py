@@ -20,6 +20,8 @@ _FORMATS: dict[str, Format] = {
     ".json": "jsonl",
     ".txt": "text",
     ".text": "text",
+    ".mds": "mds",
+    ".idx": "megatron",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
@@ -37,7 +39,15 @@ def discover(settings: PrepSettings) -> Discovery:
     """List the input in a fixed order (by relative path). Raises UserError if there is none."""
     root, paths = _paths(settings.input)
     found = Discovery(root=root)
+    known = set(paths)
+    # Beside MDS shards lie an index and statistics, which are no text.
+    shard_folders = {os.path.dirname(path) for path in paths if ".mds" in os.path.basename(path)}
     for path in paths:
+        if path.endswith(".bin") and f"{path[:-4]}.idx" in known:
+            continue  # read with its index
+        if path.endswith(".json") and os.path.dirname(path) in shard_folders:
+            _ignore(found, "beside MDS shards", os.path.relpath(path, root))
+            continue
         _classify(path, root, settings, found)
     if not found.files:
         reasons = "; ".join(f"{why}: {len(names)}" for why, names in sorted(found.ignored.items()))
@@ -94,7 +104,7 @@ def _classify(path: str, root: str, settings: PrepSettings, found: Discovery) ->
     kind = _FORMATS.get(extension.lower())
     if name.startswith((".", "_")):
         return _ignore(found, "hidden", relative)
-    if kind is None or (kind == "parquet" and compression != "none"):
+    if kind is None or (kind in ("parquet", "megatron") and compression != "none"):
         return _ignore(found, f"unknown kind of file '{extension or name}'", relative)
     try:
         status = os.stat(path)
@@ -105,8 +115,8 @@ def _classify(path: str, root: str, settings: PrepSettings, found: Discovery) ->
     if not stat.S_ISREG(status.st_mode):
         return _ignore(found, "not a regular file", relative)
     language = settings.language or language_of_path(relative) or _language_of_name(root)
-    if language is None and kind == "text":
-        return _ignore(found, "text whose path names no language", relative)
+    if language is None and kind in ("text", "megatron"):
+        return _ignore(found, f"{kind} whose path names no language", relative)
     if status.st_size == 0:
         return _ignore(found, "empty file", relative)
     found.files.append(

@@ -9,7 +9,7 @@ import numpy as np
 from mmbert.data.indexed_dataset import dtype_for_vocabulary
 from mmbert.errors import UserError
 from mmbert_prep.cleaning import Clean, Cleaner, content_hashes
-from mmbert_prep.parts import DOCUMENT_DTYPE, PartReport, PartWriter
+from mmbert_prep.parts import DOCUMENT_DTYPE, LanguageCounts, PartReport, PartWriter
 from mmbert_prep.progress import Meter
 from mmbert_prep.readers import DAMAGE_REASONS, Document, Segment, read_segment
 from mmbert_prep.settings import PrepSettings
@@ -58,36 +58,83 @@ class UnitEncoder:
 
     def _segment(self, segment: Segment, writer: PartWriter) -> None:
         batch: list[tuple[str, Clean]] = []
+        given: list[tuple[str, np.ndarray]] = []
         size = shown = 0
         # Progress inside a big file, whose text is about so many times its size on disk.
         expansion = 3 if segment.compression != "none" or segment.format == "parquet" else 1
         for document in read_segment(segment, self._settings):
             counts = writer.counts(document.language or "")
             counts.read += 1
-            clean = self._cleaner.clean(document)
+            clean = self._checked(document)
             if isinstance(clean, str):
-                counts.rejected[clean] = counts.rejected.get(clean, 0) + 1
+                _count(counts.rejected, clean, 1)
                 self._remember(document, clean, writer)
                 continue
-            assert document.language is not None, "the cleaner rejects what has no language"
-            counts.cleaned += clean.changed
-            batch.append((document.language, clean))
-            size += len(clean.data)
-            if size >= _BATCH_BYTES or len(batch) >= _BATCH_DOCUMENTS:
-                self._encode(batch, writer)
+            assert document.language is not None, "what has no language is rejected"
+            if isinstance(clean, np.ndarray):
+                given.append((document.language, clean))
+                size += clean.nbytes
+            else:
+                counts.cleaned += clean.changed
+                batch.append((document.language, clean))
+                size += len(clean.data)
+            if size >= _BATCH_BYTES or len(batch) + len(given) >= _BATCH_DOCUMENTS:
+                self._flush(batch, given, writer)
                 step = min(size // expansion, segment.weight - shown)
                 self._meter.add(weight=step)
                 shown += step
-                batch, size = [], 0
+                batch, given, size = [], [], 0
                 self._team.check()
+        self._flush(batch, given, writer)
+        self._meter.add(weight=segment.weight - shown)
+
+    def _checked(self, document: Document) -> Clean | np.ndarray | str:
+        if document.tokens is None:
+            return self._cleaner.clean(document)
+        return (
+            "missing_language" if document.language is None else self._given_tokens(document.tokens)
+        )
+
+    def _flush(
+        self,
+        batch: list[tuple[str, Clean]],
+        given: list[tuple[str, np.ndarray]],
+        writer: PartWriter,
+    ) -> None:
         if batch:
             self._encode(batch, writer)
-        self._meter.add(weight=segment.weight - shown)
+        if given:
+            self._copy(given, writer)
 
     @staticmethod
     def _remember(document: Document, reason: str, writer: PartWriter) -> None:
         if reason == "damaged_file" and document.detail:
             writer.report.damaged.append(document.detail)
+
+    def _copy(self, batch: list[tuple[str, np.ndarray]], writer: PartWriter) -> None:
+        """Write documents that are tokenised already."""
+        languages: dict[str, list[np.ndarray]] = {}
+        for language, tokens in batch:
+            languages.setdefault(language, []).append(tokens)
+        lengths = self._encoder.reference.byte_lengths
+        for language, arrays in languages.items():
+            sizes = [int(lengths[tokens].sum()) for tokens in arrays]
+            self._write(language, arrays, [tokens.tobytes() for tokens in arrays], sizes, writer)
+
+    def _given_tokens(self, tokens: np.ndarray) -> np.ndarray | str:
+        """Tokens without what frames a document, or the reason for rejecting them."""
+        special = self._encoder.reference.description.special_ids
+        start, end = 0, len(tokens)
+        while start < end and tokens[start] == special.begin:
+            start += 1
+        while start < end and tokens[end - 1] == special.end:
+            end -= 1
+        tokens = tokens[start:end]
+        if not len(tokens):
+            return "empty"
+        if int(tokens.max()) >= len(self._kinds) or np.any(self._kinds[tokens] == _RESERVED):
+            return "invalid_tokens"
+        return tokens
 
     def _encode(self, batch: list[tuple[str, Clean]], writer: PartWriter) -> None:
         arrays = self._encoder.encode(
@@ -97,9 +144,11 @@ class UnitEncoder:
         for index, (language, _) in enumerate(batch):
             languages.setdefault(language, []).append(index)
         for language, indices in languages.items():
-            self._write(
-                language, [batch[i][1] for i in indices], [arrays[i] for i in indices], writer
-            )
+            texts = [batch[i][1] for i in indices]
+            data = [text.data for text in texts]
+            ids = [arrays[i] for i in indices]
+            hashes = self._write(language, ids, data, [len(text) for text in data], writer)
+            self._measure(writer.counts(language), texts, ids, hashes)
         self._meter.add(
             documents=len(batch),
             size=sum(len(clean.data) for _, clean in batch),
@@ -107,39 +156,46 @@ class UnitEncoder:
         )
 
     def _write(
-        self, language: str, texts: list[Clean], arrays: list[np.ndarray], writer: PartWriter
-    ) -> None:
+        self,
+        language: str,
+        arrays: list[np.ndarray],
+        data: list[bytes],
+        sizes: list[int],
+        writer: PartWriter,
+    ) -> np.ndarray:
+        """Write documents of one language; returns the hashes of their `data`, uint64[n, 2]."""
         counts = writer.counts(language)
-        lengths = np.array([len(array) for array in arrays], dtype=np.int64)
-        if lengths.min() == 0 or lengths.max() > _LARGEST_DOCUMENT:
-            kept = [i for i, n in enumerate(lengths) if 0 < n <= _LARGEST_DOCUMENT]
-            for n in lengths:
-                if not 0 < n <= _LARGEST_DOCUMENT:
-                    reason = "too_long" if n else "no_tokens"
-                    counts.rejected[reason] = counts.rejected.get(reason, 0) + 1
-            if not kept:
-                return
-            texts, arrays = [texts[i] for i in kept], [arrays[i] for i in kept]
-            lengths = lengths[kept]
-        tokens = np.concatenate(arrays)
-        kinds = np.bincount(self._kinds[tokens], minlength=4)
-        if kinds[_RESERVED]:
-            raise AssertionError(f"the tokenizer made a reserved id out of {language} text")
-        data = [text.data for text in texts]
-        documents = np.empty(len(texts), dtype=DOCUMENT_DTYPE)
         hashes = content_hashes(data)
+        documents = np.empty(len(arrays), dtype=DOCUMENT_DTYPE)
         documents["high"], documents["low"] = hashes[:, 0], hashes[:, 1]
-        documents["tokens"] = lengths
-        documents["bytes"] = [len(text) for text in data]
-        counts.tokens += len(tokens)
-        counts.byte_tokens += int(kinds[_BYTE])
-        counts.unknown_tokens += int(kinds[_UNKNOWN])
+        lengths = np.array([len(array) for array in arrays], dtype=np.int64)
+        documents["bytes"] = sizes
+        good = (lengths > 0) & (lengths <= _LARGEST_DOCUMENT)
+        if not good.all():
+            _count(counts.rejected, "no_tokens", int(np.count_nonzero(lengths == 0)))
+            _count(counts.rejected, "too_long", int(np.count_nonzero(lengths > _LARGEST_DOCUMENT)))
+            arrays = [array for array, kept in zip(arrays, good, strict=True) if kept]
+        documents["tokens"] = np.where(good, lengths, 0)
+        if arrays:
+            tokens = np.concatenate(arrays)
+            kinds = np.bincount(self._kinds[tokens], minlength=4)
+            if kinds[_RESERVED]:
+                raise AssertionError(f"the tokenizer made a reserved id out of {language} text")
+            counts.tokens += len(tokens)
+            counts.byte_tokens += int(kinds[_BYTE])
+            counts.unknown_tokens += int(kinds[_UNKNOWN])
+            writer.add(language, tokens, documents[good])
+        return hashes
+
+    @staticmethod
+    def _measure(
+        counts: LanguageCounts, texts: list[Clean], arrays: list[np.ndarray], hashes: np.ndarray
+    ) -> None:
         for index in np.flatnonzero(hashes[:, 1] % _MEASURED == 0):
             text = texts[index].text
             counts.measured_words += len(text.split())
             counts.measured_characters += len(text)
-            counts.measured_tokens += int(lengths[index])
-        writer.add(language, tokens, documents)
+            counts.measured_tokens += len(arrays[index])
 
     def _check_share(self, report: PartReport) -> None:
         for counts in report.counts.values():
@@ -163,3 +219,8 @@ def check_share(bad: int, read: int, most: float) -> None:
             "damaged files: see --dry-run and the input itself), or allow more with "
             "--maximum-rejected-share; running again continues",
         )
+
+
+def _count(counts: dict[str, int], reason: str, number: int) -> None:
+    if number:
+        counts[reason] = counts.get(reason, 0) + number

@@ -52,6 +52,8 @@ class Survey:
             most = max(_LEAST_READ, 8 * budget) if segment.language else None
             segment_read = 0
             for document in read_segment(segment, self._settings):
+                if document.tokens is not None:
+                    continue  # says nothing of how text looks
                 clean = cleaner.clean(document)
                 if not isinstance(clean, Clean) or document.language is None:
                     continue

@@ -93,11 +93,11 @@ class TokenizerStage:
         paths = [self._space.survey / f"{unit.key}.jsonl" for unit in plan.units]
         samples = read_samples(paths, self._settings)
         pairs = [(language, text) for language, texts in samples.items() for text in texts]
-        if not pairs:
+        if not pairs and model is None:
             raise UserError(
                 f"no readable text in {self._settings.input}",
                 remedy="look at a file by hand: are the columns named as --text-column and "
-                "--language-column say, is it UTF-8?",
+                "--language-column say, is it UTF-8? Input that is tokenised needs its --tokenizer",
             )
         if model is None:
             size = self._settings.vocabulary_size or DEFAULT_VOCABULARY_SIZE

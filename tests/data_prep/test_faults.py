@@ -193,7 +193,7 @@ def test_a_full_disk(corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("failing", [3, 40])
+@pytest.mark.parametrize("failing", [3, 20])
 def test_a_write_that_fails_leaves_nothing_half_visible(
     failing: int,
     corpus: Path,

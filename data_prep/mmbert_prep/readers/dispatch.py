@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mmbert.errors import UserError
-from mmbert_prep.readers.documents import Document, InputFile, Segment
+from mmbert_prep.readers.documents import Document, Format, InputFile, Segment
 from mmbert_prep.readers.jsonl import read_jsonl
 from mmbert_prep.readers.parquet import read_parquet, row_group_weights
 from mmbert_prep.readers.streams import BLOCK, DamagedFileError
 from mmbert_prep.readers.text import read_text
+from mmbert_prep.readers.tokenised import megatron_documents, read_mds, read_megatron
 from mmbert_prep.settings import PrepSettings
+
+_READERS: dict[Format, Callable[[Segment, PrepSettings], Iterator[Document]]] = {
+    "parquet": read_parquet,
+    "jsonl": read_jsonl,
+    "text": read_text,
+    "megatron": read_megatron,
+    "mds": read_mds,
+}
 
 
 def read_segment(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
@@ -21,7 +30,7 @@ def read_segment(segment: Segment, settings: PrepSettings) -> Iterator[Document]
     if segment.problem is not None:
         yield _damaged(segment, segment.problem)
         return
-    reader = {"parquet": read_parquet, "jsonl": read_jsonl, "text": read_text}[segment.format]
+    reader = _READERS[segment.format]
     _require_unchanged(segment)
     try:
         yield from reader(segment, settings)
@@ -55,8 +64,11 @@ def plan_segments(file: InputFile, unit_bytes: int, settings: PrepSettings) -> l
     """Divide a file into segments of about `unit_bytes`, at record boundaries, in file order."""
     if file.format == "parquet":
         return _parquet_segments(file, unit_bytes)
+    if file.format == "megatron":
+        return _megatron_segments(file, unit_bytes)
     whole_documents = file.format == "text" and settings.text_unit == "file"
-    if file.compression != "none" or whole_documents or file.size <= unit_bytes * 3 // 2:
+    whole_file = file.format == "mds" or file.compression != "none" or whole_documents
+    if whole_file or file.size <= unit_bytes * 3 // 2:
         return [_segment(file, 0, file.size, file.size)]
     blank_line = file.format == "text" and settings.text_unit == "block"
     count = -(-file.size // unit_bytes)
@@ -101,6 +113,20 @@ def _parquet_segments(file: InputFile, unit_bytes: int) -> list[Segment]:
             segments.append(_segment(file, start, group + 1, weight))
             start, weight = group + 1, 0
     return segments
+
+
+def _megatron_segments(file: InputFile, unit_bytes: int) -> list[Segment]:
+    try:
+        documents = megatron_documents(file.path)
+        weight = max(1, os.path.getsize(f"{file.path[:-4]}.bin"))
+    except (DamagedFileError, OSError) as error:
+        return [_segment(file, 0, 0, 1, problem=str(error))]
+    count = max(1, min(documents, -(-weight // unit_bytes)))
+    bounds = [documents * number // count for number in range(count + 1)]
+    return [
+        _segment(file, start, stop, max(1, weight // count))
+        for start, stop in itertools.pairwise(bounds)
+    ]
 
 
 def _boundary(descriptor: int, position: int, size: int, blank_line: bool) -> int:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
 from mmbert.errors import UserError
-from mmbert_prep.tokenization.long_text import Cutter
+from mmbert_prep.tokenization.long_text import SPACE, Cutter
 from mmbert_prep.tokenization.model_proto import parse_model
 
 LONG_CHARACTERS = 200_000  # texts beyond this are cut before they are encoded
@@ -25,6 +25,9 @@ class Encoder(Protocol):
     description: TokenizerDescription
     byte_ids: np.ndarray
     """bool[vocabulary]: ids that stand for one byte of a character outside the vocabulary."""
+
+    byte_lengths: np.ndarray
+    """int64[vocabulary]: UTF-8 bytes of text that an id stands for."""
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
@@ -42,6 +45,7 @@ class SentencePieceEncoder:
         proto = parse_model(model)
         self.byte_ids = np.array([self._processor.is_byte(id_) for id_ in range(len(proto.pieces))])
         self._pieces = [piece.piece for piece in proto.pieces]
+        self.byte_lengths = _byte_lengths(self._pieces, self.byte_ids)
         # Only a model that changes nothing at a text's beginning can be given a text in parts.
         self._plain = proto.normalizer_spec.name == "identity" and not (
             proto.normalizer_spec.add_dummy_prefix or proto.normalizer_spec.remove_extra_whitespaces
@@ -83,12 +87,16 @@ class HuggingFaceEncoder:
         self._tokenizer.encode_special_tokens = True
         self._whole = Tokenizer.from_str(definition.decode())
         vocabulary = self._whole.get_vocab(with_added_tokens=True)
-        self._pieces = list(vocabulary)
         self.byte_ids = np.zeros(description.vocabulary_size, dtype=bool)
         if data["model"].get("byte_fallback"):
             for byte in range(256):
                 if (id_ := vocabulary.get(f"<0x{byte:02X}>")) is not None:
                     self.byte_ids[id_] = True
+        names = [self._whole.id_to_token(id_) or "" for id_ in range(description.vocabulary_size)]
+        if "ByteLevel" in json.dumps(data.get("decoder")):  # one character stands for each byte
+            self.byte_lengths = np.array([len(name) for name in names], dtype=np.int64)
+        else:
+            self.byte_lengths = _byte_lengths(names, self.byte_ids)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
@@ -115,6 +123,11 @@ class HuggingFaceEncoder:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids."""
         return self._whole.decode([int(id_) for id_ in ids], skip_special_tokens=False)
+
+
+def _byte_lengths(pieces: Sequence[str], byte_ids: np.ndarray) -> np.ndarray:
+    lengths = [len(piece.replace(SPACE, " ").encode()) for piece in pieces]
+    return np.where(byte_ids, 1, np.array(lengths, dtype=np.int64))
 
 
 def encode_with_cuts(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 SPACE = "\u2581"
 
 _PART = 60_000  # characters encoded at once
-_SEARCH = 2_000_000  # how far beyond it a place to cut is looked for
+_SEARCH = 20_000  # how far beyond them a place to cut is looked for
 
 
 class Cutter:
@@ -30,14 +30,13 @@ class Cutter:
     def cut(self, text: str, only_at_spaces: bool = False) -> list[str]:
         """The parts, which joined are the text (with `only_at_spaces`: joined by single spaces).
 
-        A part without any such place within 2 million characters is cut where it is full; its
+        A part without any such place within 20,000 characters is cut where it is full; its
         tokens still decode to the text. With `only_at_spaces` it is not cut.
         """
-        text_of_pairs = text.replace(" ", SPACE)
         parts: list[str] = []
         start = 0
         while len(text) - start > _PART * 3 // 2:
-            place = self._place(text_of_pairs, start + _PART, only_at_spaces)
+            place = self._place(text, start + _PART, only_at_spaces)
             if place is None:
                 if only_at_spaces:
                     break
@@ -48,17 +47,13 @@ class Cutter:
         return parts
 
     def _place(self, text: str, begin: int, only_at_spaces: bool) -> int | None:
-        pairs = self._pairs
         for place in range(begin, min(begin + _SEARCH, len(text) - 1)):
-            if only_at_spaces:
-                # A single space between two characters becomes the next part's own prefix.
-                if (
-                    text[place] == SPACE
-                    and text[place - 1] != SPACE
-                    and text[place + 1] != SPACE
-                    and text[place - 1 : place + 1] not in pairs
-                ):
-                    return place
-            elif text[place - 1 : place + 1] not in pairs:
+            pair = text[place - 1 : place + 1].replace(" ", SPACE)
+            if pair in self._pairs:
+                continue
+            if not only_at_spaces:
+                return place
+            # A single space between two characters becomes the next part's own prefix.
+            if text[place] == " " and pair[0] != SPACE and text[place + 1] not in (" ", SPACE):
                 return place
         return None
