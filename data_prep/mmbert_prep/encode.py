@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.data.indexed_dataset import dtype_for_vocabulary
+from mmbert.data.tokenizer import SpecialIds
 from mmbert.errors import UserError
 from mmbert_prep.cleaning import Clean, Cleaner, content_hashes
 from mmbert_prep.parts import DOCUMENT_DTYPE, LanguageCounts, PartReport, PartWriter
@@ -121,15 +122,19 @@ class UnitEncoder:
             sizes = [int(lengths[tokens].sum()) for tokens in arrays]
             self._write(language, arrays, [tokens.tobytes() for tokens in arrays], sizes, writer)
 
+    @staticmethod
+    def unframed(tokens: np.ndarray, special_ids: SpecialIds) -> np.ndarray:
+        """Tokens without the begin and end that frame them."""
+        start, end = 0, len(tokens)
+        while start < end and tokens[start] == special_ids.begin:
+            start += 1
+        while start < end and tokens[end - 1] == special_ids.end:
+            end -= 1
+        return tokens[start:end]
+
     def _given_tokens(self, tokens: np.ndarray) -> np.ndarray | str:
         """Tokens without what frames a document, or the reason for rejecting them."""
-        special = self._encoder.reference.description.special_ids
-        start, end = 0, len(tokens)
-        while start < end and tokens[start] == special.begin:
-            start += 1
-        while start < end and tokens[end - 1] == special.end:
-            end -= 1
-        tokens = tokens[start:end]
+        tokens = self.unframed(tokens, self._encoder.reference.description.special_ids)
         if not len(tokens):
             return "empty"
         if int(tokens.max()) >= len(self._kinds) or np.any(self._kinds[tokens] == _RESERVED):

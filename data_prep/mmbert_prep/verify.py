@@ -1,0 +1,170 @@
+"""Hold finished shards against their source: every document decoded and found again, both ways."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from mmbert.data.indexed_dataset import IndexedDataset
+from mmbert.data.manifest import Manifest, read_manifest, verify_files
+from mmbert.errors import UserError
+from mmbert_prep.cleaning import Clean, Cleaner, content_hashes, heldout_flags
+from mmbert_prep.discovery import discover
+from mmbert_prep.encode import UnitEncoder
+from mmbert_prep.readers import Document, read_segment
+from mmbert_prep.settings import PrepSettings
+from mmbert_prep.storage import read_json
+from mmbert_prep.summary import Summary
+from mmbert_prep.tokenization.encoders import Encoder, open_encoder
+from mmbert_prep.tokenization.long_text import SPACE
+from mmbert_prep.units import plan_units
+from mmbert_prep.workspace import SUMMARY_NAME
+
+_MOST_TOLD = 5
+
+
+@dataclass
+class Verification:
+    """What was found for one language; `faults` is empty when the shards hold what they should."""
+
+    documents: int = 0
+    """Documents of the shards that were decoded and found in the source."""
+    faults: list[str] = field(default_factory=list)
+
+    def fault(self, text: str) -> None:
+        """Note a fault; after the first few only that there are more."""
+        if len(self.faults) < _MOST_TOLD:
+            self.faults.append(text)
+        elif len(self.faults) == _MOST_TOLD:
+            self.faults.append("… and more")
+
+
+def verify_source(
+    source_folder: Path, input_: str, advance: Callable[[int], None] = lambda size: None
+) -> dict[str, Verification]:
+    """Re-read `input_`, from which SHARDS/<source> was made, and compare it with the shards.
+
+    For each language: checksums; every stored document decodes to a document of the source; every
+    kept document of the source is stored exactly once (or as often as it occurs, when copies were
+    kept), in the split that its hash says; the counts of the manifest add up to the documents read.
+    `advance` is told of bytes of input as they are read. Memory: some 100 bytes per document.
+    Raises UserError when the folder is not finished or the input cannot be found.
+    """
+    path = source_folder / SUMMARY_NAME
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing: the preprocessing never finished",
+            remedy="run the preprocessing command again: it continues where it stopped",
+        )
+    summary = Summary.model_validate(read_json(path))
+    settings = PrepSettings.model_validate(
+        {**summary.settings, "input": input_, "output": source_folder.parent}
+    )
+    encoder = open_encoder(source_folder.parent / "tokenizer")
+    expected = _source_hashes(settings, encoder, advance)
+    found: dict[str, Verification] = {}
+    for language in sorted(set(summary.languages) | set(expected)):
+        check = found[language] = Verification()
+        if language not in summary.languages:
+            check.fault(f"{expected[language].total()} documents of the source are in no shard")
+            continue
+        manifest = read_manifest(source_folder / language)
+        try:
+            verify_files(source_folder / language, manifest)
+        except UserError as error:
+            check.fault(error.message)
+            continue
+        hashes = expected.get(language, Counter())
+        _compare(source_folder / language, manifest, hashes, settings, encoder, check)
+    return found
+
+
+def _key(data: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(data)
+
+
+def _text_key(text: str) -> bytes:
+    # What decoding cannot tell apart is not told apart here either.
+    return _key(b"text" + text.replace(SPACE, " ").encode())
+
+
+def _token_key(tokens: np.ndarray) -> bytes:
+    return _key(b"tokens" + tokens.astype("<i4").tobytes())
+
+
+def _source_hashes(
+    settings: PrepSettings, encoder: Encoder, advance: Callable[[int], None]
+) -> dict[str, Counter[bytes]]:
+    cleaner = Cleaner(settings)
+    found: dict[str, Counter[bytes]] = {}
+    for unit in plan_units(discover(settings), settings).units:
+        for segment in unit.segments:
+            for document in read_segment(segment, settings):
+                key = _document_key(document, cleaner, encoder)
+                if key is not None and document.language is not None:
+                    found.setdefault(document.language, Counter())[key] += 1
+            advance(segment.weight)
+    return found
+
+
+def _document_key(document: Document, cleaner: Cleaner, encoder: Encoder) -> bytes | None:
+    if document.tokens is not None:
+        tokens = UnitEncoder.unframed(document.tokens, encoder.description.special_ids)
+        return _token_key(tokens) if len(tokens) else None
+    clean = cleaner.clean(document)
+    return _text_key(clean.text) if isinstance(clean, Clean) else None
+
+
+def _compare(
+    folder: Path,
+    manifest: Manifest,
+    expected: Counter[bytes],
+    settings: PrepSettings,
+    encoder: Encoder,
+    check: Verification,
+) -> None:
+    stored: Counter[bytes] = Counter()
+    for split in ("train", "heldout"):
+        for shard in getattr(manifest, split).shards:
+            dataset = IndexedDataset(folder / shard.name)
+            for number in range(len(dataset)):
+                tokens = dataset.document(number)
+                text = encoder.decode(tokens)
+                where = f"{shard.name}, document {number}"
+                by_text, by_tokens = _text_key(text), _token_key(tokens)
+                key = by_text if by_text in expected else by_tokens
+                if key not in expected:
+                    check.fault(
+                        f"{shard.name}, document {number}: not in the source: {text[:80]!r}"
+                    )
+                    continue
+                stored[key] += 1
+                check.documents += 1
+                if key == by_text and manifest.heldout.documents:
+                    _check_split(text, split, settings, where, check)
+    most = 1 if settings.deduplicate else None
+    for key, count in stored.items():
+        if count > (most or expected[key]):
+            check.fault(f"a document is stored {count} times")
+    if settings.maximum_tokens_per_language is None:
+        lost = sum(1 for key in expected if key not in stored)
+        if lost:
+            check.fault(f"{lost} documents of the source are in no shard")
+    kept = manifest.train.documents + manifest.heldout.documents
+    if manifest.documents_read != kept + sum(manifest.rejected.values()):
+        check.fault("the manifest's counts do not add up to the documents read")
+
+
+def _check_split(
+    text: str, split: str, settings: PrepSettings, where: str, check: Verification
+) -> None:
+    if SPACE in text:
+        return  # the stored text may have had this very sign, and another hash
+    held = bool(heldout_flags(content_hashes([text.encode()]), settings.heldout_share)[0])
+    if held != (split == "heldout"):
+        check.fault(f"{where}: is in the wrong split")

@@ -1,0 +1,93 @@
+"""Verification finds what is right, what is lost, what is foreign and what is damaged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from mmbert.data.manifest import read_manifest, write_manifest
+from mmbert.errors import UserError
+from mmbert_prep.verify import verify_source
+
+from .texts import documents, run, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    odd = ["literal \u2581 sign", "a <mask> and <eos>", "copy", "copy", "\x07bell", "\xad"]
+    (folder / "odd_Latn.txt").write_text("\n\n".join([*documents("odd_Latn", 40), *odd]))
+    return folder
+
+
+@pytest.fixture
+def shards(corpus: Path, made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "shards"))
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("made")
+    run(corpus, output)
+    return output
+
+
+def faults(shards: Path, corpus: Path) -> dict[str, list[str]]:
+    found = verify_source(shards / "text", str(corpus))
+    return {language: check.faults for language, check in found.items() if check.faults}
+
+
+def test_sound_shards(corpus: Path, shards: Path) -> None:
+    seen: list[int] = []
+    found = verify_source(shards / "text", str(corpus), seen.append)
+    assert {language: check.faults for language, check in found.items()} == {
+        key: [] for key in found
+    }
+    assert found["eng_Latn"].documents == 120
+    assert sum(seen) > 10_000
+
+
+def test_a_changed_source_is_noticed(corpus: Path, shards: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(corpus, tmp_path / "other"))
+    lines = (other / "yor_Latn.txt").read_text().split("\n\n")
+    (other / "yor_Latn.txt").write_text("\n\n".join([*lines[1:], "a new document"]))
+    (other / "zul_Latn.txt").write_text("a new language")
+    found = faults(shards, other)
+    assert set(found) == {"yor_Latn", "zul_Latn"}
+    assert any("not in the source" in text for text in found["yor_Latn"])
+    assert any("1 documents of the source are in no shard" in text for text in found["yor_Latn"])
+
+
+def test_damage_is_noticed(corpus: Path, shards: Path) -> None:
+    path = shards / "text" / "rus_Cyrl" / "train-00000.bin"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    assert "is damaged" in faults(shards, corpus)["rus_Cyrl"][0]
+
+
+def test_a_document_in_the_wrong_split_is_noticed(corpus: Path, shards: Path) -> None:
+    folder = shards / "text" / "eng_Latn"
+    manifest = read_manifest(folder)
+    train = [IndexedDataset(folder / "train-00000").document(n).copy() for n in range(50)]
+    with IndexedDatasetWriter(folder / "heldout-00000", manifest.dtype) as writer:
+        for tokens in train[:3]:
+            writer.add(tokens)
+        shard = writer.finish()
+    heldout = manifest.heldout.model_copy(
+        update={"shards": (shard,), "documents": shard.documents, "tokens": shard.tokens}
+    )
+    write_manifest(folder, manifest.model_copy(update={"heldout": heldout}))
+    told = faults(shards, corpus)["eng_Latn"]
+    assert any("wrong split" in text for text in told)
+    assert any("stored 2 times" in text for text in told)
+
+
+def test_unfinished_shards_are_refused(corpus: Path, shards: Path) -> None:
+    (shards / "text" / "summary.json").unlink()
+    with pytest.raises(UserError, match="never finished"):
+        verify_source(shards / "text", str(corpus))
