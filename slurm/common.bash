@@ -41,6 +41,13 @@ keep_running() {
     while interrupted=; wait "$step"; status=$?; [[ -n $interrupted ]]; do :; done
 }
 
+# taken_away: whether the job is no longer running although this script is: cancelled by its user, or
+# its nodes died (srun may then report 0).
+taken_away() {
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+    [[ $state != RUNNING ]]
+}
+
 # preempted: whether Slurm takes this job's nodes away (which it need not tell this script).
 preempted() {
     local time
@@ -51,8 +58,7 @@ preempted() {
 # requeue WORD: start this job again, unless its user cancelled it or Slurm does so already.
 requeue() {
     local state
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
-    if [[ $state != RUNNING ]]; then
+    if taken_away; then
         say "$1; the job is $state and is left to Slurm"
     elif scontrol requeue "$SLURM_JOB_ID"; then
         say "$1 and requeued; it continues in about two minutes or when there is room"

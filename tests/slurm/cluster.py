@@ -3,6 +3,7 @@
 The cluster is one PID namespace: ending its first process ends everything in it, jobs included.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("virtual_cluster.sh")
 NEEDED = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "nsenter", "unshare")
+_FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED")
 _NAMESPACES = ("--pid", "--mount", "--net", "--uts")
 _UNSHARE = ("unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc")
 
@@ -130,7 +132,7 @@ class Cluster:
         """Wait until the job is in one of `states`; TimeoutError with its log otherwise."""
         end = time.monotonic() + timeout
         while (found := self.job(job))["JobState"] not in states:
-            if time.monotonic() > end:
+            if time.monotonic() > end or found["JobState"] in _FINAL:
                 raise TimeoutError(
                     f"job {job} is {found['JobState']}, not {states}; its log:\n{self.log(job)}"
                 )
@@ -142,7 +144,7 @@ class Cluster:
         end = time.monotonic() + timeout
         while self.log(job).count(text) < times:
             state = self.job(job)["JobState"]
-            if time.monotonic() > end or state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"):
+            if time.monotonic() > end or state in _FINAL:
                 if self.log(job).count(text) >= times:
                     return
                 said = f"job {job} ({state}) did not print {text!r} {times} times"
@@ -152,8 +154,31 @@ class Cluster:
     def restart_now(self, job: int) -> None:
         """Let a requeued job start at once; Slurm would wait two minutes."""
         self.wait_state(job, "PENDING")
-        # Not "now": a job that starts in the second of its requeue loses its credential and fails.
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+        end = time.monotonic() + 120
+        while self.job(job)["JobState"] == "PENDING":
+            if time.monotonic() > end:
+                raise TimeoutError(f"job {job} does not start again: {self.job(job)}")
+            # Not "now": a job that starts in the second of its requeue loses its credential and
+            # fails. Again and again: while a node is still clearing up, Slurm forgets it.
+            with contextlib.suppress(RuntimeError):  # it has just started
+                self.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+            time.sleep(5)
+
+    def kill_node(self, node: str) -> None:
+        """Let a host die at once: all its processes, and the controller is told."""
+        self.run("bash", "-c", f"kill -9 $(ip netns pids {node})")
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=died")
+
+    def revive_node(self, node: str) -> None:
+        """Start the dead host's daemon again and wait until it is idle."""
+        start = f"hostname {node}; exec slurmd"
+        enter = ("nsenter", f"--net=/run/netns/{node}", "--")
+        self.run(*enter, "unshare", "--uts", "bash", "-c", start)
+        end = time.monotonic() + 60
+        while self.run("sinfo", "-h", "-N", "-p", "main", "-n", node, "-o", "%T").strip() != "idle":
+            if time.monotonic() > end:
+                raise TimeoutError(f"{node} does not come back: {self.run('sinfo', '-N')}")
+            time.sleep(0.2)
 
     def cancel_all(self) -> None:
         """Cancel every job, so that the next test finds idle nodes."""

@@ -1,4 +1,4 @@
-"""Fixtures: one virtual cluster of two nodes for all tests, cleared between them."""
+"""Fixtures: one virtual cluster of three nodes for all tests, cleared between them."""
 
 import os
 import tempfile
@@ -23,9 +23,9 @@ def cluster_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_nodes(cluster_folder: Path) -> Iterator[Cluster]:
-    """Two nodes with two pretended GPUs each, for all tests of the session."""
-    cluster = Cluster(cluster_folder, nodes=2, gpus=2)
+def three_nodes(cluster_folder: Path) -> Iterator[Cluster]:
+    """Three nodes with two pretended GPUs each, for all tests of the session."""
+    cluster = Cluster(cluster_folder, nodes=3, gpus=2)
     try:
         yield cluster
     finally:
@@ -33,10 +33,10 @@ def two_nodes(cluster_folder: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(two_nodes: Cluster) -> Iterator[Cluster]:
+def cluster(three_nodes: Cluster) -> Iterator[Cluster]:
     """The cluster with no job on it, before and after."""
-    yield two_nodes
-    two_nodes.cancel_all()
+    yield three_nodes
+    three_nodes.cancel_all()
 
 
 @pytest.fixture(scope="session")

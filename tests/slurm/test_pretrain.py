@@ -1,4 +1,4 @@
-"""slurm/pretrain.sbatch with the real training program on a virtual cluster of two hosts.
+"""slurm/pretrain.sbatch with the real training program on a virtual cluster of three hosts.
 
 Every test compares with one run on one host to the last bit: losses and gradient norms of all steps
 and the tensors of the last checkpoint.
@@ -41,12 +41,14 @@ def runner(cluster: Cluster, inputs: Path, tmp_path: Path) -> Runner:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(two_nodes: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(
+    three_nodes: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The run folder of an undisturbed run of two ranks on one host."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    job = Runner(two_nodes, inputs, folder).submit(ONE_HOST, folder / "run")
-    end = two_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=180)
-    assert end["JobState"] == "COMPLETED", two_nodes.log(job)
+    job = Runner(three_nodes, inputs, folder).submit(ONE_HOST, folder / "run")
+    end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=300)
+    assert end["JobState"] == "COMPLETED", three_nodes.log(job)
     assert len(figures(folder / "run")) == STEPS
     return folder / "run"
 
@@ -62,7 +64,7 @@ def test_two_hosts_train_as_one(
     cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
 ) -> None:
     job = runner.submit(TWO_HOSTS, tmp_path / "run")
-    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=180)
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     log = cluster.log(job)
     assert end["JobState"] == "COMPLETED", log
     assert "rank 0 listens at n1:" in log
@@ -75,16 +77,16 @@ def test_disturbed_twice_it_continues_to_the_same_bits(
 ) -> None:
     """A more important job takes the nodes; then the warning of the time limit comes."""
     job = runner.submit(TWO_HOSTS, tmp_path / "run")
-    cluster.wait_log(job, "step 20/", timeout=120)
+    cluster.wait_log(job, "step 20/", timeout=240)
     important = cluster.submit(
         *("--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 1"), folder=tmp_path
     )
     cluster.wait_state(important, "COMPLETED")
     cluster.restart_now(job)
-    cluster.wait_log(job, "step 100/", timeout=120)
+    cluster.wait_log(job, "step 100/", timeout=240)
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     cluster.restart_now(job)
-    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=180)
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     log = cluster.log(job)
     assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "2"), log
     assert "received SIGTERM" in log
@@ -99,7 +101,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
 ) -> None:
     command = (tmp_path / "run", "checkpoint.every_tokens=20k")
     job = runner.submit(TWO_HOSTS, *command)
-    cluster.wait_log(job, "step 50/", timeout=120)
+    cluster.wait_log(job, "step 50/", timeout=240)
     cluster.run(
         "bash",
         "-c",
@@ -114,8 +116,25 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
     assert "pretrain.py" not in cluster.run("ps", "-eo", "args"), "no rank is left behind"
     # Now on one host: the grid is the same, and that is all that counts.
     job = runner.submit(ONE_HOST, *command)
-    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=180)
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     assert end["JobState"] == "COMPLETED", cluster.log(job)
+    assert_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.long
+def test_a_host_that_dies_is_replaced(
+    cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Slurm itself requeues the job, which continues from the last checkpoint on n1 and n3."""
+    job = runner.submit(TWO_HOSTS, tmp_path / "run", "checkpoint.every_tokens=20k")
+    cluster.wait_log(job, "step 50/", timeout=240)
+    cluster.kill_node("n2")
+    try:
+        cluster.restart_now(job)
+        end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
+    finally:
+        cluster.revive_node("n2")
+    assert (end["JobState"], end["NodeList"]) == ("COMPLETED", "n[1,3]"), cluster.log(job)
     assert_same(tmp_path / "run", undisturbed)
 
 
@@ -126,7 +145,7 @@ def test_slurm_s_own_signal_before_the_time_limit_saves_and_requeues(
     """25 minutes with a warning 1,400 seconds before: it comes after 40 to 100 seconds."""
     options = (*TWO_HOSTS, "--time=25", "--signal=B:USR1@1400")
     job = runner.submit(options, tmp_path / "run", "phases.pretrain.tokens=100M")
-    cluster.wait_log(job, "saved and requeued", timeout=180)
+    cluster.wait_log(job, "saved and requeued", timeout=300)
     state = cluster.wait_state(job, "PENDING")
     assert state["Restarts"] == "1"
     log = cluster.log(job)
@@ -140,7 +159,7 @@ def test_a_wrong_recipe_is_said_once_and_not_tried_again(
     cluster: Cluster, runner: Runner, tmp_path: Path
 ) -> None:
     job = runner.submit(TWO_HOSTS, tmp_path / "run", "batch.rowz=4")
-    assert cluster.wait_state(job, "FAILED", timeout=120)["ExitCode"] == "2:0"
+    assert cluster.wait_state(job, "FAILED", timeout=240)["ExitCode"] == "2:0"
     log = cluster.log(job)
     assert log.count("did you mean 'rows'") == 1, log
     assert "mend it and submit again" in log

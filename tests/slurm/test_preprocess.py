@@ -1,0 +1,124 @@
+"""slurm/preprocess.sbatch with the real program: the same bytes on two hosts as in one process."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.launch.tiny_run import ENVIRONMENT, PREPROCESS, ROOT, run, tree, write_text
+from tests.slurm.cluster import Cluster
+
+SCRIPT = ROOT / "slurm" / "preprocess.sbatch"
+OPTIONS = ("--vocab-size", "800", "--context", "64", "--unit-bytes", "20k")
+# Open MPI refuses to run as root unless told twice; users are not root.
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def wait_for(condition: Callable[[], bool], timeout: float) -> None:
+    """Return when `condition()` holds; TimeoutError if it does not in time."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.05)
+
+
+class Runner:
+    """Submits preprocessing jobs of one text to the cluster."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self._cluster, self.folder = cluster, folder
+        self.text, self.shards = folder / "text", folder / "shards"
+
+    def submit(self, *options: str) -> int:
+        """Submit the script as a user would; the job's number."""
+        return self._cluster.submit(
+            *(*options, f"--output={self.folder}/%x-%j.log", SCRIPT),
+            *(self.text, self.shards, *OPTIONS),
+            folder=ROOT,
+            environment={**ENVIRONMENT, **AS_ROOT, "MMBERT_VENV": sys.prefix},
+        )
+
+    def in_one_process(self) -> dict[str, bytes]:
+        """The shards that one process makes of the same text."""
+        result = run(
+            *(sys.executable, PREPROCESS, "--input", self.text),
+            *("--output", self.folder / "alone", "--workers", "1", *OPTIONS),
+        )
+        assert result.returncode == 0, result.stdout
+        return tree(self.folder / "alone")
+
+
+@pytest.fixture
+def runner(cluster: Cluster, tmp_path: Path) -> Runner:
+    return Runner(cluster, tmp_path)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_same_bytes_as_one_process(cluster: Cluster, runner: Runner, nodes: int) -> None:
+    write_text(runner.text)
+    job = runner.submit(f"--nodes={nodes}")
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
+    log = cluster.log(job)
+    assert end["JobState"] == "COMPLETED", log
+    assert f"{nodes} node(s) × 2 = {2 * nodes} worker(s)" in log
+    assert "570 documents read" in log
+    assert tree(runner.shards) == runner.in_one_process()
+    again = runner.submit(f"--nodes={nodes}")
+    cluster.wait_state(again, "COMPLETED", timeout=240)
+    assert "already done" in cluster.log(again)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cause", ["preemption", "time limit", "dead host"])
+def test_interrupted_it_continues_to_the_same_bytes(
+    cluster: Cluster, runner: Runner, cause: str
+) -> None:
+    write_text(runner.text, scale=40)
+    job = runner.submit("--nodes=2")
+    units = runner.shards / ".preprocess" / "text"
+    wait_for(lambda: len(list(units.glob("units-*/*.json"))) > 20, timeout=240)
+    if cause == "preemption":
+        important = cluster.submit(
+            *("--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 1"),
+            folder=runner.folder,
+        )
+        cluster.wait_state(important, "COMPLETED")
+    elif cause == "time limit":
+        cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    else:
+        cluster.kill_node("n1")  # where the job's first worker runs
+    try:
+        cluster.restart_now(job)
+        end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
+    finally:
+        if cause == "dead host":
+            cluster.revive_node("n1")
+    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "1"), cluster.log(job)
+    assert tree(runner.shards) == runner.in_one_process()
+
+
+def test_a_failure_on_one_worker_ends_the_job(cluster: Cluster, runner: Runner) -> None:
+    write_text(runner.text)
+    (runner.text / "eng_Latn" / "0.txt").write_bytes(b"\xff\xfe broken \xff" * 5000)
+    job = runner.submit("--nodes=2")
+    assert cluster.wait_state(job, "FAILED", "COMPLETED", timeout=60)["JobState"] == "FAILED"
+    log = cluster.log(job)
+    assert "eng_Latn/0.txt" in log, log
+    assert "FAILED with status" in log
+
+
+def test_several_nodes_without_mpi_are_refused(
+    cluster: Cluster, runner: Runner, tmp_path: Path
+) -> None:
+    (tmp_path / "environment" / "bin").mkdir(parents=True)
+    (tmp_path / "environment" / "bin" / "python").symlink_to(sys.executable)
+    job = cluster.submit(
+        *("--nodes=2", f"--output={tmp_path}/log", SCRIPT, runner.text, runner.shards),
+        folder=ROOT,
+        environment={"MMBERT_VENV": str(tmp_path / "environment")},
+    )
+    assert cluster.wait_state(job, "FAILED", "COMPLETED")["ExitCode"] == "2:0"
+    assert "2 nodes need MPI" in cluster.log(job)
