@@ -73,7 +73,8 @@ def chunk_in_blocks(
         if gradients is not None:
             blocks.append((block, values.to(hidden.dtype), maxima))
     if group is not None:
-        own = maxima.clone()
+        # A copy: the last block's exponentials refer to the maxima of this process alone.
+        own, maxima = maxima, maxima.clone()
         dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
         both = torch.stack((sums * (own - maxima).exp(), label_logits))
         dist.all_reduce(both, group=group)
