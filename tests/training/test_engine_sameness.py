@@ -192,3 +192,36 @@ def test_every_mistake_shows(one_process: dict[str, Any]) -> None:
         kinds = ("row losses", "norm", "gradients")  # after a single step
         noticed = {name for name in kinds if found[name] > LIMITS[name]}
         assert (kind in noticed) if kind else not noticed, (mistake, found)
+
+
+def evaluate_between_steps(rank: int, world_size: int) -> list[str]:
+    """Two runs, one with evaluations of the module between its steps; what differs."""
+    problems = []
+    for stage in (1, 2, 3):
+        ends, losses = [], []
+        for evaluate in (False, True):
+            engine = engine_of(start(rank, world_size, 1), stage, False, None)
+            for _ in range(3):
+                train(engine, 1)
+                if evaluate:
+                    with torch.no_grad():
+                        row = row_of(50, 0)
+                        losses.append(engine.module(row, rotary_bases=BASES, dropout_seed=None))
+            ends.append(gather_full(engine))
+            weights = {name: tensor.clone() for name, tensor in ends[-1].items()}
+            engine.close()
+        expected = tiny_model()
+        expected.load_state_dict(weights, strict=False)
+        by_hand = expected(row_of(50, 0), rotary_bases=BASES, dropout_seed=None)
+        if not torch.allclose(losses[-1], by_hand, atol=1e-6):
+            problems.append(f"ZeRO {stage}: the evaluation is not that of the weights")
+        if torch.equal(losses[0], losses[-1]):
+            problems.append(f"ZeRO {stage}: nothing was learnt in between")
+        for name, tensor in ends[0].items():
+            if not torch.equal(tensor, ends[1][name]):
+                problems.append(f"ZeRO {stage}: {name} depends on the evaluations")
+    return problems
+
+
+def test_evaluation_between_steps_disturbs_nothing() -> None:
+    assert run_ranks(evaluate_between_steps, 2, timeout=300) == {0: [], 1: []}
