@@ -17,16 +17,17 @@ ROW_TOKENS = 8192
 
 
 class LoadedModel:
-    """A model with its tokenizer, in float32 on `device`.
+    """A model with its tokenizer, in float32 on `device` (a GPU where there is one unless given).
 
     `module` is the model, `model` its description, `tokenizer` its tokenizer. UserError if `path`
     holds no sound model.
     """
 
-    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, path: Path, device: torch.device | str | None = None) -> None:
         source = open_model(path)
         self.path = path
-        self.device = torch.device(device)
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(default if device is None else device)
         self.model: HuggingFaceModel = source.model
         self.module: MaskedLanguageModel = build_model(source.model.encoder, source.items())
         self.module.to(self.device)

@@ -18,11 +18,12 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "tokenizer.model",
 )
+# The same choices that preprocessing makes, so that both give one token the same role.
 _ROLES = {
     "pad": ("pad_token",),
-    "begin": ("cls_token", "bos_token"),
-    "end": ("sep_token", "eos_token"),
-    "unknown": ("unk_token",),
+    "begin": ("bos_token", "cls_token"),
+    "end": ("eos_token", "sep_token"),
+    "unknown": ("unk_token", "pad_token"),  # byte-level vocabularies may have no unknown
     "mask": ("mask_token",),
 }
 
