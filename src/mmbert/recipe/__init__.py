@@ -1,27 +1,29 @@
 """The recipe: one YAML file, checked by typed models, that says all of a training run."""
 
 from mmbert.recipe.files import dump_recipe, load_recipe, override_recipe, parse_recipe
-from mmbert.recipe.models import (
+from mmbert.recipe.models import Recipe
+from mmbert.recipe.parts import (
     BatchSettings,
     CheckpointSettings,
     DataSettings,
     EvaluationSettings,
     Growth,
     GuardSettings,
-    LanguageSelection,
-    LearningRate,
     LoggingSettings,
     MaskingSettings,
-    MergeSettings,
     ModelSettings,
     OptimizerSettings,
     ParallelSettings,
-    Phase,
-    Recipe,
-    RotaryBases,
     Source,
-    Temperature,
     TokenizerSettings,
+)
+from mmbert.recipe.phases import (
+    LanguageSelection,
+    LearningRate,
+    MergeSettings,
+    Phase,
+    RotaryBases,
+    Temperature,
     Variant,
 )
 from mmbert.recipe.quantities import format_quantity, parse_quantity

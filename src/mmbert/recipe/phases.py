@@ -1,0 +1,124 @@
+"""The phases of the annealed schedule, and the variants that a run may end in."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mmbert.recipe.quantities import Quantity
+from mmbert.recipe.settings import Settings
+
+
+class LanguageSelection(Settings):
+    """Which languages take part: all, or those named, or those of a minimum size.
+
+    A name is `iso639-3_Script`, or a bare ISO 639-3 code that stands for all its scripts. With
+    names and a minimum, a language must satisfy both.
+    """
+
+    all: bool = False
+    names: tuple[str, ...] = ()
+    file: Path | None = None
+    """One name a line, `#` begins a comment; read when the recipe is loaded."""
+    minimum_tokens: Quantity | None = None
+    minimum_bytes: Quantity | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if value == "all":
+            return {"all": True}
+        if isinstance(value, str):
+            raise ValueError(f"{value!r}: write `all`, a list of languages, or file:/minimum_…:")
+        if isinstance(value, list | tuple):
+            return {"names": value}
+        return value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        minimum = self.minimum_tokens is not None or self.minimum_bytes is not None
+        if self.all and (self.names or self.file or minimum):
+            raise ValueError("`all` cannot be combined with names, a file or a minimum size")
+        if not (self.all or self.names or self.file or minimum):
+            raise ValueError("selects no language; write `all`, names, a file or a minimum size")
+        return self
+
+    def includes(self, language: str, *, tokens: int, size_bytes: int) -> bool:
+        """Whether `language` (with this many training tokens and UTF-8 bytes) takes part."""
+        if self.all:
+            return True
+        if self.names and language not in self.names and language.split("_")[0] not in self.names:
+            return False
+        if self.minimum_tokens is not None and tokens < self.minimum_tokens:
+            return False
+        return self.minimum_bytes is None or size_bytes >= self.minimum_bytes
+
+
+class RotaryBases(Settings):
+    """Bases (theta) of the rotary embedding in global and in local attention."""
+
+    global_: float = Field(alias="global", gt=1)
+    local_: float = Field(alias="local", gt=1)
+
+
+class Temperature(Settings):
+    """The sampling exponent, which may move linearly within a phase."""
+
+    start: float = Field(ge=0, le=1)
+    end: float = Field(ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _constant(cls, value: Any) -> Any:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            return {"start": value, "end": value}
+        return value
+
+
+class LearningRate(Settings):
+    """A phase's learning rate: linear warm-up, plateau at `peak`, a decay to `final · peak`."""
+
+    peak: float | None = Field(default=None, gt=0)
+    """The optimizer's learning_rate unless given."""
+    warmup: Quantity = Field(default=0, ge=0)
+    shape: Literal["constant", "linear", "cosine", "one_minus_sqrt"] = "constant"
+    final: float = Field(default=0.0, ge=0, le=1)
+    decay_tokens: Quantity | None = None
+    """Tokens of the decay at the phase's end; all that follows the warm-up unless given."""
+
+
+class Phase(Settings):
+    """One phase of the annealed schedule."""
+
+    name: str
+    tokens: Quantity = Field(gt=0)
+    context: Quantity = Field(gt=2)
+    languages: LanguageSelection
+    temperature: Temperature
+    mask_ratio: float = Field(gt=0, lt=1)
+    rotary_bases: RotaryBases
+    learning_rate: LearningRate = LearningRate()
+    weight_decay: float | None = Field(default=None, ge=0)
+    rows: int | None = Field(default=None, gt=0)
+    """Rows of a step in this phase; the batch's unless given."""
+
+
+class Variant(Settings):
+    """Another end of the run: branches where `branch_from` ended, with overrides of the recipe."""
+
+    name: str
+    branch_from: str
+    """The phase from whose last checkpoint it starts."""
+    overrides: dict[str, Any]
+    """`phases.decay.languages: …` as on the command line."""
+
+
+class MergeSettings(Settings):
+    """How finished variants become one model."""
+
+    method: Literal["ties", "linear", "ema"]
+    variants: tuple[str, ...] = ()
+    density: float = Field(default=0.5, gt=0, le=1)
+    weights: tuple[float, ...] = ()
+    decay: float = Field(default=0.9, gt=0, lt=1)
+    """Weight of the older checkpoints in the exponentially weighted average."""

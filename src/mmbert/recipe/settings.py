@@ -1,0 +1,42 @@
+"""What all parts of a recipe have in common: immutable, and no unknown keys."""
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+
+class Settings(BaseModel):
+    """A part of the recipe: immutable, and a key it does not know is refused with the nearest."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        known += [name for name in cls.model_fields if name not in known]
+        for key in values:
+            if key not in known:
+                nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+                hint = f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(known)}"
+                raise PydanticCustomError(
+                    "unknown_key", "unknown key '{key}'; {hint}", {"key": str(key), "hint": hint}
+                )
+        return values
+
+
+def require_distinct(key: str, names: list[str]) -> None:
+    """ValueError if two of `names`, the entries of `key`, are the same."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{key} has two entries named '{name}'")
