@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mmbert.data.consumption import Consumption, PhaseEnd
 from mmbert.data.corpus import Corpus
-from mmbert.data.mixture import Mixture, stream_rotation
+from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
 from mmbert.data.phase import COMPONENT, NUMBER, SIZE, START
 from mmbert.data.state import Progress
 from mmbert.data.streams import Stream
@@ -171,6 +171,12 @@ def test_resting_language_keeps_its_remainders(tmp_path: Path) -> None:
     assert not {number for number in begun if number < 10} & unfinished
 
 
+def test_no_cap_stays_no_cap() -> None:
+    consumption = Consumption(np.array([7, 9]), np.array([3]), np.array([0, 1, 1]))
+    left = consumption.draws_below(np.array([10, UNLIMITED]))
+    assert left.tolist() == [4, UNLIMITED]
+
+
 @given(st.data())
 @settings(max_examples=50, deadline=None)
 def test_consumption_equals_plain_bookkeeping(data: st.DataObject) -> None:
@@ -232,6 +238,33 @@ def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
         assert sorted(orders[0]) == sorted(orders[1])
         if many > 10:
             assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("quantum", [1, 5])
+def test_caps_that_the_run_uses_up_end_in_padding(tmp_path: Path, quantum: int) -> None:
+    """Two phases that ask for very nearly all that one epoch holds: everything once, no more."""
+    corpus = write_corpus(
+        tmp_path, {"web": {"big_Latn": [60, 10, 100] * 150, "tiny_Latn": [20] * 30}}, contexts=[64]
+    )
+    available = sum(
+        c.manifest.train.tokens + 2 * (c.manifest.train.documents + c.continuations(64))
+        for c in corpus.components
+    )
+    steps = available // (256 * quantum)
+    recipe = small_recipe(
+        phase("a", 256 * quantum * (steps // 2)),
+        phase("b", 256 * quantum * (steps - steps // 2)),
+        sources=[{"name": "web", "max_epochs": 1.0}],
+        row_tokens=256,
+        rows=quantum,
+        quantum=quantum,
+    )
+    ledger = Ledger(corpus, recipe, training_plan(recipe))
+    ledger.check()
+    sizes = ledger.progress.finder.pieces_per_epoch
+    assert all(number < sizes[component] for component, number in ledger.placed)
+    used = sum(end - start + 2 for ranges in ledger.placed.values() for start, end in ranges)
+    assert used > 0.93 * available
 
 
 def test_epoch_caps_are_never_exceeded(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.mixture import Mixture, stream_rotation
-from mmbert.errors import UserError
+from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
 
 RATES = st.lists(
     st.lists(st.one_of(st.just(0.0), st.floats(0.01, 60)), min_size=3, max_size=3),
@@ -96,8 +95,12 @@ def test_an_epoch_cap_is_never_exceeded() -> None:
     components, draws = mixture.pieces(np.arange(75))
     np.testing.assert_array_equal(np.bincount(components), limits)
     assert len(set(zip(components.tolist(), draws.tolist(), strict=True))) == 75
-    with pytest.raises(UserError, match="max_epochs"):
+    assert mixture.total == 75
+    with pytest.raises(IndexError, match="has 75 pieces"):
         mixture.pieces(np.array([75]))
+    without_end = _mixture([[1.0, 2.0, 3.0]], limits=np.array([3, UNLIMITED, 4]))
+    assert without_end.total is None
+    assert len(without_end.pieces(np.arange(100))[0]) == 100
 
 
 def test_low_rates_get_their_chance_without_bias() -> None:

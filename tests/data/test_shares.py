@@ -133,6 +133,15 @@ def test_selection_by_minimum_size() -> None:
     assert mix.active.tolist() == [True, False]
 
 
+def test_one_folder_for_two_sources_is_refused() -> None:
+    sources = [
+        {"name": "web", "tokens": {"a": 1}},
+        {"name": "copy", "path": "web", "tokens": {"a": 1}},
+    ]
+    with pytest.raises(UserError, match="sources 'web' and 'copy' both read 'web'"):
+        _mix(small_recipe(phase("a", 61_440), sources=sources), _size("web/deu_Latn", 1000))
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
     size = _size("web/deu_Latn", 1000)
     with pytest.raises(UserError, match=r"phases\.a\.languages selects none"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.mixture import Mixture, stream_rotation
+from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,10 @@ class Consumption:
         return numbers
 
     def draws_below(self, limits: np.ndarray) -> np.ndarray:
-        """int64 [C]: draws that the next phase has before a component's numbers reach `limits`."""
-        return self.hole_counts + np.maximum(0, limits - self.horizon)
+        """int64 [C]: draws that the next phase has before a component's numbers reach `limits`
+        (UNLIMITED stays so)."""
+        left = self.hole_counts + np.maximum(0, limits - self.horizon)
+        return np.where(limits < UNLIMITED, left, UNLIMITED)
 
     def after(self, mixture: Mixture, rotation_key: int, end: PhaseEnd) -> Consumption:
         """The consumption once a phase that drew from `mixture` in this state has ended."""
@@ -103,6 +105,8 @@ def _undrawn(
     """Component and draw of the pieces before the fastest stream that slower ones did not reach."""
     streams = len(positions)
     first, last = int(positions.min()) * streams, int(positions.max()) * streams
+    if mixture.total is not None:
+        last = min(last, mixture.total)
     found_components, found_draws = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
     while first < last:
         block = mixture.block(mixture.block_of(first))

@@ -20,11 +20,10 @@ import numpy as np
 import xxhash
 
 from mmbert.data.permutation import mix, unit_of
-from mmbert.errors import UserError
 
 PIECES_PER_BLOCK = 16_384
 _CACHED_BLOCKS = 128
-_NO_LIMIT = np.iinfo(np.int64).max
+UNLIMITED = 2**62  # a number of draws that no run reaches
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ class Mixture:
 
     `pieces` float64 [K, C]: expected pieces of each of C components in K equal parts of the phase;
     `names` their lasting names; `key` what its shifts phi derive from (seed and phase); `limits`
-    int64 [C] or None: draws that exist of each component (an epoch cap), after which it is absent.
-    `expected_pieces` is the scheduled length of the sequence, `digest` identifies the sequence.
+    int64 [C] or None: draws that exist of each component (an epoch cap, or UNLIMITED), after which
+    it is absent. `expected_pieces` is the scheduled length of the sequence, `total` the number of
+    pieces that exist at all (None: no end), `digest` identifies the sequence.
     """
 
     def __init__(
@@ -65,12 +65,23 @@ class Mixture:
         self._blocks_per_part = max(
             1, round(self.expected_pieces / (pieces_per_block * self._parts))
         )
+        self.total: int | None = self._total(rates[-1])
         self._cache: OrderedDict[int, Block] = OrderedDict()
         self._firsts: dict[int, int] = {0: 0}
         digest = xxhash.xxh3_128(f"{key} {self._blocks_per_part}".encode())
         digest.update("\n".join(names[c] for c in self._active).encode())
         digest.update(self._at_knots.tobytes())
         self.digest: str = digest.hexdigest()
+
+    def _total(self, last_pace: np.ndarray) -> int | None:
+        """Pieces that exist under the epoch caps; None where they never end."""
+        if self._limits is None:
+            return None
+        ends = (self._limits < UNLIMITED) | (last_pace == 0)
+        if not ends.all():
+            return None
+        at_end = np.floor(self._at_knots[-1] + self._shift).astype(np.int64)
+        return int(np.minimum(self._limits, np.where(last_pace > 0, self._limits, at_end)).sum())
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": OrderedDict(), "_firsts": {0: 0}}
@@ -133,7 +144,9 @@ class Mixture:
         return result
 
     def block_of(self, piece: int) -> int:
-        """The block that holds piece number `piece`. Raises UserError past the last that exists."""
+        """The block that holds piece number `piece`. Raises IndexError past the last there is."""
+        if self.total is not None and piece >= self.total:
+            raise IndexError(f"the sequence has {self.total} pieces, not {piece + 1}")
         per_block = max(1.0, self.expected_pieces / self.blocks)
         guess = int(piece / per_block)
         low, high = max(0, guess - 1), guess + 1
@@ -143,11 +156,6 @@ class Mixture:
         while self.first_piece(high) <= piece:
             low, high = high, high + step
             step *= 2
-            if step > 2**40:
-                raise UserError(
-                    "the phase needs more text than max_epochs leaves",
-                    remedy="raise max_epochs, or shorten the phase",
-                )
         while high - low > 1:
             middle = (low + high) // 2
             if self.first_piece(middle) <= piece:
@@ -176,6 +184,8 @@ class Mixture:
 
     def counts_before(self, piece: int) -> np.ndarray:
         """int64 [C]: pieces of each component among the first `piece` pieces."""
+        if self.total is not None:
+            piece = min(piece, self.total)
         if piece == 0:
             return np.zeros(self._component_count, dtype=np.int64)
         number = self.block_of(piece - 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmbert.data.consumption import Consumption
 from mmbert.data.corpus import Corpus
-from mmbert.data.mixture import Mixture, stream_rotation
+from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
 from mmbert.data.packing import RowShape, segments_in_a_row
 from mmbert.data.permutation import key_of, mix, permute
 from mmbert.data.pieces import (
@@ -178,10 +178,16 @@ class PhaseOrder:
         return f"{key_of(*parts):016x}"
 
     def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Components and numbers of the `count` pieces of a stream from its `position` on."""
+        """Components and numbers of the `count` pieces of a stream from its `position` on.
+
+        Fewer, where the epoch caps leave no more.
+        """
         groups = np.arange(position, position + count, dtype=np.int64)
         turned = stream + stream_rotation(groups, self.rotation_key, self.streams)
-        components, draws = self.mixture.pieces(groups * self.streams + turned % self.streams)
+        pieces = groups * self.streams + turned % self.streams
+        if self.mixture.total is not None:
+            pieces = pieces[: int(np.searchsorted(pieces, self.mixture.total))]
+        components, draws = self.mixture.pieces(pieces)
         return components.astype(np.int64), self.consumption.numbers(components, draws)
 
     def segments(
@@ -218,7 +224,7 @@ class PhaseOrder:
 
 def _epoch_limits(finder: PieceFinder, recipe: Recipe) -> np.ndarray:
     """int64 [C]: how many pieces of each component exist under its source's epoch cap."""
-    limits = np.full(len(finder.pieces_per_epoch), np.iinfo(np.int64).max // 2)
+    limits = np.full(len(finder.pieces_per_epoch), UNLIMITED)
     caps = {source.folder: source.max_epochs for source in recipe.data.sources}
     for component in finder.corpus.components:
         cap = caps.get(component.source)

@@ -113,6 +113,7 @@ def phase_mixes(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMi
     language, or the epoch caps do not leave as many tokens as a phase asks for.
     """
     plan = training_plan(recipe)
+    _check_folders(recipe.data.sources)
     drawn_before = np.zeros(len(sizes))  # expected pieces of earlier phases
     mixes = []
     for index, phase in enumerate(recipe.phases):
@@ -156,6 +157,18 @@ def component_tiers(sizes: Sequence[ComponentSize], recipe: Recipe) -> np.ndarra
         for source, _ in _source_shares(recipe.data.sources, phase):
             tiers[_members(sizes, source, phase)] = index
     return tiers
+
+
+def _check_folders(sources: Sequence[Source]) -> None:
+    """Two sources of one folder would draw the same text without knowing of each other."""
+    by_folder: dict[str, str] = {}
+    for source in sources:
+        other = by_folder.setdefault(source.folder, source.name)
+        if other != source.name:
+            raise UserError(
+                f"sources '{other}' and '{source.name}' both read '{source.folder}'",
+                remedy="give each source a folder of its own, or merge the two",
+            )
 
 
 def _knots(phase: Phase) -> np.ndarray:

@@ -60,7 +60,11 @@ class Ranges:
 
 
 class Stream:
-    """Stream `number` of a phase. `next_row()` gives the segments of its next row."""
+    """Stream `number` of a phase. `next_row()` gives the segments of its next row.
+
+    Where epoch caps bind every language and the run asks for nearly all that they leave, a stream
+    may run out before the phase ends: its last rows are then padding rather than a repetition.
+    """
 
     def __init__(self, order: PhaseOrder, number: int, state: StreamState) -> None:
         self._order = order
@@ -98,8 +102,7 @@ class Stream:
     def _admit_until_tokens(self, tokens: int) -> None:
         """Draw pieces, whole and one after the other, until at least `tokens` wait."""
         missing = tokens - int(segment_sizes(self._waiting).sum())
-        while missing > 0:
-            self._fetch()
+        while missing > 0 and self._fetch():
             ends = np.cumsum(segment_sizes(self._ahead))
             piece_ends = np.cumsum(self._ahead_counts)
             needed = int(np.searchsorted(ends[piece_ends - 1], missing)) + 1
@@ -108,8 +111,7 @@ class Stream:
 
     def _admit_until_segments(self, segments: int) -> None:
         """Draw pieces until at least `segments` segments wait."""
-        while (missing := segments - len(self._waiting)) > 0:
-            self._fetch()
+        while (missing := segments - len(self._waiting)) > 0 and self._fetch():
             self._admit(int(np.searchsorted(np.cumsum(self._ahead_counts), missing)) + 1)
 
     def _admit(self, pieces: int) -> None:
@@ -119,10 +121,12 @@ class Stream:
         self._ahead, self._ahead_counts = self._ahead[segments:], self._ahead_counts[pieces:]
         self._position += pieces
 
-    def _fetch(self) -> None:
+    def _fetch(self) -> bool:
+        """Whether pieces lie ahead, after fetching some if there were none."""
         if not len(self._ahead_counts):
             components, numbers = self._order.draw(self._number, self._position, self._fetched)
             self._ahead, self._ahead_counts = self._order.segments(components, numbers)
+        return len(self._ahead_counts) > 0
 
 
 def first_state() -> StreamState:
