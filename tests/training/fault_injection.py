@@ -76,6 +76,25 @@ def fake_spike(rank: int, row_index: int) -> None:
     step.StepRunner.run = run  # type: ignore[method-assign]
 
 
+def perturb_weights(rank: int, relative: float) -> None:
+    """Change every first weight by up to `relative` of itself, the same way on every rank."""
+    import torch
+
+    from mmbert.training import building
+
+    original = building.initialize_parameters
+
+    def initialize(model: Any, seed: int) -> None:
+        original(model, seed)
+        generator = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.rand(parameter.shape, generator=generator) * 2 - 1
+                parameter.mul_(1 + relative * noise)
+
+    building.initialize_parameters = initialize
+
+
 def _at(step: int, activity: str, action: Any) -> None:
     from mmbert.training.watchdog import Watchdog
 
