@@ -89,6 +89,7 @@ def test_damage_is_named(sound: Sound, tmp_path: Path, data: st.DataObject) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @given(st.data())
 @settings(
     max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

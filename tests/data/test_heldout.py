@@ -164,3 +164,14 @@ def test_batch_holds_the_row_as_tensors(corpus: Corpus) -> None:
     assert (batch.max_seqlen, batch.row_index) == (64, row.index)
     batch.input_ids[0] = 77  # a copy: the row stays as it is
     assert row.input_ids[0] != 77
+
+
+@pytest.mark.gpu
+def test_batch_on_a_gpu_is_the_same(corpus: Corpus) -> None:
+    recipe = _recipe()
+    row = next(iter(RowLoader(corpus, recipe, training_plan(recipe))))
+    batch = to_batch(row, "cuda")
+    for name in ("input_ids", "cu_seqlens", "masked_positions", "labels", "weights"):
+        tensor = getattr(batch, name)
+        assert tensor.device.type == "cuda"
+        np.testing.assert_array_equal(tensor.cpu().numpy(), getattr(row, name))
