@@ -46,8 +46,32 @@ def geglu(x: Tensor) -> Tensor:
 
 def geglu_reference(x: Tensor) -> Tensor:
     """`geglu` in plain PyTorch."""
-    activated, gate = x.to(computation_dtype(x.dtype)).chunk(2, dim=-1)
-    return (functional.gelu(activated) * gate).to(x.dtype)
+    out: Tensor = _GeGLUReference.apply(x)
+    return out
+
+
+class _GeGLUReference(torch.autograd.Function):
+    """The gradient is written into its two halves; autograd would join them by another copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        activated, gate = x.to(computation_dtype(x.dtype)).chunk(2, dim=-1)
+        gelu = functional.gelu(activated)
+        ctx.save_for_backward(x, gelu)
+        return (gelu * gate).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, gelu = ctx.saved_tensors
+        activated, gate = x.to(gelu.dtype).chunk(2, dim=-1)
+        grad = grad.to(gelu.dtype)
+        grad_x = torch.empty(x.shape, dtype=gelu.dtype, device=x.device)
+        grad_activated, grad_gate = grad_x.chunk(2, dim=-1)
+        torch.mul(grad, gelu, out=grad_gate)
+        torch.ops.aten.gelu_backward.grad_input(
+            grad * gate, activated, approximate="none", grad_input=grad_activated
+        )
+        return grad_x.to(x.dtype)
 
 
 @triton.jit

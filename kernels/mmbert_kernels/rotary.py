@@ -56,22 +56,56 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
 
 def rotary_reference(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     """`rotary` in plain PyTorch."""
-    cosine, sine = rotation_tables(cu_seqlens, qkv.shape[0], qkv.shape[3], base)
+    rotated: Tensor = _RotaryReference.apply(qkv, cu_seqlens, base)
+    return rotated
+
+
+class _RotaryReference(torch.autograd.Function):
+    """Written out so that each element is read and written few times, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
+        tables = rotation_tables(cu_seqlens, qkv.shape[0], qkv.shape[3], base)
+        ctx.save_for_backward(*tables)
+        return _rotated(qkv, *tables)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _rotated(grad, cosine, -sine), None, None
+
+
+def _rotated(qkv: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """qkv with its first two parts rotated by angles of these cosines and sines [T, D / 2]."""
     compute = computation_dtype(qkv.dtype)
-    cosine, sine = cosine[:, None, None, :].to(compute), sine[:, None, None, :].to(compute)
-    first, second = qkv[:, :2].to(compute).chunk(2, dim=-1)
-    rotated = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-    return torch.cat((rotated.to(qkv.dtype), qkv[:, 2:]), dim=1)
+    cosine = cosine.repeat(1, 2)[:, None, None, :].to(compute)
+    sine = sine[:, None, None, :].to(compute)
+    out = torch.empty(qkv.shape, dtype=compute, device=qkv.device)
+    source = qkv[:, :2].to(compute)
+    first, second = source.chunk(2, dim=-1)
+    out_first, out_second = torch.mul(source, cosine, out=out[:, :2]).chunk(2, dim=-1)
+    out_first.addcmul_(second, sine, value=-1)
+    out_second.addcmul_(first, sine)
+    out[:, 2] = qkv[:, 2]
+    return out.to(qkv.dtype)
 
 
 def rotation_tables(
     cu_seqlens: Tensor, tokens: int, head_size: int, base: float
 ) -> tuple[Tensor, Tensor]:
     """(cosine, sine), float32 [tokens, head_size / 2] each: the rotation of every token."""
-    frequencies = rotation_frequencies(head_size, base, cu_seqlens.device)
-    positions = token_positions(cu_seqlens, tokens).to(torch.float32)
-    angles = torch.outer(positions, frequencies)
-    return angles.cos(), angles.sin()
+    tables = _position_tables(next_power_of_2(tokens), head_size, base, cu_seqlens.device)
+    positions = token_positions(cu_seqlens, tokens)
+    cosine, sine = tables[positions].unbind(1)
+    return cosine, sine
+
+
+@lru_cache(maxsize=16)
+def _position_tables(length: int, head_size: int, base: float, device: torch.device) -> Tensor:
+    """float32 [length, 2, head_size / 2]: the cosines and sines of every position's angles."""
+    positions = torch.arange(length, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, rotation_frequencies(head_size, base, device))
+    return torch.stack((angles.cos(), angles.sin()), dim=1)
 
 
 @lru_cache(maxsize=64)
