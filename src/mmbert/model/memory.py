@@ -96,9 +96,10 @@ def activation_memory(
     chunk = min(LOGITS_CHUNK_BYTES, masked_tokens * vocabulary * element_size)
 
     forward_peak = layers + max(_layer_forward(config, units), head + chunk + 2 * rows)
-    # Backward: first the decoder's gradients are scaled into the model's dtype; then the last
-    # layer runs, while the table's gradient waits for that of the embedding.
-    backward_peak = layers + max(head + table + 2 * rows, table + _layer_backward(config, units))
+    # Backward: first the decoder's gradients go into the model's dtype (in place in float32), then
+    # the last layer runs, while the table's gradient waits for that of the embedding.
+    scaled = table if element_size < FLOAT32 else 0
+    backward_peak = layers + max(head + scaled + 2 * rows, table + _layer_backward(config, units))
     return ActivationMemory(layers, head, forward_peak, backward_peak)
 
 
