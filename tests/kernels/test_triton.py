@@ -18,6 +18,7 @@ from tests.kernels import formulas
 from tests.kernels.comparison import assert_close, compare
 from tests.kernels.formulas import LENGTHS, cumulative
 from tests.kernels.test_stable_adamw import check_steps, run_steps, spiking_gradients
+from tests.kernels.test_vocabulary_parallel import check_ranks
 
 INTERPRETED = triton_interprets()
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -208,6 +209,11 @@ def test_linear_cross_entropy(dtype: torch.dtype, vocabulary: int, chunk: int | 
         # losses are float32, but the logits behind them have the arguments' type
         roundings=64 if dtype == torch.float32 else 2.0**15,
     )
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs several GPUs and NCCL")
+def test_linear_cross_entropy_with_the_vocabulary_split() -> None:
+    check_ranks(2, 10, "triton")
 
 
 def test_stable_adamw() -> None:

@@ -1,0 +1,198 @@
+"""The choice of implementations, and the attention libraries' calls by their signatures."""
+
+import inspect
+import logging
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import mmbert_kernels as kernels
+from mmbert_kernels.gpu_attention import flash_attention, varlen_attention
+from mmbert_kernels.implementation import implementation
+from tests.kernels.formulas import cumulative
+
+
+@pytest.fixture(autouse=True)
+def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("MMBERT_KERNELS", "MMBERT_ATTENTION", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    implementation.cache_clear()
+    yield
+    implementation.cache_clear()
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *, triton: bool, flash: bool) -> None:
+    module = "mmbert_kernels.implementation"
+    monkeypatch.setattr(f"{module}.triton_is_installed", lambda: triton)
+    monkeypatch.setattr(f"{module}.flash_attention_is_installed", lambda: flash)
+
+
+@pytest.mark.parametrize(
+    ("triton", "flash", "device", "fused", "attention"),
+    [
+        (True, True, "cuda", "triton", "flash_attn"),
+        (True, False, "cuda", "triton", "varlen"),
+        (False, False, "cuda", "reference", "varlen"),
+        (True, True, "cpu", "reference", "blocked"),
+        (False, False, "mps", "reference", "reference"),
+    ],
+)
+def test_choice_by_device(
+    monkeypatch: pytest.MonkeyPatch,
+    triton: bool,
+    flash: bool,
+    device: str,
+    fused: str,
+    attention: str,
+) -> None:
+    installed(monkeypatch, triton=triton, flash=flash)
+    chosen = kernels.backends(device)
+    assert chosen.pop("attention") == attention
+    assert len(chosen) == 9
+    assert set(chosen.values()) == {fused}
+
+
+def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="mmbert.kernels"):
+        implementation("geglu", "cpu")
+        implementation("geglu", "cpu")
+    assert caplog.messages == ["geglu on cpu: reference (the device is no GPU)"]
+
+
+def test_a_gpu_without_triton_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed(monkeypatch, triton=False, flash=False)
+    with caplog.at_level(logging.WARNING, logger="mmbert.kernels"):
+        implementation("geglu", "cuda")
+    assert "Triton is not installed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("MMBERT_KERNELS", "cuda", "'cuda'; it may be 'reference' or 'triton'"),
+        ("MMBERT_KERNELS", "triton", "Triton has no cpu backend"),
+        ("MMBERT_ATTENTION", "flash", "may be one of flash_attn, varlen, blocked, reference"),
+        ("MMBERT_ATTENTION", "varlen", "does not run on cpu"),
+    ],
+)
+def test_impossible_wishes_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    installed(monkeypatch, triton=True, flash=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=message):
+        kernels.backends("cpu")
+
+
+def test_wishes_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, triton=True, flash=True)
+    monkeypatch.setenv("MMBERT_KERNELS", "reference")
+    monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
+    assert implementation("geglu", "cuda") == "reference"
+    assert implementation("attention", "cuda") == "varlen"
+
+
+def test_forced_reference_attention_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    qkv, cu_seqlens = torch.randn(70, 3, 2, 16), cumulative((5, 1, 64), padding=2)
+    blocked = kernels.attention(qkv, cu_seqlens, 64, 16)
+    monkeypatch.setenv("MMBERT_ATTENTION", "reference")
+    implementation.cache_clear()
+    torch.testing.assert_close(kernels.attention(qkv, cu_seqlens, 64, 16), blocked)
+
+
+def published_flash_attention(
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Any:
+    """flash_attn 2.8.3's flash_attn_varlen_qkvpacked_func, computing by the reference.
+
+    flash-attn itself has no CPU build and has not been run by these tests.
+    """
+    assert dropout_p == 0.0
+    assert softmax_scale is None
+    assert not causal
+    assert qkv.ndim == 4
+    assert qkv.shape[1] == 3
+    assert cu_seqlens.dtype == torch.int32
+    window = None if window_size == (-1, -1) else 2 * window_size[0]
+    assert window is None or window_size[0] == window_size[1]
+    from mmbert_kernels.attention import attention_reference
+
+    return attention_reference(qkv, cu_seqlens, window)
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_flash_attention_is_called_as_published(
+    monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    fake = types.ModuleType("flash_attn")
+    fake.flash_attn_varlen_qkvpacked_func = published_flash_attention  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", fake)
+    qkv, cu_seqlens = torch.randn(70, 3, 2, 16).bfloat16(), cumulative((5, 1, 64), padding=2)
+    computed = flash_attention(qkv, cu_seqlens, 64, window)
+    blocked = kernels.attention(qkv, cu_seqlens, 64, window)
+    torch.testing.assert_close(computed, blocked, rtol=2**-6, atol=2**-6)
+    with pytest.raises(ValueError, match=r"bfloat16 or float16, not torch\.float32"):
+        flash_attention(qkv.float(), cu_seqlens, 64, window)
+
+
+@pytest.mark.parametrize("window", [None, 128])
+def test_varlen_attention_is_called_by_its_signature(
+    monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    from torch.nn.attention import varlen
+
+    signature = inspect.signature(varlen.varlen_attn)
+    calls = []
+
+    def recorded(*arguments: Any, **named: Any) -> torch.Tensor:
+        calls.append(signature.bind(*arguments, **named).arguments)
+        return arguments[0]
+
+    monkeypatch.setattr(varlen, "varlen_attn", recorded)
+    qkv, cu_seqlens = torch.randn(70, 3, 2, 16).bfloat16(), cumulative((5, 1, 64))
+    varlen_attention(qkv, cu_seqlens, 64, window)
+    (call,) = calls
+    assert call["max_q"] == call["max_k"] == 64
+    assert call["cu_seq_q"] is call["cu_seq_k"] is cu_seqlens
+    assert call["window_size"] == ((-1, -1) if window is None else (64, 64))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["varlen", "flash_attn"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 128])
+def test_attention_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, window: int | None
+) -> None:
+    from mmbert_kernels.implementation import flash_attention_is_installed
+    from tests.kernels import formulas
+    from tests.kernels.comparison import compare
+
+    if name == "flash_attn" and not flash_attention_is_installed():
+        pytest.skip("flash-attn is not installed")
+    monkeypatch.setenv("MMBERT_ATTENTION", name)
+    lengths = (*formulas.LENGTHS, 1024, 5)
+    tokens = sum(lengths)
+    compare(
+        lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
+        lambda qkv: formulas.attention(qkv, lengths, window),
+        (torch.randn(tokens, 3, 2, 64, device="cuda").to(dtype),),
+        (torch.randn(tokens, 2, 64, device="cuda"),),
+        roundings=8,
+    )
