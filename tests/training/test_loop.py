@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ def test_the_log_has_a_line_per_interval_and_one_per_phase(undisturbed: Path) ->
     assert last["share_error_max"] < 0.1
     assert set(last["time"]) >= {"data", "forward", "backward", "optimizer"}
     assert set(last["loss_by_language"]) >= {"eng_Latn", "que_Latn"}
+    assert sum(last["share_by_language"].values()) == pytest.approx(1)
+    assert last["share_by_language"] == pytest.approx(last["wanted_share_by_language"], abs=0.1)
+    assert last["epochs_by_language"]["eng_Latn"] > 0
     for line in lines:
         assert line["loss"] == pytest.approx(line["step_loss"], rel=1e-6)
         assert set(line["loss_by_tier"]) <= {"pretrain", "extension", "decay"}
@@ -120,7 +124,10 @@ def test_another_grid_trains_the_same_model(
     """One rank, and one data rank of two tensor ranks, see the same rows and losses."""
     expected = step_losses(undisturbed)
     alone = tmp_path / "alone"
-    assert run_ranks(pretrain_rank, 1, options_for(inputs, alone)) == {0: 0}
+    options = options_for(inputs, alone, "checkpoint.every_minutes=0.0001")
+    assert run_ranks(pretrain_rank, 1, replace(options, profile_steps=2)) == {0: 0}
+    assert any("(time)" in entry["text"] for entry in events(alone, "checkpoint"))
+    assert "traceEvents" in (alone / "profile" / "steps-2.json").read_text()
     assert step_losses(alone) == pytest.approx(expected, rel=1e-4)
     split = tmp_path / "split"
     options = options_for(inputs, split, "parallel.tensor=2")

@@ -73,7 +73,7 @@ def open_session(
         load_initial_weights(model, recipe.initial_checkpoint, grid.tensor)
     engine = Engine(model.to(device), recipe, grid, device)
     meter = LossMeter(len(table.names), device)
-    time = TimeSplit(device)
+    clock = TimeSplit(device)
     watchdog.beat(0, "reading held-out text")
     session = Session(
         recipe=recipe,
@@ -97,11 +97,11 @@ def open_session(
         skipped=SkippedSteps.read(run_folder),
         stop=stop,
         watchdog=watchdog,
-        runner=StepRunner(engine, dropout_seed=recipe.seed, meter=meter, time=time),
+        runner=StepRunner(engine, dropout_seed=recipe.seed, meter=meter, clock=clock),
         meter=meter,
         interval=Interval(len(table.names), recipe.model, prepared.encoder.vocab_size, grid),
-        time=time,
-        communication=CommunicationClock(time),
+        clock=clock,
+        communication=CommunicationClock(clock),
         profiler=Profiler(run_folder / "profile", options.profile_steps if control.is_first else 0),
         peak_flops=_peak_of(device),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ class ComponentTable:
             wanted += _drawn(mix, min(1.0, progress))
         return wanted
 
-    def by_language(self, tokens: npt.NDArray[np.float64]) -> dict[str, int]:
+    def by_language(self, tokens: npt.NDArray[Any]) -> dict[str, int]:
         """Tokens by component added up by language, those with none left out."""
         sums: dict[str, int] = {}
         for language, count in zip(self.languages, tokens, strict=True):

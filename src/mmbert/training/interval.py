@@ -104,7 +104,8 @@ class Interval:
 
 def document_lengths(row: Row) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Lengths in tokens and components of a row's documents, its padding left out."""
-    lengths = np.diff(row.cu_seqlens.astype(np.int64))
+    starts = row.cu_seqlens.astype(np.int64)
+    lengths = starts[1:] - starts[:-1]
     components = row.segment_components.astype(np.int64)
     real = components >= 0
     return lengths[real], components[real]

@@ -159,7 +159,7 @@ class Journal:
         """One line of figures: on the screen, in log.jsonl and in TensorBoard."""
         session, phase = self._session, self._session.recipe.phases[at.phase_index]
         losses = session.meter.collect(session.grid.data)
-        sums = session.interval.collect(session.control, session.time.collect())
+        sums = session.interval.collect(session.control, session.clock.collect())
         session.note_tokens(sums)
         result = session.results.phases[at.phase_index]
         result.tokens = (session.step - phase_plan.first_step) and (
@@ -196,7 +196,7 @@ class Journal:
         }
         if with_languages or self._lines % LANGUAGES_EVERY_LINES == 0:
             by_language = HeldOutLoss.of(self._by_language, table).languages
-            record["loss_by_language"] = by_language
+            record |= {"loss_by_language": by_language, **self._language_figures(at)}
             self._by_language = _no_losses(len(table.names))
         session.reporter.line(record)
         session.reporter.scalars(session.step, _tags(record))
@@ -214,6 +214,20 @@ class Journal:
             "share_error_max": float(np.abs(shares - wanted_shares).max()),
             "epochs_max": float(epochs.max()),
             "epochs_median": float(np.median(epochs[realised > 0])) if realised.any() else 0.0,
+        }
+
+    def _language_figures(self, at: StepPlan) -> dict[str, dict[str, float]]:
+        """Per language: its share of the tokens so far, the share wanted, and epochs."""
+        session = self._session
+        table, realised = session.table, session.component_tokens
+        wanted = table.by_language(table.wanted_tokens(at))
+        seen, one_epoch = table.by_language(realised), table.by_language(table.train_tokens)
+        all_seen, all_wanted = max(1, sum(seen.values())), max(1, sum(wanted.values()))
+        names = sorted(seen.keys() | wanted.keys())
+        return {
+            "share_by_language": {name: seen.get(name, 0) / all_seen for name in names},
+            "wanted_share_by_language": {name: wanted.get(name, 0) / all_wanted for name in names},
+            "epochs_by_language": {name: seen.get(name, 0) / one_epoch[name] for name in names},
         }
 
     def _speed_figures(
@@ -250,7 +264,7 @@ class Journal:
             if (step, bases) == (session.step, phase.rotary_bases):
                 return losses
         session.beat("evaluating on held-out text")
-        with session.time.host("evaluation"):
+        with session.clock.host("evaluation"):
             losses = session.held_out.loss(session.engine.module, phase.rotary_bases)
         self._held_out = (session.step, phase.rotary_bases, losses)
         tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
@@ -316,6 +330,9 @@ def _tags(record: dict[str, object]) -> dict[str, float | None]:
     values = {tag: record[name] for name, tag in _TAGS.items()}
     for group, tag in (
         ("time", "time"),
+        ("share_by_language", "language_share"),
+        ("wanted_share_by_language", "language_share_wanted"),
+        ("epochs_by_language", "language_epochs"),
         ("loss_by_tier", "loss_tier"),
         ("loss_by_language", "loss_language"),
     ):

@@ -43,7 +43,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
         if session.step == phase_plan.first_step or not journal.in_phase(phase_plan):
             journal.enter_phase(phase_plan)
         session.beat("reading rows")
-        with session.time.host("data"):
+        with session.clock.host("data"):
             rows = session.take_rows(at.rows)
         session.beat("agreeing on the step")
         agreed = agree(session, rows)
@@ -88,6 +88,9 @@ def take_step(
     session: Session, at: StepPlan, phase: Phase, rows: list[Row], masked_tokens: float
 ) -> StepOutcome:
     """Train on one step's rows."""
+    trace = session.profiler.step()
+    if trace is not None:
+        session.reporter.say(f"profiler trace: {trace}")
     session.beat("forward, backward and optimiser step")
     return session.runner.run(
         rows,

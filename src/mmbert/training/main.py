@@ -6,6 +6,7 @@ one that returns in the ordinary way.
 """
 
 import os
+import socket
 import sys
 import time
 import traceback
@@ -46,6 +47,7 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
         backend, rank=placement.rank, world_size=placement.world_size, timeout=2 * hang
     )
     control = Control.build(2 * hang)
+    _share_processors(control)
     errors = control.gather(error)
     if any(error is not None for error in errors):
         if control.is_first:
@@ -80,6 +82,14 @@ def _run(
     control.barrier()
     session.watchdog.close()
     return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
+
+
+def _share_processors(control: Control) -> None:
+    """On a CPU, divide the machine's processors among its ranks, unless the user has."""
+    if torch.cuda.is_available() or "OMP_NUM_THREADS" in os.environ:
+        return
+    neighbours = control.gather(socket.gethostname()).count(socket.gethostname())
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
 
 
 def _say_once(text: str, control: Control, store: Any) -> None:

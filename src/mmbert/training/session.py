@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mmbert.data.corpus import Corpus
 from mmbert.data.loader import DataState, RowLoader, merge_states
 from mmbert.data.rows import Row
 from mmbert.parallel.grid import ProcessGrid
@@ -41,7 +42,7 @@ class Session:
 
     recipe: Recipe
     plan: TrainingPlan
-    corpus: Any
+    corpus: Corpus
     table: ComponentTable
     run_folder: Path
     grid: ProcessGrid
@@ -58,7 +59,7 @@ class Session:
     runner: StepRunner
     meter: LossMeter
     interval: Interval
-    time: TimeSplit
+    clock: TimeSplit
     communication: CommunicationClock
     profiler: Profiler
     peak_flops: float | None
@@ -70,7 +71,7 @@ class Session:
     """Nominal tokens a second lately, for the time left."""
     _loader: RowLoader | None = None
     _rows: Iterator[Row] | None = None
-    _data_state: dict[str, Any] = field(default_factory=dict)
+    _data_state: DataState | None = None
     _saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
@@ -94,7 +95,7 @@ class Session:
             self.plan,
             data_rank=self.grid.data.rank,
             data_ranks=self.grid.data.size,
-            state=self._data_state or None,
+            state=self._data_state,
             first_step=self.step,
             exchange=self._all_states,
         )
@@ -132,7 +133,7 @@ class Session:
         self.beat("comparing the ranks' weights")
         self.check_sanity()
         self.beat("saving a checkpoint")
-        with self.time.host("checkpoint"):
+        with self.clock.host("checkpoint"):
             path = self.store.save(self.engine, self._state(phase_end))
         self._saved_step, self._saved_at = self.step, time.monotonic()
         self.reporter.event(
@@ -169,7 +170,8 @@ class Session:
 
     def adopt(self, state: RunState) -> None:
         """Continue where `state` says; weights and optimiser are there already."""
-        self.step, self._data_state = state.step, state.data
+        self.step = state.step
+        self._data_state = cast(DataState, state.data) if state.data else None
         self.component_tokens = self.table.from_names(state.extra["component_tokens"])
         self.guard.load(state.extra["guard"])
         self.results.rewind(self.step)
@@ -234,7 +236,7 @@ class Session:
             tokens=0 if done is None else done.tokens_before + done.rows * self.plan.row_tokens,
             phase=phase.name,
             recipe=dump_recipe(self.recipe),
-            data=self._merged_data_state(),
+            data=dict(self._merged_data_state() or {}),
             tokenizer="tokenizer",
             language_tokens=self.table.by_language(tokens),
             extra={
@@ -244,11 +246,11 @@ class Session:
             phase_end=phase_end,
         )
 
-    def _merged_data_state(self) -> dict[str, Any]:
+    def _merged_data_state(self) -> DataState | None:
         """The streams' positions after the last finished step, from all data ranks."""
         if self._loader is None or self.step == 0:
             return self._data_state
-        return dict(merge_states(self._all_states(self._loader.state_after(self.step - 1))))
+        return merge_states(self._all_states(self._loader.state_after(self.step - 1)))
 
     def _all_states(self, own: DataState) -> list[DataState]:
         """The states of all data ranks for this rank's (every rank calls it)."""

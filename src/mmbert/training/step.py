@@ -38,16 +38,16 @@ class StepRunner:
     """Forward, backward and the optimiser's step, with the clock running."""
 
     def __init__(
-        self, engine: Engine, *, dropout_seed: int, meter: LossMeter, time: TimeSplit
+        self, engine: Engine, *, dropout_seed: int, meter: LossMeter, clock: TimeSplit
     ) -> None:
-        self._engine, self._seed, self._meter, self._time = engine, dropout_seed, meter, time
+        self._engine, self._seed, self._meter, self._clock = engine, dropout_seed, meter, clock
         self._forward_end: Any = None
         engine.module.register_forward_hook(self._after_forward)
 
     def _after_forward(self, module: nn.Module, inputs: Any, losses: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
             return None
-        self._forward_end = self._time.mark()
+        self._forward_end = self._clock.mark()
         # Exactly 1, and a gradient of exactly 1 times the old one, unless a loss is infinite or not
         # a number; then every gradient becomes NaN.
         return losses * (1.0 + 0.0 * losses.detach().sum())
@@ -69,22 +69,22 @@ class StepRunner:
         device = self._engine.device
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
         for row in rows:
-            with self._time.host("data"):
+            with self._clock.host("data"):
                 batch = to_batch(row, device)
                 components = torch.from_numpy(row.masked_components).to(device).long()
-            begin = self._time.mark()
+            begin = self._clock.mark()
             losses = self._engine.forward_backward(
                 batch,
                 rotary_bases=rotary_bases,
                 dropout_seed=self._seed,
                 loss_scale=1.0 / masked_tokens,
             )
-            self._time.between("forward", begin, self._forward_end)
-            self._time.between("backward", self._forward_end, self._time.mark())
+            self._clock.between("forward", begin, self._forward_end)
+            self._clock.between("backward", self._forward_end, self._clock.mark())
             passes.append((losses, batch.weights, components))
         row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
         total = GlobalSum(row_losses.sum(), self._engine.grid.data)
-        with self._time.device("optimizer"):
+        with self._clock.device("optimizer"):
             report = self._engine.optimizer_step(learning_rate, weight_decay)
         bad: tuple[int, ...] = ()
         if report.finite:
