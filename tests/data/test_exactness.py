@@ -59,13 +59,14 @@ class Ledger:
             for component, number, start, size in (*state["carried"], *state["kept"]):
                 waiting[component, number].append((start, start + size))
         highest: dict[int, int] = defaultdict(lambda: -1)
-        for key in {*self.placed, *waiting}:
+        keys = sorted({*self.placed, *waiting})
+        pieces = finder.find(np.array([c for c, _ in keys]), np.array([n for _, n in keys]))
+        for place, key in enumerate(keys):
             component, number = key
             highest[component] = max(highest[component], number)
             ranges = sorted(self.placed[key] + waiting[key])
-            pieces = finder.find(np.array([component]), np.array([number]))
-            assert ranges[0][0] == pieces.start[0], key
-            assert ranges[-1][1] == pieces.end[0], key
+            assert ranges[0][0] == pieces.start[place], key
+            assert ranges[-1][1] == pieces.end[place], key
             for (_, end), (start, _) in itertools.pairwise(ranges):
                 assert end == start, (key, ranges)
         # what no stream has drawn yet are exactly the numbers that would be drawn next
@@ -238,6 +239,32 @@ def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
         assert sorted(orders[0]) == sorted(orders[1])
         if many > 10:
             assert orders[0] != orders[1]
+
+
+def test_realised_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) -> None:
+    """Short and long documents, cut and whole: tokens, not pieces, come out as planned."""
+    random = np.random.default_rng(4)
+    lengths = {
+        "short_Latn": random.integers(3, 15, 4000).tolist(),
+        "middle_Latn": random.integers(20, 90, 900).tolist(),
+        "long_Latn": random.integers(200, 900, 120).tolist(),
+    }
+    corpus = write_corpus(tmp_path, {"web": lengths}, contexts=[64, 256])
+    recipe = small_recipe(
+        phase("a", 400_000, temperature=0.5),
+        phase("b", 400_000, temperature={"start": 0.5, "end": 0.0}, context=256),
+        row_tokens=1024,
+        rows=4,
+        quantum=4,
+    )
+    ledger = Ledger(corpus, recipe, training_plan(recipe))
+    ledger.check()
+    planned = sum(mix.tokens for mix in ledger.progress._mixes)
+    realised = np.zeros(3)
+    for (component, _), ranges in ledger.placed.items():
+        realised[component] += sum(end - start + 2 for start, end in ranges)
+    assert realised.sum() == pytest.approx(planned.sum(), rel=0.001)
+    np.testing.assert_allclose(realised / planned, 1, atol=0.02)
 
 
 @pytest.mark.parametrize("quantum", [1, 5])

@@ -124,10 +124,3 @@ def test_streams_share_every_language_even_when_it_comes_once_per_round() -> Non
     per_stream = np.bincount(stream[components == 1], minlength=streams)
     assert per_stream.min() >= 3
     assert per_stream.max() <= 28
-
-
-def test_digest_tells_sequences_apart() -> None:
-    first = _mixture([[1.0, 2.0, 3.0]])
-    assert first.digest == _mixture([[1.0, 2.0, 3.0]]).digest
-    assert first.digest != _mixture([[1.0, 2.0, 3.1]]).digest
-    assert first.digest != Mixture(np.array([[1.0, 2.0, 3.0]]), ("a", "b", "c"), "key").digest

@@ -67,12 +67,20 @@ class RowLoader:
         self._masker = row_masker(corpus, recipe, recipe.seed)
         self._worker_count = workers
         self._workers: Workers | None = None
+        self._begun = False
         own = self._own_streams()
         self._latest = {number: self._progress.streams[number] for number in own}
         self._states: OrderedDict[int, DataState] = OrderedDict()
         self._states[first_step - 1] = self._progress.state(first_step, self._latest)
 
     def __iter__(self) -> Iterator[Row]:
+        """The rows; once only, as their states move on with them."""
+        if self._begun:
+            raise RuntimeError("a RowLoader is iterated once; make another one from a state")
+        self._begun = True
+        return self._rows()
+
+    def _rows(self) -> Iterator[Row]:
         for phase in self._plan.phases[self._progress.order.index :]:
             if self._progress.order.index != phase.index:
                 ended = self.state_after(phase.first_step - 1)

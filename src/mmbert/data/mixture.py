@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from mmbert.data.permutation import mix, unit_of
 
@@ -42,7 +41,7 @@ class Mixture:
     `names` their lasting names; `key` what its shifts phi derive from (seed and phase); `limits`
     int64 [C] or None: draws that exist of each component (an epoch cap, or UNLIMITED), after which
     it is absent. `expected_pieces` is the scheduled length of the sequence, `total` the number of
-    pieces that exist at all (None: no end), `digest` identifies the sequence.
+    pieces that exist at all (None: no end).
     """
 
     def __init__(
@@ -68,10 +67,6 @@ class Mixture:
         self.total: int | None = self._total(rates[-1])
         self._cache: OrderedDict[int, Block] = OrderedDict()
         self._firsts: dict[int, int] = {0: 0}
-        digest = xxhash.xxh3_128(f"{key} {self._blocks_per_part}".encode())
-        digest.update("\n".join(names[c] for c in self._active).encode())
-        digest.update(self._at_knots.tobytes())
-        self.digest: str = digest.hexdigest()
 
     def _total(self, last_pace: np.ndarray) -> int | None:
         """Pieces that exist under the epoch caps; None where they never end."""

@@ -18,9 +18,10 @@ from mmbert.data.pieces import (
     part_bounds,
     pieces_file_name,
 )
-from mmbert.data.shares import PhaseMix, component_sizes, phase_mixes
+from mmbert.data.shares import ComponentSize, PhaseMix, component_sizes
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
+from mmbert.schedule import training_plan
 
 # Columns of a table of segments (int64). NUMBER counts a component's pieces over all its epochs;
 # START and SIZE are text tokens of the document; SHARD and OFFSET say where they lie.
@@ -46,10 +47,10 @@ class PieceFinder:
     def __init__(self, corpus: Corpus, recipe: Recipe) -> None:
         self.corpus = corpus
         self._context = recipe.longest_context
-        sizes = component_sizes(corpus, recipe)
-        self._pieces = np.array([size.pieces for size in sizes], dtype=np.int64)
+        self.sizes = component_sizes(corpus, recipe)
+        self._pieces = np.array([size.pieces for size in self.sizes], dtype=np.int64)
         self._keys = np.array(
-            [key_of(recipe.seed, "order", size.name) for size in sizes], dtype=np.uint64
+            [key_of(recipe.seed, "order", size.name) for size in self.sizes], dtype=np.uint64
         )
 
     @property
@@ -134,7 +135,8 @@ class PieceFinder:
 class PhaseOrder:
     """The sequence of pieces of one phase and its row shape; the same on every rank.
 
-    `mixes` are those of all phases; `before` is what earlier phases consumed.
+    `mixes` are those of all phases; `before` is what earlier phases consumed. `digest` identifies
+    the sequence: a run goes on only with the sequence it was begun with.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class PhaseOrder:
         names = tuple(component.name for component in finder.corpus.components)
         key = f"{recipe.seed}/{phase.name}/{index}"
         self.rotation_key = key_of(key, "rotation")
+        self.digest: str = _digest(finder.sizes, recipe, index, mix_)
         self.mixture = Mixture(
             mix_.pieces,
             names,
@@ -162,7 +165,8 @@ class PhaseOrder:
             limits=before.draws_below(_epoch_limits(finder, recipe)),
         )
         pieces = mix_.pieces.sum()
-        segments = float(mix_.pieces.sum(axis=0) @ _segments_per_piece(mix_, finder, index, recipe))
+        cuts = [size.segments[index] / max(1, size.pieces) for size in finder.sizes]
+        segments = float(mix_.pieces.sum(axis=0) @ np.array(cuts))
         self.mean_piece = float(mix_.tokens.sum() / pieces)
         self.shape = RowShape(
             row_tokens=recipe.batch.row_tokens,
@@ -170,12 +174,6 @@ class PhaseOrder:
                 recipe.batch.row_tokens, float(mix_.tokens.sum()) / segments
             ),
         )
-
-    @property
-    def digest(self) -> str:
-        """Identifies the sequence: a run goes on only with the sequence it was begun with."""
-        parts = (self.mixture.digest, self.streams, self.context, self.shape)
-        return f"{key_of(*parts):016x}"
 
     def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Components and numbers of the `count` pieces of a stream from its `position` on.
@@ -233,16 +231,24 @@ def _epoch_limits(finder: PieceFinder, recipe: Recipe) -> np.ndarray:
     return limits
 
 
-def _segments_per_piece(
-    mix_: PhaseMix, finder: PieceFinder, index: int, recipe: Recipe
-) -> np.ndarray:
-    sizes = component_sizes(finder.corpus, recipe)
-    return np.array([size.segments[index] / max(1, size.pieces) for size in sizes])
+def _digest(sizes: tuple[ComponentSize, ...], recipe: Recipe, index: int, mix_: PhaseMix) -> str:
+    """A hash of all that the sequence of a phase follows from (earlier phases have their own).
 
-
-def build_mixes(corpus: Corpus, recipe: Recipe) -> tuple[PhaseMix, ...]:
-    """The mixes of all phases for a corpus."""
-    return phase_mixes(component_sizes(corpus, recipe), recipe)
+    Of what goes into the arithmetic, not of what comes out: last bits may differ between machines.
+    """
+    phase = recipe.phases[index]
+    parts: list[object] = [
+        (recipe.seed, index, phase.name, phase.context, recipe.longest_context),
+        (phase.temperature, training_plan(recipe).phases[index].tokens),
+        (recipe.batch.row_tokens, recipe.batch.quantum),
+    ]
+    for source in recipe.data.sources:
+        weight = None if source.tokens is None else source.tokens.get(phase.name)
+        parts.append((source.folder, source.sampling, weight, source.max_epochs))
+    for size, active in zip(sizes, mix_.active, strict=True):
+        if active:
+            parts.append((size.name, size.tokens, size.pieces, size.segments[index]))
+    return f"{key_of(*parts):016x}"
 
 
 def segment_sizes(table: np.ndarray) -> np.ndarray:

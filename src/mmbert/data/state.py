@@ -9,7 +9,8 @@ import numpy as np
 
 from mmbert.data.consumption import Consumption, PhaseEnd
 from mmbert.data.corpus import Corpus
-from mmbert.data.phase import PhaseOrder, PieceFinder, build_mixes
+from mmbert.data.phase import PhaseOrder, PieceFinder
+from mmbert.data.shares import phase_mixes
 from mmbert.data.streams import (
     StreamState,
     close_phase,
@@ -74,7 +75,7 @@ class Progress:
     ) -> None:
         self.finder = PieceFinder(corpus, recipe)
         self._corpus, self._recipe, self._plan = corpus, recipe, plan
-        self._mixes = build_mixes(corpus, recipe)
+        self._mixes = phase_mixes(self.finder.sizes, recipe)
         self._names = [component.name for component in corpus.components]
         self._digests: list[str] = []
         self._ended: list[EndedPhase] = []
