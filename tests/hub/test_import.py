@@ -392,3 +392,19 @@ def test_letters_are_not_mistaken_for_bytes_between_kinds_of_tokenizers(tmp_path
     assert in_bytes.content("Ð") == b"\xd0"
     change = change_vocabulary(letters, in_bytes, "subwords")
     assert change.sources[in_bytes.vocabulary["Ð"]] == ()
+
+
+@pytest.mark.parametrize("kind", ["byte level", "metaspace"])
+def test_new_words_are_spelt_exactly(tmp_path: Path, kind: str) -> None:
+    """A tokenizer that puts a space before every text adds none to a word that has one, and can
+    only spell the inside of a word as if it began one."""
+    make = metaspace_tokenizer if kind == "metaspace" else byte_level_tokenizer
+    save_tokenizer(tmp_path, make())
+    tokenizer = FastTokenizer(tmp_path)
+    for word in (b"bridgerain", b" bridgerain", b" town window", b"reads"):
+        ids = tokenizer.spell(word)
+        names = {number: token for token, number in tokenizer.vocabulary.items()}
+        spelt = b"".join(tokenizer.content(names[number]) for number in ids)
+        adds_space = kind == "metaspace" and not word.startswith(b" ")
+        assert spelt == (b" " + word if adds_space else word)
+    assert tokenizer.spell(b"\xd0") == []

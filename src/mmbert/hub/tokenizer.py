@@ -50,6 +50,7 @@ class FastTokenizer:
             ) from error
         self.folder = folder
         self.vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        self._tokens = {number: token for token, number in self.vocabulary.items()}
         self.size = max(self.vocabulary.values()) + 1
         self._added = {t.content for t in self._tokenizer.get_added_tokens_decoder().values()}
         self._byte_level = '"ByteLevel"' in path.read_text(encoding="utf-8")
@@ -68,6 +69,25 @@ class FastTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text` without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def spell(self, content: bytes) -> list[int]:
+        """Ids whose contents joined are `content`; as near as the tokenizer comes if none are.
+
+        Some tokenizers put a space before every text: then the one at the front of `content` is
+        left to them, or the one that they added is taken off. Empty: `content` is not text.
+        """
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            return []
+        candidates = [self.encode(text)]
+        if text.startswith(" "):
+            candidates.append(self.encode(text[1:]))
+        candidates.append(candidates[0][1:])
+        for ids in candidates:
+            if b"".join(self.content(self._tokens[number]) for number in ids) == content:
+                return ids
+        return candidates[0]
 
     def _special_ids(self) -> SpecialIds | None:
         configured: dict[str, Any] = {}
@@ -97,7 +117,9 @@ def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     config["model_max_length"] = context
     config["model_input_names"] = ["input_ids", "attention_mask"]
-    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    if config.get("tokenizer_class") in (None, "TokenizersBackend"):
+        # 5.x knows its generic class by the old name too, 4.x only by that.
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -90,10 +90,6 @@ def _spelling(
         return (by_content[content],)
     if initialisation == "mean":
         return ()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        return ()
     assert old.special_ids is not None
     unknown = old.special_ids.unknown
-    return tuple(identifier for identifier in old.encode(text) if identifier != unknown)
+    return tuple(identifier for identifier in old.spell(content) if identifier != unknown)

@@ -1,0 +1,70 @@
+"""Exported folders give the same logits in older releases of transformers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from tests.hub.runs import Run
+from tests.hub.test_export import documents
+
+PROGRAM = """
+import json, sys, torch, transformers
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+folder, ids = sys.argv[1], json.loads(sys.argv[2])
+found = {}
+for attention in ("sdpa", "eager"):
+    model = AutoModelForMaskedLM.from_pretrained(folder, attn_implementation=attention).eval()
+    batch = torch.tensor([ids])
+    with torch.no_grad():
+        logits = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits[0]
+    found[attention] = logits.tolist()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+fillings = pipeline("fill-mask", model=folder)("the river runs past the old <mask>")
+encoded = tokenizer("the old town")
+print("RESULT", json.dumps({
+    "version": transformers.__version__, "logits": found, "ids": encoded["input_ids"],
+    "inputs": sorted(encoded), "fillings": len(fillings),
+}))
+"""
+COMMON = ("requests", "urllib3", "charset-normalizer", "idna", "certifi")
+RELEASES = {
+    "4.48.0": ("tokenizers==0.21.4", "huggingface-hub==0.36.0", *COMMON),
+    "4.57.6": ("tokenizers==0.22.2", "huggingface-hub==0.36.0", *COMMON),
+    "5.0.0": (
+        "tokenizers==0.22.2", "huggingface-hub==1.3.0", "httpx", "httpcore", "h11", "anyio",
+        *COMMON,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("release", list(RELEASES))
+def test_same_logits(run: Run, exported: Path, tmp_path: Path, release: str) -> None:
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    packages = [f"transformers=={release}", *RELEASES[release]]
+    subprocess.run([*install, str(tmp_path / "packages"), *packages], check=True, timeout=300)
+    text = documents(run)[1]
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(exported), json.dumps(text.tolist())],
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "packages")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    found = json.loads(finished.stdout.split("RESULT")[1])
+    assert found["version"] == release
+    assert found["inputs"] == ["attention_mask", "input_ids"]
+    assert (found["ids"][0], found["ids"][-1], found["fillings"]) == (2, 1, 5)
+    model = AutoModelForMaskedLM.from_pretrained(exported).eval()
+    with torch.no_grad():
+        expected = model(input_ids=text[None]).logits[0]
+    for logits in found["logits"].values():
+        difference = (torch.tensor(logits) - expected).abs().max()
+        assert float(difference) <= 1e-5 * float(expected.abs().max())
