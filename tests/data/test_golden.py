@@ -1,0 +1,44 @@
+"""The order of data as it is today: a change of it would break every run in progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xxhash
+
+from mmbert.data.loader import RowLoader
+from mmbert.schedule import training_plan
+
+from .recipes import phase, small_recipe
+from .shards import write_corpus
+
+# If a change of the order is meant, raise mmbert.data.state.STATE_FORMAT with it.
+GOLDEN = ""
+
+
+def test_rows_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    corpus = write_corpus(
+        tmp_path,
+        {
+            "web": {"aaa_Latn": [5, 90, 33, 700, 12] * 20, "bbb_Cyrl": [40, 8] * 15},
+            "code": {"python_Zyyy": [120, 15] * 10},
+        },
+        contexts=[64, 128],
+    )
+    sources = [
+        {"name": "web", "tokens": {"a": 8, "b": 9}, "max_epochs": 3},
+        {"name": "code", "sampling": "budget", "tokens": {"a": 2, "b": 1}},
+    ]
+    recipe = small_recipe(
+        phase("a", 5000, temperature={"start": 0.7, "end": 0.5}),
+        phase("b", 5000, context=128, temperature=0.3, mask_ratio=0.1),
+        sources=sources,
+        row_tokens=256,
+        rows=4,
+        quantum=4,
+    )
+    digest = xxhash.xxh3_128()
+    for row in RowLoader(corpus, recipe, training_plan(recipe)):
+        for array in (row.input_ids, row.cu_seqlens[:20], row.masked_positions, row.labels):
+            digest.update(array.astype("<i4").tobytes())
+    assert digest.hexdigest() == GOLDEN
