@@ -19,9 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[2] / name) for name in ("src", "kernels")]
 
 import numpy as np
 import torch
