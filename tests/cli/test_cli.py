@@ -1,0 +1,98 @@
+"""The `mmbert` command: every command explains itself, doctor and plan say what they should."""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+import mmbert_kernels
+from mmbert import cli
+from mmbert.cli.app import app
+from mmbert.doctor import examine, render
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+COMMANDS = sorted(
+    command.name or command.callback.__name__.rstrip("_")
+    for command in app.registered_commands
+    if command.callback is not None
+)
+
+
+def _output(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    assert {"doctor", "plan", "inspect", "export", "import", "merge", "evaluate"} <= set(COMMANDS)
+    for command in COMMANDS:
+        text = _output(command, "--help")
+        assert "Example" in text, command
+        assert f"mmbert {command} " in text.replace("\n", " ") + " ", command
+
+
+def test_doctor_says_what_is_here_and_what_is_missing() -> None:
+    printed = _output("doctor")
+    for package in ("torch", "deepspeed", "transformers", "numpy"):
+        assert version(package) in printed
+    for operation, backend in mmbert_kernels.backends().items():
+        assert operation in printed
+        assert backend in printed
+    devices = [finding for finding in examine() if finding.section == "devices"]
+    assert any(finding.name.startswith("GPU 0") for finding in devices) == torch.cuda.is_available()
+
+
+def test_doctor_names_a_missing_package_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmbert.doctor._version", lambda package: None)
+    missing = {finding.name: finding for finding in examine()}
+    assert missing["torch"].value == "missing"
+    assert missing["torch"].remedy
+    assert "[gpu]" in missing["flash_attn"].remedy
+    console = Console(width=200, record=True)
+    render(list(missing.values()), console)
+    assert "pip install -e '.[gpu]'" in console.export_text()
+
+
+def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    torch_line = next(finding for finding in examine() if finding.name == "torch")
+    assert "2.11 to 2.13" in torch_line.remedy
+
+
+def test_plan_prints_the_recipe_in_figures() -> None:
+    printed = _output("plan", str(RECIPES / "mmbert-base.yaml"), "--gpus", "8", "--gpu", "h100")
+    assert "307,786,240" in printed
+    assert "500,150" in printed  # steps of the first phase
+    overridden = _output("plan", str(RECIPES / "mmbert-base.yaml"), "phases.decay.tokens=50B")
+    assert "50B" in overridden
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "absent.yaml"], ["absent.yaml", "→"]),
+        (["plan", str(RECIPES / "mmbert-base.yaml"), "--gpu", "gpu9000"], ["gpu9000", "h100"]),
+        (["plan", str(RECIPES / "mmbert-base.yaml"), "batch.rows=7"], ["rows 7", "quantum 8"]),
+        (["export", "nowhere", "out"], ["nowhere"]),
+        (["evaluate", "nowhere"], ["--data"]),
+        (["merge", "nowhere", "--method", "linear", "--output", "out"], ["→"]),
+    ],
+)
+def test_mistakes_are_status_two(
+    arguments: list[str],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mmbert", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    printed = capsys.readouterr().err
+    for word in words:
+        assert word in printed
