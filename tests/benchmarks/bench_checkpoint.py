@@ -5,7 +5,7 @@
 Prints a line per save: what the step waited (the copy), how long writing and committing took beside
 the training, and the rates; then how long the check and the load of the newest took. The model is
 one matrix per rank's worth of parameters with ZeRO 1: what is copied and written is 12 bytes a
-parameter, as in a real run. The first save also allocates the host memory that later ones reuse.
+parameter, as in a real run.
 """
 
 import argparse
@@ -82,6 +82,7 @@ def measure(
         device,
     )
     store, figures = CheckpointStore(folder, keep_last=1), []
+    store.prepare(engine)
     for step in range(saves):
         engine.forward_backward(None, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
         engine.optimizer_step(1e-3, 0.0)

@@ -53,6 +53,10 @@ class CheckpointStore:
         self.blocked_seconds = 0.0
         """What the last `save` cost the step: waiting for the one before, and copying."""
 
+    def prepare(self, engine: Engine) -> None:
+        """Take the host memory for the copies, so that the first save does not have to."""
+        self._snapshot.prepare(engine.fragments(), engine.device)
+
     def save(self, engine: Engine, state: RunState) -> Path:
         """Write a checkpoint after `state.step` steps; collective. The folder it will have.
 

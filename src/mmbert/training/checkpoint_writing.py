@@ -81,6 +81,17 @@ class Snapshot:
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
 
+    def prepare(self, fragments: Iterable[ParameterFragment], device: torch.device) -> None:
+        """Take the memory now: the system's handing it out costs more than the copy."""
+        self._reserve(_written_here(fragments), device)
+        assert self.buffer is not None
+        self.buffer.zero_()
+
+    def _reserve(self, fragments: list[ParameterFragment], device: torch.device) -> None:
+        total = sum(f.length * len(f.states()) for f in fragments)
+        if self.buffer is None or self.buffer.numel() != total:
+            self.buffer = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
+
     def take(
         self, fragments: Iterable[ParameterFragment], device: torch.device
     ) -> tuple[Piece, ...]:
@@ -88,10 +99,9 @@ class Snapshot:
 
         A parameter that every tensor rank holds is written by the first of them.
         """
-        chosen = [f for f in fragments if f.description.is_split or f.tensor_rank == 0]
-        total = sum(f.length * len(f.states()) for f in chosen)
-        if self.buffer is None or self.buffer.numel() != total:
-            self.buffer = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
+        chosen = _written_here(fragments)
+        self._reserve(chosen, device)
+        assert self.buffer is not None
         offset = 0
         for fragment in chosen:
             for tensor in fragment.states().values():
@@ -113,6 +123,10 @@ class Snapshot:
             )
             for f in chosen
         )
+
+
+def _written_here(fragments: Iterable[ParameterFragment]) -> list[ParameterFragment]:
+    return [f for f in fragments if f.description.is_split or f.tensor_rank == 0]
 
 
 class Writer:
