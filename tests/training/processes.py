@@ -16,6 +16,10 @@ from typing import Any
 
 from mmbert.training.preparation import RunOptions
 
+# As in distributed.py: the server that ranks are forked from imports DeepSpeed.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def start_ranks(
     options: RunOptions,
