@@ -1,0 +1,246 @@
+"""Faults done to a small run, each followed by starts until it ends; a table of what came of it.
+
+    python tests/benchmarks/faults.py [--kills 50] [--seed 5]
+
+Every run is held against an undisturbed one: the loss of every step and the final weights bit for
+bit, and the tokens seen per language. Two ranks on the CPU; about five minutes on two cores.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from tests.training import fault_injection  # noqa: E402
+from tests.training.processes import exit_statuses, output_of, start_ranks  # noqa: E402
+from tests.training.small_run import (  # noqa: E402
+    STEPS,
+    events,
+    options_for,
+    step_losses,
+    write_inputs,
+)
+from tqdm import tqdm  # noqa: E402
+
+from mmbert.training.checkpoint import read_parameters  # noqa: E402
+from mmbert.training.checkpoint_format import Index  # noqa: E402
+from mmbert.training.preparation import RunOptions  # noqa: E402
+
+FORWARD = "forward, backward and optimiser step"
+FAILED, SAVED, DONE = 1, 75, 0
+
+
+@dataclass
+class Outcome:
+    """One line of the table."""
+
+    fault: str
+    injected: int
+    seen: int
+    """Faults after which the ranks ended as they should."""
+    tokens_off: int
+    """Tokens seen too often or not at all, over all languages."""
+    losses_equal: bool
+    weights_equal: bool
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the run ended as if nothing had happened."""
+        return self.tokens_off == 0 and self.losses_equal and self.weights_equal
+
+
+class Trials:
+    """Runs faults against copies of the same job."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.random = folder, random.Random(seed)
+        self.inputs = write_inputs(folder)
+        self.undisturbed = options_for(self.inputs, folder / "undisturbed")
+        statuses = exit_statuses(start_ranks(self.undisturbed), 600)
+        if statuses != [DONE, DONE]:
+            raise SystemExit(f"the undisturbed run failed:\n{output_of(self.undisturbed)}")
+
+    def try_out(self, fault: str, inject: Callable[[RunOptions], tuple[int, int]]) -> Outcome:
+        """Inject a fault (injected, seen as expected), start until the end, and compare."""
+        options = options_for(self.inputs, self.folder / fault.replace(" ", "-").replace(",", ""))
+        injected, seen = inject(options)
+        for _ in range(3):
+            if exit_statuses(start_ranks(options), 600) == [DONE, DONE]:
+                break
+        return self._compare(fault, injected, seen, options)
+
+    def _compare(self, fault: str, injected: int, seen: int, options: RunOptions) -> Outcome:
+        last = Path("checkpoints") / f"step-{STEPS:08d}"
+        ours, theirs = options.output / last, self.undisturbed.output / last
+        if not ours.exists():
+            sys.stderr.write(output_of(options))
+            return Outcome(fault, injected, seen, -1, False, False)
+        tokens, expected = (Index.read(path).state.language_tokens for path in (ours, theirs))
+        off = sum(abs(tokens.get(k, 0) - expected.get(k, 0)) for k in tokens | expected)
+        weights = dict(read_parameters(theirs))
+        return Outcome(
+            fault, injected, seen, off,
+            losses_equal=step_losses(options.output) == step_losses(self.undisturbed.output),
+            weights_equal=all(torch.equal(v, weights[k]) for k, v in read_parameters(ours)),
+        )  # fmt: skip
+
+    def kill_at_random(self, options: RunOptions, kills: int) -> tuple[int, int]:
+        """SIGKILL to a random rank at a random moment of its start or training."""
+        seen = 0
+        for _ in tqdm(range(kills), desc="kills", file=sys.stderr):
+            begun = self._starts(options)
+            ranks = start_ranks(options)
+            while self._starts(options) == begun and self.random.random() < 0.99:
+                ranks[0].join(0.05)
+                if ranks[0].exitcode is not None:
+                    break
+            ranks[0].join(self.random.uniform(0, 1.5))
+            victim = self.random.randrange(2)
+            ranks[victim].kill()
+            statuses = exit_statuses(ranks, 300)
+            # The other rank fails by itself, or both had ended before the kill came.
+            seen += statuses[1 - victim] in (FAILED, DONE)
+        return kills, seen
+
+    def _starts(self, options: RunOptions) -> int:
+        log = options.output / "log.jsonl"
+        return len(events(options.output, "start")) if log.exists() else 0
+
+
+def at_step(
+    function: Callable[..., None], *arguments: object, expected: tuple[int | None, int | None]
+) -> Callable[[RunOptions], tuple[int, int]]:
+    """A fault that one of `fault_injection`'s functions brings about, once."""
+
+    def inject(options: RunOptions) -> tuple[int, int]:
+        statuses = exit_statuses(start_ranks(options, before=function, arguments=arguments), 300)
+        return 1, int(tuple(statuses) == expected)
+
+    return inject
+
+
+def stop_file(options: RunOptions) -> tuple[int, int]:
+    """A STOP file that lies there from the start."""
+    options.output.mkdir()
+    (options.output / "STOP").touch()
+    return 1, int(exit_statuses(start_ranks(options), 300) == [SAVED, SAVED])
+
+
+def stop_a_rank(options: RunOptions) -> tuple[int, int]:
+    """SIGSTOP: the other rank names it and leaves; then a launcher kills the stopped one."""
+    import dataclasses
+
+    short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.1",))
+    ranks = start_ranks(
+        short, before=fault_injection.signal_at, arguments=(1, 6, FORWARD, signal.SIGSTOP)
+    )
+    ranks[0].join(300)
+    named = "does not answer" in output_of(options)
+    ranks[1].kill()
+    return 1, int(exit_statuses(ranks)[0] == FAILED and named)
+
+
+def hang(options: RunOptions) -> tuple[int, int]:
+    """A rank that sleeps is named with its stack."""
+    import dataclasses
+
+    short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.1",))
+    ranks = start_ranks(short, before=fault_injection.hang_at, arguments=(1, 6, "reading rows"))
+    statuses = exit_statuses(ranks, 300)
+    named = "fall_asleep" in (options.output / "stacks" / "hang.txt").read_text()
+    return 1, int(statuses == [FAILED, FAILED] and named)
+
+
+def damage(change: Callable[[Path], None]) -> Callable[[RunOptions], tuple[int, int]]:
+    """The newest checkpoint's second file is changed; it must be named."""
+
+    def inject(options: RunOptions) -> tuple[int, int]:
+        exit_statuses(
+            start_ranks(
+                options,
+                before=fault_injection.signal_at,
+                arguments=(0, 13, FORWARD, signal.SIGTERM),
+            ),
+            300,
+        )
+        newest = sorted((options.output / "checkpoints").glob("step-*"))[-1]
+        file = newest / "rank-00001.safetensors"
+        change(file)
+        exit_statuses(start_ranks(options), 300)
+        return 1, int(str(file) in output_of(options))
+
+    return inject
+
+
+def flip_a_bit(file: Path) -> None:
+    """One bit in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def main() -> int:
+    """Run all faults, print the table; 0 if the run recovered from each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=5)
+    arguments = parser.parse_args()
+    signals, kill = fault_injection.signal_at, -signal.SIGKILL
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(Path(folder), arguments.seed)
+        outcomes = [
+            trials.try_out(
+                "killed at random moments", lambda o: trials.kill_at_random(o, arguments.kills)
+            ),
+            trials.try_out(
+                "killed while a checkpoint is written",
+                at_step(fault_injection.kill_while_writing, 1, 8, expected=(FAILED, kill)),
+            ),
+            trials.try_out(
+                "killed while a checkpoint is copied",
+                at_step(signals, 0, 12, "saving a checkpoint", signal.SIGKILL,
+                        expected=(kill, FAILED)),
+            ),
+            trials.try_out(
+                "SIGTERM", at_step(signals, 1, 5, FORWARD, signal.SIGTERM, expected=(SAVED, SAVED))
+            ),
+            trials.try_out(
+                "SIGUSR1", at_step(signals, 0, 7, FORWARD, signal.SIGUSR1, expected=(SAVED, SAVED))
+            ),
+            trials.try_out("STOP file", stop_file),
+            trials.try_out(
+                "full disk", at_step(fault_injection.limit_file_size, 100_000, expected=(2, 2))
+            ),
+            trials.try_out("checkpoint file truncated", damage(lambda f: os.truncate(f, 1000))),
+            trials.try_out("checkpoint bit flipped", damage(flip_a_bit)),
+            trials.try_out("checkpoint file missing", damage(lambda f: f.unlink())),
+            trials.try_out("rank hangs", hang),
+            trials.try_out("rank stopped", stop_a_rank),
+        ]  # fmt: skip
+    table = Table(title="Faults, two ranks on CPU, against an undisturbed run")
+    for heading in ("fault", "injected", "handled", "tokens lost or repeated", "losses", "weights"):
+        table.add_column(heading, justify="left" if heading == "fault" else "right")
+    for outcome in outcomes:
+        table.add_row(
+            outcome.fault, str(outcome.injected), str(outcome.seen), str(outcome.tokens_off),
+            "equal" if outcome.losses_equal else "DIFFER",
+            "equal" if outcome.weights_equal else "DIFFER",
+        )  # fmt: skip
+    Console(width=100).print(table)
+    good = all(o.recovered and o.seen == o.injected for o in outcomes)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
