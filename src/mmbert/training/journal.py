@@ -11,8 +11,13 @@ import numpy as np
 
 from mmbert.data.rows import Row
 from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
+from mmbert.training.figures import (
+    data_figures,
+    language_figures,
+    speed_figures,
+    tensorboard_tags,
+)
 from mmbert.training.held_out import HeldOutLoss
-from mmbert.training.interval import IntervalSums
 from mmbert.training.losses import ComponentLosses
 from mmbert.training.report import format_count
 from mmbert.training.results import Losses
@@ -22,7 +27,6 @@ from mmbert.training.step import StepOutcome
 # Losses per language go to TensorBoard and the log with every tenth line: with 1,800 languages they
 # would otherwise outweigh everything else there.
 LANGUAGES_EVERY_LINES = 10
-MEBIBYTE = 1 << 20
 
 
 class Journal:
@@ -190,71 +194,17 @@ class Journal:
             "temperature": temperature(session.recipe, session.plan, at.step),
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
-            **self._data_figures(at),
-            **self._speed_figures(at, phase_plan, sums),
+            **data_figures(session, at),
+            **speed_figures(session, at, phase_plan, sums),
             "loss_by_tier": tiers,
         }
         if with_languages or self._lines % LANGUAGES_EVERY_LINES == 0:
             by_language = HeldOutLoss.of(self._by_language, table).languages
-            record |= {"loss_by_language": by_language, **self._language_figures(at)}
+            record |= {"loss_by_language": by_language, **language_figures(session, at)}
             self._by_language = _no_losses(len(table.names))
         session.reporter.line(record)
-        session.reporter.scalars(session.step, _tags(record))
+        session.reporter.scalars(session.step, tensorboard_tags(record))
         self._last = None
-
-    def _data_figures(self, at: StepPlan) -> dict[str, float | None]:
-        """Realised shares against wanted ones, and epochs, since the run began."""
-        session = self._session
-        realised = session.component_tokens
-        wanted = session.table.wanted_tokens(at)
-        shares = realised / max(1.0, realised.sum())
-        wanted_shares = wanted / max(1.0, wanted.sum())
-        epochs = realised / np.maximum(1, session.table.train_tokens)
-        return {
-            "share_error_max": float(np.abs(shares - wanted_shares).max()),
-            "epochs_max": float(epochs.max()),
-            "epochs_median": float(np.median(epochs[realised > 0])) if realised.any() else 0.0,
-        }
-
-    def _language_figures(self, at: StepPlan) -> dict[str, dict[str, float]]:
-        """Per language: its share of the tokens so far, the share wanted, and epochs."""
-        session = self._session
-        table, realised = session.table, session.component_tokens
-        wanted = table.by_language(table.wanted_tokens(at))
-        seen, one_epoch = table.by_language(realised), table.by_language(table.train_tokens)
-        all_seen, all_wanted = max(1, sum(seen.values())), max(1, sum(wanted.values()))
-        names = sorted(seen.keys() | wanted.keys())
-        return {
-            "share_by_language": {name: seen.get(name, 0) / all_seen for name in names},
-            "wanted_share_by_language": {name: wanted.get(name, 0) / all_wanted for name in names},
-            "epochs_by_language": {name: seen.get(name, 0) / one_epoch[name] for name in names},
-        }
-
-    def _speed_figures(
-        self, at: StepPlan, phase_plan: PhasePlan, sums: IntervalSums
-    ) -> dict[str, object]:
-        session = self._session
-        devices = session.control.world_size
-        seen = at.tokens_before + at.rows * session.plan.row_tokens
-        nominal_rate = sums.row_tokens / sums.seconds
-        session.recent_rate = (
-            nominal_rate
-            if session.recent_rate is None
-            else 0.7 * session.recent_rate + 0.3 * nominal_rate
-        )
-        peak = session.peak_flops
-        left_in_phase = phase_plan.first_token + phase_plan.tokens - seen
-        return {
-            "tokens_per_second": sums.tokens / sums.seconds,
-            "tokens_per_second_per_device": sums.tokens / sums.seconds / devices,
-            "mfu": sums.flops / (sums.seconds * devices * peak) if peak else None,
-            "model_flops_per_second": sums.flops / sums.seconds,
-            "time": {name: round(value, 4) for name, value in sums.time_split.items()},
-            "interval_seconds": sums.seconds,
-            "peak_memory_mib": sums.peak_memory_bytes / MEBIBYTE,
-            "seconds_left_in_phase": left_in_phase / max(1.0, session.recent_rate),
-            "seconds_left": (session.plan.tokens - seen) / max(1.0, session.recent_rate),
-        }
 
     def _evaluate(self, phase_plan: PhasePlan) -> HeldOutLoss:
         """The held-out loss now, with the phase's rotary bases; not twice for the same weights."""
@@ -298,44 +248,3 @@ def _no_losses(components: int) -> ComponentLosses:
 def _span(settings: object) -> str:
     start, end = settings.start, settings.end  # type: ignore[attr-defined]
     return f"{start:g}" if start == end else f"{start:g} to {end:g}"
-
-
-# Where each figure of a record stands in TensorBoard.
-_TAGS = {
-    "loss": "loss/train",
-    "learning_rate": "schedule/learning_rate",
-    "weight_decay": "schedule/weight_decay",
-    "mask_ratio": "schedule/mask_ratio",
-    "temperature": "schedule/temperature",
-    "rows_per_step": "schedule/rows_per_step",
-    "tokens": "schedule/tokens",
-    "gradient_norm": "optimizer/gradient_norm",
-    "update_rms_clipped_share": "optimizer/update_rms_clipped_share",
-    "packing_efficiency": "data/packing_efficiency",
-    "share_error_max": "data/share_error_max",
-    "epochs_max": "data/epochs_max",
-    "epochs_median": "data/epochs_median",
-    "tokens_per_second": "speed/tokens_per_second",
-    "tokens_per_second_per_device": "speed/tokens_per_second_per_device",
-    "mfu": "speed/mfu",
-    "model_flops_per_second": "speed/model_flops_per_second",
-    "peak_memory_mib": "memory/peak_mib",
-    "seconds_left_in_phase": "speed/seconds_left_in_phase",
-    "seconds_left": "speed/seconds_left",
-}
-
-
-def _tags(record: dict[str, object]) -> dict[str, float | None]:
-    """The record's figures under their TensorBoard tags."""
-    values = {tag: record[name] for name, tag in _TAGS.items()}
-    for group, tag in (
-        ("time", "time"),
-        ("share_by_language", "language_share"),
-        ("wanted_share_by_language", "language_share_wanted"),
-        ("epochs_by_language", "language_epochs"),
-        ("loss_by_tier", "loss_tier"),
-        ("loss_by_language", "loss_language"),
-    ):
-        for name, value in record.get(group, {}).items():  # type: ignore[attr-defined]
-            values[f"{tag}/{name}"] = value
-    return values  # type: ignore[return-value]

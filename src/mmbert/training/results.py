@@ -42,7 +42,7 @@ class PhaseResult(BaseModel):
     tokens: int = 0
     """Tokens of the rows trained on, padding counted in, as the schedule counts them."""
     seconds: float = 0.0
-    """Time in the loop: training, evaluation and checkpoints, over all restarts."""
+    """Time of the training steps, over all restarts; evaluation is not counted."""
     held_out_start: Losses | None = None
     held_out_end: Losses | None = None
 
