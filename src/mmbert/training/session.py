@@ -36,6 +36,10 @@ from mmbert.training.timing import TimeSplit
 from mmbert.training.watchdog import Watchdog
 
 
+# Processes that read ahead while a GPU works; on a CPU they would only take turns with training.
+READERS_BESIDE_A_GPU = 2
+
+
 @dataclass
 class Session:
     """A run in progress. `step` is the next step to do; everything else follows from it."""
@@ -97,6 +101,7 @@ class Session:
             data_ranks=self.grid.data.size,
             state=self._data_state,
             first_step=self.step,
+            workers=READERS_BESIDE_A_GPU if self.engine.device.type == "cuda" else 0,
             exchange=self._all_states,
         )
         self._rows = iter(self._loader)
