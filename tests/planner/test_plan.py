@@ -223,3 +223,10 @@ def test_the_demo_recipe_can_be_planned() -> None:
     planned = plan(load_recipe(RECIPES / "demo.yaml"), gpus=2, gpu="l40s")
     assert planned.languages is None
     assert all(phase.steps.steps > 0 for phase in planned.phases)
+
+
+def test_an_unusual_tensor_size_is_among_the_layouts() -> None:
+    planned = plan(recipe_of("base", "parallel.tensor=3"), gpus=24)
+    chosen = [layout for layout in planned.layouts if layout.chosen]
+    assert [(layout.tensor, layout.data) for layout in chosen] == [(3, 8)]
+    assert chosen[0].fits

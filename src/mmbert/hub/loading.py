@@ -12,8 +12,9 @@ def load_masked_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedMo
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(folder, dtype=dtype)
+        # Cast afterwards: the argument for it has one name in 4.x and another in 5.x.
+        model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(folder)
     finally:
         if shown:
             logging.enable_progress_bar()
-    return model.eval()
+    return model.to(dtype).eval()

@@ -241,10 +241,11 @@ def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
 
 
 def _layouts(site: _Site) -> tuple[Layout, ...]:
-    """Every tensor size that divides the GPUs, up to a node, with every ZeRO stage."""
+    """The usual tensor sizes within a node, and the recipe's own, with every ZeRO stage."""
     recipe = site.recipe
     layouts = []
-    for tensor in (n for n in (1, 2, 4, 8) if site.gpus % n == 0 and n <= site.gpu.gpus_per_node):
+    sizes = sorted({1, 2, 4, site.gpu.gpus_per_node, recipe.parallel.tensor})
+    for tensor in (size for size in sizes if site.gpus % size == 0):
         obstacle = _obstacle(recipe, tensor, site.gpus // tensor)
         for zero_stage in (1, 2, 3):
             chosen = (tensor, zero_stage) == (recipe.parallel.tensor, recipe.parallel.zero_stage)
