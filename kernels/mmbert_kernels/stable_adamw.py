@@ -163,16 +163,17 @@ def _moments_reference(
     b2: float,
     eps: float,
 ) -> Tensor:
-    sums = torch.zeros(len(segments), 2, dtype=torch.float64, device=gradient.device)
-    for index, (start, end) in enumerate(zip(segments.starts, segments.ends, strict=True)):
+    sums = []
+    for start, end in zip(segments.starts, segments.ends, strict=True):
+        total = 0.0
         for first in range(start, end, REFERENCE_PIECE):
             piece = slice(first, min(first + REFERENCE_PIECE, end))
             g = gradient[piece]
             exp_avg[piece].lerp_(g, 1 - b1)
             v = exp_avg_sq[piece].mul_(b2).addcmul_(g, g, value=1 - b2)
-            sums[index, 0] += (g * g).div_(v.clamp(min=eps * eps)).sum(dtype=torch.float64)
-        sums[index, 1] = end - start
-    return sums
+            total += (g * g).div_(v.clamp(min=eps * eps)).sum().item()
+        sums.append((total, float(end - start)))
+    return torch.tensor(sums, dtype=torch.float64, device=gradient.device).reshape(-1, 2)
 
 
 def _apply_reference(
@@ -184,12 +185,12 @@ def _apply_reference(
     shrink: Tensor,
     eps: float,
 ) -> None:
-    rates, shrink = rates.to(parameter.dtype), shrink.to(parameter.dtype)
-    for index, (start, end) in enumerate(zip(segments.starts, segments.ends, strict=True)):
+    of_segments = zip(segments.starts, segments.ends, rates.tolist(), shrink.tolist(), strict=True)
+    for start, end, rate, factor in of_segments:
         for first in range(start, end, REFERENCE_PIECE):
             piece = slice(first, min(first + REFERENCE_PIECE, end))
             update = exp_avg[piece] / exp_avg_sq[piece].sqrt().add_(eps)
-            parameter[piece].mul_(shrink[index]).sub_(update.mul_(rates[index]))
+            parameter[piece].mul_(factor).sub_(update, alpha=rate)
 
 
 def _check(segments: Segments, *tensors: Tensor) -> None:

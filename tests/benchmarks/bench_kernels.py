@@ -274,9 +274,7 @@ def report(clock: Clock, dtype: torch.dtype, tokens: int, vocabulary: int, other
         line = f"{case.name:24}{floor:8.3f}{ours[0]:8.3f}{ours[1]:8.3f}{floor / ours[1]:7.0%}"
         rivals = (case.eager, torch.compile(case.eager, dynamic=False), case.public)
         for rival in rivals if others else ():
-            times = rival and tried(
-                lambda rival=rival, case=case: clock.forward_and_both(rival, case)
-            )
+            times = rival and tried(clock, rival, case)
             line += f"{times[0]:8.3f}{times[1]:8.3f}" if times else f"{'-':>16}"
         print(line, flush=True)
     report_optimizer(clock, bandwidth)
