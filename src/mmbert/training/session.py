@@ -35,7 +35,6 @@ from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
 from mmbert.training.watchdog import Watchdog
 
-
 # Processes that read ahead while a GPU works; on a CPU they would only take turns with training.
 READERS_BESIDE_A_GPU = 2
 
