@@ -164,6 +164,12 @@ class Cluster:
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
             time.sleep(5)
 
+    def kill_task(self, variable: str, program: str) -> None:
+        """SIGKILL for what runs `program` with this in its environment (SLURM_PROCID=1)."""
+        found = f"grep -lz ^{variable}$ /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3"
+        kill = f"grep -qz {program} /proc/$p/cmdline && kill -9 $p"
+        self.run("bash", "-c", f"for p in $({found}); do {kill}; done; true")
+
     def kill_node(self, node: str) -> None:
         """Let a host die at once: all its processes, and the controller is told."""
         self.run("bash", "-c", f"kill -9 $(ip netns pids {node})")

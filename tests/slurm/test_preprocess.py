@@ -12,8 +12,6 @@ from tests.slurm.cluster import Cluster
 
 SCRIPT = ROOT / "slurm" / "preprocess.sbatch"
 OPTIONS = ("--vocab-size", "800", "--context", "64", "--unit-bytes", "20k")
-# Open MPI refuses to run as root unless told twice; users are not root.
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 def wait_for(condition: Callable[[], bool], timeout: float) -> None:
@@ -23,6 +21,10 @@ def wait_for(condition: Callable[[], bool], timeout: float) -> None:
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.05)
+
+
+# Open MPI refuses to run as root unless told twice; users are not root.
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 class Runner:
@@ -72,7 +74,7 @@ def test_same_bytes_as_one_process(cluster: Cluster, runner: Runner, nodes: int)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cause", ["preemption", "time limit", "dead host"])
+@pytest.mark.parametrize("cause", ["preemption", "time limit"])
 def test_interrupted_it_continues_to_the_same_bytes(
     cluster: Cluster, runner: Runner, cause: str
 ) -> None:
@@ -86,28 +88,39 @@ def test_interrupted_it_continues_to_the_same_bytes(
             folder=runner.folder,
         )
         cluster.wait_state(important, "COMPLETED")
-    elif cause == "time limit":
-        cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     else:
-        cluster.kill_node("n1")  # where the job's first worker runs
-    try:
-        cluster.restart_now(job)
-        end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
-    finally:
-        if cause == "dead host":
-            cluster.revive_node("n1")
+        cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    cluster.restart_now(job)
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
     assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "1"), cluster.log(job)
     assert tree(runner.shards) == runner.in_one_process()
 
 
-def test_a_failure_on_one_worker_ends_the_job(cluster: Cluster, runner: Runner) -> None:
-    write_text(runner.text)
-    (runner.text / "eng_Latn" / "0.txt").write_bytes(b"\xff\xfe broken \xff" * 5000)
+@pytest.mark.long
+def test_a_killed_worker_ends_the_job_and_the_same_command_continues(
+    cluster: Cluster, runner: Runner
+) -> None:
+    write_text(runner.text, scale=40)
     job = runner.submit("--nodes=2")
-    assert cluster.wait_state(job, "FAILED", "COMPLETED", timeout=60)["JobState"] == "FAILED"
+    units = runner.shards / ".preprocess" / "text"
+    wait_for(lambda: len(list(units.glob("units-*/*.json"))) > 20, timeout=240)
+    cluster.kill_task("OMPI_COMM_WORLD_RANK=3", "preprocess.py")
+    assert cluster.wait_state(job, "FAILED", "COMPLETED")["JobState"] == "FAILED"
+    assert "FAILED with status" in cluster.log(job)
+    assert "preprocess.py" not in cluster.run("ps", "-eo", "args"), "no worker is left behind"
+    job = runner.submit("--nodes=1")
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
+    assert end["JobState"] == "COMPLETED", cluster.log(job)
+    assert tree(runner.shards) == runner.in_one_process()
+
+
+def test_wrong_input_is_said_once_and_fails_the_job(cluster: Cluster, runner: Runner) -> None:
+    runner.text.mkdir()
+    job = runner.submit("--nodes=2")
+    assert cluster.wait_state(job, "FAILED", "COMPLETED")["JobState"] == "FAILED"
     log = cluster.log(job)
-    assert "eng_Latn/0.txt" in log, log
-    assert "FAILED with status" in log
+    assert log.count(f"{runner.text}") == 2, log  # the command and the error
+    assert "→" in log
 
 
 def test_several_nodes_without_mpi_are_refused(

@@ -102,12 +102,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
     command = (tmp_path / "run", "checkpoint.every_tokens=20k")
     job = runner.submit(TWO_HOSTS, *command)
     cluster.wait_log(job, "step 50/", timeout=240)
-    cluster.run(
-        "bash",
-        "-c",
-        "grep -lz ^SLURM_PROCID=1 /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | "
-        "while read p; do grep -qz pretrain.py /proc/$p/cmdline && kill -9 $p; done; true",
-    )
+    cluster.kill_task("SLURM_PROCID=1", "pretrain.py")
     end = cluster.wait_state(job, "FAILED", "COMPLETED", timeout=90)
     log = cluster.log(job)
     assert end["JobState"] == "FAILED"
