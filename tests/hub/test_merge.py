@@ -139,6 +139,10 @@ def test_ties_of_checkpoints_onto_their_base(
     assert [m["weight"] for m in provenance["models"]] == [1.0, 2.0, 0.5]
     assert [m["step"] for m in provenance["models"]] == [40, 50, 60]
     assert provenance["base"]["step"] == 30
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "the TIES merge of 3 models" in card
+    # The base's text once; none of the three trained on more.
+    assert "| eng_Latn | 30,000 |" in card
 
 
 @pytest.mark.parametrize("method", ["linear", "ema"])

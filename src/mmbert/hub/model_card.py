@@ -14,7 +14,7 @@ _TEMPLATE = """\
 
 # {name}
 
-A multilingual encoder of the ModernBERT architecture, trained with mmBERT-train {version} on masked
+A multilingual encoder of the ModernBERT architecture, written by mmBERT-train {version}, for masked
 language modelling. {sentence}
 
 | | |
@@ -109,7 +109,14 @@ def _sentence(provenance: dict[str, Any]) -> str:
             f"It is the state after step {provenance['step']:,} ({provenance['tokens']:,} tokens),"
             f" in the phase `{provenance['phase']}`, of the recipe `{provenance['recipe']}`."
         )
-    return "Where its weights come from is said below."
+    if provenance["kind"] == "merge":
+        how = {"ties": "the TIES merge", "linear": "the weighted mean"}.get(
+            provenance["method"], "an exponentially weighted average"
+        )
+        return f"It is {how} of {len(provenance['models'])} models, which are named below."
+    if provenance["kind"] == "import":
+        return "It was imported as a start for further training, from what is named below."
+    return "What it was made from is named below."
 
 
 def _languages(tokens: dict[str, int]) -> str:

@@ -1,0 +1,22 @@
+"""On a GPU the evaluations give what they give on a CPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.masked_loss import masked_losses
+from tests.hub.runs import Run
+
+
+@pytest.mark.gpu
+def test_losses_and_vectors_agree_with_the_cpu(run: Run, shards: Path) -> None:
+    on_cpu, on_gpu = LoadedModel(run.checkpoint, "cpu"), LoadedModel(run.checkpoint, "cuda")
+    expected, found = masked_losses(on_cpu, shards), masked_losses(on_gpu, shards)
+    for language, entry in expected.languages.items():
+        assert found.languages[language].loss == pytest.approx(entry.loss, abs=1e-3)
+    texts = ["the old town", "ein kind liest am fenster"]
+    difference = on_cpu.sentence_vectors(texts) - on_gpu.sentence_vectors(texts)
+    assert float(difference.abs().max()) < 1e-3
+    assert torch.cuda.max_memory_allocated() > 0
