@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mmbert.data.corpus import Corpus
+from mmbert.data.indexed_dataset import IndexedDataset
 from mmbert.data.loader import DataState, RowLoader, merge_states
 from mmbert.data.replay import documents_of_step
 from mmbert.data.rows import Row
@@ -376,6 +377,24 @@ def test_starting_opens_no_shard(
     for _ in loader:
         pass
     assert opened() == 3  # each shard once
+
+
+def test_text_is_asked_for_before_it_is_read(
+    corpus: Corpus, recipe: Recipe, plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[str, int]] = set()
+
+    def ask(self: IndexedDataset, start: int, end: int) -> None:
+        asked.update((self.prefix.parent.name, token) for token in range(start, end))
+
+    monkeypatch.setattr("mmbert.data.phase.READ_AHEAD_FROM", 0)
+    monkeypatch.setattr(IndexedDataset, "read_ahead", ask)
+    fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
+    for row in RowLoader(fresh, recipe, plan):
+        for component, document, start, size in row.documents.tolist():
+            owner = corpus.components[component]
+            offset = corpus.shard(owner, "train", 0).offsets[document] // 2 + start
+            assert {(owner.language, t) for t in range(offset, offset + size)} <= asked
 
 
 def test_few_descriptors_are_enough(

@@ -76,14 +76,24 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         sync_folder(path.parent)
 
 
-def map_bytes(path: Path) -> np.ndarray:
-    """The file as a read-only flat uint8 array backed by a memory map (empty file: empty array)."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            return np.empty(0, dtype=np.uint8)
-        if sys.version_info >= (3, 13):  # no file descriptor is held per map
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, trackfd=False)
-        else:
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, dtype=np.uint8)
+class MappedFile:
+    """A file as a read-only flat uint8 array `data`, backed by a memory map."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = np.empty(0, dtype=np.uint8)
+        self._map: mmap.mmap | None = None
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:  # cannot be mapped
+                return
+            if sys.version_info >= (3, 13):  # no file descriptor is held per map
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, trackfd=False)
+            else:
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self.data = np.frombuffer(self._map, dtype=np.uint8)
+
+    def read_ahead(self, start: int, end: int) -> None:
+        """Ask the system to read bytes `start` … `end` in the background."""
+        if self._map is not None and end > start:
+            first = start - start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, first, end - first)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmbert.data.files import explained_write_errors, map_bytes, sync_folder
+from mmbert.data.files import MappedFile, explained_write_errors, sync_folder
 from mmbert.data.manifest import FileEntry, Shard, ShardFiles
 from mmbert.errors import UserError
 
@@ -51,7 +51,7 @@ class IndexedDataset:
         self.prefix = prefix
         self._index_path = prefix.with_name(prefix.name + ".idx")
         self._data_path = prefix.with_name(prefix.name + ".bin")
-        index = self._map(self._index_path)
+        index = self._map(self._index_path).data
         if len(index) < _HEADER.size:
             raise self._broken("it ends inside the header")
         magic, version, code, sequences, boundaries = _HEADER.unpack(
@@ -82,7 +82,8 @@ class IndexedDataset:
         self.boundaries: np.ndarray = index[start : start + 8 * boundaries].view("<i8")
         if boundaries < 1 or self.boundaries[0] != 0 or self.boundaries[-1] != sequences:
             raise self._broken("its document boundaries do not span its sequences")
-        self._data = self._map(self._data_path)
+        self._data_file = self._map(self._data_path)
+        self._data = self._data_file.data
         end = 0
         if sequences:
             end = int(self.offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize
@@ -150,9 +151,14 @@ class IndexedDataset:
         parts = [self.sequence(sequence) for sequence in range(first, last)]
         return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 
-    def _map(self, path: Path) -> np.ndarray:
+    def read_ahead(self, start: int, end: int) -> None:
+        """Ask the system to read tokens `start` … `end` of the `.bin` in the background."""
+        size = self.dtype.itemsize
+        self._data_file.read_ahead(start * size, end * size)
+
+    def _map(self, path: Path) -> MappedFile:
         try:
-            return map_bytes(path)
+            return MappedFile(path)
         except FileNotFoundError:
             raise UserError(
                 f"{path} is missing",

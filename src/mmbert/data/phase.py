@@ -28,6 +28,8 @@ from mmbert.schedule import training_plan
 COMPONENT, NUMBER, DOCUMENT, START, SIZE, SHARD, OFFSET = range(7)
 COLUMNS = 7
 
+READ_AHEAD_FROM = 64 << 20  # bytes of a shard
+
 
 @dataclass(frozen=True)
 class Pieces:
@@ -119,6 +121,16 @@ class PieceFinder:
             raise self._damaged(int(components[bad]), int(shard[bad]), int(document[bad]))
         start, end = part_bounds(length, self._context, part)
         return Pieces(document, start, end, shard, offset // item)
+
+    def read_ahead(self, table: np.ndarray) -> None:
+        """Ask the system to read the text of a table's segments in the background.
+
+        Small shards are left out: they are in memory after a few pieces anyway.
+        """
+        for component, shard, offset, size in table[:, (COMPONENT, SHARD, OFFSET, SIZE)].tolist():
+            dataset = self.corpus.shard(self.corpus.components[component], "train", shard)
+            if dataset.byte_count >= READ_AHEAD_FROM:
+                dataset.read_ahead(offset, offset + size)
 
     def _damaged(self, component: int, shard: int, document: int) -> UserError:
         """What to say of an index whose entry cannot be."""

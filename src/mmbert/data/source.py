@@ -21,7 +21,8 @@ class RowSource:
     ) -> None:
         order, phase = progress.order, recipe.phases[progress.order.index]
         self._streams = {
-            number: Stream(order, number, progress.streams[number]) for number in streams
+            number: Stream(order, number, progress.streams[number], read_ahead=True)
+            for number in streams
         }
         self._builder = RowBuilder(
             progress.finder.corpus,

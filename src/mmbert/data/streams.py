@@ -64,14 +64,21 @@ class Stream:
 
     Where epoch caps bind every language and the run asks for nearly all that they leave, a stream
     may run out before the phase ends: its last rows are then padding rather than a repetition.
+    With `read_ahead` the system is asked for the text of pieces when they are drawn, a row or two
+    before it is needed, all at once: a disk far away answers many such questions together.
     """
 
-    def __init__(self, order: PhaseOrder, number: int, state: StreamState) -> None:
+    def __init__(
+        self, order: PhaseOrder, number: int, state: StreamState, *, read_ahead: bool = False
+    ) -> None:
         self._order = order
+        self._read_ahead = read_ahead
         self._number = number
         self._position = state["position"]
         self._kept = state["kept"]
         self._waiting = _located(order, Ranges.of(state["carried"]))
+        if read_ahead:
+            order.finder.read_ahead(self._waiting)
         # Pieces fetched ahead of the position: their segments, and how many each piece has.
         self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
         self._ahead_counts = np.empty(0, dtype=np.int64)
@@ -126,6 +133,8 @@ class Stream:
         if not len(self._ahead_counts):
             components, numbers = self._order.draw(self._number, self._position, self._fetched)
             self._ahead, self._ahead_counts = self._order.segments(components, numbers)
+            if self._read_ahead:
+                self._order.finder.read_ahead(self._ahead)
         return len(self._ahead_counts) > 0
 
 

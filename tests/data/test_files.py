@@ -1,0 +1,73 @@
+"""Atomic writes: all or nothing, and a full disk is explained."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmbert.data.files import MappedFile, atomic_write, checksum_file
+from mmbert.errors import UserError
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    with atomic_write(path) as file:
+        file.write(b"old")
+
+    def fail() -> None:
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
+    with atomic_write(path) as file:
+        file.write(b"newer")
+    assert path.read_bytes() == b"newer"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_explained_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("mmbert.data.files.os.fsync", full)
+    with (
+        pytest.raises(UserError, match=r"no space left while writing .*pieces\.npy"),
+        atomic_write(tmp_path / "pieces.npy") as file,
+    ):
+        file.write(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "folder") as file:
+        file.write(b"x")
+
+
+def test_maps_and_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    content = bytes(range(256)) * 20_000  # more than one read of the checksum
+    path.write_bytes(content)
+    file = MappedFile(path)
+    mapped = file.data
+    assert mapped.tobytes() == content
+    file.read_ahead(5, len(content))
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0] = 1
+    before = checksum_file(path)
+    path.write_bytes(content[:-1] + b"\x00")
+    assert checksum_file(path) != before
+    (tmp_path / "empty").touch()
+    empty = MappedFile(tmp_path / "empty")
+    empty.read_ahead(0, 0)
+    assert empty.data.dtype == np.uint8
+    assert len(empty.data) == 0
