@@ -132,7 +132,7 @@ class ReplicatedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, in] -> [K, out]."""
-        return nn.functional.linear(x, self.weight)
+        return column_linear(x, self.weight, TensorGroup.single(), sequence_parallel=False)
 
 
 class LayerNorm(nn.Module):

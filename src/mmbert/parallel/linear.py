@@ -20,6 +20,7 @@ from mmbert.parallel.collectives import (
     reduce_scatter_single,
 )
 from mmbert.parallel.grid import Group
+from mmbert_kernels import product
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,15 @@ class _ColumnLinear(torch.autograd.Function):
         _save(ctx, x, weight, rebuild)
         ctx.group, ctx.sequence_parallel = group, sequence_parallel
         tokens = all_gather_tokens(x, group) if sequence_parallel else x
-        return tokens @ weight.t()
+        return product(tokens, weight.t())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight = _saved(ctx)
         gradient = gradients[0].contiguous()
         tokens = _start_gather(x, ctx.group, needed=ctx.sequence_parallel)
-        x_gradient = _start_sum(gradient @ weight, ctx.group, scatter=ctx.sequence_parallel)
-        weight_gradient = gradient.t() @ tokens.wait()
+        x_gradient = _start_sum(product(gradient, weight), ctx.group, scatter=ctx.sequence_parallel)
+        weight_gradient = product(gradient.t(), tokens.wait())
         return x_gradient.wait(), weight_gradient, None, None, None
 
 
@@ -147,7 +148,7 @@ class _RowLinear(torch.autograd.Function):
     ) -> Tensor:
         _save(ctx, x, weight, rebuild)
         ctx.group, ctx.sequence_parallel = group, sequence_parallel
-        return _start_sum(x @ weight.t(), group, scatter=sequence_parallel).wait()
+        return _start_sum(product(x, weight.t()), group, scatter=sequence_parallel).wait()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
@@ -155,4 +156,4 @@ class _RowLinear(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         if ctx.sequence_parallel:
             gradient = all_gather_tokens(gradient, ctx.group)
-        return gradient @ weight, gradient.t() @ x, None, None, None
+        return product(gradient, weight), product(gradient.t(), x), None, None, None
