@@ -63,6 +63,7 @@ class UnitEncoder:
         size = shown = 0
         # Progress inside a big file, whose text is about so many times its size on disk.
         expansion = 3 if segment.compression != "none" or segment.format == "parquet" else 1
+        self._meter.reading(segment.path)
         for document in read_segment(segment, self._settings):
             counts = writer.counts(document.language or "")
             counts.read += 1

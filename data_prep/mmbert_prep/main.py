@@ -17,10 +17,12 @@ from mmbert.errors import EXIT_USER_ERROR, UserError
 from mmbert.recipe import load_recipe, parse_quantity
 from mmbert_prep.discovery import discover
 from mmbert_prep.pipeline import preprocess
+from mmbert_prep.progress import files_being_read
 from mmbert_prep.settings import DEFAULT_CONTEXTS, PrepSettings
 from mmbert_prep.summary import ignored_files
 from mmbert_prep.team import WorkerDiedError, mpi_team, run_local
 from mmbert_prep.units import plan_units
+from mmbert_prep.workspace import Workspace
 
 _EXAMPLES = """Text in many languages and formats -> tokenizer and token shards.
 
@@ -145,10 +147,14 @@ def command(
         _dry_run(settings)
         return
     team = mpi_team()
-    if team is None:
-        run_local(preprocess, settings.workers, settings)
-    else:
+    if team is not None:
         preprocess(team, settings)
+        return
+    try:
+        run_local(preprocess, settings.workers, settings)
+    except WorkerDiedError as error:
+        files = ", ".join(files_being_read(Workspace(settings).progress))
+        raise WorkerDiedError(f"{error}; workers were reading: {files or 'nothing'}") from error
 
 
 def _cores() -> int:

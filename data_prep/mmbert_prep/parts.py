@@ -8,6 +8,7 @@ sections and the counts.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,13 @@ class Section(BaseModel):
     tokens: int
 
 
-class LanguageCounts(BaseModel):
+@dataclass(slots=True)
+class LanguageCounts:
     """Counts of one language in a part; sums of them make the report."""
 
+    # No pydantic model: it is added to once per document.
     read: int = 0
-    rejected: dict[str, int] = Field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
     cleaned: int = 0
     """Kept documents that cleaning changed."""
     tokens: int = 0
@@ -52,7 +55,7 @@ class LanguageCounts(BaseModel):
 
     def add(self, other: LanguageCounts) -> None:
         """Add another part's counts."""
-        for name in type(self).model_fields:
+        for name in (entry.name for entry in fields(self)):
             value = getattr(other, name)
             if name == "rejected":
                 for reason, count in value.items():

@@ -14,6 +14,7 @@ from mmbert_prep.encode import UnitEncoder, bad_documents, check_share
 from mmbert_prep.languages import LanguageMerger, Languages, collect_languages
 from mmbert_prep.lock import output_lock
 from mmbert_prep.parts import is_done
+from mmbert_prep.progress import files_being_read
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.stages import Stages
 from mmbert_prep.storage import read_json, write_json
@@ -66,6 +67,13 @@ class _Run:
                 raise UserError(_difference(self.space.source, finished, plan), remedy=_REMEDY)
             finished = None
         self.space.create()
+        suspects = files_being_read(self.space.progress)
+        if suspects:
+            self.console.print(
+                f"[yellow]the last run ended abruptly while it read {', '.join(suspects[:5])}: "
+                "should it happen again, look at these files[/]",
+                soft_wrap=True,
+            )
         if not self.space.plan.exists() or (
             read_json(self.space.plan).get("fingerprint") != plan.fingerprint
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 import time
@@ -20,6 +21,7 @@ from rich.progress import (
 _RECORD = struct.Struct("<qqqq")
 _WRITE_SECONDS = 0.25
 _DRAW_SECONDS = 0.5
+_READING = "reading-"
 
 
 class Meter:
@@ -30,6 +32,7 @@ class Meter:
         self._values = [0, 0, 0, 0]
         self._written = 0.0
         self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115
+        self._reading = folder / f"{_READING}{rank}"
 
     def add(self, weight: int = 0, documents: int = 0, size: int = 0, tokens: int = 0) -> None:
         """Count work; written a few times a second."""
@@ -38,18 +41,22 @@ class Meter:
         if time.monotonic() - self._written > _WRITE_SECONDS:
             self._write()
 
+    def reading(self, path: str) -> None:
+        """Note which file is read: should a library crash on it, its name is what is left."""
+        with contextlib.suppress(OSError):
+            self._reading.write_text(path, encoding="utf-8", errors="surrogateescape")
+
     def _write(self) -> None:
         self._written = time.monotonic()
-        try:
+        with contextlib.suppress(OSError):  # a full disk is reported by what matters
             self._file.seek(0)
             self._file.write(_RECORD.pack(*self._values))
-        except OSError:
-            pass  # a full disk is reported by the writing that matters
 
     def close(self) -> None:
         """Write the last counts."""
         self._write()
         self._file.close()
+        self._reading.unlink(missing_ok=True)
 
 
 class ProgressBar:
@@ -98,6 +105,13 @@ class ProgressBar:
         if tokens:
             speed += f", {tokens / seconds / 1e6:.2f} M tokens/s, {size / seconds / 1e6:.1f} MB/s"
         self._progress.update(self._task, completed=self._done + weight, speed=speed)
+
+
+def files_being_read(folder: Path) -> list[str]:
+    """What workers were reading that ended without closing their meters."""
+    return sorted(
+        {path.read_text("utf-8", "surrogateescape") for path in folder.glob(f"{_READING}*")}
+    )
 
 
 def read_meters(folder: Path, stage: str) -> tuple[int, int, int, int]:

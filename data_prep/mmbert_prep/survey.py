@@ -51,6 +51,7 @@ class Survey:
             # Columns may be sorted by language: such a file is read to its end.
             most = max(_LEAST_READ, 8 * budget) if segment.language else None
             segment_read = 0
+            meter.reading(segment.path)
             for document in read_segment(segment, self._settings):
                 if document.tokens is not None:
                     continue  # says nothing of how text looks

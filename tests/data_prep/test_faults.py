@@ -120,8 +120,13 @@ def test_a_killed_worker_ends_the_run_and_leaves_no_process(corpus: Path, tmp_pa
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert b"killed" in errors
+    assert b"workers were reading: " in errors
+    assert str(corpus).encode() in errors, "the file that may have ended it is named"
     assert b"run the same command again" in errors
     _, alive = psutil.wait_procs(children, timeout=10)
+    again = command_line("--input", corpus, "--output", output, "--workers", 1)
+    assert again.returncode == 0, again.stderr
+    assert "the last run ended abruptly while it read" in again.stderr
     assert not alive
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,20 +18,19 @@ _BATCH_ROWS = 512
 
 
 def row_group_weights(path: str) -> list[int]:
-    """Compressed bytes per row group. Raises DamagedFileError when the footer cannot be read."""
+    """About the bytes on disk of each row group, by its rows.
+
+    Raises DamagedFileError when the footer cannot be read.
+    """
     try:
         with pq.ParquetFile(path) as file:
-            metadata = file.metadata
-            return [
-                max(
-                    1,
-                    sum(
-                        metadata.row_group(group).column(column).total_compressed_size
-                        for column in range(metadata.num_columns)
-                    ),
-                )
-                for group in range(metadata.num_row_groups)
+            # Columns know their sizes, but to ask a damaged footer for them ends the process.
+            size = os.path.getsize(path)
+            rows = [
+                max(0, file.metadata.row_group(group).num_rows)
+                for group in range(file.metadata.num_row_groups)
             ]
+            return [max(1, size * count // max(1, sum(rows))) for count in rows]
     except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
         raise DamagedFileError(_first_line(error)) from error
 
