@@ -76,6 +76,29 @@ def fake_spike(rank: int, row_index: int) -> None:
     step.StepRunner.run = run  # type: ignore[method-assign]
 
 
+def without_dry_batches(rank: int) -> None:
+    """Begin training without trying the largest batches."""
+    from mmbert.training import building
+
+    building.run_dry_batches = lambda *arguments: {}
+
+
+def run_out_of_memory(rank: int, rotary_base: float) -> None:
+    """Let the first pass with this rotary base fail as on a full GPU."""
+    import torch
+
+    from mmbert.training.engine import Engine
+
+    original = Engine.forward_backward
+
+    def forward_backward(engine: Any, batch: Any, **arguments: Any) -> Any:
+        if arguments["rotary_bases"].global_ == rotary_base:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(engine, batch, **arguments)
+
+    Engine.forward_backward = forward_backward  # type: ignore[method-assign]
+
+
 def perturb_weights(rank: int, relative: float) -> None:
     """Change every first weight by up to `relative` of itself, the same way on every rank."""
     import torch

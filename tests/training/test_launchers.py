@@ -3,7 +3,7 @@
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.training.launchers import discover_placement, first_host
+from mmbert.training.launchers import device_number, discover_placement, first_host
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
 SLURM = {
@@ -126,3 +126,10 @@ def test_first_host(node_list: str, host: str) -> None:
 def test_an_unreadable_node_list_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be read"):
         first_host("[1-2]")
+
+
+def test_each_rank_has_its_own_gpu_however_many_it_is_shown() -> None:
+    assert [device_number(rank, 8) for rank in (0, 7)] == [0, 7]
+    assert device_number(3, 1) == 0
+    with pytest.raises(UserError, match="local rank 2 has no GPU"):
+        device_number(2, 2)

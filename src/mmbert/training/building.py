@@ -28,7 +28,7 @@ from mmbert.training.profiling import Profiler
 from mmbert.training.report import Reporter, format_count
 from mmbert.training.results import Losses, PhaseResult, Results
 from mmbert.training.run_folder import check_same_run, set_up_run_folder
-from mmbert.training.session import Session, device_of, step_of
+from mmbert.training.session import Session, step_of
 from mmbert.training.signals import StopRequest
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
@@ -37,7 +37,7 @@ from mmbert.training.watchdog import Watchdog
 
 
 def open_session(
-    options: RunOptions, prepared: Prepared, control: Control, store: Any, local_rank: int
+    options: RunOptions, prepared: Prepared, control: Control, store: Any, device: torch.device
 ) -> Session:
     """Build everything, take over the newest sound checkpoint, and try the largest shapes.
 
@@ -60,7 +60,6 @@ def open_session(
         store=store,
         timeout_seconds=60 * recipe.guard.hang_minutes,
     )
-    device = device_of(local_rank)
     grid = build_grid(tensor_parallel=recipe.parallel.tensor)
     table = ComponentTable.build(corpus, recipe, plan)
     watchdog.beat(0, "building the model")
@@ -99,7 +98,9 @@ def open_session(
         watchdog=watchdog,
         runner=StepRunner(engine, dropout_seed=recipe.seed, meter=meter, clock=clock),
         meter=meter,
-        interval=Interval(len(table.names), recipe.model, prepared.encoder.vocab_size, grid),
+        interval=Interval(
+            len(table.names), recipe.model, prepared.encoder.vocab_size, grid, device
+        ),
         clock=clock,
         communication=CommunicationClock(clock),
         profiler=Profiler(run_folder / "profile", options.profile_steps if control.is_first else 0),

@@ -51,6 +51,7 @@ class Interval:
     model: ModelSettings
     vocabulary_size: int
     grid: ProcessGrid
+    device: torch.device
     component_tokens: npt.NDArray[np.float64] = field(init=False)
     row_tokens: float = field(init=False)
     flops: float = field(init=False)
@@ -96,7 +97,7 @@ class Interval:
                 name: total / control.world_size
                 for name, total in zip(activities, sums[count + 2 :], strict=True)
             },
-            peak_memory_bytes=max(control.gather(peak_memory())),
+            peak_memory_bytes=max(control.gather(peak_memory(self.device))),
         )
         self.restart()
         return result
@@ -111,9 +112,9 @@ def document_lengths(row: Row) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
     return lengths[real], components[real]
 
 
-def peak_memory() -> float:
+def peak_memory(device: torch.device) -> float:
     """Peak bytes of device memory on a GPU, of the process's memory on a CPU."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -149,6 +149,24 @@ def _check_against_slurm(placement: Placement, environment: Mapping[str, str]) -
         )
 
 
+def device_number(local_rank: int, visible_devices: int) -> int:
+    """Which of the node's visible GPUs is this rank's.
+
+    A launcher that shows every task its own GPU alone shows it as number 0.
+
+    Raises:
+        UserError: more ranks on the node than GPUs.
+    """
+    if visible_devices == 1:
+        return 0
+    if local_rank >= visible_devices:
+        raise UserError(
+            f"local rank {local_rank} has no GPU: this node shows {visible_devices}",
+            remedy="start as many processes per node as it has GPUs",
+        )
+    return local_rank
+
+
 def first_host(node_list: str) -> str:
     """The first host of a Slurm node list: `gpu[003-004,7],login` gives `gpu003`.
 

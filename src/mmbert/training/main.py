@@ -19,7 +19,7 @@ import torch.distributed as distributed
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
 from mmbert.training.building import open_session
 from mmbert.training.control import Control
-from mmbert.training.launchers import Placement
+from mmbert.training.launchers import Placement, device_number
 from mmbert.training.loop import Ending, train
 from mmbert.training.preparation import Prepared, RunOptions, prepare
 from mmbert.training.results import print_summary
@@ -39,15 +39,19 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
     os.environ.update(placement.environment())
     prepared, error = _try_to_prepare(options, placement)
     hang = timedelta(minutes=prepared.recipe.guard.hang_minutes) if prepared else STARTING_TIMEOUT
-    if torch.cuda.is_available():
-        torch.cuda.set_device(placement.local_rank)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    device = _choose_device(placement)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # Twice the hang timeout: the watchdog names the culprit before a collective gives up.
     distributed.init_process_group(
-        backend, rank=placement.rank, world_size=placement.world_size, timeout=2 * hang
+        backend,
+        rank=placement.rank,
+        world_size=placement.world_size,
+        timeout=2 * hang,
+        device_id=device if device.type == "cuda" else None,
     )
     control = Control.build(2 * hang)
-    _share_processors(control)
+    if device.type == "cpu":
+        _share_processors(control)
     errors = control.gather(error)
     if any(error is not None for error in errors):
         if control.is_first:
@@ -58,16 +62,16 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
         placement.master_address, placement.rank, placement.world_size, control.broadcast
     )
     try:
-        return _run(options, prepared, control, store, placement.local_rank)
+        return _run(options, prepared, control, store, device)
     except UserError as user_error:
         _say_once(f"error: {user_error}\n", control, store)
         return EXIT_USER_ERROR
 
 
 def _run(
-    options: RunOptions, prepared: Prepared, control: Control, store: Any, local_rank: int
+    options: RunOptions, prepared: Prepared, control: Control, store: Any, device: torch.device
 ) -> int:
-    session = open_session(options, prepared, control, store, local_rank)
+    session = open_session(options, prepared, control, store, device)
     try:
         ending = train(session, stop_after_phase=options.stop_after_phase)
         session.finish_saving()
@@ -84,9 +88,20 @@ def _run(
     return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
 
 
+def _choose_device(placement: Placement) -> torch.device:
+    """This rank's GPU; the CPU where there is none, or with DS_ACCELERATOR=cpu."""
+    if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
+        return torch.device("cpu")
+    number = device_number(placement.local_rank, torch.cuda.device_count())
+    os.environ["LOCAL_RANK"] = str(number)  # where DeepSpeed looks for its device
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
 def _share_processors(control: Control) -> None:
-    """On a CPU, divide the machine's processors among its ranks, unless the user has."""
-    if torch.cuda.is_available() or "OMP_NUM_THREADS" in os.environ:
+    """Divide the machine's processors among its ranks, unless the user has."""
+    if "OMP_NUM_THREADS" in os.environ:
         return
     neighbours = control.gather(socket.gethostname()).count(socket.gethostname())
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
@@ -131,6 +146,9 @@ def run_and_exit(options: RunOptions, placement: Placement) -> NoReturn:
     """`pretrain`, then leave the process with its status."""
     try:
         status = pretrain(options, placement)
+    except UserError as error:  # before the ranks could talk to each other
+        sys.stderr.write(f"error (rank {placement.rank}): {error}\n")
+        status = EXIT_USER_ERROR
     except BaseException:
         sys.stderr.write(f"rank {placement.rank} of {placement.world_size} failed:\n")
         traceback.print_exc()

@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mmbert.data.corpus import Corpus
 from mmbert.data.loader import DataState, RowLoader, merge_states
@@ -272,11 +271,3 @@ def _remove(checkpoint: Path) -> None:
 def step_of(checkpoint: Path) -> int:
     """The step in a checkpoint folder's name."""
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def device_of(local_rank: int) -> torch.device:
-    """This rank's device."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
-    return torch.device("cpu")

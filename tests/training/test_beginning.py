@@ -1,0 +1,65 @@
+"""Before the first step: the largest batches are tried, given weights are taken over."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from mmbert.training.checkpoint import read_parameters
+from tests.training import fault_injection
+from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
+from tests.training.small_run import STEPS, events, options_for, step_losses
+
+
+def test_trying_the_largest_batches_leaves_no_trace(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run", stop_after_phase="pretrain")
+    ranks = start_ranks(options, before=fault_injection.without_dry_batches)
+    assert exit_statuses(ranks) == [0, 0], output_of(options)
+    expected = {step: loss for step, loss in step_losses(undisturbed).items() if step <= 10}
+    assert step_losses(options.output) == expected
+
+
+def test_a_phase_that_does_not_fit_is_named_before_training(inputs: Path, tmp_path: Path) -> None:
+    options = options_for(inputs, tmp_path / "run")
+    ranks = start_ranks(options, before=fault_injection.run_out_of_memory, arguments=(160000,))
+    assert exit_statuses(ranks) == [2, 2], output_of(options)
+    said = output_of(options)
+    assert said.count("phase 'extension' (context 128, 256 tokens a row) does not fit") == 1
+    assert "model.recompute=full" in said
+    assert "parallel.zero_stage=2" in said
+    assert events(options.output, "phase") == []
+
+
+def test_training_starts_from_given_weights_on_any_grid(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    weights = dict(read_parameters(undisturbed / "checkpoints" / f"step-{STEPS:08d}"))
+    imported = tmp_path / "imported"
+    imported.mkdir()
+    save_file(weights, imported / "model.safetensors")
+    overrides = (
+        f"initial_checkpoint={imported}", "parallel.tensor=2",
+        "phases.pretrain.rotary_bases={global: 160000, local: 160000}",
+    )  # fmt: skip
+    options = options_for(inputs, tmp_path / "run", *overrides, stop_after_phase="pretrain")
+    assert run_to_the_end(options) == [0, 0], output_of(options)
+    begun, ended = (
+        json.loads((run / "results.json").read_text())["phases"]
+        for run in (options.output, undisturbed)
+    )
+    expected = ended[2]["held_out_end"]["languages"]
+    assert begun[0]["held_out_start"]["languages"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_another_model_are_refused_with_the_parameter(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    weights = dict(read_parameters(undisturbed / "checkpoints" / f"step-{STEPS:08d}"))
+    save_file(weights, tmp_path / "model.safetensors")
+    overrides = (f"initial_checkpoint={tmp_path}", "model.intermediate_size=64")
+    options = options_for(inputs, tmp_path / "run", *overrides)
+    assert run_to_the_end(options, world_size=1) == [2]
+    assert "model.layers.0.mlp.Wi.weight has shape (96, 32)" in output_of(options)
