@@ -13,6 +13,7 @@ from mmbert.data.batch import to_batch
 from mmbert.data.corpus import Corpus
 from mmbert.data.heldout import heldout_rows, unigram_loss
 from mmbert.data.loader import RowLoader
+from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 
@@ -96,6 +97,12 @@ def test_more_documents_keep_those_that_were_there(corpus: Corpus) -> None:
         return {tuple(entry) for row in rows for entry in row.documents[:, :2].tolist()}
 
     assert chosen(3) < chosen(5)
+
+
+def test_a_context_longer_than_a_row_is_refused(corpus: Corpus) -> None:
+    recipe = small_recipe(phase("a", 4096), row_tokens=256, evaluation={"context": 300})
+    with pytest.raises(UserError, match=r"evaluation\.context 300"):
+        heldout_rows(corpus, recipe)
 
 
 def test_no_held_out_text_gives_no_rows(tmp_path: Path) -> None:

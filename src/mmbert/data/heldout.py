@@ -15,6 +15,7 @@ from mmbert.data.phase import COLUMNS, COMPONENT, DOCUMENT, OFFSET, SHARD, SIZE,
 from mmbert.data.pieces import part_bounds
 from mmbert.data.rows import Row, RowBuilder
 from mmbert.data.source import row_masker
+from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 
 UNIGRAM_TOKENS_PER_COMPONENT = 50_000
@@ -25,10 +26,16 @@ def heldout_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 
 
     Which documents and which masks depends on neither the run's seed nor the ranks; every rank
     gets equally many rows (some may be empty, all weights 0). Documents longer than the context
-    are represented by their first part.
+    are represented by their first part. Raises UserError when the context exceeds a row.
     """
     settings = recipe.evaluation
     context = settings.context or recipe.phases[0].context
+    if context > recipe.batch.row_tokens:
+        raise UserError(
+            f"evaluation.context {context} is longer than batch.row_tokens "
+            f"{recipe.batch.row_tokens}",
+            remedy="a held-out document must fit a row: lower evaluation.context",
+        )
     sources = {source.folder for source in recipe.data.sources}
     tables = [
         _segments(corpus, component, settings.documents_per_language, context)
