@@ -133,6 +133,26 @@ def test_a_wrong_configuration_does_not_get_out(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.attn.Wqkv.weight", "head.norm.weight", "decoder.bias"]
+)
+def test_a_wrongly_written_weight_does_not_get_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write = mmbert.hub.export.write_weights
+
+    def write_wrongly(
+        path: Path, shapes: dict, parameters: Iterator[tuple[str, Tensor]], dtype: torch.dtype
+    ) -> None:
+        wrong = ((n, t.roll(1, 0) if n == name else t) for n, t in parameters)
+        write(path, shapes, wrong, dtype)
+
+    monkeypatch.setattr(mmbert.hub.export, "write_weights", write_wrongly)
+    with pytest.raises(ExportMismatchError):
+        export_checkpoint(run.checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bfloat16_folder_and_its_error_against_float64(run: Run, tmp_path: Path) -> None:
     """Both computed in bfloat16 from the same rounded weights; ours at most 1.25 times theirs."""
     export_checkpoint(run.checkpoint, tmp_path / "out", "bfloat16")

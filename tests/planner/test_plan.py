@@ -1,5 +1,6 @@
 """The plan against the published figures of mmBERT, and against its own arithmetic."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,22 @@ def test_the_demo_recipe_can_be_planned() -> None:
     planned = plan(load_recipe(RECIPES / "demo.yaml"), gpus=2, gpu="l40s")
     assert planned.languages is None
     assert all(phase.steps.steps > 0 for phase in planned.phases)
+
+
+def test_a_start_that_the_recipe_does_not_suit_is_warned_of(tmp_path: Path) -> None:
+    start = f"initial_checkpoint={tmp_path}"
+    assert any("mmbert import" in w for w in plan(recipe_of("base", start), gpus=8).warnings)
+    config = {
+        "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
+        "num_attention_heads": 12, "local_attention": 128, "global_attn_every_n_layers": 3,
+        "norm_eps": 1e-5, "global_rope_theta": 10000.0, "local_rope_theta": 10000.0,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert plan(recipe_of("base", start), gpus=8).warnings == ()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"local_rope_theta": 160000.0}))
+    (warning,) = plan(recipe_of("base", start), gpus=8).warnings
+    assert "rotary_bases.local of the first phase is 10000" in warning
+    assert "trained with 160000" in warning
 
 
 def test_an_unusual_tensor_size_is_among_the_layouts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -57,5 +58,39 @@ def find_warnings(
                 f"{len(often)} languages are passed more than {EPOCHS_WORTH_A_WARNING:.0f} times"
                 f" over the run (most: {worst}); data.sources.*.max_epochs caps that"
             )
+    yield from _initial_checkpoint(recipe)
     if recipe.checkpoint.every_tokens is None and recipe.checkpoint.every_minutes is None:
         yield "no checkpoint interval is set: only the end of each phase is saved"
+
+
+def _initial_checkpoint(recipe: Recipe) -> Iterator[str]:
+    """Where the recipe computes something else than the model it starts from."""
+    if recipe.initial_checkpoint is None:
+        return
+    path = recipe.initial_checkpoint / "config.json"
+    if not path.is_file():
+        yield f"there is no {path} yet: write it with `mmbert import`"
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    model, first = recipe.model, recipe.phases[0]
+    for key, ours, named in (
+        ("hidden_size", model.hidden_size, "model.hidden_size"),
+        ("intermediate_size", model.intermediate_size, "model.intermediate_size"),
+        ("num_hidden_layers", model.num_hidden_layers, "model.num_hidden_layers"),
+        ("num_attention_heads", model.num_attention_heads, "model.num_attention_heads"),
+        ("local_attention", model.local_window, "model.local_window"),
+        (
+            "global_attn_every_n_layers",
+            model.global_attention_every,
+            "model.global_attention_every",
+        ),
+        ("norm_eps", model.norm_eps, "model.norm_eps"),
+        ("global_rope_theta", first.rotary_bases.global_, "rotary_bases.global of the first phase"),
+        ("local_rope_theta", first.rotary_bases.local_, "rotary_bases.local of the first phase"),
+    ):
+        theirs = config.get(key)
+        if theirs is not None and theirs != ours:
+            yield (
+                f"the recipe's {named} is {ours:g}, but the model in {recipe.initial_checkpoint}"
+                f" was trained with {theirs:g}"
+            )
