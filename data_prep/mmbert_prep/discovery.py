@@ -11,6 +11,7 @@ from pathlib import Path
 from mmbert.errors import UserError
 from mmbert_prep.language_codes import is_language_key
 from mmbert_prep.readers.documents import Compression, Format, InputFile
+from mmbert_prep.readers.hub_dataset import PREFIX, list_hub_dataset
 from mmbert_prep.settings import PrepSettings
 
 _FORMATS: dict[str, Format] = {
@@ -37,6 +38,8 @@ class Discovery:
 
 def discover(settings: PrepSettings) -> Discovery:
     """List the input in a fixed order (by relative path). Raises UserError if there is none."""
+    if settings.input.startswith(PREFIX):
+        return Discovery(files=list_hub_dataset(settings))
     root, paths = _paths(settings.input)
     found = Discovery(root=root)
     known = set(paths)

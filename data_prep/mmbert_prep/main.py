@@ -33,6 +33,8 @@ Examples:
   mpirun -n 64 python -m mpi4py launch/preprocess.py --input 'fineweb2/data/*' --output shards
   --tokenizer gemma2/tokenizer.model
 
+  python launch/preprocess.py --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
+
   python launch/preprocess.py --input code.jsonl.zst --language eng_Latn --source code
   --output shards
 
@@ -44,7 +46,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command(help=_EXAMPLES)
 def command(
-    input_: Annotated[str, typer.Option("--input", help="Folder, file or quoted pattern.")],
+    input_: Annotated[
+        str, typer.Option("--input", help="Folder, file, quoted pattern, or hf:DATASET.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the shards.")],
     source: Annotated[
         str | None, typer.Option(help="Name of this source [default: the recipe's, or text].")

@@ -43,7 +43,7 @@ class Plan(BaseModel):
 
 def plan_units(found: Discovery, settings: PrepSettings) -> Plan:
     """Divide the input into units, big files apart and small ones together."""
-    total = sum(file.size for file in found.files)
+    total = sum(file.size for file in found.files if file.format != "hub")
     unit_bytes = settings.unit_bytes or min(_MOST_UNIT, max(_LEAST_UNIT, total // _UNITS_AIMED_AT))
     with ThreadPoolExecutor(8) as pool:  # waits for the file system, mostly
         divided = pool.map(lambda file: plan_segments(file, unit_bytes, settings), found.files)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, Format, InputFile, Segment
+from mmbert_prep.readers.hub_dataset import hub_segments, read_hub_dataset
 from mmbert_prep.readers.jsonl import read_jsonl
 from mmbert_prep.readers.parquet import read_parquet, row_group_weights
 from mmbert_prep.readers.streams import BLOCK, DamagedFileError
@@ -21,6 +22,7 @@ _READERS: dict[Format, Callable[[Segment, PrepSettings], Iterator[Document]]] = 
     "text": read_text,
     "megatron": read_megatron,
     "mds": read_mds,
+    "hub": read_hub_dataset,
 }
 
 
@@ -43,6 +45,8 @@ def read_segment(segment: Segment, settings: PrepSettings) -> Iterator[Document]
 
 def _require_unchanged(segment: Segment) -> None:
     """Raise UserError if the file is not the one that the work was planned for."""
+    if segment.format == "hub":
+        return  # its revision is part of its name
     try:
         status = os.stat(segment.path)
         same = (status.st_size, status.st_mtime_ns) == (segment.size, segment.modified)
@@ -62,6 +66,8 @@ def _damaged(segment: Segment, why: str) -> Document:
 
 def plan_segments(file: InputFile, unit_bytes: int, settings: PrepSettings) -> list[Segment]:
     """Divide a file into segments of about `unit_bytes`, at record boundaries, in file order."""
+    if file.format == "hub":
+        return hub_segments(file)
     if file.format == "parquet":
         return _parquet_segments(file, unit_bytes)
     if file.format == "megatron":

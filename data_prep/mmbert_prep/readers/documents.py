@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-Format = Literal["parquet", "jsonl", "text", "megatron", "mds"]
+Format = Literal["parquet", "jsonl", "text", "megatron", "mds", "hub"]
 Compression = Literal["none", "gzip", "zstd"]
 
 # Reasons that mean that the input is damaged (as opposed to not wanted); their share is limited.

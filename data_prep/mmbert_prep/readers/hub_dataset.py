@@ -1,0 +1,146 @@
+"""Hugging Face `datasets` by name, streamed: `hf:NAME[:CONFIG[:SPLIT]]`, where a network exists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmbert.errors import UserError
+from mmbert_prep.language_codes import is_language_key
+from mmbert_prep.readers.columns import language_of
+from mmbert_prep.readers.documents import Document, InputFile, Segment
+from mmbert_prep.settings import PrepSettings
+
+PREFIX = "hf:"
+# A dataset does not tell its bytes before it is read: work and progress count its shards.
+_SHARD_WEIGHT = 64_000_000
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A dataset at a revision, one of its configurations and splits."""
+
+    dataset: str
+    revision: str
+    config: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.dataset}@{self.revision}:{self.config}:{self.split}"
+
+    @classmethod
+    def parse(cls, text: str) -> _Name:
+        dataset, config, split = text.removeprefix(PREFIX).rsplit(":", 2)
+        name, _, revision = dataset.rpartition("@")
+        return cls(name, revision, config, split)
+
+
+def list_hub_dataset(settings: PrepSettings) -> list[InputFile]:
+    """Every wanted configuration of the dataset as an input; its `size` counts its shards.
+
+    The revision is looked up once and kept, so that all units and a continued run see the same
+    data. Configurations named by a language (`swh_Latn`, as in FineWeb2) are of that language.
+    """
+    parts = settings.input.removeprefix(PREFIX).split(":")
+    name, config, split = (*parts, "", "")[:3]
+    datasets = _library()
+    try:
+        revision = _revision(name)
+        configs = [config] if config else datasets.get_dataset_config_names(name, **_at(revision))
+        files = []
+        for each in sorted(configs):
+            language = settings.language or (each if is_language_key(each) else None)
+            path = str(_Name(name, revision, each, split or "train"))
+            count = _shards(_load(path))
+            files.append(InputFile(path, "hub", "none", language, count, 0))
+        return files
+    except Exception as error:  # the library and its transports have many kinds
+        raise _unreachable(settings.input, error) from error
+
+
+def hub_segments(file: InputFile) -> list[Segment]:
+    """One segment per shard of the dataset."""
+    return [
+        Segment(
+            path=file.path,
+            format="hub",
+            compression="none",
+            language=file.language,
+            size=file.size,
+            modified=file.modified,
+            start=number,
+            stop=number + 1,
+            weight=_SHARD_WEIGHT,
+        )
+        for number in range(file.size)
+    ]
+
+
+def read_hub_dataset(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+    """Documents of one shard. A failing network raises UserError: nothing is missed silently."""
+    try:
+        rows = _load(segment.path).shard(num_shards=segment.size, index=segment.start)
+        for row in rows:
+            yield _document(row, segment.language, settings)
+    except UserError:
+        raise
+    except Exception as error:  # the library and its transports have many kinds
+        raise _unreachable(segment.path, error) from error
+
+
+def _document(row: dict[str, Any], language: str | None, settings: PrepSettings) -> Document:
+    language = language or language_of([row.get(name) for name in settings.language_columns])
+    text = row.get(settings.text_column)
+    if not isinstance(text, str):
+        return Document(None, language, "missing_text")
+    try:
+        return Document(text.encode(), language)
+    except UnicodeEncodeError:
+        return Document(None, language, "invalid_utf8")
+
+
+def _load(path: str) -> Any:
+    name = _Name.parse(path)
+    datasets = _library()
+    return datasets.load_dataset(
+        name.dataset, name.config, split=name.split, streaming=True, **_at(name.revision)
+    )
+
+
+def _shards(dataset: Any) -> int:
+    # Before version 3 the attribute had another name.
+    return int(dataset.num_shards if hasattr(dataset, "num_shards") else dataset.n_shards)
+
+
+def _at(revision: str) -> dict[str, str]:
+    return {"revision": revision} if revision else {}
+
+
+def _revision(name: str) -> str:
+    if os.path.isdir(name):  # a local copy in the hub's layout has no revision
+        return ""
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(name).sha or ""
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            "reading a dataset by name needs the datasets library",
+            remedy="pip install datasets, or download the files and give their folder",
+        ) from error
+    return datasets
+
+
+def _unreachable(what: str, error: Exception) -> UserError:
+    told = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"{what} cannot be read: {told}",
+        remedy="check the name, the configuration and the network, and run the same command again: "
+        "what is done is kept",
+    )

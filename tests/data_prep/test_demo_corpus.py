@@ -1,0 +1,74 @@
+"""The demo corpus: enough languages and distinct documents, every format, always the same."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from mmbert_prep.demo_corpus import HIGH, demo_languages, write_demo_corpus
+from mmbert_prep.demo_text import DocumentMaker
+from mmbert_prep.discovery import discover
+from mmbert_prep.language_codes import is_language_key, iso639_3
+from mmbert_prep.readers import plan_segments, read_segment
+
+from .texts import settings
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "corpus"
+    write_demo_corpus(folder)
+    return folder
+
+
+def test_languages_documents_and_tiers(corpus: Path) -> None:
+    options = settings(corpus, corpus / "out")
+    found: dict[str, list[bytes]] = {}
+    formats = set()
+    for file in discover(options).files:
+        formats.add((file.format, file.compression))
+        for segment in plan_segments(file, 1 << 40, options):
+            for document in read_segment(segment, options):
+                assert document.language is not None
+                assert document.data is not None
+                found.setdefault(document.language, []).append(document.data)
+    assert len(found) >= 150
+    assert all(is_language_key(language) for language in found)
+    assert all(len(set(texts)) == len(texts) >= 20 for texts in found.values())
+    sizes = sorted((sum(map(len, texts)) for texts in found.values()), reverse=True)
+    assert 6e6 < sum(sizes) < 10e6
+    assert sizes[len(HIGH) - 1] > 200_000
+    assert sizes[len(HIGH) + 39] > 40_000
+    assert formats == {
+        ("parquet", "none"),
+        ("jsonl", "zstd"),
+        ("jsonl", "gzip"),
+        ("text", "none"),
+    }
+
+
+def test_always_the_same(corpus: Path) -> None:
+    first = list(zip(range(50), DocumentMaker("sw").documents(), strict=False))
+    assert first == list(zip(range(50), DocumentMaker("sw").documents(), strict=False))
+    assert demo_languages() == demo_languages()
+    digest = hashlib.sha256((corpus / "columns" / "part-0.jsonl.gz").read_bytes()).hexdigest()
+    again = corpus.parent / "again"
+    write_demo_corpus(again)
+    other = hashlib.sha256((again / "columns" / "part-0.jsonl.gz").read_bytes()).hexdigest()
+    assert digest == other
+
+
+def test_it_does_not_write_over_anything(corpus: Path) -> None:
+    with pytest.raises(FileExistsError):
+        write_demo_corpus(corpus)
+
+
+def test_codes() -> None:
+    assert (iso639_3("sw"), iso639_3("zh"), iso639_3("ar")) == ("swh", "cmn", "arb")
+    assert iso639_3("gsw") == "gsw"
+    with pytest.raises(KeyError):
+        iso639_3("xx")
+    assert is_language_key("swh_Latn")
+    assert not any(map(is_language_key, ("swh", "sw_Latn", "swh_latn", "swh_Latn_removed")))
