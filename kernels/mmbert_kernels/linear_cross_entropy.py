@@ -20,6 +20,7 @@ reference (classifier_blocks.py) works in blocks of the vocabulary that fit a CP
 """
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -194,18 +195,31 @@ def _chunk_by_triton(
         gradients.weight.zero_()
         gradients.bias.zero_()
     gradients.bias.add_(column_sums)
-    if weight.dtype == gradients.weight.dtype:
-        gradients.weight.addmm_(logits.t(), chunk.hidden)
-    elif weight.device.type == "cuda":
-        torch.addmm(
-            gradients.weight,
-            logits.t(),
-            chunk.hidden,
-            out_dtype=gradients.weight.dtype,
-            out=gradients.weight,
-        )
-    else:  # the interpreter; a CPU has no product of mixed types
-        gradients.weight.add_(logits.t() @ chunk.hidden)
+    _add_product(gradients.weight, logits.t(), chunk.hidden)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, where total may be float32 and the factors narrower."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif left.device.type != "cuda":  # the interpreter; a CPU has no product of mixed types
+        total.add_(left @ right)
+    elif _takes_float32_addend(left.device, left.dtype):
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total.add_(torch.mm(left, right, out_dtype=total.dtype))
+
+
+@lru_cache(maxsize=8)
+def _takes_float32_addend(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this PyTorch adds a product of `dtype` to a float32 matrix in one call: the first
+    releases with `out_dtype` want the addend to be of the factors' type."""
+    factor, total = torch.zeros(8, 8, dtype=dtype, device=device), torch.zeros(8, 8, device=device)
+    try:
+        torch.addmm(total, factor, factor, out_dtype=torch.float32, out=total)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:

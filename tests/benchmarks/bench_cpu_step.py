@@ -110,10 +110,10 @@ def build(vocabulary: int, context: int, dtype: torch.dtype) -> tuple[torch.nn.M
 
     config = EncoderConfig(
         vocab_size=vocabulary,
-        hidden_size=256,
-        intermediate_size=384,
+        hidden_size=384,
+        intermediate_size=1152,
         num_hidden_layers=6,
-        num_attention_heads=4,
+        num_attention_heads=6,
         attention_output_dropout=0.0,
     )
     ours = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
@@ -216,7 +216,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_768, 256_000])
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 1024])
-    parser.add_argument("--tokens", type=int, default=8192, help="real tokens of a step, about")
+    parser.add_argument("--tokens", type=int, default=4096, help="real tokens of a step, about")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -231,7 +231,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     print(
         f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}, "
-        f"{arguments.dtype}; d 256, f 384, 6 layers, 4 heads, {MASK_RATIO:.0%} masked"
+        f"{arguments.dtype}; d 384, f 1152, 6 layers, 6 heads, {MASK_RATIO:.0%} masked"
     )
     print("vocabulary context documents          ours   transformers (batch)   ratio  wanted")
     missed = False
