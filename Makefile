@@ -19,20 +19,22 @@ setup: .venv/.installed ## Make .venv and install everything (PYTHON=…, TORCH_
 
 # The demo is these commands and nothing else; each continues where it was stopped.
 demo: export DS_ACCELERATOR = cpu
-demo: export CUDA_VISIBLE_DEVICES =
 demo: setup ## From text to a filled mask on this machine's CPU, in some minutes (DEMO=folder)
 	$(BIN)/python -m mmbert_prep.demo_corpus $(DEMO)/corpus
-	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2
+	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2 --heldout-share 0.05
 	$(BIN)/deepspeed --num_gpus 2 launch/pretrain.py --recipe launch/recipes/demo.yaml --data $(DEMO)/shards --output $(DEMO)/run
-	$(BIN)/mmbert export $(DEMO)/run $(DEMO)/model
+	test -d $(DEMO)/model || $(BIN)/mmbert export $(DEMO)/run $(DEMO)/model
 	@$(BIN)/mmbert results $(DEMO)/run
-	@$(BIN)/mmbert fill-mask $(DEMO)/model $(DEMO_SENTENCES)
+	@echo; echo 'Masked sentences filled by transformers.AutoModelForMaskedLM:'
+	@$(BIN)/mmbert fill-mask $(DEMO)/model 'Monday, 4 [MASK] 1995' 'Montag, 4. [MASK] 1995' 'lunes, 4 de [MASK] de 1995'
+	@echo; echo 'Shards:      $(DEMO)/shards'; echo 'Model:       $(DEMO)/model'; \
+	  echo 'Curves:      $(BIN)/tensorboard --logdir $(DEMO)/run/tensorboard'
 
-preprocess: setup ## Text to token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=…]
+preprocess: setup ## Text to token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=… ARGS=…]
 	@$(if $(and $(INPUT),$(OUTPUT)),,$(error give INPUT=folder-of-text and OUTPUT=folder-for-shards))
 	@$(BIN)/python launch/preprocess.py --input '$(INPUT)' --output '$(OUTPUT)' \
 	  $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(VOCAB_SIZE),--vocab-size $(VOCAB_SIZE)) \
-	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(SOURCE),--source '$(SOURCE)')
+	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
 
 test: setup ## The test suite (no GPU, no Slurm, no MPI from the system needed)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -42,6 +44,10 @@ test-long: setup ## The tests that take longer: faults at many moments, fuzzing
 
 test-gpu: setup ## The tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
+
+bench: setup ## The benchmarks that run on a CPU (each prints its ratios; some take minutes)
+	@for name in preprocess data data_scale checkpoint recompute cpu_step; do \
+	  echo "== bench_$$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
 lint: setup ## ruff (style and format), mypy (types), import-linter (floors)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PYTHONPATH=src:kernels:data_prep $(BIN)/lint-imports
