@@ -16,6 +16,9 @@ import numpy as np
 from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
 
 
+_NUMBER_BITS = 44
+
+
 @dataclass(frozen=True)
 class PhaseEnd:
     """How a phase ended: `positions` int64 [V], pieces drawn by each stream; and the pieces that
@@ -93,10 +96,12 @@ class Consumption:
             [self.numbers(undrawn_components, undrawn_draws), end.returned_numbers]
             + [pair[1] for pair in kept]
         )
-        order = np.lexsort((numbers, owners))
+        # One integer per hole sorts ten times faster than two keys; a run draws far fewer than
+        # 2^44 pieces of a component.
+        keys = np.sort((owners << _NUMBER_BITS) | numbers)
         offsets = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=components))))
         horizon = self.horizon + np.maximum(0, reached - old_counts)
-        return Consumption(horizon, numbers[order], offsets.astype(np.int64))
+        return Consumption(horizon, keys & ((1 << _NUMBER_BITS) - 1), offsets.astype(np.int64))
 
 
 def _undrawn(
@@ -111,10 +116,12 @@ def _undrawn(
     while first < last:
         block = mixture.block(mixture.block_of(first))
         end = min(last, block.first + len(block.components))
-        numbers = np.arange(first, end)
-        groups = numbers // streams
-        stream = (numbers - stream_rotation(groups, rotation_key, streams)) % streams
-        missed = numbers[groups >= positions[stream]] - block.first
+        groups = np.arange(first // streams, -(-end // streams))
+        rotation = stream_rotation(groups, rotation_key, streams)
+        # [groups, streams]: which stream takes each piece, and whether it came so far
+        stream = (np.arange(streams) - rotation[:, None]) % streams
+        numbers = np.flatnonzero(positions[stream] <= groups[:, None]) + groups[0] * streams
+        missed = numbers[(numbers >= first) & (numbers < end)] - block.first
         found_components.append(block.components[missed])
         found_draws.append(block.draws[missed])
         first = end
