@@ -15,7 +15,6 @@ import numpy as np
 
 from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
 
-
 _NUMBER_BITS = 44
 
 
