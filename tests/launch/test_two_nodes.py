@@ -1,0 +1,77 @@
+"""One run under different launchers: two nodes of `deepspeed`, one node of it, `torchrun`.
+
+The two nodes are this machine twice: `--no_ssh` has each node start its own ranks.
+"""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launch.tiny_run import ENVIRONMENT, PRETRAIN, ROOT, figures, run, weights
+
+DEEPSPEED = Path(sys.executable).with_name("deepspeed")
+TORCHRUN = Path(sys.executable).with_name("torchrun")
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def program(inputs: Path, output: Path) -> list[str]:
+    """The command that a launcher is given."""
+    words = [PRETRAIN, "--recipe", inputs / "recipe.yaml", "--data", inputs / "shards"]
+    return [str(word) for word in (*words, "--output", output)]
+
+
+@pytest.fixture(scope="module")
+def one_node(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two ranks on one node."""
+    output = tmp_path_factory.mktemp("one_node")
+    launch = (sys.executable, DEEPSPEED, "--num_gpus", "2", "--master_port", free_port())
+    result = run(*launch, *program(inputs, output), timeout=240)
+    assert result.returncode == 0, result.stdout
+    assert "2 × cpu" in result.stdout
+    assert len(figures(output)) == 40
+    return output
+
+
+def test_two_nodes_of_deepspeed_train_as_one(inputs: Path, one_node: Path, tmp_path: Path) -> None:
+    hostfile, output, port = tmp_path / "hostfile", tmp_path / "run", free_port()
+    hostfile.write_text("node-a slots=1\nnode-b slots=1\n")
+    launch = [sys.executable, str(DEEPSPEED), "--no_ssh", "--hostfile", str(hostfile)]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", port]
+    nodes = [
+        subprocess.Popen(
+            [*launch, "--node_rank", str(node), *program(inputs, output)],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    try:
+        said = [node.communicate(timeout=240)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)
+    assert "2 × cpu" in said[0]
+    assert figures(output) == figures(one_node)
+    assert weights(output) == weights(one_node)
+
+
+@pytest.mark.long
+def test_torchrun_trains_the_same(inputs: Path, one_node: Path, tmp_path: Path) -> None:
+    launch = (TORCHRUN, "--nproc_per_node", "2", "--master_port", free_port())
+    result = run(*launch, *program(inputs, tmp_path / "run"), timeout=240)
+    assert result.returncode == 0, result.stdout
+    assert figures(tmp_path / "run") == figures(one_node)
+    assert weights(tmp_path / "run") == weights(one_node)
