@@ -6,6 +6,7 @@ import pytest
 
 from mmbert.hub.export import export_checkpoint
 from tests.hub.runs import Run, make_run
+from tests.hub.strangers import stranger
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,8 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "tiny"
     export_checkpoint(run.checkpoint, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def their_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stranger(tmp_path_factory.mktemp("stranger"))

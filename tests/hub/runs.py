@@ -23,6 +23,9 @@ from tests.hub.tokenizers_for_tests import (
     save_described_tokenizer,
 )
 
+TOLERANCE = 1e-5
+"""Largest difference of logits, as a share of the largest logit."""
+
 # Different bases for global and local attention, and for the first and the last phase.
 RECIPE = """
 name: tiny-run
@@ -144,3 +147,16 @@ def make_run(folder: Path) -> Run:
     size = metaspace_tokenizer().get_vocab_size()
     model = trained_model(encoder_config(recipe().model, size))
     return Run(folder, save_run(folder, model), recipe(), model)
+
+
+def documents(run: Run) -> list[Tensor]:
+    """Of several lengths, two of them longer than the local window of 16."""
+    generator = torch.Generator().manual_seed(0)
+    size = run.model.config.vocab_size
+    return [torch.randint(5, size, (n,), generator=generator) for n in (9, 120, 3, 61)]
+
+
+def our_logits(run: Run, texts: list[Tensor]) -> list[Tensor]:
+    bases = run.recipe.phases[-1].rotary_bases
+    packed = run.model.logits(pack(texts), rotary_bases=bases, all_tokens=True)
+    return list(packed.split([len(text) for text in texts]))

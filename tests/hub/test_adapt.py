@@ -17,7 +17,7 @@ from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.team import SoloTeam
 from tests.hub.ranks import ADAPTED_RECIPE
-from tests.hub.test_import import stranger
+from tests.hub.strangers import stranger
 from tests.hub.tokenizers_for_tests import SENTENCES, byte_level_tokenizer, save_tokenizer
 from tests.training.small_run import pretrain_rank
 

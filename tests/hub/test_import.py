@@ -1,18 +1,15 @@
 """Import: bit for bit, with other vocabularies and sizes, and refusals that name what is wrong."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     ModernBertConfig,
-    ModernBertForMaskedLM,
 )
 
 from mmbert.errors import UserError
@@ -24,6 +21,7 @@ from mmbert.hub.strided import StridedSampling, strided_indices
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.vocabulary import change_vocabulary
 from mmbert.recipe import ModelSettings
+from tests.hub.strangers import EMBEDDING, stored, stranger
 from tests.hub.tokenizers_for_tests import (
     SENTENCES,
     byte_level_tokenizer,
@@ -31,45 +29,7 @@ from tests.hub.tokenizers_for_tests import (
     save_tokenizer,
 )
 
-EMBEDDING = "model.embeddings.tok_embeddings.weight"
 NEW_SENTENCES = [*SENTENCES, *["miji ya kale haina madaraja makubwa kando ya mto mrefu"] * 8]
-
-
-def stranger(folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
-    """A ModernBERT as transformers itself writes it, with its byte-level tokenizer."""
-    tokenizer = byte_level_tokenizer()
-    save_tokenizer(folder, tokenizer)
-    values: dict = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "local_attention": 16,
-        "global_rope_theta": 30_000.0,
-        "local_rope_theta": 700.0,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "cls_token_id": 2,
-        "eos_token_id": 1,
-        "sep_token_id": 1,
-    }
-    torch.manual_seed(3)
-    model = ModernBertForMaskedLM(ModernBertConfig(**(values | changes)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    model.to(dtype).save_pretrained(folder)
-    return folder
-
-
-def stored(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def their_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stranger(tmp_path_factory.mktemp("stranger"))
 
 
 def test_weights_come_in_and_go_out_bit_for_bit(their_folder: Path, tmp_path: Path) -> None:
@@ -266,120 +226,6 @@ def test_sizes_that_sampling_cannot_make(
     )
     with pytest.raises(UserError, match=says):
         import_model(their_folder, tmp_path / "out", sizes=settings)
-
-
-def _rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    tensors = stored(folder)
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
-def _configure(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def _pickle_only(folder: Path) -> None:
-    torch.save(stored(folder), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-
-
-def _cut_short(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def _set_nan(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["model.layers.1.mlp.Wi.weight"][3, 4] = float("nan")
-
-
-ODD_LAYERS = ["full_attention"] * 5 + ["sliding_attention"]
-SCALED = {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}
-BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
-    ("no config", lambda f: (f / "config.json").unlink(), "has no config.json"),
-    ("config not JSON", lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
-    ("other architecture", lambda f: _configure(f, model_type="bert"), "type 'bert'"),
-    ("other activation", lambda f: _configure(f, hidden_activation="silu"), "hidden_activation"),
-    ("head activation", lambda f: _configure(f, classifier_activation="silu"), "classifier_act"),
-    ("biases", lambda f: _configure(f, norm_bias=True), "norm_bias is True"),
-    ("untied", lambda f: _configure(f, tie_word_embeddings=False), "tie_word_embeddings"),
-    ("no width", lambda f: _configure(f, hidden_size="wide"), "hidden_size is 'wide'"),
-    ("odd layers", lambda f: _configure(f, layer_types=ODD_LAYERS), "layer_types"),
-    ("scaled rotary", lambda f: _configure(f, rope_parameters=SCALED), "scales its rotary"),
-    ("no weights", lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
-    ("pickle only", _pickle_only, r"pickle \(pytorch_model.bin\)"),
-    ("cut short", _cut_short, r"model.safetensors cannot be read"),
-    (
-        "missing tensor",
-        lambda f: _rewrite(f, lambda t: t.pop("model.layers.2.attn.Wo.weight")),
-        "no file holds the tensor model.layers.2.attn.Wo.weight",
-    ),
-    (
-        "wrong shape",
-        lambda f: _rewrite(f, lambda t: t.update({"head.norm.weight": torch.ones(63)})),
-        r"head.norm.weight has shape \[63\]; config.json asks for \[64\]",
-    ),
-    (
-        "foreign tensor",
-        lambda f: _rewrite(f, lambda t: t.update({"classifier.weight": torch.ones(2, 64)})),
-        "has no tensor classifier.weight",
-    ),
-    (
-        "decoder differs from embedding",
-        lambda f: _rewrite(f, lambda t: t.update({"decoder.weight": t[EMBEDDING] + 1})),
-        "decoder.weight differs from model.embeddings.tok_embeddings.weight",
-    ),
-    ("not a number", lambda f: _rewrite(f, _set_nan), r"layers.1.mlp.Wi.weight has 1 values"),
-    (
-        "quantised",
-        lambda f: _rewrite(f, lambda t: t.update({"head.norm.weight": torch.ones(64).char()})),
-        "stored as torch.int8",
-    ),
-    ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
-    ("no mask", lambda f: (f / "tokenizer_config.json").write_text("{}"), "does not name all"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"), [case[1:] for case in BAD_INPUT], ids=[case[0] for case in BAD_INPUT]
-)
-def test_bad_input_is_named_and_nothing_is_left(
-    their_folder: Path, tmp_path: Path, spoil: Callable[[Path], object], says: str
-) -> None:
-    import shutil
-
-    shutil.copytree(their_folder, tmp_path / "spoilt")
-    spoil(tmp_path / "spoilt")
-    with pytest.raises(UserError, match=says) as caught:
-        import_model(tmp_path / "spoilt", tmp_path / "out")
-    assert "spoilt" in caught.value.message
-    assert caught.value.remedy
-    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
-
-
-def test_a_tied_weight_stored_twice_with_equal_values_is_fine(
-    their_folder: Path, tmp_path: Path
-) -> None:
-    import shutil
-
-    shutil.copytree(their_folder, tmp_path / "twice")
-    _rewrite(tmp_path / "twice", lambda t: t.update({"decoder.weight": t[EMBEDDING].clone()}))
-    import_model(tmp_path / "twice", tmp_path / "out")
-    assert "decoder.weight" not in stored(tmp_path / "out")
-
-
-def test_sharded_weights_and_a_missing_shard(their_folder: Path, tmp_path: Path) -> None:
-    model = AutoModelForMaskedLM.from_pretrained(their_folder)
-    save_tokenizer(tmp_path / "sharded", byte_level_tokenizer())
-    model.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
-    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
-    import_model(tmp_path / "sharded", tmp_path / "out")
-    ours, theirs = stored(tmp_path / "out"), stored(their_folder)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    missing = sorted((tmp_path / "sharded").glob("model-*.safetensors"))[0]
-    missing.unlink()
-    with pytest.raises(UserError, match=missing.name):
-        import_model(tmp_path / "sharded", tmp_path / "again")
 
 
 def test_letters_are_not_mistaken_for_bytes_between_kinds_of_tokenizers(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from tests.hub.runs import Run
-from tests.hub.test_export import documents
+from tests.hub.runs import Run, documents
 
 PROGRAM = """
 import json, sys, torch, transformers

@@ -9,7 +9,7 @@ from distributed import run_ranks
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.import_ import import_model
 from tests.hub.ranks import save_after_no_step
-from tests.hub.test_import import stranger
+from tests.hub.strangers import stranger
 from tests.hub.tokenizers_for_tests import byte_level_tokenizer, save_described_tokenizer
 
 
