@@ -42,7 +42,8 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class PrescribedBatch:
-    """Full gradients by parameter name, of one microbatch of one data rank."""
+    """Full gradients by parameter name, of one microbatch of one data rank; parameters that are
+    not named are not used."""
 
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
@@ -54,6 +55,7 @@ class _Holder(nn.Module):
         return [
             (parameter.float() * gradients[leaf]).sum()
             for leaf, parameter in self.named_parameters()
+            if leaf in gradients
         ]
 
 
@@ -81,8 +83,8 @@ class PrescribedModel(nn.Module):
         local = {name: self.local(name, full) for name, full in batch.gradients.items()}
         products: list[Tensor] = []
         for module, holder in self.named_children():
-            leaves = {leaf: local[f"{module}.{leaf}"] for leaf, _ in holder.named_parameters()}
-            products += holder(leaves)
+            names = {leaf: f"{module}.{leaf}" for leaf, _ in holder.named_parameters()}
+            products += holder({leaf: local[n] for leaf, n in names.items() if n in local})
         return torch.stack(products)
 
 

@@ -16,6 +16,7 @@ import io
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,13 +26,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.errors import UserError
 from mmbert.model.batch import PackedBatch
 from mmbert.parallel.description import ParameterDescription, describe
 from mmbert.parallel.grid import ProcessGrid
 from mmbert.recipe import Recipe, RotaryBases
+from mmbert.training.engine_setup import ModelParallelUnit, base_optimizer, check, configuration
 from mmbert.training.fragments import ParameterFragment
 from mmbert.training.optimizer import FlatLayout, StableAdamW, no_decay
+from mmbert.training.overlap import OverlappedReduction
 from mmbert_kernels import Segments
 
 if not torch.cuda.is_available():
@@ -43,8 +45,10 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
 deepspeed_logger = logging.getLogger("DeepSpeed")
 deepspeed_logger.setLevel(logging.WARNING)
-# A client optimizer is what this program wants; DeepSpeed calls every one of them untested.
-deepspeed_logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
+# A client optimizer is what this program wants, though DeepSpeed calls every one of them untested;
+# and a step passed over is in the report of `optimizer_step`.
+NOISE = re.compile("untested optimizer|OVERFLOW! Skipping step")
+deepspeed_logger.addFilter(lambda record: NOISE.search(record.getMessage()) is None)
 # torch 2.13 on DeepSpeed's collectives, once per process and line.
 warnings.filterwarnings(
     "ignore", r".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", FutureWarning
@@ -53,9 +57,9 @@ warnings.filterwarnings(
 # An op for inference that DeepSpeed would compile with g++ whenever it starts on a CPU.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-# Elements of a gradient bucket: large enough that a collective is bound by bandwidth, small enough
-# (200 MB in float32) that the buffers, which ZeRO allocates whole, do not matter.
-LARGEST_BUCKET = 50_000_000
+# Elements of a bucket of the reduction that overlaps the last backward pass (50 MB): small, so that
+# the first sets out early.
+OVERLAP_BUCKET = 12_500_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Engine:
     def __init__(
         self, model: nn.Module, recipe: Recipe, grid: ProcessGrid, device: torch.device
     ) -> None:
-        _check(model, recipe, grid)
+        check(model, recipe, grid)
         self.grid, self.device = grid, device
         self.zero_stage = recipe.parallel.zero_stage
         self._learning_rate_max = recipe.optimizer.learning_rate
@@ -92,16 +96,18 @@ class Engine:
             for name, parameter in model.named_parameters()
             if recipe.precision == "bfloat16"
         }
-        self._base = _optimizer(model, recipe, device)
+        self._base = base_optimizer(model, recipe, device)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory usage
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model,
                 optimizer=self._base,
-                config=_configuration(model, recipe),
-                mpu=_ModelParallelUnit(grid),
+                config=configuration(model, recipe),
+                mpu=ModelParallelUnit(grid),
                 dist_init_required=False,
             )
         self._zero = self._engine.optimizer
+        self._reduction = self._overlapped_reduction()
+        self._step_is_full = False
         self._parameters = list(model.named_parameters())
         self._prepare_states()
         if unrounded:
@@ -142,14 +148,22 @@ class Engine:
         rotary_bases: RotaryBases,
         dropout_seed: int | None,
         loss_scale: float | Tensor,
+        last: bool = False,
     ) -> Tensor:
         """Add one microbatch's gradient of loss_scale · sum(losses); never waits for the device.
 
-        Returns the detached per-token losses, float32 [K], 0 where the weight is 0.
+        `last` says that no other microbatch follows in this step on any rank: gradients may then
+        be reduced while they are still being computed. Returns the detached per-token losses,
+        float32 [K], 0 where the weight is 0.
         """
+        if self._step_is_full:
+            raise RuntimeError("a microbatch after the last one of its step")
         losses: Tensor = self._engine(batch, rotary_bases=rotary_bases, dropout_seed=dropout_seed)
         # ZeRO 3 can only average over the data ranks; the others are told to sum.
         average = self.grid.data.size if self.zero_stage == 3 else 1
+        self._step_is_full = last
+        if last and self._reduction is not None:
+            self._reduction.arm()
         self._engine.backward(losses.sum() * (loss_scale * average), scale_wrt_gas=False)
         return losses.detach()
 
@@ -162,7 +176,10 @@ class Engine:
             elif group["decays"]:
                 # torch multiplies by the rate; in the recipe decay is relative to the peak rate.
                 group["weight_decay"] = weight_decay / self._learning_rate_max
+        if self._reduction is not None:
+            self._reduction.finish()
         self._engine.step()
+        self._step_is_full = False
         finite = not self._zero.overflow
         share = torch.zeros((), device=self.device)
         if finite and isinstance(self._base, StableAdamW):
@@ -204,8 +221,10 @@ class Engine:
     def close(self) -> None:
         """Let go of the model and of DeepSpeed's state, after all ranks have come this far."""
         dist.barrier()
+        if self._reduction is not None:
+            self._reduction.close()
         self._engine.destroy()
-        del self._engine, self._zero, self._base, self._parameters
+        del self._engine, self._zero, self._base, self._reduction, self._parameters
         gc.collect()  # hooks and parameters refer to one another
 
     def _place(self, parameter: Any) -> Iterator[tuple[Tensor, int, int, int]]:
@@ -235,6 +254,20 @@ class Engine:
         if isinstance(self._zero, BF16_Optimizer):
             return list(self._zero.fp32_groups_flat_partition)
         return list(self._zero.single_partition_of_fp32_groups)
+
+    def _overlapped_reduction(self) -> OverlappedReduction | None:
+        """Our own reduction in place of the one of DeepSpeed's bfloat16 optimiser (ZeRO 1), which
+        begins when the last backward pass has ended. ZeRO 2 and 3 reduce during each of them."""
+        if not isinstance(self._zero, BF16_Optimizer):
+            return None
+        self._engine.enable_backward_allreduce = False
+        flats, groups = self._zero.fp32_groups_gradients_flat, self._zero.bf16_groups
+        return OverlappedReduction(
+            list(zip(flats, groups, strict=True)),
+            self.grid.data,
+            order=list(self.module.parameters()),
+            bucket_elements=OVERLAP_BUCKET,
+        )
 
     def _prepare_states(self) -> None:
         """Make the optimiser's states now, so that a checkpoint can be loaded before a step."""
@@ -270,111 +303,3 @@ class Engine:
             full_sizes=torch.tensor(sizes, dtype=torch.float64, device=self.device),
             counted=torch.tensor(counted, dtype=torch.float64, device=self.device),
         )
-
-
-class _ModelParallelUnit:
-    """The grid as DeepSpeed asks for it. It looks for other methods by name (for Ulysses, above
-    all) and behaves differently if it finds them: there must be no more than these."""
-
-    def __init__(self, grid: ProcessGrid) -> None:
-        self._grid = grid
-
-    def get_model_parallel_rank(self) -> int:
-        return self._grid.tensor.rank
-
-    def get_model_parallel_world_size(self) -> int:
-        return self._grid.tensor.size
-
-    def get_model_parallel_group(self) -> dist.ProcessGroup | None:
-        return self._grid.tensor.group
-
-    def get_data_parallel_rank(self) -> int:
-        return self._grid.data.rank
-
-    def get_data_parallel_world_size(self) -> int:
-        return self._grid.data.size
-
-    def get_data_parallel_group(self) -> dist.ProcessGroup | None:
-        return self._grid.data.group
-
-    get_tensor_model_parallel_rank = get_model_parallel_rank
-    get_tensor_model_parallel_world_size = get_model_parallel_world_size
-    get_tensor_model_parallel_group = get_model_parallel_group
-
-
-def _check(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None:
-    """Refuse by name what would train wrongly."""
-    if recipe.parallel.zero_stage not in (1, 2, 3):
-        raise UserError(
-            f"parallel.zero_stage is {recipe.parallel.zero_stage}: without ZeRO, DeepSpeed's "
-            "bfloat16 optimiser reports a wrong gradient norm and takes a step before the first",
-            remedy="set parallel.zero_stage to 1 (on one data rank it costs nothing), 2 or 3",
-        )
-    if recipe.parallel.tensor != grid.tensor.size:
-        raise UserError(
-            f"parallel.tensor is {recipe.parallel.tensor}, the grid has {grid.tensor.size}",
-            remedy="build the grid with the recipe's parallel.tensor",
-        )
-    if not dist.is_initialized() or dist.get_world_size() != grid.world_size:
-        raise RuntimeError("the engine needs torch.distributed, with the grid over all its ranks")
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or parameter.dtype != torch.float32:
-            raise RuntimeError(f"{name}: the engine trains every parameter, from float32")
-
-
-def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    settings = recipe.optimizer
-    named = list(model.named_parameters())
-    if settings.name == "stable_adamw":
-        return StableAdamW(
-            [parameter for _, parameter in named],
-            learning_rate=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
-    spared = {name for name, p in named if no_decay(name, len(describe(p).full_shape))}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "decays": False},
-        {"params": [p for n, p in named if n not in spared], "decays": True},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay / settings.learning_rate,
-        fused=device.type == "cuda",
-    )
-
-
-def _configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
-    """DeepSpeed's configuration: every key whose default would change a result is written out."""
-    stage = recipe.parallel.zero_stage
-    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in model.parameters()))
-    configuration: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": recipe.optimizer.gradient_clipping or 0.0,
-        "gradient_allreduce_op": "mean" if stage == 3 else "sum",
-        "communication_data_type": "fp32",
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**12,
-        "zero_optimization": {
-            "stage": stage,
-            # While the caller owns the boundary, ZeRO 1 reduces once, at the step's end.
-            "overlap_comm": stage > 1,
-            "contiguous_gradients": True,
-            "reduce_scatter": True,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": LARGEST_BUCKET,
-            "stage3_prefetch_bucket_size": bucket,
-            # One partition per parameter group, as StableAdamW and the checkpoints want it.
-            "sub_group_size": 10**15,
-        },
-    }
-    if recipe.precision == "bfloat16":
-        configuration["bf16"] = {"enabled": True, "immediate_grad_update": True}
-        configuration["data_types"] = {"grad_accum_dtype": "fp32"}
-    return configuration

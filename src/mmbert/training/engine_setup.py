@@ -1,0 +1,128 @@
+"""What the engine hands to DeepSpeed: the grid in its words, the optimiser, the configuration.
+
+Also what is refused before anything starts. Imports no deepspeed: engine.py alone does.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mmbert.errors import UserError
+from mmbert.parallel.description import describe
+from mmbert.parallel.grid import ProcessGrid
+from mmbert.recipe import Recipe
+from mmbert.training.optimizer import StableAdamW, no_decay
+
+# Elements of a gradient bucket: large enough that a collective is bound by bandwidth, small enough
+# (200 MB in float32) that the buffers, which ZeRO allocates whole, do not matter.
+LARGEST_BUCKET = 50_000_000
+
+
+class ModelParallelUnit:
+    """The grid as DeepSpeed asks for it. It looks for other methods by name (for Ulysses, above
+    all) and behaves differently if it finds them: there must be no more than these."""
+
+    def __init__(self, grid: ProcessGrid) -> None:
+        self._grid = grid
+
+    def get_model_parallel_rank(self) -> int:
+        return self._grid.tensor.rank
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._grid.tensor.size
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup | None:
+        return self._grid.tensor.group
+
+    def get_data_parallel_rank(self) -> int:
+        return self._grid.data.rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._grid.data.size
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup | None:
+        return self._grid.data.group
+
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+    get_tensor_model_parallel_group = get_model_parallel_group
+
+
+def check(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None:
+    """Refuse by name what would train wrongly."""
+    if recipe.parallel.zero_stage not in (1, 2, 3):
+        raise UserError(
+            f"parallel.zero_stage is {recipe.parallel.zero_stage}: without ZeRO, DeepSpeed's "
+            "bfloat16 optimiser reports a wrong gradient norm and takes a step before the first",
+            remedy="set parallel.zero_stage to 1 (on one data rank it costs nothing), 2 or 3",
+        )
+    if recipe.parallel.tensor != grid.tensor.size:
+        raise UserError(
+            f"parallel.tensor is {recipe.parallel.tensor}, the grid has {grid.tensor.size}",
+            remedy="build the grid with the recipe's parallel.tensor",
+        )
+    if not dist.is_initialized() or dist.get_world_size() != grid.world_size:
+        raise RuntimeError("the engine needs torch.distributed, with the grid over all its ranks")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or parameter.dtype != torch.float32:
+            raise RuntimeError(f"{name}: the engine trains every parameter, from float32")
+
+
+def base_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    settings = recipe.optimizer
+    named = list(model.named_parameters())
+    if settings.name == "stable_adamw":
+        return StableAdamW(
+            [parameter for _, parameter in named],
+            learning_rate=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+    spared = {name for name, p in named if no_decay(name, len(describe(p).full_shape))}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "decays": False},
+        {"params": [p for n, p in named if n not in spared], "decays": True},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay / settings.learning_rate,
+        fused=device.type == "cuda",
+    )
+
+
+def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
+    """DeepSpeed's configuration: every key whose default would change a result is written out."""
+    stage = recipe.parallel.zero_stage
+    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in model.parameters()))
+    values: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": recipe.optimizer.gradient_clipping or 0.0,
+        "gradient_allreduce_op": "mean" if stage == 3 else "sum",
+        "communication_data_type": "fp32",
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+        "zero_optimization": {
+            "stage": stage,
+            # While the caller owns the boundary, ZeRO 1 reduces once, at the step's end.
+            "overlap_comm": stage > 1,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": LARGEST_BUCKET,
+            "stage3_prefetch_bucket_size": bucket,
+            # One partition per parameter group, as StableAdamW and the checkpoints want it.
+            "sub_group_size": 10**15,
+        },
+    }
+    if recipe.precision == "bfloat16":
+        values["bf16"] = {"enabled": True, "immediate_grad_update": True}
+        values["data_types"] = {"grad_accum_dtype": "fp32"}
+    return values
