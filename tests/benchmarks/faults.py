@@ -27,6 +27,7 @@ from tests.training.processes import exit_statuses, output_of, start_ranks  # no
 from tests.training.small_run import (  # noqa: E402
     STEPS,
     events,
+    log_of,
     options_for,
     step_losses,
     write_inputs,
@@ -54,6 +55,17 @@ class Outcome:
     losses_equal: bool
     weights_equal: bool
 
+    def with_run(self, other: "Outcome") -> "Outcome":
+        """This outcome and that of one more run together."""
+        return Outcome(
+            self.fault,
+            self.injected,
+            self.seen,
+            self.tokens_off + abs(other.tokens_off),
+            self.losses_equal and other.losses_equal,
+            self.weights_equal and other.weights_equal,
+        )
+
     @property
     def recovered(self) -> bool:
         """Whether the run ended as if nothing had happened."""
@@ -70,6 +82,8 @@ class Trials:
         statuses = exit_statuses(start_ranks(self.undisturbed), 600)
         if statuses != [DONE, DONE]:
             raise SystemExit(f"the undisturbed run failed:\n{output_of(self.undisturbed)}")
+        times = [entry["time"] for entry in log_of(self.undisturbed.output)]
+        self.seconds_of_training = times[-1] - times[0]
 
     def try_out(self, fault: str, inject: Callable[[RunOptions], tuple[int, int]]) -> Outcome:
         """Inject a fault (injected, seen as expected), start until the end, and compare."""
@@ -95,23 +109,36 @@ class Trials:
             weights_equal=all(torch.equal(v, weights[k]) for k, v in read_parameters(ours)),
         )  # fmt: skip
 
-    def kill_at_random(self, options: RunOptions, kills: int) -> tuple[int, int]:
-        """SIGKILL to a random rank at a random moment of its start or training."""
-        seen = 0
-        for _ in tqdm(range(kills), desc="kills", file=sys.stderr):
+    def kill_at_random(self, kills: int) -> Outcome:
+        """SIGKILL to a random rank at a random moment, of the start at times, mostly of training.
+
+        A run that has come to its end in spite of it is compared, and another one begun.
+        """
+        fault = "killed at random moments"
+        options = options_for(self.inputs, self.folder / "killed")
+        total = Outcome(fault, 0, 0, 0, True, True)
+        runs = 0
+        for number in tqdm(range(kills), desc="kills", file=sys.stderr):
             begun = self._starts(options)
             ranks = start_ranks(options)
-            while self._starts(options) == begun and self.random.random() < 0.99:
-                ranks[0].join(0.05)
-                if ranks[0].exitcode is not None:
-                    break
-            ranks[0].join(self.random.uniform(0, 1.5))
+            if self.random.random() < 0.85:
+                while self._starts(options) == begun and ranks[0].exitcode is None:
+                    ranks[0].join(0.02)
+            ranks[0].join(self.random.uniform(0, self.seconds_of_training))
             victim = self.random.randrange(2)
             ranks[victim].kill()
             statuses = exit_statuses(ranks, 300)
             # The other rank fails by itself, or both had ended before the kill came.
-            seen += statuses[1 - victim] in (FAILED, DONE)
-        return kills, seen
+            total.seen += statuses[1 - victim] in (FAILED, DONE)
+            ended = (options.output / "checkpoints" / f"step-{STEPS:08d}").exists()
+            if ended or number + 1 == kills:
+                exit_statuses(start_ranks(options), 300)
+                total = total.with_run(self._compare(fault, 0, 0, options))
+                runs += 1
+                options = options_for(self.inputs, self.folder / f"killed-{runs}")
+        total.fault = f"{fault} of {runs} runs"
+        total.injected = kills
+        return total
 
     def _starts(self, options: RunOptions) -> int:
         log = options.output / "log.jsonl"
@@ -200,9 +227,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder), arguments.seed)
         outcomes = [
-            trials.try_out(
-                "killed at random moments", lambda o: trials.kill_at_random(o, arguments.kills)
-            ),
+            trials.kill_at_random(arguments.kills),
             trials.try_out(
                 "killed while a checkpoint is written",
                 at_step(fault_injection.kill_while_writing, 1, 8, expected=(FAILED, kill)),

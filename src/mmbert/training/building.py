@@ -11,6 +11,7 @@ from mmbert.errors import UserError
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import build_grid
+from mmbert.recipe import dump_recipe
 from mmbert.training.checkpoint import CheckpointStore
 from mmbert.training.checkpoint_format import Index
 from mmbert.training.communication import CommunicationClock
@@ -32,7 +33,7 @@ from mmbert.training.session import Session, step_of
 from mmbert.training.signals import StopRequest
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
-from mmbert.training.utilisation import peak_flops
+from mmbert.training.utilisation import FORMULA, peak_flops
 from mmbert.training.watchdog import Watchdog
 
 
@@ -136,12 +137,15 @@ def _begin(session: Session, options: RunOptions, prepared: Prepared) -> None:
         what = f"continuing from {newest} at step {session.step} of {session.plan.steps}"
     elif prepared.branch_step is not None:
         path = _branch_checkpoint(options, prepared.branch_step)
+        session.require_sound(path)
         session.load(path)
         what = f"variant {options.variant} branches from {path}"
     else:
         what = f"starting {session.recipe.name}: {session.plan.steps} steps"
     session.reporter.open(session.step, session.plan.steps)
     session.reporter.event("start", session.step, what)
+    session.reporter.text("about/recipe", f"```yaml\n{dump_recipe(session.recipe)}```")
+    session.reporter.text("about/mfu", FORMULA)
 
 
 def _branch_checkpoint(options: RunOptions, step: int) -> Path:

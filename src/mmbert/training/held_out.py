@@ -4,7 +4,7 @@ Each data rank keeps its share of the rows in memory and evaluates them without 
 per component are added over the data ranks, so that the figures do not depend on their number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,12 +65,20 @@ class HeldOut:
         self._group, self._device = data_group, device
 
     @torch.no_grad()
-    def loss(self, module: nn.Module, rotary_bases: RotaryBases) -> HeldOutLoss:
-        """Evaluate every row (all ranks call it); `module` comes back in the mode it was in."""
+    def loss(
+        self, module: nn.Module, rotary_bases: RotaryBases, beat: Callable[[], None]
+    ) -> HeldOutLoss:
+        """Evaluate every row (all ranks call it); `module` comes back in the mode it was in.
+
+        Args:
+            beat: called before each row, so that a long evaluation is not taken for a rank that
+                hangs.
+        """
         meter = LossMeter(len(self._table.names), self._device)
         was_training = module.training
         module.eval()
         for row in self._rows:
+            beat()
             batch = to_batch(row, self._device)
             losses = module(batch, rotary_bases=rotary_bases, dropout_seed=None)
             components = torch.from_numpy(row.masked_components).to(self._device).long()

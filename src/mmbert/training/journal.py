@@ -213,9 +213,12 @@ class Journal:
             step, bases, losses = self._held_out
             if (step, bases) == (session.step, phase.rotary_bases):
                 return losses
-        session.beat("evaluating on held-out text")
         with session.clock.host("evaluation"):
-            losses = session.held_out.loss(session.engine.module, phase.rotary_bases)
+            losses = session.held_out.loss(
+                session.engine.module,
+                phase.rotary_bases,
+                beat=lambda: session.beat("evaluating on held-out text"),
+            )
         self._held_out = (session.step, phase.rotary_bases, losses)
         tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
         text = "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"

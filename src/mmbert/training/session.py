@@ -18,6 +18,7 @@ from mmbert.parallel.sanity import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 from mmbert.training.checkpoint import CheckpointStore, RunState
+from mmbert.training.checkpoint_reading import problem_with
 from mmbert.training.communication import CommunicationClock
 from mmbert.training.components import ComponentTable
 from mmbert.training.control import Control
@@ -166,10 +167,23 @@ class Session:
 
     def load(self, path: Path) -> RunState:
         """Take over the checkpoint at `path` (all ranks)."""
+        self.beat("reading a checkpoint")
         state = self.store.load(self.engine, path)
         self.adopt(state)
         self._saved_step = self.step
         return state
+
+    def require_sound(self, path: Path) -> None:
+        """Read every byte of the checkpoint at `path`, shared among the ranks.
+
+        Raises:
+            UserError: on every rank, naming the damaged file.
+        """
+        self.beat("verifying a checkpoint")
+        share, shares = self.control.rank, self.control.world_size
+        for problem in self.control.gather(problem_with(path, share=share, shares=shares)):
+            if problem is not None:
+                raise problem
 
     def adopt(self, state: RunState) -> None:
         """Continue where `state` says; weights and optimiser are there already."""
@@ -208,6 +222,7 @@ class Session:
                 if step_of(path) > first:
                     _remove(path)
         self.control.barrier()
+        self.require_sound(Path(target))
         self.load(Path(target))
         self.meter.collect(self.grid.data)
         self.interval.restart()
