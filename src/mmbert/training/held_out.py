@@ -35,15 +35,17 @@ class HeldOutLoss:
         """Means over all tokens, over each tier's and over each language's."""
         return cls(
             losses.mean(),
-            _means(losses, table.tiers),
-            _means(losses, table.languages),
+            _means(losses, table.tiers, [phase.name for phase in table.plan.phases]),
+            _means(losses, table.languages, sorted(set(table.languages))),
         )
 
 
-def _means(losses: ComponentLosses, names: Sequence[str]) -> dict[str, float]:
-    """Mean loss of each name; a name without tokens is left out."""
-    labels = np.asarray(names)
-    means = {name: losses.mean(np.flatnonzero(labels == name)) for name in dict.fromkeys(names)}
+def _means(
+    losses: ComponentLosses, labels: Sequence[str], names: Sequence[str]
+) -> dict[str, float]:
+    """Mean loss of each of `names` over the components so labelled; left out without tokens."""
+    of_component = np.asarray(labels)
+    means = {name: losses.mean(np.flatnonzero(of_component == name)) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
