@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # mmBERT's stated aim was at most about five passes over any language's text.
 EPOCHS_WORTH_A_WARNING = 5.0
+# A model so small that both take milliseconds is not bound by either.
+WORTH_A_WARNING_SECONDS = 0.02
+FEWEST_STEPS = 10
 
 
 def find_warnings(
@@ -35,13 +38,14 @@ def find_warnings(
         yield f"the recipe's own layout does not fit the GPU's memory; {remedy}"
     for phase in phases:
         name = phase.steps.name
-        if phase.limit_gpus is not None and phase.communication.seconds > phase.full_step_seconds:
+        slow = phase.communication.seconds > max(phase.full_step_seconds, WORTH_A_WARNING_SECONDS)
+        if slow:
             yield (
-                f"phase {name}: communication ({phase.communication.seconds:.2f} s a step) takes"
-                f" longer than arithmetic ({phase.full_step_seconds:.2f} s); use fewer GPUs, more"
+                f"phase {name}: communication ({phase.communication.seconds:.2g} s a step) takes"
+                f" longer than arithmetic ({phase.full_step_seconds:.2g} s); use fewer GPUs, more"
                 " rows a step, or a lower ZeRO stage"
             )
-        if phase.steps.steps < 100:
+        if phase.steps.steps < FEWEST_STEPS:
             yield f"phase {name} has only {phase.steps.steps} steps; are its tokens meant?"
         warmup = recipe.phases[phase.steps.index].learning_rate.warmup
         if warmup >= phase.steps.tokens:
