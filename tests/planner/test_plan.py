@@ -8,10 +8,15 @@ import pytest
 from rich.console import Console
 
 from mmbert.errors import UserError
+from mmbert.model.config import encoder_config
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.grid import TensorGroup
 from mmbert.planner import GPUS, count_parameters, find_gpu, flops_per_token, plan, render
 from mmbert.planner.languages import published_counts
-from mmbert.recipe import ModelSettings, Recipe, load_recipe
+from mmbert.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
 from mmbert.training.utilisation import training_flops
+from tests.hub import runs
+from tests.training import small_run
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 
@@ -247,3 +252,22 @@ def test_an_unusual_tensor_size_is_among_the_layouts() -> None:
     chosen = [layout for layout in planned.layouts if layout.chosen]
     assert [(layout.tensor, layout.data) for layout in chosen] == [(3, 8)]
     assert chosen[0].fits
+
+
+def test_steps_and_checkpoint_size_are_those_of_a_real_run(tmp_path: Path) -> None:
+    """`small_run` is trained for real by the tests of training, which count its steps."""
+    planned = plan(parse_recipe(small_run.RECIPE), gpus=2)
+    assert sum(phase.steps.steps for phase in planned.phases) == small_run.STEPS
+    recipe = runs.recipe()
+    size = 300
+    model = MaskedLanguageModel(
+        encoder_config(recipe.model, size), TensorGroup.single(), sequence_parallel=False
+    )
+    checkpoint = runs.save_run(tmp_path, model)
+    written = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    expected = plan(recipe.model_copy(update={"model": sized(recipe, size)}), gpus=1)
+    assert expected.checkpoint_bytes <= written <= 1.05 * expected.checkpoint_bytes
+
+
+def sized(recipe: Recipe, vocabulary: int) -> ModelSettings:
+    return recipe.model.model_copy(update={"vocab_size": vocabulary})
