@@ -240,6 +240,13 @@ def test_letters_are_not_mistaken_for_bytes_between_kinds_of_tokenizers(tmp_path
     assert change.sources[in_bytes.vocabulary["Ð"]] == ()
 
 
+def test_a_vocabulary_that_holds_the_word_byte_level_is_not_one(tmp_path: Path) -> None:
+    tokenizer = metaspace_tokenizer()
+    tokenizer.add_tokens(["ByteLevel"])
+    save_tokenizer(tmp_path, tokenizer)
+    assert FastTokenizer(tmp_path).content("▁town") == b" town"
+
+
 @pytest.mark.parametrize("kind", ["byte level", "metaspace"])
 def test_new_words_are_spelt_exactly(tmp_path: Path, kind: str) -> None:
     """A tokenizer that puts a space before every text adds none to a word that has one, and can

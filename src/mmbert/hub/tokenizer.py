@@ -53,7 +53,10 @@ class FastTokenizer:
         self._tokens = {number: token for token, number in self.vocabulary.items()}
         self.size = max(self.vocabulary.values()) + 1
         self._added = {t.content for t in self._tokenizer.get_added_tokens_decoder().values()}
-        self._byte_level = '"ByteLevel"' in path.read_text(encoding="utf-8")
+        definition = json.loads(path.read_text(encoding="utf-8"))
+        # Not in all of the file: a vocabulary may hold that very word.
+        parts = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
+        self._byte_level = '"ByteLevel"' in parts
         self.special_ids = self._special_ids()
 
     def content(self, token: str) -> bytes:
