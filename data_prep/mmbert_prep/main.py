@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
-from mmbert.recipe import load_recipe, parse_quantity
+from mmbert.recipe import Recipe, load_recipe, parse_quantity
 from mmbert_prep.discovery import discover
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.progress import files_being_read
@@ -114,8 +114,7 @@ def command(
         contexts = tuple(sorted({phase.context for phase in from_recipe.phases}))
         tokenizer = tokenizer or from_recipe.tokenizer.path
         vocab_size = vocab_size or (None if tokenizer else from_recipe.tokenizer.vocab_size)
-        if source is None and len(from_recipe.data.sources) == 1:
-            source = from_recipe.data.sources[0].name
+        source = _folder_of_source(from_recipe, source)
     else:
         contexts = DEFAULT_CONTEXTS
     settings = PrepSettings(
@@ -159,6 +158,20 @@ def command(
     except WorkerDiedError as error:
         files = ", ".join(files_being_read(Workspace(settings).progress))
         raise WorkerDiedError(f"{error}; workers were reading: {files or 'nothing'}") from error
+
+
+def _folder_of_source(recipe: Recipe, name: str | None) -> str:
+    """The folder of the recipe's source of that name; of its only one where none is given."""
+    folders = {source.name: str(source.path or source.name) for source in recipe.data.sources}
+    if name is None and len(folders) == 1:
+        return next(iter(folders.values()))
+    if name not in folders:
+        raise UserError(
+            f"the recipe has the sources {', '.join(folders)}"
+            + (f", not {name}" if name else ": which one is this input?"),
+            remedy="name one of them with --source",
+        )
+    return folders[name]
 
 
 def _cores() -> int:

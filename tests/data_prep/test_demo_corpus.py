@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mmbert_prep.demo_corpus import HIGH, demo_languages, write_demo_corpus
-from mmbert_prep.demo_text import DocumentMaker
 from mmbert_prep.discovery import discover
 from mmbert_prep.language_codes import is_language_key, iso639_3
 from mmbert_prep.readers import plan_segments, read_segment
 
-from .texts import settings
+from .texts import environment, settings
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,19 @@ def test_languages_documents_and_tiers(corpus: Path) -> None:
     }
 
 
-def test_always_the_same(corpus: Path) -> None:
-    first = list(zip(range(50), DocumentMaker("sw").documents(), strict=False))
-    assert first == list(zip(range(50), DocumentMaker("sw").documents(), strict=False))
+def test_always_the_same() -> None:
     assert demo_languages() == demo_languages()
-    digest = hashlib.sha256((corpus / "columns" / "part-0.jsonl.gz").read_bytes()).hexdigest()
-    again = corpus.parent / "again"
-    write_demo_corpus(again)
-    other = hashlib.sha256((again / "columns" / "part-0.jsonl.gz").read_bytes()).hexdigest()
-    assert digest == other
+    script = (
+        "from mmbert_prep.demo_text import DocumentMaker; import itertools;"
+        "print(list(itertools.islice(DocumentMaker('sw').documents(), 60)))"
+    )
+    found = {
+        subprocess.check_output(
+            [sys.executable, "-c", script], env={**environment(), "PYTHONHASHSEED": str(seed)}
+        )
+        for seed in (1, 2)
+    }
+    assert len(found) == 1
 
 
 def test_it_does_not_write_over_anything(corpus: Path) -> None:

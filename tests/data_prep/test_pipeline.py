@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from mmbert.data.indexed_dataset import IndexedDataset
 from mmbert.data.manifest import read_manifest, verify_files
 from mmbert.data.pieces import read_continuation_index
 from mmbert.errors import UserError
+from mmbert.recipe import load_recipe
 from mmbert_prep.tokenization.encoders import open_encoder
 
-from .texts import command_line, documents, run, settings, tree, write_corpus
+from .texts import ROOT, command_line, documents, environment, run, settings, tree, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,32 @@ def test_wrong_input_ends_with_status_2(
     assert message in result.stderr
     assert "→" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Path) -> None:
+    recipe = ROOT / "launch" / "recipes" / "demo.yaml"
+    parsed = load_recipe(recipe)
+    data = [sys.executable, "launch/preprocess.py", "--input", str(corpus), "--workers", "1"]
+    result = subprocess.run(
+        [*data, "--output", str(tmp_path), "--recipe", str(recipe), "--vocab-size", "900"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stderr
+    source = parsed.data.sources[0]
+    manifest = read_manifest(tmp_path / (source.path or source.name) / "eng_Latn")
+    assert set(manifest.train.pieces) == {phase.context for phase in parsed.phases}
+    result = subprocess.run(
+        [*data, "--output", str(tmp_path), "--recipe", str(recipe), "--source", "other"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert result.returncode == 2
+    assert "not other" in result.stderr
 
 
 def test_settings_that_decide_are_told_apart_from_others(tmp_path: Path) -> None:
