@@ -106,6 +106,7 @@ class CheckpointSource(ModelSource):
         }
 
     def read(self, name: str) -> torch.Tensor:
+        """The full master weight."""
         return self.reader.full(name)
 
 
@@ -131,6 +132,7 @@ class HuggingFaceSource(ModelSource):
             self.provenance["made_from"] = json.loads(written)
 
     def read(self, name: str) -> torch.Tensor:
+        """The stored weight as float32; UserError if it is not finite."""
         return self.weights.read(name)
 
 

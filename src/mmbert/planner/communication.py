@@ -17,6 +17,7 @@ class Communication:
 
     @property
     def total_bytes(self) -> float:
+        """All parts together."""
         return self.gradient_bytes + self.weight_bytes + self.tensor_bytes
 
 

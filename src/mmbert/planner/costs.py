@@ -18,6 +18,7 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
+        """All parameters, the tied decoder counted once."""
         return (
             self.embedding
             + self.attention
@@ -29,6 +30,7 @@ class ParameterCount:
 
     @property
     def without_embedding(self) -> int:
+        """All but the embedding table."""
         return self.total - self.embedding
 
     @property
@@ -62,6 +64,7 @@ class FlopsPerToken:
 
     @property
     def total(self) -> float:
+        """All parts together."""
         return self.encoder + self.head + self.global_attention + self.local_attention
 
 

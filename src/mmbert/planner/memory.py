@@ -36,6 +36,7 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
+        """The peak."""
         return self.states + self.activations + self.working
 
 

@@ -44,10 +44,12 @@ class PhaseCost:
 
     @property
     def seconds(self) -> float:
+        """Wall time of the phase."""
         return self.step_seconds * self.steps.steps
 
     @property
     def total_flops(self) -> float:
+        """Training FLOPs of the phase."""
         return self.flops.total * self.steps.tokens
 
 
@@ -90,10 +92,12 @@ class Plan:
 
     @property
     def gpu_hours(self) -> float:
+        """Wall time times GPUs, in hours."""
         return self.seconds * self.gpus / 3600
 
     @property
     def total_flops(self) -> float:
+        """Training FLOPs of all phases."""
         return sum(phase.total_flops for phase in self.phases)
 
 
