@@ -168,7 +168,7 @@ def stop_a_rank(options: RunOptions) -> tuple[int, int]:
     """SIGSTOP: the other rank names it and leaves; then a launcher kills the stopped one."""
     import dataclasses
 
-    short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.1",))
+    short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.4",))
     ranks = start_ranks(
         short, before=fault_injection.signal_at, arguments=(1, 6, FORWARD, signal.SIGSTOP)
     )
@@ -182,7 +182,7 @@ def hang(options: RunOptions) -> tuple[int, int]:
     """A rank that sleeps is named with its stack."""
     import dataclasses
 
-    short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.1",))
+    short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.4",))
     ranks = start_ranks(short, before=fault_injection.hang_at, arguments=(1, 6, "reading rows"))
     statuses = exit_statuses(ranks, 300)
     named = "fall_asleep" in (options.output / "stacks" / "hang.txt").read_text()
