@@ -12,6 +12,7 @@ from mmbert_kernels.geglu import geglu
 from mmbert_kernels.implementation import backends
 from mmbert_kernels.layer_norm import add_layer_norm, layer_norm
 from mmbert_kernels.linear_cross_entropy import linear_cross_entropy
+from mmbert_kernels.memory import keep_freed_memory
 from mmbert_kernels.product import product
 from mmbert_kernels.rotary import rotary
 from mmbert_kernels.stable_adamw import (
@@ -32,6 +33,7 @@ __all__ = [
     "embedding_layer_norm",
     "gather_rows",
     "geglu",
+    "keep_freed_memory",
     "layer_norm",
     "linear_cross_entropy",
     "product",

@@ -1,6 +1,7 @@
 """Attention on a CPU: few large calls of PyTorch's flash kernel on views of the packed row.
 
-All of a document: one call per document; neighbouring short ones share a call, with a mask.
+All of a document: one call per document; neighbouring short ones share a call, with a mask. Long
+ones in float32 go another way (dense_attention.py).
 
 Local window: the row is cut into blocks of as many queries as the window reaches to a side. A
 block sees the block before it, itself and the one after it, so all blocks together are one
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbert_kernels.dense_attention import LEAST_TOKENS, dense_backward, dense_forward
 from mmbert_kernels.sequences import document_numbers
 
 # Neighbouring documents share a masked call up to this many tokens: a call costs about as much
@@ -76,6 +78,12 @@ def _window_parts(tokens: int, window: int) -> list[_Part]:
     ]
 
 
+def _is_dense(part: _Part, window: int | None, qkv: Tensor) -> bool:
+    """Whether the part is one long document, seen as a whole, in float32."""
+    long = part.queries >= LEAST_TOKENS and not part.masked
+    return long and window is None and qkv.dtype == torch.float32
+
+
 def _mask(part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype) -> Tensor | None:
     """0 where a query of the part may see a key and -inf elsewhere: [blocks, 1, queries, keys]."""
     if not part.masked:
@@ -118,6 +126,11 @@ class _BlockedAttention(torch.autograd.Function):
         out = qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))
         log_sums = []
         for part in parts:
+            if _is_dense(part, window, qkv):
+                tokens = slice(part.first_query, part.first_query + part.queries)
+                out[tokens], log_sum = dense_forward(qkv[tokens])
+                log_sums.append(log_sum)
+                continue
             block_out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 _blocks(qkv[:, 0], part, part.first_query, part.queries),
                 _blocks(qkv[:, 1], part, part.first_key, part.keys),
@@ -140,6 +153,10 @@ class _BlockedAttention(torch.autograd.Function):
         # with a window, keys get gradients from up to three blocks: these are added up
         grad = torch.empty_like(qkv) if window is None else torch.zeros_like(qkv)
         for part, log_sum in zip(parts, log_sums, strict=True):
+            if _is_dense(part, window, qkv):
+                tokens = slice(part.first_query, part.first_query + part.queries)
+                grad[tokens] = dense_backward(grad_out[tokens], qkv[tokens], out[tokens], log_sum)
+                continue
             grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 _blocks(grad_out, part, part.first_query, part.queries),
                 _blocks(qkv[:, 0], part, part.first_query, part.queries),

@@ -1,6 +1,8 @@
 """The public operations as they run on CPU, against the formulae in float64."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -123,6 +125,19 @@ def test_attention_in_a_window_over_rows_of_any_length(tokens: int) -> None:
         (qkv,),
         (torch.randn(tokens, 1, 16),),
         roundings=48,
+    )
+
+
+def test_attention_over_long_documents() -> None:
+    """Long enough for several blocks of queries, between documents that share a call."""
+    lengths = (30, 5, 1100, 7, 300)
+    qkv = torch.randn(sum(lengths), 3, 2, 16) * 2
+    compare(
+        lambda qkv: kernels.attention(qkv, cumulative(lengths), 1100, None),
+        lambda qkv: formulas.attention(qkv, lengths, None),
+        (qkv,),
+        (torch.randn(sum(lengths), 2, 16),),
+        roundings=64,
     )
 
 
@@ -300,3 +315,22 @@ def test_product(shape: tuple[int, int, int], left_layout: str, right_layout: st
     computed = kernels.product(left, right)
     assert computed.is_contiguous()
     assert_close("product", computed, left.double() @ right.double(), roundings=32)
+
+
+def test_freed_memory_is_kept() -> None:
+    """In a process of its own, as it cannot be undone: a large tensor comes back where it was."""
+    code = (
+        "import torch, mmbert_kernels\n"
+        "assert mmbert_kernels.keep_freed_memory()\n"
+        "torch.ones(1 << 25)\n"
+        "import resource\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20):\n"
+        "    torch.ones(1 << 25)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    # 20 times 128 MiB of fresh pages would be 655,360 faults
+    assert int(run.stdout) < 50_000

@@ -1,0 +1,63 @@
+"""Attention over all of one long document on a CPU, by oneDNN's products head by head.
+
+PyTorch's flash kernel multiplies by MKL (see product.py); where scores are large enough for
+oneDNN, whole matrices of them are quicker. Queries go in blocks, so that memory stays linear in
+the length. With S = q k^T / sqrt D:
+
+    P = exp(S - log_sum)        out = P v
+    dv = P^T dout        dS = P * (dout v^T - sum(dout * out))        dq = dS k        dk = dS^T q
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mmbert_kernels.product import product
+
+# Below this many tokens the flash kernel is as quick.
+LEAST_TOKENS = 320
+QUERIES = 1024
+
+
+def dense_forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
+    """qkv [L, 3, H, D] of one document -> (out [L, H, D], log_sum [H, L])."""
+    query, key, value = _by_heads(qkv)
+    heads, length, _ = query.shape
+    out, log_sum = torch.empty_like(query), query.new_empty(heads, length)
+    for head in range(heads):
+        for first in range(0, length, QUERIES):
+            block = slice(first, first + QUERIES)
+            scores = product(query[head, block], key[head].t())
+            maxima = scores.amax(dim=1, keepdim=True)
+            sums = scores.sub_(maxima).exp_().sum(dim=1, keepdim=True)
+            torch.div(product(scores, value[head]), sums, out=out[head, block])
+            log_sum[head, block] = (maxima + sums.log())[:, 0]
+    return out.transpose(0, 1), log_sum
+
+
+def dense_backward(grad_out: Tensor, qkv: Tensor, out: Tensor, log_sum: Tensor) -> Tensor:
+    """The gradient of qkv [L, 3, H, D]."""
+    query, key, value = _by_heads(qkv)
+    upstream = grad_out.transpose(0, 1).contiguous()
+    along = (grad_out * out).sum(dim=2).t()
+    heads, length, size = query.shape
+    grad = qkv.new_zeros(3, heads, length, size)
+    for head in range(heads):
+        for first in range(0, length, QUERIES):
+            block = slice(first, first + QUERIES)
+            weights = product(query[head, block], key[head].t())
+            weights.sub_(log_sum[head, block, None]).exp_()
+            grad[2, head] += product(weights.t(), upstream[head, block])
+            scores = product(upstream[head, block], value[head].t())
+            scores.sub_(along[head, block, None]).mul_(weights)
+            grad[0, head, block] = product(scores, key[head])
+            grad[1, head] += product(scores.t(), query[head, block])
+    grad[0] /= math.sqrt(size)
+    return grad.permute(2, 0, 1, 3)
+
+
+def _by_heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (scaled), keys and values, each [H, L, D] and contiguous."""
+    query, key, value = qkv.permute(1, 2, 0, 3).contiguous()
+    return query.mul_(1 / math.sqrt(qkv.shape[3])), key, value
