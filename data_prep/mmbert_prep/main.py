@@ -114,7 +114,7 @@ def command(
         contexts = tuple(sorted({phase.context for phase in from_recipe.phases}))
         tokenizer = tokenizer or from_recipe.tokenizer.path
         vocab_size = vocab_size or (None if tokenizer else from_recipe.tokenizer.vocab_size)
-        source = _folder_of_source(from_recipe, source)
+        source = folder_of_source(from_recipe, source)
     else:
         contexts = DEFAULT_CONTEXTS
     settings = PrepSettings(
@@ -160,11 +160,18 @@ def command(
         raise WorkerDiedError(f"{error}; workers were reading: {files or 'nothing'}") from error
 
 
-def _folder_of_source(recipe: Recipe, name: str | None) -> str:
-    """The folder of the recipe's source of that name; of its only one where none is given."""
-    folders = {source.name: str(source.path or source.name) for source in recipe.data.sources}
-    if name is None and len(folders) == 1:
-        return next(iter(folders.values()))
+def folder_of_source(recipe: Recipe, name: str | None) -> str:
+    """The folder of the recipe's source of that name.
+
+    Without a name, the recipe's only source, or its only multilingual (temperature-sampled) one.
+    """
+    sources = recipe.data.sources
+    folders = {source.name: str(source.path or source.name) for source in sources}
+    if name is None:
+        several = [source for source in sources if source.sampling == "temperature"]
+        chosen = sources if len(sources) == 1 else several
+        if len(chosen) == 1:
+            return folders[chosen[0].name]
     if name not in folders:
         raise UserError(
             f"the recipe has the sources {', '.join(folders)}"

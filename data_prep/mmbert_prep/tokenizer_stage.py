@@ -16,6 +16,7 @@ from mmbert_prep.stages import Stages
 from mmbert_prep.survey import Survey, read_samples
 from mmbert_prep.tokenization.folder import (
     folder_exists,
+    is_huggingface_folder,
     same_tokenizer,
     write_huggingface_folder,
     write_sentencepiece_folder,
@@ -40,7 +41,7 @@ class TokenizerStage:
         if folder_exists(folder):
             if self._stages.leader:
                 self._check_existing(folder)
-        elif given is not None and given.is_dir() and not (given / "tokenizer.model").is_file():
+        elif given is not None and is_huggingface_folder(given):
             if self._stages.leader:
                 write_huggingface_folder(folder, given)
         else:

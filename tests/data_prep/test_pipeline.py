@@ -15,6 +15,7 @@ from mmbert.data.manifest import read_manifest, verify_files
 from mmbert.data.pieces import read_continuation_index
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
+from mmbert_prep.main import folder_of_source
 from mmbert_prep.tokenization.encoders import open_encoder
 
 from .texts import ROOT, command_line, documents, environment, run, settings, tree, write_corpus
@@ -207,6 +208,14 @@ def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Pa
     )
     assert result.returncode == 2
     assert "not other" in result.stderr
+
+
+def test_the_source_that_a_recipe_means() -> None:
+    recipe = load_recipe(ROOT / "launch" / "recipes" / "mmbert-base.yaml")
+    assert folder_of_source(recipe, None) == "fineweb2", "its only multilingual one"
+    assert folder_of_source(recipe, "starcoder") == "starcoder"
+    with pytest.raises(UserError, match="not nothing"):
+        folder_of_source(recipe, "nothing")
 
 
 def test_settings_that_decide_are_told_apart_from_others(tmp_path: Path) -> None:

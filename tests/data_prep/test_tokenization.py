@@ -24,6 +24,7 @@ from mmbert_prep.tokenization.encoders import (
 )
 from mmbert_prep.tokenization.folder import (
     check_identity,
+    is_huggingface_folder,
     same_tokenizer,
     write_huggingface_folder,
     write_sentencepiece_folder,
@@ -216,6 +217,10 @@ def test_a_hugging_face_folder_is_used_as_it_is(folder: Path, tmp_path: Path) ->
         assert np.array_equal(ours, theirs)
     assert np.array_equal(encoder.byte_ids, original.byte_ids)
     assert same_tokenizer(source, tmp_path / "t")
+    assert is_huggingface_folder(source)
+    assert not is_huggingface_folder(folder)
+    (source / "tokenizer.model").write_bytes(b"beside it")
+    assert is_huggingface_folder(source)
     config = json.loads((source / "tokenizer_config.json").read_text())
     del config["mask_token"]
     (source / "tokenizer_config.json").write_text(json.dumps(config))

@@ -129,6 +129,10 @@ def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any])
     map_path = source / "special_tokens_map.json"
     if map_path.is_file():
         names = {**json.loads(map_path.read_bytes()), **names}
+    framed, plain = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
+    found: dict[str, int] = {}
+    if len(framed) >= 2 and framed[1:-1] == plain:  # what it frames a text with, whatever the names
+        found = {"begin": framed[0], "end": framed[-1]}
     roles = {
         "pad": ("pad_token",),
         "begin": ("bos_token", "cls_token"),
@@ -136,8 +140,9 @@ def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any])
         "unknown": ("unk_token", "pad_token"),  # byte-level vocabularies have no unknown
         "mask": ("mask_token",),
     }
-    found: dict[str, int] = {}
     for role, keys in roles.items():
+        if role in found:
+            continue
         for key in keys:
             value = names.get(key)
             content = value.get("content") if isinstance(value, dict) else value
@@ -194,6 +199,19 @@ def check_identity(
             compare()
     compare()
     return compared
+
+
+def is_huggingface_folder(given: Path) -> bool:
+    """Whether a given tokenizer is to be used as a Hugging Face one, exactly as it is.
+
+    So is every folder with a tokenizer.json, even beside a SentencePiece model, except one that was
+    written here: its model is the original, and several times as fast.
+    """
+    if not given.is_dir():
+        return False
+    if folder_exists(given):
+        return read_tokenizer_description(given).kind == "huggingface"
+    return (given / "tokenizer.json").is_file() or not (given / "tokenizer.model").is_file()
 
 
 def folder_exists(folder: Path) -> bool:
