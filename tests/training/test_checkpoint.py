@@ -157,11 +157,10 @@ def drawn_layouts(seed: int) -> list[tuple[int, int, int]]:
     return order
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_checkpoint_goes_through_drawn_grids_and_stages(precision: str, tmp_path: Path) -> None:
-    layouts = drawn_layouts(seed={"float32": 1, "bfloat16": 2}[precision])
+def test_a_checkpoint_goes_through_drawn_grids_and_stages(tmp_path: Path) -> None:
+    layouts = drawn_layouts(seed=2)
     assert len(set(layouts)) >= 7
-    chain(layouts, tmp_path, precision=precision)
+    chain(layouts, tmp_path, precision="bfloat16")
 
 
 @pytest.mark.long
