@@ -15,6 +15,7 @@ from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.settings import PrepSettings
 
 _BATCH_ROWS = 512
+_BUFFER = 1 << 20  # bytes read at once; without it a whole column of a row group is in memory
 
 
 def row_group_weights(path: str) -> list[int]:
@@ -38,7 +39,7 @@ def row_group_weights(path: str) -> list[int]:
 def read_parquet(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
     """Documents of some row groups. Raises DamagedFileError where the file cannot be decoded."""
     try:
-        with pq.ParquetFile(segment.path) as file:
+        with pq.ParquetFile(segment.path, buffer_size=_BUFFER) as file:
             names = set(file.schema_arrow.names)
             if settings.text_column not in names:
                 raise DamagedFileError(

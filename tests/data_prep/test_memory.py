@@ -1,0 +1,70 @@
+"""Memory stays flat: reading a file sixty times as big takes no more of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from .texts import ROOT, environment
+
+_SCRIPT = """
+import resource, sys
+from pathlib import Path
+from mmbert_prep.discovery import discover
+from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.settings import PrepSettings
+settings = PrepSettings(input=sys.argv[1], output=Path("out"))
+size = 0
+for file in discover(settings).files:
+    for segment in plan_segments(file, 1 << 40, settings):
+        for document in read_segment(segment, settings):
+            size += len(document.data)
+print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+_DOCUMENT = "".join(random.Random(1).choices("abcdefgh \\n", k=10_000))
+
+
+def _write(path: Path, count: int) -> None:
+    texts = (f"{number} {_DOCUMENT}" for number in range(count))
+    if path.suffix == ".parquet":
+        # One row group, as some writers make them.
+        pq.write_table(
+            pa.table({"text": list(texts)}), path, row_group_size=1 << 30, use_dictionary=False
+        )
+        return
+    opened = {".gz": gzip.open, ".zst": zstandard.open}.get(path.suffix, open)
+    with opened(path, "wb") as file:  # type: ignore[operator]
+        for text in texts:
+            line = (
+                json.dumps({"text": text}) if ".jsonl" in path.name else text.replace("\n\n", " ")
+            )
+            file.write(line.encode() + (b"\n" if lines else b"\n\n"))
+
+
+def _memory(path: Path) -> tuple[int, int]:
+    output = subprocess.check_output(
+        [sys.executable, "-c", _SCRIPT, str(path)], env=environment(), cwd=ROOT, text=True
+    )
+    size, memory = output.split()
+    return int(size), int(memory) * 1024
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst", "txt", "parquet"])
+def test_memory_does_not_grow_with_the_file(suffix: str, tmp_path: Path) -> None:
+    small, big = tmp_path / "small", tmp_path / "big"
+    for folder, count in ((small, 100), (big, 6000)):
+        folder.mkdir()
+        _write(folder / f"eng_Latn.{suffix}", count)
+    small_size, small_memory = _memory(small)
+    big_size, big_memory = _memory(big)
+    assert big_size > 55e6 > 50 * small_size
+    assert big_memory - small_memory < 25e6
