@@ -3,10 +3,11 @@
 Both train the same architecture from the same weights on the same documents with the same masks,
 threads, type and optimiser (AdamW, fused), and take an optimiser step after the same documents.
 transformers runs with sdpa attention and sparse prediction, padded to the longest document of a
-batch, at its fastest batch size of 1, 4, 8 and 16; smaller batches accumulate. Memory is kept in the
-process for both, as our training does on a CPU. Neither uses dropout, as transformers' ModernBERT has none where ours has it. Before anything is timed, the two
-losses of a step are compared. Figures are real tokens (no padding) per second, the best of
-several interleaved repetitions.
+batch, at its fastest batch size of 1, 4, 8 and 16; smaller batches accumulate. The process keeps
+its memory, for both, as our training does on a CPU. Neither uses dropout, as transformers'
+ModernBERT has none where ours has it. Before anything is timed, the two losses of a step are
+compared. Figures are real tokens (no padding) per second, the best of several interleaved
+repetitions.
 
     python tests/benchmarks/bench_cpu_step.py                  # everything, some 20 minutes
     python tests/benchmarks/bench_cpu_step.py --vocabularies 32768 --contexts 512 --repeats 2
