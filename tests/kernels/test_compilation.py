@@ -20,6 +20,9 @@ pytestmark = pytest.mark.skipif(
     reason="Triton is not installed, or interprets",
 )
 
+# The hidden sizes of the presets; the two largest take their time.
+WIDTHS = [384, 768, *(pytest.param(width, marks=pytest.mark.long) for width in (1536, 4096))]
+HEADS = [6, 12, *(pytest.param(heads, marks=pytest.mark.long) for heads in (24, 64))]
 # What a multiprocessor gives one program.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 Compiled = list[tuple[str, Any]]
@@ -80,7 +83,7 @@ def expect(compiled: Compiled, *names: str) -> None:
     assert {name for name, _ in compiled} == set(names)
 
 
-@pytest.mark.parametrize("width", [384, 768])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_layer_norms(compiled: Compiled, width: int) -> None:
     x, residual, weight = tensor(32, width), tensor(32, width), tensor(width)
     kernels.layer_norm(x, weight, 1e-5).sum().backward()
@@ -90,7 +93,7 @@ def test_layer_norms(compiled: Compiled, width: int) -> None:
     expect(compiled, "_forward_kernel", "_backward_kernel")
 
 
-@pytest.mark.parametrize("width", [384, 768])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_embedding_and_gathering(compiled: Compiled, width: int) -> None:
     ids = torch.zeros(64, dtype=torch.int64)
     table, weight = tensor(64, width), tensor(width)
@@ -106,7 +109,7 @@ def test_geglu(compiled: Compiled) -> None:
     expect(compiled, "_forward_kernel", "_backward_kernel")
 
 
-@pytest.mark.parametrize("heads", [6, 12])
+@pytest.mark.parametrize("heads", HEADS)
 def test_rotary(compiled: Compiled, heads: int) -> None:
     cu_seqlens = torch.full((1025,), 32, dtype=torch.int32)
     kernels.rotary(tensor(32, 3, heads, 64), cu_seqlens, 160_000.0).sum().backward()
