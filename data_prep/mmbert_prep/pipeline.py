@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mmbert.data.files import explained_write_errors
 from mmbert.data.tokenizer import TokenizerDescription
 from mmbert.errors import UserError
 from mmbert_prep.discovery import discover
@@ -40,6 +41,7 @@ def preprocess(team: Team, settings: PrepSettings) -> Summary | None:
     """
     run = _Run(team, settings)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(explained_write_errors(settings.output))
         if team.rank == 0:
             run.space.lock.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(output_lock(run.space.lock))
@@ -77,7 +79,7 @@ class _Run:
         if not self.space.plan.exists() or (
             read_json(self.space.plan).get("fingerprint") != plan.fingerprint
         ):
-            self.space.remove_merge()
+            self.space.remove_merge(None)
         write_json(
             self.space.plan,
             {**plan.model_dump(mode="json"), "finished": finished is not None},
@@ -110,6 +112,8 @@ class _Run:
         if self.leader:
             languages = collect_languages(plan, units)
             self._check(languages)
+            if not self.space.merges(units):
+                self.space.remove_merge(units)
             write_json(self.space.languages, languages.model_dump(mode="json"))
         self.team.barrier()
         languages = Languages.model_validate(read_json(self.space.languages))

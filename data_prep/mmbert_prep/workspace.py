@@ -30,6 +30,7 @@ class Workspace:
         self.merge = self.root / "merge"
         self.staging = self.root / "staging"
         self.receipts = self.root / "receipts"
+        self._merged_units = self.root / "merged-units"
 
     def units(self, fingerprint: str, accelerator: str) -> Path:
         """Parts made with a tokenizer of this fingerprint, with or without an accelerator.
@@ -51,11 +52,18 @@ class Workspace:
         ):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def remove_merge(self) -> None:
-        """Forget how parts are merged: after the plan changed, it is decided again."""
+    def merges(self, units: Path) -> bool:
+        """Whether what is merged so far was made of these parts."""
+        return self._merged_units.exists() and self._merged_units.read_text() == units.name
+
+    def remove_merge(self, units: Path | None) -> None:
+        """Forget what was merged, as the plan or the parts changed; from now on `units` are."""
+        self._merged_units.unlink(missing_ok=True)
         for folder in (self.merge, self.staging, self.receipts):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+        if units is not None:
+            self._merged_units.write_text(units.name)
 
     def remove(self) -> None:
         """Remove everything that only a continued run needs."""

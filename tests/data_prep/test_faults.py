@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from mmbert.errors import UserError
-from mmbert_prep import parts
+from mmbert_prep import languages, parts
 from mmbert_prep.lock import output_lock
 
 from .texts import ROOT, command, command_line, environment, run, tree, write_corpus
@@ -196,6 +196,29 @@ def test_a_full_disk(corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
         assert tree(disk / "out") == undisturbed
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_parts_of_another_accelerator_are_not_mixed_in(
+    corpus: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    output = tmp_path / "out"
+    monkeypatch.setattr(languages, "finish_language", fail)
+    with pytest.raises(UserError, match=f"no space left while writing {output}"):
+        run(corpus, output)
+    monkeypatch.undo()
+    first = [path.stat().st_mtime_ns for path in output.glob(".preprocess/text/staging/*/*.bin")]
+    assert len(first) >= 6
+    run(corpus, output, accelerator="none")
+    assert min(path.stat().st_mtime_ns for path in output.glob("text/*/*.bin")) > max(first)
+    found = tree(output)
+    assert found.pop("text/summary.json") != undisturbed["text/summary.json"]
+    assert found == {name: data for name, data in undisturbed.items() if name in found}
 
 
 @pytest.mark.parametrize("failing", [3, 20])

@@ -44,10 +44,10 @@ def _write(path: Path, count: int) -> None:
     opened = {".gz": gzip.open, ".zst": zstandard.open}.get(path.suffix, open)
     with opened(path, "wb") as file:  # type: ignore[operator]
         for text in texts:
-            line = (
-                json.dumps({"text": text}) if ".jsonl" in path.name else text.replace("\n\n", " ")
-            )
-            file.write(line.encode() + (b"\n" if lines else b"\n\n"))
+            if ".jsonl" in path.name:
+                file.write(json.dumps({"text": text}).encode() + b"\n")
+            else:
+                file.write(text.replace("\n\n", " ").encode() + b"\n\n")
 
 
 def _memory(path: Path) -> tuple[int, int]:
