@@ -19,7 +19,7 @@ from distributed import run_ranks
 from mmbert.model.batch import PackedBatch
 from mmbert.parallel.grid import ProcessGrid
 from mmbert.training.engine import Engine
-from tests.model.tiny_models import BASES, random_row, tiny_model
+from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 from tests.training.prescribed import gather_full, recipe, start
 
 STEPS, ROWS = 10, 4
@@ -196,6 +196,29 @@ def test_every_mistake_shows(one_process: dict[str, Any]) -> None:
         kinds = ("row losses", "norm", "gradients")  # after a single step
         noticed = {name for name in kinds if found[name] > LIMITS[name]}
         assert (kind in noticed) if kind else not noticed, (mistake, found)
+
+
+def with_recomputation(rank: int, world_size: int) -> list[list[float]]:
+    """Losses and norms of two steps in bfloat16, per ZeRO stage and way of recomputing."""
+    figures = []
+    for stage in (1, 2, 3):
+        for recompute in ("none", "selective", "full"):
+            grid = start(rank, world_size, 1)
+            model = tiny_model(tiny_config(recompute=recompute), grid.tensor)
+            settings = recipe(parallel__zero_stage=stage, precision="bfloat16")
+            engine = Engine(model, settings, grid, torch.device("cpu"))
+            result = train(engine, 2)
+            figures.append([*result["losses"], *result["norms"]])
+            engine.close()
+    return figures
+
+
+def test_recomputation_changes_nothing_under_any_stage() -> None:
+    """ZeRO 3 has to gather the weights again for it; the figures are equal bit for bit."""
+    figures = run_ranks(with_recomputation, 2, timeout=300)[0]
+    for number in range(0, 9, 3):
+        assert figures[number] == figures[number + 1] == figures[number + 2], figures
+    np.testing.assert_allclose(figures, [figures[0]] * 9, rtol=1e-5)
 
 
 def evaluate_between_steps(rank: int, world_size: int) -> list[str]:
