@@ -1,1 +1,1 @@
-"""Tests of the training loop, its engine, its memory of itself and what it tells."""
+"""Tests of the training loop, the engine, the optimiser, checkpoints and faults."""
