@@ -81,6 +81,7 @@ def test_plan_prints_the_recipe_in_figures() -> None:
         (["export", "nowhere", "out"], ["nowhere"]),
         (["evaluate", "nowhere"], ["--data"]),
         (["merge", "nowhere", "--method", "linear", "--output", "out"], ["→"]),
+        (["merge", "one", "two", "--output", "out"], ["--method"]),
     ],
 )
 def test_mistakes_are_status_two(

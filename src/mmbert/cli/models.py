@@ -104,7 +104,8 @@ def import_(
 
 
 @app.command(
-    epilog="Examples: `mmbert merge run_all run_english run_continued --method ties "
+    epilog="Examples: `mmbert merge my_run --output merged` (as its recipe says), "
+    "`mmbert merge run_all run_english run_continued --method ties "
     "--base my_run/checkpoints/step-00516045 --output merged`, "
     "`mmbert merge my_run/checkpoints/step-* --method ema --output averaged`"
 )
@@ -112,8 +113,10 @@ def merge(
     models: Annotated[
         list[Path], typer.Argument(help="Runs (newest checkpoint), checkpoints or HF folders.")
     ],
-    method: Annotated[Method, typer.Option(help="How to merge.")],
     output: Annotated[Path, typer.Option(help="The Hugging Face folder to write.")],
+    method: Annotated[
+        Method | None, typer.Option(help="How to merge; not given: as the run's recipe says.")
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="What the models branched from (ties needs it).")
     ] = None,
@@ -126,15 +129,24 @@ def merge(
 ) -> None:
     """Merge models of one architecture and tokenizer into one Hugging Face folder."""
     from mmbert.hub.merge import MergeOptions, merge_models
+    from mmbert.hub.merge_run import merge_run
 
-    comparison = merge_models(
-        [_checkpoint(path) for path in models],
-        output,
-        MergeOptions(method.value, tuple(weight or ()), density, decay),
-        base=_checkpoint(base) if base else None,
-        dtype=dtype.value,
-    )
-    typer.echo(f"{output}: merged {len(models)} models ({comparison})")
+    if method is None:
+        if len(models) != 1 or base is not None or weight:
+            raise UserError(
+                "without --method, one run is merged as its recipe says",
+                remedy="name one run alone, or give --method ties, linear or ema",
+            )
+        comparison = merge_run(models[0], output, dtype.value)
+    else:
+        comparison = merge_models(
+            [_checkpoint(path) for path in models],
+            output,
+            MergeOptions(method.value, tuple(weight or ()), density, decay),
+            base=_checkpoint(base) if base else None,
+            dtype=dtype.value,
+        )
+    typer.echo(f"{output}: {comparison}")
 
 
 @app.command(
