@@ -60,7 +60,7 @@ class Cleaner:
                 data = _OTHER_CONTROLS.sub(b"", data)
         changed = len(data) != size
         try:
-            text = data.decode()
+            text = data.decode() if changed or document.text is None else document.text
         except UnicodeDecodeError:
             return "invalid_utf8"
         if self._settings.normalization is not None:

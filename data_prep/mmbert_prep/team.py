@@ -73,7 +73,7 @@ def mpi_team() -> MpiTeam | None:
     Raises UserError where the launcher and MPI do not agree: `srun` without the right `--mpi`
     silently starts N separate runs of one process each.
     """
-    expected = _launched_processes()
+    expected = launched_processes()
     if expected <= 1:
         return None
     try:
@@ -94,12 +94,18 @@ def mpi_team() -> MpiTeam | None:
     return MpiTeam(MPI.COMM_WORLD)
 
 
-def _launched_processes() -> int:
+# Slurm numbers the steps that are no srun (the batch script, an allocation's shell) from the top.
+_FIRST_SPECIAL_STEP = 0xFFFFFFF0
+
+
+def launched_processes() -> int:
+    """How many processes a launcher started together with this one, as the environment says."""
     # OpenMPI's mpirun, MPICH's mpiexec, Slurm (a step, not the batch script itself).
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
-    if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit():
+    step = os.environ.get("SLURM_STEP_ID", "")
+    if "SLURM_PROCID" in os.environ and step.isdigit() and int(step) < _FIRST_SPECIAL_STEP:
         return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
     return 1
 

@@ -89,11 +89,12 @@ def test_a_killed_run_continues_with_what_is_not_done(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_killed_at_many_moments(
     corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     generator = random.Random(5)
-    for attempt in range(12):
+    for attempt in range(8):
         output = tmp_path / str(attempt)
         while True:
             process = start(corpus, output, workers=generator.randint(1, 3))

@@ -38,6 +38,8 @@ class Document(NamedTuple):
     problem: str | None = None
     detail: str | None = None
     tokens: np.ndarray | None = None
+    text: str | None = None
+    """The same as `data` where the reader had to decode it anyway."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,6 @@ def read_jsonl(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
             yield Document(None, language, "missing_text")
             continue
         try:
-            yield Document(text.encode(), language)
+            yield Document(text.encode(), language, text=text)
         except UnicodeEncodeError:  # half of a surrogate pair, written as \ud83d
             yield Document(None, language, "invalid_utf8")

@@ -1,0 +1,83 @@
+"""Sharing work: every task once, whoever begins; launchers told apart."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from mmbert.errors import UserError
+from mmbert_prep.team import SoloTeam, claimed, clear_folder, launched_processes, run_local
+
+
+class _Member(SoloTeam):
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_every_task_goes_to_exactly_one_worker(size: int, tmp_path: Path) -> None:
+    generator = random.Random(size)
+    weights = [generator.randint(1, 100) for _ in range(40)]
+    tasks = [f"task-{number}" for number in range(40)]
+    clear_folder(tmp_path)
+    workers = [claimed(_Member(rank, size), tmp_path, tasks, weights) for rank in range(size)]
+    taken: list[int] = []
+    while workers:  # workers of very different speed
+        worker = generator.choice(workers[: 1 + len(workers) // 2])
+        try:
+            taken.append(next(worker))
+        except StopIteration:
+            workers.remove(worker)
+    assert sorted(taken) == list(range(40))
+
+
+def test_a_fast_worker_takes_over_what_others_have_not_begun(tmp_path: Path) -> None:
+    clear_folder(tmp_path)
+    tasks = [str(number) for number in range(10)]
+    slow = claimed(_Member(1, 2), tmp_path, tasks, [1] * 10)
+    first = next(slow)
+    fast = list(claimed(_Member(0, 2), tmp_path, tasks, [1] * 10))
+    assert sorted([first, *fast]) == list(range(10))
+    assert list(slow) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4),
+        ({"PMI_SIZE": "3"}, 3),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "6"}, 6),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291", "SLURM_NTASKS": "8"}, 1),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}, 1),
+    ],
+)
+def test_launchers(
+    environment: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("OMPI", "PMI", "SLURM", "MPI_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched_processes() == expected
+
+
+def _fail(team: SoloTeam, rank: int) -> int:
+    if team.rank == rank:
+        raise UserError(f"rank {rank} cannot go on", remedy="mend it")
+    team.barrier()
+    return team.size
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_failing_worker_ends_all_with_its_own_error(rank: int) -> None:
+    with pytest.raises(UserError, match=f"rank {rank} cannot go on"):
+        run_local(_fail, 3, rank)
+
+
+def test_local_workers_meet() -> None:
+    assert run_local(_fail, 3, -1) == 3
