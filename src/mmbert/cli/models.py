@@ -137,7 +137,7 @@ def merge(
                 "without --method, one run is merged as its recipe says",
                 remedy="name one run alone, or give --method ties, linear or ema",
             )
-        comparison = merge_run(models[0], output, dtype.value)
+        comparison = merge_run(models[0], output, dtype=dtype.value)
     else:
         comparison = merge_models(
             [_checkpoint(path) for path in models],
