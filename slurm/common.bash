@@ -44,8 +44,11 @@ keep_running() {
 # taken_away: whether the job is no longer running although this script is: cancelled by its user, or
 # its nodes died (srun may then report 0).
 taken_away() {
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
-    [[ $state != RUNNING ]]
+    for _ in 1 2 3; do # the controller may be busy
+        state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) && break
+        sleep 5
+    done
+    [[ -n $state && $state != RUNNING ]]
 }
 
 # preempted: whether Slurm takes this job's nodes away (which it need not tell this script).

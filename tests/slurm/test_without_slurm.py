@@ -34,6 +34,7 @@ def programs(tmp_path: Path) -> Path:
     answers = {
         "scontrol": 'case "$2" in hostnames) printf "gpu%03d\\n" $(seq 1 64);; '
         'job) echo "   EndTime=Unknown PreemptTime=None";; esac',
+        "squeue": "echo RUNNING",
         "srun": 'echo "MASTER_ADDR=$MASTER_ADDR srun $*"',
     }
     for name, body in answers.items():
