@@ -103,7 +103,7 @@ class CheckpointStore:
         if failures:
             if _rank() == 0:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
-            reason = next(failure for failure in failures if failure)
+            reason = next((failure for failure in failures if failure), "see the log")
             raise UserError(
                 f"the checkpoint {writer.job.path} could not be written: {reason}",
                 remedy="free space (or raise the quota) or mend the disk, then start the same "
