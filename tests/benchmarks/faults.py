@@ -127,9 +127,13 @@ class Trials:
             ranks[0].join(self.random.uniform(0, self.seconds_of_training))
             victim = self.random.randrange(2)
             ranks[victim].kill()
-            statuses = exit_statuses(ranks, 300)
-            # The other rank fails by itself, or both had ended before the kill came.
-            total.seen += statuses[1 - victim] in (FAILED, DONE)
+            # The other rank fails by itself as soon as it misses the first; while the two have not
+            # yet met it waits, and every launcher then ends it, as is done here.
+            ranks[1 - victim].join(60)
+            if ranks[1 - victim].exitcode is None:
+                ranks[1 - victim].terminate()
+            statuses = exit_statuses(ranks, 60)
+            total.seen += statuses[1 - victim] in (FAILED, DONE, -signal.SIGTERM)
             ended = (options.output / "checkpoints" / f"step-{STEPS:08d}").exists()
             if ended or number + 1 == kills:
                 exit_statuses(start_ranks(options), 300)
