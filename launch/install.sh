@@ -38,7 +38,7 @@ else
     echo "torch: no GPU, and $index cannot be reached; installing from the package registry (on Linux usually the CUDA build, several GB)"
     pip install --quiet "$torch_requirement"
 fi
-.venv/bin/python -c '
+.venv/bin/python -W ignore -c '
 import torch
 print(f"torch: {torch.__version__},", f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build")'
 

@@ -58,9 +58,7 @@ def run_dry_batches(engine: Engine, recipe: Recipe, vocabulary_size: int) -> dic
             raise _does_not_fit(recipe, phase) from error
         if report.finite:
             raise RuntimeError("the engine took a step with gradients that are not finite")
-        peaks[phase.name] = (
-            torch.cuda.max_memory_allocated() if engine.device.type == "cuda" else 0
-        )
+        peaks[phase.name] = torch.cuda.max_memory_allocated() if engine.device.type == "cuda" else 0
     return peaks
 
 
