@@ -91,7 +91,10 @@ class PartWriter:
 
     def counts(self, language: str) -> LanguageCounts:
         """The counts of a language, to be added to."""
-        return self.report.counts.setdefault(language, LanguageCounts())
+        counts = self.report.counts.get(language)
+        if counts is None:
+            counts = self.report.counts[language] = LanguageCounts()
+        return counts
 
     def add(self, language: str, tokens: np.ndarray, documents: np.ndarray) -> None:
         """Append documents: their tokens one after the other, DOCUMENT_DTYPE facts of each."""
