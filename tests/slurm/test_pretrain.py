@@ -72,6 +72,20 @@ def test_two_hosts_train_as_one(
 
 
 @pytest.mark.long
+def test_tensor_parallel_ranks_on_two_hosts(
+    cluster: Cluster, runner: Runner, tmp_path: Path
+) -> None:
+    grid = ("parallel.tensor=2", "parallel.zero_stage=2")
+    for options, run in ((ONE_HOST, tmp_path / "one"), (TWO_HOSTS, tmp_path / "two")):
+        job = runner.submit(options, run, *grid)
+        end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
+        assert end["JobState"] == "COMPLETED", cluster.log(job)
+        assert "1 data ranks × 2 tensor ranks, ZeRO 2" in cluster.log(job)
+    assert len(figures(tmp_path / "one")) == STEPS
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.long
 def test_disturbed_twice_it_continues_to_the_same_bits(
     cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
 ) -> None:
