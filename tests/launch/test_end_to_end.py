@@ -129,6 +129,18 @@ def test_inspect_shows_languages_and_decodes_documents(work: Path) -> None:
     assert len(document) > 100
 
 
+def test_the_shards_hold_the_text_they_were_made_from(work: Path) -> None:
+    verify = ("mmbert", "inspect", work / "shards", "--verify", "--input")
+    sound = run(*verify, work / "text")
+    assert sound.returncode == 0, sound.stdout
+    assert "570 documents in 4 languages decode" in sound.stdout
+    other = work / "other"
+    write_text(other, scale=2)
+    different = run(*verify, other)
+    assert different.returncode == 2
+    assert "eng_Latn" in different.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

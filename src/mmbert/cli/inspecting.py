@@ -58,6 +58,7 @@ def plan(
 @app.command(
     epilog="Examples: `mmbert inspect my_shards`, "
     "`mmbert inspect my_shards --language swh_Latn --document 3`, "
+    "`mmbert inspect my_shards --verify --input my_corpus`, "
     "`mmbert inspect my_run --step 1200 --data my_shards`"
 )
 def inspect(
@@ -71,6 +72,10 @@ def inspect(
         Path | None, typer.Option(help="Show epochs of each language under this recipe.")
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare every file with its checksum.")] = False,
+    source_text: Annotated[
+        str | None,
+        typer.Option("--input", help="With --verify: decode all shards against this text."),
+    ] = None,
     step: Annotated[
         int | None, typer.Option(help="Print the documents of this step of a run.", min=0)
     ] = None,
@@ -92,6 +97,8 @@ def inspect(
             typer.echo(shards.decode_document(path, language, document, held_out=held_out))
         elif verify:
             shards.verify_shards(path, console)
+            if source_text is not None:
+                shards.verify_against_text(path, source_text, console)
         else:
             shards.render_shards(path, console, recipe)
     else:
