@@ -45,6 +45,8 @@ def _acquire(path: Path) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
     }
     with _guard(path):
         holder = _holder(path)
@@ -80,6 +82,13 @@ def _holder(path: Path) -> dict[str, Any] | None:
 
 
 def _alive(path: Path, holder: dict[str, Any]) -> bool:
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is not None and holder.get("slurm_job") == job:
+        # Slurm starts a job again only after its earlier start has ended, whatever became of the
+        # host it ran on.
+        restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+        if holder.get("slurm_restart") != restart:
+            return False
     if holder.get("host") != socket.gethostname():
         return time.time() - path.stat().st_mtime < _STALE_SECONDS
     try:

@@ -20,7 +20,7 @@ from mmbert_prep.pipeline import preprocess
 from mmbert_prep.progress import files_being_read
 from mmbert_prep.settings import DEFAULT_CONTEXTS, PrepSettings
 from mmbert_prep.summary import ignored_files
-from mmbert_prep.team import WorkerDiedError, mpi_team, run_local
+from mmbert_prep.team import WorkerDiedError, launched_team, run_launched, run_local
 from mmbert_prep.units import plan_units
 from mmbert_prep.workspace import Workspace
 
@@ -149,9 +149,9 @@ def command(
     if dry_run:
         _dry_run(settings)
         return
-    team = mpi_team()
+    team = launched_team(settings.output)
     if team is not None:
-        preprocess(team, settings)
+        run_launched(preprocess, team, settings)
         return
     try:
         run_local(preprocess, settings.workers, settings)

@@ -1,4 +1,4 @@
-"""The workers of a run, all doing the same program: MPI ranks, local processes, or one process.
+"""The workers of a run, all doing the same program: MPI ranks, Slurm's tasks, or local processes.
 
 Workers share nothing but the output folder's file system: work is claimed by creating a file, so no
 process hands out work and no data passes between processes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmbert.errors import UserError
+
+# How OpenMPI's mpirun and MPICH's mpiexec say how many processes they started.
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
 
 
 class Team(Protocol):
@@ -67,6 +71,94 @@ class MpiTeam:
         self._communicator.Abort(status)
 
 
+class SlurmTeam:
+    """The tasks of a Slurm step: they know their numbers, and meet in files of the output folder.
+
+    Needs no MPI. Every task says in `folder` which barriers it has reached; rank 0, when it has
+    seen all of them, lets them pass.
+    """
+
+    _POLL_SECONDS = 0.2
+
+    def __init__(self, rank: int, size: int, folder: Path) -> None:
+        self.rank, self.size = rank, size
+        self._folder, self._barriers = folder, 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def barrier(self) -> None:
+        """Wait for all tasks, asleep; WorkerDiedError if one has said that it failed."""
+        self._barriers += 1
+        passed = f"{self._barriers}-passed"
+        (self._folder / f"{self._barriers}-reached-{self.rank}").touch()
+        if self.rank == 0:
+            reached = f"{self._barriers}-reached-"
+            while sum(name.startswith(reached) for name in self._names()) < self.size:
+                time.sleep(self._POLL_SECONDS)
+            (self._folder / passed).touch()
+        else:
+            while passed not in self._names():
+                time.sleep(self._POLL_SECONDS)
+
+    def close(self) -> None:
+        """The work is done: rank 0 removes the folder when nobody looks at it any more."""
+        if self.rank:
+            (self._folder / f"left-{self.rank}").touch()
+            return
+        while sum(name.startswith("left-") for name in self._names()) < self.size - 1:
+            time.sleep(self._POLL_SECONDS)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        # A listing, because network file systems remember longer that a single file was not there.
+        names = os.listdir(self._folder)
+        for name in names:
+            if name.startswith("failed-"):
+                raise WorkerDiedError(f"task {name.removeprefix('failed-')} of this job failed")
+        return names
+
+    def check(self) -> None:
+        """Looked at in barriers; `srun --kill-on-bad-exit=1` is quicker."""
+
+    def abort(self) -> None:
+        """Tell the others that this task fails."""
+        (self._folder / f"failed-{self.rank}").touch()
+
+
+def launched_team(output: Path) -> MpiTeam | SlurmTeam | None:
+    """The team of the processes that a launcher started; None when this process is alone.
+
+    Raises UserError where the launcher and MPI do not agree.
+    """
+    return slurm_team(output) or mpi_team()
+
+
+def run_launched(program: Callable[..., Any], team: MpiTeam | SlurmTeam, *arguments: Any) -> Any:
+    """Run `program(team, *arguments)` in this process, one of the team; others hear of failure."""
+    if isinstance(team, MpiTeam):
+        return program(team, *arguments)  # MPI's ranks are aborted when this one leaves
+    try:
+        result = program(team, *arguments)
+        team.close()
+    except BaseException:
+        team.abort()
+        raise
+    return result
+
+
+def slurm_team(output: Path) -> SlurmTeam | None:
+    """The team of this Slurm step when it has several tasks and no MPI started them, else None."""
+    variables = os.environ
+    if any(name in variables for name in _MPI_SIZES) or launched_processes() == 1:
+        return None
+    # Apart for each start of each job: what an earlier one left says nothing about this one.
+    step = ".".join(
+        variables.get(name, "0")
+        for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    )
+    folder = output / ".preprocess" / f"step-{step}"
+    return SlurmTeam(int(variables["SLURM_PROCID"]), launched_processes(), folder)
+
+
 def mpi_team() -> MpiTeam | None:
     """The MPI team when a launcher started several processes, else None.
 
@@ -100,8 +192,8 @@ _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 def launched_processes() -> int:
     """How many processes a launcher started together with this one, as the environment says."""
-    # OpenMPI's mpirun, MPICH's mpiexec, Slurm (a step, not the batch script itself).
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"):
+    # Of Slurm, a step; not the batch script itself.
+    for name in _MPI_SIZES:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     step = os.environ.get("SLURM_STEP_ID", "")
