@@ -325,6 +325,7 @@ def refused(rank: int, world_size: int) -> list[str]:
             Engine(model, settings, grid, torch.device("cpu"))
         except UserError as error:
             messages.append(str(error))
+    torch.distributed.barrier()  # rank 0 keeps the store that the others still connect through
     return messages
 
 
