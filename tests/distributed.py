@@ -19,6 +19,18 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# What every rank that makes an engine would otherwise import for itself.
+PRELOADED = [
+    "torch",
+    "torch._dynamo",
+    "deepspeed",
+    "deepspeed.runtime.bf16_optimizer",
+    "deepspeed.runtime.zero.stage3",
+    "mmbert.training.checkpoint",
+    "distributed",
+]
+
+
 def run_ranks(
     function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 120
 ) -> dict[int, Any]:
@@ -28,7 +40,7 @@ def run_ranks(
     (it was killed, or hangs). No process outlives the call.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "deepspeed", "distributed"])
+    context.set_forkserver_preload(PRELOADED)
     results: Queue[tuple[int, str | None, Any]] = context.Queue()
     port = free_port()
     processes = [

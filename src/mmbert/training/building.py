@@ -112,6 +112,7 @@ def open_session(
     if session.results.unigram is None:
         watchdog.beat(session.step, "counting tokens for the unigram model")
         session.results.unigram = Losses.of(session.held_out.unigram(corpus))
+    session.store.prepare(engine)
     watchdog.beat(session.step, "trying the largest batch of each phase")
     peaks = run_dry_batches(engine, recipe, prepared.encoder.vocab_size)
     _announce(session, model, peaks)

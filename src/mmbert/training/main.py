@@ -24,6 +24,7 @@ from mmbert.training.loop import Ending, train
 from mmbert.training.preparation import Prepared, RunOptions, prepare
 from mmbert.training.results import print_summary
 from mmbert.training.watchdog import open_store
+from mmbert_kernels import keep_freed_memory
 
 EXIT_FAILURE = 1
 PATIENCE_SECONDS = 5.0
@@ -52,6 +53,7 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
     control = Control.build(2 * hang)
     if device.type == "cpu":
         _share_processors(control)
+        keep_freed_memory()
     errors = control.gather(error)
     if any(error is not None for error in errors):
         if control.is_first:

@@ -204,8 +204,7 @@ class Session:
         limit = self.recipe.guard.rollback_limit
         self.finish_saving()
         first = max(0, spike - 1)
-        earlier = [path for path in self.store.list() if step_of(path) <= first]
-        target = self.control.broadcast(str(earlier[-1]) if earlier else None)
+        target = self.store.newest_sound(up_to_step=first)
         if target is None or self.skipped.rollbacks >= limit:
             why = (
                 "no checkpoint lies before it"
@@ -222,14 +221,13 @@ class Session:
                 if step_of(path) > first:
                     _remove(path)
         self.control.barrier()
-        self.require_sound(Path(target))
-        self.load(Path(target))
+        self.load(target)
         self.meter.collect(self.grid.data)
         self.interval.restart()
         self.reporter.event(
             "rollback",
             self.step,
-            f"rolled back to {Path(target).name}; steps {first} to {spike} will be passed over",
+            f"rolled back to {target.name}; steps {first} to {spike} will be passed over",
         )
         return True
 

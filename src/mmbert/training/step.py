@@ -68,7 +68,7 @@ class StepRunner:
         """
         device = self._engine.device
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
-        for row in rows:
+        for number, row in enumerate(rows):
             with self._clock.host("data"):
                 batch = to_batch(row, device)
                 components = torch.from_numpy(row.masked_components).to(device).long()
@@ -78,6 +78,7 @@ class StepRunner:
                 rotary_bases=rotary_bases,
                 dropout_seed=self._seed,
                 loss_scale=1.0 / masked_tokens,
+                last=number == len(rows) - 1,
             )
             self._clock.between("forward", begin, self._forward_end)
             self._clock.between("backward", self._forward_end, self._clock.mark())

@@ -77,6 +77,8 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.beat(0, "start")
+        # From the very first: a rank that stops within one interval must have a name and a place.
+        self._publish(0, 0.0)
         self._thread.start()
 
     def beat(self, step: int, activity: str) -> None:
