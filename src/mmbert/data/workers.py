@@ -74,7 +74,7 @@ class Workers:
         worker = self._owner[index % self._streams]
         try:
             message = self._pipes[worker].recv()
-        except EOFError:
+        except (EOFError, OSError):  # at a message, or in the middle of one
             code = self._processes[worker].wait(_PATIENCE_SECONDS)
             raise RuntimeError(f"the data worker died before row {index} (exit {code})") from None
         if isinstance(message, BaseException):
