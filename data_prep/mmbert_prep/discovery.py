@@ -51,6 +51,11 @@ def discover(settings: PrepSettings) -> Discovery:
         if path.endswith(".json") and os.path.dirname(path) in shard_folders:
             _ignore(found, "beside MDS shards", os.path.relpath(path, root))
             continue
+        unpacked, extension = os.path.splitext(path)
+        if unpacked.endswith(".mds") and extension.lower() in _COMPRESSIONS and unpacked in known:
+            relative = os.path.relpath(path, root)
+            _ignore(found, "packed copy of an MDS shard beside it", relative)
+            continue
         _classify(path, root, settings, found)
     if not found.files:
         reasons = "; ".join(f"{why}: {len(names)}" for why, names in sorted(found.ignored.items()))
