@@ -1,6 +1,7 @@
 """Fine-tuning learns a simple task, reports honestly, and names what is wrong with its files."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,29 @@ def test_a_label_that_training_has_not_seen(run: Run, tmp_path: Path) -> None:
     assert read_examples(test)[0].label == "fire"
     with pytest.raises(UserError, match="label 'fire'"):
         fine_tune(LoadedModel(run.checkpoint), train, [test], SETTINGS)
+
+
+def test_nothing_to_score_is_said_before_training(run: Run, tmp_path: Path) -> None:
+    train = write_examples(tmp_path / "train.tsv", 20, 0)
+    with pytest.raises(UserError, match="nothing to score"):
+        fine_tune(LoadedModel(run.checkpoint), train, [], SETTINGS)
+
+
+def test_long_documents_are_cut_and_short_ones_are_not(run: Run, tmp_path: Path) -> None:
+    """Beyond `longest` nothing is read: two files that differ only there score the same."""
+    train = write_examples(tmp_path / "train.tsv", 40, 0)
+    test = write_examples(tmp_path / "test.tsv", 20, 1)
+    settings = replace(SETTINGS, epochs=1, longest=12)
+    scores = []
+    for ending in ("river bridge", "book window"):
+        texts = [
+            f"{line} {' '.join(FILLER)} {ending * 300}"
+            for line in test.read_text().split("\n")[:-1]
+        ]
+        (tmp_path / "long.tsv").write_text("".join(f"{text}\n\n" for text in texts))
+        (score,) = fine_tune(LoadedModel(run.checkpoint), train, [tmp_path / "long.tsv"], settings)
+        scores.append(score)
+    assert scores[0] == scores[1]
+    model = LoadedModel(run.checkpoint)
+    assert len(model.encode(" ".join(FILLER) * 300)) == model.model.context
+    assert model.encode("", longest=12).tolist() == [2, 1]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mmbert.errors import UserError
-from mmbert.model.config import encoder_config
+from mmbert.model.config import FIXED_BY_ARCHITECTURE, encoder_config
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup
 from mmbert.planner import GPUS, count_parameters, find_gpu, flops_per_token, plan, render
@@ -238,6 +238,7 @@ def test_a_start_that_the_recipe_does_not_suit_is_warned_of(tmp_path: Path) -> N
         "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
         "num_attention_heads": 12, "local_attention": 128, "global_attn_every_n_layers": 3,
         "norm_eps": 1e-5, "global_rope_theta": 10000.0, "local_rope_theta": 10000.0,
+        "vocab_size": 256_000, **FIXED_BY_ARCHITECTURE,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert plan(recipe_of("base", start), gpus=8).warnings == ()
@@ -245,6 +246,9 @@ def test_a_start_that_the_recipe_does_not_suit_is_warned_of(tmp_path: Path) -> N
     (warning,) = plan(recipe_of("base", start), gpus=8).warnings
     assert "rotary_bases.local of the first phase is 10000" in warning
     assert "trained with 160000" in warning
+    (tmp_path / "config.json").write_text(json.dumps(config | {"local_attention": 256}))
+    (warning,) = plan(recipe_of("base", start), gpus=8).warnings
+    assert "local_window is 128, there 256" in warning
 
 
 def test_an_unusual_tensor_size_is_among_the_layouts() -> None:

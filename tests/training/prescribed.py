@@ -152,15 +152,15 @@ def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
     return Engine(PrescribedModel(grid.tensor), settings, grid, torch.device("cpu"))
 
 
-def gather_full(engine: Engine, state: str = "master") -> dict[str, Tensor]:
-    """Every parameter's full master (or optimiser state), on every rank, from all fragments."""
+def gather_shares(engine: Engine, state: str = "master") -> dict[str, list[Tensor]]:
+    """Every tensor rank's share of each parameter's master (or optimiser state), on every rank."""
     entries = [
         (fragment.name, fragment.tensor_rank, fragment.start, fragment.states()[state].clone())
         for fragment in engine.fragments()
     ]
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, entries)
-    size, full = engine.grid.tensor.size, {}
+    size, gathered_shares = engine.grid.tensor.size, {}
     for description in engine.descriptions:
         shares = []
         for rank in range(size):
@@ -171,6 +171,16 @@ def gather_full(engine: Engine, state: str = "master") -> dict[str, Tensor]:
                     if name == description.name and tensor_rank == rank:
                         share[begin : begin + len(values)] = values
             shares.append(share.view(shape))
+        gathered_shares[description.name] = shares
+    return gathered_shares
+
+
+def gather_full(engine: Engine, state: str = "master") -> dict[str, Tensor]:
+    """Every parameter's full master (or optimiser state), on every rank, from all fragments."""
+    full = {}
+    for description, shares in zip(
+        engine.descriptions, gather_shares(engine, state).values(), strict=True
+    ):
         if not description.is_split:
             assert all(torch.equal(share, shares[0]) for share in shares), description.name
         full[description.name] = assemble(shares, description)

@@ -2,9 +2,17 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
+from mmbert.data.corpus import open_corpus
+from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
+from mmbert.model.config import encoder_config
+from mmbert.recipe import load_recipe
 from mmbert.training.launchers import discover_placement
 from mmbert.training.preparation import RunOptions
 from tests.data.shards import write_corpus
@@ -57,7 +65,28 @@ def write_inputs(folder: Path) -> Path:
         heldout=(30, 40, 20),
         vocabulary_size=256,
     )
+    vocabulary = {f"token {number}": number for number in range(256)}
+    (folder / "shards" / "tokenizer" / "tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": vocabulary}, "added_tokens": []})
+    )
     (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+def write_initial_checkpoint(
+    folder: Path, inputs: Path, weights: dict[str, torch.Tensor], **changes: Any
+) -> Path:
+    """What `mmbert import` writes for a model with these weights; `changes` of its config.json."""
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors")
+    corpus = open_corpus(inputs / "shards")
+    recipe = load_recipe(inputs / "recipe.yaml")
+    rows = len(weights["model.embeddings.tok_embeddings.weight"])
+    bases = recipe.phases[-1].rotary_bases
+    model = HuggingFaceModel(encoder_config(recipe.model, rows), bases, context=128)
+    config = hugging_face_config(model, corpus.tokenizer.special_ids, dtype="float32")
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    shutil.copyfile(corpus.tokenizer_folder / "tokenizer.json", folder / "tokenizer.json")
     return folder
 
 

@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
 from mmbert.training.checkpoint import read_parameters
 from tests.training import fault_injection
 from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
-from tests.training.small_run import STEPS, events, options_for, step_losses
+from tests.training.small_run import (
+    STEPS,
+    events,
+    options_for,
+    step_losses,
+    write_initial_checkpoint,
+)
 
 
 def test_trying_the_largest_batches_leaves_no_trace(
@@ -37,9 +42,7 @@ def test_training_starts_from_given_weights_on_any_grid(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     weights = dict(read_parameters(undisturbed / "checkpoints" / f"step-{STEPS:08d}"))
-    imported = tmp_path / "imported"
-    imported.mkdir()
-    save_file(weights, imported / "model.safetensors")
+    imported = write_initial_checkpoint(tmp_path / "imported", inputs, weights)
     overrides = (
         f"initial_checkpoint={imported}", "parallel.tensor=2",
         "phases.pretrain.rotary_bases={global: 160000, local: 160000}",
@@ -54,12 +57,29 @@ def test_training_starts_from_given_weights_on_any_grid(
     assert begun[0]["held_out_start"]["languages"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_weights_of_another_model_are_refused_with_the_parameter(
+def test_weights_of_another_shape_than_their_config_says_are_refused_with_the_parameter(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     weights = dict(read_parameters(undisturbed / "checkpoints" / f"step-{STEPS:08d}"))
-    save_file(weights, tmp_path / "model.safetensors")
-    overrides = (f"initial_checkpoint={tmp_path}", "model.intermediate_size=64")
-    options = options_for(inputs, tmp_path / "run", *overrides)
+    weights["model.layers.0.mlp.Wi.weight"] = weights["model.layers.0.mlp.Wi.weight"][:90].clone()
+    imported = write_initial_checkpoint(tmp_path / "imported", inputs, weights)
+    options = options_for(inputs, tmp_path / "run", f"initial_checkpoint={imported}")
     assert run_to_the_end(options, world_size=1) == [2]
-    assert "model.layers.0.mlp.Wi.weight has shape (96, 32)" in output_of(options)
+    assert "model.layers.0.mlp.Wi.weight has shape (90, 32)" in output_of(options)
+
+
+def test_other_rotary_bases_than_the_given_weights_had_are_warned_of(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The small run's first phase has other bases than its last, whose weights these are."""
+    weights = dict(read_parameters(undisturbed / "checkpoints" / f"step-{STEPS:08d}"))
+    imported = write_initial_checkpoint(tmp_path / "imported", inputs, weights)
+    options = options_for(
+        inputs, tmp_path / "run", f"initial_checkpoint={imported}", stop_after_phase="pretrain"
+    )
+    assert run_to_the_end(options, world_size=1) == [0], output_of(options)
+    said = [event["text"] for event in events(options.output, "warning")]
+    assert len(said) == 2
+    assert "rotary_bases.global of the first phase is 10000" in said[0]
+    assert "trained with 160000" in said[0]
+    assert all(text in output_of(options) for text in said)

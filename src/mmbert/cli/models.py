@@ -179,6 +179,8 @@ def evaluate(
         raise UserError(
             "nothing to evaluate on", remedy="give --data, --retrieval (twice or more), or --train"
         )
+    if test and not train:
+        raise UserError("--test is given without --train", remedy="name the file to fine-tune on")
     console, path = console_for_output(), _checkpoint(model)
     if data:
         console.print(

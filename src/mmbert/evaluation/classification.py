@@ -7,6 +7,7 @@ other languages too.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from mmbert.errors import UserError
 from mmbert.evaluation.lines import read_lines
 from mmbert.evaluation.loaded import LoadedModel, mean_by_document
 from mmbert.hub.building import pack
-from mmbert.model.modernbert import Row
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class Classifier(nn.Module):
     def __init__(self, model: LoadedModel, labels: int) -> None:
         super().__init__()
         self.encoder = model.module.model
-        self.bases = model.model.rotary_bases
+        # Not the whole model as a part of this one: its head and decoder are not trained.
+        self._hidden_states = partial(
+            model.module.hidden_states, rotary_bases=model.model.rotary_bases
+        )
         self.output = nn.Linear(model.model.encoder.hidden_size, labels)
         nn.init.normal_(self.output.weight, std=0.02)
         nn.init.zeros_(self.output.bias)
@@ -74,14 +77,7 @@ class Classifier(nn.Module):
     def forward(self, documents: Sequence[Tensor]) -> Tensor:
         """Token ids of each document to float32 [documents, labels]."""
         batch = pack(documents).to(self.output.weight.device)
-        row = Row(
-            cu_seqlens=batch.cu_seqlens,
-            max_seqlen=batch.max_seqlen,
-            rotary_bases=self.bases,
-            dropout_seed=None,
-            first_token=0,
-        )
-        hidden = self.encoder(batch.input_ids, row)
+        hidden = self._hidden_states(batch)
         logits: Tensor = self.output(mean_by_document(hidden, batch.cu_seqlens))
         return logits
 
@@ -91,8 +87,13 @@ def fine_tune(
 ) -> list[ClassificationScore]:
     """Train on `train`, score on each of `tests`. `model` is trained itself: load it afresh after.
 
-    UserError: a malformed file, fewer than two labels, a test label that training has not seen.
+    UserError: no test file, a malformed one, fewer than two labels, a test label that training has
+    not seen.
     """
+    if not tests:
+        raise UserError(
+            f"nothing to score after training on {train}", remedy="name at least one --test file"
+        )
     examples = read_examples(train)
     labels = sorted({example.label for example in examples})
     if len(labels) < 2:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmbert.data.tokenizer import SpecialIds
 from mmbert.errors import UserError
-from mmbert.model.config import EncoderConfig
+from mmbert.model.config import FIXED_BY_ARCHITECTURE, EncoderConfig
 from mmbert.recipe import RotaryBases
 
 
@@ -41,28 +41,21 @@ def hugging_face_config(
         "intermediate_size": encoder.intermediate_size,
         "num_hidden_layers": encoder.num_hidden_layers,
         "num_attention_heads": encoder.num_attention_heads,
-        "hidden_activation": "gelu",
+        **FIXED_BY_ARCHITECTURE,
         "max_position_embeddings": model.context,
         "norm_eps": encoder.norm_eps,
-        "norm_bias": False,
-        "attention_bias": False,
         # The output dropout of training has no counterpart there, and is off when a model is used.
         "attention_dropout": 0.0,
-        "mlp_bias": False,
         "mlp_dropout": 0.0,
         "embedding_dropout": 0.0,
-        "decoder_bias": True,
         "global_attn_every_n_layers": encoder.global_attention_every,
         "local_attention": encoder.local_window,
         "global_rope_theta": model.rotary_bases.global_,
         "local_rope_theta": model.rotary_bases.local_,
-        "classifier_activation": "gelu",
-        "classifier_bias": False,
         "classifier_dropout": 0.0,
         "classifier_pooling": "mean",
         "initializer_range": encoder.initializer_range,
         "initializer_cutoff_factor": 2.0,
-        "tie_word_embeddings": True,
         "pad_token_id": special_ids.pad,
         "bos_token_id": special_ids.begin,
         "cls_token_id": special_ids.begin,
@@ -73,18 +66,6 @@ def hugging_face_config(
     }
 
 
-# What this project's encoder is, said as configuration keys: (key, default of transformers, the
-# only value that computes the same function).
-_FIXED: tuple[tuple[str, object, object], ...] = (
-    ("hidden_activation", "gelu", "gelu"),
-    ("classifier_activation", "gelu", "gelu"),
-    ("norm_bias", False, False),
-    ("attention_bias", False, False),
-    ("mlp_bias", False, False),
-    ("classifier_bias", False, False),
-    ("decoder_bias", True, True),
-    ("tie_word_embeddings", True, True),
-)
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -117,8 +98,14 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
             remedy="only ModernBERT checkpoints (ModernBERT, mmBERT, Ettin encoders, …) can be"
             " imported",
         )
-    for key, default, wanted in _FIXED:
-        if config.get(key, default) != wanted:
+    architectures = config.get("architectures") or ["ModernBertForMaskedLM"]
+    if "ModernBertForMaskedLM" not in architectures:
+        raise UserError(
+            f"{path} is of a {architectures[0]}, which has no masked-language-model head",
+            remedy="import the pretrained model (ModernBertForMaskedLM) that it was made from",
+        )
+    for key, wanted in FIXED_BY_ARCHITECTURE.items():
+        if config.get(key, wanted) != wanted:
             raise UserError(
                 f"{path}: {key} is {config[key]!r}; this encoder only computes {wanted!r}",
                 remedy="a model with another value would give other logits here; it cannot be"
@@ -169,7 +156,9 @@ def _global_attention_every(config: dict[str, Any], path: Path) -> int:
     if layer_types is None:
         return _integer(config, "global_attn_every_n_layers", path, 3)
     layers = _integer(config, "num_hidden_layers", path)
-    for every in range(1, layers + 1):
+    # Few layers fit several periods: the one that is named, if it does.
+    named = _integer(config, "global_attn_every_n_layers", path, 3)
+    for every in (named, *range(1, layers + 1)):
         pattern = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
         if layer_types == pattern:
             return every
@@ -187,7 +176,7 @@ def _rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     scaled = config.get("rope_scaling") is not None or any(
         part.get("rope_type", "default") != "default" for part in (full, sliding)
     )
-    if scaled:
+    if scaled or parameters.keys() - {"full_attention", "sliding_attention"}:
         raise UserError(
             f"{path} scales its rotary positions",
             remedy="only plain rotary embeddings (a base for each kind of layer) can be imported",

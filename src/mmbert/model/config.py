@@ -8,6 +8,18 @@ from mmbert.recipe import ModelSettings
 
 Recompute = Literal["none", "selective", "full"]
 
+# What every ModernBERT here is, by the keys of Hugging Face's config.json (and its defaults there).
+FIXED_BY_ARCHITECTURE: dict[str, object] = {
+    "hidden_activation": "gelu",
+    "classifier_activation": "gelu",  # that of the masked-language-model head
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "classifier_bias": False,
+    "decoder_bias": True,
+    "tie_word_embeddings": True,
+}
+
 
 @dataclass(frozen=True)
 class EncoderConfig:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmbert.parallel.collectives import all_gather_tokens, all_reduce
@@ -28,12 +29,17 @@ class SanityError(RuntimeError):
 
 
 def require_sane_model(
-    model: nn.Module, grid: ProcessGrid, *, partitions: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    grid: ProcessGrid,
+    *,
+    partitions: Mapping[str, Tensor] | None = None,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> None:
     """All checks of a model in training; SanityError on every process of the grid if one fails.
 
     `partitions`: under ZeRO 3 this rank's parts of the parameters by name, as the parameters
-    themselves are put away. Every process calls this.
+    themselves are put away. `rows`: what this rank has trained on, which its whole tensor group
+    must have. Every process calls this.
     """
     named = dict(model.named_parameters())
     descriptions = {name: describe(parameter) for name, parameter in named.items()}
@@ -43,6 +49,7 @@ def require_sane_model(
         grid,
         partitioned_over_data=partitions is not None,
     )
+    problems += check_same(rows or {}, grid.tensor, "rows on tensor ranks")
     require_sane(problems, grid, next(iter(named.values())).device)
 
 
@@ -113,14 +120,20 @@ def check_gradient_ownership(model: nn.Module, group: Group) -> list[str]:
 
 
 def require_sane(problems: Iterable[str], grid: ProcessGrid, device: torch.device) -> None:
-    """SanityError on every process of the grid if any of them brings a problem."""
+    """SanityError with all ranks' problems, on every process of the grid, if any has one."""
     found = list(problems)
     count = torch.tensor([len(found)], dtype=torch.int64, device=device)
-    total = int(all_reduce(all_reduce(count, grid.tensor), grid.data).item())
-    if found:
-        raise SanityError(f"rank {grid.rank}: " + "; ".join(found))
-    if total:
-        raise SanityError(f"rank {grid.rank}: sound itself, but other ranks report problems")
+    if not int(all_reduce(all_reduce(count, grid.tensor), grid.data).item()):
+        return
+    of_all: list[list[str] | None] = [found]
+    if grid.world_size > 1:
+        of_all = [None] * grid.world_size
+        dist.all_gather_object(of_all, found)
+    told: dict[str, list[int]] = {}
+    for rank, texts in enumerate(of_all):
+        for text in texts or ():
+            told.setdefault(text, []).append(rank)
+    raise SanityError("; ".join(f"{text} (on ranks {ranks})" for text, ranks in told.items()))
 
 
 def digest(tensor: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mmbert.errors import UserError
+from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.planner.languages import LanguageTable
 from mmbert.recipe import Recipe
 
@@ -71,30 +72,13 @@ def _initial_checkpoint(recipe: Recipe) -> Iterator[str]:
     """Where the recipe computes something else than the model it starts from."""
     if recipe.initial_checkpoint is None:
         return
-    path = recipe.initial_checkpoint / "config.json"
-    if not path.is_file():
-        yield f"there is no {path} yet: write it with `mmbert import`"
+    if not (recipe.initial_checkpoint / "config.json").is_file():
+        yield f"there is no {recipe.initial_checkpoint} yet: write it with `mmbert import`"
         return
-    config = json.loads(path.read_text(encoding="utf-8"))
-    model, first = recipe.model, recipe.phases[0]
-    for key, ours, named in (
-        ("hidden_size", model.hidden_size, "model.hidden_size"),
-        ("intermediate_size", model.intermediate_size, "model.intermediate_size"),
-        ("num_hidden_layers", model.num_hidden_layers, "model.num_hidden_layers"),
-        ("num_attention_heads", model.num_attention_heads, "model.num_attention_heads"),
-        ("local_attention", model.local_window, "model.local_window"),
-        (
-            "global_attn_every_n_layers",
-            model.global_attention_every,
-            "model.global_attention_every",
-        ),
-        ("norm_eps", model.norm_eps, "model.norm_eps"),
-        ("global_rope_theta", first.rotary_bases.global_, "rotary_bases.global of the first phase"),
-        ("local_rope_theta", first.rotary_bases.local_, "rotary_bases.local of the first phase"),
-    ):
-        theirs = config.get(key)
-        if theirs is not None and theirs != ours:
-            yield (
-                f"the recipe's {named} is {ours:g}, but the model in {recipe.initial_checkpoint}"
-                f" was trained with {theirs:g}"
-            )
+    try:
+        given = InitialCheckpoint(recipe.initial_checkpoint)
+        given.check_model(recipe.model)
+    except UserError as error:
+        yield f"{error.message}; {error.remedy}"
+        return
+    yield from given.rotary_differences(recipe.phases[0].rotary_bases)

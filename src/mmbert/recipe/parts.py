@@ -224,3 +224,6 @@ class GuardSettings(Settings):
     """Rollbacks in one run before it stops for a person to look."""
     hang_minutes: float = Field(default=15.0, gt=0)
     """A rank that makes no progress for this long is named with its stack, and the run stops."""
+    sanity_every: int | None = Field(default=None, gt=0)
+    """Steps between comparisons of all ranks: copies of weights and the rows of a tensor group
+    equal, weights finite, every gradient counted once. None: only before a checkpoint is saved."""

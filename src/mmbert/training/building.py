@@ -145,6 +145,8 @@ def _begin(session: Session, options: RunOptions, prepared: Prepared) -> None:
         what = f"starting {session.recipe.name}: {session.plan.steps} steps"
     session.reporter.open(session.step, session.plan.steps)
     session.reporter.event("start", session.step, what)
+    for warning in prepared.warnings:
+        session.reporter.event("warning", session.step, f"warning: {warning}")
     session.reporter.text("about/recipe", f"```yaml\n{dump_recipe(session.recipe)}```")
     session.reporter.text("about/mfu", FORMULA)
 

@@ -60,6 +60,9 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
                 continue  # rolled back: the session stands at an earlier step
         session.step += 1
         journal.after_step(at)
+        if session.sanity_is_due():
+            session.beat("comparing the ranks' weights")
+            session.check_sanity(rows)
         if session.step == phase_plan.end_step:
             journal.leave_phase(phase_plan)
             session.save("end of phase", phase_end=True)

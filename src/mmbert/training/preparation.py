@@ -1,13 +1,14 @@
 """What can be known before anything starts: the recipe, the plan, the corpus, and that they fit."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
 from mmbert.data.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
+from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.schedule import TrainingPlan, training_plan
@@ -42,6 +43,8 @@ class Prepared:
     encoder: EncoderConfig
     branch_step: int | None = field(default=None)
     """A variant starts from the main run's checkpoint of this step."""
+    warnings: tuple[str, ...] = ()
+    """What may be meant, but probably is not."""
 
 
 def prepare(options: RunOptions, world_size: int) -> Prepared:
@@ -65,14 +68,27 @@ def prepare(options: RunOptions, world_size: int) -> Prepared:
     check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
     _check_data_ranks(recipe, world_size)
     corpus = open_corpus(options.data)
-    encoder = encoder_config(recipe.model, corpus.tokenizer.vocabulary_size)
+    encoder, warnings = _encoder(recipe, corpus)
     check_parallel(
         encoder,
         tensor_parallel=recipe.parallel.tensor,
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
-    return Prepared(recipe, plan, corpus, encoder, branch_step)
+    return Prepared(recipe, plan, corpus, encoder, branch_step, warnings)
+
+
+def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, ...]]:
+    """The model to train, and warnings; where it starts from given weights, it must be theirs."""
+    encoder = encoder_config(recipe.model, corpus.tokenizer.vocabulary_size)
+    if recipe.initial_checkpoint is None:
+        return encoder, ()
+    given = InitialCheckpoint(recipe.initial_checkpoint)
+    given.check_model(recipe.model)
+    given.check_tokenizer(corpus.tokenizer_folder, corpus.tokenizer.special_ids.model_dump())
+    # Rows that no token uses stay, so that the model comes out as it went in.
+    encoder = replace(encoder, vocab_size=given.vocab_size)
+    return encoder, tuple(given.rotary_differences(recipe.phases[0].rotary_bases))
 
 
 def _check_data_ranks(recipe: Recipe, world_size: int) -> None:
@@ -135,3 +151,4 @@ def print_plan(prepared: Prepared, world_size: int, file: TextIO) -> None:
             f"tokens a step ({rows // data_ranks} per data rank), context {settings.context:,}, "
             f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row\n"
         )
+    file.writelines(f"# warning: {warning}\n" for warning in prepared.warnings)

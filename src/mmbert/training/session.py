@@ -2,13 +2,14 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mmbert.data.corpus import Corpus
 from mmbert.data.loader import DataState, RowLoader, merge_states
@@ -146,11 +147,16 @@ class Session:
             f"checkpoint {path.name} ({why}); the step waited {self.store.blocked_seconds:.2f} s",
         )
 
-    def check_sanity(self) -> None:
+    def sanity_is_due(self) -> bool:
+        """Whether the recipe wants the ranks compared after the step just done."""
+        every = self.recipe.guard.sanity_every
+        return every is not None and self.step % every == 0
+
+    def check_sanity(self, rows: Sequence[Row] = ()) -> None:
         """Copies of weights are equal on all ranks that hold them, and finite (all ranks).
 
         A fault in a collective or a device does not show in the loss; it must not reach a
-        checkpoint either.
+        checkpoint either. With `rows`, those of the step just done are compared too.
 
         Raises:
             SanityError: on every rank.
@@ -158,7 +164,8 @@ class Session:
         partitions = None
         if self.engine.zero_stage == 3:  # the parameters themselves are put away
             partitions = {part.name: part.master for part in self.engine.fragments()}
-        require_sane_model(self.engine.module, self.grid, partitions=partitions)
+        seen = {f"row {row.index}": _row_bits(row).to(self.engine.device) for row in rows}
+        require_sane_model(self.engine.module, self.grid, partitions=partitions, rows=seen)
 
     def finish_saving(self) -> None:
         """Wait until what is being written is on disk, on all ranks."""
@@ -284,3 +291,9 @@ def _remove(checkpoint: Path) -> None:
 def step_of(checkpoint: Path) -> int:
     """The step in a checkpoint folder's name."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def _row_bits(row: Row) -> torch.Tensor:
+    """int64 [numbers]: all that the model sees of the row, for comparison between ranks."""
+    parts = (row.input_ids, row.cu_seqlens, row.masked_positions, row.labels, row.weights > 0)
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
