@@ -66,6 +66,14 @@ def test_a_dumped_recipe_reads_back_equal() -> None:
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
+def test_a_phase_has_the_models_dropout_or_its_own() -> None:
+    recipe = parse_recipe(MINIMAL, ["phases.decay.dropout=0"])
+    assert [recipe.dropout_in(phase) for phase in recipe.phases] == [0.1, 0.0]
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+    with pytest.raises(UserError, match=r"phases\.decay\.dropout: .*less than 1"):
+        parse_recipe(MINIMAL, ["phases.decay.dropout=1"])
+
+
 def test_overrides_reach_nested_keys_and_named_entries() -> None:
     recipe = parse_recipe(
         MINIMAL,

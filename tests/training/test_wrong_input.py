@@ -80,10 +80,14 @@ def test_a_variant_may_change_only_what_comes_after_its_branch(
 
 def test_the_dry_run_prints_the_resolved_recipe_and_the_plan(inputs: Path, tmp_path: Path) -> None:
     text = io.StringIO()
-    prepared = prepare(options_for(inputs, tmp_path, "optimizer.learning_rate=1e-3"), 2)
+    overrides = ("optimizer.learning_rate=1e-3", "phases.decay.dropout=0.05")
+    prepared = prepare(options_for(inputs, tmp_path, *overrides), 2)
     print_plan(prepared, 2, text)
     assert "learning_rate: 0.001" in text.getvalue()
     assert "# 2 processes: 2 data ranks × 1 tensor ranks, ZeRO 1" in text.getvalue()
     assert "# 22 steps, 22.5k tokens" in text.getvalue()
-    assert "# decay: steps 16 to 21" in text.getvalue()
+    extension, decay = text.getvalue().splitlines()[-2:]
+    assert decay.startswith("# decay: steps 16 to 21")
+    assert extension.endswith("dropout 0.1")
+    assert decay.endswith("dropout 0.05")
     assert not (tmp_path / "run").exists()

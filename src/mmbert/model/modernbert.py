@@ -42,6 +42,7 @@ class Row:
     cu_seqlens: Tensor
     max_seqlen: int
     rotary_bases: RotaryBases
+    dropout: float
     dropout_seed: int | None
     first_token: int
     """The number of this rank's first token in the whole training run."""
@@ -93,7 +94,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig, parallel: TensorParallel, index: int) -> None:
         super().__init__()
-        self.index, self.dropout = index, config.attention_output_dropout
+        self.index = index
         self.attn_norm = norm(config, parallel) if index else NoNorm()
         self.attn = Attention(config, parallel, index)
         self.mlp_norm = norm(config, parallel)
@@ -106,7 +107,7 @@ class Layer(nn.Module):
         if row.dropout_seed is not None:
             # Another seed for every layer; the operation mixes it well.
             seed = (row.dropout_seed << 16) + self.index
-            hidden = dropout_add(update, hidden, self.dropout, seed, first_token=row.first_token)
+            hidden = dropout_add(update, hidden, row.dropout, seed, first_token=row.first_token)
             update = None
         normed, hidden = self.mlp_norm(hidden, update)
         return self.mlp(normed, rebuild=self.mlp_norm.rebuild(hidden)), hidden
@@ -195,15 +196,21 @@ class MaskedLanguageModel(nn.Module):
         self.gradient_hooks = sum_partial_gradients(self, tensor_group)
 
     def forward(
-        self, batch: PackedBatch, *, rotary_bases: RotaryBases, dropout_seed: int | None
+        self,
+        batch: PackedBatch,
+        *,
+        rotary_bases: RotaryBases,
+        dropout_seed: int | None,
+        dropout: float | None = None,
     ) -> Tensor:
         """float32 losses [K] of the masked tokens, 0 where the weight is 0.
 
         dropout_seed None: no dropout. The masks depend on the seed and the tokens' numbers in the
-        whole run alone, so one seed serves every row. The gradient of the losses must be one
+        whole run alone, so one seed serves every row. `dropout`: the share of attention's outputs
+        that is dropped, the configuration's unless given. The gradient of the losses must be one
         number, as that of their sum or mean is.
         """
-        hidden = self._encode(batch, rotary_bases, dropout_seed)
+        hidden = self._encode(batch, rotary_bases, dropout_seed, dropout)
         masked = gather_token_rows(hidden, batch.masked_positions, self.parallel)
         return self.decoder(self.head(masked), batch.labels, batch.weights)
 
@@ -226,11 +233,22 @@ class MaskedLanguageModel(nn.Module):
         return gather_all_tokens(self._encode(batch, rotary_bases, None), self.parallel)
 
     def _encode(
-        self, batch: PackedBatch, rotary_bases: RotaryBases, dropout_seed: int | None
+        self,
+        batch: PackedBatch,
+        rotary_bases: RotaryBases,
+        dropout_seed: int | None,
+        dropout: float | None = None,
     ) -> Tensor:
         tokens = batch.input_ids.shape[0]
         first_token = batch.row_index * tokens + self.parallel.token_offset(tokens)
-        row = Row(batch.cu_seqlens, batch.max_seqlen, rotary_bases, dropout_seed, first_token)
+        row = Row(
+            cu_seqlens=batch.cu_seqlens,
+            max_seqlen=batch.max_seqlen,
+            rotary_bases=rotary_bases,
+            dropout=self.config.attention_output_dropout if dropout is None else dropout,
+            dropout_seed=dropout_seed,
+            first_token=first_token,
+        )
         return self.model(batch.input_ids, row)
 
 

@@ -81,7 +81,7 @@ def _parameters(plan: Plan) -> Table:
 def _phases(plan: Plan) -> Table:
     table = _table("Phases")
     for heading in (
-        "phase", "tokens", "context", "mask", "steps", "rows a step", "tokens a step",
+        "phase", "tokens", "context", "mask", "dropout", "steps", "rows a step", "tokens a step",
         "step", "time", "GPU-hours",
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "phase" else "right")
@@ -94,6 +94,7 @@ def _phases(plan: Plan) -> Table:
             f"{phase.context:,}",
             f"{phase.mask_ratio:g}",
             f"{phase.steps.steps:,}",
+            f"{plan.recipe.dropout_in(plan.recipe.phases[phase.steps.index]):g}",
             rows,
             f"{sizes[-1] * plan.recipe.batch.row_tokens:,}",
             f"{phase.step_seconds:.2f} s",

@@ -53,6 +53,11 @@ class Recipe(Settings):
                 return phase
         raise KeyError(name)
 
+    def dropout_in(self, phase: Phase) -> float:
+        """Share of attention's outputs dropped in `phase`."""
+        own = phase.dropout
+        return self.model.attention_output_dropout if own is None else own
+
     @property
     def longest_context(self) -> int:
         """The context that pieces are cut to: every phase cuts them further."""

@@ -99,6 +99,9 @@ class Phase(Settings):
     rotary_bases: RotaryBases
     learning_rate: LearningRate = LearningRate()
     weight_decay: float | None = Field(default=None, ge=0)
+    """The optimizer's unless given."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Share of attention's outputs dropped; the model's attention_output_dropout unless given."""
     rows: int | None = Field(default=None, gt=0)
     """Rows of a step in this phase; the batch's unless given."""
 

@@ -64,7 +64,12 @@ def run_dry_batches(engine: Engine, recipe: Recipe, vocabulary_size: int) -> dic
 
 def _run(engine: Engine, batch: PackedBatch, phase: Phase, seed: int) -> OptimizerReport:
     engine.forward_backward(
-        batch, rotary_bases=phase.rotary_bases, dropout_seed=seed, loss_scale=math.nan
+        batch,
+        rotary_bases=phase.rotary_bases,
+        dropout_seed=recipe.seed,
+        dropout=recipe.dropout_in(phase),
+        loss_scale=math.nan,
+        last=True,
     )
     return engine.optimizer_step(0.0, 0.0)
 

@@ -153,12 +153,15 @@ class Engine:
         """Add one microbatch's gradient of loss_scale · sum(losses); never waits for the device.
 
         `last` says that no other microbatch follows in this step on any rank: gradients may then
-        be reduced while they are still being computed. Returns the detached per-token losses,
-        float32 [K], 0 where the weight is 0.
+        be reduced while they are still being computed. `dropout`: the model's unless given. Returns
+        the detached per-token losses, float32 [K], 0 where the weight is 0.
         """
         if self._step_is_full:
+        dropout: float | None = None,
             raise RuntimeError("a microbatch after the last one of its step")
-        losses: Tensor = self._engine(batch, rotary_bases=rotary_bases, dropout_seed=dropout_seed)
+        losses: Tensor = self._engine(
+            batch, rotary_bases=rotary_bases, dropout_seed=dropout_seed, dropout=dropout
+        )
         # ZeRO 3 can only average over the data ranks; the others are told to sum.
         average = self.grid.data.size if self.zero_stage == 3 else 1
         self._step_is_full = last

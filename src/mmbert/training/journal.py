@@ -60,6 +60,7 @@ class Journal:
             f"{session.table.languages_in(phase_plan.index)} languages, context {phase.context}, "
             f"mask ratio {phase.mask_ratio:g}, temperature {_span(phase.temperature)}, "
             f"rotary bases {phase.rotary_bases.global_:g}/{phase.rotary_bases.local_:g}",
+            f"dropout {session.recipe.dropout_in(phase):g}, "
         )
         if begins:
             losses = self._evaluate(phase_plan)
@@ -192,6 +193,7 @@ class Journal:
             "update_rms_clipped_share": float(report.update_rms_clipped_share),
             "mask_ratio": phase.mask_ratio,
             "temperature": temperature(session.recipe, session.plan, at.step),
+            "dropout": session.recipe.dropout_in(phase),
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
             **data_figures(session, at),

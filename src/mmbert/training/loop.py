@@ -112,6 +112,7 @@ def judge(
     Every rank sees the same figures and comes to the same conclusion.
     """
     if not outcome.report.finite:
+        dropout=session.recipe.dropout_in(phase),
         journal.not_finite(at, outcome, rows)
         session.guard.note_skipped(at.step)
         return True

@@ -149,6 +149,7 @@ def print_plan(prepared: Prepared, world_size: int, file: TextIO) -> None:
             f"# {phase.name}: steps {phase.first_step:,} to {phase.end_step - 1:,}, "
             f"{format_count(phase.tokens)} tokens, {rows} rows of {recipe.batch.row_tokens:,} "
             f"tokens a step ({rows // data_ranks} per data rank), context {settings.context:,}, "
-            f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row\n"
+            f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row, "
+            f"dropout {recipe.dropout_in(settings):g}\n"
         )
     file.writelines(f"# warning: {warning}\n" for warning in prepared.warnings)

@@ -57,6 +57,7 @@ class StepRunner:
         rows: Sequence[Row],
         *,
         masked_tokens: float,
+        dropout: float,
         rotary_bases: RotaryBases,
         learning_rate: float,
         weight_decay: float,
@@ -77,6 +78,7 @@ class StepRunner:
                 batch,
                 rotary_bases=rotary_bases,
                 dropout_seed=self._seed,
+                dropout=dropout,
                 loss_scale=1.0 / masked_tokens,
                 last=number == len(rows) - 1,
             )
