@@ -46,6 +46,27 @@ def limit_file_size(rank: int, largest: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
+def limit_figures_at(rank: int, step: int, activity: str, largest: int) -> None:
+    """From `activity` of `step` on let figures alone meet a full disk: the limit holds while the
+    reporter writes."""
+    from mmbert.training.report import Reporter
+
+    original = Reporter.attempt
+
+    def attempt(reporter: Any, what: Any, write: Any) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # What the ranks print goes to a file, too, which is another disk here.
+        if "output" not in str(what):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+        original(reporter, what, write)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def begin() -> None:
+        Reporter.attempt = attempt  # type: ignore[method-assign]
+
+    _at(step, activity, begin)
+
+
 def poison_row(rank: int, row_index: int) -> None:
     """Give one row's masked tokens weights that are not numbers."""
     from mmbert.training import step

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 MARK = "MMBERT_TEST_RUN"
 
 
-def launch(inputs: Path, run: Path, *overrides: str) -> subprocess.Popen[bytes]:
+def launch(
+    inputs: Path, run: Path, *overrides: str, port: int | None = None, hostfile: str | None = None
+) -> subprocess.Popen[bytes]:
     """`deepspeed --num_gpus 2 launch/pretrain.py …`; its output goes to `run`.log."""
     environment = {
         **os.environ,
@@ -26,10 +29,11 @@ def launch(inputs: Path, run: Path, *overrides: str) -> subprocess.Popen[bytes]:
         "OMP_NUM_THREADS": "1",
         "TORCHDYNAMO_DISABLE": "1",
     }
-    port = str(20000 + os.getpid() % 10000)
+    port = port or 20000 + os.getpid() % 10000
+    more = [] if hostfile is None else ["--hostfile", hostfile]
     command = [
         sys.executable, str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2",
-        "--master_port", port, str(ROOT / "launch" / "pretrain.py"),
+        "--master_port", str(port), *more, str(ROOT / "launch" / "pretrain.py"),
         "--recipe", str(inputs / "recipe.yaml"), "--data", str(inputs / "shards"),
         "--output", str(run), *overrides,
     ]  # fmt: skip
@@ -73,6 +77,26 @@ def test_when_the_launcher_is_killed_the_ranks_save_and_leave(
     launcher = launch(inputs, run)
     assert launcher.wait(150) == 0, run.with_suffix(".log").read_text()
     assert step_losses(run) == step_losses(undisturbed)
+
+
+def test_a_port_that_is_taken_is_named(inputs: Path, run: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert launch(inputs, run, port=port).wait(150) == 2
+    said = run.with_suffix(".log").read_text()
+    assert f"port {port} of 127.0.0.1" in said
+    assert "--master_port" in said
+    assert "Traceback" not in said
+
+
+def test_a_hostfile_that_is_not_there_is_refused(inputs: Path, run: Path) -> None:
+    """`deepspeed` itself only warns, and trains on this one machine."""
+    assert launch(inputs, run, hostfile="hosts-of-mine").wait(150) == 2
+    said = run.with_suffix(".log").read_text()
+    assert said.count("was given the hostfile hosts-of-mine, which does not exist") == 1
+    assert not run.exists()
 
 
 def test_status_75_comes_through_the_launcher(inputs: Path, run: Path) -> None:

@@ -110,6 +110,40 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
     assert step_losses(options.output) == step_losses(undisturbed)
 
 
+def test_a_log_that_cannot_be_written_is_said_and_nothing_is_lost(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
+    options.output.mkdir()
+    log = options.output / "log.jsonl"
+    log.symlink_to("/dev/full")
+    assert run_to_the_end(options) == [2, 2], output_of(options)
+    assert output_of(options).count(f"{log} cannot be written: No space left on device") == 1
+    assert "Traceback" not in output_of(options)
+    log.unlink()
+    assert run_to_the_end(options) == [0, 0], output_of(options)
+    assert step_losses(options.output) == step_losses(undisturbed)
+
+
+def test_a_disk_that_fills_up_while_figures_are_written(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
+    ranks = start_ranks(
+        options, before=fault_injection.limit_figures_at, arguments=(13, FORWARD, 1_000)
+    )
+    assert exit_statuses(ranks) == [2, 2], output_of(options)
+    said = output_of(options)
+    assert said.count("cannot be written: File too large") == 1
+    assert "Traceback" not in said
+    assert [path.name for path in sorted((options.output / "checkpoints").iterdir())] == [
+        "step-00000010",
+        "step-00000014",
+    ]
+    assert run_to_the_end(options) == [0, 0], output_of(options)
+    assert step_losses(options.output) == step_losses(undisturbed)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

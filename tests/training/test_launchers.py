@@ -3,7 +3,12 @@
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.training.launchers import device_number, discover_placement, first_host
+from mmbert.training.launchers import (
+    device_number,
+    discover_placement,
+    first_host,
+    hostfile_in,
+)
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
 SLURM = {
@@ -57,6 +62,30 @@ def test_a_batch_script_that_forgets_srun_is_refused() -> None:
     with pytest.raises(UserError, match="4 tasks") as error:
         discover_placement(environment)
     assert "srun" in error.value.remedy
+
+
+@pytest.mark.parametrize("step", ["4294967291", "4294967290", "4294967295", "batch", "interactive"])
+def test_the_special_steps_of_slurm_are_no_tasks_of_srun(step: str) -> None:
+    """As in the batch script, and in the shell that `salloc` opens."""
+    alone = {**SLURM, "SLURM_PROCID": "0", "SLURM_STEP_ID": step}
+    with pytest.raises(UserError, match="4 tasks"):
+        discover_placement(alone)
+    single = {**alone, "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}
+    assert discover_placement(single).launcher == "python"
+
+
+@pytest.mark.parametrize(
+    ("command", "hostfile"),
+    [
+        ("python bin/deepspeed --hostfile hosts --num_gpus 2 train.py --data d", "hosts"),
+        ("python bin/deepspeed --num_gpus 2 -H hosts train.py", "hosts"),
+        ("python bin/deepspeed --hostfile=a/hosts train.py", "a/hosts"),
+        ("python bin/deepspeed train.py --hostfile mine", None),
+        ("python -u -m deepspeed.launcher.launch --world_info=e30= train.py", None),
+    ],
+)
+def test_the_hostfile_in_a_launchers_command(command: str, hostfile: str | None) -> None:
+    assert hostfile_in(command.split()) == hostfile
 
 
 def test_a_launcher_that_started_fewer_processes_than_tasks_is_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from distributed import run_ranks
 from mmbert.training.checkpoint import read_parameters
+from mmbert.training.checkpoint_format import Index
 from tests.training.small_run import (
     STEPS,
     events,
@@ -68,21 +69,47 @@ def test_tensorboard_has_the_same_figures(undisturbed: Path) -> None:
     board.Reload()
     tags = set(board.Tags()["scalars"])
     assert tags >= {
-        "loss/train",
-        "loss_tier/pretrain",
-        "loss_language/eng_Latn",
-        "held_out/all",
-        "held_out_tier/decay",
-        "held_out_language/que_Latn",
-        "optimizer/gradient_norm",
-        "schedule/learning_rate",
-        "data/packing_efficiency",
-        "speed/tokens_per_second_per_device",
-        "time/data",
-        "memory/peak_mib",
+        "1_loss/train",
+        "1_loss/held_out",
+        "2_loss_by_tier/train_pretrain",
+        "2_loss_by_tier/held_out_decay",
+        "3_schedule/learning_rate",
+        "3_schedule/mask_ratio",
+        "3_schedule/temperature",
+        "4_optimizer/gradient_norm",
+        "4_optimizer/update_rms_clipped_share",
+        "5_data/packing_efficiency",
+        "6_speed/tokens_per_second_per_device",
+        "6_speed/hours_left",
+        "7_time/data",
+        "7_time/communication",
+        "8_memory/peak_mib",
+        "language_loss/eng_Latn",
+        "language_loss_held_out/que_Latn",
+        "language_share/que_Latn",
+        "language_share_wanted/que_Latn",
+        "language_epochs/eng_Latn",
     }
-    losses = {event.step: event.value for event in board.Scalars("loss/train")}
+    losses = {event.step: event.value for event in board.Scalars("1_loss/train")}
     assert losses == pytest.approx(step_losses(undisturbed), rel=1e-5)
+
+
+def test_tokens_are_counted_whatever_lies_between_two_lines(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Lines every third step, an evaluation every other one, checkpoints of their own rhythm."""
+    run = tmp_path / "run"
+    overrides = ("logging.every_steps=3", "evaluation.every_tokens=2k")
+    assert run_ranks(pretrain_rank, 2, options_for(inputs, run, *overrides)) == {0: 0, 1: 0}
+    assert len(events(run, "held-out")) > len(events(undisturbed, "held-out"))
+    for name in ("step-00000016", f"step-{STEPS:08d}"):
+        ours, theirs = (Index.read(r / "checkpoints" / name).state for r in (run, undisturbed))
+        assert ours.language_tokens == theirs.language_tokens
+    for line in (entry for entry in log_of(run) if "time" in entry and "loss" in entry):
+        if isinstance(line["time"], dict):
+            assert "evaluation" not in line["time"]
+            shown = sum(line["time"].get(name, 0) for name in ("forward", "backward", "optimizer"))
+            assert shown <= line["interval_seconds"]
 
 
 def test_each_phase_end_is_kept(undisturbed: Path) -> None:

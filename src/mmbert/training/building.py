@@ -1,6 +1,7 @@
 """Putting a session together: the model on its grid, the engine, the data, and where to begin."""
 
 import platform
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mmbert.training.run_folder import check_same_run, set_up_run_folder
 from mmbert.training.session import Session, step_of
 from mmbert.training.signals import StopRequest
 from mmbert.training.step import StepRunner
+from mmbert.training.tags import charts
 from mmbert.training.timing import TimeSplit
 from mmbert.training.utilisation import FORMULA, peak_flops
 from mmbert.training.watchdog import Watchdog
@@ -50,9 +52,9 @@ def open_session(
     """
     recipe, plan, corpus = prepared.recipe, prepared.plan, prepared.corpus
     run_folder = options.run_folder
-    if control.is_first:
-        set_up_run_folder(run_folder, recipe, corpus)
-    control.barrier()
+    control.raise_together(
+        (lambda: set_up_run_folder(run_folder, recipe, corpus)) if control.is_first else None
+    )
     stop = StopRequest(run_folder)
     watchdog = Watchdog(
         rank=control.rank,
@@ -84,7 +86,7 @@ def open_session(
         grid=grid,
         control=control,
         engine=engine,
-        store=_checkpoints(run_folder, prepared),
+        store=_checkpoints(run_folder, prepared, watchdog),
         held_out=HeldOut(
             heldout_rows(corpus, recipe, rank=grid.data.rank, ranks=grid.data.size),
             table,
@@ -115,17 +117,19 @@ def open_session(
     session.store.prepare(engine)
     watchdog.beat(session.step, "trying the largest batch of each phase")
     peaks = run_dry_batches(engine, recipe, prepared.encoder.vocab_size)
-    _announce(session, model, peaks)
+    hosts = list(dict.fromkeys(control.gather(socket.gethostname())))
+    _announce(session, hosts, peaks)
     return session
 
 
-def _checkpoints(run_folder: Path, prepared: Prepared) -> CheckpointStore:
+def _checkpoints(run_folder: Path, prepared: Prepared, watchdog: Watchdog) -> CheckpointStore:
     settings = prepared.recipe.checkpoint
     return CheckpointStore(
         run_folder / "checkpoints",
         keep_last=settings.keep_last,
         keep_every=settings.keep_every,
         asynchronous=settings.asynchronous,
+        alive=watchdog.still_alive,
     )
 
 
@@ -143,7 +147,10 @@ def _begin(session: Session, options: RunOptions, prepared: Prepared) -> None:
         what = f"variant {options.variant} branches from {path}"
     else:
         what = f"starting {session.recipe.name}: {session.plan.steps} steps"
-    session.reporter.open(session.step, session.plan.steps)
+    languages = session.table.largest_languages()
+    session.reporter.open(
+        session.step, session.plan.steps, charts([p.name for p in session.plan.phases], languages)
+    )
     session.reporter.event("start", session.step, what)
     for warning in prepared.warnings:
         session.reporter.event("warning", session.step, f"warning: {warning}")
@@ -198,19 +205,26 @@ def _peak_of(device: torch.device) -> float | None:
     return peak_flops(torch.cuda.get_device_name(device))
 
 
-def _announce(session: Session, model: torch.nn.Module, peaks: dict[str, int]) -> None:
+def _announce(session: Session, hosts: list[str], peaks: dict[str, int]) -> None:
     """What is about to run, for the log's reader."""
     grid, recipe = session.grid, session.recipe
     device = session.engine.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     memory = ", ".join(f"{name} {peak / 2**30:.1f} GiB" for name, peak in peaks.items() if peak)
     session.reporter.say(
-        f"{grid.world_size} × {device.type} ({kind}): {grid.data.size} data ranks × "
-        f"{grid.tensor.size} tensor ranks, ZeRO {recipe.parallel.zero_stage}, {recipe.precision}; "
+        f"{grid.world_size} × {device.type} ({kind}) on {_machines(hosts)}: "
+        f"{grid.data.size} data ranks × {grid.tensor.size} tensor ranks, "
+        f"ZeRO {recipe.parallel.zero_stage}, {recipe.precision}; "
         f"{format_count(parameter_count(session.engine))} parameters; "
         f"{len(session.table.names)} languages and sources; "
         f"largest batch of every phase fits{f' ({memory})' if memory else ''}"
     )
+
+
+def _machines(hosts: list[str]) -> str:
+    """How many machines take part, and their names: a launcher may have lost some."""
+    names = ", ".join(hosts[:4]) + (", …" if len(hosts) > 4 else "")
+    return f"{len(hosts)} machine{'' if len(hosts) == 1 else 's'} ({names})"
 
 
 def parameter_count(engine: Engine) -> int:

@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = re.compile(r"step-(\d{8,})")
 Paths = list[Path]  # the store has a method `list`, which hides the type within its class
+PATIENCE_SECONDS = 10.0
 HIDDEN = (".partial-", ".deleted-", ".replaced-")
 
 
@@ -43,11 +45,14 @@ class CheckpointStore:
         keep_every: int | None = None,
         asynchronous: bool = True,
         commit_timeout: float = 3600.0,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """`commit_timeout`: seconds rank 0 waits for all ranks' files before it gives a save up."""
+        """`commit_timeout`: seconds rank 0 waits for all ranks' files before it gives a save up;
+        `alive` is called now and then while a slow disk is waited for."""
         self.root = root
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
+        self._alive = alive
         self._snapshot = Snapshot()
         self._writer: Writer | None = None
         self.blocked_seconds = 0.0
@@ -99,6 +104,9 @@ class CheckpointStore:
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
+        # All ranks come back to one another, so that none seems to hang while one still writes.
+        while not all(_gather(writer.ends_within(PATIENCE_SECONDS))):
+            self._alive()
         failures = [failure for failure in _gather(writer.result()) if failure is not None]
         if failures:
             if _rank() == 0:

@@ -154,6 +154,11 @@ class Writer:
         """Whether it is still writing."""
         return self._thread.is_alive()
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the end, `seconds` at most; whether it has come."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def result(self) -> str | None:
         """Wait for the end; None if all went well, else what went wrong on this rank ("" if it is
         another rank that failed)."""

@@ -53,6 +53,12 @@ class ComponentTable:
         """How many languages a phase draws from."""
         return len({self.languages[c] for c in np.flatnonzero(self.mixes[phase].active)})
 
+    def largest_languages(self) -> list[str]:
+        """Languages by the tokens that the whole run takes of them, most first."""
+        last = self.plan.phases[-1]
+        wanted = self.by_language(self.wanted_tokens(self.plan.at(last.end_step - 1)))
+        return sorted(wanted, key=lambda language: -wanted[language])
+
     def wanted_tokens(self, at: StepPlan) -> npt.NDArray[np.float64]:
         """Tokens of each component that the schedule has drawn by the end of a step."""
         wanted = np.zeros(len(self.names))

@@ -4,13 +4,15 @@ The group is its own, so that a message never queues behind the device's collect
 never waits on the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as distributed
+
+from mmbert.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,19 @@ class Control:
         box = [value]
         distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
+
+    def raise_together(self, action: Callable[[], None] | None) -> None:
+        """Do `action` where there is one, and raise its UserError, if any, on every rank alike: one
+        that leaves alone leaves the others with a broken connection as the only message."""
+        error = None
+        try:
+            if action is not None:
+                action()
+        except UserError as problem:
+            error = problem
+        for found in self.gather(error):
+            if found is not None:
+                raise found
 
     def barrier(self) -> None:
         """Wait for every rank."""

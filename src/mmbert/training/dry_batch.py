@@ -53,7 +53,7 @@ def run_dry_batches(engine: Engine, recipe: Recipe, vocabulary_size: int) -> dic
         batch = largest_batch(recipe, phase, vocabulary_size, engine.device)
         try:
             with _without_warnings():
-                report = _run(engine, batch, phase, recipe.seed)
+                report = _run(engine, batch, phase, recipe)
         except torch.OutOfMemoryError as error:
             raise _does_not_fit(recipe, phase) from error
         if report.finite:
@@ -62,7 +62,7 @@ def run_dry_batches(engine: Engine, recipe: Recipe, vocabulary_size: int) -> dic
     return peaks
 
 
-def _run(engine: Engine, batch: PackedBatch, phase: Phase, seed: int) -> OptimizerReport:
+def _run(engine: Engine, batch: PackedBatch, phase: Phase, recipe: Recipe) -> OptimizerReport:
     engine.forward_backward(
         batch,
         rotary_bases=phase.rotary_bases,

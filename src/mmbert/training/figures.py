@@ -1,4 +1,4 @@
-"""The figures of a log line: how the data stand, how fast it goes, and their TensorBoard tags."""
+"""The figures of a log line: how the data stand, and how fast it goes."""
 
 import numpy as np
 
@@ -62,44 +62,3 @@ def speed_figures(
         "seconds_left_in_phase": left_in_phase / max(1.0, session.recent_rate),
         "seconds_left": (session.plan.tokens - seen) / max(1.0, session.recent_rate),
     }
-
-
-# Where each figure of a record stands in TensorBoard.
-_TAGS = {
-    "loss": "loss/train",
-    "learning_rate": "schedule/learning_rate",
-    "weight_decay": "schedule/weight_decay",
-    "mask_ratio": "schedule/mask_ratio",
-    "temperature": "schedule/temperature",
-    "rows_per_step": "schedule/rows_per_step",
-    "tokens": "schedule/tokens",
-    "gradient_norm": "optimizer/gradient_norm",
-    "update_rms_clipped_share": "optimizer/update_rms_clipped_share",
-    "packing_efficiency": "data/packing_efficiency",
-    "share_error_max": "data/share_error_max",
-    "epochs_max": "data/epochs_max",
-    "epochs_median": "data/epochs_median",
-    "tokens_per_second": "speed/tokens_per_second",
-    "tokens_per_second_per_device": "speed/tokens_per_second_per_device",
-    "mfu": "speed/mfu",
-    "model_flops_per_second": "speed/model_flops_per_second",
-    "peak_memory_mib": "memory/peak_mib",
-    "seconds_left_in_phase": "speed/seconds_left_in_phase",
-    "seconds_left": "speed/seconds_left",
-}
-
-
-def tensorboard_tags(record: dict[str, object]) -> dict[str, float | None]:
-    """The record's figures under their TensorBoard tags."""
-    values = {tag: record[name] for name, tag in _TAGS.items()}
-    for group, tag in (
-        ("time", "time"),
-        ("share_by_language", "language_share"),
-        ("wanted_share_by_language", "language_share_wanted"),
-        ("epochs_by_language", "language_epochs"),
-        ("loss_by_tier", "loss_tier"),
-        ("loss_by_language", "loss_language"),
-    ):
-        for name, value in record.get(group, {}).items():  # type: ignore[attr-defined]
-            values[f"{tag}/{name}"] = value
-    return values  # type: ignore[return-value]

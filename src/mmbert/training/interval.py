@@ -66,6 +66,10 @@ class Interval:
         self.row_tokens = self.flops = 0.0
         self.started = time.perf_counter()
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that just went into something else than training."""
+        self.started += seconds
+
     def add(self, row: Row) -> None:
         """Count one row that was trained on."""
         if self.grid.tensor.rank != 0:

@@ -5,28 +5,27 @@ sums over them; rank 0 writes (see report.py).
 """
 
 import math
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from mmbert.data.rows import Row
 from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
-from mmbert.training.figures import (
-    data_figures,
-    language_figures,
-    speed_figures,
-    tensorboard_tags,
-)
+from mmbert.training.figures import data_figures, language_figures, speed_figures
 from mmbert.training.held_out import HeldOutLoss
 from mmbert.training.losses import ComponentLosses
 from mmbert.training.report import format_count
 from mmbert.training.results import Losses
 from mmbert.training.session import Session
 from mmbert.training.step import StepOutcome
+from mmbert.training.tags import held_out_tags, training_tags
 
-# Losses per language go to TensorBoard and the log with every tenth line: with 1,800 languages they
-# would otherwise outweigh everything else there.
+# Figures per language go to TensorBoard and the log with every tenth line, and in a long run about
+# this often in all: at every line, 1,800 languages would make tens of gigabytes of them.
 LANGUAGES_EVERY_LINES = 10
+LANGUAGE_LINES = 400
 
 
 class Journal:
@@ -37,6 +36,8 @@ class Journal:
         self._phase: str | None = None
         self._last: StepOutcome | None = None
         self._lines = 0
+        lines = session.plan.steps / session.recipe.logging.every_steps
+        self._languages_every = max(LANGUAGES_EVERY_LINES, math.ceil(lines / LANGUAGE_LINES))
         self._by_language = _no_losses(len(session.table.names))
         self._held_out: tuple[int, object, HeldOutLoss] | None = None
 
@@ -59,20 +60,20 @@ class Journal:
             f"{format_count(phase_plan.tokens)} tokens in {phase_plan.steps} steps, "
             f"{session.table.languages_in(phase_plan.index)} languages, context {phase.context}, "
             f"mask ratio {phase.mask_ratio:g}, temperature {_span(phase.temperature)}, "
-            f"rotary bases {phase.rotary_bases.global_:g}/{phase.rotary_bases.local_:g}",
             f"dropout {session.recipe.dropout_in(phase):g}, "
+            f"rotary bases {phase.rotary_bases.global_:g}/{phase.rotary_bases.local_:g}",
         )
         if begins:
             losses = self._evaluate(phase_plan)
             session.results.phases[phase_plan.index].held_out_start = Losses.of(losses)
-            self._write_results()
+            session.write_results()
         session.interval.restart()
 
     def leave_phase(self, phase_plan: PhasePlan) -> None:
         """The held-out loss after the last step."""
         losses = self._evaluate(phase_plan)
         self._session.results.phases[phase_plan.index].held_out_end = Losses.of(losses)
-        self._write_results()
+        self._session.write_results()
         self._session.interval.restart()
 
     def count(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
@@ -93,7 +94,6 @@ class Journal:
         tokens_after = at.tokens_before + at.rows * session.plan.row_tokens
         if every and tokens_after // every > at.tokens_before // every and not ends:
             self._evaluate(phase_plan)
-            session.interval.restart()
 
     def passed_over(self, at: StepPlan) -> None:
         """A step that a rollback excluded."""
@@ -114,6 +114,7 @@ class Journal:
 
     def rolled_back(self) -> None:
         """What was counted since the checkpoint never happened."""
+        self._session.reporter.rewind(self._session.step)
         self._last = None
         self._held_out = None
         self._by_language = _no_losses(len(self._session.table.names))
@@ -121,7 +122,7 @@ class Journal:
     def stopped(self) -> None:
         """The run was asked to stop and has saved."""
         session = self._session
-        self._write_results()
+        session.write_results()
         session.reporter.event(
             "stopped",
             session.step,
@@ -192,21 +193,38 @@ class Journal:
             "gradient_norm": float(report.gradient_norm),
             "update_rms_clipped_share": float(report.update_rms_clipped_share),
             "mask_ratio": phase.mask_ratio,
-            "temperature": temperature(session.recipe, session.plan, at.step),
             "dropout": session.recipe.dropout_in(phase),
+            "temperature": temperature(session.recipe, session.plan, at.step),
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
             **data_figures(session, at),
             **speed_figures(session, at, phase_plan, sums),
             "loss_by_tier": tiers,
         }
-        if with_languages or self._lines % LANGUAGES_EVERY_LINES == 0:
+        if with_languages or self._lines % self._languages_every == 0:
             by_language = HeldOutLoss.of(self._by_language, table).languages
             record |= {"loss_by_language": by_language, **language_figures(session, at)}
             self._by_language = _no_losses(len(table.names))
+            self._distributions(record)
         session.reporter.line(record)
-        session.reporter.scalars(session.step, tensorboard_tags(record))
+        session.reporter.scalars(session.step, training_tags(record))
         self._last = None
+
+    def _distributions(self, record: dict[str, Any]) -> None:
+        """All languages in one picture each: losses, how far shares are from the wanted, epochs."""
+        wanted = record["wanted_share_by_language"]
+        shares = {
+            name: share / wanted[name]
+            for name, share in record["share_by_language"].items()
+            if wanted[name] > 0
+        }
+        for title, values in (
+            ("loss", record["loss_by_language"]),
+            ("share_over_wanted", shares),
+            ("epochs", record["epochs_by_language"]),
+        ):
+            step, tag = self._session.step, f"languages/{title}"
+            self._session.reporter.histogram(step, tag, np.array(list(values.values())))
 
     def _evaluate(self, phase_plan: PhasePlan) -> HeldOutLoss:
         """The held-out loss now, with the phase's rotary bases; not twice for the same weights."""
@@ -215,12 +233,15 @@ class Journal:
             step, bases, losses = self._held_out
             if (step, bases) == (session.step, phase.rotary_bases):
                 return losses
-        with session.clock.host("evaluation"):
+        begin = time.perf_counter()
+        with session.clock.paused():
             losses = session.held_out.loss(
                 session.engine.module,
                 phase.rotary_bases,
                 beat=lambda: session.beat("evaluating on held-out text"),
             )
+        seconds = time.perf_counter() - begin
+        session.interval.leave_out(seconds)
         self._held_out = (session.step, phase.rotary_bases, losses)
         tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
         text = "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"
@@ -229,21 +250,13 @@ class Journal:
             session.step,
             f"held-out loss at step {session.step}: {text}",
             phase=phase.name,
+            seconds=round(seconds, 3),
             overall=losses.overall,
             tiers=losses.tiers,
             languages=losses.languages,
         )
-        session.reporter.scalars(
-            session.step,
-            {"held_out/all": losses.overall}
-            | {f"held_out_tier/{name}": value for name, value in losses.tiers.items()}
-            | {f"held_out_language/{name}": value for name, value in losses.languages.items()},
-        )
+        session.reporter.scalars(session.step, held_out_tags(losses))
         return losses
-
-    def _write_results(self) -> None:
-        if self._session.control.is_first:
-            self._session.results.write(self._session.run_folder)
 
 
 def _no_losses(components: int) -> ComponentLosses:

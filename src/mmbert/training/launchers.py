@@ -4,14 +4,19 @@ Each launcher tells its processes who they are in its own environment variables.
 misreads them trains happily alone, N times over, so what does not fit together is refused here.
 """
 
+import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmbert.errors import UserError
+from mmbert.training.signals import launcher_chain
 
 DEFAULT_PORT = 29500
+# From here on Slurm's step numbers mean the batch script, an interactive shell and the like.
+FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def discover_placement(
     """
     if "RANK" in environment:
         placement = _from_torch_variables(environment, local_rank_argument)
-    elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+    elif "SLURM_PROCID" in environment and _is_of_srun(environment.get("SLURM_STEP_ID", "")):
         placement = _from_slurm(environment)
     elif "OMPI_COMM_WORLD_RANK" in environment:
         placement = _from_mpi(
@@ -92,6 +97,12 @@ def _from_torch_variables(environment: Mapping[str, str], local_rank: int | None
         int(environment["MASTER_PORT"]),
         "environment",
     )
+
+
+def _is_of_srun(step: str) -> bool:
+    """Whether a task of this SLURM_STEP_ID was started by `srun`: the batch script has none, or a
+    special one (a number or a word), though the other variables are those of a task."""
+    return step.isdigit() and int(step) < FIRST_SPECIAL_STEP
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Placement:
@@ -147,6 +158,42 @@ def _check_against_slurm(placement: Placement, environment: Mapping[str, str]) -
             remedy="start the tasks with `srun python launch/pretrain.py …`, or give the launcher "
             "an absolute --hostfile that names every node",
         )
+
+
+def check_hostfile() -> None:
+    """Refuse to train under a `deepspeed` that was given a hostfile and did not find it.
+
+    It then says a line and takes this one machine, and the other nodes of the job stand idle.
+
+    Raises:
+        UserError: names the hostfile.
+    """
+    for _, launcher in launcher_chain(os.getpid()):
+        try:
+            words = Path(f"/proc/{launcher}/cmdline").read_bytes().decode(errors="replace")
+            folder = Path(f"/proc/{launcher}/cwd").resolve()
+        except OSError:
+            continue  # it is gone: the ranks notice that, too
+        named = hostfile_in(words.split("\0"))
+        if named is not None and not (folder / named).is_file():
+            raise UserError(
+                f"`deepspeed` was given the hostfile {named}, which does not exist in {folder}: "
+                "it has started this one machine only",
+                remedy="give --hostfile an absolute path that is there on the machine where "
+                "`deepspeed` is started, or leave it out to train on one machine",
+            )
+
+
+def hostfile_in(command: Sequence[str]) -> str | None:
+    """The hostfile that a `deepspeed` command names before its script, None without one."""
+    for position, word in enumerate(command):
+        if position > 1 and word.endswith(".py"):
+            return None  # what follows is the script's
+        option, equals, value = word.partition("=")
+        if option in ("-H", "--hostfile"):
+            following = command[position + 1] if position + 1 < len(command) else None
+            return value if equals else following
+    return None
 
 
 def device_number(local_rank: int, visible_devices: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mmbert.data.rows import Row
+from mmbert.errors import UserError
 from mmbert.recipe import Phase
 from mmbert.schedule import StepPlan, learning_rate, weight_decay
 from mmbert.training.journal import Journal
@@ -32,6 +33,8 @@ class Agreement:
     masked_tokens: float
     stop: bool
     save: bool
+    failure: UserError | None
+    """Why rank 0 can write no more figures."""
 
 
 def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
@@ -47,6 +50,10 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
             rows = session.take_rows(at.rows)
         session.beat("agreeing on the step")
         agreed = agree(session, rows)
+        if agreed.failure is not None:
+            session.save("figures cannot be written")
+            session.finish_saving()
+            raise agreed.failure
         if agreed.stop or agreed.save:
             session.save("asked to stop" if agreed.stop else "time")
         if agreed.stop:
@@ -79,12 +86,18 @@ def agree(session: Session, rows: list[Row]) -> Agreement:
     counts = session.grid.tensor.rank == 0  # its peers in the tensor group have the same rows
     masked = sum(float(row.weights.sum()) for row in rows) if counts else 0.0
     totals = session.control.sum(
-        [masked, float(reason is not None), float(session.minutes_are_due())]
+        [
+            masked,
+            float(reason is not None),
+            float(session.minutes_are_due()),
+            float(session.reporter.failure is not None),
+        ]
     )
     if totals[1]:
         reasons = session.control.gather(reason)
         session.stop_reason = next(text for text in reasons if text is not None)
-    return Agreement(totals[0], stop=totals[1] > 0, save=totals[2] > 0)
+    failure = session.control.broadcast(session.reporter.failure) if totals[3] else None
+    return Agreement(totals[0], stop=totals[1] > 0, save=totals[2] > 0, failure=failure)
 
 
 def take_step(
@@ -99,6 +112,7 @@ def take_step(
         rows,
         masked_tokens=masked_tokens,
         rotary_bases=phase.rotary_bases,
+        dropout=session.recipe.dropout_in(phase),
         learning_rate=learning_rate(session.recipe, session.plan, at.step),
         weight_decay=weight_decay(session.recipe, session.plan, at.step),
     )
@@ -112,7 +126,6 @@ def judge(
     Every rank sees the same figures and comes to the same conclusion.
     """
     if not outcome.report.finite:
-        dropout=session.recipe.dropout_in(phase),
         journal.not_finite(at, outcome, rows)
         session.guard.note_skipped(at.step)
         return True

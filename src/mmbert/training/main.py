@@ -19,7 +19,7 @@ import torch.distributed as distributed
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
 from mmbert.training.building import open_session
 from mmbert.training.control import Control
-from mmbert.training.launchers import Placement, device_number
+from mmbert.training.launchers import Placement, check_hostfile, device_number
 from mmbert.training.loop import Ending, train
 from mmbert.training.preparation import Prepared, RunOptions, prepare
 from mmbert.training.results import print_summary
@@ -43,13 +43,23 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
     device = _choose_device(placement)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # Twice the hang timeout: the watchdog names the culprit before a collective gives up.
-    distributed.init_process_group(
-        backend,
-        rank=placement.rank,
-        world_size=placement.world_size,
-        timeout=2 * hang,
-        device_id=device if device.type == "cuda" else None,
-    )
+    try:
+        distributed.init_process_group(
+            backend,
+            rank=placement.rank,
+            world_size=placement.world_size,
+            timeout=2 * hang,
+            device_id=device if device.type == "cuda" else None,
+        )
+    except distributed.DistNetworkError as network_error:
+        if "EADDRINUSE" not in str(network_error):
+            raise
+        raise UserError(
+            f"port {placement.master_port} of {placement.master_address}, where the ranks were to "
+            "meet, is taken (by another run?)",
+            remedy="choose another one: deepspeed --master_port N …; for srun, mpirun and torchrun "
+            "set MASTER_PORT=N",
+        ) from network_error
     control = Control.build(2 * hang)
     if device.type == "cpu":
         _share_processors(control)
@@ -77,8 +87,11 @@ def _run(
     try:
         ending = train(session, stop_after_phase=options.stop_after_phase)
         session.finish_saving()
+        session.write_results()
+        failure = control.broadcast(session.reporter.failure)
+        if failure is not None:
+            raise failure
         if control.is_first:
-            session.results.write(session.run_folder)
             if ending is Ending.STOPPED:
                 session.stop.clear_stop_file()
             else:
@@ -128,6 +141,7 @@ def _try_to_prepare(
     options: RunOptions, placement: Placement
 ) -> tuple[Prepared | None, UserError | None]:
     try:
+        check_hostfile()
         return prepare(options, placement.world_size), None
     except UserError as error:
         return None, error

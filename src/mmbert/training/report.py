@@ -2,16 +2,27 @@
 
 The figures arrive here already summed over all ranks. `log.jsonl` is only ever appended to: after a
 restart a step may stand there twice, and the later line holds.
+
+A disk that is full must not tear one rank out of the step: the error is kept in `failure`, nothing
+more is written, and the ranks agree before the next step to save and leave.
 """
 
+import contextlib
 import json
+import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from tqdm import tqdm
+
+from mmbert.errors import UserError
+from mmbert.training.board import Board, Layout
 
 
 class Reporter:
@@ -19,24 +30,31 @@ class Reporter:
 
     def __init__(self, run_folder: Path, *, active: bool) -> None:
         self.active = active
-        self._run_folder = run_folder
+        self.failure: UserError | None = None
+        """Why nothing is written any more."""
+        self._log_path = run_folder / "log.jsonl"
+        self._board_folder = run_folder / "tensorboard"
         self._console = Console(highlight=False, soft_wrap=True)
         self._log: TextIO | None = None
-        self._board: Any = None
+        self._board: Board | None = None
         self._bar: Any = None
 
-    def open(self, first_step: int, steps: int) -> None:
+    def open(self, first_step: int, steps: int, charts: Layout) -> None:
         """Open the files for a run of `steps` steps that (again) begins at `first_step`.
 
-        TensorBoard drops what an earlier attempt wrote from there on.
+        TensorBoard drops what an earlier attempt wrote from there on. `charts`: its charts of
+        several curves.
         """
         if not self.active:
             return
-        # Imported here: it takes seconds, and only this rank needs it.
-        from torch.utils.tensorboard import SummaryWriter
 
-        self._log = (self._run_folder / "log.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(self._run_folder / "tensorboard"), purge_step=first_step)
+        def open_files() -> None:
+            _cut_torn_line(self._log_path)
+            self._log = self._log_path.open("a", buffering=1)
+            self._board = Board(self._board_folder, first_step)
+            self._board.charts(charts)
+
+        self.attempt(self._log_path.parent, open_files)
         self._bar = tqdm(
             total=steps,
             initial=first_step,
@@ -46,19 +64,34 @@ class Reporter:
             disable=not sys.stderr.isatty(),
         )
 
+    def attempt(self, what: Path | str, write: Callable[[], None]) -> None:
+        """Do `write` on the rank that writes; an error of the disk becomes `failure`."""
+        if not self.active or self.failure is not None:
+            return
+        try:
+            write()
+        except OSError as error:
+            self.failure = UserError(
+                f"{what} cannot be written: {error.strerror}",
+                remedy="free space (or raise the quota) or mend the disk, then start the same "
+                "command again: it continues from the newest sound checkpoint",
+            )
+
     def say(self, text: str) -> None:
         """A line for the person who watches."""
-        if self.active:
+
+        def print_line() -> None:
             if self._bar is not None:
                 self._bar.clear()
             self._console.print(text, markup=False)
             sys.stdout.flush()
 
+        self.attempt("the standard output", print_line)
+
     def event(self, kind: str, step: int, text: str, **details: Any) -> None:
         """Something that happens now and then (a phase, a checkpoint, a skipped step)."""
-        if self.active:
-            self.say(text)
-            self._write({"event": kind, "step": step, "text": text, **details})
+        self.say(text)
+        self._write({"event": kind, "step": step, "text": text, **details})
 
     def advance(self, step: int) -> None:
         """Move the progress bar to `step` done."""
@@ -68,38 +101,58 @@ class Reporter:
 
     def line(self, record: dict[str, Any]) -> None:
         """One log interval: `record` goes to log.jsonl as it is, its essence to the screen."""
-        if self.active:
-            self.say(format_line(record))
-            self._write(record)
+        self.say(format_line(record))
+        self._write(record)
 
-    def scalars(self, step: int, values: dict[str, float | None]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Scalars for TensorBoard by tag; None is left out."""
-        if self.active:
-            for tag, value in values.items():
-                if value is not None:
-                    self._board.add_scalar(tag, value, step)
+        self._on_board(lambda board: board.scalars(step, values))
+
+    def histogram(self, step: int, tag: str, values: npt.NDArray[np.float64]) -> None:
+        """A distribution for TensorBoard."""
+        self._on_board(lambda board: board.histogram(step, tag, values))
 
     def text(self, tag: str, text: str) -> None:
         """A text for TensorBoard."""
-        if self.active:
-            self._board.add_text(tag, text)
+        self._on_board(lambda board: board.text(tag, text))
 
-    def flush(self) -> None:
-        """Bring everything to disk."""
-        if self.active:
-            self._board.flush()
+    def rewind(self, step: int) -> None:
+        """The run has gone back to `step`."""
+        self._on_board(lambda board: board.rewind(step))
 
     def close(self) -> None:
         """Close the files."""
         if self._bar is not None:
             self._bar.close()
-            self._board.close()
-        if self._log is not None:
-            self._log.close()
+        for file in (self._board, self._log):
+            if file is not None:
+                # What a full disk refused is refused again.
+                with contextlib.suppress(OSError):
+                    file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        assert self._log is not None, "open() comes first"
-        self._log.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+        def append() -> None:
+            assert self._log is not None, "open() comes first"
+            self._log.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+
+        self.attempt(self._log_path, append)
+
+    def _on_board(self, write: Callable[[Board], None]) -> None:
+        def on_board() -> None:
+            assert self._board is not None, "open() comes first"
+            write(self._board)
+
+        self.attempt(self._board_folder, on_board)
+
+
+def _cut_torn_line(log: Path) -> None:
+    """Take away the half line at the end of `log` that a crash or a full disk left, if any."""
+    if not log.is_file():
+        return
+    content = log.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(log, whole)
 
 
 def format_line(record: dict[str, Any]) -> str:

@@ -221,8 +221,8 @@ class Session:
             self.reporter.event("no rollback", spike, f"no rollback after step {spike}: {why}")
             return False
         self.skipped.add(range(first, spike + 1))
+        self.reporter.attempt(self.skipped.path, self.skipped.write)
         if self.control.is_first:
-            self.skipped.write()
             # A crash now must not continue from a checkpoint with the spike in it.
             for path in self.store.list():
                 if step_of(path) > first:
@@ -237,6 +237,11 @@ class Session:
             f"rolled back to {target.name}; steps {first} to {spike} will be passed over",
         )
         return True
+
+    def write_results(self) -> None:
+        """Put results.json in place (rank 0 does)."""
+        path = self.run_folder / "results.json"
+        self.reporter.attempt(path, lambda: self.results.write(self.run_folder))
 
     def close(self) -> None:
         """Finish writing and let go of everything but the processes' connection."""

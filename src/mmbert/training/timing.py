@@ -32,6 +32,14 @@ class TimeSplit:
         self._seconds[activity] += time.perf_counter() - begin
 
     @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time nothing of what happens within."""
+        seconds, events = dict(self._seconds), len(self._events)
+        yield
+        self._seconds = defaultdict(float, seconds)
+        del self._events[events:]
+
+    @contextmanager
     def device(self, activity: str) -> Iterator[None]:
         """Time work that runs on the device."""
         begin = self.mark()

@@ -84,6 +84,10 @@ class Watchdog:
     def beat(self, step: int, activity: str) -> None:
         """Say that the main thread lives and what it does next."""
         self._position = (self._position[0] + 1, step, activity)
+        self.still_alive()
+
+    def still_alive(self) -> None:
+        """Say that what was begun goes on; it is no progress, which all ranks count alike."""
         self._since = time.monotonic()
         faulthandler.dump_traceback_later(self._timeout, file=self._stack_file)
 
