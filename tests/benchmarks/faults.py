@@ -23,7 +23,12 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from tests.training import fault_injection  # noqa: E402
-from tests.training.processes import exit_statuses, output_of, start_ranks  # noqa: E402
+from tests.training.processes import (  # noqa: E402
+    exit_statuses,
+    output_of,
+    start_ranks,
+    wait_for,
+)
 from tests.training.small_run import (  # noqa: E402
     STEPS,
     events,
@@ -32,6 +37,7 @@ from tests.training.small_run import (  # noqa: E402
     step_losses,
     write_inputs,
 )
+from tests.training.test_deepspeed_launcher import launch, processes_of  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from mmbert.training.checkpoint import read_parameters  # noqa: E402
@@ -168,6 +174,27 @@ def stop_file(options: RunOptions) -> tuple[int, int]:
     return 1, int(exit_statuses(start_ranks(options), 300) == [SAVED, SAVED])
 
 
+def kill_the_launcher(options: RunOptions) -> tuple[int, int]:
+    """`deepspeed` is killed and tells nobody: its ranks notice, save and leave, all of them."""
+    launcher = launch(options.recipe.parent, options.output, "checkpoint.every_tokens=1M")
+    log = options.output / "log.jsonl"
+    wait_for(lambda: log.exists() and len(step_losses(options.output)) >= 3, 300)
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: not processes_of(options.output), 120)
+    return 1, int("is gone" in events(options.output, "stopped")[-1]["text"])
+
+
+def log_on_a_full_disk(options: RunOptions) -> tuple[int, int]:
+    """Figures cannot be written: the run saves and says so."""
+    options.output.mkdir()
+    log = options.output / "log.jsonl"
+    log.symlink_to("/dev/full")
+    statuses = exit_statuses(start_ranks(options), 300)
+    log.unlink()
+    return 1, int(statuses == [2, 2] and f"{log} cannot be written" in output_of(options))
+
+
 def stop_a_rank(options: RunOptions) -> tuple[int, int]:
     """SIGSTOP: the other rank names it and leaves; then a launcher kills the stopped one."""
     import dataclasses
@@ -251,6 +278,8 @@ def main() -> int:
             trials.try_out(
                 "full disk", at_step(fault_injection.limit_file_size, 100_000, expected=(2, 2))
             ),
+            trials.try_out("full disk under the log", log_on_a_full_disk),
+            trials.try_out("launcher killed", kill_the_launcher),
             trials.try_out("checkpoint file truncated", damage(lambda f: os.truncate(f, 1000))),
             trials.try_out("checkpoint bit flipped", damage(flip_a_bit)),
             trials.try_out("checkpoint file missing", damage(lambda f: f.unlink())),

@@ -13,7 +13,7 @@ import pytest
 from mmbert.training.signals import STOP_FILE, StopRequest, launcher_chain, parent_of
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_only_raises_the_flag(tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     stop = StopRequest(tmp_path)
@@ -24,6 +24,17 @@ def test_a_signal_only_raises_the_flag(tmp_path: Path, number: signal.Signals) -
     finally:
         stop.close()
     assert signal.getsignal(number) is before
+
+
+def test_under_nohup_a_hangup_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest(tmp_path)
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.reason() is None
+    finally:
+        stop.close()
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_second_interrupt_means_it(tmp_path: Path) -> None:
@@ -83,14 +94,41 @@ def test_ranks_notice_when_the_upper_launcher_is_killed(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert runner.stdout is not None
-    assert runner.stdout.readline().strip() == "2"
-    runner.kill()
-    runner.wait()
+    assert_noticed(runner, 2, tmp_path)
+
+
+def test_ranks_on_another_machine_notice_when_ssh_is_gone(tmp_path: Path) -> None:
+    """ssh's server, the shell that it starts, deepspeed's part on that machine, the rank."""
+    (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
+    for name in ("server.py", "deepspeed.launcher.launch"):
+        (tmp_path / name).write_text(textwrap.dedent(LAUNCHER).replace("sys.executable, ", ""))
+    launch = f"{sys.executable} {tmp_path}/deepspeed.launcher.launch {sys.executable}"
+    server = subprocess.Popen(
+        [
+            "sshd: somebody@notty",
+            str(tmp_path / "server.py"),
+            "bash",
+            "-c",
+            f"{launch} {tmp_path}/rank.py {tmp_path}; true",
+        ],
+        executable=sys.executable,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert_noticed(server, 3, tmp_path)
+
+
+def assert_noticed(upper: subprocess.Popen[str], generations: int, folder: Path) -> None:
+    """Kill the uppermost of the rank's launchers, of which there are so many."""
+    assert upper.stdout is not None
+    assert upper.stdout.readline().strip() == str(generations)
+    upper.kill()
+    upper.wait()
     deadline = time.monotonic() + 10
-    while not (tmp_path / "reason.txt").exists() and time.monotonic() < deadline:
+    while not (folder / "reason.txt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert (tmp_path / "reason.txt").read_text() == f"the launcher (process {runner.pid}) is gone"
+    assert (folder / "reason.txt").read_text() == f"the launcher (process {upper.pid}) is gone"
 
 
 def test_a_shell_is_no_launcher() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbert.errors import UserError
-from mmbert.training.signals import launcher_chain
+from mmbert.training.signals import command_of, launcher_chain
 
 DEFAULT_PORT = 29500
 # From here on Slurm's step numbers mean the batch script, an interactive shell and the like.
@@ -169,12 +169,8 @@ def check_hostfile() -> None:
         UserError: names the hostfile.
     """
     for _, launcher in launcher_chain(os.getpid()):
-        try:
-            words = Path(f"/proc/{launcher}/cmdline").read_bytes().decode(errors="replace")
-            folder = Path(f"/proc/{launcher}/cwd").resolve()
-        except OSError:
-            continue  # it is gone: the ranks notice that, too
-        named = hostfile_in(words.split("\0"))
+        named = hostfile_in(command_of(launcher))
+        folder = Path(f"/proc/{launcher}/cwd").resolve()
         if named is not None and not (folder / named).is_file():
             raise UserError(
                 f"`deepspeed` was given the hostfile {named}, which does not exist in {folder}: "

@@ -25,7 +25,10 @@ _LAUNCHERS = (
     "hydra_pmi_proxy",
     "slurmstepd",
 )
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# What `deepspeed` has run on the other machines: by a shell that ssh's server starts there, and
+# that outlives the connection.
+_REMOTE_LAUNCHER = "deepspeed.launcher.launch"
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
@@ -35,7 +38,9 @@ class StopRequest:
         self._stop_file = run_folder / STOP_FILE
         self._signal: str | None = None
         self._launchers = launcher_chain(os.getpid())
-        self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        # What is ignored stays so: `nohup` has SIGHUP ignored.
+        watched = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._handle) for number in watched}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
@@ -67,11 +72,12 @@ def launcher_chain(process: int) -> list[tuple[int, int]]:
     """(child, parent) pairs upwards from `process` for as long as the parent is a launcher.
 
     `deepspeed` is two processes above a rank: when the upper one is killed, the lower one and the
-    ranks live on, untold; only the lower one's parent changes.
+    ranks live on, untold; only the lower one's parent changes. On another machine the place of the
+    upper one is taken by ssh's server.
     """
     chain: list[tuple[int, int]] = []
     parent = parent_of(process)
-    while parent is not None and parent > 1 and _is_launcher(parent):
+    while parent is not None and parent > 1 and _looks_after(parent, process):
         chain.append((process, parent))
         process, parent = parent, parent_of(parent)
     return chain
@@ -90,12 +96,26 @@ def parent_of(process: int) -> int | None:
     return None if state in "ZX" else int(parent)
 
 
-def _is_launcher(process: int) -> bool:
+def command_of(process: int) -> list[str]:
+    """The words of the command line; none when the process is gone or there is no /proc."""
     try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return False
+        return []
+
+
+def _looks_after(parent: int, child: int) -> bool:
+    """Whether `parent` is there to start and end `child`, and nothing else is."""
+    words = command_of(parent)
     # The program, its script or its module (`python -u -m deepspeed.launcher.launch`): the first
     # few words. Later ones are arguments, where a path may contain any of the names.
     options = [word for word in words[:5] if word and not word.startswith("-")][:2]
-    return any(Path(word).name.startswith(_LAUNCHERS) for word in options)
+    if any(Path(word).name.startswith(_LAUNCHERS) for word in options):
+        return True
+    if any(_REMOTE_LAUNCHER in word for word in words[:3]):
+        return True  # the shell
+    return words[:1] != [] and words[0].startswith("sshd") and _runs_remote_launcher(child)
+
+
+def _runs_remote_launcher(process: int) -> bool:
+    return any(_REMOTE_LAUNCHER in word for word in command_of(process)[:5])
