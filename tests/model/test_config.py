@@ -1,11 +1,13 @@
 """Sizes: the presets' parameters, the recipe's settings, and groups that cannot hold a model."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
+from mmbert.model.config import check_parallel, encoder_config
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup
 from mmbert.recipe import ModelSettings
@@ -41,31 +43,20 @@ def test_tensor_parallelism_divides_the_larger_presets(preset: str, tensor_paral
 
 
 def test_the_recipe_gives_every_setting_to_the_model() -> None:
-    settings = ModelSettings(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        global_attention_every=2,
-        local_window=32,
-        norm_eps=1e-6,
-        attention_output_dropout=0.2,
-        initializer_range=0.03,
-        recompute="selective",
-    )
-    assert encoder_config(settings, 500) == EncoderConfig(
-        vocab_size=500,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        global_attention_every=2,
-        local_window=32,
-        norm_eps=1e-6,
-        attention_output_dropout=0.2,
-        initializer_range=0.03,
-        recompute="selective",
-    )
+    values = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "global_attention_every": 2,
+        "local_window": 32,
+        "norm_eps": 1e-6,
+        "attention_output_dropout": 0.2,
+        "initializer_range": 0.03,
+        "recompute": "selective",
+    }
+    config = encoder_config(ModelSettings.model_validate(values), 500)
+    assert asdict(config) == {"vocab_size": 500, **values}
 
 
 def test_a_vocabulary_that_is_not_the_tokenizers_is_refused() -> None:

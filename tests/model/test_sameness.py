@@ -242,7 +242,10 @@ def faults(ranks: list[Outcome]) -> set[str]:
 @pytest.mark.parametrize("tensor_parallel", [2, 4])
 def test_every_grid_trains_as_one_process(tensor_parallel: int, sequence_parallel: bool) -> None:
     ranks = outcomes(tensor_parallel)[sequence_parallel, "none"]
-    assert faults(ranks) == set(), differences(ranks)
+    found = differences(ranks)
+    shown = ", ".join(f"{kind} {value:.1e}" for kind, value in found.items())
+    print(f"tensor {tensor_parallel}, sequence parallel {sequence_parallel}: {shown}")
+    assert faults(ranks) == set(), found
 
 
 @pytest.mark.parametrize(

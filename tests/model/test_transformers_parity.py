@@ -50,8 +50,9 @@ def reference_model(
     return reference.eval()
 
 
-def packed_reference_logits(reference: PreTrainedModel, row: PackedBatch, window: int) -> Tensor:
-    """transformers has no packed path: one 4-D mask for each kind of layer, and positions."""
+def packed_inputs(row: PackedBatch, window: int) -> tuple[dict[str, Tensor], Tensor]:
+    """transformers has no packed path: what each kind of layer may see [1, 1, T, T], and the
+    positions [1, T]."""
     lengths = row.cu_seqlens.diff().tolist()
     documents = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     positions = torch.cat([torch.arange(n) for n in lengths])
@@ -59,9 +60,15 @@ def packed_reference_logits(reference: PreTrainedModel, row: PackedBatch, window
     same = documents[:, None] == documents[None, :]
     near = (everything[:, None] - everything[None, :]).abs() <= window // 2
     masks = {"full_attention": same[None, None], "sliding_attention": (same & near)[None, None]}
+    return masks, positions[None]
+
+
+def packed_reference_logits(reference: PreTrainedModel, row: PackedBatch, window: int) -> Tensor:
+    """[T, vocabulary], without a gradient."""
+    masks, positions = packed_inputs(row, window)
     with torch.no_grad():
         return reference(
-            input_ids=row.input_ids[None], attention_mask=masks, position_ids=positions[None]
+            input_ids=row.input_ids[None], attention_mask=masks, position_ids=positions
         ).logits[0]
 
 
@@ -137,19 +144,11 @@ def packed_logits_with_gradient(
     reference: PreTrainedModel, row: PackedBatch, window: int
 ) -> Tensor:
     """As `packed_reference_logits`, for eager attention (which adds its mask) with a gradient."""
-    lengths = row.cu_seqlens.diff().tolist()
-    documents = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    positions = torch.cat([torch.arange(n) for n in lengths])
-    everything = torch.arange(len(documents))
-    same = documents[:, None] == documents[None, :]
-    near = (everything[:, None] - everything[None, :]).abs() <= window // 2
-
-    def additive(allowed: Tensor) -> Tensor:
-        return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)[None, None]
-
-    masks = {"full_attention": additive(same), "sliding_attention": additive(same & near)}
+    masks, positions = packed_inputs(row, window)
+    lowest = torch.finfo(torch.float32).min
+    added = {kind: torch.where(allowed, 0.0, lowest) for kind, allowed in masks.items()}
     return reference(
-        input_ids=row.input_ids[None], attention_mask=masks, position_ids=positions[None]
+        input_ids=row.input_ids[None], attention_mask=added, position_ids=positions
     ).logits[0]
 
 

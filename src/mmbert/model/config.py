@@ -1,6 +1,6 @@
 """The encoder's sizes, as the model is built from them, and whether a tensor group can hold it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mmbert.errors import UserError
@@ -59,19 +59,8 @@ def encoder_config(settings: ModelSettings, vocab_size: int) -> EncoderConfig:
             f"model.vocab_size is {settings.vocab_size}, but the tokenizer has {vocab_size} ids",
             remedy="leave model.vocab_size out of the recipe, or use the tokenizer it is meant for",
         )
-    return EncoderConfig(
-        vocab_size=vocab_size,
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.num_hidden_layers,
-        num_attention_heads=settings.num_attention_heads,
-        global_attention_every=settings.global_attention_every,
-        local_window=settings.local_window,
-        norm_eps=settings.norm_eps,
-        attention_output_dropout=settings.attention_output_dropout,
-        initializer_range=settings.initializer_range,
-        recompute=settings.recompute,
-    )
+    names = {field.name for field in fields(EncoderConfig)} - {"vocab_size"}
+    return EncoderConfig(vocab_size, **{name: getattr(settings, name) for name in names})
 
 
 def check_parallel(

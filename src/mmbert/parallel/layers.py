@@ -6,6 +6,7 @@ Each weight is used inside its own module's forward, as ZeRO 3 gathers it only t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,26 @@ def truncated_normal(deviation: float) -> InitialDistribution:
     return InitialDistribution("truncated_normal", deviation)
 
 
-class ColumnParallelLinear(nn.Module):
+class _ParallelLinear(nn.Module):
+    """A bias-free linear over the group, by one of the two functions of linear.py."""
+
+    def __init__(
+        self,
+        description: ParameterDescription,
+        parallel: TensorParallel,
+        linear: Callable[..., Tensor],
+    ) -> None:
+        super().__init__()
+        self.parallel, self._linear = parallel, linear
+        self.weight = described_parameter(description, parallel.group)
+
+    def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
+        """`rebuild`: how to make x again in the backward pass instead of keeping it."""
+        group, sequence = self.parallel.group, self.parallel.sequence
+        return self._linear(x, self.weight, group, sequence_parallel=sequence, rebuild=rebuild)
+
+
+class ColumnParallelLinear(_ParallelLinear):
     """Bias-free linear whose outputs are spread over the group: [T, in] -> [T, out / size].
 
     With sequence parallelism the input is the rank's share of the tokens, [T / size, in].
@@ -69,8 +89,6 @@ class ColumnParallelLinear(nn.Module):
         deviation: float,
     ) -> None:
         """`parts`: widths of the fused outputs, each split over the group in whole `unit`s."""
-        super().__init__()
-        self.parallel = parallel
         description = ParameterDescription(
             full_shape=(sum(parts), in_features),
             initial=truncated_normal(deviation),
@@ -78,15 +96,10 @@ class ColumnParallelLinear(nn.Module):
             parts=parts,
             unit=unit,
         )
-        self.weight = described_parameter(description, parallel.group)
-
-    def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
-        """`rebuild`: how to make x again in the backward pass instead of keeping it."""
-        group, sequence = self.parallel.group, self.parallel.sequence
-        return column_linear(x, self.weight, group, sequence_parallel=sequence, rebuild=rebuild)
+        super().__init__(description, parallel, column_linear)
 
 
-class RowParallelLinear(nn.Module):
+class RowParallelLinear(_ParallelLinear):
     """Bias-free linear whose inputs are spread over the group: [T, in / size] -> [T, out].
 
     With sequence parallelism the output is the rank's share of the tokens, [T / size, out].
@@ -102,20 +115,13 @@ class RowParallelLinear(nn.Module):
         deviation: float,
     ) -> None:
         """`unit`: inputs that must stay together on a rank."""
-        super().__init__()
-        self.parallel = parallel
         description = ParameterDescription(
             full_shape=(out_features, in_features),
             initial=truncated_normal(deviation),
             split_dimension=1,
             unit=unit,
         )
-        self.weight = described_parameter(description, parallel.group)
-
-    def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
-        """`rebuild`: how to make x again in the backward pass instead of keeping it."""
-        group, sequence = self.parallel.group, self.parallel.sequence
-        return row_linear(x, self.weight, group, sequence_parallel=sequence, rebuild=rebuild)
+        super().__init__(description, parallel, row_linear)
 
 
 class ReplicatedLinear(nn.Module):

@@ -48,7 +48,7 @@ def column_linear(
 
     With `rebuild` the input is not kept for the backward pass, only what rebuilds it.
     """
-    return _ColumnLinear.apply(x, weight, group, sequence_parallel, rebuild)
+    return _ColumnLinear.apply(x, weight, _How(group, sequence_parallel, rebuild))
 
 
 def row_linear(
@@ -62,7 +62,16 @@ def row_linear(
     """x[T, in_r] · weight[out, in_r]ᵀ, summed over the group -> [T, out], or its rank's share
     [T / size, out] with sequence parallelism. `rebuild` as in `column_linear`.
     """
-    return _RowLinear.apply(x, weight, group, sequence_parallel, rebuild)
+    return _RowLinear.apply(x, weight, _How(group, sequence_parallel, rebuild))
+
+
+@dataclass(frozen=True)
+class _How:
+    """What the two functions below need besides their tensors."""
+
+    group: Group
+    sequence_parallel: bool
+    rebuild: Rebuild | None
 
 
 class _Pending:
@@ -97,10 +106,11 @@ def _start_gather(x: Tensor, group: Group, *, needed: bool) -> _Pending:
     return _Pending(tokens, work)
 
 
-def _save(ctx: Any, x: Tensor, weight: Tensor, rebuild: Rebuild | None) -> None:
+def _save(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> None:
+    ctx.group, ctx.sequence_parallel = how.group, how.sequence_parallel
     # The source goes the ordinary way too, so that autograd frees it as the backward pass goes on.
-    ctx.save_for_backward(x if rebuild is None else rebuild.source, weight)
-    ctx.rebuild = None if rebuild is None else (rebuild.function, rebuild.constants)
+    ctx.save_for_backward(x if how.rebuild is None else how.rebuild.source, weight)
+    ctx.rebuild = how.rebuild and (how.rebuild.function, how.rebuild.constants)
 
 
 def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
@@ -113,47 +123,32 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
 
 class _ColumnLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        group: Group,
-        sequence_parallel: bool,
-        rebuild: Rebuild | None,
-    ) -> Tensor:
-        _save(ctx, x, weight, rebuild)
-        ctx.group, ctx.sequence_parallel = group, sequence_parallel
-        tokens = all_gather_tokens(x, group) if sequence_parallel else x
+    def forward(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> Tensor:
+        _save(ctx, x, weight, how)
+        tokens = all_gather_tokens(x, how.group) if how.sequence_parallel else x
         return product(tokens, weight.t())
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = _saved(ctx)
         gradient = gradients[0].contiguous()
         tokens = _start_gather(x, ctx.group, needed=ctx.sequence_parallel)
         x_gradient = _start_sum(product(gradient, weight), ctx.group, scatter=ctx.sequence_parallel)
         weight_gradient = product(gradient.t(), tokens.wait())
-        return x_gradient.wait(), weight_gradient, None, None, None
+        return x_gradient.wait(), weight_gradient, None
 
 
 class _RowLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        group: Group,
-        sequence_parallel: bool,
-        rebuild: Rebuild | None,
-    ) -> Tensor:
-        _save(ctx, x, weight, rebuild)
-        ctx.group, ctx.sequence_parallel = group, sequence_parallel
-        return _start_sum(product(x, weight.t()), group, scatter=sequence_parallel).wait()
+    def forward(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> Tensor:
+        _save(ctx, x, weight, how)
+        partial = product(x, weight.t())
+        return _start_sum(partial, how.group, scatter=how.sequence_parallel).wait()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = _saved(ctx)
         gradient = gradients[0].contiguous()
         if ctx.sequence_parallel:
             gradient = all_gather_tokens(gradient, ctx.group)
-        return product(gradient, weight), product(gradient.t(), x), None, None, None
+        return product(gradient, weight), product(gradient.t(), x), None

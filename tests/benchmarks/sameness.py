@@ -1,0 +1,108 @@
+"""How far our logits are from those of transformers at the presets' real sizes.
+
+The tests hold small models to the same comparison; this prints the largest differences for the
+presets themselves, with all 256,000 rows of vocabulary: float32 against float32, packed against
+packed (sdpa) and document by document (sdpa and eager). Then, with weights so large that 22 layers
+magnify every rounding, the errors of both against float64, in float32 and in bfloat16. Weights are
+random, stirred so that no layer hides.
+
+    python -m tests.benchmarks.sameness --presets small base     # some minutes and 10 GB
+"""
+
+import argparse
+import gc
+import tempfile
+from itertools import pairwise
+
+import torch
+from tests.model.test_transformers_parity import (
+    packed_reference_logits,
+    reference_model,
+    relative_difference,
+)
+from tests.model.tiny_models import OUTPUT_SCALE, WEIGHT_SCALE, random_row, tiny_model
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+
+from mmbert.model.config import encoder_config
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.recipe import ModelSettings, RotaryBases
+
+VOCABULARY = 256_000
+# The first is longer than the local window of 64 to each side.
+DOCUMENTS = (150, 40, 9, 1)
+BASES = RotaryBases.model_validate({"global": 160_000.0, "local": 10_000.0})
+ROW = random_row(documents=DOCUMENTS, vocab_size=VOCABULARY)
+
+
+def calm(model: MaskedLanguageModel, factor: float = 2.0) -> None:
+    """Weights of `factor` times their first size, as after some training; norms stay stirred."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                scale = OUTPUT_SCALE if name.endswith("Wo.weight") else WEIGHT_SCALE
+                parameter.mul_(factor / scale)
+
+
+def our_logits(model: MaskedLanguageModel) -> Tensor:
+    return model.logits(ROW, rotary_bases=BASES, all_tokens=True)
+
+
+def by_document(reference: PreTrainedModel, ours: Tensor) -> float:
+    """The largest difference over documents that transformers sees one at a time."""
+    worst = 0.0
+    for start, stop in pairwise(ROW.cu_seqlens.tolist()):
+        if stop > start:
+            with torch.no_grad():
+                alone = reference(input_ids=ROW.input_ids[None, start:stop]).logits[0]
+            worst = max(worst, relative_difference(ours[start:stop], alone))
+    return worst
+
+
+def error_ratio(model: MaskedLanguageModel, dtype: torch.dtype) -> float:
+    """Our error against float64 over that of transformers, both in `dtype`."""
+    model = model.to(dtype)
+    weights = {name: tensor.float() for name, tensor in model.state_dict().items()}
+    exact, window = reference_model(model.config, BASES, weights, "sdpa"), model.config.local_window
+    with tempfile.TemporaryDirectory() as folder:
+        exact.save_pretrained(folder)
+        # Loaded, not cast: casting would round its rotary frequencies too.
+        theirs = AutoModelForMaskedLM.from_pretrained(folder, dtype=dtype).eval()
+    truth = packed_reference_logits(exact.double(), ROW, window)
+    their_error = (packed_reference_logits(theirs, ROW, window) - truth).norm()
+    return float((our_logits(model) - truth).norm() / their_error)
+
+
+def measure(preset: str) -> None:
+    """Print the figures of one preset."""
+    config = encoder_config(ModelSettings.model_validate({"preset": preset}), VOCABULARY)
+    model = tiny_model(config)
+    calm(model)
+    ours = our_logits(model)
+    for attention in ("sdpa", "eager"):
+        reference = reference_model(config, BASES, dict(model.state_dict()), attention)
+        found = [f"documents alone {by_document(reference, ours):.1e}"]
+        if attention == "sdpa":  # the packed masks are for this one
+            packed = packed_reference_logits(reference, ROW, config.local_window)
+            found.append(f"packed {relative_difference(ours, packed):.1e}")
+        print(f"{preset}, float32, {attention}: {', '.join(found)} of the largest logit")
+    del reference, packed, ours
+    gc.collect()
+    model = tiny_model(config)
+    for dtype in (torch.float32, torch.bfloat16):
+        ratio = error_ratio(model, dtype)
+        gc.collect()
+        print(f"{preset}, {dtype}: our error is {ratio:.2f} times transformers'")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    presets = ["small", "base", "large", "huge"]
+    parser.add_argument("--presets", nargs="+", default=["small", "base"], choices=presets)
+    for preset in parser.parse_args().presets:
+        measure(preset)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()
