@@ -4,22 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.hub.export import export_checkpoint
 from tests.data.shards import write_corpus
-from tests.hub.runs import Run, make_run
+from tests.hub.fixtures import exported, run
 from tests.hub.tokenizers_for_tests import metaspace_tokenizer, save_tokenizer
 
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return make_run(tmp_path_factory.mktemp("run") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "tiny"
-    export_checkpoint(run.checkpoint, out)
-    return out
+__all__ = ["exported", "run"]
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,13 @@
-"""One trained run and its export, shared by the tests of the hub (which must not change them)."""
+"""A stranger's model, beside the run and its export that the tests of evaluation have too."""
 
 from pathlib import Path
 
 import pytest
 
-from mmbert.hub.export import export_checkpoint
-from tests.hub.runs import Run, make_run
+from tests.hub.fixtures import exported, run
 from tests.hub.strangers import stranger
 
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return make_run(tmp_path_factory.mktemp("run") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "tiny"
-    export_checkpoint(run.checkpoint, out)
-    return out
+__all__ = ["exported", "run"]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Continuing a stranger's ModernBERT on added languages, from its folder to a better one."""
+"""Continuing a stranger's ModernBERT on added languages, from its folder to a better one.
+
+By the recipe that users are given, made small.
+"""
 
 import random
 from pathlib import Path
@@ -16,11 +19,20 @@ from mmbert.training.preparation import RunOptions
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.team import SoloTeam
-from tests.hub.ranks import ADAPTED_RECIPE
 from tests.hub.strangers import stranger
 from tests.hub.tokenizers_for_tests import SENTENCES, byte_level_tokenizer, save_tokenizer
 from tests.training.small_run import pretrain_rank
 
+RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "adapt.yaml"
+SMALL = (
+    "precision=float32",
+    "model.hidden_size=64", "model.intermediate_size=96", "model.num_hidden_layers=6",
+    "model.num_attention_heads=4", "model.local_window=16",
+    "batch.row_tokens=512", "batch.rows=4", "batch.quantum=4", "optimizer.learning_rate=1e-3",
+    "phases.adapt.tokens=20k", "phases.adapt.context=256", "phases.adapt.learning_rate.warmup=2k",
+    "phases.adapt.rotary_bases={global: 30000, local: 700}",
+)  # fmt: skip
+UNUSED_ROWS = 24
 ADDED = (
     "mto", "unapita", "mji", "wa", "kale", "na", "chini", "ya",
     "madaraja", "saba", "makubwa", "kando", "miti", "mirefu",
@@ -46,7 +58,9 @@ def write_text(folder: Path) -> Path:
     ],
 )
 def test_adapting_lowers_the_loss_of_the_added_language(tmp_path: Path, extended: bool) -> None:
-    theirs = stranger(tmp_path / "theirs")
+    theirs = tmp_path / "theirs"
+    rows = byte_level_tokenizer().get_vocab_size() + (3 if extended else UNUSED_ROWS)
+    stranger(theirs, **({} if extended else {"vocab_size": rows}))
     tokenizer = theirs
     if extended:
         grown = byte_level_tokenizer()
@@ -64,16 +78,19 @@ def test_adapting_lowers_the_loss_of_the_added_language(tmp_path: Path, extended
             contexts=(256,),
         ),
     )
-    (tmp_path / "recipe.yaml").write_text(ADAPTED_RECIPE)
     options = RunOptions(
-        tmp_path / "recipe.yaml",
+        RECIPE,
         tmp_path / "shards",
         tmp_path / "run",
-        (f"initial_checkpoint={tmp_path / 'imported'}", "precision=float32"),
+        (f"initial_checkpoint={tmp_path / 'imported'}", *SMALL),
     )
     assert run_ranks(pretrain_rank, 1, options, timeout=300) == {0: 0}
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     export_checkpoint(checkpoint, tmp_path / "adapted")
+    card = (tmp_path / "adapted" / "README.md").read_text()
+    assert "began from the weights" in card
+    assert "path: theirs" in card  # what was imported, by its name
+    assert str(tmp_path) not in card
     before = masked_losses(LoadedModel(tmp_path / "imported"), tmp_path / "shards")
     after = masked_losses(LoadedModel(tmp_path / "adapted"), tmp_path / "shards")
     for language in ("eng_Latn", "swh_Latn"):
@@ -81,6 +98,7 @@ def test_adapting_lowers_the_loss_of_the_added_language(tmp_path: Path, extended
     # It went on from the imported weights: ten steps do not carry them far.
     old = load_file(tmp_path / "imported" / "model.safetensors")
     new = load_file(tmp_path / "adapted" / "model.safetensors")
+    assert len(new["decoder.bias"]) == rows  # those that no token uses included
     for name, tensor in old.items():
         similarity = torch.cosine_similarity(tensor.flatten(), new[name].flatten(), dim=0)
         assert similarity > 0.5, name

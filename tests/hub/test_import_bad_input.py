@@ -37,6 +37,12 @@ def _cut_short(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _add_a_token(folder: Path) -> None:
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_tokens(["makubwa"])
+    save_tokenizer(folder, tokenizer)
+
+
 def _set_nan(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.layers.1.mlp.Wi.weight"][3, 4] = float("nan")
 
@@ -82,6 +88,16 @@ BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
         "quantised",
         lambda f: _rewrite(f, lambda t: t.update({"head.norm.weight": torch.ones(64).char()})),
         "stored as torch.int8",
+    ),
+    (
+        "more tokens than rows",
+        _add_a_token,
+        r"the tokenizer has \d+ ids, the model \d+ rows",
+    ),
+    (
+        "tokenizer's configuration cut short",
+        lambda f: (f / "tokenizer_config.json").write_text("{"),
+        "tokenizer_config.json cannot be read",
     ),
     ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
     ("no mask", lambda f: (f / "tokenizer_config.json").write_text("{}"), "does not name all"),

@@ -4,7 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from mmbert.data.tokenizer import SpecialIds, TokenizerDescription, write_tokenizer_description
 
@@ -39,9 +48,69 @@ def byte_level_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 400) 
     return _trained(tokenizer, sentences, size)
 
 
-def _trained(tokenizer: Tokenizer, sentences: Sequence[str], size: int) -> Tokenizer:
+def gemma_like_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 420) -> Tokenizer:
+    """As mmBERT's (Gemma 2's): spaces become ▁, none is put before a text, bytes fall back."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
+    definition = json.loads(_trained(tokenizer, sentences, size, more=in_bytes).to_str())
+    # Only this trainer makes special tokens of them; they are ordinary ones.
+    definition["added_tokens"] = [
+        token for token in definition["added_tokens"] if token["content"] not in in_bytes
+    ]
+    return Tokenizer.from_str(json.dumps(definition))
+
+
+def modernbert_like_tokenizer(
+    folder: Path, sentences: Sequence[str] = SENTENCES, size: int = 390
+) -> Tokenizer:
+    """As ModernBERT's and Ettin's, written to `folder`: byte-level, BERT's names for its special
+    tokens, which come behind the text's, then unused ones; no bos or eos is named."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        sentences, trainers.BpeTrainer(vocab_size=size, show_progress=False, min_frequency=1,
+                                       initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    )  # fmt: skip
+    names = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]
+    tokenizer.add_special_tokens([*names, AddedToken("[MASK]", lstrip=True)])
+    tokenizer.add_tokens([f"[unused{number}]" for number in range(8)])
+    ids = {name: tokenizer.token_to_id(name) for name in names}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(name, ids[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": 8192,
+        "clean_up_tokenization_spaces": True,
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+        "pad_token": "[PAD]",
+        "sep_token": "[SEP]",
+        "unk_token": "[UNK]",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return tokenizer
+
+
+def _trained(
+    tokenizer: Tokenizer, sentences: Sequence[str], size: int, more: Sequence[str] = ()
+) -> Tokenizer:
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=SPECIAL_TOKENS, show_progress=False, min_frequency=1
+        vocab_size=size + len(more),
+        special_tokens=[*SPECIAL_TOKENS, *more],
+        show_progress=False,
+        min_frequency=1,
     )
     tokenizer.train_from_iterator(sentences, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(

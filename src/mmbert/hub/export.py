@@ -18,7 +18,7 @@ from mmbert.hub.source import PROVENANCE_NAME, CheckpointSource, open_model
 from mmbert.hub.tokenizer import copy_tokenizer
 from mmbert.hub.verification import LogitComparison, compare_logits
 from mmbert.hub.weights import WEIGHTS_FILE, parameter_shapes, write_weights
-from mmbert.recipe import dump_recipe
+from mmbert.recipe import Recipe, dump_recipe
 
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -35,7 +35,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
     source = open_model(checkpoint)
     recipe, language_tokens, name = None, {}, out.name
     if isinstance(source, CheckpointSource):
-        recipe = dump_recipe(source.recipe)
+        recipe = dump_recipe(_public(source.recipe))
         language_tokens = dict(source.index.state.language_tokens)
         name = source.recipe.name
     return write_hugging_face_folder(
@@ -50,6 +50,16 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
         language_tokens=language_tokens,
         recipe=recipe,
     )
+
+
+def _public(recipe: Recipe) -> Recipe:
+    """The recipe as it is published: of files their names, not the folders they lie in."""
+    tokenizer, start = recipe.tokenizer, recipe.initial_checkpoint
+    if tokenizer.path is not None:
+        tokenizer = tokenizer.model_copy(update={"path": Path(tokenizer.path.name)})
+    if start is not None:
+        start = Path(start.name)
+    return recipe.model_copy(update={"tokenizer": tokenizer, "initial_checkpoint": start})
 
 
 def write_hugging_face_folder(

@@ -27,9 +27,13 @@ from mmbert.recipe import ModelSettings
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was imported: the model as written, and how its vocabulary came about (None: as was)."""
+    """What was imported: the model as written, and how its vocabulary came about (None: as was).
+
+    `unused_rows` of the embedding are of no token: many models round their vocabulary up.
+    """
 
     model: HuggingFaceModel
+    unused_rows: int
     vocabulary: VocabularyChange | None
     comparison: LogitComparison
 
@@ -42,6 +46,8 @@ class ImportReport:
             f" {self.model.rotary_bases.global_:g} (global) and"
             f" {self.model.rotary_bases.local_:g} (local)"
         )
+        if self.unused_rows:
+            yield f"{self.unused_rows:,} rows of the vocabulary are of no token; they stay"
         if self.vocabulary is not None:
             change = self.vocabulary
             yield (
@@ -76,13 +82,15 @@ def import_model(
         sampling = StridedSampling(source.model.encoder, config)
         provenance["strided_sampling"] = {"hidden_size": config.hidden_size}
     change, tokenizer_folder, special_ids = None, folder, source.special_ids
+    old = FastTokenizer(folder)
+    unused_rows = config.vocab_size - old.size
+    if unused_rows < 0:
+        raise UserError(
+            f"{folder}: the tokenizer has {old.size} ids, the model {config.vocab_size} rows",
+            remedy="tokenizer and model are not of the same folder; download both again",
+        )
     if tokenizer is not None:
-        old, new = FastTokenizer(folder), FastTokenizer(tokenizer)
-        if old.size > config.vocab_size:
-            raise UserError(
-                f"{folder}: the tokenizer has {old.size} ids, the model {config.vocab_size} rows",
-                remedy="tokenizer and model are not of the same folder; download both again",
-            )
+        new, unused_rows = FastTokenizer(tokenizer), 0
         change = change_vocabulary(old, new, initialisation)
         assert new.special_ids is not None
         tokenizer_folder, special_ids = tokenizer, new.special_ids
@@ -114,7 +122,7 @@ def import_model(
         language_tokens={},
         recipe=None,
     )
-    return ImportReport(model, change, comparison)
+    return ImportReport(model, unused_rows, change, comparison)
 
 
 def _smaller(config: EncoderConfig, sizes: ModelSettings) -> EncoderConfig:

@@ -36,6 +36,19 @@ fill("... {mask} ...")
 ```
 
 The weights are those of pretraining: for classification, retrieval and the like, fine-tune them.
+`SentenceTransformer("PATH_OR_NAME")` begins with the mean of the last hidden states.
+
+As ONNX, for inputs of any length and batches of any size (`pip install onnx onnxscript`):
+
+```python
+import torch
+from transformers import AutoModelForMaskedLM
+
+model = AutoModelForMaskedLM.from_pretrained("PATH_OR_NAME").eval()
+inputs = {{name: torch.ones(2, 16, dtype=torch.int64) for name in ("input_ids", "attention_mask")}}
+free = dict.fromkeys(inputs, dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC))
+torch.onnx.export(model, f="model.onnx", kwargs=inputs, dynamic_shapes=free, dynamo=True)
+```
 
 ## Licence
 
@@ -105,9 +118,11 @@ def model_card(
 
 def _sentence(provenance: dict[str, Any]) -> str:
     if provenance["kind"] == "checkpoint":
+        began = " Its training began from the weights that `started_from` names below."
         return (
             f"It is the state after step {provenance['step']:,} ({provenance['tokens']:,} tokens),"
             f" in the phase `{provenance['phase']}`, of the recipe `{provenance['recipe']}`."
+            + (began if "started_from" in provenance else "")
         )
     if provenance["kind"] == "merge":
         how = {"ties": "the TIES merge", "linear": "the weighted mean"}.get(

@@ -104,6 +104,8 @@ class CheckpointSource(ModelSource):
             "writer": self.index.writer,
             "tokenizer": description.fingerprint,
         }
+        if self.recipe.initial_checkpoint is not None:
+            self.provenance["started_from"] = _began(self.recipe.initial_checkpoint)
 
     def read(self, name: str) -> torch.Tensor:
         """The full master weight."""
@@ -128,12 +130,22 @@ class HuggingFaceSource(ModelSource):
         self.special_ids = special_ids
         self.provenance = {"kind": "hugging_face", "path": path.resolve().name}
         if (path / PROVENANCE_NAME).is_file():
-            written = (path / PROVENANCE_NAME).read_text(encoding="utf-8")
-            self.provenance["made_from"] = json.loads(written)
+            self.provenance["made_from"] = _provenance_in(path)
 
     def read(self, name: str) -> torch.Tensor:
         """The stored weight as float32; UserError if it is not finite."""
         return self.weights.read(name)
+
+
+def _provenance_in(folder: Path) -> Any:
+    return json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
+
+
+def _began(imported: Path) -> Any:
+    """What the folder that training began from says of itself; its name if it is elsewhere now."""
+    if (imported / PROVENANCE_NAME).is_file():
+        return _provenance_in(imported)
+    return {"kind": "import", "path": imported.name}
 
 
 def _public(checkpoint: Path) -> str:

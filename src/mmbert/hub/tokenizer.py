@@ -96,8 +96,14 @@ class FastTokenizer:
         configured: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             path = self.folder / name
-            if path.is_file():
+            try:
                 configured |= json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path} cannot be read: {error}", remedy="save the tokenizer again"
+                ) from error
         found: dict[str, int] = {}
         for role, keys in _ROLES.items():
             for key in keys:

@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.parallel.description import describe, local_slice
+from mmbert.parallel.description import describe
 from mmbert.parallel.grid import TensorGroup
 
 
@@ -22,19 +22,24 @@ def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> 
     remedy = "give the folder that `mmbert import HF_FOLDER OUT` wrote, of a model of these sizes"
     try:
         with safe_open(str(path), framework="pt") as file:
-            stored = set(file.keys())
+            names = set(file.keys())
             for name, parameter in model.named_parameters():
                 description = describe(parameter)
-                if name not in stored:
+                if name not in names:
                     raise UserError(f"{path} has no parameter {name}", remedy=remedy)
-                full = file.get_tensor(name)
-                if tuple(full.shape) != tuple(description.full_shape):
+                stored = file.get_slice(name)
+                shape = tuple(stored.get_shape())
+                if shape != description.full_shape:
                     raise UserError(
-                        f"{path}: {name} has shape {tuple(full.shape)}, the recipe's model "
-                        f"{tuple(description.full_shape)}",
+                        f"{path}: {name} has shape {shape}, the recipe's model "
+                        f"{description.full_shape}",
                         remedy=remedy,
                     )
-                parameter.copy_(local_slice(full, description, group.rank, group.size))
+                # Only this rank's rows or columns are read.
+                ranges = description.ranges(group.rank, group.size)
+                along = description.split_dimension or 0
+                pieces = [stored[a:b] if along == 0 else stored[:, a:b] for a, b in ranges]
+                parameter.copy_(torch.cat(pieces, along))
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"initial_checkpoint: cannot read {path}: {error}", remedy=remedy
