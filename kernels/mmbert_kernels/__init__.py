@@ -19,7 +19,7 @@ from mmbert_kernels.stable_adamw import (
     Segments,
     debiased_beta,
     stable_adamw_apply,
-    stable_adamw_moments,
+    stable_adamw_sums,
     update_rms,
 )
 
@@ -39,6 +39,6 @@ __all__ = [
     "product",
     "rotary",
     "stable_adamw_apply",
-    "stable_adamw_moments",
+    "stable_adamw_sums",
     "update_rms",
 ]

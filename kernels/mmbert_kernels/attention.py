@@ -7,10 +7,11 @@ where s runs over the tokens of t's own document, and with a window only over th
 
 Implementations, in the order of preference (implementation.py chooses):
 
-`flash_attn`  the flash-attn package, on a GPU where it is installed;
-`varlen`      PyTorch's torch.nn.attention.varlen, on a GPU (bfloat16 and float16);
-`blocked`     on a CPU (blocked_attention.py): linear in the length for a local window;
-`reference`   document by document and block by block, in plain PyTorch, on any device.
+`flash_attn_3`  flash-attn 3 (its package flash_attn_interface), on Hopper where it is installed;
+`flash_attn`    flash-attn 2, on a GPU where it is installed;
+`varlen`        PyTorch's torch.nn.attention.varlen, on a GPU (bfloat16 and float16);
+`blocked`       on a CPU (blocked_attention.py): linear in the length for a local window;
+`reference`     document by document and block by block, in plain PyTorch, on any device.
 """
 
 from itertools import pairwise
@@ -21,7 +22,7 @@ from torch.nn import functional
 
 from mmbert_kernels.blocked_attention import blocked_attention
 from mmbert_kernels.checks import require
-from mmbert_kernels.gpu_attention import flash_attention, varlen_attention
+from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.sequences import check_cu_seqlens
 
@@ -55,7 +56,10 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     )
     if qkv.shape[0] == 0:
         return qkv[:, 0]
+    cu_seqlens = cu_seqlens.contiguous()
     chosen = implementation("attention", qkv.device.type)
+    if chosen == "flash_attn_3":
+        return flash_attention_3(qkv, cu_seqlens, max_seqlen, window)
     if chosen == "flash_attn":
         return flash_attention(qkv, cu_seqlens, max_seqlen, window)
     if chosen == "varlen":

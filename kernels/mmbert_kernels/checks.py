@@ -12,6 +12,11 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def may_look(tensor: Tensor) -> bool:
+    """Whether the host may look at the tensor's values: only where it need not wait for them."""
+    return tensor.device.type == "cpu"
+
+
 def require_triton_dtype(operation: str, *tensors: Tensor) -> None:
     """Refuse element types that the Triton kernels do not compute in (float64 above all)."""
     for tensor in tensors:

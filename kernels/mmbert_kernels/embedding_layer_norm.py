@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import require, require_triton_dtype
+from mmbert_kernels.checks import may_look, require, require_triton_dtype
 from mmbert_kernels.gather_rows import gather_rows_reference
 from mmbert_kernels.implementation import implementation
-from mmbert_kernels.layer_norm import layer_norm_reference, triton_backward, triton_forward
+from mmbert_kernels.layer_norm import layer_norm_reference
+from mmbert_kernels.layer_norm_kernels import triton_backward, triton_forward
 from mmbert_kernels.scatter_rows import scatter_rows_triton
 from mmbert_kernels.triton_support import contiguous_rows
 
@@ -59,7 +60,7 @@ def _check(ids: Tensor, table: Tensor, weight: Tensor) -> None:
         f"embedding_layer_norm: table must be [V, d] and weight [d]; got {list(table.shape)} "
         f"and {list(weight.shape)}",
     )
-    if ids.device.type == "cpu" and ids.numel() > 0:
+    if may_look(ids) and ids.numel() > 0:
         lowest, highest = int(ids.min()), int(ids.max())
         require(
             lowest >= 0 and highest < table.shape[0],

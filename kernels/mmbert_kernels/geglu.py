@@ -118,7 +118,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     grad_at = grad_pointer + row[:, None] * grad_stride + column[None, :]
     grad = tl.load(grad_at, mask=inside, other=0.0).to(tl.float32)
     gelu, derivative = _gelu_parts(activated)
-    target = grad_x_pointer + row[:, None] * (2 * width) + column[None, :]
+    target = grad_x_pointer + row[:, None] * 2 * width + column[None, :]
     dtype = grad_x_pointer.dtype.element_ty
     tl.store(target, (grad * gate * derivative).to(dtype), mask=inside)
     tl.store(target + width, (grad * gelu).to(dtype), mask=inside)

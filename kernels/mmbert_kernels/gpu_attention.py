@@ -1,4 +1,7 @@
-"""Attention on a GPU through flash-attn or PyTorch's own variable-length attention."""
+"""Attention on a GPU through flash-attn (3 or 2) or PyTorch's own variable-length attention.
+
+Their backward passes add in no fixed order unless torch.use_deterministic_algorithms asks for one.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -7,6 +10,25 @@ import torch
 from torch import Tensor
 
 from mmbert_kernels.checks import require
+
+
+def flash_attention_3(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None
+) -> Tensor:
+    """`attention` by flash-attn 3, the version for Hopper chips."""
+    _require_half("flash_attn_3", qkv)
+    attend: Callable[..., Tensor] = import_module("flash_attn_interface").flash_attn_varlen_func
+    # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
+    return attend(
+        *qkv.unbind(1),
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        causal=False,
+        window_size=_sides(window),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
@@ -21,6 +43,7 @@ def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: in
         softmax_scale=None,
         causal=False,
         window_size=_sides(window),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
 
 
@@ -31,7 +54,6 @@ def varlen_attention(
     _require_half("varlen", qkv)
     from torch.nn.attention.varlen import varlen_attn
 
-    # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
     query, key, value = qkv.unbind(1)
     out = varlen_attn(
         query,

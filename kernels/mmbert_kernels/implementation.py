@@ -3,7 +3,7 @@
 Environment variables, read when an operation is first used on a kind of device:
 
 `MMBERT_KERNELS`    `reference` or `triton`: every operation but attention.
-`MMBERT_ATTENTION`  `flash_attn`, `varlen`, `blocked` or `reference`: attention alone.
+`MMBERT_ATTENTION`  attention: `flash_attn_3`, `flash_attn`, `varlen`, `blocked` or `reference`.
 """
 
 import importlib.util
@@ -26,7 +26,15 @@ FUSED_OPERATIONS = (
     "gather_rows",
     "stable_adamw",
 )
-ATTENTION_IMPLEMENTATIONS = ("flash_attn", "varlen", "blocked", "reference")
+# Those of attention with the packages that they need, None for PyTorch alone.
+ATTENTION_PACKAGES = {
+    "flash_attn_3": "flash_attn_interface",
+    "flash_attn": "flash_attn.flash_attn_interface",
+    "varlen": None,
+    "blocked": None,
+    "reference": None,
+}
+ON_GPUS = ("flash_attn_3", "flash_attn", "varlen")
 
 
 def triton_is_installed() -> bool:
@@ -93,25 +101,37 @@ def _fused_implementation(device_type: str) -> tuple[str, str]:
 
 def _attention_implementation(device_type: str) -> tuple[str, str]:
     forced = os.environ.get("MMBERT_ATTENTION")
-    if forced not in (None, "", *ATTENTION_IMPLEMENTATIONS):
-        names = ", ".join(ATTENTION_IMPLEMENTATIONS)
+    if forced not in (None, "", *ATTENTION_PACKAGES):
+        names = ", ".join(ATTENTION_PACKAGES)
         raise ValueError(f"MMBERT_ATTENTION is {forced!r}; it may be one of {names}")
     if forced:
-        on_gpu = forced in ("flash_attn", "varlen")
-        if forced != "reference" and on_gpu != (device_type == "cuda"):
+        if forced != "reference" and (forced in ON_GPUS) != (device_type == "cuda"):
             raise ValueError(f"MMBERT_ATTENTION={forced} does not run on {device_type}")
-        if forced == "flash_attn" and not flash_attention_is_installed():
-            raise ValueError("MMBERT_ATTENTION is 'flash_attn', but flash-attn is not installed")
+        package = ATTENTION_PACKAGES[forced]
+        if package is not None and not is_installed(package):
+            raise ValueError(f"MMBERT_ATTENTION is {forced!r}, but {package} is not installed")
         return forced, "forced by MMBERT_ATTENTION"
     if device_type == "cpu":
         return "blocked", "the device is a CPU"
     if device_type != "cuda":
         return "reference", f"nothing faster is known for {device_type}"
-    if flash_attention_is_installed():
+    if is_hopper() and is_installed("flash_attn_interface"):
+        return "flash_attn_3", "a Hopper GPU, and flash-attn 3 is installed"
+    if is_installed("flash_attn.flash_attn_interface"):
         return "flash_attn", "flash-attn is installed"
     return "varlen", "PyTorch's own; flash-attn is not installed"
 
 
-def flash_attention_is_installed() -> bool:
-    """Whether the flash-attn package (version 2's interface) can be found."""
-    return importlib.util.find_spec("flash_attn") is not None
+def is_installed(module: str) -> bool:
+    """Whether `module` can be found. flash-attn 4 alone has a `flash_attn` without version 2's."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError as error:  # looking for a submodule imports its parent
+        if not isinstance(error, ModuleNotFoundError):
+            logger.warning("%s is installed but cannot be imported: %s", module, error)
+        return False
+
+
+def is_hopper() -> bool:
+    """Whether the GPU is of the one kind that flash-attn 3 is made for."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9

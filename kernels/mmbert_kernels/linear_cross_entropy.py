@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.checks import computation_dtype, may_look, require, require_triton_dtype
 from mmbert_kernels.classifier_blocks import Chunk, Gradients, chunk_in_blocks
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.softmax_gradient import softmax_gradient
@@ -76,7 +76,7 @@ def linear_cross_entropy(
     factors = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights
     factors = factors.detach().masked_fill(ignored, 0.0)
     labels = labels.masked_fill(ignored | (factors == 0), vocab_start)
-    if group is None and labels.device.type == "cpu" and labels.numel():
+    if group is None and may_look(labels) and labels.numel():
         require(
             int(labels.max()) < vocab_start + weight.shape[0],
             f"linear_cross_entropy: label {int(labels.max())} lies outside the vocabulary of "
@@ -235,10 +235,10 @@ def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:
         "linear_cross_entropy: the gradient of the losses differs from row to row; take their "
         "sum or mean, and pass what differs between rows as `weights`"
     )
-    if upstream.device.type == "cuda":
-        torch._assert_async(common, message)
-    else:
+    if may_look(common):
         require(bool(common), message)
+    else:
+        torch._assert_async(common, message)
     return torch.where(none_counted, torch.zeros_like(highest), highest)
 
 

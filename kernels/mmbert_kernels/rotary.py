@@ -8,6 +8,9 @@ For a head of size D, position p and i in [0, D/2), with the angle p * base^(-2i
 Angles, cosines and sines are float32 (bfloat16 cannot tell position 8,190 from 8,191). Values
 are not rotated. The backward pass is the rotation by the opposite angle. Source: Su et al. 2021
 (RoFormer), in the half-split form of GPT-NeoX and ModernBERT.
+
+The Triton kernel works in place, forward on the argument and backward on the gradient, so that
+values are not touched and no memory is taken.
 """
 
 # ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
@@ -28,15 +31,17 @@ TOKENS = 16
 
 
 def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
-    """Rotate the queries and keys of `qkv`.
+    """Rotate the queries and keys of `qkv`, which is given away.
 
     Args:
-        qkv: [T, 3, H, D], D even: queries, keys, values.
+        qkv: [T, 3, H, D], D even: queries, keys, values. Not to be used afterwards: its memory may
+            be the result's. A tensor whose own gradient is wanted (a leaf) is copied first.
         cu_seqlens: int32 [documents + 1]: 0, the end of each document, up to T.
         base: the rotary base (theta).
 
     Returns:
-        [T, 3, H, D] with queries and keys rotated and values as they were. `qkv` is left as it is.
+        [T, 3, H, D] with queries and keys rotated and values as they were. Its gradient is given
+        away too.
 
     Raises:
         ValueError: shapes do not fit.
@@ -47,9 +52,12 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     )
     check_cu_seqlens(cu_seqlens)
     require(base > 0, f"rotary: the base must be positive; got {base}")
+    cu_seqlens = cu_seqlens.contiguous()
     if implementation("rotary", qkv.device.type) == "reference":
         return rotary_reference(qkv, cu_seqlens, base)
     require_triton_dtype("rotary", qkv)
+    if qkv.is_leaf and qkv.requires_grad:
+        qkv = qkv.clone()
     rotated: Tensor = _Rotary.apply(qkv, cu_seqlens, base)
     return rotated
 
@@ -118,7 +126,6 @@ def rotation_frequencies(head_size: int, base: float, device: torch.device) -> T
 @triton.jit
 def _rotate_kernel(  # type: ignore[no-untyped-def]
     qkv_pointer,
-    out_pointer,
     cu_seqlens_pointer,
     frequencies_pointer,
     tokens,
@@ -150,32 +157,25 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
     angle = (token - start).to(tl.float32)[:, None] * frequency[None, :]
     cosine = tl.cos(angle)
     sine = tl.sin(angle) * direction
-    source = qkv_pointer + token[:, None] * token_stride + pair[None, :]
-    target = out_pointer + token[:, None] * (6 * heads * half) + pair[None, :]
+    of_tokens = qkv_pointer + token[:, None] * token_stride + pair[None, :]
     for index in range(2 * heads):  # the heads of the queries, then those of the keys
-        source_at = source + (index // heads) * part_stride + (index % heads) * head_stride
-        target_at = target + index * 2 * half
-        first = tl.load(source_at, mask=inside, other=0.0)
-        second = tl.load(source_at + half, mask=inside, other=0.0)
+        part, head = tl.cast(index // heads, tl.int64), tl.cast(index % heads, tl.int64)
+        at = of_tokens + part * part_stride + head * head_stride
+        first = tl.load(at, mask=inside, other=0.0)
+        second = tl.load(at + half, mask=inside, other=0.0)
         a, b = first.to(tl.float32), second.to(tl.float32)
-        tl.store(target_at, (a * cosine - b * sine).to(first.dtype), mask=inside)
-        tl.store(target_at + half, (b * cosine + a * sine).to(first.dtype), mask=inside)
-    for index in range(heads):  # values are copied
-        source_at = source + 2 * part_stride + index * head_stride
-        target_at = target + (2 * heads + index) * 2 * half
-        tl.store(target_at, tl.load(source_at, mask=inside), mask=inside)
-        tl.store(target_at + half, tl.load(source_at + half, mask=inside), mask=inside)
+        tl.store(at, (a * cosine - b * sine).to(first.dtype), mask=inside)
+        tl.store(at + half, (b * cosine + a * sine).to(first.dtype), mask=inside)
 
 
 def _rotate(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: float) -> Tensor:
-    if qkv.stride(3) != 1:
+    """qkv rotated where it lies; a copy if neighbours in a head are apart or elements shared."""
+    if qkv.stride(3) != 1 or 0 in qkv.stride():
         qkv = qkv.contiguous()
     tokens, _, heads, size = qkv.shape
-    out = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
-    if out.numel():
+    if qkv.numel():
         _rotate_kernel[(blocks(tokens, TOKENS),)](
             qkv,
-            out,
             cu_seqlens,
             rotation_frequencies(size, base, qkv.device),
             tokens,
@@ -189,16 +189,18 @@ def _rotate(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: float) -> T
             HALF=next_power_of_2(size // 2),
             num_warps=4,
         )
-    return out
+    return qkv
 
 
 class _Rotary(torch.autograd.Function):
+    """Autograd is not told that the memory is the argument's own: it would copy the gradient of the
+    view that the argument is. Nobody else holds either."""
+
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
-        cu_seqlens = cu_seqlens.contiguous()
         ctx.save_for_backward(cu_seqlens)
         ctx.base = base
-        return _rotate(qkv, cu_seqlens, base, 1.0)
+        return _rotate(qkv, cu_seqlens, base, 1.0).detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

@@ -5,14 +5,20 @@ import logging
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.gpu_attention import flash_attention, varlen_attention
-from mmbert_kernels.implementation import implementation
+from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.implementation import (
+    ATTENTION_PACKAGES,
+    implementation,
+    is_hopper,
+    is_installed,
+)
 from tests.kernels.formulas import cumulative
 
 
@@ -25,31 +31,44 @@ def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     implementation.cache_clear()
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, *, triton: bool, flash: bool) -> None:
+FLASH_2, FLASH_3 = "flash_attn.flash_attn_interface", "flash_attn_interface"
+
+
+def installed(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    triton: bool,
+    flash: tuple[str, ...] = (),
+    hopper: bool = False,
+) -> None:
     module = "mmbert_kernels.implementation"
     monkeypatch.setattr(f"{module}.triton_is_installed", lambda: triton)
-    monkeypatch.setattr(f"{module}.flash_attention_is_installed", lambda: flash)
+    monkeypatch.setattr(f"{module}.is_installed", lambda name: name in flash)
+    monkeypatch.setattr(f"{module}.is_hopper", lambda: hopper)
 
 
 @pytest.mark.parametrize(
-    ("triton", "flash", "device", "fused", "attention"),
+    ("triton", "flash", "hopper", "device", "fused", "attention"),
     [
-        (True, True, "cuda", "triton", "flash_attn"),
-        (True, False, "cuda", "triton", "varlen"),
-        (False, False, "cuda", "reference", "varlen"),
-        (True, True, "cpu", "reference", "blocked"),
-        (False, False, "mps", "reference", "reference"),
+        (True, (FLASH_2, FLASH_3), True, "cuda", "triton", "flash_attn_3"),
+        (True, (FLASH_2, FLASH_3), False, "cuda", "triton", "flash_attn"),
+        (True, (FLASH_2,), True, "cuda", "triton", "flash_attn"),
+        (True, (), True, "cuda", "triton", "varlen"),
+        (False, (), False, "cuda", "reference", "varlen"),
+        (True, (FLASH_2, FLASH_3), True, "cpu", "reference", "blocked"),
+        (False, (), False, "mps", "reference", "reference"),
     ],
 )
 def test_choice_by_device(
     monkeypatch: pytest.MonkeyPatch,
     triton: bool,
-    flash: bool,
+    flash: tuple[str, ...],
+    hopper: bool,
     device: str,
     fused: str,
     attention: str,
 ) -> None:
-    installed(monkeypatch, triton=triton, flash=flash)
+    installed(monkeypatch, triton=triton, flash=flash, hopper=hopper)
     chosen = kernels.backends(device)
     assert chosen.pop("attention") == attention
     assert len(chosen) == 9
@@ -66,7 +85,7 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_gpu_without_triton_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    installed(monkeypatch, triton=False, flash=False)
+    installed(monkeypatch, triton=False)
     with caplog.at_level(logging.WARNING, logger="mmbert.kernels"):
         implementation("geglu", "cuda")
     assert "Triton is not installed" in caplog.text
@@ -77,21 +96,26 @@ def test_a_gpu_without_triton_is_warned_of(
     [
         ("MMBERT_KERNELS", "cuda", "'cuda'; it may be 'reference' or 'triton'"),
         ("MMBERT_KERNELS", "triton", "Triton has no cpu backend"),
-        ("MMBERT_ATTENTION", "flash", "may be one of flash_attn, varlen, blocked, reference"),
+        (
+            "MMBERT_ATTENTION",
+            "flash",
+            "one of flash_attn_3, flash_attn, varlen, blocked, reference",
+        ),
         ("MMBERT_ATTENTION", "varlen", "does not run on cpu"),
+        ("MMBERT_ATTENTION", "flash_attn_3", "does not run on cpu"),
     ],
 )
 def test_impossible_wishes_are_refused(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
-    installed(monkeypatch, triton=True, flash=False)
+    installed(monkeypatch, triton=True)
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=message):
         kernels.backends("cpu")
 
 
 def test_wishes_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, triton=True, flash=True)
+    installed(monkeypatch, triton=True)
     monkeypatch.setenv("MMBERT_KERNELS", "reference")
     monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
     assert implementation("geglu", "cuda") == "reference"
@@ -104,6 +128,29 @@ def test_forced_reference_attention_is_right(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MMBERT_ATTENTION", "reference")
     implementation.cache_clear()
     torch.testing.assert_close(kernels.attention(qkv, cu_seqlens, 64, 16), blocked)
+
+
+@pytest.mark.parametrize("name", ["flash_attn", "flash_attn_3"])
+def test_flash_attention_that_is_not_installed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    installed(monkeypatch, triton=True)
+    monkeypatch.setenv("MMBERT_ATTENTION", name)
+    with pytest.raises(ValueError, match="is not installed"):
+        implementation("attention", "cuda")
+
+
+def test_a_flash_attn_without_version_2_is_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """flash-attn 4 alone brings a package of the same name, without what is called here."""
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert is_installed("flash_attn.cute")
+    assert not is_installed(FLASH_2)
+    assert not is_installed("no_such_package.at_all")
+    sys.modules.pop("flash_attn", None)
 
 
 def published_flash_attention(
@@ -151,6 +198,89 @@ def test_flash_attention_is_called_as_published(
         flash_attention(qkv.float(), cu_seqlens, 64, window)
 
 
+def published_flash_attention_3(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    seqused_q: torch.Tensor | None = None,
+    seqused_k: torch.Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    qv: torch.Tensor | None = None,
+    q_descale: torch.Tensor | None = None,
+    k_descale: torch.Tensor | None = None,
+    v_descale: torch.Tensor | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    attention_chunk: int = 0,
+    softcap: float = 0.0,
+    num_splits: int = 1,
+    pack_gqa: bool | None = None,
+    deterministic: bool = False,
+    sm_margin: int = 0,
+    return_attn_probs: bool = False,
+) -> Any:
+    """flash-attn 3's flash_attn_varlen_func, computing by the reference; as unexecuted as 2's."""
+    assert cu_seqlens_q is cu_seqlens_k
+    assert max_seqlen_q == max_seqlen_k
+    assert seqused_q is seqused_k is qv is q_descale is k_descale is v_descale is None
+    assert (attention_chunk, softcap, num_splits, pack_gqa, sm_margin) == (0, 0.0, 1, None, 0)
+    qkv = torch.stack((q, k, v), dim=1)
+    return published_flash_attention(
+        qkv,
+        cu_seqlens_q,
+        max_seqlen_q,
+        0.0,
+        softmax_scale,
+        causal,
+        window_size,
+        deterministic=deterministic,
+        return_attn_probs=return_attn_probs,
+    )
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_flash_attention_3_is_called_as_published(
+    monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    fake = types.ModuleType("flash_attn_interface")
+    fake.flash_attn_varlen_func = published_flash_attention_3  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", fake)
+    qkv = torch.randn(70, 3, 2, 16).bfloat16().requires_grad_()
+    cu_seqlens = cumulative((5, 1, 64), padding=2)
+    computed = flash_attention_3(qkv, cu_seqlens, 64, window)
+    (gradient,) = torch.autograd.grad(computed.sum(), qkv)
+    blocked = kernels.attention(qkv, cu_seqlens, 64, window)
+    (expected,) = torch.autograd.grad(blocked.sum(), qkv)
+    torch.testing.assert_close(computed, blocked, rtol=2**-6, atol=2**-6)
+    torch.testing.assert_close(gradient, expected, rtol=2**-6, atol=2**-6)
+
+
+@pytest.mark.parametrize("name", ["flash_attn", "flash_attn_3"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_flash_attention_adds_in_a_fixed_order_when_torch_is_to(
+    monkeypatch: pytest.MonkeyPatch, name: str, wanted: bool
+) -> None:
+    asked = []
+
+    def attend(*_: Any, deterministic: bool, **__: Any) -> torch.Tensor:
+        asked.append(deterministic)
+        return torch.zeros(8, 2, 16)
+
+    fake = types.ModuleType(name)
+    fake.flash_attn_varlen_qkvpacked_func = attend  # type: ignore[attr-defined]
+    fake.flash_attn_varlen_func = attend  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", fake)
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", fake)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: wanted)
+    call = flash_attention if name == "flash_attn" else flash_attention_3
+    call(torch.randn(8, 3, 2, 16).bfloat16(), cumulative((8,)), 8, None)
+    assert asked == [wanted]
+
+
 @pytest.mark.parametrize("window", [None, 128])
 def test_varlen_attention_is_called_by_its_signature(
     monkeypatch: pytest.MonkeyPatch, window: int | None
@@ -174,18 +304,20 @@ def test_varlen_attention_is_called_by_its_signature(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["varlen", "flash_attn"])
+@pytest.mark.parametrize("name", ["varlen", "flash_attn", "flash_attn_3"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 128])
 def test_attention_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, window: int | None
 ) -> None:
-    from mmbert_kernels.implementation import flash_attention_is_installed
     from tests.kernels import formulas
     from tests.kernels.comparison import compare
 
-    if name == "flash_attn" and not flash_attention_is_installed():
-        pytest.skip("flash-attn is not installed")
+    package = ATTENTION_PACKAGES[name]
+    if package is not None and not is_installed(package):
+        pytest.skip(f"{package} is not installed")
+    if name == "flash_attn_3" and not is_hopper():
+        pytest.skip("flash-attn 3 is for Hopper chips")
     monkeypatch.setenv("MMBERT_ATTENTION", name)
     lengths = (*formulas.LENGTHS, 1024, 5)
     tokens = sum(lengths)

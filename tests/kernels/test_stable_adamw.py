@@ -7,7 +7,7 @@ from mmbert_kernels import (
     Segments,
     debiased_beta,
     stable_adamw_apply,
-    stable_adamw_moments,
+    stable_adamw_sums,
     update_rms,
 )
 from tests.kernels import formulas
@@ -38,20 +38,18 @@ def run_steps(
             ]  # empty where a tensor is elsewhere
             segments = Segments(tuple(inside[:-1]), tuple(inside[1:]))
             segment_lists.append(segments)
-            sums += stable_adamw_moments(
-                gradient[a:b].clone(), part["m"], part["v"], segments, step=step, **SETTINGS
-            )
+            part["g"] = gradient[a:b].clone()
+            sums += stable_adamw_sums(part["g"], part["v"], segments, step=step, **SETTINGS)
         for part, segments in zip(parts, segment_lists, strict=True):
             stable_adamw_apply(
-                part["p"],
-                part["m"],
-                part["v"],
+                *(part[name] for name in "pgmv"),
                 segments,
                 sums,
+                step=step,
                 learning_rate=3e-3,
                 peak_learning_rate=6e-3,
                 weight_decay=torch.tensor([0.0, 0.02, 0.02], device=start.device),
-                eps=1e-8,
+                **SETTINGS,
             )
         rms.append(update_rms(sums))
     return torch.cat([part["p"] for part in parts]), rms
@@ -114,41 +112,88 @@ def test_where_the_partitions_are_cut_does_not_matter(cuts: tuple[int, ...]) -> 
 
 
 def test_a_zero_gradient_moves_nothing_but_the_decay() -> None:
-    p, m, v = torch.ones(8), torch.zeros(8), torch.zeros(8)
+    p, g, m, v = torch.ones(8), *torch.zeros(3, 8)
     segments = Segments((0,), (8,))
-    sums = stable_adamw_moments(torch.zeros(8), m, v, segments, step=1, **SETTINGS)
+    sums = stable_adamw_sums(g, v, segments, step=1, **SETTINGS)
     assert sums.tolist() == [[0.0, 8.0]]
     stable_adamw_apply(
         p,
+        g,
         m,
         v,
         segments,
         sums,
+        step=1,
         learning_rate=1e-3,
         peak_learning_rate=2e-3,
         weight_decay=torch.tensor([0.1]),
-        eps=1e-8,
+        **SETTINGS,
     )
     torch.testing.assert_close(p, torch.full((8,), 0.95))
 
 
-def test_what_lies_in_no_segment_is_left_alone() -> None:
-    p, m, v = torch.ones(8), torch.full((8,), 5.0), torch.full((8,), 5.0)
+def test_the_first_pass_changes_nothing_and_what_lies_in_no_segment_is_left_alone() -> None:
+    check_padding(torch.device("cpu"))
+
+
+def check_padding(device: torch.device) -> None:
+    """Only [2, 4) is a segment."""
+    p, g, m, v = (torch.full((8,), value, device=device) for value in (1.0, 1.0, 5.0, 5.0))
     segments = Segments((2,), (4,))
-    sums = stable_adamw_moments(torch.ones(8), m, v, segments, step=1, **SETTINGS)
+    sums = stable_adamw_sums(g, v, segments, step=1, **SETTINGS)
+    for tensor, value in ((p, 1.0), (g, 1.0), (m, 5.0), (v, 5.0)):
+        assert (tensor == value).all()
     stable_adamw_apply(
         p,
+        g,
         m,
         v,
         segments,
         sums,
+        step=1,
         learning_rate=1e-3,
         peak_learning_rate=1e-3,
-        weight_decay=torch.zeros(1),
-        eps=1e-8,
+        weight_decay=torch.zeros(1, device=device),
+        **SETTINGS,
     )
+    assert (g == 1.0).all()
     for tensor, value in ((p, 1.0), (m, 5.0), (v, 5.0)):
         assert (tensor == value).tolist() == [True, True, False, False, True, True, True, True]
+
+
+def check_no_elements(device: torch.device) -> None:
+    """Segments without elements, and a partition without any."""
+    for segments, size in ((Segments((0, 3, 3), (3, 3, 5)), 5), (Segments((0,), (0,)), 0)):
+        p, g, m, v = torch.ones(4, size, device=device).unbind()
+        sums = stable_adamw_sums(g, v, segments, step=2, **SETTINGS)
+        assert sums[:, 1].tolist() == [
+            float(end - start) for start, end in zip(segments.starts, segments.ends, strict=True)
+        ]
+        stable_adamw_apply(
+            p,
+            g,
+            m,
+            v,
+            segments,
+            sums,
+            step=2,
+            learning_rate=1e-3,
+            peak_learning_rate=1e-3,
+            weight_decay=torch.zeros(len(segments), device=device),
+            **SETTINGS,
+        )
+        assert p.isfinite().all()
+
+
+def test_no_elements() -> None:
+    check_no_elements(torch.device("cpu"))
+
+
+def test_what_is_not_a_flat_float32_partition_is_refused() -> None:
+    segments, good = Segments((0,), (4,)), torch.zeros(4)
+    for bad in (torch.zeros(8)[::2], torch.zeros(2, 2), torch.zeros(4).double(), torch.zeros(5)):
+        with pytest.raises(ValueError, match=r"contiguous float32|differ in length"):
+            stable_adamw_sums(good, bad, segments, step=1, **SETTINGS)
 
 
 def test_debiased_averages() -> None:
@@ -162,4 +207,4 @@ def test_segments_must_be_in_order_and_inside() -> None:
     with pytest.raises(ValueError, match="in order"):
         Segments((0, 3), (4, 6))
     with pytest.raises(ValueError, match="after the partition's 8"):
-        stable_adamw_moments(*torch.zeros(3, 8), Segments((0,), (9,)), step=1, **SETTINGS)
+        stable_adamw_sums(*torch.zeros(2, 8), Segments((0,), (9,)), step=1, **SETTINGS)

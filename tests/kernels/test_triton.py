@@ -14,10 +14,16 @@ import mmbert_kernels as kernels
 from mmbert_kernels.dropout_add import dropout_add_reference, keep_mask, threshold_and_scale
 from mmbert_kernels.implementation import implementation, triton_interprets
 from mmbert_kernels.scatter_rows import scatter_rows_triton
-from tests.kernels import formulas
+from tests.kernels import formulas, layouts
 from tests.kernels.comparison import assert_close, compare
 from tests.kernels.formulas import LENGTHS, cumulative
-from tests.kernels.test_stable_adamw import check_steps, run_steps, spiking_gradients
+from tests.kernels.test_stable_adamw import (
+    check_no_elements,
+    check_padding,
+    check_steps,
+    run_steps,
+    spiking_gradients,
+)
 from tests.kernels.test_vocabulary_parallel import check_ranks
 
 INTERPRETED = triton_interprets()
@@ -34,7 +40,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     implementation.cache_clear()
     torch.manual_seed(21)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.empty(3).isnan().all()
+    assert torch.empty(3, device=DEVICE).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
     implementation.cache_clear()
@@ -138,6 +144,38 @@ def test_rotary_finds_documents_behind_empty_ones() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary_works_in_place_on_what_is_given_away(dtype: torch.dtype) -> None:
+    cu_seqlens = cumulative(LENGTHS, 2, str(DEVICE))
+    x = randn(TOKENS, 3 * 2 * 16, dtype=dtype).requires_grad_()
+    linear = x + 0.0  # what the model hands over: a view of a linear's output
+    qkv = linear.view(TOKENS, 3, 2, 16)
+    before = qkv.detach().clone()
+    rotated = kernels.rotary(qkv, cu_seqlens, 10_000.0)
+    assert rotated.data_ptr() == linear.data_ptr()
+    assert torch.equal(rotated[:, 2], before[:, 2])
+    roundings = 256 if dtype == torch.float32 else 2
+    assert_close("rotated", rotated, formulas.rotary(before, LENGTHS, 10_000.0), roundings)
+    upstream = randn(TOKENS, 3, 2, 16, dtype=dtype)
+    given = upstream.clone()
+    (gradient,) = torch.autograd.grad(rotated, x, given)
+    assert gradient.data_ptr() == given.data_ptr()
+    true = before.double().requires_grad_()
+    formulas.rotary(true, LENGTHS, 10_000.0).backward(upstream.double())
+    assert_close("gradient", gradient.view_as(true), true.grad, roundings)
+
+
+def test_rotary_leaves_parameters_as_they_are() -> None:
+    leaf = randn(TOKENS, 3, 1, 16).requires_grad_()
+    before = leaf.detach().clone()
+    kernels.rotary(leaf, cumulative(LENGTHS, 0, str(DEVICE)), 1e4).sum().backward()
+    assert torch.equal(leaf.detach(), before)
+    shared = torch.ones(1, 3, 1, 16, device=DEVICE).expand(TOKENS, 3, 1, 16)
+    rotated = kernels.rotary(shared, cumulative(LENGTHS, 0, str(DEVICE)), 1e4)
+    assert_close("shared", rotated, formulas.rotary(shared, LENGTHS, 1e4), 256)
+    assert (shared == 1).all()
+
+
 @pytest.mark.parametrize("first_token", [0, 3, 2**33 + 5, 2_999_999_999_999])
 def test_dropout_has_the_masks_of_the_reference(first_token: int) -> None:
     for seed in (0, 21, 2**63 + 11, -1):
@@ -225,24 +263,25 @@ def test_stable_adamw() -> None:
     torch.testing.assert_close(cut, parameters, rtol=1e-6, atol=1e-7)
 
 
-def test_rows_that_are_not_contiguous() -> None:
-    wide, tall = randn(20, 200)[:, 3:99], randn(96, 20).t()
-    weight = randn(192)[::2]
-    for x in (wide, tall):
-        assert_close(
-            "norm", kernels.layer_norm(x, weight, 1e-5), formulas.layer_norm(x, weight, 1e-5), 32
-        )
-        assert_close("geglu", kernels.geglu(x), formulas.geglu(x), 16)
-        computed = kernels.dropout_add(x, tall, 0.5, 3)
-        assert torch.equal(computed, dropout_add_reference(x, tall, 0.5, 3))
-    qkv = randn(3, 16, TOKENS, 2).permute(2, 0, 3, 1)
-    compare(
-        lambda qkv: kernels.rotary(qkv, cumulative(LENGTHS, 0, str(DEVICE)), 10_000.0),
-        lambda qkv: formulas.rotary(qkv, LENGTHS, 10_000.0),
-        (qkv,),
-        (randn(3, TOKENS, 2, 16).transpose(0, 1),),
-        roundings=256,
-    )
+def test_stable_adamw_leaves_padding_alone_and_takes_nothing() -> None:
+    check_padding(DEVICE)
+    check_no_elements(DEVICE)
+
+
+# What attention runs on a GPU takes half precision and is tested in test_implementation.py.
+NAMES = [name for name in layouts.NAMES if not name.startswith("attention")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_do_not_depend_on_memory_layout(name: str) -> None:
+    with DEVICE:
+        layouts.check_layouts(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_gives_nothing(name: str) -> None:
+    with DEVICE:
+        layouts.check_nothing(name)
 
 
 def test_expanded_gradients_are_read_right() -> None:
@@ -256,30 +295,29 @@ def test_expanded_gradients_are_read_right() -> None:
     assert_close("gradient", x.grad, true.grad, 512)
 
 
-def test_nothing_gives_nothing() -> None:
-    none, weight = torch.zeros(0, 8, device=DEVICE), torch.ones(8, device=DEVICE)
-    ids = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    for call in (
-        lambda x: kernels.layer_norm(x, weight, 1e-5),
-        lambda x: kernels.add_layer_norm(x, x, weight, 1e-5)[0],
-        kernels.geglu,
-        lambda x: kernels.dropout_add(x, x, 0.1, 1),
-        lambda x: kernels.rotary(x.view(0, 3, 1, 8), cumulative((0,), 0, str(DEVICE)), 1e4),
-        lambda x: kernels.linear_cross_entropy(
-            x, torch.zeros(9, 8, device=DEVICE), torch.zeros(9, device=DEVICE), ids
-        ),
-    ):
-        x = none.clone().requires_grad_()
-        out = call(x)
-        assert out.shape[0] == 0
-        out.sum().backward()
-    table = torch.zeros(9, 8, device=DEVICE, requires_grad=True)
-    kernels.gather_rows(table, ids).sum().backward()
-    assert table.grad is not None
-    assert not table.grad.any()
-    table.grad = None
-    kernels.embedding_layer_norm(ids, table, weight, 1e-5).sum().backward()
-    assert not table.grad.any()
+@pytest.mark.skipif(not INTERPRETED, reason="takes 9 GB that only the interpreter leaves untouched")
+def test_rows_more_than_two_to_the_31_elements_apart() -> None:
+    """Offsets are 64 bits wide: the third row lies 2^31 elements behind the first."""
+    torch.utils.deterministic.fill_uninitialized_memory = False  # no page but the rows' is touched
+    try:
+        far = torch.empty(2**31 + 256, dtype=torch.float16).as_strided((3, 96), (2**30, 1))
+        far.copy_(randn(3, 96))
+        near, other, weight = far.contiguous(), randn(3, 96).half(), randn(96).half()
+        for function in (
+            lambda x: kernels.layer_norm(x, weight, 1e-5),
+            lambda x: kernels.add_layer_norm(x, other, weight, 1e-5)[0],
+            lambda x: kernels.add_layer_norm(other, x, weight, 1e-5)[0],
+            lambda x: kernels.embedding_layer_norm(torch.arange(3), x, weight, 1e-5),
+            lambda x: kernels.dropout_add(x, other, 0.3, 7),
+            lambda x: kernels.dropout_add(other, x, 0.3, 7),
+            kernels.geglu,
+            lambda x: scatter_rows_triton(x, torch.arange(3), 3),
+            lambda x: kernels.rotary(x.unflatten(1, (3, 2, 16)), cumulative((3,)), 1e4),
+        ):
+            expected = function(near.clone())
+            assert torch.equal(function(far), expected)
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def test_float64_is_refused() -> None:

@@ -8,7 +8,6 @@ import contextlib
 import io
 import logging
 import math
-import traceback
 import warnings
 from functools import partial
 from typing import Any
@@ -18,7 +17,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from pydantic import ValidationError
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from distributed import run_ranks
 from mmbert.errors import UserError
@@ -243,48 +241,6 @@ def test_adamw_decays_like_the_recipe_says() -> None:
             weight = weight - rate * mean / (1 - beta1**step) / corrected
         for result in results:
             assert np.linalg.norm(result[name] - weight.numpy()) / weight.norm() < 1e-6
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for the device: reading a value out of a tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
-        name = str(function)
-        if "_local_scalar_dense" in name or "nonzero" in name:
-            # The reference of StableAdamW reads its sums as numbers, being for a CPU.
-            stack = traceback.extract_stack()
-            self.count += not any(frame.name == "_moments_reference" for frame in stack)
-        return function(*args, **(kwargs or {}))
-
-
-def count_waits(rank: int, world_size: int) -> dict[str, list[int]]:
-    """Waits in two microbatches and in the step, by precision and stage; of the second step."""
-    results = {}
-    for precision in ("float32", "bfloat16"):
-        for stage in STAGES:
-            engine = prescribed_engine(
-                start(rank, world_size, 1), parallel__zero_stage=stage, precision=precision
-            )
-            for _ in range(2):
-                with Waits() as microbatches:
-                    run_microbatches(engine, 4, 0.25)
-                with Waits() as step:
-                    engine.optimizer_step(1e-2, 0.1)
-            results[f"{precision} {stage}"] = [microbatches.count, step.count]
-            engine.close()
-    return results
-
-
-def test_the_host_waits_for_the_device_at_the_steps_end_alone() -> None:
-    waits = run_ranks(count_waits, 2)[0]
-    assert {microbatches for microbatches, _ in waits.values()} == {0}, waits
-    # The check that gradients are finite. With bfloat16, ZeRO 2 makes it twice in a row: of the
-    # gradients, then of their norm; the second finds the device idle.
-    assert {key: step for key, (_, step) in waits.items() if step != 1} == {"bfloat16 2": 2}
 
 
 def start_quietly(rank: int, world_size: int) -> list[str]:

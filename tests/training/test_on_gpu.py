@@ -4,11 +4,24 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mmbert.model.initialization import initialize_parameters
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.grid import build_grid
+from mmbert.training.engine import Engine
+from mmbert.training.losses import LossMeter
+from mmbert.training.step import StepRunner
+from mmbert.training.timing import TimeSplit
+from tests.benchmarks.gpu_step_models import join_a_group_of_one
+from tests.benchmarks.packed_rows import packed_rows
+from tests.model.tiny_models import BASES, tiny_config
+from tests.training.prescribed import recipe
 from tests.training.small_run import log_of, step_losses
 
 ROOT = Path(__file__).parents[2]
@@ -42,3 +55,51 @@ def test_on_a_gpu_it_trains_and_continues(inputs: Path, tmp_path: Path) -> None:
     if any(kind in torch.cuda.get_device_name() for kind in ("H100", "H200", "A100", "B200")):
         assert 0 < last["mfu"] < 1
     assert json.loads((run / "results.json").read_text())["phases"][-1]["held_out_end"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
+    """By PyTorch's own count (test_waiting.py has the one that needs no GPU)."""
+    device = torch.device("cuda", 0)
+    join_a_group_of_one(device)
+    grid = build_grid(tensor_parallel=1)
+    settings = recipe(parallel__zero_stage=stage, precision="bfloat16")
+    config = tiny_config(hidden_size=256)
+    model = MaskedLanguageModel(config, grid.tensor, sequence_parallel=False)
+    initialize_parameters(model, seed=21)
+    engine = Engine(model.to(device), settings, grid, device)
+    runner = StepRunner(engine, dropout_seed=3, meter=LossMeter(1, device), clock=TimeSplit(device))
+    rows = packed_rows(3, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
+    step = engine.optimizer_step
+    waits: list[str] = []
+
+    def counted(*arguments: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = step(*arguments)
+        torch.cuda.set_sync_debug_mode("error")
+        waits.extend(str(w.message) for w in caught if "synchroniz" in str(w.message))
+        return report
+
+    def run() -> None:
+        runner.run(
+            rows,
+            masked_tokens=sum(float(row.weights.sum()) for row in rows),
+            rotary_bases=BASES,
+            dropout=0.1,
+            learning_rate=1e-3,
+            weight_decay=0.1,
+        )
+
+    for _ in range(3):  # tables are made, kernels compiled, memory is taken
+        run()
+    engine.optimizer_step = counted  # type: ignore[method-assign]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        engine.close()
+    assert len(waits) == 1, waits

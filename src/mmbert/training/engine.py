@@ -32,6 +32,7 @@ from mmbert.parallel.grid import ProcessGrid
 from mmbert.recipe import Recipe, RotaryBases
 from mmbert.training.engine_setup import ModelParallelUnit, base_optimizer, check, configuration
 from mmbert.training.fragments import ParameterFragment
+from mmbert.training.one_read import OneRead
 from mmbert.training.optimizer import FlatLayout, StableAdamW, no_decay
 from mmbert.training.overlap import OverlappedReduction
 from mmbert_kernels import Segments
@@ -40,7 +41,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found none
 
 import deepspeed
+from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero import stage3, stage_1_and_2
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
 deepspeed_logger = logging.getLogger("DeepSpeed")
@@ -64,14 +67,17 @@ OVERLAP_BUCKET = 12_500_000
 
 @dataclass(frozen=True)
 class OptimizerReport:
-    """What a step did. The tensors stay on the device: reading one waits for it."""
+    """What a step did."""
 
-    gradient_norm: Tensor
-    """float32 scalar: L2 norm over all parameters before clipping; inf when not finite."""
+    gradient_norm: float
+    """L2 norm over all parameters before clipping; inf when not finite."""
     update_rms_clipped_share: Tensor
-    """float32 scalar: share of tensors whose StableAdamW update was clipped (0 with AdamW)."""
+    """float32 scalar: share of tensors whose StableAdamW update was clipped (0 with AdamW). It
+    stays on the device: reading it waits."""
     finite: bool
     """False: a gradient was not finite, and the step changed nothing, on all ranks alike."""
+    figures: list[float]
+    """What was to be read with the norm."""
 
 
 class Engine:
@@ -106,6 +112,10 @@ class Engine:
                 dist_init_required=False,
             )
         self._zero = self._engine.optimizer
+        self._one_read = OneRead(bf16_optimizer, stage_1_and_2, stage3)
+        if isinstance(self._zero, stage_1_and_2.DeepSpeedZeroOptimizer):
+            # It would look at every gradient first, and wait; their norm says the same.
+            self._zero.check_overflow = lambda **_: None
         self._reduction = self._overlapped_reduction()
         self._step_is_full = False
         self._parameters = list(model.named_parameters())
@@ -147,6 +157,7 @@ class Engine:
         *,
         rotary_bases: RotaryBases,
         dropout_seed: int | None,
+        dropout: float | None = None,
         loss_scale: float | Tensor,
         last: bool = False,
     ) -> Tensor:
@@ -157,7 +168,6 @@ class Engine:
         the detached per-token losses, float32 [K], 0 where the weight is 0.
         """
         if self._step_is_full:
-        dropout: float | None = None,
             raise RuntimeError("a microbatch after the last one of its step")
         losses: Tensor = self._engine(
             batch, rotary_bases=rotary_bases, dropout_seed=dropout_seed, dropout=dropout
@@ -170,8 +180,14 @@ class Engine:
         self._engine.backward(losses.sum() * (loss_scale * average), scale_wrt_gas=False)
         return losses.detach()
 
-    def optimizer_step(self, learning_rate: float, weight_decay: float) -> OptimizerReport:
-        """End the step: reduce, clip if the recipe says so, update, clear the gradients."""
+    def optimizer_step(
+        self, learning_rate: float, weight_decay: float, figures: Tensor | None = None
+    ) -> OptimizerReport:
+        """End the step: reduce, clip if the recipe says so, update, clear the gradients.
+
+        The host waits for the device once, to learn whether the gradients are finite; `figures`
+        (float64 [n], on the device) come with that answer.
+        """
         for group in self._base.param_groups:
             group["lr"] = learning_rate
             if isinstance(self._base, StableAdamW):
@@ -181,14 +197,16 @@ class Engine:
                 group["weight_decay"] = weight_decay / self._learning_rate_max
         if self._reduction is not None:
             self._reduction.finish()
-        self._engine.step()
+        if figures is None:
+            figures = torch.zeros(0, dtype=torch.float64, device=self.device)
+        with self._one_read.answering(figures):
+            self._engine.step()
         self._step_is_full = False
         finite = not self._zero.overflow
         share = torch.zeros((), device=self.device)
         if finite and isinstance(self._base, StableAdamW):
             share = self._base.clipped_share
-        norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32)
-        return OptimizerReport(norm.to(self.device), share, finite)
+        return OptimizerReport(self._one_read.norm, share, finite, self._one_read.figures)
 
     def fragments(self) -> Iterator[ParameterFragment]:
         """What this rank holds of each parameter, in the model's order; nothing of some."""

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels import Segments, stable_adamw_apply, stable_adamw_moments, update_rms
+from mmbert_kernels import Segments, stable_adamw_apply, stable_adamw_sums, update_rms
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,8 @@ class StableAdamW(torch.optim.Optimizer):
         flat, group, layout = flats[0], self.param_groups[0], self.layout
         states = self.state[flat]
         self.steps += 1
-        sums = stable_adamw_moments(
+        sums = stable_adamw_sums(
             flat.grad,
-            states["exp_avg"],
             states["exp_avg_sq"],
             layout.segments,
             betas=group["betas"],
@@ -139,10 +138,13 @@ class StableAdamW(torch.optim.Optimizer):
         self.rms = update_rms(totals)
         stable_adamw_apply(
             flat.detach(),
+            flat.grad,
             states["exp_avg"],
             states["exp_avg_sq"],
             layout.segments,
             totals[layout.tensors],
+            betas=group["betas"],
+            step=self.steps,
             learning_rate=group["lr"],
             peak_learning_rate=group["lr_max"],
             weight_decay=layout.decays * group["weight_decay"],

@@ -14,11 +14,10 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from mmbert.data.batch import to_batch
 from mmbert.data.rows import Row
-from mmbert.parallel.grid import DataGroup
 from mmbert.recipe import RotaryBases
 from mmbert.training.engine import Engine, OptimizerReport
+from mmbert.training.inputs import inputs_on
 from mmbert.training.losses import LossMeter
 from mmbert.training.timing import TimeSplit
 
@@ -57,8 +56,8 @@ class StepRunner:
         rows: Sequence[Row],
         *,
         masked_tokens: float,
-        dropout: float,
         rotary_bases: RotaryBases,
+        dropout: float,
         learning_rate: float,
         weight_decay: float,
     ) -> StepOutcome:
@@ -69,10 +68,11 @@ class StepRunner:
         """
         device = self._engine.device
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
-        for number, row in enumerate(rows):
+        inputs = inputs_on(device, rows)
+        for number in range(len(rows)):
             with self._clock.host("data"):
-                batch = to_batch(row, device)
-                components = torch.from_numpy(row.masked_components).to(device).long()
+                present = next(inputs)
+            batch, components = present.batch, present.components
             begin = self._clock.mark()
             losses = self._engine.forward_backward(
                 batch,
@@ -86,9 +86,11 @@ class StepRunner:
             self._clock.between("backward", self._forward_end, self._clock.mark())
             passes.append((losses, batch.weights, components))
         row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
-        total = GlobalSum(row_losses.sum(), self._engine.grid.data)
+        total = row_losses.sum(dim=0, keepdim=True)
+        if self._engine.grid.data.size > 1:
+            distributed.all_reduce(total, group=self._engine.grid.data.group)
         with self._clock.device("optimizer"):
-            report = self._engine.optimizer_step(learning_rate, weight_decay)
+            report = self._engine.optimizer_step(learning_rate, weight_decay, total)
         bad: tuple[int, ...] = ()
         if report.finite:
             for losses, weights, components in passes:
@@ -96,29 +98,4 @@ class StepRunner:
         else:
             finite = torch.isfinite(row_losses).tolist()
             bad = tuple(row.index for row, good in zip(rows, finite, strict=True) if not good)
-        return StepOutcome(total.read() / masked_tokens, report, bad)
-
-
-class GlobalSum:
-    """A scalar summed over the data ranks and on its way to the host.
-
-    The copy is queued before the optimiser's step, and the step itself waits for the device once
-    (for its check of the gradients), so reading the value afterwards waits for nothing more.
-    """
-
-    def __init__(self, value: Tensor, group: DataGroup) -> None:
-        if group.size > 1:
-            distributed.all_reduce(value, group=group.group)
-        self._value = value
-        self._arrived: Any = None
-        if value.is_cuda:
-            self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
-            self._value.copy_(value, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def read(self) -> float:
-        """The sum."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return float(self._value)
+        return StepOutcome(report.figures[0] / masked_tokens, report, bad)

@@ -1,0 +1,215 @@
+"""The Triton kernels of layer normalisation (layer_norm.py has the formulae), each row read once.
+
+In the backward pass every program walks over blocks of rows and keeps its share of dweight in
+float32 registers; the shares are then added in a fixed order, so the gradient is the same in every
+run. With `ids` row t is row ids[t] of a table (embedding_layer_norm.py).
+"""
+
+# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+
+import torch
+from torch import Tensor
+
+from mmbert_kernels.triton_support import (
+    blocks,
+    contiguous_rows,
+    next_power_of_2,
+    resident_programs,
+    tl,
+    triton,
+)
+
+
+@triton.jit
+def _forward_kernel(  # type: ignore[no-untyped-def]
+    x_pointer,
+    residual_pointer,
+    ids_pointer,
+    weight_pointer,
+    out_pointer,
+    total_pointer,
+    mean_pointer,
+    inverse_pointer,
+    rows,
+    width,
+    x_stride,
+    residual_stride,
+    eps,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_IDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    row_inside = row < rows
+    inside = row_inside[:, None] & (column < width)[None, :]
+    source = row
+    if HAS_IDS:
+        source = tl.load(ids_pointer + row, mask=row_inside, other=0)
+    x = tl.load(x_pointer + source[:, None] * x_stride + column[None, :], mask=inside, other=0.0)
+    x = x.to(tl.float32)
+    target = row[:, None] * width + column[None, :]
+    if HAS_RESIDUAL:
+        residual_at = residual_pointer + row[:, None] * residual_stride + column[None, :]
+        x += tl.load(residual_at, mask=inside, other=0.0).to(tl.float32)
+        total = x.to(total_pointer.dtype.element_ty)
+        tl.store(total_pointer + target, total, mask=inside)
+        x = total.to(tl.float32)
+    mean = tl.sum(x, axis=1) / width
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
+    weight = tl.load(weight_pointer + column, mask=column < width, other=0.0).to(tl.float32)
+    out = centred * inverse[:, None] * weight[None, :]
+    tl.store(out_pointer + target, out.to(out_pointer.dtype.element_ty), mask=inside)
+    tl.store(mean_pointer + row, mean, mask=row_inside)
+    tl.store(inverse_pointer + row, inverse, mask=row_inside)
+
+
+@triton.jit
+def _backward_kernel(  # type: ignore[no-untyped-def]
+    grad_out_pointer,
+    grad_total_pointer,
+    x_pointer,
+    ids_pointer,
+    weight_pointer,
+    mean_pointer,
+    inverse_pointer,
+    grad_x_pointer,
+    grad_weight_pointer,
+    rows,
+    width,
+    grad_out_stride,
+    grad_total_stride,
+    x_stride,
+    HAS_GRAD_OUT: tl.constexpr,
+    HAS_GRAD_TOTAL: tl.constexpr,
+    HAS_IDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    program = tl.program_id(0)
+    column = tl.arange(0, WIDTH)
+    column_inside = column < width
+    weight = tl.load(weight_pointer + column, mask=column_inside, other=0.0).to(tl.float32)
+    grad_weight = tl.zeros([WIDTH], dtype=tl.float32)
+    for block in range(program, tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        row = tl.cast(block, tl.int64) * ROWS + tl.arange(0, ROWS)
+        row_inside = row < rows
+        inside = row_inside[:, None] & column_inside[None, :]
+        grad_x = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
+        if HAS_GRAD_OUT:
+            source = row
+            if HAS_IDS:
+                source = tl.load(ids_pointer + row, mask=row_inside, other=0)
+            x_at = x_pointer + source[:, None] * x_stride + column[None, :]
+            x = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
+            grad_at = grad_out_pointer + row[:, None] * grad_out_stride + column[None, :]
+            grad_out = tl.load(grad_at, mask=inside, other=0.0).to(tl.float32)
+            mean = tl.load(mean_pointer + row, mask=row_inside, other=0.0)
+            inverse = tl.load(inverse_pointer + row, mask=row_inside, other=0.0)
+            normed = tl.where(inside, (x - mean[:, None]) * inverse[:, None], 0.0)
+            scaled = grad_out * weight[None, :]
+            along = tl.sum(scaled * normed, axis=1) / width
+            across = tl.sum(scaled, axis=1) / width
+            grad_x = (scaled - across[:, None] - normed * along[:, None]) * inverse[:, None]
+            grad_weight += tl.sum(grad_out * normed, axis=0)
+        if HAS_GRAD_TOTAL:
+            total_at = grad_total_pointer + row[:, None] * grad_total_stride + column[None, :]
+            grad_x += tl.load(total_at, mask=inside, other=0.0).to(tl.float32)
+        target = grad_x_pointer + row[:, None] * width + column[None, :]
+        tl.store(target, grad_x.to(grad_x_pointer.dtype.element_ty), mask=inside)
+    share_at = grad_weight_pointer + program.to(tl.int64) * width + column
+    tl.store(share_at, grad_weight, mask=column_inside)
+
+
+def _rows_per_program(width: int) -> int:
+    """Rows of a block: about 4,096 elements."""
+    return max(1, min(16, 4096 // next_power_of_2(width)))
+
+
+def _warps(width: int) -> int:
+    return 4 if width <= 2048 else 8
+
+
+def triton_forward(
+    x: Tensor, residual: Tensor | None, ids: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(normed, sum or x, means, inverse deviations) of the rows of x, or of its rows `ids`."""
+    x, weight = contiguous_rows(x), contiguous_rows(weight)
+    rows, width = (x.shape[0] if ids is None else ids.shape[0]), x.shape[1]
+    dtype = x.dtype if residual is None else residual.dtype
+    out = torch.empty(rows, width, dtype=dtype, device=x.device)
+    total = x
+    if residual is not None:
+        residual = contiguous_rows(residual)
+        total = torch.empty_like(out)
+    mean = torch.empty(rows, dtype=torch.float32, device=x.device)
+    inverse = torch.empty_like(mean)
+    if rows:
+        block = _rows_per_program(width)
+        _forward_kernel[(blocks(rows, block),)](
+            x,
+            residual,
+            ids,
+            weight,
+            out,
+            total if residual is not None else None,
+            mean,
+            inverse,
+            rows,
+            width,
+            x.stride(0),
+            residual.stride(0) if residual is not None else 0,
+            eps,
+            HAS_RESIDUAL=residual is not None,
+            HAS_IDS=ids is not None,
+            ROWS=block,
+            WIDTH=next_power_of_2(width),
+            num_warps=_warps(width),
+        )
+    return out, total, mean, inverse
+
+
+def triton_backward(
+    grad_out: Tensor | None,
+    grad_total: Tensor | None,
+    x: Tensor,
+    ids: Tensor | None,
+    weight: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """(gradient of the rows, of `dtype`; gradient of the weight)."""
+    rows, width = mean.shape[0], x.shape[1]
+    grad_x = torch.empty(rows, width, dtype=dtype, device=x.device)
+    block = _rows_per_program(width)
+    programs = min(blocks(rows, block), resident_programs(x.device))
+    shares = torch.empty(programs, width, dtype=torch.float32, device=x.device)
+    grad_out = None if grad_out is None else contiguous_rows(grad_out)
+    grad_total = None if grad_total is None else contiguous_rows(grad_total)
+    if rows:
+        _backward_kernel[(programs,)](
+            grad_out,
+            grad_total,
+            x,
+            ids,
+            weight,
+            mean,
+            inverse,
+            grad_x,
+            shares,
+            rows,
+            width,
+            grad_out.stride(0) if grad_out is not None else 0,
+            grad_total.stride(0) if grad_total is not None else 0,
+            x.stride(0),
+            HAS_GRAD_OUT=grad_out is not None,
+            HAS_GRAD_TOTAL=grad_total is not None,
+            HAS_IDS=ids is not None,
+            ROWS=block,
+            WIDTH=next_power_of_2(width),
+            num_warps=_warps(width),
+        )
+    return grad_x, shares.sum(dim=0).to(weight.dtype)

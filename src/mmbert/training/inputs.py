@@ -1,0 +1,57 @@
+"""A step's rows as tensors on the device, each on its way while the one before is computed."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbert.data.batch import to_batch
+from mmbert.data.rows import Row
+from mmbert.model.batch import PackedBatch
+
+
+@dataclass(frozen=True)
+class Input:
+    """One microbatch on the device."""
+
+    batch: PackedBatch
+    components: Tensor
+    """int64 [K]: the component of each masked token, −1 for an empty slot."""
+
+
+def inputs_on(device: torch.device, rows: Sequence[Row]) -> Iterator[Input]:
+    """The rows in order. On a GPU the next one is copied, from pinned memory and on a stream of its
+    own, before the present one is given; nothing here waits for the device."""
+    if device.type != "cuda":
+        yield from (_send(row, device) for row in rows)
+        return
+    copying, waiting = torch.cuda.Stream(device), deque[tuple[Input, Any]]()
+    for number in range(len(rows)):
+        for row in rows[number + len(waiting) : number + 2]:
+            waiting.append(_send_on(copying, row, device))
+        present, arrived = waiting.popleft()
+        computing = torch.cuda.current_stream(device)
+        computing.wait_event(arrived)
+        for tensor in (present.components, *vars(present.batch).values()):
+            if isinstance(tensor, Tensor):
+                tensor.record_stream(computing)  # or the other stream took its memory early
+        yield present
+
+
+def _send(row: Row, device: torch.device) -> Input:
+    components = torch.from_numpy(row.masked_components).to(torch.int64, copy=True)
+    if device.type == "cuda":
+        components = components.pin_memory().to(device, non_blocking=True)
+    return Input(to_batch(row, device), components)
+
+
+def _send_on(stream: Any, row: Row, device: torch.device) -> tuple[Input, Any]:
+    """The row, on its way on `stream`, and the event of its arrival."""
+    with torch.cuda.stream(stream):
+        sent = _send(row, device)
+        arrived = torch.cuda.Event()
+        arrived.record(stream)
+    return sent, arrived

@@ -1,0 +1,249 @@
+"""The host waits for the device once a step, after the last microbatch, and nowhere else.
+
+On a GPU PyTorch itself tells (test_on_gpu.py). Here training's own step runs on a CPU under ZeRO 1,
+2 and 3 while waits are counted, and the model's GPU path runs on pretended tensors, where whatever
+would read the device fails.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from distributed import run_ranks
+from mmbert.data.batch import to_batch
+from mmbert.model.batch import PackedBatch
+from mmbert.model.config import Recompute
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.grid import TensorGroup
+from mmbert.training.engine import Engine
+from mmbert.training.inputs import inputs_on
+from mmbert.training.losses import LossMeter
+from mmbert.training.step import StepRunner
+from mmbert.training.timing import TimeSplit
+from mmbert_kernels.dropout_add import channel_words
+from mmbert_kernels.implementation import implementation
+from mmbert_kernels.linear_cross_entropy import _takes_float32_addend
+from mmbert_kernels.rotary import rotation_frequencies
+from tests.benchmarks.packed_rows import packed_rows
+from tests.model.tiny_models import BASES, tiny_config, tiny_model
+from tests.training.prescribed import recipe, start
+from tests.training.waits import CPU_IMPLEMENTATIONS, Waits
+
+ROWS = packed_rows(3, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
+CACHED = (implementation, rotation_frequencies, channel_words, _takes_float32_addend)
+RUNS = [
+    (precision, stage, clipping)
+    for precision in ("float32", "bfloat16")
+    for stage in (1, 2, 3)
+    for clipping in (None, 0.5)
+]
+
+
+def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[list[str]]]:
+    """What waits in the microbatches and after them, in the second step of each run."""
+    results = {}
+    for precision, stage, clipping in RUNS[:2] if disturbed else RUNS:
+        settings = recipe(
+            parallel__zero_stage=stage,
+            precision=precision,
+            optimizer__gradient_clipping=clipping,
+        )
+        grid = start(rank, world_size, 1)
+        engine = Engine(tiny_model(tiny_config()), settings, grid, torch.device("cpu"))
+        if disturbed:
+            engine.module.register_forward_hook(
+                lambda module, args, out: out * float(out.sum() > 0)
+            )
+        runner = StepRunner(
+            engine,
+            dropout_seed=3,
+            meter=LossMeter(1, engine.device),
+            clock=TimeSplit(engine.device),
+        )
+        step = engine.optimizer_step
+        for _ in range(2):
+            with Waits(ignore=(CPU_IMPLEMENTATIONS,)) as waits:
+                counts = []
+
+                def counted(*arguments: Any) -> Any:
+                    counts.append(len(waits.found))  # noqa: B023
+                    return step(*arguments)  # noqa: B023
+
+                engine.optimizer_step = counted  # type: ignore[method-assign]
+                runner.run(
+                    ROWS[rank::world_size],
+                    masked_tokens=sum(float(row.weights.sum()) for row in ROWS),
+                    rotary_bases=BASES,
+                    dropout=0.1,
+                    learning_rate=1e-3,
+                    weight_decay=0.1,
+                )
+        at_end = counts[0]
+        key = f"{precision}, ZeRO {stage}, clipping {clipping}"
+        results[key] = [waits.found[:at_end], waits.found[at_end:]]
+        engine.close()
+    return results
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_host_waits_once_a_step(ranks: int) -> None:
+    found = run_ranks(take_steps, ranks, False)[0]
+    assert len(found) == len(RUNS)
+    for key, (in_microbatches, after) in found.items():
+        assert in_microbatches == [], key
+        assert len(after) == 1, (key, after)
+        assert "one_read.py" in after[0], (key, after)
+
+
+def test_a_wait_in_a_microbatch_is_found() -> None:
+    for in_microbatches, _ in run_ranks(take_steps, 1, True)[0].values():
+        assert len(in_microbatches) == len(ROWS)
+        assert all("_local_scalar_dense" in what for what in in_microbatches)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Choose what a GPU runs and let nothing be looked at; Triton's launches are noted by kernel
+    instead of made."""
+    jit = pytest.importorskip("triton.runtime.jit")
+    launched: list[str] = []
+    choice = sys.modules["mmbert_kernels.implementation"]
+    monkeypatch.setenv("MMBERT_KERNELS", "triton")
+    monkeypatch.setattr(choice, "triton_interprets", lambda: True)
+    monkeypatch.setattr(choice, "_attention_implementation", lambda device: ("varlen", "pretended"))
+    for module in ("embedding_layer_norm", "linear_cross_entropy"):
+        monkeypatch.setattr(sys.modules[f"mmbert_kernels.{module}"], "may_look", lambda _: False)
+    monkeypatch.setattr(
+        jit.JITFunction, "run", lambda self, *_, **__: launched.append(self.__name__)
+    )
+    for cached in CACHED:
+        cached.cache_clear()
+    yield launched
+    for cached in CACHED:  # of tensors without content
+        cached.cache_clear()
+
+
+def pretended_pass(*, recompute: Recompute, reads: bool = False) -> None:
+    """A row through the model's GPU path, forward and backward, on tensors without content."""
+    config = tiny_config(recompute=recompute, hidden_size=256)
+    with FakeTensorMode() as mode:
+        model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+        batch = pretended_batch(mode)
+        meter = LossMeter(1, torch.device("cpu"))
+        with Waits() as waits:
+            losses = model(batch, rotary_bases=BASES, dropout_seed=3)
+            if reads:
+                losses = losses * float(losses.sum())
+            (losses.sum() * 0.25).backward()
+            meter.add(losses, batch.weights, batch.labels)
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        assert waits.found == []
+
+
+def pretended_batch(mode: FakeTensorMode) -> PackedBatch:
+    """The first row as tensors without content."""
+    fields = {
+        name: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+        for name, value in vars(to_batch(ROWS[0])).items()
+    }
+    return PackedBatch(**fields)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_the_gpu_path_reads_nothing_from_the_device(
+    pretended_gpu: list[str], recompute: Recompute
+) -> None:
+    pretended_pass(recompute=recompute)
+    assert {"_dropout_kernel", "_rotate_kernel", "_statistics_kernel"} <= set(pretended_gpu)
+
+
+def test_a_read_on_the_gpu_path_is_found(pretended_gpu: list[str]) -> None:
+    with pytest.raises(DataDependentOutputException):
+        pretended_pass(recompute="none", reads=True)
+
+
+class Streams:
+    """torch.cuda's streams and events, noting what happens on which."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.notes: list[str] = []
+        self.current = "computing"
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: "copying")
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "Event", lambda: self)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda tensor, stream: self.notes.append("kept")
+        )
+
+    @contextmanager
+    def on(self, stream: str) -> Iterator[None]:
+        self.current = stream
+        yield
+        self.current = "computing"
+
+    def record(self, stream: str) -> None:
+        self.notes.append(f"sent on {self.current}")
+        assert stream == self.current
+
+    def wait_event(self, event: "Streams") -> None:
+        self.notes.append(f"waited for on {self.current}")
+
+
+def test_rows_are_copied_ahead_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, device = Streams(monkeypatch), torch.device("cuda", 0)
+    with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
+        for number, present in enumerate(inputs_on(device, ROWS)):
+            streams.notes.append("used")
+            tensors = [v for v in vars(present.batch).values() if isinstance(v, torch.Tensor)]
+            assert {tensor.device for tensor in (*tensors, present.components)} == {device}
+            assert present.batch.row_index == ROWS[number].index
+    assert waits.found == []
+    one = ["waited for on computing", *["kept"] * 6, "used"]
+    sent = "sent on copying"
+    assert streams.notes == [sent, sent, *one, sent, *one, *one]
+    assert list(inputs_on(device, [])) == []
+
+
+def test_the_waits_are_all_known() -> None:
+    """Each kind is found, and what does not wait is not."""
+    x, mask = torch.arange(4.0), torch.tensor([True, False, True, False])
+    waiting = [
+        lambda: x.sum().item(),
+        lambda: bool(x.sum() > 0),
+        lambda: float(x[0]),
+        lambda: x.tolist(),
+        lambda: x.numpy(),
+        lambda: x[mask],
+        lambda: x.nonzero(),
+        lambda: x.unique(),
+        lambda: torch.masked_select(x, mask),
+        lambda: torch.equal(x, x),
+        lambda: torch.repeat_interleave(x, torch.tensor([1, 2, 1, 1])),
+    ]
+    for call in waiting:
+        with Waits() as waits:
+            call()
+        assert waits.found, inspect.getsource(call)
+    with Waits() as waits:
+        (x * 2).sum().clamp(min=1).masked_fill(mask, 0.0)
+        torch.where(mask, x, 0.0)
+        x[torch.tensor([2, 0])]
+        torch.repeat_interleave(x, torch.tensor([1, 2, 1, 1]), output_size=5)
+    assert waits.found == []
+    with FakeTensorMode(), Waits() as waits:
+        gpu = torch.device("cuda", 0)
+        torch.ones(3).to(gpu, non_blocking=True)
+        assert waits.found == []
+        torch.ones(3).to(gpu)
+        torch.ones(3, device=gpu).to("cpu", non_blocking=True)
+    assert len(waits.found) == 2

@@ -1,0 +1,111 @@
+"""Finds what would make the host wait for a GPU, on a machine that has none.
+
+A device's results reach the host, or its shapes depend on them, only through a few operations.
+They are the same on every device, so they can be counted while the code runs on a CPU, or on
+tensors that only pretend to lie on a GPU.
+"""
+
+import traceback
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Operators that give the host a number or make a shape of one.
+READING = (
+    "_local_scalar_dense",
+    "allclose",
+    "bincount",
+    "equal",
+    "is_nonzero",
+    "masked_select",
+    "nonzero",
+    "nonzero_numpy",
+    "unique_consecutive",
+    "unique_dim",
+    "_unique",
+    "_unique2",
+)
+# Methods that read a CPU tensor's memory without an operator; on a GPU they copy it first.
+TAKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+# Where the CPU's own implementations lie, which a GPU does not run.
+CPU_IMPLEMENTATIONS = "/kernels/mmbert_kernels/"
+
+
+class Waits:
+    """Counts them while it is entered; `found` says which and where."""
+
+    def __init__(self, *, ignore: tuple[str, ...] = ()) -> None:
+        """`ignore`: parts of file names; what is called from there does not count."""
+        self.found: list[str] = []
+        self._ignore = ignore
+        self._modes = (_Operators(self), _Methods(self))
+
+    def __enter__(self) -> "Waits":
+        for mode in self._modes:
+            mode.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for mode in reversed(self._modes):
+            mode.__exit__(*exception)
+
+    def note(self, what: str) -> None:
+        stack = traceback.extract_stack()[:-2]
+        if any(part in frame.filename for frame in stack for part in self._ignore):
+            return
+        places = [f for f in stack if "/torch/" not in f.filename and __file__ != f.filename]
+        self.found.append(f"{what} in {places[-1].filename}:{places[-1].lineno}")
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self, owner: Waits) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        if name in READING or _indexes_by_mask(name, args):
+            self._owner.note(name)
+        elif name == "repeat_interleave" and (kwargs or {}).get("output_size") is None:
+            self._owner.note("repeat_interleave without output_size")
+        out = function(*args, **(kwargs or {}))
+        if _copies_and_waits(name, args, kwargs or {}, out):
+            self._owner.note(f"{name} between devices")
+        return out
+
+
+class _Methods(TorchFunctionMode):
+    def __init__(self, owner: Waits) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function in TAKING:
+            self._owner.note(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def _indexes_by_mask(name: str, args: Any) -> bool:
+    """Whether a tensor of booleans is an index: their number decides the shape."""
+    if name not in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        return False
+    indices = [index for index in args[1] if isinstance(index, Tensor)]
+    return any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+def _copies_and_waits(name: str, args: Any, kwargs: dict[str, Any], out: Any) -> bool:
+    """Whether a tensor goes from one device to another with the host waiting for it."""
+    if name not in ("_to_copy", "copy_") or not isinstance(out, Tensor):
+        return False
+    source = args[1] if name == "copy_" else args[0]
+    if source.device.type == out.device.type:
+        return False
+    non_blocking = kwargs.get("non_blocking", args[2] if name == "copy_" and len(args) > 2 else 0)
+    return not (non_blocking and out.device.type != "cpu")
