@@ -43,7 +43,7 @@ test-long: setup ## The tests that take longer: faults at many moments, fuzzing
 	@$(BIN)/python -m pytest -m long
 
 test-gpu: setup ## The tests that need a CUDA device
-	@$(BIN)/python -m pytest -m gpu
+	@$(BIN)/python -m tests.benchmarks.gpu_tests
 
 golden: setup ## Compare the small run's losses with the committed ones, to the bit
 	@$(BIN)/python -m tests.training.golden
@@ -52,8 +52,9 @@ bench: setup ## The benchmarks that run on a CPU (each prints its ratios; some t
 	@for name in preprocess data data_scale checkpoint recompute cpu_step; do \
 	  echo "== bench_$$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
-bench-gpu: test-gpu ## The kernels on a CUDA device against their floors and PyTorch, after test-gpu has passed
-	@$(BIN)/python -m tests.benchmarks.bench_kernels
+bench-gpu: test-gpu ## On a CUDA device: every kernel against its floor and others, the full step (figures in build/)
+	@$(BIN)/python -m tests.benchmarks.bench_kernels --json build/bench-kernels.json
+	@$(BIN)/python -m tests.benchmarks.bench_gpu_step --json build/bench-gpu-step.json
 
 lint: setup ## ruff (style and format), mypy (types), import-linter (floors)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PYTHONPATH=src:kernels:data_prep $(BIN)/lint-imports

@@ -1,0 +1,75 @@
+"""Rows of documents of web-like lengths, packed and masked as training's are."""
+
+import math
+
+import numpy as np
+from tests.benchmarks.bench_cpu_step import web_lengths
+
+from mmbert.data.rows import Row
+
+MASK_ID = 4
+
+
+def packed_rows(
+    count: int, *, tokens: int, context: int, mask_ratio: float, vocabulary: int, seed: int = 21
+) -> list[Row]:
+    """`count` full rows of `tokens` tokens, of the same shapes; token frequencies fall off as in
+    text (Zipf)."""
+    generator = np.random.default_rng(seed)
+    # As many slots as the shortest documents could need, of which most stay empty.
+    segments = 64 * (tokens // 256 // 64 + 1)
+    return [
+        packed_row(index, generator, tokens, context, mask_ratio, vocabulary, segments)
+        for index in range(count)
+    ]
+
+
+def packed_row(
+    index: int,
+    generator: np.random.Generator,
+    tokens: int,
+    context: int,
+    mask_ratio: float,
+    vocabulary: int,
+    segments: int,
+) -> Row:
+    """One row; the last document is cut to fill it."""
+    lengths = web_lengths(generator, context, tokens)[: segments - 1]
+    ends = np.minimum(np.cumsum(lengths), tokens)
+    ends = np.append(ends[ends < tokens], tokens)
+    cu_seqlens = np.full(segments + 1, tokens, dtype=np.int32)
+    cu_seqlens[0], cu_seqlens[1 : len(ends) + 1] = 0, ends
+    ids = np.minimum(generator.zipf(1.2, tokens) + MASK_ID, vocabulary - 1).astype(np.int32)
+    slots = math.ceil(mask_ratio * tokens)
+    filled = round(mask_ratio * tokens)
+    positions, labels = np.zeros((2, slots), dtype=np.int32)
+    positions[:filled] = np.sort(generator.permutation(tokens)[:filled])
+    labels[:filled] = ids[positions[:filled]]
+    weights = np.zeros(slots, dtype=np.float32)
+    weights[:filled] = 1.0
+    components = np.full(slots, -1, dtype=np.int32)
+    components[:filled] = 0
+    of_segments = np.full(segments, -1, dtype=np.int32)
+    of_segments[: len(ends)] = 0
+    masked = ids.copy()
+    masked[positions[:filled]] = MASK_ID
+    return Row(
+        index=index,
+        input_ids=masked,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=context,
+        segment_components=of_segments,
+        masked_positions=positions,
+        labels=labels,
+        weights=weights,
+        masked_components=components,
+        tokens=tokens,
+        documents=np.zeros((len(ends), 4), dtype=np.int64),
+        stream_state=None,
+    )
+
+
+def document_lengths(row: Row) -> np.ndarray:
+    """int64: the lengths of a row's documents."""
+    lengths = np.diff(row.cu_seqlens.astype(np.int64))
+    return lengths[lengths > 0]

@@ -1,0 +1,203 @@
+"""The GPU benchmarks, run through on a CPU at tiny sizes: their figures mean nothing there.
+
+What they refuse is tested too: nothing is reported without a GPU, or before the GPU tests passed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.benchmarks import gpu_tests
+from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
+from tests.benchmarks.gpu_step_models import IGNORED, packed_batch, padded_batch, unpacked
+from tests.benchmarks.gpu_step_shares import OTHER, floors, held_by
+from tests.benchmarks.kernel_cases import Case, Function, cases
+from tests.benchmarks.packed_rows import document_lengths, packed_rows
+
+from mmbert.model.config import encoder_config
+from mmbert.recipe import ModelSettings
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_module(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(ROOT), *(str(ROOT / part) for part in ("src", "kernels", "data_prep"))]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # torch.compile would want a C++ compiler
+    }
+    return subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_step_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "step.json"
+    arguments = ("--device", "cpu", "--models", "small", "--contexts", "128", "1024")
+    run = run_module("bench_gpu_step", *arguments, "--steps", "1", "--json", str(out))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "these figures say nothing about a GPU" in run.stdout
+    assert "reached" not in run.stdout
+    assert "MISSED" not in run.stdout
+    results = json.loads(out.read_text())["results"]
+    assert [result["context"] for result in results] == [128, 1024]
+    for result in results:
+        assert result["ours"]["tokens_per_second"] > 0
+        assert result["transformers"]["tokens_per_second"] > 0
+        found = result["milliseconds"]
+        # every operation that a step has is found in the trace, forward or backward
+        for name in result["floor_milliseconds"]:
+            assert found[name] > 0, name
+        assert found["optimiser"] > 0
+        assert found[OTHER] < 0.8 * sum(found.values())
+
+
+def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "kernels.json"
+    sizes = ("--tokens", "256", "--vocabulary", "512", "--parameters", "9000")
+    arguments = ("--device", "cpu", *sizes, "--repetitions", "1", "--json", str(out))
+    run = run_module("bench_kernels", *arguments)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "these figures say nothing about a GPU" in run.stdout
+    lines = json.loads(out.read_text())["milliseconds"]
+    assert [line["name"] for line in lines] == [
+        "layer norm",
+        "add + layer norm",
+        "embedding + norm",
+        "geglu",
+        "dropout + add",
+        "rotary",
+        "attention 256",
+        "window 128 of 256",
+        "gather rows",
+        "linear cross-entropy",
+        "stable adamw",
+    ]
+    for line in lines:
+        assert line["ours"][1] > 0
+        assert line["floor"] > 0
+        assert line["name"] == "stable adamw" or line["eager"][1] > 0
+    assert lines[-1]["public"]["fused AdamW"][1] > 0
+
+
+def test_all_that_are_compared_compute_the_same() -> None:
+    """Values and gradients, for an upstream gradient of ones."""
+    torch.manual_seed(21)
+    for case in cases(torch.device("cpu"), torch.float32, 256, 512):
+        leaves = [each for each in case.arguments if each.requires_grad]
+
+        def summed(function: Function, case: Case = case) -> torch.Tensor:
+            out = function(*case.arguments)
+            return (
+                sum((each.sum() for each in out), torch.zeros(()))
+                if isinstance(out, tuple)
+                else out.sum()
+            )
+
+        values = [summed(case.ours), summed(case.eager), *map(summed, case.public.values())]
+        gradients = [torch.autograd.grad(value, leaves) for value in values]
+        if case.name == "dropout + add":
+            continue  # other masks
+        for value, gradient in zip(values[1:], gradients[1:], strict=True):
+            torch.testing.assert_close(value, values[0], rtol=1e-4, atol=1e-2)
+            torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bench_kernels", "bench_gpu_step", "gpu_tests"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_reported(name: str) -> None:
+    run = run_module(name)
+    assert run.returncode == 2
+    assert run.stdout.startswith("There is no GPU here")
+
+
+def test_nothing_is_reported_before_the_tests_have_passed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(gpu_tests, "NOTE", tmp_path / "build" / "note.json")
+    problem = gpu_tests.refusal()
+    assert problem is not None
+    assert problem.status == 1
+    status = 1
+
+    def pytest_ends(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], status)
+
+    monkeypatch.setattr(subprocess, "run", pytest_ends)
+    assert gpu_tests.main() == 1
+    assert gpu_tests.refusal() is not None
+    status = 0
+    assert gpu_tests.main() == 0
+    assert gpu_tests.refusal() is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another GPU")
+    assert gpu_tests.refusal() is not None
+
+
+def speed(tokens_per_second: float, teraflops: float) -> Speed:
+    return Speed("ours", tokens_per_second, teraflops, None, 0.0, 0.0)
+
+
+def test_verdicts() -> None:
+    short = speed(280_000, 100.0)
+    assert verdict("base", 1024, short, None) == "wanted 270,000 tokens/s: reached"
+    assert verdict("small", 1024, speed(899_999, 1), None) == "wanted 900,000 tokens/s: MISSED"
+    assert verdict("base", 8192, speed(1, 84.9), short).endswith("wanted 85%: MISSED")
+    assert verdict("base", 8192, speed(1, 85.1), short).endswith("wanted 85%: reached")
+    assert verdict("base", 2048, short, None) == ""
+
+
+def test_the_floors_are_the_known_ones() -> None:
+    """Base at context 1024 on an H200 (4.3 TB/s, 790 TFLOP/s), whose floors were worked out before:
+    about 111 ms a row, of which the products of layers and head 64 ms."""
+    recipe = recipe_of("base", 1024, 49_152, tiny=False)
+    rows = packed_rows(1, tokens=49_152, context=1024, mask_ratio=MASK_RATIO, vocabulary=256_000)
+    least = floors(recipe.model, rows, 4.3e12, 790e12)
+    assert least["vocabulary head"] == pytest.approx(22.0, rel=0.01)
+    assert least["linear layers"] == pytest.approx(41.3, rel=0.02)
+    assert least["geglu"] / recipe.model.num_hidden_layers == pytest.approx(0.211, rel=0.01)
+    assert 75 < sum(least.values()) < 111
+    assert held_by({"a": 5.0, "b": 9.0, OTHER: 3.0}, {"a": 1.0, "b": 8.0}) == "a"
+
+
+def test_rows_are_the_same_for_both() -> None:
+    """The same tokens and labels, packed by transformers' rules or padded."""
+    (row,) = packed_rows(1, tokens=600, context=128, mask_ratio=0.3, vocabulary=500)
+    assert row.tokens == document_lengths(row).sum() == 600
+    assert document_lengths(row).max() <= 128
+    ids, labels = unpacked(row)
+    assert [len(document) for document in ids] == document_lengths(row).tolist()
+    assert (torch.cat(ids).numpy() == row.input_ids).all()
+    masked = torch.cat(labels) != IGNORED
+    used = row.weights > 0
+    assert np.array_equal(masked.nonzero()[:, 0].numpy(), row.masked_positions[used])
+    assert np.array_equal(torch.cat(labels)[masked].numpy(), row.labels[used])
+    packed = packed_batch(row, ids, labels)
+    assert packed["cu_seq_lens_q"].diff().tolist() == document_lengths(row).tolist()
+    assert packed["position_ids"][0, :2].tolist() == [0, 1]
+    padded = padded_batch(ids, labels)
+    assert padded["attention_mask"].sum() == 600
+    assert int((padded["labels"] != IGNORED).sum()) == int(used.sum())
+
+
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_the_recipes_are_the_presets(name: str) -> None:
+    recipe = recipe_of(name, 8192, 49_152, tiny=False)
+    assert isinstance(recipe.model, ModelSettings)
+    encoder = encoder_config(recipe.model, 256_000)
+    assert encoder.hidden_size == {"small": 384, "base": 768}[name]
+    assert recipe.precision == "bfloat16"
+    assert recipe.phases[0].context == 8192
+    assert recipe.parallel.zero_stage == 1
