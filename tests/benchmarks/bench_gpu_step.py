@@ -54,6 +54,7 @@ class Speed:
     """One model's figures at one context."""
 
     who: str
+    step_milliseconds: float
     tokens_per_second: float
     teraflops: float
     utilisation: float | None
@@ -128,6 +129,7 @@ def measure(
     )
     return Speed(
         who=who,
+        step_milliseconds=1e3 * taken,
         tokens_per_second=sum(row.tokens for row in rows) / taken,
         teraflops=flops / taken / 1e12,
         utilisation=None if device.peak is None else flops / taken / device.peak,
@@ -193,7 +195,8 @@ def print_speed(name: str, context: int, speed: Speed, note: str) -> None:
     )
 
 
-def print_shares(found: dict[str, float], least: dict[str, float]) -> None:
+def print_shares(found: dict[str, float], least: dict[str, float], step: float) -> None:
+    """`step`: milliseconds of a step that was not traced."""
     total = sum(found.values())
     print(f"    {'operation':18}{'ms':>10}{'share':>8}{'floor ms':>10}{'floor/ms':>10}")
     for name, milliseconds in found.items():
@@ -203,7 +206,9 @@ def print_shares(found: dict[str, float], least: dict[str, float]) -> None:
     holder = held_by(found, least)
     above = found[holder] - least.get(holder, 0.0)
     print(f"    above the floors: {total - sum(least.values()):.2f} ms; most by {holder}:", end="")
-    print(f" {above:.2f} ms", flush=True)
+    print(f" {above:.2f} ms")
+    print(f"    the device computes in {total:.2f} of a step's {step:.2f} ms; in the rest it waits")
+    print("    for the host or for memory: what CUDA graphs could bring at most", flush=True)
 
 
 def run(arguments: argparse.Namespace, device: Device) -> list[dict[str, Any]]:
@@ -233,7 +238,7 @@ def run(arguments: argparse.Namespace, device: Device) -> list[dict[str, Any]]:
                 ratio = ours.tokens_per_second / theirs.tokens_per_second
                 print_speed(name, context, theirs, f"ours is {ratio:.2f} times as fast")
             least = floors(recipe.model, rows, device.bandwidth, device.rate)
-            print_shares(found, least)
+            print_shares(found, least, ours.step_milliseconds)
             squares = sum(float((document_lengths(row) ** 2).sum()) for row in rows)
             records.append(
                 {

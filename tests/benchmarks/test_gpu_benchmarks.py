@@ -147,7 +147,7 @@ def test_nothing_is_reported_before_the_tests_have_passed(
 
 
 def speed(tokens_per_second: float, teraflops: float) -> Speed:
-    return Speed("ours", tokens_per_second, teraflops, None, 0.0, 0.0)
+    return Speed("ours", 1.0, tokens_per_second, teraflops, None, 0.0, 0.0)
 
 
 def test_verdicts() -> None:

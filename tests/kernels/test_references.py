@@ -100,6 +100,18 @@ def test_rotary(dtype: torch.dtype, base: float) -> None:
     )
 
 
+def test_rotary_up_to_the_longest_context() -> None:
+    """An angle of 8,191 has 8,192 times the rounding of one at 1."""
+    lengths = (1, 8192, 1024)
+    compare(
+        lambda qkv: kernels.rotary(qkv, cumulative(lengths), 160_000.0),
+        lambda qkv: formulas.rotary(qkv, lengths, 160_000.0),
+        (torch.randn(sum(lengths), 3, 1, 8),),
+        (torch.randn(sum(lengths), 3, 1, 8),),
+        roundings=8192,
+    )
+
+
 @pytest.mark.parametrize("window", [None, 2, 16, 128, 1024])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attention(dtype: torch.dtype, window: int | None) -> None:
