@@ -1,6 +1,7 @@
 """What a run and its checkpoints hold, and the exact documents of any step."""
 
 import json
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -45,6 +46,10 @@ def render_checkpoint(path: Path, console: Console) -> None:
     console.print(
         f"written on {grid.tensor} tensor × {grid.data} data ranks under ZeRO {grid.zero_stage}; "
         "reads onto any other grid"
+    )
+    count = sum(math.prod(parameter.shape) for parameter in index.parameters.values())
+    console.print(
+        f"{count:,} parameters: float32 masters and the optimiser's exp_avg and exp_avg_sq of each"
     )
     table = Table("parameter", "shape", "split along", box=None, pad_edge=False)
     for name, parameter in index.parameters.items():
