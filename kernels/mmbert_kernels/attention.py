@@ -57,6 +57,7 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     if qkv.shape[0] == 0:
         return qkv[:, 0]
     cu_seqlens = cu_seqlens.contiguous()
+    qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
     chosen = implementation("attention", qkv.device.type)
     if chosen == "flash_attn_3":
         return flash_attention_3(qkv, cu_seqlens, max_seqlen, window)

@@ -41,7 +41,7 @@ class _Part:
 
 
 def blocked_attention(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
-    """`attention` for CPU tensors. Arguments as there."""
+    """`attention` for CPU tensors. Arguments as there; neighbours in a head lie side by side."""
     parts = _window_parts(qkv.shape[0], window) if window else _document_parts(cu_seqlens)
     out: Tensor = _BlockedAttention.apply(qkv, cu_seqlens, window, parts)
     return out
@@ -120,8 +120,6 @@ class _BlockedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, cu_seqlens: Tensor, window: int | None, parts: list[_Part]
     ) -> Tensor:
-        if qkv.stride(3) != 1:
-            qkv = qkv.contiguous()
         numbers = document_numbers(cu_seqlens, qkv.shape[0])
         out = qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))
         log_sums = []

@@ -118,9 +118,12 @@ def _position_tables(length: int, head_size: int, base: float, device: torch.dev
 
 @lru_cache(maxsize=64)
 def rotation_frequencies(head_size: int, base: float, device: torch.device) -> Tensor:
-    """float32 [head_size / 2]: the angle by which each pair turns from one token to the next."""
-    exponents = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
-    return (base**-exponents).to(torch.float32).to(device)
+    """float32 [head_size / 2]: the angle by which each pair turns from one token to the next.
+
+    In float32 all through, as transformers has them: at 8,192 tokens their last bits show.
+    """
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
+    return (1.0 / (base**exponents)).to(device)
 
 
 @triton.jit

@@ -310,7 +310,7 @@ def test_varlen_attention_is_called_by_its_signature(
 def test_attention_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, window: int | None
 ) -> None:
-    from tests.kernels import formulas
+    from tests.kernels import formulas, layouts
     from tests.kernels.comparison import compare
 
     package = ATTENTION_PACKAGES[name]
@@ -321,10 +321,13 @@ def test_attention_on_a_gpu(
     monkeypatch.setenv("MMBERT_ATTENTION", name)
     lengths = (*formulas.LENGTHS, 1024, 5)
     tokens = sum(lengths)
-    compare(
-        lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
-        lambda qkv: formulas.attention(qkv, lengths, window),
-        (torch.randn(tokens, 3, 2, 64, device="cuda").to(dtype),),
-        (torch.randn(tokens, 2, 64, device="cuda"),),
-        roundings=8,
-    )
+    qkv = torch.randn(tokens, 3, 2, 64, device="cuda").to(dtype)
+    for layout in (torch.Tensor.contiguous, layouts.transposed, layouts.apart):
+        compare(
+            lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
+            lambda qkv: formulas.attention(qkv, lengths, window),
+            (layout(qkv),),
+            (torch.randn(tokens, 2, 64, device="cuda"),),
+            roundings=8,
+        )
+    assert kernels.attention(qkv[:0], cumulative((0,), 0, "cuda"), 0, window).shape[0] == 0

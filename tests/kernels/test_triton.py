@@ -332,6 +332,24 @@ def test_rows_more_than_two_to_the_31_elements_apart() -> None:
         torch.utils.deterministic.fill_uninitialized_memory = True
 
 
+@pytest.mark.skipif(INTERPRETED, reason="needs 6 GB of a GPU")
+def test_a_chunk_of_more_than_two_to_the_31_logits() -> None:
+    rows, words = 8448, 256_000
+    labels = torch.randint(0, words, (rows,), device=DEVICE)
+    arguments = [
+        (randn(*shape) * scale).bfloat16()
+        for shape, scale in (((rows, 64), 1.0), ((words, 64), 0.05), ((words,), 1.0))
+    ]
+    results = []
+    for chunk in (rows, 1024):
+        leaves = [argument.clone().requires_grad_() for argument in arguments]
+        losses = kernels.linear_cross_entropy(*leaves, labels, chunk=chunk)
+        losses.sum().backward()
+        results.append([losses.detach(), *(leaf.grad for leaf in leaves)])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=2**-6, atol=2**-6)
+
+
 def test_float64_is_refused() -> None:
     x = torch.zeros(2, 8, dtype=torch.float64, device=DEVICE)
     with pytest.raises(ValueError, match="MMBERT_KERNELS=reference takes any floating type"):
