@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as distributed
+from torch._C._distributed_c10d import ProcessGroup
 
 from distributed import run_ranks
 from mmbert.recipe import ModelSettings
-from mmbert.training.communication import CommunicationClock
+from mmbert.training.communication import COLLECTIVES, CommunicationClock
 from mmbert.training.report import format_count, format_seconds
 from mmbert.training.timing import TimeSplit
 from mmbert.training.utilisation import peak_flops, training_flops
@@ -58,6 +59,37 @@ def test_communication_is_timed_whoever_asks_and_however() -> None:
         assert waited[1][number]["communication"] < 0.2
     assert waited[0][2]["communication"] > 0
     assert waited[0][3] == waited[1][3] == {}
+
+
+def test_every_collective_is_known_by_its_name() -> None:
+    """A new torch may call them otherwise: what looks like one must be wrapped."""
+    words = ("reduce", "gather", "scatter", "broadcast", "to_all", "alltoall", "barrier")
+    found = {n for n in ProcessGroup.__dict__ if any(word in n for word in words)}
+    assert found - set(COLLECTIVES) <= {"monitored_barrier"}
+
+
+def test_on_a_gpu_what_runs_beside_computing_is_told_apart(monkeypatch: Any) -> None:
+    current = ["computing"]
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda: "computing")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
+    split = TimeSplit(torch.device("cuda"))
+    assert not split.beside_computing()
+    current[0] = "reducing"
+    assert split.beside_computing()
+    assert not TimeSplit(torch.device("cpu")).beside_computing()
+
+
+def test_nothing_of_a_pause_is_timed() -> None:
+    split = TimeSplit(torch.device("cpu"))
+    with split.host("data"):
+        time.sleep(0.01)
+    with split.paused(), split.device("communication"):
+        time.sleep(0.01)
+    with split.host("data"):
+        time.sleep(0.01)
+    seconds = split.collect()
+    assert set(seconds) == {"data"}
+    assert seconds["data"] >= 0.02
 
 
 def test_flops_of_a_row_by_hand() -> None:

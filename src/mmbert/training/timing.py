@@ -46,6 +46,10 @@ class TimeSplit:
         yield
         self.between(activity, begin, self.mark())
 
+    def beside_computing(self) -> bool:
+        """Whether what is queued now goes to another stream than the one that computes."""
+        return self._on_gpu and torch.cuda.current_stream() != torch.cuda.default_stream()
+
     def mark(self) -> Any:
         """A point in the device's work: an event on a GPU, the clock on a CPU."""
         if not self._on_gpu:
