@@ -42,8 +42,11 @@ def test_logits_equal_transformers(run: Run, exported: Path, attention: str, bat
             found = [model(input_ids=text[None]).logits[0] for text in texts]
     largest = max(float(logits.abs().max()) for logits in expected)
     assert largest > 3  # it has learnt something
-    for ours, theirs in zip(expected, found, strict=True):
-        assert float((ours - theirs).abs().max()) <= TOLERANCE * largest
+    worst = max(
+        float((ours - theirs).abs().max()) for ours, theirs in zip(expected, found, strict=True)
+    )
+    print(f"{attention}, batched {batched}: {worst / largest:.1e} of the largest logit")
+    assert worst <= TOLERANCE * largest
 
 
 def test_weights_are_stored_bit_for_bit_and_tied_ones_once(run: Run, exported: Path) -> None:

@@ -103,6 +103,18 @@ def test_each_document_gets_the_logits_it_has_alone(attention: str) -> None:
             assert relative_difference(ours[start:stop], alone) < TOLERANCE
 
 
+def test_a_document_of_8192_tokens() -> None:
+    """The rotary frequencies are theirs to the last bit: at such distances one would show."""
+    bases = RotaryBases.model_validate({"global": 160_000.0, "local": 160_000.0})
+    config, row = tiny_config(hidden_size=256), random_row(documents=(8192,))
+    model = tiny_model(config)
+    reference = reference_model(config, bases, dict(model.state_dict()), "sdpa")
+    ours = model.logits(row, rotary_bases=bases, all_tokens=True)
+    with torch.no_grad():
+        theirs = reference(input_ids=row.input_ids[None]).logits[0]
+    assert relative_difference(ours, theirs) < TOLERANCE
+
+
 def test_loss_equals_that_of_transformers() -> None:
     config, row = tiny_config(), random_row()
     model = tiny_model(config)
