@@ -30,10 +30,10 @@ class Recipe(Settings):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     model: ModelSettings
     initial_checkpoint: Path | None = None
-    """A folder that `mmbert import` wrote: the weights that training starts from, instead of weights
-    drawn from the seed. It holds model.safetensors, with every parameter in float32 under its own
-    name, and config.json and tokenizer.json, which recipe and shards must agree with. A relative
-    path is looked for where the command is run."""
+    """A folder that `mmbert import` wrote: the weights that training starts from, instead of those
+    that the seed would give. It holds model.safetensors, with every parameter in float32 under its
+    own name, and config.json and tokenizer.json, which recipe and shards must agree with. A
+    relative path is looked for where the command is run."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     data: DataSettings = DataSettings()
     batch: BatchSettings
