@@ -112,7 +112,9 @@ def test_a_document_of_8192_tokens() -> None:
     ours = model.logits(row, rotary_bases=bases, all_tokens=True)
     with torch.no_grad():
         theirs = reference(input_ids=row.input_ids[None]).logits[0]
-    assert relative_difference(ours, theirs) < TOLERANCE
+    difference = relative_difference(ours, theirs)
+    print(f"8,192 tokens: {difference:.1e} of the largest logit")
+    assert difference < TOLERANCE
 
 
 def test_loss_equals_that_of_transformers() -> None:
