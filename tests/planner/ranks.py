@@ -2,9 +2,13 @@
 
 import gc
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils._pytree import tree_leaves
 
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import encoder_config
@@ -70,6 +74,81 @@ def bytes_after_backward(
         engine.close()
         del engine
     return found
+
+
+def bytes_sent_in_a_step(
+    rank: int, world_size: int, zero_stages: tuple[int, ...]
+) -> dict[int, tuple[float, float]]:
+    """{ZeRO stage: bytes of gradients, of weights} that ring algorithms send for the collectives
+    that a step of two rows on each rank asks for."""
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    found = {}
+    for zero_stage in zero_stages:
+        recipe = parse_recipe(RECIPE, [f"parallel.zero_stage={zero_stage}"])
+        grid = build_grid()
+        model = MaskedLanguageModel(
+            encoder_config(recipe.model, VOCABULARY), grid.tensor, sequence_parallel=False
+        )
+        initialize_parameters(model, 0)
+        engine = Engine(model, recipe, grid, torch.device("cpu"))
+        del model
+        for _ in range(2):  # the first one also learns what ZeRO 3 fetches when
+            counts: dict[str, int] = {}
+            with _counting(counts):
+                for number in range(2):
+                    engine.forward_backward(
+                        small_row(),
+                        rotary_bases=recipe.phases[0].rotary_bases,
+                        dropout_seed=1,
+                        loss_scale=1 / 32,
+                        last=number == 1,
+                    )
+                engine.optimizer_step(1e-3, 0.0)
+        ring = (world_size - 1) / world_size
+        gradients = 2 * counts.get("all-reduce", 0) + counts.get("reduce-scatter", 0)
+        found[zero_stage] = (gradients * ring, counts.get("all-gather", 0) * ring)
+        engine.close()
+        del engine
+    return found
+
+
+@contextmanager
+def _counting(counts: dict[str, int]) -> Iterator[None]:
+    """Add up the bytes of every collective's full tensors, small ones (norms, flags) left out."""
+    kinds = {
+        "allreduce": "all-reduce",
+        "_allgather_base": "all-gather",
+        "all_gather_single": "all-gather",
+        "allgather": "all-gather",
+        "_reduce_scatter_base": "reduce-scatter",
+        "reduce_scatter_single": "reduce-scatter",
+        "reduce_scatter": "reduce-scatter",
+    }
+    kinds = {name: kind for name, kind in kinds.items() if name in dist.ProcessGroup.__dict__}
+    originals = {name: getattr(dist.ProcessGroup, name) for name in kinds}
+    # What binds a method to its object; the function alone would not, once put back.
+    descriptors = {name: dist.ProcessGroup.__dict__[name] for name in kinds}
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
+            # The full tensor: what all-gather makes, what reduce-scatter is given. One that is
+            # both given and made in parts is counted by its whole.
+            size = max(sum(t.nbytes for t in tensors) - min(t.nbytes for t in tensors), 0)
+            size = tensors[0].nbytes if name == "allreduce" else size
+            if size > 10_000:
+                counts[kinds[name]] = counts.get(kinds[name], 0) + size
+            return originals[name](*arguments, **keywords)
+
+        return call
+
+    for name in kinds:
+        setattr(dist.ProcessGroup, name, counted(name))
+    try:
+        yield
+    finally:
+        for name, descriptor in descriptors.items():
+            setattr(dist.ProcessGroup, name, descriptor)
 
 
 def small_row() -> PackedBatch:

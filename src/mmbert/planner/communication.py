@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mmbert.planner.hardware import Gpu
+from mmbert.planner.memory import LIVE_PARAMETERS
 from mmbert.recipe import ModelSettings
 
 
@@ -13,7 +14,32 @@ class Communication:
     gradient_bytes: float
     weight_bytes: float
     tensor_bytes: float
-    seconds: float
+    gradient_seconds: float
+    weight_seconds: float
+    tensor_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """All parts together."""
+        return self.gradient_seconds + self.weight_seconds + self.tensor_seconds
+
+    def exposed_seconds(
+        self, arithmetic: float, *, rows_per_rank: int, zero_stage: int, overlapped: bool
+    ) -> float:
+        """What lengthens a step of `arithmetic` seconds, two thirds of them backward passes.
+
+        Gradients travel during the backward passes, under ZeRO 1 during that of the last row
+        (not at all unless `overlapped`, which it is in bfloat16); weights after the step, under
+        ZeRO 3 during all passes. Tensor parallelism waits for its sums.
+        """
+        backward = 2 / 3 * arithmetic
+        if zero_stage == 1:
+            backward = backward / rows_per_rank if overlapped else 0.0
+        if zero_stage == 3:
+            hidden = min(self.gradient_seconds + self.weight_seconds, arithmetic)
+        else:
+            hidden = min(self.gradient_seconds, backward)
+        return self.seconds - hidden
 
     @property
     def total_bytes(self) -> float:
@@ -36,24 +62,35 @@ def step_communication(
 ) -> Communication:
     """Ring algorithms: a reduce-scatter or all-gather of n bytes over k ranks sends n·(k−1)/k.
 
-    Gradients travel in float32: all-reduced (both of these) once a step under ZeRO 1, scattered
-    once a row under ZeRO 2 and 3.
+    Gradients travel in float32: all-reduced (both of these) once a step under ZeRO 1 and once a row
+    under ZeRO 2, as DeepSpeed does it, scattered once a row under ZeRO 3.
     Weights are gathered in the compute dtype: once a step under ZeRO 1 and 2, under ZeRO 3 twice
-    a row. Tensor parallelism sums [row_tokens, d] four times a layer (twice forward, twice
-    backward), once for the embedding and the masked rows once; sequence parallelism sends the
-    same bytes. A tensor group lies within a node; data groups cross nodes when the GPUs do not
-    fit one.
+    a row, but once where all of them may stay until the row is done.
+    Tensor parallelism sums [row_tokens, d] four times a layer (twice forward, twice backward), once
+    for the embedding and the masked rows once; sequence parallelism sends the same bytes.
+    A tensor group lies within a node; data groups cross nodes when the GPUs do not fit one. A ring
+    through many nodes leaves each of them once, so that a node's network cards carry the groups'
+    rings together: a data group has its members' share of them.
     """
     ring_data = (data - 1) / data
-    gradient_times = rows_per_rank if zero_stage >= 2 else 2
-    weight_times = 2 * rows_per_rank if zero_stage == 3 else 1
+    gradient_times = {1: 2, 2: 2 * rows_per_rank, 3: rows_per_rank}[zero_stage]
+    weight_times = 1
+    if zero_stage == 3:
+        weight_times = rows_per_rank * (1 if local_parameters <= LIVE_PARAMETERS else 2)
     gradient_bytes = 4 * local_parameters * ring_data * gradient_times
     weight_bytes = compute_bytes * local_parameters * ring_data * weight_times
     ring_tensor = 2 * (tensor - 1) / tensor
     sums = (4 * model.num_hidden_layers + 1) * row_tokens + masked_tokens
     tensor_bytes = ring_tensor * sums * model.hidden_size * compute_bytes * rows_per_rank
     across_nodes = tensor * data > gpu.gpus_per_node
-    data_speed = gpu.network_bytes if across_nodes else gpu.link_bytes
+    cards = max(1.0, gpu.gpus_per_node / tensor)
+    data_speed = min(gpu.link_bytes, cards * gpu.network_bytes) if across_nodes else gpu.link_bytes
     tensor_speed = gpu.link_bytes if tensor <= gpu.gpus_per_node else gpu.network_bytes
-    seconds = (gradient_bytes + weight_bytes) / data_speed + tensor_bytes / tensor_speed
-    return Communication(gradient_bytes, weight_bytes, tensor_bytes, seconds)
+    return Communication(
+        gradient_bytes,
+        weight_bytes,
+        tensor_bytes,
+        gradient_bytes / data_speed,
+        weight_bytes / data_speed,
+        tensor_bytes / tensor_speed,
+    )

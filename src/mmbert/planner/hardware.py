@@ -14,7 +14,7 @@ class Gpu:
     `memory_bytes` is what the driver reports as total; `flops` is dense bfloat16 FLOP/s with
     float32 accumulation; `link_bytes` and `network_bytes` are bytes/s in one direction per GPU,
     inside a node (NVLink, or PCIe where there is none) and between nodes (an assumption about
-    the cluster: one network card per GPU where the vendor's reference system has one).
+    the cluster: one network card per GPU where the vendor's reference system has one). Peaks all.
     """
 
     name: str

@@ -9,10 +9,10 @@ from mmbert.planner.costs import ParameterCount
 # What the driver, NCCL and the allocator's fragments take: an assumption, stated in the plan.
 RESERVE_BYTES = 3 << 30
 RESERVE_SHARE = 0.05
-# Elements of DeepSpeed's gradient buckets: under ZeRO 2 and 3 as the engine sets them, under
-# ZeRO 1 in bfloat16 DeepSpeed's own (elements_per_buffer in its engine).
+# Elements of DeepSpeed's gradient buckets, as the engine sets them.
 _BUCKET_ELEMENTS = 50_000_000
-_ZERO_1_BUCKET_ELEMENTS = 500_000_000
+# Under ZeRO 3 DeepSpeed keeps as many gathered weights as this (its stage3_max_live_parameters).
+LIVE_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def device_memory(
     `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` the number of data ranks;
     `masked_tokens` the mask slots of a row. Master weights, both moments and the accumulated
     gradients are float32. ZeRO 1 spreads the masters and moments over the data ranks, 2 the
-    gradients too, 3 the weights as well; of those a device then gathers the embedding, which the
-    decoder shares, and a layer at a time.
+    gradients too, 3 the weights as well; of those a device then holds the embedding, which the
+    decoder shares, and a layer, and during the passes what it may keep of the others.
     """
     local = local_parameters(parameters, tensor)
     share = -(-local // data)
@@ -81,14 +81,17 @@ def device_memory(
         sequence_parallel=sequence and tensor > 1,
         element_size=compute_bytes,
     )
-    gathered = 0
+    gathered = live = 0
     if zero_stage == 3:
         layer = (parameters.attention + parameters.feed_forward) // config.num_hidden_layers
         gathered = compute_bytes * (parameters.embedding + layer) // tensor
-    # The reduction under ZeRO 1 comes when the activations are gone, but flattens the gradients.
-    bucket = 4 * min(local, _BUCKET_ELEMENTS) if zero_stage >= 2 else 0
-    reduction = 4 * (min(local, _ZERO_1_BUCKET_ELEMENTS) if zero_stage == 1 else share)
-    working = max(passes.peak - passes.kept + bucket, reduction - passes.kept, 0)
+        live = max(0, compute_bytes * min(local, LIVE_PARAMETERS) - gathered)
+    # ZeRO 2 and 3 reduce a bucket beside the backward pass. ZeRO 1 reduces in place (in float32 by
+    # a bucket, when the activations are gone); the others flatten their share before the step.
+    bucket = 4 * min(local, _BUCKET_ELEMENTS)
+    reduction = bucket if zero_stage == 1 else 4 * share
+    bucket = bucket if zero_stage >= 2 else 0
+    working = max(passes.peak - passes.kept + bucket + live, reduction - passes.kept, 0)
     return DeviceMemory(
         weights=compute_bytes * (share if zero_stage == 3 else local) + gathered,
         gradients=4 * (share if zero_stage >= 2 else local),

@@ -28,8 +28,8 @@ class PhaseCost:
     `mean_length` is the token-weighted mean document length that global attention was costed with.
     `limit_gpus` is the number of GPUs, doubling from this one with data ranks alone, from which
     communication takes longer than arithmetic (None: not before a rank has less than one row).
-    `step_seconds` is the mean over the phase; `full_step_seconds` that of a step at its largest
-    batch, which the traffic is of too.
+    `step_seconds` is the mean over the phase, with the communication that nothing hides;
+    `full_step_seconds` the arithmetic of a step at its largest batch, which the traffic is of too.
     """
 
     steps: PhasePlan
@@ -231,6 +231,12 @@ def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
             limit = gpus
         gpus *= 2
     traffic_here, seconds_here = at(site.gpus)
+    exposed = traffic_here.exposed_seconds(
+        seconds_here,
+        rows_per_rank=math.ceil(largest_rows * recipe.parallel.tensor / site.gpus),
+        zero_stage=recipe.parallel.zero_stage,
+        overlapped=recipe.precision == "bfloat16",
+    )
     return PhaseCost(
         steps=steps,
         context=phase.context,
@@ -238,7 +244,7 @@ def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
         mean_length=mean_length,
         flops=flops,
         communication=traffic_here,
-        step_seconds=step_tokens * flops.total / (site.gpus * speed),
+        step_seconds=step_tokens * flops.total / (site.gpus * speed) + exposed,
         full_step_seconds=seconds_here,
         limit_gpus=limit,
     )

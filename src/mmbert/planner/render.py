@@ -40,7 +40,8 @@ def _parts(plan: Plan) -> Iterator[RenderableType]:
     yield Text(
         f"In all {plan.total_flops:.3g} FLOPs: {_duration(plan.seconds)},"
         f" {plan.gpu_hours:,.0f} GPU-hours at {plan.utilisation:.0%} utilisation"
-        f" ({plan.utilisation * gpu.flops / 1e12:.0f} TFLOP/s a GPU). {plan.length_origin}."
+        f" ({plan.utilisation * gpu.flops / 1e12:.0f} TFLOP/s a GPU) and with the communication"
+        f" that nothing hides. {plan.length_origin}."
     )
     yield Text(
         f"A checkpoint takes {plan.checkpoint_bytes / _GIB:.2f} GiB; {plan.checkpoints_written}"
@@ -93,8 +94,8 @@ def _phases(plan: Plan) -> Table:
             format_quantity(plan.recipe.phases[phase.steps.index].tokens),
             f"{phase.context:,}",
             f"{phase.mask_ratio:g}",
-            f"{phase.steps.steps:,}",
             f"{plan.recipe.dropout_in(plan.recipe.phases[phase.steps.index]):g}",
+            f"{phase.steps.steps:,}",
             rows,
             f"{sizes[-1] * plan.recipe.batch.row_tokens:,}",
             f"{phase.step_seconds:.2f} s",
