@@ -87,12 +87,12 @@ class Device:
 
 
 def recipe_of(name: str, context: int, row_tokens: int, *, tiny: bool) -> Recipe:
-    """The preset's own recipe, its first phase at this context."""
+    """The preset's own recipe at this context and mask ratio."""
     return load_recipe(
         RECIPES / f"mmbert-{name}.yaml",
         [
             f"batch.row_tokens={row_tokens}",
-            f"phases.pretrain.context={context}",
+            *(f"phases.{phase}.context={context}" for phase in ("pretrain", "extension", "decay")),
             f"phases.pretrain.mask_ratio={MASK_RATIO}",
             *(TINY if tiny else ()),
         ],
@@ -195,8 +195,8 @@ def print_speed(name: str, context: int, speed: Speed, note: str) -> None:
     )
 
 
-def print_shares(found: dict[str, float], least: dict[str, float], step: float) -> None:
-    """`step`: milliseconds of a step that was not traced."""
+def print_shares(found: dict[str, float], least: dict[str, float], step: float | None) -> None:
+    """`step`: milliseconds of a step that was not traced; None where it is not the device's."""
     total = sum(found.values())
     print(f"    {'operation':18}{'ms':>10}{'share':>8}{'floor ms':>10}{'floor/ms':>10}")
     for name, milliseconds in found.items():
@@ -207,6 +207,8 @@ def print_shares(found: dict[str, float], least: dict[str, float], step: float) 
     above = found[holder] - least.get(holder, 0.0)
     print(f"    above the floors: {total - sum(least.values()):.2f} ms; most by {holder}:", end="")
     print(f" {above:.2f} ms")
+    if step is None:
+        return
     print(f"    the device computes in {total:.2f} of a step's {step:.2f} ms; in the rest it waits")
     print("    for the host or for memory: what CUDA graphs could bring at most", flush=True)
 
@@ -238,7 +240,7 @@ def run(arguments: argparse.Namespace, device: Device) -> list[dict[str, Any]]:
                 ratio = ours.tokens_per_second / theirs.tokens_per_second
                 print_speed(name, context, theirs, f"ours is {ratio:.2f} times as fast")
             least = floors(recipe.model, rows, device.bandwidth, device.rate)
-            print_shares(found, least, ours.step_milliseconds)
+            print_shares(found, least, None if tiny else ours.step_milliseconds)
             squares = sum(float((document_lengths(row) ** 2).sum()) for row in rows)
             records.append(
                 {

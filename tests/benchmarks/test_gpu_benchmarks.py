@@ -3,8 +3,10 @@
 What they refuse is tested too: nothing is reported without a GPU, or before the GPU tests passed.
 """
 
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +16,26 @@ import pytest
 import torch
 from tests.benchmarks import gpu_tests
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
-from tests.benchmarks.gpu_step_models import IGNORED, packed_batch, padded_batch, unpacked
-from tests.benchmarks.gpu_step_shares import OTHER, floors, held_by
+from tests.benchmarks.gpu_step_models import (
+    IGNORED,
+    Transformers,
+    packed_batch,
+    padded_batch,
+    unpacked,
+)
+from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, floors, held_by
 from tests.benchmarks.kernel_cases import Case, Function, cases
 from tests.benchmarks.packed_rows import document_lengths, packed_rows
 
+import mmbert.parallel
+import mmbert_kernels
 from mmbert.model.config import encoder_config
+from mmbert.parallel import collectives
 from mmbert.recipe import ModelSettings
 
 ROOT = Path(__file__).parents[2]
+# Their references are plain operators, which a trace has under "everything else".
+PLAIN_ON_A_CPU = {"layer norms", "embedding", "dropout"}
 
 
 def run_module(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,11 +69,32 @@ def test_the_step_benchmark_runs(tmp_path: Path) -> None:
         assert result["ours"]["tokens_per_second"] > 0
         assert result["transformers"]["tokens_per_second"] > 0
         found = result["milliseconds"]
-        # every operation that a step has is found in the trace, forward or backward
-        for name in result["floor_milliseconds"]:
+        for name in OPERATIONS.keys() - PLAIN_ON_A_CPU:
             assert found[name] > 0, name
-        assert found["optimiser"] > 0
+        assert result["floor_milliseconds"].keys() == OPERATIONS.keys() - {"optimiser"}
         assert found[OTHER] < 0.8 * sum(found.values())
+
+
+def test_every_operation_has_its_name_in_a_trace() -> None:
+    """A trace tells operations by their autograd functions: the kernels' and the linear layers'."""
+    names = {
+        value.__name__
+        for package in (mmbert_kernels, mmbert.parallel)
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        for value in vars(importlib.import_module(info.name)).values()
+        if isinstance(value, type) and issubclass(value, torch.autograd.Function)
+    }
+    told = tuple(begin for beginnings in OPERATIONS.values() for begin in beginnings)
+    for begin in told:
+        if begin.startswith("_"):
+            assert any(name.startswith(begin) for name in names), begin
+    # what moves tokens between tensor ranks does nothing on one device
+    moving = {
+        value.__name__
+        for value in vars(collectives).values()
+        if isinstance(value, type) and issubclass(value, torch.autograd.Function)
+    }
+    assert {name for name in names - moving if not name.startswith(told)} == set()
 
 
 def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
@@ -190,6 +224,25 @@ def test_rows_are_the_same_for_both() -> None:
     padded = padded_batch(ids, labels)
     assert padded["attention_mask"].sum() == 600
     assert int((padded["labels"] != IGNORED).sum()) == int(used.sum())
+
+
+def test_a_packed_and_a_padded_batch_have_the_same_loss() -> None:
+    """What flash-attn would be given, here by sdpa, which finds documents by their positions."""
+    (row,) = packed_rows(1, tokens=300, context=128, mask_ratio=0.3, vocabulary=512)
+    recipe = recipe_of("small", 128, 300, tiny=True)
+    torch.manual_seed(21)
+    theirs = Transformers(recipe, 128, torch.device("cpu"), documents=4)
+    theirs.model.float().eval()
+    losses = []
+    for documents in (4, None):
+        theirs._documents = documents
+        batches = theirs._batches(row)
+        counts = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
+        with torch.no_grad():
+            found = [theirs.model(**batch).loss.item() for batch in batches]
+        losses.append(sum(a * b for a, b in zip(found, counts, strict=True)) / sum(counts))
+    assert len(document_lengths(row)) > 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["small", "base"])
