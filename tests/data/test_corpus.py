@@ -69,6 +69,23 @@ def test_second_tokenizer_is_refused(tmp_path: Path) -> None:
         open_corpus(tmp_path)
 
 
+def test_only_finished_languages_are_seen(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_corpus(
+        shards,
+        {"web": {"deu_Latn": [3], "fra_Latn": [3]}, "books": {"deu_Latn": [3]}},
+        contexts=[12],
+    )
+    (shards / "web/fra_Latn/manifest.json").rename(shards / "web/fra_Latn/other.json")
+    (shards / "web/summary.json").write_text("{}")
+    (shards / ".preprocess/web").mkdir(parents=True)
+    (shards / ".preprocess/web/manifest.json").write_text("{}")
+    (shards / "books").rename(tmp_path / "elsewhere")  # on another disk, say
+    (shards / "books").symlink_to(tmp_path / "elsewhere")
+    names = [component.name for component in open_corpus(shards).components]
+    assert names == ["books/deu_Latn", "web/deu_Latn"]
+
+
 def test_moved_folder_is_refused(tmp_path: Path) -> None:
     write_corpus(tmp_path, {"web": {"deu_Latn": [3]}}, contexts=[12])
     (tmp_path / "web/deu_Latn").rename(tmp_path / "web/fra_Latn")

@@ -122,6 +122,18 @@ def test_missing_half_is_named(tmp_path: Path, suffix: str) -> None:
         IndexedDataset(tmp_path / "a")
 
 
+@pytest.mark.parametrize(("place", "value"), [(34, 2), (34, 4), (37, 128), (34 + 12 + 8, 4)])
+def test_a_wrong_length_or_offset_is_named(tmp_path: Path, place: int, value: int) -> None:
+    """The first of three lengths, its sign, and the second offset."""
+    _write(tmp_path / "a", [[1, 2, 3], [4], [5, 6]], "uint16")
+    content = bytearray((tmp_path / "a.idx").read_bytes())
+    assert content[place] != value
+    content[place] = value
+    (tmp_path / "a.idx").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.idx is not a sound Megatron index"):
+        IndexedDataset(tmp_path / "a").document(0)
+
+
 @given(st.data())
 @settings(deadline=None)
 def test_mutated_index_never_gives_wrong_tokens_silently(

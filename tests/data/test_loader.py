@@ -407,6 +407,9 @@ def test_few_descriptors_are_enough(
     monkeypatch.setattr("mmbert.data.corpus._open_shard_limit", lambda: 1)
     fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
     opened = _count_calls(monkeypatch, "mmbert.data.corpus.IndexedDataset")
+    indexed = _count_calls(monkeypatch, "mmbert.data.corpus.read_continuation_index")
     for expected, row in zip(rows, RowLoader(fresh, recipe, plan), strict=True):
         np.testing.assert_array_equal(expected.input_ids, row.input_ids)
+        assert len(fresh._continuations) <= 1
     assert opened() > 3
+    assert indexed() > len(fresh.components)

@@ -66,7 +66,7 @@ def test_damaged_index_is_named(tmp_path: Path) -> None:
     path = tmp_path / "pieces-12.npy"
     index = continuation_index([25, 3, 40], 12)
     write_continuation_index(path, index)
-    np.testing.assert_array_equal(read_continuation_index(path, len(index), 3), index)
+    np.testing.assert_array_equal(read_continuation_index(path, len(index), 3).entries, index)
     with pytest.raises(UserError, match=r"pieces-12\.npy lists"):
         read_continuation_index(path, len(index) + 1, 3)
     with pytest.raises(UserError, match="outside"):

@@ -22,6 +22,7 @@ from .test_tokenised import array, write_mds
 from .texts import documents, json_lines, settings
 
 TEXTS = documents("eng_Latn", 60)
+DOCUMENT = list(range(300, 340))
 
 
 def _parquet(path: Path) -> None:
@@ -44,7 +45,7 @@ def _mds(path: Path) -> None:
 def _pair(path: Path) -> None:
     with IndexedDatasetWriter(path.with_suffix(""), np.uint16) as writer:
         for _ in TEXTS:
-            writer.add(np.arange(300, 340))
+            writer.add(DOCUMENT)
         writer.finish()
 
 
@@ -109,6 +110,8 @@ def check(name: str, seed: int, folder: Path) -> None:
                 elif document.tokens is not None:
                     assert document.tokens.dtype == np.int32
                     assert document.tokens.size == 0 or int(document.tokens.min()) >= 0
+                    if victim.suffix == ".idx":  # whole documents, whatever their grouping
+                        assert document.tokens.tolist() == DOCUMENT * (len(document.tokens) // 40)
                 else:
                     result = cleaner.clean(document)
                     assert isinstance(result, str) or result.text.encode() == result.data

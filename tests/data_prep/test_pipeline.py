@@ -71,7 +71,8 @@ def test_piece_indexes_list_the_long_documents(shards: Path) -> None:
     lengths = IndexedDataset(folder / "train-00000").lengths
     for context in (16, 64):
         entry = manifest.train.pieces[context]
-        index = read_continuation_index(folder / entry.file, entry.continuations, len(lengths))
+        path = folder / entry.file
+        index = read_continuation_index(path, entry.continuations, len(lengths)).entries
         long_documents = np.flatnonzero(lengths > context - 2)
         assert set(index["document"]) == set(long_documents)
     assert manifest.train.pieces[16].continuations > manifest.train.pieces[64].continuations
@@ -137,7 +138,7 @@ def test_small_shards_hold_the_same_documents(corpus: Path, shards: Path, tmp_pa
     folder = tmp_path / "out" / "text" / "eng_Latn"
     index = read_continuation_index(
         folder / entry.file, entry.continuations, manifest.train.documents
-    )
+    ).entries
     lengths = np.concatenate(
         [IndexedDataset(folder / shard.name).lengths for shard in manifest.train.shards]
     )

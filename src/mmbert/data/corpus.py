@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
-import sys
 from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +14,17 @@ from typing import Literal
 
 import numpy as np
 
+from mmbert.data.files import cut_short
 from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.manifest import MANIFEST_NAME, Manifest, Shard, Split, read_manifest
-from mmbert.data.pieces import read_continuation_index
+from mmbert.data.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Shard,
+    Split,
+    manifest_files,
+    parse_manifest,
+)
+from mmbert.data.pieces import ContinuationIndex, read_continuation_index
 from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
 from mmbert.errors import UserError
 
@@ -80,14 +90,14 @@ def _starts(shards: tuple[Shard, ...]) -> np.ndarray:
 class ShardPool:
     """Opens shards when they are first read and keeps as many open as the system allows.
 
-    A shard costs two file descriptors before Python 3.13; thousands of languages would exceed the
-    usual limit, so the least recently used ones are closed. Opening checks a pair's sizes against
+    A shard costs two file descriptors and two memory maps; thousands of languages would exceed the
+    usual limits, so the least recently used ones are closed. Opening checks a pair's sizes against
     its manifest, so that a replaced or shortened file is named and never read as something else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
         self._open: OrderedDict[tuple[int, SplitName, int], IndexedDataset] = OrderedDict()
-        self._capacity = _open_shard_limit()
+        self._capacity = capacity
 
     def get(self, component: Component, split: SplitName, number: int) -> IndexedDataset:
         """The pair of shard `number` of a component's split."""
@@ -117,9 +127,13 @@ class ShardPool:
         return dataset
 
 
+# With as many continuation indexes, 49,152 of the 65,530 maps that Linux allows a process.
+_MOST_OPEN_SHARDS = 16_384
+_READ_AT_ONCE = 16  # manifests
+
+
 def _open_shard_limit() -> int:
-    if sys.version_info >= (3, 13):
-        return 16_384  # maps hold no descriptors; the kernel allows about 65,000 maps
+    """How many shards, and as many continuation indexes beside them, may be open at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -129,8 +143,9 @@ def _open_shard_limit() -> int:
         except (ValueError, OSError):  # a sandbox may forbid it; then fewer stay open
             pass
     if soft == resource.RLIM_INFINITY:
-        return 16_384
-    return max(16, min(16_384, (soft - 256) // 2))
+        return _MOST_OPEN_SHARDS
+    # a third each for .bin, .idx and continuation index; 256 for everything else in the process
+    return max(16, min(_MOST_OPEN_SHARDS, (soft - 256) // 3))
 
 
 class Corpus:
@@ -143,8 +158,9 @@ class Corpus:
         self.tokenizer = tokenizer
         self.components = components
         self._by_name = {component.name: component for component in components}
-        self._pool = ShardPool()
-        self._continuations: dict[tuple[int, int], np.ndarray] = {}
+        self._capacity = _open_shard_limit()
+        self._pool = ShardPool(self._capacity)
+        self._continuations: OrderedDict[tuple[int, int], ContinuationIndex] = OrderedDict()
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -166,13 +182,31 @@ class Corpus:
     def continuation_index(self, component: Component, context: int) -> np.ndarray:
         """The memory-mapped continuation index of a component at `context`."""
         key = (component.index, context)
-        if key not in self._continuations:
-            entries = component.continuations(context)
-            path = component.folder / component.manifest.train.pieces[context].file
-            self._continuations[key] = read_continuation_index(
-                path, entries, component.manifest.train.documents
-            )
-        return self._continuations[key]
+        index = self._continuations.get(key)
+        if index is not None:
+            self._continuations.move_to_end(key)
+            index.file.require_whole()
+            return index.entries
+        entries = component.continuations(context)
+        path = component.folder / component.manifest.train.pieces[context].file
+        index = read_continuation_index(path, entries, component.manifest.train.documents)
+        self._continuations[key] = index
+        if len(self._continuations) > self._capacity:
+            self._continuations.popitem(last=False)
+        return index.entries
+
+    def find_cut_shard(self) -> UserError | None:
+        """The error that names the first shard whose file is missing or shorter than it should be.
+
+        Asks for the size of every file: for when something has gone wrong already.
+        """
+        for component in self.components:
+            for name, (size, _) in manifest_files(component.manifest).items():
+                path = component.folder / name
+                found = path.stat().st_size if path.exists() else 0
+                if size is not None and found < size:
+                    return cut_short(path, found, size)
+        return None
 
     def locate(self, component: Component, split: SplitName, number: int) -> tuple[int, int]:
         """Shard and place within it of a document of a split; IndexError when there is none."""
@@ -197,6 +231,37 @@ class Corpus:
         self.__init__(**state)  # type: ignore[misc]
 
 
+def _manifests(shards: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every manifest.json under `shards`/source/language with its bytes, in order of names.
+
+    A few are read at once and none is asked for twice: hundreds of ranks do this on one network
+    file system.
+    """
+    paths = [
+        Path(language.path) / MANIFEST_NAME
+        for source in _folders(shards)
+        if source.name != TOKENIZER_FOLDER
+        for language in _folders(source)
+    ]
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        for path, data in zip(paths, pool.map(_bytes_of, paths), strict=True):
+            if data is not None:
+                yield path, data
+
+
+def _folders(parent: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    with os.scandir(parent) as entries:
+        found = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:  # a language that is not finished
+        return None
+
+
 def open_corpus(shards: Path) -> Corpus:
     """Read the tokenizer's description and every manifest under `shards`/source/language.
 
@@ -210,12 +275,10 @@ def open_corpus(shards: Path) -> Corpus:
         )
     tokenizer = read_tokenizer_description(shards / TOKENIZER_FOLDER)
     components: list[Component] = []
-    for path in sorted(shards.glob(f"*/*/{MANIFEST_NAME}")):
+    for path, data in _manifests(shards):
         folder = path.parent
         source, language = folder.parent.name, folder.name
-        if source == TOKENIZER_FOLDER:
-            continue
-        manifest = read_manifest(folder)
+        manifest = parse_manifest(data, path)
         if (manifest.source, manifest.language) != (source, language):
             raise UserError(
                 f"{path} describes {manifest.source}/{manifest.language}, "

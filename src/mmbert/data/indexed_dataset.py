@@ -51,7 +51,8 @@ class IndexedDataset:
         self.prefix = prefix
         self._index_path = prefix.with_name(prefix.name + ".idx")
         self._data_path = prefix.with_name(prefix.name + ".bin")
-        index = self._map(self._index_path).data
+        self._index_file = self._map(self._index_path)
+        index = self._index_file.data
         if len(index) < _HEADER.size:
             raise self._broken("it ends inside the header")
         magic, version, code, sequences, boundaries = _HEADER.unpack(
@@ -109,6 +110,14 @@ class IndexedDataset:
             raise self._broken("its tokens do not fill whole items")
         return self._data.view(self.dtype)
 
+    def require_whole_index(self) -> None:
+        """Raise UserError if the `.idx` was cut short since it was opened: before reading it."""
+        self._index_file.require_whole()
+
+    def require_whole_tokens(self) -> None:
+        """Raise UserError if the `.bin` was cut short since it was opened: before reading it."""
+        self._data_file.require_whole()
+
     @property
     def byte_count(self) -> int:
         """Bytes of the `.bin`."""
@@ -126,15 +135,22 @@ class IndexedDataset:
         """
         if not 0 <= number < len(self.lengths):
             raise IndexError(f"{self.prefix} has {len(self.lengths)} sequences, not {number + 1}")
+        self.require_whole_index()
+        self.require_whole_tokens()
         length = int(self.lengths[number])
         offset = int(self.offsets[number])
+        size = self.dtype.itemsize
+        if length < 0 or offset < 0 or offset + length * size > len(self._data):
+            raise self._broken(f"sequence {number} lies outside the data")
+        # Sequences lie one after the other: a wrong length or offset does not pass this.
+        is_last = number == len(self.lengths) - 1
+        following = len(self._data) if is_last else int(self.next_offsets[number])
+        if offset + length * size != following:
+            raise self._broken(f"sequence {number} does not end where the next begins")
         if end is None:
             end = length
         if not 0 <= start <= end:
             raise IndexError(f"tokens {start} … {end} of sequence {number} of {self.prefix}")
-        size = self.dtype.itemsize
-        if length < 0 or offset < 0 or offset + length * size > len(self._data):
-            raise self._broken(f"sequence {number} lies outside the data")
         if end > length:
             raise IndexError(f"sequence {number} of {self.prefix} has {length} tokens, not {end}")
         return self._data[offset + start * size : offset + end * size].view(self.dtype)
@@ -143,6 +159,7 @@ class IndexedDataset:
         """All tokens of one document (its sequences lie one after the other)."""
         if not 0 <= number < len(self):
             raise IndexError(f"{self.prefix} has {len(self)} documents, not {number + 1}")
+        self.require_whole_index()
         first, last = int(self.boundaries[number]), int(self.boundaries[number + 1])
         if not 0 <= first <= last <= len(self.lengths):
             raise self._broken(f"document {number} lies outside the sequences")

@@ -76,8 +76,7 @@ class Masker:
         """The mask token, a random one or the token itself, each by its share."""
         draws = words.random_raw(len(labels))
         choice = (draws >> np.uint64(32)).astype(np.float64) * 2.0**-32
-        replaced = labels.copy()
-        replaced[choice < self._settings.mask] = self._mask_id
+        replaced = np.where(choice < self._settings.mask, np.int32(self._mask_id), labels)
         share = self._settings.mask + self._settings.random
         random = np.flatnonzero((choice >= self._settings.mask) & (choice < share))
         # 32 bits scaled to the number of text ids: uniform within one part in ten thousand

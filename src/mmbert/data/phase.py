@@ -55,6 +55,13 @@ class PieceFinder:
             [key_of(recipe.seed, "order", size.name) for size in self.sizes], dtype=np.uint64
         )
 
+        self._has_big_shards = np.array(
+            [
+                any(shard.files.bin.bytes >= READ_AHEAD_FROM for shard in c.manifest.train.shards)
+                for c in corpus.components
+            ]
+        )
+
     @property
     def pieces_per_epoch(self) -> np.ndarray:
         """int64 [C]: pieces of each component."""
@@ -105,6 +112,7 @@ class PieceFinder:
                 ]
             for number, inside, places in parts:
                 dataset = self.corpus.shard(component, "train", number)
+                dataset.require_whole_index()
                 length[inside] = dataset.lengths[places]
                 offset[inside] = dataset.offsets[places]
                 following[inside] = dataset.next_offsets[places]
@@ -127,6 +135,7 @@ class PieceFinder:
 
         Small shards are left out: they are in memory after a few pieces anyway.
         """
+        table = table[self._has_big_shards[table[:, COMPONENT]]]
         for component, shard, offset, size in table[:, (COMPONENT, SHARD, OFFSET, SIZE)].tolist():
             dataset = self.corpus.shard(self.corpus.components[component], "train", shard)
             if dataset.byte_count >= READ_AHEAD_FROM:

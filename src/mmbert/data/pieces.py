@@ -9,15 +9,18 @@ document and part and lists long documents only.
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mmbert.data.files import atomic_write, checksum_file
+from mmbert.data.files import MappedFile, atomic_write, checksum_file
 from mmbert.errors import UserError
 
 SPECIAL_TOKENS_PER_SEGMENT = 2  # begin and end, added when a row is made
+_LONGEST_HEADER = 1024  # bytes of an .npy file; numpy writes 128 here
 CONTINUATION_DTYPE = np.dtype([("document", "<i8"), ("part", "<i4")])
 
 
@@ -90,7 +93,15 @@ def write_continuation_index(path: Path, index: np.ndarray) -> str:
     return checksum_file(path)
 
 
-def read_continuation_index(path: Path, entries: int, documents: int) -> np.ndarray:
+@dataclass(frozen=True)
+class ContinuationIndex:
+    """A mapped continuation index: `entries` of CONTINUATION_DTYPE, and the file they lie in."""
+
+    entries: np.ndarray
+    file: MappedFile
+
+
+def read_continuation_index(path: Path, entries: int, documents: int) -> ContinuationIndex:
     """Memory-map a continuation index and check its shape, dtype and outer bounds.
 
     Raises UserError naming the file when it is missing, damaged or not the one the manifest
@@ -98,17 +109,28 @@ def read_continuation_index(path: Path, entries: int, documents: int) -> np.ndar
     """
     remedy = "run the preprocessing again: it rebuilds the index without tokenising again"
     try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
+        file = MappedFile(path)
+        header = io.BytesIO(file.data[:_LONGEST_HEADER].tobytes())
+        version = np.lib.format.read_magic(header)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     except FileNotFoundError:
         raise UserError(f"{path} is missing", remedy=remedy) from None
     except Exception as error:  # numpy's header parser lets errors of any kind through
         raise UserError(f"{path} is not a continuation index: {error}", remedy=remedy) from error
-    if not isinstance(index, np.ndarray) or index.dtype != CONTINUATION_DTYPE or index.ndim != 1:
+    if version != (1, 0) or dtype != CONTINUATION_DTYPE or len(shape) != 1:
         raise UserError(f"{path} is not a continuation index", remedy=remedy)
+    data = file.data[header.tell() :]
+    if len(data) != shape[0] * dtype.itemsize:
+        raise UserError(
+            f"{path} has {len(data)} bytes of entries where its header says "
+            f"{shape[0] * dtype.itemsize}",
+            remedy=remedy,
+        )
+    index = data.view(CONTINUATION_DTYPE)
     if len(index) != entries:
         raise UserError(
             f"{path} lists {len(index)} pieces where the manifest says {entries}", remedy=remedy
         )
     if entries and not 0 <= int(index[0]["document"]) <= int(index[-1]["document"]) < documents:
         raise UserError(f"{path} refers to documents outside 0 … {documents - 1}", remedy=remedy)
-    return index.view(np.ndarray)  # a memmap slices twice as slowly
+    return ContinuationIndex(index, file)

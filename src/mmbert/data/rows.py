@@ -121,9 +121,9 @@ class RowBuilder:
         ):
             flat = flats.get((component, shard))
             if flat is None:
-                owner = self._corpus.components[component]
-                flat = self._corpus.shard(owner, self._split, shard).tokens
-                flats[component, shard] = flat
+                dataset = self._corpus.shard(self._corpus.components[component], self._split, shard)
+                dataset.require_whole_tokens()
+                flats[component, shard] = flat = dataset.tokens
             ids[place + 1 : place + 1 + size] = flat[offset : offset + size]
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= description.vocabulary_size:

@@ -62,6 +62,7 @@ class Workers:
         count = min(count, len(streams))
         self._owner = {stream: place % count for place, stream in enumerate(streams)}
         self._streams = progress.order.streams
+        self._corpus = progress.finder.corpus
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         phase = plan.phases[progress.order.index]
@@ -76,6 +77,9 @@ class Workers:
             message = self._pipes[worker].recv()
         except (EOFError, OSError):  # at a message, or in the middle of one
             code = self._processes[worker].wait(_PATIENCE_SECONDS)
+            problem = self._corpus.find_cut_shard() if code == -signal.SIGBUS else None
+            if problem is not None:  # cut short in the moment between looking at it and reading
+                raise problem from None
             raise RuntimeError(f"the data worker died before row {index} (exit {code})") from None
         if isinstance(message, BaseException):
             raise message
