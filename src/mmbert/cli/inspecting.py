@@ -58,6 +58,7 @@ def plan(
 @app.command(
     epilog="Examples: `mmbert inspect my_shards`, "
     "`mmbert inspect my_shards --language swh_Latn --document 3`, "
+    "`mmbert inspect my_shards --report report.tsv`, "
     "`mmbert inspect my_shards --verify --input my_corpus`, "
     "`mmbert inspect my_run --step 1200 --data my_shards`"
 )
@@ -71,7 +72,14 @@ def inspect(
     recipe: Annotated[
         Path | None, typer.Option(help="Show epochs of each language under this recipe.")
     ] = None,
-    verify: Annotated[bool, typer.Option(help="Compare every file with its checksum.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write documents read, kept and rejected by reason per language (.tsv)."),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Compare every file with its checksum (training checks sizes alone)."),
+    ] = False,
     source_text: Annotated[
         str | None,
         typer.Option("--input", help="With --verify: decode all shards against this text."),
@@ -83,6 +91,7 @@ def inspect(
 ) -> None:
     """Show what lies at a path: languages and tokens, checkpoints, one document, one step."""
     from mmbert.inspection import checkpoints, shards
+    from mmbert.inspection.report import write_report
 
     console = console_for_output()
     if checkpoints.is_checkpoint(path):
@@ -95,6 +104,8 @@ def inspect(
     elif shards.is_shards_folder(path):
         if language is not None:
             typer.echo(shards.decode_document(path, language, document, held_out=held_out))
+        elif report is not None:
+            write_report(path, report, console)
         elif verify:
             shards.verify_shards(path, console)
             if source_text is not None:

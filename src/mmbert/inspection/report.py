@@ -1,0 +1,78 @@
+"""What became of every document of every language, as a table for other programs."""
+
+import csv
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from mmbert.data.files import atomic_write
+from mmbert.errors import UserError
+from mmbert_prep.storage import read_json
+from mmbert_prep.summary import LanguageSummary, Summary
+from mmbert_prep.workspace import SUMMARY_NAME
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_COUNTS = ("train_documents", "heldout_documents")
+_SIZES = ("train_tokens", "heldout_tokens", "train_bytes")
+_RATES = (
+    "bytes_per_token",
+    "tokens_per_word",
+    "characters_per_token",
+    "byte_fallback_share",
+    "unknown_share",
+)
+
+
+def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]:
+    """Header and one row per language of every finished source.
+
+    In every row the documents read are those trained on, those held out and those rejected for
+    each reason. Languages of which nothing was left have rows too; an empty language is text that
+    names none. Raises UserError when no source is finished.
+    """
+    paths = sorted(shards.glob(f"*/{SUMMARY_NAME}"))
+    if not paths:
+        raise UserError(
+            f"{shards} holds no finished source",
+            remedy="run the preprocessing command again: it continues where it stopped",
+        )
+    summaries = {path.parent.name: Summary.model_validate(read_json(path)) for path in paths}
+    reasons = sorted({reason for summary in summaries.values() for reason in summary.rejected()})
+    header = ["source", "language", "documents_read", *_COUNTS]
+    header += [f"rejected_{reason}" for reason in reasons] + [*_SIZES, *_RATES]
+    rows: list[list[str | int | float]] = []
+    for source, summary in summaries.items():
+        for language in sorted({*summary.languages, *summary.without_text}):
+            found = summary.languages.get(language)
+            if found is None:
+                found = _nothing_left(summary.without_text[language])
+            counts = [getattr(found, name) for name in _COUNTS]
+            rejected = [found.rejected.get(reason, 0) for reason in reasons]
+            others = [getattr(found, name) for name in (*_SIZES, *_RATES)]
+            rows.append([source, language, found.documents_read, *counts, *rejected, *others])
+    return header, rows
+
+
+def write_report(shards: Path, path: Path, console: Console) -> None:
+    """Write the report to `path` (.csv or .tsv) and print its sums."""
+    if path.suffix not in _DELIMITERS:
+        raise UserError(f"{path} is neither .csv nor .tsv", remedy="name it report.tsv, say")
+    header, rows = report_rows(shards)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=_DELIMITERS[path.suffix], lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+    counted = header[2 : header.index(_SIZES[1]) + 1]
+    sums = {name: sum(int(row[header.index(name)]) for row in rows) for name in counted}
+    told = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sums.items())
+    console.print(f"{path}: {len(rows):,} languages: {told}", soft_wrap=True)
+
+
+def _nothing_left(rejected: dict[str, int]) -> LanguageSummary:
+    names = LanguageSummary.model_fields
+    zeros = {name: 0 for name in names if name != "rejected"}
+    read = sum(rejected.values())
+    return LanguageSummary.model_validate({**zeros, "rejected": rejected, "documents_read": read})
