@@ -38,6 +38,9 @@ Examples:
   python launch/preprocess.py --input code.jsonl.zst --language eng_Latn --source code
   --output shards
 
+Every document is trained on, held out, or rejected and counted by reason (printed at the end, in
+OUTPUT/SOURCE/summary.json, and as a table by `mmbert inspect OUTPUT --report report.tsv`).
+
 The same command, run again, continues where it stopped. Exit status: 0 done, 2 the input is wrong.
 """
 
@@ -58,7 +61,9 @@ def command(
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="SentencePiece model or Hugging Face folder [default: train one]."),
+        typer.Option(
+            help="SentencePiece model or Hugging Face folder [default: the output's, or train one]."
+        ),
     ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Ids of a trained tokenizer.")] = None,
     tokenizer_sample: Annotated[str, typer.Option(help="Bytes of text to train it on.")] = "64M",
@@ -74,23 +79,37 @@ def command(
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
     text_unit: Annotated[str, typer.Option(help="Document in .txt: block, line, file.")] = "block",
-    heldout_share: Annotated[float, typer.Option(help="Held out, by content hash.")] = 0.01,
+    heldout_share: Annotated[
+        float,
+        typer.Option(help="Held out, by content hash; raise it where languages are small."),
+    ] = 0.01,
     minimum_characters: Annotated[int, typer.Option(help="Shorter documents are rejected.")] = 1,
     maximum_bytes: Annotated[str, typer.Option(help="Longer documents are rejected.")] = "256M",
-    deduplicate: Annotated[bool, typer.Option(help="Drop exact copies in a language.")] = True,
+    deduplicate: Annotated[
+        bool, typer.Option(help="Drop documents that occurred before in their language.")
+    ] = True,
     control_characters: Annotated[
-        bool, typer.Option("--control-characters/--no-control-characters", help="Keep them.")
+        bool,
+        typer.Option(
+            "--keep-control-characters/--remove-control-characters",
+            help="Which: all but tab, line feed and carriage return.",
+        ),
     ] = False,
-    normalization: Annotated[str | None, typer.Option(help="NFC or NFKC [default: none].")] = None,
-    decontaminate: Annotated[
-        list[Path] | None, typer.Option(help="Evaluation text (.txt, .tsv, .jsonl) to keep out.")
+    normalization: Annotated[
+        str | None, typer.Option(help="Unicode normalisation: NFC or NFKC [default: none].")
     ] = None,
-    decontaminate_ngram: Annotated[int, typer.Option(help="Words in a row that count.")] = 13,
+    decontaminate: Annotated[
+        list[Path] | None,
+        typer.Option(help="Drop documents that share a run of words with this evaluation text."),
+    ] = None,
+    decontaminate_ngram: Annotated[int, typer.Option(help="Length of such a run, in words.")] = 13,
     maximum_tokens: Annotated[
-        str | None, typer.Option(help="Cap of training tokens per language.")
+        str | None,
+        typer.Option(help="Training tokens of a language at most, chosen by content hash."),
     ] = None,
     maximum_rejected_share: Annotated[
-        float, typer.Option(help="Stop when more of the documents are damaged.")
+        float,
+        typer.Option(help="Stop when more of the documents are damaged (not merely unwanted)."),
     ] = 0.1,
     context: Annotated[
         list[int] | None,
@@ -100,7 +119,9 @@ def command(
     unit_bytes: Annotated[
         str | None, typer.Option(help="Input bytes of a unit of work [default: by size].")
     ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, none or kitoken.")] = "auto",
+    accelerator: Annotated[
+        str, typer.Option(help="Beside SentencePiece, once found equal: auto, none or kitoken.")
+    ] = "auto",
     replace: Annotated[
         bool, typer.Option("--replace", help="Make a finished source again.")
     ] = False,

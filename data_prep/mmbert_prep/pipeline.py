@@ -19,7 +19,7 @@ from mmbert_prep.progress import files_being_read
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.stages import Stages
 from mmbert_prep.storage import read_json, write_json
-from mmbert_prep.summary import Summary, ignored_files, print_summary
+from mmbert_prep.summary import GIVEN_UP, Summary, ignored_files, print_summary
 from mmbert_prep.team import Team
 from mmbert_prep.tokenization.accelerator import (
     AcceleratedEncoder,
@@ -48,6 +48,10 @@ def preprocess(team: Team, settings: PrepSettings) -> Summary | None:
             run.plan_work()
         team.barrier()
         return run.everything()
+
+
+# Beside the parts: a worker found kitoken to differ; lasts from one start to the next.
+_GIVEN_UP_MARK = "accelerator-given-up"
 
 
 class _Run:
@@ -127,7 +131,7 @@ class _Run:
             fingerprint=plan.fingerprint,
             settings=plan.settings,
             tokenizer=description.fingerprint,
-            accelerator=accelerator,
+            accelerator=GIVEN_UP if (units / _GIVEN_UP_MARK).exists() else accelerator,
             languages=summaries,
             without_text={
                 key: counts.rejected
@@ -144,7 +148,7 @@ class _Run:
         return summary
 
     def _accelerator(self, description: TokenizerDescription) -> str:
-        """The accelerator that is used: kitoken, or none."""
+        """The accelerator that is tried: kitoken, or none."""
         wanted = self.settings.accelerator
         if wanted == "none":
             return "none"
@@ -166,18 +170,22 @@ class _Run:
             for index in self.stages.claimed_units(plan):
                 if not is_done(folder, plan.units[index].key):
                     units.run(plan.units[index])
+                    if isinstance(encoder, AcceleratedEncoder) and not encoder.trusted:
+                        (folder / _GIVEN_UP_MARK).touch()
 
     def _batch_encoder(self, plan: Plan, accelerator: str) -> BatchEncoder:
         reference = open_encoder(self.space.tokenizer)
         if accelerator == "none":
             return PlainEncoder(reference)
         assert isinstance(reference, SentencePieceEncoder)
+        # A worker begins with neighbouring units: of a small language one worker sees everything.
+        most = plan.weight // self.team.size
         expected: dict[str, int] = {}
         for unit in plan.units:
             for segment in unit.segments:
                 if segment.language is not None:
-                    share = segment.weight // self.team.size
-                    expected[segment.language] = expected.get(segment.language, 0) + share
+                    known = expected.get(segment.language, 0)
+                    expected[segment.language] = min(most, known + segment.weight)
         model = (self.space.tokenizer / "tokenizer.model").read_bytes()
         return AcceleratedEncoder(reference, model, expected)
 

@@ -1,4 +1,4 @@
-"""Progress across all workers: each writes its counters to a small file, the leader draws a bar."""
+"""Progress across all workers: each writes its counters to a small file, the leader shows them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import struct
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -14,13 +15,12 @@ from rich.progress import (
     Progress,
     SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 _RECORD = struct.Struct("<qqqq")
 _WRITE_SECONDS = 0.25
 _DRAW_SECONDS = 0.5
+_LINE_SECONDS = 30.0  # between the lines of a log file, the first after a third of it
 _READING = "reading-"
 
 
@@ -60,25 +60,30 @@ class Meter:
 
 
 class ProgressBar:
-    """Shows a stage's sums over all workers with tokens/s and time left, in the leader."""
+    """Shows a stage's sums over all workers with tokens/s and time left, in the leader.
+
+    On a terminal as a bar; elsewhere (a Slurm job's log, mpirun) as a line now and then.
+    """
 
     def __init__(
         self, console: Console, folder: Path, stage: str, title: str, total: int, done: int
     ) -> None:
         self._folder, self._stage, self._done = folder, stage, done
+        self._console, self._title, self._total = console, title, max(1, total)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=10),
             TextColumn("{task.percentage:>5.1f}%"),
             TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             refresh_per_second=2,
+            disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(title, total=max(1, total), completed=done, speed="")
+        self._task = self._progress.add_task(
+            title, total=self._total, completed=done, speed="", left=""
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._begin = time.monotonic()
@@ -95,16 +100,37 @@ class ProgressBar:
         self._progress.stop()
 
     def _run(self) -> None:
+        next_line = self._begin + _LINE_SECONDS / 3
         while not self._stop.wait(_DRAW_SECONDS):
-            self._draw()
+            if self._console.is_terminal:
+                self._draw()
+            elif time.monotonic() >= next_line:
+                self._print_line()
+                next_line += _LINE_SECONDS
 
-    def _draw(self) -> None:
+    def _read(self) -> tuple[int, str, str]:
+        """Weight done, by whomever and whenever; this run's speed; the time left or taken."""
         weight, documents, size, tokens = read_meters(self._folder, self._stage)
         seconds = max(1e-3, time.monotonic() - self._begin)
         speed = f"{documents:,} documents" if documents else ""
         if tokens:
             speed += f", {tokens / seconds / 1e6:.2f} M tokens/s, {size / seconds / 1e6:.1f} MB/s"
-        self._progress.update(self._task, completed=self._done + weight, speed=speed)
+        rest = self._total - self._done - weight
+        left = ""
+        if rest <= 0:
+            left = f"in {timedelta(seconds=round(seconds))}"
+        elif weight:
+            left = f"{timedelta(seconds=round(rest * seconds / weight))} left"
+        return self._done + weight, speed, left
+
+    def _draw(self) -> None:
+        weight, speed, left = self._read()
+        self._progress.update(self._task, completed=weight, speed=speed, left=left)
+
+    def _print_line(self) -> None:
+        weight, speed, left = self._read()
+        told = (f"{self._title}: {weight / self._total:.1%}", speed, left)
+        self._console.print(", ".join(filter(None, told)), soft_wrap=True, highlight=False)
 
 
 def files_being_read(folder: Path) -> list[str]:

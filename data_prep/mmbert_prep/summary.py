@@ -16,6 +16,7 @@ from mmbert_prep.parts import LanguageCounts
 
 # Narrow enough for 80 characters; "b/tok" and "tok/word" are bytes and words against tokens.
 _COLUMNS = ("language", "train", "heldout", "tokens", "b/tok", "tok/word", "bytes", "rejected")
+GIVEN_UP = "given up"
 _MOST_ROWS = 25
 _MOST_NAMES = 5
 
@@ -45,6 +46,7 @@ class Summary(BaseModel):
     settings: dict[str, object]
     tokenizer: str
     accelerator: str
+    """kitoken, none, or given up: kitoken at first, until it was found to differ."""
     languages: dict[str, LanguageSummary]
     without_text: dict[str, dict[str, int]]
     """Languages of which nothing was left, with the reasons; "" is text that names no language."""
@@ -125,13 +127,26 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         f"{totals['documents_read']:,} documents read: {totals['train_documents']:,} to train on "
         f"({totals['train_tokens']:,} tokens), {totals['heldout_documents']:,} held out"
     )
+    cleaned = sum(language.cleaned for language in summary.languages.values())
+    if cleaned:
+        console.print(f"changed (control characters, normalisation): {cleaned:,}")
     rejected = summary.rejected()
     if rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
         console.print(f"rejected: {reasons}")
     without = [key for key, language in summary.languages.items() if not language.heldout_documents]
     if without:
-        console.print(f"no held-out part (too small): {len(without)} languages: {_some(without)}")
+        console.print(
+            f"no held-out part (too small): {len(without)} languages: {_some(without)}; a larger "
+            "--heldout-share leaves fewer",
+            soft_wrap=True,
+        )
+    if summary.accelerator == GIVEN_UP:
+        console.print(
+            "[yellow]kitoken gave other ids than SentencePiece while it was being tried: what came "
+            "after was encoded by SentencePiece alone[/]",
+            soft_wrap=True,
+        )
     empty = [key or "(no language given)" for key in summary.without_text]
     if empty:
         console.print(f"[yellow]nothing left of: {_some(empty)}[/]")

@@ -19,6 +19,7 @@ import pytest
 from mmbert.errors import UserError
 from mmbert_prep import languages, parts
 from mmbert_prep.lock import output_lock
+from mmbert_prep.tokenization.accelerator import AcceleratedEncoder
 
 from .texts import ROOT, command, command_line, environment, run, tree, write_corpus
 
@@ -37,6 +38,14 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     output = tmp_path_factory.mktemp("undisturbed")
     run(corpus, output)
     return tree(output)
+
+
+@pytest.fixture(scope="module")
+def bigger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many units that a run is still at them when a test comes to harm it."""
+    folder = tmp_path_factory.mktemp("bigger")
+    write_corpus(folder, scale=15)
+    return folder
 
 
 def start(corpus: Path, output: Path, workers: int) -> subprocess.Popen:
@@ -111,9 +120,9 @@ def test_killed_at_many_moments(
         assert tree(output) == undisturbed
 
 
-def test_a_killed_worker_ends_the_run_and_leaves_no_process(corpus: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_run_and_leaves_no_process(bigger: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    process = start(corpus, output, workers=3)
+    process = start(bigger, output, workers=3)
     wait_for_parts(output, 3)
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
@@ -122,10 +131,10 @@ def test_a_killed_worker_ends_the_run_and_leaves_no_process(corpus: Path, tmp_pa
     assert process.returncode == 1, errors
     assert b"killed" in errors
     assert b"workers were reading: " in errors
-    assert str(corpus).encode() in errors, "the file that may have ended it is named"
+    assert str(bigger).encode() in errors, "the file that may have ended it is named"
     assert b"run the same command again" in errors
     _, alive = psutil.wait_procs(children, timeout=10)
-    again = command_line("--input", corpus, "--output", output, "--workers", 1)
+    again = command_line("--input", bigger, "--output", output, "--workers", 1)
     assert again.returncode == 0, again.stderr
     assert "the last run ended abruptly while it read" in again.stderr
     assert not alive
@@ -222,6 +231,35 @@ def test_parts_of_another_accelerator_are_not_mixed_in(
     assert found == {name: data for name, data in undisturbed.items() if name in found}
 
 
+def test_a_run_that_gave_up_its_accelerator_says_so(
+    corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it was found in an earlier start; the shards are the same."""
+    pytest.importorskip("kitoken")
+    original = AcceleratedEncoder._require_adversarial
+
+    def differ(self: AcceleratedEncoder) -> None:
+        original(self)
+        self.trusted = False
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    output = tmp_path / "out"
+    monkeypatch.setattr(AcceleratedEncoder, "_require_adversarial", differ)
+    monkeypatch.setattr(languages, "finish_language", fail)
+    with pytest.raises(UserError, match="no space left"):
+        run(corpus, output)
+    monkeypatch.undo()
+    assert run(corpus, output).accelerator == "given up"
+    found = tree(output)
+    summary = json.loads(found.pop("text/summary.json"))
+    expected = json.loads(undisturbed["text/summary.json"])
+    assert expected["accelerator"] == "kitoken"
+    assert summary == {**expected, "accelerator": "given up"}
+    assert found == {name: data for name, data in undisturbed.items() if name in found}
+
+
 @pytest.mark.parametrize("failing", [3, 20])
 def test_a_write_that_fails_leaves_nothing_half_visible(
     failing: int,
@@ -255,15 +293,20 @@ class TestMpi:
 
     LAUNCHER = (str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", "2")
 
-    def run(self, *arguments: object) -> subprocess.CompletedProcess:
-        return subprocess.run(
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [*self.LAUNCHER, sys.executable, "-m", "mpi4py", *command(*arguments)],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
             env={**environment(), "OMPI_MCA_osc": "^ucx"},
             cwd=ROOT,
         )
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=120)
+        return subprocess.CompletedProcess([], process.returncode, output, errors)
 
     def test_the_same_bytes_as_one_process(
         self, corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
@@ -271,6 +314,38 @@ class TestMpi:
         result = self.run("--input", corpus, "--output", tmp_path / "out")
         assert result.returncode == 0, result.stderr
         assert tree(tmp_path / "out") == undisturbed
+
+    def test_killed_ranks_redo_only_what_they_were_at(self, bigger: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out"
+        process = self.start("--input", bigger, "--output", output)
+        wait_for_parts(output, 5)
+        ranks = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "mpi4py" in child.cmdline()
+        ]
+        assert len(ranks) == 2
+        for rank in ranks:
+            rank.suspend()
+        second = self.run("--input", bigger, "--output", output)
+        assert second.returncode == 2, second.stderr
+        assert "another run is writing to" in second.stderr
+        ranks[1].kill()
+        ranks[0].resume()
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        psutil.wait_procs(ranks, timeout=15)
+        done = part_times(output)
+        assert len(done) >= 5
+        kept: dict[str, int] = {}
+        again = self.start("--input", bigger, "--output", output)
+        while again.poll() is None:
+            kept |= part_times(output)
+            time.sleep(0.005)
+        assert again.returncode == 0, again.communicate()[1]
+        assert {name: kept[name] for name in done} == done, "finished units were done again"
+        run(bigger, tmp_path / "one")
+        assert tree(output) == tree(tmp_path / "one")
 
     def test_wrong_input_ends_all_ranks(self, tmp_path: Path) -> None:
         result = self.run("--input", tmp_path / "missing", "--output", tmp_path / "out")
