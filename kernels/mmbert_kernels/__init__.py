@@ -10,7 +10,7 @@ from mmbert_kernels.embedding_layer_norm import embedding_layer_norm
 from mmbert_kernels.gather_rows import gather_rows
 from mmbert_kernels.geglu import geglu
 from mmbert_kernels.implementation import backends
-from mmbert_kernels.layer_norm import add_layer_norm, layer_norm
+from mmbert_kernels.layer_norm import add_layer_norm, branching_layer_norm, layer_norm
 from mmbert_kernels.linear_cross_entropy import linear_cross_entropy
 from mmbert_kernels.memory import keep_freed_memory
 from mmbert_kernels.product import product
@@ -28,6 +28,7 @@ __all__ = [
     "add_layer_norm",
     "attention",
     "backends",
+    "branching_layer_norm",
     "debiased_beta",
     "dropout_add",
     "embedding_layer_norm",

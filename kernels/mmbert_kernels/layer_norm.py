@@ -10,6 +10,7 @@ Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
     dx = (g - mean(g) - n * mean(g * n)) / sqrt(variance + eps)
     dweight = sum over the rows of dy * n
 
+`branching_layer_norm` gives x itself beside its norm, and adds the gradients of both in one pass.
 `add_layer_norm` first takes s = x + residual, rounded to the residual's type because that is
 what the next layer reads, and gives both s and its norm; both summands get the gradient dx + ds.
 
@@ -48,6 +49,19 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     require_triton_dtype("layer_norm", x, weight)
     out: Tensor = _LayerNorm.apply(x, weight, eps)
     return out
+
+
+def branching_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(`layer_norm` of x, x): for an x that goes on beside its norm, as a residual stream does.
+
+    Arguments and errors as there.
+    """
+    _check(x, weight)
+    if implementation("layer_norm", x.device.type) == "reference":
+        return layer_norm_reference(x, weight, eps), x
+    require_triton_dtype("branching_layer_norm", x, weight)
+    normed, same = _BranchingLayerNorm.apply(x, weight, eps)
+    return normed, same
 
 
 def add_layer_norm(
@@ -113,6 +127,24 @@ class _LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, mean, inverse = ctx.saved_tensors
         return *triton_backward(grad_out, None, x, None, weight, mean, inverse, x.dtype), None
+
+
+class _BranchingLayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        out, rows, mean, inverse = triton_forward(x, None, None, weight, eps)
+        ctx.save_for_backward(rows, contiguous_rows(weight), mean, inverse)
+        return out, x
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_out: Tensor | None, grad_x: Tensor | None
+    ) -> tuple[Tensor, Tensor, None]:
+        rows, weight, mean, inverse = ctx.saved_tensors
+        return *triton_backward(
+            grad_out, grad_x, rows, None, weight, mean, inverse, rows.dtype
+        ), None
 
 
 class _AddLayerNorm(torch.autograd.Function):

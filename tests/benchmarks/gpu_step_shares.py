@@ -22,7 +22,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
         "FlashAttn",
         "_BlockedAttention",
     ),
-    "layer norms": ("_AddLayerNorm", "_LayerNorm"),
+    "layer norms": ("_AddLayerNorm", "_BranchingLayerNorm", "_LayerNorm"),
     "embedding": ("_EmbeddingLayerNorm",),
     "geglu": ("_GeGLU",),
     "rotary": ("_Rotary",),
@@ -86,7 +86,7 @@ def floors(
         moved = {
             "attention": 12 * hidden * layers,
             # where dropout has added the residual, the norm after it adds nothing
-            "layer norms": (13 if model.attention_output_dropout else 16) * hidden * layers,
+            "layer norms": (14 if model.attention_output_dropout else 16) * hidden * layers,
             "embedding": 4 * hidden + vocabulary * d * BYTES,
             "geglu": 8 * tokens * f * BYTES * layers,
             "rotary": 8 * hidden * layers,

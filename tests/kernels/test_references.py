@@ -60,6 +60,26 @@ def test_add_layer_norm_normalises_the_rounded_sum(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_branching_layer_norm(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(37, 96, dtype=dtype) * 3 + 1, torch.randn(96, dtype=dtype)
+    compare(
+        lambda x, w: kernels.branching_layer_norm(x, w, 1e-5),
+        lambda x, w: (formulas.layer_norm(x, w, 1e-5), x),
+        (x, weight),
+        (torch.randn(37, 96), torch.randn(37, 96)),
+        roundings=32,
+    )
+    # a branch may come to nothing
+    for used, formula in ((0, formulas.layer_norm(x, weight, 1e-5)), (1, x.double())):
+        leaf = x.clone().requires_grad_()
+        out = kernels.branching_layer_norm(leaf, weight, 1e-5)[used]
+        assert_close("output", out.detach(), formula, 32)
+        (gradient,) = torch.autograd.grad(out.sum(), leaf)
+        assert gradient.isfinite().all()
+        assert used == 0 or (gradient == 1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_embedding_layer_norm(dtype: torch.dtype) -> None:
     ids = torch.randint(0, 50, (200,))
     ids[:60] = 7  # one frequent token, whose gradient is a long sum

@@ -29,6 +29,7 @@ from mmbert.parallel.grid import TensorGroup
 from mmbert.parallel.linear import Rebuild, column_linear, row_linear
 from mmbert_kernels import (
     add_layer_norm,
+    branching_layer_norm,
     embedding_layer_norm,
     gather_rows,
     layer_norm,
@@ -173,7 +174,7 @@ class LayerNorm(nn.Module):
         if rows is not None:
             return embedding_layer_norm(rows, hidden, self.weight, self.eps), hidden
         if update is None:
-            return layer_norm(hidden, self.weight, self.eps), hidden
+            return branching_layer_norm(hidden, self.weight, self.eps)
         return add_layer_norm(update, hidden, self.weight, self.eps)
 
     def rebuild(self, total: Tensor) -> Rebuild | None:
