@@ -39,6 +39,7 @@ setup(
         "tensorboard>=2.16",
         "pyarrow>=16",
         "zstandard>=0.23",
+        "orjson>=3.10",
         "xxhash>=3.4",
         "Babel>=2.16",
         "pydantic>=2.8",

@@ -56,7 +56,7 @@ class Cleaner:
         if self._settings.remove_control_characters:
             data = data.translate(None, _ASCII_CONTROLS)
             # Looking for a byte is many times faster than the expression, and most text has none.
-            if b"\xc2" in data or b"\xef\xbb\xbf" in data:
+            if b"\xc2" in data or (b"\xef" in data and b"\xef\xbb\xbf" in data):
                 data = _OTHER_CONTROLS.sub(b"", data)
         changed = len(data) != size
         try:

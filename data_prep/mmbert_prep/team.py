@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from mmbert.errors import UserError
 
 # How OpenMPI's mpirun and MPICH's mpiexec say how many processes they started.
@@ -323,12 +325,14 @@ def claimed(
 ) -> Iterator[int]:
     """Indices of tasks that this worker is to do, biggest first; every task goes to one worker.
 
-    A worker begins with its share (every size-th task) and then takes what others have not begun.
-    `folder` must be empty when the first worker begins.
+    A worker begins with its share, which is a run of neighbours (of the same languages, often), and
+    then takes what others have not begun. `folder` must be empty when the first worker begins.
     """
     order = sorted(range(len(tasks)), key=lambda index: (-weights[index], index))
-    own = order[team.rank :: team.size]
-    for index in own:
+    sizes = np.maximum(np.array(weights, dtype=np.float64), 1)
+    middles = np.cumsum(sizes) - sizes / 2
+    shares = (middles * team.size / sizes.sum()).astype(np.int64) if tasks else middles
+    for index in (index for index in order if shares[index] == team.rank):
         if _claim(folder, tasks[index]):
             yield index
             team.check()

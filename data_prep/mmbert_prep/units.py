@@ -12,7 +12,7 @@ from mmbert_prep.discovery import Discovery
 from mmbert_prep.readers import Segment, plan_segments
 from mmbert_prep.settings import PrepSettings
 
-_LEAST_UNIT, _MOST_UNIT = 500_000, 64_000_000
+_LEAST_UNIT, _MOST_UNIT = 2_000_000, 64_000_000
 _UNITS_AIMED_AT = 256
 
 

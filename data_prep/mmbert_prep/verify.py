@@ -20,8 +20,8 @@ from mmbert_prep.readers import Document, read_segment
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.storage import read_json
 from mmbert_prep.summary import Summary
+from mmbert_prep.tokenization.cutting import SPACE
 from mmbert_prep.tokenization.encoders import Encoder, open_encoder
-from mmbert_prep.tokenization.long_text import SPACE
 from mmbert_prep.units import plan_units
 from mmbert_prep.workspace import SUMMARY_NAME
 

@@ -1,30 +1,31 @@
-"""Preprocessing per CPU-second: against the raw tokenizer, and against a Megatron-style pipeline.
+"""Preprocessing per CPU-second: against the raw tokenizer, and against Megatron-LM's own tool.
 
-    python tests/benchmarks/bench_preprocess.py [--input FOLDER] [--megabytes 40] [--languages 3]
+    python tests/benchmarks/bench_preprocess.py [--input FOLDER] [--megatron CHECKOUT]
 
-Text: `--input` (anything launch/preprocess.py reads), else made from CLDR data.
+Text: documents of web-like lengths, put together anew from the lines of `--input` (anything that
+launch/preprocess.py reads; its largest languages), else of CLDR's data. `--megatron` is a checkout
+of NVIDIA/Megatron-LM, whose tools/preprocess_data.py is run as it is (Python 3.12 or newer, or 3.11
+with typing.override given by a sitecustomize module on PYTHONPATH).
 Every figure is bytes of text by CPU-seconds (user and system, all processes), after what the same
-run costs on one document was taken off (imports, loading the model). The Megatron-style pipeline is
-written after what Megatron-LM's tools/preprocess_data.py does: one parent hands lines to a pool,
-workers send lists of ids back through a pipe, the parent turns them into arrays and writes.
+run costs on one document was taken off (imports, loading the model).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import multiprocessing
 import os
+import random
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import sentencepiece
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,26 +36,44 @@ HIGH = {
 }  # fmt: skip
 
 
-def make_text(folder: Path, megabytes: float, document_bytes: int, languages: int) -> None:
-    """JSON lines per language of documents of about `document_bytes`, from CLDR data."""
+def make_text(folder: Path, lines: dict[str, list[str]], megabytes: float) -> None:
+    """JSON lines per language: documents with a median of 2.4 kB, made of runs of some lines."""
+    folder.mkdir(parents=True)
+    generator = random.Random(21)
+    for language, known in lines.items():
+        size = 0
+        with open(folder / f"{language}.jsonl", "w", encoding="utf-8") as file:
+            while size < megabytes * 1e6 / len(lines):
+                wanted, parts = generator.lognormvariate(7.8, 0.9), list[str]()
+                while wanted > 0:
+                    first = generator.randrange(len(known))
+                    parts.append("\n".join(known[first : first + 4]))
+                    wanted -= len(parts[-1].encode()) + 1
+                text = "\n".join(parts)
+                size += len(text.encode())
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+
+
+def lines_of(documents: Iterable[tuple[str, str]], languages: int) -> dict[str, list[str]]:
+    """The lines of the languages with most text, of (language, text) pairs."""
+    lines: dict[str, list[str]] = {}
+    for language, text in documents:
+        lines.setdefault(language, []).extend(text.split("\n"))
+    sizes = {language: sum(map(len, known)) for language, known in lines.items()}
+    return {key: lines[key] for key in sorted(sizes, key=sizes.__getitem__)[-languages:]}
+
+
+def cldr_documents(languages: int) -> Iterator[tuple[str, str]]:
+    """(language, text) of some megabytes of CLDR's data per language."""
     from mmbert_prep.demo_text import DocumentMaker
 
-    folder.mkdir(parents=True)
     for language, locale in list(HIGH.items())[:languages]:
-        with open(folder / f"{language}.jsonl", "w", encoding="utf-8") as file:
-            written, parts, size = 0, [], 0
-            for text in DocumentMaker(locale).documents():
-                parts.append(text)
-                size += len(text.encode())
-                if size >= document_bytes:
-                    file.write(json.dumps({"text": "\n".join(parts)}, ensure_ascii=False) + "\n")
-                    written, parts, size = written + size, [], 0
-                    if written >= megabytes * 1e6 / languages:
-                        break
+        for text in itertools.islice(DocumentMaker(locale).documents(), 20_000):
+            yield language, text
 
 
-def texts_of(folder: Path) -> Iterator[str]:
-    """The documents of an input, as the pipeline reads them."""
+def documents_of(folder: Path) -> Iterator[tuple[str, str]]:
+    """(language, text) of the documents of an input, as the pipeline reads them."""
     from mmbert_prep.discovery import discover
     from mmbert_prep.readers import read_segment
     from mmbert_prep.settings import PrepSettings
@@ -64,8 +83,8 @@ def texts_of(folder: Path) -> Iterator[str]:
     for unit in plan_units(discover(settings), settings).units:
         for segment in unit.segments:
             for document in read_segment(segment, settings):
-                if document.data is not None:
-                    yield document.data.decode()
+                if document.data is not None and document.language is not None:
+                    yield document.language, document.data.decode()
 
 
 def raw(lines: Path, model: Path, accelerator: bool) -> None:
@@ -84,40 +103,8 @@ def raw(lines: Path, model: Path, accelerator: bool) -> None:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
         started = time.process_time()
         for start in range(0, len(texts), 500):
-            processor.encode(texts[start : start + 500], return_type="numpy")
+            processor.encode(texts[start : start + 500], return_type="numpy", num_threads=1)
     print(time.process_time() - started)
-
-
-_PROCESSOR: sentencepiece.SentencePieceProcessor
-
-
-def _begin(model: str) -> None:
-    global _PROCESSOR
-    _PROCESSOR = sentencepiece.SentencePieceProcessor(model_file=model)
-
-
-def _encode_line(line: str) -> tuple[dict[str, list[int]], dict[str, list[int]], int]:
-    text = json.loads(line)["text"]
-    ids = _PROCESSOR.encode(text)
-    return {"text": ids}, {"text": [len(ids)]}, len(line)
-
-
-def megatron_style(lines: Path, model: Path, output: Path, workers: int) -> None:
-    """The pipeline with one parent through which all tokens pass."""
-    lengths: list[int] = []
-    context = multiprocessing.get_context("fork")
-    with (
-        context.Pool(workers, _begin, (str(model),)) as pool,
-        open(lines, encoding="utf-8") as source,
-        open(output, "wb") as target,
-    ):
-        for ids, sizes, _ in pool.imap(_encode_line, source, 32):
-            for key, values in ids.items():
-                target.write(np.array(values, dtype=np.int32).tobytes(order="C"))
-                lengths.extend(sizes[key])
-        pool.close()
-        pool.join()
-    np.array(lengths, dtype=np.int32).tofile(output.with_suffix(".idx"))
 
 
 def ours(folder: Path, model: Path, output: Path, workers: int, accelerator: str) -> list[str]:
@@ -129,9 +116,12 @@ def ours(folder: Path, model: Path, output: Path, workers: int, accelerator: str
     ]
 
 
-def measured(command: list[str]) -> tuple[float, float]:
+PATHS = [str(ROOT / name) for name in ("src", "kernels", "data_prep")]
+
+
+def measured(command: list[str], paths: list[str] = PATHS) -> tuple[float, float]:
     """(CPU-seconds of all processes, wall seconds) of a Python command."""
-    path = os.pathsep.join(str(ROOT / name) for name in ("src", "kernels", "data_prep"))
+    path = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -155,7 +145,7 @@ class Bench:
         self.size = 0
         first = ""
         with open(self.lines, "w", encoding="utf-8") as file:
-            for text in texts_of(folder):
+            for _, text in documents_of(folder):
                 first = first or text
                 self.size += len(text.encode())
                 file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
@@ -167,12 +157,14 @@ class Bench:
         measured([*command, "--output", str(shards), *training])
         self.model = shards / "tokenizer" / "tokenizer.model"
 
-    def rate(self, name: str, make: object) -> tuple[float, float]:
+    def rate(
+        self, name: str, make: Callable[[bool], list[str]], paths: list[str] = PATHS
+    ) -> tuple[float, float]:
         """MB per CPU-second and MB per wall second, the best of some repeats."""
         best = [float("inf"), float("inf")]
         for _ in range(self.repeats):
-            fixed = measured(make(True))  # type: ignore[operator]
-            whole = measured(make(False))  # type: ignore[operator]
+            fixed = measured(make(True), paths)
+            whole = measured(make(False), paths)
             best = [min(b, w - f) for b, w, f in zip(best, whole, fixed, strict=True)]
         cpu, wall = self.size / 1e6 / best[0], self.size / 1e6 / best[1]
         print(f"{name:<44}{cpu:8.2f} MB/CPU-s {wall:8.2f} MB/s", flush=True)
@@ -181,8 +173,7 @@ class Bench:
     def raw_rate(self, name: str, accelerator: bool) -> float:
         """MB per CPU-second of the tokenizer alone."""
         script = [__file__, "raw", str(self.lines), str(self.model), str(int(accelerator))]
-        path = os.pathsep.join(str(ROOT / part) for part in ("src", "kernels", "data_prep"))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         seconds = min(
             float(subprocess.check_output([sys.executable, *script], env=environment))
             for _ in range(self.repeats)
@@ -197,31 +188,32 @@ class Bench:
         shutil.copytree(self.model.parent, output / "tokenizer")
         return ours(self.one if one else self.folder, self.model, output, workers, accelerator)
 
-    def megatron_command(self, workers: int, one: bool) -> list[str]:
-        """The Megatron-style pipeline on everything or on one document."""
+    def megatron_command(self, checkout: Path, workers: int, one: bool) -> list[str]:
+        """Megatron-LM's own tool on everything or on one document."""
         lines = self.one / "eng_Latn.jsonl" if one else self.lines
-        output = self.work / "megatron.bin"
-        return [__file__, "megatron", str(lines), str(self.model), str(output), str(workers)]
+        return [
+            str(checkout / "tools" / "preprocess_data.py"),
+            *("--input", str(lines), "--output-prefix", str(self.work / "megatron")),
+            *("--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", str(self.model)),
+            *("--workers", str(workers), "--log-interval", "1000000"),
+        ]
 
 
 def main() -> None:
     """Run everything and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--input", type=Path)
-    parser.add_argument("--megabytes", type=float, default=40)
-    parser.add_argument(
-        "--languages", type=int, default=3, help="few: 200 documents of each are proving kitoken"
-    )
-    parser.add_argument("--document-bytes", type=int, default=3800)
+    parser.add_argument("--megabytes", type=float, default=480, help="of text, all languages")
+    parser.add_argument("--languages", type=int, default=8)
     parser.add_argument("--vocab-size", type=int, default=32_768)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--megatron", type=Path, help="a checkout of NVIDIA/Megatron-LM")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        folder = options.input or work / "text"
-        if options.input is None:
-            make_text(folder, options.megabytes, options.document_bytes, options.languages)
-        bench = Bench(work, folder, options.vocab_size, options.repeats)
+        known = documents_of(options.input) if options.input else cldr_documents(options.languages)
+        make_text(work / "text", lines_of(known, options.languages), options.megabytes)
+        bench = Bench(work, work / "text", options.vocab_size, options.repeats)
         print(f"{bench.size / 1e6:.1f} MB of text, load {os.getloadavg()[0]:.1f}")
         raw_exact = bench.raw_rate("raw SentencePiece", False)
         raw_fast = bench.raw_rate("raw kitoken", True)
@@ -237,20 +229,23 @@ def main() -> None:
         default_two, _ = bench.rate(
             "ours, default (kitoken), 2 workers", lambda one: bench.our_command("auto", 2, one)
         )
-        other, _ = bench.rate(
-            "Megatron style, SentencePiece, 2 workers", lambda one: bench.megatron_command(2, one)
-        )
         print(f"ours / raw, SentencePiece        {exact / raw_exact:5.2f}  (at least 0.9)")
         print(f"ours / raw, kitoken              {fast / raw_fast:5.2f}  (at least 0.8)")
+        print(f"1 -> 2 workers, wall             {two_wall / one_wall:5.2f}  (at least 1.8)")
+        if options.megatron is None:
+            print("no comparison with Megatron-LM: give --megatron CHECKOUT")
+            return
+        other, _ = bench.rate(
+            "Megatron-LM, SentencePiece, 2 workers",
+            lambda one: bench.megatron_command(options.megatron, 2, one),
+            [str(options.megatron)],
+        )
         print(f"ours / Megatron, same tokenizer  {both / other:5.2f}  (at least 1.25)")
         print(f"ours / Megatron, by default      {default_two / other:5.2f}  (at least 2.5)")
-        print(f"1 -> 2 workers, wall             {two_wall / one_wall:5.2f}  (at least 1.8)")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["raw"]:
         raw(Path(sys.argv[2]), Path(sys.argv[3]), bool(int(sys.argv[4])))
-    elif sys.argv[1:2] == ["megatron"]:
-        megatron_style(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
     else:
         main()

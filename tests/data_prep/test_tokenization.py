@@ -16,12 +16,8 @@ from tokenizers import Tokenizer
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.accelerator import AcceleratedEncoder
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
-from mmbert_prep.tokenization.encoders import (
-    LONG_CHARACTERS,
-    HuggingFaceEncoder,
-    SentencePieceEncoder,
-    open_encoder,
-)
+from mmbert_prep.tokenization.cutting import LONG_CHARACTERS, Cutter, encode_in_parts
+from mmbert_prep.tokenization.encoders import HuggingFaceEncoder, SentencePieceEncoder, open_encoder
 from mmbert_prep.tokenization.folder import (
     check_identity,
     is_huggingface_folder,
@@ -29,7 +25,6 @@ from mmbert_prep.tokenization.folder import (
     write_huggingface_folder,
     write_sentencepiece_folder,
 )
-from mmbert_prep.tokenization.long_text import Cutter
 from mmbert_prep.tokenization.training import train_bpe
 
 from .texts import documents
@@ -167,7 +162,7 @@ def _other_model(kind: str, **changes: object) -> bytes:
         sentence_iterator=iter(text for _, text in SAMPLES),
         model_writer=buffer,
         model_type=kind,
-        vocab_size=700,
+        vocab_size=550,
         byte_fallback=True,
         pad_id=3,
         control_symbols=["<mask>"],
@@ -249,11 +244,60 @@ def test_long_texts_are_encoded_in_parts_with_the_same_ids(model: bytes, folder:
     assert ids.tolist() == fast.encode(text, add_special_tokens=False).ids
 
 
-@given(st.text(alphabet="ab \n", max_size=400), st.lists(st.text(alphabet="ab\u2581", max_size=3)))
-def test_parts_join_to_the_text(text: str, pieces: list[str]) -> None:
+@given(
+    st.text(alphabet="ab \n", max_size=400),
+    st.lists(st.text(alphabet="ab\u2581", max_size=3)),
+    st.integers(1, 70_000),
+)
+def test_parts_join_to_the_text(text: str, pieces: list[str], characters: int) -> None:
     long_text = text * 500
-    assert "".join(Cutter(pieces).cut(long_text)) == long_text
-    assert " ".join(Cutter(pieces).cut(long_text, only_at_spaces=True)) == long_text
+    assert "".join(Cutter(pieces).cut(long_text, characters)) == long_text
+    assert " ".join(Cutter(pieces).cut(long_text, characters, only_at_spaces=True)) == long_text
+
+
+@pytest.fixture(scope="module", params=["bpe", "bpe without byte fallback", "unigram"])
+def processor(request: pytest.FixtureRequest) -> sentencepiece.SentencePieceProcessor:
+    """A model that changes nothing at a text's beginning; many characters are outside of it."""
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text.replace("\n", " ") for _, text in SAMPLES[:200]),
+        model_writer=buffer,
+        model_type=request.param.split()[0],
+        vocab_size=550,
+        byte_fallback=request.param == "bpe",
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["\n", "\n\n", "\u2581\u2581", "ab"],
+        minloglevel=2,
+    )
+    return sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["the ", "ing", " ", "\n", "\u2581", "ab", "a", "b", "\u4e0d\u540c", "\U0001f600", "и"]
+            + [text[:60] for _, text in SAMPLES[::9]]
+        ),
+        max_size=40,
+    ).map("".join),
+    st.integers(1, 40),
+)
+def test_short_parts_give_the_ids_of_the_whole(
+    processor: sentencepiece.SentencePieceProcessor, text: str, characters: int
+) -> None:
+    unknown_joins = not any(processor.is_byte(id_) for id_ in range(len(processor)))
+    pieces = [processor.id_to_piece(id_) for id_ in range(len(processor))]
+    cutter = Cutter(pieces, joins_unknown=unknown_joins)
+    [ids] = encode_in_parts(
+        [text],
+        lambda text: cutter.cut(text, characters),
+        lambda parts: processor.encode(parts, return_type="numpy"),
+    )
+    assert ids.tolist() == processor.encode(text)
 
 
 class _Wrong:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import orjson
+
 from mmbert_prep.readers.columns import language_of
 from mmbert_prep.readers.documents import Document, Segment
 from mmbert_prep.readers.streams import TooLong, blocks, lines
@@ -20,7 +22,7 @@ def read_jsonl(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
             yield Document(None, segment.language, "too_long")
             continue
         try:
-            row = json.loads(line.decode())
+            row = _parsed(line)
         except UnicodeDecodeError:
             yield Document(None, segment.language, "invalid_utf8")
             continue
@@ -40,3 +42,12 @@ def read_jsonl(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
             yield Document(text.encode(), language, text=text)
         except UnicodeEncodeError:  # half of a surrogate pair, written as \ud83d
             yield Document(None, language, "invalid_utf8")
+
+
+def _parsed(line: bytes) -> object:
+    """The value of a line of JSON, as the standard library reads it."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # It knows no NaN, no half surrogate pairs, and does not say what is wrong with the bytes.
+        return json.loads(line.decode())

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from mmbert.data.files import atomic_write
 from mmbert.data.tokenizer import SpecialIds
 from mmbert.errors import UserError
-from mmbert_prep.tokenization.long_text import SPACE
+from mmbert_prep.tokenization.cutting import SPACE
 from mmbert_prep.tokenization.model_proto import BPE, NORMAL, USER_DEFINED, parse_model
 
 LONGEST_INPUT = 8192

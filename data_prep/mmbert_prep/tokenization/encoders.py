@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,11 @@ from tokenizers import Tokenizer
 
 from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
 from mmbert.errors import UserError
-from mmbert_prep.tokenization.long_text import SPACE, Cutter
+from mmbert_prep.tokenization.cutting import LONG_CHARACTERS, SPACE, Cutter, encode_in_parts
 from mmbert_prep.tokenization.model_proto import parse_model
 
-LONG_CHARACTERS = 200_000  # texts beyond this are cut before they are encoded
+# Parts of a text in characters: what SentencePiece encodes fastest, and what bounds its memory.
+_PART, _LONG_PART = 500, 60_000
 
 
 class Encoder(Protocol):
@@ -44,26 +45,34 @@ class SentencePieceEncoder:
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         proto = parse_model(model)
         self.byte_ids = np.array([self._processor.is_byte(id_) for id_ in range(len(proto.pieces))])
-        self._pieces = [piece.piece for piece in proto.pieces]
-        self.byte_lengths = _byte_lengths(self._pieces, self.byte_ids)
+        pieces = [piece.piece for piece in proto.pieces]
+        self.byte_lengths = _byte_lengths(pieces, self.byte_ids)
         # Only a model that changes nothing at a text's beginning can be given a text in parts.
         self._plain = proto.normalizer_spec.name == "identity" and not (
             proto.normalizer_spec.add_dummy_prefix or proto.normalizer_spec.remove_extra_whitespaces
         )
-        self._cutter: Cutter | None = None
+        self._cutter = Cutter(pieces, joins_unknown=not self.byte_ids.any())
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
-        return encode_with_cuts(texts, self._encode, self.cut)
+        return encode_in_parts(texts, self.cut, self._encode)
 
-    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self._processor.encode(list(texts), return_type="numpy")
+    def encode_whole(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The same, of texts that are cut only where memory asks for it."""
+        return encode_in_parts(texts, self._cut_long, self._encode)
 
-    def cut(self, text: str) -> list[str]:
-        """The text in parts that can be encoded one by one."""
-        if self._cutter is None:
-            self._cutter = Cutter(self._pieces)
-        return self._cutter.cut(text, only_at_spaces=not self._plain)
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        # One thread: the workers are what runs side by side.
+        return self._processor.encode(texts, return_type="numpy", num_threads=1)
+
+    def cut(self, text: str, characters: int = _PART) -> list[str]:
+        """The text in parts of about so many characters, if those can be encoded one by one."""
+        return self._cutter.cut(text, characters) if self._plain else self._cut_long(text)
+
+    def _cut_long(self, text: str) -> list[str]:
+        if len(text) <= LONG_CHARACTERS:
+            return [text]
+        return self._cutter.cut(text, _LONG_PART, only_at_spaces=not self._plain)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids."""
@@ -100,10 +109,10 @@ class HuggingFaceEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
-        return encode_with_cuts(texts, self._encode, self.cut)
+        return encode_in_parts(texts, self.cut, self._encode)
 
-    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def cut(self, text: str) -> list[str]:
@@ -128,23 +137,6 @@ class HuggingFaceEncoder:
 def _byte_lengths(pieces: Sequence[str], byte_ids: np.ndarray) -> np.ndarray:
     lengths = [len(piece.replace(SPACE, " ").encode()) for piece in pieces]
     return np.where(byte_ids, 1, np.array(lengths, dtype=np.int64))
-
-
-def encode_with_cuts(
-    texts: Sequence[str],
-    encode: Callable[[Sequence[str]], list[np.ndarray]],
-    cut: Callable[[str], Iterable[str]],
-) -> list[np.ndarray]:
-    """Encode texts at once but the very long ones, whose parts are encoded one after the other."""
-    if all(len(text) <= LONG_CHARACTERS for text in texts):
-        return encode(texts)
-    ids: list[np.ndarray] = []
-    for text in texts:
-        if len(text) <= LONG_CHARACTERS:
-            ids += encode([text])
-        else:
-            ids.append(np.concatenate([encode([part])[0] for part in cut(text)]))
-    return ids
 
 
 def open_encoder(folder: Path) -> Encoder:
