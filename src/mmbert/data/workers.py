@@ -119,7 +119,8 @@ def main(writing: int) -> None:
     """The worker's program: its task comes from standard input, rows go to the pipe `writing`."""
     # The training process decides when to stop; a signal to the whole group must not leave it
     # without rows for the step it finishes.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    for number in watched:
         signal.signal(number, signal.SIG_IGN)
     task: _Task = pickle.load(sys.stdin.buffer)
     ready: queue.Queue[Row | BaseException | None] = queue.Queue(ROWS_AHEAD)
