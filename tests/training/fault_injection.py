@@ -69,9 +69,9 @@ def limit_figures_at(rank: int, step: int, activity: str, largest: int) -> None:
 
 def poison_row(rank: int, row_index: int) -> None:
     """Give one row's masked tokens weights that are not numbers."""
-    from mmbert.training import step
+    from mmbert.training import inputs
 
-    original = step.to_batch
+    original = inputs.to_batch
 
     def to_batch(row: Any, device: Any) -> Any:
         batch = original(row, device)
@@ -79,7 +79,7 @@ def poison_row(rank: int, row_index: int) -> None:
             batch = replace(batch, weights=batch.weights * float("nan"))
         return batch
 
-    step.to_batch = to_batch
+    inputs.to_batch = to_batch
 
 
 def fake_spike(rank: int, row_index: int) -> None:

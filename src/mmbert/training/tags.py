@@ -68,7 +68,8 @@ def held_out_tags(losses: HeldOutLoss) -> dict[str, float | None]:
 
 
 def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> Layout:
-    """Charts of several curves, for a run whose phases (and so tiers) are `tiers`."""
+    """Charts of several curves, for a run whose phases (and so tiers) are `tiers`; a chart takes
+    every tag in which one of its own is found."""
 
     def lines(*tags: str) -> list[Any]:
         return ["Multiline", list(tags)]
@@ -93,7 +94,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> Layout:
         },
         "Optimiser and speed": {
             "gradient norm": lines("4_optimizer/gradient_norm"),
-            "tokens a second": lines("6_speed/tokens_per_second"),
+            "tokens a second, all and per device": lines("6_speed/tokens_per_second"),
             "share of the time": lines("7_time/.*"),
         },
     }
