@@ -156,16 +156,30 @@ def update_rms(sums: Tensor) -> Tensor:
 def _sums_reference(
     gradient: Tensor, exp_avg_sq: Tensor, segments: Segments, b2: float, eps: float
 ) -> Tensor:
+    """Ratios in pieces of the partition, whatever tensors lie in them; then each tensor's sum."""
     buffer = gradient.new_empty(2, REFERENCE_PIECE)
+    parts: list[Tensor] = []
+    owners: list[int] = []
+    index, last = 0, segments.ends[-1] if len(segments) else 0
+    for first in range(0, last, REFERENCE_PIECE):
+        end = min(first + REFERENCE_PIECE, last)
+        ratio, v = buffer[:, : end - first]
+        torch.mul(gradient[first:end], gradient[first:end], out=ratio)
+        torch.lerp(exp_avg_sq[first:end], ratio, 1 - b2, out=v)
+        ratio.div_(v.clamp_(min=eps * eps))
+        while index < len(segments) and segments.starts[index] < end:
+            start, stop = max(segments.starts[index], first), min(segments.ends[index], end)
+            parts.append(ratio[start - first : stop - first].sum())
+            owners.append(index)
+            if segments.ends[index] > end:
+                break  # it goes on in the next piece
+            index += 1
     out = gradient.new_zeros(len(segments), 2, dtype=torch.float64)
-    for index, (start, end) in enumerate(zip(segments.starts, segments.ends, strict=True)):
-        out[index, 1] = end - start
-        for first in range(start, end, REFERENCE_PIECE):
-            piece = slice(first, min(first + REFERENCE_PIECE, end))
-            square, v = buffer[:, : piece.stop - piece.start]
-            torch.mul(gradient[piece], gradient[piece], out=square)
-            torch.lerp(exp_avg_sq[piece], square, 1 - b2, out=v)
-            out[index, 0] += square.div_(v.clamp_(min=eps * eps)).sum()
+    if parts:
+        places = torch.tensor(owners, device=gradient.device)
+        out[:, 0].index_add_(0, places, torch.stack(parts).double())
+    sizes = [end - start for start, end in zip(segments.starts, segments.ends, strict=True)]
+    out[:, 1] = torch.tensor(sizes, dtype=torch.float64)
     return out
 
 
@@ -177,21 +191,25 @@ def _apply_reference(
     factors: tuple[float, float],
     eps: float,
 ) -> None:
-    """By PyTorch's fused AdamW, a call per tensor as each has its own rate. At a step this far
-    there is nothing left of its own correction of the bias."""
+    """By PyTorch's fused AdamW, a call for all tensors that have the same rate and decay: most do.
+    At a step this far there is nothing left of its own correction of the bias."""
     far = torch.full((), 1e9, device=flats[0].device)
+    alike: dict[tuple[float, float], list[slice]] = {}
     of_segments = zip(segments.starts, segments.ends, rates.tolist(), decays.tolist(), strict=True)
     for start, end, rate, decay in of_segments:
-        if start == end:
-            continue
-        parameter, gradient, exp_avg, exp_avg_sq = ([flat[start:end]] for flat in flats)
+        if start < end:
+            alike.setdefault((rate, decay), []).append(slice(start, end))
+    for (rate, decay), places in alike.items():
+        parameters, gradients, exp_avgs, exp_avg_sqs = (
+            [flat[place] for place in places] for flat in flats
+        )
         torch._fused_adamw_(
-            parameter,
-            gradient,
-            exp_avg,
-            exp_avg_sq,
+            parameters,
+            gradients,
+            exp_avgs,
+            exp_avg_sqs,
             [],
-            [far],
+            [far] * len(places),
             lr=rate,
             beta1=factors[0],
             beta2=factors[1],
