@@ -184,12 +184,12 @@ class UnitEncoder:
         documents["tokens"] = np.where(good, lengths, 0)
         if arrays:
             tokens = np.concatenate(arrays)
-            kinds = np.bincount(self._kinds[tokens], minlength=4)
-            if kinds[_RESERVED]:
+            kinds = self._kinds[tokens]
+            if np.any(kinds == _RESERVED):
                 raise AssertionError(f"the tokenizer made a reserved id out of {language} text")
             counts.tokens += len(tokens)
-            counts.byte_tokens += int(kinds[_BYTE])
-            counts.unknown_tokens += int(kinds[_UNKNOWN])
+            counts.byte_tokens += int(np.count_nonzero(kinds == _BYTE))
+            counts.unknown_tokens += int(np.count_nonzero(kinds == _UNKNOWN))
             writer.add(language, tokens, documents[good])
         return hashes
 

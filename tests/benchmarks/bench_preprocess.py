@@ -204,7 +204,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--input", type=Path)
     parser.add_argument("--megabytes", type=float, default=480, help="of text, all languages")
-    parser.add_argument("--languages", type=int, default=8)
+    parser.add_argument(
+        "--languages", type=int, default=4, help="200 documents of each are a proof"
+    )
     parser.add_argument("--vocab-size", type=int, default=32_768)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--megatron", type=Path, help="a checkout of NVIDIA/Megatron-LM")

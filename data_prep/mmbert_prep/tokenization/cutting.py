@@ -25,7 +25,8 @@ class Cutter:
     """Knows which pairs of characters occur next to each other inside a piece of the vocabulary.
 
     A merge never joins two characters whose pair is in no piece, so the text may be cut between
-    them: every BPE (or unigram) encoding of the parts, joined, is the encoding of the whole.
+    them: every BPE encoding of the parts, joined, is the encoding of the whole. So is unigram's but
+    for which of two equally good ones is chosen.
     `joins_unknown`: neighbours outside the vocabulary become one token together (SentencePiece
     without byte fallback), so that no cut comes after such a one.
     """

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.cutting import LONG_CHARACTERS, SPACE, Cutter, encode_in_parts
-from mmbert_prep.tokenization.model_proto import parse_model
+from mmbert_prep.tokenization.model_proto import BPE, parse_model
 
 # Parts of a text in characters: what SentencePiece encodes fastest, and what bounds its memory.
 _PART, _LONG_PART = 500, 60_000
@@ -51,25 +51,25 @@ class SentencePieceEncoder:
         self._plain = proto.normalizer_spec.name == "identity" and not (
             proto.normalizer_spec.add_dummy_prefix or proto.normalizer_spec.remove_extra_whitespaces
         )
+        # Between equally good segmentations, unigram's sums of float32 decide: parts may differ.
+        self._by_merges = proto.trainer_spec.model_type == BPE
         self._cutter = Cutter(pieces, joins_unknown=not self.byte_ids.any())
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
-        return encode_in_parts(texts, self.cut, self._encode)
-
-    def encode_whole(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The same, of texts that are cut only where memory asks for it."""
-        return encode_in_parts(texts, self._cut_long, self._encode)
+        return encode_in_parts(texts, self._cut, self._encode)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         # One thread: the workers are what runs side by side.
         return self._processor.encode(texts, return_type="numpy", num_threads=1)
 
-    def cut(self, text: str, characters: int = _PART) -> list[str]:
-        """The text in parts of about so many characters, if those can be encoded one by one."""
-        return self._cutter.cut(text, characters) if self._plain else self._cut_long(text)
+    def _cut(self, text: str) -> list[str]:
+        if self._plain and self._by_merges:
+            return self._cutter.cut(text, _PART)
+        return self.cut_long(text)
 
-    def _cut_long(self, text: str) -> list[str]:
+    def cut_long(self, text: str) -> list[str]:
+        """The text in parts that can be encoded one by one: a single one but for a long text."""
         if len(text) <= LONG_CHARACTERS:
             return [text]
         return self._cutter.cut(text, _LONG_PART, only_at_spaces=not self._plain)
