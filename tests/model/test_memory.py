@@ -41,6 +41,7 @@ def row_of(config: EncoderConfig, documents: tuple[int, ...] = DOCUMENTS) -> Pac
 
 def allocations(function: Callable[[], object]) -> tuple[int, int]:
     """Bytes that the CPU's allocator gave out and has not got back, and the most at once."""
+    gc.collect()  # what earlier tests left is not to be freed while this is counted
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         outcome = function()
         gc.collect()  # Triton's interpreter leaves cycles

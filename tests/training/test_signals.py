@@ -6,11 +6,26 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmbert.training.signals import STOP_FILE, StopRequest, launcher_chain, parent_of
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_ignored() -> Iterator[None]:
+    """Who starts the tests in the background, or under nohup, has them ignore signals."""
+    usual: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
@@ -63,6 +78,7 @@ def test_the_stop_file_is_seen_and_removed(tmp_path: Path) -> None:
 RANK = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from mmbert.training.signals import StopRequest
 stop = StopRequest(Path(sys.argv[1]))
 print(len(stop._launchers), flush=True)
