@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,7 @@ def test_the_stop_file_is_seen_and_removed(tmp_path: Path) -> None:
 RANK = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from mmbert.training.signals import StopRequest
 stop = StopRequest(Path(sys.argv[1]))
 print(len(stop._launchers), flush=True)
