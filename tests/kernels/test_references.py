@@ -333,12 +333,12 @@ def test_freed_memory_is_kept() -> None:
         "torch.ones(1 << 25)\n"
         "import resource\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(20):\n"
+        "for _ in range(40):\n"
         "    torch.ones(1 << 25)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
-    # 20 times 128 MiB of fresh pages would be 655,360 faults; it settles after two
-    assert int(run.stdout) < 130_000
+    # 40 times 128 MiB of fresh pages would be 1,310,720 faults; it settles after two to four
+    assert int(run.stdout) < 10 * 32_768
