@@ -24,6 +24,7 @@ from mmbert.training.engine import Engine
 from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
+from mmbert.training.wishes import Wishes
 from mmbert_kernels.implementation import is_installed
 
 IGNORED = -100
@@ -53,7 +54,7 @@ class Ours:
         """Train on the rows; the mean loss per masked token."""
         outcome = self._runner.run(
             rows,
-            masked_tokens=float(sum(row.weights.sum() for row in rows)),
+            wishes=Wishes,
             rotary_bases=self._phase.rotary_bases,
             dropout=self._recipe.dropout_in(self._phase),
             learning_rate=1e-5,

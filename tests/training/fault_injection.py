@@ -5,6 +5,7 @@ import resource
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 
@@ -12,6 +13,14 @@ def signal_at(rank: int, victim: int, step: int, activity: str, number: int) -> 
     """Send this process `number` when rank `victim` comes to `activity` of `step`."""
     if rank == victim:
         _at(step, activity, lambda: os.kill(os.getpid(), number))
+
+
+def signal_too(
+    rank: int, victim: int, step: int, activity: str, number: int, fault: Any, *arguments: Any
+) -> None:
+    """Another fault, and `signal_at`."""
+    fault(rank, *arguments)
+    signal_at(rank, victim, step, activity, number)
 
 
 def hang_at(rank: int, victim: int, step: int, activity: str) -> None:
@@ -39,6 +48,48 @@ def kill_while_writing(rank: int, victim: int, step: int) -> None:
         original(writer)
 
     checkpoint_writing.Writer._write = write  # type: ignore[method-assign]
+
+
+def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity: str) -> None:
+    """Let the last checkpoint be older by `minutes` when the run comes to `activity` of a step."""
+    from mmbert.training.session import Session
+
+    original = Session.beat
+
+    def beat(session: Any, what: str) -> None:
+        original(session, what)
+        if session.step in steps and what == activity:
+            session._saved_at -= 60 * minutes
+
+    Session.beat = beat  # type: ignore[method-assign]
+
+
+def note_messages(rank: int, folder: Path) -> None:
+    """Write down each host-side message between the ranks: a line "STEP KIND ACTIVITY"."""
+    from mmbert.training.control import Control
+    from mmbert.training.watchdog import Watchdog
+
+    place = [0, "start"]
+    original_beat = Watchdog.beat
+
+    def beat(watchdog: Any, step: int, activity: str) -> None:
+        place[:] = step, activity
+        original_beat(watchdog, step, activity)
+
+    Watchdog.beat = beat  # type: ignore[method-assign]
+
+    def noting(kind: str) -> Any:
+        original = getattr(Control, kind)
+
+        def noted(control: Any, *values: Any) -> Any:
+            with (folder / f"messages-{rank}.txt").open("a") as file:
+                file.write(f"{place[0]} {kind} {place[1]}\n")
+            return original(control, *values)
+
+        return noted
+
+    for kind in ("sum", "gather", "broadcast", "barrier"):
+        setattr(Control, kind, noting(kind))
 
 
 def limit_file_size(rank: int, largest: int) -> None:

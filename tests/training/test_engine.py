@@ -45,7 +45,9 @@ def gradient(name: str, microbatch: int) -> torch.Tensor:
     return torch.randn(shape, generator=seeded(f"{name} microbatch {microbatch}"))
 
 
-def run_microbatches(engine: Engine, count: int, loss_scale: float, *, last: bool = True) -> None:
+def run_microbatches(
+    engine: Engine, count: int, loss_scale: float | torch.Tensor, *, last: bool = True
+) -> None:
     """This data rank's share of `count` microbatches; with `last` no others follow in the step."""
     size = engine.grid.data.size
     for number in range(engine.grid.data.rank, count, size):
@@ -92,6 +94,28 @@ def test_the_gradient_is_the_mean_over_all_microbatches(tensor: int, data: int) 
                 assert difference < 1e-6, (stage, count, name, difference)
                 square += float(mean.norm()) ** 2
             assert norm == pytest.approx(math.sqrt(square), rel=1e-6)
+
+
+def scales_of_both_kinds(rank: int, world_size: int) -> bool:
+    """Whether gradients are the same to the bit for a scale on the host and on the device."""
+    same = []
+    for stage in STAGES:
+        grid = start(rank, world_size, 1)
+        gradients = []
+        for scale in (1 / 7, 1 / torch.tensor(7.0, dtype=torch.float64)):
+            engine = prescribed_engine(grid, parallel__zero_stage=stage)
+            run_microbatches(engine, 6, scale)
+            engine.optimizer_step(0.0, 0.0)
+            gradients.append(gather_full(engine, "exp_avg"))
+            engine.close()
+        of_number, of_tensor = gradients
+        same += [torch.equal(of_number[name], of_tensor[name]) for name in DESCRIPTIONS]
+    return all(same)
+
+
+def test_a_scale_on_the_device_gives_the_same_bits() -> None:
+    """With three ranks ZeRO 3's average is no power of two."""
+    assert run_ranks(scales_of_both_kinds, 3)[0]
 
 
 def note_weights(name: str, seen: dict[str, Array], module: torch.nn.Module, *_: Any) -> None:

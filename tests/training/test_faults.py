@@ -61,6 +61,8 @@ def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
         stopped = events(options.output, "stopped")[-1]
         assert stopped["step"] == step + 1  # the step that was running is finished first
         assert signal.Signals(number).name in stopped["text"]
+        saved = sorted((options.output / "checkpoints").iterdir())
+        assert saved[-1].name == f"step-{step + 1:08d}"
     (options.output / "STOP").touch()
     assert run_to_the_end(options) == [75, 75], output_of(options)
     assert not (options.output / "STOP").exists()
@@ -136,9 +138,10 @@ def test_a_disk_that_fills_up_while_figures_are_written(
     said = output_of(options)
     assert said.count("cannot be written: File too large") == 1
     assert "Traceback" not in said
+    # The line after step 13 is the first that fails; the ranks hear of it with step 14's figures.
     assert [path.name for path in sorted((options.output / "checkpoints").iterdir())] == [
         "step-00000010",
-        "step-00000014",
+        "step-00000015",
     ]
     assert run_to_the_end(options) == [0, 0], output_of(options)
     assert step_losses(options.output) == step_losses(undisturbed)

@@ -18,6 +18,7 @@ from mmbert.training.engine import Engine
 from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
+from mmbert.training.wishes import Wishes
 from tests.benchmarks.gpu_step_models import join_a_group_of_one
 from tests.benchmarks.packed_rows import packed_rows
 from tests.model.tiny_models import BASES, tiny_config
@@ -86,7 +87,7 @@ def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
     def run() -> None:
         runner.run(
             rows,
-            masked_tokens=sum(float(row.weights.sum()) for row in rows),
+            wishes=Wishes,
             rotary_bases=BASES,
             dropout=0.1,
             learning_rate=1e-3,

@@ -26,6 +26,7 @@ from mmbert.training.inputs import inputs_on
 from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
+from mmbert.training.wishes import Wishes
 from mmbert_kernels.dropout_add import channel_words
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.linear_cross_entropy import _takes_float32_addend
@@ -45,9 +46,11 @@ RUNS = [
 ]
 
 
-def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[list[str]]]:
-    """What waits in the microbatches and after them, in the last step of each run."""
-    results = {}
+def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[Any]]:
+    """What waits in the microbatches and after them, in the last step of each run; and how many
+    ranks were heard to want to stop (the last one does), to save, to leave."""
+    results: dict[str, list[Any]] = {}
+    wishes = Wishes(stop="enough" if rank == world_size - 1 else None)
     for precision, stage, clipping in RUNS[:2] if disturbed else RUNS:
         settings = recipe(
             parallel__zero_stage=stage,
@@ -76,9 +79,9 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[li
                     return step(*arguments)  # noqa: B023
 
                 engine.optimizer_step = counted  # type: ignore[method-assign]
-                runner.run(
+                outcome = runner.run(
                     ROWS[rank::world_size],
-                    masked_tokens=sum(float(row.weights.sum()) for row in ROWS),
+                    wishes=lambda: wishes,
                     rotary_bases=BASES,
                     dropout=0.1,
                     learning_rate=1e-3,
@@ -86,7 +89,7 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[li
                 )
         at_end = counts[0]
         key = f"{precision}, ZeRO {stage}, clipping {clipping}"
-        results[key] = [waits.found[:at_end], waits.found[at_end:]]
+        results[key] = [waits.found[:at_end], waits.found[at_end:], outcome.wished]
         engine.close()
     return results
 
@@ -95,14 +98,15 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[li
 def test_the_host_waits_once_a_step(ranks: int) -> None:
     found = run_ranks(take_steps, ranks, False)[0]
     assert len(found) == len(RUNS)
-    for key, (in_microbatches, after) in found.items():
+    for key, (in_microbatches, after, wished) in found.items():
         assert in_microbatches == [], key
         assert len(after) == 1, (key, after)
         assert "one_read.py" in after[0], (key, after)
+        assert wished == (1, 0, 0), key
 
 
 def test_a_wait_in_a_microbatch_is_found() -> None:
-    for in_microbatches, _ in run_ranks(take_steps, 1, True)[0].values():
+    for in_microbatches, *_ in run_ranks(take_steps, 1, True)[0].values():
         assert len(in_microbatches) == len(ROWS)
         assert all("_local_scalar_dense" in what for what in in_microbatches)
 

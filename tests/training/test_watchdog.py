@@ -11,7 +11,7 @@ WAITING = Beat(
     count=7,
     progress=20,
     step=4,
-    activity="agreeing on the step",
+    activity="forward, backward and optimiser step",
     waits_in_collective=True,
     idle_seconds=9.0,
 )

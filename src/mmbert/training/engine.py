@@ -163,6 +163,7 @@ class Engine:
     ) -> Tensor:
         """Add one microbatch's gradient of loss_scale · sum(losses); never waits for the device.
 
+        `loss_scale` is rounded to float32 when it is used; a tensor of it has no dimensions.
         `last` says that no other microbatch follows in this step on any rank: gradients may then
         be reduced while they are still being computed. `dropout`: the model's unless given. Returns
         the detached per-token losses, float32 [K], 0 where the weight is 0.
@@ -174,10 +175,13 @@ class Engine:
         )
         # ZeRO 3 can only average over the data ranks; the others are told to sum.
         average = self.grid.data.size if self.zero_stage == 3 else 1
+        scale = loss_scale * average
+        if isinstance(scale, Tensor):
+            scale = scale.to(losses.dtype)  # as torch does with a number
         self._step_is_full = last
         if last and self._reduction is not None:
             self._reduction.arm()
-        self._engine.backward(losses.sum() * (loss_scale * average), scale_wrt_gas=False)
+        self._engine.backward(losses.sum() * scale, scale_wrt_gas=False)
         return losses.detach()
 
     def optimizer_step(

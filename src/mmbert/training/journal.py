@@ -119,14 +119,14 @@ class Journal:
         self._held_out = None
         self._by_language = _no_losses(len(self._session.table.names))
 
-    def stopped(self) -> None:
+    def stopped(self, reason: str) -> None:
         """The run was asked to stop and has saved."""
         session = self._session
         session.write_results()
         session.reporter.event(
             "stopped",
             session.step,
-            f"{session.stop_reason}: saved at step {session.step}; the same command continues",
+            f"{reason}: saved at step {session.step}; the same command continues",
         )
 
     def _trouble(

@@ -4,18 +4,20 @@ It reads from top to bottom like the algorithm it is. All that a step needs foll
 its rows, learning rate, weight decay, masks and dropout. So moving to the next phase is no event
 for the loop, continuing after a restart is to begin at another number, and skipping a step is to
 pass over its rows.
+
+Between two ordinary steps the ranks send each other nothing: that one of them wants to stop or save
+is read with a step's loss, and done before the next step.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 
 from mmbert.data.rows import Row
-from mmbert.errors import UserError
 from mmbert.recipe import Phase
 from mmbert.schedule import StepPlan, learning_rate, weight_decay
 from mmbert.training.journal import Journal
 from mmbert.training.session import Session
 from mmbert.training.step import StepOutcome
+from mmbert.training.wishes import Wishes
 
 
 class Ending(Enum):
@@ -26,21 +28,21 @@ class Ending(Enum):
     STOPPED = "asked to stop; everything is saved"
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What the ranks settle in the one message before a step."""
-
-    masked_tokens: float
-    stop: bool
-    save: bool
-    failure: UserError | None
-    """Why rank 0 can write no more figures."""
-
-
 def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
     """Train from `session.step` to the end of the plan (or of a phase), reporting and saving."""
     plan, journal = session.plan, Journal(session)
+    wishes = agree(session)
     while session.step < plan.steps:
+        if wishes.failure is not None:
+            session.save("figures cannot be written")
+            session.finish_saving()
+            raise wishes.failure
+        if wishes.stop is not None:
+            session.save("asked to stop")
+            journal.stopped(wishes.stop)
+            return Ending.STOPPED
+        if wishes.save:
+            session.save("time")
         at = plan.at(session.step)
         phase_plan, phase = plan.phases[at.phase_index], session.recipe.phases[at.phase_index]
         if session.step == phase_plan.first_step or not journal.in_phase(phase_plan):
@@ -48,21 +50,12 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
         session.beat("reading rows")
         with session.clock.host("data"):
             rows = session.take_rows(at.rows)
-        session.beat("agreeing on the step")
-        agreed = agree(session, rows)
-        if agreed.failure is not None:
-            session.save("figures cannot be written")
-            session.finish_saving()
-            raise agreed.failure
-        if agreed.stop or agreed.save:
-            session.save("asked to stop" if agreed.stop else "time")
-        if agreed.stop:
-            journal.stopped()
-            return Ending.STOPPED
         if session.step in session.skipped.steps:
             journal.passed_over(at)
+            wishes = agree(session)
         else:
-            outcome = take_step(session, at, phase, rows, agreed.masked_tokens)
+            outcome = take_step(session, at, phase, rows)
+            wishes = outcome.wishes.of_all(outcome.wished, session.control)
             if not judge(session, journal, at, outcome, rows):
                 continue  # rolled back: the session stands at an earlier step
         session.step += 1
@@ -80,29 +73,14 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
     return Ending.FINISHED
 
 
-def agree(session: Session, rows: list[Row]) -> Agreement:
-    """One small message between all ranks: masked tokens of the step, and who wants what."""
-    reason = session.stop.reason()
-    counts = session.grid.tensor.rank == 0  # its peers in the tensor group have the same rows
-    masked = sum(float(row.weights.sum()) for row in rows) if counts else 0.0
-    totals = session.control.sum(
-        [
-            masked,
-            float(reason is not None),
-            float(session.minutes_are_due()),
-            float(session.reporter.failure is not None),
-        ]
-    )
-    if totals[1]:
-        reasons = session.control.gather(reason)
-        session.stop_reason = next(text for text in reasons if text is not None)
-    failure = session.control.broadcast(session.reporter.failure) if totals[3] else None
-    return Agreement(totals[0], stop=totals[1] > 0, save=totals[2] > 0, failure=failure)
+def agree(session: Session) -> Wishes:
+    """What the ranks want, in a message of its own: no training step has carried it."""
+    session.beat("asking who wants to stop")
+    own = session.wishes()
+    return own.of_all(session.control.sum(own.flags()), session.control)
 
 
-def take_step(
-    session: Session, at: StepPlan, phase: Phase, rows: list[Row], masked_tokens: float
-) -> StepOutcome:
+def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:
     """Train on one step's rows."""
     trace = session.profiler.step()
     if trace is not None:
@@ -110,7 +88,7 @@ def take_step(
     session.beat("forward, backward and optimiser step")
     return session.runner.run(
         rows,
-        masked_tokens=masked_tokens,
+        wishes=session.wishes,
         rotary_bases=phase.rotary_bases,
         dropout=session.recipe.dropout_in(phase),
         learning_rate=learning_rate(session.recipe, session.plan, at.step),

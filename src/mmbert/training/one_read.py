@@ -1,8 +1,9 @@
 """The one moment of a step at which the host waits for the device.
 
-All that the host must know of a step travels in one copy: the loss, the gradient's norm, and with
-it whether both are finite. DeepSpeed's optimisers ask the last question by themselves, two of them
-twice; here their question is answered from the copy.
+All that the host must know of a step travels in one copy: the gradient's norm, and with it whether
+gradients and loss are finite, the loss, and whether some rank wants to stop or save before the next
+step. DeepSpeed's optimisers ask whether the norm is finite by themselves, two of them twice; here
+their question is answered from the copy.
 """
 
 from collections.abc import Iterator

@@ -4,7 +4,7 @@ The figures arrive here already summed over all ranks. `log.jsonl` is only ever 
 restart a step may stand there twice, and the later line holds.
 
 A disk that is full must not tear one rank out of the step: the error is kept in `failure`, nothing
-more is written, and the ranks agree before the next step to save and leave.
+more is written, and all ranks hear of it with the next step's figures, save and leave.
 """
 
 import contextlib

@@ -35,6 +35,7 @@ from mmbert.training.signals import StopRequest
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
 from mmbert.training.watchdog import Watchdog
+from mmbert.training.wishes import Wishes
 
 # Processes that read ahead while a GPU works; on a CPU they would only take turns with training.
 READERS_BESIDE_A_GPU = 2
@@ -70,7 +71,6 @@ class Session:
     step: int = 0
     component_tokens: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """Real tokens trained on, by component, since the run began."""
-    stop_reason: str = ""
     recent_rate: float | None = None
     """Nominal tokens a second lately, for the time left."""
     _loader: RowLoader | None = None
@@ -115,6 +115,10 @@ class Session:
     def note_tokens(self, sums: IntervalSums) -> None:
         """Add an interval's tokens to the run's."""
         self.component_tokens = self.component_tokens + sums.component_tokens
+
+    def wishes(self) -> Wishes:
+        """What this rank wants now; costs a few system calls."""
+        return Wishes(self.stop.reason(), self.minutes_are_due(), self.reporter.failure)
 
     def minutes_are_due(self) -> bool:
         """Whether the wall-clock interval has passed since the last save, by rank 0's clock."""

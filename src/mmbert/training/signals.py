@@ -1,7 +1,10 @@
 """When to save and leave: signals, a STOP file in the run folder, the launcher's death.
 
-A handler only raises a flag; the loop asks `StopRequest.reason()` once per step and the ranks agree
-through the step's control all-reduce, so that all save the same step and leave with status 75.
+A handler only raises a flag. `StopRequest.reason()` is asked once per step, when its last
+microbatch has been queued, and the answer reaches all ranks with the step's loss, so that all save
+the state before the same next step and leave with status 75. What comes later, while the host waits
+for those figures, is heard with the next step's: a run may leave one step later after a signal, and
+Slurm's --signal must leave the time for it.
 """
 
 import os

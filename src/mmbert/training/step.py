@@ -2,11 +2,15 @@
 
 The step's loss is the mean over all masked tokens of the global batch: every microbatch is scaled
 by one over their number, which is known before the first backward pass because the masks are drawn
-with the rows. A loss that is not finite makes its gradients not finite, so that the engine's one
-check sees both, on all ranks alike.
+with the rows. The number is summed on the device and stays there, so that the host goes on. A loss
+that is not finite makes its gradients not finite, so that the engine's one check sees both, on all
+ranks alike.
+
+What the ranks have to tell each other is summed once, when the last microbatch has been queued:
+loss, masked tokens, and how many ranks have which wish. The host reads it with the gradient's norm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +24,7 @@ from mmbert.training.engine import Engine, OptimizerReport
 from mmbert.training.inputs import inputs_on
 from mmbert.training.losses import LossMeter
 from mmbert.training.timing import TimeSplit
+from mmbert.training.wishes import Wishes
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class StepOutcome:
     bad_rows: tuple[int, ...]
     """Of this rank's rows, those whose own loss is not finite; looked up only when the step was
     not."""
+    wishes: Wishes
+    """This rank's, when the step was queued."""
+    wished: tuple[float, ...]
+    """How many ranks had each of `Wishes.flags`."""
 
 
 class StepRunner:
@@ -55,7 +64,7 @@ class StepRunner:
         self,
         rows: Sequence[Row],
         *,
-        masked_tokens: float,
+        wishes: Callable[[], Wishes],
         rotary_bases: RotaryBases,
         dropout: float,
         learning_rate: float,
@@ -64,11 +73,12 @@ class StepRunner:
         """Train on this rank's `rows` of one step.
 
         Args:
-            masked_tokens: masked tokens of the step's rows on all data ranks.
+            wishes: asked for this rank's wishes as late as they can travel with the step's figures.
         """
-        device = self._engine.device
+        masked_tokens = sum(float(row.weights.sum()) for row in rows)
+        loss_scale = self._over_all_masked_tokens(masked_tokens)
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
-        inputs = inputs_on(device, rows)
+        inputs = inputs_on(self._engine.device, rows)
         for number in range(len(rows)):
             with self._clock.host("data"):
                 present = next(inputs)
@@ -79,18 +89,18 @@ class StepRunner:
                 rotary_bases=rotary_bases,
                 dropout_seed=self._seed,
                 dropout=dropout,
-                loss_scale=1.0 / masked_tokens,
+                loss_scale=loss_scale,
                 last=number == len(rows) - 1,
             )
             self._clock.between("forward", begin, self._forward_end)
             self._clock.between("backward", self._forward_end, self._clock.mark())
             passes.append((losses, batch.weights, components))
         row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
-        total = row_losses.sum(dim=0, keepdim=True)
-        if self._engine.grid.data.size > 1:
-            distributed.all_reduce(total, group=self._engine.grid.data.group)
+        own = wishes()
+        figures = self._over_all_ranks(row_losses.sum(), [masked_tokens, *own.flags()])
         with self._clock.device("optimizer"):
-            report = self._engine.optimizer_step(learning_rate, weight_decay, total)
+            report = self._engine.optimizer_step(learning_rate, weight_decay, figures)
+        total_loss, all_masked_tokens, *wished = report.figures
         bad: tuple[int, ...] = ()
         if report.finite:
             for losses, weights, components in passes:
@@ -98,4 +108,27 @@ class StepRunner:
         else:
             finite = torch.isfinite(row_losses).tolist()
             bad = tuple(row.index for row, good in zip(rows, finite, strict=True) if not good)
-        return StepOutcome(report.figures[0] / masked_tokens, report, bad)
+        return StepOutcome(total_loss / all_masked_tokens, report, bad, own, tuple(wished))
+
+    def _over_all_masked_tokens(self, own: float) -> Tensor:
+        """float64 []: one over the masked tokens of all data ranks, this one's being `own`."""
+        count, data = self._send([own])[0], self._engine.grid.data
+        if data.size > 1:
+            distributed.all_reduce(count, group=data.group)
+        return 1.0 / count
+
+    def _over_all_ranks(self, loss: Tensor, numbers: Sequence[float]) -> Tensor:
+        """float64 [1 + n]: the sums over all ranks of `loss` and of `numbers`, of which the first
+        is this rank's masked tokens."""
+        figures, grid = torch.cat((loss.reshape(1), self._send(numbers))), self._engine.grid
+        if grid.tensor.rank != 0:
+            figures[:2] = 0.0  # the first of the tensor group has the same rows
+        if grid.world_size > 1:
+            distributed.all_reduce(figures)
+        return figures
+
+    def _send(self, numbers: Sequence[float]) -> Tensor:
+        """float64 [n] on its way to the device; from pinned memory, so that the host goes on."""
+        on_gpu = self._engine.device.type == "cuda"
+        tensor = torch.tensor(numbers, dtype=torch.float64, pin_memory=on_gpu)
+        return tensor.to(self._engine.device, non_blocking=True)
