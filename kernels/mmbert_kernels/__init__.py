@@ -4,7 +4,7 @@ Every operation chooses its implementation once, by device (implementation.py). 
 knows nothing of mmbert.
 """
 
-from mmbert_kernels.attention import attention
+from mmbert_kernels.attention import attention, rotary_attention
 from mmbert_kernels.dropout_add import dropout_add
 from mmbert_kernels.embedding_layer_norm import embedding_layer_norm
 from mmbert_kernels.gather_rows import gather_rows
@@ -39,6 +39,7 @@ __all__ = [
     "linear_cross_entropy",
     "product",
     "rotary",
+    "rotary_attention",
     "stable_adamw_apply",
     "stable_adamw_sums",
     "update_rms",

@@ -1,5 +1,7 @@
 """Attention inside the documents of a packed row, over all of a document or a local window.
 
+`attention` takes what is rotated already; `rotary_attention`, which the encoder calls, rotates too.
+
     out[t] = sum over s of softmax_s(q[t] . k[s] / sqrt D) v[s]
 
 where s runs over the tokens of t's own document, and with a window only over those with
@@ -24,7 +26,11 @@ from mmbert_kernels.blocked_attention import blocked_attention
 from mmbert_kernels.checks import require
 from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.implementation import implementation
+from mmbert_kernels.rotary import rotary, rotary_apart
 from mmbert_kernels.sequences import check_cu_seqlens
+
+# Those that take queries, keys and values as three tensors.
+ON_PARTS = {"flash_attn_3": flash_attention_3, "varlen": varlen_attention}
 
 
 def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
@@ -45,6 +51,40 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     Raises:
         ValueError: shapes do not fit, or the window is no positive even number.
     """
+    cu_seqlens = _checked(qkv, cu_seqlens, window)
+    if qkv.shape[0] == 0:
+        return qkv[:, 0]
+    qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
+    chosen = implementation("attention", qkv.device.type)
+    if chosen in ON_PARTS:
+        # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
+        query, key, value = qkv.unbind(1)
+        return ON_PARTS[chosen]((query, key, value), cu_seqlens, max_seqlen, window)
+    if chosen == "flash_attn":
+        return flash_attention(qkv, cu_seqlens, max_seqlen, window)
+    if chosen == "blocked":
+        return blocked_attention(qkv, cu_seqlens, window)
+    return attention_reference(qkv, cu_seqlens, window)
+
+
+def rotary_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None, base: float
+) -> Tensor:
+    """`attention` of `qkv` after `rotary` with this base; `qkv` is given away.
+
+    Arguments, result and errors as there. Where attention gives the gradients of queries, keys and
+    values apart, they are rotated and brought together in one pass.
+    """
+    cu_seqlens = _checked(qkv, cu_seqlens, window)
+    chosen = implementation("attention", qkv.device.type)
+    if chosen in ON_PARTS and qkv.shape[0]:
+        parts = rotary_apart(qkv, cu_seqlens, base)
+        return ON_PARTS[chosen](parts, cu_seqlens, max_seqlen, window)
+    return attention(rotary(qkv, cu_seqlens, base), cu_seqlens, max_seqlen, window)
+
+
+def _checked(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
+    """cu_seqlens, contiguous."""
     require(
         qkv.ndim == 4 and qkv.shape[1] == 3,
         f"attention: qkv must be [T, 3, H, D]; got {list(qkv.shape)}",
@@ -54,20 +94,7 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
         window is None or (window > 0 and window % 2 == 0),
         f"attention: the window must be a positive even number of tokens; got {window}",
     )
-    if qkv.shape[0] == 0:
-        return qkv[:, 0]
-    cu_seqlens = cu_seqlens.contiguous()
-    qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
-    chosen = implementation("attention", qkv.device.type)
-    if chosen == "flash_attn_3":
-        return flash_attention_3(qkv, cu_seqlens, max_seqlen, window)
-    if chosen == "flash_attn":
-        return flash_attention(qkv, cu_seqlens, max_seqlen, window)
-    if chosen == "varlen":
-        return varlen_attention(qkv, cu_seqlens, max_seqlen, window)
-    if chosen == "blocked":
-        return blocked_attention(qkv, cu_seqlens, window)
-    return attention_reference(qkv, cu_seqlens, window)
+    return cu_seqlens.contiguous()
 
 
 def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:

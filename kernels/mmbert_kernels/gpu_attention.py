@@ -11,16 +11,18 @@ from torch import Tensor
 
 from mmbert_kernels.checks import require
 
+# Queries, keys and values, [T, H, D] each.
+Parts = tuple[Tensor, Tensor, Tensor]
+
 
 def flash_attention_3(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None
+    parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None
 ) -> Tensor:
     """`attention` by flash-attn 3, the version for Hopper chips."""
-    _require_half("flash_attn_3", qkv)
+    _require_half("flash_attn_3", parts[0])
     attend: Callable[..., Tensor] = import_module("flash_attn_interface").flash_attn_varlen_func
-    # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
     return attend(
-        *qkv.unbind(1),
+        *parts,
         cu_seqlens,
         cu_seqlens,
         max_seqlen,
@@ -48,17 +50,14 @@ def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: in
 
 
 def varlen_attention(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None
+    parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None
 ) -> Tensor:
     """`attention` by torch.nn.attention.varlen (PyTorch 2.11 and later, GPUs from A100 on)."""
-    _require_half("varlen", qkv)
+    _require_half("varlen", parts[0])
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = qkv.unbind(1)
     out = varlen_attn(
-        query,
-        key,
-        value,
+        *parts,
         cu_seqlens,
         cu_seqlens,
         max_seqlen,
@@ -75,9 +74,9 @@ def _sides(window: int | None) -> tuple[int, int]:
     return (-1, -1) if window is None else (window // 2, window // 2)
 
 
-def _require_half(name: str, qkv: Tensor) -> None:
+def _require_half(name: str, tensor: Tensor) -> None:
     require(
-        qkv.dtype in (torch.bfloat16, torch.float16),
-        f"attention by {name} takes bfloat16 or float16, not {qkv.dtype}; set "
+        tensor.dtype in (torch.bfloat16, torch.float16),
+        f"attention by {name} takes bfloat16 or float16, not {tensor.dtype}; set "
         "MMBERT_ATTENTION=reference for other types",
     )

@@ -5,17 +5,16 @@ For a head of size D, position p and i in [0, D/2), with the angle p * base^(-2i
     first'[i]  = first[i] * cos - second[i] * sin        (first, second: the halves of the head)
     second'[i] = second[i] * cos + first[i] * sin
 
-Angles, cosines and sines are float32 (bfloat16 cannot tell position 8,190 from 8,191). Values
-are not rotated. The backward pass is the rotation by the opposite angle. Source: Su et al. 2021
-(RoFormer), in the half-split form of GPT-NeoX and ModernBERT.
+Angles, cosines and sines are float32 (rotary_tables.py). Values are not rotated. The backward pass
+is the rotation by the opposite angle. Source: Su et al. 2021 (RoFormer), in the half-split form of
+GPT-NeoX and ModernBERT.
 
-The Triton kernel works in place, forward on the argument and backward on the gradient, so that
-values are not touched and no memory is taken.
+The Triton kernel (rotary_kernels.py) works in place, forward on the argument and backward on the
+gradient, so that values are not touched and no memory is taken. Attention that takes queries, keys
+and values apart gives their gradients apart: `rotary_apart` rotates them on the way into the one
+tensor that the linear before wants.
 """
 
-# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
-
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,11 +22,9 @@ from torch import Tensor
 
 from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
 from mmbert_kernels.implementation import implementation
+from mmbert_kernels.rotary_kernels import rotate_in_place, rotate_together
+from mmbert_kernels.rotary_tables import position_tables
 from mmbert_kernels.sequences import check_cu_seqlens, token_positions
-from mmbert_kernels.triton_support import blocks, next_power_of_2, tl, triton
-
-# Tokens of a program, which computes their angles once for all heads.
-TOKENS = 16
 
 
 def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
@@ -46,20 +43,41 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     Raises:
         ValueError: shapes do not fit.
     """
+    cu_seqlens = _checked(qkv, cu_seqlens, base)
+    if implementation("rotary", qkv.device.type) == "reference":
+        return rotary_reference(qkv, cu_seqlens, base)
+    rotated: Tensor = _Rotary.apply(_given_away(qkv), cu_seqlens, base)
+    return rotated
+
+
+def rotary_apart(qkv: Tensor, cu_seqlens: Tensor, base: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`rotary`'s queries, keys and values as three tensors [T, H, D], views of its result.
+
+    Arguments and errors as there. Their gradients, each of any layout, are read once.
+    """
+    cu_seqlens = _checked(qkv, cu_seqlens, base)
+    if implementation("rotary", qkv.device.type) == "reference":
+        query, key, value = rotary_reference(qkv, cu_seqlens, base).unbind(1)
+    else:
+        query, key, value = _RotaryApart.apply(_given_away(qkv), cu_seqlens, base)
+    return query, key, value
+
+
+def _checked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
+    """cu_seqlens, contiguous."""
     require(
         qkv.ndim == 4 and qkv.shape[1] == 3 and qkv.shape[3] % 2 == 0,
         f"rotary: qkv must be [T, 3, H, D] with an even D; got {list(qkv.shape)}",
     )
     check_cu_seqlens(cu_seqlens)
     require(base > 0, f"rotary: the base must be positive; got {base}")
-    cu_seqlens = cu_seqlens.contiguous()
-    if implementation("rotary", qkv.device.type) == "reference":
-        return rotary_reference(qkv, cu_seqlens, base)
+    return cu_seqlens.contiguous()
+
+
+def _given_away(qkv: Tensor) -> Tensor:
+    """qkv, or a copy of it if it is a leaf."""
     require_triton_dtype("rotary", qkv)
-    if qkv.is_leaf and qkv.requires_grad:
-        qkv = qkv.clone()
-    rotated: Tensor = _Rotary.apply(qkv, cu_seqlens, base)
-    return rotated
+    return qkv.clone() if qkv.is_leaf and qkv.requires_grad else qkv
 
 
 def rotary_reference(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
@@ -102,97 +120,10 @@ def rotation_tables(
     cu_seqlens: Tensor, tokens: int, head_size: int, base: float
 ) -> tuple[Tensor, Tensor]:
     """(cosine, sine), float32 [tokens, head_size / 2] each: the rotation of every token."""
-    tables = _position_tables(next_power_of_2(tokens), head_size, base, cu_seqlens.device)
+    tables = position_tables(tokens, head_size, base, cu_seqlens.device)
     positions = token_positions(cu_seqlens, tokens)
     cosine, sine = tables[positions].unbind(1)
     return cosine, sine
-
-
-@lru_cache(maxsize=16)
-def _position_tables(length: int, head_size: int, base: float, device: torch.device) -> Tensor:
-    """float32 [length, 2, head_size / 2]: the cosines and sines of every position's angles."""
-    positions = torch.arange(length, dtype=torch.float32, device=device)
-    angles = torch.outer(positions, rotation_frequencies(head_size, base, device))
-    return torch.stack((angles.cos(), angles.sin()), dim=1)
-
-
-@lru_cache(maxsize=64)
-def rotation_frequencies(head_size: int, base: float, device: torch.device) -> Tensor:
-    """float32 [head_size / 2]: the angle by which each pair turns from one token to the next.
-
-    In float32 all through, as transformers has them: at 8,192 tokens their last bits show.
-    """
-    exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
-    return (1.0 / (base**exponents)).to(device)
-
-
-@triton.jit
-def _rotate_kernel(  # type: ignore[no-untyped-def]
-    qkv_pointer,
-    cu_seqlens_pointer,
-    frequencies_pointer,
-    tokens,
-    boundaries,
-    heads,
-    half,
-    direction,
-    token_stride,
-    part_stride,
-    head_stride,
-    SEARCH_STEPS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    HALF: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
-    token_inside = token < tokens
-    # the last boundary that is at most the token: where its document starts
-    low = tl.zeros([TOKENS], dtype=tl.int32)
-    high = tl.zeros([TOKENS], dtype=tl.int32) + boundaries
-    for _ in range(SEARCH_STEPS):
-        middle = (low + high) // 2
-        before = tl.load(cu_seqlens_pointer + middle, mask=token_inside, other=0) <= token
-        low = tl.where(before, middle, low)
-        high = tl.where(before, high, middle)
-    start = tl.load(cu_seqlens_pointer + low, mask=token_inside, other=0)
-    pair = tl.arange(0, HALF)
-    inside = token_inside[:, None] & (pair < half)[None, :]
-    frequency = tl.load(frequencies_pointer + pair, mask=pair < half, other=0.0)
-    angle = (token - start).to(tl.float32)[:, None] * frequency[None, :]
-    cosine = tl.cos(angle)
-    sine = tl.sin(angle) * direction
-    of_tokens = qkv_pointer + token[:, None] * token_stride + pair[None, :]
-    for index in range(2 * heads):  # the heads of the queries, then those of the keys
-        part, head = tl.cast(index // heads, tl.int64), tl.cast(index % heads, tl.int64)
-        at = of_tokens + part * part_stride + head * head_stride
-        first = tl.load(at, mask=inside, other=0.0)
-        second = tl.load(at + half, mask=inside, other=0.0)
-        a, b = first.to(tl.float32), second.to(tl.float32)
-        tl.store(at, (a * cosine - b * sine).to(first.dtype), mask=inside)
-        tl.store(at + half, (b * cosine + a * sine).to(first.dtype), mask=inside)
-
-
-def _rotate(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: float) -> Tensor:
-    """qkv rotated where it lies; a copy if neighbours in a head are apart or elements shared."""
-    if qkv.stride(3) != 1 or 0 in qkv.stride():
-        qkv = qkv.contiguous()
-    tokens, _, heads, size = qkv.shape
-    if qkv.numel():
-        _rotate_kernel[(blocks(tokens, TOKENS),)](
-            qkv,
-            cu_seqlens,
-            rotation_frequencies(size, base, qkv.device),
-            tokens,
-            cu_seqlens.shape[0],
-            heads,
-            size // 2,
-            direction,
-            *qkv.stride()[:3],
-            SEARCH_STEPS=cu_seqlens.shape[0].bit_length(),
-            TOKENS=TOKENS,
-            HALF=next_power_of_2(size // 2),
-            num_warps=4,
-        )
-    return qkv
 
 
 class _Rotary(torch.autograd.Function):
@@ -203,9 +134,25 @@ class _Rotary(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
         ctx.save_for_backward(cu_seqlens)
         ctx.base = base
-        return _rotate(qkv, cu_seqlens, base, 1.0).detach()
+        return rotate_in_place(qkv, cu_seqlens, base, 1.0).detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (cu_seqlens,) = ctx.saved_tensors
-        return _rotate(grad, cu_seqlens, ctx.base, -1.0), None, None
+        return rotate_in_place(grad, cu_seqlens, ctx.base, -1.0), None, None
+
+
+class _RotaryApart(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cu_seqlens)
+        ctx.base = base
+        query, key, value = rotate_in_place(qkv, cu_seqlens, base, 1.0).detach().unbind(1)
+        return query, key, value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (cu_seqlens,), (query, key, value) = ctx.saved_tensors, grads
+        return rotate_together(query, key, value, cu_seqlens, ctx.base, -1.0), None, None

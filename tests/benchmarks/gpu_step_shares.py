@@ -89,6 +89,7 @@ def floors(
             "layer norms": (14 if model.attention_output_dropout else 16) * hidden * layers,
             "embedding": 4 * hidden + vocabulary * d * BYTES,
             "geglu": 8 * tokens * f * BYTES * layers,
+            # two more where attention gives the gradients of its three arguments apart
             "rotary": 8 * hidden * layers,
             "dropout": 5 * hidden * layers if model.attention_output_dropout else 0.0,
             "gather rows": hidden + 3 * masked * d * BYTES,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import mmbert_kernels as kernels
+from mmbert_kernels.rotary import rotary_apart
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -134,6 +135,14 @@ def attention_cases(qkv: Tensor, length: int, heads: int, row: int) -> Iterator[
             4 * row,
             8 * row,
         )
+        yield Case(
+            "rotary, apart",
+            (qkv,),
+            lambda qkv: rotary_apart(by_heads(qkv), cu_seqlens, 1e4),
+            lambda qkv: eager_rotary(by_heads(qkv), length).unbind(1),
+            4 * row,
+            10 * row,
+        )
     for name, window in ((f"attention {length}", None), (f"window 128 of {length}", 128)):
         keys = length if window is None else min(window + 1, length)
         flops = 4.0 * tokens * keys * d
@@ -186,7 +195,12 @@ def varlen_attention(
 
     if not kernels.backends(cu_seqlens.device.type)["attention"].startswith("flash_attn"):
         return {}
-    return {"varlen_attn": lambda qkv: by_torch(by_heads(qkv), cu_seqlens, length, window)}
+
+    def call(qkv: Tensor) -> Tensor:
+        query, key, value = by_heads(qkv).unbind(1)
+        return by_torch((query, key, value), cu_seqlens, length, window)
+
+    return {"varlen_attn": call}
 
 
 def liger_layer_norm() -> dict[str, Function]:

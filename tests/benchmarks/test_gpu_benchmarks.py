@@ -112,6 +112,7 @@ def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
         "geglu",
         "dropout + add",
         "rotary",
+        "rotary, apart",
         "attention 256",
         "window 128 of 256",
         "gather rows",

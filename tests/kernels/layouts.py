@@ -70,6 +70,9 @@ def operations(tokens: int, masked: int) -> dict[str, Operation]:
         "attention in a window": Operation(
             lambda q, c: kernels.attention(q, c, 17, 6), (qkv, cu_seqlens)
         ),
+        "rotary_attention": Operation(
+            lambda q, c: kernels.rotary_attention(q * 1, c, 17, 6, 1e4), (qkv, cu_seqlens)
+        ),
         "dropout_add": Operation(
             lambda x, r: kernels.dropout_add(x, r, 0.3, 7, first_token=11), (x, residual)
         ),

@@ -15,6 +15,7 @@ import torch
 
 import mmbert_kernels as kernels
 from mmbert_kernels.implementation import implementation, triton_interprets
+from mmbert_kernels.rotary import rotary_apart
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or triton_interprets(),
@@ -142,6 +143,8 @@ def test_geglu(compiled: Compiled) -> None:
 def test_rotary(compiled: Compiled, heads: int) -> None:
     cu_seqlens = torch.full((1025,), 32, dtype=torch.int32)
     kernels.rotary(tensor(32, 3, heads, 64), cu_seqlens, 160_000.0).sum().backward()
+    parts = rotary_apart(tensor(32, 3, heads, 64), cu_seqlens, 160_000.0)
+    torch.autograd.backward(parts, [torch.zeros(32, heads, 64, dtype=torch.bfloat16)] * 3)
     expect(compiled, "_rotate_kernel")
 
 

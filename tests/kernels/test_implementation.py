@@ -4,7 +4,7 @@ import inspect
 import logging
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -251,12 +251,24 @@ def test_flash_attention_3_is_called_as_published(
     monkeypatch.setitem(sys.modules, "flash_attn_interface", fake)
     qkv = torch.randn(70, 3, 2, 16).bfloat16().requires_grad_()
     cu_seqlens = cumulative((5, 1, 64), padding=2)
-    computed = flash_attention_3(qkv, cu_seqlens, 64, window)
-    (gradient,) = torch.autograd.grad(computed.sum(), qkv)
-    blocked = kernels.attention(qkv, cu_seqlens, 64, window)
-    (expected,) = torch.autograd.grad(blocked.sum(), qkv)
-    torch.testing.assert_close(computed, blocked, rtol=2**-6, atol=2**-6)
-    torch.testing.assert_close(gradient, expected, rtol=2**-6, atol=2**-6)
+    calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "attention": lambda qkv: kernels.attention(qkv, cu_seqlens, 64, window),
+        "rotary_attention": lambda qkv: kernels.rotary_attention(qkv, cu_seqlens, 64, window, 1e4),
+    }
+    for call in calls.values():
+        results = []
+        for chosen in ("flash_attn_3", "blocked"):
+            monkeypatch.setattr(
+                sys.modules["mmbert_kernels.attention"],
+                "implementation",
+                lambda name, device, chosen=chosen: chosen,
+            )
+            computed = call(qkv)
+            (gradient,) = torch.autograd.grad(computed.square().sum(), qkv)
+            results.append((computed, gradient))
+        for flash, blocked in zip(*results, strict=True):
+            # each goes through some intermediate results in bfloat16
+            torch.testing.assert_close(flash, blocked, rtol=2**-5, atol=2**-5)
 
 
 @pytest.mark.parametrize("name", ["flash_attn", "flash_attn_3"])
@@ -276,8 +288,11 @@ def test_flash_attention_adds_in_a_fixed_order_when_torch_is_to(
     monkeypatch.setitem(sys.modules, "flash_attn", fake)
     monkeypatch.setitem(sys.modules, "flash_attn_interface", fake)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: wanted)
-    call = flash_attention if name == "flash_attn" else flash_attention_3
-    call(torch.randn(8, 3, 2, 16).bfloat16(), cumulative((8,)), 8, None)
+    qkv, cu_seqlens = torch.randn(8, 3, 2, 16).bfloat16(), cumulative((8,))
+    if name == "flash_attn":
+        flash_attention(qkv, cu_seqlens, 8, None)
+    else:
+        flash_attention_3(qkv.unbind(1), cu_seqlens, 8, None)
     assert asked == [wanted]
 
 
@@ -296,7 +311,7 @@ def test_varlen_attention_is_called_by_its_signature(
 
     monkeypatch.setattr(varlen, "varlen_attn", recorded)
     qkv, cu_seqlens = torch.randn(70, 3, 2, 16).bfloat16(), cumulative((5, 1, 64))
-    varlen_attention(qkv, cu_seqlens, 64, window)
+    varlen_attention(qkv.unbind(1), cu_seqlens, 64, window)
     (call,) = calls
     assert call["max_q"] == call["max_k"] == 64
     assert call["cu_seq_q"] is call["cu_seq_k"] is cu_seqlens
@@ -329,5 +344,16 @@ def test_attention_on_a_gpu(
             (layout(qkv),),
             (torch.randn(tokens, 2, 64, device="cuda"),),
             roundings=8,
+        )
+        compare(
+            lambda qkv: kernels.rotary_attention(
+                qkv, cumulative(lengths, 3, "cuda"), 1024, window, 160_000.0
+            ),
+            lambda qkv: formulas.attention(
+                formulas.rotary(qkv, lengths, 160_000.0), lengths, window
+            ),
+            (layout(qkv),),
+            (torch.randn(tokens, 2, 64, device="cuda"),),
+            roundings=16,
         )
     assert kernels.attention(qkv[:0], cumulative((0,), 0, "cuda"), 0, window).shape[0] == 0

@@ -13,6 +13,7 @@ import torch
 import mmbert_kernels as kernels
 from mmbert_kernels.dropout_add import dropout_add_reference, keep_mask, threshold_and_scale
 from mmbert_kernels.implementation import implementation, triton_interprets
+from mmbert_kernels.rotary import rotary_apart
 from mmbert_kernels.scatter_rows import scatter_rows_triton
 from tests.kernels import formulas, layouts
 from tests.kernels.comparison import assert_close, compare
@@ -195,6 +196,40 @@ def test_rotary_works_in_place_on_what_is_given_away(dtype: torch.dtype) -> None
     true = before.double().requires_grad_()
     formulas.rotary(true, LENGTHS, 10_000.0).backward(upstream.double())
     assert_close("gradient", gradient.view_as(true), true.grad, roundings)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary_brings_three_gradients_together(dtype: torch.dtype, heads: int) -> None:
+    """Of any layout each; what lies between their elements is not read, and they stay as given."""
+    cu_seqlens, size = cumulative(LENGTHS, 2, str(DEVICE)), 16
+    roundings = 256 if dtype == torch.float32 else 2
+    x = randn(TOKENS, 3 * heads * size, dtype=dtype).requires_grad_()
+    linear = x + 0.0
+    before = linear.detach().clone().view(TOKENS, 3, heads, size)
+    parts = rotary_apart(linear.view(TOKENS, 3, heads, size), cu_seqlens, 10_000.0)
+    assert parts[0].data_ptr() == linear.data_ptr()
+    true = before.double().requires_grad_()
+    expected = formulas.rotary(true, LENGTHS, 10_000.0)
+    for part, whole in zip(parts, expected.unbind(1), strict=True):
+        assert_close("part", part.detach(), whole.detach(), roundings)
+    upstream = randn(TOKENS, 3, heads, size, dtype=dtype)
+    plain = [part.contiguous() for part in upstream.unbind(1)]
+    given = [plain[0], layouts.transposed(plain[1]), layouts.apart(plain[2])]
+    (gradient,) = torch.autograd.grad(parts, x, given)
+    expected.backward(upstream.double())
+    assert true.grad is not None
+    assert_close("gradient", gradient.view_as(true), true.grad, roundings)
+    for left, right in zip(given, plain, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_rotary_needs_no_gradient_of_every_part() -> None:
+    qkv = randn(TOKENS, 3, 1, 8).requires_grad_()
+    _, key, _ = rotary_apart(qkv, cumulative(LENGTHS, 2, str(DEVICE)), 10_000.0)
+    (gradient,) = torch.autograd.grad(key.square().sum() / 2, qkv)
+    assert_close("gradient", gradient[:, 1], qkv.detach()[:, 1].double(), 64)
+    assert (gradient[:, ::2] == 0).all()
 
 
 def test_rotary_leaves_parameters_as_they_are() -> None:

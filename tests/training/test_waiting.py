@@ -30,14 +30,14 @@ from mmbert.training.wishes import Wishes
 from mmbert_kernels.dropout_add import channel_words
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.linear_cross_entropy import _takes_float32_addend
-from mmbert_kernels.rotary import rotation_frequencies
+from mmbert_kernels.rotary_tables import tables_of_length
 from tests.benchmarks.packed_rows import packed_rows
 from tests.model.tiny_models import BASES, tiny_config, tiny_model
 from tests.training.prescribed import recipe, start
 from tests.training.waits import CPU_IMPLEMENTATIONS, Waits
 
 ROWS = packed_rows(3, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
-CACHED = (implementation, rotation_frequencies, channel_words, _takes_float32_addend)
+CACHED = (implementation, tables_of_length, channel_words, _takes_float32_addend)
 RUNS = [
     (precision, stage, clipping)
     for precision in ("float32", "bfloat16")

@@ -32,7 +32,7 @@ from mmbert.parallel.layers import (
 )
 from mmbert.parallel.linear import Rebuild
 from mmbert.recipe import RotaryBases
-from mmbert_kernels import attention, dropout_add, geglu, rotary
+from mmbert_kernels import dropout_add, geglu, rotary_attention
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class Attention(nn.Module):
         qkv = self.Wqkv(x, rebuild=rebuild)
         qkv = qkv.view(qkv.shape[0], 3, -1, self.head_size)
         base = row.rotary_bases.global_ if self.is_global else row.rotary_bases.local_
-        qkv = rotary(qkv, row.cu_seqlens, base)
-        out = attention(qkv, row.cu_seqlens, row.max_seqlen, self.window)
+        out = rotary_attention(qkv, row.cu_seqlens, row.max_seqlen, self.window, base)
         return self.Wo(out.flatten(1))
 
 
