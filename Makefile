@@ -7,7 +7,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo preprocess test test-long test-gpu lint format golden bench bench-gpu clean
+.PHONY: help setup demo demo-shards preprocess test test-long test-gpu lint format golden bench bench-gpu ablations clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,9 +19,7 @@ setup: .venv/.installed ## Make .venv and install everything (PYTHON=…, TORCH_
 
 # The demo is these commands and nothing else; each continues where it was stopped.
 demo: export DS_ACCELERATOR = cpu
-demo: setup ## From text to a filled mask on this machine's CPU, in some minutes (DEMO=folder)
-	$(BIN)/python -m mmbert_prep.demo_corpus $(DEMO)/corpus
-	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2 --heldout-share 0.05
+demo: demo-shards ## From text to a filled mask on this machine's CPU, in some minutes (DEMO=folder)
 	$(BIN)/deepspeed --num_gpus 2 launch/pretrain.py --recipe launch/recipes/demo.yaml --data $(DEMO)/shards --output $(DEMO)/run
 	test -d $(DEMO)/model || $(BIN)/mmbert export $(DEMO)/run $(DEMO)/model
 	@$(BIN)/mmbert results $(DEMO)/run
@@ -29,6 +27,17 @@ demo: setup ## From text to a filled mask on this machine's CPU, in some minutes
 	@$(BIN)/mmbert fill-mask $(DEMO)/model 'Monday, 4 [MASK] 1995' 'Montag, 4. [MASK] 1995' 'lunes, 4 de [MASK] de 1995'
 	@echo; echo 'Shards:      $(DEMO)/shards'; echo 'Model:       $(DEMO)/model'; \
 	  echo 'Curves:      $(BIN)/tensorboard --logdir $(DEMO)/run/tensorboard'
+
+demo-shards: setup
+	$(BIN)/python -m mmbert_prep.demo_corpus $(DEMO)/corpus
+	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2 --heldout-share 0.05
+
+# With nothing given: the demo's recipe on the demo's shards, on this machine's CPU.
+ablations: $(if $(RECIPE)$(DATA),setup,demo-shards) ## What each idea of a recipe does for the loss: [RECIPE=… DATA=… OUTPUT=… SEEDS=3 ARGS=…]
+	@$(if $(RECIPE)$(DATA),$(if $(and $(DATA),$(OUTPUT)),,$(error give DATA=folder-of-shards OUTPUT=folder-for-runs)))
+	@$(if $(DATA),,DS_ACCELERATOR=cpu) $(BIN)/mmbert ablate '$(or $(RECIPE),launch/recipes/demo.yaml)' \
+	  --data '$(or $(DATA),$(DEMO)/shards)' --output '$(or $(OUTPUT),$(DEMO)/ablations)' --seeds $(or $(SEEDS),3) \
+	  $(if $(DATA),,--launch 'deepspeed --num_gpus 2 launch/pretrain.py') $(ARGS)
 
 preprocess: setup ## Text to token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=… ARGS=…]
 	@$(if $(and $(INPUT),$(OUTPUT)),,$(error give INPUT=folder-of-text and OUTPUT=folder-for-shards))

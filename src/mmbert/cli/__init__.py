@@ -4,11 +4,11 @@ import sys
 
 from rich.console import Console
 
-from mmbert.cli import inspecting, models
+from mmbert.cli import ablating, inspecting, models
 from mmbert.cli.app import app
 from mmbert.errors import EXIT_USER_ERROR, UserError
 
-__all__ = ["app", "inspecting", "main", "models"]
+__all__ = ["ablating", "app", "inspecting", "main", "models"]
 
 
 def main() -> None:

@@ -1,0 +1,203 @@
+"""The comparison: final held-out losses by tier, and their differences paired by seed.
+
+Every model is measured on the same documents behind the same masks, whatever its last phase masked,
+and a language keeps the tier that the full recipe gives it.
+"""
+
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+from rich.table import Table
+
+from mmbert.ablation.runs import Run
+from mmbert.ablation.variations import FULL
+from mmbert.data.corpus import open_corpus
+from mmbert.errors import UserError
+from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.masked_loss import LanguageLoss, masked_losses
+from mmbert.schedule import training_plan
+from mmbert.training.components import NO_TIER, ComponentTable
+
+ALL = "all"
+RESULT_NAME = "ablations.json"
+
+
+class TierLoss(BaseModel):
+    """Final loss over the languages of a tier, in nats per masked token; differences are those to
+    the full recipe with the same seed."""
+
+    losses: dict[int, float]
+    """By seed."""
+    mean: float
+    difference: float | None = None
+    standard_error: float | None = None
+    """Of the difference, over the seeds; None with one seed."""
+    reading: str = ""
+
+
+class VariationResult(BaseModel):
+    """One variation: its overrides, and its losses by tier."""
+
+    name: str
+    meaning: str
+    overrides: tuple[str, ...]
+    tiers: dict[str, TierLoss]
+
+
+class Comparison(BaseModel):
+    """The content of ablations.json; the full recipe comes first."""
+
+    recipe: str
+    steps: int
+    tokens: int
+    mask_ratio: float
+    context: int
+    languages: dict[str, int]
+    """How many languages of each tier have held-out text."""
+    variations: list[VariationResult]
+
+    def write(self, folder: Path) -> Path:
+        """Put the file in place at once; its path."""
+        path, temporary = folder / RESULT_NAME, folder / f"{RESULT_NAME}.tmp"
+        temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+
+def check_data(runs: Sequence[Run], data: Path) -> None:
+    """What would be found out only after the training.
+
+    Raises:
+        UserError: no held-out text, or a variation asks for text that the shards do not hold.
+    """
+    corpus = open_corpus(data)
+    if not any(component.manifest.heldout.documents for component in corpus.components):
+        raise UserError(
+            f"{data} holds no held-out text, by which models are compared",
+            remedy="preprocess with a larger --heldout-share, or more text",
+        )
+    for run in runs:
+        try:
+            ComponentTable.build(corpus, run.recipe, training_plan(run.recipe))
+        except UserError as error:
+            raise UserError(f"{run.title}: {error.message}", remedy=error.remedy) from error
+
+
+def measure(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:
+    """Evaluate the last checkpoint of every run, which must have ended."""
+    full = next(run for run in runs if run.variation.name == FULL)
+    plan = training_plan(full.recipe)
+    table = ComponentTable.build(open_corpus(data), full.recipe, plan)
+    # `masked_losses` names languages by their source only where there are several.
+    tier_of = dict(zip(table.languages, table.tiers, strict=True))
+    tier_of |= dict(zip(table.names, table.tiers, strict=True))
+    order = [ALL, *(phase.name for phase in full.recipe.phases)]
+    losses: dict[str, dict[int, dict[str, float]]] = {}
+    languages: dict[str, int] = {}
+    context = 0
+    for run in runs:
+        checkpoint = run.final_checkpoint()
+        assert checkpoint is not None, run.title
+        found = masked_losses(LoadedModel(checkpoint), data, mask_ratio=mask_ratio)
+        groups = _by_tier(found.languages, tier_of, order)
+        losses.setdefault(run.variation.name, {})[run.seed] = {
+            tier: _mean(entries) for tier, entries in groups.items()
+        }
+        languages = {tier: len(entries) for tier, entries in groups.items()}
+        context = found.context
+    return Comparison(
+        recipe=full.recipe.name,
+        steps=plan.steps,
+        tokens=plan.tokens,
+        mask_ratio=mask_ratio,
+        context=context,
+        languages=languages,
+        variations=[
+            VariationResult(
+                name=variation.name,
+                meaning=variation.meaning,
+                overrides=variation.overrides,
+                tiers=compare(losses[variation.name], losses[FULL]),
+            )
+            for variation in dict.fromkeys(run.variation for run in runs)
+        ],
+    )
+
+
+def _by_tier(
+    found: Mapping[str, LanguageLoss], tier_of: Mapping[str, str], order: Sequence[str]
+) -> dict[str, list[LanguageLoss]]:
+    """The languages of each tier that has any, and under `all` those of every tier."""
+    groups: dict[str, list[LanguageLoss]] = {tier: [] for tier in order}
+    for name, entry in found.items():
+        if tier_of[name] != NO_TIER:
+            groups[tier_of[name]].append(entry)
+            groups[ALL].append(entry)
+    return {tier: entries for tier, entries in groups.items() if entries}
+
+
+def _mean(entries: Sequence[LanguageLoss]) -> float:
+    """Over masked tokens, as `mmbert results` has it."""
+    return math.fsum(entry.loss * entry.tokens for entry in entries) / sum(
+        entry.tokens for entry in entries
+    )
+
+
+def compare(
+    own: Mapping[int, Mapping[str, float]], full: Mapping[int, Mapping[str, float]]
+) -> dict[str, TierLoss]:
+    """The losses {seed: {tier: loss}} of a variation against those of the full recipe."""
+    found = {}
+    for tier in next(iter(full.values())):
+        losses = {seed: tiers[tier] for seed, tiers in own.items()}
+        entry = TierLoss(losses=losses, mean=statistics.mean(losses.values()))
+        if own is not full:
+            differences = [losses[seed] - full[seed][tier] for seed in losses]
+            entry.difference = statistics.mean(differences)
+            if len(differences) > 1:
+                spread = statistics.stdev(differences)
+                entry.standard_error = spread / math.sqrt(len(differences))
+            entry.reading = reading(entry.difference, entry.standard_error)
+        found[tier] = entry
+    return found
+
+
+def reading(difference: float, standard_error: float | None) -> str:
+    """What a loss without the idea, higher by `difference`, says of the idea."""
+    if standard_error is None:
+        return "one seed: chance not known"
+    if abs(difference) <= 2 * standard_error:
+        return "no difference seen"
+    return "worse than full" if difference > 0 else "better than full"
+
+
+def render(comparison: Comparison) -> Table:
+    """For people: a block of rows for each variation."""
+    seeds = len(comparison.variations[0].tiers[ALL].losses)
+    table = Table(
+        title=f"{comparison.recipe} and variations, {comparison.tokens:,} tokens each, {seeds} "
+        f"seed{'s' if seeds > 1 else ''}: held-out loss at the end (nats per masked token, "
+        f"{comparison.mask_ratio:.0%} masked, documents cut to {comparison.context:,})",
+        title_justify="left",
+    )
+    table.add_column("variation")
+    table.add_column("languages first seen in")
+    for heading in ("loss", "minus full", "standard error"):
+        table.add_column(heading, justify="right")
+    table.add_column("reading")
+    for variation in comparison.variations:
+        for number, (tier, entry) in enumerate(variation.tiers.items()):
+            table.add_row(
+                variation.name if number == 0 else "",
+                f"{tier} ({comparison.languages[tier]})",
+                f"{entry.mean:.3f}",
+                "" if entry.difference is None else f"{entry.difference:+.3f}",
+                "" if entry.standard_error is None else f"{entry.standard_error:.3f}",
+                entry.reading,
+                end_section=number == len(variation.tiers) - 1,
+            )
+    return table

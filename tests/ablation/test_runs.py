@@ -1,0 +1,208 @@
+"""The command with real trainings of some seconds: results, resumption, failures, refusals."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mmbert.cli import app
+from mmbert.errors import UserError
+from tests.data.shards import write_corpus
+from tests.launch.tiny_run import ENVIRONMENT, PRETRAIN, run, weights
+
+LAUNCH = f"{sys.executable} {PRETRAIN}"
+VARIED = "constant-mask"
+
+
+@dataclass(frozen=True)
+class Call:
+    """Exit status of a call of the command, and what it printed."""
+
+    status: int
+    said: str
+
+
+def ablate(inputs: Path, output: Path, *words: str, launch: str = LAUNCH) -> Call:
+    """`mmbert ablate` of the small recipe, in this process; its trainings are real ones."""
+    command = ["ablate", inputs / "recipe.yaml", "--data", inputs / "shards", "--output", output]
+    options = [] if "--seeds" in words else ["--seeds", "1"]
+    result = CliRunner(env=ENVIRONMENT).invoke(
+        app, [*map(str, command), "--launch", launch, *options, *words]
+    )
+    if isinstance(result.exception, UserError):
+        return Call(2, f"error: {result.exception}")  # what `main` makes of it
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Call(result.exit_code, result.output)
+
+
+@pytest.fixture(scope="module")
+def ended(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
+    """The output of three calls: one that was told to stop, one that went on, one more."""
+    output = tmp_path_factory.mktemp("ablations") / "out"
+    (output / "full" / "seed-3").mkdir(parents=True)
+    (output / "full" / "seed-3" / "STOP").touch()
+    calls = [ablate(inputs, output, "--only", VARIED)]
+    assert not (output / "ablations.json").exists()
+    calls.append(ablate(inputs, output, "--only", VARIED))
+    before = _logs(output)
+    calls.append(ablate(inputs, output, "--only", VARIED))
+    assert _logs(output) == before
+    return output, calls
+
+
+def _logs(output: Path) -> dict[str, str]:
+    """All that the runs wrote while they trained."""
+    found = [*output.rglob("log.jsonl"), *output.rglob("seed-*.log")]
+    return {str(path): path.read_text() for path in sorted(found)}
+
+
+def test_a_stopped_run_passes_its_status_on(ended: tuple[Path, list[Call]]) -> None:
+    _, (stopped, _, _) = ended
+    assert stopped.status == 75, stopped.said
+    assert "full, seed 3 was stopped and has saved" in stopped.said
+
+
+def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> None:
+    output, (_, call, _) = ended
+    assert call.status == 0, call.said
+    result = json.loads((output / "ablations.json").read_text())
+    full, varied = result["variations"]
+    assert (full["name"], varied["name"]) == ("full", VARIED)
+    assert varied["overrides"] == [
+        "phases.extension.mask_ratio=0.3", "phases.decay.mask_ratio=0.3",
+    ]  # fmt: skip
+    assert result["languages"] == {"all": 5, "pretrain": 2, "extension": 2, "decay": 1}
+    for tier, entry in varied["tiers"].items():
+        own, other = entry["losses"]["3"], full["tiers"][tier]["losses"]["3"]
+        assert 3 < own < 7
+        assert entry["difference"] == pytest.approx(own - other)
+        assert own != other, "the variation trained as the recipe itself"
+        assert f"{own:.3f}" in call.said
+    assert "chance not known" in call.said
+
+
+def test_the_same_command_again_trains_nothing(ended: tuple[Path, list[Call]]) -> None:
+    _, (_, second, third) = ended
+    assert third.status == 0, third.said
+    assert "0 are left" in third.said
+    assert "training" not in third.said
+    assert _table(third.said) == _table(second.said)
+
+
+def _table(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if "│" in line]
+
+
+def test_a_shared_phase_is_trained_once_and_changes_nothing(
+    ended: tuple[Path, list[Call]], inputs: Path, tmp_path: Path
+) -> None:
+    """The variation that began at the end of the first phase, against one trained from step 0."""
+    output, (_, call, _) = ended
+    assert "2 are left, 34,816 tokens" in call.said, "22 steps, and 12 more, of 1,024 tokens"
+    own = output / VARIED / "seed-3"
+    alone = run(
+        *(sys.executable, PRETRAIN, "--recipe", inputs / "recipe.yaml"),
+        *("--data", inputs / "shards", "--output", tmp_path / "alone"),
+        *("phases.extension.mask_ratio=0.3", "phases.decay.mask_ratio=0.3", "seed=3"),
+    )
+    assert alone.returncode == 0, alone.stdout
+    assert weights(own) == weights(tmp_path / "alone")
+    steps = [json.loads(line) for line in (own / "log.jsonl").read_text().splitlines()]
+    assert min(entry["step"] for entry in steps if "step_loss" in entry) > 10
+    phases = json.loads((own / "results.json").read_text())["phases"]
+    assert all(phase["held_out_end"] for phase in phases)
+
+
+def test_another_recipe_is_refused_in_the_same_folder(
+    ended: tuple[Path, list[Call]], inputs: Path
+) -> None:
+    output, _ = ended
+    for override, named in (
+        ("phases.pretrain.mask_ratio=0.2", "phases.pretrain.mask_ratio 0.3, the recipe now says"),
+        ("optimizer.learning_rate=1e-3", "another `optimizer`"),
+        ("phases.decay.learning_rate.final=0.5", "another `phases`"),
+    ):
+        refused = ablate(inputs, output, "--only", VARIED, override)
+        assert refused.status == 2, refused.said
+        assert named in refused.said
+        assert "another --output" in refused.said
+
+
+def test_the_mask_ratio_of_the_comparison_can_be_another(
+    ended: tuple[Path, list[Call]], inputs: Path
+) -> None:
+    output, _ = ended
+    before = (output / "ablations.json").read_text()
+    again = ablate(inputs, output, "--only", VARIED, "--mask-ratio", "0.4")
+    assert again.status == 0, again.said
+    assert "40% masked" in again.said
+    assert json.loads((output / "ablations.json").read_text())["mask_ratio"] == 0.4
+    (output / "ablations.json").write_text(before)
+
+
+def test_a_failing_run_is_named_and_its_status_passed_on(inputs: Path, tmp_path: Path) -> None:
+    failed = ablate(inputs, tmp_path, launch="sh -c 'echo no room left on the disk; exit 7'")
+    assert failed.status == 7, failed.said
+    assert "full, seed 3 ended with status 7" in failed.said
+    assert "no room left on the disk" in failed.said
+    killed = ablate(inputs, tmp_path, launch="sh -c 'kill -9 $$'")
+    assert killed.status == 128 + 9, killed.said
+    idle = ablate(inputs, tmp_path, launch="true")
+    assert idle.status == 1
+    assert "before its last step" in idle.said
+
+
+def test_the_dry_run_says_what_would_be_trained(inputs: Path, tmp_path: Path) -> None:
+    more = ("--seeds", "2", "--dry-run", "evaluation.documents_per_language=2")
+    planned = ablate(inputs, tmp_path / "out", *more)
+    assert planned.status == 0, planned.said
+    for words in (
+        "phases.extension.mask_ratio=0.3",
+        "phases.decay.temperature=0.7",
+        "phases.pretrain.languages=all",
+        'phases.decay.learning_rate={"shape": "constant"}',
+        "10 runs (5 × 2 seeds) of 22 steps and 22,528 tokens each; 10 are left, 151,552 tokens",
+    ):
+        assert words in planned.said, planned.said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--only", "constant-masks"), "did you mean 'constant-mask'"),
+        (("--launch", "deepspeed launch/pretrian.py"), "there is no launch/pretrian.py"),
+        (("--launch", "sruun python launch/pretrain.py"), "there is no sruun"),
+        (("data.sources=[{name: text, max_epochs: 0.01}]",), "full, seed 3: "),
+        (("phases.dekay.tokens=1",), "'decay'"),
+    ],
+)
+def test_wrong_input_ends_with_status_two(
+    inputs: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    refused = ablate(inputs, tmp_path / "out", *words)
+    assert refused.status == 2, refused.said
+    assert message in refused.said
+    assert "→" in refused.said
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_without_held_out_text_are_refused_before_the_training(
+    inputs: Path, tmp_path: Path
+) -> None:
+    write_corpus(tmp_path / "shards", {"text": {"eng_Latn": [40] * 50}}, contexts=(64, 128))
+    (tmp_path / "recipe.yaml").write_text((inputs / "recipe.yaml").read_text())
+    refused = ablate(tmp_path, tmp_path / "out")
+    assert refused.status == 2, refused.said
+    assert "no held-out text" in refused.said
+
+
+def test_help_has_examples() -> None:
+    result = CliRunner().invoke(app, ["ablate", "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    said = " ".join(result.output.split())
+    assert "mmbert ablate recipe.yaml --data my_shards --output ablations --dry-run" in said

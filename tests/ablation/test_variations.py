@@ -1,0 +1,115 @@
+"""The variations: each is a recipe of the same size that differs in nothing but its idea."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbert.ablation.variations import FULL, Variation, all_variations, chosen_variations
+from mmbert.errors import UserError
+from mmbert.recipe import Recipe, load_recipe
+from mmbert.schedule import learning_rate, training_plan
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+ANNEALED = ("demo", "mmbert-base", "mmbert-small", "small-corpus")
+NAMES = ("constant-mask", "constant-temperature", "all-languages-first", "two-phases")
+# What a variation may touch: the keys of a phase.
+TOUCHES = {
+    "constant-mask": {"mask_ratio"},
+    "constant-temperature": {"temperature"},
+    "all-languages-first": {"languages"},
+    "two-phases": {"languages", "temperature", "mask_ratio", "learning_rate"},
+}
+
+
+def _load(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    return load_recipe(RECIPES / f"{name}.yaml", overrides)
+
+
+def _variation(recipe: Recipe, name: str) -> Variation:
+    return next(v for v in all_variations(recipe) if v.name == name)
+
+
+@pytest.mark.parametrize("variation_name", NAMES)
+@pytest.mark.parametrize("recipe_name", ANNEALED)
+def test_only_the_idea_differs(recipe_name: str, variation_name: str) -> None:
+    full = _load(recipe_name)
+    variation = _variation(full, variation_name)
+    varied = _load(recipe_name, variation.overrides)
+    assert training_plan(varied) == training_plan(full)
+    assert varied.model_copy(update={"phases": ()}) == full.model_copy(update={"phases": ()})
+    touched: set[str] = set()
+    for own, other in zip(varied.phases, full.phases, strict=True):
+        touched |= {
+            key for key in type(own).model_fields if getattr(own, key) != getattr(other, key)
+        }
+    assert touched == TOUCHES[variation_name]
+    assert len(variation.overrides) == sum(
+        getattr(own, key) != getattr(other, key)
+        for own, other in zip(varied.phases, full.phases, strict=True)
+        for key in TOUCHES[variation_name]
+    ), "an override that changes nothing"
+
+
+@pytest.mark.parametrize("recipe_name", ANNEALED)
+def test_what_each_variation_holds_constant(recipe_name: str) -> None:
+    full = _load(recipe_name)
+
+    def values(name: str, key: str) -> list[Any]:
+        phases = _load(recipe_name, _variation(full, name).overrides).phases
+        return [getattr(phase, key) for phase in phases]
+
+    first, before, last = full.phases[0], *full.phases[-2:]
+    assert values("constant-mask", "mask_ratio") == [first.mask_ratio] * 3
+    assert values("constant-temperature", "temperature") == [first.temperature] * 3
+    assert values("all-languages-first", "languages") == [last.languages] * 3
+    two = _load(recipe_name, _variation(full, "two-phases").overrides)
+    assert two.phases[:2] == full.phases[:2]
+    assert two.phases[2].languages == before.languages
+    plan = training_plan(full)
+    rates = {
+        learning_rate(two, plan, step) for step in range(plan.phases[2].first_step, plan.steps)
+    }
+    assert rates == {learning_rate(full, plan, plan.phases[1].end_step - 1)}
+
+
+def test_a_temperature_that_moves_within_a_phase_is_held_too() -> None:
+    moving = ("phases.pretrain.temperature={start: 0.7, end: 0.6}",)
+    full = _load("demo", moving)
+    varied = _load("demo", moving + _variation(full, "constant-temperature").overrides)
+    assert {(p.temperature.start, p.temperature.end) for p in varied.phases} == {(0.7, 0.7)}
+    gone = _load("demo", ("phases.extension.temperature={start: 0.5, end: 0.4}",))
+    assert "phases.decay.temperature=0.4" in _variation(gone, "two-phases").overrides
+
+
+def test_languages_whose_codes_are_yaml_words_stay_languages() -> None:
+    """`yes` and `nan` are languages; unquoted, YAML would take them for something else."""
+    named = ("phases.decay.languages=['yes', 'nan', 'no']", "phases.extension.languages=['nan']")
+    full = _load("demo", named)
+    varied = _load("demo", named + _variation(full, "all-languages-first").overrides)
+    assert {phase.languages.names for phase in varied.phases} == {("yes", "nan", "no")}
+
+
+def test_what_the_recipe_does_not_change_is_left_out() -> None:
+    full = _load("demo", ("phases.extension.mask_ratio=0.3", "phases.decay.mask_ratio=0.3"))
+    names = [variation.name for variation in chosen_variations(full)]
+    assert names == [FULL, *(name for name in NAMES if name != "constant-mask")]
+    with pytest.raises(UserError, match="'constant-mask' is recipe demo itself"):
+        chosen_variations(full, ["constant-mask"])
+    with pytest.raises(UserError, match="anneals nothing"):
+        chosen_variations(_load("adapt"))
+
+
+def test_only_takes_the_full_recipe_along_and_knows_its_names() -> None:
+    full = _load("demo")
+    assert [v.name for v in chosen_variations(full, ["two-phases"])] == [FULL, "two-phases"]
+    with pytest.raises(UserError, match="did you mean 'constant-mask'") as error:
+        chosen_variations(full, ["constant-masks"])
+    assert "all-languages-first" in error.value.remedy
+
+
+def test_long_lists_of_languages_are_cut_short_for_people() -> None:
+    variation = _variation(_load("mmbert-base"), "all-languages-first")
+    assert max(map(len, variation.overrides)) > 10_000
+    assert max(map(len, variation.for_display())) < 100
+    assert any("1,833 languages" in text for text in variation.for_display())
