@@ -1,0 +1,97 @@
+"""Nothing heavy is left to PyTorch's point-wise operations on a GPU.
+
+The model's GPU path runs at base's real widths on tensors without content. Counted is what
+PyTorch's operators read and write besides matrix products and attention, whose bytes cannot be
+saved; Triton's kernels are launched by no operator and so do not count.
+"""
+
+from collections import Counter
+
+import pytest
+
+from mmbert.model.config import EncoderConfig, Recompute
+from tests.benchmarks.packed_rows import packed_rows
+from tests.model.tiny_models import BASES
+from tests.pretended_gpu import Operators, pretended_gpu, without_content
+
+pytest.importorskip("triton")
+
+TOKENS, MASKED, VOCABULARY = 49_152, 14_746, 256_000
+WIDTH, INNER_WIDTH, HEADS = 768, 1152, 12
+NEEDED = ("aten::mm", "aten::addmm", "torch_attn::")
+HIDDEN = 2 * TOKENS * WIDTH
+"""Bytes of one tensor of hidden states."""
+# What a layer's kernels read and write, forward and backward: attention 12 such tensors, two norms
+# 14, rotary 8, dropout 5, the gated unit 8 of its own width.
+LAYER = 39 * HIDDEN + 8 * 2 * TOKENS * INNER_WIDTH
+# The share of this that may be left, in a layer as in any one operation outside the layers.
+SMALL = 0.01
+# The operations outside the layers that move more: …
+KNOWN = {
+    # the vocabulary's gradient, float32: cleared, scaled into bfloat16, added to the embedding's
+    ("aten::zero_", (VOCABULARY, WIDTH)),
+    ("aten::mul", (VOCABULARY, WIDTH)),
+    ("aten::add", (VOCABULARY, WIDTH)),
+    # what rows of gradients are scattered into
+    ("aten::zeros", (VOCABULARY, WIDTH)),
+    ("aten::zeros", (TOKENS, WIDTH)),
+    # the embedding's two gradients: the first layer has no norm that would add them
+    ("aten::add", (TOKENS, WIDTH)),
+    # the head before the decoder, on masked positions
+    ("aten::index_select", (MASKED, WIDTH)),
+    ("aten::gelu", (MASKED, WIDTH)),
+    ("aten::gelu_backward", (MASKED, WIDTH)),
+    ("aten::mul_", (MASKED, WIDTH)),
+    # the decoder bias' gradient, from the parts of its chunks
+    ("aten::sum", (VOCABULARY,)),
+}
+
+Traffic = Counter[tuple[str, tuple[int, ...]]]
+
+
+def traffic(layers: int, recompute: Recompute) -> Traffic:
+    """Bytes by operation and shape of a row's forward and backward."""
+    config = EncoderConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=INNER_WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        recompute=recompute,
+    )
+    (row,) = packed_rows(1, tokens=TOKENS, context=1024, mask_ratio=0.3, vocabulary=VOCABULARY)
+    assert len(row.masked_positions) == MASKED
+    launches: Counter[str] = Counter()
+
+    def launch(kernel: object, *_: object, **__: object) -> None:
+        launches[getattr(kernel, "__name__", "")] += 1
+
+    with pretended_gpu(launch), Operators() as operators:
+        model, batch = without_content(config, row)
+        for _ in range(2):  # the first pass makes tables that are kept
+            operators.calls.clear()
+            model.zero_grad()
+            (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
+    assert launches["_dropout_kernel"] >= 4 * layers
+    found: Traffic = Counter()
+    for call in operators.calls:
+        if not call.name.startswith(NEEDED):
+            found[call.name, call.shape] += call.bytes
+    return found
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_nothing_heavy_is_left_to_point_wise_operations(recompute: Recompute) -> None:
+    few, more = traffic(4, recompute), traffic(7, recompute)
+    # a global layer and two local ones, all with a norm before the attention
+    in_layers = {key: (more[key] - few[key]) / 3 for key in more}
+    outside = {key: few[key] - 4 * in_layers.get(key, 0) for key in few}
+    if recompute == "full":
+        # before a layer that is kept by its input alone, the residual is added by itself
+        assert in_layers.pop(("aten::add", (TOKENS, WIDTH))) == 3 * HIDDEN
+    heaviest = sorted(in_layers.items(), key=lambda item: -item[1])[:3]
+    left = sum(in_layers.values()) / LAYER
+    assert left < SMALL, heaviest
+    heavy = {key for key, moved in outside.items() if moved > SMALL * LAYER}
+    assert heavy - KNOWN == set()
+    assert ("aten::add", (VOCABULARY, WIDTH)) in heavy

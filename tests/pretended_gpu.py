@@ -1,0 +1,120 @@
+"""The model's path on a GPU, run on a machine that has none: a GPU's implementations are chosen,
+something else takes the place of Triton's launches, and tensors have shapes but no content.
+
+What PyTorch is asked for can then be counted, and the time that asking takes be measured.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import mmbert_kernels as kernels
+from mmbert.data.batch import to_batch
+from mmbert.data.rows import Row
+from mmbert.model.batch import PackedBatch
+from mmbert.model.config import EncoderConfig
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.grid import TensorGroup
+
+# By their paths, as the package's attributes of these names are functions.
+CHOICE = import_module(f"{kernels.__name__}.implementation")
+HEAD = import_module(f"{kernels.__name__}.linear_cross_entropy")
+# Operators that are no views and move nothing either.
+ALLOCATING = (
+    "_unsafe_view",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+)
+
+
+@contextmanager
+def pretended_gpu(launch: Callable[..., Any]) -> Iterator[None]:
+    """On meta tensors run what a GPU runs: Triton's kernels, PyTorch's variable-length attention,
+    the head's chunks and products. `launch(kernel, *arguments, **options)` for each launch."""
+    from triton.runtime.jit import JITFunction
+
+    with ExitStack() as stack:
+        for change in (
+            mock.patch.dict(os.environ, MMBERT_KERNELS="triton"),
+            mock.patch.object(CHOICE, "triton_interprets", return_value=True),
+            mock.patch.object(CHOICE, "_attention_implementation", return_value=("varlen", "")),
+            mock.patch.dict(HEAD.CHUNK_BYTES, meta=HEAD.CHUNK_BYTES["cuda"]),
+            mock.patch.object(HEAD, "_add_product", _add_product),
+            mock.patch.object(JITFunction, "run", lambda *a, **k: launch(*a, **k)),
+        ):
+            stack.enter_context(change)
+        stack.callback(CHOICE.implementation.cache_clear)
+        CHOICE.implementation.cache_clear()
+        yield
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """The head's function of this name as a GPU has it."""
+    torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+
+
+def without_content(config: EncoderConfig, row: Row) -> tuple[MaskedLanguageModel, PackedBatch]:
+    """A bfloat16 model and a row as meta tensors."""
+    with torch.device("meta"):
+        model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
+    fields = {
+        name: value.to("meta") if isinstance(value, Tensor) else value
+        for name, value in vars(to_batch(row)).items()
+    }
+    return model.to(torch.bfloat16), PackedBatch(**fields)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A call of one of PyTorch's operators."""
+
+    name: str
+    """With its namespace and without its overload: aten::add."""
+    shape: tuple[int, ...]
+    """Of its first result."""
+    bytes: int
+    """Read and written, at most: what it overwrites counts as read too, except `out`."""
+
+
+class Operators(TorchDispatchMode):
+    """Records every operator while it is entered that neither views nor only allocates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Operator] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        keywords = kwargs or {}
+        results = function(*args, **keywords)
+        if not function.is_view and function.overloadpacket.__name__ not in ALLOCATING:
+            read = (args, {name: value for name, value in keywords.items() if name != "out"})
+            outputs = _tensors(results)
+            self.calls.append(
+                Operator(
+                    name=function.name().split(".")[0],
+                    shape=tuple(outputs[0].shape) if outputs else (),
+                    bytes=sum(
+                        tensor.numel() * tensor.element_size()
+                        for tensor in (*_tensors(read), *outputs)
+                    ),
+                )
+            )
+        return results
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
