@@ -1,6 +1,8 @@
 """The command with real trainings of some seconds: results, resumption, failures, refusals."""
 
 import json
+import signal
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from mmbert.cli import app
 from mmbert.errors import UserError
 from tests.data.shards import write_corpus
 from tests.launch.tiny_run import ENVIRONMENT, PRETRAIN, run, weights
+from tests.training.processes import wait_for
 
 LAUNCH = f"{sys.executable} {PRETRAIN}"
 VARIED = "constant-mask"
@@ -142,6 +145,37 @@ def test_the_mask_ratio_of_the_comparison_can_be_another(
     assert "40% masked" in again.said
     assert json.loads((output / "ablations.json").read_text())["mask_ratio"] == 0.4
     (output / "ablations.json").write_text(before)
+
+
+WAITS = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
+print("begun", flush=True)
+while not (folder / "STOP").exists():
+    time.sleep(0.05)
+sys.exit(75)
+"""
+
+
+def test_a_signal_lets_the_run_save_first(inputs: Path, tmp_path: Path) -> None:
+    """A launcher would die of the signal; the run is asked by its STOP file, which goes then."""
+    (tmp_path / "waits.py").write_text(WAITS)
+    given = ("--data", inputs / "shards", "--output", tmp_path)
+    launch = f"{sys.executable} {tmp_path / 'waits.py'}"
+    process = subprocess.Popen(
+        ["mmbert", "ablate", inputs / "recipe.yaml", *given, "--launch", launch],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    log = tmp_path / "full" / "seed-3.log"
+    wait_for(lambda: log.exists() and "begun" in log.read_text(), 60)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "the same command goes on" in said
+    assert not (tmp_path / "full" / "seed-3" / "STOP").exists()
 
 
 def test_a_failing_run_is_named_and_its_status_passed_on(inputs: Path, tmp_path: Path) -> None:
