@@ -58,7 +58,7 @@ golden: setup ## Compare the small run's losses with the committed ones, to the 
 	@$(BIN)/python -m tests.training.golden
 
 bench: setup ## The benchmarks that run on a CPU (each prints its ratios; some take minutes)
-	@for name in preprocess data data_scale checkpoint recompute cpu_step; do \
+	@for name in preprocess data data_scale checkpoint recompute host cpu_step; do \
 	  echo "== bench_$$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
 bench-gpu: test-gpu ## On a CUDA device: every kernel against its floor and others, the full step (figures in build/)
