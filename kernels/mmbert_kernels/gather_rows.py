@@ -13,34 +13,40 @@ from mmbert_kernels.implementation import implementation
 from mmbert_kernels.scatter_rows import scatter_rows_reference, scatter_rows_triton
 
 
-def gather_rows(x: Tensor, positions: Tensor) -> Tensor:
-    """Take the rows of `x` at `positions`, which may repeat and need not be sorted.
+def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Tensor:
+    """Take the rows of `x` at `positions`, which may repeat.
 
     Args:
         x: [T, d].
         positions: int64 [K], each in [0, T). Not checked on a GPU.
+        ascending: the caller's word that no position is lower than the one before. On a GPU the
+            way back then need not sort them.
 
     Returns:
         [K, d].
 
     Raises:
         ValueError: shapes do not fit.
+        RuntimeError (on a GPU, an assertion there): positions fall though said to ascend.
     """
     require(x.ndim == 2, f"gather_rows: x must be [T, d]; got {list(x.shape)}")
     require(
         positions.ndim == 1 and positions.dtype == torch.int64,
         f"gather_rows: positions must be int64[K]; got {positions.dtype}{list(positions.shape)}",
     )
+    if ascending:
+        holds = (positions[1:] >= positions[:-1]).all()
+        torch._assert_async(holds, "gather_rows: the positions do not ascend")
     if implementation("gather_rows", x.device.type) == "reference":
         return gather_rows_reference(x, positions)
     require_triton_dtype("gather_rows", x)
-    rows: Tensor = _GatherRows.apply(x, positions, True)
+    rows: Tensor = _GatherRows.apply(x, positions, True, ascending)
     return rows
 
 
 def gather_rows_reference(x: Tensor, positions: Tensor) -> Tensor:
     """`gather_rows` in plain PyTorch."""
-    rows: Tensor = _GatherRows.apply(x, positions, False)
+    rows: Tensor = _GatherRows.apply(x, positions, False, False)
     return rows
 
 
@@ -48,13 +54,16 @@ class _GatherRows(torch.autograd.Function):
     """PyTorch gathers as fast as any kernel; what it lacks is a way back in a fixed order."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, positions: Tensor, by_triton: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, positions: Tensor, by_triton: bool, ascending: bool) -> Tensor:
         ctx.save_for_backward(positions)
-        ctx.rows, ctx.by_triton = x.shape[0], by_triton
+        ctx.rows, ctx.by_triton, ctx.ascending = x.shape[0], by_triton, ascending
         return x.index_select(0, positions)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (positions,) = ctx.saved_tensors
-        scatter = scatter_rows_triton if ctx.by_triton else scatter_rows_reference
-        return scatter(grad, positions, ctx.rows), None, None
+        if ctx.by_triton:
+            x_grad = scatter_rows_triton(grad, positions, ctx.rows, ascending=ctx.ascending)
+        else:
+            x_grad = scatter_rows_reference(grad, positions, ctx.rows)
+        return x_grad, None, None, None

@@ -19,6 +19,10 @@ from mmbert_kernels.triton_support import (
     triton,
 )
 
+# Of a lane in the backward pass, so that as many programs as are started fit a multiprocessor's
+# 65,536 at once (for widths above 2,048, half of them).
+REGISTERS = 128
+
 
 @triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
@@ -123,9 +127,16 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     tl.store(share_at, grad_weight, mask=column_inside)
 
 
-def _rows_per_program(width: int) -> int:
-    """Rows of a block: about 4,096 elements."""
-    return max(1, min(16, 4096 // next_power_of_2(width)))
+def _rows_per_program(width: int, elements: int = 4096) -> int:
+    """Rows of a block: about so many elements."""
+    return max(1, min(16, elements // next_power_of_2(width)))
+
+
+def _rows_per_step(width: int, dtype: torch.dtype) -> int:
+    """Rows that a program of the backward pass has in hand at once: fewer where REGISTERS would not
+    do, because the gradient is float32 or the lanes beyond the width are many."""
+    small = dtype == torch.float32 or width <= 512
+    return _rows_per_program(width, 2048 if small else 4096)
 
 
 def _warps(width: int) -> int:
@@ -184,7 +195,7 @@ def triton_backward(
     """(gradient of the rows, of `dtype`; gradient of the weight)."""
     rows, width = mean.shape[0], x.shape[1]
     grad_x = torch.empty(rows, width, dtype=dtype, device=x.device)
-    block = _rows_per_program(width)
+    block = _rows_per_step(width, dtype)
     programs = min(blocks(rows, block), resident_programs(x.device))
     shares = torch.empty(programs, width, dtype=torch.float32, device=x.device)
     grad_out = None if grad_out is None else contiguous_rows(grad_out)
@@ -211,5 +222,6 @@ def triton_backward(
             ROWS=block,
             WIDTH=next_power_of_2(width),
             num_warps=_warps(width),
+            maxnreg=REGISTERS,
         )
     return grad_x, shares.sum(dim=0).to(weight.dtype)

@@ -4,11 +4,12 @@
 
 Sums are float32, whatever the type of the rows, and the same in every run. In Triton:
 
-1. The places are sorted (stably), which brings the rows of one place together.
-2. Each block of 32 neighbours in that order adds up the rows that share a place, by a product
-   with the 32 x 32 matrix of equal places, and keeps the sum at the first of them.
-3. Each row of the result adds the few sums that belong to it. A place that thousands of rows
-   share (the mask token's embedding) costs a 32nd of them.
+1. The places are sorted (stably), unless they ascend already: rows of one place become neighbours.
+2. A program takes 32 neighbours and adds up those of one place, by a product with the 32 x 32
+   matrix of equal places. What begins and ends among the 32 is a row of the result; what goes on
+   before or after them is kept as a part of one.
+3. Where a place goes on over several programs' rows, its parts are added in their order. The mask
+   token's embedding gets thousands of rows in this way.
 """
 
 # ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
@@ -21,10 +22,8 @@ from mmbert_kernels.triton_support import blocks, contiguous_rows, tl, triton
 
 RUN = 32
 COLUMNS = 128
-HEADS = 8
-# Rows of the result that a program makes one after another: most places get nothing, and a program
-# for each (a vocabulary has 256,000) would take longer to start than to write its zeros.
-PLACES = 8
+# Parts of one place that are added at a time.
+PARTS = 32
 
 
 def scatter_rows_reference(
@@ -37,42 +36,43 @@ def scatter_rows_reference(
 
 
 def scatter_rows_triton(
-    grad: Tensor, places: Tensor, rows: int, dtype: torch.dtype | None = None
+    grad: Tensor,
+    places: Tensor,
+    rows: int,
+    dtype: torch.dtype | None = None,
+    *,
+    ascending: bool = False,
 ) -> Tensor:
-    """[rows, d] of `dtype` (grad's if not given), by the Triton kernels."""
-    grad = contiguous_rows(grad)
+    """[rows, d] of `dtype` (grad's if not given), by the Triton kernels. `ascending` says that the
+    places do not fall."""
+    grad, places = contiguous_rows(grad), places.contiguous()
     count, width = grad.shape
-    out = torch.empty(rows, width, dtype=dtype or grad.dtype, device=grad.device)
+    out = torch.zeros(rows, width, dtype=dtype or grad.dtype, device=grad.device)
     if not count or not rows:
-        return out.zero_()
-    sorted_places, order = torch.sort(places, stable=True)
-    bounds = torch.searchsorted(
-        sorted_places, torch.arange(rows + 1, dtype=places.dtype, device=places.device)
-    )
-    sums = torch.empty(count, width, dtype=torch.float32, device=grad.device)
-    _run_sums_kernel[(blocks(count, RUN), blocks(width, COLUMNS))](
+        return out
+    order = None
+    if not ascending:
+        # half the bits to sort by
+        places, order = torch.sort(places.to(torch.int32), stable=True)
+    runs = blocks(count, RUN)
+    parts = torch.empty(runs, 2, width, dtype=torch.float32, device=grad.device)
+    grid = runs, blocks(width, COLUMNS)
+    _run_sums_kernel[grid](
         grad,
-        sorted_places,
+        places,
         order,
-        sums,
+        out,
+        parts,
         count,
         width,
         grad.stride(0),
+        HAS_ORDER=order is not None,
         RUN=RUN,
         COLUMNS=COLUMNS,
         num_warps=4,
     )
-    _place_sums_kernel[(blocks(rows, PLACES), blocks(width, 4 * COLUMNS))](
-        sums,
-        bounds,
-        out,
-        rows,
-        width,
-        RUN=RUN,
-        HEADS=HEADS,
-        PLACES=PLACES,
-        COLUMNS=4 * COLUMNS,
-        num_warps=4,
+    _add_parts_kernel[grid](
+        places, out, parts, count, width, RUN=RUN, PARTS=PARTS, COLUMNS=COLUMNS, num_warps=4
     )
     return out
 
@@ -82,55 +82,83 @@ def _run_sums_kernel(  # type: ignore[no-untyped-def]
     grad_pointer,
     places_pointer,
     order_pointer,
-    sums_pointer,
+    out_pointer,
+    parts_pointer,
     count,
     width,
     grad_stride,
+    HAS_ORDER: tl.constexpr,
     RUN: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * RUN
-    slot = tl.arange(0, RUN)
+    run = tl.program_id(0).to(tl.int64)
+    slot = run * RUN + tl.arange(0, RUN)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = first + slot < count
-    both_inside = inside[:, None] & (column < width)[None, :]
-    place = tl.load(places_pointer + first + slot, mask=inside, other=-1)
-    # the same again along the other axis, and shifted by one to find where a run begins
-    before = tl.load(places_pointer + first + slot - 1, mask=inside & (slot > 0), other=-2)
-    source = tl.load(order_pointer + first + slot, mask=inside, other=0)
+    slot_inside, column_inside = slot < count, column < width
+    place = tl.load(places_pointer + slot, mask=slot_inside, other=-1)
+    before = tl.load(places_pointer + slot - 1, mask=slot_inside & (slot > 0), other=-2)
+    source = slot
+    if HAS_ORDER:
+        source = tl.load(order_pointer + slot, mask=slot_inside, other=0)
+    inside = slot_inside[:, None] & column_inside[None, :]
     grad_at = grad_pointer + source[:, None] * grad_stride + column[None, :]
-    grad = tl.load(grad_at, mask=both_inside, other=0.0).to(tl.float32)
-    same = (place[:, None] == place[None, :]).to(tl.float32)
-    sums = tl.dot(same, grad, input_precision="ieee")
-    begins = (place != before)[:, None]
-    sums_at = sums_pointer + (first + slot)[:, None] * width + column[None, :]
-    tl.store(sums_at, sums, mask=both_inside & begins)
+    sums = tl.load(grad_at, mask=inside, other=0.0).to(tl.float32)
+    begins = (place != before) | (slot == run * RUN)
+    if tl.sum(begins.to(tl.int32)) < RUN:  # else every place has one row
+        same = (place[:, None] == place[None, :]).to(tl.float32)
+        sums = tl.dot(same, sums, input_precision="ieee")
+    # what the neighbouring programs have at their edges
+    first, last = run * RUN, tl.minimum(run * RUN + RUN, count) - 1
+    first_place = tl.load(places_pointer + first)
+    last_place = tl.load(places_pointer + last)
+    place_before = tl.load(places_pointer + tl.maximum(first - 1, 0))
+    place_after = tl.load(places_pointer + tl.minimum(last + 1, count - 1))
+    goes_on_before = (first_place == place_before) & (first > 0)
+    goes_on_after = (last_place == place_after) & (last + 1 < count)
+    comes_from_before = (place == first_place) & goes_on_before
+    goes_after = (place == last_place) & goes_on_after & (comes_from_before == 0)
+    crosses = (comes_from_before | goes_after) != 0
+    whole = begins & slot_inside & (crosses == 0)
+    out_at = out_pointer + place.to(tl.int64)[:, None] * width + column[None, :]
+    out = sums.to(out_pointer.dtype.element_ty)
+    tl.store(out_at, out, mask=whole[:, None] & column_inside[None, :])
+    # part 0 is of the place that comes from before, part 1 of the one that begins here and goes on
+    part = begins & slot_inside & crosses
+    parts_at = parts_pointer + (run * 2 + goes_after.to(tl.int64))[:, None] * width
+    tl.store(parts_at + column[None, :], sums, mask=part[:, None] & column_inside[None, :])
 
 
 @triton.jit
-def _place_sums_kernel(  # type: ignore[no-untyped-def]
-    sums_pointer,
-    bounds_pointer,
+def _add_parts_kernel(  # type: ignore[no-untyped-def]
+    places_pointer,
     out_pointer,
-    rows,
+    parts_pointer,
+    count,
     width,
     RUN: tl.constexpr,
-    HEADS: tl.constexpr,
-    PLACES: tl.constexpr,
+    PARTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    first_place = tl.program_id(0).to(tl.int64) * PLACES
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    column_inside = column < width
-    for place in range(first_place, tl.minimum(first_place + PLACES, rows)):
-        begin = tl.load(bounds_pointer + place)
-        end = tl.load(bounds_pointer + place + 1)
-        total = tl.zeros([COLUMNS], dtype=tl.float32)
-        # the heads of this place's runs: its begin, and every multiple of RUN up to its end
-        for first in range(begin // RUN, (end + RUN - 1) // RUN, HEADS):
-            head = tl.maximum((first + tl.arange(0, HEADS)) * RUN, begin)
-            mask = (head < end)[:, None] & column_inside[None, :]
-            sums_at = sums_pointer + head[:, None] * width + column[None, :]
-            total += tl.sum(tl.load(sums_at, mask=mask, other=0.0), axis=0)
-        out_at = out_pointer + place * width + column
-        tl.store(out_at, total.to(out_pointer.dtype.element_ty), mask=column_inside)
+    run = tl.program_id(0).to(tl.int64)
+    first, after = run * RUN, (run + 1) * RUN
+    if after < count:
+        place = tl.load(places_pointer + after - 1)
+        place_before = tl.load(places_pointer + tl.maximum(first - 1, 0))
+        begins = (place != place_before) | (first == 0)
+        if begins & (place == tl.load(places_pointer + after)):  # it begins here and goes on
+            column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+            column_inside = column < width
+            at = parts_pointer + column
+            total = tl.load(at + (run * 2 + 1) * width, mask=column_inside, other=0.0)
+            more = run + 1
+            while more >= 0:
+                next_run = more + tl.arange(0, PARTS)
+                begin = next_run * RUN
+                same = place == tl.load(places_pointer + begin, mask=begin < count, other=-1)
+                parts_at = at[None, :] + (next_run * 2 * width)[:, None]
+                mask = same[:, None] & column_inside[None, :]
+                total += tl.sum(tl.load(parts_at, mask=mask, other=0.0), axis=0)
+                ended = tl.sum(same.to(tl.int32)) < PARTS
+                more = tl.where(ended, -1, more + PARTS)
+            out_at = out_pointer + place.to(tl.int64) * width + column
+            tl.store(out_at, total.to(out_pointer.dtype.element_ty), mask=column_inside)

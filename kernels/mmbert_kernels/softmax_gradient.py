@@ -18,10 +18,12 @@ from torch import Tensor
 
 from mmbert_kernels.triton_support import blocks, tl, triton
 
-# Columns read at a time by the first pass; the second pass' tile, and the rows that one of its
-# programs walks over.
-FIRST_COLUMNS = 4096
-SECOND_COLUMNS, SECOND_ROWS, SECOND_WALK = 512, 8, 256
+# Columns that the first pass reads at a time, and neighbours among them that share a maximum: they
+# are one lane's read of 16 bytes.
+FIRST_COLUMNS, FIRST_GROUP = 4096, 8
+# The second pass' tile, as wide as its lanes read at once, so that each adds up columns of its own;
+# and the rows that one of its programs walks over.
+SECOND_COLUMNS, SECOND_ROWS, SECOND_WALK = 1024, 4, 256
 
 
 def softmax_gradient(
@@ -54,6 +56,7 @@ def softmax_gradient(
         label_logits,
         vocabulary,
         COLUMNS=FIRST_COLUMNS,
+        GROUP=FIRST_GROUP,
         num_warps=8,
     )
     if group is not None:
@@ -92,21 +95,23 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
     label_logits_pointer,
     vocabulary,
     COLUMNS: tl.constexpr,
+    GROUP: tl.constexpr,
 ):
     row = tl.program_id(0)
     row_at = logits_pointer + row.to(tl.int64) * vocabulary
-    # every lane keeps its own running maximum and sum; they meet at the end
-    maximum = tl.full([COLUMNS], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([COLUMNS], dtype=tl.float32)
+    # every lane keeps a running maximum and sum of its groups of columns; they meet at the end
+    lane = tl.arange(0, COLUMNS // GROUP)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    maximum = tl.full([COLUMNS // GROUP], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([COLUMNS // GROUP], dtype=tl.float32)
     for first in range(0, vocabulary, COLUMNS):
-        column = first + tl.arange(0, COLUMNS)
+        column = first + lane
         logits = tl.load(row_at + column, mask=column < vocabulary, other=float("-inf"))
         logits = logits.to(tl.float32)
-        higher = tl.maximum(maximum, logits)
-        # a lane that has seen no number yet has the maximum -inf: its sum stays 0
-        seen = higher > float("-inf")
-        reference = tl.where(seen, higher, 0.0)
-        total = total * tl.exp(maximum - reference) + tl.exp(logits - reference)
+        higher = tl.maximum(maximum, tl.max(logits, axis=1))
+        # a group that has seen no number yet has the maximum -inf: its sum stays 0
+        reference = tl.where(higher > float("-inf"), higher, 0.0)
+        exponentials = tl.exp(logits - reference[:, None])
+        total = total * tl.exp(maximum - reference) + tl.sum(exponentials, axis=1)
         maximum = higher
     row_maximum = tl.max(maximum, axis=0)
     row_total = tl.sum(total * tl.exp(maximum - row_maximum), axis=0)

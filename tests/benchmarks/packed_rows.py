@@ -44,6 +44,7 @@ def packed_row(
     filled = round(mask_ratio * tokens)
     positions, labels = np.zeros((2, slots), dtype=np.int32)
     positions[:filled] = np.sort(generator.permutation(tokens)[:filled])
+    positions[filled:] = positions[filled - 1]
     labels[:filled] = ids[positions[:filled]]
     weights = np.zeros(slots, dtype=np.float32)
     weights[:filled] = 1.0

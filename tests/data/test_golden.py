@@ -39,6 +39,7 @@ def test_rows_are_those_of_earlier_versions(tmp_path: Path) -> None:
     )
     digest = xxhash.xxh3_128()
     for row in RowLoader(corpus, recipe, training_plan(recipe)):
-        for array in (row.input_ids, row.cu_seqlens[:20], row.masked_positions, row.labels):
+        positions = row.masked_positions * (row.weights > 0)  # unused slots point anywhere
+        for array in (row.input_ids, row.cu_seqlens[:20], positions, row.labels):
             digest.update(array.astype("<i4").tobytes())
     assert digest.hexdigest() == GOLDEN

@@ -202,6 +202,7 @@ def test_rows_hold_the_documents_they_name(
         ids = row.input_ids.copy()
         used = row.weights > 0
         ids[row.masked_positions[used]] = row.labels[used]
+        assert (np.diff(row.masked_positions) >= 0).all()
         end = 0
         for place, (component, document, start, size) in enumerate(row.documents.tolist()):
             begin, end = row.cu_seqlens[place : place + 2].tolist()

@@ -7,7 +7,9 @@ compile-time arguments and the specialisations are those of training.
 
 import importlib.util
 import re
+import subprocess
 from collections.abc import Iterator
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -25,6 +27,10 @@ pytestmark = pytest.mark.skipif(
 # The hidden sizes and heads of the presets.
 WIDTHS = [384, 768, 1536, 4096]
 HEADS = [6, 12, 24, 64]
+# What a multiprocessor has, and the programs that the layer norm's backward pass starts on each.
+REGISTERS, PROGRAMS = 65536, 4
+# Kernels that read single numbers.
+NARROW = {"_segment_sums_kernel"}
 # What a multiprocessor gives one program.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 Compiled = list[tuple[str, Any]]
@@ -76,6 +82,32 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         assert len(kernel.asm["cubin"]) > 1000, name
         assert kernel.metadata.shared <= SHARED_MEMORY[request.param], name
         assert narrow_products(kernel.asm["ttir"]) == [], name
+    for name, kernel in {id(kernel): (name, kernel) for name, kernel in launches}.values():
+        check_resources(name, kernel)
+
+
+def check_resources(name: str, kernel: Any) -> None:
+    """Local memory holds a number or two at most, wide reads are wide, and a grid that is to run all at once
+    does: what decides whether a kernel that moves bytes moves them at the device's rate."""
+    used = resources(kernel.asm["cubin"])
+    assert used["STACK"] + used["LOCAL"] <= 8, (name, used)
+    assert "ld.global.v4" in kernel.asm["ptx"] or name in NARROW, name
+    if name == "_backward_kernel" and "grad_weight" in kernel.asm["ttir"]:
+        lanes = 32 * kernel.metadata.num_warps
+        at_once = REGISTERS // (-(-used["REG"] // 8) * 8 * lanes)
+        assert at_once >= (PROGRAMS if lanes == 128 else PROGRAMS // 2), (name, used)
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """What a lane and a program of a compiled kernel take, by cuobjdump's names."""
+    from triton import knobs
+
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
 
 
 def narrow_products(code: str) -> list[str]:
@@ -129,9 +161,8 @@ def test_embedding_and_gathering(compiled: Compiled, width: int) -> None:
     table, weight = tensor(64, width), tensor(width)
     kernels.embedding_layer_norm(ids, table, weight, 1e-5).sum().backward()
     kernels.gather_rows(tensor(64, width), ids).sum().backward()
-    expect(
-        compiled, "_forward_kernel", "_backward_kernel", "_run_sums_kernel", "_place_sums_kernel"
-    )
+    kernels.gather_rows(tensor(64, width), ids, ascending=True).sum().backward()
+    expect(compiled, "_forward_kernel", "_backward_kernel", "_run_sums_kernel", "_add_parts_kernel")
 
 
 def test_geglu(compiled: Compiled) -> None:

@@ -43,7 +43,7 @@ def random_row(
     positions = torch.randperm(tokens, generator=generator)[:masked].sort().values
     weights = torch.ones(masked)
     weights[-2:] = 0
-    positions[-2:] = 0
+    positions[-2:] = positions[-3]
     return PackedBatch(
         input_ids=torch.randint(vocab_size, (tokens,), generator=generator),
         # Padded with empty documents, as the loader pads it to a fixed length.

@@ -24,7 +24,8 @@ class Row:
     cu_seqlens: int32 [S + 1], starts of segments; the padding has its own; then T repeats.
     max_seqlen: the context (more only where many tiny segments leave no slots for padding).
     segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
-    masked_positions, labels: int32 [K]; weights: float32 [K], 1 for a used slot, 0 for the rest.
+    masked_positions, labels: int32 [K], positions ascending, unused slots repeating the last;
+        weights: float32 [K], 1 for a used slot, 0 for the rest.
     masked_components: int32 [K], -1 for unused slots.
     tokens: tokens that are not padding.
     documents: int64 [segments, 4]: component, document of the split, first token, tokens.
@@ -87,6 +88,8 @@ class RowBuilder:
         count = len(masked.positions)
         positions, labels = np.zeros((2, mask_slots), dtype=np.int32)
         positions[:count], labels[:count] = masked.positions, masked.labels
+        if count:
+            positions[count:] = masked.positions[-1]
         weights = np.zeros(mask_slots, dtype=np.float32)
         weights[:count] = 1.0
         masked_components = np.full(mask_slots, -1, dtype=np.int32)

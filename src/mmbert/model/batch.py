@@ -20,7 +20,7 @@ class PackedBatch:
     max_seqlen: int
     """No document is longer than this."""
     masked_positions: Tensor
-    """int64[K]: positions in the row."""
+    """int64[K]: positions in the row, none lower than the one before."""
     labels: Tensor
     """int64[K]: the tokens that were there (any valid id where the weight is 0)."""
     weights: Tensor

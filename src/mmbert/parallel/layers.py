@@ -288,14 +288,16 @@ def vocabulary_unit(vocab_size: int) -> int:
 def gather_token_rows(x: Tensor, positions: Tensor, parallel: TensorParallel) -> Tensor:
     """Rows x[positions] of the whole row's tokens, replicated: [K, d].
 
-    positions: int64[K] in [0, T). x is [T, d], or with sequence parallelism the rank's share
-    [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is communicated.
+    positions: int64[K] in [0, T), not falling. x is [T, d], or with sequence parallelism the
+    rank's share [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is
+    communicated.
     """
     if not parallel.sequence or parallel.group.size == 1:
-        return gather_rows(x, positions)
+        return gather_rows(x, positions, ascending=True)
     local = positions - parallel.group.rank * x.shape[0]
     mine = (local >= 0) & (local < x.shape[0])
-    rows = gather_rows(x, local * mine) * mine.unsqueeze(-1)
+    held = local.clamp(0, x.shape[0] - 1)  # still not falling
+    rows = gather_rows(x, held, ascending=True) * mine.unsqueeze(-1)
     return reduce_from_group(rows, parallel.group)
 
 
