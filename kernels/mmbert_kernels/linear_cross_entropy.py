@@ -47,6 +47,7 @@ def linear_cross_entropy(
     vocab_start: int = 0,
     group: dist.ProcessGroup | None = None,
     chunk: int | None = None,
+    weight_gradient: Tensor | None = None,
 ) -> Tensor:
     """Per-row losses of `labels` under softmax(hidden @ weight.T + bias).
 
@@ -60,6 +61,9 @@ def linear_cross_entropy(
         vocab_start: number of this process' first row in the whole vocabulary.
         group: the processes that share the vocabulary; None is this process alone.
         chunk: rows whose logits exist at a time; chosen by size if not given.
+        weight_gradient: float32 [V, d], to which the backward pass adds the weight's gradient; the
+            weight itself then gets none. For a weight of a narrower type, whose own gradient
+            would be rounded to that.
 
     Returns:
         float32 [K], the weighted losses, the same on all processes of `group`; 0 where the
@@ -72,6 +76,14 @@ def linear_cross_entropy(
         ValueError in backward (on a GPU, an assertion): the upstream gradient differs by row.
     """
     _check(hidden, weight, bias, labels, weights, chunk)
+    require(
+        weight_gradient is None
+        or (
+            weight_gradient.shape == weight.shape
+            and weight_gradient.dtype == computation_dtype(weight.dtype)
+        ),
+        f"linear_cross_entropy: weight_gradient must be float32{list(weight.shape)}",
+    )
     ignored = labels < 0
     factors = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights
     factors = factors.detach().masked_fill(ignored, 0.0)
@@ -85,7 +97,7 @@ def linear_cross_entropy(
     if chunk is None:
         chunk = default_chunk(hidden.device.type, weight.shape[0], hidden.element_size())
     losses: Tensor = _LinearCrossEntropy.apply(
-        hidden, weight, bias, labels, factors, vocab_start, group, chunk
+        hidden, weight, bias, labels, factors, vocab_start, group, chunk, weight_gradient
     )
     return losses
 
@@ -122,6 +134,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         vocab_start: int,
         group: dist.ProcessGroup | None,
         chunk: int,
+        weight_gradient: Tensor | None,
     ) -> Tensor:
         by_triton = implementation("linear_cross_entropy", hidden.device.type) == "triton"
         if by_triton:
@@ -149,7 +162,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 group,
             )
         if gradients is not None:
-            ctx.gradients = gradients
+            ctx.gradients, ctx.weight_gradient = gradients, weight_gradient
             ctx.save_for_backward(factors)
             ctx.dtypes = weight.dtype, bias.dtype
         return losses
@@ -163,11 +176,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         scale = _common_gradient(upstream, factors)
         weight_dtype, bias_dtype = ctx.dtypes
+        if ctx.weight_gradient is None:
+            of_weight = _scaled(gradients.weight, scale, weight_dtype)
+        else:
+            of_weight = None
+            ctx.weight_gradient.addcmul_(gradients.weight, scale)
         return (
             gradients.hidden.mul_(scale),
-            _scaled(gradients.weight, scale, weight_dtype),
+            of_weight,
             _scaled(gradients.bias, scale, bias_dtype),
-            *(None,) * 5,
+            *(None,) * 6,
         )
 
 

@@ -87,8 +87,8 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def check_resources(name: str, kernel: Any) -> None:
-    """Local memory holds a number or two at most, wide reads are wide, and a grid that is to run all at once
-    does: what decides whether a kernel that moves bytes moves them at the device's rate."""
+    """Local memory holds a number or two at most, wide reads are wide, a grid that is to run at
+    once does: it decides whether a kernel that moves bytes moves them at the device's rate."""
     used = resources(kernel.asm["cubin"])
     assert used["STACK"] + used["LOCAL"] <= 8, (name, used)
     assert "ld.global.v4" in kernel.asm["ptx"] or name in NARROW, name

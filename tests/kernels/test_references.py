@@ -230,6 +230,27 @@ def test_losses_and_their_sum_are_float32_for_bfloat16_arguments() -> None:
     torch.testing.assert_close(losses, torch.full((512,), 5000.0).log(), rtol=1e-4, atol=0)
 
 
+def test_the_weight_gradient_can_be_had_in_float32() -> None:
+    """Added to what is there; rounded to bfloat16 it is what autograd gives otherwise."""
+    hidden = torch.randn(50, 16).bfloat16().requires_grad_()
+    weight, bias = torch.randn(40, 16).bfloat16().requires_grad_(), torch.zeros(40).bfloat16()
+    labels = torch.randint(0, 40, (50,))
+    kernels.linear_cross_entropy(hidden, weight, bias, labels, chunk=20).sum().mul(0.25).backward()
+    total = torch.zeros(40, 16)
+    again = weight.detach().clone().requires_grad_()
+    for _ in range(2):
+        losses = kernels.linear_cross_entropy(
+            hidden, again, bias, labels, chunk=20, weight_gradient=total
+        )
+        losses.sum().mul(0.25).backward()
+    assert again.grad is None
+    assert weight.grad is not None
+    assert torch.equal((total / 2).bfloat16(), weight.grad)
+    assert (total.bfloat16() != total).float().mean() > 0.9
+    with pytest.raises(ValueError, match=r"weight_gradient must be float32\[40, 16\]"):
+        kernels.linear_cross_entropy(hidden, weight, bias, labels, weight_gradient=total.half())
+
+
 def test_only_one_gradient_for_all_losses() -> None:
     hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(11, 8)
     losses = kernels.linear_cross_entropy(hidden, weight, torch.zeros(11), torch.arange(4))

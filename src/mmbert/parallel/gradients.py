@@ -1,9 +1,12 @@
-"""Summing the gradients of replicated weights that are used on sharded tokens.
+"""Gradients that take another way than autograd's: partial ones, and one kept in float32.
 
 With sequence parallelism each tensor rank runs the norms on its own tokens, so each holds a part
 of their gradient. A hook on the parameter sums the parts before anything else sees the gradient:
 it runs ahead of DeepSpeed's own hooks, whether registered before or after deepspeed.initialize,
 and once per backward pass. Forgetting it does not show in the loss; the copies drift apart.
+
+Autograd gives a bfloat16 weight a bfloat16 gradient. The vocabulary's weight has one that is a sum
+over all masked tokens in float32: whoever keeps float32 sums over microbatches can have it whole.
 """
 
 from functools import partial
@@ -27,6 +30,18 @@ def sum_partial_gradients(model: nn.Module, group: Group) -> list[RemovableHandl
         for parameter in model.parameters()
         if describe(parameter).gradient_is_partial
     ]
+
+
+def collect_in_float32(parameter: nn.Parameter, total: Tensor) -> None:
+    """Let operations that have `parameter`'s gradient in float32 add it to `total` (of its shape)
+    during the backward pass, and give autograd none."""
+    parameter.float32_gradient = total  # type: ignore[attr-defined]
+
+
+def float32_gradient(parameter: nn.Parameter) -> Tensor | None:
+    """Where a float32 gradient of `parameter` is to be added, if anybody collects it."""
+    total: Tensor | None = getattr(parameter, "float32_gradient", None)
+    return total
 
 
 def _sum(gradient: Tensor, *, group: Group) -> Tensor:

@@ -25,6 +25,7 @@ from mmbert.parallel.description import (
     describe,
     described_parameter,
 )
+from mmbert.parallel.gradients import float32_gradient
 from mmbert.parallel.grid import TensorGroup
 from mmbert.parallel.linear import Rebuild, column_linear, row_linear
 from mmbert_kernels import (
@@ -269,6 +270,7 @@ class VocabParallelDecoder(nn.Module):
                 weights=weights,
                 vocab_start=self.vocab_start,
                 group=self.group.group if self.group.size > 1 else None,
+                weight_gradient=float32_gradient(self.weight),
             )
         table = describe(self.weight)
         widths = [table.local_shape(rank, self.group.size)[0] for rank in range(self.group.size)]

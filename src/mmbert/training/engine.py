@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mmbert.model.batch import PackedBatch
 from mmbert.parallel.description import ParameterDescription, describe
+from mmbert.parallel.gradients import collect_in_float32
 from mmbert.parallel.grid import ProcessGrid
 from mmbert.recipe import Recipe, RotaryBases
 from mmbert.training.engine_setup import ModelParallelUnit, base_optimizer, check, configuration
@@ -116,6 +117,8 @@ class Engine:
         if isinstance(self._zero, stage_1_and_2.DeepSpeedZeroOptimizer):
             # It would look at every gradient first, and wait; their norm says the same.
             self._zero.check_overflow = lambda **_: None
+        if isinstance(self._zero, BF16_Optimizer):
+            self._collect_in_float32()
         self._reduction = self._overlapped_reduction()
         self._step_is_full = False
         self._parameters = list(model.named_parameters())
@@ -279,6 +282,21 @@ class Engine:
         if isinstance(self._zero, BF16_Optimizer):
             return list(self._zero.fp32_groups_flat_partition)
         return list(self._zero.single_partition_of_fp32_groups)
+
+    def _collect_in_float32(self) -> None:
+        """Have bfloat16 gradients added to the float32 sums as they are, where DeepSpeed would make
+        a float32 copy of each first, and float32 ones by those who have them."""
+        sums = self._zero.fp32_groups_gradients
+        for parameters, totals in zip(self._zero.bf16_groups, sums, strict=True):
+            for parameter, total in zip(parameters, totals, strict=True):
+                collect_in_float32(parameter, total.view(parameter.shape))
+
+        def add(parameter: nn.Parameter, group: int, place: int, clear_lp_grads: bool) -> None:
+            if parameter.grad is not None:
+                sums[group][place].add_(parameter.grad.view(sums[group][place].shape))
+                self._zero.fp32_groups_has_gradients[group][place] = True
+
+        self._zero._update_hp_grad = add
 
     def _overlapped_reduction(self) -> OverlappedReduction | None:
         """Our own reduction in place of the one of DeepSpeed's bfloat16 optimiser (ZeRO 1), which
