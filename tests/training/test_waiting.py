@@ -20,8 +20,8 @@ from mmbert.data.batch import to_batch
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import Recompute
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
-from mmbert.training.engine import Engine
+from mmbert.parallel.grid import ProcessGrid, TensorGroup
+from mmbert.training.engine import Engine, OptimizerReport
 from mmbert.training.inputs import inputs_on
 from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner
@@ -216,6 +216,44 @@ def test_rows_are_copied_ahead_without_waiting(monkeypatch: pytest.MonkeyPatch) 
     sent = "sent on copying"
     assert streams.notes == [sent, sent, *one, sent, *one, *one]
     assert list(inputs_on(device, [])) == []
+
+
+class PretendedEngine:
+    """Takes microbatches on a GPU that is not there; its step gives figures that nobody read."""
+
+    device, grid, module = torch.device("cuda", 0), ProcessGrid.single(), torch.nn.Identity()
+
+    def forward_backward(self, batch: PackedBatch, *, loss_scale: Any, **_: Any) -> torch.Tensor:
+        assert (loss_scale.device, loss_scale.shape) == (self.device, ())
+        return batch.weights * loss_scale
+
+    def optimizer_step(self, rate: float, decay: float, figures: torch.Tensor) -> OptimizerReport:
+        assert (figures.device, figures.dtype) == (self.device, torch.float64)
+        numbers = [6.0, 2.0, 0.0, 1.0, 0.0]
+        assert len(figures) == len(numbers)
+        return OptimizerReport(1.0, figures.sum(), finite=True, figures=numbers)
+
+
+def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Streams(monkeypatch)
+    engine: Any = PretendedEngine()
+    with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
+        clock, meter = TimeSplit(torch.device("cpu")), LossMeter(1, engine.device)
+        monkeypatch.setattr(meter, "add", lambda *_: None)  # pretended_pass has it
+        runner = StepRunner(engine, dropout_seed=3, meter=meter, clock=clock)
+        runner._forward_end = clock.mark()
+        outcome = runner.run(
+            ROWS,
+            wishes=lambda: Wishes(save=True),
+            rotary_bases=BASES,
+            dropout=0.1,
+            learning_rate=1e-3,
+            weight_decay=0.1,
+        )
+    assert waits.found == []
+    assert (outcome.loss, outcome.wished) == (3.0, (0.0, 1.0, 0.0))
 
 
 def test_the_waits_are_all_known() -> None:

@@ -112,7 +112,7 @@ class StepRunner:
 
     def _over_all_masked_tokens(self, own: float) -> Tensor:
         """float64 []: one over the masked tokens of all data ranks, this one's being `own`."""
-        count, data = self._send([own])[0], self._engine.grid.data
+        count, data = self._send([own]).squeeze(0), self._engine.grid.data
         if data.size > 1:
             distributed.all_reduce(count, group=data.group)
         return 1.0 / count
@@ -129,6 +129,7 @@ class StepRunner:
 
     def _send(self, numbers: Sequence[float]) -> Tensor:
         """float64 [n] on its way to the device; from pinned memory, so that the host goes on."""
-        on_gpu = self._engine.device.type == "cuda"
-        tensor = torch.tensor(numbers, dtype=torch.float64, pin_memory=on_gpu)
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        if self._engine.device.type == "cuda":
+            tensor = tensor.pin_memory()
         return tensor.to(self._engine.device, non_blocking=True)
