@@ -7,11 +7,13 @@ and a language keeps the tier that the full recipe gives it.
 import math
 import os
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
 from rich.table import Table
+from tqdm import tqdm
 
 from mmbert.ablation.runs import Run
 from mmbert.ablation.variations import FULL
@@ -99,7 +101,7 @@ def measure(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:
     losses: dict[str, dict[int, dict[str, float]]] = {}
     languages: dict[str, int] = {}
     context = 0
-    for run in runs:
+    for run in tqdm(runs, "evaluating", unit="model", disable=not sys.stderr.isatty()):
         checkpoint = run.final_checkpoint()
         assert checkpoint is not None, run.title
         found = masked_losses(LoadedModel(checkpoint), data, mask_ratio=mask_ratio)
