@@ -5,7 +5,7 @@ knows nothing of mmbert.
 """
 
 from mmbert_kernels.attention import attention, rotary_attention
-from mmbert_kernels.dropout_add import dropout_add
+from mmbert_kernels.dropout import Dropout
 from mmbert_kernels.embedding_layer_norm import embedding_layer_norm
 from mmbert_kernels.gather_rows import gather_rows
 from mmbert_kernels.geglu import geglu
@@ -24,13 +24,13 @@ from mmbert_kernels.stable_adamw import (
 )
 
 __all__ = [
+    "Dropout",
     "Segments",
     "add_layer_norm",
     "attention",
     "backends",
     "branching_layer_norm",
     "debiased_beta",
-    "dropout_add",
     "embedding_layer_norm",
     "gather_rows",
     "geglu",

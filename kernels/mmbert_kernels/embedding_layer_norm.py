@@ -82,7 +82,7 @@ class _EmbeddingLayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, Tensor, None]:
         ids, table, weight, mean, inverse = ctx.saved_tensors
-        rows, grad_weight = triton_backward(
+        rows, _, grad_weight = triton_backward(
             grad_out, None, table, ids, weight, mean, inverse, torch.float32
         )
         grad_table = scatter_rows_triton(rows, ids, table.shape[0], table.dtype)

@@ -21,7 +21,6 @@ FUSED_OPERATIONS = (
     "embedding_layer_norm",
     "geglu",
     "rotary",
-    "dropout_add",
     "linear_cross_entropy",
     "gather_rows",
     "stable_adamw",

@@ -13,6 +13,7 @@ Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
 `branching_layer_norm` gives x itself beside its norm, and adds the gradients of both in one pass.
 `add_layer_norm` first takes s = x + residual, rounded to the residual's type because that is
 what the next layer reads, and gives both s and its norm; both summands get the gradient dx + ds.
+With dropout (dropout.py) it is s = dropout(x) + residual, and x gets the dropout of that gradient.
 
 The Triton kernels are in layer_norm_kernels.py.
 """
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.dropout import Dropout, add_dropped
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.layer_norm_kernels import triton_backward, triton_forward
 from mmbert_kernels.triton_support import contiguous_rows
@@ -65,7 +67,7 @@ def branching_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor,
 
 
 def add_layer_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor]:
     """Add the residual and normalise the rows of the sum.
 
@@ -74,6 +76,7 @@ def add_layer_norm(
         residual: [T, d].
         weight: [d].
         eps: added to the variance.
+        dropout: what of x is dropped before it is added; d must then be even.
 
     Returns:
         (normed [T, d], sum [T, d]), both of the residual's dtype; the norm is that of the
@@ -84,10 +87,14 @@ def add_layer_norm(
     """
     _check(x, weight)
     require(x.shape == residual.shape, "add_layer_norm: x and residual differ in shape")
+    require(
+        dropout is None or x.shape[1] % 2 == 0,
+        f"add_layer_norm: dropout needs an even width; got {x.shape[1]}",
+    )
     if implementation("add_layer_norm", x.device.type) == "reference":
-        return add_layer_norm_reference(x, residual, weight, eps)
+        return add_layer_norm_reference(x, residual, weight, eps, dropout)
     require_triton_dtype("add_layer_norm", x, residual, weight)
-    normed, total = _AddLayerNorm.apply(x, residual, weight, eps)
+    normed, total = _AddLayerNorm.apply(x, residual, weight, eps, dropout)
     return normed, total
 
 
@@ -101,10 +108,13 @@ def layer_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_layer_norm_reference(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor]:
     """`add_layer_norm` in plain PyTorch."""
-    total = (x + residual).to(residual.dtype)
+    if dropout is None:
+        total = (x + residual).to(residual.dtype)
+    else:
+        total = add_dropped(x, residual, dropout)
     return layer_norm_reference(total, weight, eps), total
 
 
@@ -126,7 +136,10 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, mean, inverse = ctx.saved_tensors
-        return *triton_backward(grad_out, None, x, None, weight, mean, inverse, x.dtype), None
+        grad, _, grad_weight = triton_backward(
+            grad_out, None, x, None, weight, mean, inverse, x.dtype
+        )
+        return grad, grad_weight, None
 
 
 class _BranchingLayerNorm(torch.autograd.Function):
@@ -142,28 +155,29 @@ class _BranchingLayerNorm(torch.autograd.Function):
         ctx: Any, grad_out: Tensor | None, grad_x: Tensor | None
     ) -> tuple[Tensor, Tensor, None]:
         rows, weight, mean, inverse = ctx.saved_tensors
-        return *triton_backward(
+        grad, _, grad_weight = triton_backward(
             grad_out, grad_x, rows, None, weight, mean, inverse, rows.dtype
-        ), None
+        )
+        return grad, grad_weight, None
 
 
 class _AddLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out, total, mean, inverse = triton_forward(x, residual, None, weight, eps)
+        out, total, mean, inverse = triton_forward(x, residual, None, weight, eps, dropout)
         ctx.save_for_backward(total, contiguous_rows(weight), mean, inverse)
-        ctx.x_dtype = x.dtype
+        ctx.x_dtype, ctx.dropout = x.dtype, dropout
         return out, total
 
     @staticmethod
     def backward(
         ctx: Any, grad_out: Tensor | None, grad_total: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, None]:
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         total, weight, mean, inverse = ctx.saved_tensors
-        grad, grad_weight = triton_backward(
-            grad_out, grad_total, total, None, weight, mean, inverse, total.dtype
+        grad, grad_x, grad_weight = triton_backward(
+            grad_out, grad_total, total, None, weight, mean, inverse, total.dtype, ctx.dropout
         )
-        return grad.to(ctx.x_dtype), grad, grad_weight, None
+        return grad_x.to(ctx.x_dtype), grad, grad_weight, None, None

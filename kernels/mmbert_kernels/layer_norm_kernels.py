@@ -2,7 +2,8 @@
 
 In the backward pass every program walks over blocks of rows and keeps its share of dweight in
 float32 registers; the shares are then added in a fixed order, so the gradient is the same in every
-run. With `ids` row t is row ids[t] of a table (embedding_layer_norm.py).
+run. With `ids` row t is row ids[t] of a table (embedding_layer_norm.py); with dropout the first
+summand is dropped (dropout.py).
 """
 
 # ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
@@ -10,6 +11,7 @@ run. With `ids` row t is row ids[t] of a table (embedding_layer_norm.py).
 import torch
 from torch import Tensor
 
+from mmbert_kernels.dropout import Dropout, channel_words, keep_tile
 from mmbert_kernels.triton_support import (
     blocks,
     contiguous_rows,
@@ -24,12 +26,13 @@ from mmbert_kernels.triton_support import (
 REGISTERS = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_counter"])
 def _forward_kernel(  # type: ignore[no-untyped-def]
     x_pointer,
     residual_pointer,
     ids_pointer,
     weight_pointer,
+    words_pointer,
     out_pointer,
     total_pointer,
     mean_pointer,
@@ -39,7 +42,11 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     x_stride,
     residual_stride,
     eps,
+    threshold,
+    scale,
+    first_counter,
     HAS_RESIDUAL: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr,
     HAS_IDS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -53,6 +60,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         source = tl.load(ids_pointer + row, mask=row_inside, other=0)
     x = tl.load(x_pointer + source[:, None] * x_stride + column[None, :], mask=inside, other=0.0)
     x = x.to(tl.float32)
+    if HAS_DROPOUT:
+        keep = keep_tile(row, column, words_pointer, width, threshold, first_counter)
+        x = tl.where(keep, x * scale, 0.0)
     target = row[:, None] * width + column[None, :]
     if HAS_RESIDUAL:
         residual_at = residual_pointer + row[:, None] * residual_stride + column[None, :]
@@ -70,24 +80,30 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     tl.store(inverse_pointer + row, inverse, mask=row_inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_counter"])
 def _backward_kernel(  # type: ignore[no-untyped-def]
     grad_out_pointer,
     grad_total_pointer,
     x_pointer,
     ids_pointer,
     weight_pointer,
+    words_pointer,
     mean_pointer,
     inverse_pointer,
     grad_x_pointer,
+    grad_dropped_pointer,
     grad_weight_pointer,
     rows,
     width,
     grad_out_stride,
     grad_total_stride,
     x_stride,
+    threshold,
+    scale,
+    first_counter,
     HAS_GRAD_OUT: tl.constexpr,
     HAS_GRAD_TOTAL: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr,
     HAS_IDS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -121,8 +137,14 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
         if HAS_GRAD_TOTAL:
             total_at = grad_total_pointer + row[:, None] * grad_total_stride + column[None, :]
             grad_x += tl.load(total_at, mask=inside, other=0.0).to(tl.float32)
-        target = grad_x_pointer + row[:, None] * width + column[None, :]
-        tl.store(target, grad_x.to(grad_x_pointer.dtype.element_ty), mask=inside)
+        target = row[:, None] * width + column[None, :]
+        grad = grad_x.to(grad_x_pointer.dtype.element_ty)
+        tl.store(grad_x_pointer + target, grad, mask=inside)
+        if HAS_DROPOUT:
+            keep = keep_tile(row, column, words_pointer, width, threshold, first_counter)
+            dropped = tl.where(keep, grad_x * scale, 0.0)
+            dropped = dropped.to(grad_dropped_pointer.dtype.element_ty)
+            tl.store(grad_dropped_pointer + target, dropped, mask=inside)
     share_at = grad_weight_pointer + program.to(tl.int64) * width + column
     tl.store(share_at, grad_weight, mask=column_inside)
 
@@ -144,7 +166,12 @@ def _warps(width: int) -> int:
 
 
 def triton_forward(
-    x: Tensor, residual: Tensor | None, ids: Tensor | None, weight: Tensor, eps: float
+    x: Tensor,
+    residual: Tensor | None,
+    ids: Tensor | None,
+    weight: Tensor,
+    eps: float,
+    dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(normed, sum or x, means, inverse deviations) of the rows of x, or of its rows `ids`."""
     x, weight = contiguous_rows(x), contiguous_rows(weight)
@@ -164,6 +191,7 @@ def triton_forward(
             residual,
             ids,
             weight,
+            channel_words(width // 2, x.device) if dropout else None,
             out,
             total if residual is not None else None,
             mean,
@@ -173,7 +201,9 @@ def triton_forward(
             x.stride(0),
             residual.stride(0) if residual is not None else 0,
             eps,
+            *_settings(dropout),
             HAS_RESIDUAL=residual is not None,
+            HAS_DROPOUT=dropout is not None,
             HAS_IDS=ids is not None,
             ROWS=block,
             WIDTH=next_power_of_2(width),
@@ -191,10 +221,12 @@ def triton_backward(
     mean: Tensor,
     inverse: Tensor,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """(gradient of the rows, of `dtype`; gradient of the weight)."""
+    dropout: Dropout | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient of the rows, of `dtype`; its dropout; gradient of the weight)."""
     rows, width = mean.shape[0], x.shape[1]
     grad_x = torch.empty(rows, width, dtype=dtype, device=x.device)
+    grad_dropped = grad_x if dropout is None else torch.empty_like(grad_x)
     block = _rows_per_step(width, dtype)
     programs = min(blocks(rows, block), resident_programs(x.device))
     shares = torch.empty(programs, width, dtype=torch.float32, device=x.device)
@@ -207,21 +239,34 @@ def triton_backward(
             x,
             ids,
             weight,
+            channel_words(width // 2, x.device) if dropout else None,
             mean,
             inverse,
             grad_x,
+            grad_dropped,
             shares,
             rows,
             width,
             grad_out.stride(0) if grad_out is not None else 0,
             grad_total.stride(0) if grad_total is not None else 0,
             x.stride(0),
+            *_settings(dropout),
             HAS_GRAD_OUT=grad_out is not None,
             HAS_GRAD_TOTAL=grad_total is not None,
+            HAS_DROPOUT=dropout is not None,
             HAS_IDS=ids is not None,
             ROWS=block,
             WIDTH=next_power_of_2(width),
             num_warps=_warps(width),
             maxnreg=REGISTERS,
         )
-    return grad_x, shares.sum(dim=0).to(weight.dtype)
+    return grad_x, grad_dropped, shares.sum(dim=0).to(weight.dtype)
+
+
+def _settings(dropout: Dropout | None) -> tuple[int, float, int]:
+    """Threshold, scale and first counter as the kernels take them."""
+    return (
+        (0, 0.0, 0)
+        if dropout is None
+        else (dropout.threshold, dropout.scale, dropout.first_counter)
+    )

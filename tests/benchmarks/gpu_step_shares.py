@@ -26,7 +26,6 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "embedding": ("_EmbeddingLayerNorm",),
     "geglu": ("_GeGLU",),
     "rotary": ("_Rotary",),
-    "dropout": ("_DropoutAdd",),
     "gather rows": ("_GatherRows",),
     "optimiser": ("Optimizer.step#",),
 }
@@ -85,13 +84,12 @@ def floors(
         attention = everything - linear - head
         moved = {
             "attention": 12 * hidden * layers,
-            # where dropout has added the residual, the norm after it adds nothing
-            "layer norms": (14 if model.attention_output_dropout else 16) * hidden * layers,
+            # one of two gives the gradient of what was dropped beside that of the residual
+            "layer norms": (17 if model.attention_output_dropout else 16) * hidden * layers,
             "embedding": 4 * hidden + vocabulary * d * BYTES,
             "geglu": 8 * tokens * f * BYTES * layers,
             # two more where attention gives the gradients of its three arguments apart
             "rotary": 8 * hidden * layers,
-            "dropout": 5 * hidden * layers if model.attention_output_dropout else 0.0,
             "gather rows": hidden + 3 * masked * d * BYTES,
         }
         computed = {

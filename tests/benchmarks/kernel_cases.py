@@ -61,6 +61,14 @@ def cases(device: torch.device, dtype: torch.dtype, tokens: int, vocabulary: int
         4 * row,
         8 * row,
     )
+    yield Case(
+        "dropout + add + norm",
+        (x, residual, weight),
+        lambda x, r, w: kernels.add_layer_norm(x, r, w, 1e-5, kernels.Dropout(0.1, 21)),
+        eager_dropout_add_layer_norm,
+        4 * row,
+        9 * row,
+    )
     ids = torch.randint(0, vocabulary, (tokens,), device=device)
     table = tensor(vocabulary, d)
     table_bytes = vocabulary * d * size
@@ -81,14 +89,6 @@ def cases(device: torch.device, dtype: torch.dtype, tokens: int, vocabulary: int
         lambda x: functional.gelu(x[:, :f]) * x[:, f:],
         3 * tokens * f * size,
         8 * tokens * f * size,
-    )
-    yield Case(
-        "dropout + add",
-        (x, residual),
-        lambda x, r: kernels.dropout_add(x, r, 0.1, 21),
-        lambda x, r: r + functional.dropout(x, 0.1),
-        3 * row,
-        5 * row,
     )
     for length in dict.fromkeys(min(context, tokens) for context in (1024, 8192)):
         yield from attention_cases(tensor(tokens, 3 * d), length, heads, row)
@@ -115,6 +115,12 @@ def cases(device: torch.device, dtype: torch.dtype, tokens: int, vocabulary: int
         3 * product,
         public=linear_cross_entropies(),
     )
+
+
+def eager_dropout_add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    """As it is usually written."""
+    total = residual + functional.dropout(x, 0.1)
+    return functional.layer_norm(total, weight.shape, weight, None, 1e-5), total
 
 
 def attention_cases(qkv: Tensor, length: int, heads: int, row: int) -> Iterator[Case]:

@@ -35,7 +35,7 @@ from mmbert.recipe import ModelSettings
 
 ROOT = Path(__file__).parents[2]
 # Their references are plain operators, which a trace has under "everything else".
-PLAIN_ON_A_CPU = {"layer norms", "embedding", "dropout"}
+PLAIN_ON_A_CPU = {"layer norms", "embedding"}
 
 
 def run_module(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -108,9 +108,9 @@ def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
     assert [line["name"] for line in lines] == [
         "layer norm",
         "add + layer norm",
+        "dropout + add + norm",
         "embedding + norm",
         "geglu",
-        "dropout + add",
         "rotary",
         "rotary, apart",
         "attention 256",
@@ -142,7 +142,7 @@ def test_all_that_are_compared_compute_the_same() -> None:
 
         values = [summed(case.ours), summed(case.eager), *map(summed, case.public.values())]
         gradients = [torch.autograd.grad(value, leaves) for value in values]
-        if case.name == "dropout + add":
+        if case.name.startswith("dropout"):
             continue  # other masks
         for value, gradient in zip(values[1:], gradients[1:], strict=True):
             torch.testing.assert_close(value, values[0], rtol=1e-4, atol=1e-2)

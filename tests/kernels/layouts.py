@@ -73,8 +73,9 @@ def operations(tokens: int, masked: int) -> dict[str, Operation]:
         "rotary_attention": Operation(
             lambda q, c: kernels.rotary_attention(q * 1, c, 17, 6, 1e4), (qkv, cu_seqlens)
         ),
-        "dropout_add": Operation(
-            lambda x, r: kernels.dropout_add(x, r, 0.3, 7, first_token=11), (x, residual)
+        "add_layer_norm with dropout": Operation(
+            lambda x, r, w: kernels.add_layer_norm(x, r, w, 1e-5, kernels.Dropout(0.3, 7, 11)),
+            (x, residual, weight),
         ),
         "gather_rows": Operation(
             kernels.gather_rows, (torch.randn(max(tokens, 4), WIDTH), positions)

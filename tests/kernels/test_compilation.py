@@ -179,13 +179,20 @@ def test_rotary(compiled: Compiled, heads: int) -> None:
     expect(compiled, "_rotate_kernel")
 
 
-def test_dropout_add(compiled: Compiled) -> None:
-    x, residual = tensor(32, 768), tensor(32, 768)
-    kernels.dropout_add(x, residual, 0.1, 21, first_token=2**40).sum().backward()
-    expect(compiled, "_dropout_kernel")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_layer_norm_after_dropout(compiled: Compiled, width: int) -> None:
+    x, residual, weight = tensor(32, width), tensor(32, width), tensor(width)
+
+    def run(first_token: int) -> None:
+        dropout = kernels.Dropout(0.1, 21, first_token)
+        normed, total = kernels.add_layer_norm(x, residual, weight, 1e-5, dropout)
+        (normed + total).sum().backward()
+
+    run(2**40)
+    expect(compiled, "_forward_kernel", "_backward_kernel")
     kernels_for_one = {id(kernel) for _, kernel in compiled}
     for first_token in (0, 1, 16, 49_152, 3 * 10**12):
-        kernels.dropout_add(x, residual, 0.1, 21, first_token=first_token).sum().backward()
+        run(first_token)
     assert {id(kernel) for _, kernel in compiled} == kernels_for_one, "compiled again by row"
 
 

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from mmbert_kernels import dropout_add
-from mmbert_kernels.dropout_add import keep_mask, split_mix, threshold_and_scale
+from mmbert_kernels import Dropout, add_layer_norm
+from mmbert_kernels.dropout import keep_mask, split_mix
 
 CPU = torch.device("cpu")
 
 
 def kept(p: float, seed: int, tokens: int, width: int, first_token: int = 0) -> torch.Tensor:
-    return keep_mask(threshold_and_scale(p)[0], seed, first_token, tokens, width, CPU)
+    return keep_mask(Dropout(p, seed, first_token), tokens, width, CPU)
 
 
 def test_split_mix_gives_the_published_sequence() -> None:
@@ -64,7 +64,7 @@ def test_tokens_channels_and_seeds_are_uncorrelated() -> None:
 def test_value_and_gradient(dtype: torch.dtype) -> None:
     x = torch.randn(50, 32).to(dtype).requires_grad_()
     residual = torch.randn(50, 32).to(dtype).requires_grad_()
-    out = dropout_add(x, residual, 0.25, 99, first_token=7)
+    _, out = add_layer_norm(x, residual, torch.ones(32).to(dtype), 1e-5, Dropout(0.25, 99, 7))
     mask, scale = kept(0.25, 99, 50, 32, first_token=7), 1 / 0.75
     true = residual.double() + x.double() * mask * scale
     torch.testing.assert_close(
@@ -81,11 +81,14 @@ def test_value_and_gradient(dtype: torch.dtype) -> None:
 
 def test_expected_value_is_kept() -> None:
     ones, zeros = torch.ones(4096, 64), torch.zeros(4096, 64)
-    mean = dropout_add(ones, zeros, 0.1, 1).double().mean().item()
+    _, out = add_layer_norm(ones, zeros, torch.ones(64), 1e-5, Dropout(0.1, 1))
+    mean = out.double().mean().item()
     assert abs(mean - 1) < 4 * math.sqrt(0.1 / 0.9 / ones.numel())
 
 
 def test_probabilities_outside_are_refused() -> None:
     for p in (-0.1, 1.0):
         with pytest.raises(ValueError, match="p must be in"):
-            dropout_add(torch.zeros(1, 2), torch.zeros(1, 2), p, 0)
+            Dropout(p, 0)
+    with pytest.raises(ValueError, match="dropout needs an even width; got 3"):
+        add_layer_norm(torch.ones(1, 3), torch.ones(1, 3), torch.ones(3), 1e-5, Dropout(0.1, 0))

@@ -71,7 +71,7 @@ def test_choice_by_device(
     installed(monkeypatch, triton=triton, flash=flash, hopper=hopper)
     chosen = kernels.backends(device)
     assert chosen.pop("attention") == attention
-    assert len(chosen) == 9
+    assert len(chosen) == 8
     assert set(chosen.values()) == {fused}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.dropout_add import dropout_add_reference, keep_mask, threshold_and_scale
+from mmbert_kernels.dropout import keep_mask
 from mmbert_kernels.implementation import implementation, triton_interprets
 from mmbert_kernels.rotary import rotary_apart
 from mmbert_kernels.scatter_rows import scatter_rows_triton
@@ -245,22 +245,30 @@ def test_rotary_leaves_parameters_as_they_are() -> None:
 
 @pytest.mark.parametrize("first_token", [0, 3, 2**33 + 5, 2_999_999_999_999])
 def test_dropout_has_the_masks_of_the_reference(first_token: int) -> None:
+    ones, zeros = torch.ones(70, 96, device=DEVICE), torch.zeros(70, 96, device=DEVICE)
     for seed in (0, 21, 2**63 + 11, -1):
-        ones, zeros = torch.ones(70, 96, device=DEVICE), torch.zeros(70, 96, device=DEVICE)
-        out = kernels.dropout_add(ones, zeros, 0.3, seed, first_token=first_token)
-        mask = keep_mask(threshold_and_scale(0.3)[0], seed, first_token, 70, 96, DEVICE)
-        assert torch.equal(out != 0, mask)
+        dropout = kernels.Dropout(0.3, seed, first_token)
+        _, out = kernels.add_layer_norm(ones, zeros, ones[0], 1e-5, dropout)
+        assert torch.equal(out != 0, keep_mask(dropout, 70, 96, DEVICE))
 
 
+@pytest.mark.parametrize("shape", [(37, 200), (3, 1000), (50, 384)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dropout_add(dtype: torch.dtype) -> None:
-    arguments = (randn(37, 200, dtype=dtype), randn(37, 200, dtype=dtype))
+def test_add_layer_norm_after_dropout(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    dropout = kernels.Dropout(0.1, 5, 11)
+    keep = keep_mask(dropout, *shape, DEVICE)
+
+    def formula(x, residual, weight):
+        total = residual + torch.where(keep, x, 0.0) * dropout.scale
+        total = total + (total.to(dtype).double() - total).detach()
+        return formulas.layer_norm(total, weight, 1e-5), total
+
     compare(
-        lambda x, r: kernels.dropout_add(x, r, 0.1, 5, first_token=11),
-        lambda x, r: dropout_add_reference(x, r, 0.1, 5, first_token=11),
-        arguments,
-        (randn(37, 200),),
-        roundings=4,
+        lambda *arguments: kernels.add_layer_norm(*arguments, 1e-5, dropout),
+        formula,
+        (randn(*shape, dtype=dtype), randn(*shape, dtype=dtype) * 4, randn(shape[1], dtype=dtype)),
+        (randn(*shape), randn(*shape)),
+        roundings=32,
     )
 
 
@@ -405,8 +413,7 @@ def test_rows_more_than_two_to_the_31_elements_apart() -> None:
             lambda x: kernels.add_layer_norm(x, other, weight, 1e-5)[0],
             lambda x: kernels.add_layer_norm(other, x, weight, 1e-5)[0],
             lambda x: kernels.embedding_layer_norm(torch.arange(3), x, weight, 1e-5),
-            lambda x: kernels.dropout_add(x, other, 0.3, 7),
-            lambda x: kernels.dropout_add(other, x, 0.3, 7),
+            lambda x: kernels.add_layer_norm(x, other, weight, 1e-5, kernels.Dropout(0.3, 7))[0],
             kernels.geglu,
             lambda x: scatter_rows_triton(x, torch.arange(3), 3),
             lambda x: kernels.rotary(x.unflatten(1, (3, 2, 16)), cumulative((3,)), 1e4),

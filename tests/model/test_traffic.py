@@ -22,7 +22,7 @@ NEEDED = ("aten::mm", "aten::addmm", "torch_attn::")
 HIDDEN = 2 * TOKENS * WIDTH
 """Bytes of one tensor of hidden states."""
 # What a layer's kernels read and write, forward and backward: attention 12 such tensors, two norms
-# 14, rotary 8, dropout 5, the gated unit 8 of its own width.
+# 17 (one with dropout), rotary 10, the gated unit 8 of its own width.
 LAYER = 39 * HIDDEN + 8 * 2 * TOKENS * INNER_WIDTH
 # The share of this that may be left, in a layer as in any one operation outside the layers.
 SMALL = 0.01

@@ -27,7 +27,7 @@ from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
 from mmbert.training.wishes import Wishes
-from mmbert_kernels.dropout_add import channel_words
+from mmbert_kernels.dropout import channel_words
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.linear_cross_entropy import _takes_float32_addend
 from mmbert_kernels.rotary_tables import tables_of_length
@@ -166,7 +166,7 @@ def test_the_gpu_path_reads_nothing_from_the_device(
     pretended_gpu: list[str], recompute: Recompute
 ) -> None:
     pretended_pass(recompute=recompute)
-    assert {"_dropout_kernel", "_rotate_kernel", "_statistics_kernel"} <= set(pretended_gpu)
+    assert {"_backward_kernel", "_rotate_kernel", "_statistics_kernel"} <= set(pretended_gpu)
 
 
 def test_a_read_on_the_gpu_path_is_found(pretended_gpu: list[str]) -> None:

@@ -32,7 +32,7 @@ from mmbert.parallel.layers import (
 )
 from mmbert.parallel.linear import Rebuild
 from mmbert.recipe import RotaryBases
-from mmbert_kernels import dropout_add, geglu, rotary_attention
+from mmbert_kernels import Dropout, geglu, rotary_attention
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ class Layer(nn.Module):
         """The residual stream is hidden + update; the next norm adds the two in passing."""
         normed, hidden = self.attn_norm(hidden, update)
         update = self.attn(normed, row, rebuild=self.attn_norm.rebuild(hidden))
+        dropout = None
         if row.dropout_seed is not None:
             # Another seed for every layer; the operation mixes it well.
-            seed = (row.dropout_seed << 16) + self.index
-            hidden = dropout_add(update, hidden, row.dropout, seed, first_token=row.first_token)
-            update = None
-        normed, hidden = self.mlp_norm(hidden, update)
+            dropout = Dropout(row.dropout, (row.dropout_seed << 16) + self.index, row.first_token)
+        normed, hidden = self.mlp_norm(hidden, update, dropout=dropout)
+        del update  # its memory serves the MLP
         return self.mlp(normed, rebuild=self.mlp_norm.rebuild(hidden)), hidden
 
 

@@ -29,6 +29,7 @@ from mmbert.parallel.gradients import float32_gradient
 from mmbert.parallel.grid import TensorGroup
 from mmbert.parallel.linear import Rebuild, column_linear, row_linear
 from mmbert_kernels import (
+    Dropout,
     add_layer_norm,
     branching_layer_norm,
     embedding_layer_norm,
@@ -166,9 +167,15 @@ class LayerNorm(nn.Module):
         self.weight = described_parameter(description, parallel.group)
 
     def forward(
-        self, hidden: Tensor, update: Tensor | None = None, *, rows: Tensor | None = None
+        self,
+        hidden: Tensor,
+        update: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        dropout: Dropout | None = None,
     ) -> tuple[Tensor, Tensor]:
         """hidden, update: [T, width] -> (norm(hidden + update), hidden + update); None adds 0.
+        `dropout`: of the update, before it is added.
 
         With `rows` int64[T], hidden is a table: (norm(hidden[rows]), hidden).
         """
@@ -176,7 +183,7 @@ class LayerNorm(nn.Module):
             return embedding_layer_norm(rows, hidden, self.weight, self.eps), hidden
         if update is None:
             return branching_layer_norm(hidden, self.weight, self.eps)
-        return add_layer_norm(update, hidden, self.weight, self.eps)
+        return add_layer_norm(update, hidden, self.weight, self.eps, dropout)
 
     def rebuild(self, total: Tensor) -> Rebuild | None:
         """How to make the normed output again from hidden + update, if it is not to be kept."""
