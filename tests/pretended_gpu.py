@@ -60,9 +60,9 @@ def pretended_gpu(launch: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
     """The head's function of this name as a GPU has it."""
-    torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
 
 
 def without_content(config: EncoderConfig, row: Row) -> tuple[MaskedLanguageModel, PackedBatch]:

@@ -210,22 +210,27 @@ def _chunk_by_triton(
         return
     torch.mm(logits, weight, out=gradients.hidden)
     if is_first:
-        gradients.weight.zero_()
         gradients.bias.zero_()
     gradients.bias.add_(column_sums)
-    _add_product(gradients.weight, logits.t(), chunk.hidden)
+    _add_product(gradients.weight, logits.t(), chunk.hidden, kept=0 if is_first else 1)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, where total may be float32 and the factors narrower."""
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
+    """total = kept * total + left @ right, where total may be float32 and the factors narrower. If
+    kept is 0, nothing in total is looked at."""
     if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif left.device.type != "cuda":  # the interpreter; a CPU has no product of mixed types
-        total.add_(left @ right)
-    elif _takes_float32_addend(left.device, left.dtype):
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+        total.addmm_(left, right, beta=kept)
+    elif left.device.type == "cuda" and _takes_float32_addend(left.device, left.dtype):
+        torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
     else:
-        total.add_(torch.mm(left, right, out_dtype=total.dtype))
+        if left.device.type == "cuda":
+            product = torch.mm(left, right, out_dtype=total.dtype)
+        else:  # the interpreter; a CPU has no product of mixed types
+            product = left @ right
+        if kept:
+            total.add_(product)
+        else:
+            total.copy_(product)
 
 
 @lru_cache(maxsize=8)

@@ -28,8 +28,7 @@ LAYER = 39 * HIDDEN + 8 * 2 * TOKENS * INNER_WIDTH
 SMALL = 0.01
 # The operations outside the layers that move more: …
 KNOWN = {
-    # the vocabulary's gradient, float32: cleared, scaled into bfloat16, added to the embedding's
-    ("aten::zero_", (VOCABULARY, WIDTH)),
+    # the vocabulary's gradient, float32: scaled into bfloat16, added to the embedding's
     ("aten::mul", (VOCABULARY, WIDTH)),
     ("aten::add", (VOCABULARY, WIDTH)),
     # what rows of gradients are scattered into
