@@ -67,6 +67,18 @@ def wait_for_parts(output: Path, count: int) -> None:
         time.sleep(0.01)
 
 
+def suspend_while_reading(first: psutil.Process, output: Path) -> None:
+    """Stop worker 1 (worker 0 is the command itself) when it has noted the file that it reads."""
+    note, deadline = output / ".preprocess" / "progress" / "reading-1", time.monotonic() + 60
+    while True:
+        first.suspend()
+        if note.exists() and note.read_text():
+            return
+        assert time.monotonic() < deadline, "the worker never reads"
+        first.resume()
+        time.sleep(0.01)
+
+
 def part_times(output: Path) -> dict[str, int]:
     times = {}
     for path in output.glob(".preprocess/text/units-*/*.json"):
@@ -123,9 +135,10 @@ def test_killed_at_many_moments(
 def test_a_killed_worker_ends_the_run_and_leaves_no_process(bigger: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = start(bigger, output, workers=3)
-    wait_for_parts(output, 3)
+    wait_for_parts(output, 1)
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    suspend_while_reading(workers[0], output)
     workers[0].kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
