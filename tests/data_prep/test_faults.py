@@ -69,10 +69,10 @@ def wait_for_parts(output: Path, count: int) -> None:
 
 def suspend_while_reading(first: psutil.Process, output: Path) -> None:
     """Stop worker 1 (worker 0 is the command itself) when it has noted the file that it reads."""
-    note, deadline = output / ".preprocess" / "progress" / "reading-1", time.monotonic() + 60
+    deadline = time.monotonic() + 60
     while True:
         first.suspend()
-        if note.exists() and note.read_text():
+        if any(note.read_text() for note in output.glob(".preprocess/*/progress/reading-1")):
             return
         assert time.monotonic() < deadline, "the worker never reads"
         first.resume()
