@@ -97,7 +97,7 @@ def cases(device: torch.device, dtype: torch.dtype, tokens: int, vocabulary: int
     yield Case(
         "gather rows",
         (x, positions),
-        kernels.gather_rows,
+        lambda x, positions: kernels.gather_rows(x, positions, ascending=True),
         lambda x, positions: x[positions],
         2 * masked * d * size,
         3 * masked * d * size + row,
