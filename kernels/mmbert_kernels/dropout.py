@@ -93,7 +93,8 @@ def keep_mask(dropout: Dropout, tokens: int, width: int, device: torch.device) -
 @lru_cache(maxsize=32)
 def channel_words(count: int, device: torch.device) -> Tensor:
     """int32 [count]: g(0), g(1), …"""
-    return _split_mix_tensor(torch.arange(count, dtype=torch.int64)).to(torch.int32).to(device)
+    words = _split_mix_tensor(torch.arange(count, dtype=torch.int64)).to(torch.int32)
+    return words.to(device, non_blocking=True)
 
 
 def split_mix(value: int) -> int:

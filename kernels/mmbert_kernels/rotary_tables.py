@@ -21,7 +21,8 @@ def position_tables(tokens: int, head_size: int, base: float, device: torch.devi
 def tables_of_length(length: int, head_size: int, base: float, device: torch.device) -> Tensor:
     """float32 [length, 2, head_size / 2]; the same tensor for the same arguments."""
     exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
-    frequencies = (1.0 / (base**exponents)).to(device)  # as transformers computes them
+    # on the host, as transformers computes them
+    frequencies = (1.0 / (base**exponents)).to(device, non_blocking=True)
     positions = torch.arange(length, dtype=torch.float32, device=device)
     angles = torch.outer(positions, frequencies)
     return torch.stack((angles.cos(), angles.sin()), dim=1)

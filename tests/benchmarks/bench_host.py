@@ -13,7 +13,7 @@ few numbers in each, trained on the CPU under ZeRO 1 in bfloat16: a microbatch's
 engine less the same model's alone.
 
 Beside it stands the least time that a device needs: bytes and products of a microbatch
-(gpu_step_shares.py) at the copy bandwidth and product rate measured on an H200. It falls with the
+(gpu_step_shares.py) at the copy bandwidth and product rate assumed of an H200. It falls with the
 tokens of a row, and the host's does not: in rows shorter than the one printed the device may wait.
 Printed too: how many microseconds of the device's time there are for every launch and operator.
 
@@ -259,7 +259,7 @@ def main() -> int:
     print(f"rows of {arguments.tokens:,} tokens, context {CONTEXT}, {MASK_RATIO:.0%} masked")
     print(
         f"the device: {arguments.bandwidth / 1e12:g} TB/s (copy), {arguments.flops / 1e12:g} "
-        "TFLOP/s (product); an H200's, measured, unless given otherwise"
+        "TFLOP/s (product); assumed of an H200 unless given"
     )
     print("milliseconds of the host, and the least of the device:")
     print(

@@ -104,7 +104,7 @@ class Layer(nn.Module):
         normed, hidden = self.attn_norm(hidden, update)
         update = self.attn(normed, row, rebuild=self.attn_norm.rebuild(hidden))
         dropout = None
-        if row.dropout_seed is not None:
+        if row.dropout_seed is not None and row.dropout > 0:
             # Another seed for every layer; the operation mixes it well.
             dropout = Dropout(row.dropout, (row.dropout_seed << 16) + self.index, row.first_token)
         normed, hidden = self.mlp_norm(hidden, update, dropout=dropout)
