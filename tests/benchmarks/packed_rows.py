@@ -5,6 +5,7 @@ import math
 import numpy as np
 from tests.benchmarks.bench_cpu_step import web_lengths
 
+from mmbert.data.packing import segments_in_a_row
 from mmbert.data.rows import Row
 
 MASK_ID = 4
@@ -16,8 +17,9 @@ def packed_rows(
     """`count` full rows of `tokens` tokens, of the same shapes; token frequencies fall off as in
     text (Zipf)."""
     generator = np.random.default_rng(seed)
-    # As many slots as the shortest documents could need, of which most stay empty.
-    segments = 64 * (tokens // 256 // 64 + 1)
+    # As many slots as training's rows have, of which most stay empty.
+    mean = float(np.mean(web_lengths(np.random.default_rng(seed), context, tokens)))
+    segments = segments_in_a_row(tokens, mean)
     return [
         packed_row(index, generator, tokens, context, mask_ratio, vocabulary, segments)
         for index in range(count)

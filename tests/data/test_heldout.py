@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from mmbert.data.batch import to_batch
 from mmbert.data.corpus import Corpus
 from mmbert.data.heldout import heldout_rows, unigram_loss
-from mmbert.data.loader import RowLoader
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
-from mmbert.schedule import training_plan
 
 from .recipes import phase, small_recipe
 from .shards import document_tokens, write_corpus
@@ -151,34 +147,3 @@ def test_unigram_sample_is_bounded(corpus: Corpus, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Corpus, "document", counted)
     unigram_loss(corpus, heldout_rows(corpus, _recipe()), tokens_per_component=100)
     assert 300 <= sum(read) <= 3 * (100 + 50)
-
-
-def test_batch_holds_the_row_as_tensors(corpus: Corpus) -> None:
-    recipe = _recipe()
-    row = next(iter(RowLoader(corpus, recipe, training_plan(recipe))))
-    batch = to_batch(row, "cpu")
-    for name, dtype in (
-        ("input_ids", torch.int64),
-        ("cu_seqlens", torch.int32),
-        ("masked_positions", torch.int64),
-        ("labels", torch.int64),
-        ("weights", torch.float32),
-    ):
-        tensor = getattr(batch, name)
-        assert tensor.dtype == dtype
-        assert tensor.is_contiguous()
-        np.testing.assert_array_equal(tensor.numpy(), getattr(row, name))
-    assert (batch.max_seqlen, batch.row_index) == (64, row.index)
-    batch.input_ids[0] = 77  # a copy: the row stays as it is
-    assert row.input_ids[0] != 77
-
-
-@pytest.mark.gpu
-def test_batch_on_a_gpu_is_the_same(corpus: Corpus) -> None:
-    recipe = _recipe()
-    row = next(iter(RowLoader(corpus, recipe, training_plan(recipe))))
-    batch = to_batch(row, "cuda")
-    for name in ("input_ids", "cu_seqlens", "masked_positions", "labels", "weights"):
-        tensor = getattr(batch, name)
-        assert tensor.device.type == "cuda"
-        np.testing.assert_array_equal(tensor.cpu().numpy(), getattr(row, name))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mmbert.data.packing import RowShape
 from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -25,7 +26,7 @@ def test_the_share_is_given_with_the_row_and_is_the_models_unless_given() -> Non
         encoder_config(recipe.model, 256), TensorGroup.single(), sequence_parallel=False
     )
     initialize_parameters(model, 1)
-    row = largest_batch(recipe, recipe.phases[0], 256, torch.device("cpu"))
+    row = largest_batch(recipe.phases[0], RowShape(256, 85), 256, torch.device("cpu"))
     bases = recipe.phases[0].rotary_bases
 
     def losses(seed: int | None, share: float | None = None) -> torch.Tensor:

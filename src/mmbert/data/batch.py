@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from mmbert.data.packing import slots_for
 from mmbert.data.rows import Row
 from mmbert.model.batch import PackedBatch
 
@@ -12,7 +13,8 @@ from mmbert.model.batch import PackedBatch
 def to_batch(row: Row, device: torch.device | str = "cpu") -> PackedBatch:
     """The row as a PackedBatch on `device`: int64 ids, positions and labels, float32 weights.
 
-    On a GPU the copies leave pinned memory and do not wait.
+    Of the row's slots for segments it has those in use and a few empty ones (`slots_for`). On a GPU
+    the copies leave pinned memory and do not wait.
     """
     on_gpu = torch.device(device).type == "cuda"
 
@@ -22,7 +24,7 @@ def to_batch(row: Row, device: torch.device | str = "cpu") -> PackedBatch:
 
     batch = PackedBatch(
         input_ids=tensor(row.input_ids, torch.int64),
-        cu_seqlens=tensor(row.cu_seqlens, torch.int32),
+        cu_seqlens=tensor(_without_empty_slots(row.cu_seqlens), torch.int32),
         max_seqlen=row.max_seqlen,
         masked_positions=tensor(row.masked_positions, torch.int64),
         labels=tensor(row.labels, torch.int64),
@@ -30,3 +32,9 @@ def to_batch(row: Row, device: torch.device | str = "cpu") -> PackedBatch:
         row_index=row.index,
     )
     return batch.to(device) if on_gpu else batch
+
+
+def _without_empty_slots(cu_seqlens: np.ndarray) -> np.ndarray:
+    """Its beginning, up to the few repetitions of its last entry that `slots_for` leaves."""
+    used = int(np.searchsorted(cu_seqlens, cu_seqlens[-1]))
+    return cu_seqlens[: slots_for(used, len(cu_seqlens) - 1) + 1]

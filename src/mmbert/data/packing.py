@@ -16,6 +16,9 @@ import numpy as np
 CLOSING_WINDOWS = (64, 256)
 # Segments that would still fit in order but are left to the closing, so that sums abound.
 CLOSING_RESERVE = 12
+# Slots of a batch come in multiples of this: fewer would mean more shapes, and kernels compiled
+# for them.
+SLOT_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ def segments_in_a_row(row_tokens: int, mean_segment: float) -> int:
     expected = row_tokens / max(3.0, mean_segment)
     generous = 64 * (int(4 * expected) // 64 + 1) + CLOSING_WINDOWS[0]
     return max(2, min(generous, row_tokens // 3 + 1))
+
+
+def slots_for(segments: int, max_segments: int) -> int:
+    """Slots that a batch of `segments` segments (padding's own included) has, at most all.
+
+    On a GPU every slot costs attention programs, and memory in the backward pass, filled or not.
+    """
+    return min(-(-segments // SLOT_STEP) * SLOT_STEP, max_segments)
 
 
 def prefix_length(ends: np.ndarray, shape: RowShape) -> int:

@@ -18,7 +18,7 @@ from mmbert.data.pieces import (
     part_bounds,
     pieces_file_name,
 )
-from mmbert.data.shares import ComponentSize, PhaseMix, component_sizes
+from mmbert.data.shares import ComponentSize, PhaseMix, component_sizes, phase_mixes
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
@@ -185,16 +185,8 @@ class PhaseOrder:
             key,
             limits=before.draws_below(_epoch_limits(finder, recipe)),
         )
-        pieces = mix_.pieces.sum()
-        cuts = [size.segments[index] / max(1, size.pieces) for size in finder.sizes]
-        segments = float(mix_.pieces.sum(axis=0) @ np.array(cuts))
-        self.mean_piece = float(mix_.tokens.sum() / pieces)
-        self.shape = RowShape(
-            row_tokens=recipe.batch.row_tokens,
-            max_segments=segments_in_a_row(
-                recipe.batch.row_tokens, float(mix_.tokens.sum()) / segments
-            ),
-        )
+        self.mean_piece = float(mix_.tokens.sum() / mix_.pieces.sum())
+        self.shape = row_shape(finder.sizes, recipe, mix_, index)
 
     def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Components and numbers of the `count` pieces of a stream from its `position` on.
@@ -239,6 +231,29 @@ class PhaseOrder:
         table[:, SHARD] = pieces.shard[owner]
         table[:, OFFSET] = pieces.offset[owner] + table[:, START]
         return table, counts
+
+
+def row_shape(
+    sizes: tuple[ComponentSize, ...], recipe: Recipe, mix_: PhaseMix, index: int
+) -> RowShape:
+    """The shape of the rows of phase `index`, whose mix is `mix_`."""
+    cuts = [size.segments[index] / max(1, size.pieces) for size in sizes]
+    segments = float(mix_.pieces.sum(axis=0) @ np.array(cuts))
+    mean = float(mix_.tokens.sum()) / segments
+    return RowShape(
+        row_tokens=recipe.batch.row_tokens,
+        max_segments=segments_in_a_row(recipe.batch.row_tokens, mean),
+    )
+
+
+def row_shapes(corpus: Corpus, recipe: Recipe) -> tuple[RowShape, ...]:
+    """The shapes of every phase's rows.
+
+    Raises UserError as `component_sizes` and `phase_mixes` do.
+    """
+    sizes = component_sizes(corpus, recipe)
+    mixes = phase_mixes(sizes, recipe)
+    return tuple(row_shape(sizes, recipe, mix_, index) for index, mix_ in enumerate(mixes))
 
 
 def _epoch_limits(finder: PieceFinder, recipe: Recipe) -> np.ndarray:

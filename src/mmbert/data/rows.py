@@ -21,7 +21,8 @@ class Row:
 
     index: number of the row in the run.
     input_ids: int32 [T], masks in; the tail after the last segment is padding.
-    cu_seqlens: int32 [S + 1], starts of segments; the padding has its own; then T repeats.
+    cu_seqlens: int32 [S + 1], starts of segments; the padding has its own; then T repeats (a
+        batch leaves most of these out).
     max_seqlen: the context (more only where many tiny segments leave no slots for padding).
     segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
     masked_positions, labels: int32 [K], positions ascending, unused slots repeating the last;

@@ -10,7 +10,8 @@ from torch import Tensor
 class PackedBatch:
     """A row of T tokens: documents laid end to end, with K masked positions.
 
-    Every tensor rank must get the same row. Shapes are the same for all rows of a phase.
+    Every tensor rank must get the same row. T and K are the same for all rows of a phase; S is the
+    number of documents with a few empty slots, so that it takes few values.
     """
 
     input_ids: Tensor

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mmbert.data.heldout import heldout_rows
+from mmbert.data.phase import row_shapes
 from mmbert.errors import UserError
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -116,7 +117,8 @@ def open_session(
         session.results.unigram = Losses.of(session.held_out.unigram(corpus))
     session.store.prepare(engine)
     watchdog.beat(session.step, "trying the largest batch of each phase")
-    peaks = run_dry_batches(engine, recipe, prepared.encoder.vocab_size)
+    shapes = row_shapes(corpus, recipe)
+    peaks = run_dry_batches(engine, recipe, shapes, prepared.encoder.vocab_size)
     hosts = list(dict.fromkeys(control.gather(socket.gethostname())))
     _announce(session, hosts, peaks)
     return session

@@ -8,11 +8,12 @@ leaves weights and optimiser as they were.
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from mmbert.data.packing import RowShape
 from mmbert.errors import UserError
 from mmbert.model.batch import PackedBatch
 from mmbert.recipe import Phase, Recipe
@@ -20,18 +21,19 @@ from mmbert.training.engine import Engine, OptimizerReport
 
 
 def largest_batch(
-    recipe: Recipe, phase: Phase, vocabulary_size: int, device: torch.device
+    phase: Phase, shape: RowShape, vocabulary_size: int, device: torch.device
 ) -> PackedBatch:
-    """A row of `phase` that costs the most: documents of the full context, every slot filled."""
-    tokens = recipe.batch.row_tokens
+    """A row of `phase` and `shape` that costs the most: documents of the full context, every mask
+    slot filled, and as many slots for segments as there can be, which attention pays for."""
+    tokens = shape.row_tokens
     slots = math.ceil(phase.mask_ratio * tokens)
-    starts = torch.arange(0, tokens + phase.context, phase.context).clamp(max=tokens).unique()
+    starts = torch.arange(shape.max_segments + 1) * phase.context
     # Ids spread over the whole vocabulary, so that every tensor rank's rows are looked up.
     ids = torch.arange(tokens) * (vocabulary_size // tokens + 1) % vocabulary_size
     positions = torch.arange(slots) * tokens // slots
     return PackedBatch(
         input_ids=ids,
-        cu_seqlens=starts.int(),
+        cu_seqlens=starts.clamp(max=tokens).int(),
         max_seqlen=min(phase.context, tokens),
         masked_positions=positions,
         labels=ids[positions],
@@ -40,17 +42,21 @@ def largest_batch(
     ).to(device)
 
 
-def run_dry_batches(engine: Engine, recipe: Recipe, vocabulary_size: int) -> dict[str, int]:
+def run_dry_batches(
+    engine: Engine, recipe: Recipe, shapes: Sequence[RowShape], vocabulary_size: int
+) -> dict[str, int]:
     """Run every phase's largest batch; peak bytes of device memory by phase (0 on a CPU).
+
+    `shapes`: of the phases' rows.
 
     Raises:
         UserError: a phase does not fit into the device's memory.
     """
     peaks = {}
-    for phase in recipe.phases:
+    for phase, shape in zip(recipe.phases, shapes, strict=True):
         if engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        batch = largest_batch(recipe, phase, vocabulary_size, engine.device)
+        batch = largest_batch(phase, shape, vocabulary_size, engine.device)
         try:
             with _without_warnings():
                 report = _run(engine, batch, phase, recipe)
