@@ -53,6 +53,7 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
         grid = start(rank, world_size, 1)
         engine = Engine(tiny_model(tiny_config()), settings, grid, torch.device("cpu"))
         if disturbed:
+            engine._engine.tput_timer.config.enabled = True
             engine.module.register_forward_hook(
                 lambda module, args, out: out * float(out.detach().sum() > 0)
             )
@@ -99,9 +100,13 @@ def test_the_host_waits_once_a_step(ranks: int) -> None:
 
 
 def test_a_wait_in_a_microbatch_is_found() -> None:
-    for in_microbatches, *_ in run_ranks(take_steps, 1, True)[0].values():
-        assert len(in_microbatches) == len(ROWS)
-        assert all("_local_scalar_dense" in what for what in in_microbatches)
+    """The model's own, and the one of DeepSpeed's throughput timer, which is on unless told."""
+    for in_microbatches, after, _ in run_ranks(take_steps, 1, True)[0].values():
+        reads = [what for what in in_microbatches if "_local_scalar_dense" in what]
+        stops = [what for what in in_microbatches if "synchronize" in what and "timer.py" in what]
+        assert len(reads) == len(stops) == len(ROWS)
+        assert len(in_microbatches) == len(reads) + len(stops)
+        assert sum("timer.py" in what for what in after) == 1
 
 
 @pytest.fixture

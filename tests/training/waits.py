@@ -2,11 +2,15 @@
 
 A device's results reach the host, or its shapes depend on them, only through a few operations.
 They are the same on every device, so they can be counted while the code runs on a CPU, or on
-tensors that only pretend to lie on a GPU.
+tensors that only pretend to lie on a GPU. Where DeepSpeed is loaded, its calls of the accelerator's
+`synchronize`, which does nothing on a CPU, are counted too.
 """
 
+import sys
 import traceback
+from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -41,16 +45,21 @@ class Waits:
         """`ignore`: parts of file names; what is called from there does not count."""
         self.found: list[str] = []
         self._ignore = ignore
-        self._modes = (_Operators(self), _Methods(self))
+        self._open = ExitStack()
 
     def __enter__(self) -> "Waits":
-        for mode in self._modes:
-            mode.__enter__()
+        self._open.enter_context(_Operators(self))
+        self._open.enter_context(_Methods(self))
+        if "deepspeed" in sys.modules:
+            accelerator = sys.modules["deepspeed"].accelerator.get_accelerator()
+            self._open.enter_context(mock.patch.object(accelerator, "synchronize", self._stop))
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(*exception)
+        self._open.close()
+
+    def _stop(self, device_index: int | None = None) -> None:
+        self.note("synchronize")
 
     def note(self, what: str) -> None:
         stack = traceback.extract_stack()[:-2]

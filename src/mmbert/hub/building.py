@@ -7,6 +7,7 @@ import torch
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.model.precision import add_products_in_float32
 from mmbert.parallel.grid import TensorGroup
 
 
@@ -17,6 +18,7 @@ class ModelBuilder:
     """
 
     def __init__(self, config: EncoderConfig) -> None:
+        add_products_in_float32()
         with torch.device("cpu"):
             self._model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
         self._missing = dict(self._model.named_parameters())

@@ -7,6 +7,7 @@ What is settled here and nowhere else:
 - The gradient is the sum over ranks and microbatches of loss_scale · (sum of per-token losses).
   With loss_scale = 1 / (masked tokens of the global batch) it is that of the mean over those.
 - bfloat16 runs keep float32 masters that start unrounded, accumulate and reduce in float32.
+- Matrix products of half precision add up in float32, too.
 - Nothing is clipped unless the recipe says so, and nothing is compiled when the engine starts.
 """
 
@@ -27,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmbert.model.batch import PackedBatch
+from mmbert.model.precision import add_products_in_float32
 from mmbert.parallel.description import ParameterDescription, describe
 from mmbert.parallel.gradients import collect_in_float32
 from mmbert.parallel.grid import ProcessGrid
@@ -93,6 +95,7 @@ class Engine:
         self, model: nn.Module, recipe: Recipe, grid: ProcessGrid, device: torch.device
     ) -> None:
         check(model, recipe, grid)
+        add_products_in_float32()
         self.grid, self.device = grid, device
         self.zero_stage = recipe.parallel.zero_stage
         self._learning_rate_max = recipe.optimizer.learning_rate

@@ -109,6 +109,9 @@ def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
+        # Or it stops the device before each forward pass, and once more after the step.
+        "timers": {"throughput": {"enabled": False}},
+        "wall_clock_breakdown": False,
         "zero_optimization": {
             "stage": stage,
             # ZeRO 1 reduces once a step: in bfloat16 overlap.py does it during the last backward
