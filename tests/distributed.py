@@ -9,15 +9,14 @@ import os
 import queue
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from multiprocessing.queues import Queue
 from typing import Any
+from unittest import mock
 
-# DeepSpeed's import otherwise pulls in all of inductor, seconds a process.
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+from tests.environment import ON_A_CPU
 
 # What every rank that makes an engine would otherwise import for itself.
 PRELOADED = [
@@ -31,6 +30,16 @@ PRELOADED = [
 ]
 
 
+def rank_server(modules: Sequence[str]) -> ForkServerContext:
+    """The server that ranks are forked from, running, with `modules` loaded. It and its ranks have
+    the environment of a CPU's ranks; that of this process stays as it is."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
+    with mock.patch.dict(os.environ, ON_A_CPU):
+        forkserver.ensure_running()
+    return context
+
+
 def run_ranks(
     function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 120
 ) -> dict[int, Any]:
@@ -39,8 +48,7 @@ def run_ranks(
     RuntimeError carries the first failing rank's traceback; TimeoutError if a rank says nothing
     (it was killed, or hangs). No process outlives the call.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = rank_server(PRELOADED)
     results: Queue[tuple[int, str | None, Any]] = context.Queue()
     port = free_port()
     processes = [
@@ -86,8 +94,6 @@ def _rank(
         LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
-        TORCHDYNAMO_DISABLE="1",
-        DS_ACCELERATOR="cpu",
     )
     import torch
 

@@ -1,19 +1,20 @@
 """The house: what may import what, as said in pyproject.toml, holds."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.environment import FOLDERS, with_packages
 
 ROOT = Path(__file__).parent.parent
 
 
 def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    paths = [str(folder / place) for place in ("src", "kernels", "data_prep")]
+    paths = [folder / place for place in FOLDERS]
     return subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=with_packages(*paths),
         capture_output=True,
         text=True,
         timeout=120,

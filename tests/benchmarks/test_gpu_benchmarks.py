@@ -5,7 +5,6 @@ What they refuse is tested too: nothing is reported without a GPU, or before the
 
 import importlib
 import json
-import os
 import pkgutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from tests.benchmarks.gpu_step_models import (
 from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, floors, held_by
 from tests.benchmarks.kernel_cases import Case, Function, cases
 from tests.benchmarks.packed_rows import document_lengths, packed_rows
+from tests.environment import ON_A_CPU, with_packages
 
 import mmbert.parallel
 import mmbert_kernels
@@ -39,12 +39,7 @@ PLAIN_ON_A_CPU = {"layer norms", "embedding"}
 
 
 def run_module(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(ROOT), *(str(ROOT / part) for part in ("src", "kernels", "data_prep"))]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # torch.compile would want a C++ compiler
-    }
+    environment = with_packages(ROOT, **ON_A_CPU)  # torch.compile would want a C++ compiler
     return subprocess.run(
         [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments],
         cwd=ROOT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.summary import Summary
 from mmbert_prep.team import SoloTeam
+from tests.environment import with_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 _ALPHABETS = [
@@ -139,6 +139,8 @@ def command(*arguments: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     """An environment in which the packages are found and no launcher is seen."""
-    path = os.pathsep.join(str(ROOT / name) for name in ("src", "kernels", "data_prep"))
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI", "PMI"))}
-    return {**kept, "PYTHONPATH": path}
+    return {
+        name: value
+        for name, value in with_packages().items()
+        if not name.startswith(("SLURM", "OMPI", "PMI"))
+    }

@@ -1,7 +1,6 @@
 """Exported folders give our own logits in older releases of transformers, batched with padding."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.environment import with_packages
 from tests.hub.runs import TOLERANCE, Run, documents, our_logits
 
 PROGRAM = """
@@ -58,7 +58,7 @@ def test_same_logits(run: Run, exported: Path, tmp_path: Path, release: str) -> 
             str(exported),
             json.dumps([text.tolist() for text in texts]),
         ],
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "packages")},
+        env=with_packages(tmp_path / "packages"),
         capture_output=True,
         text=True,
         timeout=200,

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.environment import ON_A_CPU, with_packages
+
 ROOT = Path(__file__).parents[2]
 PRETRAIN = ROOT / "launch" / "pretrain.py"
 PREPROCESS = ROOT / "launch" / "preprocess.py"
@@ -46,11 +48,8 @@ phases:
 
 # What a training process of a test may use: one core, no compiler, CPU.
 ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "TORCHDYNAMO_DISABLE": "1",
-    "DS_ACCELERATOR": "cpu",
-    "PYTHONPATH": ":".join(str(ROOT / part) for part in ("src", "kernels", "data_prep")),
+    **with_packages(),
+    **ON_A_CPU,
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
 for _name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):

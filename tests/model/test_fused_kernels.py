@@ -5,7 +5,6 @@ own, in float32 (the interpreter's bfloat16 is wrong).
 """
 
 import io
-import os
 import subprocess
 import sys
 from functools import cache
@@ -18,6 +17,7 @@ from torch import Tensor
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.memory import activation_memory
+from tests.environment import with_packages
 from tests.model.test_memory import kept_bytes
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 
@@ -54,12 +54,9 @@ def write_results() -> None:
 @cache
 def fused_results() -> dict[str, dict[str, Tensor]]:
     pytest.importorskip("triton")
-    environment = os.environ | {
-        "MMBERT_KERNELS": "triton",
-        "TRITON_INTERPRET": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(str(ROOT / p) for p in (".", "src", "kernels", "tests")),
-    }
+    environment = with_packages(
+        ROOT, ROOT / "tests", MMBERT_KERNELS="triton", TRITON_INTERPRET="1", OMP_NUM_THREADS="1"
+    )
     script = "from tests.model.test_fused_kernels import write_results; write_results()"
     finished = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, timeout=300

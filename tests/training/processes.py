@@ -4,7 +4,6 @@ They are forked from a server that has torch and deepspeed loaded, so that a sta
 what a launcher adds is tested apart from that, with the real `deepspeed`.
 """
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -15,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.training.preparation import RunOptions
-
-# As in distributed.py: the server that ranks are forked from imports DeepSpeed.
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from tests.distributed import rank_server
 
 
 def start_ranks(
@@ -32,8 +28,7 @@ def start_ranks(
 
     What the ranks print goes to `output`.log.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "deepspeed", "distributed", "mmbert.training.main"])
+    context = rank_server(["torch", "deepspeed", "distributed", "mmbert.training.main"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

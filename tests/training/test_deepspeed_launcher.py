@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import ON_A_CPU, with_packages
 from tests.training.processes import wait_for
 from tests.training.small_run import events, step_losses
 
@@ -21,14 +22,7 @@ def launch(
     inputs: Path, run: Path, *overrides: str, port: int | None = None, hostfile: str | None = None
 ) -> subprocess.Popen[bytes]:
     """`deepspeed --num_gpus 2 launch/pretrain.py …`; its output goes to `run`.log."""
-    environment = {
-        **os.environ,
-        MARK: str(run),
-        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("src", "kernels", "data_prep")),
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-    }
+    environment = with_packages(**ON_A_CPU, **{MARK: str(run)})
     port = port or 20000 + os.getpid() % 10000
     more = [] if hostfile is None else ["--hostfile", hostfile]
     command = [

@@ -1,7 +1,6 @@
 """The main job on one GPU, in bfloat16: it trains, continues, and says what the device did."""
 
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -21,6 +20,7 @@ from mmbert.training.timing import TimeSplit
 from mmbert.training.wishes import Wishes
 from tests.benchmarks.gpu_step_models import join_a_group_of_one
 from tests.benchmarks.packed_rows import packed_rows
+from tests.environment import on_a_gpu
 from tests.model.tiny_models import BASES, tiny_config
 from tests.training.prescribed import recipe
 from tests.training.small_run import log_of, step_losses
@@ -31,10 +31,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.gpu
 def test_on_a_gpu_it_trains_and_continues(inputs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        str(ROOT / part) for part in ("src", "kernels", "data_prep")
-    )
     command = [
         sys.executable, str(ROOT / "launch" / "pretrain.py"), "--recipe",
         str(inputs / "recipe.yaml"), "--data", str(inputs / "shards"), "--output", str(run),
@@ -43,7 +39,7 @@ def test_on_a_gpu_it_trains_and_continues(inputs: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     for stop in (["--stop-after-phase", "pretrain"], []):
         done = subprocess.run(
-            [*command, *stop], env=environment, capture_output=True, text=True, timeout=500
+            [*command, *stop], env=on_a_gpu(), capture_output=True, text=True, timeout=500
         )
         assert done.returncode == 0, done.stdout + done.stderr
     losses = step_losses(run)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mmbert.training.signals import STOP_FILE, StopRequest, launcher_chain, parent_of
+from tests.environment import with_packages
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_ranks_notice_when_the_upper_launcher_is_killed(tmp_path: Path) -> None:
         ],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=with_packages(*sys.path),
     )
     assert_noticed(runner, 2, tmp_path)
 
@@ -130,7 +131,7 @@ def test_ranks_on_another_machine_notice_when_ssh_is_gone(tmp_path: Path) -> Non
         executable=sys.executable,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=with_packages(*sys.path),
     )
     assert_noticed(server, 3, tmp_path)
 

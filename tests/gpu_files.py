@@ -1,0 +1,70 @@
+"""Which tests need a GPU, by the operation that they verify.
+
+The figure of an operation is worth as much as the tests of that operation that passed. To run
+them, name the files: pytest need not read the others, which want packages that a GPU's machine may
+lack.
+"""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"^(@|pytestmark\b).*pytest\.mark\.gpu\b", re.MULTILINE)
+KERNELS = "tests/kernels/test_triton.py"
+STEP = "tests/training/test_on_gpu.py"
+DRAWING = f"{KERNELS}::test_dropout_has_the_masks_of_the_reference"
+EVERY = tuple(
+    f"{KERNELS}::{name}"
+    for name in (
+        "test_results_do_not_depend_on_memory_layout",
+        "test_expanded_gradients_are_read_right",
+        "test_nothing_gives_nothing",
+        "test_rows_more_than_two_to_the_31_elements_apart",
+        "test_float64_is_refused",
+    )
+)
+"""Tests that go through several operations; they count for each."""
+
+
+def _of(*names: str) -> tuple[str, ...]:
+    return tuple(f"{KERNELS}::{name}" for name in names)
+
+
+# pytest's names without parameters. A name that others begin with stands for those too.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "layer norms": (
+        *_of("test_layer_norm", "test_add_layer_norm", "test_branching_layer_norm"),
+        DRAWING,
+        *EVERY,
+    ),
+    "embedding": (*_of("test_embedding_layer_norm", "test_scatter_of_runs"), *EVERY),
+    "geglu": (*_of("test_geglu"), *EVERY),
+    "rotary": (*_of("test_rotary"), *EVERY),
+    "attention": ("tests/kernels/test_implementation.py::test_attention_on_a_gpu",),
+    "gather rows": (*_of("test_gather_rows", "test_scatter_of_runs"), *EVERY),
+    "vocabulary head": (
+        *_of("test_linear_cross_entropy", "test_a_chunk_of_more_than_two_to_the_31_logits"),
+        *EVERY,
+    ),
+    "optimiser": _of("test_stable_adamw"),
+    "memory": ("tests/model/test_memory.py::test_peak_on_a_gpu",),
+    "batches": ("tests/data/test_batch.py::test_on_a_gpu_it_is_the_same",),
+    "training step": (STEP,),
+    "evaluation": ("tests/evaluation/test_gpu.py",),
+}
+"""Operation -> the beginnings of the ids of its tests. Names as in a step's trace."""
+
+
+def gpu_test_files(root: Path = ROOT) -> list[str]:
+    """The files that hold tests which need a GPU, found by their text alone; below `root`."""
+    found = (root / "tests").rglob("test_*.py")
+    return sorted(str(path.relative_to(root)) for path in found if MARKED.search(path.read_text()))
+
+
+def operations_of(test: str) -> list[str]:
+    """The operations that pytest's test id `test` (parameters included) verifies; maybe none."""
+    return [
+        operation
+        for operation, beginnings in GROUPS.items()
+        if any(test.startswith(beginning) for beginning in beginnings)
+    ]
