@@ -1,6 +1,6 @@
 """What a recipe will cost before a GPU-hour is spent: `plan(recipe, …)` and `render(plan)`."""
 
-from mmbert.planner.costs import FlopsPerToken, ParameterCount, count_parameters, flops_per_token
+from mmbert.planner.costs import ParameterCount, count_parameters, flops_per_token
 from mmbert.planner.hardware import GPUS, Gpu, find_gpu
 from mmbert.planner.memory import DeviceMemory, device_memory, usable_bytes
 from mmbert.planner.plan import DEFAULT_UTILISATION, Layout, PhaseCost, Plan, plan
@@ -10,7 +10,6 @@ __all__ = [
     "DEFAULT_UTILISATION",
     "GPUS",
     "DeviceMemory",
-    "FlopsPerToken",
     "Gpu",
     "Layout",
     "ParameterCount",

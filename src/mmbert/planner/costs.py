@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mmbert.model.flops import Flops, flops_by_part
 from mmbert.recipe import ModelSettings
 
 
@@ -53,41 +54,14 @@ def count_parameters(model: ModelSettings, vocabulary_size: int) -> ParameterCou
     )
 
 
-@dataclass(frozen=True)
-class FlopsPerToken:
-    """Training FLOPs (forward and backward, nothing recomputed) per token of a row, by part."""
-
-    encoder: float
-    head: float
-    global_attention: float
-    local_attention: float
-
-    @property
-    def total(self) -> float:
-        """All parts together."""
-        return self.encoder + self.head + self.global_attention + self.local_attention
-
-
-def global_layers(model: ModelSettings) -> int:
-    """How many layers attend to the whole document: every `global_attention_every`-th, from 0."""
-    return len(range(0, model.num_hidden_layers, model.global_attention_every))
-
-
 def flops_per_token(
     model: ModelSettings, vocabulary_size: int, mask_ratio: float, mean_length: float
-) -> FlopsPerToken:
-    """Training FLOPs per token.
+) -> Flops:
+    """Training FLOPs per token of a row, as `mmbert.model.flops` counts them.
 
     `mean_length` is the token-weighted mean document length, the sum of squared lengths over the
-    sum of lengths: attention in a global layer costs 12·d times that. Three passes (forward, and
-    two products backward) of 2 FLOPs a multiply-add. A local layer sees `local_window` + 1 keys,
-    or the whole document where that is shorter.
+    sum of lengths: a row of documents of that length alone costs as much, but for documents shorter
+    than a local window.
     """
-    d, f = model.hidden_size, model.intermediate_size
-    layers, full = model.num_hidden_layers, global_layers(model)
-    return FlopsPerToken(
-        encoder=6.0 * layers * (4 * d * d + 3 * d * f),
-        head=6.0 * mask_ratio * (d * d + d * vocabulary_size),
-        global_attention=12.0 * d * full * mean_length,
-        local_attention=12.0 * d * (layers - full) * min(model.local_window + 1, mean_length),
-    )
+    masked = mask_ratio * mean_length
+    return flops_by_part(model, vocabulary_size, [mean_length], masked).per(mean_length)

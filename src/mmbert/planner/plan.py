@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmbert.errors import UserError
 from mmbert.model.config import encoder_config
+from mmbert.model.flops import Flops
 from mmbert.planner.communication import Communication, step_communication
-from mmbert.planner.costs import FlopsPerToken, ParameterCount, count_parameters, flops_per_token
+from mmbert.planner.costs import ParameterCount, count_parameters, flops_per_token
 from mmbert.planner.evidence import gather_evidence
 from mmbert.planner.hardware import Gpu, find_gpu
 from mmbert.planner.languages import LanguageTable
@@ -36,7 +37,7 @@ class PhaseCost:
     context: int
     mask_ratio: float
     mean_length: float
-    flops: FlopsPerToken
+    flops: Flops
     communication: Communication
     step_seconds: float
     full_step_seconds: float

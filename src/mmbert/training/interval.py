@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 
 from mmbert.data.rows import Row
+from mmbert.model.flops import training_flops
 from mmbert.parallel.grid import ProcessGrid
 from mmbert.recipe import ModelSettings
 from mmbert.training.control import Control
-from mmbert.training.utilisation import training_flops
 
 
 @dataclass(frozen=True)
