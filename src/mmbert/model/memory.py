@@ -19,6 +19,8 @@ from mmbert.model.config import EncoderConfig
 # What linear_cross_entropy lets a chunk of logits take on a GPU.
 LOGITS_CHUNK_BYTES = 2 << 30
 FLOAT32 = 4
+# FlashAttention adds the queries' gradients up in float32, with so many rows between documents.
+ROWS_BETWEEN_DOCUMENTS = 128
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class _Units:
     """A norm's mean and deviation of every token."""
     log_sums: int
     """Attention's logarithm of a sum for every token and head."""
+    sums: int
+    """What attention's backward pass adds up in float32: the queries' gradients, and a number for
+    every token and head; with gaps between documents."""
 
 
 def activation_memory(
@@ -68,16 +73,22 @@ def activation_memory(
     *,
     row_tokens: int,
     masked_tokens: int,
+    document_slots: int = 0,
     tensor_parallel: int = 1,
     sequence_parallel: bool = False,
     element_size: int = 2,
 ) -> ActivationMemory:
     """Activation memory of one rank for a row of `row_tokens` with `masked_tokens` mask slots.
 
-    `element_size`: bytes of the dtype that the model computes in (2 for bfloat16).
+    `document_slots`: entries of cu_seqlens but one, filled or not, which FlashAttention 2 takes
+    memory for in its backward pass (flash_api.cpp, mha_varlen_bwd: dq_accum and softmax_d); 0 for
+    an attention that adds up in the gradients themselves, as that on CPUs. `element_size`: bytes of
+    the dtype that the model computes in (2 for bfloat16).
     """
     token_split = tensor_parallel if sequence_parallel else 1
     whole = row_tokens * config.hidden_size * element_size
+    gaps = ROWS_BETWEEN_DOCUMENTS * document_slots
+    per_token = (config.hidden_size + config.num_attention_heads) * FLOAT32 // tensor_parallel
     units = _Units(
         stream=whole // token_split,
         heads=whole // tensor_parallel,
@@ -85,6 +96,7 @@ def activation_memory(
         gathered=whole if token_split > 1 else 0,
         statistics=2 * row_tokens * FLOAT32 // token_split,
         log_sums=row_tokens * config.num_attention_heads * FLOAT32 // tensor_parallel,
+        sums=(row_tokens + gaps) * per_token if document_slots else 0,
     )
     layers = _kept_by_layers(config, units, table_is_split=tensor_parallel > 1)
 
@@ -95,11 +107,15 @@ def activation_memory(
     head = 4 * rows + vocabulary * (config.hidden_size + 1) * FLOAT32
     chunk = min(LOGITS_CHUNK_BYTES, masked_tokens * vocabulary * element_size)
 
-    forward_peak = layers + max(_layer_forward(config, units), head + chunk + 2 * rows)
+    # The last hidden states live on while the head works on some of them.
+    in_head = units.stream + head + chunk + 2 * rows
+    forward_peak = layers + max(_layer_forward(config, units), in_head)
     # Backward: first the decoder's gradients go into the model's dtype (in place in float32), then
-    # the last layer runs, while the table's gradient waits for that of the embedding.
+    # the last layer runs, while the table's gradient waits for that of the embedding and what the
+    # final norm kept is gone.
     scaled = table if element_size < FLOAT32 else 0
-    backward_peak = layers + max(head + scaled + 2 * rows, table + _layer_backward(config, units))
+    last_layer = table + _layer_backward(config, units) - units.stream
+    backward_peak = layers + max(head + scaled + 2 * rows, last_layer)
     return ActivationMemory(layers, head, forward_peak, backward_peak)
 
 
@@ -118,10 +134,13 @@ def _kept_by_layers(config: EncoderConfig, units: _Units, *, table_is_split: boo
 
 
 def _layer_kept(config: EncoderConfig, units: _Units) -> int:
-    """Kept by a layer: the table in this file's heading; with `full`, while it runs again."""
+    """Kept by a layer: the table in this file's heading; with `full`, while it runs again (then one
+    of the sums is what was kept)."""
     kept = 4 * units.heads + 2 * units.statistics + units.log_sums
     if config.recompute == "selective":
         return kept + 2 * units.stream + 2 * units.inner
+    if config.recompute == "full":
+        return kept + 3 * units.stream + 3 * units.inner
     return kept + 4 * units.stream + 3 * units.inner
 
 
@@ -131,10 +150,10 @@ def _layer_forward(config: EncoderConfig, units: _Units) -> int:
         attention = units.stream + 6 * units.heads + units.gathered
         feed_forward = 3 * units.stream + 3 * units.inner
         return max(attention, feed_forward)
-    product = units.inner if config.recompute == "selective" else 0
-    # Gate, up, their product and the update; then update and normed output in the final norm,
-    # whose sum is counted as kept.
-    return max(units.stream + product, 2 * units.stream)
+    unkept = units.inner + units.stream if config.recompute == "selective" else 0
+    # Gate, up, their product, what the norm gave and the update; then update and normed output in
+    # the final norm, whose sum is counted as kept.
+    return max(units.stream + unkept, 2 * units.stream)
 
 
 def _layer_backward(config: EncoderConfig, units: _Units) -> int:
@@ -147,5 +166,9 @@ def _layer_backward(config: EncoderConfig, units: _Units) -> int:
     gated_unit = units.stream + 3 * units.inner - freed
     first_linear = units.stream + max(units.stream, units.gathered) + units.gathered
     first_linear += rebuilt_norm - freed
+    # Attention: the gradients of the stream, of its output and of its three arguments, when all
+    # that the feed-forward part kept is gone, and its norm's sum (and output, where it was kept).
+    gone = 2 * units.inner + units.stream if selective else 3 * units.inner + 2 * units.stream
+    attention = units.stream + 4 * units.heads + units.sums - gone
     running_again = _layer_kept(config, units) if config.recompute == "full" else 0
-    return running_again + max(second_linear, gated_unit, first_linear)
+    return running_again + max(second_linear, gated_unit, first_linear, attention)

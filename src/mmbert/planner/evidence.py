@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.data.corpus import Component, Corpus, open_corpus
+from mmbert.data.packing import segments_in_a_row
+from mmbert.data.phase import row_shapes
 from mmbert.data.pieces import SPECIAL_TOKENS_PER_SEGMENT, count_parts, part_bounds
 from mmbert.data.shares import PhaseMix, component_sizes, phase_mixes
 from mmbert.planner.languages import LanguagePhase, LanguageTable, published_languages
@@ -18,10 +20,12 @@ _DOCUMENTS_SAMPLED = 4096
 
 @dataclass(frozen=True)
 class Evidence:
-    """Vocabulary size, token-weighted mean document length by phase, languages; and whence."""
+    """Vocabulary size, token-weighted mean document length and most slots for documents in a row by
+    phase, languages; and whence."""
 
     vocabulary_size: int
     mean_lengths: dict[str, float]
+    document_slots: dict[str, int]
     length_origin: str
     languages: LanguageTable | None
 
@@ -35,15 +39,21 @@ def gather_evidence(recipe: Recipe, steps: TrainingPlan, shards: Path | None) ->
         return Evidence(
             vocabulary_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size,
             mean_lengths={phase.name: float(phase.context) for phase in recipe.phases},
+            document_slots={
+                phase.name: segments_in_a_row(recipe.batch.row_tokens, phase.context)
+                for phase in recipe.phases
+            },
             length_origin="Documents were taken to fill the context, an upper bound: --data gives"
             " their true lengths",
             languages=published_languages(recipe, steps),
         )
     corpus = open_corpus(shards)
     mixes = phase_mixes(component_sizes(corpus, recipe), recipe)
+    shapes = zip(recipe.phases, row_shapes(corpus, recipe), strict=True)
     return Evidence(
         vocabulary_size=corpus.tokenizer.vocabulary_size,
         mean_lengths=_mean_lengths(recipe, corpus, mixes),
+        document_slots={phase.name: shape.max_segments for phase, shape in shapes},
         length_origin=f"Document lengths are those of {shards}",
         languages=_languages(corpus, mixes, str(shards)),
     )

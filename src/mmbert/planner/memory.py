@@ -57,6 +57,7 @@ def device_memory(
     *,
     row_tokens: int,
     masked_tokens: int,
+    document_slots: int,
     tensor: int,
     data: int,
     sequence: bool,
@@ -66,10 +67,11 @@ def device_memory(
     """Peak bytes on one device.
 
     `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` the number of data ranks;
-    `masked_tokens` the mask slots of a row. Master weights, both moments and the accumulated
-    gradients are float32. ZeRO 1 spreads the masters and moments over the data ranks, 2 the
-    gradients too, 3 the weights as well; of those a device then holds the embedding, which the
-    decoder shares, and a layer, and during the passes what it may keep of the others.
+    `masked_tokens` the mask slots of a row, `document_slots` the most slots that it may have for
+    documents. Master weights, both moments and the accumulated gradients are float32. ZeRO 1
+    spreads the masters and moments over the data ranks, 2 the gradients too, 3 the weights as well;
+    of those a device then holds the embedding, which the decoder shares, and a layer, and during
+    the passes what it may keep of the others.
     """
     local = local_parameters(parameters, tensor)
     share = -(-local // data)
@@ -77,6 +79,7 @@ def device_memory(
         config,
         row_tokens=row_tokens,
         masked_tokens=masked_tokens,
+        document_slots=document_slots,
         tensor_parallel=tensor,
         sequence_parallel=sequence and tensor > 1,
         element_size=compute_bytes,

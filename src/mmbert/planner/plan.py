@@ -123,7 +123,15 @@ def plan(
     steps = training_plan(recipe)
     evidence = gather_evidence(recipe, steps, shards)
     parameters = count_parameters(recipe.model, evidence.vocabulary_size)
-    site = _Site(recipe, hardware, gpus, utilisation, evidence.vocabulary_size, parameters)
+    site = _Site(
+        recipe,
+        hardware,
+        gpus,
+        utilisation,
+        evidence.vocabulary_size,
+        parameters,
+        evidence.document_slots,
+    )
     phases = tuple(
         _phase_cost(site, phase, evidence.mean_lengths[phase.name]) for phase in steps.phases
     )
@@ -162,6 +170,7 @@ class _Site:
     utilisation: float
     vocabulary_size: int
     parameters: ParameterCount
+    document_slots: dict[str, int]
 
     @property
     def compute_bytes(self) -> int:
@@ -290,13 +299,14 @@ def _largest_memory(site: _Site, tensor: int, zero_stage: int) -> DeviceMemory:
                 site.parameters,
                 row_tokens=recipe.batch.row_tokens,
                 masked_tokens=site.masked_tokens(index),
+                document_slots=site.document_slots[phase.name],
                 tensor=tensor,
                 data=site.gpus // tensor,
                 sequence=recipe.parallel.sequence,
                 zero_stage=zero_stage,
                 compute_bytes=site.compute_bytes,
             )
-            for index in range(len(recipe.phases))
+            for index, phase in enumerate(recipe.phases)
         ),
         key=lambda memory: memory.total,
     )
