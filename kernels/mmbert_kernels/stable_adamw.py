@@ -29,6 +29,8 @@ from mmbert_kernels.stable_adamw_kernels import apply_triton, sums_triton
 
 # The reference sums in pieces that stay in a core's cache.
 REFERENCE_PIECE = 1 << 16
+# Elements that PyTorch's CPU kernels take at a time, at most (512 bits).
+VECTOR = 16
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,11 @@ def _apply_reference(
         if start < end:
             alike.setdefault((rate, decay), []).append(slice(start, end))
     for (rate, decay), places in alike.items():
+        whole, rests = _whole_vectors(places)
+        padded = [[_padded(flat[rest]) for rest in rests] for flat in flats]
         parameters, gradients, exp_avgs, exp_avg_sqs = (
-            [flat[place] for place in places] for flat in flats
+            [*(flat[place] for place in whole), *ends]
+            for flat, ends in zip(flats, padded, strict=True)
         )
         torch._fused_adamw_(
             parameters,
@@ -209,7 +214,7 @@ def _apply_reference(
             exp_avgs,
             exp_avg_sqs,
             [],
-            [far] * len(places),
+            [far] * len(parameters),
             lr=rate,
             beta1=factors[0],
             beta2=factors[1],
@@ -218,6 +223,25 @@ def _apply_reference(
             amsgrad=False,
             maximize=False,
         )
+        for number in (0, 2, 3):  # the gradients stay
+            for rest, copy in zip(rests, padded[number], strict=True):
+                flats[number][rest] = copy[: rest.stop - rest.start]
+
+
+def _whole_vectors(places: list[slice]) -> tuple[list[slice], list[slice]]:
+    """Each place cut into what fills whole vectors and the rest, empty ones left out.
+
+    The fused AdamW rounds the elements after the last whole vector differently. Where ZeRO cuts a
+    tensor differs between tensor ranks, and copies of it must get the same bits all the same.
+    """
+    cuts = [place.stop - (place.stop - place.start) % VECTOR for place in places]
+    whole = [slice(p.start, cut) for p, cut in zip(places, cuts, strict=True) if cut > p.start]
+    return whole, [slice(cut, p.stop) for p, cut in zip(places, cuts, strict=True) if p.stop > cut]
+
+
+def _padded(rest: Tensor) -> Tensor:
+    """A copy as long as a vector, filled up with zeros."""
+    return torch.nn.functional.pad(rest, (0, VECTOR - len(rest)))
 
 
 def _check(segments: Segments, *tensors: Tensor) -> None:

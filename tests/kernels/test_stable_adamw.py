@@ -111,6 +111,30 @@ def test_where_the_partitions_are_cut_does_not_matter(cuts: tuple[int, ...]) -> 
     torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-7)
 
 
+def test_an_elements_bits_do_not_depend_on_where_its_tensor_is_cut() -> None:
+    """ZeRO cuts elsewhere on the next tensor rank, whose copy must stay the same to the bit."""
+    given = torch.randn(4, 1003, generator=torch.Generator().manual_seed(2))
+    given[3].square_()
+    results = []
+    for length in (1003, 500, 7):
+        flats = given.clone()
+        bounds = (*range(0, 1003, length), 1003)
+        segments = Segments(bounds[:-1], bounds[1:])
+        stable_adamw_apply(
+            *flats,
+            segments,
+            torch.ones(len(segments), 2, dtype=torch.float64),
+            step=3,
+            learning_rate=3e-3,
+            peak_learning_rate=6e-3,
+            weight_decay=torch.full((len(segments),), 0.02),
+            **SETTINGS,
+        )
+        results.append(flats)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
 def test_a_zero_gradient_moves_nothing_but_the_decay() -> None:
     p, g, m, v = torch.ones(8), *torch.zeros(3, 8)
     segments = Segments((0,), (8,))
