@@ -17,7 +17,7 @@ from mmbert.training.timing import TimeSplit
 
 ACTIVITY = "communication"
 BESIDE = "communication_beside_computing"
-# By all their names in torch 2.11 to 2.13.
+# By all their names in torch 2.11 to 2.15.
 COLLECTIVES = (
     "allreduce",
     "allreduce_coalesced",
@@ -35,6 +35,8 @@ COLLECTIVES = (
     "broadcast",
     "reduce",
     "gather",
+    "gather_single",
+    "gather_into_tensor",
     "scatter",
     "alltoall",
     "alltoall_base",
