@@ -13,6 +13,7 @@ import argparse
 import gc
 import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from tests.model.test_transformers_parity import (
@@ -21,8 +22,9 @@ from tests.model.test_transformers_parity import (
     relative_difference,
 )
 from tests.model.tiny_models import OUTPUT_SCALE, WEIGHT_SCALE, random_row, tiny_model
+from tests.transformers_versions import load_in
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mmbert.model.config import encoder_config
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -67,7 +69,7 @@ def error_ratio(model: MaskedLanguageModel) -> float:
     with tempfile.TemporaryDirectory() as folder:
         exact.save_pretrained(folder)
         # Loaded, not cast: casting would round its rotary frequencies too.
-        theirs = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        theirs = load_in(Path(folder), torch.bfloat16)
     truth = packed_reference_logits(exact.double(), ROW, window)
     their_error = (packed_reference_logits(theirs, ROW, window) - truth).norm()
     return float((our_logits(model) - truth).norm() / their_error)

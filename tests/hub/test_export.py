@@ -21,6 +21,7 @@ from mmbert.hub.export import export_checkpoint
 from mmbert.hub.source import CheckpointSource
 from mmbert.hub.verification import ExportMismatchError
 from tests.hub.runs import TOLERANCE, Run, documents, our_logits, save_run
+from tests.transformers_versions import kinds_of_layers, rotary_bases
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -63,15 +64,13 @@ def test_weights_are_stored_bit_for_bit_and_tied_ones_once(run: Run, exported: P
 def test_config_avoids_the_known_traps(run: Run, exported: Path) -> None:
     config = AutoConfig.from_pretrained(exported)
     assert config.classifier_activation == "gelu"  # it drives the head
-    bases = config.rope_parameters
-    assert bases["full_attention"]["rope_theta"] == 20_000
-    assert bases["sliding_attention"]["rope_theta"] == 500  # the last phase's, never −1 or 10,000
+    assert rotary_bases(config) == (20_000, 500)  # the last phase's, never −1 or 10,000
     assert (config.cls_token_id, config.bos_token_id) == (2, 2)  # not eos, as mmBERT's says
     assert (config.sep_token_id, config.eos_token_id, config.pad_token_id) == (1, 1, 0)
-    assert config.layer_types == [
+    assert kinds_of_layers(config) == [
         "full_attention", "sliding_attention", "sliding_attention", "full_attention",
     ]  # fmt: skip
-    assert config.sliding_window == 8
+    assert config.local_attention // 2 == 8
     assert config.max_position_embeddings == 256
     assert config.tie_word_embeddings
     written = json.loads((exported / "config.json").read_text())

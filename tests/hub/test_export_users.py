@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
-    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     pipeline,
@@ -20,6 +19,7 @@ from mmbert.hub.building import build_model, pack
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.fill_mask import fill_masks
 from tests.hub.runs import TOLERANCE, Run, documents, our_logits
+from tests.transformers_versions import load_in
 
 
 def test_bfloat16_folder_and_its_error_against_float64(run: Run, tmp_path: Path) -> None:
@@ -27,8 +27,8 @@ def test_bfloat16_folder_and_its_error_against_float64(run: Run, tmp_path: Path)
     export_checkpoint(run.checkpoint, tmp_path / "out", "bfloat16")
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert all(tensor.dtype == torch.bfloat16 for tensor in stored.values())
-    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16).eval()
-    exact = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", dtype=torch.float64).eval()
+    theirs = load_in(tmp_path / "out", torch.bfloat16)
+    exact = load_in(tmp_path / "out", torch.float64)
     texts = documents(run)
     rounded = build_model(run.model.config, run.model.named_parameters()).to(torch.bfloat16)
     ours = our_logits(replace(run, model=rounded), texts)

@@ -29,6 +29,7 @@ from tests.hub.tokenizers_for_tests import (
     modernbert_like_tokenizer,
     save_tokenizer,
 )
+from tests.transformers_versions import kinds_of_layers, rotary_bases
 
 COMMON: dict[str, Any] = {
     "architectures": ["ModernBertForMaskedLM"],
@@ -169,12 +170,11 @@ def test_full_sizes_are_those_that_transformers_reads(tmp_path: Path, name: str)
     expected = {n: tuple(p.shape) for n, p in model.named_parameters()}
     assert parameter_shapes(ours.encoder) == expected
     assert (ours.rotary_bases.global_, ours.rotary_bases.local_) == BASES[name]
-    found = {kind: value["rope_theta"] for kind, value in theirs.rope_parameters.items()}
-    assert (found["full_attention"], found["sliding_attention"]) == BASES[name]
+    assert rotary_bases(theirs) == BASES[name]
     layers = range(theirs.num_hidden_layers)
     pattern = ["full_attention" if ours.encoder.attends_globally(i) else "sliding_attention"
                for i in layers]  # fmt: skip
-    assert pattern == theirs.layer_types
+    assert pattern == kinds_of_layers(theirs)
     assert ours.encoder.global_attention_every == 3
     assert (ours.context, ours.encoder.local_window) == (8192, 128)
 

@@ -13,6 +13,7 @@ from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.recipe import RotaryBases
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+from tests.transformers_versions import load_in, logits_under_masks
 
 # The largest difference allowed, as a share of the largest logit.
 TOLERANCE = 1e-5
@@ -67,9 +68,7 @@ def packed_reference_logits(reference: PreTrainedModel, row: PackedBatch, window
     """[T, vocabulary], without a gradient."""
     masks, positions = packed_inputs(row, window)
     with torch.no_grad():
-        return reference(
-            input_ids=row.input_ids[None], attention_mask=masks, position_ids=positions
-        ).logits[0]
+        return logits_under_masks(reference, row.input_ids[None], masks, positions)[0]
 
 
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
@@ -161,9 +160,7 @@ def packed_logits_with_gradient(
     masks, positions = packed_inputs(row, window)
     lowest = torch.finfo(torch.float32).min
     added = {kind: torch.where(allowed, 0.0, lowest) for kind, allowed in masks.items()}
-    return reference(
-        input_ids=row.input_ids[None], attention_mask=added, position_ids=positions
-    ).logits[0]
+    return logits_under_masks(reference, row.input_ids[None], added, positions)[0]
 
 
 def test_bfloat16_is_as_near_to_the_truth_as_transformers_is(tmp_path: Path) -> None:
@@ -176,7 +173,7 @@ def test_bfloat16_is_as_near_to_the_truth_as_transformers_is(tmp_path: Path) -> 
     weights = {name: tensor.float() for name, tensor in model.state_dict().items()}
     reference = reference_model(config, BASES, weights, "sdpa")
     reference.save_pretrained(tmp_path)
-    rounded = AutoModelForMaskedLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    rounded = load_in(tmp_path, torch.bfloat16)
     truth = packed_reference_logits(reference.double(), row, config.local_window)
     theirs = packed_reference_logits(rounded, row, config.local_window)
     ours = model.logits(row, rotary_bases=BASES, all_tokens=True)
