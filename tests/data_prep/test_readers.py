@@ -162,10 +162,9 @@ def test_parquet_columns_of_any_text_type(tmp_path: Path) -> None:
     values = ["eins", "zwei ü", None, "drei"]
     types = [pa.string(), pa.large_string(), pa.string_view(), pa.binary()]
     for number, kind in enumerate([*types, pa.dictionary(pa.int32(), pa.string())]):
-        table = pa.table({"text": pa.array(values).cast(kind)})
         path = tmp_path / f"deu_Latn.{number}.parquet"
         try:
-            pq.write_table(table, path)
+            pq.write_table(pa.table({"text": pa.array(values).cast(kind)}), path)
         except pa.ArrowNotImplementedError:
             continue  # this Arrow cannot write the type, so no such file exists
         found = read(path)
