@@ -7,7 +7,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-shards preprocess test test-long test-gpu lint format golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess test test-long test-oldest test-newest test-gpu lint format golden bench bench-gpu ablations clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -15,7 +15,13 @@ help: ## This list
 .venv/.installed: setup.py launch/install.sh
 	@launch/install.sh
 
-setup: .venv/.installed ## Make .venv and install everything (PYTHON=…, TORCH_INDEX_URL=…)
+setup: .venv/.installed ## Make .venv and install everything: [PYTHON=… TORCH_INDEX_URL=… EXTRAS=…], without a network WHEELS=…
+
+wheels: ## Collect wheels for a machine without a network: DIR=… [PYTHON_VERSION=3.12 PLATFORM=… MISSING_FROM=pip-list.txt EXTRAS=…]
+	@$(if $(DIR),,$(error give DIR=folder-for-wheels))
+	@PYTHONPATH=src $(PYTHON) -m mmbert.wheels collect '$(DIR)' --extras '$(EXTRAS)' \
+	  $(if $(PYTHON_VERSION),--python-version '$(PYTHON_VERSION)') $(if $(PLATFORM),--platform '$(PLATFORM)') \
+	  $(if $(MISSING_FROM),--missing-from '$(MISSING_FROM)')
 
 # The demo is these commands and nothing else; each continues where it was stopped.
 demo: export DS_ACCELERATOR = cpu
@@ -51,6 +57,12 @@ test: setup ## The test suite (no GPU, no Slurm, no MPI from the system needed)
 
 test-long: setup ## The tests that take longer: faults at many moments, fuzzing
 	@$(BIN)/python -m pytest -m long
+
+test-oldest: ## The suite with the oldest releases that setup.py allows, in .venv-oldest: [TESTS=…]
+	@PYTHONPATH=src $(PYTHON) -m tests.environments oldest -n 2 --dist worksteal $(TESTS)
+
+test-newest: ## The suite with the newest ones, in .venv-newest: [TESTS=…]
+	@PYTHONPATH=src $(PYTHON) -m tests.environments newest -n 2 --dist worksteal $(TESTS)
 
 test-gpu: setup ## The tests that need a CUDA device
 	@$(BIN)/python -m tests.benchmarks.gpu_tests

@@ -28,8 +28,8 @@ setup(
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
     ],
     package_data={name: ["py.typed", "*/*.csv"] for name in PLACES},
-    # A lower bound is what `make test-oldest` runs with; an upper one stands where a release is known
-    # or must be expected to break what is here, and nowhere else.
+    # A lower bound is what `make test-oldest` runs with; an upper one stands where a release is
+    # known or must be expected to break what is here, and nowhere else.
     install_requires=[
         # varlen attention since 2.11; collectives and their methods are renamed from release to
         # release (2.13, 2.15), which the time of communication counts by name
@@ -55,6 +55,7 @@ setup(
         "tqdm>=4.66",
         "psutil>=5.9",
         "protobuf>=4",
+        "packaging>=24",
     ],
     extras_require={
         # Triton's launcher and its interpreter are private to a release: 3.6 to 3.9 have been run.
@@ -68,6 +69,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
+            "uv>=0.8",
             "ruff>=0.8",
             "mypy>=1.13",
             "import-linter>=2.3",

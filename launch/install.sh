@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
 # Makes .venv and installs the system into it; picks the build of torch that fits this machine.
-# Environment: PYTHON (interpreter, default python3), TORCH_INDEX_URL (index of CPU builds of torch), EXTRAS.
+# Environment: PYTHON (interpreter, default python3), TORCH_INDEX_URL (index of CPU builds of torch), EXTRAS,
+# WHEELS (a folder that `make wheels` filled: everything comes from there, nothing from a network).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=${PATH//"$PWD/.venv/bin:"/} # make puts it first, and the interpreter beneath is meant here
 python=${PYTHON:-python3}
-torch_requirement="torch>=2.11,<2.14"
+torch_requirement=$(sed -n 's/^ *"\(torch[<>=][^"]*\)",$/\1/p' setup.py)
 index=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: $("$python" --version 2>&1) is too old: Python 3.11 or newer is needed; name one with PYTHON=python3.12" >&2
+    exit 2
+}
+[ -w . ] && { [ ! -e .venv ] || [ -w .venv ]; } || {
+    echo "error: $PWD or its .venv cannot be written; copy the tree to a place that can" >&2
     exit 2
 }
 if [ ! -x .venv/bin/python ]; then
@@ -18,6 +24,22 @@ if [ ! -x .venv/bin/python ]; then
     }
 fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+
+if [ -n "${WHEELS:-}" ]; then
+    # On a machine with a GPU torch often lies in the system's interpreter, built for its driver. That
+    # may be a virtual environment, which venv's --system-site-packages would pass over.
+    has_torch='import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
+    if ! .venv/bin/python -c "$has_torch" && ! ls "$WHEELS"/torch-*.whl >/dev/null 2>&1 && "$python" -c "$has_torch"; then
+        echo "torch: $WHEELS has none; .venv sees the packages of $("$python" -c 'import sys; print(sys.executable)')"
+        "$python" -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' \
+            >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages-beneath.pth"
+    fi
+    PYTHONPATH=src .venv/bin/python -m mmbert.wheels install "$WHEELS" --build --extras "${EXTRAS:-}"
+    pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+    touch .venv/.installed
+    echo "ready: .venv/bin/mmbert doctor shows what is here"
+    exit
+fi
 
 if .venv/bin/python -c 'import torch' 2>/dev/null; then
     echo "torch: one is already in .venv; it stays"

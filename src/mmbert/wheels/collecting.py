@@ -1,0 +1,144 @@
+"""Collects, where there is a network, the wheels that a machine without one lacks."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmbert.errors import UserError
+from mmbert.wheels.folder import Contents, is_pure, read_folder
+from mmbert.wheels.pep import requirements, utils, version
+from mmbert.wheels.programs import find_uv, run
+from mmbert.wheels.resolution import Package, resolve
+from mmbert.wheels.target import Target
+
+_MEBIBYTE = 1 << 20
+_CUDA = ("torch", "triton", "nvidia-", "cuda-")
+
+
+def collect(
+    folder: Path,
+    wanted: Iterable[requirements.Requirement],
+    target: Target,
+    present: dict[str, version.Version],
+) -> None:
+    """Fill `folder` with the wheels that `target` lacks of `wanted`; what is there already stays.
+
+    Args:
+        folder: made if it is missing.
+        wanted: requirements; their dependencies come with them.
+        target: the machine to collect for.
+        present: what it has; what satisfies is not collected.
+
+    Raises:
+        UserError: a package has no wheel for the machine and none that could be built here, the
+            registry cannot be reached, or the folder cannot be written; packages are named.
+    """
+    contents = _writable(folder, target)
+    packages = resolve(find_uv(), wanted, target, present, contents.wheels.values())
+    if not packages:
+        print(f"{folder} has all that is missing there: {_summary(folder)}")
+        return
+    total = sum(package.size or 0 for package in packages)
+    print(f"for {target}: {len(packages)} packages to collect, {in_words(packages)}")
+    free = shutil.disk_usage(folder).free
+    if free < total:
+        raise UserError(
+            f"{folder} has {_bytes(free)} free, and that is not enough",
+            remedy="name a folder on a larger disk with DIR=",
+        )
+    failures = []
+    for number, package in enumerate(packages, start=1):
+        kind = "" if package.wheel else ", from source"
+        words = f"{package.name} {package.version} ({in_words([package])}{kind})"
+        print(f"[{number}/{len(packages)}] {words}", flush=True)
+        try:
+            _bring(package, folder, target)
+        except UserError as error:
+            print(f"  {error.message}", flush=True)
+            failures.append(error)
+    print(f"{folder}: {_summary(folder)}")
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(packages)} packages are missing in {folder}:\n  "
+            + "\n  ".join(error.message for error in failures),
+            remedy="the same command tries again for these alone; what has no wheel must be built "
+            "on a machine like that one (pip wheel --no-deps NAME) and laid into the folder"
+            if any("registry cannot be reached" not in error.remedy for error in failures)
+            else failures[0].remedy + "; the same command goes on",
+        )
+
+
+def _writable(folder: Path, target: Target) -> Contents:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror})",
+            remedy="name another folder with DIR=",
+        ) from None
+    contents = read_folder(folder, target.tags)
+    for path in contents.damaged:
+        print(f"{path.name} is damaged and is collected anew")
+        path.unlink()
+    return contents
+
+
+def _bring(package: Package, folder: Path, target: Target) -> None:
+    """Put one wheel into `folder`, whole or not at all, in place of other versions of it."""
+    exact = f"{package.name}=={package.version}"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    # On the same disk, so that the wheel appears by a rename.
+    with tempfile.TemporaryDirectory(prefix=".collecting-", dir=folder) as place:
+        if package.wheel:
+            line = exact + (f" --hash=sha256:{package.sha256}" if package.sha256 else "")
+            asked = Path(place) / "wanted.txt"
+            asked.write_text(line + "\n", encoding="utf-8")
+            options = ["--no-deps", *target.pip_options, f"--dest={place}", f"-r{asked}"]
+            run([*pip, "download", *options], exact)
+        else:
+            options = ["--no-deps", f"--no-binary={package.name}", f"--wheel-dir={place}"]
+            # DeepSpeed compiles its CUDA operations when it runs; none may be built here.
+            run([*pip, "wheel", *options, exact], f"{exact} from source", {"DS_BUILD_OPS": "0"})
+        made = next(Path(place).glob("*.whl"))
+        if not package.wheel and not is_pure(made):
+            raise UserError(
+                f"{exact} has no wheel for {target}, and what its source gives here "
+                f"({made.name}) runs on machines like this one only",
+                remedy="build it on a machine like that one",
+            )
+        for stale in folder.glob("*.whl"):
+            name, number, _, marks = utils.parse_wheel_filename(stale.name)
+            same = (name, str(number) == package.version) == (package.name, False)
+            if same and not marks.isdisjoint(target.tags):
+                stale.unlink()
+        made.replace(folder / made.name)
+
+
+def in_words(packages: list[Package]) -> str:
+    """The bytes of some packages in words, with what the registry does not say."""
+    known = [package for package in packages if package.size is not None]
+    if not known:
+        return "of a size that the registry does not say"
+    words = _bytes(sum(package.size or 0 for package in known))
+    cuda = [package.size or 0 for package in known if package.name.startswith(_CUDA)]
+    if len(packages) > 1 and cuda:
+        words += f", of which torch and its CUDA libraries {_bytes(sum(cuda))}"
+    if unknown := [package.name for package in packages if package.size is None]:
+        words += f" and {', '.join(unknown)}, of which the registry says no size"
+    return words
+
+
+def _bytes(number: int) -> str:
+    if number < _MEBIBYTE:
+        return f"{-(-number // 1024)} KiB"
+    return f"{number / _MEBIBYTE:,.1f} MiB"
+
+
+def _summary(folder: Path) -> str:
+    sizes = [path.stat().st_size for path in folder.glob("*.whl")]
+    return f"{len(sizes)} wheels, {_bytes(sum(sizes))}"

@@ -1,0 +1,92 @@
+"""A folder of wheels: which of them a machine takes, and what they say of themselves."""
+
+from __future__ import annotations
+
+import email.parser
+import email.policy
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbert.errors import UserError
+from mmbert.wheels.pep import requirements, tags, utils, version
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One file: its normalised name, its version, and what it requires."""
+
+    path: Path
+    name: str
+    version: version.Version
+    requires: tuple[requirements.Requirement, ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The wheels of a folder by name (the newest version each), and what does not count."""
+
+    wheels: dict[str, Wheel]
+    others: dict[str, str]  # wheels for another machine: name to file name
+    damaged: tuple[Path, ...]
+
+
+def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
+    """Look through the wheels in `folder` for a machine that takes `accepted` tags.
+
+    Raises:
+        UserError: `folder` is none.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}",
+            remedy=f"collect the wheels where there is a network: make wheels DIR={folder}",
+        )
+    taken = frozenset(accepted)
+    wheels: dict[str, Wheel] = {}
+    others: dict[str, str] = {}
+    damaged = []
+    for path in sorted(folder.glob("*.whl")):
+        try:
+            name, number, _, marks = utils.parse_wheel_filename(path.name)
+            if taken.isdisjoint(marks):
+                others[name] = path.name
+                continue
+            wheel = Wheel(path, name, number, _requires(path))
+        except (utils.InvalidWheelFilename, zipfile.BadZipFile, KeyError, OSError):
+            damaged.append(path)
+            continue
+        if name not in wheels or wheels[name].version < number:
+            wheels[name] = wheel
+    return Contents(wheels, others, tuple(damaged))
+
+
+def is_pure(path: Path) -> bool:
+    """Whether a wheel runs on every platform: by its tags and by its own word."""
+    _, _, _, marks = utils.parse_wheel_filename(path.name)
+    anywhere = all((mark.abi, mark.platform) == ("none", "any") for mark in marks)
+    return anywhere and _message(path, "WHEEL").get("Root-Is-Purelib", "").strip() == "true"
+
+
+def metadata(path: Path) -> bytes:
+    """The METADATA file of a wheel."""
+    return _read(path, "METADATA")
+
+
+def _requires(path: Path) -> tuple[requirements.Requirement, ...]:
+    lines = _message(path, "METADATA").get_all("Requires-Dist", [])
+    return tuple(requirements.Requirement(str(line)) for line in lines)
+
+
+def _message(path: Path, file: str) -> email.message.Message:
+    parser = email.parser.BytesParser(policy=email.policy.compat32)
+    return parser.parsebytes(_read(path, file), headersonly=True)
+
+
+def _read(path: Path, file: str) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.count("/") == 1 and name.endswith(f".dist-info/{file}"):
+                return archive.read(name)
+    raise KeyError(f"{path.name} has no {file}")

@@ -1,0 +1,123 @@
+"""Which packages another machine lacks, in which files: uv's resolution against what it has."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import tomllib
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbert.wheels.folder import Wheel, metadata
+from mmbert.wheels.pep import requirements, utils, version
+from mmbert.wheels.programs import run, uv_environment
+from mmbert.wheels.target import Target
+
+_CHANGE = re.compile(r"^\s*([+-])\s+([\w.-]+)==(\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package to bring: the wheel that fits the machine best, if the registry has one.
+
+    Attributes:
+        name: the normalised name.
+        version: the one version that was chosen.
+        wheel: the wheel's file name, or None where there is only source.
+        sha256: that file's checksum, where the registry says it.
+        size: bytes of the wheel or of the source, or None where the registry does not say it.
+    """
+
+    name: str
+    version: str
+    wheel: str | None
+    sha256: str | None
+    size: int | None
+
+
+def resolve(
+    uv: str,
+    wanted: Iterable[requirements.Requirement],
+    target: Target,
+    present: dict[str, version.Version],
+    collected: Iterable[Wheel],
+    *options: str,
+) -> list[Package]:
+    """What to bring so that `wanted` and all that it needs is there.
+
+    What is present stays wherever its version satisfies, and is taken to have its own
+    dependencies: the machine's builds (a torch for its CUDA, say) are never replaced for being old.
+
+    Args:
+        uv: the path of uv.
+        wanted: requirements.
+        target: the machine.
+        present: what it has.
+        collected: wheels that go there anyway.
+        options: further ones of uv, on how it chooses versions.
+
+    Raises:
+        UserError: nothing satisfies them all, or the registry cannot be reached.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        site = Path(place) / "site"
+        there = {
+            name: (number, f"Name: {name}\nVersion: {number}\n".encode())
+            for name, number in present.items()
+        }
+        there |= {wheel.name: (wheel.version, metadata(wheel.path)) for wheel in collected}
+        for name, (number, text) in there.items():
+            _pretend(site, name, str(number), text)
+        lines = Path(place) / "wanted.txt"
+        lines.write_text("".join(f"{requirement}\n" for requirement in wanted), encoding="utf-8")
+        python = ".".join(map(str, target.python))
+        about = [f"--python-platform={target.uv_platform}", f"--python-version={python}"]
+        asked = [uv, "pip", "install", "--dry-run", "--target", str(site), *about, *options]
+        # A build of a package's metadata must not look for a CUDA compiler.
+        environment = {**uv_environment(), "DS_BUILD_OPS": "0", "NO_COLOR": "1"}
+        said = run([*asked, "-r", str(lines)], "resolving the requirements", environment).stderr
+        chosen = [match for match in _CHANGE.findall(said) if match[0] == "+"]
+        lines.write_text("".join(f"{name}=={number}\n" for _, name, number in chosen))
+        lock = Path(place) / "pylock.toml"
+        asked = [uv, "pip", "compile", "--quiet", "--no-deps", *about, f"--output-file={lock}"]
+        run([*asked, str(lines)], "asking for the files", environment)
+        packages = tomllib.loads(lock.read_text(encoding="utf-8")).get("packages", [])
+    return [_package(entry, target) for entry in packages]
+
+
+def _pretend(site: Path, name: str, number: str, text: bytes) -> None:
+    """Make `site` look as if a package was installed there."""
+    folder = site / f"{name.replace('-', '_')}-{number}.dist-info"
+    folder.mkdir(parents=True, exist_ok=True)
+    head = b"" if text.startswith(b"Metadata-Version") else b"Metadata-Version: 2.1\n"
+    (folder / "METADATA").write_bytes(head + text)
+
+
+def _package(entry: dict, target: Target) -> Package:
+    """The entry of a pylock.toml (PEP 751) with the best of its wheels."""
+    order = {tag: rank for rank, tag in enumerate(target.tags)}
+    ranked = []
+    for file in entry.get("wheels", []):
+        name = file.get("name") or _last_part(file.get("url") or file.get("path", ""))
+        try:
+            marks = utils.parse_wheel_filename(name)[3]
+        except utils.InvalidWheelFilename:
+            continue
+        ranks = [order[mark] for mark in marks if mark in order]
+        if ranks:
+            ranked.append((min(ranks), name, file))
+    found = min(ranked, key=lambda item: item[:2], default=None)
+    file = found[2] if found else entry.get("sdist", {})
+    return Package(
+        name=utils.canonicalize_name(entry["name"]),
+        version=entry["version"],
+        wheel=found[1] if found else None,
+        sha256=file.get("hashes", {}).get("sha256"),
+        size=file.get("size"),
+    )
+
+
+def _last_part(url: str) -> str:
+    return urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])

@@ -1,0 +1,93 @@
+"""The machine that wheels are collected for: its Python, its platform, and the tags it takes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+
+from mmbert.errors import UserError
+from mmbert.wheels.pep import tags
+
+OLDEST_PYTHON = (3, 11)
+# The newest first; uv knows these, and none that an older glibc than 2.17 could run.
+_GLIBC_OF_UV = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
+_ARCHITECTURES = ("x86_64", "aarch64")
+_OLD_NAMES = {"manylinux2014": 17}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A Python version and a Linux: glibc 2.`glibc` or newer on `architecture`."""
+
+    python: tuple[int, int]
+    glibc: int
+    architecture: str
+
+    def __str__(self) -> str:
+        python = ".".join(map(str, self.python))
+        return f"Python {python} on manylinux_2_{self.glibc}_{self.architecture}"
+
+    @property
+    def platforms(self) -> list[str]:
+        """Every platform tag that it takes, best first: pip compares them letter by letter."""
+        names = []
+        for minor in range(self.glibc, 16, -1):
+            names.append(f"manylinux_2_{minor}_{self.architecture}")
+            if minor == 17:
+                names.append(f"manylinux2014_{self.architecture}")
+        if self.architecture == "x86_64":
+            names += [f"manylinux_2_{minor}_x86_64" for minor in range(16, 4, -1)]
+            names += ["manylinux2010_x86_64", "manylinux1_x86_64"]
+        return [*names, f"linux_{self.architecture}"]
+
+    @property
+    def tags(self) -> list[tags.Tag]:
+        """The wheels' tags that it takes, best first."""
+        found = list(tags.cpython_tags(self.python, platforms=self.platforms))
+        interpreter = f"cp{self.python[0]}{self.python[1]}"
+        found += tags.compatible_tags(self.python, interpreter, self.platforms)
+        return found
+
+    @property
+    def uv_platform(self) -> str:
+        """uv's name for the newest platform that it knows and this machine runs."""
+        known = next(minor for minor in _GLIBC_OF_UV if minor <= self.glibc)
+        return f"{self.architecture}-manylinux_2_{known}"
+
+    @property
+    def pip_options(self) -> list[str]:
+        """pip's options that make it choose for this machine."""
+        options = ["--only-binary=:all:", "--implementation=cp"]
+        options += [f"--python-version={self.python[0]}.{self.python[1]}"]
+        return options + [f"--platform={name}" for name in self.platforms]
+
+
+def parse_target(python: str | None, platform: str) -> Target:
+    """A target from PYTHON_VERSION (None: this interpreter's) and PLATFORM as a user writes them.
+
+    Raises:
+        UserError: not of the form, or older than what the system runs on.
+    """
+    if python is None:
+        number = (sys.version_info[0], sys.version_info[1])
+    else:
+        match = re.fullmatch(r"(3)\.(\d{1,2})(\.\d+)?", python.strip())
+        number = (int(match[1]), int(match[2])) if match else (0, 0)
+    if number < OLDEST_PYTHON:
+        raise UserError(
+            f"PYTHON_VERSION {python!r} is not a Python version from 3.11 on",
+            remedy="say what `python3 --version` says on that machine, as PYTHON_VERSION=3.12",
+        )
+    architecture = "|".join(_ARCHITECTURES)
+    named = re.fullmatch(rf"(manylinux2014)_({architecture})", platform.strip())
+    numbered = re.fullmatch(rf"manylinux_2_(\d+)_({architecture})", platform.strip())
+    if named:
+        return Target(number, _OLD_NAMES[named[1]], named[2])
+    if numbered and int(numbered[1]) >= _GLIBC_OF_UV[-1]:
+        return Target(number, int(numbered[1]), numbered[2])
+    raise UserError(
+        f"PLATFORM {platform!r} is not manylinux_2_N_ARCHITECTURE",
+        remedy="N from `ldd --version` on that machine (glibc 2.N, 17 or more), ARCHITECTURE "
+        f"one of {', '.join(_ARCHITECTURES)}, as PLATFORM=manylinux_2_28_x86_64",
+    )

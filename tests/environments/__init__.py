@@ -1,0 +1,1 @@
+"""Virtual environments: of the oldest releases allowed, and of wheels without a network."""

@@ -1,0 +1,153 @@
+"""`make setup WHEELS=` and the installing into a given interpreter, with no network at all."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmbert.wheels.__main__ import main
+from tests.environments.fakes import source_files, write_tree, write_wheel
+
+ROOT = Path(__file__).parents[2]
+# An index that nobody answers for, should anything ask it.
+NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+PROXY = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+
+
+def make_setup(tree: Path, wheels: Path) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHON": sys.executable, "WHEELS": str(wheels), "EXTRAS": ""}
+    return subprocess.run(
+        ["bash", tree / "launch" / "install.sh"],
+        env={**os.environ, **NO_NETWORK, **PROXY, **environment, "PIP_CONFIG_FILE": os.devnull},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository like this one that needs invented packages and has been set up from wheels."""
+    tree = write_tree(tmp_path_factory.mktemp("tree"), ["plain>=1", "choice[more]>=1"])
+    (tree / "src").symlink_to(ROOT / "src")
+    (tree / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "install.sh", tree / "launch")
+    for name, text in source_files("tiny", "0.1", "py3-none-any").items():
+        (tree / name).write_text(text)
+    wheels = tree / "wheels"
+    refused = make_setup(tree, wheels)
+    assert refused.returncode == 2, refused.stdout
+    assert f"there is no folder {wheels}" in refused.stdout
+    write_wheel(wheels, "plain", "1.0", ["below>=1", "elsewhere; python_version<'3'"])
+    write_wheel(wheels, "choice", "1.0", ["unasked; extra == 'less'", "asked; extra == 'more'"])
+    refused = make_setup(tree, wheels)
+    assert refused.returncode == 2, refused.stdout
+    assert "asked, below>=1" in refused.stdout
+    assert f"make wheels DIR={wheels}" in refused.stdout
+    assert not (tree / ".venv" / ".installed").exists()
+    write_wheel(wheels, "asked", "1.0")
+    write_wheel(wheels, "below", "1.0")
+    done = make_setup(tree, wheels)
+    assert done.returncode == 0, done.stdout
+    return tree
+
+
+def version_in(tree: Path, name: str) -> str:
+    command = [tree / ".venv/bin/python", "-c", f"import {name}; print({name}.version)"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def install_into(tree: Path, wheels: Path, requirements: list[str]) -> tuple[int, str]:
+    """`wheels install --python` of a tree with other requirements, into the first one's Python."""
+    other = write_tree(wheels.parent / "other", requirements)
+    python = str(tree / ".venv/bin/python")
+    command = [sys.executable, "-m", "mmbert.wheels", "install", str(wheels)]
+    result = subprocess.run(
+        [*command, f"--root={other}", f"--python={python}"],
+        env={**os.environ, **NO_NETWORK, **PROXY, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return result.returncode, result.stdout
+
+
+def test_a_fresh_environment_without_a_network(tree: Path) -> None:
+    assert (tree / ".venv" / ".installed").exists()
+    assert [version_in(tree, name) for name in ("plain", "below", "asked")] == ["1.0"] * 3
+    assert version_in(tree, "tiny") == "0.1"
+    assert version_in(tree, "unasked") == ""
+
+
+def test_torch_of_the_interpreter_beneath_is_used(tree: Path) -> None:
+    """A virtual environment's, too: here and in many images `python3` is one."""
+    program = "import importlib.metadata; print(importlib.metadata.version('torch'))"
+    command = [tree / ".venv/bin/python", "-c", program]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert found == importlib.metadata.version("torch")
+
+
+def test_what_satisfies_stays_and_the_rest_comes(tree: Path, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    write_wheel(wheels, "plain", "1.7", ["never"])
+    write_wheel(wheels, "choice", "2.5")
+    status, printed = install_into(tree, wheels, ["plain>=1", "choice>=2"])
+    assert status == 0, printed
+    assert printed.rstrip().endswith("choice 2.5")
+    assert printed.count("\n") == 1
+    assert version_in(tree, "plain") == "1.0"
+    assert version_in(tree, "choice") == "2.5"
+    status, printed = install_into(tree, wheels, ["plain>=1", "choice>=2"])
+    assert status == 0
+    assert "has all that is required" in printed
+
+
+def test_every_missing_package_is_named_with_why(tree: Path, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    write_wheel(wheels, "old", "1.0")
+    write_wheel(wheels, "foreign", "1.0", tag="cp39-cp39-win_amd64")
+    needed = ["old>=2", "foreign", "absent>=3,<4", "plain>=1", "elsewhere; sys_platform=='win32'"]
+    status, printed = install_into(tree, wheels, needed)
+    assert status == 2
+    assert "absent<4,>=3" in printed
+    assert "old>=2 (the folder has 1.0)" in printed
+    assert "foreign (foreign-1.0-cp39-cp39-win_amd64.whl is for another machine)" in printed
+    assert "plain" not in printed
+    assert "elsewhere" not in printed
+    assert "→" in printed
+
+
+def test_a_damaged_wheel_is_named(tree: Path, tmp_path: Path) -> None:
+    path = write_wheel(tmp_path / "wheels", "plain", "2.0")
+    path.write_bytes(path.read_bytes()[:50])
+    status, printed = install_into(tree, tmp_path / "wheels", ["plain>=2"])
+    assert status == 2
+    assert f"damaged wheels: {path.name}" in printed
+
+
+def test_an_interpreter_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wheels").mkdir()
+    assert main(["install", str(tmp_path / "wheels"), f"--python={tmp_path}/python3"]) == 2
+    assert "cannot be run" in capsys.readouterr().err
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
+    assert main(["install", str(tmp_path / "wheels"), f"--python={tmp_path}/python3"]) == 2
+    assert "too old" in capsys.readouterr().err
+
+
+def test_a_bare_interpreter_is_enough() -> None:
+    """With the standard library and pip alone; torch and the rest are not imported."""
+    program = "import sys, mmbert.wheels.__main__; print(*{n.split('.')[0] for n in sys.modules})"
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    modules = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    foreign = set(modules) - set(sys.stdlib_module_names)
+    assert not foreign & {"torch", "numpy", "typer", "pydantic", "rich", "yaml", "setuptools"}
