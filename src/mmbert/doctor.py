@@ -11,12 +11,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import mmbert
 import mmbert_kernels
+from mmbert.errors import UserError
+from mmbert.wheels.required import required
 
 REQUIRED = (
     "torch",
@@ -41,7 +45,6 @@ OPTIONAL = (
     ("mpi4py", "preprocessing over several nodes", "pip install -e '.[mpi]'"),
     ("sentence_transformers", "evaluation of embeddings", "pip install -e '.[eval]'"),
 )
-SUPPORTED_TORCH = ((2, 11), (2, 13))
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,12 @@ def _versions() -> list[Finding]:
     for package in REQUIRED:
         version = _version(package)
         remedy = "" if version else "run `make setup`"
-        if package == "torch" and not _torch_supported():
-            remedy = "supported are torch 2.11 to 2.13"
+        if (
+            package == "torch"
+            and (bounds := supported("torch"))
+            and not bounds.contains(torch.__version__, prereleases=True)
+        ):
+            remedy = f"supported is torch {bounds}"
         findings.append(Finding("versions", package, version or "missing", remedy))
     for package, purpose, how in OPTIONAL:
         version = _version(package.replace("_", "-"))
@@ -143,9 +150,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _torch_supported() -> bool:
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    return SUPPORTED_TORCH[0] <= (major, minor) <= SUPPORTED_TORCH[1]
+def supported(package: str) -> SpecifierSet:
+    """The versions of a required package that setup.py allows, which is where they are said: read
+    from the tree or, where the system was installed without it, from what the install noted."""
+    try:
+        wanted = required()
+    except UserError:
+        wanted = [Requirement(line) for line in importlib.metadata.requires("mmbert-train") or ()]
+    return next(wish.specifier for wish in wanted if wish.name == package and wish.marker is None)
 
 
 def render(findings: list[Finding], console: Console) -> None:

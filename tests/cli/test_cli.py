@@ -1,5 +1,6 @@
 """The `mmbert` command: every command explains itself, doctor and plan say what they should."""
 
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 import mmbert_kernels
 from mmbert import cli
 from mmbert.cli.app import app
-from mmbert.doctor import examine, render
+from mmbert.doctor import Finding, examine, render, supported
+from mmbert.errors import UserError
 
-RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "launch" / "recipes"
 COMMANDS = sorted(
     command.name or command.callback.__name__.rstrip("_")
     for command in app.registered_commands
@@ -59,9 +62,30 @@ def test_doctor_names_a_missing_package_with_the_remedy(monkeypatch: pytest.Monk
 
 
 def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    torch_line = next(finding for finding in examine() if finding.name == "torch")
-    assert "2.11 to 2.13" in torch_line.remedy
+    def torch_line() -> Finding:
+        return next(finding for finding in examine() if finding.name == "torch")
+
+    assert not torch_line().remedy
+    bounds = re.search(r'"torch(.+?)"', (ROOT / "setup.py").read_text())
+    assert bounds is not None
+    for number in ("2.9.1+cpu", "9.0.0"):
+        monkeypatch.setattr(torch, "__version__", number)
+        assert "supported is torch" in torch_line().remedy
+        assert set(bounds[1].split(",")) <= set(re.split("[ ,]", torch_line().remedy))
+
+
+def test_without_the_tree_the_bounds_are_those_of_the_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent() -> None:
+        raise UserError("no setup.py", remedy="none")
+
+    monkeypatch.setattr("mmbert.doctor.required", absent)
+    monkeypatch.setattr(
+        "importlib.metadata.requires",
+        lambda name: ["numpy>=1", "torch<3,>=2.5", 'torch>=9; extra == "x"'],
+    )
+    assert str(supported("torch")) == "<3,>=2.5"
 
 
 def test_plan_prints_the_recipe_in_figures() -> None:
