@@ -1,0 +1,69 @@
+"""Makes an environment with the oldest or the newest releases that setup.py allows, or finds it.
+
+It stands outside `.venv`, is made anew when setup.py has changed, and says first what it downloads.
+"""
+
+import hashlib
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from mmbert.errors import UserError
+from mmbert.wheels.collecting import in_words
+from mmbert.wheels.programs import find_uv, run, uv_environment
+from mmbert.wheels.required import ROOT, required
+from mmbert.wheels.resolution import resolve
+from mmbert.wheels.target import parse_target
+
+# kind: how uv chooses. Of what setup.py does not name, the newest in both.
+RESOLUTIONS = {"oldest": "--resolution=lowest-direct", "newest": "--resolution=highest"}
+# The releases of the lower bounds have no wheels for later ones.
+NEWEST_PYTHON = {"oldest": (3, 12), "newest": (3, 99)}
+SAID_FIRST = ("torch", "triton", "deepspeed", "numpy", "transformers")
+
+
+def make_environment(kind: str, root: Path = ROOT, extras: tuple[str, ...] = ("dev",)) -> Path:
+    """The Python of the environment `.venv-KIND` in the repository `root`, made if need be.
+
+    Raises:
+        UserError: this Python is too new for the oldest releases, no versions fit together, or
+            the registry cannot be reached.
+    """
+    here = (sys.version_info[0], sys.version_info[1])
+    if here > NEWEST_PYTHON[kind]:
+        raise UserError(
+            f"the {kind} releases have no wheels for Python {here[0]}.{here[1]}",
+            remedy="name an older interpreter: PYTHON=python3.11",
+        )
+    place = root / f".venv-{kind}"
+    python, note = place / "bin" / "python", place / "made-from"
+    source = f"{kind} {sys.version}\n".encode() + (root / "setup.py").read_bytes()
+    made_from = hashlib.sha256(source).hexdigest()
+    if note.exists() and note.read_text() == made_from:
+        print(f"{place} is there and fits setup.py; it stays")
+        return python
+    uv = find_uv()
+    target = parse_target(None, f"manylinux_2_28_{platform.machine()}")
+    packages = resolve(uv, required(extras, root=root), target, {}, [], RESOLUTIONS[kind])
+    chosen = {package.name: package.version for package in packages}
+    named = ", ".join(f"{name} {chosen[name]}" for name in SAID_FIRST if name in chosen)
+    print(f"{place}: the {kind} releases ({named})")
+    print(f"downloading {len(packages)} packages, {in_words(packages)}, less what uv has kept")
+    sys.stdout.flush()
+    purpose = f"making {place}"
+    run([sys.executable, "-m", "venv", "--clear", str(place)], purpose)
+    pins = place / "versions.txt"
+    pins.write_text("".join(f"{name}=={version}\n" for name, version in chosen.items()))
+    install = [uv, "pip", "install", "--quiet", f"--python={python}"]
+    run([*install, f"--requirement={pins}"], purpose, {"DS_BUILD_OPS": "0", **uv_environment()})
+    run([*install, "--no-deps", f"--editable={root}"], purpose, uv_environment())
+    note.write_text(made_from)
+    return python
+
+
+def run_tests(python: Path, arguments: list[str], root: Path = ROOT) -> int:
+    """pytest's exit status."""
+    return subprocess.run(
+        [str(python), "-m", "pytest", *arguments], cwd=root, check=False
+    ).returncode
