@@ -16,6 +16,8 @@ from mmbert.wheels.resolution import Package, resolve
 from mmbert.wheels.target import Target
 
 _MEBIBYTE = 1 << 20
+# From this many bytes on a package has a bar of its own.
+_SLOW = 32 * _MEBIBYTE
 _CUDA = ("torch", "triton", "nvidia-", "cuda-")
 
 
@@ -99,7 +101,7 @@ def _bring(package: Package, folder: Path, target: Target) -> None:
             asked = Path(place) / "wanted.txt"
             asked.write_text(line + "\n", encoding="utf-8")
             options = ["--no-deps", *target.pip_options, f"--dest={place}", f"-r{asked}"]
-            run([*pip, "download", *options], exact)
+            run([*pip, "download", *options], exact, shown=(package.size or 0) > _SLOW)
         else:
             options = ["--no-deps", f"--no-binary={package.name}", f"--wheel-dir={place}"]
             # DeepSpeed compiles its CUDA operations when it runs; none may be built here.

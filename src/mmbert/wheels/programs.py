@@ -53,7 +53,11 @@ def _is_new_enough(uv: str) -> bool:
 
 
 def run(
-    command: list[str], purpose: str, environment: Mapping[str, str] | None = None
+    command: list[str],
+    purpose: str,
+    environment: Mapping[str, str] | None = None,
+    *,
+    shown: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, quietly.
 
@@ -61,20 +65,24 @@ def run(
         command: the program and its arguments.
         purpose: what is being made, for the message when it fails.
         environment: variables on top of this process's.
+        shown: let its standard output through where a person looks on: pip's bars are there.
 
     Raises:
         UserError: it failed; with what it said, and whether the network was at fault.
     """
     try:
         variables = {**os.environ, **(environment or {})}
-        result = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+        output = None if shown and sys.stdout.isatty() else subprocess.PIPE
+        result = subprocess.run(
+            command, stdout=output, stderr=subprocess.PIPE, text=True, check=False, env=variables
+        )
     except OSError as error:
         raise UserError(
             f"{purpose}: {command[0]} cannot be run ({error.strerror})",
             remedy="name an interpreter that is there",
         ) from None
     if result.returncode:
-        raise failure(purpose, result.stderr or result.stdout)
+        raise failure(purpose, result.stderr or result.stdout or "")
     return result
 
 
