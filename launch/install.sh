@@ -56,6 +56,9 @@ PY
 then
     echo "torch: no GPU; installing the CPU build from $index"
     pip install --quiet --index-url "$index" "$torch_requirement"
+elif cpu_build=$(pip index versions torch 2>/dev/null | grep -o '[0-9.]*+cpu' | head -n 1) &&
+    pip install --quiet "$torch_requirement,==$cpu_build"; then
+    echo "torch: no GPU, and $index cannot be reached; $cpu_build is the CPU build that pip's settings lead to"
 else
     echo "torch: no GPU, and $index cannot be reached; installing from the package registry (on Linux usually the CUDA build, several GB)"
     pip install --quiet "$torch_requirement"
