@@ -97,7 +97,8 @@ class ProgressBar:
         self._stop.set()
         self._thread.join()
         self._draw()
-        self._progress.stop()
+        if not self._progress.disable:  # else rich 13.7 ends it with an empty line in the log
+            self._progress.stop()
 
     def _run(self) -> None:
         next_line = self._begin + _LINE_SECONDS / 3
