@@ -5,6 +5,7 @@ What PyTorch is asked for can then be counted, and the time that asking takes be
 """
 
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from mmbert.parallel.grid import TensorGroup
 # By their paths, as the package's attributes of these names are functions.
 CHOICE = import_module(f"{kernels.__name__}.implementation")
 HEAD = import_module(f"{kernels.__name__}.linear_cross_entropy")
+ATTENTION_ON_A_GPU = CHOICE._attention_implementation
 # Operators that are no views and move nothing either.
 ALLOCATING = (
     "_unsafe_view",
@@ -49,7 +51,7 @@ def pretended_gpu(launch: Callable[..., Any]) -> Iterator[None]:
         for change in (
             mock.patch.dict(os.environ, MMBERT_KERNELS="triton"),
             mock.patch.object(CHOICE, "triton_interprets", return_value=True),
-            mock.patch.object(CHOICE, "_attention_implementation", return_value=("varlen", "")),
+            mock.patch.object(CHOICE, "_attention_implementation", _attention_implementation),
             mock.patch.dict(HEAD.CHUNK_BYTES, meta=HEAD.CHUNK_BYTES["cuda"]),
             mock.patch.object(HEAD, "_add_product", _add_product),
             mock.patch.object(JITFunction, "run", lambda *a, **k: launch(*a, **k)),
@@ -74,20 +76,28 @@ def _addmm_has_a_shape() -> bool:
     return True
 
 
+def _attention_implementation(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
+    """A GPU's without flash-attn."""
+    with mock.patch.object(CHOICE, "is_installed", return_value=False):
+        return ATTENTION_ON_A_GPU("cuda", dtype)
+
+
 def _add_product(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
     """The head's function of this name as a GPU has it."""
     torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
 
 
-def without_content(config: EncoderConfig, row: Row) -> tuple[MaskedLanguageModel, PackedBatch]:
-    """A bfloat16 model and a row as meta tensors."""
+def without_content(
+    config: EncoderConfig, row: Row, dtype: torch.dtype = torch.bfloat16
+) -> tuple[MaskedLanguageModel, PackedBatch]:
+    """A model and a row as meta tensors."""
     with torch.device("meta"):
         model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
     fields = {
         name: value.to("meta") if isinstance(value, Tensor) else value
         for name, value in vars(to_batch(row)).items()
     }
-    return model.to(torch.bfloat16), PackedBatch(**fields)
+    return model.to(dtype), PackedBatch(**fields)
 
 
 @dataclass(frozen=True)
@@ -132,3 +142,36 @@ class Operators(TorchDispatchMode):
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+class LargestMemory(TorchDispatchMode):
+    """Bytes of the tensors made while it is entered: those alive now, and the most at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.largest = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        # what an operator is given was not made by it, even if it comes back as a view
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        results = function(*args, **(kwargs or {}))
+        for tensor in _tensors(results):
+            self._count(tensor.untyped_storage(), given)
+        return results
+
+    def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key = storage._cdata
+        if key in given or key in self._known:
+            return
+        size = storage.nbytes()
+
+        def gone(_: object) -> None:
+            del self._known[key]
+            self.alive -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.alive += size
+        self.largest = max(self.largest, self.alive)

@@ -11,11 +11,15 @@ Implementations, in the order of preference (implementation.py chooses):
 
 `flash_attn_3`  flash-attn 3 (its package flash_attn_interface), on Hopper where it is installed;
 `flash_attn`    flash-attn 2, on a GPU where it is installed;
-`varlen`        PyTorch's torch.nn.attention.varlen, on a GPU (bfloat16 and float16);
+`varlen`        PyTorch's torch.nn.attention.varlen, on a GPU;
+`plain`         on a GPU in float32, which the three above do not take (blocked_attention.py with
+                plain_attention.py): linear memory, but the host waits for the lengths;
 `blocked`       on a CPU (blocked_attention.py): linear in the length for a local window;
 `reference`     document by document and block by block, in plain PyTorch, on any device.
 """
 
+import logging
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -28,6 +32,8 @@ from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, var
 from mmbert_kernels.implementation import implementation
 from mmbert_kernels.rotary import rotary, rotary_apart
 from mmbert_kernels.sequences import check_cu_seqlens
+
+logger = logging.getLogger("mmbert.kernels")
 
 # Those that take queries, keys and values as three tensors.
 ON_PARTS = {"flash_attn_3": flash_attention_3, "varlen": varlen_attention}
@@ -55,16 +61,28 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     if qkv.shape[0] == 0:
         return qkv[:, 0]
     qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
-    chosen = implementation("attention", qkv.device.type)
+    chosen = implementation("attention", qkv.device.type, qkv.dtype)
     if chosen in ON_PARTS:
         # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
         query, key, value = qkv.unbind(1)
         return ON_PARTS[chosen]((query, key, value), cu_seqlens, max_seqlen, window)
     if chosen == "flash_attn":
         return flash_attention(qkv, cu_seqlens, max_seqlen, window)
-    if chosen == "blocked":
-        return blocked_attention(qkv, cu_seqlens, window)
+    if chosen == "plain" and qkv.device.type != "cpu":
+        _warn_of_plain(qkv.dtype)
+    if chosen in ("blocked", "plain"):
+        return blocked_attention(qkv, cu_seqlens, window, plain=chosen == "plain")
     return attention_reference(qkv, cu_seqlens, window)
+
+
+@cache
+def _warn_of_plain(dtype: torch.dtype) -> None:
+    """Once in a process for each type."""
+    logger.warning(
+        "attention in %s on a GPU runs in plain PyTorch: memory is linear in the tokens, but it "
+        "is slower than in bfloat16, and every global layer waits for the documents' lengths",
+        str(dtype).removeprefix("torch."),
+    )
 
 
 def rotary_attention(
@@ -76,7 +94,7 @@ def rotary_attention(
     values apart, they are rotated and brought together in one pass.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, window)
-    chosen = implementation("attention", qkv.device.type)
+    chosen = implementation("attention", qkv.device.type, qkv.dtype)
     if chosen in ON_PARTS and qkv.shape[0]:
         parts = rotary_apart(qkv, cu_seqlens, base)
         return ON_PARTS[chosen](parts, cu_seqlens, max_seqlen, window)

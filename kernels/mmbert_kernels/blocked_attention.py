@@ -1,10 +1,13 @@
-"""Attention on a CPU: few large calls of PyTorch's flash kernel on views of the packed row.
+"""Attention by few large calls of a kernel on views of the packed row; memory is linear.
 
-All of a document: one call per document; neighbouring short ones share a call, with a mask. Long
-ones in float32 go another way (dense_attention.py).
+The kernel is PyTorch's flash kernel for a CPU, or plain_attention.py's anywhere, such as on a GPU
+in float32, which no library for GPUs takes.
+
+All of a document: one call per document; neighbouring short ones share a call, with a mask. On a
+CPU long ones in float32 go another way (dense_attention.py). The lengths are read on the host.
 
 Local window: the row is cut into blocks of as many queries as the window reaches to a side. A
-block sees the block before it, itself and the one after it, so all blocks together are one
+block sees the block before it, itself and the one after it, so many blocks together are one
 batched call whose keys and values are overlapping views of the row, with a mask for the band
 and the documents. Cost and memory are linear in the length of the row. The first and last
 blocks, which lack a neighbour, are a call each.
@@ -21,11 +24,15 @@ import torch
 from torch import Tensor
 
 from mmbert_kernels.dense_attention import LEAST_TOKENS, dense_backward, dense_forward
+from mmbert_kernels.plain_attention import plain_backward, plain_forward
 from mmbert_kernels.sequences import document_numbers
 
 # Neighbouring documents share a masked call up to this many tokens: a call costs about as much
-# as the pairs of tokens that this wastes.
+# as the pairs of tokens that this wastes. A plain call is a dozen small ones.
 SHARED_CALL_TOKENS = 192
+SHARED_PLAIN_TOKENS = 1024
+# Blocks of a window in one plain call, whose scores and copies of keys are temporary tensors.
+PLAIN_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -40,22 +47,36 @@ class _Part:
     masked: bool
 
 
-def blocked_attention(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
-    """`attention` for CPU tensors. Arguments as there; neighbours in a head lie side by side."""
-    parts = _window_parts(qkv.shape[0], window) if window else _document_parts(cu_seqlens)
-    out: Tensor = _BlockedAttention.apply(qkv, cu_seqlens, window, parts)
+def blocked_attention(
+    qkv: Tensor, cu_seqlens: Tensor, window: int | None, *, plain: bool = False
+) -> Tensor:
+    """`attention` for CPU tensors, or with `plain` for any. Neighbours in a head lie side by side.
+
+    Arguments and result as there. Without a window the host waits for the documents' lengths.
+    """
+    if window is not None:
+        parts = _window_parts(qkv.shape[0], window, PLAIN_BLOCKS if plain else qkv.shape[0])
+    else:
+        shared = SHARED_PLAIN_TOKENS if plain else SHARED_CALL_TOKENS
+        parts = _document_parts(host_ends(cu_seqlens), shared)
+    out: Tensor = _BlockedAttention.apply(qkv, cu_seqlens, window, parts, plain)
     return out
 
 
-def _document_parts(cu_seqlens: Tensor) -> list[_Part]:
-    """A part per document, or per run of short neighbours."""
+def host_ends(cu_seqlens: Tensor) -> list[int]:
+    """The cumulative lengths on the host, which waits for them if they are a device's."""
+    ends: list[int] = cu_seqlens.tolist()
+    return ends
+
+
+def _document_parts(ends: list[int], shared: int) -> list[_Part]:
+    """A part per document, or per run of short neighbours of `shared` tokens at most."""
     parts: list[_Part] = []
     start, documents = 0, 0
-    ends = cu_seqlens.tolist()
     for previous, end in pairwise(ends):
         if end == previous:
             continue
-        if documents and end - start > SHARED_CALL_TOKENS:
+        if documents and end - start > shared:
             parts.append(_Part(start, previous - start, start, previous - start, 1, documents > 1))
             start, documents = previous, 0
         documents += 1
@@ -64,8 +85,8 @@ def _document_parts(cu_seqlens: Tensor) -> list[_Part]:
     return parts
 
 
-def _window_parts(tokens: int, window: int) -> list[_Part]:
-    """The blocks of a row: the first, all whole inner ones in one batch, and what is left."""
+def _window_parts(tokens: int, window: int, most: int) -> list[_Part]:
+    """The blocks of a row: the first, all whole inner ones, `most` to a batch, and what is left."""
     reach = window // 2
     inner = (tokens - 2 * reach) // reach
     if inner < 1:
@@ -73,7 +94,10 @@ def _window_parts(tokens: int, window: int) -> list[_Part]:
     last = reach * (inner + 1)
     return [
         _Part(0, reach, 0, 2 * reach, 1, True),
-        _Part(reach, reach, 0, 3 * reach, inner, True),
+        *(
+            _Part(reach * (1 + done), reach, reach * done, 3 * reach, min(most, inner - done), True)
+            for done in range(0, inner, most)
+        ),
         _Part(last, tokens - last, last - reach, tokens - last + reach, 1, True),
     ]
 
@@ -96,11 +120,11 @@ def _mask(part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype) 
     )
     seen = query_numbers == key_numbers
     if window is not None:
-        queries = torch.arange(part.first_query, part.first_query + part.queries)
-        keys = torch.arange(part.first_key, part.first_key + part.keys)
+        queries = torch.arange(part.queries, device=numbers.device) + part.first_query
+        keys = torch.arange(part.keys, device=numbers.device) + part.first_key
         seen &= (queries[:, None] - keys[None, :]).abs() <= window // 2
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
-    return mask[:, None]
+    mask = torch.zeros(seen.shape, dtype=dtype, device=numbers.device)
+    return mask.masked_fill_(~seen, -torch.inf)[:, None]
 
 
 def _blocks(tensor: Tensor, part: _Part, first: int, length: int) -> Tensor:
@@ -118,58 +142,91 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, cu_seqlens: Tensor, window: int | None, parts: list[_Part]
+        ctx: Any,
+        qkv: Tensor,
+        cu_seqlens: Tensor,
+        window: int | None,
+        parts: list[_Part],
+        plain: bool,
     ) -> Tensor:
         numbers = document_numbers(cu_seqlens, qkv.shape[0])
         out = qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))
+        kernel = plain_forward if plain else _flash_forward
         log_sums = []
         for part in parts:
-            if _is_dense(part, window, qkv):
+            if not plain and _is_dense(part, window, qkv):
                 tokens = slice(part.first_query, part.first_query + part.queries)
                 out[tokens], log_sum = dense_forward(qkv[tokens])
                 log_sums.append(log_sum)
                 continue
-            block_out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                _blocks(qkv[:, 0], part, part.first_query, part.queries),
-                _blocks(qkv[:, 1], part, part.first_key, part.keys),
-                _blocks(qkv[:, 2], part, part.first_key, part.keys),
-                attn_mask=_mask(part, numbers, window, qkv.dtype),
-            )
+            mask = _mask(part, numbers, window, qkv.dtype)
+            block_out, log_sum = kernel(*_arguments(qkv, part), mask)
             _blocks(out, part, part.first_query, part.queries).copy_(block_out)
             log_sums.append(log_sum)
         ctx.save_for_backward(qkv, numbers, out, *log_sums)
-        ctx.window, ctx.parts = window, parts
+        ctx.window, ctx.parts, ctx.plain = window, parts, plain
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None, None]:
         qkv, numbers, out, *log_sums = ctx.saved_tensors
         if grad_out.stride(2) != 1:
             grad_out = grad_out.contiguous()
         window: int | None = ctx.window
         parts: list[_Part] = ctx.parts
+        kernel = plain_backward if ctx.plain else _flash_backward
         # with a window, keys get gradients from up to three blocks: these are added up
         grad = torch.empty_like(qkv) if window is None else torch.zeros_like(qkv)
         for part, log_sum in zip(parts, log_sums, strict=True):
-            if _is_dense(part, window, qkv):
+            if not ctx.plain and _is_dense(part, window, qkv):
                 tokens = slice(part.first_query, part.first_query + part.queries)
                 grad[tokens] = dense_backward(grad_out[tokens], qkv[tokens], out[tokens], log_sum)
                 continue
-            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grads = kernel(
                 _blocks(grad_out, part, part.first_query, part.queries),
-                _blocks(qkv[:, 0], part, part.first_query, part.queries),
-                _blocks(qkv[:, 1], part, part.first_key, part.keys),
-                _blocks(qkv[:, 2], part, part.first_key, part.keys),
+                *_arguments(qkv, part),
                 _blocks(out, part, part.first_query, part.queries),
                 log_sum,
-                0.0,
-                False,
-                attn_mask=_mask(part, numbers, window, qkv.dtype),
+                _mask(part, numbers, window, qkv.dtype),
             )
             _blocks(grad[:, 0], part, part.first_query, part.queries).copy_(grads[0])
             for index in (1, 2):
                 _add_overlapping(grad[:, index], grads[index], part, window)
-        return grad, None, None, None
+        return grad, None, None, None, None
+
+
+def _arguments(qkv: Tensor, part: _Part) -> tuple[Tensor, Tensor, Tensor]:
+    """A part's blocks of queries, of keys and of values, as views."""
+    return (
+        _blocks(qkv[:, 0], part, part.first_query, part.queries),
+        _blocks(qkv[:, 1], part, part.first_key, part.keys),
+        _blocks(qkv[:, 2], part, part.first_key, part.keys),
+    )
+
+
+def _flash_forward(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    results: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, attn_mask=mask
+    )
+    return results
+
+
+def _flash_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    grads: tuple[Tensor, Tensor, Tensor] = backward(
+        grad_out, query, key, value, out, log_sum, 0.0, False, attn_mask=mask
+    )
+    return grads
 
 
 def _add_overlapping(target: Tensor, blocks: Tensor, part: _Part, window: int | None) -> None:

@@ -77,6 +77,6 @@ def _sides(window: int | None) -> tuple[int, int]:
 def _require_half(name: str, tensor: Tensor) -> None:
     require(
         tensor.dtype in (torch.bfloat16, torch.float16),
-        f"attention by {name} takes bfloat16 or float16, not {tensor.dtype}; set "
-        "MMBERT_ATTENTION=reference for other types",
+        f"attention by {name} takes bfloat16 or float16, not {tensor.dtype}; unset "
+        "MMBERT_ATTENTION, or set it to 'plain', for other types",
     )

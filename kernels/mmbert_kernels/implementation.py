@@ -1,9 +1,11 @@
 """Which implementation of each operation runs on a device: chosen once, forcible, logged.
 
-Environment variables, read when an operation is first used on a kind of device:
+Attention's depends on the tensors' type too. Environment variables, read when an operation is
+first used on a kind of device:
 
 `MMBERT_KERNELS`    `reference` or `triton`: every operation but attention.
-`MMBERT_ATTENTION`  attention: `flash_attn_3`, `flash_attn`, `varlen`, `blocked` or `reference`.
+`MMBERT_ATTENTION`  attention: `flash_attn_3`, `flash_attn`, `varlen`, `plain`, `blocked` or
+                    `reference`.
 """
 
 import importlib.util
@@ -30,10 +32,13 @@ ATTENTION_PACKAGES = {
     "flash_attn_3": "flash_attn_interface",
     "flash_attn": "flash_attn.flash_attn_interface",
     "varlen": None,
+    "plain": None,
     "blocked": None,
     "reference": None,
 }
 ON_GPUS = ("flash_attn_3", "flash_attn", "varlen")
+ANYWHERE = ("plain", "reference")
+HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 def triton_is_installed() -> bool:
@@ -47,16 +52,18 @@ def triton_interprets() -> bool:
 
 
 @cache
-def implementation(operation: str, device_type: str) -> str:
+def implementation(operation: str, device_type: str, dtype: torch.dtype = torch.bfloat16) -> str:
     """The implementation of `operation` on devices of `device_type` ("cpu", "cuda").
 
-    The answer is kept for the life of the process, and logged when it is first made.
+    `dtype` is that of the tensors; it decides about attention alone. The answer is kept for the
+    life of the process, and logged when it is first made.
 
     Raises:
         ValueError: an environment variable names something unknown or impossible here.
     """
     if operation == "attention":
-        chosen, reason = _attention_implementation(device_type)
+        chosen, reason = _attention_implementation(device_type, dtype)
+        operation = f"attention in {str(dtype).removeprefix('torch.')}"
     elif operation in FUSED_OPERATIONS:
         chosen, reason = _fused_implementation(device_type)
     else:
@@ -68,11 +75,14 @@ def implementation(operation: str, device_type: str) -> str:
 def backends(device_type: str | None = None) -> dict[str, str]:
     """The implementation of every operation on this machine's device, by operation.
 
-    `device_type` defaults to "cuda" where a GPU is present and to "cpu" elsewhere.
+    `device_type` defaults to "cuda" where a GPU is present and to "cpu" elsewhere. "attention" is
+    that of bfloat16, "attention in float32" the other.
     """
     if device_type is None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    return {name: implementation(name, device_type) for name in (*FUSED_OPERATIONS, "attention")}
+    chosen = {name: implementation(name, device_type) for name in (*FUSED_OPERATIONS, "attention")}
+    in_float32 = implementation("attention", device_type, torch.float32)
+    return chosen | {"attention in float32": in_float32}
 
 
 def _fused_implementation(device_type: str) -> tuple[str, str]:
@@ -98,13 +108,13 @@ def _fused_implementation(device_type: str) -> tuple[str, str]:
     return "triton", "the device is a GPU"
 
 
-def _attention_implementation(device_type: str) -> tuple[str, str]:
+def _attention_implementation(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     forced = os.environ.get("MMBERT_ATTENTION")
     if forced not in (None, "", *ATTENTION_PACKAGES):
         names = ", ".join(ATTENTION_PACKAGES)
         raise ValueError(f"MMBERT_ATTENTION is {forced!r}; it may be one of {names}")
     if forced:
-        if forced != "reference" and (forced in ON_GPUS) != (device_type == "cuda"):
+        if forced not in ANYWHERE and (forced in ON_GPUS) != (device_type == "cuda"):
             raise ValueError(f"MMBERT_ATTENTION={forced} does not run on {device_type}")
         package = ATTENTION_PACKAGES[forced]
         if package is not None and not is_installed(package):
@@ -114,6 +124,8 @@ def _attention_implementation(device_type: str) -> tuple[str, str]:
         return "blocked", "the device is a CPU"
     if device_type != "cuda":
         return "reference", f"nothing faster is known for {device_type}"
+    if dtype not in HALF_TYPES:
+        return "plain", "no library for GPUs takes this type"
     if is_hopper() and is_installed("flash_attn_interface"):
         return "flash_attn_3", "a Hopper GPU, and flash-attn 3 is installed"
     if is_installed("flash_attn.flash_attn_interface"):

@@ -71,6 +71,7 @@ def test_choice_by_device(
     installed(monkeypatch, triton=triton, flash=flash, hopper=hopper)
     chosen = kernels.backends(device)
     assert chosen.pop("attention") == attention
+    assert chosen.pop("attention in float32") == ("plain" if device == "cuda" else attention)
     assert len(chosen) == 8
     assert set(chosen.values()) == {fused}
 
@@ -99,7 +100,7 @@ def test_a_gpu_without_triton_is_warned_of(
         (
             "MMBERT_ATTENTION",
             "flash",
-            "one of flash_attn_3, flash_attn, varlen, blocked, reference",
+            "one of flash_attn_3, flash_attn, varlen, plain, blocked, reference",
         ),
         ("MMBERT_ATTENTION", "varlen", "does not run on cpu"),
         ("MMBERT_ATTENTION", "flash_attn_3", "does not run on cpu"),
@@ -261,7 +262,7 @@ def test_flash_attention_3_is_called_as_published(
             monkeypatch.setattr(
                 sys.modules["mmbert_kernels.attention"],
                 "implementation",
-                lambda name, device, chosen=chosen: chosen,
+                lambda name, device, dtype, chosen=chosen: chosen,
             )
             computed = call(qkv)
             (gradient,) = torch.autograd.grad(computed.square().sum(), qkv)

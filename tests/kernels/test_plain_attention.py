@@ -1,0 +1,101 @@
+"""Attention on a GPU in float32: right, of linear memory, chosen by type, warned of once."""
+
+import logging
+import sys
+
+import pytest
+import torch
+
+import mmbert_kernels as kernels
+from mmbert_kernels.implementation import implementation
+from tests.benchmarks.packed_rows import packed_rows
+from tests.kernels import formulas
+from tests.kernels.comparison import compare
+from tests.kernels.formulas import cumulative
+from tests.model.tiny_models import BASES, tiny_config
+from tests.pretended_gpu import LargestMemory, pretended_gpu, without_content
+
+BLOCKED = "mmbert_kernels.blocked_attention"
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU what a GPU runs in float32; pieces are small, so that every loop goes round."""
+    attention = sys.modules["mmbert_kernels.attention"]
+    monkeypatch.setattr(attention, "implementation", lambda *_: "plain")
+    monkeypatch.setattr("mmbert_kernels.plain_attention.QUERIES", 48)
+    monkeypatch.setattr(f"{BLOCKED}.PLAIN_BLOCKS", 2)
+    monkeypatch.setattr(f"{BLOCKED}.SHARED_PLAIN_TOKENS", 100)
+
+
+@pytest.mark.parametrize("window", [None, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_is_the_formula(plain: None, window: int | None, dtype: torch.dtype) -> None:
+    lengths = (*formulas.LENGTHS, 7, 130, 2)
+    tokens = sum(lengths)
+    compare(
+        lambda qkv: kernels.attention(qkv, cumulative(lengths, padding=4), 130, window),
+        lambda qkv: formulas.attention(qkv, lengths, window),
+        (torch.randn(tokens, 3, 2, 16).to(dtype),),
+        (torch.randn(tokens, 2, 16),),
+        roundings=16,  # sums of a hundred terms, as PyTorch takes them
+    )
+
+
+def largest_memory(tokens: int) -> int:
+    """Bytes at the most, besides the weights, of a float32 row of one document on a GPU."""
+    (row,) = packed_rows(1, tokens=tokens, context=tokens, mask_ratio=0.3, vocabulary=131)
+    config = tiny_config(hidden_size=256, local_window=128)
+    with (
+        pretended_gpu(lambda *_, **__: None),
+        pytest.MonkeyPatch.context() as patch,
+        LargestMemory() as memory,
+    ):
+        # what the host would read: tensors without content have no lengths
+        patch.setattr(f"{BLOCKED}.host_ends", lambda _: [0, tokens])
+        model, batch = without_content(config, row, torch.float32)
+        weights = memory.alive
+        (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    return memory.largest - weights
+
+
+def test_the_largest_memory_is_linear_in_the_tokens() -> None:
+    """With all scores of a document at once, the largest of them alone would grow fourfold."""
+    pytest.importorskip("triton")
+    at_1024, at_2048, at_4096 = (largest_memory(tokens) for tokens in (1024, 2048, 4096))
+    print(f"{at_1024 / 2**20:.1f}, {at_2048 / 2**20:.1f}, {at_4096 / 2**20:.1f} MiB")
+    # 10% for what there is once, whatever the number of tokens
+    assert 1.8 <= at_2048 / at_1024 <= 2.2
+    assert 1.8 <= at_4096 / at_2048 <= 2.2
+
+
+def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("triton")
+    qkv = torch.empty(64, 3, 2, 16, device="meta")
+    cu_seqlens = cumulative((64,)).to("meta")
+    sys.modules["mmbert_kernels.attention"]._warn_of_plain.cache_clear()
+    with (
+        pretended_gpu(lambda *_, **__: None),
+        caplog.at_level(logging.INFO, logger="mmbert.kernels"),
+    ):
+        for _ in range(2):
+            for dtype in (torch.float32, torch.bfloat16):
+                kernels.attention(qkv.to(dtype), cu_seqlens, 64, 16)
+    said = [message for message in caplog.messages if "attention" in message]
+    assert len(said) == 3
+    assert said[0].startswith("attention in float32 on meta: plain")
+    assert "waits" in said[1]
+    assert said[2].startswith("attention in bfloat16 on meta: varlen")
+
+
+def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It then refuses float32 by its own message, which names the remedy."""
+    monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
+    implementation.cache_clear()
+    assert implementation("attention", "cuda", torch.float32) == "varlen"
+    implementation.cache_clear()
+    attention = sys.modules["mmbert_kernels.attention"]
+    monkeypatch.setattr(attention, "implementation", lambda *_: "varlen")
+    with pytest.raises(ValueError, match=r"not torch\.float32; unset MMBERT_ATTENTION"):
+        kernels.attention(torch.randn(8, 3, 2, 16), cumulative((8,)), 8, None)
