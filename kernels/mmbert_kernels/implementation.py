@@ -146,3 +146,8 @@ def is_installed(module: str) -> bool:
 def is_hopper() -> bool:
     """Whether the GPU is of the one kind that flash-attn 3 is made for."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+
+
+def computes_in_bfloat16(device: torch.device | int) -> bool:
+    """Whether the GPU has instructions for bfloat16: those from the A100 (2020) on have."""
+    return torch.cuda.get_device_capability(device)[0] >= 8

@@ -32,7 +32,11 @@ class Example:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How to train: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0."""
+    """How to train: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0.
+
+    A model in bfloat16 is trained by float32 copies of its weights: a step at this learning rate is
+    smaller than what bfloat16 can add to a weight.
+    """
 
     epochs: int = 3
     learning_rate: float = 5e-5
@@ -132,10 +136,10 @@ def _train(
     documents = [model.encode(example.text, longest=settings.longest) for example in examples]
     targets = torch.tensor([labels.index(example.label) for example in examples])
     classifier.requires_grad_(True)
-    parameters = list(classifier.parameters())
+    weights = _float32_weights(classifier)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [w for w in weights if w.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
     batches = math.ceil(len(examples) / settings.batch_size)
@@ -155,8 +159,30 @@ def _train(
             loss = nn.functional.cross_entropy(logits, targets[chosen].to(logits.device))
             optimizer.zero_grad()
             loss.backward()
+            _hand_over_gradients(weights)
             optimizer.step()
+            _round(weights)
             bar.update()
+
+
+def _float32_weights(module: nn.Module) -> dict[Tensor, nn.Parameter]:
+    """What is trained, with the parameter each is for: itself, or a copy where it is narrower."""
+    return {p if p.dtype == torch.float32 else p.detach().float(): p for p in module.parameters()}
+
+
+def _hand_over_gradients(weights: dict[Tensor, nn.Parameter]) -> None:
+    for weight, parameter in weights.items():
+        if weight is not parameter:
+            weight.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+
+
+@torch.no_grad()
+def _round(weights: dict[Tensor, nn.Parameter]) -> None:
+    """Give the narrower parameters the weights that they are to have."""
+    for weight, parameter in weights.items():
+        if weight is not parameter:
+            parameter.copy_(weight)
 
 
 @torch.no_grad()

@@ -6,31 +6,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmbert.errors import UserError
 from mmbert.hub.building import build_model, pack
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.source import open_model
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert_kernels import computes_in_bfloat16
 
 # Tokens of a packed row: enough to keep a device busy, little enough for any.
 ROW_TOKENS = 8192
 
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
 class LoadedModel:
-    """A model with its tokenizer, in float32 on `device` (a GPU where there is one unless given).
+    """A model with its tokenizer, in `dtype` on `device` (a GPU where there is one unless given).
 
     `module` is the model, `model` its description, `tokenizer` its tokenizer. UserError if `path`
-    holds no sound model.
+    holds no sound model, `dtype` is none of DTYPES, or the GPU is too old for it.
     """
 
-    def __init__(self, path: Path, device: torch.device | str | None = None) -> None:
-        source = open_model(path)
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         default = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(default if device is None else device)
+        _check_dtype(dtype, self.device)
+        source = open_model(path)
+        self.path = path
         self.model: HuggingFaceModel = source.model
         self.module: MaskedLanguageModel = build_model(source.model.encoder, source.items())
-        self.module.to(self.device)
+        self.module.to(self.device, dtype)
         self.tokenizer = FastTokenizer(source.tokenizer)
         self.special_ids = source.special_ids
 
@@ -66,8 +77,21 @@ class LoadedModel:
         return vectors
 
 
+def _check_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    if dtype not in DTYPES.values():
+        raise UserError(
+            f"models are not evaluated in {dtype}", remedy=f"choose one of {', '.join(DTYPES)}"
+        )
+    if dtype == torch.bfloat16 and device.type == "cuda" and not computes_in_bfloat16(device):
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} is too old for bfloat16",
+            remedy="evaluate in float32, which is the default",
+        )
+
+
 def mean_by_document(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """[T, d] and document starts int32 [S + 1] to the documents' means [S, d]."""
+    """[T, d] and document starts int32 [S + 1] to the documents' means float32 [S, d]."""
+    hidden = hidden.float()
     lengths = cu_seqlens.diff().long()
     owner = torch.repeat_interleave(lengths)
     sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, owner, hidden)
