@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
 from mmbert_kernels.implementation import implementation
-from mmbert_kernels.triton_support import blocks, contiguous_rows, tl, triton
+from mmbert_kernels.triton_support import blocks, contiguous_rows, launch, tl, triton
 
 # A program's tile; 128 divides the widths of the models, so no lane idles.
 ROWS, COLUMNS = 16, 128
@@ -133,8 +133,17 @@ class _GeGLU(torch.autograd.Function):
         rows, width = x.shape[0], x.shape[1] // 2
         out = torch.empty(rows, width, dtype=x.dtype, device=x.device)
         if out.numel():
-            _forward_kernel[(blocks(rows, ROWS), blocks(width, COLUMNS))](
-                x, out, rows, width, x.stride(0), ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4
+            launch(
+                _forward_kernel,
+                (blocks(rows, ROWS), blocks(width, COLUMNS)),
+                x,
+                out,
+                rows,
+                width,
+                x.stride(0),
+                ROWS=ROWS,
+                COLUMNS=COLUMNS,
+                num_warps=4,
             )
         ctx.save_for_backward(x)
         return out
@@ -146,7 +155,9 @@ class _GeGLU(torch.autograd.Function):
         rows, width = grad.shape
         grad_x = torch.empty(rows, 2 * width, dtype=x.dtype, device=x.device)
         if grad.numel():
-            _backward_kernel[(blocks(rows, ROWS), blocks(width, COLUMNS))](
+            launch(
+                _backward_kernel,
+                (blocks(rows, ROWS), blocks(width, COLUMNS)),
                 grad,
                 x,
                 grad_x,

@@ -15,6 +15,7 @@ from mmbert_kernels.dropout import Dropout, channel_words, keep_tile
 from mmbert_kernels.triton_support import (
     blocks,
     contiguous_rows,
+    launch,
     next_power_of_2,
     resident_programs,
     tl,
@@ -186,7 +187,9 @@ def triton_forward(
     inverse = torch.empty_like(mean)
     if rows:
         block = _rows_per_program(width)
-        _forward_kernel[(blocks(rows, block),)](
+        launch(
+            _forward_kernel,
+            (blocks(rows, block),),
             x,
             residual,
             ids,
@@ -233,7 +236,9 @@ def triton_backward(
     grad_out = None if grad_out is None else contiguous_rows(grad_out)
     grad_total = None if grad_total is None else contiguous_rows(grad_total)
     if rows:
-        _backward_kernel[(programs,)](
+        launch(
+            _backward_kernel,
+            (programs,),
             grad_out,
             grad_total,
             x,

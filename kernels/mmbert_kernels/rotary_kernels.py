@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmbert_kernels.rotary_tables import position_tables
-from mmbert_kernels.triton_support import blocks, next_power_of_2, tl, triton
+from mmbert_kernels.triton_support import blocks, launch, next_power_of_2, tl, triton
 
 # Tokens and heads of a program's tile: with heads of 64, eight pairs to each lane of its two warps,
 # which are two reads of 16 bytes.
@@ -51,7 +51,9 @@ def _launch(
     tokens, heads, size = query.shape
     if not query.numel():
         return
-    _rotate_kernel[(blocks(tokens, TOKENS), 2 if value is None else 3)](
+    launch(
+        _rotate_kernel,
+        (blocks(tokens, TOKENS), 2 if value is None else 3),
         query,
         key,
         value,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmbert_kernels.checks import computation_dtype
-from mmbert_kernels.triton_support import blocks, contiguous_rows, tl, triton
+from mmbert_kernels.triton_support import blocks, contiguous_rows, launch, tl, triton
 
 RUN = 32
 COLUMNS = 128
@@ -57,7 +57,9 @@ def scatter_rows_triton(
     runs = blocks(count, RUN)
     parts = torch.empty(runs, 2, width, dtype=torch.float32, device=grad.device)
     grid = runs, blocks(width, COLUMNS)
-    _run_sums_kernel[grid](
+    launch(
+        _run_sums_kernel,
+        grid,
         grad,
         places,
         order,
@@ -71,8 +73,18 @@ def scatter_rows_triton(
         COLUMNS=COLUMNS,
         num_warps=4,
     )
-    _add_parts_kernel[grid](
-        places, out, parts, count, width, RUN=RUN, PARTS=PARTS, COLUMNS=COLUMNS, num_warps=4
+    launch(
+        _add_parts_kernel,
+        grid,
+        places,
+        out,
+        parts,
+        count,
+        width,
+        RUN=RUN,
+        PARTS=PARTS,
+        COLUMNS=COLUMNS,
+        num_warps=4,
     )
     return out
 

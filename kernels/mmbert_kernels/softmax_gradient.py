@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels.triton_support import blocks, tl, triton
+from mmbert_kernels.triton_support import blocks, launch, tl, triton
 
 # Columns that the first pass reads at a time, and neighbours among them that share a maximum: they
 # are one lane's read of 16 bytes.
@@ -48,7 +48,9 @@ def softmax_gradient(
     """
     rows, vocabulary = logits.shape
     maxima, sums, label_logits = losses.new_empty(3, rows)
-    _statistics_kernel[(rows,)](
+    launch(
+        _statistics_kernel,
+        (rows,),
         logits,
         labels,
         maxima,
@@ -69,7 +71,9 @@ def softmax_gradient(
     losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
     walks = blocks(rows, SECOND_WALK)
     column_sums = torch.empty(walks, vocabulary, dtype=torch.float32, device=logits.device)
-    _gradient_kernel[(blocks(vocabulary, SECOND_COLUMNS), walks)](
+    launch(
+        _gradient_kernel,
+        (blocks(vocabulary, SECOND_COLUMNS), walks),
         logits,
         labels,
         factors,

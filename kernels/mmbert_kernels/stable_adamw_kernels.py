@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mmbert_kernels.triton_support import tl, triton
+from mmbert_kernels.triton_support import launch, tl, triton
 
 BLOCK = 2048
 ALIGNMENT = 4
@@ -193,7 +193,9 @@ def sums_triton(
     sums = torch.empty(count, dtype=torch.float32, device=gradient.device)
     out = torch.zeros(len(starts), 2, dtype=torch.float64, device=gradient.device)
     if count:
-        _sums_kernel[(count,)](
+        launch(
+            _sums_kernel,
+            (count,),
             gradient,
             exp_avg_sq,
             table,
@@ -204,7 +206,9 @@ def sums_triton(
             ALIGNMENT=ALIGNMENT,
             num_warps=8,
         )
-        _segment_sums_kernel[(len(starts),)](sums, firsts, table, out, BLOCK=1024, num_warps=4)
+        launch(
+            _segment_sums_kernel, (len(starts),), sums, firsts, table, out, BLOCK=1024, num_warps=4
+        )
     return out
 
 
@@ -223,7 +227,9 @@ def apply_triton(
     """
     table, _ = _block_table(starts, ends, flats[0].device)
     if table.shape[0]:
-        _apply_kernel[(table.shape[0],)](
+        launch(
+            _apply_kernel,
+            (table.shape[0],),
             *flats,
             table,
             rates.to(torch.float32),

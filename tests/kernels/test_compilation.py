@@ -1,4 +1,5 @@
-"""Every Triton kernel, as the models of the presets launch it, compiled for A100 and H100 or H200.
+"""Every Triton kernel, as the models of the presets launch it, compiled for A100 and H100 or H200,
+each with the same fusion of products and sums.
 
 No GPU is needed: a stand-in for the driver names the target, and every launch ends when the
 kernel is compiled. The tensors are small but have the models' widths and types, so that the
@@ -18,6 +19,7 @@ import torch
 import mmbert_kernels as kernels
 from mmbert_kernels.implementation import implementation, triton_interprets
 from mmbert_kernels.rotary import rotary_apart
+from mmbert_kernels.triton_support import FP_FUSION
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or triton_interprets(),
@@ -67,6 +69,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     run = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:
+        assert options["enable_fp_fusion"] is FP_FUSION, self.__name__
         kernel = run(self, *arguments, warmup=True, **options)
         launches.append((self.__name__, kernel))
         return kernel
@@ -74,6 +77,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(JITFunction, "run", compile_only)
     monkeypatch.setattr("mmbert_kernels.implementation.triton_interprets", lambda: True)
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")  # nothing is left to the default
     implementation.cache_clear()
     monkeypatch.setattr(driver, "_active", StandInDriver(request.param))
     yield launches
@@ -82,6 +86,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     assert launches
     for name, kernel in launches:
         assert target in kernel.asm["ptx"], name
+        assert kernel.metadata.enable_fp_fusion is FP_FUSION, name
         assert len(kernel.asm["cubin"]) > 1000, name
         assert kernel.metadata.shared <= SHARED_MEMORY[request.param], name
         assert narrow_products(kernel.asm["ttir"]) == [], name

@@ -1,0 +1,41 @@
+"""What a GPU's path launches and calls in a row's forward and backward, without a GPU."""
+
+import pytest
+import torch
+
+from mmbert_kernels.triton_support import FP_FUSION
+from tests.benchmarks.packed_rows import packed_rows
+from tests.model.tiny_models import BASES, tiny_config
+from tests.pretended_gpu import Operators, pretended_gpu, without_content
+
+pytest.importorskip("triton")
+
+# What of PyTorch's operators raises on a GPU when it is to use deterministic algorithms only, by
+# the list in torch.use_deterministic_algorithms' description.
+RAISING = (
+    "adaptive_", "avg_pool3d", "bincount", "ctc_loss", "cumsum", "embedding_bag", "fractional_max",
+    "grid_sampler", "histc", "kthvalue", "max_unpool", "median", "nll_loss", "put", "put_",
+    "reflection_pad", "resize_", "scatter_reduce", "upsample_",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_launches_and_operators(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Every launch says whether products and sums are fused; no operator raises in a deterministic
+    run."""
+    monkeypatch.setattr("mmbert_kernels.blocked_attention.host_ends", lambda _: [0, 100, 512])
+    (row,) = packed_rows(1, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
+    fusions: dict[str, set[object]] = {}
+
+    def launch(kernel: object, *_: object, **options: object) -> None:
+        name = kernel.__name__  # type: ignore[attr-defined]
+        fusions.setdefault(name, set()).add(options.get("enable_fp_fusion"))
+
+    with pretended_gpu(launch), Operators() as operators:
+        model, batch = without_content(tiny_config(hidden_size=256), row, dtype)
+        (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
+    assert len(fusions) >= 6
+    assert all(said == {FP_FUSION} for said in fusions.values()), fusions
+    called = {call.name.removeprefix("aten::") for call in operators.calls}
+    assert len(called) > 10
+    assert not [name for name in called if name.startswith(RAISING)]
