@@ -9,7 +9,7 @@ from mmbert_kernels.dropout import Dropout
 from mmbert_kernels.embedding_layer_norm import embedding_layer_norm
 from mmbert_kernels.gather_rows import gather_rows
 from mmbert_kernels.geglu import geglu
-from mmbert_kernels.implementation import backends, computes_in_bfloat16
+from mmbert_kernels.implementation import backends, computes_in_bfloat16, unrepeatable
 from mmbert_kernels.layer_norm import add_layer_norm, branching_layer_norm, layer_norm
 from mmbert_kernels.linear_cross_entropy import linear_cross_entropy
 from mmbert_kernels.memory import keep_freed_memory
@@ -43,5 +43,6 @@ __all__ = [
     "rotary_attention",
     "stable_adamw_apply",
     "stable_adamw_sums",
+    "unrepeatable",
     "update_rms",
 ]

@@ -38,6 +38,9 @@ ATTENTION_PACKAGES = {
 }
 ON_GPUS = ("flash_attn_3", "flash_attn", "varlen")
 ANYWHERE = ("plain", "reference")
+# Those that add in the same order in every run on a GPU once torch is to use deterministic
+# algorithms: by their sources. What PyTorch picks for `reference` is not known to.
+REPEATABLE = ("triton", "flash_attn_3", "flash_attn", "varlen", "plain")
 HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
@@ -83,6 +86,14 @@ def backends(device_type: str | None = None) -> dict[str, str]:
     chosen = {name: implementation(name, device_type) for name in (*FUSED_OPERATIONS, "attention")}
     in_float32 = implementation("attention", device_type, torch.float32)
     return chosen | {"attention in float32": in_float32}
+
+
+def unrepeatable(dtype: torch.dtype) -> dict[str, str]:
+    """Operations, with their implementations, whose results on a GPU may differ from run to run
+    even if torch is to use deterministic algorithms; empty where all are repeatable."""
+    chosen = {name: implementation(name, "cuda") for name in FUSED_OPERATIONS}
+    chosen["attention"] = implementation("attention", "cuda", dtype)
+    return {name: how for name, how in chosen.items() if how not in REPEATABLE}
 
 
 def _fused_implementation(device_type: str) -> tuple[str, str]:

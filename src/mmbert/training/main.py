@@ -19,6 +19,7 @@ import torch.distributed as distributed
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
 from mmbert.training.building import open_session
 from mmbert.training.control import Control
+from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.launchers import Placement, check_hostfile, device_number
 from mmbert.training.loop import Ending, train
 from mmbert.training.preparation import Prepared, RunOptions, prepare
@@ -41,6 +42,8 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
     prepared, error = _try_to_prepare(options, placement)
     hang = timedelta(minutes=prepared.recipe.guard.hang_minutes) if prepared else STARTING_TIMEOUT
     device = _choose_device(placement)
+    if prepared is not None:
+        error = _problem_of(prepared, device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # Twice the hang timeout: the watchdog names the culprit before a collective gives up.
     try:
@@ -142,9 +145,20 @@ def _try_to_prepare(
 ) -> tuple[Prepared | None, UserError | None]:
     try:
         check_hostfile()
-        return prepare(options, placement.world_size), None
+        prepared = prepare(options, placement.world_size)
+        set_environment(prepared.recipe)
+        return prepared, None
     except UserError as error:
         return None, error
+
+
+def _problem_of(prepared: Prepared, device: torch.device) -> UserError | None:
+    """What this rank's device cannot do for the recipe."""
+    try:
+        set_up_device(prepared.recipe, device)
+    except UserError as error:
+        return error
+    return None
 
 
 def _print_errors(errors: list[UserError | None]) -> None:

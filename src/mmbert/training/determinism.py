@@ -1,0 +1,86 @@
+"""What a GPU must be able to do for a recipe, and `deterministic: true`: equal runs to the bit.
+
+Everything is decided before the first step, so that nothing raises in the middle of one.
+"""
+
+import os
+from collections.abc import MutableMapping
+
+import torch
+
+from mmbert.errors import UserError
+from mmbert.recipe import Recipe
+from mmbert_kernels import computes_in_bfloat16, unrepeatable
+from mmbert_kernels.implementation import implementation
+
+# cuBLAS adds in the same order in every run with these workspaces alone, by its documentation.
+CUBLAS_WORKSPACES = (":4096:8", ":16:8")
+# NVLink's switches add in the order in which the parts arrive; torch excludes NVLS too.
+NCCL_ALGORITHMS = "^NVLS,NVLSTree"
+# flash-attn 3 refuses a deterministic backward pass above this (its hopper/flash_api.cpp).
+FLASH_3_HEAD_SIZE = 192
+
+
+def set_environment(recipe: Recipe, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Tell cuBLAS and NCCL what a deterministic run needs, before either is first used.
+
+    Raises:
+        UserError: the environment asks for something else already.
+    """
+    if not recipe.deterministic:
+        return
+    workspace = environment.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACES[0])
+    if workspace not in CUBLAS_WORKSPACES:
+        raise UserError(
+            f"deterministic: true, but CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which cuBLAS "
+            "may add in another order in every run",
+            remedy=f"unset it, or set it to {' or '.join(CUBLAS_WORKSPACES)}",
+        )
+    algorithms = environment.setdefault("NCCL_ALGO", NCCL_ALGORITHMS)
+    if "NVLS" in algorithms.upper() and "^" not in algorithms:
+        raise UserError(
+            f"deterministic: true, but NCCL_ALGO is {algorithms!r}: NVLink's switches add in "
+            "another order in every run",
+            remedy="unset NCCL_ALGO, or name Ring or Tree in it",
+        )
+
+
+def set_up_device(recipe: Recipe, device: torch.device) -> None:
+    """Check that a GPU can do what the recipe asks for; let torch be deterministic if it is to be.
+
+    Raises:
+        UserError: the GPU is too old for bfloat16, or an implementation, which is named, cannot be
+            deterministic.
+    """
+    if device.type != "cuda":
+        return
+    if recipe.precision == "bfloat16" and not computes_in_bfloat16(device):
+        raise UserError(
+            f"precision: bfloat16, but {torch.cuda.get_device_name(device)} is too old for it",
+            remedy="take an A100 or a later GPU, or train with precision=float32 (slowly)",
+        )
+    if recipe.deterministic:
+        _check_implementations(recipe)
+    torch.use_deterministic_algorithms(recipe.deterministic)
+    # Whoever reads what was never written has an error that this would hide, at the cost of time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def _check_implementations(recipe: Recipe) -> None:
+    dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
+    unable = unrepeatable(dtype)
+    if unable:
+        named = ", ".join(f"{operation} by {how}" for operation, how in unable.items())
+        raise UserError(
+            f"deterministic: true, but these may differ from run to run: {named}",
+            remedy="unset MMBERT_KERNELS and MMBERT_ATTENTION and install Triton (`mmbert doctor` "
+            "says what runs here), or set deterministic to false",
+        )
+    head_size = recipe.model.hidden_size // recipe.model.num_attention_heads
+    if implementation("attention", "cuda", dtype) == "flash_attn_3" and (
+        head_size > FLASH_3_HEAD_SIZE
+    ):
+        raise UserError(
+            f"deterministic: true, but flash_attn_3 is not deterministic with heads of {head_size}",
+            remedy="set MMBERT_ATTENTION=varlen, or deterministic to false",
+        )
