@@ -18,7 +18,12 @@ Parts = tuple[Tensor, Tensor, Tensor]
 def flash_attention_3(
     parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None
 ) -> Tensor:
-    """`attention` by flash-attn 3, the version for Hopper chips."""
+    """`attention` by flash-attn 3, the version for Hopper chips.
+
+    Not run yet: the call is held against the signature in hopper/flash_attn_interface.py of
+    Dao-AILab/flash-attention, whose wheels (flash-attn-3 on PyTorch's index) have the module
+    flash_attn_interface.
+    """
     _require_half("flash_attn_3", parts[0])
     attend: Callable[..., Tensor] = import_module("flash_attn_interface").flash_attn_varlen_func
     return attend(

@@ -8,6 +8,7 @@ first used on a kind of device:
                     `reference`.
 """
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -145,13 +146,20 @@ def _attention_implementation(device_type: str, dtype: torch.dtype) -> tuple[str
 
 
 def is_installed(module: str) -> bool:
-    """Whether `module` can be found. flash-attn 4 alone has a `flash_attn` without version 2's."""
+    """Whether `module` is here and can be imported; what is here but cannot be is warned of.
+
+    flash-attn 4 alone has a `flash_attn` without version 2's. A wheel for another CUDA or torch
+    lacks a library or a symbol, which shows when it is imported.
+    """
     try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError as error:  # looking for a submodule imports its parent
+        if importlib.util.find_spec(module) is None:
+            return False
+        importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
         if not isinstance(error, ModuleNotFoundError):
             logger.warning("%s is installed but cannot be imported: %s", module, error)
         return False
+    return True
 
 
 def is_hopper() -> bool:

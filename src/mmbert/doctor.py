@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from rich.table import Table
 
 import mmbert
 import mmbert_kernels
+from mmbert.doctor_gpus import Finding, flash_attention_3, gpu_findings
 from mmbert.errors import UserError
 from mmbert.wheels.required import required
 
@@ -47,18 +47,8 @@ OPTIONAL = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `remedy` is empty when nothing is amiss."""
-
-    section: str
-    name: str
-    value: str
-    remedy: str = ""
-
-
 def examine() -> list[Finding]:
-    """Look at this machine; imports torch but starts nothing."""
+    """Look at this machine; starts nothing but what a GPU needs to tell its free memory."""
     return [*_versions(), *_devices(), *_backends(), *_kernels(), *_programs()]
 
 
@@ -82,24 +72,14 @@ def _versions() -> list[Finding]:
         present = version is not None and importlib.util.find_spec(package) is not None
         value = str(version) if present else f"not installed ({purpose})"
         findings.append(Finding("optional", package, value, "" if present else how))
-    return findings
+    return [*findings, *flash_attention_3()]
 
 
 def _devices() -> list[Finding]:
     findings = [
         Finding("devices", "CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")
     ]
-    if not torch.cuda.is_available():
-        built = torch.version.cuda
-        missing = "none (torch is a CPU build)" if built is None else "none found"
-        return [*findings, Finding("devices", "GPU", missing)]
-    for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
-        value = (
-            f"{device.name}, {device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor}"
-        )
-        findings.append(Finding("devices", f"GPU {index}", value))
-    return findings
+    return [*findings, *gpu_findings()]
 
 
 def _backends() -> list[Finding]:
@@ -121,7 +101,9 @@ def _backends() -> list[Finding]:
 
 def _kernels() -> list[Finding]:
     return [
-        Finding("kernels", operation, backend)
+        Finding(
+            "kernels", "attention in bfloat16" if operation == "attention" else operation, backend
+        )
         for operation, backend in mmbert_kernels.backends().items()
     ]
 

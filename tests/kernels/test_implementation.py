@@ -151,7 +151,21 @@ def test_a_flash_attn_without_version_2_is_not_taken_for_it(
     assert is_installed("flash_attn.cute")
     assert not is_installed(FLASH_2)
     assert not is_installed("no_such_package.at_all")
-    sys.modules.pop("flash_attn", None)
+    for name in ("flash_attn.cute", "flash_attn"):
+        sys.modules.pop(name, None)
+
+
+def test_a_wheel_that_cannot_be_imported_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one for another CUDA: the first step would fail."""
+    (tmp_path / "flash_attn_interface.py").write_text(
+        "raise ImportError('libcudart.so.12: cannot open shared object file')"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("mmbert_kernels.implementation.is_hopper", lambda: True)
+    assert implementation("attention", "cuda") != "flash_attn_3"
+    assert "libcudart.so.12" in caplog.text
 
 
 def published_flash_attention(

@@ -63,7 +63,7 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
         _check_implementations(recipe)
     torch.use_deterministic_algorithms(recipe.deterministic)
     # Whoever reads what was never written has an error that this would hide, at the cost of time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _check_implementations(recipe: Recipe) -> None:
