@@ -1,8 +1,8 @@
 """Attention of blocks of queries over blocks of keys, in plain PyTorch: for any device and type.
 
 Scores exist for QUERIES queries of a block at a time and are computed again in the backward pass,
-so that memory is linear in the number of keys. Nothing is added in an order that chance decides.
-With S = q k^T / sqrt D + mask:
+so that memory is linear in the number of keys. Narrow types are computed in float32. Nothing is
+added in an order that chance decides. With S = q k^T / sqrt D + mask:
 
     P = exp(S - log_sum)        out = P v
     dv = P^T dout        dS = P * (dout v^T - sum(dout * out))        dq = dS k        dk = dS^T q
@@ -12,6 +12,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from mmbert_kernels.checks import computation_dtype
 
 # Of base's 12 heads and a document of 8,192 tokens, 100 MB of scores in float32.
 QUERIES = 256
@@ -28,6 +30,7 @@ def plain_forward(
         value: [B, H, K, D].
         mask: [B, 1, Q, K], added to the scores; None: every query sees every key.
     """
+    query, key, value = _widened(query, key, value)
     scale = 1 / math.sqrt(query.shape[3])
     out, log_sum = torch.empty_like(query), query.new_empty(query.shape[:3])
     for queries in _pieces(query.shape[2]):
@@ -49,6 +52,7 @@ def plain_backward(
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values. Arguments as of `plain_forward`, and its results."""
+    grad_out, query, key, value, out = _widened(grad_out, query, key, value, out)
     scale = 1 / math.sqrt(query.shape[3])
     along = (grad_out * out).sum(dim=3, keepdim=True)
     grad_query = torch.empty_like(query)
@@ -63,6 +67,10 @@ def plain_backward(
         grad_query[:, :, queries] = scores @ key
         grad_key += scores.transpose(2, 3) @ scaled
     return grad_query.mul_(scale), grad_key, grad_value
+
+
+def _widened(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.to(computation_dtype(tensor.dtype)) for tensor in tensors]
 
 
 def _pieces(queries: int) -> list[slice]:

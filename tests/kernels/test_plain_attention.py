@@ -29,7 +29,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 32])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_it_is_the_formula(plain: None, window: int | None, dtype: torch.dtype) -> None:
     lengths = (*formulas.LENGTHS, 7, 130, 2)
     tokens = sum(lengths)
@@ -38,7 +38,9 @@ def test_it_is_the_formula(plain: None, window: int | None, dtype: torch.dtype) 
         lambda qkv: formulas.attention(qkv, lengths, window),
         (torch.randn(tokens, 3, 2, 16).to(dtype),),
         (torch.randn(tokens, 2, 16),),
-        roundings=16,  # sums of a hundred terms, as PyTorch takes them
+        # sums of a hundred terms, as PyTorch takes them; narrow types are rounded at the end, and
+        # where up to three blocks' gradients are added up
+        roundings=4 if dtype == torch.bfloat16 else 16,
     )
 
 
@@ -99,3 +101,27 @@ def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.Monkey
     monkeypatch.setattr(attention, "implementation", lambda *_: "varlen")
     with pytest.raises(ValueError, match=r"not torch\.float32; unset MMBERT_ATTENTION"):
         kernels.attention(torch.randn(8, 3, 2, 16), cumulative((8,)), 8, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 128])
+def test_on_a_gpu(window: int | None) -> None:
+    """Nothing is forced: float32 is computed rightly, in a context of 8,192 in linear memory."""
+    lengths = (*formulas.LENGTHS, 1024, 5)
+    compare(
+        lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
+        lambda qkv: formulas.attention(qkv, lengths, window),
+        (torch.randn(sum(lengths), 3, 2, 64, device="cuda"),),
+        (torch.randn(sum(lengths), 2, 64, device="cuda"),),
+        roundings=32,  # sums of a thousand terms
+    )
+    largest = []
+    for tokens in (2048, 4096, 8192):
+        qkv = torch.randn(tokens, 3, 12, 64, device="cuda", requires_grad=True)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        kernels.attention(qkv, cumulative((tokens,), 3, "cuda"), tokens, window).sum().backward()
+        largest.append(torch.cuda.max_memory_allocated() - before)
+    # a window's blocks are taken 4,096 tokens at a time, so that twice as many need less than twice
+    assert largest[1] < 2.2 * largest[0]
+    assert largest[2] < 2.2 * largest[1]
