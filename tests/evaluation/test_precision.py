@@ -37,10 +37,10 @@ def test_vectors_differ_a_little_and_are_float32(run: Run) -> None:
 
 
 def test_means_are_taken_in_float32() -> None:
-    """In bfloat16 the sum of a thousand ones would stop at 256."""
-    hidden = torch.ones(1000, 2, dtype=torch.bfloat16)
+    """The mean of two neighbours in bfloat16 is no number of bfloat16."""
+    hidden = torch.tensor([[1.0], [1 + 2**-7]] * 500, dtype=torch.bfloat16)
     means = mean_by_document(hidden, torch.tensor([0, 1000], dtype=torch.int32))
-    assert means.tolist() == [[1.0, 1.0]]
+    assert means.tolist() == [[1 + 2**-8]]
 
 
 def test_fine_tuning_makes_steps_that_bfloat16_could_not(run: Run, tmp_path: Path) -> None:
