@@ -153,7 +153,7 @@ def merge(
     epilog="Examples: `mmbert evaluate my_model --data my_shards`, "
     "`mmbert evaluate my_run --retrieval eng_Latn.tsv --retrieval swh_Latn.tsv`, "
     "`mmbert evaluate my_model --train train.tsv --test test.tsv`, "
-    "`mmbert evaluate my_model --data my_shards --dtype bfloat16` (several times faster on a GPU)"
+    "`mmbert evaluate my_model --data my_shards --dtype bfloat16`"
 )
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run, a checkpoint or a Hugging Face folder.")],

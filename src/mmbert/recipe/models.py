@@ -30,7 +30,7 @@ class Recipe(Settings):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     deterministic: bool = False
     """On GPUs, add in the same order in every run: two runs on the same kind of GPU, grid and
-    versions then have the same losses and weights to the bit, a little more slowly. On a CPU it
+    versions then have the same losses and weights to the bit, but more slowly. On a CPU it
     changes nothing."""
     model: ModelSettings
     initial_checkpoint: Path | None = None
