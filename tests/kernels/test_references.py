@@ -197,6 +197,14 @@ def test_gather_rows_adds_what_positions_share(dtype: torch.dtype) -> None:
     )
 
 
+def test_a_position_taken_a_thousand_times_gets_a_thousand_gradients() -> None:
+    """In bfloat16, 256 + 1 is 256: the sum must be kept in float32."""
+    x = torch.randn(3, 24, dtype=torch.bfloat16, requires_grad=True)
+    kernels.gather_rows(x, torch.full((1000,), 1)).sum().backward()
+    assert x.grad is not None
+    assert x.grad[:, 0].tolist() == [0.0, 1000.0, 0.0]
+
+
 @pytest.mark.parametrize("chunk", [1, 10, 64, None])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_linear_cross_entropy(dtype: torch.dtype, chunk: int | None) -> None:

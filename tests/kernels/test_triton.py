@@ -79,6 +79,16 @@ def test_add_layer_norm(dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_norm_is_that_of_the_sum_that_is_given(dtype: torch.dtype, share: float) -> None:
+    """To the bit: the backward pass and recomputation have the rounded sum alone."""
+    x, residual, weight = randn(37, 96, dtype=dtype), randn(37, 96, dtype=dtype) * 4, randn(96)
+    dropout = kernels.Dropout(share, 5) if share else None
+    normed, total = kernels.add_layer_norm(x, residual, weight.to(dtype), 1e-5, dropout)
+    assert torch.equal(normed, kernels.layer_norm(total, weight.to(dtype), 1e-5))
+
+
 def test_add_layer_norm_with_one_output_used() -> None:
     x, residual, weight = randn(9, 40), randn(9, 40), randn(40)
     compare(

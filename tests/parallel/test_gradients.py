@@ -130,3 +130,26 @@ def test_without_the_hooks_the_copies_drift_apart() -> None:
     results = run_ranks(train_on_rank, 2, "none", 1)
     assert results[0][1] != results[1][1]
     assert results[0][0] != pytest.approx(train_alone()[0], rel=1e-5)
+
+
+def norm_gradient_on_rank(rank: int, world_size: int) -> list[float]:
+    """What backward leaves in a bfloat16 norm; of each entry one rank has the large part."""
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    parallel = TensorParallel(build_grid(tensor_parallel=world_size).tensor, sequence=True)
+    norm = LayerNorm(WIDTH, parallel, eps=1e-5, on_sharded_tokens=True)
+    name_parameters(norm)
+    norm.to(torch.bfloat16)
+    sum_partial_gradients(norm, parallel.group)
+    large = torch.arange(WIDTH) % world_size == rank
+    part = torch.where(large, 1.0, 1.5 * 2**-9).to(torch.bfloat16)
+    (norm.weight * part).sum().backward()
+    assert norm.weight.grad is not None
+    return norm.weight.grad.tolist()
+
+
+def test_partial_bfloat16_gradients_are_rounded_once() -> None:
+    """Added in bfloat16, each small part would vanish beside the large one."""
+    exact = torch.tensor(1 + 2 * 1.5 * 2**-9).to(torch.bfloat16).item()
+    assert exact > 1
+    for gradient in run_ranks(norm_gradient_on_rank, 3).values():
+        assert gradient == [exact] * WIDTH

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbert.training.checkpoint_format import Index, RunState
 from tests.training import fault_injection
 from tests.training.processes import (
     exit_statuses,
@@ -15,9 +16,14 @@ from tests.training.processes import (
     run_to_the_end,
     start_ranks,
 )
-from tests.training.small_run import events, options_for, step_losses
+from tests.training.small_run import events, log_of, options_for, step_losses
 
 FORWARD = "forward, backward and optimiser step"
+
+
+def state_at(run: Path, step: int) -> RunState:
+    """What the checkpoint of `step` says of the run."""
+    return Index.read(run / "checkpoints" / f"step-{step:08d}").state
 
 
 def killed(statuses: list[int | None], victim: int) -> bool:
@@ -52,7 +58,9 @@ def test_killed_again_and_again_it_is_the_same_run(
 def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
+    """With lines every third step: what lies between two lines outlives a stop as well."""
+    overrides = ("checkpoint.every_tokens=1M", "logging.every_steps=3")
+    options = options_for(inputs, tmp_path / "run", *overrides)
     for victim, step, number in ((1, 3, signal.SIGTERM), (0, 7, signal.SIGUSR1)):
         ranks = start_ranks(
             options, before=fault_injection.signal_at, arguments=(victim, step, FORWARD, number)
@@ -68,7 +76,13 @@ def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
     assert not (options.output / "STOP").exists()
     assert events(options.output, "stopped")[-1]["step"] == 8
     assert run_to_the_end(options) == [0, 0], output_of(options)
-    assert step_losses(options.output) == step_losses(undisturbed)
+    losses = step_losses(options.output)
+    assert losses == {step: step_losses(undisturbed)[step] for step in losses}
+    for step in (10, 16, 22):
+        ours, theirs = (state_at(run, step) for run in (options.output, undisturbed))
+        assert ours.language_tokens == theirs.language_tokens
+        assert ours.extra == theirs.extra  # what the guard remembers, and tokens by component
+        assert len(ours.extra["guard"]["history"]) == {10: 10, 16: 6, 22: 6}[step]
 
 
 def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) -> None:
@@ -195,6 +209,7 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
         tmp_path / "run",
         "phases.pretrain.tokens=20k",
         "guard.rollback=true",
+        "logging.every_steps=5",
         stop_after_phase="pretrain",
     )
     ranks = start_ranks(options, before=fault_injection.fake_spike, arguments=(13 * 4,))
@@ -207,6 +222,19 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
     skipped = json.loads((options.output / "skipped_steps.json").read_text())
     assert skipped == {"steps": [12, 13], "rollbacks": 1}
     assert max(step_losses(options.output)) == 20
+    # Steps 12 and 13 never were: the line that spans them is of step 14 alone, and the guard
+    # remembers the eighteen others.
+    lines = {entry["step"]: entry for entry in log_of(options.output) if "step_loss" in entry}
+    assert lines[15]["loss"] == pytest.approx(lines[15]["step_loss"], rel=1e-6)
+    assert lines[10]["loss"] != pytest.approx(lines[10]["step_loss"], rel=1e-6)
+    busy = sum(lines[15]["time"].get(name, 0) for name in ("forward", "backward", "optimizer"))
+    assert busy <= lines[15]["interval_seconds"]
+    state = state_at(options.output, 20)
+    history = state.extra["guard"]["history"]
+    assert len(history) == 18
+    assert [history[place] for place in (4, 9, 12, 17)] == [
+        lines[step]["step_loss"] for step in (5, 10, 15, 20)
+    ]
     # A later start of the same run passes them over as well.
     kept = sorted((options.output / "checkpoints").glob("step-*"))
     assert [path.name for path in kept][-1] == "step-00000020"

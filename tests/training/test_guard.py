@@ -27,6 +27,16 @@ def test_a_spike_is_seen_and_does_not_become_the_measure() -> None:
     assert not guard.is_spike(3.6)
 
 
+def test_the_threshold_counts_standard_deviations() -> None:
+    """Of normal noise the median deviation is 1 / 1.4826 of the standard deviation."""
+    settings = GuardSettings(spike_threshold=4.0)
+    for factor, expected in ((4.0, False), (5.7, False), (6.1, True)):
+        guard = Guard(settings)
+        for loss in [4.0, 3.8, 4.2, 3.8, 4.2] * 6:  # around 4.0, their median deviation is 0.2
+            assert not guard.is_spike(loss)
+        assert guard.is_spike(4.0 + factor * 0.2) is expected
+
+
 def test_nothing_is_a_spike_before_there_is_a_history() -> None:
     guard = Guard(GuardSettings())
     assert not guard.is_spike(1.0)

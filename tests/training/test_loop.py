@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from distributed import run_ranks
 from mmbert.training.checkpoint import read_parameters
 from mmbert.training.checkpoint_format import Index
+from tests.training import golden
 from tests.training.small_run import (
     STEPS,
     events,
@@ -19,6 +21,13 @@ from tests.training.small_run import (
     pretrain_rank,
     step_losses,
 )
+
+TOKENS_A_STEP = 4 * 256
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    """The log's lines of figures, without its events."""
+    return [entry for entry in log_of(run) if "loss" in entry and "event" not in entry]
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -44,10 +53,10 @@ def test_every_phase_has_its_own_data_and_figures(undisturbed: Path) -> None:
 
 def test_the_log_has_a_line_per_interval_and_one_per_phase(undisturbed: Path) -> None:
     assert [entry["step"] for entry in events(undisturbed, "phase")] == [0, 10, 16]
-    lines = [entry for entry in log_of(undisturbed) if "loss" in entry and "event" not in entry]
+    lines = lines_of(undisturbed)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     last = lines[-1]
-    assert last["tokens"] == STEPS * 4 * 256
+    assert last["tokens"] == STEPS * TOKENS_A_STEP
     assert last["mask_ratio"] == 0.05
     assert 0.3 <= last["temperature"] < 0.5
     assert 0.9 < last["packing_efficiency"] <= 1
@@ -97,19 +106,31 @@ def test_tensorboard_has_the_same_figures(undisturbed: Path) -> None:
 def test_tokens_are_counted_whatever_lies_between_two_lines(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Lines every third step, an evaluation every other one, checkpoints of their own rhythm."""
+    """Lines every third step, an evaluation every other one, checkpoints of their own rhythm: that
+    of step 20 is two steps away from the line before."""
     run = tmp_path / "run"
     overrides = ("logging.every_steps=3", "evaluation.every_tokens=2k")
     assert run_ranks(pretrain_rank, 2, options_for(inputs, run, *overrides)) == {0: 0, 1: 0}
     assert len(events(run, "held-out")) > len(events(undisturbed, "held-out"))
-    for name in ("step-00000016", f"step-{STEPS:08d}"):
+    assert {20, 18, 21} - {line["step"] for line in lines_of(run)} == {20}
+    shares = {line["step"]: line["packing_efficiency"] for line in lines_of(undisturbed)}
+    for step in (10, 16, 20, STEPS):
+        name = f"step-{step:08d}"
         ours, theirs = (Index.read(r / "checkpoints" / name).state for r in (run, undisturbed))
         assert ours.language_tokens == theirs.language_tokens
-    for line in (entry for entry in log_of(run) if "time" in entry and "loss" in entry):
-        if isinstance(line["time"], dict):
-            assert "evaluation" not in line["time"]
-            shown = sum(line["time"].get(name, 0) for name in ("forward", "backward", "optimizer"))
-            assert shown <= line["interval_seconds"]
+        real = TOKENS_A_STEP * sum(share for of, share in shares.items() if of <= step)
+        assert sum(ours.language_tokens.values()) == pytest.approx(real, abs=1e-6)
+    for line in lines_of(run):
+        assert "evaluation" not in line["time"]
+        shown = sum(line["time"].get(name, 0) for name in ("forward", "backward", "optimizer"))
+        assert shown <= line["interval_seconds"]
+
+
+def test_the_losses_are_the_golden_ones(undisturbed: Path) -> None:
+    """Those of another ZeRO stage, as close as on another processor (see golden.py)."""
+    expected = json.loads(golden.FILE.read_text())["losses"]["two data ranks, ZeRO 2"]
+    found = [loss for _, loss in sorted(step_losses(undisturbed).items())]
+    assert found == pytest.approx(expected, rel=golden.TOLERANCE)
 
 
 def test_each_phase_end_is_kept(undisturbed: Path) -> None:

@@ -1,8 +1,11 @@
-"""The comparison behind `make golden` notices what it must."""
+"""The comparison behind `make golden` notices what it must; the losses themselves are another
+matter: `make golden` compares them all, and test_loop.py those of one grid."""
 
+import json
 import math
 
-from tests.training.golden import differences
+from tests.training.golden import FILE, GRIDS, differences
+from tests.training.small_run import STEPS
 
 GOLDEN = {"one rank": [5.5, 5.25, 5.125]}
 
@@ -17,3 +20,9 @@ def test_equal_losses_pass_and_the_last_bit_does_not() -> None:
 def test_a_loss_that_is_no_number_or_missing_differs() -> None:
     assert differences(GOLDEN, {"one rank": [5.5, math.nan, 5.125]}, 1e-4)
     assert differences(GOLDEN, {"one rank": [5.5, 5.25]}, 1e-4)
+
+
+def test_the_committed_losses_are_of_every_grid_and_step() -> None:
+    committed = json.loads(FILE.read_text())["losses"]
+    assert list(committed) == list(GRIDS)
+    assert {name: len(losses) for name, losses in committed.items()} == dict.fromkeys(GRIDS, STEPS)

@@ -1,0 +1,24 @@
+"""Messages between the ranks: sums of counts as large as a run's are exact."""
+
+from datetime import timedelta
+
+import torch.distributed as distributed
+
+from distributed import run_ranks
+from mmbert.training.control import Control
+
+# Of each rank: together the largest count that float64 holds, and one that float32 does not.
+COUNTS = ([float(2**53 - 3), float(2**24)], [2.0, 1.0])
+
+
+def add_up(rank: int, world_size: int) -> list[float]:
+    distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+    return Control.build(timedelta(seconds=60)).sum(COUNTS[rank])
+
+
+def test_sums_over_the_ranks_are_exact() -> None:
+    assert run_ranks(add_up, 2) == {rank: [2**53 - 1, 2**24 + 1] for rank in (0, 1)}
+
+
+def test_alone_a_sum_is_ones_own() -> None:
+    assert Control(0, 1).sum(COUNTS[0]) == COUNTS[0]

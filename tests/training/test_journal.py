@@ -1,0 +1,79 @@
+"""What stands between two log lines: evaluations do not count as training time."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mmbert.parallel.grid import ProcessGrid
+from mmbert.recipe import ModelSettings
+from mmbert.training.control import Control
+from mmbert.training.held_out import HeldOutLoss
+from mmbert.training.interval import Interval
+from mmbert.training.journal import Journal
+from mmbert.training.timing import TimeSplit
+
+CPU = torch.device("cpu")
+TOKENS_A_STEP = 1000
+MODEL = ModelSettings(
+    hidden_size=4, intermediate_size=6, num_hidden_layers=4, num_attention_heads=2
+)
+
+
+class Clock:
+    """The time that passes is what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 1e6
+        monkeypatch.setattr(time, "perf_counter", lambda: self.seconds)
+
+    def passes(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def session_of(clock: Clock) -> Any:
+    """What a journal asks of a session for an evaluation, which takes 100 seconds."""
+
+    def evaluate(*_: Any, **__: Any) -> HeldOutLoss:
+        clock.passes(100)
+        return HeldOutLoss(2.5, {}, {})
+
+    phase = SimpleNamespace(name="only", rotary_bases=object())
+    return SimpleNamespace(
+        step=0,
+        plan=SimpleNamespace(
+            steps=100, row_tokens=TOKENS_A_STEP, phases=[SimpleNamespace(index=0, end_step=100)]
+        ),
+        recipe=SimpleNamespace(
+            phases=[phase],
+            logging=SimpleNamespace(every_steps=50),
+            evaluation=SimpleNamespace(every_tokens=2 * TOKENS_A_STEP),
+        ),
+        table=SimpleNamespace(names=("a",)),
+        held_out=SimpleNamespace(loss=evaluate),
+        engine=SimpleNamespace(module=None),
+        clock=TimeSplit(CPU),
+        interval=Interval(1, MODEL, 100, ProcessGrid.single(), CPU),
+        reporter=SimpleNamespace(
+            advance=lambda step: None,
+            event=lambda *a, **k: None,
+            scalars=lambda *a: None,
+        ),
+        beat=lambda activity: None,
+    )
+
+
+def test_the_time_of_evaluations_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    session = session_of(clock)
+    journal = Journal(session)
+    for step in range(6):  # evaluated after steps 1, 3 and 5
+        clock.passes(7)
+        session.step = step + 1
+        journal.after_step(
+            SimpleNamespace(phase_index=0, tokens_before=step * TOKENS_A_STEP, rows=1)  # type: ignore[arg-type]
+        )
+    assert clock.seconds == 1e6 + 6 * 7 + 3 * 100
+    assert session.interval.collect(Control(0, 1), {}).seconds == 6 * 7

@@ -1,0 +1,46 @@
+"""A step's loss: what is not finite shows in every gradient, what is finite changes none."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmbert.training.losses import LossMeter
+from mmbert.training.step import StepRunner
+from mmbert.training.timing import TimeSplit
+
+CPU = torch.device("cpu")
+
+
+class Losses(nn.Module):
+    """Three losses with a gradient that is finite, whatever is added to the second."""
+
+    def __init__(self, added: float) -> None:
+        super().__init__()
+        self.weight, self.added = nn.Parameter(torch.tensor([3.0, 5.0, 7.0])), added
+
+    def forward(self) -> Tensor:
+        return self.weight * torch.tensor([1.0, -2.0, 0.1]) + torch.tensor([0, self.added, 0])
+
+
+def gradient(added: float) -> Tensor:
+    """That of the losses' sum, as the engine would take it."""
+    module = Losses(added)
+    engine: Any = SimpleNamespace(module=module, device=CPU)
+    StepRunner(engine, dropout_seed=0, meter=LossMeter(1, CPU), clock=TimeSplit(CPU))
+    module().sum().backward()
+    assert module.weight.grad is not None
+    return module.weight.grad
+
+
+@pytest.mark.parametrize("added", [math.inf, -math.inf, math.nan])
+def test_one_loss_that_is_not_finite_makes_all_gradients_so(added: float) -> None:
+    """A label of infinitely small probability has a finite gradient: the engine would step."""
+    assert gradient(added).isnan().all()
+
+
+def test_finite_losses_leave_the_gradient_as_it_is() -> None:
+    assert gradient(1e30).tolist() == torch.tensor([1.0, -2.0, 0.1]).tolist()
