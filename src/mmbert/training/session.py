@@ -234,6 +234,7 @@ class Session:
         self.control.barrier()
         self.load(target)
         self.meter.collect(self.grid.data)
+        self.clock.collect()
         self.interval.restart()
         self.reporter.event(
             "rollback",
