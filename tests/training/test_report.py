@@ -1,5 +1,6 @@
 """What is written for the watcher: the board's file, and a disk that has no more room."""
 
+import errno
 import json
 import math
 import resource
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mmbert.data.files import atomic_write
 from mmbert.training.board import Board
 from mmbert.training.report import Reporter
 from mmbert.training.tags import charts
@@ -83,3 +85,19 @@ def test_a_full_disk_is_kept_for_the_ranks_to_agree_on(tmp_path: Path, which: st
     assert reporter.failure is not None
     assert f"{tmp_path / which} cannot be written" in reporter.failure.message
     assert "free space" in reporter.failure.remedy
+
+
+def test_a_full_disk_that_was_explained_already_is_kept_for_all_ranks_to_hear(
+    tmp_path: Path,
+) -> None:
+    reporter, full = Reporter(tmp_path, active=True), tmp_path / "results.json"
+
+    def write() -> None:
+        with atomic_write(full) as file:
+            file.write(b"figures")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    reporter.attempt(full, write)
+    assert reporter.failure is not None
+    assert str(full) in str(reporter.failure)
+    assert not list(tmp_path.iterdir())

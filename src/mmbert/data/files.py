@@ -39,6 +39,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, durable: a folder whose own entry was not synced
+    may be lost with all that was synced in it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
 @contextlib.contextmanager
 def explained_write_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or an exceeded quota into a UserError that names the file."""

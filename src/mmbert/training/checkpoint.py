@@ -20,6 +20,7 @@ from typing import Any
 import torch.distributed as dist
 
 from mmbert import __version__
+from mmbert.data.files import make_folder, sync_folder
 from mmbert.errors import UserError
 from mmbert.training.checkpoint_format import Index, RunState
 from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
@@ -195,14 +196,15 @@ class CheckpointStore:
 
     def remove(self, path: Path) -> None:
         """Delete a checkpoint; one rank alone."""
-        # Renamed first: a half-deleted checkpoint is never seen as one.
+        # Renamed first, for good: a half-deleted checkpoint is never seen as one.
         grave = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
         path.rename(grave)
+        sync_folder(self.root)
         shutil.rmtree(grave, ignore_errors=True)
 
     def _begin(self, path: Path) -> tuple[int, str]:
         """The save's number and the name of its hidden folder, made; remains of others go."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         for remains in self.root.iterdir():
             if remains.name.startswith(HIDDEN):
                 shutil.rmtree(remains, ignore_errors=True)

@@ -226,7 +226,7 @@ def check_file(path: Path, entry: FileEntry) -> str | None:
             return f"{how}: {size} bytes instead of {entry.bytes}"
         hashing = xxhash.xxh3_128()
         with path.open("rb", buffering=0) as file:
-            buffer = memoryview(bytearray(CHUNK))
+            buffer = memoryview(bytearray(min(CHUNK, max(1, size))))
             while count := file.readinto(buffer):
                 hashing.update(buffer[:count])
     except FileNotFoundError:
@@ -236,15 +236,6 @@ def check_file(path: Path, entry: FileEntry) -> str | None:
     if hashing.hexdigest() != entry.xxh3_128:
         return "is not as it was written (its checksum differs)"
     return None
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries (a rename, say) to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_complete(parameters: dict[str, SavedParameter]) -> Iterator[str]:

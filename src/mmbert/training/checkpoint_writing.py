@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbert.data.files import sync_folder
 from mmbert.training.checkpoint_format import (
     INDEX_NAME,
     RECIPE_NAME,
@@ -30,7 +31,6 @@ from mmbert.training.checkpoint_format import (
     Slice,
     check_complete,
     safetensors_header,
-    sync_folder,
     write_file,
 )
 from mmbert.training.fragments import ParameterFragment

@@ -7,12 +7,12 @@ checkpoint it goes back to.
 
 import json
 import math
-import os
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmbert.data.files import atomic_write
 from mmbert.errors import UserError
 from mmbert.recipe import GuardSettings
 
@@ -107,12 +107,9 @@ class SkippedSteps:
 
     def write(self) -> None:
         """Put the file in place at once, so that a crash leaves the old one or the new one."""
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            json.dump({"steps": sorted(self.steps), "rollbacks": self.rollbacks}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        values = {"steps": sorted(self.steps), "rollbacks": self.rollbacks}
+        with atomic_write(self.path) as file:
+            file.write(json.dumps(values).encode())
 
 
 def all_finite(*values: float) -> bool:

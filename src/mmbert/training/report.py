@@ -76,6 +76,8 @@ class Reporter:
                 remedy="free space (or raise the quota) or mend the disk, then start the same "
                 "command again: it continues from the newest sound checkpoint",
             )
+        except UserError as error:  # a full disk, explained already
+            self.failure = error
 
     def say(self, text: str) -> None:
         """A line for the person who watches."""

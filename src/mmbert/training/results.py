@@ -1,7 +1,6 @@
 """`RUN/results.json` and the table at the end: what each phase saw and what it did to the loss."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from mmbert.data.files import atomic_write
 from mmbert.training.held_out import HeldOutLoss
 from mmbert.training.utilisation import FORMULA
 
@@ -97,9 +97,8 @@ class Results(BaseModel):
         values = self.model_dump()
         for phase, entry in zip(self.phases, values["phases"], strict=True):
             entry["tokens_per_second"] = round(phase.tokens_per_second, 1)
-        temporary = run_folder / "results.tmp"
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-        os.replace(temporary, run_folder / "results.json")
+        with atomic_write(run_folder / "results.json") as file:
+            file.write((json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:

@@ -1,6 +1,5 @@
 """All that a run is made of, held together: opened once, moved from step to step by the loop."""
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from mmbert.parallel.grid import ProcessGrid
 from mmbert.parallel.sanity import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
-from mmbert.training.checkpoint import CheckpointStore, RunState
+from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
 from mmbert.training.checkpoint_reading import problem_with
 from mmbert.training.communication import CommunicationClock
 from mmbert.training.components import ComponentTable
@@ -225,12 +224,12 @@ class Session:
             self.reporter.event("no rollback", spike, f"no rollback after step {spike}: {why}")
             return False
         self.skipped.add(range(first, spike + 1))
-        self.reporter.attempt(self.skipped.path, self.skipped.write)
         if self.control.is_first:
-            # A crash now must not continue from a checkpoint with the spike in it.
-            for path in self.store.list():
+            # The newest first, and the note last: after a crash now the run meets the spike again.
+            for path in reversed(self.store.list()):
                 if step_of(path) > first:
-                    _remove(path)
+                    self.store.remove(path)
+        self.reporter.attempt(self.skipped.path, self.skipped.write)
         self.control.barrier()
         self.load(target)
         self.meter.collect(self.grid.data)
@@ -289,18 +288,6 @@ class Session:
         """The states of all data ranks for this rank's (every rank calls it)."""
         # The ranks of a tensor group are neighbours and read the same rows.
         return self.control.gather(own)[:: self.grid.tensor.size]
-
-
-def _remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; renamed first, so that a half-deleted one is never taken for one."""
-    grave = checkpoint.with_name(f".deleted-{checkpoint.name}")
-    checkpoint.rename(grave)
-    shutil.rmtree(grave, ignore_errors=True)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint folder's name."""
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _row_bits(row: Row) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Tests of what a power loss leaves behind."""

@@ -1,0 +1,161 @@
+"""A power loss in a save, a deletion or a rollback leaves what a run continues from."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mmbert.data.files import make_folder
+from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
+from mmbert.training.checkpoint_reading import problem_with
+from mmbert.training.guard import SkippedSteps
+from mmbert.training.session import Session
+from tests.durability.recorder import Recorder
+from tests.durability.replay import Files, Replay, write
+from tests.training.step_weights import StepWeights, newest_step
+
+PHASE_END = 1
+
+
+def save(store: CheckpointStore, steps: range) -> None:
+    """Save these steps, and wait for each; every number in a checkpoint is its step's."""
+    engine = StepWeights(layers=2, length=8)
+    for step in steps:
+        engine.steps_taken = step
+        state = RunState(
+            step=step, tokens=step, phase="only", recipe="name: x\n", phase_end=step == PHASE_END
+        )
+        store.save(engine, state)  # type: ignore[arg-type]
+
+
+def store_in(run: Path) -> CheckpointStore:
+    return CheckpointStore(run / "checkpoints", keep_last=1, asynchronous=False)
+
+
+def record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, action: Any, before: Files
+) -> tuple[Replay, list[int]]:
+    """`action(run, done)` in a run's folder; it appends the number of calls so far to `done`."""
+    run = write(before, folder)
+    recorder, done = Recorder(run), list[int]()
+    with monkeypatch.context() as patch:
+        recorder.patch(patch)
+        action(run, lambda: done.append(len(recorder.events)))
+    return Replay(before, recorder.events, recorder.contents()), done
+
+
+def save_three(run: Path, done: Any) -> None:
+    for step in range(1, 4):
+        save(store_in(run), range(step, step + 1))
+        done()
+
+
+def test_every_crash_while_saving_leaves_the_newest_that_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three saves of which the last and a phase's end are kept: the second one is deleted."""
+    replay, done = record(tmp_path / "run", monkeypatch, save_three, {})
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # milliseconds each
+    states = 0
+    for calls, files in replay.crashes():
+        run, states = write(files, tmp_path / f"crash-{states}"), states + 1
+        saved = sum(end <= calls for end in done)
+        store = store_in(run)
+        visible = store.list()
+        assert [problem_with(path) for path in visible] == [None] * len(visible)
+        newest = newest_step(store.root) if visible else 0
+        assert newest in (saved, saved + 1), (calls, newest, saved)
+        if newest >= PHASE_END:
+            assert PHASE_END in {step_of(path) for path in visible}
+        if states % 3 == 0:
+            save(store, range(newest + 1, newest + 2))
+            assert newest_step(store.root) == newest + 1
+            assert not list(store.root.glob(".*")), "remains go with the next save"
+    assert states > 100
+
+
+def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged checkpoint is replaced: the one before holds until the new one is whole."""
+
+    def save_two(run: Path, done: Any) -> None:
+        make_folder(run / "checkpoints")
+        save(CheckpointStore(run / "checkpoints", asynchronous=False), range(1, 3))
+
+    record(tmp_path / "first", monkeypatch, save_two, {})
+    damaged = {
+        str(path.relative_to(tmp_path / "first")): path.read_bytes()
+        for path in (tmp_path / "first").rglob("*")
+        if path.is_file()
+    }
+    name = "checkpoints/step-00000002/rank-00000.safetensors"
+    damaged[name] = damaged[name][:-1]
+
+    def again(run: Path, done: Any) -> None:
+        store = CheckpointStore(run / "checkpoints", asynchronous=False)
+        assert step_of(store.newest_sound() or Path()) == 1
+        save(store, range(2, 3))
+        done()
+
+    replay, done = record(tmp_path / "again", monkeypatch, again, damaged)
+    for number, (calls, files) in enumerate(replay.crashes()):
+        run = write(files, tmp_path / f"crash-{number}")
+        newest = CheckpointStore(run / "checkpoints").newest_sound()
+        assert newest is not None
+        assert step_of(newest) in ((2,) if calls >= done[0] else (1, 2))
+
+
+def roll_back(run: Path, spike: int) -> None:
+    """Session.roll_back with as much of a session as it touches."""
+    session: Any = SimpleNamespace(
+        recipe=SimpleNamespace(guard=SimpleNamespace(rollback_limit=3)),
+        finish_saving=lambda: None,
+        store=CheckpointStore(run / "checkpoints", asynchronous=False),
+        skipped=SkippedSteps.read(run),
+        reporter=SimpleNamespace(
+            event=lambda *_: None, attempt=lambda what, action: action(), rewind=lambda step: None
+        ),
+        control=SimpleNamespace(is_first=True, barrier=lambda: None),
+        load=lambda path: None,
+        meter=SimpleNamespace(collect=lambda group: None),
+        clock=SimpleNamespace(collect=lambda: None, paused=nullcontext),
+        interval=SimpleNamespace(restart=lambda: None),
+        grid=SimpleNamespace(data=None),
+        step=0,
+    )
+    assert Session.roll_back(session, spike)
+
+
+def test_every_crash_in_a_rollback_leaves_the_spike_to_be_seen_again_or_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never a checkpoint with suspect steps in it beside the note that these were passed over: the
+    run would continue with them in its weights and say that they had been undone."""
+    spike, prepared = 3, tmp_path / "prepared"
+    make_folder(prepared / "checkpoints")
+    save(CheckpointStore(prepared / "checkpoints", asynchronous=False), range(1, 4))
+    before = {
+        str(path.relative_to(prepared)): path.read_bytes()
+        for path in prepared.rglob("*")
+        if path.is_file()
+    }
+    replay, done = record(
+        tmp_path / "run",
+        monkeypatch,
+        lambda run, done: (roll_back(run, spike), done()),
+        before,
+    )
+    for number, (calls, files) in enumerate(replay.crashes()):
+        run = write(files, tmp_path / f"crash-{number}")
+        newest = CheckpointStore(run / "checkpoints").newest_sound()
+        assert newest is not None
+        skipped = SkippedSteps.read(run)
+        if calls >= done[0]:
+            assert skipped.steps == {2, 3}
+        if skipped.steps:
+            assert (skipped.steps, skipped.rollbacks) == ({2, 3}, 1)
+            assert step_of(newest) == 2
+        else:
+            assert step_of(newest) in (2, 3)  # the next step or the one after is the spike

@@ -1,0 +1,45 @@
+"""What a checkpoint store asks of an engine, with weights of which every number is the step's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from mmbert.parallel.description import InitialDistribution, ParameterDescription
+from mmbert.training.checkpoint import CheckpointStore
+from mmbert.training.checkpoint_reading import CheckpointReader
+from mmbert.training.fragments import STATES, ParameterFragment
+
+ONES = InitialDistribution("ones")
+
+
+class StepWeights:
+    """`layers` weights of `length` elements each, on one rank."""
+
+    def __init__(self, layers: int = 8, length: int = 16_384) -> None:
+        self.device, self.zero_stage, self.steps_taken = torch.device("cpu"), 1, 0
+        self.grid = SimpleNamespace(tensor=SimpleNamespace(size=1), data=SimpleNamespace(size=1))
+        self._layers, self._length = layers, length
+
+    def fragments(self) -> Iterator[ParameterFragment]:
+        for number in range(self._layers):
+            states = {
+                state: torch.full((self._length,), float(self.steps_taken)) for state in STATES
+            }
+            description = ParameterDescription((self._length,), ONES, name=f"layer{number}.weight")
+            yield ParameterFragment(description, 0, 1, 0, self._length, **states)
+
+
+def newest_step(root: Path) -> int:
+    """The step of the newest checkpoint, which must be sound; every number in it must be that."""
+    store = CheckpointStore(root)
+    newest = store.newest_sound()
+    assert newest is not None
+    assert newest == store.list()[-1], "what has its name must be whole"
+    with CheckpointReader(newest) as reader:
+        state = reader.index.state
+        for name in reader.index.parameters:
+            for kind in STATES:
+                assert (reader.full(name, kind) == state.step).all(), (newest, name, kind)
+    return state.step
