@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
+from mmbert.data.files import atomic_write, make_folder, sync_folder
 from mmbert.data.manifest import MANIFEST_NAME, Shard, read_manifest
 from mmbert.data.tokenizer import TokenizerDescription
 from mmbert_prep.merge import finish_language, published_manifest, write_shard
@@ -99,6 +100,7 @@ class LanguageMerger:
         for manifest in sorted(self._space.source.glob(f"*/{MANIFEST_NAME}")):
             if manifest.parent.name not in self._languages.sections:
                 manifest.unlink()  # invisible first: what follows may be interrupted
+                sync_folder(manifest.parent)
                 shutil.rmtree(manifest.parent)
 
     def _published(self, language: str) -> bool:
@@ -111,7 +113,8 @@ class LanguageMerger:
         if path.exists():
             return
         selection = select(self._languages.of(language), self._units, self._settings)
-        np.save(self._space.merge / f"{language}.npy", selection.fates)
+        with atomic_write(self._space.merge / f"{language}.npy") as file:
+            np.save(file, selection.fates)
         shards = [[shard.name, shard.first, shard.last] for shard in selection.shards]
         write_json(
             path, {"shards": shards, "totals": selection.totals, "dropped": selection.dropped}
@@ -136,7 +139,7 @@ class LanguageMerger:
         if self._entry(language, shard.name).exists():
             return
         folder = self._space.staging / language
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         entry = write_shard(
             self._languages.of(language),
             self._selection(language),

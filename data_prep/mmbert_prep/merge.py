@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import mmbert
-from mmbert.data.files import explained_write_errors, sync_folder
+from mmbert.data.files import atomic_write, explained_write_errors, make_folder, sync_folder
 from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter, dtype_for_vocabulary
 from mmbert.data.manifest import (
     MANIFEST_NAME,
@@ -129,7 +129,8 @@ def finish_language(
         rejected=dict(sorted(rejected.items())),
     )
     write_manifest(folder, manifest)
-    shutil.copyfile(folder / MANIFEST_NAME, receipt)
+    with atomic_write(receipt) as file:
+        file.write((folder / MANIFEST_NAME).read_bytes())
     publish(folder, target)
     return manifest
 
@@ -137,16 +138,15 @@ def finish_language(
 def publish(folder: Path, target: Path) -> None:
     """Move a complete language folder to its place, in the place of an older one."""
     with explained_write_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
+        old = folder.with_name(f"{folder.name}.replaced")
         if target.exists():
-            old = folder.with_name(f"{folder.name}.replaced")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(target, old)
-            os.replace(folder, target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(folder, target)
-        sync_folder(target.parent)
+        os.replace(folder, target)
+        for changed in (target.parent, folder.parent):  # before anything of the old one goes
+            sync_folder(changed)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def published_manifest(target: Path, receipt: Path) -> Manifest | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from mmbert.data.files import explained_write_errors
+from mmbert.data.files import explained_write_errors, sync_folder
 from mmbert_prep.storage import read_json, write_json
 
 # high, low: halves of the text's XXH3-128; tokens and bytes of the document.
@@ -133,7 +133,7 @@ class PartWriter:
                 os.fsync(file.fileno())
                 file.close()
                 os.replace(self._path(f"{suffix}.partial"), self._path(suffix))
-        # This one syncs the folder, and with it the renames above.
+            sync_folder(self._folder)
         write_json(self._path("json"), self.report.model_dump(mode="json"))
         return self.report
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmbert.data.files import explained_write_errors
+from mmbert.data.files import explained_write_errors, make_folder
 from mmbert.data.tokenizer import TokenizerDescription
 from mmbert.errors import UserError
 from mmbert_prep.discovery import discover
@@ -43,7 +43,7 @@ def preprocess(team: Team, settings: PrepSettings) -> Summary | None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(explained_write_errors(settings.output))
         if team.rank == 0:
-            run.space.lock.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(run.space.lock.parent)
             stack.enter_context(output_lock(run.space.lock))
             run.plan_work()
         team.barrier()
@@ -162,7 +162,7 @@ class _Run:
         return "none"
 
     def _encode(self, plan: Plan, folder: Path, accelerator: str) -> None:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         done = sum(unit.weight for unit in plan.units if is_done(folder, unit.key))
         with self.stages.stage("encode", "encoding", plan.weight, done) as meter:
             encoder = self._batch_encoder(plan, accelerator)

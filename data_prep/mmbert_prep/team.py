@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mmbert.data.files import make_folder
 from mmbert.errors import UserError
 
 # How OpenMPI's mpirun and MPICH's mpiexec say how many processes they started.
@@ -85,7 +86,7 @@ class SlurmTeam:
     def __init__(self, rank: int, size: int, folder: Path) -> None:
         self.rank, self.size = rank, size
         self._folder, self._barriers = folder, 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
 
     def barrier(self) -> None:
         """Wait for all tasks, asleep; WorkerDiedError if one has said that it failed."""

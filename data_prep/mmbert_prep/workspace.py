@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from mmbert.data.files import atomic_write, make_folder, sync_folder
 from mmbert_prep.settings import PrepSettings
 
 WORK_FOLDER = ".preprocess"
@@ -50,7 +51,7 @@ class Workspace:
             self.staging,
             self.receipts,
         ):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     def merges(self, units: Path) -> bool:
         """Whether what is merged so far was made of these parts."""
@@ -59,11 +60,13 @@ class Workspace:
     def remove_merge(self, units: Path | None) -> None:
         """Forget what was merged, as the plan or the parts changed; from now on `units` are."""
         self._merged_units.unlink(missing_ok=True)
+        sync_folder(self.root)
         for folder in (self.merge, self.staging, self.receipts):
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            make_folder(folder)
         if units is not None:
-            self._merged_units.write_text(units.name)
+            with atomic_write(self._merged_units) as file:
+                file.write(units.name.encode())
 
     def remove(self) -> None:
         """Remove everything that only a continued run needs."""

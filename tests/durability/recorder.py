@@ -10,7 +10,7 @@ import builtins
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,14 @@ class Event:
 class Recorder:
     """Records while `patch`ed in; `before` is called ahead of each event (to raise, say)."""
 
-    def __init__(self, root: Path, before: Callable[[int], None] = lambda number: None) -> None:
-        self.root, self.events = root.resolve(), list[Event]()
+    def __init__(
+        self,
+        root: Path,
+        before: Callable[[int], None] = lambda number: None,
+        scratch: Collection[str] = (),
+    ) -> None:
+        """`scratch`: names of files and folders whose contents are left out."""
+        self.root, self.events, self.scratch = root.resolve(), list[Event](), set(scratch)
         self._before, self._lock = before, threading.RLock()
         self._open: dict[int, str] = {}
 
@@ -62,7 +68,7 @@ class Recorder:
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file()
+            if path.is_file() and self.scratch.isdisjoint(path.relative_to(self.root).parts)
         }
 
     def _name(self, path: Any, folder: int | None = None) -> str | None:
@@ -77,8 +83,10 @@ class Recorder:
             whole = self.root / above / os.fspath(path)
         if whole != self.root and self.root not in whole.parents:
             return None
-        name = str(whole.relative_to(self.root))
-        return "" if name == "." else name
+        name = whole.relative_to(self.root)
+        if not self.scratch.isdisjoint(name.parts):
+            return None
+        return "" if name == Path() else str(name)
 
     def _note(self, event: Event) -> None:
         self._before(len(self.events))

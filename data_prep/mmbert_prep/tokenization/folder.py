@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from mmbert.data.files import atomic_write
+from mmbert.data.files import atomic_write, make_folder, sync_folder
 from mmbert.data.tokenizer import (
     DESCRIPTION_NAME,
     SpecialIds,
@@ -72,6 +72,7 @@ def write_sentencepiece_folder(
     write_huggingface_files(partial, converted, special_ids)
     write_tokenizer_description(partial, description)
     os.replace(partial, folder)
+    sync_folder(folder.parent)
     return description
 
 
@@ -118,9 +119,11 @@ def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription
     partial = _partial(folder)
     for name in _COPIED:
         if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
+            with atomic_write(partial / name) as file:
+                file.write((source / name).read_bytes())
     write_tokenizer_description(partial, description)
     os.replace(partial, folder)
+    sync_folder(folder.parent)
     return description
 
 
@@ -161,7 +164,7 @@ def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any])
 def _partial(folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     return partial
 
 

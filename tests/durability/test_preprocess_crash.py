@@ -1,0 +1,148 @@
+"""A power loss in preprocessing: a language is seen whole or not at all; the command goes on."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmbert.data.files import checksum_file
+from mmbert.data.manifest import (
+    MANIFEST_NAME,
+    Shard,
+    read_manifest,
+    verify_files,
+)
+from mmbert.data.tokenizer import read_tokenizer_description
+from mmbert_prep import lock
+from mmbert_prep.parts import DOCUMENT_DTYPE, read_report
+from mmbert_prep.storage import read_json
+from tests.data_prep.texts import documents, run, tree
+from tests.durability.recorder import Recorder
+from tests.durability.replay import Files, Replay, write
+from tests.hub.tokenizers_for_tests import gemma_like_tokenizer, save_tokenizer
+
+LANGUAGE = "swh_Latn"
+SUMMARY = "text/summary.json"
+# What the command empties when it begins: whatever a crash leaves there does not matter.
+SCRATCH = ("claims", "progress", "lock.json", "lock.json.guard", "lock.json.partial")
+# Every so many of the different folders that a crash leaves is continued from in `make test`.
+EVERY = 50
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language of twelve documents, and one of ten that replaces it; a tokenizer."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, count in (("text", 12), ("other", 10)):
+        (folder / name).mkdir()
+        texts = "\n\n".join(documents(LANGUAGE, count))
+        (folder / name / f"{LANGUAGE}.txt").write_text(texts, "utf-8")
+    save_tokenizer(folder / "tokenizer", gemma_like_tokenizer())
+    return folder
+
+
+def preprocess(inputs: Path, output: Path, text: str = "text") -> None:
+    """The command, beside the lock of a process that died with the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "_alive", lambda path, holder: False)
+        run(
+            inputs / text, output, tokenizer=inputs / "tokenizer", vocabulary_size=None,
+            replace=text == "other",
+        )  # fmt: skip
+
+
+def record(inputs: Path, output: Path, before: Files, text: str) -> Replay:
+    """A run of the command over what was there before."""
+    write(before, output)
+    recorder = Recorder(output, scratch=SCRATCH)
+    with pytest.MonkeyPatch.context() as patch:
+        recorder.patch(patch)
+        preprocess(inputs, output, text)
+    return Replay(before, recorder.events, recorder.contents())
+
+
+def check_what_is_seen(output: Path) -> None:
+    """Whatever a reader finds is whole."""
+    for path in output.glob(f"text/*/{MANIFEST_NAME}"):
+        verify_files(path.parent, read_manifest(path.parent))
+    if (output / "tokenizer").exists():
+        read_tokenizer_description(output / "tokenizer")
+        assert {path.name for path in (output / "tokenizer").iterdir()} > {"tokenizer.json"}
+        for path in (output / "tokenizer").iterdir():
+            read_json(path)
+
+
+def check_what_is_done(output: Path) -> None:
+    """Whatever a later start takes for done is whole."""
+    work = output / ".preprocess" / "text"
+    for path in (work / "plan.json", work / "languages.json"):
+        if path.exists():
+            read_json(path)
+    for path in work.glob("units-*/*.json"):
+        for section in read_report(path.parent, path.stem).sections:
+            end = (section.first_document + section.documents) * DOCUMENT_DTYPE.itemsize
+            assert path.with_suffix(".documents").stat().st_size >= end
+            assert path.with_suffix(".tokens").stat().st_size >= 2 * section.tokens
+    selection = work / "merge" / f"{LANGUAGE}.json"
+    if selection.exists():
+        assert np.load(selection.with_suffix(".npy")).size == sum(
+            documents for documents, _, _ in read_json(selection)["totals"].values()
+        )
+    for path in (work / "merge").glob(f"{LANGUAGE}.*-00000.json"):
+        check_shard(output, Shard.model_validate(read_json(path)))
+
+
+def check_shard(output: Path, shard: Shard) -> None:
+    """A shard that is said to be done is, before or after it was made visible."""
+    staged = output / ".preprocess" / "text" / "staging" / LANGUAGE
+    receipt = output / ".preprocess" / "text" / "receipts" / f"{LANGUAGE}.json"
+    if not staged.exists():
+        manifest = output / "text" / LANGUAGE / MANIFEST_NAME
+        assert manifest.read_bytes() == receipt.read_bytes()
+        return
+    for suffix, entry in (("bin", shard.files.bin), ("idx", shard.files.idx)):
+        assert checksum_file(staged / f"{shard.name}.{suffix}") == entry.xxh3_128
+
+
+def go_through(inputs: Path, folder: Path, replay: Replay, text: str, every: int) -> None:
+    """Look at all folders, and run the command again in some: it ends where it would have."""
+    expected = tree(folder / "out")
+    number = 0
+    for number, (_, files) in enumerate(replay.crashes(), 1):
+        output = write(files, folder / f"crash-{number}")
+        check_what_is_seen(output)
+        if files.get(SUMMARY) != expected[SUMMARY]:  # else all is done, and what is left goes
+            check_what_is_done(output)
+        if number % every == 0:
+            preprocess(inputs, output, text)
+            assert tree(output) == expected
+    assert number > every
+
+
+def crashes_of(
+    inputs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, every: int
+) -> None:
+    """The text is preprocessed anew, or the other one in its place."""
+    before: Files = {}
+    if text == "other":
+        preprocess(inputs, folder / "before")
+        before = dict(tree(folder / "before"))
+    replay = record(inputs, folder / "out", before, text)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # milliseconds each
+    go_through(inputs, folder, replay, text, every)
+
+
+@pytest.mark.parametrize("text", ["text", "other"])
+def test_every_crash_leaves_what_the_same_command_goes_on_from(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    crashes_of(inputs, tmp_path, monkeypatch, text, EVERY)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("text", ["text", "other"])
+def test_from_every_crash_the_same_command_goes_on(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    crashes_of(inputs, tmp_path, monkeypatch, text, 1)
