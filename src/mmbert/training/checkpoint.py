@@ -90,7 +90,9 @@ class CheckpointStore:
             commit_timeout=self._commit_timeout,
         )
         pieces = self._snapshot.take(engine.fragments(), engine.device)
-        self._writer = Writer(job, self._snapshot, pieces, after_commit=self.prune)
+        self._writer = Writer(
+            job, self._snapshot, pieces, after_commit=lambda: self.prune(state.step)
+        )
         self._writer.start()
         if not self._asynchronous:
             self.wait()
@@ -181,10 +183,14 @@ class CheckpointStore:
             engine.refresh()
             return reader.index.state
 
-    def prune(self) -> Paths:
-        """Delete all but the last `keep_last` and the permanent ones; rank 0 alone. What went."""
+    def prune(self, step: int) -> Paths:
+        """Delete all but the last `keep_last` up to `step` and the permanent ones; rank 0 alone.
+
+        Those after `step` were damaged when the run went back before them, and do not count: the
+        one just written would be the first to go. Returns what went.
+        """
         deleted = []
-        for path in self.list()[: -self._keep_last]:
+        for path in [path for path in self.list() if step_of(path) <= step][: -self._keep_last]:
             try:
                 if Index.read(path).permanent:
                     continue
