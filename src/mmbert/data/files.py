@@ -39,6 +39,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Make all files and folders in `folder` durable, but for its own name."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            sync_tree(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
 def make_folder(folder: Path) -> None:
     """Make `folder` and what is missing above it, durable: a folder whose own entry was not synced
     may be lost with all that was synced in it."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from rich.console import Console
 from tqdm import tqdm
 
+from mmbert.data.files import sync_folder
 from mmbert.errors import UserError
 from mmbert.training.board import Board, Layout
 
@@ -51,6 +52,7 @@ class Reporter:
         def open_files() -> None:
             _cut_torn_line(self._log_path)
             self._log = self._log_path.open("a", buffering=1)
+            sync_folder(self._log_path.parent)
             self._board = Board(self._board_folder, first_step)
             self._board.charts(charts)
 
@@ -117,6 +119,15 @@ class Reporter:
     def text(self, tag: str, text: str) -> None:
         """A text for TensorBoard."""
         self._on_board(lambda board: board.text(tag, text))
+
+    def sync(self) -> None:
+        """Flush the log to the disk: no line of it must be missing before a checkpoint."""
+
+        def flush() -> None:
+            assert self._log is not None, "open() comes first"
+            os.fsync(self._log.fileno())
+
+        self.attempt(self._log_path, flush)
 
     def rewind(self, step: int) -> None:
         """The run has gone back to `step`."""

@@ -1,10 +1,10 @@
 """The run's folder: its resolved recipe, its own copy of the tokenizer, and whose folder it is."""
 
-import os
 import shutil
 from pathlib import Path
 
 from mmbert.data.corpus import Corpus
+from mmbert.data.files import atomic_write, make_folder, sync_tree
 from mmbert.data.tokenizer import read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
@@ -25,7 +25,7 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
         UserError: the folder cannot be written, or belongs to a run with another tokenizer.
     """
     try:
-        run_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(run_folder)
         tokenizer = run_folder / "tokenizer"
         if tokenizer.exists():
             found = read_tokenizer_description(tokenizer).fingerprint
@@ -36,12 +36,13 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
                     remedy="give another --output, or the shards that the run began with",
                 )
         else:
-            temporary = run_folder / f".tokenizer-{os.getpid()}"
-            shutil.copytree(corpus.tokenizer_folder, temporary)
-            temporary.rename(tokenizer)
-        text = run_folder / "recipe.yaml.tmp"
-        text.write_text(dump_recipe(recipe), encoding="utf-8")
-        os.replace(text, run_folder / "recipe.yaml")
+            partial = run_folder / ".tokenizer.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(corpus.tokenizer_folder, partial)
+            sync_tree(partial)
+            partial.rename(tokenizer)
+        with atomic_write(run_folder / "recipe.yaml") as file:  # syncs the folder as well
+            file.write(dump_recipe(recipe).encode())
     except OSError as error:
         raise UserError(
             f"cannot write to {run_folder}: {error.strerror}", remedy="give another --output"

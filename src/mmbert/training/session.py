@@ -142,6 +142,7 @@ class Session:
         self.check_sanity()
         self.beat("saving a checkpoint")
         with self.clock.host("checkpoint"):
+            self.reporter.sync()
             path = self.store.save(self.engine, self._state(phase_end))
         self._saved_step, self._saved_at = self.step, time.monotonic()
         self.reporter.event(
