@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-CREATING = os.O_WRONLY | os.O_RDWR
+WRITING = os.O_WRONLY | os.O_RDWR
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class Event:
     target: str = ""
     """Where a rename leads."""
     content: bytes | None = None
-    """Of a file: what it held when it was flushed or renamed."""
-    truncates: bool = False
+    """Of a file: what it held when it was flushed, renamed or removed."""
 
 
 class Recorder:
@@ -110,11 +109,11 @@ class Recorder:
                 name = self._name(path, more.get("dir_fd"))
                 mode = how(*arguments, **more)
                 if isinstance(mode, str):
-                    writes, truncates = any(letter in mode for letter in "wax+"), "w" in mode
+                    writes = any(letter in mode for letter in "wax+")
                 else:
-                    writes, truncates = bool(mode & CREATING), bool(mode & os.O_TRUNC)
+                    writes = bool(mode & WRITING)
                 if name is not None and writes:
-                    self._note(Event("write", name, truncates=truncates))
+                    self._note(Event("write", name))
                 result = original(path, *arguments, **more)
                 number = result if isinstance(result, int) else result.fileno()
                 self._open.pop(number, None)

@@ -116,16 +116,15 @@ class Replay:
             del self._live[path]
 
     def crashes(self) -> Iterator[tuple[int, Files]]:
-        """(calls done, files) of every different folder that a crash may leave."""
-        seen = set()
+        """(calls, files) of every different folder that a crash may leave, with the most calls
+        after which it may: what was promised by then must hold."""
+        found: dict[frozenset[tuple[str, bytes | None]], tuple[int, Files]] = {}
         for done in range(len(self.events) + 1):
             for chosen in self._choices(done):
                 for filling in ("old", "empty", "half", "full"):
                     files = self._files(done, chosen, filling)
-                    key = frozenset(files.items())
-                    if key not in seen:
-                        seen.add(key)
-                        yield done, files
+                    found[frozenset(files.items())] = done, files
+        yield from found.values()
 
     def _choices(self, done: int) -> Iterator[list[_Change]]:
         """The changes that have reached the disk: the certain ones and some of the others."""
