@@ -2,15 +2,18 @@
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from mmbert.data.files import make_folder
 from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
 from mmbert.training.checkpoint_reading import problem_with
+from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
 from mmbert.training.guard import SkippedSteps
 from mmbert.training.session import Session
 from tests.durability.recorder import Recorder
@@ -75,6 +78,39 @@ def test_every_crash_while_saving_leaves_the_newest_that_was_saved(
             assert newest_step(store.root) == newest + 1
             assert not list(store.root.glob(".*")), "remains go with the next save"
     assert states > 100
+
+
+def save_on_two_ranks(run: Path, done: Any) -> None:
+    """As CheckpointStore.save does it, the ranks one after the other: each has half of a weight."""
+    root, partial = run / "checkpoints", run / "checkpoints" / ".partial-step-00000001-0badc0de"
+    make_folder(partial)
+    engine = StepWeights(layers=1, length=16)
+    engine.steps_taken = 1
+    (whole,) = engine.fragments()
+    half = {state: tensor[:8] for state, tensor in whole.states().items()}
+    for rank in (1, 0):
+        job = Job(
+            path=root / "step-00000001", partial=partial, rank=rank, world_size=2, writer="test",
+            number=0, permanent=False, state=RunState(step=1, tokens=1, phase="only", recipe=""),
+            optimizer_steps=1, tensor=1, data=2, zero_stage=1, commit_timeout=10,
+        )  # fmt: skip
+        snapshot = Snapshot()
+        pieces = snapshot.take(
+            [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
+        )
+        writer = Writer(job, snapshot, pieces, after_commit=lambda: None)
+        writer.start()
+        assert writer.result() is None
+    done()
+
+
+def test_every_crash_while_two_ranks_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, done = record(tmp_path / "run", monkeypatch, save_on_two_ranks, {})
+    for number, (calls, files) in enumerate(replay.crashes()):
+        root = write(files, tmp_path / f"crash-{number}") / "checkpoints"
+        visible = CheckpointStore(root).list()
+        assert len(visible) == 1 or calls < done[0]
+        assert not visible or newest_step(root) == 1
 
 
 def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
