@@ -14,7 +14,7 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import build_grid
 from mmbert.recipe import dump_recipe
-from mmbert.training.checkpoint import CheckpointStore
+from mmbert.training.checkpoint import CheckpointStore, step_of
 from mmbert.training.checkpoint_format import Index
 from mmbert.training.communication import CommunicationClock
 from mmbert.training.components import ComponentTable
@@ -31,7 +31,7 @@ from mmbert.training.profiling import Profiler
 from mmbert.training.report import Reporter, format_count
 from mmbert.training.results import Losses, PhaseResult, Results
 from mmbert.training.run_folder import check_same_run, set_up_run_folder
-from mmbert.training.session import Session, step_of
+from mmbert.training.session import Session
 from mmbert.training.signals import StopRequest
 from mmbert.training.step import StepRunner
 from mmbert.training.tags import charts

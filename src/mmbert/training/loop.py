@@ -31,8 +31,10 @@ class Ending(Enum):
 def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
     """Train from `session.step` to the end of the plan (or of a phase), reporting and saving."""
     plan, journal = session.plan, Journal(session)
+    ends = {phase.name: phase.end_step for phase in plan.phases}
+    end = plan.steps if stop_after_phase is None else ends[stop_after_phase]
     wishes = agree(session)
-    while session.step < plan.steps:
+    while session.step < end:
         if wishes.failure is not None:
             session.save("figures cannot be written")
             session.finish_saving()
@@ -66,11 +68,9 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
         if session.step == phase_plan.end_step:
             journal.leave_phase(phase_plan)
             session.save("end of phase", phase_end=True)
-            if phase.name == stop_after_phase:
-                return Ending.PHASE_DONE
         elif session.save_is_due(at):
             session.save("token interval")
-    return Ending.FINISHED
+    return Ending.FINISHED if end == plan.steps else Ending.PHASE_DONE
 
 
 def agree(session: Session) -> Wishes:

@@ -1,0 +1,44 @@
+"""Where a run ends that is to stop after a phase: there, however often it is started."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mmbert.training.control import Control
+from mmbert.training.loop import Ending, train
+from mmbert.training.wishes import Wishes
+
+PHASES = (("first", 0, 10), ("second", 10, 16))
+
+
+def session_at(step: int) -> Any:
+    """A session that has come to `step`; that it should read rows is an error."""
+    return SimpleNamespace(
+        step=step,
+        plan=SimpleNamespace(
+            steps=16,
+            phases=[
+                SimpleNamespace(name=name, first_step=first, end_step=end)
+                for name, first, end in PHASES
+            ],
+        ),
+        recipe=SimpleNamespace(logging=SimpleNamespace(every_steps=1)),
+        table=SimpleNamespace(names=()),
+        control=Control(0, 1),
+        wishes=Wishes,
+        beat=lambda activity: None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "phase", "ending"),
+    [
+        (10, "first", Ending.PHASE_DONE),  # the process died between the phase's end and its own
+        (16, "first", Ending.PHASE_DONE),
+        (16, "second", Ending.FINISHED),
+        (16, None, Ending.FINISHED),
+    ],
+)
+def test_what_is_done_is_not_passed(step: int, phase: str | None, ending: Ending) -> None:
+    assert train(session_at(step), stop_after_phase=phase) is ending
