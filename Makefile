@@ -1,16 +1,17 @@
 # Everything a user or developer runs; `make help` lists it. Every target uses .venv and makes it if it is missing.
 SHELL := /bin/bash
 PYTHON ?= python3
+GPU_PYTHON ?= python3
 DEMO ?= demo
 BIN := .venv/bin
 export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess test test-long test-oldest test-newest test-gpu lint format golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess test test-long test-oldest test-newest test-gpu gpu-report gpu-report-data lint format golden bench bench-gpu ablations clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 .venv/.installed: setup.py launch/install.sh
 	@launch/install.sh
@@ -64,8 +65,16 @@ test-oldest: ## The suite with the oldest releases that setup.py allows, in .ven
 test-newest: ## The suite with the newest ones, in .venv-newest: [TESTS=…]
 	@PYTHONPATH=src $(PYTHON) -m tests.environments newest -n 2 --dist worksteal $(TESTS)
 
-test-gpu: setup ## The tests that need a CUDA device
-	@$(BIN)/python -m tests.benchmarks.gpu_tests
+test-gpu: setup ## The tests that need a CUDA device, named by file
+	@$(BIN)/python -m tests.benchmarks.gpu_report.correctness
+
+# Needs no setup: the interpreter is the GPU machine's own, the wheels (make wheels) what it lacks.
+gpu-report: ## A GPU measured: correctness, speed, floors, a real run, as one page: [MINUTES=9 GPU_PYTHON=python3 WHEELS=… ARGS=…]
+	@$(if $(WHEELS),PYTHONPATH=src $(GPU_PYTHON) -m mmbert.wheels install '$(WHEELS)' || echo 'the report goes on with what is there')
+	@$(GPU_PYTHON) -m tests.benchmarks.gpu_report --minutes $(or $(MINUTES),9) $(ARGS)
+
+gpu-report-data: setup ## The shards that its real run trains on, to be carried along (build/gpu-report-data, 8 MiB at most)
+	@$(BIN)/python -m tests.benchmarks.gpu_report.run_data build/gpu-report-data
 
 golden: setup ## Compare the small run's losses with the committed ones, to the bit
 	@$(BIN)/python -m tests.training.golden
@@ -74,9 +83,8 @@ bench: setup ## The benchmarks that run on a CPU (each prints its ratios; some t
 	@for name in preprocess data data_scale checkpoint recompute host cpu_step; do \
 	  echo "== bench_$$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
-bench-gpu: test-gpu ## On a CUDA device: every kernel against its floor and others, the full step (figures in build/)
-	@$(BIN)/python -m tests.benchmarks.bench_kernels --json build/bench-kernels.json
-	@$(BIN)/python -m tests.benchmarks.bench_gpu_step --json build/bench-gpu-step.json
+bench-gpu: setup ## The GPU report without its real run, and longer: all kernels with their rivals, transformers in all settings
+	@$(BIN)/python -m tests.benchmarks.gpu_report --minutes $(or $(MINUTES),30) --parts machine correctness step kernels experiments transformers
 
 lint: setup ## ruff (style and format), mypy (types), import-linter (floors)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PYTHONPATH=src:kernels:data_prep $(BIN)/lint-imports

@@ -1,33 +1,33 @@
-"""The full training step of small and base on one GPU, against transformers' ModernBERT.
+"""The full training step of base and small on one GPU: its speed, then where its time goes.
 
 Rows of 49,152 tokens of documents of web-like lengths, 30% masked, contexts 1024 and 8192,
-bfloat16, a vocabulary of 256,000; a step is several rows and the optimiser. Both train on the same
-rows (see gpu_step_models.py). Printed: tokens per second, model-FLOPs utilisation (by the formula
-that training logs and the planner share) of the nominal peak and of the product rate measured here,
-peak memory, what was wanted; then each operation's device time against its floor, and which
-operation holds the most above it. Reports nothing on a GPU unless the GPU tests have passed.
+bfloat16, a vocabulary of 256,000; a step is several rows and the optimiser. Tokens per second,
+model-FLOPs utilisation (by the formula that training logs and the planner share) of the nominal
+peak and of the product rate measured here, peak memory, what was wanted; then each operation's
+device time against its floor, and which operation holds the most above it.
 
-    make bench-gpu                                                    # tests, kernels, this
-    python -m tests.benchmarks.bench_gpu_step --json step.json
+A part of the GPU report (make gpu-report); alone:
+
+    python -m tests.benchmarks.bench_gpu_step
+    python -m tests.benchmarks.bench_gpu_step --models base --contexts 1024 --no-trace
     python -m tests.benchmarks.bench_gpu_step --device cpu            # tiny, to try this script
 """
 
 import argparse
 import gc
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tests.benchmarks.bench_kernels import Clock, device_rates
-from tests.benchmarks.gpu_step_models import Ours, Transformers, has_flash_attention
+from tests.benchmarks.gpu_report.options import device_of, part_parser
+from tests.benchmarks.gpu_report.records import Recorder
+from tests.benchmarks.gpu_step_models import Ours
 from tests.benchmarks.gpu_step_shares import floors, held_by, shares
-from tests.benchmarks.gpu_tests import refusal
 from tests.benchmarks.packed_rows import document_lengths, packed_rows
 
 import mmbert_kernels as kernels
@@ -37,15 +37,31 @@ from mmbert.training.utilisation import peak_flops, training_flops
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 MASK_RATIO = 0.3
+# What a step runs: their tests say whether its speed is that of the right thing.
+OPERATIONS = (
+    "layer norms",
+    "embedding",
+    "geglu",
+    "rotary",
+    "attention",
+    "gather rows",
+    "vocabulary head",
+    "optimiser",
+    "training step",
+)
 # Tokens per second that are wanted on an H200, and what the longer context must keep of the
 # utilisation at the shorter one.
 WANTED = {("base", 1024): 270_000.0, ("small", 1024): 900_000.0}
 WANTED_SHARE, SHORT, LONG = 0.85, 1024, 8192
-PADDED_BATCHES = (8, 16, 48)
+# The public figure that is nearest to this work: MLPerf Training 4.1, BERT-large on 8 H200.
+ANCHOR = (
+    "for comparison, MLPerf Training 4.1's BERT-large on 8 H200: 255,000 tokens/s a GPU, about "
+    "495 TFLOP/s, in FP8"
+)
 # A model that a CPU trains in a second, to try this script.
 TINY = (
     "model.vocab_size=512", "tokenizer.vocab_size=512", "model.hidden_size=64",
-    "model.intermediate_size=64", "model.num_hidden_layers=4", "model.num_attention_heads=2",
+    "model.intermediate_size=64", "model.num_hidden_layers=2", "model.num_attention_heads=2",
 )  # fmt: skip
 
 
@@ -138,35 +154,21 @@ def measure(
     )
 
 
-def measure_ours(
-    recipe: Recipe, rows: Sequence[Row], device: Device, steps: int
-) -> tuple[Speed, dict[str, float]]:
-    """Our figures, and the time by operation of one more step."""
-    device.forget_memory()
-    ours = Ours(recipe, device.device)
-    speed = measure("ours", ours.step, rows, recipe, device, steps)
-    found = shares(lambda: ours.step(rows), device.device)
-    ours.close()
-    return speed, found
-
-
-def measure_transformers(
-    recipe: Recipe, context: int, rows: Sequence[Row], device: Device
-) -> Speed | None:
-    """transformers' figures in the fastest of the ways that fit into memory."""
-    best = None
-    for documents in (None,) if has_flash_attention() else PADDED_BATCHES:
-        device.forget_memory()
-        how = "packed, flash-attn" if documents is None else f"padded by {documents}, sdpa"
-        try:
-            theirs = Transformers(recipe, context, device.device, documents)
-            speed = measure(f"transformers ({how})", theirs.step, rows, recipe, device, 1)
-        except torch.OutOfMemoryError:
-            continue
-        if best is None or speed.tokens_per_second > best.tokens_per_second:
-            best = speed
-        del theirs
-    return best
+def record_speed(
+    recorder: Recorder, subject: str, speed: Speed, operations: tuple[str, ...] = OPERATIONS
+) -> None:
+    """A figure for each of its values, verified by the tests of `operations`."""
+    values: tuple[tuple[str, float | None, str], ...] = (
+        ("tokens", speed.tokens_per_second, "per second"),
+        ("step", speed.step_milliseconds, "ms"),
+        ("rate", speed.teraflops, "TFLOP/s"),
+        ("of nominal peak", speed.utilisation, ""),
+        ("of measured products", speed.utilisation_of_measured, ""),
+        ("peak memory", speed.peak_memory_gib, "GiB"),
+    )
+    for quantity, value, unit in values:
+        if value is not None:
+            recorder.figure(subject, quantity, value, unit, operations)
 
 
 def verdict(name: str, context: int, speed: Speed, short: Speed | None) -> str:
@@ -185,43 +187,47 @@ def verdict(name: str, context: int, speed: Speed, short: Speed | None) -> str:
     return ""
 
 
-def print_speed(name: str, context: int, speed: Speed, note: str) -> None:
-    nominal = "-" if speed.utilisation is None else f"{speed.utilisation:.1%}"
-    print(
-        f"{name:6}{context:6}  {speed.who:38}{speed.tokens_per_second:12,.0f}"
-        f"{speed.teraflops:9.2f}{nominal:>8}{speed.utilisation_of_measured:10.1%}"
-        f"{speed.peak_memory_gib:9.1f}  {note}",
-        flush=True,
+def record_shares(
+    recorder: Recorder, subject: str, found: dict[str, float], least: dict[str, float], step: float
+) -> None:
+    """Each operation's time and floor in one step; `step`: milliseconds of one without a trace."""
+    total = sum(found.values())
+    for name, milliseconds in found.items():
+        row = f"{subject}, {name}"
+        recorder.figure(row, "time", milliseconds, "ms", OPERATIONS)
+        recorder.figure(row, "share", milliseconds / total, "", OPERATIONS)
+        if name in least:
+            recorder.figure(row, "floor", least[name], "ms")
+    holder = held_by(found, least)
+    above = found[holder] - least.get(holder, 0.0)
+    recorder.remark(
+        subject,
+        f"{total - sum(least.values()):.2f} ms above the floors, most of it in {holder} "
+        f"({above:.2f} ms); the device computes in {total:.2f} of a step's {step:.2f} ms, and "
+        "waits for the host or for memory in the rest: what CUDA graphs could bring at most",
     )
 
 
-def print_shares(found: dict[str, float], least: dict[str, float], step: float | None) -> None:
-    """`step`: milliseconds of a step that was not traced; None where it is not the device's."""
-    total = sum(found.values())
-    print(f"    {'operation':18}{'ms':>10}{'share':>8}{'floor ms':>10}{'floor/ms':>10}")
-    for name, milliseconds in found.items():
-        floor = least.get(name)
-        told = f"{floor:10.2f}{floor / milliseconds:10.0%}" if floor and milliseconds else ""
-        print(f"    {name:18}{milliseconds:10.2f}{milliseconds / total:8.1%}{told}")
-    holder = held_by(found, least)
-    above = found[holder] - least.get(holder, 0.0)
-    print(f"    above the floors: {total - sum(least.values()):.2f} ms; most by {holder}:", end="")
-    print(f" {above:.2f} ms")
-    if step is None:
-        return
-    print(f"    the device computes in {total:.2f} of a step's {step:.2f} ms; in the rest it waits")
-    print("    for the host or for memory: what CUDA graphs could bring at most", flush=True)
+@dataclass(frozen=True)
+class Setting:
+    """One model at one context, and the rows that it trains on."""
+
+    name: str
+    context: int
+    recipe: Recipe
+    rows: Sequence[Row]
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name} {self.context}"
 
 
-def run(arguments: argparse.Namespace, device: Device) -> list[dict[str, Any]]:
-    """Measure every model at every context, print, and give the records for the JSON file."""
-    tiny, records = arguments.device == "cpu", []
-    print(f"{'model':6}{'context':>7} {'':38}{'tokens/s':>13}{'TFLOP/s':>9}", end="")
-    print(f"{'of peak':>8}{'of gemm':>10}{'GiB':>9}")
+def settings(arguments: argparse.Namespace) -> list[Setting]:
+    """Every model at every context, in the order of their worth."""
+    found = []
     for name in arguments.models:
-        short = None
         for context in arguments.contexts:
-            recipe = recipe_of(name, context, arguments.tokens, tiny=tiny)
+            recipe = recipe_of(name, context, arguments.tokens, tiny=arguments.device == "cpu")
             rows = packed_rows(
                 arguments.microbatches,
                 tokens=arguments.tokens,
@@ -229,78 +235,116 @@ def run(arguments: argparse.Namespace, device: Device) -> list[dict[str, Any]]:
                 mask_ratio=MASK_RATIO,
                 vocabulary=recipe.model.vocab_size or 0,
             )
-            ours, found = measure_ours(recipe, rows, device, arguments.steps)
-            short = ours if context == SHORT else short
-            note = "" if tiny else verdict(name, context, ours, short)
-            print_speed(name, context, ours, note)
-            theirs = measure_transformers(recipe, context, rows, device)
-            if theirs is None:
-                print(f"{name:6}{context:6}  transformers: no way of running it fits into memory")
-            else:
-                ratio = ours.tokens_per_second / theirs.tokens_per_second
-                print_speed(name, context, theirs, f"ours is {ratio:.2f} times as fast")
-            least = floors(recipe.model, rows, device.bandwidth, device.rate)
-            print_shares(found, least, None if tiny else ours.step_milliseconds)
-            squares = sum(float((document_lengths(row) ** 2).sum()) for row in rows)
-            records.append(
-                {
-                    "model": name,
-                    "context": context,
-                    "mean_length_of_a_tokens_document": squares / sum(row.tokens for row in rows),
-                    "ours": asdict(ours),
-                    "transformers": None if theirs is None else asdict(theirs),
-                    "verdict": note,
-                    "milliseconds": found,
-                    "floor_milliseconds": least,
-                    "held_by": held_by(found, least),
-                }
-            )
-    return records
+            found.append(Setting(name, context, recipe, rows))
+    return found
+
+
+def speeds(
+    chosen: Sequence[Setting], device: Device, arguments: argparse.Namespace, recorder: Recorder
+) -> dict[str, Speed]:
+    """Measure and record the speed of each setting that fits into memory."""
+    found: dict[str, Speed] = {}
+    for setting in chosen:
+        device.forget_memory()
+        try:
+            speed = _speed_of(setting, device, arguments.steps)
+        except torch.OutOfMemoryError:
+            recorder.remark(setting.subject, out_of_memory())
+            continue
+        found[setting.subject] = speed
+        record_speed(recorder, setting.subject, speed)
+        if arguments.device == "cuda":
+            short = found.get(f"{setting.name} {SHORT}")
+            told = verdict(setting.name, setting.context, speed, short)
+            if told:
+                recorder.remark(setting.subject, told)
+    return found
+
+
+def _speed_of(setting: Setting, device: Device, steps: int) -> Speed:
+    ours = Ours(setting.recipe, device.device)
+    try:
+        return measure("ours", ours.step, setting.rows, setting.recipe, device, steps)
+    finally:
+        ours.close()
+
+
+def out_of_memory() -> str:
+    """What to do about it."""
+    free, total = torch.cuda.mem_get_info()
+    return (
+        f"does not fit: {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free now; end what else "
+        "is on this GPU (`nvidia-smi`), or measure shorter rows (--tokens 24576)"
+    )
+
+
+def traces(
+    chosen: Sequence[Setting], found: dict[str, Speed], device: Device, recorder: Recorder
+) -> None:
+    """Where the time of each setting's step goes, from a trace of one."""
+    for setting in chosen:
+        if setting.subject not in found:
+            continue
+        device.forget_memory()
+        ours = Ours(setting.recipe, device.device)
+        for _ in range(2):
+            ours.step(setting.rows)
+        try:
+            taken = shares(lambda s=setting, o=ours: o.step(s.rows), device.device)  # type: ignore[misc]
+        except RuntimeError as error:
+            recorder.remark(setting.subject, str(error))
+            continue
+        finally:
+            ours.close()
+        least = floors(setting.recipe.model, setting.rows, device.bandwidth, device.rate)
+        step = found[setting.subject].step_milliseconds
+        record_shares(recorder, setting.subject, taken, least, step)
+
+
+def measured_device(arguments: argparse.Namespace, recorder: Recorder) -> Device:
+    """The device with its own copy bandwidth and product rate."""
+    place = device_of(arguments)
+    on_gpu = place.type == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    bandwidth, rate = device_rates(Clock(place, 10 if on_gpu else 2), torch.bfloat16)
+    recorder.figure(name, "copy", bandwidth / 1e12, "TB/s")
+    recorder.figure(name, "products", rate / 1e12, "TFLOP/s")
+    return Device(place, peak_flops(name), bandwidth, rate)
+
+
+def parsed(description: str) -> argparse.Namespace:
+    """The command line of this script and of bench_gpu_transformers.py."""
+    parser = part_parser(description)
+    parser.add_argument("--models", nargs="+", choices=["small", "base"], default=["base", "small"])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[SHORT, LONG])
+    parser.add_argument("--tokens", type=int, help="of a row; 49,152, on a CPU 256")
+    parser.add_argument("--microbatches", type=int, help="rows of a step; 12, on a CPU 2")
+    parser.add_argument("--steps", type=int, help="steps that are timed; 5, on a CPU 1")
+    parser.add_argument("--no-trace", action="store_true", help="speed alone")
+    arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    arguments.tokens = arguments.tokens or (49_152 if on_gpu else 256)
+    arguments.microbatches = arguments.microbatches or (12 if on_gpu else 2)
+    arguments.steps = arguments.steps or (5 if on_gpu else 1)
+    if not on_gpu:
+        arguments.models, arguments.contexts = ["small"], [128]
+    return arguments
 
 
 def main() -> int:
-    """Measure and report; 2 without a GPU, 1 unless the GPU tests have passed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--models", nargs="+", choices=["small", "base"], default=["small", "base"])
-    parser.add_argument("--contexts", type=int, nargs="+", default=[SHORT, LONG])
-    parser.add_argument("--tokens", type=int, help="of a row; 49,152, on a CPU 2,048")
-    parser.add_argument("--microbatches", type=int, help="rows of a step; 12, on a CPU 2")
-    parser.add_argument("--steps", type=int, default=5, help="steps that are timed")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    arguments = parser.parse_args()
-    on_gpu = arguments.device == "cuda"
-    arguments.tokens = arguments.tokens or (49_152 if on_gpu else 2048)
-    arguments.microbatches = arguments.microbatches or (12 if on_gpu else 2)
-    if on_gpu:
-        problem = refusal()
-        if problem is not None:
-            print(problem.text)
-            return problem.status
+    """Measure and report; 2 without a GPU."""
+    arguments = parsed(__doc__.splitlines()[0])
+    recorder = Recorder("step", arguments.report)
+    device = measured_device(arguments, recorder)
     torch.manual_seed(21)
-    place = torch.device(arguments.device, 0 if on_gpu else None)
-    name = torch.cuda.get_device_name() if on_gpu else "CPU"
-    dtype = torch.bfloat16
-    bandwidth, rate = device_rates(Clock(place, 10 if on_gpu else 2), dtype)
-    device = Device(place, peak_flops(name), bandwidth, rate)
-    print(f"{name}, torch {torch.__version__}, {dtype}, {arguments.microbatches} rows a step")
-    print(f"copy {bandwidth / 1e12:.3f} TB/s, products {rate / 1e12:.2f} TFLOP/s")
-    print(f"implementations: {kernels.backends(arguments.device)}")
-    if not on_gpu:
-        print("A tiny model on a CPU, to try this script: these figures say nothing about a GPU.")
-    records = run(arguments, device)
-    if arguments.json is not None:
-        about = {
-            "device": name,
-            "torch": torch.__version__,
-            "row_tokens": arguments.tokens,
-            "rows": arguments.microbatches,
-            "copy_bytes_per_second": bandwidth,
-            "product_flops": rate,
-            "implementations": kernels.backends(arguments.device),
-        }
-        arguments.json.write_text(json.dumps({**about, "results": records}, indent=1))
-    return 0
+    recorder.remark("implementations", str(kernels.backends(arguments.device)))
+    recorder.remark("rows", f"{arguments.microbatches} of {arguments.tokens} tokens a step")
+    recorder.remark("anchor", ANCHOR)
+    chosen = settings(arguments)
+    found = speeds(chosen, device, arguments, recorder)
+    if not arguments.no_trace:
+        traces(chosen, found, device, recorder)
+    return 0 if len(found) == len(chosen) else 1
 
 
 if __name__ == "__main__":

@@ -1,29 +1,30 @@
-"""Every kernel against its byte or FLOP floor, PyTorch eager, torch.compile and what is installed.
+"""Every kernel against its byte or FLOP floor, then PyTorch eager, torch.compile and others.
 
 It measures the device's own copy bandwidth and bf16 product rate, and from them each operation's
 floor: the bytes that it must move (each argument read and each result written once) or the products
 that it must make. Times are medians over repetitions, with the L2 cache emptied before each; "both"
-is forward and backward together. Shapes are those of mmBERT base: 49,152 tokens, 14,746 masked.
-Reports nothing on a GPU unless the GPU tests have passed on these sources.
+is forward and backward together. Shapes are those of mmBERT base: 49,152 tokens, 14,746 masked. All
+of ours come first, then the others of all, the compiled last: they take longest.
 
-    make bench-gpu                                              # tests, this, the full step
-    python -m tests.benchmarks.bench_kernels --json kernels.json
+A part of the GPU report (make gpu-report); alone:
+
+    python -m tests.benchmarks.bench_kernels
+    python -m tests.benchmarks.bench_kernels --only-ours
     python -m tests.benchmarks.bench_kernels --device cpu --tokens 2048 --vocabulary 32768
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
-from tests.benchmarks.gpu_tests import refusal
+from tests.benchmarks.gpu_report.options import device_of, part_parser
+from tests.benchmarks.gpu_report.records import Recorder
 from tests.benchmarks.kernel_cases import Case, Function, cases
 from torch import Tensor
 
@@ -33,7 +34,27 @@ import mmbert_kernels as kernels
 # vocabulary head at 14,746 × 768 × 256,000.
 WANTED_SHARE, WANTED_HEAD_MILLISECONDS = 0.8, 35.0
 HEAD = "linear cross-entropy"
+OPTIMISER = "stable adamw"
 Times = tuple[float, float]
+# The beginnings of cases' names -> the operation whose tests verify them.
+OPERATIONS = {
+    "layer norm": "layer norms",
+    "add + layer norm": "layer norms",
+    "dropout + add": "layer norms",
+    "embedding": "embedding",
+    "geglu": "geglu",
+    "rotary": "rotary",
+    "attention": "attention",
+    "window": "attention",
+    "gather rows": "gather rows",
+    HEAD: "vocabulary head",
+    OPTIMISER: "optimiser",
+}
+
+
+def operations_of_case(name: str) -> tuple[str, ...]:
+    """What verifies the case of this name."""
+    return (next(value for key, value in OPERATIONS.items() if name.startswith(key)),)
 
 
 @dataclass(frozen=True)
@@ -78,46 +99,17 @@ class Clock:
         return self.milliseconds(forward), both
 
 
-@dataclass
-class Line:
-    """An operation's figures, in milliseconds."""
-
-    name: str
-    floor: float
-    by_bytes: bool
-    ours: Times
-    eager: Times | None = None
-    compiled: Times | None = None
-    public: dict[str, Times | None] = field(default_factory=dict)
-
-    @property
-    def share(self) -> float:
-        """Of the time of both passes, what the floor explains."""
-        return self.floor / self.ours[1]
-
-    def verdict(self, full_size: bool) -> str:
-        """What was wanted on a GPU and whether it was reached."""
-        if self.by_bytes:
-            reached = self.share >= WANTED_SHARE
-            return f"wanted {WANTED_SHARE:.0%}: {'reached' if reached else 'MISSED'}"
-        if self.name == HEAD and full_size:
-            reached = self.ours[1] <= WANTED_HEAD_MILLISECONDS
-            return f"wanted {WANTED_HEAD_MILLISECONDS:.0f} ms: {'reached' if reached else 'MISSED'}"
-        return ""
-
-    def text(self) -> str:
-        """The line of the table."""
-        fastest = min(
-            (times for times in self.public.items() if times[1] is not None),
-            key=lambda times: times[1][1],  # type: ignore[index]
-            default=("", None),
-        )
-        times = (self.eager, self.compiled, fastest[1])
-        rivals = "".join(f"{t[0]:8.3f}{t[1]:8.3f}" if t else f"{'-':>16}" for t in times)
+def verdict(name: str, by_bytes: bool, floor: float, both: float, full_size: bool) -> str:
+    """What was wanted on an H200 and whether it was reached; "" if nothing was."""
+    if by_bytes:
+        reached = floor / both >= WANTED_SHARE
         return (
-            f"{self.name:24}{self.floor:8.3f}{self.ours[0]:8.3f}{self.ours[1]:8.3f}"
-            f"{self.share:7.0%}{rivals} {fastest[0]}"
+            f"wanted {WANTED_SHARE:.0%} of the floor's speed: {'reached' if reached else 'MISSED'}"
         )
+    if name == HEAD and full_size:
+        reached = both <= WANTED_HEAD_MILLISECONDS
+        return f"wanted {WANTED_HEAD_MILLISECONDS:.0f} ms: {'reached' if reached else 'MISSED'}"
+    return ""
 
 
 def device_rates(clock: Clock, dtype: torch.dtype) -> tuple[float, float]:
@@ -131,30 +123,61 @@ def device_rates(clock: Clock, dtype: torch.dtype) -> tuple[float, float]:
     return copy, 2e3 * side**3 / clock.milliseconds(lambda: left @ left)
 
 
-def tried(clock: Clock, rival: Function, case: Case) -> Times | None:
-    """A rival's times; None if it needs too much memory or does not compile."""
-    try:
-        return clock.forward_and_both(rival, case)
-    except (torch.OutOfMemoryError, torch._dynamo.exc.BackendCompilerFailed) as error:
-        print(f"    ({type(error).__name__})")
-        return None
+@dataclass(frozen=True)
+class Bench:
+    """What measures and records the cases of one device."""
+
+    clock: Clock
+    recorder: Recorder
+    bandwidth: float
+    rate: float
+    full_size: bool
+    """The shapes are base's, for which there are wishes."""
+
+    def ours(self, case: Case) -> None:
+        """Our own times, floor, and verdict."""
+        by_bytes = case.both_bytes / self.bandwidth >= case.both_flops / self.rate
+        floor = 1e3 * max(case.both_bytes / self.bandwidth, case.both_flops / self.rate)
+        forward, both = self.clock.forward_and_both(case.ours, case)
+        self.record_ours(case.name, floor, forward, both, by_bytes)
+
+    def record_ours(
+        self, name: str, floor: float, forward: float | None, both: float, by_bytes: bool
+    ) -> None:
+        verified_by = operations_of_case(name)
+        self.recorder.figure(name, "floor", floor, "ms")
+        if forward is not None:
+            self.recorder.figure(name, "forward", forward, "ms", verified_by)
+        self.recorder.figure(name, "both", both, "ms", verified_by)
+        self.recorder.figure(name, "floor / both", floor / both, "", verified_by)
+        told = verdict(name, by_bytes, floor, both, self.full_size)
+        if told and self.clock.device.type == "cuda":
+            self.recorder.remark(name, told)
+
+    def rival(self, case: Case, name: str, function: Function) -> None:
+        """Another's time of both passes, unless it needs too much memory or does not compile."""
+        try:
+            _, both = self.clock.forward_and_both(function, case)
+        except (torch.OutOfMemoryError, torch._dynamo.exc.BackendCompilerFailed) as error:
+            self.recorder.remark(case.name, f"{name}: {type(error).__name__}")
+            return
+        self.recorder.figure(case.name, f"{name}, both", both, "ms")
+
+    def rivals(self, case: Case) -> None:
+        """PyTorch eager and what public package is installed."""
+        self.rival(case, "eager", case.eager)
+        for name, function in case.public.items():
+            self.rival(case, name, function)
+
+    def compiled(self, case: Case) -> None:
+        """torch.compile of the eager formula."""
+        self.rival(case, "compiled", torch.compile(case.eager, dynamic=False))
 
 
-def measure(clock: Clock, case: Case, bandwidth: float, rate: float, others: bool) -> Line:
-    """Time an operation and, with `others`, its rivals."""
-    by_bytes = case.both_bytes / bandwidth >= case.both_flops / rate
-    floor = 1e3 * max(case.both_bytes / bandwidth, case.both_flops / rate)
-    line = Line(case.name, floor, by_bytes, clock.forward_and_both(case.ours, case))
-    if others:
-        line.eager = tried(clock, case.eager, case)
-        line.compiled = tried(clock, torch.compile(case.eager, dynamic=False), case)
-        line.public = {name: tried(clock, rival, case) for name, rival in case.public.items()}
-    return line
-
-
-def measure_optimizer(clock: Clock, bandwidth: float, count: int, others: bool) -> Line:
+def measure_optimizer(bench: Bench, count: int, others: bool) -> None:
     """StableAdamW on `count` parameters in 140 tensors, against PyTorch's fused AdamW (which needs
     no RMS by tensor) and optimi's StableAdamW."""
+    clock = bench.clock
     tensors = 140
     parameter, gradient, m, v = (torch.zeros(count, device=clock.device) for _ in range(4))
     bounds = [count * i // tensors for i in range(tensors + 1)]
@@ -179,15 +202,12 @@ def measure_optimizer(clock: Clock, bandwidth: float, count: int, others: bool) 
         )
 
     # 2 arrays read by the first pass, 4 read and 3 written by the second
-    floor = 1e3 * 36 * count / bandwidth
-    ours = clock.milliseconds(step)
-    line = Line("stable adamw", floor, True, (0.0, ours))
+    floor = 1e3 * 36 * count / bench.bandwidth
+    bench.record_ours(OPTIMISER, floor, None, clock.milliseconds(step), by_bytes=True)
     if others:
-        line.public = {
-            name: (0.0, clock.milliseconds(optimizer.step))
-            for name, optimizer in optimizers(gradient, bounds).items()
-        }
-    return line
+        for name, optimizer in optimizers(gradient, bounds).items():
+            taken = clock.milliseconds(optimizer.step)
+            bench.recorder.figure(OPTIMISER, f"{name}, both", taken, "ms")
 
 
 def optimizers(gradient: Tensor, bounds: list[int]) -> dict[str, Any]:
@@ -210,62 +230,45 @@ def optimizers(gradient: Tensor, bounds: list[int]) -> dict[str, Any]:
     return found
 
 
-def report(clock: Clock, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure and print the table; the figures for the JSON file."""
-    on_gpu = clock.device.type == "cuda"
-    bandwidth, rate = device_rates(clock, dtype)
-    others = not arguments.only_ours
-    name = torch.cuda.get_device_name() if on_gpu else "CPU"
-    print(f"{name}, torch {torch.__version__}, {dtype}, {arguments.tokens} tokens")
-    print(f"copy {bandwidth / 1e12:.3f} TB/s, products {rate / 1e12:.2f} TFLOP/s")
-    print(f"implementations: {kernels.backends(clock.device.type)}")
-    if not on_gpu:
-        print("On a CPU, to try this script: these figures say nothing about a GPU.")
-    print("milliseconds, forward and both; floor is of both; share = floor / ours, both")
-    print(f"{'operation':24}{'floor':>8}{'ours':>16}{'share':>7}{'eager':>16}", end="")
-    print(f"{'compiled':>16}{'public':>16}")
-    full_size = (arguments.tokens, arguments.vocabulary) == (49_152, 256_000)
-    lines = []
-    for case in cases(clock.device, dtype, arguments.tokens, arguments.vocabulary):
-        lines.append(measure(clock, case, bandwidth, rate, others))
-        print(lines[-1].text(), lines[-1].verdict(full_size) if on_gpu else "", flush=True)
-    lines.append(measure_optimizer(clock, bandwidth, arguments.parameters, others))
-    print(lines[-1].text(), lines[-1].verdict(full_size) if on_gpu else "", flush=True)
-    return {
-        "device": name,
-        "torch": torch.__version__,
-        "tokens": arguments.tokens,
-        "vocabulary": arguments.vocabulary,
-        "copy_bytes_per_second": bandwidth,
-        "product_flops": rate,
-        "implementations": kernels.backends(clock.device.type),
-        "milliseconds": [{**vars(line), "share": line.share} for line in lines],
-    }
-
-
 def main() -> int:
-    """Measure and report; 2 without a GPU, 1 unless the GPU tests have passed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--tokens", type=int, default=49_152)
-    parser.add_argument("--vocabulary", type=int, default=256_000)
-    parser.add_argument("--parameters", type=int, default=1 << 26, help="that the optimiser has")
-    parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--only-ours", action="store_true", help="measure no other implementation")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    """Measure and report; 2 without a GPU."""
+    parser = part_parser(__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, help="49,152, on a CPU 256")
+    parser.add_argument("--vocabulary", type=int, help="256,000, on a CPU 512")
+    parser.add_argument(
+        "--parameters", type=int, help="that the optimiser has; 2^26, on a CPU 9,000"
+    )
+    parser.add_argument("--repetitions", type=int, help="20, on a CPU 1")
+    parser.add_argument("--only-ours", action="store_true", help="no other implementations")
     arguments = parser.parse_args()
-    torch.manual_seed(21)
-    if arguments.device == "cuda":
-        problem = refusal()
-        if problem is not None:
-            print(problem.text)
-            return problem.status
-    clock = Clock(torch.device(arguments.device), arguments.repetitions)
-    dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
-    figures = report(clock, dtype, arguments)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+    run(arguments, device_of(arguments), Recorder("kernels", arguments.report))
     return 0
+
+
+def run(arguments: argparse.Namespace, device: torch.device, recorder: Recorder) -> None:
+    """Measure all cases: ours, then eager and public ones, then compiled ones."""
+    on_gpu = device.type == "cuda"
+    tokens = arguments.tokens or (49_152 if on_gpu else 256)
+    vocabulary = arguments.vocabulary or (256_000 if on_gpu else 512)
+    parameters = arguments.parameters or (1 << 26 if on_gpu else 9_000)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    torch.manual_seed(21)
+    clock = Clock(device, arguments.repetitions or (20 if on_gpu else 1))
+    bandwidth, rate = device_rates(clock, dtype)
+    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    recorder.figure(name, "copy", bandwidth / 1e12, "TB/s")
+    recorder.figure(name, "products", rate / 1e12, "TFLOP/s")
+    recorder.remark("implementations", str(kernels.backends(device.type)))
+    full_size = (tokens, vocabulary) == (49_152, 256_000)
+    bench = Bench(clock, recorder, bandwidth, rate, full_size)
+    steps = [bench.ours] if arguments.only_ours else [bench.ours, bench.rivals]
+    if on_gpu and not arguments.only_ours:
+        steps.append(bench.compiled)  # on a CPU it would want a C++ compiler
+    for number, step in enumerate(steps):
+        for case in cases(device, dtype, tokens, vocabulary):
+            step(case)
+        if number == 0:
+            measure_optimizer(bench, parameters, others=not arguments.only_ours)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""The GPU benchmarks, run through on a CPU at tiny sizes: their figures mean nothing there.
+"""What the GPU benchmarks compare is the same, and their floors are the known ones.
 
-What they refuse is tested too: nothing is reported without a GPU, or before the GPU tests passed.
+They are run through at tiny sizes by the rehearsal of the GPU report (test_gpu_report.py).
 """
 
 import importlib
-import json
 import pkgutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.benchmarks import gpu_tests
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
 from tests.benchmarks.gpu_step_models import (
     IGNORED,
@@ -50,26 +48,6 @@ def run_module(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_step_benchmark_runs(tmp_path: Path) -> None:
-    out = tmp_path / "step.json"
-    arguments = ("--device", "cpu", "--models", "small", "--contexts", "128", "1024")
-    run = run_module("bench_gpu_step", *arguments, "--steps", "1", "--json", str(out))
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "these figures say nothing about a GPU" in run.stdout
-    assert "reached" not in run.stdout
-    assert "MISSED" not in run.stdout
-    results = json.loads(out.read_text())["results"]
-    assert [result["context"] for result in results] == [128, 1024]
-    for result in results:
-        assert result["ours"]["tokens_per_second"] > 0
-        assert result["transformers"]["tokens_per_second"] > 0
-        found = result["milliseconds"]
-        for name in OPERATIONS.keys() - PLAIN_ON_A_CPU:
-            assert found[name] > 0, name
-        assert result["floor_milliseconds"].keys() == OPERATIONS.keys() - {"optimiser"}
-        assert found[OTHER] < 0.8 * sum(found.values())
-
-
 def test_every_operation_has_its_name_in_a_trace() -> None:
     """A trace tells operations by their autograd functions: the kernels' and the linear layers'."""
     names = {
@@ -90,35 +68,6 @@ def test_every_operation_has_its_name_in_a_trace() -> None:
         if isinstance(value, type) and issubclass(value, torch.autograd.Function)
     }
     assert {name for name in names - moving if not name.startswith(told)} == set()
-
-
-def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
-    out = tmp_path / "kernels.json"
-    sizes = ("--tokens", "256", "--vocabulary", "512", "--parameters", "9000")
-    arguments = ("--device", "cpu", *sizes, "--repetitions", "1", "--json", str(out))
-    run = run_module("bench_kernels", *arguments)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "these figures say nothing about a GPU" in run.stdout
-    lines = json.loads(out.read_text())["milliseconds"]
-    assert [line["name"] for line in lines] == [
-        "layer norm",
-        "add + layer norm",
-        "dropout + add + norm",
-        "embedding + norm",
-        "geglu",
-        "rotary",
-        "rotary, apart",
-        "attention 256",
-        "window 128 of 256",
-        "gather rows",
-        "linear cross-entropy",
-        "stable adamw",
-    ]
-    for line in lines:
-        assert line["ours"][1] > 0
-        assert line["floor"] > 0
-        assert line["name"] == "stable adamw" or line["eager"][1] > 0
-    assert lines[-1]["public"]["fused AdamW"][1] > 0
 
 
 def test_all_that_are_compared_compute_the_same() -> None:
@@ -144,36 +93,12 @@ def test_all_that_are_compared_compute_the_same() -> None:
             torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bench_kernels", "bench_gpu_step", "gpu_tests"])
+@pytest.mark.parametrize("name", ["bench_kernels", "bench_gpu_step", "gpu_report.correctness"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_nothing_is_reported(name: str) -> None:
     run = run_module(name)
     assert run.returncode == 2
     assert run.stdout.startswith("There is no GPU here")
-
-
-def test_nothing_is_reported_before_the_tests_have_passed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    monkeypatch.setattr(gpu_tests, "NOTE", tmp_path / "build" / "note.json")
-    problem = gpu_tests.refusal()
-    assert problem is not None
-    assert problem.status == 1
-    status = 1
-
-    def pytest_ends(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], status)
-
-    monkeypatch.setattr(subprocess, "run", pytest_ends)
-    assert gpu_tests.main() == 1
-    assert gpu_tests.refusal() is not None
-    status = 0
-    assert gpu_tests.main() == 0
-    assert gpu_tests.refusal() is None
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another GPU")
-    assert gpu_tests.refusal() is not None
 
 
 def speed(tokens_per_second: float, teraflops: float) -> Speed:

@@ -1,0 +1,173 @@
+"""The GPU report: everything worth knowing of a GPU within some minutes, in order of worth.
+
+Correctness, then our step, then each kernel, a real run, experiments, and transformers on the same
+tokens. Each part is a process with a time limit of its own. Figures are printed and written the
+moment they are known, to OUTPUT/gpu-report/TIME/figures.jsonl; what is left at the end, or at an
+interruption, is one page, OUTPUT/gpu-report.md, and OUTPUT/gpu-report.json with the same figures.
+
+    make gpu-report                                        # with python3, which must have torch
+    make gpu-report GPU_PYTHON=/opt/torch/bin/python MINUTES=12 WHEELS=build/wheels
+    python -m tests.benchmarks.gpu_report --parts machine correctness step
+    python -m tests.benchmarks.gpu_report --device cpu     # tiny, to try the program
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.gpu_report.page import page
+from tests.benchmarks.gpu_report.parts import PARTS, report_parts
+from tests.benchmarks.gpu_report.records import NO_GPU, figures
+from tests.benchmarks.gpu_report.supervisor import Ending, Outcome, Part, run_parts
+from tests.environment import ROOT, with_packages
+
+
+class UnusableError(Exception):
+    """The report cannot begin: why, and what to do."""
+
+
+def writable(output: Path) -> Path:
+    """`output`, or where it cannot be written to, a new folder elsewhere, which is said."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            return output.resolve()
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="gpu-report-"))
+        print(f"{output} cannot be written to ({error.strerror}): the report goes to {elsewhere}")
+        return elsewhere
+
+
+@contextlib.contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Hold the only report of this folder: two at once would measure each other."""
+    with (output / "gpu-report.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UnusableError(
+                f"a report is running already (process {lock.read().strip() or 'unknown'}): wait "
+                "for it, or end that process"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def obstacle(folder: Path) -> str:
+    """What the first part found to be in the way of all that need a GPU."""
+    found = figures(folder, "machine")
+    return next((str(each.value) for each in found if each.subject == NO_GPU), "")
+
+
+def write_page(output: Path, folder: Path, heading: str, outcomes: list[Outcome]) -> None:
+    """The page and the figures, in the report's folder and where the newest is found."""
+    text = page(folder, heading, outcomes)
+    record = {
+        "heading": heading,
+        "parts": [asdict(outcome) for outcome in outcomes],
+        "figures": [asdict(figure) for figure in figures(folder)],
+    }
+    for path, content in (
+        (folder / "report.md", text),
+        (folder / "report.json", json.dumps(record, indent=1)),
+        (output / "gpu-report.md", text),
+        (output / "gpu-report.json", json.dumps(record, indent=1)),
+    ):
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(content, encoding="utf-8")
+        partial.rename(path)
+
+
+def make_report(parts: list[Part], output: Path, minutes: float, heading: str) -> list[Outcome]:
+    """Run the parts and write the page; it is there after every part."""
+    folder = output / "gpu-report" / time.strftime("%Y-%m-%dT%H%M%S")
+    folder.mkdir(parents=True)
+    done: list[Outcome] = []
+
+    def told(outcomes: list[Outcome]) -> None:
+        done[:] = outcomes
+        write_page(output, folder, heading, outcomes)
+
+    try:
+        run_parts(
+            parts,
+            folder,
+            60 * minutes,
+            environment=with_packages(ROOT, PYTHONUNBUFFERED="1"),
+            directory=ROOT,
+            obstacle=lambda: obstacle(folder),
+            told=told,
+        )
+    except (KeyboardInterrupt, SystemExit):
+        write_page(output, folder, f"{heading}\n\nInterrupted.", done)
+        raise
+    print(f"\nThe page: {output / 'gpu-report.md'}\nFigures and logs: {folder}")
+    return done
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.gpu_report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all parts (default: 9)")
+    parser.add_argument("--output", type=Path, default=ROOT / "build", help="default: build/")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in this order"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=ROOT / "build" / "gpu-report-data",
+        help="shards for the real run (make gpu-report-data); made on the spot if absent",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the parts and end")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0: all parts are done; 1: some are not, as the page says; 2: it could not begin."""
+    chosen = parsed(arguments)
+    parts = report_parts(chosen.device, chosen.data.resolve(), tuple(chosen.parts))
+    if chosen.dry_run:
+        shares = sum(part.share for part in parts)
+        for part in parts:
+            usual = min(part.most_seconds, 60 * chosen.minutes * part.share / shares)
+            print(f"{usual:4.0f} s  {part.title}: {' '.join(part.command)}")
+        return 0
+    signal.signal(signal.SIGTERM, _stopped)
+    heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {chosen.minutes:g} minutes, {sys.executable}"
+    if chosen.device == "cpu":
+        heading += "\n\nA trial on a CPU at tiny sizes: these figures say nothing about a GPU."
+    output = writable(chosen.output)
+    try:
+        with alone(output):
+            outcomes = make_report(parts, output, chosen.minutes, heading)
+    except UnusableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0 if all(outcome.ending is Ending.DONE for outcome in outcomes) else 1
+
+
+def _stopped(number: int, _frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Part of the GPU report: the GPU tests, named by file, the outcome of each as it comes.
+
+make test-gpu                 # they alone
+"""
+
+import importlib.util
+import subprocess
+import sys
+
+from tests.benchmarks.gpu_report.options import device_of, part_parser
+from tests.environment import ROOT, on_a_gpu, with_packages
+from tests.gpu_files import gpu_test_files
+
+# Of tests that need none, those that try this program in a second.
+ON_A_CPU = ("tests/kernels/test_references.py", "-m", "not gpu and not long", "-k", "test_geglu")
+# Most of a test's time is Triton's compiler, which runs on the host.
+WORKERS = 4
+
+
+def command(device: str) -> list[str]:
+    """pytest over the files that hold GPU tests, with workers where xdist is installed."""
+    chosen = ON_A_CPU if device == "cpu" else ("-m", "gpu", *gpu_test_files())
+    workers = device == "cuda" and importlib.util.find_spec("xdist") is not None
+    return [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-p", "tests.benchmarks.gpu_report.outcomes"),
+        *(("-n", str(WORKERS), "--dist", "worksteal") if workers else ()),
+        *chosen,
+    ]
+
+
+def main() -> int:
+    """Run them; 2 without a GPU, pytest's status otherwise."""
+    arguments = part_parser(__doc__).parse_args()
+    device_of(arguments)
+    environment = with_packages(ROOT) if arguments.device == "cpu" else on_a_gpu(ROOT)
+    run = subprocess.run(command(arguments.device), cwd=ROOT, env=environment, check=False)
+    return run.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""One part after another, each a process with a limit of its own; none stops the next.
+
+What is left of the report's time is divided among the parts that are still to come by their
+shares, so that time which one part does not need goes to the others.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+
+from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE
+
+# Between the request to end and the kill, and kept for the page at the end.
+GRACE_SECONDS = 3.0
+PAGE_SECONDS = 4.0
+LAST_LINES = 12
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the report."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    share: float
+    """Of the report's time, against the shares of the others."""
+    most_seconds: float = float("inf")
+    least_seconds: float = 1.0
+    """With less it is not begun."""
+    needs_gpu: bool = True
+
+
+class Ending(StrEnum):
+    """How a part ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    OUT_OF_TIME = "out of time"
+    NOT_BEGUN = "not begun"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part."""
+
+    name: str
+    title: str
+    ending: Ending
+    seconds: float
+    reason: str = ""
+    last_lines: tuple[str, ...] = ()
+    """Of what it printed, where it did not end well."""
+
+
+def limit_for(parts: Sequence[Part], left: float) -> float:
+    """Seconds that the first of `parts` may take when all of them have `left` together."""
+    return min(parts[0].most_seconds, left * parts[0].share / sum(part.share for part in parts))
+
+
+def run_parts(
+    parts: Sequence[Part],
+    folder: Path,
+    seconds: float,
+    *,
+    environment: dict[str, str],
+    directory: Path,
+    obstacle: Callable[[], str] = lambda: "",
+    told: Callable[[list[Outcome]], None] = lambda outcomes: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Outcome]:
+    """Run the parts within `seconds`; `told` hears of the outcomes so far after each of them.
+
+    `obstacle`: asked before each part that needs a GPU: why it cannot run, "" if it can.
+    """
+    end = clock() + seconds - PAGE_SECONDS
+    outcomes: list[Outcome] = []
+    for number, part in enumerate(parts):
+        limit = limit_for(parts[number:], end - clock())
+        print(f"\n== {part.title} (at most {max(limit, 0):.0f} s)", flush=True)
+        missing = obstacle() if part.needs_gpu else ""
+        if missing:
+            outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, missing)
+        elif limit < part.least_seconds:
+            reason = f"{max(limit, 0):.0f} s were left, it needs {part.least_seconds:.0f}"
+            outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, reason)
+        else:
+            outcome = run_part(part, folder, limit, environment=environment, directory=directory)
+        print(f"== {part.title}: {outcome.ending}{_because(outcome)}", flush=True)
+        outcomes.append(outcome)
+        told(outcomes)
+    return outcomes
+
+
+def _because(outcome: Outcome) -> str:
+    return f" ({outcome.reason})" if outcome.reason else f" in {outcome.seconds:.0f} s"
+
+
+def run_part(
+    part: Part, folder: Path, limit: float, *, environment: dict[str, str], directory: Path
+) -> Outcome:
+    """Run one part, print and keep what it says; with all that it started it ends at the limit."""
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        part.command,
+        cwd=directory,
+        env=environment | {FOLDER_VARIABLE: str(folder.resolve())},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    heard: list[str] = []
+    listener = threading.Thread(
+        target=_listen, args=(process.stdout, folder / f"{part.name}.txt", heard), daemon=True
+    )
+    listener.start()
+    ending, reason = Ending.DONE, ""
+    try:
+        status = process.wait(limit)
+        if status != 0:
+            ending, reason = Ending.FAILED, f"status {status}"
+    except subprocess.TimeoutExpired:
+        ending, reason = Ending.OUT_OF_TIME, f"stopped after {limit:.0f} s"
+    finally:
+        _end_session(process)
+    listener.join(GRACE_SECONDS)
+    last_lines = () if ending is Ending.DONE else tuple(heard[-LAST_LINES:])
+    taken = time.monotonic() - begun
+    return Outcome(part.name, part.title, ending, taken, reason, last_lines)
+
+
+def _listen(pipe: IO[str], log: Path, heard: list[str]) -> None:
+    with log.open("w", encoding="utf-8") as file:
+        for line in pipe:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            file.write(line)
+            file.flush()
+            heard.append(line.rstrip("\n"))
+
+
+def _end_session(process: subprocess.Popen[str]) -> None:
+    """End a part and whatever it left running: a launcher's ranks hold the GPU's memory."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        patience = time.monotonic() + GRACE_SECONDS
+        while _session_lives(process) and time.monotonic() < patience:
+            time.sleep(0.05)
+
+
+def _session_lives(process: subprocess.Popen[str]) -> bool:
+    process.poll()  # else it would stay as a zombie and be taken for alive
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
