@@ -1,4 +1,4 @@
-"""The recipe: what it accepts, what it refuses and how, and the figures of the shipped ones."""
+"""The recipe: what it accepts, what it refuses and how."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from mmbert.recipe import (
     dump_recipe,
     format_quantity,
     load_recipe,
-    override_recipe,
     parse_quantity,
     parse_recipe,
 )
@@ -142,30 +141,6 @@ def test_a_bare_code_stands_for_all_scripts() -> None:
     by_size = parse_recipe(MINIMAL, ["phases.decay.languages={minimum_bytes: 2k}"])
     assert by_size.phase("decay").languages.includes("x_Latn", tokens=0, size_bytes=2000)
     assert not by_size.phase("decay").languages.includes("x_Latn", tokens=9, size_bytes=1999)
-
-
-@pytest.mark.parametrize("name", ["mmbert-base", "mmbert-small"])
-def test_shipped_recipes_have_the_published_figures(name: str) -> None:
-    recipe = load_recipe(RECIPES / f"{name}.yaml")
-    plan = training_plan(recipe)
-    assert [phase.tokens for phase in recipe.phases] == [23 * 10**11, 6 * 10**11, 10**11]
-    assert [phase.context for phase in recipe.phases] == [1024, 8192, 8192]
-    assert [phase.mask_ratio for phase in recipe.phases] == [0.30, 0.15, 0.05]
-    assert [phase.temperature.start for phase in recipe.phases] == [0.7, 0.5, 0.3]
-    assert [len(phase.languages.names) for phase in recipe.phases] == [60, 110, 1833]
-    first, *later = plan.phases
-    assert first.stages[-1].rows * plan.row_tokens == 4_718_592
-    assert [p.stages[-1].rows * plan.row_tokens for p in later] == [37_748_736, 37_748_736]
-    # The mix tables' totals: 1,989.0, 600.8 and 103.3 billion (rounded to 0.1 a row).
-    for phase, total in (("pretrain", 1989.0), ("extension", 600.8), ("decay", 103.3)):
-        tokens = sum((source.tokens or {}).get(phase, 0) for source in recipe.data.sources)
-        assert tokens / 1e9 == pytest.approx(total, abs=0.8)
-    # Eleven growth stages of about 2,312 (base) and 3,853 (small) steps.
-    assert [stage.rows for stage in first.stages] == [8 * n for n in range(1, 13)]
-    assert first.stages[0].steps == {"mmbert-base": 2312, "mmbert-small": 3853}[name]
-    for variant in recipe.variants:
-        changed = override_recipe(recipe, variant.overrides)
-        assert len(changed.phase("decay").languages.names) == 110
 
 
 def test_every_shipped_recipe_loads() -> None:

@@ -80,19 +80,28 @@ def test_warm_up_reaches_the_peak_and_stays() -> None:
         ("one_minus_sqrt", lambda x: 1 - math.sqrt(x)),
     ],
 )
-@pytest.mark.parametrize("decay_tokens", [None, 20_000])
-def test_decays_follow_their_formula(shape: str, formula: Any, decay_tokens: int | None) -> None:
-    rate = {"peak": 0.5, "shape": shape, "final": 0.1, "decay_tokens": decay_tokens}
-    recipe = _with(phases__two__learning_rate={k: v for k, v in rate.items() if v is not None})
+@pytest.mark.parametrize("decay_tokens", [None, 20_000, 49_000])
+@pytest.mark.parametrize("warmup", [0, 4000])
+def test_decays_follow_their_formula(
+    shape: str, formula: Any, decay_tokens: int | None, warmup: int
+) -> None:
+    rate = {"peak": 0.5, "warmup": warmup, "shape": shape, "final": 0.1}
+    if decay_tokens is not None:
+        rate["decay_tokens"] = decay_tokens
+    recipe = _with(phases__two__learning_rate=rate)
     plan = training_plan(recipe)
     phase = plan.phases[1]
-    length = decay_tokens or phase.tokens
+    length = min(decay_tokens or phase.tokens, phase.tokens - warmup)
     for step in range(phase.first_step, phase.end_step):
         seen = plan.at(step).tokens_before - phase.first_token
         progress = max(0.0, (seen - (phase.tokens - length)) / length)
         expected = 0.5 * (0.1 + 0.9 * formula(progress))
+        if seen < warmup:
+            expected = 0.5 * (seen + 800) / warmup
         assert learning_rate(recipe, plan, step) == pytest.approx(expected, rel=1e-12)
-    assert learning_rate(recipe, plan, phase.first_step) == pytest.approx(0.5)
+    # The warm-up leads to the peak; the decay begins from there and not before.
+    after_warm_up = phase.first_step + warmup // 800
+    assert learning_rate(recipe, plan, after_warm_up) == pytest.approx(0.5, rel=1e-12)
 
 
 def test_weight_decay_and_temperature_belong_to_the_phase() -> None:
@@ -103,3 +112,10 @@ def test_weight_decay_and_temperature_belong_to_the_phase() -> None:
     assert temperature(RECIPE, plan, boundary - 1) == 0.7
     assert temperature(RECIPE, plan, boundary) == 0.5
     assert 0.1 < temperature(RECIPE, plan, plan.steps - 1) < 0.12
+
+
+def test_a_phase_may_have_no_weight_decay() -> None:
+    recipe = _with(phases__two__weight_decay=0)
+    plan = training_plan(recipe)
+    boundary = plan.phases[1].first_step
+    assert [weight_decay(recipe, plan, step) for step in (boundary - 1, boundary)] == [0.1, 0.0]
