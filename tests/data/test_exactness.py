@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.consumption import Consumption, PhaseEnd
+from mmbert.data.consumption import PhaseEnd
 from mmbert.data.corpus import Corpus
-from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
 from mmbert.data.phase import COMPONENT, NUMBER, SIZE, START
 from mmbert.data.state import Progress
 from mmbert.data.streams import Stream
@@ -122,7 +121,8 @@ PHASES = st.lists(
 
 
 @given(PHASES, st.sampled_from([(1, 256), (3, 256), (4, 512)]), st.integers(0, 5))
-@settings(max_examples=25, deadline=None)
+# A failure is reported as it is found: to make a whole run's ledger smaller would take minutes.
+@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 def test_every_token_is_accounted_for(
     corpus: Corpus, phases: list[dict[str, Any]], shape: tuple[int, int], seed: int
 ) -> None:
@@ -172,63 +172,22 @@ def test_resting_language_keeps_its_remainders(tmp_path: Path) -> None:
     assert not {number for number in begun if number < 10} & unfinished
 
 
-def test_no_cap_stays_no_cap() -> None:
-    consumption = Consumption(np.array([7, 9]), np.array([3]), np.array([0, 1, 1]))
-    left = consumption.draws_below(np.array([10, UNLIMITED]))
-    assert left.tolist() == [4, UNLIMITED]
-
-
-@given(st.data())
-@settings(max_examples=50, deadline=None)
-def test_consumption_equals_plain_bookkeeping(data: st.DataObject) -> None:
-    """Against sets: phases with arbitrary positions of streams and arbitrary pieces given back."""
-    streams = data.draw(st.integers(1, 4))
-    consumption = Consumption.nothing(2)
-    seen: list[set[int]] = [set(), set()]
-    for number in range(data.draw(st.integers(1, 4))):
-        rates = np.array([data.draw(st.sampled_from([(8.0, 4.0), (5.0, 0.0), (0.5, 9.0)]))])
-        mixture = Mixture(rates, ("web/a", "web/b"), f"phase {number}", pieces_per_block=6)
-        positions = np.array([data.draw(st.integers(0, 9)) for _ in range(streams)])
-        drawn = []
-        for stream in range(streams):
-            groups = np.arange(positions[stream])
-            turned = stream + stream_rotation(groups, 99, streams)
-            components, draws = mixture.pieces(groups * streams + turned % streams)
-            numbers = consumption.numbers(components, draws)
-            drawn += list(zip(components.tolist(), numbers.tolist(), strict=True))
-        returned = [piece for piece in drawn if data.draw(st.integers(0, 3)) == 0]
-        for component, piece in drawn:
-            assert piece not in seen[component]
-            seen[component].add(piece)
-        for component, piece in returned:
-            seen[component].remove(piece)
-        end = PhaseEnd(
-            positions,
-            np.array([c for c, _ in returned], dtype=np.int64),
-            np.array([n for _, n in returned], dtype=np.int64),
-        )
-        consumption = consumption.after(mixture, 99, end)
-        for component in range(2):
-            many = len(seen[component]) + 20
-            upcoming = consumption.numbers(
-                np.full(many, component), np.arange(many, dtype=np.int64)
-            )
-            free = [n for n in range(2 * many) if n not in seen[component]][:many]
-            assert upcoming.tolist() == free
-            assert consumption.drawn()[component] == len(seen[component])
-
-
 def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
-    """The first D numbers of a component are a permutation of its pieces; the next ones another."""
+    """The first D numbers of a component are a permutation of its pieces; the next ones another.
+
+    So are D numbers after 2^40 of them.
+    """
     recipe = small_recipe(phase("a", 9000, context=256))
     finder = Progress(corpus, recipe, training_plan(recipe), None).finder
     for component in corpus.components:
         many = int(finder.pieces_per_epoch[component.index])
-        owner = np.full(2 * many, component.index)
-        pieces = finder.find(owner, np.arange(2 * many))
+        owner = np.full(3 * many, component.index)
+        far = 2**40 // many * many
+        numbers = np.concatenate((np.arange(2 * many), np.arange(far, far + many)))
+        pieces = finder.find(owner, numbers)
         tokens = component.manifest.train.tokens
         orders = []
-        for epoch in range(2):
+        for epoch in range(3):
             part = slice(epoch * many, (epoch + 1) * many)
             ranges = list(
                 zip(pieces.document[part], pieces.start[part], pieces.end[part], strict=True)
@@ -236,9 +195,9 @@ def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
             assert len(set(ranges)) == many
             assert sum(end - start for _, start, end in ranges) == tokens  # exact at whole epochs
             orders.append(ranges)
-        assert sorted(orders[0]) == sorted(orders[1])
+        assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2])
         if many > 10:
-            assert orders[0] != orders[1]
+            assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 def test_realised_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) -> None:
@@ -294,7 +253,9 @@ def test_caps_that_the_run_uses_up_end_in_padding(tmp_path: Path, quantum: int) 
     assert used > 0.93 * available
 
 
-def test_epoch_caps_are_never_exceeded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_epoch_caps_are_never_exceeded(tmp_path: Path, seed: int) -> None:
+    """1.5 epochs of 30 documents: 45 draws and no more, wherever they lie when the run ends."""
     corpus = write_corpus(
         tmp_path, {"web": {"big_Latn": [60] * 400, "tiny_Latn": [20] * 30}}, contexts=[64]
     )
@@ -305,10 +266,22 @@ def test_epoch_caps_are_never_exceeded(tmp_path: Path) -> None:
         row_tokens=256,
         rows=3,
         quantum=3,
+        seed=seed,
     )
     ledger = Ledger(corpus, recipe, training_plan(recipe))
     ledger.check()
     tiny = corpus.component("web", "tiny_Latn").index
-    numbers = [number for component, number in ledger.placed if component == tiny]
-    # 1.5 epochs of 30 documents; the schedule is followed within one piece, the cap exactly
-    assert sorted(numbers) in (list(range(45)), list(range(44)))
+    placed = {number for component, number in ledger.placed if component == tiny}
+    waiting = {
+        entry[1]
+        for state in ledger.states
+        for entry in (*state["carried"], *state["kept"])
+        if entry[0] == tiny
+    }
+    assert max(placed | waiting) < 45
+    # The first phase asks for all of them, so that the second has none: what its end gave back, or
+    # streams had not reached, stays undrawn. (The ledger has seen that nothing was placed twice.)
+    left = ledger.progress.order.consumption
+    assert left.horizon[tiny] in (44, 45)  # the schedule is followed within one piece
+    assert len(placed | waiting) == left.drawn()[tiny]
+    assert len(placed) >= 40

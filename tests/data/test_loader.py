@@ -300,19 +300,60 @@ def test_wrong_starts_are_refused(corpus: Corpus, recipe: Recipe, plan: Training
         merge_states([state, {**state, "step": 3}])
 
 
-def test_corpus_may_gain_a_language(tmp_path: Path, recipe: Recipe, plan: TrainingPlan) -> None:
-    """A new language moves the indices of others; a run in progress goes on as it was."""
-    lengths = {"bbb_Latn": [30, 200] * 100, "ddd_Latn": [50] * 60}
-    named = _change(_change(recipe, 0, languages=["bbb", "ddd"]), 1, languages=["ddd", "bbb"])
+@pytest.mark.parametrize("stop", [2, 3, 5, 7])
+def test_corpus_may_gain_a_language(tmp_path: Path, stop: int) -> None:
+    """A new language moves the indices of others; a run in progress goes on as it was.
+
+    Stopped within the first phase, at its end, and in the phases after it: by then pieces have gone
+    back to their languages, and remainders of one that rests are kept.
+    """
+    lengths = {"bbb_Latn": [30, 200] * 100, "ddd_Latn": [50] * 260}
+    named = small_recipe(
+        phase("a", 256 * 6 * 3, context=16, languages=["bbb", "ddd"]),
+        phase("b", 256 * 6 * 3, languages=["ddd"]),
+        phase("c", 256 * 6 * 3, context=128, languages=["ddd", "bbb"], temperature=0.2),
+        row_tokens=256,
+        rows=6,
+        quantum=6,
+    )
+    plan = training_plan(named)
     old = write_corpus(tmp_path / "old", {"web": lengths}, contexts=[64, 128])
-    expected, _ = read_in_lockstep(old, named, plan, 1)
-    _, state = read_in_lockstep(old, named, plan, 1, stop=2)
+    expected, end = read_in_lockstep(old, named, plan, 1)
+    _, state = read_in_lockstep(old, named, plan, 1, stop=stop)
+    state = json.loads(json.dumps(state))
+    # what the new indices must be given to, wherever it can have come about
+    assert [bool(ended["returned"]) for ended in state["ended"]] == [True] * ((stop - 1) // 3)
+    assert any(stream["kept"] for stream in state["streams"].values()) == (stop == 5)
     # the same texts, with a language that sorts before them
     numbered = {"bbb_Latn": lengths["bbb_Latn"], "ddd_Latn": lengths["ddd_Latn"], "aaa_Latn": [9]}
     new = write_corpus(tmp_path / "new", {"web": numbered}, contexts=[64, 128])
-    rows = list(RowLoader(new, named, plan, state=state, first_step=2))
-    for before, row in zip(expected[2 * QUANTUM :], rows, strict=True):
+    rows, new_end = read_in_lockstep(new, named, plan, 1, first_step=stop, state=state)
+    for before, row in zip(expected[stop * 6 :], rows, strict=True):
         np.testing.assert_array_equal(before.input_ids, row.input_ids)
+        moved = before.documents + np.array([1, 0, 0, 0])
+        np.testing.assert_array_equal(moved, row.documents)
+    assert _by_name(new_end) == _by_name(end)
+
+
+def _by_name(state: DataState) -> object:
+    """The state with components by their names."""
+    names = state["components"]
+    ended = [
+        (
+            phase["positions"],
+            [(names[component], number) for component, number in phase["returned"]],
+        )
+        for phase in state["ended"]
+    ]
+    streams = {
+        key: (
+            stream["position"],
+            [(names[entry[0]], *entry[1:]) for entry in stream["carried"]],
+            [(names[entry[0]], *entry[1:]) for entry in stream["kept"]],
+        )
+        for key, stream in state["streams"].items()
+    }
+    return ended, streams
 
 
 def _damage(path: Path) -> None:

@@ -109,6 +109,15 @@ def test_same_lengths_leave_what_cannot_be_filled() -> None:
     assert len(chosen) == 4
 
 
+def test_what_the_next_segments_cannot_close_later_ones_do() -> None:
+    """Sixty-four of 100 tokens never fill 4,097; one of 97 that waits behind them does."""
+    sizes = np.full(200, 100)
+    shape = RowShape(4097, 1000)
+    assert sizes[choose_segments(sizes, shape)].sum() == 4000
+    sizes[28 + 70] = 97  # 28 are taken in order; the 64 after them are the first window
+    assert sizes[choose_segments(sizes, shape)].sum() == 4097
+
+
 def test_slots_suffice_for_short_pieces_and_are_few_for_long_ones() -> None:
     assert segments_in_a_row(49_152, 500.0) < 600
     assert segments_in_a_row(2048, 5.0) == 2048 // 3 + 1
