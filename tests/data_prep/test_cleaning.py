@@ -144,6 +144,19 @@ def test_decontamination(tmp_path: Path) -> None:
     assert summary.languages["eng_Latn"].rejected == {"contaminated": 1}
 
 
+def test_a_shared_run_is_found_wherever_it_lies(tmp_path: Path) -> None:
+    """First words, last words, all words: of the document and of the evaluation text."""
+    (tmp_path / "eval.txt").write_text("one two three four five six\nalpha beta gamma delta\n")
+    known = Decontaminator([tmp_path / "eval.txt"], 4)
+    runs = ["one two three four", "two three four five", "three four five six"]
+    for words in [*runs, "alpha beta gamma delta"]:
+        for text in (words, f"before it {words}", f"{words} after it", f"in {words} between"):
+            assert known.contaminated(text), text
+        assert not known.contaminated(words.rsplit(" ", 1)[0])
+    assert not known.contaminated("four five six one two three")
+    assert not known.contaminated("six alpha beta gamma")  # no run leads from one text to the next
+
+
 @given(
     sizes=st.dictionaries(st.text(max_size=3), st.integers(0, 10**6), min_size=1, max_size=20),
     total=st.integers(0, 10**6),

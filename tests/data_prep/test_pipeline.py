@@ -16,6 +16,7 @@ from mmbert.data.pieces import read_continuation_index
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
 from mmbert_prep.main import folder_of_source
+from mmbert_prep.parts import PartWriter
 from mmbert_prep.tokenization.encoders import open_encoder
 
 from .texts import ROOT, command_line, documents, environment, run, settings, tree, write_corpus
@@ -84,6 +85,27 @@ def test_the_same_bytes_for_any_number_of_workers(
     result = command_line("--input", corpus, "--output", tmp_path / "three", "--workers", 3)
     assert result.returncode == 0, result.stderr
     assert tree(tmp_path / "three") == tree(shards)
+
+
+def test_the_same_bytes_whatever_is_kept_in_memory(
+    corpus: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units larger than a worker's memory leave sections; languages are copied in many steps."""
+    flushed: dict[PartWriter, int] = {}
+    flush = PartWriter._flush
+
+    def counted(writer: PartWriter) -> None:
+        flushed[writer] = flushed.get(writer, 0) + 1
+        flush(writer)
+
+    monkeypatch.setattr(PartWriter, "_flush", counted)
+    monkeypatch.setattr("mmbert_prep.encode._BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr("mmbert_prep.parts._FLUSH_TOKENS", 100)
+    monkeypatch.setattr("mmbert_prep.merge._COPY_DOCUMENTS", 2)
+    monkeypatch.setattr("mmbert_prep.selection._HASHES_AT_ONCE", 11)
+    run(corpus, tmp_path / "out")
+    assert max(flushed.values()) > 3
+    assert tree(tmp_path / "out") == tree(shards)
 
 
 def test_a_second_run_has_nothing_to_do(corpus: Path, shards: Path) -> None:

@@ -1,0 +1,71 @@
+"""Duplicates and caps over parts made by hand: any number of documents, which copy stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmbert_prep import selection
+from mmbert_prep.parts import DOCUMENT_DTYPE, PartWriter
+from mmbert_prep.selection import Fate, LanguageSections, select
+
+from .texts import settings
+
+
+def _language(folder: Path, facts: np.ndarray, units: int = 3) -> LanguageSections:
+    """The documents of `facts` in the parts of several units."""
+    sections = []
+    for number, part in enumerate(np.array_split(facts, units)):
+        writer = PartWriter(folder, f"unit-{number}", np.dtype(np.uint16))
+        tokens = np.full(int(part["tokens"].sum()), 7, dtype=np.uint16)
+        writer.add("eng_Latn", tokens, part)
+        (section,) = writer.finish().sections
+        sections.append((f"unit-{number}", section))
+    return LanguageSections("eng_Latn", tuple(sections))
+
+
+def _facts(texts: Sequence[int], tokens: int = 10) -> np.ndarray:
+    """Facts of documents; equal numbers are equal texts."""
+    texts = np.asarray(texts, dtype=np.uint64)
+    facts = np.zeros(len(texts), dtype=DOCUMENT_DTYPE)
+    # Texts that differ in one half of their hash only are no copies of each other.
+    facts["high"] = texts // np.uint64(8) * np.uint64(0x9E3779B97F4A7C15)
+    facts["low"] = texts % np.uint64(8) * np.uint64(0xBF58476D1CE4E5B9)
+    facts["tokens"], facts["bytes"] = tokens, 40
+    return facts
+
+
+def _fates(folder: Path, facts: np.ndarray, **changes: object) -> list[Fate]:
+    language = _language(folder, facts)
+    chosen = select(language, folder, settings("in", folder, heldout_share=0.0, **changes))
+    return [Fate(fate) for fate in chosen.fates.tolist()]
+
+
+@pytest.mark.parametrize("at_once", [16_000_000, 1000, 3])
+def test_the_first_of_equal_texts_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """In one pass over the hashes or in hundreds, among many copies and other texts."""
+    monkeypatch.setattr(selection, "_HASHES_AT_ONCE", at_once)
+    texts = np.random.default_rng(1).integers(0, 60, 1200)
+    texts[100:] = np.where(np.arange(1100) % 2, 61, texts[100:])  # hundreds of copies of one
+    seen: set[int] = set()
+    expected = []
+    for text in texts.tolist():
+        expected.append(Fate.DUPLICATE if text in seen else Fate.TRAIN)
+        seen.add(text)
+    assert _fates(tmp_path, _facts(texts)) == expected
+
+
+@pytest.mark.parametrize("most", [9, 10, 11, 29, 30, 31, 49, 50, 51])
+def test_a_cap_keeps_what_fits_and_what_fills_it_exactly(tmp_path: Path, most: int) -> None:
+    """Five documents of ten tokens, three of whose hashes begin alike, in the order of hashes."""
+    facts = _facts(range(5))
+    facts["low"] = np.array([0xFFFF << 48, 5 << 48 | 2, 7, 5 << 48 | 1, 5 << 48 | 3], dtype="u8")
+    order = [2, 3, 1, 4, 0]
+    kept = set(order[: max(1, most // 10)])  # one stays in any case
+    fates = _fates(tmp_path, facts, maximum_tokens_per_language=most)
+    assert fates == [Fate.TRAIN if place in kept else Fate.OVER_CAP for place in range(5)]
