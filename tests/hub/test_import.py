@@ -26,6 +26,7 @@ from tests.hub.tokenizers_for_tests import (
     SENTENCES,
     byte_level_tokenizer,
     metaspace_tokenizer,
+    modernbert_like_tokenizer,
     save_tokenizer,
 )
 from tests.transformers_versions import kinds_of_layers, rotary_bases
@@ -168,6 +169,39 @@ def test_special_tokens_correspond_by_role_not_by_name(their_folder: Path, tmp_p
         FastTokenizer(their_folder), FastTokenizer(tmp_path / "tokenizer"), "subwords"
     )
     assert [change.sources[number] for number in range(5)] == [(n,) for n in range(5)]
+
+
+def test_special_tokens_that_lie_elsewhere_keep_their_roles(tmp_path: Path) -> None:
+    """ModernBERT's come after the text's and have BERT's names: pad and end change places too."""
+    save_tokenizer(tmp_path / "old", metaspace_tokenizer())
+    modernbert_like_tokenizer(tmp_path / "new")
+    old, new = FastTokenizer(tmp_path / "old"), FastTokenizer(tmp_path / "new")
+    change = change_vocabulary(old, new, "subwords")
+    roles = {"[PAD]": "<pad>", "[CLS]": "<bos>", "[SEP]": "<eos>", "[UNK]": "<unk>",
+             "[MASK]": "<mask>"}  # fmt: skip
+    for theirs, ours in roles.items():
+        assert change.sources[new.vocabulary[theirs]] == (old.vocabulary[ours],)
+    specials = {old.vocabulary[name] for name in roles.values()}
+    others = set(range(new.size)) - {new.vocabulary[name] for name in roles}
+    assert not specials & {source for number in others for source in change.sources[number]}
+
+
+def test_what_the_old_tokenizer_cannot_spell_has_no_part_in_a_row(tmp_path: Path) -> None:
+    """A token with a character outside the old vocabulary starts from what is known of it."""
+    save_tokenizer(tmp_path / "old", metaspace_tokenizer())
+    extended = metaspace_tokenizer()
+    extended.add_tokens(["town☃bridge", "☃☃"])
+    save_tokenizer(tmp_path / "new", extended)
+    old, new = FastTokenizer(tmp_path / "old"), FastTokenizer(tmp_path / "new")
+    unknown = old.vocabulary["<unk>"]
+    spelt = old.spell("town☃bridge".encode())
+    assert unknown in spelt
+    change = change_vocabulary(old, new, "subwords")
+    expected = tuple(number for number in spelt if number != unknown)
+    assert len(expected) > 1
+    assert change.sources[new.vocabulary["town☃bridge"]] == expected
+    assert change.sources[new.vocabulary["☃☃"]] == ()
+    assert (change.composed, change.averaged) == (1, 1)
 
 
 def test_strided_sampling_takes_evenly_spaced_channels_heads_and_layers(

@@ -92,4 +92,8 @@ def _spelling(
         return ()
     assert old.special_ids is not None
     unknown = old.special_ids.unknown
-    return tuple(identifier for identifier in old.spell(content) if identifier != unknown)
+    spelling = [identifier for identifier in old.spell(content) if identifier != unknown]
+    # The space that some tokenizers put before every text is no part of what they cannot spell.
+    if spelling and not content.startswith(b" ") and spelling[0] == by_content.get(b" "):
+        del spelling[0]
+    return tuple(spelling)
