@@ -21,6 +21,7 @@ from mmbert.hub.strided import StridedSampling, strided_indices
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.vocabulary import change_vocabulary
 from mmbert.recipe import ModelSettings
+from mmbert_prep.tokenization.folder import write_huggingface_folder
 from tests.hub.strangers import EMBEDDING, stored, stranger
 from tests.hub.tokenizers_for_tests import (
     SENTENCES,
@@ -184,6 +185,20 @@ def test_special_tokens_that_lie_elsewhere_keep_their_roles(tmp_path: Path) -> N
     specials = {old.vocabulary[name] for name in roles.values()}
     others = set(range(new.size)) - {new.vocabulary[name] for name in roles}
     assert not specials & {source for number in others for source in change.sources[number]}
+
+
+def test_preparation_and_import_give_a_token_the_same_role(tmp_path: Path) -> None:
+    """What frames a text is begin and end, where other tokens have names of these roles, too."""
+    modernbert_like_tokenizer(tmp_path / "given")
+    path = tmp_path / "given" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"bos_token": "[unused1]", "eos_token": "[unused2]"}))
+    imported = FastTokenizer(tmp_path / "given")
+    assert imported.special_ids is not None
+    assert imported.special_ids.begin == imported.vocabulary["[CLS]"]
+    assert imported.special_ids.end == imported.vocabulary["[SEP]"]
+    prepared = write_huggingface_folder(tmp_path / "prepared", tmp_path / "given")
+    assert prepared.special_ids == imported.special_ids
 
 
 def test_what_the_old_tokenizer_cannot_spell_has_no_part_in_a_row(tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ class FastTokenizer:
                     f"{path} cannot be read: {error}", remedy="save the tokenizer again"
                 ) from error
         found: dict[str, int] = {}
+        framed, plain = list(self._tokenizer.encode("a").ids), self.encode("a")
+        if len(framed) >= 2 and framed[1:-1] == plain:  # what frames a text, whatever the names
+            found = {"begin": framed[0], "end": framed[-1]}
         for role, keys in _ROLES.items():
             for key in keys:
                 token = configured.get(key)
