@@ -46,7 +46,7 @@ class Ledger:
                 for component, number, start, size in table[
                     :, (COMPONENT, NUMBER, START, SIZE)
                 ].tolist():
-                    assert size + 2 <= order.context
+                    assert size + 2 <= recipe.phases[planned.index].context
                     self.placed[component, number].append((start, start + size))
             self.states = [stream.state() for stream in streams]
 

@@ -199,6 +199,8 @@ def test_rows_hold_the_documents_they_name(
     """Unmasked ids are begin, the named tokens of the named document, end; then padding."""
     numbers = {"aaa_Latn": 0, "bbb_Latn": 1, "ccc_Cyrl": 2}
     for row in rows[::5]:
+        settings = recipe.phases[plan.phase_of_row(row.index).index]
+        assert row.max_seqlen == settings.context
         ids = row.input_ids.copy()
         used = row.weights > 0
         ids[row.masked_positions[used]] = row.labels[used]
@@ -220,7 +222,7 @@ def test_rows_hold_the_documents_they_name(
         owners = np.searchsorted(row.cu_seqlens, row.masked_positions[used], "right") - 1
         np.testing.assert_array_equal(row.masked_components[used], row.segment_components[owners])
         assert (row.masked_components[~used] == -1).all()
-        ratio = recipe.phases[plan.phase_of_row(row.index).index].mask_ratio
+        ratio = settings.mask_ratio
         assert len(row.labels) == int(np.ceil(ratio * 256))
         assert used.sum() == round(ratio * (row.tokens - 2 * len(row.documents)))
 

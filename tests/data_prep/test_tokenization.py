@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,12 @@ from mmbert.errors import UserError
 from mmbert_prep.tokenization.accelerator import AcceleratedEncoder
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
 from mmbert_prep.tokenization.cutting import LONG_CHARACTERS, Cutter, encode_in_parts
-from mmbert_prep.tokenization.encoders import HuggingFaceEncoder, SentencePieceEncoder, open_encoder
+from mmbert_prep.tokenization.encoders import (
+    Encoder,
+    HuggingFaceEncoder,
+    SentencePieceEncoder,
+    open_encoder,
+)
 from mmbert_prep.tokenization.folder import (
     check_identity,
     is_huggingface_folder,
@@ -137,6 +143,31 @@ def test_a_difference_is_found_and_told(folder: Path) -> None:
     other = HuggingFaceEncoder(json.dumps(data).encode(), encoder.description)
     with pytest.raises(UserError, match="differ on"):
         check_identity(encoder, other, SAMPLES)
+
+
+class _WrongAbout:
+    """The encoder, but for one text, of which it loses the last token."""
+
+    def __init__(self, encoder: Encoder, text: str) -> None:
+        self.description = encoder.description
+        self._encoder, self._text = encoder, text
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        found = self._encoder.encode(texts)
+        return [
+            ids[:-1] if text == self._text else ids for text, ids in zip(texts, found, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 6, 7, 13, -1])
+def test_a_difference_on_a_single_text_is_found(folder: Path, place: int) -> None:
+    """Wherever it lies in the batches that are compared, the last incomplete one included."""
+    encoder = open_encoder(folder)
+    samples = SAMPLES[::9][:17]
+    language, text = samples[place]
+    wrong = cast(Encoder, _WrongAbout(encoder, text))
+    with pytest.raises(UserError, match=f"differ on {language}"):
+        check_identity(encoder, wrong, samples, batch=7)
 
 
 def test_models_without_a_mask_are_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mmbert.errors import UserError
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.source import CheckpointSource
 from mmbert.hub.verification import ExportMismatchError
+from mmbert.hub.weights import parameter_shapes, write_weights
 from tests.hub.runs import TOLERANCE, Run, documents, our_logits, save_run
 from tests.transformers_versions import kinds_of_layers, rotary_bases
 
@@ -224,3 +225,13 @@ def test_safetensors_library_reads_and_writes_the_same(exported: Path, tmp_path:
     save_file(stored, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     again = load_file(tmp_path / "theirs.safetensors")
     assert all(torch.equal(stored[name], again[name]) for name in stored)
+
+
+def test_weights_lie_at_their_places_in_whatever_order_they_come(run: Run, tmp_path: Path) -> None:
+    shapes = parameter_shapes(run.model.config)
+    tensors = {name: tensor.detach() for name, tensor in run.model.named_parameters()}
+    backwards = ((name, tensors[name]) for name in reversed(shapes))
+    write_weights(tmp_path / "model.safetensors", shapes, backwards, torch.float32)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert set(stored) == set(shapes)
+    assert all(torch.equal(stored[name], tensors[name]) for name in shapes)
