@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter, dtype_for_vocabulary
+from mmbert.data.indexed_dataset import (
+    IndexedDataset,
+    IndexedDatasetWriter,
+    dtype_for_vocabulary,
+    index_bytes,
+)
 from mmbert.errors import UserError
 
 
@@ -32,6 +37,14 @@ def test_bytes_are_megatrons(tmp_path: Path) -> None:
     index += struct.pack("<4q", 0, 1, 2, 3)
     assert (tmp_path / "a.idx").read_bytes() == index
     assert (tmp_path / "a.bin").read_bytes() == struct.pack("<4i", 1, 2, 3, 70_000)
+
+
+def test_places_beyond_two_gigabytes_are_exact() -> None:
+    """Five documents of 2^30 tokens: their places need more than 32 bits. No text is written."""
+    many = 2**30
+    index = index_bytes([many, 3, many, many, 7], "int32")
+    places = np.frombuffer(index[34 + 5 * 4 : 34 + 5 * 4 + 5 * 8], dtype="<i8")
+    assert (places // 4).tolist() == [0, many, many + 3, 2 * many + 3, 3 * many + 3]
 
 
 @given(
