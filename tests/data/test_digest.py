@@ -74,6 +74,15 @@ def test_every_setting_that_decides_of_the_order_is_seen(
     assert [a != b for a, b in zip(before, after, strict=True)] == changed
 
 
+def test_contexts_without_an_index_are_told_apart(corpus: Corpus) -> None:
+    """Preparation made none for 100 and 101: how many segments there will be is an estimate."""
+    first, second = (
+        _digests(corpus, override_recipe(RECIPE, {"phases.a.context": context}))
+        for context in (100, 101)
+    )
+    assert [a != b for a, b in zip(first, second, strict=True)] == [True, False]
+
+
 def _longer(lengths: list[int]) -> list[int]:
     return [*lengths[:-1], lengths[-1] + 1]
 

@@ -50,6 +50,15 @@ def test_tokens_follow_the_temperature(tokens: list[int], temperature: float) ->
     np.testing.assert_allclose(mix.epochs, epochs, rtol=1e-9)
 
 
+def test_pieces_are_counted_at_what_they_take_in_the_phases_own_rows() -> None:
+    """100 pieces of 8,000 tokens together: in 200 segments of a short context, in 100 of a long."""
+    recipe = small_recipe(phase("a", 61_440), phase("b", 61_440, context=128))
+    sizes = (ComponentSize("web", "a_Latn", 8000, 32_000, 100, (200, 100)), _size("web/b", 5000))
+    for mix, taken in zip(phase_mixes(sizes, recipe), (84.0, 82.0), strict=True):
+        assert mix.row_tokens_per_piece[0] == taken
+        assert mix.pieces.sum(axis=0)[0] * taken == pytest.approx(mix.tokens[0], rel=1e-12)
+
+
 def test_temperature_moves_within_a_phase() -> None:
     recipe = small_recipe(phase("a", 614_400, temperature={"start": 1.0, "end": 0.0}))
     (mix,) = _mix(recipe, _size("web/big", 900_000), _size("web/small", 100_000))
