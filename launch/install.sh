@@ -34,7 +34,7 @@ if [ -n "${WHEELS:-}" ]; then
         "$python" -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' \
             >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages-beneath.pth"
     fi
-    PYTHONPATH=src .venv/bin/python -m mmbert.wheels install "$WHEELS" --build --extras "${EXTRAS:-}"
+    PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" .venv/bin/python -m mmbert.wheels install "$WHEELS" --build --extras "${EXTRAS:-}"
     pip install --quiet --no-index --no-deps --no-build-isolation --editable .
     touch .venv/.installed
     echo "ready: .venv/bin/mmbert doctor shows what is here"

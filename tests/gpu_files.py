@@ -34,6 +34,7 @@ def _of(*names: str) -> tuple[str, ...]:
 GROUPS: dict[str, tuple[str, ...]] = {
     "layer norms": (
         *_of("test_layer_norm", "test_add_layer_norm", "test_branching_layer_norm"),
+        *_of("test_the_norm_is_that_of_the_sum_that_is_given"),
         DRAWING,
         *EVERY,
     ),
@@ -41,6 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "geglu": (*_of("test_geglu"), *EVERY),
     "rotary": (*_of("test_rotary"), *EVERY),
     "attention": ("tests/kernels/test_implementation.py::test_attention_on_a_gpu",),
+    "attention in float32": ("tests/kernels/test_plain_attention.py",),
     "gather rows": (*_of("test_gather_rows", "test_scatter_of_runs"), *EVERY),
     "vocabulary head": (
         *_of("test_linear_cross_entropy", "test_a_chunk_of_more_than_two_to_the_31_logits"),
@@ -50,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "memory": ("tests/model/test_memory.py::test_peak_on_a_gpu",),
     "batches": ("tests/data/test_batch.py::test_on_a_gpu_it_is_the_same",),
     "training step": (STEP,),
+    "determinism": ("tests/training/test_deterministic.py",),
     "evaluation": ("tests/evaluation/test_gpu.py",),
 }
 """Operation -> the beginnings of the ids of its tests. Names as in a step's trace."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.wheels.__main__ import main
+from tests.environment import with_packages
 from tests.environments.fakes import source_files, write_tree, write_wheel
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def install_into(tree: Path, wheels: Path, requirements: list[str]) -> tuple[int
     command = [sys.executable, "-m", "mmbert.wheels", "install", str(wheels)]
     result = subprocess.run(
         [*command, f"--root={other}", f"--python={python}"],
-        env={**os.environ, **NO_NETWORK, **PROXY, "PYTHONPATH": str(ROOT / "src")},
+        env=with_packages(**NO_NETWORK, **PROXY),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -145,9 +146,8 @@ def test_a_bare_interpreter_is_enough() -> None:
     """With the standard library and pip alone; torch and the rest are not imported."""
     program = "import sys, mmbert.wheels.__main__; print(*{n.split('.')[0] for n in sys.modules})"
     command = [sys.executable, "-c", program]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     modules = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
+        command, env=with_packages(), capture_output=True, text=True, check=True
     ).stdout.split()
     foreign = set(modules) - set(sys.stdlib_module_names)
     assert not foreign & {"torch", "numpy", "typer", "pydantic", "rich", "yaml", "setuptools"}

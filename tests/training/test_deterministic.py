@@ -14,6 +14,7 @@ from mmbert.errors import UserError
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.preparation import RunOptions
 from mmbert_kernels.implementation import implementation
+from tests.environment import on_a_gpu
 from tests.training.prescribed import recipe
 from tests.training.small_run import options_for, pretrain_rank, step_losses
 
@@ -133,9 +134,7 @@ def test_a_gpu_too_old_for_bfloat16_is_refused(gpu: pytest.MonkeyPatch) -> None:
 def test_two_runs_on_a_gpu_are_equal_to_the_bit(
     inputs: Path, tmp_path: Path, precision: str
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
-    own = [str(ROOT / part) for part in ("src", "kernels", "data_prep")]
-    environment["PYTHONPATH"] = os.pathsep.join([*own, environment.get("PYTHONPATH", "")])
+    environment = on_a_gpu()
     runs = [tmp_path / name for name in ("first", "second")]
     for run in runs:
         command = [
