@@ -21,22 +21,27 @@ def _write(record: dict[str, Any]) -> None:
         json_lines.append(Path(folder) / TESTS, record)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Without workers the session knows its tests."""
-    if not hasattr(session.config, "workerinput") and session.items:
-        _write({"collected": [item.nodeid for item in session.items]})
+class Outcomes:
+    """The hooks of the process that hears of all tests."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Without workers the session knows its tests."""
+        if session.items:
+            _write({"collected": [item.nodeid for item in session.items]})
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
+        """With workers each of them does, and all know the same."""
+        if node.gateway.id == "gw0":
+            _write({"collected": list(ids)})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A test has one report or three; only in the first may it be skipped."""
+        if report.when == "call" or report.failed or report.skipped:
+            _write({"test": report.nodeid, "outcome": report.outcome})
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    """With workers each of them does, and all know the same."""
-    if node.gateway.id == "gw0":
-        _write({"collected": list(ids)})
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """A test has one report or three; only in the first may it be skipped."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return  # its controller hears of it
-    if report.when == "call" or report.failed or report.skipped:
-        _write({"test": report.nodeid, "outcome": report.outcome})
+def pytest_configure(config: pytest.Config) -> None:
+    """Not in workers: their controller hears of everything."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes())
