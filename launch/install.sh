@@ -26,15 +26,18 @@ fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 if [ -n "${WHEELS:-}" ]; then
-    # On a machine with a GPU torch often lies in the system's interpreter, built for its driver. That
-    # may be a virtual environment, which venv's --system-site-packages would pass over.
-    has_torch='import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
-    if ! .venv/bin/python -c "$has_torch" && ! ls "$WHEELS"/torch-*.whl >/dev/null 2>&1 && "$python" -c "$has_torch"; then
-        echo "torch: $WHEELS has none; .venv sees the packages of $("$python" -c 'import sys; print(sys.executable)')"
-        "$python" -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' \
-            >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages-beneath.pth"
+    # On a machine with a GPU torch often lies in the system's interpreter, built for its driver, and other
+    # packages beside it. That may be a virtual environment, which venv's --system-site-packages would pass over.
+    beneath=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages-beneath.pth
+    install_wheels() {
+        PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" .venv/bin/python -m mmbert.wheels install "$WHEELS" --build --extras "${EXTRAS:-}"
+    }
+    rm -f "$beneath"
+    if ! install_wheels 2>/dev/null; then
+        echo "what $WHEELS lacks is looked for among the packages of $("$python" -c 'import sys; print(sys.executable)')"
+        "$python" -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' >"$beneath"
+        install_wheels
     fi
-    PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" .venv/bin/python -m mmbert.wheels install "$WHEELS" --build --extras "${EXTRAS:-}"
     pip install --quiet --no-index --no-deps --no-build-isolation --editable .
     touch .venv/.installed
     echo "ready: .venv/bin/mmbert doctor shows what is here"

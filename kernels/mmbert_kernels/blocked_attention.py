@@ -187,7 +187,7 @@ class _BlockedAttention(torch.autograd.Function):
                 *_arguments(qkv, part),
                 _blocks(out, part, part.first_query, part.queries),
                 log_sum,
-                _mask(part, numbers, window, qkv.dtype),
+                mask=_mask(part, numbers, window, qkv.dtype),
             )
             _blocks(grad[:, 0], part, part.first_query, part.queries).copy_(grads[0])
             for index in (1, 2):
@@ -213,19 +213,10 @@ def _flash_forward(
     return results
 
 
-def _flash_backward(
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    log_sum: Tensor,
-    mask: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _flash_backward(*tensors: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """PyTorch's in place of `plain_backward`, with its arguments."""
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    grads: tuple[Tensor, Tensor, Tensor] = backward(
-        grad_out, query, key, value, out, log_sum, 0.0, False, attn_mask=mask
-    )
+    grads: tuple[Tensor, Tensor, Tensor] = backward(*tensors, 0.0, False, attn_mask=mask)
     return grads
 
 

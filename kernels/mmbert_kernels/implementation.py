@@ -56,22 +56,22 @@ def triton_interprets() -> bool:
 
 
 @cache
-def implementation(operation: str, device_type: str, dtype: torch.dtype = torch.bfloat16) -> str:
+def implementation(operation: str, device_type: str, dtype: torch.dtype | None = None) -> str:
     """The implementation of `operation` on devices of `device_type` ("cpu", "cuda").
 
-    `dtype` is that of the tensors; it decides about attention alone. The answer is kept for the
-    life of the process, and logged when it is first made.
+    `dtype` is that of the tensors, and attention's alone. The answer is kept for the life of the
+    process, and logged when it is first made.
 
     Raises:
         ValueError: an environment variable names something unknown or impossible here.
     """
-    if operation == "attention":
+    if operation == "attention" and dtype is not None:
         chosen, reason = _attention_implementation(device_type, dtype)
         operation = f"attention in {str(dtype).removeprefix('torch.')}"
     elif operation in FUSED_OPERATIONS:
         chosen, reason = _fused_implementation(device_type)
     else:
-        raise ValueError(f"there is no operation named {operation!r}")
+        raise ValueError(f"there is no operation named {operation!r} (attention has a dtype)")
     logger.info("%s on %s: %s (%s)", operation, device_type, chosen, reason)
     return chosen
 
@@ -84,9 +84,10 @@ def backends(device_type: str | None = None) -> dict[str, str]:
     """
     if device_type is None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = {name: implementation(name, device_type) for name in (*FUSED_OPERATIONS, "attention")}
-    in_float32 = implementation("attention", device_type, torch.float32)
-    return chosen | {"attention in float32": in_float32}
+    chosen = {name: implementation(name, device_type) for name in FUSED_OPERATIONS}
+    chosen["attention"] = implementation("attention", device_type, torch.bfloat16)
+    chosen["attention in float32"] = implementation("attention", device_type, torch.float32)
+    return chosen
 
 
 def unrepeatable(dtype: torch.dtype) -> dict[str, str]:
@@ -156,7 +157,9 @@ def is_installed(module: str) -> bool:
             return False
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
-        if not isinstance(error, ModuleNotFoundError):
+        # the module or a package that it lies in is not here; else it is, without what it needs
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None or not f"{module}.".startswith(f"{missing}."):
             logger.warning("%s is installed but cannot be imported: %s", module, error)
         return False
     return True

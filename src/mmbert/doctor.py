@@ -59,13 +59,12 @@ def _versions() -> list[Finding]:
     ]
     for package in REQUIRED:
         version = _version(package)
+        if version and package == "torch":
+            version = torch.__version__  # which says the build, too
+        bounds = supported(package)
         remedy = "" if version else "run `make setup`"
-        if (
-            package == "torch"
-            and (bounds := supported("torch"))
-            and not bounds.contains(torch.__version__, prereleases=True)
-        ):
-            remedy = f"supported is torch {bounds}"
+        if version and not bounds.contains(version, prereleases=True):
+            remedy = f"supported is {package} {bounds}"
         findings.append(Finding("versions", package, version or "missing", remedy))
     for package, purpose, how in OPTIONAL:
         version = _version(package.replace("_", "-"))

@@ -72,7 +72,8 @@ def _no_gpu() -> Finding:
     """Why torch finds none: it is a CPU build, there is none, or the driver does not fit."""
     built = torch.version.cuda
     if built is None:
-        return Finding("devices", "GPU", "none (torch is a CPU build)")
+        remedy = "install a CUDA build of torch" if _nvidia_smi() else ""
+        return Finding("devices", "GPU", "none (torch is a CPU build)", remedy)
     told = _nvidia_smi()
     if told is None:
         return Finding("devices", "GPU", "none found")

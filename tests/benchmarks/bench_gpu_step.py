@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,8 +33,9 @@ from tests.benchmarks.packed_rows import document_lengths, packed_rows
 
 import mmbert_kernels as kernels
 from mmbert.data.rows import Row
+from mmbert.model.flops import training_flops
 from mmbert.recipe import Recipe, load_recipe
-from mmbert.training.utilisation import peak_flops, training_flops
+from mmbert.training.utilisation import peak_flops
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 MASK_RATIO = 0.3
@@ -290,7 +292,7 @@ def traces(
         for _ in range(2):
             ours.step(setting.rows)
         try:
-            taken = shares(lambda s=setting, o=ours: o.step(s.rows), device.device)  # type: ignore[misc]
+            taken = shares(partial(ours.step, setting.rows), device.device)
         except RuntimeError as error:
             recorder.remark(setting.subject, str(error))
             continue

@@ -9,8 +9,8 @@ from tests.benchmarks.packed_rows import document_lengths
 from torch.profiler import ProfilerActivity, profile
 
 from mmbert.data.rows import Row
+from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
-from mmbert.training.utilisation import training_flops
 
 # The outermost range of the trace that names an operation: autograd functions by the beginning of
 # their names, forward and (…Backward) backward; the optimiser by torch's own range.

@@ -74,6 +74,14 @@ def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> N
         assert set(bounds[1].split(",")) <= set(re.split("[ ,]", torch_line().remedy))
 
 
+def test_doctor_minds_every_bound_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as DeepSpeed's, whose private parts the engine uses."""
+    monkeypatch.setattr("mmbert.doctor._version", lambda _: "0.0.1")
+    lines = {finding.name: finding for finding in examine() if finding.section == "versions"}
+    assert lines["deepspeed"].remedy.startswith("supported is deepspeed ")
+    assert lines["typer"].remedy.startswith("supported is typer ")
+
+
 def test_without_the_tree_the_bounds_are_those_of_the_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -121,6 +121,14 @@ def test_a_torch_for_gpus_that_finds_none(
     assert bool(gpu.remedy) == bool(remedy)
 
 
+@pytest.mark.parametrize("told", [None, "NVIDIA-SMI 580 CUDA Version: 13.0"])
+def test_a_cpu_build_on_a_gpus_machine(monkeypatch: pytest.MonkeyPatch, told: str | None) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("mmbert.doctor_gpus._nvidia_smi", lambda: told)
+    assert found()["GPU"].remedy == ("install a CUDA build of torch" if told else "")
+
+
 def test_a_driver_that_fails_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from mmbert.data.loader import RowLoader
 from mmbert.data.packing import SLOT_STEP, slots_for
 from mmbert.data.phase import row_shapes
 from mmbert.data.rows import Row
+from mmbert.data.shares import component_sizes, phase_mixes
 from mmbert.model.batch import PackedBatch
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
@@ -83,7 +84,8 @@ def test_no_row_has_more_slots_than_its_phases_shape_allows(
     corpus: Corpus, recipe: Recipe, rows: list[Row]
 ) -> None:
     """The dry batch has exactly as many: what fits then fits always."""
-    short, long = row_shapes(corpus, recipe)
+    sizes = component_sizes(corpus, recipe)
+    short, long = row_shapes(sizes, recipe, phase_mixes(sizes, recipe))
     for row in rows:
         shape = short if row.max_seqlen == 1024 else long
         assert len(row.cu_seqlens) == shape.max_segments + 1

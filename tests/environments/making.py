@@ -1,6 +1,7 @@
 """Makes an environment with the oldest or the newest releases that setup.py allows, or finds it.
 
-It stands outside `.venv`, is made anew when setup.py has changed, and says first what it downloads.
+It stands outside `.venv` and says first what it downloads. It is made anew when setup.py has
+changed, and that of the newest releases also when there are newer ones.
 """
 
 import hashlib
@@ -40,23 +41,28 @@ def make_environment(kind: str, root: Path = ROOT, extras: tuple[str, ...] = ("d
     python, note = place / "bin" / "python", place / "made-from"
     source = f"{kind} {sys.version}\n".encode() + (root / "setup.py").read_bytes()
     made_from = hashlib.sha256(source).hexdigest()
-    if note.exists() and note.read_text() == made_from:
+    fits = note.exists() and note.read_text() == made_from
+    if fits and kind == "oldest":
         print(f"{place} is there and fits setup.py; it stays")
         return python
     uv = find_uv()
     target = parse_target(None, f"manylinux_2_28_{platform.machine()}")
     packages = resolve(uv, required(extras, root=root), target, {}, [], RESOLUTIONS[kind])
     chosen = {package.name: package.version for package in packages}
+    pins = "".join(f"{name}=={version}\n" for name, version in chosen.items())
+    versions = place / "versions.txt"
+    if fits and versions.read_text() == pins:
+        print(f"{place} is there and has the {kind} releases; it stays")
+        return python
     named = ", ".join(f"{name} {chosen[name]}" for name in SAID_FIRST if name in chosen)
     print(f"{place}: the {kind} releases ({named})")
     print(f"downloading {len(packages)} packages, {in_words(packages)}, less what uv has kept")
     sys.stdout.flush()
     purpose = f"making {place}"
     run([sys.executable, "-m", "venv", "--clear", str(place)], purpose)
-    pins = place / "versions.txt"
-    pins.write_text("".join(f"{name}=={version}\n" for name, version in chosen.items()))
+    versions.write_text(pins)
     install = [uv, "pip", "install", "--quiet", f"--python={python}"]
-    run([*install, f"--requirement={pins}"], purpose, {"DS_BUILD_OPS": "0", **uv_environment()})
+    run([*install, f"--requirement={versions}"], purpose, {"DS_BUILD_OPS": "0", **uv_environment()})
     run([*install, "--no-deps", f"--editable={root}"], purpose, uv_environment())
     note.write_text(made_from)
     return python

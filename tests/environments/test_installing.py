@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.wheels.__main__ import main
 from tests.environment import with_packages
 from tests.environments.fakes import source_files, write_tree, write_wheel
 
@@ -34,7 +33,7 @@ def make_setup(tree: Path, wheels: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository like this one that needs invented packages and has been set up from wheels."""
-    tree = write_tree(tmp_path_factory.mktemp("tree"), ["plain>=1", "choice[more]>=1"])
+    tree = write_tree(tmp_path_factory.mktemp("tree"), ["plain>=1", "choice[more]>=1", "torch"])
     (tree / "src").symlink_to(ROOT / "src")
     (tree / "launch").mkdir()
     shutil.copy(ROOT / "launch" / "install.sh", tree / "launch")
@@ -64,12 +63,11 @@ def version_in(tree: Path, name: str) -> str:
 
 
 def install_into(tree: Path, wheels: Path, requirements: list[str]) -> tuple[int, str]:
-    """`wheels install --python` of a tree with other requirements, into the first one's Python."""
+    """`wheels install` of a tree with other requirements, by the first one's Python."""
     other = write_tree(wheels.parent / "other", requirements)
-    python = str(tree / ".venv/bin/python")
-    command = [sys.executable, "-m", "mmbert.wheels", "install", str(wheels)]
+    command = [tree / ".venv/bin/python", "-m", "mmbert.wheels", "install", wheels]
     result = subprocess.run(
-        [*command, f"--root={other}", f"--python={python}"],
+        [*command, f"--root={other}"],
         env=with_packages(**NO_NETWORK, **PROXY),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -129,22 +127,48 @@ def test_a_damaged_wheel_is_named(tree: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     status, printed = install_into(tree, tmp_path / "wheels", ["plain>=2"])
     assert status == 2
-    assert f"damaged wheels: {path.name}" in printed
+    assert f"plain>=2 ({path.name} is damaged)" in printed
 
 
-def test_an_interpreter_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "wheels").mkdir()
-    assert main(["install", str(tmp_path / "wheels"), f"--python={tmp_path}/python3"]) == 2
-    assert "cannot be run" in capsys.readouterr().err
-    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "python3").chmod(0o755)
-    assert main(["install", str(tmp_path / "wheels"), f"--python={tmp_path}/python3"]) == 2
-    assert "too old" in capsys.readouterr().err
+def test_what_is_there_comes_though_something_is_missing(tree: Path, tmp_path: Path) -> None:
+    """The same command then goes on with the rest."""
+    wheels = tmp_path / "wheels"
+    write_wheel(wheels, "here", "1.0")
+    bad = write_wheel(wheels, "unneeded", "1.0")
+    bad.write_bytes(bad.read_bytes()[:50])
+    (wheels / "my notes.whl").write_text("not a wheel")
+    status, printed = install_into(tree, wheels, ["here", "absent"])
+    assert status == 2
+    assert "needs: absent\n" in printed
+    assert version_in(tree, "here") == "1.0"
+
+
+def test_what_a_wheel_replaces_must_still_satisfy_all(tree: Path, tmp_path: Path) -> None:
+    """In whatever order they are asked: `plain` 1.0 is here, `needs` wants 2, the folder has it."""
+    wheels = tmp_path / "wheels"
+    write_wheel(wheels, "plain", "2.0")
+    write_wheel(wheels, "needs", "1.0", ["plain>=2"])
+    for order in (["plain<2", "needs"], ["needs", "plain<2"]):
+        status, printed = install_into(tree, wheels, order)
+        assert status == 2, order
+        assert "(the folder has 2.0)" in printed
+        assert version_in(tree, "plain") == "1.0"
+
+
+def test_a_vendors_pre_release_satisfies(tree: Path, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    write_wheel(wheels, "vendored", "2.12.0a0+nv25.12")
+    assert install_into(tree, wheels, ["vendored>=2.11,<2.16"])[0] == 0
+    (wheels / "vendored-2.12.0a0+nv25.12-py3-none-any.whl").unlink()
+    status, printed = install_into(tree, wheels, ["vendored>=2.11,<2.16"])
+    assert status == 0, printed
+    assert "has all that is required" in printed
 
 
 def test_a_bare_interpreter_is_enough() -> None:
     """With the standard library and pip alone; torch and the rest are not imported."""
-    program = "import sys, mmbert.wheels.__main__; print(*{n.split('.')[0] for n in sys.modules})"
+    program = "import sys; sys.modules['packaging'] = None; import mmbert.wheels.__main__\n"
+    program += "print(*{n.split('.')[0] for n in sys.modules})"
     command = [sys.executable, "-c", program]
     modules = subprocess.run(
         command, env=with_packages(), capture_output=True, text=True, check=True

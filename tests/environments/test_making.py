@@ -32,6 +32,24 @@ def test_the_oldest_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         make_environment("oldest", tree, ())
 
 
+@pytest.mark.usefixtures("only_registry")
+def test_the_newest_versions_are_made_again_when_there_are_newer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = write_tree(tmp_path / "tree", ["plain>=1.0"])
+    for name, text in source_files("tiny", "0.1", "py3-none-any").items():
+        (tree / name).write_text(text)
+    make_environment("newest", tree, ())
+    made = capsys.readouterr().out
+    make_environment("newest", tree, ())
+    assert "has the newest releases; it stays" in capsys.readouterr().out
+    assert "downloading" in made
+    newer = tree / ".venv-newest" / "versions.txt"
+    newer.write_text(newer.read_text().replace("plain==", "plain==0."))
+    make_environment("newest", tree, ())
+    assert "downloading" in capsys.readouterr().out
+
+
 def test_a_python_that_the_oldest_releases_do_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ def test_wishes_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBERT_KERNELS", "reference")
     monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
     assert implementation("geglu", "cuda") == "reference"
-    assert implementation("attention", "cuda") == "varlen"
+    assert implementation("attention", "cuda", torch.bfloat16) == "varlen"
 
 
 def test_forced_reference_attention_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_flash_attention_that_is_not_installed_is_refused(
     installed(monkeypatch, triton=True)
     monkeypatch.setenv("MMBERT_ATTENTION", name)
     with pytest.raises(ValueError, match="is not installed"):
-        implementation("attention", "cuda")
+        implementation("attention", "cuda", torch.bfloat16)
 
 
 def test_a_flash_attn_without_version_2_is_not_taken_for_it(
@@ -164,8 +164,21 @@ def test_a_wheel_that_cannot_be_imported_is_not_chosen(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("mmbert_kernels.implementation.is_hopper", lambda: True)
-    assert implementation("attention", "cuda") != "flash_attn_3"
+    assert implementation("attention", "cuda", torch.bfloat16) != "flash_attn_3"
     assert "libcudart.so.12" in caplog.text
+
+
+def test_what_lacks_a_package_that_it_needs_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As wheels do that were installed without their dependencies."""
+    (tmp_path / "some_attention.py").write_text("import a_package_that_is_not_here")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not is_installed("some_attention")
+    assert "a_package_that_is_not_here" in caplog.text
+    caplog.clear()
+    assert not is_installed("no_such_package.at_all")
+    assert caplog.text == ""
 
 
 def published_flash_attention(

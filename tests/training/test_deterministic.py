@@ -1,6 +1,7 @@
 """`deterministic: true`: a CPU's runs as before, a GPU's equal, refusals before the start."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,16 +57,25 @@ def test_cublas_and_nccl_are_told() -> None:
     assert environment == {}
     set_environment(recipe(deterministic=True), environment)
     assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "^NVLS,NVLSTree"}
+    emptied = {"NCCL_ALGO": ""}  # NCCL takes it for unset
+    set_environment(recipe(deterministic=True), emptied)
+    assert emptied["NCCL_ALGO"] == "^NVLS,NVLSTree"
     own = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "NCCL_ALGO": "Ring"}
     set_environment(recipe(deterministic=True), own)
     assert own == {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "NCCL_ALGO": "Ring"}
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("CUBLAS_WORKSPACE_CONFIG", ":0:0"), ("NCCL_ALGO", "nvls,ring")]
+    ("name", "value"),
+    [
+        ("CUBLAS_WORKSPACE_CONFIG", ":0:0"),
+        ("NCCL_ALGO", "nvls,ring"),
+        ("NCCL_ALGO", "^Ring"),
+        ("NCCL_ALGO", "^NVLS"),
+    ],
 )
 def test_an_environment_that_cannot_is_refused(name: str, value: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is '{value}'"):
+    with pytest.raises(UserError, match=re.escape(f"{name} is '{value}'")):
         set_environment(recipe(deterministic=True), {name: value})
 
 
@@ -108,6 +118,31 @@ def test_an_implementation_that_cannot_is_refused_by_name(
         set_up_device(recipe(deterministic=True, precision="bfloat16"), GPU)
     assert f"unset {'MMBERT_KERNELS'}" in refusal.value.remedy
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("MMBERT_KERNELS", "tritn", "it may be 'reference' or 'triton'"),
+        ("MMBERT_ATTENTION", "flash_attn", "not installed"),
+        ("MMBERT_ATTENTION", "blocked", "does not run on cuda"),
+        ("MMBERT_ATTENTION", "varlen", "takes bfloat16 and float16 alone"),
+    ],
+)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_what_cannot_be_forced_is_refused_at_start(
+    gpu: pytest.MonkeyPatch, variable: str, value: str, told: str, deterministic: bool
+) -> None:
+    gpu.setenv(variable, value)
+    with pytest.raises(UserError, match=told) as refusal:
+        set_up_device(recipe(precision="float32", deterministic=deterministic), GPU)
+    assert "unset MMBERT_" in refusal.value.remedy
+
+
+def test_what_cannot_be_forced_is_refused_on_a_cpu_too(gpu: pytest.MonkeyPatch) -> None:
+    gpu.setenv("MMBERT_ATTENTION", "varlen")
+    with pytest.raises(UserError, match="does not run on cpu"):
+        set_up_device(recipe(), torch.device("cpu"))
 
 
 def test_flash_attention_3_is_refused_for_large_heads(gpu: pytest.MonkeyPatch) -> None:

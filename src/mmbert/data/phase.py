@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmbert.data.pieces import (
     part_bounds,
     pieces_file_name,
 )
-from mmbert.data.shares import ComponentSize, PhaseMix, component_sizes, phase_mixes
+from mmbert.data.shares import ComponentSize, PhaseMix, component_sizes
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
@@ -246,13 +247,10 @@ def row_shape(
     )
 
 
-def row_shapes(corpus: Corpus, recipe: Recipe) -> tuple[RowShape, ...]:
-    """The shapes of every phase's rows.
-
-    Raises UserError as `component_sizes` and `phase_mixes` do.
-    """
-    sizes = component_sizes(corpus, recipe)
-    mixes = phase_mixes(sizes, recipe)
+def row_shapes(
+    sizes: tuple[ComponentSize, ...], recipe: Recipe, mixes: Sequence[PhaseMix]
+) -> tuple[RowShape, ...]:
+    """The shapes of every phase's rows, from `component_sizes` and `phase_mixes`."""
     return tuple(row_shape(sizes, recipe, mix_, index) for index, mix_ in enumerate(mixes))
 
 

@@ -43,13 +43,15 @@ def gather_evidence(recipe: Recipe, steps: TrainingPlan, shards: Path | None) ->
                 phase.name: segments_in_a_row(recipe.batch.row_tokens, phase.context)
                 for phase in recipe.phases
             },
-            length_origin="Documents were taken to fill the context, an upper bound: --data gives"
+            length_origin="Documents were taken to fill the context: an upper bound of the"
+            " arithmetic, a lower one of the memory that attention takes a document. --data gives"
             " their true lengths",
             languages=published_languages(recipe, steps),
         )
     corpus = open_corpus(shards)
-    mixes = phase_mixes(component_sizes(corpus, recipe), recipe)
-    shapes = zip(recipe.phases, row_shapes(corpus, recipe), strict=True)
+    sizes = component_sizes(corpus, recipe)
+    mixes = phase_mixes(sizes, recipe)
+    shapes = zip(recipe.phases, row_shapes(sizes, recipe, mixes), strict=True)
     return Evidence(
         vocabulary_size=corpus.tokenizer.vocabulary_size,
         mean_lengths=_mean_lengths(recipe, corpus, mixes),

@@ -9,6 +9,7 @@ import torch
 
 from mmbert.data.heldout import heldout_rows
 from mmbert.data.phase import row_shapes
+from mmbert.data.shares import component_sizes
 from mmbert.errors import UserError
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -117,7 +118,7 @@ def open_session(
         session.results.unigram = Losses.of(session.held_out.unigram(corpus))
     session.store.prepare(engine)
     watchdog.beat(session.step, "trying the largest batch of each phase")
-    shapes = row_shapes(corpus, recipe)
+    shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
     peaks = run_dry_batches(engine, recipe, shapes, prepared.encoder.vocab_size)
     hosts = list(dict.fromkeys(control.gather(socket.gethostname())))
     _announce(session, hosts, peaks)

@@ -5,18 +5,20 @@ Everything is decided before the first step, so that nothing raises in the middl
 
 import os
 from collections.abc import MutableMapping
+from typing import Any
 
 import torch
 
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert_kernels import computes_in_bfloat16, unrepeatable
-from mmbert_kernels.implementation import implementation
+from mmbert_kernels.implementation import FUSED_OPERATIONS, HALF_TYPES, ON_GPUS, implementation
 
 # cuBLAS adds in the same order in every run with these workspaces alone, by its documentation.
 CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 # NVLink's switches add in the order in which the parts arrive; torch excludes NVLS too.
 NCCL_ALGORITHMS = "^NVLS,NVLSTree"
+SWITCHES = {"NVLS", "NVLSTREE"}
 # flash-attn 3 refuses a deterministic backward pass above this (its hopper/flash_api.cpp).
 FLASH_3_HEAD_SIZE = 192
 
@@ -36,12 +38,14 @@ def set_environment(recipe: Recipe, environment: MutableMapping[str, str] = os.e
             "may add in another order in every run",
             remedy=f"unset it, or set it to {' or '.join(CUBLAS_WORKSPACES)}",
         )
-    algorithms = environment.setdefault("NCCL_ALGO", NCCL_ALGORITHMS)
-    if "NVLS" in algorithms.upper() and "^" not in algorithms:
+    algorithms = environment.get("NCCL_ALGO") or NCCL_ALGORITHMS
+    environment["NCCL_ALGO"] = algorithms
+    named = {name.strip().upper() for name in algorithms.removeprefix("^").split(",")}
+    if not named >= SWITCHES if algorithms.startswith("^") else SWITCHES & named:
         raise UserError(
             f"deterministic: true, but NCCL_ALGO is {algorithms!r}: NVLink's switches add in "
             "another order in every run",
-            remedy="unset NCCL_ALGO, or name Ring or Tree in it",
+            remedy=f"unset NCCL_ALGO, or set it to Ring, Tree or {NCCL_ALGORITHMS}",
         )
 
 
@@ -49,9 +53,11 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
     """Check that a GPU can do what the recipe asks for; let torch be deterministic if it is to be.
 
     Raises:
-        UserError: the GPU is too old for bfloat16, or an implementation, which is named, cannot be
-            deterministic.
+        UserError: an environment variable asks for an implementation that cannot run here, the GPU
+            is too old for bfloat16, or an implementation, which is named, cannot be deterministic.
     """
+    dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
+    _check_choices(device, dtype)
     if device.type != "cuda":
         return
     if recipe.precision == "bfloat16" and not computes_in_bfloat16(device):
@@ -60,14 +66,32 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
             remedy="take an A100 or a later GPU, or train with precision=float32 (slowly)",
         )
     if recipe.deterministic:
-        _check_implementations(recipe)
+        _check_repeatable(recipe, dtype)
     torch.use_deterministic_algorithms(recipe.deterministic)
     # Whoever reads what was never written has an error that this would hide, at the cost of time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    settings: Any = torch.utils.deterministic
+    settings.fill_uninitialized_memory = False
 
 
-def _check_implementations(recipe: Recipe) -> None:
-    dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
+def _check_choices(device: torch.device, dtype: torch.dtype) -> None:
+    """Make every choice now, so that what MMBERT_KERNELS and MMBERT_ATTENTION ask for is refused
+    here if it cannot be."""
+    try:
+        for operation in FUSED_OPERATIONS:
+            implementation(operation, device.type)
+        attention = implementation("attention", device.type, dtype)
+    except ValueError as error:
+        remedy = "unset MMBERT_KERNELS and MMBERT_ATTENTION, or set them to what runs here"
+        raise UserError(str(error), remedy=remedy) from error
+    if attention in ON_GPUS and dtype not in HALF_TYPES:
+        raise UserError(
+            f"precision: float32, but MMBERT_ATTENTION is {attention!r}, which takes bfloat16 and "
+            "float16 alone",
+            remedy="unset MMBERT_ATTENTION, or train with precision=bfloat16",
+        )
+
+
+def _check_repeatable(recipe: Recipe, dtype: torch.dtype) -> None:
     unable = unrepeatable(dtype)
     if unable:
         named = ", ".join(f"{operation} by {how}" for operation, how in unable.items())

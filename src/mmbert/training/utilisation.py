@@ -2,10 +2,6 @@
 could do meanwhile.
 """
 
-from mmbert.model.flops import training_flops
-
-__all__ = ["FORMULA", "PEAK_FLOPS", "peak_flops", "training_flops"]
-
 FORMULA = (
     "MFU = FLOPs of the step / (seconds · devices · peak); FLOPs = 6·tokens·layers·(4d² + 3df) + "
     "12·d·Σ keys + 6·masked·(d² + dV)"

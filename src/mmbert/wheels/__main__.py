@@ -6,8 +6,6 @@ argparse and no typer: this runs on an interpreter that has nothing yet.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from mmbert.wheels.target import parse_target
 
 EXAMPLES = """examples:
   python3 -m mmbert.wheels collect wheels --python-version 3.12 --missing-from pip-list.txt
-  python3 -m mmbert.wheels install wheels --python /opt/torch/bin/python3
+  /opt/torch/bin/python3 -m mmbert.wheels install wheels
 """
 
 
@@ -53,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         "--missing-from", type=Path, metavar="FILE", help="that machine's `pip list`, saved"
     )
     collecting.set_defaults(run=_collect)
-    installing = commands.add_parser("install", help="install from the folder what is missing")
-    installing.add_argument("--python", metavar="PROGRAM", help="into this interpreter")
+    installing = commands.add_parser(
+        "install", help="install from the folder what this interpreter lacks"
+    )
     installing.set_defaults(run=_install)
     for command in (collecting, installing):
         command.add_argument("folder", type=Path)
@@ -72,32 +71,7 @@ def _collect(options: argparse.Namespace) -> None:
 
 
 def _install(options: argparse.Namespace) -> None:
-    if options.python is None:
-        install(options.folder, required(_extras(options), build=options.build, root=options.root))
-        return
-    # The other interpreter looks through its own packages with this same program.
-    given = [str(options.folder), f"--extras={options.extras}", f"--root={options.root}"]
-    if options.build:
-        given.append("--build")
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    new_enough = "import sys; sys.exit(sys.version_info < (3, 11))"
-    try:
-        result = subprocess.run([options.python, "-c", new_enough], check=False)
-    except OSError as error:
-        raise UserError(
-            f"{options.python} cannot be run ({error.strerror})",
-            remedy="name the interpreter that has torch, as GPU_PYTHON=/opt/torch/bin/python3",
-        ) from None
-    if result.returncode:
-        raise UserError(
-            f"{options.python} is too old: Python 3.11 or newer is needed",
-            remedy="name another, as GPU_PYTHON=python3.12",
-        )
-    command = [options.python, "-m", "mmbert.wheels", "install", *given]
-    status = subprocess.run(command, env=environment, check=False).returncode
-    if status:
-        sys.exit(status)
+    install(options.folder, required(_extras(options), build=options.build, root=options.root))
 
 
 def _extras(options: argparse.Namespace) -> tuple[str, ...]:

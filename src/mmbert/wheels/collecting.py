@@ -84,7 +84,7 @@ def _writable(folder: Path, target: Target) -> Contents:
             remedy="name another folder with DIR=",
         ) from None
     contents = read_folder(folder, target.tags)
-    for path in contents.damaged:
+    for path in contents.damaged.values():
         print(f"{path.name} is damaged and is collected anew")
         path.unlink()
     return contents
@@ -114,7 +114,10 @@ def _bring(package: Package, folder: Path, target: Target) -> None:
                 remedy="build it on a machine like that one",
             )
         for stale in folder.glob("*.whl"):
-            name, number, _, marks = utils.parse_wheel_filename(stale.name)
+            try:
+                name, number, _, marks = utils.parse_wheel_filename(stale.name)
+            except utils.InvalidWheelFilename:
+                continue
             same = (name, str(number) == package.version) == (package.name, False)
             if same and not marks.isdisjoint(target.tags):
                 stale.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.parser
 import email.policy
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +30,16 @@ class Contents:
 
     wheels: dict[str, Wheel]
     others: dict[str, str]  # wheels for another machine: name to file name
-    damaged: tuple[Path, ...]
+    damaged: dict[str, Path]
 
 
 def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
     """Look through the wheels in `folder` for a machine that takes `accepted` tags.
 
+    A file whose name is not a wheel's is passed over.
+
     Raises:
-        UserError: `folder` is none.
+        UserError: `folder` is none, or a file in it cannot be read.
     """
     if not folder.is_dir():
         raise UserError(
@@ -46,20 +49,27 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
     taken = frozenset(accepted)
     wheels: dict[str, Wheel] = {}
     others: dict[str, str] = {}
-    damaged = []
+    damaged: dict[str, Path] = {}
     for path in sorted(folder.glob("*.whl")):
         try:
             name, number, _, marks = utils.parse_wheel_filename(path.name)
+        except utils.InvalidWheelFilename:
+            continue
+        try:
             if taken.isdisjoint(marks):
                 others[name] = path.name
                 continue
             wheel = Wheel(path, name, number, _requires(path))
-        except (utils.InvalidWheelFilename, zipfile.BadZipFile, KeyError, OSError):
-            damaged.append(path)
+        except (zipfile.BadZipFile, zlib.error, KeyError, requirements.InvalidRequirement):
+            damaged[name] = path
             continue
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror})", remedy="mend that, or copy it again"
+            ) from None
         if name not in wheels or wheels[name].version < number:
             wheels[name] = wheel
-    return Contents(wheels, others, tuple(damaged))
+    return Contents(wheels, others, damaged)
 
 
 def is_pure(path: Path) -> bool:

@@ -25,19 +25,21 @@ class Lack:
 def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
     """Install the wheels of `folder` that this interpreter lacks, and no other.
 
-    What is installed in a version that satisfies stays as it is, with its dependencies.
+    What is installed in a version that satisfies stays as it is, with its dependencies. Where
+    something is missing, what does not need it is installed all the same.
 
     Raises:
-        UserError: `folder` lacks a package, or has it for another machine; all are named.
+        UserError: `folder` lacks a package, or has it damaged or for another machine; all such are
+            named.
     """
-    contents = read_folder(folder, tags.sys_tags())
-    if contents.damaged:
-        names = ", ".join(path.name for path in contents.damaged)
-        raise UserError(
-            f"{folder} has damaged wheels: {names}",
-            remedy=f"copy them again, or collect them anew: make wheels DIR={folder}",
-        )
-    lack = find_lack(wanted, contents)
+    lack = find_lack(wanted, read_folder(folder, tags.sys_tags()))
+    if lack.wheels:
+        files = [str(wheel.path) for wheel in lack.wheels.values()]
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        options = ["--quiet", "--no-index", "--no-deps"]
+        run([*pip, "install", *options, *files], f"installing into {sys.executable}")
+        named = ", ".join(f"{wheel.name} {wheel.version}" for wheel in lack.wheels.values())
+        print(f"installed into {sys.executable}: {named}", flush=True)
     if lack.missing:
         python = ".".join(map(str, sys.version_info[:2]))
         raise UserError(
@@ -48,52 +50,63 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
         )
     if not lack.wheels:
         print(f"{sys.executable} has all that is required")
-        return
-    files = [str(wheel.path) for wheel in lack.wheels.values()]
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    options = ["--quiet", "--no-index", "--no-deps"]
-    run([*pip, "install", *options, *files], f"installing into {sys.executable}")
-    named = ", ".join(f"{wheel.name} {wheel.version}" for wheel in lack.wheels.values())
-    print(f"installed into {sys.executable}: {named}")
 
 
 def find_lack(wanted: Iterable[requirements.Requirement], contents: Contents) -> Lack:
     """Walk the requirements, and those of the wheels that they call for, through both places."""
     wheels: dict[str, Wheel] = {}
     missing: dict[str, tuple[specifiers.SpecifierSet, str]] = {}
-    waiting = [(requirement, "") for requirement in wanted]
-    seen = set()
+    needed_by: dict[str, set[str]] = {}
+    waiting = [(requirement, "", "") for requirement in wanted]
+    seen: dict[tuple[str, str], requirements.Requirement] = {}
     while waiting:
-        requirement, extra = waiting.pop()
-        key = (str(requirement), extra)
+        requirement, extra, by = waiting.pop()
         marker = requirement.marker
-        if key in seen or (marker is not None and not marker.evaluate({"extra": extra})):
+        if marker is not None and not marker.evaluate({"extra": extra}):
             continue
-        seen.add(key)
         name = utils.canonicalize_name(requirement.name)
+        needed_by.setdefault(name, set()).add(by)
+        key = (str(requirement), extra)
+        if key in seen:
+            continue
+        seen[key] = requirement
         if name not in wheels and _is_installed(requirement):
             continue
         wheel = contents.wheels.get(name)
         if wheel is None or not requirement.specifier.contains(wheel.version, prereleases=True):
             earlier = missing.get(name, (specifiers.SpecifierSet(), ""))[0]
-            reason = _reason(wheel, contents.others.get(name))
+            reason = _reason(wheel, contents, name)
             missing[name] = (earlier & requirement.specifier, reason)
             continue
         wheels[name] = wheel
         for part in ("", *requirement.extras):
-            waiting += [(needed, part) for needed in wheel.requires]
+            waiting += [(needed, part, name) for needed in wheel.requires]
+    for requirement in seen.values():  # some were satisfied by what a wheel then replaces
+        name = utils.canonicalize_name(requirement.name)
+        chosen = wheels.get(name)
+        if chosen and not requirement.specifier.contains(chosen.version, prereleases=True):
+            missing[name] = (requirement.specifier, _reason(chosen, contents, name))
+    useless, found = set(missing), set(missing)
+    while found:  # what needs what is missing: once installed, it would be taken for complete
+        found = {by for name in found for by in needed_by[name]} - useless - {""}
+        useless |= found
+    wheels = {name: wheel for name, wheel in wheels.items() if name not in useless}
     return Lack(wheels, [f"{name}{bounds}{why}" for name, (bounds, why) in sorted(missing.items())])
 
 
 def _is_installed(requirement: requirements.Requirement) -> bool:
     try:
-        version = importlib.metadata.version(requirement.name)
+        version: str | None = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return False
-    return requirement.specifier.contains(version, prereleases=False)
+    # None: half removed. Vendors' images carry torch as a pre-release of the next one.
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
-def _reason(wheel: Wheel | None, other: str | None) -> str:
+def _reason(wheel: Wheel | None, contents: Contents, name: str) -> str:
     if wheel is not None:
         return f" (the folder has {wheel.version})"
+    if name in contents.damaged:
+        return f" ({contents.damaged[name].name} is damaged)"
+    other = contents.others.get(name)
     return f" ({other} is for another machine)" if other is not None else ""

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,12 +33,13 @@ def find_uv(private: Path = ROOT / ".venv-tools") -> str:
         if known and _is_new_enough(known):
             return known
     if not os.access(private.parent, os.W_OK):
-        private = Path(tempfile.gettempdir()) / f"mmbert-tools-{os.getuid()}"
+        private = Path.home() / ".cache" / "mmbert-tools"  # no folder that others can write to
         if _is_new_enough(str(private / "bin" / "uv")):
             return str(private / "bin" / "uv")
     print(f"installing uv (about 25 MiB), which resolves for other machines, into {private}")
     run([sys.executable, "-m", "venv", str(private)], "a virtual environment for uv")
-    run([str(private / "bin" / "python"), "-m", "pip", "install", "--quiet", "uv"], "uv")
+    wanted = f"uv>={'.'.join(map(str, _OLDEST_UV))}"
+    run([str(private / "bin" / "python"), "-m", "pip", "install", "--quiet", wanted], "uv")
     return str(private / "bin" / "uv")
 
 

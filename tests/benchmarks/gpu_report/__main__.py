@@ -96,9 +96,11 @@ def make_report(parts: list[Part], output: Path, minutes: float, heading: str) -
     folder = output / "gpu-report" / time.strftime("%Y-%m-%dT%H%M%S")
     folder.mkdir(parents=True)
     done: list[Outcome] = []
+    begun = time.monotonic()
 
     def told(outcomes: list[Outcome]) -> None:
-        done[:] = outcomes
+        nonlocal begun
+        done[:], begun = outcomes, time.monotonic()
         write_page(output, folder, heading, outcomes)
 
     try:
@@ -112,7 +114,8 @@ def make_report(parts: list[Part], output: Path, minutes: float, heading: str) -
             told=told,
         )
     except (KeyboardInterrupt, SystemExit):
-        write_page(output, folder, f"{heading}\n\nInterrupted.", done)
+        cut = parts[len(done)]
+        told([*done, Outcome(cut.name, cut.title, Ending.INTERRUPTED, time.monotonic() - begun)])
         raise
     print(f"\nThe page: {output / 'gpu-report.md'}\nFigures and logs: {folder}")
     return done
@@ -151,17 +154,19 @@ def main(arguments: list[str] | None = None) -> int:
             usual = min(part.most_seconds, 60 * chosen.minutes * part.share / shares)
             print(f"{usual:4.0f} s  {part.title}: {' '.join(part.command)}")
         return 0
-    signal.signal(signal.SIGTERM, _stopped)
     heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {chosen.minutes:g} minutes, {sys.executable}"
     if chosen.device == "cpu":
         heading += "\n\nA trial on a CPU at tiny sizes: these figures say nothing about a GPU."
     output = writable(chosen.output)
+    before = signal.signal(signal.SIGTERM, _stopped)
     try:
         with alone(output):
             outcomes = make_report(parts, output, chosen.minutes, heading)
     except UnusableError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0 if all(outcome.ending is Ending.DONE for outcome in outcomes) else 1
 
 

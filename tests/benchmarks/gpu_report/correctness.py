@@ -1,7 +1,4 @@
-"""Part of the GPU report: the GPU tests, named by file, the outcome of each as it comes.
-
-make test-gpu                 # they alone
-"""
+"""Part of the GPU report, and `make test-gpu`: the GPU tests, named by file, kernels first."""
 
 import importlib.util
 import subprocess
@@ -13,13 +10,16 @@ from tests.gpu_files import gpu_test_files
 
 # Of tests that need none, those that try this program in a second.
 ON_A_CPU = ("tests/kernels/test_references.py", "-m", "not gpu and not long", "-k", "test_geglu")
+# What most figures depend on, should time run out.
+FIRST = "tests/kernels/"
 # Most of a test's time is Triton's compiler, which runs on the host.
 WORKERS = 4
 
 
 def command(device: str) -> list[str]:
     """pytest over the files that hold GPU tests, with workers where xdist is installed."""
-    chosen = ON_A_CPU if device == "cpu" else ("-m", "gpu", *gpu_test_files())
+    files = sorted(gpu_test_files(), key=lambda name: not name.startswith(FIRST))
+    chosen = ON_A_CPU if device == "cpu" else ("-m", "gpu", *files)
     workers = device == "cuda" and importlib.util.find_spec("xdist") is not None
     return [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),

@@ -60,7 +60,10 @@ def main() -> int:
         except importlib.metadata.PackageNotFoundError:
             recorder.figure(package, "value", "not installed")
     if arguments.device == "cuda" and torch.cuda.is_available():
-        _describe_gpu(recorder)
+        try:
+            _describe_gpu(recorder)
+        except RuntimeError as error:  # not even a context has room; doctor says what to do
+            recorder.remark("GPU", str(error).splitlines()[0])
     for finding in examine():
         if finding.remedy:
             recorder.remark(f"doctor, {finding.name}", f"{finding.value}: {finding.remedy}")

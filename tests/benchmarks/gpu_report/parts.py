@@ -6,8 +6,6 @@ from pathlib import Path
 from tests.benchmarks.gpu_report.supervisor import Part
 
 PARTS = ("machine", "correctness", "step", "kernels", "run", "experiments", "transformers")
-# The whole of the training step; with what a GPU's own time is told from its waiting.
-HERE = "tests.benchmarks"
 
 
 def report_parts(device: str, data: Path, names: tuple[str, ...] = PARTS) -> list[Part]:
@@ -15,7 +13,7 @@ def report_parts(device: str, data: Path, names: tuple[str, ...] = PARTS) -> lis
     common = ("--device", device)
 
     def module(name: str, *more: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", f"{HERE}.{name}", *common, *more)
+        return (sys.executable, "-m", f"tests.benchmarks.{name}", *common, *more)
 
     everything = (
         Part("machine", "Machine", module("gpu_report.machine"), 1, 40, needs_gpu=False),

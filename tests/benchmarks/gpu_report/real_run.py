@@ -21,6 +21,7 @@ from tests.benchmarks.bench_gpu_step import OPERATIONS
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder
 from tests.benchmarks.gpu_report.run_data import RECIPE, make_data
+from tests.distributed import free_port
 from tests.environment import ROOT, on_a_gpu, with_packages
 
 STEPS = 50
@@ -62,7 +63,7 @@ class Run:
         phases = ("pretrain", "extension", "decay")
         return [
             *(sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "1"),
-            *("--master_port", str(20_000 + os.getpid() % 10_000)),
+            *("--master_port", str(free_port())),
             *(str(ROOT / "launch" / "pretrain.py"), "--recipe", str(RECIPE)),
             *("--data", str(self.shards), "--output", str(self.folder / "run")),
             *("precision=bfloat16", "logging.every_steps=1"),
@@ -140,11 +141,11 @@ def measure(run: Run, recorder: Recorder) -> None:
     twice = len(logged) - len(losses)
     recorder.figure("continued", "steps done twice", twice)
     recorder.figure("continued", "new steps", len(set(losses) - before))
-    recorder.figure("loss", "first step", losses[1], "nats")
-    recorder.figure("loss", "last step", losses[expected], "nats")
+    recorder.figure("loss", "first step", losses[1], "nats", OPERATIONS)
+    recorder.figure("loss", "last step", losses[expected], "nats", OPERATIONS)
     results = json.loads((run.folder / "run" / "results.json").read_text(encoding="utf-8"))
     held_out = results["phases"][-1]["held_out_end"]["overall"]
-    recorder.figure("held-out loss", "at the end", held_out, "nats")
+    recorder.figure("held-out loss", "at the end", held_out, "nats", OPERATIONS)
     last = logged[-1]
     for quantity, unit in (("tokens_per_second", ""), ("mfu", ""), ("peak_memory_mib", "MiB")):
         if last.get(quantity) is not None:
@@ -159,7 +160,11 @@ def main() -> int:
     arguments = parser.parse_args()
     device_of(arguments)
     recorder = Recorder("run", arguments.report)
-    make_data(arguments.data.resolve())
+    try:
+        make_data(arguments.data.resolve())
+    except (OSError, subprocess.CalledProcessError) as error:
+        recorder.remark("shards", f"{error}: make them elsewhere (make gpu-report-data)")
+        return 1
     with tempfile.TemporaryDirectory(prefix="gpu-report-run-") as folder:
         run = Run(Path(folder), arguments.data.resolve() / "shards", arguments.device == "cpu")
         try:

@@ -40,7 +40,7 @@ def shown(value: float | str) -> str:
     """A number with four digits that count, thousands set apart."""
     if isinstance(value, str):
         return value
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
+import psutil
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE
 
 # Between the request to end and the kill, and kept for the page at the end.
@@ -46,6 +47,7 @@ class Ending(StrEnum):
     DONE = "done"
     FAILED = "failed"
     OUT_OF_TIME = "out of time"
+    INTERRUPTED = "interrupted"
     NOT_BEGUN = "not begun"
 
 
@@ -135,7 +137,8 @@ def run_part(
     except subprocess.TimeoutExpired:
         ending, reason = Ending.OUT_OF_TIME, f"stopped after {limit:.0f} s"
     finally:
-        _end_session(process)
+        _end_session(process.pid)
+        process.wait()
     listener.join(GRACE_SECONDS)
     last_lines = () if ending is Ending.DONE else tuple(heard[-LAST_LINES:])
     taken = time.monotonic() - begun
@@ -152,20 +155,20 @@ def _listen(pipe: IO[str], log: Path, heard: list[str]) -> None:
             heard.append(line.rstrip("\n"))
 
 
-def _end_session(process: subprocess.Popen[str]) -> None:
-    """End a part and whatever it left running: a launcher's ranks hold the GPU's memory."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        patience = time.monotonic() + GRACE_SECONDS
-        while _session_lives(process) and time.monotonic() < patience:
-            time.sleep(0.05)
+def _end_session(session: int) -> None:
+    """End all that a part left running: a launcher's ranks hold the GPU's memory, and those that
+    have a process group of their own are not reached through the part's."""
+    _, alive = psutil.wait_procs(_signalled(session, signal.SIGTERM), timeout=GRACE_SECONDS)
+    if alive:
+        psutil.wait_procs(_signalled(session, signal.SIGKILL), timeout=GRACE_SECONDS)
 
 
-def _session_lives(process: subprocess.Popen[str]) -> bool:
-    process.poll()  # else it would stay as a zombie and be taken for alive
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _signalled(session: int, number: signal.Signals) -> list[psutil.Process]:
+    """Every process of the session, which has been sent the signal."""
+    reached = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session:
+                process.send_signal(number)
+                reached.append(process)
+    return reached
