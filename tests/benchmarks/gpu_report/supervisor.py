@@ -82,24 +82,31 @@ def run_parts(
 ) -> list[Outcome]:
     """Run the parts within `seconds`; `told` hears of the outcomes so far after each of them.
 
-    `obstacle`: asked before each part that needs a GPU: why it cannot run, "" if it can.
+    `obstacle`: asked before each part that needs a GPU: why it cannot run, "" if it can. An
+    interruption, wherever it comes, ends the part that runs.
     """
     end = clock() + seconds - PAGE_SECONDS
     outcomes: list[Outcome] = []
-    for number, part in enumerate(parts):
-        limit = limit_for(parts[number:], end - clock())
-        print(f"\n== {part.title} (at most {max(limit, 0):.0f} s)", flush=True)
-        missing = obstacle() if part.needs_gpu else ""
-        if missing:
-            outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, missing)
-        elif limit < part.least_seconds:
-            reason = f"{max(limit, 0):.0f} s were left, it needs {part.least_seconds:.0f}"
-            outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, reason)
-        else:
-            outcome = run_part(part, folder, limit, environment=environment, directory=directory)
-        print(f"== {part.title}: {outcome.ending}{_because(outcome)}", flush=True)
-        outcomes.append(outcome)
-        told(outcomes)
+    try:
+        for number, part in enumerate(parts):
+            limit = max(0.0, limit_for(parts[number:], end - clock()))
+            print(f"\n== {part.title} (at most {limit:.0f} s)", flush=True)
+            missing = obstacle() if part.needs_gpu else ""
+            if missing:
+                outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, missing)
+            elif limit < part.least_seconds:
+                reason = f"{limit:.0f} s were left, it needs {part.least_seconds:.0f}"
+                outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, reason)
+            else:
+                outcome = run_part(
+                    part, folder, limit, environment=environment, directory=directory
+                )
+            print(f"== {part.title}: {outcome.ending}{_because(outcome)}", flush=True)
+            outcomes.append(outcome)
+            told(outcomes)
+    finally:  # an interruption may come before the part's process is known
+        for child in psutil.Process().children():
+            _end_session(child.pid)
     return outcomes
 
 
