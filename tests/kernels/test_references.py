@@ -294,11 +294,16 @@ def test_no_chunk_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows_seen == [(10, 11), (10, 11), (5, 11)]
 
 
-@pytest.mark.parametrize("operation", ["layer_norm", "attention", "linear_cross_entropy"])
+@pytest.mark.parametrize("operation", ["layer_norm", "linear_cross_entropy"])
 def test_the_cpu_runs_the_reference(operation: str) -> None:
-    expected = "blocked" if operation == "attention" else "reference"
-    assert implementation(operation, "cpu") == expected
-    assert kernels.backends("cpu")[operation] == expected
+    assert implementation(operation, "cpu") == "reference"
+    assert kernels.backends("cpu")[operation] == "reference"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cpu_attends_in_blocks(dtype: torch.dtype) -> None:
+    assert implementation("attention", "cpu", dtype) == "blocked"
+    assert kernels.backends("cpu")["attention"] == "blocked"
 
 
 @pytest.mark.parametrize("name", layouts.NAMES)
