@@ -32,6 +32,7 @@ def test_the_oldest_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         make_environment("oldest", tree, ())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("only_registry")
 def test_the_newest_versions_are_made_again_when_there_are_newer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
