@@ -8,7 +8,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess test test-long test-oldest test-newest test-gpu gpu-report gpu-report-data lint format golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess test test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format golden bench bench-gpu ablations clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ test-oldest: ## The suite with the oldest releases that setup.py allows, in .ven
 
 test-newest: ## The suite with the newest ones, in .venv-newest: [TESTS=…]
 	@PYTHONPATH=src $(PYTHON) -m tests.environments newest -n 2 --dist worksteal $(TESTS)
+
+test-mutations: setup ## Put each known fault into a copy and see whether its test fails: [FAULTS='404 31' ARGS=…]
+	@$(BIN)/python -m tests.mutations $(FAULTS) $(ARGS)
 
 test-gpu: setup ## The tests that need a CUDA device, named by file
 	@$(BIN)/python -m tests.benchmarks.gpu_report.correctness

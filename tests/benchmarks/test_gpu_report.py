@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import json_lines
 from tests.benchmarks import bench_gpu_step
 from tests.benchmarks.gpu_report import __main__ as program
-from tests.benchmarks.gpu_report import json_lines
 from tests.benchmarks.gpu_report.page import page
 from tests.benchmarks.gpu_report.parts import PARTS
 from tests.benchmarks.gpu_report.records import FIGURES, Recorder, figures

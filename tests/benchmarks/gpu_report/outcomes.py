@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.benchmarks.gpu_report import json_lines
+from tests import json_lines
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE, TESTS
 
 

@@ -7,7 +7,7 @@ report (verification.py); a figure that is not says why.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.benchmarks.gpu_report import json_lines
+from tests import json_lines
 from tests.benchmarks.gpu_report.verification import doubt
 
 FIGURES = "figures.jsonl"

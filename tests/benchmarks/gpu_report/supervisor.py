@@ -4,9 +4,6 @@ What is left of the report's time is divided among the parts that are still to c
 shares, so that time which one part does not need goes to the others.
 """
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,9 +16,9 @@ from typing import IO
 
 import psutil
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE
+from tests.sessions import GRACE_SECONDS, end_session
 
-# Between the request to end and the kill, and kept for the page at the end.
-GRACE_SECONDS = 3.0
+# Kept for the page at the end.
 PAGE_SECONDS = 4.0
 LAST_LINES = 12
 
@@ -106,7 +103,7 @@ def run_parts(
             told(outcomes)
     finally:  # an interruption may come before the part's process is known
         for child in psutil.Process().children():
-            _end_session(child.pid)
+            end_session(child.pid)
     return outcomes
 
 
@@ -144,7 +141,7 @@ def run_part(
     except subprocess.TimeoutExpired:
         ending, reason = Ending.OUT_OF_TIME, f"stopped after {limit:.0f} s"
     finally:
-        _end_session(process.pid)
+        end_session(process.pid)
         process.wait()
     listener.join(GRACE_SECONDS)
     last_lines = () if ending is Ending.DONE else tuple(heard[-LAST_LINES:])
@@ -160,22 +157,3 @@ def _listen(pipe: IO[str], log: Path, heard: list[str]) -> None:
             file.write(line)
             file.flush()
             heard.append(line.rstrip("\n"))
-
-
-def _end_session(session: int) -> None:
-    """End all that a part left running: a launcher's ranks hold the GPU's memory, and those that
-    have a process group of their own are not reached through the part's."""
-    _, alive = psutil.wait_procs(_signalled(session, signal.SIGTERM), timeout=GRACE_SECONDS)
-    if alive:
-        psutil.wait_procs(_signalled(session, signal.SIGKILL), timeout=GRACE_SECONDS)
-
-
-def _signalled(session: int, number: signal.Signals) -> list[psutil.Process]:
-    """Every process of the session, which has been sent the signal."""
-    reached = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session:
-                process.send_signal(number)
-                reached.append(process)
-    return reached

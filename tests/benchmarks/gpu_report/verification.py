@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.gpu_report import json_lines
+from tests import json_lines
 from tests.gpu_files import operations_of
 
 TESTS = "tests.jsonl"

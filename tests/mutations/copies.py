@@ -1,0 +1,68 @@
+"""Copies of the working tree for tests with a fault; the tree itself is never touched."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmbert.errors import UserError
+from tests.environment import FOLDERS, ON_A_CPU, ROOT
+
+
+def files_of(root: Path = ROOT) -> list[Path]:
+    """What git knows or would add, relative to `root`; deleted ones are left out."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        raise UserError(
+            f"git cannot list the files of {root}: {listed.stderr.strip()}",
+            remedy="run it in a clone of the repository",
+        )
+    return [Path(name) for name in listed.stdout.split("\0") if name and (root / name).is_file()]
+
+
+def fingerprint(root: Path = ROOT) -> str:
+    """Changes with everything that decides of a verdict except the patch itself."""
+    digest = hashlib.sha256()
+    for path in sorted(files_of(root)):
+        if path.suffix not in (".md", ".patch"):
+            content = hashlib.sha256((root / path).read_bytes()).digest()
+            digest.update(str(path).encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def copy_of_the_tree(root: Path = ROOT) -> Iterator[Path]:
+    """A copy that is gone afterwards. A new one for each run: compiled files and Hypothesis'
+    examples of another fault would be taken up."""
+    with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
+        place = Path(folder).resolve() / "tree"
+        for path in files_of(root):
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / path, place / path)
+        yield place
+
+
+def environment_in(copy: Path, changes: dict[str, str], root: Path = ROOT) -> dict[str, str]:
+    """This process's environment, with the copy's packages in place of the working tree's."""
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    foreign = [path for path in inherited if path and not Path(path).is_relative_to(root)]
+    own = [str(copy / folder) for folder in FOLDERS]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*own, *foreign]), **ON_A_CPU, **changes}
+
+
+def apply(patch: Path, copy: Path, *, check: bool = False) -> str:
+    """Put the fault into the copy; why that failed, "" if it did not. With `check` nothing is
+    written."""
+    # Inside another repository git would pass over all files in silence.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
+    options = ["--whitespace=nowarn", *(["--check"] if check else [])]
+    command = ["git", "apply", *options, str(patch.resolve())]
+    applied = subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+    return "" if applied.returncode == 0 else f"does not apply: {applied.stderr.strip()}"

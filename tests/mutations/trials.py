@@ -1,0 +1,117 @@
+"""A fault's trial: its tests pass in a copy of the tree, and fail in another that has the fault."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.environment import ROOT
+from tests.mutations.copies import apply, copy_of_the_tree, environment_in
+from tests.mutations.faults import Fault
+from tests.sessions import end_session
+
+# Above pytest's own limit for a test (pyproject.toml), and far above any of those tests' durations.
+LIMIT_SECONDS = 900.0
+PYTEST = (
+    *("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu"),
+    *("-p", "tests.mutations.without_shrinking"),
+)
+
+
+class Verdict(StrEnum):
+    """What came of a fault."""
+
+    SEEN = "seen"
+    UNSEEN = "unseen"
+    BROKEN = "broken"
+    """The trial says nothing: the patch does not fit, or its tests fail without it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fault's verdict."""
+
+    fault: str
+    verdict: Verdict
+    seconds: float
+    remark: str
+    """The test that saw it, or what is broken."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of pytest found."""
+
+    passed: int
+    failed: tuple[str, ...]
+    """Ids of the tests that failed, or whose fixtures did."""
+    obstacle: str = ""
+    """Why it says nothing: no test, one that cannot be imported, no end."""
+
+
+def run_tests(
+    fault: Fault, *, with_the_fault: bool, root: Path = ROOT, limit: float = LIMIT_SECONDS
+) -> Run:
+    """Run the fault's tests in a new copy of the tree; up to the first failure."""
+    with copy_of_the_tree(root) as copy, tempfile.TemporaryDirectory() as folder:
+        if with_the_fault and (obstacle := apply(fault.path, copy)):
+            return Run(0, (), obstacle)
+        report = Path(folder) / "junit.xml"
+        process = subprocess.Popen(
+            [sys.executable, *PYTEST, f"--junitxml={report}", *fault.tests],
+            cwd=copy,
+            env=environment_in(copy, dict(fault.environment), root),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            printed, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            return Run(0, (), f"no end within {limit:.0f} s")
+        finally:
+            end_session(process.pid)
+        return read_run(process.returncode, report, printed)
+
+
+def read_run(status: int, report: Path, printed: str) -> Run:
+    """pytest's exit status, its JUnit file and what it printed, as a `Run`."""
+    lines = printed.strip().splitlines() or [""]
+    last = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+    if status not in (0, 1):  # nothing collected, not importable, killed
+        return Run(0, (), f"pytest ended with status {status}: {last}")
+    passed, failed = 0, []
+    for case in ElementTree.parse(report).iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}")
+        elif case.find("skipped") is None:
+            passed += 1
+    if status == 0 and not passed:
+        return Run(0, (), f"every test was skipped: {last}")
+    return Run(passed, tuple(failed))
+
+
+def soundness(run: Run) -> str:
+    """What is wrong with tests that ran without the fault, "" if they passed."""
+    if run.obstacle:
+        return f"without the fault: {run.obstacle}"
+    return f"fails without the fault: {', '.join(run.failed)}" if run.failed else ""
+
+
+def try_fault(fault: Fault, root: Path = ROOT) -> Trial:
+    """The verdict on a fault whose tests are sound."""
+    begun = time.monotonic()
+    run = run_tests(fault, with_the_fault=True, root=root)
+    if run.obstacle:
+        verdict, remark = Verdict.BROKEN, run.obstacle
+    elif run.failed:
+        verdict, remark = Verdict.SEEN, run.failed[0]
+    else:
+        verdict, remark = Verdict.UNSEEN, f"{run.passed} tests passed"
+    return Trial(fault.name, verdict, time.monotonic() - begun, remark)
