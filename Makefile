@@ -8,7 +8,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess test test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess test test-fast test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format golden bench bench-gpu ablations clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -53,8 +53,11 @@ preprocess: setup ## Text to token shards: INPUT=… OUTPUT=… [TOKENIZER=… V
 	  $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(VOCAB_SIZE),--vocab-size $(VOCAB_SIZE)) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
 
-test: setup ## The test suite (no GPU, no Slurm, no MPI from the system needed)
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+test: setup ## The test suite (no GPU, no Slurm, no MPI from the system needed): [TESTS=…]
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+test-fast: setup ## The tests that start no process, for the minute between edits
+	@$(BIN)/python -m pytest -p tests.without_processes -n 2 -r fE
 
 test-long: setup ## The tests that take longer: faults at many moments, fuzzing
 	@$(BIN)/python -m pytest -m long
@@ -65,8 +68,8 @@ test-oldest: ## The suite with the oldest releases that setup.py allows, in .ven
 test-newest: ## The suite with the newest ones, in .venv-newest: [TESTS=…]
 	@PYTHONPATH=src $(PYTHON) -m tests.environments newest -n 2 --dist worksteal $(TESTS)
 
-test-mutations: setup ## Put each known fault into a copy and see whether its test fails: [FAULTS='404 31' ARGS=…]
-	@$(BIN)/python -m tests.mutations $(FAULTS) $(ARGS)
+test-mutations: setup ## Put each known fault into a copy and see whether its test fails: [FAULTS='404 31']
+	@$(BIN)/python -m tests.mutations $(FAULTS)
 
 test-gpu: setup ## The tests that need a CUDA device, named by file
 	@$(BIN)/python -m tests.benchmarks.gpu_report.correctness
@@ -79,7 +82,7 @@ gpu-report: ## A GPU measured: correctness, speed, floors, a real run, as one pa
 gpu-report-data: setup ## The shards that its real run trains on, to be carried along (build/gpu-report-data, 8 MiB at most)
 	@$(BIN)/python -m tests.benchmarks.gpu_report.run_data build/gpu-report-data
 
-golden: setup ## Compare the small run's losses with the committed ones, to the bit
+golden: setup ## Compare the small run's losses with the committed ones, to the bit on their processor and torch
 	@$(BIN)/python -m tests.training.golden
 
 bench: setup ## The benchmarks that run on a CPU (each prints its ratios; some take minutes)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbert.errors import UserError
-from tests.environment import FOLDERS, ON_A_CPU, ROOT
+from tests.environment import FOLDERS, ON_A_CPU, ROOT, with_packages
 
 
 def files_of(root: Path = ROOT) -> list[Path]:
@@ -47,12 +47,9 @@ def copy_of_the_tree(root: Path = ROOT) -> Iterator[Path]:
         yield place
 
 
-def environment_in(copy: Path, changes: dict[str, str], root: Path = ROOT) -> dict[str, str]:
-    """This process's environment, with the copy's packages in place of the working tree's."""
-    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    foreign = [path for path in inherited if path and not Path(path).is_relative_to(root)]
-    own = [str(copy / folder) for folder in FOLDERS]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*own, *foreign]), **ON_A_CPU, **changes}
+def environment_in(copy: Path, changes: dict[str, str]) -> dict[str, str]:
+    """This process's environment, with the copy's packages before the working tree's."""
+    return with_packages(*(copy / folder for folder in FOLDERS), **ON_A_CPU, **changes)
 
 
 def apply(patch: Path, copy: Path, *, check: bool = False) -> str:

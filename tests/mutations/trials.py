@@ -64,7 +64,7 @@ def run_tests(
         process = subprocess.Popen(
             [sys.executable, *PYTEST, f"--junitxml={report}", *fault.tests],
             cwd=copy,
-            env=environment_in(copy, dict(fault.environment), root),
+            env=environment_in(copy, dict(fault.environment)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""Golden losses: the small run's losses on three grids, held by equality to the committed ones.
+"""Golden losses: the small run's losses on four grids, held by equality to the committed ones.
 
     python -m tests.training.golden            compare; status 1 if a loss differs
     python -m tests.training.golden --write    after a change that is meant to change numbers
