@@ -9,7 +9,7 @@ import os
 import queue
 import socket
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.queues import Queue
@@ -18,23 +18,26 @@ from unittest import mock
 
 from tests.environment import ON_A_CPU
 
-# What every rank that makes an engine would otherwise import for itself.
+# What ranks would otherwise import each for itself: those that make an engine, those that run the
+# whole job, and all of them the module of their test, and pytest with it.
 PRELOADED = [
     "torch",
     "torch._dynamo",
     "deepspeed",
     "deepspeed.runtime.bf16_optimizer",
     "deepspeed.runtime.zero.stage3",
-    "mmbert.training.checkpoint",
+    "mmbert.training.main",
+    "pytest",
     "distributed",
+    "tests.frozen",
 ]
 
 
-def rank_server(modules: Sequence[str]) -> ForkServerContext:
-    """The server that ranks are forked from, running, with `modules` loaded. It and its ranks have
-    the environment of a CPU's ranks; that of this process stays as it is."""
+def rank_server() -> ForkServerContext:
+    """The server that ranks are forked from, running. It and its ranks have the environment of a
+    CPU's ranks; that of this process stays as it is."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(modules))
+    context.set_forkserver_preload(PRELOADED)
     with mock.patch.dict(os.environ, ON_A_CPU):
         forkserver.ensure_running()
     return context
@@ -48,7 +51,7 @@ def run_ranks(
     RuntimeError carries the first failing rank's traceback; TimeoutError if a rank says nothing
     (it was killed, or hangs). No process outlives the call.
     """
-    context = rank_server(PRELOADED)
+    context = rank_server()
     results: Queue[tuple[int, str | None, Any]] = context.Queue()
     port = free_port()
     processes = [

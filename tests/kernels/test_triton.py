@@ -165,14 +165,15 @@ def test_rotary(dtype: torch.dtype, heads: int, size: int) -> None:
 
 
 def test_rotary_up_to_the_longest_context() -> None:
-    """An angle of 8,191 has 8,192 times the rounding of one at 1."""
-    lengths = (1, 8192, 1024)
+    """An angle of 8,191 has 8,192 times the rounding of one at 1. (The interpreter, at some 200
+    tokens a second, goes up to a quarter of that.)"""
+    lengths = (1, 2048, 33) if INTERPRETED else (1, 8192, 1024)
     compare(
         lambda qkv: kernels.rotary(qkv, cumulative(lengths, 0, str(DEVICE)), 160_000.0),
         lambda qkv: formulas.rotary(qkv, lengths, 160_000.0),
         (randn(sum(lengths), 3, 1, 8),),
         (randn(sum(lengths), 3, 1, 8),),
-        roundings=8192,
+        roundings=max(lengths),
     )
 
 

@@ -28,7 +28,7 @@ def start_ranks(
 
     What the ranks print goes to `output`.log.
     """
-    context = rank_server(["torch", "deepspeed", "distributed", "mmbert.training.main"])
+    context = rank_server()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,7 +1,6 @@
 """A process killed in the middle of a save leaves a sound checkpoint behind, all of one step."""
 
 import itertools
-import multiprocessing
 import os
 import signal
 import time
@@ -14,6 +13,7 @@ import torch
 
 from mmbert.training.checkpoint import CheckpointStore, RunState
 from mmbert.training.checkpoint_format import Index
+from tests.distributed import rank_server
 from tests.durability.recorder import Recorder
 from tests.training.step_weights import StepWeights, newest_step
 
@@ -43,8 +43,7 @@ def save_until(root: Path, call: int) -> None:
 def kill_at(root: Path, calls: Iterable[int]) -> list[int]:
     """The steps of the newest sound checkpoint after each kill."""
     steps = []
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "deepspeed", "distributed"])
+    context = rank_server()
     for call in calls:
         process = context.Process(target=save_until, args=(root, call), daemon=True)
         process.start()
@@ -71,7 +70,7 @@ def test_a_killed_save_leaves_the_one_before_at_every_call(tmp_path: Path) -> No
 
 def test_a_process_that_dies_does_not_wait_for_its_save(tmp_path: Path) -> None:
     """The writing thread must not keep a failing run alive."""
-    context = multiprocessing.get_context("forkserver")
+    context = rank_server()
     process = context.Process(target=fail_while_saving, args=(tmp_path,), daemon=True)
     process.start()
     process.join(30)

@@ -11,22 +11,27 @@ from pathlib import Path
 import pytest
 
 from tests.environment import ON_A_CPU, with_packages
-from tests.training.processes import wait_for
-from tests.training.small_run import events, step_losses
+from tests.training.processes import output_of, run_to_the_end, wait_for
+from tests.training.small_run import events, options_for, step_losses
 
 ROOT = Path(__file__).parents[2]
 MARK = "MMBERT_TEST_RUN"
 
 
 def launch(
-    inputs: Path, run: Path, *overrides: str, port: int | None = None, hostfile: str | None = None
+    inputs: Path,
+    run: Path,
+    *overrides: str,
+    ranks: int = 2,
+    port: int | None = None,
+    hostfile: str | None = None,
 ) -> subprocess.Popen[bytes]:
-    """`deepspeed --num_gpus 2 launch/pretrain.py …`; its output goes to `run`.log."""
+    """`deepspeed --num_gpus RANKS launch/pretrain.py …`; its output goes to `run`.log."""
     environment = with_packages(**ON_A_CPU, **{MARK: str(run)})
     port = port or 20000 + os.getpid() % 10000
     more = [] if hostfile is None else ["--hostfile", hostfile]
     command = [
-        sys.executable, str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2",
+        sys.executable, str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks),
         "--master_port", str(port), *more, str(ROOT / "launch" / "pretrain.py"),
         "--recipe", str(inputs / "recipe.yaml"), "--data", str(inputs / "shards"),
         "--output", str(run), *overrides,
@@ -68,8 +73,8 @@ def test_when_the_launcher_is_killed_the_ranks_save_and_leave(
     (stopped,) = events(run, "stopped")
     assert "the launcher" in stopped["text"]
     assert "is gone" in stopped["text"]
-    launcher = launch(inputs, run)
-    assert launcher.wait(150) == 0, run.with_suffix(".log").read_text()
+    options = options_for(inputs, run)
+    assert run_to_the_end(options) == [0, 0], output_of(options)
     assert step_losses(run) == step_losses(undisturbed)
 
 
@@ -78,7 +83,7 @@ def test_a_port_that_is_taken_is_named(inputs: Path, run: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert launch(inputs, run, port=port).wait(150) == 2
+        assert launch(inputs, run, ranks=1, port=port).wait(150) == 2
     said = run.with_suffix(".log").read_text()
     assert f"port {port} of 127.0.0.1" in said
     assert "--master_port" in said
@@ -87,7 +92,7 @@ def test_a_port_that_is_taken_is_named(inputs: Path, run: Path) -> None:
 
 def test_a_hostfile_that_is_not_there_is_refused(inputs: Path, run: Path) -> None:
     """`deepspeed` itself only warns, and trains on this one machine."""
-    assert launch(inputs, run, hostfile="hosts-of-mine").wait(150) == 2
+    assert launch(inputs, run, ranks=1, hostfile="hosts-of-mine").wait(150) == 2
     said = run.with_suffix(".log").read_text()
     assert said.count("was given the hostfile hosts-of-mine, which does not exist") == 1
     assert not run.exists()

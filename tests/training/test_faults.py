@@ -87,7 +87,7 @@ def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
 
 def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) -> None:
     # Long enough for a step on a machine that is busy otherwise; the two runs wait together.
-    limit = "guard.hang_minutes=0.4"
+    limit = "guard.hang_minutes=0.25"
     hanging = options_for(inputs, tmp_path / "hanging", limit)
     stopped = options_for(inputs, tmp_path / "stopped", limit)
     ranks_of_hanging = start_ranks(

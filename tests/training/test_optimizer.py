@@ -150,7 +150,10 @@ def break_statistics(engine: Engine, fault: str) -> None:
 
 @pytest.mark.parametrize(
     ("tensor", "data"),
-    [(1, 1), (1, 2), (2, 1), (1, 4), (2, 2), pytest.param(2, 4, marks=pytest.mark.long)],
+    [
+        *((1, 1), (1, 2), (2, 1), (2, 2)),
+        *(pytest.param(*grid, marks=pytest.mark.long) for grid in ((1, 4), (2, 4))),
+    ],
 )
 def test_a_hundred_steps_follow_the_formula(tensor: int, data: int) -> None:
     _, clipped = float64_formula(STEPS)
