@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from mmbert.training.signals import STOP_FILE, StopRequest, launcher_chain, parent_of
+from mmbert.training.process_tree import launcher_chain, parent_of
+from mmbert.training.signals import STOP_FILE, StopRequest
 from tests.environment import with_packages
 
 

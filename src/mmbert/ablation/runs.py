@@ -24,7 +24,7 @@ from mmbert.recipe import Recipe, load_recipe, parse_recipe
 from mmbert.schedule import training_plan
 from mmbert.training.checkpoint import CheckpointStore
 from mmbert.training.checkpoint_format import Index
-from mmbert.training.run_folder import check_same_run
+from mmbert.training.resume_check import check_same_run
 from mmbert.training.signals import STOP_FILE, StopRequest
 
 POLL_SECONDS = 0.3

@@ -6,8 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 from mmbert.data.corpus import Corpus
+from mmbert.data.masking import row_masker
 from mmbert.data.rows import Row
-from mmbert.data.source import RowSource, own_rows, row_masker
+from mmbert.data.source import RowSource, own_rows
 from mmbert.data.state import DataState, Progress, merge_states
 from mmbert.data.workers import Workers
 from mmbert.errors import UserError

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbert.data.corpus import Corpus
 from mmbert.data.tokenizer import TokenizerDescription
 from mmbert.errors import UserError
-from mmbert.recipe import MaskingSettings
+from mmbert.recipe import MaskingSettings, Recipe
 
 # A "word" of a script that writes no spaces would be a sentence: it is cut after so many tokens.
 LONGEST_WORD = 8
@@ -156,3 +157,11 @@ def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray
         else:
             starts[number] = piece[:1] in {"▁", "Ġ", "Ċ", "ĉ", "\n", "\t", " "}
     return starts
+
+
+def row_masker(corpus: Corpus, recipe: Recipe, seed: int) -> Masker:
+    """The masker of a recipe; whole-word masking reads the tokenizer's vocabulary."""
+    starts = None
+    if recipe.data.masking.whole_word:
+        starts = read_word_starts(corpus.tokenizer_folder, corpus.tokenizer.vocabulary_size)
+    return Masker(corpus.tokenizer, recipe.data.masking, seed, starts)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.masking import Masker, read_word_starts
+from mmbert.data.masking import Masker
 from mmbert.data.rows import Row, RowBuilder
 from mmbert.data.state import Progress
 from mmbert.data.streams import Stream
@@ -38,14 +37,6 @@ class RowSource:
         stream = self._streams[index % self._count]
         table = stream.next_row()
         return self._builder.build(index, table, stream.state())
-
-
-def row_masker(corpus: Corpus, recipe: Recipe, seed: int) -> Masker:
-    """The masker of a recipe; whole-word masking reads the tokenizer's vocabulary."""
-    starts = None
-    if recipe.data.masking.whole_word:
-        starts = read_word_starts(corpus.tokenizer_folder, corpus.tokenizer.vocabulary_size)
-    return Masker(corpus.tokenizer, recipe.data.masking, seed, starts)
 
 
 def own_rows(

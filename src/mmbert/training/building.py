@@ -31,7 +31,8 @@ from mmbert.training.preparation import Prepared, RunOptions
 from mmbert.training.profiling import Profiler
 from mmbert.training.report import Reporter, format_count
 from mmbert.training.results import Losses, PhaseResult, Results
-from mmbert.training.run_folder import check_same_run, set_up_run_folder
+from mmbert.training.resume_check import check_same_run
+from mmbert.training.run_folder import set_up_run_folder
 from mmbert.training.session import Session
 from mmbert.training.signals import StopRequest
 from mmbert.training.step import StepRunner
