@@ -31,7 +31,7 @@ def save(store: CheckpointStore, steps: range) -> None:
         state = RunState(
             step=step, tokens=step, phase="only", recipe="name: x\n", phase_end=step == PHASE_END
         )
-        store.save(engine, state)  # type: ignore[arg-type]
+        store.save(engine, state)
 
 
 def store_in(run: Path) -> CheckpointStore:

@@ -140,7 +140,7 @@ def save_run(
         language_tokens=LANGUAGE_TOKENS,
     )
     store = CheckpointStore(folder / "checkpoints", asynchronous=False)
-    return store.save(EngineOfOneRank(model), state)  # type: ignore[arg-type]
+    return store.save(EngineOfOneRank(model), state)
 
 
 def make_run(folder: Path) -> Run:

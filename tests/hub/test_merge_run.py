@@ -36,7 +36,7 @@ def save(run: Run, folder: Path, merge: str, *, step: int, phase: str, seed: int
     if not (folder / "tokenizer").exists():
         save_described_tokenizer(folder / "tokenizer", metaspace_tokenizer())
     store = CheckpointStore(folder / "checkpoints", asynchronous=False)
-    store.save(EngineOfOneRank(changed(run, seed)), state)  # type: ignore[arg-type]
+    store.save(EngineOfOneRank(changed(run, seed)), state)
 
 
 def provenance(out: Path) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 from mmbert.parallel.description import InitialDistribution, ParameterDescription
+from mmbert.parallel.grid import ProcessGrid
 from mmbert.training.checkpoint import CheckpointStore
 from mmbert.training.checkpoint_reading import CheckpointReader
 from mmbert.training.fragments import STATES, ParameterFragment
@@ -19,7 +19,7 @@ class StepWeights:
 
     def __init__(self, layers: int = 8, length: int = 16_384) -> None:
         self.device, self.zero_stage, self.steps_taken = torch.device("cpu"), 1, 0
-        self.grid = SimpleNamespace(tensor=SimpleNamespace(size=1), data=SimpleNamespace(size=1))
+        self.grid = ProcessGrid.single()
         self._layers, self._length = layers, length
 
     def fragments(self) -> Iterator[ParameterFragment]:

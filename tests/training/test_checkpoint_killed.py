@@ -37,7 +37,7 @@ def save_until(root: Path, call: int) -> None:
     while True:
         step += 1
         engine.steps_taken = step
-        store.save(engine, RunState(step=step, tokens=step, phase="only", recipe=""))  # type: ignore[arg-type]
+        store.save(engine, RunState(step=step, tokens=step, phase="only", recipe=""))
 
 
 def kill_at(root: Path, calls: Iterable[int]) -> list[int]:
@@ -86,5 +86,5 @@ def fail_while_saving(root: Path) -> None:
 
     checkpoint_writing.write_file = stand_still  # type: ignore[assignment]
     engine = StepWeights()
-    CheckpointStore(root).save(engine, RunState(step=1, tokens=1, phase="only", recipe=""))  # type: ignore[arg-type]
+    CheckpointStore(root).save(engine, RunState(step=1, tokens=1, phase="only", recipe=""))
     raise RuntimeError("the run fails")

@@ -13,19 +13,22 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 
 from mmbert import __version__
 from mmbert.data.files import make_folder, sync_folder
 from mmbert.errors import UserError
+from mmbert.parallel.description import ParameterDescription
+from mmbert.parallel.grid import ProcessGrid
 from mmbert.training.checkpoint_format import Index, RunState
 from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
 from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
-from mmbert.training.engine import Engine
+from mmbert.training.fragments import ParameterFragment
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,43 @@ FOLDER = re.compile(r"step-(\d{8,})")
 Paths = list[Path]  # the store has a method `list`, which hides the type within its class
 PATIENCE_SECONDS = 10.0
 HIDDEN = (".partial-", ".deleted-", ".replaced-")
+
+
+class SavableEngine(Protocol):
+    """What saving asks of an engine; no more, so that reading checkpoints loads no engine."""
+
+    @property
+    def grid(self) -> ProcessGrid:
+        """The grid that the model is spread over."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the fragments' tensors are."""
+
+    @property
+    def zero_stage(self) -> int:
+        """ZeRO's stage, for people who read the index."""
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps so far, those of earlier runs included."""
+
+    def fragments(self) -> Iterable[ParameterFragment]:
+        """What this rank holds of each parameter, as views that may be written to."""
+
+
+class LoadableEngine(SavableEngine, Protocol):
+    """What loading asks of an engine beside that."""
+
+    @property
+    def descriptions(self) -> Sequence[ParameterDescription]:
+        """Every parameter of the model, held by this rank or not."""
+
+    def set_steps_taken(self, steps: int) -> None:
+        """Continue counting from `steps`."""
+
+    def refresh(self) -> None:
+        """Bring the model's weights into line with the fragments' masters; collective."""
 
 
 class CheckpointStore:
@@ -59,11 +99,11 @@ class CheckpointStore:
         self.blocked_seconds = 0.0
         """What the last `save` cost the step: waiting for the one before, and copying."""
 
-    def prepare(self, engine: Engine) -> None:
+    def prepare(self, engine: SavableEngine) -> None:
         """Take the host memory for the copies, so that the first save does not have to."""
         self._snapshot.prepare(engine.fragments(), engine.device)
 
-    def save(self, engine: Engine, state: RunState) -> Path:
+    def save(self, engine: SavableEngine, state: RunState) -> Path:
         """Write a checkpoint after `state.step` steps; collective. The folder it will have.
 
         Returns when the states are copied; waits for the disk only if the store is not asynchronous
@@ -161,7 +201,7 @@ class CheckpointStore:
             )
         return None
 
-    def load(self, engine: Engine, path: Path) -> RunState:
+    def load(self, engine: LoadableEngine, path: Path) -> RunState:
         """Set `engine` to the checkpoint at `path`, of whatever grid and ZeRO stage; collective.
 
         Each rank reads the slices that it needs. UserError if the model is another one.
@@ -226,7 +266,7 @@ class CheckpointStore:
         return number, partial
 
 
-def _check_same_model(engine: Engine, index: Index, path: Path) -> None:
+def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
     """UserError unless the checkpoint holds exactly the parameters of the engine's model."""
     wanted = {description.name: description.full_shape for description in engine.descriptions}
     for name in [*wanted, *index.parameters]:
