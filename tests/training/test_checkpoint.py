@@ -16,7 +16,7 @@ import torch
 
 from distributed import run_ranks
 from mmbert.errors import UserError
-from mmbert.training import checkpoint_writing
+from mmbert.training import checkpoint, checkpoint_writing
 from mmbert.training.checkpoint import CheckpointStore, RunState
 from mmbert.training.checkpoint_format import Index, write_file
 from mmbert.training.checkpoint_reading import CheckpointReader
@@ -357,7 +357,7 @@ def newest_sound_of(rank: int, world_size: int, root: Path) -> tuple[Path | None
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    logging.getLogger("mmbert.training.checkpoint").addHandler(handler)
+    checkpoint.logger.addHandler(handler)
     return CheckpointStore(root).newest_sound(), records
 
 

@@ -102,7 +102,7 @@ class Workers:
     def _start(self, task: _Task) -> None:
         reading, writing = os.pipe()
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from mmbert.data.workers import main; main({writing})"],
+            [sys.executable, "-c", f"from {__name__} import main; main({writing})"],
             stdin=subprocess.PIPE,
             pass_fds=(writing,),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},

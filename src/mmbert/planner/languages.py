@@ -49,7 +49,7 @@ class LanguageTable:
 
 def published_counts() -> dict[str, dict[str, int]]:
     """{dataset: {language: tokens}} as the mmBERT authors published them; zero entries left out."""
-    text = resources.files("mmbert.planner").joinpath("published_language_counts.csv").read_text()
+    text = resources.files(__package__).joinpath("published_language_counts.csv").read_text()
     counts: dict[str, dict[str, int]] = {column: {} for column in _COLUMNS}
     for row in csv.DictReader(text.splitlines()):
         for column in _COLUMNS:
