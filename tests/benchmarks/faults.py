@@ -43,8 +43,8 @@ from tqdm import tqdm  # noqa: E402
 from mmbert.training.checkpoint import read_parameters  # noqa: E402
 from mmbert.training.checkpoint_format import Index  # noqa: E402
 from mmbert.training.preparation import RunOptions  # noqa: E402
+from mmbert.training.watchdog import Activity  # noqa: E402
 
-FORWARD = "forward, backward and optimiser step"
 FAILED, SAVED, DONE = 1, 75, 0
 
 
@@ -201,7 +201,9 @@ def stop_a_rank(options: RunOptions) -> tuple[int, int]:
 
     short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.4",))
     ranks = start_ranks(
-        short, before=fault_injection.signal_at, arguments=(1, 6, FORWARD, signal.SIGSTOP)
+        short,
+        before=fault_injection.signal_at,
+        arguments=(1, 6, Activity.TRAIN_STEP, signal.SIGSTOP),
     )
     ranks[0].join(300)
     named = "does not answer" in output_of(options)
@@ -214,7 +216,7 @@ def hang(options: RunOptions) -> tuple[int, int]:
     import dataclasses
 
     short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.4",))
-    ranks = start_ranks(short, before=fault_injection.hang_at, arguments=(1, 6, "reading rows"))
+    ranks = start_ranks(short, before=fault_injection.hang_at, arguments=(1, 6, Activity.READ_ROWS))
     statuses = exit_statuses(ranks, 300)
     named = "fall_asleep" in (options.output / "stacks" / "hang.txt").read_text()
     return 1, int(statuses == [FAILED, FAILED] and named)
@@ -228,7 +230,7 @@ def damage(change: Callable[[Path], None]) -> Callable[[RunOptions], tuple[int, 
             start_ranks(
                 options,
                 before=fault_injection.signal_at,
-                arguments=(0, 13, FORWARD, signal.SIGTERM),
+                arguments=(0, 13, Activity.TRAIN_STEP, signal.SIGTERM),
             ),
             300,
         )
@@ -265,14 +267,18 @@ def main() -> int:
             ),
             trials.try_out(
                 "killed while a checkpoint is copied",
-                at_step(signals, 0, 12, "saving a checkpoint", signal.SIGKILL,
+                at_step(signals, 0, 12, Activity.SAVE_CHECKPOINT, signal.SIGKILL,
                         expected=(kill, FAILED)),
             ),
             trials.try_out(
-                "SIGTERM", at_step(signals, 1, 5, FORWARD, signal.SIGTERM, expected=(SAVED, SAVED))
+                "SIGTERM",
+                at_step(signals, 1, 5, Activity.TRAIN_STEP, signal.SIGTERM,
+                        expected=(SAVED, SAVED)),
             ),
             trials.try_out(
-                "SIGUSR1", at_step(signals, 0, 7, FORWARD, signal.SIGUSR1, expected=(SAVED, SAVED))
+                "SIGUSR1",
+                at_step(signals, 0, 7, Activity.TRAIN_STEP, signal.SIGUSR1,
+                        expected=(SAVED, SAVED)),
             ),
             trials.try_out("STOP file", stop_file),
             trials.try_out(

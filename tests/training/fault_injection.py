@@ -1,29 +1,67 @@
 """Faults for the ranks of `processes.start_ranks`: each function runs in a rank before the job."""
 
+import importlib
 import os
 import resource
 import signal
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 
-def signal_at(rank: int, victim: int, step: int, activity: str, number: int) -> None:
+from mmbert.training.watchdog import Activity
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A function or method of the job, by its module and its name there."""
+
+    module: str
+    name: str
+
+    def wrap(self, make: Callable[[Any], Any]) -> None:
+        """Put `make(original)` in its place, in this process."""
+        owner: Any = importlib.import_module(self.module)
+        *outer, last = self.name.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        setattr(owner, last, make(getattr(owner, last)))
+
+
+# All of the job that the faults below take hold of: who moves or renames it, changes it here.
+BEAT = Hook("mmbert.training.watchdog", "Watchdog.beat")
+SESSION_BEAT = Hook("mmbert.training.session", "Session.beat")
+WRITE_CHECKPOINT = Hook("mmbert.training.checkpoint_writing", "Writer._write")
+MESSAGES = {
+    kind: Hook("mmbert.training.control", f"Control.{kind}")
+    for kind in ("sum", "gather", "broadcast", "barrier")
+}
+WRITE_FIGURES = Hook("mmbert.training.report", "Reporter.attempt")
+TO_BATCH = Hook("mmbert.training.inputs", "to_batch")
+RUN_STEP = Hook("mmbert.training.step", "StepRunner.run")
+DRY_BATCHES = Hook("mmbert.training.building", "run_dry_batches")
+INITIALIZE = Hook("mmbert.training.building", "initialize_parameters")
+FORWARD_BACKWARD = Hook("mmbert.training.engine", "Engine.forward_backward")
+
+
+def signal_at(rank: int, victim: int, step: int, activity: Activity, number: int) -> None:
     """Send this process `number` when rank `victim` comes to `activity` of `step`."""
     if rank == victim:
         _at(step, activity, lambda: os.kill(os.getpid(), number))
 
 
 def signal_too(
-    rank: int, victim: int, step: int, activity: str, number: int, fault: Any, *arguments: Any
+    rank: int, victim: int, step: int, activity: Activity, number: int, fault: Any, *arguments: Any
 ) -> None:
     """Another fault, and `signal_at`."""
     fault(rank, *arguments)
     signal_at(rank, victim, step, activity, number)
 
 
-def hang_at(rank: int, victim: int, step: int, activity: str) -> None:
+def hang_at(rank: int, victim: int, step: int, activity: Activity) -> None:
     """Let rank `victim` sleep for ever."""
     if rank == victim:
         _at(step, activity, fall_asleep)
@@ -36,60 +74,59 @@ def fall_asleep() -> None:
 
 def kill_while_writing(rank: int, victim: int, step: int) -> None:
     """Kill rank `victim` in the middle of writing the checkpoint of `step`."""
-    from mmbert.training import checkpoint_writing
 
-    original = checkpoint_writing.Writer._write
+    def dying(original: Any) -> Any:
+        def write(writer: Any) -> None:
+            if rank == victim and writer.job.state.step == step:
+                path = writer.job.partial / f"rank-{rank:05d}.safetensors"
+                path.write_bytes(b"half a file")
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(writer)
 
-    def write(writer: Any) -> None:
-        if rank == victim and writer.job.state.step == step:
-            path = writer.job.partial / f"rank-{rank:05d}.safetensors"
-            path.write_bytes(b"half a file")
-            os.kill(os.getpid(), signal.SIGKILL)
-        original(writer)
+        return write
 
-    checkpoint_writing.Writer._write = write  # type: ignore[method-assign]
+    WRITE_CHECKPOINT.wrap(dying)
 
 
-def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity: str) -> None:
+def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity: Activity) -> None:
     """Let the last checkpoint be older by `minutes` when the run comes to `activity` of a step."""
-    from mmbert.training.session import Session
 
-    original = Session.beat
+    def aging(original: Any) -> Any:
+        def beat(session: Any, what: Activity) -> None:
+            original(session, what)
+            if session.step in steps and what == activity:
+                session._saved_at -= 60 * minutes
 
-    def beat(session: Any, what: str) -> None:
-        original(session, what)
-        if session.step in steps and what == activity:
-            session._saved_at -= 60 * minutes
+        return beat
 
-    Session.beat = beat  # type: ignore[method-assign]
+    SESSION_BEAT.wrap(aging)
 
 
 def note_messages(rank: int, folder: Path) -> None:
     """Write down each host-side message between the ranks: a line "STEP KIND ACTIVITY"."""
-    from mmbert.training.control import Control
-    from mmbert.training.watchdog import Watchdog
+    place: list[Any] = [0, Activity.START]
 
-    place = [0, "start"]
-    original_beat = Watchdog.beat
+    def placing(original: Any) -> Any:
+        def beat(watchdog: Any, step: int, activity: Activity) -> None:
+            place[:] = step, activity
+            original(watchdog, step, activity)
 
-    def beat(watchdog: Any, step: int, activity: str) -> None:
-        place[:] = step, activity
-        original_beat(watchdog, step, activity)
+        return beat
 
-    Watchdog.beat = beat  # type: ignore[method-assign]
+    def noting(kind: str) -> Callable[[Any], Any]:
+        def noting_kind(original: Any) -> Any:
+            def noted(control: Any, *values: Any) -> Any:
+                with (folder / f"messages-{rank}.txt").open("a") as file:
+                    file.write(f"{place[0]} {kind} {place[1]}\n")
+                return original(control, *values)
 
-    def noting(kind: str) -> Any:
-        original = getattr(Control, kind)
+            return noted
 
-        def noted(control: Any, *values: Any) -> Any:
-            with (folder / f"messages-{rank}.txt").open("a") as file:
-                file.write(f"{place[0]} {kind} {place[1]}\n")
-            return original(control, *values)
+        return noting_kind
 
-        return noted
-
-    for kind in ("sum", "gather", "broadcast", "barrier"):
-        setattr(Control, kind, noting(kind))
+    BEAT.wrap(placing)
+    for kind, hook in MESSAGES.items():
+        hook.wrap(noting(kind))
 
 
 def limit_file_size(rank: int, largest: int) -> None:
@@ -97,107 +134,97 @@ def limit_file_size(rank: int, largest: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
-def limit_figures_at(rank: int, step: int, activity: str, largest: int) -> None:
+def limit_figures_at(rank: int, step: int, activity: Activity, largest: int) -> None:
     """From `activity` of `step` on let figures alone meet a full disk: the limit holds while the
     reporter writes."""
-    from mmbert.training.report import Reporter
 
-    original = Reporter.attempt
+    def limiting(original: Any) -> Any:
+        def attempt(reporter: Any, what: Any, write: Any) -> None:
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            # What the ranks print goes to a file, too, which is another disk here.
+            if "output" not in str(what):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+            original(reporter, what, write)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def attempt(reporter: Any, what: Any, write: Any) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        # What the ranks print goes to a file, too, which is another disk here.
-        if "output" not in str(what):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
-        original(reporter, what, write)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return attempt
 
-    def begin() -> None:
-        Reporter.attempt = attempt  # type: ignore[method-assign]
-
-    _at(step, activity, begin)
+    _at(step, activity, lambda: WRITE_FIGURES.wrap(limiting))
 
 
 def poison_row(rank: int, row_index: int) -> None:
     """Give one row's masked tokens weights that are not numbers."""
-    from mmbert.training import inputs
 
-    original = inputs.to_batch
+    def poisoning(original: Any) -> Any:
+        def to_batch(row: Any, device: Any) -> Any:
+            batch = original(row, device)
+            if row.index == row_index:
+                batch = replace(batch, weights=batch.weights * float("nan"))
+            return batch
 
-    def to_batch(row: Any, device: Any) -> Any:
-        batch = original(row, device)
-        if row.index == row_index:
-            batch = replace(batch, weights=batch.weights * float("nan"))
-        return batch
+        return to_batch
 
-    inputs.to_batch = to_batch
+    TO_BATCH.wrap(poisoning)
 
 
 def fake_spike(rank: int, row_index: int) -> None:
     """Let the step with this first row report a loss far above the others, whenever it is done."""
-    from mmbert.training import step
 
-    original = step.StepRunner.run
+    def raising(original: Any) -> Any:
+        def run(runner: Any, rows: Any, **arguments: Any) -> Any:
+            outcome = original(runner, rows, **arguments)
+            if any(row.index // 4 == row_index // 4 for row in rows):
+                outcome = replace(outcome, loss=outcome.loss + 50.0)
+            return outcome
 
-    def run(runner: Any, rows: Any, **arguments: Any) -> Any:
-        outcome = original(runner, rows, **arguments)
-        if any(row.index // 4 == row_index // 4 for row in rows):
-            outcome = replace(outcome, loss=outcome.loss + 50.0)
-        return outcome
+        return run
 
-    step.StepRunner.run = run  # type: ignore[method-assign]
+    RUN_STEP.wrap(raising)
 
 
 def without_dry_batches(rank: int) -> None:
     """Begin training without trying the largest batches."""
-    from mmbert.training import building
-
-    building.run_dry_batches = lambda *arguments: {}
+    DRY_BATCHES.wrap(lambda original: lambda *arguments: {})
 
 
 def run_out_of_memory(rank: int, rotary_base: float) -> None:
     """Let the first pass with this rotary base fail as on a full GPU."""
-    import torch
 
-    from mmbert.training.engine import Engine
+    def failing(original: Any) -> Any:
+        def forward_backward(engine: Any, batch: Any, **arguments: Any) -> Any:
+            if arguments["rotary_bases"].global_ == rotary_base:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return original(engine, batch, **arguments)
 
-    original = Engine.forward_backward
+        return forward_backward
 
-    def forward_backward(engine: Any, batch: Any, **arguments: Any) -> Any:
-        if arguments["rotary_bases"].global_ == rotary_base:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(engine, batch, **arguments)
-
-    Engine.forward_backward = forward_backward  # type: ignore[method-assign]
+    FORWARD_BACKWARD.wrap(failing)
 
 
 def perturb_weights(rank: int, relative: float) -> None:
     """Change every first weight by up to `relative` of itself, the same way on every rank."""
-    import torch
 
-    from mmbert.training import building
+    def perturbing(original: Any) -> Any:
+        def initialize(model: Any, seed: int) -> None:
+            original(model, seed)
+            generator = torch.Generator().manual_seed(11)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    noise = torch.rand(parameter.shape, generator=generator) * 2 - 1
+                    parameter.mul_(1 + relative * noise)
 
-    original = building.initialize_parameters
+        return initialize
 
-    def initialize(model: Any, seed: int) -> None:
-        original(model, seed)
-        generator = torch.Generator().manual_seed(11)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                noise = torch.rand(parameter.shape, generator=generator) * 2 - 1
-                parameter.mul_(1 + relative * noise)
-
-    building.initialize_parameters = initialize
+    INITIALIZE.wrap(perturbing)
 
 
-def _at(step: int, activity: str, action: Any) -> None:
-    from mmbert.training.watchdog import Watchdog
+def _at(step: int, activity: Activity, action: Callable[[], None]) -> None:
+    def acting(original: Any) -> Any:
+        def beat(watchdog: Any, now: int, what: Activity) -> None:
+            original(watchdog, now, what)
+            if (now, what) == (step, activity):
+                action()
 
-    original = Watchdog.beat
+        return beat
 
-    def beat(watchdog: Any, now: int, what: str) -> None:
-        original(watchdog, now, what)
-        if (now, what) == (step, activity):
-            action()
-
-    Watchdog.beat = beat  # type: ignore[method-assign]
+    BEAT.wrap(acting)

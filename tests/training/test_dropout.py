@@ -13,11 +13,10 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup
 from mmbert.recipe import parse_recipe
 from mmbert.training.dry_batch import largest_batch
+from mmbert.training.watchdog import Activity
 from tests.training import fault_injection
 from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.training.small_run import RECIPE, events, log_of, options_for, step_losses
-
-FORWARD = "forward, backward and optimiser step"
 
 
 def test_the_share_is_given_with_the_row_and_is_the_models_unless_given() -> None:
@@ -51,7 +50,9 @@ def test_another_dropout_begins_with_its_phase_and_outlives_a_stop(
     assert run_to_the_end(whole) == [0, 0], output_of(whole)
     stopped = options_for(inputs, tmp_path / "stopped", "phases.extension.dropout=0.3")
     ranks = start_ranks(
-        stopped, before=fault_injection.signal_at, arguments=(1, 13, FORWARD, signal.SIGTERM)
+        stopped,
+        before=fault_injection.signal_at,
+        arguments=(1, 13, Activity.TRAIN_STEP, signal.SIGTERM),
     )
     assert exit_statuses(ranks) == [75, 75], output_of(stopped)
     assert run_to_the_end(stopped) == [0, 0], output_of(stopped)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.training.checkpoint_format import Index, RunState
+from mmbert.training.watchdog import Activity
 from tests.training import fault_injection
 from tests.training.processes import (
     exit_statuses,
@@ -17,8 +18,6 @@ from tests.training.processes import (
     start_ranks,
 )
 from tests.training.small_run import events, log_of, options_for, step_losses
-
-FORWARD = "forward, backward and optimiser step"
 
 
 def state_at(run: Path, step: int) -> RunState:
@@ -36,10 +35,10 @@ def test_killed_again_and_again_it_is_the_same_run(
 ) -> None:
     options = options_for(inputs, tmp_path / "run")
     for victim, step, activity in (
-        (1, 2, FORWARD),
-        (0, 8, "saving a checkpoint"),
-        (1, 10, "evaluating on held-out text"),
-        (0, 15, "reading rows"),
+        (1, 2, Activity.TRAIN_STEP),
+        (0, 8, Activity.SAVE_CHECKPOINT),
+        (1, 10, Activity.EVALUATE),
+        (0, 15, Activity.READ_ROWS),
     ):
         ranks = start_ranks(
             options,
@@ -63,7 +62,9 @@ def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
     options = options_for(inputs, tmp_path / "run", *overrides)
     for victim, step, number in ((1, 3, signal.SIGTERM), (0, 7, signal.SIGUSR1)):
         ranks = start_ranks(
-            options, before=fault_injection.signal_at, arguments=(victim, step, FORWARD, number)
+            options,
+            before=fault_injection.signal_at,
+            arguments=(victim, step, Activity.TRAIN_STEP, number),
         )
         assert exit_statuses(ranks) == [75, 75], output_of(options)
         stopped = events(options.output, "stopped")[-1]
@@ -91,10 +92,12 @@ def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) 
     hanging = options_for(inputs, tmp_path / "hanging", limit)
     stopped = options_for(inputs, tmp_path / "stopped", limit)
     ranks_of_hanging = start_ranks(
-        hanging, before=fault_injection.hang_at, arguments=(1, 3, "reading rows")
+        hanging, before=fault_injection.hang_at, arguments=(1, 3, Activity.READ_ROWS)
     )
     ranks_of_stopped = start_ranks(
-        stopped, before=fault_injection.signal_at, arguments=(1, 3, FORWARD, signal.SIGSTOP)
+        stopped,
+        before=fault_injection.signal_at,
+        arguments=(1, 3, Activity.TRAIN_STEP, signal.SIGSTOP),
     )
     ranks_of_stopped[0].join(150)
     assert ranks_of_stopped[0].exitcode == 1, output_of(stopped)
@@ -146,7 +149,7 @@ def test_a_disk_that_fills_up_while_figures_are_written(
 ) -> None:
     options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
     ranks = start_ranks(
-        options, before=fault_injection.limit_figures_at, arguments=(13, FORWARD, 1_000)
+        options, before=fault_injection.limit_figures_at, arguments=(13, Activity.TRAIN_STEP, 1_000)
     )
     assert exit_statuses(ranks) == [2, 2], output_of(options)
     said = output_of(options)

@@ -1,8 +1,18 @@
 """Naming the rank that hangs, from what the ranks said about themselves."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from mmbert.training.watchdog import Beat, name_late_ranks
+import pytest
+import torch
+import torch.distributed as distributed
+
+from mmbert.training.control import Control
+from mmbert.training.one_read import OneRead
+from mmbert.training.watchdog import Activity, Beat, Watchdog, name_late_ranks
 
 WAITING = Beat(
     rank=0,
@@ -11,7 +21,7 @@ WAITING = Beat(
     count=7,
     progress=20,
     step=4,
-    activity="forward, backward and optimiser step",
+    activity=Activity.TRAIN_STEP,
     waits_in_collective=True,
     idle_seconds=9.0,
 )
@@ -23,7 +33,7 @@ def beats(*changes: dict[str, object]) -> dict[int, Beat]:
 
 
 def test_the_rank_that_is_furthest_behind_is_named_with_its_stack() -> None:
-    told = beats({}, {"progress": 19, "activity": "reading rows", "host": "n2"}, {})
+    told = beats({}, {"progress": 19, "activity": Activity.READ_ROWS, "host": "n2"}, {})
     message = name_late_ranks(told, [0, 1, 2], STACKS, 3)
     assert message.startswith("rank 1 (host n2, process 10) hangs in step 4, reading rows")
     assert "stack of rank 1" in message
@@ -46,3 +56,49 @@ def test_a_silent_rank_is_named_before_any_other() -> None:
 def test_a_rank_that_never_spoke_is_named() -> None:
     told = beats({}, {})
     assert name_late_ranks(told, [0, 1], STACKS, 3) == "rank 2 never answered"
+
+
+def published_by(tmp_path: Path, stand: Callable[[Callable[[], None]], None]) -> Beat:
+    """What a rank's watchdog publishes when its main thread stands where `stand` leads it."""
+    store = distributed.HashStore()
+    watchdog = Watchdog(
+        rank=0, world_size=2, timeout_seconds=3600, run_folder=tmp_path, store=store
+    )
+    try:
+        stand(lambda: watchdog._publish(1, 0.0))
+        return Beat(**json.loads(store.get("beat/0")))
+    finally:
+        watchdog.close()
+
+
+def test_a_rank_that_waits_for_a_message_is_told_from_one_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_for_a_message(publish: Callable[[], None]) -> None:
+        monkeypatch.setattr(distributed, "barrier", lambda group: publish())
+        Control(0, 2, group=object()).barrier()
+
+    assert published_by(tmp_path, wait_for_a_message).waits_in_collective
+    assert not published_by(tmp_path, lambda publish: publish()).waits_in_collective
+
+
+def test_a_rank_that_reads_the_figures_of_a_step_waits(tmp_path: Path) -> None:
+    """On a GPU it waits there for the device, and so for the collectives queued on it."""
+
+    class Norm:
+        """Stands for the norm on a device that has not come to it."""
+
+        def __init__(self, publish: Callable[[], None]) -> None:
+            self._publish = publish
+
+        def detach(self) -> torch.Tensor:
+            self._publish()
+            return torch.ones(())
+
+    def read_figures(publish: Callable[[], None]) -> None:
+        module: Any = type("DeepSpeed's", (), {"is_invalid_grad_norm": None})
+        one_read = OneRead(module)
+        with one_read.answering(torch.zeros(0, dtype=torch.float64)):
+            module.is_invalid_grad_norm(Norm(publish))
+
+    assert published_by(tmp_path, read_figures).waits_in_collective

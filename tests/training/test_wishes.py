@@ -9,12 +9,12 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert.training.control import Control
+from mmbert.training.watchdog import Activity
 from mmbert.training.wishes import Wishes
 from tests.training import fault_injection
 from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.training.small_run import events, options_for, step_losses
 
-FORWARD = "forward, backward and optimiser step"
 # One phase of ten steps, in which nothing is saved before its end.
 QUIET = ("checkpoint.every_tokens=1M",)
 
@@ -53,9 +53,11 @@ def test_in_an_ordinary_step_the_hosts_send_each_other_nothing(
         # The loader begins; the log's lines after steps 4 and 9; the end of the phase.
         assert {int(step) for step, _, _ in found} == {0, 4, 9, 10}, found
         assert [kind for step, kind, _ in found if step == "4"] == ["broadcast", "sum", "gather"]
-        asked = [(step, kind) for step, kind, activity in found if activity.startswith("asking")]
+        asked = [
+            (step, kind) for step, kind, activity in found if activity == Activity.ASK_ALL_RANKS
+        ]
         assert asked[0] == ("0", "sum")
-        assert ("9", "broadcast", FORWARD) in found
+        assert ("9", "broadcast", Activity.TRAIN_STEP) in found
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -64,7 +66,7 @@ def test_a_tensor_rank_that_is_not_the_first_stops_all(
 ) -> None:
     run, overrides = tmp_path / "run", (*QUIET, "parallel.tensor=2")
     statuses, said = run_with(
-        inputs, run, overrides, fault_injection.signal_at, 1, 3, FORWARD, number
+        inputs, run, overrides, fault_injection.signal_at, 1, 3, Activity.TRAIN_STEP, number
     )
     assert statuses == [75, 75], said
     (stopped,) = events(run, "stopped")
@@ -81,7 +83,7 @@ def test_who_is_to_stop_from_the_start_does_no_step(inputs: Path, tmp_path: Path
         (
             "signal",
             fault_injection.signal_at,
-            (1, 0, "trying the largest batch of each phase", signal.SIGTERM),
+            (1, 0, Activity.TRY_LARGEST_BATCHES, signal.SIGTERM),
         ),
     ):
         run = tmp_path / name
@@ -105,7 +107,7 @@ def test_a_stop_is_heard_while_steps_are_passed_over(inputs: Path, tmp_path: Pat
     run.mkdir()
     (run / "skipped_steps.json").write_text(json.dumps({"steps": [3, 4, 5], "rollbacks": 1}))
     statuses, said = run_with(
-        inputs, run, QUIET, fault_injection.signal_at, 1, 4, "reading rows", signal.SIGTERM
+        inputs, run, QUIET, fault_injection.signal_at, 1, 4, Activity.READ_ROWS, signal.SIGTERM
     )
     assert statuses == [75, 75], said
     assert [event["step"] for event in events(run, "passed over")] == [3, 4]
@@ -119,7 +121,7 @@ def test_a_stop_is_heard_while_steps_are_passed_over(inputs: Path, tmp_path: Pat
 def test_a_stop_is_heard_in_a_step_that_is_not_finite(inputs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     statuses, said = run_with(
-        inputs, run, QUIET, fault_injection.signal_too, 1, 3, FORWARD, signal.SIGTERM,
+        inputs, run, QUIET, fault_injection.signal_too, 1, 3, Activity.TRAIN_STEP, signal.SIGTERM,
         fault_injection.poison_row, 13,
     )  # fmt: skip
     assert statuses == [75, 75], said
@@ -134,8 +136,8 @@ def test_a_stop_in_a_spike_stops_where_the_run_has_gone_back_to(
     run = tmp_path / "run"
     overrides = ("phases.pretrain.tokens=20k", "guard.rollback=true")
     statuses, said = run_with(
-        inputs, run, overrides, fault_injection.signal_too, 1, 13, FORWARD, signal.SIGTERM,
-        fault_injection.fake_spike, 13 * 4,
+        inputs, run, overrides, fault_injection.signal_too, 1, 13, Activity.TRAIN_STEP,
+        signal.SIGTERM, fault_injection.fake_spike, 13 * 4,
     )  # fmt: skip
     assert statuses == [75, 75], said
     assert [event["step"] for event in events(run, "rollback")] == [12]
@@ -151,7 +153,7 @@ def test_a_checkpoint_that_is_due_by_minutes_is_written_once(inputs: Path, tmp_p
     run = tmp_path / "run"
     statuses, said = run_with(
         inputs, run, ("checkpoint.every_tokens=4k", "checkpoint.every_minutes=100"),
-        fault_injection.let_minutes_pass, 101.0, (3, 5), FORWARD,
+        fault_injection.let_minutes_pass, 101.0, (3, 5), Activity.TRAIN_STEP,
     )  # fmt: skip
     assert statuses == [0, 0], said
     written = [(event["step"], event["text"]) for event in events(run, "checkpoint")]

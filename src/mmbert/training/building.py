@@ -39,7 +39,7 @@ from mmbert.training.step import StepRunner
 from mmbert.training.tags import charts
 from mmbert.training.timing import TimeSplit
 from mmbert.training.utilisation import FORMULA, peak_flops
-from mmbert.training.watchdog import Watchdog
+from mmbert.training.watchdog import Activity, Watchdog
 
 
 def open_session(
@@ -68,7 +68,7 @@ def open_session(
     )
     grid = build_grid(tensor_parallel=recipe.parallel.tensor)
     table = ComponentTable.build(corpus, recipe, plan)
-    watchdog.beat(0, "building the model")
+    watchdog.beat(0, Activity.BUILD_MODEL)
     model = MaskedLanguageModel(
         prepared.encoder, grid.tensor, sequence_parallel=recipe.parallel.sequence
     )
@@ -79,7 +79,7 @@ def open_session(
     engine = Engine(model.to(device), recipe, grid, device)
     meter = LossMeter(len(table.names), device)
     clock = TimeSplit(device)
-    watchdog.beat(0, "reading held-out text")
+    watchdog.beat(0, Activity.READ_HELD_OUT)
     session = Session(
         recipe=recipe,
         plan=plan,
@@ -115,10 +115,10 @@ def open_session(
     session.component_tokens = table.from_names({})
     _begin(session, options, prepared)
     if session.results.unigram is None:
-        watchdog.beat(session.step, "counting tokens for the unigram model")
+        watchdog.beat(session.step, Activity.COUNT_UNIGRAMS)
         session.results.unigram = Losses.of(session.held_out.unigram(corpus))
     session.store.prepare(engine)
-    watchdog.beat(session.step, "trying the largest batch of each phase")
+    watchdog.beat(session.step, Activity.TRY_LARGEST_BATCHES)
     shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
     peaks = run_dry_batches(engine, recipe, shapes, prepared.encoder.vocab_size)
     hosts = list(dict.fromkeys(control.gather(socket.gethostname())))

@@ -21,6 +21,7 @@ from mmbert.training.results import Losses
 from mmbert.training.session import Session
 from mmbert.training.step import StepOutcome
 from mmbert.training.tags import held_out_tags, training_tags
+from mmbert.training.watchdog import Activity
 
 # Figures per language go to TensorBoard and the log with every tenth line, and in a long run about
 # this often in all: at every line, 1,800 languages would make tens of gigabytes of them.
@@ -238,7 +239,7 @@ class Journal:
             losses = session.held_out.loss(
                 session.engine.module,
                 phase.rotary_bases,
-                beat=lambda: session.beat("evaluating on held-out text"),
+                beat=lambda: session.beat(Activity.EVALUATE),
             )
         seconds = time.perf_counter() - begin
         session.interval.leave_out(seconds)

@@ -17,6 +17,7 @@ from mmbert.schedule import StepPlan, learning_rate, weight_decay
 from mmbert.training.journal import Journal
 from mmbert.training.session import Session
 from mmbert.training.step import StepOutcome
+from mmbert.training.watchdog import Activity
 from mmbert.training.wishes import Wishes
 
 
@@ -49,7 +50,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
         phase_plan, phase = plan.phases[at.phase_index], session.recipe.phases[at.phase_index]
         if session.step == phase_plan.first_step or not journal.in_phase(phase_plan):
             journal.enter_phase(phase_plan)
-        session.beat("reading rows")
+        session.beat(Activity.READ_ROWS)
         with session.clock.host("data"):
             rows = session.take_rows(at.rows)
         if session.step in session.skipped.steps:
@@ -63,7 +64,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
         session.step += 1
         journal.after_step(at)
         if session.sanity_is_due():
-            session.beat("comparing the ranks' weights")
+            session.beat(Activity.COMPARE_RANKS)
             session.check_sanity(rows)
         if session.step == phase_plan.end_step:
             journal.leave_phase(phase_plan)
@@ -75,7 +76,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
 
 def agree(session: Session) -> Wishes:
     """What the ranks want, in a message of its own: no training step has carried it."""
-    session.beat("asking who wants to stop")
+    session.beat(Activity.ASK_ALL_RANKS)
     own = session.wishes()
     return own.of_all(session.control.sum(own.flags()), session.control)
 
@@ -85,7 +86,7 @@ def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> 
     trace = session.profiler.step()
     if trace is not None:
         session.reporter.say(f"profiler trace: {trace}")
-    session.beat("forward, backward and optimiser step")
+    session.beat(Activity.TRAIN_STEP)
     return session.runner.run(
         rows,
         wishes=session.wishes,

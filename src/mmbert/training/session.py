@@ -33,7 +33,7 @@ from mmbert.training.results import Results
 from mmbert.training.signals import StopRequest
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
-from mmbert.training.watchdog import Watchdog
+from mmbert.training.watchdog import Activity, Watchdog
 from mmbert.training.wishes import Wishes
 
 # Processes that read ahead while a GPU works; on a CPU they would only take turns with training.
@@ -78,7 +78,7 @@ class Session:
     _saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
-    def beat(self, activity: str) -> None:
+    def beat(self, activity: Activity) -> None:
         """Tell the watchdog what comes next."""
         self.watchdog.beat(self.step, activity)
 
@@ -138,9 +138,9 @@ class Session:
         """Write a checkpoint of the state before `step` (all ranks), unless there is one."""
         if self._saved_step == self.step:
             return
-        self.beat("comparing the ranks' weights")
+        self.beat(Activity.COMPARE_RANKS)
         self.check_sanity()
-        self.beat("saving a checkpoint")
+        self.beat(Activity.SAVE_CHECKPOINT)
         with self.clock.host("checkpoint"):
             self.reporter.sync()
             path = self.store.save(self.engine, self._state(phase_end))
@@ -173,12 +173,12 @@ class Session:
 
     def finish_saving(self) -> None:
         """Wait until what is being written is on disk, on all ranks."""
-        self.beat("waiting for the checkpoint")
+        self.beat(Activity.FINISH_SAVING)
         self.store.wait()
 
     def load(self, path: Path) -> RunState:
         """Take over the checkpoint at `path` (all ranks)."""
-        self.beat("reading a checkpoint")
+        self.beat(Activity.LOAD_CHECKPOINT)
         state = self.store.load(self.engine, path)
         self.adopt(state)
         self._saved_step = self.step
@@ -190,7 +190,7 @@ class Session:
         Raises:
             UserError: on every rank, naming the damaged file.
         """
-        self.beat("verifying a checkpoint")
+        self.beat(Activity.VERIFY_CHECKPOINT)
         share, shares = self.control.rank, self.control.world_size
         for problem in self.control.gather(problem_with(path, share=share, shares=shares)):
             if problem is not None:

@@ -19,14 +19,36 @@ import time
 import traceback
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as distributed
 
+from mmbert.training import control, one_read
+
 # Frames of these files mean that a rank waits for the others rather than lets them wait.
-_WAITING = ("torch/distributed/", "deepspeed/comm/", "training/control.py", "training/one_read.py")
+_WAITING = ("torch/distributed/", "deepspeed/comm/", control.__file__, one_read.__file__)
 EXIT_HUNG = 1
+
+
+class Activity(StrEnum):
+    """What a rank is about to do, as messages call it."""
+
+    START = "start"
+    BUILD_MODEL = "building the model"
+    READ_HELD_OUT = "reading held-out text"
+    COUNT_UNIGRAMS = "counting tokens for the unigram model"
+    TRY_LARGEST_BATCHES = "trying the largest batch of each phase"
+    VERIFY_CHECKPOINT = "verifying a checkpoint"
+    LOAD_CHECKPOINT = "reading a checkpoint"
+    ASK_ALL_RANKS = "asking who wants to stop"
+    READ_ROWS = "reading rows"
+    TRAIN_STEP = "forward, backward and optimiser step"
+    COMPARE_RANKS = "comparing the ranks' weights"
+    EVALUATE = "evaluating on held-out text"
+    SAVE_CHECKPOINT = "saving a checkpoint"
+    FINISH_SAVING = "waiting for the checkpoint"
 
 
 @dataclass(frozen=True)
@@ -72,16 +94,16 @@ class Watchdog:
         if rank == 0:
             (folder / "hang.txt").unlink(missing_ok=True)
         self._main_thread = threading.main_thread().ident
-        self._position = (0, 0, "start")
+        self._position = (0, 0, Activity.START)
         self._since = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self.beat(0, "start")
+        self.beat(0, Activity.START)
         # From the very first: a rank that stops within one interval must have a name and a place.
         self._publish(0, 0.0)
         self._thread.start()
 
-    def beat(self, step: int, activity: str) -> None:
+    def beat(self, step: int, activity: Activity) -> None:
         """Say that the main thread lives and what it does next."""
         self._position = (self._position[0] + 1, step, activity)
         self.still_alive()
@@ -219,7 +241,7 @@ def _describe_silent(rank: int, beat: Beat | None) -> str:
     )
 
 
-def _describe_own(position: tuple[int, int, str], idle: float, stack: str) -> str:
+def _describe_own(position: tuple[int, int, Activity], idle: float, stack: str) -> str:
     _, step, activity = position
     return f"the process hangs in step {step}, {activity}, for {idle:.0f} s; its stack:\n{stack}"
 
