@@ -15,10 +15,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.distributed as dist
 
 from mmbert import __version__
 from mmbert.data.files import make_folder, sync_folder
@@ -28,6 +27,7 @@ from mmbert.parallel.grid import ProcessGrid
 from mmbert.training.checkpoint_format import Index, RunState
 from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
 from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
+from mmbert.training.control import Control
 from mmbert.training.fragments import ParameterFragment
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ class CheckpointStore:
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
         self._alive = alive
+        self._control = Control.over_default_group()
         self._snapshot = Snapshot()
         self._writer: Writer | None = None
         self.blocked_seconds = 0.0
@@ -112,12 +113,13 @@ class CheckpointStore:
         begin = time.monotonic()
         self.wait()
         path = self.root / f"step-{state.step:08d}"
-        number, partial = _broadcast(self._begin(path) if _rank() == 0 else None)
+        begun = self._begin(path) if self._control.is_first else None
+        number, partial = self._control.broadcast(begun)
         job = Job(
             path=path,
             partial=self.root / partial,
-            rank=_rank(),
-            world_size=_world_size(),
+            rank=self._control.rank,
+            world_size=self._control.world_size,
             writer=f"mmbert {__version__}",
             number=number,
             permanent=state.phase_end
@@ -148,11 +150,12 @@ class CheckpointStore:
             return
         writer, self._writer = self._writer, None
         # All ranks come back to one another, so that none seems to hang while one still writes.
-        while not all(_gather(writer.ends_within(PATIENCE_SECONDS))):
+        while not all(self._control.gather(writer.ends_within(PATIENCE_SECONDS))):
             self._alive()
-        failures = [failure for failure in _gather(writer.result()) if failure is not None]
+        results = self._control.gather(writer.result())
+        failures = [failure for failure in results if failure is not None]
         if failures:
-            if _rank() == 0:
+            if self._control.is_first:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
             reason = next((failure for failure in failures if failure), "see the log")
             raise UserError(
@@ -181,17 +184,18 @@ class CheckpointStore:
         The ranks share the reading. A damaged checkpoint is logged by name and passed over.
         UserError if there are checkpoints but none is sound: starting anew must be a decision.
         """
-        candidates = _broadcast(self.list() if _rank() == 0 else None)
+        candidates = self._control.broadcast(self.list() if self._control.is_first else None)
         if up_to_step is not None:
             candidates = [path for path in candidates if step_of(path) <= up_to_step]
         problems = []
         for path in reversed(candidates):
-            found = _gather(problem_with(path, share=_rank(), shares=_world_size()))
+            share, shares = self._control.rank, self._control.world_size
+            found = self._control.gather(problem_with(path, share=share, shares=shares))
             problem = next((problem for problem in found if problem is not None), None)
             if problem is None:
                 return Path(path)
             problems.append(problem)
-            if _rank() == 0:
+            if self._control.is_first:
                 logger.warning("passing over a damaged checkpoint: %s", problem.message)
         if problems:
             raise UserError(
@@ -289,31 +293,6 @@ def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
 def step_of(checkpoint: Path) -> int:
     """The step in the name of a checkpoint's folder."""
     return int(checkpoint.name.removeprefix("step-"))
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _broadcast(value: Any) -> Any:
-    """Rank 0's value on every rank."""
-    box = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _gather(value: Any) -> list[Any]:
-    """Every rank's value, in order, on every rank."""
-    if not dist.is_initialized():
-        return [value]
-    values = [value] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 __all__ = ["CheckpointStore", "RunState", "read_parameters"]

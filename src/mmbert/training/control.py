@@ -31,6 +31,15 @@ class Control:
         group = distributed.new_group(backend="gloo", timeout=timeout)
         return cls(distributed.get_rank(), distributed.get_world_size(), group)
 
+    @classmethod
+    def over_default_group(cls) -> "Control":
+        """Messages over the default group itself, for those that meet no collective of training;
+        this process alone where there is none."""
+        if not distributed.is_initialized():
+            return cls(0, 1)
+        world = distributed.group.WORLD
+        return cls(distributed.get_rank(), distributed.get_world_size(), world)
+
     @property
     def is_first(self) -> bool:
         """Whether this is the rank that writes and prints."""
