@@ -28,7 +28,7 @@ PRELOADED = [
     "deepspeed.runtime.zero.stage3",
     "mmbert.training.main",
     "pytest",
-    "distributed",
+    "tests.distributed",
     "tests.frozen",
 ]
 

@@ -8,7 +8,8 @@ lack.
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.environment import ROOT
+
 MARKED = re.compile(r"^(@|pytestmark\b).*pytest\.mark\.gpu\b", re.MULTILINE)
 KERNELS = "tests/kernels/test_triton.py"
 STEP = "tests/training/test_on_gpu.py"

@@ -4,9 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.environment import FOLDERS, with_packages
-
-ROOT = Path(__file__).parent.parent
+from tests.environment import FOLDERS, ROOT, with_packages
 
 
 def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

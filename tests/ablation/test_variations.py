@@ -1,6 +1,5 @@
 """The variations: each is a recipe of the same size that differs in nothing but its idea."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +8,9 @@ from mmbert.ablation.variations import FULL, Variation, all_variations, chosen_v
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.schedule import learning_rate, training_plan
+from tests.environment import ROOT
 
-RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+RECIPES = ROOT / "launch" / "recipes"
 ANNEALED = ("demo", "mmbert-base", "mmbert-small", "small-corpus")
 NAMES = ("constant-mask", "constant-temperature", "all-languages-first", "two-phases")
 # What a variation may touch: the keys of a phase.

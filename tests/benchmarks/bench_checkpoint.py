@@ -21,10 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY / part) for part in (".", "src", "kernels", "tests")]
 
 import torch  # noqa: E402
-from tests.training.prescribed import recipe, start  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from distributed import run_ranks  # noqa: E402
 from mmbert.parallel.description import (  # noqa: E402
     InitialDistribution,
     ParameterDescription,
@@ -35,6 +33,8 @@ from mmbert.parallel.grid import TensorGroup  # noqa: E402
 from mmbert.recipe import parse_quantity  # noqa: E402
 from mmbert.training.checkpoint import CheckpointStore, RunState  # noqa: E402
 from mmbert.training.engine import Engine  # noqa: E402
+from tests.distributed import run_ranks  # noqa: E402
+from tests.training.prescribed import recipe, start  # noqa: E402
 
 WIDTH = 1024
 

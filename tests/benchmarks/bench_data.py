@@ -15,12 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.data_corpora import real_corpus
-
 from mmbert.data.corpus import Corpus
 from mmbert.data.loader import RowLoader
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
+from tests.benchmarks.data_corpora import real_corpus
 
 ROW_TOKENS = 49_152
 

@@ -20,12 +20,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.bench_data import bench_recipe
-from tests.benchmarks.data_corpora import real_corpus
-
 from mmbert.data.corpus import open_corpus
 from mmbert.data.loader import RowLoader
 from mmbert.schedule import training_plan
+from tests.benchmarks.bench_data import bench_recipe
+from tests.benchmarks.data_corpora import real_corpus
 
 CONTEXT, STREAMS = 1024, 96
 

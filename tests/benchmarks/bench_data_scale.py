@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.benchmarks.data_corpora import simulated_manifests
 
 from mmbert.data.corpus import open_corpus
 from mmbert.data.permutation import mix
@@ -27,6 +26,7 @@ from mmbert.data.state import DataState, Progress
 from mmbert.data.streams import Stream
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
+from tests.benchmarks.data_corpora import simulated_manifests
 
 ROW_TOKENS, STREAMS, CONTEXT = 49_152, 96, 8192
 

@@ -24,18 +24,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tests.benchmarks.bench_kernels import Clock, device_rates
-from tests.benchmarks.gpu_report.options import device_of, part_parser
-from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.gpu_step_models import Ours
-from tests.benchmarks.gpu_step_shares import floors, held_by, shares
-from tests.benchmarks.packed_rows import document_lengths, packed_rows
 
 import mmbert_kernels as kernels
 from mmbert.data.rows import Row
 from mmbert.model.flops import training_flops
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.training.utilisation import peak_flops
+from tests.benchmarks.bench_kernels import Clock, device_rates
+from tests.benchmarks.gpu_report.options import device_of, part_parser
+from tests.benchmarks.gpu_report.records import Recorder
+from tests.benchmarks.gpu_step_models import Ours
+from tests.benchmarks.gpu_step_shares import floors, held_by, shares
+from tests.benchmarks.packed_rows import document_lengths, packed_rows
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 MASK_RATIO = 0.3

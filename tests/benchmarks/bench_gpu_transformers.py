@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from tests.benchmarks.bench_gpu_step import (
     OPERATIONS,
     Device,

@@ -36,11 +36,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of
-from tests.benchmarks.gpu_step_models import join_a_group_of_one
-from tests.benchmarks.gpu_step_shares import floors
-from tests.benchmarks.packed_rows import packed_rows
-from tests.pretended_gpu import Operators, pretended_gpu, without_content
 
 from mmbert.data.batch import to_batch
 from mmbert.data.rows import Row
@@ -52,6 +47,11 @@ from mmbert.recipe import Recipe
 from mmbert.recipe.files import override_recipe
 from mmbert.training.engine import Engine
 from mmbert_kernels.implementation import triton_is_installed
+from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of
+from tests.benchmarks.gpu_step_models import join_a_group_of_one
+from tests.benchmarks.gpu_step_shares import floors
+from tests.benchmarks.packed_rows import packed_rows
+from tests.pretended_gpu import Operators, pretended_gpu, without_content
 
 CONTEXT = 1024
 WARMING_UP = 3
@@ -113,9 +113,10 @@ class Result:
 @contextmanager
 def stand_in_driver() -> Iterator[Callable[..., Any]]:
     """Triton's launch as on an H100 or H200, up to the driver."""
-    from tests.kernels.test_compilation import StandInDriver
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
+
+    from tests.kernels.test_compilation import StandInDriver
 
     launch = JITFunction.run
 

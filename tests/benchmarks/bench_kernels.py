@@ -23,12 +23,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from tests.benchmarks.gpu_report.options import device_of, part_parser
-from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.kernel_cases import Case, Function, cases
 from torch import Tensor
 
 import mmbert_kernels as kernels
+from tests.benchmarks.gpu_report.options import device_of, part_parser
+from tests.benchmarks.gpu_report.records import Recorder
+from tests.benchmarks.kernel_cases import Case, Function, cases
 
 # What is wanted on an H200: of the measured copy bandwidth where bytes are the floor, and of the
 # vocabulary head at 14,746 × 768 × 256,000.

@@ -22,6 +22,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from mmbert.training.checkpoint import read_parameters  # noqa: E402
+from mmbert.training.checkpoint_format import Index  # noqa: E402
+from mmbert.training.preparation import RunOptions  # noqa: E402
+from mmbert.training.watchdog import Activity  # noqa: E402
 from tests.training import fault_injection  # noqa: E402
 from tests.training.processes import (  # noqa: E402
     exit_statuses,
@@ -38,12 +44,6 @@ from tests.training.small_run import (  # noqa: E402
     write_inputs,
 )
 from tests.training.test_deepspeed_launcher import launch, processes_of  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from mmbert.training.checkpoint import read_parameters  # noqa: E402
-from mmbert.training.checkpoint_format import Index  # noqa: E402
-from mmbert.training.preparation import RunOptions  # noqa: E402
-from mmbert.training.watchdog import Activity  # noqa: E402
 
 FAILED, SAVED, DONE = 1, 75, 0
 

@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-from tests.benchmarks.bench_cpu_step import web_lengths
 
 from mmbert.data.packing import segments_in_a_row
 from mmbert.data.rows import Row
+from tests.benchmarks.bench_cpu_step import web_lengths
 
 MASK_ID = 4
 

@@ -16,6 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mmbert.model.config import encoder_config
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.recipe import ModelSettings, RotaryBases
 from tests.model.test_transformers_parity import (
     packed_reference_logits,
     reference_model,
@@ -23,12 +29,6 @@ from tests.model.test_transformers_parity import (
 )
 from tests.model.tiny_models import OUTPUT_SCALE, WEIGHT_SCALE, random_row, tiny_model
 from tests.transformers_versions import load_in
-from torch import Tensor
-from transformers import PreTrainedModel
-
-from mmbert.model.config import encoder_config
-from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.recipe import ModelSettings, RotaryBases
 
 VOCABULARY = 256_000
 # The first is longer than the local window of 64 to each side.

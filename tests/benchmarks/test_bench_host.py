@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.benchmarks import bench_host
 from tests.benchmarks.bench_host import Issued, Result
 from tests.benchmarks.test_gpu_benchmarks import run_module

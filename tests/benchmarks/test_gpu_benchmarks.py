@@ -12,6 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import mmbert.parallel
+import mmbert_kernels
+from mmbert.model.config import encoder_config
+from mmbert.parallel import collectives
+from mmbert.recipe import ModelSettings
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
 from tests.benchmarks.gpu_step_models import (
     IGNORED,
@@ -24,12 +30,6 @@ from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, floors, held_by
 from tests.benchmarks.kernel_cases import Case, Function, cases
 from tests.benchmarks.packed_rows import document_lengths, packed_rows
 from tests.environment import ON_A_CPU, with_packages
-
-import mmbert.parallel
-import mmbert_kernels
-from mmbert.model.config import encoder_config
-from mmbert.parallel import collectives
-from mmbert.recipe import ModelSettings
 
 ROOT = Path(__file__).parents[2]
 # Their references are plain operators, which a trace has under "everything else".

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests import json_lines
 from tests.benchmarks import bench_gpu_step
 from tests.benchmarks.gpu_report import __main__ as program

@@ -3,7 +3,6 @@
 import re
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from mmbert import cli
 from mmbert.cli.app import app
 from mmbert.doctor import Finding, examine, render, supported
 from mmbert.errors import UserError
+from tests.environment import ROOT
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "launch" / "recipes"
 COMMANDS = sorted(
     command.name or command.callback.__name__.rstrip("_")

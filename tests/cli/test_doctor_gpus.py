@@ -12,8 +12,8 @@ import torch
 from mmbert.doctor import Finding, examine
 from mmbert.doctor_gpus import flash_attention_3_command
 from mmbert_kernels.implementation import implementation
+from tests.environment import ROOT
 
-ROOT = Path(__file__).parents[2]
 GIB = 2**30
 COMMAND = "pip install flash-attn-3 --no-deps --index-url https://download.pytorch.org/whl/"
 

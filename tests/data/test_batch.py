@@ -19,10 +19,9 @@ from mmbert.model.batch import PackedBatch
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from mmbert.training.dry_batch import largest_batch
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import write_corpus
 from tests.model.tiny_models import BASES, tiny_config, tiny_model
-
-from .recipes import phase, small_recipe
-from .shards import write_corpus
 
 ROW_TOKENS = 49_152
 NAMES = ("input_ids", "cu_seqlens", "masked_positions", "labels", "weights")

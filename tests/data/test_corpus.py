@@ -20,8 +20,7 @@ from mmbert.data.manifest import (
     write_manifest,
 )
 from mmbert.errors import UserError
-
-from .shards import document_tokens, write_corpus
+from tests.data.shards import document_tokens, write_corpus
 
 
 def test_corpus_reads_what_was_written(tmp_path: Path) -> None:

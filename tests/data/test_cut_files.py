@@ -16,9 +16,8 @@ from mmbert.data.loader import RowLoader
 from mmbert.data.rows import Row
 from mmbert.errors import UserError
 from mmbert.schedule import training_plan
-
-from .recipes import phase, small_recipe
-from .shards import write_corpus
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import write_corpus
 
 FILES = ["train-00000.bin", "train-00000.idx", "pieces-64.npy"]
 

@@ -15,9 +15,8 @@ from mmbert.data.rows import Row
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-
-from .recipes import phase, small_recipe
-from .shards import write_corpus
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import write_corpus
 
 FILES = ["train-00000.idx", "train-00000.bin", "pieces-64.npy", "manifest.json"]
 

@@ -12,9 +12,8 @@ from mmbert.data.corpus import Corpus
 from mmbert.data.state import Progress
 from mmbert.recipe import Recipe, override_recipe
 from mmbert.schedule import training_plan
-
-from .recipes import phase, small_recipe
-from .shards import write_corpus
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import write_corpus
 
 LENGTHS = {
     "web": {"aaa_Latn": [30, 300] * 40, "bbb_Latn": [50] * 90},

@@ -19,9 +19,8 @@ from mmbert.data.state import Progress
 from mmbert.data.streams import Stream
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan, training_plan
-
-from .recipes import phase, small_recipe
-from .shards import write_corpus
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import write_corpus
 
 LANGUAGES = ["l0_Latn", "l1_Latn", "l2_Cyrl", "l3_Latn"]
 

@@ -12,9 +12,8 @@ from mmbert.data.corpus import Corpus
 from mmbert.data.heldout import heldout_rows, unigram_loss
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
-
-from .recipes import phase, small_recipe
-from .shards import document_tokens, write_corpus
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import document_tokens, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,8 @@ from mmbert.data.rows import Row
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan, training_plan
-
-from .recipes import phase, small_recipe
-from .shards import document_tokens, write_corpus
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import document_tokens, write_corpus
 
 QUANTUM = 24  # divisible by 1, 2, 3 and 8
 

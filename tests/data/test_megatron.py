@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 from mmbert.errors import UserError
-
-from .shards import write_corpus
+from tests.data.shards import write_corpus
 
 DTYPES = ["uint8", "int8", "int16", "int32", "int64", "uint16"]
 

@@ -21,9 +21,8 @@ from mmbert.data.shares import ComponentSize, phase_mixes
 from mmbert.data.tokenizer import TokenizerDescription, write_tokenizer_description
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-
-from .recipes import phase, small_recipe
-from .shards import FINGERPRINT, SPECIALS
+from tests.data.recipes import phase, small_recipe
+from tests.data.shards import FINGERPRINT, SPECIALS
 
 COUNTS = Path(__file__).parent / "mmbert_language_counts.csv"
 NOT_SAMPLED = ("eng", "code")  # fixed-size sources in mmBERT, not temperature-sampled

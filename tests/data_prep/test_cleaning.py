@@ -16,8 +16,7 @@ from mmbert_prep.cleaning import Clean, Cleaner, content_hashes, heldout_flags
 from mmbert_prep.decontamination import Decontaminator
 from mmbert_prep.readers import Document
 from mmbert_prep.survey import share_by_temperature
-
-from .texts import documents, run, settings
+from tests.data_prep.texts import documents, run, settings
 
 
 def clean(data: bytes, **changes: object) -> Clean | str:

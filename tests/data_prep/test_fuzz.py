@@ -17,9 +17,8 @@ from mmbert.data.indexed_dataset import IndexedDatasetWriter
 from mmbert_prep.cleaning import Cleaner
 from mmbert_prep.discovery import discover
 from mmbert_prep.readers import DAMAGE_REASONS, plan_segments, read_segment
-
-from .test_tokenised import array, write_mds
-from .texts import documents, json_lines, settings
+from tests.data_prep.test_tokenised import array, write_mds
+from tests.data_prep.texts import documents, json_lines, settings
 
 TEXTS = documents("eng_Latn", 60)
 DOCUMENT = list(range(300, 340))

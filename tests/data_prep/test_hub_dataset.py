@@ -12,8 +12,7 @@ import pytest
 from mmbert.errors import UserError
 from mmbert_prep.discovery import discover
 from mmbert_prep.readers import plan_segments, read_segment
-
-from .texts import documents, run, settings
+from tests.data_prep.texts import documents, run, settings
 
 
 class _Dataset:

@@ -10,8 +10,7 @@ import pytest
 
 from mmbert_prep.discovery import discover
 from mmbert_prep.readers import plan_segments, read_segment
-
-from .texts import settings
+from tests.data_prep.texts import settings
 
 SHARDS = Path(__file__).parent / "mds"
 # As in mds/write.py, which cannot be imported without mosaicml-streaming.

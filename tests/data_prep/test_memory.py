@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from .texts import ROOT, environment
+from tests.data_prep.texts import ROOT, environment
 
 _SCRIPT = """
 import resource, sys

@@ -18,8 +18,16 @@ from mmbert.recipe import load_recipe
 from mmbert_prep.main import folder_of_source
 from mmbert_prep.parts import PartWriter
 from mmbert_prep.tokenization.encoders import open_encoder
-
-from .texts import ROOT, command_line, documents, environment, run, settings, tree, write_corpus
+from tests.data_prep.texts import (
+    ROOT,
+    command_line,
+    documents,
+    environment,
+    run,
+    settings,
+    tree,
+    write_corpus,
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import pytest
 from mmbert_prep import selection
 from mmbert_prep.parts import DOCUMENT_DTYPE, PartWriter
 from mmbert_prep.selection import Fate, LanguageSections, select
-
-from .texts import settings
+from tests.data_prep.texts import settings
 
 
 def _language(folder: Path, facts: np.ndarray, units: int = 3) -> LanguageSections:

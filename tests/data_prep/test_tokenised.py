@@ -15,8 +15,7 @@ from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 from mmbert.data.manifest import read_manifest
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.encoders import open_encoder
-
-from .texts import documents, run
+from tests.data_prep.texts import documents, run
 
 
 def write_mds(path: Path, samples: list[dict[str, bytes]], encodings: dict[str, str]) -> bytes:

@@ -11,8 +11,7 @@ from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 from mmbert.data.manifest import read_manifest, write_manifest
 from mmbert.errors import UserError
 from mmbert_prep.verify import verify_source
-
-from .texts import documents, run, write_corpus
+from tests.data_prep.texts import documents, run, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,8 @@ from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.summary import Summary
 from mmbert_prep.team import SoloTeam
-from tests.environment import with_packages
+from tests.environment import ROOT, with_packages
 
-ROOT = Path(__file__).resolve().parents[2]
 _ALPHABETS = [
     "abcdefghijklmnopqrstuvwxyz",
     "абвгдежзиклмнопрст",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from distributed import run_ranks
 from mmbert.training.launchers import discover_placement
 from mmbert.training.main import pretrain
 from mmbert.training.preparation import RunOptions
+from tests.distributed import run_ranks
 from tests.durability.recorder import Event, Recorder
 from tests.durability.replay import Files, Replay, write
 from tests.training.small_run import options_for, pretrain_rank, step_losses, write_inputs

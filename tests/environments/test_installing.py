@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import with_packages
+from tests.environment import ROOT, with_packages
 from tests.environments.fakes import source_files, write_tree, write_wheel
 
-ROOT = Path(__file__).parents[2]
 # An index that nobody answers for, should anything ask it.
 NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
 PROXY = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distributed import run_ranks
 from mmbert.evaluation.loaded import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.hub.export import export_checkpoint
@@ -19,11 +18,13 @@ from mmbert.training.preparation import RunOptions
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.team import SoloTeam
+from tests.distributed import run_ranks
+from tests.environment import ROOT
 from tests.hub.strangers import stranger
 from tests.hub.tokenizers_for_tests import SENTENCES, byte_level_tokenizer, save_tokenizer
 from tests.training.small_run import pretrain_rank
 
-RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "adapt.yaml"
+RECIPE = ROOT / "launch" / "recipes" / "adapt.yaml"
 SMALL = (
     "precision=float32",
     "model.hidden_size=64", "model.intermediate_size=96", "model.num_hidden_layers=6",

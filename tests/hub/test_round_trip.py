@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from distributed import run_ranks
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.import_ import import_model
+from tests.distributed import run_ranks
 from tests.hub.ranks import save_after_no_step
 from tests.hub.strangers import stranger
 from tests.hub.tokenizers_for_tests import byte_level_tokenizer, save_described_tokenizer

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed import run_ranks
 from mmbert_kernels import linear_cross_entropy
+from tests.distributed import run_ranks
 from tests.kernels import formulas
 from tests.kernels.comparison import assert_close
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from distributed import free_port
-
-from .tiny_run import PREPROCESS, PRETRAIN, RECIPE, run, write_text
+from tests.distributed import free_port
+from tests.launch.tiny_run import PREPROCESS, PRETRAIN, RECIPE, run, write_text
 
 THIRD_PHASE = """
   - name: decay

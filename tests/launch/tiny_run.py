@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.environment import ON_A_CPU, with_packages
+from tests.environment import ON_A_CPU, ROOT, with_packages
 
-ROOT = Path(__file__).parents[2]
 PRETRAIN = ROOT / "launch" / "pretrain.py"
 PREPROCESS = ROOT / "launch" / "preprocess.py"
 

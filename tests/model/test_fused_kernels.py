@@ -8,7 +8,6 @@ import io
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +16,10 @@ from torch import Tensor
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.memory import activation_memory
-from tests.environment import with_packages
+from tests.environment import ROOT, with_packages
 from tests.model.test_memory import kept_bytes
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 
-ROOT = Path(__file__).parents[2]
 MASKED = 16
 RECOMPUTE = ("none", "selective")
 

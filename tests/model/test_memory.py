@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from distributed import run_ranks
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
@@ -23,6 +22,7 @@ from mmbert.model.memory import LOGITS_CHUNK_BYTES, activation_memory
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup, build_grid
 from mmbert_kernels.linear_cross_entropy import CHUNK_BYTES
+from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 FLOAT32 = 4

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from distributed import run_ranks
 from mmbert.hub.building import ModelBuilder
+from tests.distributed import run_ranks
 from tests.model.tiny_models import tiny_config
 from tests.training.prescribed import prescribed_engine, start
 

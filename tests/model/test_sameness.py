@@ -15,12 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distributed import run_ranks
 from mmbert.model.batch import PackedBatch
 from mmbert.model.initialization import initial_values
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.description import assemble, describe
 from mmbert.parallel.grid import TensorGroup, build_grid
+from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, WEIGHT_SCALE, random_row, tiny_config, tiny_model
 
 STEPS = 10

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from distributed import run_ranks
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import Recompute
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -25,6 +24,7 @@ from mmbert.parallel.description import assemble, describe
 from mmbert.parallel.grid import ProcessGrid
 from mmbert.parallel.sanity import require_sane_model
 from mmbert.training.engine import Engine
+from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 from tests.training.prescribed import gather_shares, recipe, start
 

@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed import run_ranks
 from mmbert.parallel import collectives
 from mmbert.parallel.grid import Group, TensorGroup, build_grid
 from mmbert.parallel.linear import column_linear, row_linear
+from tests.distributed import run_ranks
 
 RANKS = 4
 TOKENS, WIDTH = 8, 6

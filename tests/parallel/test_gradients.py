@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distributed import run_ranks
 from mmbert.parallel.description import name_parameters
 from mmbert.parallel.gradients import sum_partial_gradients
 from mmbert.parallel.grid import ProcessGrid, TensorGroup, build_grid
@@ -19,6 +18,7 @@ from mmbert.parallel.layers import (
     RowParallelLinear,
     TensorParallel,
 )
+from tests.distributed import run_ranks
 
 WIDTH, TOKENS, STEPS = 8, 12, 3
 

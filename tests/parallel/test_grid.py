@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distributed import run_ranks
 from mmbert.errors import UserError
 from mmbert.parallel.grid import ProcessGrid, build_grid, check_grid
+from tests.distributed import run_ranks
 
 
 def place(rank: int, world_size: int, tensor_parallel: int) -> tuple[object, ...]:

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distributed import run_ranks
 from mmbert.parallel.description import describe, local_slice
 from mmbert.parallel.grid import TensorGroup, build_grid
 from mmbert.parallel.layers import (
@@ -16,6 +15,7 @@ from mmbert.parallel.layers import (
     gather_token_rows,
     vocabulary_unit,
 )
+from tests.distributed import run_ranks
 
 VOCABULARY, WIDTH, TOKENS = 16_451, 4, 12
 Result = dict[str, list[float]]

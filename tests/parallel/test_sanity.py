@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distributed import run_ranks
 from mmbert.parallel.description import describe, name_parameters
 from mmbert.parallel.grid import ProcessGrid, TensorGroup, build_grid
 from mmbert.parallel.layers import LayerNorm, RowParallelLinear, TensorParallel
@@ -20,6 +19,7 @@ from mmbert.parallel.sanity import (
     require_sane,
     require_sane_model,
 )
+from tests.distributed import run_ranks
 
 
 def small_module(group: TensorGroup) -> torch.nn.Module:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from distributed import run_ranks
 from mmbert.planner import count_parameters, find_gpu
 from mmbert.planner.communication import step_communication
 from mmbert.recipe import ModelSettings, parse_recipe
+from tests.distributed import run_ranks
 from tests.planner.ranks import RECIPE, VOCABULARY, bytes_sent_in_a_step
 
 

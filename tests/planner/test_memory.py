@@ -2,12 +2,12 @@
 
 import pytest
 
-from distributed import run_ranks
 from mmbert.model.config import encoder_config
 from mmbert.model.memory import activation_memory
 from mmbert.planner import count_parameters, device_memory
 from mmbert.planner.memory import DeviceMemory
 from mmbert.recipe import parse_recipe
+from tests.distributed import run_ranks
 from tests.planner.ranks import RECIPE, VOCABULARY, bytes_after_backward
 
 

@@ -16,10 +16,11 @@ from mmbert.parallel.grid import TensorGroup
 from mmbert.planner import GPUS, count_parameters, find_gpu, flops_per_token, plan, render
 from mmbert.planner.languages import published_counts
 from mmbert.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
+from tests.environment import ROOT
 from tests.hub import runs
 from tests.training import small_run
 
-RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+RECIPES = ROOT / "launch" / "recipes"
 
 
 def recipe_of(size: str, *overrides: str) -> Recipe:

@@ -5,7 +5,6 @@ quoted; CODE: AnswerDotAI/ModernBERT, whose program read the configurations; OUR
 source makes. A figure here is changed only when its source is found to say something else.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from mmbert.planner import count_parameters
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.schedule import learning_rate, temperature, training_plan, weight_decay
+from tests.environment import ROOT
 
-RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+RECIPES = ROOT / "launch" / "recipes"
 SIZES = ["base", "small"]
 
 # Both sizes alike.

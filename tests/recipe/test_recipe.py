@@ -15,8 +15,9 @@ from mmbert.recipe import (
     parse_recipe,
 )
 from mmbert.schedule import training_plan
+from tests.environment import ROOT
 
-RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+RECIPES = ROOT / "launch" / "recipes"
 
 MINIMAL = """
 name: minimal

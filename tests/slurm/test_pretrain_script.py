@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import ROOT
 from tests.slurm.cluster import Cluster
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
 PATHS = ("my recipe.yaml", "shards", "run")
 

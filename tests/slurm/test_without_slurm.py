@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.environment import ROOT
+
 SCRIPTS = ("pretrain.sbatch", "preprocess.sbatch")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed import run_ranks
+from tests.distributed import run_ranks
 from tests.training.small_run import options_for, pretrain_rank, write_inputs
 
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from distributed import run_ranks
 from mmbert.errors import UserError
 from mmbert.training import checkpoint, checkpoint_writing
 from mmbert.training.checkpoint import CheckpointStore, RunState
@@ -22,6 +21,7 @@ from mmbert.training.checkpoint_format import Index, write_file
 from mmbert.training.checkpoint_reading import CheckpointReader
 from mmbert.training.engine import Engine
 from mmbert.training.fragments import STATES
+from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,
     PrescribedBatch,

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import ON_A_CPU, with_packages
+from tests.environment import ON_A_CPU, ROOT, with_packages
 from tests.training.processes import output_of, run_to_the_end, wait_for
 from tests.training.small_run import events, options_for, step_losses
 
-ROOT = Path(__file__).parents[2]
 MARK = "MMBERT_TEST_RUN"
 
 

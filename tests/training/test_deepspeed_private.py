@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 import mmbert.training
-from distributed import run_ranks
 from mmbert.parallel.grid import ProcessGrid
 from mmbert.training import engine as engine_module
 from mmbert.training.engine_setup import ModelParallelUnit, configuration
+from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,
     PrescribedBatch,

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed import run_ranks
 from mmbert.errors import UserError
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.preparation import RunOptions
 from mmbert_kernels.implementation import implementation
-from tests.environment import on_a_gpu
+from tests.distributed import run_ranks
+from tests.environment import ROOT, on_a_gpu
 from tests.training.prescribed import recipe
 from tests.training.small_run import options_for, pretrain_rank, step_losses
 
-ROOT = Path(__file__).parents[2]
 GPU = torch.device("cuda", 0)
 
 

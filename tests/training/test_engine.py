@@ -18,11 +18,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from distributed import run_ranks
 from mmbert.errors import UserError
 from mmbert.training import engine as engine_module
 from mmbert.training import overlap as overlap_module
 from mmbert.training.engine import Engine
+from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,
     PrescribedBatch,

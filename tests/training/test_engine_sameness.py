@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from distributed import run_ranks
 from mmbert.model.batch import PackedBatch
 from mmbert.training.engine import Engine
+from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 from tests.training.prescribed import gather_full, recipe, start
 

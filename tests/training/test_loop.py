@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from distributed import run_ranks
 from mmbert.training.checkpoint import read_parameters
 from mmbert.training.checkpoint_format import Index
+from tests.distributed import run_ranks
 from tests.training import golden
 from tests.training.small_run import (
     STEPS,

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.distributed as distributed
 
-from distributed import run_ranks
 from mmbert.parallel.grid import DataGroup, build_grid
 from mmbert.training.losses import ComponentLosses, LossMeter
+from tests.distributed import run_ranks
 
 
 def test_losses_are_summed_by_component_and_empty_slots_left_out() -> None:

@@ -20,12 +20,10 @@ from mmbert.training.timing import TimeSplit
 from mmbert.training.wishes import Wishes
 from tests.benchmarks.gpu_step_models import join_a_group_of_one
 from tests.benchmarks.packed_rows import packed_rows
-from tests.environment import on_a_gpu
+from tests.environment import ROOT, on_a_gpu
 from tests.model.tiny_models import BASES, tiny_config
 from tests.training.prescribed import recipe
 from tests.training.small_run import log_of, step_losses
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.gpu

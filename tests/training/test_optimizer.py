@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distributed import run_ranks
 from mmbert.training.engine import Engine
 from mmbert.training.optimizer import FlatLayout, StableAdamW, no_decay
+from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,
     PrescribedBatch,

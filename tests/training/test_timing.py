@@ -9,13 +9,13 @@ import torch
 import torch.distributed as distributed
 from torch._C._distributed_c10d import ProcessGroup
 
-from distributed import run_ranks
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
 from mmbert.training.communication import COLLECTIVES, CommunicationClock
 from mmbert.training.report import format_count, format_seconds
 from mmbert.training.timing import TimeSplit
 from mmbert.training.utilisation import peak_flops
+from tests.distributed import run_ranks
 
 
 def test_seconds_add_up_by_activity_and_start_anew() -> None:

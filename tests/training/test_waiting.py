@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from distributed import run_ranks
 from mmbert.model.batch import PackedBatch
 from mmbert.model.config import Recompute
 from mmbert.parallel.grid import ProcessGrid
@@ -25,6 +24,7 @@ from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
 from mmbert.training.wishes import Wishes
 from tests.benchmarks.packed_rows import packed_rows
+from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, tiny_config, tiny_model
 from tests.pretended_gpu import pretended_gpu, without_content
 from tests.training.prescribed import recipe, start

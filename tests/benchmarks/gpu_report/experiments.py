@@ -17,10 +17,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from tests.benchmarks.bench_kernels import Clock
-from tests.benchmarks.gpu_report.options import device_of, part_parser
-from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.packed_rows import packed_rows
 from torch import Tensor
 
 import mmbert_kernels as kernels
@@ -28,6 +24,10 @@ from mmbert.data.batch import to_batch
 from mmbert_kernels.blocked_attention import blocked_attention
 from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.implementation import is_hopper, is_installed
+from tests.benchmarks.bench_kernels import Clock
+from tests.benchmarks.gpu_report.options import device_of, part_parser
+from tests.benchmarks.gpu_report.records import Recorder
+from tests.benchmarks.packed_rows import packed_rows
 
 HEADS, HEAD_SIZE = 12, 64
 HIDDEN, INNER = HEADS * HEAD_SIZE, 1152

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import torch
-from tests.benchmarks.gpu_report.options import part_parser
-from tests.benchmarks.gpu_report.records import NO_GPU, Recorder
 
 from mmbert.doctor import examine
+from tests.benchmarks.gpu_report.options import part_parser
+from tests.benchmarks.gpu_report.records import NO_GPU, Recorder
 
 PACKAGES = (
     "torch",

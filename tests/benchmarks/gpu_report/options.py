@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE
 
 

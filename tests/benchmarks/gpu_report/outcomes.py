@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests import json_lines
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE, TESTS
 

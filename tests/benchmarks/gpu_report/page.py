@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
+
 from tests.benchmarks.gpu_report.records import Figure, figures, shown
 from tests.benchmarks.gpu_report.supervisor import Ending, Outcome
 from tests.benchmarks.gpu_report.verification import doubt, states

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE
 from tests.sessions import GRACE_SECONDS, end_session
 
