@@ -11,8 +11,7 @@ import torch
 from mmbert.data.batch import to_batch
 from mmbert.data.corpus import Corpus
 from mmbert.data.loader import RowLoader
-from mmbert.data.packing import SLOT_STEP, slots_for
-from mmbert.data.phase import row_shapes
+from mmbert.data.packing import SLOT_STEP, row_shapes, slots_for
 from mmbert.data.rows import Row
 from mmbert.data.shares import component_sizes, phase_mixes
 from mmbert.model.batch import PackedBatch

@@ -8,9 +8,14 @@ for j rows at most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from mmbert.data.phase import mean_segment
+from mmbert.data.shares import ComponentSize, PhaseMix
+from mmbert.recipe import Recipe
 
 # Waiting segments among which a row's last gap is closed; the second only when the first fails.
 CLOSING_WINDOWS = (64, 256)
@@ -33,6 +38,21 @@ class RowShape:
         """Segments taken in order at most, so that the closing never exceeds `max_segments`."""
         # one more is kept free for the padding at the row's end
         return max(1, self.max_segments - 1 - CLOSING_WINDOWS[0])
+
+
+def row_shape(row_tokens: int, segment_tokens: float) -> RowShape:
+    """The shape of rows that hold segments of `segment_tokens` tokens in the mean."""
+    return RowShape(row_tokens, segments_in_a_row(row_tokens, segment_tokens))
+
+
+def row_shapes(
+    sizes: tuple[ComponentSize, ...], recipe: Recipe, mixes: Sequence[PhaseMix]
+) -> tuple[RowShape, ...]:
+    """The shapes of every phase's rows, from `component_sizes` and `phase_mixes`."""
+    return tuple(
+        row_shape(recipe.batch.row_tokens, mean_segment(sizes, mix, index))
+        for index, mix in enumerate(mixes)
+    )
 
 
 def segments_in_a_row(row_tokens: int, mean_segment: float) -> int:

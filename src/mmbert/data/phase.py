@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from mmbert.data.consumption import Consumption
 from mmbert.data.corpus import Corpus
 from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
-from mmbert.data.packing import RowShape, segments_in_a_row
 from mmbert.data.permutation import key_of, mix, permute
 from mmbert.data.pieces import (
     SPECIAL_TOKENS_PER_SEGMENT,
@@ -187,7 +185,8 @@ class PhaseOrder:
             limits=before.draws_below(_epoch_limits(finder, recipe)),
         )
         self.mean_piece = float(mix_.tokens.sum() / mix_.pieces.sum())
-        self.shape = row_shape(finder.sizes, recipe, mix_, index)
+        self.row_tokens = recipe.batch.row_tokens
+        self.mean_segment = mean_segment(finder.sizes, mix_, index)
 
     def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Components and numbers of the `count` pieces of a stream from its `position` on.
@@ -234,24 +233,12 @@ class PhaseOrder:
         return table, counts
 
 
-def row_shape(
-    sizes: tuple[ComponentSize, ...], recipe: Recipe, mix_: PhaseMix, index: int
-) -> RowShape:
-    """The shape of the rows of phase `index`, whose mix is `mix_`."""
+def mean_segment(sizes: tuple[ComponentSize, ...], mix_: PhaseMix, index: int) -> float:
+    """The mean length of the segments of phase `index`, whose mix is `mix_`; in tokens, begin and
+    end included."""
     cuts = [size.segments[index] / max(1, size.pieces) for size in sizes]
     segments = float(mix_.pieces.sum(axis=0) @ np.array(cuts))
-    mean = float(mix_.tokens.sum()) / segments
-    return RowShape(
-        row_tokens=recipe.batch.row_tokens,
-        max_segments=segments_in_a_row(recipe.batch.row_tokens, mean),
-    )
-
-
-def row_shapes(
-    sizes: tuple[ComponentSize, ...], recipe: Recipe, mixes: Sequence[PhaseMix]
-) -> tuple[RowShape, ...]:
-    """The shapes of every phase's rows, from `component_sizes` and `phase_mixes`."""
-    return tuple(row_shape(sizes, recipe, mix_, index) for index, mix_ in enumerate(mixes))
+    return float(mix_.tokens.sum()) / segments
 
 
 def _epoch_limits(finder: PieceFinder, recipe: Recipe) -> np.ndarray:

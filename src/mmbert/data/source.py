@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmbert.data.masking import Masker
+from mmbert.data.packing import row_shape
 from mmbert.data.rows import Row, RowBuilder
 from mmbert.data.state import Progress
 from mmbert.data.streams import Stream
@@ -26,7 +27,7 @@ class RowSource:
         self._builder = RowBuilder(
             progress.finder.corpus,
             masker,
-            order.shape,
+            row_shape(order.row_tokens, order.mean_segment),
             mask_ratio=phase.mask_ratio,
             context=phase.context,
         )

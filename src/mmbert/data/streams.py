@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from mmbert.data.consumption import Consumption, PhaseEnd
-from mmbert.data.packing import CLOSING_WINDOWS, choose_segments, prefix_length
+from mmbert.data.packing import CLOSING_WINDOWS, choose_segments, prefix_length, row_shape
 from mmbert.data.phase import (
     COLUMNS,
     COMPONENT,
@@ -82,12 +82,13 @@ class Stream:
         # Pieces fetched ahead of the position: their segments, and how many each piece has.
         self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
         self._ahead_counts = np.empty(0, dtype=np.int64)
-        per_row = order.shape.row_tokens / order.mean_piece
+        self._shape = row_shape(order.row_tokens, order.mean_segment)
+        per_row = order.row_tokens / order.mean_piece
         self._fetched = int(min(max(2 * per_row, _FEWEST_FETCHED), _MOST_FETCHED))
 
     def next_row(self) -> np.ndarray:
         """The table [segments, COLUMNS] of the next row, oldest segment first."""
-        shape = self._order.shape
+        shape = self._shape
         self._admit_until_tokens(shape.row_tokens)
         ends = np.cumsum(segment_sizes(self._waiting))
         self._admit_until_segments(prefix_length(ends, shape) + CLOSING_WINDOWS[0])

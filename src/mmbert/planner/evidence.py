@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.data.corpus import Component, Corpus, open_corpus
-from mmbert.data.packing import segments_in_a_row
-from mmbert.data.phase import row_shapes
+from mmbert.data.packing import row_shapes, segments_in_a_row
 from mmbert.data.pieces import SPECIAL_TOKENS_PER_SEGMENT, count_parts, part_bounds
 from mmbert.data.shares import PhaseMix, component_sizes, phase_mixes
 from mmbert.planner.languages import LanguagePhase, LanguageTable, published_languages

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmbert.data.heldout import heldout_rows
-from mmbert.data.phase import row_shapes
+from mmbert.data.packing import row_shapes
 from mmbert.data.shares import component_sizes
 from mmbert.errors import UserError
 from mmbert.model.initialization import initialize_parameters

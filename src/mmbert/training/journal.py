@@ -13,7 +13,12 @@ import numpy as np
 
 from mmbert.data.rows import Row
 from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
-from mmbert.training.figures import data_figures, language_figures, speed_figures
+from mmbert.training.figures import (
+    data_figures,
+    language_figures,
+    smoothed_rate,
+    speed_figures,
+)
 from mmbert.training.held_out import HeldOutLoss
 from mmbert.training.losses import ComponentLosses
 from mmbert.training.report import format_count
@@ -179,6 +184,7 @@ class Journal:
             self._by_language.loss + losses.loss, self._by_language.count + losses.count
         )
         self._lines += 1
+        session.recent_rate = smoothed_rate(session.recent_rate, sums)
         table = session.table
         tiers = HeldOutLoss.of(losses, table).tiers
         report = self._last.report
@@ -198,13 +204,24 @@ class Journal:
             "temperature": temperature(session.recipe, session.plan, at.step),
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
-            **data_figures(session, at),
-            **speed_figures(session, at, phase_plan, sums),
+            **data_figures(table, session.component_tokens, at),
+            **speed_figures(
+                session.plan,
+                at,
+                phase_plan,
+                sums,
+                recent_rate=session.recent_rate,
+                devices=session.control.world_size,
+                peak_flops=session.peak_flops,
+            ),
             "loss_by_tier": tiers,
         }
         if with_languages or self._lines % self._languages_every == 0:
             by_language = HeldOutLoss.of(self._by_language, table).languages
-            record |= {"loss_by_language": by_language, **language_figures(session, at)}
+            record |= {
+                "loss_by_language": by_language,
+                **language_figures(table, session.component_tokens, at),
+            }
             self._by_language = _no_losses(len(table.names))
             self._distributions(record)
         session.reporter.line(record)
