@@ -4,24 +4,24 @@ Every operation chooses its implementation once, by device (implementation.py). 
 knows nothing of mmbert.
 """
 
-from mmbert_kernels.attention import attention, rotary_attention
-from mmbert_kernels.dropout import Dropout
-from mmbert_kernels.embedding_layer_norm import embedding_layer_norm
+from mmbert_kernels.attention.attention import attention, rotary_attention
+from mmbert_kernels.cross_entropy.linear_cross_entropy import linear_cross_entropy
 from mmbert_kernels.gather_rows import gather_rows
 from mmbert_kernels.geglu import geglu
-from mmbert_kernels.implementation import backends, computes_in_bfloat16, unrepeatable
-from mmbert_kernels.layer_norm import add_layer_norm, branching_layer_norm, layer_norm
-from mmbert_kernels.linear_cross_entropy import linear_cross_entropy
-from mmbert_kernels.memory import keep_freed_memory
-from mmbert_kernels.product import product
+from mmbert_kernels.layer_norm.dropout import Dropout
+from mmbert_kernels.layer_norm.embedding_layer_norm import embedding_layer_norm
+from mmbert_kernels.layer_norm.layer_norm import add_layer_norm, branching_layer_norm, layer_norm
 from mmbert_kernels.rotary import rotary
-from mmbert_kernels.stable_adamw import (
+from mmbert_kernels.stable_adamw.stable_adamw import (
     Segments,
     debiased_beta,
     stable_adamw_apply,
     stable_adamw_sums,
     update_rms,
 )
+from mmbert_kernels.support.dispatch import backends, computes_in_bfloat16, unrepeatable
+from mmbert_kernels.support.host_memory import keep_freed_memory
+from mmbert_kernels.support.matmul import product
 
 __all__ = [
     "Dropout",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import require, require_triton_dtype
-from mmbert_kernels.implementation import implementation
 from mmbert_kernels.scatter_rows import scatter_rows_reference, scatter_rows_triton
+from mmbert_kernels.support.checks import require, require_triton_dtype
+from mmbert_kernels.support.dispatch import implementation
 
 
 def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.implementation import implementation
-from mmbert_kernels.triton_support import blocks, contiguous_rows, launch, tl, triton
+from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.triton_import import blocks, contiguous_rows, launch, tl, triton
 
 # A program's tile; 128 divides the widths of the models, so no lane idles.
 ROWS, COLUMNS = 16, 128

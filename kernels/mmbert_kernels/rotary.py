@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.implementation import implementation
 from mmbert_kernels.rotary_kernels import rotate_in_place, rotate_together
 from mmbert_kernels.rotary_tables import position_tables
-from mmbert_kernels.sequences import check_cu_seqlens, token_positions
+from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.sequences import check_cu_seqlens, token_positions
 
 
 def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:

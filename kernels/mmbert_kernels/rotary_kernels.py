@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmbert_kernels.rotary_tables import position_tables
-from mmbert_kernels.triton_support import blocks, launch, next_power_of_2, tl, triton
+from mmbert_kernels.support.triton_import import blocks, launch, next_power_of_2, tl, triton
 
 # Tokens and heads of a program's tile: with heads of 64, eight pairs to each lane of its two warps,
 # which are two reads of 16 bytes.

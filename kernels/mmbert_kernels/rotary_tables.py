@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mmbert_kernels.triton_support import next_power_of_2
+from mmbert_kernels.support.triton_import import next_power_of_2
 
 
 def position_tables(tokens: int, head_size: int, base: float, device: torch.device) -> Tensor:

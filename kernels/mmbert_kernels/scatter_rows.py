@@ -17,8 +17,8 @@ Sums are float32, whatever the type of the rows, and the same in every run. In T
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype
-from mmbert_kernels.triton_support import blocks, contiguous_rows, launch, tl, triton
+from mmbert_kernels.support.checks import computation_dtype
+from mmbert_kernels.support.triton_import import blocks, contiguous_rows, launch, tl, triton
 
 RUN = 32
 COLUMNS = 128

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mmbert_kernels import computes_in_bfloat16
-from mmbert_kernels.implementation import ATTENTION_PACKAGES, is_hopper, is_installed
+from mmbert_kernels.support.dispatch import ATTENTION_PACKAGES, is_hopper, is_installed
 
 FREE_SHARE = 0.9
 NVIDIA_SMI_SECONDS = 20

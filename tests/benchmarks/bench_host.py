@@ -46,7 +46,7 @@ from mmbert.parallel.grid import build_grid
 from mmbert.recipe import Recipe
 from mmbert.recipe.files import override_recipe
 from mmbert.training.engine import Engine
-from mmbert_kernels.implementation import triton_is_installed
+from mmbert_kernels.support.dispatch import triton_is_installed
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of
 from tests.benchmarks.gpu_step_models import join_a_group_of_one
 from tests.benchmarks.gpu_step_shares import floors

@@ -25,7 +25,7 @@ from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit
 from mmbert.training.wishes import Wishes
-from mmbert_kernels.implementation import is_installed
+from mmbert_kernels.support.dispatch import is_installed
 
 IGNORED = -100
 

@@ -11,7 +11,7 @@ import torch
 
 from mmbert.doctor import Finding, examine
 from mmbert.doctor_gpus import flash_attention_3_command
-from mmbert_kernels.implementation import implementation
+from mmbert_kernels.support.dispatch import implementation
 from tests.environment import ROOT
 
 GIB = 2**30
@@ -46,7 +46,7 @@ def with_gpus(
     monkeypatch.setattr(
         torch.cuda, "mem_get_info", lambda index: (gpus[index][3] * GIB, gpus[index][2] * GIB)
     )
-    monkeypatch.setattr("mmbert_kernels.implementation.is_installed", lambda _: False)
+    monkeypatch.setattr("mmbert_kernels.support.dispatch.is_installed", lambda _: False)
     monkeypatch.setattr("mmbert.doctor_gpus.is_installed", lambda _: False)
 
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.implementation import implementation, triton_interprets
 from mmbert_kernels.rotary import rotary_apart
-from mmbert_kernels.triton_support import FP_FUSION
+from mmbert_kernels.support.dispatch import implementation, triton_interprets
+from mmbert_kernels.support.triton_import import FP_FUSION
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or triton_interprets(),
@@ -77,7 +77,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         return kernel
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    monkeypatch.setattr("mmbert_kernels.implementation.triton_interprets", lambda: True)
+    monkeypatch.setattr("mmbert_kernels.support.dispatch.triton_interprets", lambda: True)
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")  # nothing is left to the default
     implementation.cache_clear()

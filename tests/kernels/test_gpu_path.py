@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmbert_kernels.triton_support import FP_FUSION
+from mmbert_kernels.support.triton_import import FP_FUSION
 from tests.benchmarks.packed_rows import packed_rows
 from tests.model.tiny_models import BASES, tiny_config
 from tests.pretended_gpu import Operators, pretended_gpu, without_content
@@ -23,7 +23,7 @@ RAISING = (
 def test_launches_and_operators(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     """Every launch says whether products and sums are fused; no operator raises in a deterministic
     run."""
-    monkeypatch.setattr("mmbert_kernels.blocked_attention.host_ends", lambda _: [0, 100, 512])
+    monkeypatch.setattr("mmbert_kernels.attention.cpu_blocked.host_ends", lambda _: [0, 100, 512])
     (row,) = packed_rows(1, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
     fusions: dict[str, set[object]] = {}
 

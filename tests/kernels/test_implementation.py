@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, varlen_attention
-from mmbert_kernels.implementation import (
+from mmbert_kernels.attention.gpu import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.support.dispatch import (
     ATTENTION_PACKAGES,
     implementation,
     is_hopper,
@@ -41,7 +41,7 @@ def installed(
     flash: tuple[str, ...] = (),
     hopper: bool = False,
 ) -> None:
-    module = "mmbert_kernels.implementation"
+    module = "mmbert_kernels.support.dispatch"
     monkeypatch.setattr(f"{module}.triton_is_installed", lambda: triton)
     monkeypatch.setattr(f"{module}.is_installed", lambda name: name in flash)
     monkeypatch.setattr(f"{module}.is_hopper", lambda: hopper)
@@ -163,7 +163,7 @@ def test_a_wheel_that_cannot_be_imported_is_not_chosen(
         "raise ImportError('libcudart.so.12: cannot open shared object file')"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("mmbert_kernels.implementation.is_hopper", lambda: True)
+    monkeypatch.setattr("mmbert_kernels.support.dispatch.is_hopper", lambda: True)
     assert implementation("attention", "cuda", torch.bfloat16) != "flash_attn_3"
     assert "libcudart.so.12" in caplog.text
 
@@ -206,7 +206,7 @@ def published_flash_attention(
     assert cu_seqlens.dtype == torch.int32
     window = None if window_size == (-1, -1) else 2 * window_size[0]
     assert window is None or window_size[0] == window_size[1]
-    from mmbert_kernels.attention import attention_reference
+    from mmbert_kernels.attention.attention import attention_reference
 
     return attention_reference(qkv, cu_seqlens, window)
 
@@ -287,7 +287,7 @@ def test_flash_attention_3_is_called_as_published(
         results = []
         for chosen in ("flash_attn_3", "blocked"):
             monkeypatch.setattr(
-                sys.modules["mmbert_kernels.attention"],
+                sys.modules["mmbert_kernels.attention.attention"],
                 "implementation",
                 lambda name, device, dtype, chosen=chosen: chosen,
             )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.implementation import implementation
+from mmbert_kernels.support.dispatch import implementation
 from tests.benchmarks.packed_rows import packed_rows
 from tests.kernels import formulas
 from tests.kernels.comparison import compare
@@ -15,15 +15,15 @@ from tests.kernels.formulas import cumulative
 from tests.model.tiny_models import BASES, tiny_config
 from tests.pretended_gpu import LargestMemory, pretended_gpu, without_content
 
-BLOCKED = "mmbert_kernels.blocked_attention"
+BLOCKED = "mmbert_kernels.attention.cpu_blocked"
 
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU what a GPU runs in float32; pieces are small, so that every loop goes round."""
-    attention = sys.modules["mmbert_kernels.attention"]
+    attention = sys.modules["mmbert_kernels.attention.attention"]
     monkeypatch.setattr(attention, "implementation", lambda *_: "plain")
-    monkeypatch.setattr("mmbert_kernels.plain_attention.QUERIES", 48)
+    monkeypatch.setattr("mmbert_kernels.attention.gpu_plain.QUERIES", 48)
     monkeypatch.setattr(f"{BLOCKED}.PLAIN_BLOCKS", 2)
     monkeypatch.setattr(f"{BLOCKED}.SHARED_PLAIN_TOKENS", 100)
 
@@ -76,7 +76,7 @@ def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixtur
     pytest.importorskip("triton")
     qkv = torch.empty(64, 3, 2, 16, device="meta")
     cu_seqlens = cumulative((64,)).to("meta")
-    sys.modules["mmbert_kernels.attention"]._warn_of_plain.cache_clear()
+    sys.modules["mmbert_kernels.attention.attention"]._warn_of_plain.cache_clear()
     with (
         pretended_gpu(lambda *_, **__: None),
         caplog.at_level(logging.INFO, logger="mmbert.kernels"),
@@ -97,7 +97,7 @@ def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.Monkey
     implementation.cache_clear()
     assert implementation("attention", "cuda", torch.float32) == "varlen"
     implementation.cache_clear()
-    attention = sys.modules["mmbert_kernels.attention"]
+    attention = sys.modules["mmbert_kernels.attention.attention"]
     monkeypatch.setattr(attention, "implementation", lambda *_: "varlen")
     with pytest.raises(ValueError, match=r"not torch\.float32; unset MMBERT_ATTENTION"):
         kernels.attention(torch.randn(8, 3, 2, 16), cumulative((8,)), 8, None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.implementation import implementation
+from mmbert_kernels.support.dispatch import implementation
 from tests.kernels import formulas, layouts
 from tests.kernels.comparison import assert_close, compare
 from tests.kernels.formulas import LENGTHS, cumulative
@@ -280,7 +280,7 @@ def test_the_gradient_of_rows_without_weight_does_not_matter() -> None:
 
 def test_no_chunk_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     rows_seen = []
-    module = importlib.import_module("mmbert_kernels.linear_cross_entropy")
+    module = importlib.import_module("mmbert_kernels.cross_entropy.linear_cross_entropy")
     true_chunk = module.chunk_in_blocks
 
     def spy(chunk, weight, *arguments):
@@ -318,7 +318,7 @@ def test_nothing_gives_nothing(name: str) -> None:
 
 def test_linear_cross_entropy_in_blocks_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 64 words, the last of 5, with maxima that rise from block to block."""
-    blocks = importlib.import_module("mmbert_kernels.classifier_blocks")
+    blocks = importlib.import_module("mmbert_kernels.cross_entropy.cpu_blocks")
     monkeypatch.setattr(blocks, "BLOCK_LOGITS", 1)
     hidden, weight = torch.randn(20, 16), torch.randn(197, 16)
     weight *= torch.linspace(0.1, 8, 197)[:, None]

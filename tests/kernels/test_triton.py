@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.dropout import keep_mask
-from mmbert_kernels.implementation import implementation, triton_interprets
+from mmbert_kernels.layer_norm.dropout import keep_mask
 from mmbert_kernels.rotary import rotary_apart
 from mmbert_kernels.scatter_rows import scatter_rows_triton
+from mmbert_kernels.support.dispatch import implementation, triton_interprets
 from tests.kernels import formulas, layouts
 from tests.kernels.comparison import assert_close, compare
 from tests.kernels.formulas import LENGTHS, cumulative

@@ -21,7 +21,7 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.memory import LOGITS_CHUNK_BYTES, activation_memory
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.grid import TensorGroup, build_grid
-from mmbert_kernels.linear_cross_entropy import CHUNK_BYTES
+from mmbert_kernels.cross_entropy.linear_cross_entropy import CHUNK_BYTES
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 

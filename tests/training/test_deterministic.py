@@ -13,7 +13,7 @@ import torch
 from mmbert.errors import UserError
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.preparation import RunOptions
-from mmbert_kernels.implementation import implementation
+from mmbert_kernels.support.dispatch import implementation
 from tests.distributed import run_ranks
 from tests.environment import ROOT, on_a_gpu
 from tests.training.prescribed import recipe
@@ -83,9 +83,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """An H100 with Triton and without flash-attn, as far as the checks look."""
     for name in ("MMBERT_KERNELS", "MMBERT_ATTENTION"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("mmbert_kernels.implementation.triton_is_installed", lambda: True)
-    monkeypatch.setattr("mmbert_kernels.implementation.is_installed", lambda _: False)
-    monkeypatch.setattr("mmbert_kernels.implementation.is_hopper", lambda: True)
+    monkeypatch.setattr("mmbert_kernels.support.dispatch.triton_is_installed", lambda: True)
+    monkeypatch.setattr("mmbert_kernels.support.dispatch.is_installed", lambda _: False)
+    monkeypatch.setattr("mmbert_kernels.support.dispatch.is_hopper", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     implementation.cache_clear()
     yield monkeypatch
@@ -145,7 +145,7 @@ def test_what_cannot_be_forced_is_refused_on_a_cpu_too(gpu: pytest.MonkeyPatch) 
 
 
 def test_flash_attention_3_is_refused_for_large_heads(gpu: pytest.MonkeyPatch) -> None:
-    gpu.setattr("mmbert_kernels.implementation.is_installed", lambda _: True)
+    gpu.setattr("mmbert_kernels.support.dispatch.is_installed", lambda _: True)
     usual, large = (
         recipe(deterministic=True, precision="bfloat16", model__hidden_size=size)
         for size in (96, 1024)

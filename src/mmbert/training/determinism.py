@@ -12,7 +12,7 @@ import torch
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert_kernels import computes_in_bfloat16, unrepeatable
-from mmbert_kernels.implementation import FUSED_OPERATIONS, HALF_TYPES, ON_GPUS, implementation
+from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, HALF_TYPES, ON_GPUS, implementation
 
 # cuBLAS adds in the same order in every run with these workspaces alone, by its documentation.
 CUBLAS_WORKSPACES = (":4096:8", ":16:8")

@@ -21,9 +21,9 @@ from torch import Tensor
 
 import mmbert_kernels as kernels
 from mmbert.data.batch import to_batch
-from mmbert_kernels.blocked_attention import blocked_attention
-from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, varlen_attention
-from mmbert_kernels.implementation import is_hopper, is_installed
+from mmbert_kernels.attention.cpu_blocked import blocked_attention
+from mmbert_kernels.attention.gpu import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.support.dispatch import is_hopper, is_installed
 from tests.benchmarks.bench_kernels import Clock
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import may_look, require, require_triton_dtype
 from mmbert_kernels.gather_rows import gather_rows_reference
-from mmbert_kernels.implementation import implementation
-from mmbert_kernels.layer_norm import layer_norm_reference
-from mmbert_kernels.layer_norm_kernels import triton_backward, triton_forward
+from mmbert_kernels.layer_norm.layer_norm import layer_norm_reference
+from mmbert_kernels.layer_norm.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.scatter_rows import scatter_rows_triton
-from mmbert_kernels.triton_support import contiguous_rows
+from mmbert_kernels.support.checks import may_look, require, require_triton_dtype
+from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.triton_import import contiguous_rows
 
 
 def embedding_layer_norm(ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import require
+from mmbert_kernels.support.checks import require
 
 
 def check_cu_seqlens(cu_seqlens: Tensor) -> None:

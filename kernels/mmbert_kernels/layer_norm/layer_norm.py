@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbert_kernels.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.dropout import Dropout, add_dropped
-from mmbert_kernels.implementation import implementation
-from mmbert_kernels.layer_norm_kernels import triton_backward, triton_forward
-from mmbert_kernels.triton_support import contiguous_rows
+from mmbert_kernels.layer_norm.dropout import Dropout, add_dropped
+from mmbert_kernels.layer_norm.triton_kernels import triton_backward, triton_forward
+from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
+from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.triton_import import contiguous_rows
 
 
 def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

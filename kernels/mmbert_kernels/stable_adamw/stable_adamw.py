@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import require
-from mmbert_kernels.implementation import implementation
-from mmbert_kernels.stable_adamw_kernels import apply_triton, sums_triton
+from mmbert_kernels.stable_adamw.triton_kernels import apply_triton, sums_triton
+from mmbert_kernels.support.checks import require
+from mmbert_kernels.support.dispatch import implementation
 
 # The reference sums in pieces that stay in a core's cache.
 REFERENCE_PIECE = 1 << 16

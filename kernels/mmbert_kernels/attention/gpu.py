@@ -9,7 +9,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import require
+from mmbert_kernels.support.checks import require
 
 # Queries, keys and values, [T, H, D] each.
 Parts = tuple[Tensor, Tensor, Tensor]

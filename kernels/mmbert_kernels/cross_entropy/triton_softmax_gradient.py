@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels.triton_support import blocks, launch, tl, triton
+from mmbert_kernels.support.triton_import import blocks, launch, tl, triton
 
 # Columns that the first pass reads at a time, and neighbours among them that share a maximum: they
 # are one lane's read of 16 bytes.

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels.product import product
+from mmbert_kernels.support.matmul import product
 
 # Logits of a block: 16 MiB in float32, small enough for a shared cache.
 BLOCK_LOGITS = 1 << 22

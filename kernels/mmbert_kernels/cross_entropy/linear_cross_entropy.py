@@ -27,10 +27,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype, may_look, require, require_triton_dtype
-from mmbert_kernels.classifier_blocks import Chunk, Gradients, chunk_in_blocks
-from mmbert_kernels.implementation import implementation
-from mmbert_kernels.softmax_gradient import softmax_gradient
+from mmbert_kernels.cross_entropy.cpu_blocks import Chunk, Gradients, chunk_in_blocks
+from mmbert_kernels.cross_entropy.triton_softmax_gradient import softmax_gradient
+from mmbert_kernels.support.checks import computation_dtype, may_look, require, require_triton_dtype
+from mmbert_kernels.support.dispatch import implementation
 
 # A chunk of logits takes this much at most; at the widths of these models the traffic of weight
 # and gradient per chunk is then small beside the products (2,048 rows and more of 256,000).

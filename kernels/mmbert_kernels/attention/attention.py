@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbert_kernels.blocked_attention import blocked_attention
-from mmbert_kernels.checks import require
-from mmbert_kernels.gpu_attention import flash_attention, flash_attention_3, varlen_attention
-from mmbert_kernels.implementation import implementation
+from mmbert_kernels.attention.cpu_blocked import blocked_attention
+from mmbert_kernels.attention.gpu import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.rotary import rotary, rotary_apart
-from mmbert_kernels.sequences import check_cu_seqlens
+from mmbert_kernels.support.checks import require
+from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.sequences import check_cu_seqlens
 
 logger = logging.getLogger("mmbert.kernels")
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mmbert_kernels.triton_support import launch, tl, triton
+from mmbert_kernels.support.triton_import import launch, tl, triton
 
 BLOCK = 2048
 ALIGNMENT = 4

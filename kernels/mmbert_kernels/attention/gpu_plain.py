@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype
+from mmbert_kernels.support.checks import computation_dtype
 
 # Of base's 12 heads and a document of 8,192 tokens, 100 MB of scores in float32.
 QUERIES = 256

@@ -25,8 +25,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mmbert_kernels.checks import computation_dtype, require
-from mmbert_kernels.triton_support import tl, triton
+from mmbert_kernels.support.checks import computation_dtype, require
+from mmbert_kernels.support.triton_import import tl, triton
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmbert_kernels.product import product
+from mmbert_kernels.support.matmul import product
 
 # Below this many tokens the flash kernel is as quick.
 LEAST_TOKENS = 320

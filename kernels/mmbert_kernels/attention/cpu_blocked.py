@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.dense_attention import LEAST_TOKENS, dense_backward, dense_forward
-from mmbert_kernels.plain_attention import plain_backward, plain_forward
-from mmbert_kernels.sequences import document_numbers
+from mmbert_kernels.attention.cpu_dense import LEAST_TOKENS, dense_backward, dense_forward
+from mmbert_kernels.attention.gpu_plain import plain_backward, plain_forward
+from mmbert_kernels.support.sequences import document_numbers
 
 # Neighbouring documents share a masked call up to this many tokens: a call costs about as much
 # as the pairs of tokens that this wastes. A plain call is a dozen small ones.

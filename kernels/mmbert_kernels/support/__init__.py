@@ -1,0 +1,1 @@
+"""What operations share: choice of implementation, checks, Triton's import, matrix products."""
