@@ -10,17 +10,19 @@ from rich.console import Console
 from mmbert.data.files import explained_write_errors, make_folder
 from mmbert.data.tokenizer import TokenizerDescription
 from mmbert.errors import UserError
-from mmbert_prep.discovery import discover
-from mmbert_prep.encode import UnitEncoder, bad_documents, check_share
-from mmbert_prep.languages import LanguageMerger, Languages, collect_languages
-from mmbert_prep.lock import output_lock
-from mmbert_prep.parts import is_done
-from mmbert_prep.progress import files_being_read
+from mmbert_prep.executor.lock import output_lock
+from mmbert_prep.executor.progress import files_being_read
+from mmbert_prep.executor.stages import Stages
+from mmbert_prep.executor.storage import read_json, write_json
+from mmbert_prep.executor.work_units import Plan, plan_units
+from mmbert_prep.executor.workers import Team
+from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.stages import Stages
-from mmbert_prep.storage import read_json, write_json
-from mmbert_prep.summary import GIVEN_UP, Summary, ignored_files, print_summary
-from mmbert_prep.team import Team
+from mmbert_prep.shards.encode import UnitEncoder, bad_documents, check_share
+from mmbert_prep.shards.languages import LanguageMerger, Languages, collect_languages
+from mmbert_prep.shards.parts import is_done
+from mmbert_prep.shards.summary import GIVEN_UP, Summary, ignored_files, print_summary
 from mmbert_prep.tokenization.accelerator import (
     AcceleratedEncoder,
     BatchEncoder,
@@ -28,9 +30,7 @@ from mmbert_prep.tokenization.accelerator import (
     accelerator_installed,
 )
 from mmbert_prep.tokenization.encoders import SentencePieceEncoder, open_encoder
-from mmbert_prep.tokenizer_stage import TokenizerStage
-from mmbert_prep.units import Plan, plan_units
-from mmbert_prep.workspace import Workspace
+from mmbert_prep.tokenization.stage import TokenizerStage
 
 
 def preprocess(team: Team, settings: PrepSettings) -> Summary | None:

@@ -65,7 +65,7 @@ def lines_of(documents: Iterable[tuple[str, str]], languages: int) -> dict[str, 
 
 def cldr_documents(languages: int) -> Iterator[tuple[str, str]]:
     """(language, text) of some megabytes of CLDR's data per language."""
-    from mmbert_prep.demo_text import DocumentMaker
+    from mmbert_prep.demo.text import DocumentMaker
 
     for language, locale in list(HIGH.items())[:languages]:
         for text in itertools.islice(DocumentMaker(locale).documents(), 20_000):
@@ -74,10 +74,10 @@ def cldr_documents(languages: int) -> Iterator[tuple[str, str]]:
 
 def documents_of(folder: Path) -> Iterator[tuple[str, str]]:
     """(language, text) of the documents of an input, as the pipeline reads them."""
-    from mmbert_prep.discovery import discover
+    from mmbert_prep.executor.work_units import plan_units
     from mmbert_prep.readers import read_segment
+    from mmbert_prep.readers.discovery import discover
     from mmbert_prep.settings import PrepSettings
-    from mmbert_prep.units import plan_units
 
     settings = PrepSettings(input=str(folder), output=folder / "out")
     for unit in plan_units(discover(settings), settings).units:

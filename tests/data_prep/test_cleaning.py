@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbert.errors import UserError
-from mmbert_prep.cleaning import Clean, Cleaner, content_hashes, heldout_flags
-from mmbert_prep.decontamination import Decontaminator
+from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout_flags
+from mmbert_prep.filters.decontamination import Decontaminator
 from mmbert_prep.readers import Document
-from mmbert_prep.survey import share_by_temperature
+from mmbert_prep.tokenization.sample import share_by_temperature
 from tests.data_prep.texts import documents, run, settings
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbert_prep.demo_corpus import HIGH, demo_languages, write_demo_corpus
-from mmbert_prep.discovery import discover
-from mmbert_prep.language_codes import is_language_key, iso639_3
+from mmbert_prep.demo.corpus import HIGH, demo_languages, write_demo_corpus
 from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.readers.discovery import discover
+from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 from tests.data_prep.texts import environment, settings
 
 
@@ -51,7 +51,7 @@ def test_languages_documents_and_tiers(corpus: Path) -> None:
 def test_always_the_same() -> None:
     assert demo_languages() == demo_languages()
     script = (
-        "from mmbert_prep.demo_text import DocumentMaker; import itertools;"
+        "from mmbert_prep.demo.text import DocumentMaker; import itertools;"
         "print(list(itertools.islice(DocumentMaker('sw').documents(), 60)))"
     )
     found = {

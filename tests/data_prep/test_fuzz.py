@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from mmbert.data.indexed_dataset import IndexedDatasetWriter
-from mmbert_prep.cleaning import Cleaner
-from mmbert_prep.discovery import discover
+from mmbert_prep.filters.cleaning import Cleaner
 from mmbert_prep.readers import DAMAGE_REASONS, plan_segments, read_segment
+from mmbert_prep.readers.discovery import discover
 from tests.data_prep.test_tokenised import array, write_mds
 from tests.data_prep.texts import documents, json_lines, settings
 

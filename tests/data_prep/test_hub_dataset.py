@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mmbert.errors import UserError
-from mmbert_prep.discovery import discover
 from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.readers.discovery import discover
 from tests.data_prep.texts import documents, run, settings
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert_prep.discovery import discover
 from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.readers.discovery import discover
 from tests.data_prep.texts import settings
 
 SHARDS = Path(__file__).parent / "mds"

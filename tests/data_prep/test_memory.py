@@ -19,7 +19,7 @@ from tests.data_prep.texts import ROOT, environment
 _SCRIPT = """
 import resource, sys
 from pathlib import Path
-from mmbert_prep.discovery import discover
+from mmbert_prep.readers.discovery import discover
 from mmbert_prep.readers import plan_segments, read_segment
 from mmbert_prep.settings import PrepSettings
 settings = PrepSettings(input=sys.argv[1], output=Path("out"))

@@ -15,8 +15,8 @@ from mmbert.data.manifest import read_manifest, verify_files
 from mmbert.data.pieces import read_continuation_index
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
-from mmbert_prep.main import folder_of_source
-from mmbert_prep.parts import PartWriter
+from mmbert_prep.cli import folder_of_source
+from mmbert_prep.shards.parts import PartWriter
 from mmbert_prep.tokenization.encoders import open_encoder
 from tests.data_prep.texts import (
     ROOT,
@@ -107,10 +107,10 @@ def test_the_same_bytes_whatever_is_kept_in_memory(
         flush(writer)
 
     monkeypatch.setattr(PartWriter, "_flush", counted)
-    monkeypatch.setattr("mmbert_prep.encode._BATCH_DOCUMENTS", 5)
-    monkeypatch.setattr("mmbert_prep.parts._FLUSH_TOKENS", 100)
-    monkeypatch.setattr("mmbert_prep.merge._COPY_DOCUMENTS", 2)
-    monkeypatch.setattr("mmbert_prep.selection._HASHES_AT_ONCE", 11)
+    monkeypatch.setattr("mmbert_prep.shards.encode._BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr("mmbert_prep.shards.parts._FLUSH_TOKENS", 100)
+    monkeypatch.setattr("mmbert_prep.shards.merge._COPY_DOCUMENTS", 2)
+    monkeypatch.setattr("mmbert_prep.shards.selection._HASHES_AT_ONCE", 11)
     run(corpus, tmp_path / "out")
     assert max(flushed.values()) > 3
     assert tree(tmp_path / "out") == tree(shards)

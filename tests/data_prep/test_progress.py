@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmbert_prep import progress
-from mmbert_prep.progress import Meter, ProgressBar
+from mmbert_prep.executor import progress
+from mmbert_prep.executor.progress import Meter, ProgressBar
 
 
 @pytest.fixture(autouse=True)

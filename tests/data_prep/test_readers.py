@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbert.errors import UserError
-from mmbert_prep.discovery import discover
 from mmbert_prep.readers import Document, plan_segments, read_segment
+from mmbert_prep.readers.discovery import discover
 from mmbert_prep.readers.streams import TooLong, blocks, lines
 from mmbert_prep.settings import PrepSettings
 from tests.data_prep.texts import documents, json_lines, rows, settings

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert_prep import selection
-from mmbert_prep.parts import DOCUMENT_DTYPE, PartWriter
-from mmbert_prep.selection import Fate, LanguageSections, select
+from mmbert_prep.shards import selection
+from mmbert_prep.shards.parts import DOCUMENT_DTYPE, PartWriter
+from mmbert_prep.shards.selection import Fate, LanguageSections, select
 from tests.data_prep.texts import settings
 
 

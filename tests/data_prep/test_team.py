@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from mmbert.errors import UserError
-from mmbert_prep.team import SoloTeam, claimed, clear_folder, launched_processes, run_local
+from mmbert_prep.executor.workers import (
+    SoloTeam,
+    claimed,
+    clear_folder,
+    launched_processes,
+    run_local,
+)
 
 
 class _Member(SoloTeam):

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from mmbert_prep.executor.workers import SoloTeam
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.summary import Summary
-from mmbert_prep.team import SoloTeam
+from mmbert_prep.shards.summary import Summary
 from tests.environment import ROOT, with_packages
 
 _ALPHABETS = [

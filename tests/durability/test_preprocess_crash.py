@@ -14,9 +14,9 @@ from mmbert.data.manifest import (
     verify_files,
 )
 from mmbert.data.tokenizer import read_tokenizer_description
-from mmbert_prep import lock
-from mmbert_prep.parts import DOCUMENT_DTYPE, read_report
-from mmbert_prep.storage import read_json
+from mmbert_prep.executor import lock
+from mmbert_prep.executor.storage import read_json
+from mmbert_prep.shards.parts import DOCUMENT_DTYPE, read_report
 from tests.data_prep.texts import documents, run, tree
 from tests.durability.recorder import Recorder
 from tests.durability.replay import Files, Replay, write

@@ -15,9 +15,9 @@ from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.import_ import import_model
 from mmbert.training.preparation import RunOptions
+from mmbert_prep.executor.workers import SoloTeam
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.team import SoloTeam
 from tests.distributed import run_ranks
 from tests.environment import ROOT
 from tests.hub.strangers import stranger

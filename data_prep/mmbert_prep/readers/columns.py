@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmbert_prep.language_codes import is_language_key, iso639_3
+from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 
 
 def language_of(values: Sequence[object]) -> str | None:

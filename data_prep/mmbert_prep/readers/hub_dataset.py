@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert_prep.language_codes import is_language_key
 from mmbert_prep.readers.columns import language_of
 from mmbert_prep.readers.documents import Document, InputFile, Segment
+from mmbert_prep.readers.language_codes import is_language_key
 from mmbert_prep.settings import PrepSettings
 
 PREFIX = "hf:"

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from mmbert.data.files import atomic_write
 from mmbert.errors import UserError
-from mmbert_prep.storage import read_json
-from mmbert_prep.summary import LanguageSummary, Summary
-from mmbert_prep.workspace import SUMMARY_NAME
+from mmbert_prep.executor.storage import read_json
+from mmbert_prep.executor.workspace import SUMMARY_NAME
+from mmbert_prep.shards.summary import LanguageSummary, Summary
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _COUNTS = ("train_documents", "heldout_documents")

@@ -16,8 +16,8 @@ from mmbert.data.shares import component_sizes, phase_mixes
 from mmbert.data.tokenizer import DESCRIPTION_NAME, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe
-from mmbert_prep.verify import verify_source
-from mmbert_prep.workspace import SUMMARY_NAME
+from mmbert_prep.executor.workspace import SUMMARY_NAME
+from mmbert_prep.shards.verify import verify_source
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def make_data(folder: Path) -> None:
     partial.mkdir(parents=True)
     corpus, shards = partial / "corpus", partial / "shards"
     for command in (
-        (sys.executable, "-m", "mmbert_prep.demo_corpus", corpus),
+        (sys.executable, "-m", "mmbert_prep.demo.corpus", corpus),
         (
             *(sys.executable, ROOT / "launch" / "preprocess.py", "--input", corpus),
             *("--output", shards, "--recipe", RECIPE, "--workers", "2", "--heldout-share", "0.05"),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert_prep.cleaning import heldout_flags
-from mmbert_prep.parts import Section, map_documents
+from mmbert_prep.filters.cleaning import heldout_flags
 from mmbert_prep.settings import PrepSettings
+from mmbert_prep.shards.parts import Section, map_documents
 
 _HASHES_AT_ONCE = 16_000_000  # bounds memory of finding duplicates; more documents take passes
 _CAP_BINS = 1 << 16

@@ -12,16 +12,16 @@ from pydantic import BaseModel, Field
 from mmbert.data.files import atomic_write, make_folder, sync_folder
 from mmbert.data.manifest import MANIFEST_NAME, Shard, read_manifest
 from mmbert.data.tokenizer import TokenizerDescription
-from mmbert_prep.merge import finish_language, published_manifest, write_shard
-from mmbert_prep.parts import LanguageCounts, Section, read_report
-from mmbert_prep.progress import Meter
-from mmbert_prep.selection import LanguageSections, Selection, ShardPlan, select
+from mmbert_prep.executor.progress import Meter
+from mmbert_prep.executor.stages import Stages
+from mmbert_prep.executor.storage import read_json, write_json
+from mmbert_prep.executor.work_units import Plan
+from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.stages import Stages
-from mmbert_prep.storage import read_json, write_json
-from mmbert_prep.summary import LanguageSummary, summarise_language
-from mmbert_prep.units import Plan
-from mmbert_prep.workspace import Workspace
+from mmbert_prep.shards.merge import finish_language, published_manifest, write_shard
+from mmbert_prep.shards.parts import LanguageCounts, Section, read_report
+from mmbert_prep.shards.selection import LanguageSections, Selection, ShardPlan, select
+from mmbert_prep.shards.summary import LanguageSummary, summarise_language
 
 
 class Languages(BaseModel):

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel, ConfigDict
 
-from mmbert_prep.discovery import Discovery
 from mmbert_prep.readers import Segment, plan_segments
+from mmbert_prep.readers.discovery import Discovery
 from mmbert_prep.settings import PrepSettings
 
 _LEAST_UNIT, _MOST_UNIT = 2_000_000, 64_000_000

@@ -9,14 +9,14 @@ import numpy as np
 from mmbert.data.indexed_dataset import dtype_for_vocabulary
 from mmbert.data.tokenizer import SpecialIds
 from mmbert.errors import UserError
-from mmbert_prep.cleaning import Clean, Cleaner, content_hashes
-from mmbert_prep.parts import DOCUMENT_DTYPE, LanguageCounts, PartReport, PartWriter
-from mmbert_prep.progress import Meter
+from mmbert_prep.executor.progress import Meter
+from mmbert_prep.executor.work_units import Unit
+from mmbert_prep.executor.workers import Team
+from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes
 from mmbert_prep.readers import DAMAGE_REASONS, Document, Segment, read_segment
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.team import Team
+from mmbert_prep.shards.parts import DOCUMENT_DTYPE, LanguageCounts, PartReport, PartWriter
 from mmbert_prep.tokenization.accelerator import BatchEncoder
-from mmbert_prep.units import Unit
 
 _BATCH_BYTES = 2_000_000
 _BATCH_DOCUMENTS = 4_096

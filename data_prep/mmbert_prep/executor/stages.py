@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from mmbert_prep.progress import Meter, ProgressBar
-from mmbert_prep.team import Team, claimed, clear_folder
-from mmbert_prep.units import Plan
-from mmbert_prep.workspace import Workspace
+from mmbert_prep.executor.progress import Meter, ProgressBar
+from mmbert_prep.executor.work_units import Plan
+from mmbert_prep.executor.workers import Team, claimed, clear_folder
+from mmbert_prep.executor.workspace import Workspace
 
 
 class Stages:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbert.errors import UserError
-from mmbert_prep.language_codes import is_language_key
 from mmbert_prep.readers.documents import Compression, Format, InputFile
 from mmbert_prep.readers.hub_dataset import PREFIX, list_hub_dataset
+from mmbert_prep.readers.language_codes import is_language_key
 from mmbert_prep.settings import PrepSettings
 
 _FORMATS: dict[str, Format] = {

@@ -13,17 +13,17 @@ import xxhash
 from mmbert.data.indexed_dataset import IndexedDataset
 from mmbert.data.manifest import Manifest, read_manifest, verify_files
 from mmbert.errors import UserError
-from mmbert_prep.cleaning import Clean, Cleaner, content_hashes, heldout_flags
-from mmbert_prep.discovery import discover
-from mmbert_prep.encode import UnitEncoder
+from mmbert_prep.executor.storage import read_json
+from mmbert_prep.executor.work_units import plan_units
+from mmbert_prep.executor.workspace import SUMMARY_NAME
+from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout_flags
 from mmbert_prep.readers import Document, read_segment
+from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.storage import read_json
-from mmbert_prep.summary import Summary
+from mmbert_prep.shards.encode import UnitEncoder
+from mmbert_prep.shards.summary import Summary
 from mmbert_prep.tokenization.cutting import SPACE
 from mmbert_prep.tokenization.encoders import Encoder, open_encoder
-from mmbert_prep.units import plan_units
-from mmbert_prep.workspace import SUMMARY_NAME
 
 _MOST_TOLD = 5
 

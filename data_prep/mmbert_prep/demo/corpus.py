@@ -1,4 +1,4 @@
-"""`python -m mmbert_prep.demo_corpus OUT`: a small corpus in 246 languages, no download.
+"""`python -m mmbert_prep.demo.corpus OUT`: a small corpus in 246 languages, no download.
 
 Composed from the CLDR data in the Babel package, in three tiers as a web corpus has them, and
 written in the formats that users bring: Parquet per language folder (high tier), zstd JSON lines
@@ -21,8 +21,8 @@ import zstandard
 from babel import localedata
 from babel.core import get_global
 
-from mmbert_prep.demo_text import DocumentMaker, own_names
-from mmbert_prep.language_codes import is_language_key, iso639_3
+from mmbert_prep.demo.text import DocumentMaker, own_names
+from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 
 HIGH = ("en", "de", "fr", "es", "ru", "zh", "ja", "pt", "it", "tr", "ar", "pl")
 MIDDLE_COUNT = 46
@@ -120,7 +120,7 @@ def write_demo_corpus(folder: Path) -> dict[str, int]:
 
 
 def main(output: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
-    """Write the demo corpus. Example: python -m mmbert_prep.demo_corpus demo/corpus"""
+    """Write the demo corpus. Example: python -m mmbert_prep.demo.corpus demo/corpus"""
     try:
         counts = write_demo_corpus(output)
     except FileExistsError as error:

@@ -15,14 +15,14 @@ from rich.table import Table
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
 from mmbert.recipe import Recipe, load_recipe, parse_quantity
-from mmbert_prep.discovery import discover
+from mmbert_prep.executor.progress import files_being_read
+from mmbert_prep.executor.work_units import plan_units
+from mmbert_prep.executor.workers import WorkerDiedError, launched_team, run_launched, run_local
+from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.pipeline import preprocess
-from mmbert_prep.progress import files_being_read
+from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import DEFAULT_CONTEXTS, PrepSettings
-from mmbert_prep.summary import ignored_files
-from mmbert_prep.team import WorkerDiedError, launched_team, run_launched, run_local
-from mmbert_prep.units import plan_units
-from mmbert_prep.workspace import Workspace
+from mmbert_prep.shards.summary import ignored_files
 
 _EXAMPLES = """Text in many languages and formats -> tokenizer and token shards.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from mmbert_prep.decontamination import Decontaminator
+from mmbert_prep.filters.decontamination import Decontaminator
 from mmbert_prep.readers.documents import Document
 from mmbert_prep.settings import PrepSettings
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.data.files import atomic_write
-from mmbert_prep.cleaning import Clean, Cleaner, content_hashes, heldout_flags
-from mmbert_prep.progress import Meter
+from mmbert_prep.executor.progress import Meter
+from mmbert_prep.executor.work_units import Plan, Unit
+from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout_flags
 from mmbert_prep.readers import read_segment
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.units import Plan, Unit
 
 _LONGEST_SAMPLE = 20_000  # characters of one document
 _LEAST_READ = 4_000_000  # bytes of a unit of one language that are read at least

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
 from mmbert.errors import UserError
-from mmbert_prep.cleaning import Cleaner
+from mmbert_prep.executor.stages import Stages
+from mmbert_prep.executor.work_units import Plan
+from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.filters.cleaning import Cleaner
 from mmbert_prep.settings import DEFAULT_VOCABULARY_SIZE, PrepSettings
-from mmbert_prep.stages import Stages
-from mmbert_prep.survey import Survey, read_samples
 from mmbert_prep.tokenization.folder import (
     folder_exists,
     is_huggingface_folder,
@@ -21,9 +22,8 @@ from mmbert_prep.tokenization.folder import (
     write_huggingface_folder,
     write_sentencepiece_folder,
 )
+from mmbert_prep.tokenization.sample import Survey, read_samples
 from mmbert_prep.tokenization.training import train_bpe
-from mmbert_prep.units import Plan
-from mmbert_prep.workspace import Workspace
 
 
 class TokenizerStage:

@@ -23,9 +23,9 @@ from mmbert.data.manifest import (
 )
 from mmbert.data.pieces import continuation_index, pieces_file_name, write_continuation_index
 from mmbert.data.tokenizer import TokenizerDescription
-from mmbert_prep.parts import map_section
-from mmbert_prep.progress import Meter
-from mmbert_prep.selection import Fate, LanguageSections, Selection, ShardPlan
+from mmbert_prep.executor.progress import Meter
+from mmbert_prep.shards.parts import map_section
+from mmbert_prep.shards.selection import Fate, LanguageSections, Selection, ShardPlan
 
 _COPY_DOCUMENTS = 65_536
 

@@ -13,7 +13,7 @@ from mmbert_prep.readers.jsonl import read_jsonl
 from mmbert_prep.readers.parquet import read_parquet, row_group_weights
 from mmbert_prep.readers.streams import BLOCK, DamagedFileError
 from mmbert_prep.readers.text import read_text
-from mmbert_prep.readers.tokenised import megatron_documents, read_mds, read_megatron
+from mmbert_prep.readers.tokenized import megatron_documents, read_mds, read_megatron
 from mmbert_prep.settings import PrepSettings
 
 _READERS: dict[Format, Callable[[Segment, PrepSettings], Iterator[Document]]] = {

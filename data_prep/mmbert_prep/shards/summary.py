@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.data.manifest import Manifest
-from mmbert_prep.discovery import Discovery
-from mmbert_prep.parts import LanguageCounts
+from mmbert_prep.readers.discovery import Discovery
+from mmbert_prep.shards.parts import LanguageCounts
 
 # Narrow enough for 80 characters; "b/tok" and "tok/word" are bytes and words against tokens.
 _COLUMNS = ("language", "train", "heldout", "tokens", "b/tok", "tok/word", "bytes", "rejected")
