@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 import mmbert_kernels as kernels
 from mmbert.data.batch import to_batch
 from mmbert.data.rows import Row
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.process_grid import TensorGroup
 
 # By their paths, as the package's attributes of these names are functions.
 CHOICE = import_module(f"{kernels.__name__}.implementation")

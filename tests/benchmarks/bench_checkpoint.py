@@ -23,13 +23,13 @@ sys.path[:0] = [str(REPOSITORY / part) for part in (".", "src", "kernels", "test
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from mmbert.parallel.description import (  # noqa: E402
+from mmbert.parallel.parameter_spec import (  # noqa: E402
     InitialDistribution,
     ParameterDescription,
     described_parameter,
     name_parameters,
 )
-from mmbert.parallel.grid import TensorGroup  # noqa: E402
+from mmbert.parallel.process_grid import TensorGroup  # noqa: E402
 from mmbert.recipe import parse_quantity  # noqa: E402
 from mmbert.training.checkpoint import CheckpointStore, RunState  # noqa: E402
 from mmbert.training.engine import Engine  # noqa: E402

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from mmbert.data.pieces import count_parts, part_bounds
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import RotaryBases
 from mmbert_kernels import keep_freed_memory
 

@@ -42,7 +42,7 @@ from mmbert.data.rows import Row
 from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import build_grid
+from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
 from mmbert.recipe.files import override_recipe
 from mmbert.training.engine import Engine

@@ -17,12 +17,12 @@ from dataclasses import replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mmbert.model.batch import PackedBatch
+from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig, encoder_config
 from mmbert.model.initialization import initialize_parameters
-from mmbert.model.memory import activation_memory
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import ModelSettings, RotaryBases
 
 RECOMPUTE = ("none", "selective", "full")

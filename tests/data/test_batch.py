@@ -14,7 +14,7 @@ from mmbert.data.loader import RowLoader
 from mmbert.data.packing import SLOT_STEP, row_shapes, slots_for
 from mmbert.data.rows import Row
 from mmbert.data.shares import component_sizes, phase_mixes
-from mmbert.model.batch import PackedBatch
+from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from mmbert.training.dry_batch import largest_batch

@@ -6,12 +6,12 @@ import torch
 import torch.distributed as dist
 
 from mmbert.hub.configuration import read_configuration
+from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import build_grid
+from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe, parse_recipe
 from mmbert.training.checkpoint import CheckpointStore, RunState
 from mmbert.training.engine import Engine
-from mmbert.training.initial_weights import load_initial_weights
 
 ADAPTED_RECIPE = """
 name: adapted

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from mmbert.hub.building import pack
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig, encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.description import describe
-from mmbert.parallel.grid import ProcessGrid, TensorGroup
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
+from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
 from mmbert.training.checkpoint import CheckpointStore, RunState
-from mmbert.training.fragments import ParameterFragment
 from tests.hub.tokenizers_for_tests import (
     SENTENCES,
     metaspace_tokenizer,

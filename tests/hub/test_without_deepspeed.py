@@ -7,7 +7,7 @@ from pathlib import Path
 from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.process_grid import TensorGroup
 from tests.environment import with_packages
 from tests.hub.runs import recipe, save_run
 from tests.hub.tokenizers_for_tests import metaspace_tokenizer

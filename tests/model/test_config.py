@@ -9,7 +9,7 @@ from torch import nn
 from mmbert.errors import UserError
 from mmbert.model.config import check_parallel, encoder_config
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import ModelSettings
 from tests.model.tiny_models import tiny_config
 

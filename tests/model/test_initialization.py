@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from mmbert.model import initialization
 from mmbert.model.initialization import initial_values, initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.description import (
+from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterDescription,
     assemble,
     describe,
 )
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.process_grid import TensorGroup
 from tests.model.tiny_models import tiny_config
 
 

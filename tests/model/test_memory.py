@@ -15,12 +15,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from mmbert.model.batch import PackedBatch
+from mmbert.model.activation_memory import LOGITS_CHUNK_BYTES, activation_memory
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
-from mmbert.model.memory import LOGITS_CHUNK_BYTES, activation_memory
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup, build_grid
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.process_grid import TensorGroup, build_grid
 from mmbert_kernels.cross_entropy.linear_cross_entropy import CHUNK_BYTES
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model

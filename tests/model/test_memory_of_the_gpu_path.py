@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig, Recompute
-from mmbert.model.memory import activation_memory
 from tests.benchmarks.packed_rows import packed_rows
 from tests.model.tiny_models import BASES
 from tests.pretended_gpu import pretended_gpu, without_content

@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.initialization import initial_values
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.description import assemble, describe
-from mmbert.parallel.grid import TensorGroup, build_grid
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.parameter_spec import assemble, describe
+from mmbert.parallel.process_grid import TensorGroup, build_grid
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, WEIGHT_SCALE, random_row, tiny_config, tiny_model
 

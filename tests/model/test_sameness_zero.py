@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import Recompute
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.description import assemble, describe
-from mmbert.parallel.grid import ProcessGrid
-from mmbert.parallel.sanity import require_sane_model
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.parameter_spec import assemble, describe
+from mmbert.parallel.process_grid import ProcessGrid
+from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.training.engine import Engine
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, ModernBertConfig, PreTrainedModel
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
+from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import RotaryBases
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 from tests.transformers_versions import load_in, logits_under_masks

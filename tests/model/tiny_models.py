@@ -2,11 +2,11 @@
 
 import torch
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import RotaryBases
 
 # At their first sizes attention is nearly uniform, and what the layers add would hardly show.

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmbert.parallel import collectives
-from mmbert.parallel.grid import Group, TensorGroup, build_grid
 from mmbert.parallel.linear import column_linear, row_linear
+from mmbert.parallel.process_grid import Group, TensorGroup, build_grid
 from tests.distributed import run_ranks
 
 RANKS = 4

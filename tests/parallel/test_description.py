@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.parallel.description import (
+from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterDescription,
     assemble,
@@ -15,7 +15,7 @@ from mmbert.parallel.description import (
     local_slice,
     name_parameters,
 )
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.process_grid import TensorGroup
 
 ONES = InitialDistribution("ones")
 

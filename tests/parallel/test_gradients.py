@@ -9,15 +9,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.parallel.description import name_parameters
-from mmbert.parallel.gradients import sum_partial_gradients
-from mmbert.parallel.grid import ProcessGrid, TensorGroup, build_grid
+from mmbert.parallel.gradient_hooks import sum_partial_gradients
 from mmbert.parallel.layers import (
     ColumnParallelLinear,
     LayerNorm,
     RowParallelLinear,
     TensorParallel,
 )
+from mmbert.parallel.parameter_spec import name_parameters
+from mmbert.parallel.process_grid import ProcessGrid, TensorGroup, build_grid
 from tests.distributed import run_ranks
 
 WIDTH, TOKENS, STEPS = 8, 12, 3

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from mmbert.errors import UserError
-from mmbert.parallel.grid import ProcessGrid, build_grid, check_grid
+from mmbert.parallel.process_grid import ProcessGrid, build_grid, check_grid
 from tests.distributed import run_ranks
 
 

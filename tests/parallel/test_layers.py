@@ -4,8 +4,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mmbert.parallel.description import describe, local_slice
-from mmbert.parallel.grid import TensorGroup, build_grid
 from mmbert.parallel.layers import (
     LayerNorm,
     TensorParallel,
@@ -15,6 +13,8 @@ from mmbert.parallel.layers import (
     gather_token_rows,
     vocabulary_unit,
 )
+from mmbert.parallel.parameter_spec import describe, local_slice
+from mmbert.parallel.process_grid import TensorGroup, build_grid
 from tests.distributed import run_ranks
 
 VOCABULARY, WIDTH, TOKENS = 16_451, 4, 12

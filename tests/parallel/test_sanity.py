@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mmbert.parallel.description import describe, name_parameters
-from mmbert.parallel.grid import ProcessGrid, TensorGroup, build_grid
 from mmbert.parallel.layers import LayerNorm, RowParallelLinear, TensorParallel
-from mmbert.parallel.sanity import (
+from mmbert.parallel.parameter_spec import describe, name_parameters
+from mmbert.parallel.process_grid import ProcessGrid, TensorGroup, build_grid
+from mmbert.parallel.sanity_checks import (
     SanityError,
     check_finite,
     check_gradient_ownership,
@@ -160,5 +160,5 @@ def test_the_digest_sees_bits_and_their_places(dtype: torch.dtype) -> None:
 def test_the_digest_of_a_long_tensor_goes_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.arange(1000)
     whole = digest(x)
-    monkeypatch.setattr("mmbert.parallel.sanity.DIGEST_BLOCK", 64)
+    monkeypatch.setattr("mmbert.parallel.sanity_checks.DIGEST_BLOCK", 64)
     assert torch.equal(digest(x), whole)

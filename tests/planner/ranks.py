@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch.utils._pytree import tree_leaves
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import build_grid
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import parse_recipe
 from mmbert.training.engine import Engine
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import encoder_config
-from mmbert.model.memory import activation_memory
 from mmbert.planner import count_parameters, device_memory
 from mmbert.planner.memory import DeviceMemory
 from mmbert.recipe import parse_recipe

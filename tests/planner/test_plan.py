@@ -12,7 +12,7 @@ from mmbert.errors import UserError
 from mmbert.model.config import FIXED_BY_ARCHITECTURE, encoder_config
 from mmbert.model.flops import training_flops
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert.planner import GPUS, count_parameters, find_gpu, flops_per_token, plan, render
 from mmbert.planner.languages import published_counts
 from mmbert.recipe import ModelSettings, Recipe, load_recipe, parse_recipe

@@ -36,7 +36,7 @@ BEAT = Hook("mmbert.training.watchdog", "Watchdog.beat")
 SESSION_BEAT = Hook("mmbert.training.session", "Session.beat")
 WRITE_CHECKPOINT = Hook("mmbert.training.checkpoint_writing", "Writer._write")
 MESSAGES = {
-    kind: Hook("mmbert.training.control", f"Control.{kind}")
+    kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
 WRITE_FIGURES = Hook("mmbert.training.report", "Reporter.attempt")

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.parallel.description import (
+from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterDescription,
     assemble,
@@ -20,7 +20,7 @@ from mmbert.parallel.description import (
     local_slice,
     name_parameters,
 )
-from mmbert.parallel.grid import ProcessGrid, TensorGroup, build_grid
+from mmbert.parallel.process_grid import ProcessGrid, TensorGroup, build_grid
 from mmbert.recipe import Recipe
 from mmbert.training.engine import Engine
 

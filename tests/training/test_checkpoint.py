@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from mmbert.errors import UserError
+from mmbert.parallel.zero_fragment import STATES
 from mmbert.training import checkpoint, checkpoint_writing
 from mmbert.training.checkpoint import CheckpointStore, RunState
 from mmbert.training.checkpoint_format import Index, write_file
 from mmbert.training.checkpoint_reading import CheckpointReader
 from mmbert.training.engine import Engine
-from mmbert.training.fragments import STATES
 from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,

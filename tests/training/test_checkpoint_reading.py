@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from mmbert.errors import UserError
-from mmbert.parallel.description import InitialDistribution, ParameterDescription, local_slice
+from mmbert.parallel.parameter_spec import InitialDistribution, ParameterDescription, local_slice
+from mmbert.parallel.zero_fragment import STATES, ParameterFragment
 from mmbert.training.checkpoint_format import CheckpointDamagedError, Index, RunState
 from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
 from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
-from mmbert.training.fragments import STATES, ParameterFragment
 
 ONES = InitialDistribution("ones")
 STATE = RunState(step=7, tokens=700, phase="first", recipe="name: test\n", data={"streams": [1, 2]})

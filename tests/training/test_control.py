@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import torch.distributed as distributed
 
-from mmbert.training.control import Control
+from mmbert.parallel.host_group import Control
 from tests.distributed import run_ranks
 
 # Of each rank: together the largest count that float64 holds, and one that float32 does not.

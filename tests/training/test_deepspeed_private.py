@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import mmbert.training
-from mmbert.parallel.grid import ProcessGrid
+from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training import engine as engine_module
 from mmbert.training.engine_setup import ModelParallelUnit, configuration
 from tests.distributed import run_ranks

@@ -10,7 +10,7 @@ from mmbert.data.packing import RowShape
 from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import parse_recipe
 from mmbert.training.dry_batch import largest_batch
 from mmbert.training.watchdog import Activity

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmbert.training.control import Control
+from mmbert.parallel.host_group import Control
 from mmbert.training.loop import Ending, train
 from mmbert.training.wishes import Wishes
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbert.model.batch import PackedBatch
+from mmbert.model.packed_batch import PackedBatch
 from mmbert.training.engine import Engine
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model

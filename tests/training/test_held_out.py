@@ -10,7 +10,7 @@ from torch import nn
 from mmbert.data.batch import to_batch
 from mmbert.data.rows import Row
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import DataGroup
+from mmbert.parallel.process_grid import DataGroup
 from mmbert.training.components import ComponentTable
 from mmbert.training.held_out import HeldOut, HeldOutLoss
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmbert.parallel.grid import ProcessGrid
+from mmbert.parallel.host_group import Control
+from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
-from mmbert.training.control import Control
 from mmbert.training.held_out import HeldOutLoss
 from mmbert.training.interval import Interval
 from mmbert.training.journal import Journal

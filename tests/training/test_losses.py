@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.distributed as distributed
 
-from mmbert.parallel.grid import DataGroup, build_grid
+from mmbert.parallel.process_grid import DataGroup, build_grid
 from mmbert.training.losses import ComponentLosses, LossMeter
 from tests.distributed import run_ranks
 

@@ -12,7 +12,7 @@ import torch
 
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import build_grid
+from mmbert.parallel.process_grid import build_grid
 from mmbert.training.engine import Engine
 from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner

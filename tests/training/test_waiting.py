@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import Recompute
-from mmbert.parallel.grid import ProcessGrid
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine import Engine, OptimizerReport
 from mmbert.training.inputs import inputs_on
 from mmbert.training.losses import LossMeter

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as distributed
 
-from mmbert.training.control import Control
+from mmbert.parallel.host_group import Control
 from mmbert.training.one_read import OneRead
 from mmbert.training.watchdog import Activity, Beat, Watchdog, name_late_ranks
 

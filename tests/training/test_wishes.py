@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.training.control import Control
+from mmbert.parallel.host_group import Control
 from mmbert.training.watchdog import Activity
 from mmbert.training.wishes import Wishes
 from tests.training import fault_injection

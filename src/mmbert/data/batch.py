@@ -7,7 +7,7 @@ import torch
 
 from mmbert.data.packing import slots_for
 from mmbert.data.rows import Row
-from mmbert.model.batch import PackedBatch
+from mmbert.model.packed_batch import PackedBatch
 
 
 def to_batch(row: Row, device: torch.device | str = "cpu") -> PackedBatch:

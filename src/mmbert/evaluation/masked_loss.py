@@ -12,7 +12,7 @@ from mmbert.data.heldout import heldout_rows, unigram_loss
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
-from mmbert.parallel.grid import DataGroup
+from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import Recipe
 from mmbert.training.losses import LossMeter
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.model.packed_batch import PackedBatch
 from mmbert.model.precision import add_products_in_float32
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.process_grid import TensorGroup
 
 
 class ModelBuilder:

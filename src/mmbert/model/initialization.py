@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.description import (
+from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterDescription,
     describe,

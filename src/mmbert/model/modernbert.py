@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmbert.model.batch import PackedBatch
 from mmbert.model.config import EncoderConfig, check_parallel
-from mmbert.parallel.description import name_parameters
-from mmbert.parallel.gradients import sum_partial_gradients
-from mmbert.parallel.grid import TensorGroup
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.parallel.gradient_hooks import sum_partial_gradients
 from mmbert.parallel.layers import (
     ColumnParallelLinear,
     LayerNorm,
@@ -31,6 +29,8 @@ from mmbert.parallel.layers import (
     gather_token_rows,
 )
 from mmbert.parallel.linear import Rebuild
+from mmbert.parallel.parameter_spec import name_parameters
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import RotaryBases
 from mmbert_kernels import Dropout, geglu, rotary_attention
 

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert.parallel.grid import Group
+from mmbert.parallel.process_grid import Group
 
 # torch 2.13 renamed the two and warns at every use of the old names, which are all 2.11 has.
 all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)

@@ -19,15 +19,15 @@ from mmbert.parallel.collectives import (
     reduce_from_group,
     reduce_scatter_tokens,
 )
-from mmbert.parallel.description import (
+from mmbert.parallel.gradient_hooks import float32_gradient
+from mmbert.parallel.linear import Rebuild, column_linear, row_linear
+from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterDescription,
     describe,
     described_parameter,
 )
-from mmbert.parallel.gradients import float32_gradient
-from mmbert.parallel.grid import TensorGroup
-from mmbert.parallel.linear import Rebuild, column_linear, row_linear
+from mmbert.parallel.process_grid import TensorGroup
 from mmbert_kernels import (
     Dropout,
     add_layer_norm,

@@ -19,7 +19,7 @@ from mmbert.parallel.collectives import (
     all_gather_tokens,
     reduce_scatter_single,
 )
-from mmbert.parallel.grid import Group
+from mmbert.parallel.process_grid import Group
 from mmbert_kernels import product
 
 

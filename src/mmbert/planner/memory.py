@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig
-from mmbert.model.memory import activation_memory
 from mmbert.planner.costs import ParameterCount
 
 # What the driver, NCCL and the allocator's fragments take: an assumption, stated in the plan.

@@ -11,20 +11,20 @@ from mmbert.data.heldout import heldout_rows
 from mmbert.data.packing import row_shapes
 from mmbert.data.shares import component_sizes
 from mmbert.errors import UserError
+from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.grid import build_grid
+from mmbert.parallel.host_group import Control
+from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe
 from mmbert.training.checkpoint import CheckpointStore, step_of
 from mmbert.training.checkpoint_format import Index
 from mmbert.training.communication import CommunicationClock
 from mmbert.training.components import ComponentTable
-from mmbert.training.control import Control
 from mmbert.training.dry_batch import run_dry_batches
 from mmbert.training.engine import Engine
 from mmbert.training.guard import Guard, SkippedSteps
 from mmbert.training.held_out import HeldOut
-from mmbert.training.initial_weights import load_initial_weights
 from mmbert.training.interval import Interval
 from mmbert.training.losses import LossMeter
 from mmbert.training.preparation import Prepared, RunOptions

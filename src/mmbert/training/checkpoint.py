@@ -22,13 +22,13 @@ import torch
 from mmbert import __version__
 from mmbert.data.files import make_folder, sync_folder
 from mmbert.errors import UserError
-from mmbert.parallel.description import ParameterDescription
-from mmbert.parallel.grid import ProcessGrid
+from mmbert.parallel.host_group import Control
+from mmbert.parallel.parameter_spec import ParameterDescription
+from mmbert.parallel.process_grid import ProcessGrid
+from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.training.checkpoint_format import Index, RunState
 from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
 from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
-from mmbert.training.control import Control
-from mmbert.training.fragments import ParameterFragment
 
 logger = logging.getLogger(__name__)
 

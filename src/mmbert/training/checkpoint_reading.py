@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmbert.errors import UserError
+from mmbert.parallel.zero_fragment import STATES
 from mmbert.training.checkpoint_format import (
     Index,
     SavedParameter,
@@ -21,7 +22,6 @@ from mmbert.training.checkpoint_format import (
     damaged,
     share_shape,
 )
-from mmbert.training.fragments import STATES
 
 
 class CheckpointReader:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmbert.data.files import sync_folder
+from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.training.checkpoint_format import (
     INDEX_NAME,
     RECIPE_NAME,
@@ -33,7 +34,6 @@ from mmbert.training.checkpoint_format import (
     safetensors_header,
     write_file,
 )
-from mmbert.training.fragments import ParameterFragment
 
 logger = logging.getLogger(__name__)
 

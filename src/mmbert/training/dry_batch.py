@@ -15,7 +15,7 @@ import torch
 
 from mmbert.data.packing import RowShape
 from mmbert.errors import UserError
-from mmbert.model.batch import PackedBatch
+from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Phase, Recipe
 from mmbert.training.engine import Engine, OptimizerReport
 

@@ -27,14 +27,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.model.batch import PackedBatch
+from mmbert.model.packed_batch import PackedBatch
 from mmbert.model.precision import add_products_in_float32
-from mmbert.parallel.description import ParameterDescription, describe
-from mmbert.parallel.gradients import collect_in_float32
-from mmbert.parallel.grid import ProcessGrid
+from mmbert.parallel.gradient_hooks import collect_in_float32
+from mmbert.parallel.parameter_spec import ParameterDescription, describe
+from mmbert.parallel.process_grid import ProcessGrid
+from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, RotaryBases
 from mmbert.training.engine_setup import ModelParallelUnit, base_optimizer, check, configuration
-from mmbert.training.fragments import ParameterFragment
 from mmbert.training.one_read import OneRead
 from mmbert.training.optimizer import FlatLayout, StableAdamW, no_decay
 from mmbert.training.overlap import OverlappedReduction

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.parallel.description import describe
-from mmbert.parallel.grid import ProcessGrid
+from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import Recipe
 from mmbert.training.optimizer import StableAdamW, no_decay
 

@@ -16,7 +16,7 @@ from mmbert.data.batch import to_batch
 from mmbert.data.corpus import Corpus
 from mmbert.data.heldout import unigram_loss
 from mmbert.data.rows import Row
-from mmbert.parallel.grid import DataGroup
+from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import RotaryBases
 from mmbert.training.components import ComponentTable
 from mmbert.training.losses import ComponentLosses, LossMeter

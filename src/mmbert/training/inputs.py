@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmbert.data.batch import to_batch
 from mmbert.data.rows import Row
-from mmbert.model.batch import PackedBatch
+from mmbert.model.packed_batch import PackedBatch
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 
 from mmbert.data.rows import Row
 from mmbert.model.flops import training_flops
-from mmbert.parallel.grid import ProcessGrid
+from mmbert.parallel.host_group import Control
+from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
-from mmbert.training.control import Control
 
 
 @dataclass(frozen=True)

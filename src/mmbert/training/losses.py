@@ -12,7 +12,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from mmbert.parallel.grid import Group
+from mmbert.parallel.process_grid import Group
 
 
 @dataclass(frozen=True)

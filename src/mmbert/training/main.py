@@ -17,8 +17,8 @@ import torch
 import torch.distributed as distributed
 
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
+from mmbert.parallel.host_group import Control
 from mmbert.training.building import open_session
-from mmbert.training.control import Control
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.launchers import Placement, check_hostfile, device_number
 from mmbert.training.loop import Ending, train

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.parallel.grid import DataGroup
+from mmbert.parallel.process_grid import DataGroup
 
 
 @dataclass

@@ -9,7 +9,7 @@ from mmbert.data.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
-from mmbert.parallel.grid import check_grid
+from mmbert.parallel.process_grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.schedule import TrainingPlan, training_plan
 from mmbert.training.report import format_count

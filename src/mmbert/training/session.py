@@ -13,15 +13,15 @@ import torch
 from mmbert.data.corpus import Corpus
 from mmbert.data.loader import DataState, RowLoader, merge_states
 from mmbert.data.rows import Row
-from mmbert.parallel.grid import ProcessGrid
-from mmbert.parallel.sanity import require_sane_model
+from mmbert.parallel.host_group import Control
+from mmbert.parallel.process_grid import ProcessGrid
+from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
 from mmbert.training.checkpoint_reading import problem_with
 from mmbert.training.communication import CommunicationClock
 from mmbert.training.components import ComponentTable
-from mmbert.training.control import Control
 from mmbert.training.engine import Engine
 from mmbert.training.guard import Guard, SkippedSteps
 from mmbert.training.held_out import HeldOut

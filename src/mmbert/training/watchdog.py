@@ -25,7 +25,8 @@ from typing import Any
 
 import torch.distributed as distributed
 
-from mmbert.training import control, one_read
+from mmbert.parallel import host_group as control
+from mmbert.training import one_read
 
 # Frames of these files mean that a rank waits for the others rather than lets them wait.
 _WAITING = ("torch/distributed/", "deepspeed/comm/", control.__file__, one_read.__file__)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmbert.errors import UserError
-from mmbert.training.control import Control
+from mmbert.parallel.host_group import Control
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.parallel.description import describe
-from mmbert.parallel.grid import TensorGroup
+from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.process_grid import TensorGroup
 
 
 @torch.no_grad()

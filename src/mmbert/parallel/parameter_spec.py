@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmbert.parallel.grid import Group
+from mmbert.parallel.process_grid import Group
 
 
 @dataclass(frozen=True)

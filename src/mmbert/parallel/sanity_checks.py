@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmbert.parallel.collectives import all_gather_tokens, all_reduce
-from mmbert.parallel.description import ParameterDescription, describe
-from mmbert.parallel.grid import Group, ProcessGrid
+from mmbert.parallel.parameter_spec import ParameterDescription, describe
+from mmbert.parallel.process_grid import Group, ProcessGrid
 
 # Elements digested at a time: their 64-bit copies take 32 MiB.
 DIGEST_BLOCK = 1 << 22

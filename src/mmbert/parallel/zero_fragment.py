@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmbert.parallel.description import ParameterDescription
+from mmbert.parallel.parameter_spec import ParameterDescription
 
 STATES = ("master", "exp_avg", "exp_avg_sq")
 """The tensors kept per parameter, as they are called in checkpoints."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmbert.parallel.collectives import all_reduce
-from mmbert.parallel.description import describe
-from mmbert.parallel.grid import Group
+from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.process_grid import Group
 
 
 def sum_partial_gradients(model: nn.Module, group: Group) -> list[RemovableHandle]:
