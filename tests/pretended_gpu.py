@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import mmbert_kernels as kernels
-from mmbert.data.batch import to_batch
-from mmbert.data.rows import Row
+from mmbert.data.loading.device_batch import to_batch
+from mmbert.data.loading.rows import Row
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch

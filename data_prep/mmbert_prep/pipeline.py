@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmbert.data.files import explained_write_errors, make_folder
-from mmbert.data.tokenizer import TokenizerDescription
+from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import UserError
+from mmbert.files import explained_write_errors, make_folder
 from mmbert_prep.executor.lock import output_lock
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.stages import Stages

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbert.data.pieces import count_parts, part_bounds
+from mmbert.data.shards.continuation_index import count_parts, part_bounds
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel

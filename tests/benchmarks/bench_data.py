@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.loader import RowLoader
+from mmbert.data.loading.loader import RowLoader
+from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from tests.benchmarks.data_corpora import real_corpus

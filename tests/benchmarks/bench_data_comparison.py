@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.loader import RowLoader
+from mmbert.data.loading.loader import RowLoader
+from mmbert.data.shards.corpus import open_corpus
 from mmbert.schedule import training_plan
 from tests.benchmarks.bench_data import bench_recipe
 from tests.benchmarks.data_corpora import real_corpus

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.permutation import mix
-from mmbert.data.phase import PieceFinder, Pieces
-from mmbert.data.state import DataState, Progress
-from mmbert.data.streams import Stream
+from mmbert.data.loading.data_state import DataState, Progress
+from mmbert.data.loading.streams import Stream
+from mmbert.data.sampling.permutation import mix
+from mmbert.data.sampling.phase_order import PieceFinder, Pieces
+from mmbert.data.shards.corpus import open_corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from tests.benchmarks.data_corpora import simulated_manifests

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 import mmbert_kernels as kernels
-from mmbert.data.rows import Row
+from mmbert.data.loading.rows import Row
 from mmbert.model.flops import training_flops
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.training.utilisation import peak_flops

@@ -37,8 +37,8 @@ from unittest import mock
 
 import torch
 
-from mmbert.data.batch import to_batch
-from mmbert.data.rows import Row
+from mmbert.data.loading.device_batch import to_batch
+from mmbert.data.loading.rows import Row
 from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel

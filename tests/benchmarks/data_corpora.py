@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.corpus import Corpus, open_corpus
-from mmbert.data.indexed_dataset import IndexedDatasetWriter
-from mmbert.data.manifest import (
+from mmbert.data.shards.continuation_index import (
+    continuation_index,
+    pieces_file_name,
+    write_continuation_index,
+)
+from mmbert.data.shards.corpus import Corpus, open_corpus
+from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter
+from mmbert.data.shards.manifest import (
     FileEntry,
     Manifest,
     PiecesEntry,
@@ -18,8 +23,11 @@ from mmbert.data.manifest import (
     TrainSplit,
     write_manifest,
 )
-from mmbert.data.pieces import continuation_index, pieces_file_name, write_continuation_index
-from mmbert.data.tokenizer import SpecialIds, TokenizerDescription, write_tokenizer_description
+from mmbert.data.shards.tokenizer_description import (
+    SpecialIds,
+    TokenizerDescription,
+    write_tokenizer_description,
+)
 
 VOCABULARY = 256_000
 FINGERPRINT = "b" * 64

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mmbert.data.rows import Row
+from mmbert.data.loading.rows import Row
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
 from tests.benchmarks.packed_rows import document_lengths

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from mmbert.data.packing import segments_in_a_row
-from mmbert.data.rows import Row
+from mmbert.data.loading.packing import segments_in_a_row
+from mmbert.data.loading.rows import Row
 from tests.benchmarks.bench_cpu_step import web_lengths
 
 MASK_ID = 4

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.corpus import Corpus, open_corpus
-from mmbert.data.indexed_dataset import IndexedDatasetWriter, dtype_for_vocabulary
-from mmbert.data.manifest import Manifest, PiecesEntry, Split, TrainSplit, write_manifest
-from mmbert.data.pieces import continuation_index, pieces_file_name, write_continuation_index
-from mmbert.data.tokenizer import (
+from mmbert.data.shards.continuation_index import (
+    continuation_index,
+    pieces_file_name,
+    write_continuation_index,
+)
+from mmbert.data.shards.corpus import Corpus, open_corpus
+from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter, dtype_for_vocabulary
+from mmbert.data.shards.manifest import Manifest, PiecesEntry, Split, TrainSplit, write_manifest
+from mmbert.data.shards.tokenizer_description import (
     SpecialIds,
     TokenizerDescription,
     write_tokenizer_description,

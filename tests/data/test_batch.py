@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmbert.data.batch import to_batch
-from mmbert.data.corpus import Corpus
-from mmbert.data.loader import RowLoader
-from mmbert.data.packing import SLOT_STEP, row_shapes, slots_for
-from mmbert.data.rows import Row
-from mmbert.data.shares import component_sizes, phase_mixes
+from mmbert.data.loading.device_batch import to_batch
+from mmbert.data.loading.loader import RowLoader
+from mmbert.data.loading.packing import SLOT_STEP, row_shapes, slots_for
+from mmbert.data.loading.rows import Row
+from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixes
+from mmbert.data.shards.corpus import Corpus
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan

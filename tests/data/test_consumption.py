@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.consumption import Consumption, PhaseEnd
-from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
+from mmbert.data.sampling.consumption import Consumption, PhaseEnd
+from mmbert.data.sampling.mixture import UNLIMITED, Mixture, stream_rotation
 
 
 def test_no_cap_stays_no_cap() -> None:

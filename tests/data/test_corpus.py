@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.manifest import (
+from mmbert.data.shards.corpus import open_corpus
+from mmbert.data.shards.manifest import (
     TrainSplit,
     parse_manifest,
     read_manifest,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.loader import RowLoader
-from mmbert.data.rows import Row
+from mmbert.data.loading.loader import RowLoader
+from mmbert.data.loading.rows import Row
+from mmbert.data.shards.corpus import open_corpus
+from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
 from mmbert.schedule import training_plan
 from tests.data.recipes import phase, small_recipe

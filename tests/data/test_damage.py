@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.loader import RowLoader
-from mmbert.data.rows import Row
+from mmbert.data.loading.loader import RowLoader
+from mmbert.data.loading.rows import Row
+from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan

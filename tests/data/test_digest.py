@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.state import Progress
+from mmbert.data.loading.data_state import Progress
+from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe, override_recipe
 from mmbert.schedule import training_plan
 from tests.data.recipes import phase, small_recipe

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.consumption import PhaseEnd
-from mmbert.data.corpus import Corpus
-from mmbert.data.phase import COMPONENT, NUMBER, SIZE, START
-from mmbert.data.state import Progress
-from mmbert.data.streams import Stream
+from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.streams import Stream
+from mmbert.data.sampling.consumption import PhaseEnd
+from mmbert.data.sampling.phase_order import COMPONENT, NUMBER, SIZE, START
+from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan, training_plan
 from tests.data.recipes import phase, small_recipe

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.files import MappedFile, atomic_write, checksum_file
 from mmbert.errors import UserError
+from mmbert.files import MappedFile, atomic_write, checksum_file
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(
     def full(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("mmbert.data.files.os.fsync", full)
+    monkeypatch.setattr("mmbert.files.os.fsync", full)
     with (
         pytest.raises(UserError, match=r"no space left while writing .*pieces\.npy"),
         atomic_write(tmp_path / "pieces.npy") as file,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.heldout import heldout_rows, unigram_loss
+from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from tests.data.recipes import phase, small_recipe

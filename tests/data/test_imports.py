@@ -16,7 +16,7 @@ def test_only_batch_imports_torch() -> None:
         "    if name != 'batch':\n"
         "        importlib.import_module(f'mmbert.data.{name}')\n"
         "assert 'torch' not in sys.modules\n"
-        "importlib.import_module('mmbert.data.batch')\n"
+        "importlib.import_module('mmbert.data.loading.device_batch')\n"
         "assert 'torch' in sys.modules\n"
     )
     path = [entry for entry in sys.path if entry]

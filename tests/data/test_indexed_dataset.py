@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.indexed_dataset import (
+from mmbert.data.shards.indexed_dataset import (
     IndexedDataset,
     IndexedDatasetWriter,
     dtype_for_vocabulary,
@@ -121,7 +121,7 @@ def test_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     with IndexedDatasetWriter(tmp_path / "a", "int32") as writer:
         writer.add([1, 2])
-        monkeypatch.setattr("mmbert.data.indexed_dataset.os.fsync", full)
+        monkeypatch.setattr("mmbert.data.shards.indexed_dataset.os.fsync", full)
         with pytest.raises(UserError, match=r"no space left while writing .*a\.bin"):
             writer.finish()
     assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.loader import DataState, RowLoader, merge_states
-from mmbert.data.replay import documents_of_step
-from mmbert.data.rows import Row
+from mmbert.data.loading.loader import DataState, RowLoader, merge_states
+from mmbert.data.loading.replay import documents_of_step
+from mmbert.data.loading.rows import Row
+from mmbert.data.shards.corpus import Corpus
+from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan, training_plan
@@ -414,7 +414,7 @@ def test_starting_opens_no_shard(
     corpus: Corpus, recipe: Recipe, plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
-    opened = _count_calls(monkeypatch, "mmbert.data.corpus.IndexedDataset")
+    opened = _count_calls(monkeypatch, "mmbert.data.shards.corpus.IndexedDataset")
     loader = RowLoader(fresh, recipe, plan)
     assert opened() == 0
     for _ in loader:
@@ -430,7 +430,7 @@ def test_text_is_asked_for_before_it_is_read(
     def ask(self: IndexedDataset, start: int, end: int) -> None:
         asked.update((self.prefix.parent.name, token) for token in range(start, end))
 
-    monkeypatch.setattr("mmbert.data.phase.READ_AHEAD_FROM", 0)
+    monkeypatch.setattr("mmbert.data.sampling.phase_order.READ_AHEAD_FROM", 0)
     monkeypatch.setattr(IndexedDataset, "read_ahead", ask)
     fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
     for row in RowLoader(fresh, recipe, plan):
@@ -447,10 +447,10 @@ def test_few_descriptors_are_enough(
     rows: list[Row],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mmbert.data.corpus._open_shard_limit", lambda: 1)
+    monkeypatch.setattr("mmbert.data.shards.corpus._open_shard_limit", lambda: 1)
     fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
-    opened = _count_calls(monkeypatch, "mmbert.data.corpus.IndexedDataset")
-    indexed = _count_calls(monkeypatch, "mmbert.data.corpus.read_continuation_index")
+    opened = _count_calls(monkeypatch, "mmbert.data.shards.corpus.IndexedDataset")
+    indexed = _count_calls(monkeypatch, "mmbert.data.shards.corpus.read_continuation_index")
     for expected, row in zip(rows, RowLoader(fresh, recipe, plan), strict=True):
         np.testing.assert_array_equal(expected.input_ids, row.input_ids)
         assert len(fresh._continuations) <= 1

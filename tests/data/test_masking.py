@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.masking import LONGEST_WORD, Masker, read_word_starts
-from mmbert.data.tokenizer import SpecialIds, TokenizerDescription
+from mmbert.data.loading.masking import LONGEST_WORD, Masker, read_word_starts
+from mmbert.data.shards.tokenizer_description import SpecialIds, TokenizerDescription
 from mmbert.errors import UserError
 from mmbert.recipe import MaskingSettings
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 from mmbert.errors import UserError
 from tests.data.shards import write_corpus
 

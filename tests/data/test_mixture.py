@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
+from mmbert.data.sampling.mixture import UNLIMITED, Mixture, stream_rotation
 
 RATES = st.lists(
     st.lists(st.one_of(st.just(0.0), st.floats(0.01, 60)), min_size=3, max_size=3),

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.packing import (
+from mmbert.data.loading.packing import (
     CLOSING_WINDOWS,
     RowShape,
     choose_segments,
     prefix_length,
     segments_in_a_row,
 )
-from mmbert.data.pieces import count_parts, part_bounds
+from mmbert.data.shards.continuation_index import count_parts, part_bounds
 
 
 def _segments(random: np.random.Generator, count: int, mean: float, context: int) -> np.ndarray:

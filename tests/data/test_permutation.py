@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.permutation import key_of, permute, unit_of
+from mmbert.data.sampling.permutation import key_of, permute, unit_of
 
 KNOWN_TEN = [0, 7, 2, 9, 6, 4, 8, 3, 5, 1]
 KNOWN_BIG = [2285371833, 3476479985, 3382233648]

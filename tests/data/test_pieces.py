@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.pieces import (
+from mmbert.data.shards.continuation_index import (
     continuation_index,
     count_parts,
     part_bounds,

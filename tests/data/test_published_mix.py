@@ -12,13 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.corpus import Corpus, open_corpus
-from mmbert.data.indexed_dataset import IndexedDatasetWriter
-from mmbert.data.loader import RowLoader
-from mmbert.data.manifest import Manifest, PiecesEntry, Split, TrainSplit, write_manifest
-from mmbert.data.pieces import continuation_index, pieces_file_name, write_continuation_index
-from mmbert.data.shares import ComponentSize, phase_mixes
-from mmbert.data.tokenizer import TokenizerDescription, write_tokenizer_description
+from mmbert.data.loading.loader import RowLoader
+from mmbert.data.sampling.mixture_weights import ComponentSize, phase_mixes
+from mmbert.data.shards.continuation_index import (
+    continuation_index,
+    pieces_file_name,
+    write_continuation_index,
+)
+from mmbert.data.shards.corpus import Corpus, open_corpus
+from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter
+from mmbert.data.shards.manifest import Manifest, PiecesEntry, Split, TrainSplit, write_manifest
+from mmbert.data.shards.tokenizer_description import (
+    TokenizerDescription,
+    write_tokenizer_description,
+)
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from tests.data.recipes import phase, small_recipe

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.corpus import Corpus, open_corpus
-from mmbert.data.phase import PieceFinder
-from mmbert.data.state import Progress
-from mmbert.data.streams import Stream
+from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.streams import Stream
+from mmbert.data.sampling.phase_order import PieceFinder
+from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.schedule import training_plan
 from tests.benchmarks.bench_data_scale import (
     STREAMS,

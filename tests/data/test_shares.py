@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.shares import (
+from mmbert.data.sampling.mixture_weights import (
     ComponentSize,
     PhaseMix,
     component_tiers,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from mmbert.data.indexed_dataset import IndexedDatasetWriter
+from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter
 from mmbert_prep.filters.cleaning import Cleaner
 from mmbert_prep.readers import DAMAGE_REASONS, plan_segments, read_segment
 from mmbert_prep.readers.discovery import discover

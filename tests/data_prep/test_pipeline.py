@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.manifest import read_manifest, verify_files
-from mmbert.data.pieces import read_continuation_index
+from mmbert.data.shards.continuation_index import read_continuation_index
+from mmbert.data.shards.indexed_dataset import IndexedDataset
+from mmbert.data.shards.manifest import read_manifest, verify_files
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
 from mmbert_prep.cli import folder_of_source

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
-from mmbert.data.manifest import read_manifest
+from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from mmbert.data.shards.manifest import read_manifest
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.encoders import open_encoder
 from tests.data_prep.texts import documents, run

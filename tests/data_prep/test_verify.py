@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
-from mmbert.data.manifest import read_manifest, write_manifest
+from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from mmbert.data.shards.manifest import read_manifest, write_manifest
 from mmbert.errors import UserError
 from mmbert_prep.shards.verify import verify_source
 from tests.data_prep.texts import documents, run, write_corpus

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmbert.data.files import make_folder
+from mmbert.files import make_folder
 from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
 from mmbert.training.checkpoint_reading import problem_with
 from mmbert.training.checkpoint_writing import Job, Snapshot, Writer

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.files import checksum_file
-from mmbert.data.manifest import (
+from mmbert.data.shards.manifest import (
     MANIFEST_NAME,
     Shard,
     read_manifest,
     verify_files,
 )
-from mmbert.data.tokenizer import read_tokenizer_description
+from mmbert.data.shards.tokenizer_description import read_tokenizer_description
+from mmbert.files import checksum_file
 from mmbert_prep.executor import lock
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.shards.parts import DOCUMENT_DTYPE, read_report

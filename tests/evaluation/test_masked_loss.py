@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForMaskedLM
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.heldout import heldout_rows
+from mmbert.data.loading.validation_rows import heldout_rows
+from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation import masked_loss
 from mmbert.evaluation.loaded import LoadedModel

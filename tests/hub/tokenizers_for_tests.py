@@ -15,7 +15,11 @@ from tokenizers import (
     trainers,
 )
 
-from mmbert.data.tokenizer import SpecialIds, TokenizerDescription, write_tokenizer_description
+from mmbert.data.shards.tokenizer_description import (
+    SpecialIds,
+    TokenizerDescription,
+    write_tokenizer_description,
+)
 
 SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 SPECIAL_IDS = SpecialIds(pad=0, begin=2, end=1, unknown=3, mask=4)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.pieces import count_parts, part_bounds
+from mmbert.data.shards.continuation_index import count_parts, part_bounds
 from mmbert.errors import UserError
 from mmbert.planner import Plan, plan
 from mmbert.recipe import Recipe, parse_recipe

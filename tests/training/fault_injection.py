@@ -40,7 +40,7 @@ MESSAGES = {
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
 WRITE_FIGURES = Hook("mmbert.training.report", "Reporter.attempt")
-TO_BATCH = Hook("mmbert.training.inputs", "to_batch")
+TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
 RUN_STEP = Hook("mmbert.training.step", "StepRunner.run")
 DRY_BATCHES = Hook("mmbert.training.building", "run_dry_batches")
 INITIALIZE = Hook("mmbert.training.building", "initialize_parameters")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from mmbert.data.corpus import open_corpus
+from mmbert.data.shards.corpus import open_corpus
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.model.config import encoder_config
 from mmbert.recipe import load_recipe

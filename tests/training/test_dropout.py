@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mmbert.data.packing import RowShape
+from mmbert.data.loading.packing import RowShape
 from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel

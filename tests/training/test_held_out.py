@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmbert.data.batch import to_batch
-from mmbert.data.rows import Row
+from mmbert.data.loading.device_batch import to_batch
+from mmbert.data.loading.rows import Row
+from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import DataGroup
-from mmbert.training.components import ComponentTable
 from mmbert.training.held_out import HeldOut, HeldOutLoss
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmbert.data.files import atomic_write
+from mmbert.files import atomic_write
 from mmbert.training.board import Board
 from mmbert.training.report import Reporter
 from mmbert.training.tags import charts

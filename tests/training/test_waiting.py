@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmbert.data.loading.device_inputs import inputs_on
 from mmbert.model.config import Recompute
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine import Engine, OptimizerReport
-from mmbert.training.inputs import inputs_on
 from mmbert.training.losses import LossMeter
 from mmbert.training.step import StepRunner
 from mmbert.training.timing import TimeSplit

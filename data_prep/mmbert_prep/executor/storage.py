@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.files import atomic_write
 from mmbert.errors import UserError
+from mmbert.files import atomic_write
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mmbert.data.files import make_folder
 from mmbert.errors import UserError
+from mmbert.files import make_folder
 
 # How OpenMPI's mpirun and MPICH's mpiexec say how many processes they started.
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mmbert.data.files import atomic_write, make_folder, sync_folder
+from mmbert.files import atomic_write, make_folder, sync_folder
 from mmbert_prep.settings import PrepSettings
 
 WORK_FOLDER = ".preprocess"

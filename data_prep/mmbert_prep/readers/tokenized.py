@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.indexed_dataset import IndexedDataset
+from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
 from mmbert_prep.readers.columns import language_of
 from mmbert_prep.readers.documents import Document, Segment

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.indexed_dataset import dtype_for_vocabulary
-from mmbert.data.tokenizer import SpecialIds
+from mmbert.data.shards.indexed_dataset import dtype_for_vocabulary
+from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import UserError
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import Unit

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from mmbert.data.files import atomic_write, make_folder, sync_folder
-from mmbert.data.manifest import MANIFEST_NAME, Shard, read_manifest
-from mmbert.data.tokenizer import TokenizerDescription
+from mmbert.data.shards.manifest import MANIFEST_NAME, Shard, read_manifest
+from mmbert.data.shards.tokenizer_description import TokenizerDescription
+from mmbert.files import atomic_write, make_folder, sync_folder
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.storage import read_json, write_json

@@ -9,9 +9,17 @@ from pathlib import Path
 import numpy as np
 
 import mmbert
-from mmbert.data.files import atomic_write, explained_write_errors, make_folder, sync_folder
-from mmbert.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter, dtype_for_vocabulary
-from mmbert.data.manifest import (
+from mmbert.data.shards.continuation_index import (
+    continuation_index,
+    pieces_file_name,
+    write_continuation_index,
+)
+from mmbert.data.shards.indexed_dataset import (
+    IndexedDataset,
+    IndexedDatasetWriter,
+    dtype_for_vocabulary,
+)
+from mmbert.data.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
     PiecesEntry,
@@ -21,8 +29,8 @@ from mmbert.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from mmbert.data.pieces import continuation_index, pieces_file_name, write_continuation_index
-from mmbert.data.tokenizer import TokenizerDescription
+from mmbert.data.shards.tokenizer_description import TokenizerDescription
+from mmbert.files import atomic_write, explained_write_errors, make_folder, sync_folder
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.shards.parts import map_section
 from mmbert_prep.shards.selection import Fate, LanguageSections, Selection, ShardPlan

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from mmbert.data.files import explained_write_errors, sync_folder
+from mmbert.files import explained_write_errors, sync_folder
 from mmbert_prep.executor.storage import read_json, write_json
 
 # high, low: halves of the text's XXH3-128; tokens and bytes of the document.

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmbert.data.manifest import Manifest
+from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.readers.discovery import Discovery
 from mmbert_prep.shards.parts import LanguageCounts
 

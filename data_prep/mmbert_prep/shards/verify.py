@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.manifest import Manifest, read_manifest, verify_files
+from mmbert.data.shards.indexed_dataset import IndexedDataset
+from mmbert.data.shards.manifest import Manifest, read_manifest, verify_files
 from mmbert.errors import UserError
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import plan_units

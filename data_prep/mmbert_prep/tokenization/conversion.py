@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
-from mmbert.data.files import atomic_write
-from mmbert.data.tokenizer import SpecialIds
+from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import UserError
+from mmbert.files import atomic_write
 from mmbert_prep.tokenization.cutting import SPACE
 from mmbert_prep.tokenization.model_proto import BPE, NORMAL, USER_DEFINED, parse_model
 

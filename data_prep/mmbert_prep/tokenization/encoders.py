@@ -11,7 +11,10 @@ import numpy as np
 import sentencepiece
 from tokenizers import Tokenizer
 
-from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
+from mmbert.data.shards.tokenizer_description import (
+    TokenizerDescription,
+    read_tokenizer_description,
+)
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.cutting import LONG_CHARACTERS, SPACE, Cutter, encode_in_parts
 from mmbert_prep.tokenization.model_proto import BPE, parse_model

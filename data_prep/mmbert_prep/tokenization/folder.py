@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from mmbert.data.files import atomic_write, make_folder, sync_folder
-from mmbert.data.tokenizer import (
+from mmbert.data.shards.tokenizer_description import (
     DESCRIPTION_NAME,
     SpecialIds,
     TokenizerDescription,
@@ -22,6 +21,7 @@ from mmbert.data.tokenizer import (
     write_tokenizer_description,
 )
 from mmbert.errors import UserError
+from mmbert.files import atomic_write, make_folder, sync_folder
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
 from mmbert_prep.tokenization.conversion import convert, write_huggingface_files
 from mmbert_prep.tokenization.encoders import Encoder, HuggingFaceEncoder, SentencePieceEncoder

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.files import atomic_write
+from mmbert.files import atomic_write
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import Plan, Unit
 from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout_flags

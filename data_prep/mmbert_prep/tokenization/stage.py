@@ -8,7 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
+from mmbert.data.shards.tokenizer_description import (
+    TokenizerDescription,
+    read_tokenizer_description,
+)
 from mmbert.errors import UserError
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.work_units import Plan

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from mmbert.ablation.runs import Run
 from mmbert.ablation.variations import FULL
-from mmbert.data.corpus import open_corpus
+from mmbert.data.sampling.component_table import NO_TIER, ComponentTable
+from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded import LoadedModel
 from mmbert.evaluation.masked_loss import LanguageLoss, masked_losses
 from mmbert.schedule import training_plan
-from mmbert.training.components import NO_TIER, ComponentTable
 
 ALL = "all"
 RESULT_NAME = "ablations.json"

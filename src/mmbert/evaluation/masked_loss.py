@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from mmbert.data.batch import to_batch
-from mmbert.data.corpus import Corpus, open_corpus
-from mmbert.data.heldout import heldout_rows, unigram_loss
+from mmbert.data.loading.device_batch import to_batch
+from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer

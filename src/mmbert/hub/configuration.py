@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.tokenizer import SpecialIds
+from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import UserError
 from mmbert.model.config import FIXED_BY_ARCHITECTURE, EncoderConfig
 from mmbert.recipe import RotaryBases

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmbert.data.tokenizer import SpecialIds
+from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.hub.building import ModelBuilder
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.hub.folders import new_folder

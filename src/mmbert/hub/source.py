@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmbert.data.tokenizer import SpecialIds, read_tokenizer_description
+from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
 from mmbert.hub.tokenizer import FastTokenizer

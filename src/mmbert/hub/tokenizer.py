@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mmbert.data.tokenizer import SpecialIds
+from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import UserError
 
 # Files that make up a tokenizer in a Hugging Face folder.

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.replay import documents_of_step
+from mmbert.data.loading.replay import documents_of_step
+from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.recipe import format_quantity, parse_recipe
 from mmbert.schedule import training_plan

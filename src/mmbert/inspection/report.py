@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmbert.data.files import atomic_write
 from mmbert.errors import UserError
+from mmbert.files import atomic_write
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.workspace import SUMMARY_NAME
 from mmbert_prep.shards.summary import LanguageSummary, Summary

@@ -9,11 +9,11 @@ from rich.progress import track
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from mmbert.data.corpus import open_corpus
-from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.manifest import MANIFEST_NAME, Manifest, Split, read_manifest, verify_files
-from mmbert.data.shares import component_sizes, phase_mixes
-from mmbert.data.tokenizer import DESCRIPTION_NAME, read_tokenizer_description
+from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixes
+from mmbert.data.shards.corpus import open_corpus
+from mmbert.data.shards.indexed_dataset import IndexedDataset
+from mmbert.data.shards.manifest import MANIFEST_NAME, Manifest, Split, read_manifest, verify_files
+from mmbert.data.shards.tokenizer_description import DESCRIPTION_NAME, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe
 from mmbert_prep.executor.workspace import SUMMARY_NAME

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.corpus import Component, Corpus, open_corpus
-from mmbert.data.packing import row_shapes, segments_in_a_row
-from mmbert.data.pieces import SPECIAL_TOKENS_PER_SEGMENT, count_parts, part_bounds
-from mmbert.data.shares import PhaseMix, component_sizes, phase_mixes
+from mmbert.data.loading.packing import row_shapes, segments_in_a_row
+from mmbert.data.sampling.mixture_weights import PhaseMix, component_sizes, phase_mixes
+from mmbert.data.shards.continuation_index import (
+    SPECIAL_TOKENS_PER_SEGMENT,
+    count_parts,
+    part_bounds,
+)
+from mmbert.data.shards.corpus import Component, Corpus, open_corpus
 from mmbert.planner.languages import LanguagePhase, LanguageTable, published_languages
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from mmbert.data.heldout import heldout_rows
-from mmbert.data.packing import row_shapes
-from mmbert.data.shares import component_sizes
+from mmbert.data.loading.packing import row_shapes
+from mmbert.data.loading.validation_rows import heldout_rows
+from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.sampling.mixture_weights import component_sizes
 from mmbert.errors import UserError
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
@@ -20,7 +21,6 @@ from mmbert.recipe import dump_recipe
 from mmbert.training.checkpoint import CheckpointStore, step_of
 from mmbert.training.checkpoint_format import Index
 from mmbert.training.communication import CommunicationClock
-from mmbert.training.components import ComponentTable
 from mmbert.training.dry_batch import run_dry_batches
 from mmbert.training.engine import Engine
 from mmbert.training.guard import Guard, SkippedSteps

@@ -20,8 +20,8 @@ from typing import Protocol
 import torch
 
 from mmbert import __version__
-from mmbert.data.files import make_folder, sync_folder
 from mmbert.errors import UserError
+from mmbert.files import make_folder, sync_folder
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.parameter_spec import ParameterDescription
 from mmbert.parallel.process_grid import ProcessGrid

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert.data.files import sync_folder
+from mmbert.files import sync_folder
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.training.checkpoint_format import (
     INDEX_NAME,

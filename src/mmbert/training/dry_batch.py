@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mmbert.data.packing import RowShape
+from mmbert.data.loading.packing import RowShape
 from mmbert.errors import UserError
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Phase, Recipe

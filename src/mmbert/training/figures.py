@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.schedule import PhasePlan, StepPlan, TrainingPlan
-from mmbert.training.components import ComponentTable
 from mmbert.training.interval import IntervalSums
 
 MEBIBYTE = 1 << 20

@@ -12,8 +12,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbert.data.files import atomic_write
 from mmbert.errors import UserError
+from mmbert.files import atomic_write
 from mmbert.recipe import GuardSettings
 
 NON_FINITE_WINDOW = 1000

@@ -12,13 +12,13 @@ import torch
 import torch.distributed as distributed
 from torch import nn
 
-from mmbert.data.batch import to_batch
-from mmbert.data.corpus import Corpus
-from mmbert.data.heldout import unigram_loss
-from mmbert.data.rows import Row
+from mmbert.data.loading.device_batch import to_batch
+from mmbert.data.loading.rows import Row
+from mmbert.data.loading.validation_rows import unigram_loss
+from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.shards.corpus import Corpus
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import RotaryBases
-from mmbert.training.components import ComponentTable
 from mmbert.training.losses import ComponentLosses, LossMeter
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmbert.data.rows import Row
+from mmbert.data.loading.rows import Row
 from mmbert.model.flops import training_flops
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.process_grid import ProcessGrid

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.rows import Row
+from mmbert.data.loading.rows import Row
 from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
 from mmbert.training.figures import (
     data_figures,

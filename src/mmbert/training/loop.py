@@ -11,7 +11,7 @@ is read with a step's loss, and done before the next step.
 
 from enum import Enum
 
-from mmbert.data.rows import Row
+from mmbert.data.loading.rows import Row
 from mmbert.recipe import Phase
 from mmbert.schedule import StepPlan, learning_rate, weight_decay
 from mmbert.training.journal import Journal

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
-from mmbert.data.corpus import Corpus, open_corpus
+from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint

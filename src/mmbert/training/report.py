@@ -21,8 +21,8 @@ import numpy.typing as npt
 from rich.console import Console
 from tqdm import tqdm
 
-from mmbert.data.files import sync_folder
 from mmbert.errors import UserError
+from mmbert.files import sync_folder
 from mmbert.training.board import Board, Layout
 
 

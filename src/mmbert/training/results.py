@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mmbert.data.files import atomic_write
+from mmbert.files import atomic_write
 from mmbert.training.held_out import HeldOutLoss
 from mmbert.training.utilisation import FORMULA
 

@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.files import atomic_write, make_folder, sync_tree
-from mmbert.data.tokenizer import read_tokenizer_description
+from mmbert.data.shards.corpus import Corpus
+from mmbert.data.shards.tokenizer_description import read_tokenizer_description
 from mmbert.errors import UserError
+from mmbert.files import atomic_write, make_folder, sync_tree
 from mmbert.recipe import Recipe, dump_recipe
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.loader import DataState, RowLoader, merge_states
-from mmbert.data.rows import Row
+from mmbert.data.loading.loader import DataState, RowLoader, merge_states
+from mmbert.data.loading.rows import Row
+from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.shards.corpus import Corpus
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
@@ -21,7 +22,6 @@ from mmbert.schedule import StepPlan, TrainingPlan
 from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
 from mmbert.training.checkpoint_reading import problem_with
 from mmbert.training.communication import CommunicationClock
-from mmbert.training.components import ComponentTable
 from mmbert.training.engine import Engine
 from mmbert.training.guard import Guard, SkippedSteps
 from mmbert.training.held_out import HeldOut

@@ -18,10 +18,10 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from mmbert.data.rows import Row
+from mmbert.data.loading.device_inputs import inputs_on
+from mmbert.data.loading.rows import Row
 from mmbert.recipe import RotaryBases
 from mmbert.training.engine import Engine, OptimizerReport
-from mmbert.training.inputs import inputs_on
 from mmbert.training.losses import LossMeter
 from mmbert.training.timing import TimeSplit
 from mmbert.training.wishes import Wishes

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import mmbert_kernels as kernels
-from mmbert.data.batch import to_batch
+from mmbert.data.loading.device_batch import to_batch
 from mmbert_kernels.attention.cpu_blocked import blocked_attention
 from mmbert_kernels.attention.gpu import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.support.dispatch import is_hopper, is_installed

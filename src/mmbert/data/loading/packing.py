@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.phase import mean_segment
-from mmbert.data.shares import ComponentSize, PhaseMix
+from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMix
+from mmbert.data.sampling.phase_order import mean_segment
 from mmbert.recipe import Recipe
 
 # Waiting segments among which a row's last gap is closed; the second only when the first fails.

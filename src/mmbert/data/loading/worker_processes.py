@@ -12,10 +12,10 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from mmbert.data.masking import Masker
-from mmbert.data.rows import Row
-from mmbert.data.source import RowSource, own_rows
-from mmbert.data.state import Progress
+from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.masking import Masker
+from mmbert.data.loading.row_source import RowSource, own_rows
+from mmbert.data.loading.rows import Row
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, TrainingPlan
 

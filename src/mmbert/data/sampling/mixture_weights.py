@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.pieces import SPECIAL_TOKENS_PER_SEGMENT, payload_capacity
+from mmbert.data.shards.continuation_index import SPECIAL_TOKENS_PER_SEGMENT, payload_capacity
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Phase, Recipe, Source
 from mmbert.schedule import training_plan

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.tokenizer import TokenizerDescription
+from mmbert.data.shards.corpus import Corpus
+from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import UserError
 from mmbert.recipe import MaskingSettings, Recipe
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmbert.data.files import atomic_write, checksum_file
 from mmbert.errors import UserError
+from mmbert.files import atomic_write, checksum_file
 
 MANIFEST_NAME = "manifest.json"
 

@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.shares import PhaseMix, component_sizes, component_tiers, phase_mixes
+from mmbert.data.sampling.mixture_weights import (
+    PhaseMix,
+    component_sizes,
+    component_tiers,
+    phase_mixes,
+)
+from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.consumption import Consumption
-from mmbert.data.corpus import Corpus
-from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
-from mmbert.data.permutation import key_of, mix, permute
-from mmbert.data.pieces import (
+from mmbert.data.sampling.consumption import Consumption
+from mmbert.data.sampling.mixture import UNLIMITED, Mixture, stream_rotation
+from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMix, component_sizes
+from mmbert.data.sampling.permutation import key_of, mix, permute
+from mmbert.data.shards.continuation_index import (
     SPECIAL_TOKENS_PER_SEGMENT,
     count_parts,
     part_bounds,
     pieces_file_name,
 )
-from mmbert.data.shares import ComponentSize, PhaseMix, component_sizes
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan

@@ -8,13 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.corpus import Component, Corpus
-from mmbert.data.masking import row_masker
-from mmbert.data.packing import RowShape, choose_segments, segments_in_a_row
-from mmbert.data.permutation import key_of, permute
-from mmbert.data.phase import COLUMNS, COMPONENT, DOCUMENT, OFFSET, SHARD, SIZE, segment_sizes
-from mmbert.data.pieces import part_bounds
-from mmbert.data.rows import Row, RowBuilder
+from mmbert.data.loading.masking import row_masker
+from mmbert.data.loading.packing import RowShape, choose_segments, segments_in_a_row
+from mmbert.data.loading.rows import Row, RowBuilder
+from mmbert.data.sampling.permutation import key_of, permute
+from mmbert.data.sampling.phase_order import (
+    COLUMNS,
+    COMPONENT,
+    DOCUMENT,
+    OFFSET,
+    SHARD,
+    SIZE,
+    segment_sizes,
+)
+from mmbert.data.shards.continuation_index import part_bounds
+from mmbert.data.shards.corpus import Component, Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 

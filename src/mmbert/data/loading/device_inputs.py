@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert.data.batch import to_batch
-from mmbert.data.rows import Row
+from mmbert.data.loading.device_batch import to_batch
+from mmbert.data.loading.rows import Row
 from mmbert.model.packed_batch import PackedBatch
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.phase import COMPONENT, DOCUMENT, NUMBER, SIZE, START
-from mmbert.data.state import DataState, Progress
-from mmbert.data.streams import Stream
+from mmbert.data.loading.data_state import DataState, Progress
+from mmbert.data.loading.streams import Stream
+from mmbert.data.sampling.phase_order import COMPONENT, DOCUMENT, NUMBER, SIZE, START
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan

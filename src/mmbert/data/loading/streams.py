@@ -8,9 +8,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from mmbert.data.consumption import Consumption, PhaseEnd
-from mmbert.data.packing import CLOSING_WINDOWS, choose_segments, prefix_length, row_shape
-from mmbert.data.phase import (
+from mmbert.data.loading.packing import CLOSING_WINDOWS, choose_segments, prefix_length, row_shape
+from mmbert.data.sampling.consumption import Consumption, PhaseEnd
+from mmbert.data.sampling.phase_order import (
     COLUMNS,
     COMPONENT,
     NUMBER,

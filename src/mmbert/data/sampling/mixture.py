@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.permutation import mix, unit_of
+from mmbert.data.sampling.permutation import mix, unit_of
 
 PIECES_PER_BLOCK = 16_384
 _CACHED_BLOCKS = 128

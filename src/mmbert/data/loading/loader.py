@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
-from mmbert.data.corpus import Corpus
-from mmbert.data.masking import row_masker
-from mmbert.data.rows import Row
-from mmbert.data.source import RowSource, own_rows
-from mmbert.data.state import DataState, Progress, merge_states
-from mmbert.data.workers import Workers
+from mmbert.data.loading.data_state import DataState, Progress, merge_states
+from mmbert.data.loading.masking import row_masker
+from mmbert.data.loading.row_source import RowSource, own_rows
+from mmbert.data.loading.rows import Row
+from mmbert.data.loading.worker_processes import Workers
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, TrainingPlan

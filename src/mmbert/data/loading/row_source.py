@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmbert.data.masking import Masker
-from mmbert.data.packing import row_shape
-from mmbert.data.rows import Row, RowBuilder
-from mmbert.data.state import Progress
-from mmbert.data.streams import Stream
+from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.masking import Masker
+from mmbert.data.loading.packing import row_shape
+from mmbert.data.loading.rows import Row, RowBuilder
+from mmbert.data.loading.streams import Stream
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, TrainingPlan
 

@@ -7,17 +7,17 @@ from typing import TypedDict
 
 import numpy as np
 
-from mmbert.data.consumption import Consumption, PhaseEnd
-from mmbert.data.corpus import Corpus
-from mmbert.data.phase import PhaseOrder, PieceFinder
-from mmbert.data.shares import phase_mixes
-from mmbert.data.streams import (
+from mmbert.data.loading.streams import (
     StreamState,
     close_phase,
     first_state,
     next_consumption,
     open_phase,
 )
+from mmbert.data.sampling.consumption import Consumption, PhaseEnd
+from mmbert.data.sampling.mixture_weights import phase_mixes
+from mmbert.data.sampling.phase_order import PhaseOrder, PieceFinder
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan

@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from mmbert.data.files import cut_short
-from mmbert.data.indexed_dataset import IndexedDataset
-from mmbert.data.manifest import (
+from mmbert.data.shards.continuation_index import ContinuationIndex, read_continuation_index
+from mmbert.data.shards.indexed_dataset import IndexedDataset
+from mmbert.data.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
     Shard,
@@ -24,9 +24,12 @@ from mmbert.data.manifest import (
     manifest_files,
     parse_manifest,
 )
-from mmbert.data.pieces import ContinuationIndex, read_continuation_index
-from mmbert.data.tokenizer import TokenizerDescription, read_tokenizer_description
+from mmbert.data.shards.tokenizer_description import (
+    TokenizerDescription,
+    read_tokenizer_description,
+)
 from mmbert.errors import UserError
+from mmbert.files import cut_short
 
 TOKENIZER_FOLDER = "tokenizer"
 SplitName = Literal["train", "heldout"]

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.corpus import Corpus, SplitName
-from mmbert.data.masking import Masker
-from mmbert.data.packing import RowShape
-from mmbert.data.phase import COMPONENT, DOCUMENT, OFFSET, SHARD, SIZE, START, segment_sizes
-from mmbert.data.streams import StreamState
+from mmbert.data.loading.masking import Masker
+from mmbert.data.loading.packing import RowShape
+from mmbert.data.loading.streams import StreamState
+from mmbert.data.sampling.phase_order import (
+    COMPONENT,
+    DOCUMENT,
+    OFFSET,
+    SHARD,
+    SIZE,
+    START,
+    segment_sizes,
+)
+from mmbert.data.shards.corpus import Corpus, SplitName
 from mmbert.errors import UserError
 
 

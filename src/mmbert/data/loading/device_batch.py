@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mmbert.data.packing import slots_for
-from mmbert.data.rows import Row
+from mmbert.data.loading.packing import slots_for
+from mmbert.data.loading.rows import Row
 from mmbert.model.packed_batch import PackedBatch
 
 

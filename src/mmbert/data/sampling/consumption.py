@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.mixture import UNLIMITED, Mixture, stream_rotation
+from mmbert.data.sampling.mixture import UNLIMITED, Mixture, stream_rotation
 
 _NUMBER_BITS = 44
 
