@@ -23,6 +23,7 @@ sys.path[:0] = [str(REPOSITORY / part) for part in (".", "src", "kernels", "test
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from mmbert.checkpoint.store import CheckpointStore, RunState  # noqa: E402
 from mmbert.parallel.parameter_spec import (  # noqa: E402
     InitialDistribution,
     ParameterDescription,
@@ -31,7 +32,6 @@ from mmbert.parallel.parameter_spec import (  # noqa: E402
 )
 from mmbert.parallel.process_grid import TensorGroup  # noqa: E402
 from mmbert.recipe import parse_quantity  # noqa: E402
-from mmbert.training.checkpoint import CheckpointStore, RunState  # noqa: E402
 from mmbert.training.engine import Engine  # noqa: E402
 from tests.distributed import run_ranks  # noqa: E402
 from tests.training.prescribed import recipe, start  # noqa: E402

@@ -24,8 +24,8 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from mmbert.training.checkpoint import read_parameters  # noqa: E402
-from mmbert.training.checkpoint_format import Index  # noqa: E402
+from mmbert.checkpoint.format import Index  # noqa: E402
+from mmbert.checkpoint.store import read_parameters  # noqa: E402
 from mmbert.training.preparation import RunOptions  # noqa: E402
 from mmbert.training.watchdog import Activity  # noqa: E402
 from tests.training import fault_injection  # noqa: E402

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
+from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.files import make_folder
-from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
-from mmbert.training.checkpoint_reading import problem_with
-from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
 from mmbert.training.guard import SkippedSteps
 from mmbert.training.session import Session
 from tests.durability.recorder import Recorder

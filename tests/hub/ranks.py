@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.hub.configuration import read_configuration
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe, parse_recipe
-from mmbert.training.checkpoint import CheckpointStore, RunState
 from mmbert.training.engine import Engine
 
 ADAPTED_RECIPE = """

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.hub.building import pack
 from mmbert.model.config import EncoderConfig, encoder_config
 from mmbert.model.initialization import initialize_parameters
@@ -16,7 +17,6 @@ from mmbert.parallel.parameter_spec import describe
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
-from mmbert.training.checkpoint import CheckpointStore, RunState
 from tests.hub.tokenizers_for_tests import (
     SENTENCES,
     metaspace_tokenizer,

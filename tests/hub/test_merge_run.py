@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.errors import UserError
 from mmbert.hub.merge_run import merge_run
 from mmbert.recipe import dump_recipe, parse_recipe
 from mmbert.schedule import training_plan
-from mmbert.training.checkpoint import CheckpointStore, RunState
 from tests.hub.runs import RECIPE, EngineOfOneRank, Run
 from tests.hub.test_merge import changed
 from tests.hub.tokenizers_for_tests import metaspace_tokenizer, save_described_tokenizer

@@ -24,7 +24,7 @@ from mmbert.hub import export  # `mmbert export`; that it exports is other tests
 from mmbert.hub.merge_run import merge_run
 from mmbert.hub.source import open_model
 from mmbert.inspection.checkpoints import render_checkpoint, render_run
-from mmbert.training.checkpoint import CheckpointStore
+from mmbert.checkpoint.store import CheckpointStore
 
 run = Path(sys.argv[1])
 console = Console()

@@ -34,7 +34,7 @@ class Hook:
 # All of the job that the faults below take hold of: who moves or renames it, changes it here.
 BEAT = Hook("mmbert.training.watchdog", "Watchdog.beat")
 SESSION_BEAT = Hook("mmbert.training.session", "Session.beat")
-WRITE_CHECKPOINT = Hook("mmbert.training.checkpoint_writing", "Writer._write")
+WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
     kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")

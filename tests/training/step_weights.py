@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
+from mmbert.checkpoint.reader import CheckpointReader
+from mmbert.checkpoint.store import CheckpointStore
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterDescription
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import STATES, ParameterFragment
-from mmbert.training.checkpoint import CheckpointStore
-from mmbert.training.checkpoint_reading import CheckpointReader
 
 ONES = InitialDistribution("ones")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.training.checkpoint import read_parameters
+from mmbert.checkpoint.store import read_parameters
 from tests.training import fault_injection
 from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.training.small_run import (

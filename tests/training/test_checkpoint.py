@@ -14,12 +14,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from mmbert.checkpoint import store as checkpoint
+from mmbert.checkpoint import writer as checkpoint_writing
+from mmbert.checkpoint.format import Index, write_file
+from mmbert.checkpoint.reader import CheckpointReader
+from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.errors import UserError
 from mmbert.parallel.zero_fragment import STATES
-from mmbert.training import checkpoint, checkpoint_writing
-from mmbert.training.checkpoint import CheckpointStore, RunState
-from mmbert.training.checkpoint_format import Index, write_file
-from mmbert.training.checkpoint_reading import CheckpointReader
 from mmbert.training.engine import Engine
 from tests.distributed import run_ranks
 from tests.training.prescribed import (

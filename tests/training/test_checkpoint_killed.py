@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmbert.training.checkpoint import CheckpointStore, RunState
-from mmbert.training.checkpoint_format import Index
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.store import CheckpointStore, RunState
 from tests.distributed import rank_server
 from tests.durability.recorder import Recorder
 from tests.training.step_weights import StepWeights, newest_step
@@ -79,7 +79,7 @@ def test_a_process_that_dies_does_not_wait_for_its_save(tmp_path: Path) -> None:
 
 
 def fail_while_saving(root: Path) -> None:
-    from mmbert.training import checkpoint_writing
+    from mmbert.checkpoint import writer as checkpoint_writing
 
     def stand_still(*_: Any) -> None:
         time.sleep(3600)

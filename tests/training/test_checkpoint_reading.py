@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from mmbert.checkpoint.format import CheckpointDamagedError, Index, RunState
+from mmbert.checkpoint.reader import CheckpointReader, problem_with, read_parameters
+from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.errors import UserError
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterDescription, local_slice
 from mmbert.parallel.zero_fragment import STATES, ParameterFragment
-from mmbert.training.checkpoint_format import CheckpointDamagedError, Index, RunState
-from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
-from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
 
 ONES = InitialDistribution("ones")
 STATE = RunState(step=7, tokens=700, phase="first", recipe="name: test\n", data={"streams": [1, 2]})

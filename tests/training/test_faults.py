@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.training.checkpoint_format import Index, RunState
+from mmbert.checkpoint.format import Index, RunState
 from mmbert.training.watchdog import Activity
 from tests.training import fault_injection
 from tests.training.processes import (

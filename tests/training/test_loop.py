@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmbert.training.checkpoint import read_parameters
-from mmbert.training.checkpoint_format import Index
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.store import read_parameters
 from tests.distributed import run_ranks
 from tests.training import golden
 from tests.training.small_run import (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
+from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from tests.training.step_weights import StepWeights, newest_step
 
 

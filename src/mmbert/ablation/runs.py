@@ -19,12 +19,12 @@ from rich.console import Console
 from tqdm import tqdm
 
 from mmbert.ablation.variations import FULL, Variation
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.resume_check import check_same_run
+from mmbert.checkpoint.store import CheckpointStore
 from mmbert.errors import EXIT_SAVED_START_AGAIN, UserError
 from mmbert.recipe import Recipe, load_recipe, parse_recipe
 from mmbert.schedule import training_plan
-from mmbert.training.checkpoint import CheckpointStore
-from mmbert.training.checkpoint_format import Index
-from mmbert.training.resume_check import check_same_run
 from mmbert.training.signals import STOP_FILE, StopRequest
 
 POLL_SECONDS = 0.3

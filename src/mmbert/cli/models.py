@@ -213,7 +213,7 @@ def _checkpoint(path: Path) -> Path:
     """`path` itself, or the newest sound checkpoint if it is a run's folder."""
     if not (path / "checkpoints").is_dir():
         return path
-    from mmbert.training.checkpoint import CheckpointStore
+    from mmbert.checkpoint.store import CheckpointStore
 
     newest = CheckpointStore(path / "checkpoints").newest_sound()
     if newest is None:

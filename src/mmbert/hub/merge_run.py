@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.store import CheckpointStore
 from mmbert.errors import UserError
 from mmbert.hub.export import Dtype
 from mmbert.hub.merge import MergeOptions, merge_models
 from mmbert.hub.verification import LogitComparison
 from mmbert.recipe import MergeSettings, Recipe, parse_recipe
 from mmbert.schedule import training_plan
-from mmbert.training.checkpoint import CheckpointStore
-from mmbert.training.checkpoint_format import Index
 
 MAIN = "main"
 """What a recipe's merge calls the run itself, beside its variants."""

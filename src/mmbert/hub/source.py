@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mmbert.checkpoint.format import INDEX_NAME, Index
+from mmbert.checkpoint.reader import CheckpointReader, problem_with
 from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
@@ -15,8 +17,6 @@ from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import EMBEDDING, HuggingFaceWeights, parameter_shapes
 from mmbert.model.config import encoder_config
 from mmbert.recipe import Recipe, parse_recipe
-from mmbert.training.checkpoint_format import INDEX_NAME, Index
-from mmbert.training.checkpoint_reading import CheckpointReader, problem_with
 
 PROVENANCE_NAME = "provenance.json"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mmbert.checkpoint.format import INDEX_NAME, Index
+from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.store import CheckpointStore
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.recipe import format_quantity, parse_recipe
 from mmbert.schedule import training_plan
-from mmbert.training.checkpoint import CheckpointStore
-from mmbert.training.checkpoint_format import INDEX_NAME, Index
-from mmbert.training.checkpoint_reading import problem_with
 
 
 def is_checkpoint(path: Path) -> bool:

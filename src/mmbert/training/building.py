@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.resume_check import check_same_run
+from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
 from mmbert.data.loading.validation_rows import heldout_rows
 from mmbert.data.sampling.component_table import ComponentTable
@@ -18,8 +21,6 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe
-from mmbert.training.checkpoint import CheckpointStore, step_of
-from mmbert.training.checkpoint_format import Index
 from mmbert.training.communication import CommunicationClock
 from mmbert.training.dry_batch import run_dry_batches
 from mmbert.training.engine import Engine
@@ -31,7 +32,6 @@ from mmbert.training.preparation import Prepared, RunOptions
 from mmbert.training.profiling import Profiler
 from mmbert.training.report import Reporter, format_count
 from mmbert.training.results import Losses, PhaseResult, Results
-from mmbert.training.resume_check import check_same_run
 from mmbert.training.run_folder import set_up_run_folder
 from mmbert.training.session import Session
 from mmbert.training.signals import StopRequest

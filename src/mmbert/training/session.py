@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.component_table import ComponentTable
@@ -19,8 +21,6 @@ from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
-from mmbert.training.checkpoint import CheckpointStore, RunState, step_of
-from mmbert.training.checkpoint_reading import problem_with
 from mmbert.training.communication import CommunicationClock
 from mmbert.training.engine import Engine
 from mmbert.training.guard import Guard, SkippedSteps

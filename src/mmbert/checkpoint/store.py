@@ -20,15 +20,15 @@ from typing import Protocol
 import torch
 
 from mmbert import __version__
+from mmbert.checkpoint.format import Index, RunState
+from mmbert.checkpoint.reader import CheckpointReader, problem_with, read_parameters
+from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.errors import UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.parameter_spec import ParameterDescription
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import ParameterFragment
-from mmbert.training.checkpoint_format import Index, RunState
-from mmbert.training.checkpoint_reading import CheckpointReader, problem_with, read_parameters
-from mmbert.training.checkpoint_writing import Job, Snapshot, Writer
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from mmbert.checkpoint.format import RunState
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, parse_recipe
 from mmbert.schedule import training_plan
-from mmbert.training.checkpoint_format import RunState
 
 # What decides which rows are drawn, and what the weights mean: with another value a checkpoint
 # would continue as something else. Of the phases only those already begun count.

@@ -18,9 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert.files import sync_folder
-from mmbert.parallel.zero_fragment import ParameterFragment
-from mmbert.training.checkpoint_format import (
+from mmbert.checkpoint.format import (
     INDEX_NAME,
     RECIPE_NAME,
     FileEntry,
@@ -34,6 +32,8 @@ from mmbert.training.checkpoint_format import (
     safetensors_header,
     write_file,
 )
+from mmbert.files import sync_folder
+from mmbert.parallel.zero_fragment import ParameterFragment
 
 logger = logging.getLogger(__name__)
 

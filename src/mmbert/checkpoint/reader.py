@@ -12,9 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmbert.errors import UserError
-from mmbert.parallel.zero_fragment import STATES
-from mmbert.training.checkpoint_format import (
+from mmbert.checkpoint.format import (
     Index,
     SavedParameter,
     Shard,
@@ -22,6 +20,8 @@ from mmbert.training.checkpoint_format import (
     damaged,
     share_shape,
 )
+from mmbert.errors import UserError
+from mmbert.parallel.zero_fragment import STATES
 
 
 class CheckpointReader:
