@@ -48,8 +48,8 @@ def pretrain(
         int | None, typer.Option("--local_rank", "--local-rank", hidden=True)
     ] = None,
 ) -> None:
-    from mmbert.training.launchers import discover_placement
-    from mmbert.training.preparation import RunOptions, prepare, print_plan
+    from mmbert.training.launcher_env import discover_placement
+    from mmbert.training.run_config import RunOptions, prepare, print_plan
 
     options = RunOptions(
         recipe, data, output, tuple(overrides or ()), variant, stop_after_phase, profile_steps

@@ -45,7 +45,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
 from mmbert.recipe.files import override_recipe
-from mmbert.training.engine import Engine
+from mmbert.training.engine.engine import Engine
 from mmbert_kernels.support.dispatch import triton_is_installed
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of
 from tests.benchmarks.gpu_step_models import join_a_group_of_one

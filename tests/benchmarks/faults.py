@@ -26,8 +26,8 @@ from tqdm import tqdm  # noqa: E402
 
 from mmbert.checkpoint.format import Index  # noqa: E402
 from mmbert.checkpoint.store import read_parameters  # noqa: E402
-from mmbert.training.preparation import RunOptions  # noqa: E402
-from mmbert.training.watchdog import Activity  # noqa: E402
+from mmbert.training.fault_tolerance.watchdog import Activity  # noqa: E402
+from mmbert.training.run_config import RunOptions  # noqa: E402
 from tests.training import fault_injection  # noqa: E402
 from tests.training.processes import (  # noqa: E402
     exit_statuses,

@@ -20,11 +20,11 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
-from mmbert.training.engine import Engine
-from mmbert.training.losses import LossMeter
-from mmbert.training.step import StepRunner
-from mmbert.training.timing import TimeSplit
-from mmbert.training.wishes import Wishes
+from mmbert.training.engine.engine import Engine
+from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.metrics.loss_meter import LossMeter
+from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.train_step import StepRunner
 from mmbert_kernels.support.dispatch import is_installed
 
 IGNORED = -100

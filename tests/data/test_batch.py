@@ -17,7 +17,7 @@ from mmbert.data.shards.corpus import Corpus
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-from mmbert.training.dry_batch import largest_batch
+from mmbert.training.fault_tolerance.memory_check import largest_batch
 from tests.data.recipes import phase, small_recipe
 from tests.data.shards import write_corpus
 from tests.model.tiny_models import BASES, tiny_config, tiny_model

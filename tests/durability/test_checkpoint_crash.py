@@ -14,8 +14,8 @@ from mmbert.checkpoint.reader import problem_with
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.files import make_folder
-from mmbert.training.guard import SkippedSteps
-from mmbert.training.session import Session
+from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
+from mmbert.training.trainer import Session
 from tests.durability.recorder import Recorder
 from tests.durability.replay import Files, Replay, write
 from tests.training.step_weights import StepWeights, newest_step

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.training.launchers import discover_placement
+from mmbert.training.launcher_env import discover_placement
 from mmbert.training.main import pretrain
-from mmbert.training.preparation import RunOptions
+from mmbert.training.run_config import RunOptions
 from tests.distributed import run_ranks
 from tests.durability.recorder import Event, Recorder
 from tests.durability.replay import Files, Replay, write

@@ -11,7 +11,7 @@ from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe, parse_recipe
-from mmbert.training.engine import Engine
+from mmbert.training.engine.engine import Engine
 
 ADAPTED_RECIPE = """
 name: adapted

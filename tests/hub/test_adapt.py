@@ -14,7 +14,7 @@ from mmbert.evaluation.loaded import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.import_ import import_model
-from mmbert.training.preparation import RunOptions
+from mmbert.training.run_config import RunOptions
 from mmbert_prep.executor.workers import SoloTeam
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmbert.model.flops import flops_by_part, training_flops
 from mmbert.planner import flops_per_token
 from mmbert.recipe import ModelSettings
-from mmbert.training import interval
+from mmbert.training.metrics import interval_metrics as interval
 from tests.benchmarks import gpu_step_shares
 from tests.benchmarks.packed_rows import document_lengths, packed_rows
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model

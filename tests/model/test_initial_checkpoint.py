@@ -10,7 +10,7 @@ import torch
 
 from mmbert.errors import UserError
 from mmbert.model.initial_checkpoint import InitialCheckpoint
-from mmbert.training.preparation import Prepared, prepare, print_plan
+from mmbert.training.run_config import Prepared, prepare, print_plan
 from tests.training import small_run
 from tests.training.small_run import options_for, write_initial_checkpoint
 

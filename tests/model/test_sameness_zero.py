@@ -23,7 +23,7 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.parameter_spec import assemble, describe
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
-from mmbert.training.engine import Engine
+from mmbert.training.engine.engine import Engine
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 from tests.training.prescribed import gather_shares, recipe, start

@@ -29,7 +29,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def after_step(rank: int, victim: int, step: int, action: Callable[[Any], None]) -> None:
     """Let rank `victim` do something to its engine's model when step `step` is done."""
-    from mmbert.training import step as steps
+    from mmbert.training import train_step as steps
 
     original, count = steps.StepRunner.run, 0
 
@@ -63,7 +63,7 @@ def disown(parameters: dict[str, torch.Tensor]) -> None:
 
 def other_rows(rank: int, victim: int, step: int) -> None:
     """From `step` on rank `victim` reads its masked positions one further on."""
-    from mmbert.training.session import Session
+    from mmbert.training.trainer import Session
 
     original = Session.take_rows
 

@@ -16,7 +16,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import parse_recipe
-from mmbert.training.engine import Engine
+from mmbert.training.engine.engine import Engine
 
 RECIPE = """
 name: memory

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmbert.training.watchdog import Activity
+from mmbert.training.fault_tolerance.watchdog import Activity
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Hook:
 
 
 # All of the job that the faults below take hold of: who moves or renames it, changes it here.
-BEAT = Hook("mmbert.training.watchdog", "Watchdog.beat")
-SESSION_BEAT = Hook("mmbert.training.session", "Session.beat")
+BEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.beat")
+SESSION_BEAT = Hook("mmbert.training.trainer", "Session.beat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
     kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
-WRITE_FIGURES = Hook("mmbert.training.report", "Reporter.attempt")
+WRITE_FIGURES = Hook("mmbert.training.metrics.loggers", "Reporter.attempt")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
-RUN_STEP = Hook("mmbert.training.step", "StepRunner.run")
-DRY_BATCHES = Hook("mmbert.training.building", "run_dry_batches")
-INITIALIZE = Hook("mmbert.training.building", "initialize_parameters")
-FORWARD_BACKWARD = Hook("mmbert.training.engine", "Engine.forward_backward")
+RUN_STEP = Hook("mmbert.training.train_step", "StepRunner.run")
+DRY_BATCHES = Hook("mmbert.training.build_trainer", "run_dry_batches")
+INITIALIZE = Hook("mmbert.training.build_trainer", "initialize_parameters")
+FORWARD_BACKWARD = Hook("mmbert.training.engine.engine", "Engine.forward_backward")
 
 
 def signal_at(rank: int, victim: int, step: int, activity: Activity, number: int) -> None:

@@ -22,7 +22,7 @@ from mmbert.parallel.parameter_spec import (
 )
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup, build_grid
 from mmbert.recipe import Recipe
-from mmbert.training.engine import Engine
+from mmbert.training.engine.engine import Engine
 
 ONES = InitialDistribution("ones")
 # A table of uneven rows, fused and plain column- and row-parallel weights, norms, a split bias. The

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from mmbert.training.preparation import RunOptions
+from mmbert.training.run_config import RunOptions
 from tests.distributed import rank_server
 
 
@@ -96,7 +96,7 @@ def _rank(
     )
     import torch
 
-    from mmbert.training.launchers import discover_placement
+    from mmbert.training.launcher_env import discover_placement
     from mmbert.training.main import run_and_exit
 
     torch.set_num_threads(1)

@@ -13,8 +13,8 @@ from mmbert.data.shards.corpus import open_corpus
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.model.config import encoder_config
 from mmbert.recipe import load_recipe
-from mmbert.training.launchers import discover_placement
-from mmbert.training.preparation import RunOptions
+from mmbert.training.launcher_env import discover_placement
+from mmbert.training.run_config import RunOptions
 from tests.data.shards import write_corpus
 
 RECIPE = """

@@ -21,7 +21,7 @@ from mmbert.checkpoint.reader import CheckpointReader
 from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.errors import UserError
 from mmbert.parallel.zero_fragment import STATES
-from mmbert.training.engine import Engine
+from mmbert.training.engine.engine import Engine
 from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,

@@ -18,8 +18,8 @@ from torch import nn
 
 import mmbert.training
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.training import engine as engine_module
-from mmbert.training.engine_setup import ModelParallelUnit, configuration
+from mmbert.training.engine import engine as engine_module
+from mmbert.training.engine.deepspeed_config import ModelParallelUnit, configuration
 from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,

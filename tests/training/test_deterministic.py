@@ -12,7 +12,7 @@ import torch
 
 from mmbert.errors import UserError
 from mmbert.training.determinism import set_environment, set_up_device
-from mmbert.training.preparation import RunOptions
+from mmbert.training.run_config import RunOptions
 from mmbert_kernels.support.dispatch import implementation
 from tests.distributed import run_ranks
 from tests.environment import ROOT, on_a_gpu

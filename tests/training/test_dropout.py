@@ -12,8 +12,8 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import parse_recipe
-from mmbert.training.dry_batch import largest_batch
-from mmbert.training.watchdog import Activity
+from mmbert.training.fault_tolerance.memory_check import largest_batch
+from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.training import fault_injection
 from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.training.small_run import RECIPE, events, log_of, options_for, step_losses

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mmbert.parallel.host_group import Control
+from mmbert.training.fault_tolerance.loop_requests import Wishes
 from mmbert.training.loop import Ending, train
-from mmbert.training.wishes import Wishes
 
 PHASES = (("first", 0, 10), ("second", 10, 16))
 

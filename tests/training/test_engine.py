@@ -19,9 +19,9 @@ import torch
 from pydantic import ValidationError
 
 from mmbert.errors import UserError
-from mmbert.training import engine as engine_module
-from mmbert.training import overlap as overlap_module
-from mmbert.training.engine import Engine
+from mmbert.training.engine import engine as engine_module
+from mmbert.training.engine import gradient_reducer as overlap_module
+from mmbert.training.engine.engine import Engine
 from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,

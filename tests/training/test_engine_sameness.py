@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.training.engine import Engine
+from mmbert.training.engine.engine import Engine
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
 from tests.training.prescribed import gather_full, recipe, start

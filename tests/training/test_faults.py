@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.checkpoint.format import Index, RunState
-from mmbert.training.watchdog import Activity
+from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.training import fault_injection
 from tests.training.processes import (
     exit_statuses,

@@ -6,7 +6,7 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert.recipe import GuardSettings
-from mmbert.training.guard import Guard, SkippedSteps
+from mmbert.training.fault_tolerance.loss_monitor import Guard, SkippedSteps
 
 
 def falling_losses(count: int) -> list[float]:

@@ -10,10 +10,10 @@ import torch
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
-from mmbert.training.held_out import HeldOutLoss
-from mmbert.training.interval import Interval
-from mmbert.training.journal import Journal
-from mmbert.training.timing import TimeSplit
+from mmbert.training.metrics.interval_metrics import Interval
+from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.validation import HeldOutLoss
+from mmbert.training.metrics_processor import Journal
 
 CPU = torch.device("cpu")
 TOKENS_A_STEP = 1000

@@ -3,7 +3,7 @@
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.training.launchers import (
+from mmbert.training.launcher_env import (
     device_number,
     discover_placement,
     first_host,

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as distributed
 
 from mmbert.parallel.process_grid import DataGroup, build_grid
-from mmbert.training.losses import ComponentLosses, LossMeter
+from mmbert.training.metrics.loss_meter import ComponentLosses, LossMeter
 from tests.distributed import run_ranks
 
 

@@ -13,11 +13,11 @@ import torch
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
-from mmbert.training.engine import Engine
-from mmbert.training.losses import LossMeter
-from mmbert.training.step import StepRunner
-from mmbert.training.timing import TimeSplit
-from mmbert.training.wishes import Wishes
+from mmbert.training.engine.engine import Engine
+from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.metrics.loss_meter import LossMeter
+from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.train_step import StepRunner
 from tests.benchmarks.gpu_step_models import join_a_group_of_one
 from tests.benchmarks.packed_rows import packed_rows
 from tests.environment import ROOT, on_a_gpu

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbert.training.engine import Engine
-from mmbert.training.optimizer import FlatLayout, StableAdamW, no_decay
+from mmbert.training.engine.engine import Engine
+from mmbert.training.engine.stable_adamw import FlatLayout, StableAdamW, no_decay
 from tests.distributed import run_ranks
 from tests.training.prescribed import (
     DESCRIPTIONS,

@@ -13,9 +13,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmbert.files import atomic_write
-from mmbert.training.board import Board
-from mmbert.training.report import Reporter
-from mmbert.training.tags import charts
+from mmbert.training.metrics.loggers import Reporter
+from mmbert.training.metrics.tensorboard_tags import charts
+from mmbert.training.metrics.tensorboard_writer import Board
 
 
 def read(folder: Path) -> EventAccumulator:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mmbert.training.process_tree import launcher_chain, parent_of
-from mmbert.training.signals import STOP_FILE, StopRequest
+from mmbert.training.fault_tolerance.process_tree import launcher_chain, parent_of
+from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
 from tests.environment import with_packages
 
 
@@ -81,7 +81,7 @@ RANK = """
 import sys, time
 from pathlib import Path
 from typing import Any
-from mmbert.training.signals import StopRequest
+from mmbert.training.fault_tolerance.stop_request import StopRequest
 stop = StopRequest(Path(sys.argv[1]))
 print(len(stop._launchers), flush=True)
 for _ in range(200):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbert.training.losses import LossMeter
-from mmbert.training.step import StepRunner
-from mmbert.training.timing import TimeSplit
+from mmbert.training.metrics.loss_meter import LossMeter
+from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.train_step import StepRunner
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ from torch._C._distributed_c10d import ProcessGroup
 
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
-from mmbert.training.communication import COLLECTIVES, CommunicationClock
-from mmbert.training.report import format_count, format_seconds
-from mmbert.training.timing import TimeSplit
-from mmbert.training.utilisation import peak_flops
+from mmbert.training.metrics.communication_timer import COLLECTIVES, CommunicationClock
+from mmbert.training.metrics.loggers import format_count, format_seconds
+from mmbert.training.metrics.mfu import peak_flops
+from mmbert.training.metrics.step_timer import TimeSplit
 from tests.distributed import run_ranks
 
 

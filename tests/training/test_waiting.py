@@ -18,11 +18,11 @@ from mmbert.data.loading.device_inputs import inputs_on
 from mmbert.model.config import Recompute
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.training.engine import Engine, OptimizerReport
-from mmbert.training.losses import LossMeter
-from mmbert.training.step import StepRunner
-from mmbert.training.timing import TimeSplit
-from mmbert.training.wishes import Wishes
+from mmbert.training.engine.engine import Engine, OptimizerReport
+from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.metrics.loss_meter import LossMeter
+from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.train_step import StepRunner
 from tests.benchmarks.packed_rows import packed_rows
 from tests.distributed import run_ranks
 from tests.model.tiny_models import BASES, tiny_config, tiny_model

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as distributed
 
 from mmbert.parallel.host_group import Control
-from mmbert.training.one_read import OneRead
-from mmbert.training.watchdog import Activity, Beat, Watchdog, name_late_ranks
+from mmbert.training.engine.host_sync import OneRead
+from mmbert.training.fault_tolerance.watchdog import Activity, Beat, Watchdog, name_late_ranks
 
 WAITING = Beat(
     rank=0,

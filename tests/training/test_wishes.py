@@ -9,8 +9,8 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert.parallel.host_group import Control
-from mmbert.training.watchdog import Activity
-from mmbert.training.wishes import Wishes
+from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.training import fault_injection
 from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.training.small_run import events, options_for, step_losses

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.training.preparation import RunOptions, prepare, print_plan, variant_recipe
+from mmbert.training.run_config import RunOptions, prepare, print_plan, variant_recipe
 from tests.training.processes import output_of, run_to_the_end
 from tests.training.small_run import options_for
 

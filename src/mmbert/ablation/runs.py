@@ -25,7 +25,7 @@ from mmbert.checkpoint.store import CheckpointStore
 from mmbert.errors import EXIT_SAVED_START_AGAIN, UserError
 from mmbert.recipe import Recipe, load_recipe, parse_recipe
 from mmbert.schedule import training_plan
-from mmbert.training.signals import STOP_FILE, StopRequest
+from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
 
 POLL_SECONDS = 0.3
 LINES_SHOWN = 15

@@ -122,7 +122,7 @@ def inspect(
 @app.command(epilog="Example: `mmbert results my_run`")
 def results(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Print what each phase of a run saw and what it did to the held-out loss."""
-    from mmbert.training.results import Results, print_summary
+    from mmbert.training.metrics.results import Results, print_summary
 
     found = Results.read(run)
     if found is None:

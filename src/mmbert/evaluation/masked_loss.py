@@ -14,7 +14,7 @@ from mmbert.evaluation.loaded import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import Recipe
-from mmbert.training.losses import LossMeter
+from mmbert.training.metrics.loss_meter import LossMeter
 
 
 @dataclass(frozen=True)

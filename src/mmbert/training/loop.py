@@ -14,11 +14,11 @@ from enum import Enum
 from mmbert.data.loading.rows import Row
 from mmbert.recipe import Phase
 from mmbert.schedule import StepPlan, learning_rate, weight_decay
-from mmbert.training.journal import Journal
-from mmbert.training.session import Session
-from mmbert.training.step import StepOutcome
-from mmbert.training.watchdog import Activity
-from mmbert.training.wishes import Wishes
+from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.metrics_processor import Journal
+from mmbert.training.train_step import StepOutcome
+from mmbert.training.trainer import Session
 
 
 class Ending(Enum):

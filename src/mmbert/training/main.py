@@ -18,13 +18,13 @@ import torch.distributed as distributed
 
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
 from mmbert.parallel.host_group import Control
-from mmbert.training.building import open_session
+from mmbert.training.build_trainer import open_session
 from mmbert.training.determinism import set_environment, set_up_device
-from mmbert.training.launchers import Placement, check_hostfile, device_number
+from mmbert.training.fault_tolerance.watchdog import open_store
+from mmbert.training.launcher_env import Placement, check_hostfile, device_number
 from mmbert.training.loop import Ending, train
-from mmbert.training.preparation import Prepared, RunOptions, prepare
-from mmbert.training.results import print_summary
-from mmbert.training.watchdog import open_store
+from mmbert.training.metrics.results import print_summary
+from mmbert.training.run_config import Prepared, RunOptions, prepare
 from mmbert_kernels import keep_freed_memory
 
 EXIT_FAILURE = 1

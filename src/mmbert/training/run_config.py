@@ -12,7 +12,7 @@ from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.schedule import TrainingPlan, training_plan
-from mmbert.training.report import format_count
+from mmbert.training.metrics.loggers import format_count
 
 
 @dataclass(frozen=True)

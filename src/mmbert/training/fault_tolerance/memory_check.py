@@ -17,7 +17,7 @@ from mmbert.data.loading.packing import RowShape
 from mmbert.errors import UserError
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Phase, Recipe
-from mmbert.training.engine import Engine, OptimizerReport
+from mmbert.training.engine.engine import Engine, OptimizerReport
 
 
 def largest_batch(

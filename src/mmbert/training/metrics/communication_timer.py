@@ -13,7 +13,7 @@ from typing import Any
 
 from torch._C._distributed_c10d import ProcessGroup, Work
 
-from mmbert.training.timing import TimeSplit
+from mmbert.training.metrics.step_timer import TimeSplit
 
 ACTIVITY = "communication"
 BESIDE = "communication_beside_computing"

@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-from mmbert.training.process_tree import launcher_chain, parent_of
+from mmbert.training.fault_tolerance.process_tree import launcher_chain, parent_of
 
 STOP_FILE = "STOP"
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)

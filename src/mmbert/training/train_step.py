@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from mmbert.data.loading.device_inputs import inputs_on
 from mmbert.data.loading.rows import Row
 from mmbert.recipe import RotaryBases
-from mmbert.training.engine import Engine, OptimizerReport
-from mmbert.training.losses import LossMeter
-from mmbert.training.timing import TimeSplit
-from mmbert.training.wishes import Wishes
+from mmbert.training.engine.engine import Engine, OptimizerReport
+from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.metrics.loss_meter import LossMeter
+from mmbert.training.metrics.step_timer import TimeSplit
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from mmbert.errors import UserError
 from mmbert.files import sync_folder
-from mmbert.training.board import Board, Layout
+from mmbert.training.metrics.tensorboard_writer import Board, Layout
 
 
 class Reporter:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.files import atomic_write
-from mmbert.training.held_out import HeldOutLoss
-from mmbert.training.utilisation import FORMULA
+from mmbert.training.metrics.mfu import FORMULA
+from mmbert.training.metrics.validation import HeldOutLoss
 
 
 class Losses(BaseModel):

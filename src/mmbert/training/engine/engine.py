@@ -34,10 +34,15 @@ from mmbert.parallel.parameter_spec import ParameterDescription, describe
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, RotaryBases
-from mmbert.training.engine_setup import ModelParallelUnit, base_optimizer, check, configuration
-from mmbert.training.one_read import OneRead
-from mmbert.training.optimizer import FlatLayout, StableAdamW, no_decay
-from mmbert.training.overlap import OverlappedReduction
+from mmbert.training.engine.deepspeed_config import (
+    ModelParallelUnit,
+    base_optimizer,
+    check,
+    configuration,
+)
+from mmbert.training.engine.gradient_reducer import OverlappedReduction
+from mmbert.training.engine.host_sync import OneRead
+from mmbert.training.engine.stable_adamw import FlatLayout, StableAdamW, no_decay
 from mmbert_kernels import Segments
 
 if not torch.cuda.is_available():

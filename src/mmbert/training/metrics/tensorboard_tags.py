@@ -8,8 +8,8 @@ the rest. Curves that belong together are drawn together on the page CUSTOM SCAL
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmbert.training.board import Layout
-from mmbert.training.held_out import HeldOutLoss
+from mmbert.training.metrics.tensorboard_writer import Layout
+from mmbert.training.metrics.validation import HeldOutLoss
 
 SECONDS_PER_HOUR = 3600.0
 

@@ -19,7 +19,7 @@ from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import RotaryBases
-from mmbert.training.losses import ComponentLosses, LossMeter
+from mmbert.training.metrics.loss_meter import ComponentLosses, LossMeter
 
 
 @dataclass(frozen=True)

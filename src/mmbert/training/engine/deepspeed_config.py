@@ -13,7 +13,7 @@ from mmbert.errors import UserError
 from mmbert.parallel.parameter_spec import describe
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import Recipe
-from mmbert.training.optimizer import StableAdamW, no_decay
+from mmbert.training.engine.stable_adamw import StableAdamW, no_decay
 
 # Elements of a gradient bucket: large enough that a collective is bound by bandwidth, small enough
 # (200 MB in float32) that the buffers, which ZeRO allocates whole, do not matter.

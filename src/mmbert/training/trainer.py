@@ -21,20 +21,20 @@ from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
-from mmbert.training.communication import CommunicationClock
-from mmbert.training.engine import Engine
-from mmbert.training.guard import Guard, SkippedSteps
-from mmbert.training.held_out import HeldOut
-from mmbert.training.interval import Interval, IntervalSums
-from mmbert.training.losses import LossMeter
-from mmbert.training.profiling import Profiler
-from mmbert.training.report import Reporter
-from mmbert.training.results import Results
-from mmbert.training.signals import StopRequest
-from mmbert.training.step import StepRunner
-from mmbert.training.timing import TimeSplit
-from mmbert.training.watchdog import Activity, Watchdog
-from mmbert.training.wishes import Wishes
+from mmbert.training.engine.engine import Engine
+from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loss_monitor import Guard, SkippedSteps
+from mmbert.training.fault_tolerance.stop_request import StopRequest
+from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
+from mmbert.training.metrics.communication_timer import CommunicationClock
+from mmbert.training.metrics.interval_metrics import Interval, IntervalSums
+from mmbert.training.metrics.loggers import Reporter
+from mmbert.training.metrics.loss_meter import LossMeter
+from mmbert.training.metrics.profiler import Profiler
+from mmbert.training.metrics.results import Results
+from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.validation import HeldOut
+from mmbert.training.train_step import StepRunner
 
 # Processes that read ahead while a GPU works; on a CPU they would only take turns with training.
 READERS_BESIDE_A_GPU = 2

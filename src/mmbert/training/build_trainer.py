@@ -21,25 +21,25 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe
-from mmbert.training.communication import CommunicationClock
-from mmbert.training.dry_batch import run_dry_batches
-from mmbert.training.engine import Engine
-from mmbert.training.guard import Guard, SkippedSteps
-from mmbert.training.held_out import HeldOut
-from mmbert.training.interval import Interval
-from mmbert.training.losses import LossMeter
-from mmbert.training.preparation import Prepared, RunOptions
-from mmbert.training.profiling import Profiler
-from mmbert.training.report import Reporter, format_count
-from mmbert.training.results import Losses, PhaseResult, Results
+from mmbert.training.engine.engine import Engine
+from mmbert.training.fault_tolerance.loss_monitor import Guard, SkippedSteps
+from mmbert.training.fault_tolerance.memory_check import run_dry_batches
+from mmbert.training.fault_tolerance.stop_request import StopRequest
+from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
+from mmbert.training.metrics.communication_timer import CommunicationClock
+from mmbert.training.metrics.interval_metrics import Interval
+from mmbert.training.metrics.loggers import Reporter, format_count
+from mmbert.training.metrics.loss_meter import LossMeter
+from mmbert.training.metrics.mfu import FORMULA, peak_flops
+from mmbert.training.metrics.profiler import Profiler
+from mmbert.training.metrics.results import Losses, PhaseResult, Results
+from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.tensorboard_tags import charts
+from mmbert.training.metrics.validation import HeldOut
+from mmbert.training.run_config import Prepared, RunOptions
 from mmbert.training.run_folder import set_up_run_folder
-from mmbert.training.session import Session
-from mmbert.training.signals import StopRequest
-from mmbert.training.step import StepRunner
-from mmbert.training.tags import charts
-from mmbert.training.timing import TimeSplit
-from mmbert.training.utilisation import FORMULA, peak_flops
-from mmbert.training.watchdog import Activity, Watchdog
+from mmbert.training.train_step import StepRunner
+from mmbert.training.trainer import Session
 
 
 def open_session(

@@ -13,20 +13,20 @@ import numpy as np
 
 from mmbert.data.loading.rows import Row
 from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
-from mmbert.training.figures import (
+from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.metrics.log_metrics import (
     data_figures,
     language_figures,
     smoothed_rate,
     speed_figures,
 )
-from mmbert.training.held_out import HeldOutLoss
-from mmbert.training.losses import ComponentLosses
-from mmbert.training.report import format_count
-from mmbert.training.results import Losses
-from mmbert.training.session import Session
-from mmbert.training.step import StepOutcome
-from mmbert.training.tags import held_out_tags, training_tags
-from mmbert.training.watchdog import Activity
+from mmbert.training.metrics.loggers import format_count
+from mmbert.training.metrics.loss_meter import ComponentLosses
+from mmbert.training.metrics.results import Losses
+from mmbert.training.metrics.tensorboard_tags import held_out_tags, training_tags
+from mmbert.training.metrics.validation import HeldOutLoss
+from mmbert.training.train_step import StepOutcome
+from mmbert.training.trainer import Session
 
 # Figures per language go to TensorBoard and the log with every tenth line, and in a long run about
 # this often in all: at every line, 1,800 languages would make tens of gigabytes of them.

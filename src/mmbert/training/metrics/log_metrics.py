@@ -4,7 +4,7 @@ import numpy as np
 
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.schedule import PhasePlan, StepPlan, TrainingPlan
-from mmbert.training.interval import IntervalSums
+from mmbert.training.metrics.interval_metrics import IntervalSums
 
 MEBIBYTE = 1 << 20
 

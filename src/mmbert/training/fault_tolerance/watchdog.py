@@ -26,7 +26,7 @@ from typing import Any
 import torch.distributed as distributed
 
 from mmbert.parallel import host_group as control
-from mmbert.training import one_read
+from mmbert.training.engine import host_sync as one_read
 
 # Frames of these files mean that a rank waits for the others rather than lets them wait.
 _WAITING = ("torch/distributed/", "deepspeed/comm/", control.__file__, one_read.__file__)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbert.errors import UserError
-from mmbert.training.process_tree import command_of, launcher_chain
+from mmbert.training.fault_tolerance.process_tree import command_of, launcher_chain
 
 DEFAULT_PORT = 29500
 # From here on Slurm's step numbers mean the batch script, an interactive shell and the like.

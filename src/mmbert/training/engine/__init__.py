@@ -1,0 +1,8 @@
+"""The only room that knows DeepSpeed: ZeRO 1-3 over the process grid.
+
+- `engine`: wrapper around DeepSpeed's engine.
+- `deepspeed_config`: its configuration and the optimizer it is given.
+- `stable_adamw`: StableAdamW on a flat partition; the update is clipped by RMS here.
+- `gradient_reducer`: gradient reduction that overlaps the last backward pass (ZeRO 1).
+- `host_sync`: the only device-to-host synchronization in a training step.
+"""
