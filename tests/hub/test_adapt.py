@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mmbert.evaluation.loaded import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.hub.export import export_checkpoint
-from mmbert.hub.import_ import import_model
+from mmbert.hub.importing.import_model import import_model
 from mmbert.training.run_config import RunOptions
 from mmbert_prep.executor.workers import SoloTeam
 from mmbert_prep.pipeline import preprocess

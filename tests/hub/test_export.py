@@ -18,7 +18,7 @@ from transformers import (
 import mmbert.hub.export
 from mmbert.errors import UserError
 from mmbert.hub.export import export_checkpoint
-from mmbert.hub.source import CheckpointSource
+from mmbert.hub.model_source import CheckpointSource
 from mmbert.hub.verification import ExportMismatchError
 from mmbert.hub.weights import parameter_shapes, write_weights
 from tests.hub.runs import TOLERANCE, Run, documents, our_logits, save_run

@@ -15,11 +15,11 @@ from transformers import (
 from mmbert.errors import UserError
 from mmbert.hub.configuration import read_configuration
 from mmbert.hub.export import export_checkpoint
-from mmbert.hub.import_ import import_model
-from mmbert.hub.source import HuggingFaceSource
-from mmbert.hub.strided import StridedSampling, strided_indices
+from mmbert.hub.importing.import_model import import_model
+from mmbert.hub.importing.striding import StridedSampling, strided_indices
+from mmbert.hub.importing.vocabulary import change_vocabulary
+from mmbert.hub.model_source import HuggingFaceSource
 from mmbert.hub.tokenizer import FastTokenizer
-from mmbert.hub.vocabulary import change_vocabulary
 from mmbert.recipe import ModelSettings
 from mmbert_prep.tokenization.folder import write_huggingface_folder
 from tests.hub.strangers import EMBEDDING, stored, stranger

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForMaskedLM
 
 from mmbert.errors import UserError
-from mmbert.hub.import_ import import_model
+from mmbert.hub.importing.import_model import import_model
 from tests.hub.strangers import EMBEDDING, stored
 from tests.hub.tokenizers_for_tests import byte_level_tokenizer, save_tokenizer
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mmbert.errors import UserError
-from mmbert.hub import averaging
-from mmbert.hub.averaging import exponential_weights, ties, weighted_mean
 from mmbert.hub.building import build_model
 from mmbert.hub.export import export_checkpoint
-from mmbert.hub.merge import MergeOptions, merge_models
+from mmbert.merging import methods as averaging
+from mmbert.merging.merge import MergeOptions, merge_models
+from mmbert.merging.methods import exponential_weights, ties, weighted_mean
 from mmbert.model.modernbert import MaskedLanguageModel
 from tests.hub.runs import Run, save_run
 

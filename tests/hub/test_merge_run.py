@@ -8,7 +8,7 @@ import pytest
 
 from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.errors import UserError
-from mmbert.hub.merge_run import merge_run
+from mmbert.merging.merge_run import merge_run
 from mmbert.recipe import dump_recipe, parse_recipe
 from mmbert.schedule import training_plan
 from tests.hub.runs import RECIPE, EngineOfOneRank, Run

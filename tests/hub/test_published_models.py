@@ -20,7 +20,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertConfig
 
 from mmbert.errors import UserError
 from mmbert.hub.configuration import read_configuration
-from mmbert.hub.import_ import import_model
+from mmbert.hub.importing.import_model import import_model
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import parameter_shapes
 from tests.hub.strangers import stored

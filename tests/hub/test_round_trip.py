@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmbert.hub.export import export_checkpoint
-from mmbert.hub.import_ import import_model
+from mmbert.hub.importing.import_model import import_model
 from tests.distributed import run_ranks
 from tests.hub.ranks import save_after_no_step
 from tests.hub.strangers import stranger

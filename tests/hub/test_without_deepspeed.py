@@ -21,8 +21,8 @@ from rich.console import Console
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded import LoadedModel
 from mmbert.hub import export  # `mmbert export`; that it exports is other tests' matter
-from mmbert.hub.merge_run import merge_run
-from mmbert.hub.source import open_model
+from mmbert.merging.merge_run import merge_run
+from mmbert.hub.model_source import open_model
 from mmbert.inspection.checkpoints import render_checkpoint, render_run
 from mmbert.checkpoint.store import CheckpointStore
 

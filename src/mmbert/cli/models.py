@@ -88,7 +88,7 @@ def import_(
     ] = None,
 ) -> None:
     """Make a ModernBERT model (ModernBERT, mmBERT, Ettin, …) a start for training."""
-    from mmbert.hub.import_ import import_model
+    from mmbert.hub.importing.import_model import import_model
     from mmbert.recipe import load_recipe
 
     report = import_model(
@@ -128,8 +128,8 @@ def merge(
     dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.float32,
 ) -> None:
     """Merge models of one architecture and tokenizer into one Hugging Face folder."""
-    from mmbert.hub.merge import MergeOptions, merge_models
-    from mmbert.hub.merge_run import merge_run
+    from mmbert.merging.merge import MergeOptions, merge_models
+    from mmbert.merging.merge_run import merge_run
 
     if method is None:
         if len(models) != 1 or base is not None or weight:

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmbert.errors import UserError
 from mmbert.hub.building import build_model, pack
 from mmbert.hub.configuration import HuggingFaceModel
-from mmbert.hub.source import open_model
+from mmbert.hub.model_source import open_model
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert_kernels import computes_in_bfloat16

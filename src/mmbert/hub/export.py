@@ -12,9 +12,9 @@ from torch import Tensor
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.hub.building import ModelBuilder
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
-from mmbert.hub.folders import new_folder
 from mmbert.hub.model_card import model_card
-from mmbert.hub.source import PROVENANCE_NAME, CheckpointSource, open_model
+from mmbert.hub.model_source import PROVENANCE_NAME, CheckpointSource, open_model
+from mmbert.hub.output_folder import new_folder
 from mmbert.hub.tokenizer import copy_tokenizer
 from mmbert.hub.verification import LogitComparison, compare_logits
 from mmbert.hub.weights import WEIGHTS_FILE, parameter_shapes, write_weights

@@ -6,8 +6,8 @@ from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.errors import UserError
 from mmbert.hub.export import Dtype
-from mmbert.hub.merge import MergeOptions, merge_models
 from mmbert.hub.verification import LogitComparison
+from mmbert.merging.merge import MergeOptions, merge_models
 from mmbert.recipe import MergeSettings, Recipe, parse_recipe
 from mmbert.schedule import training_plan
 

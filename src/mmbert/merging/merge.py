@@ -12,10 +12,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mmbert.errors import UserError
-from mmbert.hub.averaging import exponential_weights, ties, weighted_mean
 from mmbert.hub.export import Dtype, write_hugging_face_folder
-from mmbert.hub.source import CheckpointSource, ModelSource, open_model
+from mmbert.hub.model_source import CheckpointSource, ModelSource, open_model
 from mmbert.hub.verification import LogitComparison
+from mmbert.merging.methods import exponential_weights, ties, weighted_mean
 
 Method = Literal["ties", "linear", "ema"]
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from mmbert.errors import UserError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.export import write_hugging_face_folder
-from mmbert.hub.source import HuggingFaceSource
-from mmbert.hub.strided import StridedSampling
+from mmbert.hub.importing.striding import StridedSampling
+from mmbert.hub.importing.vocabulary import Initialisation, VocabularyChange, change_vocabulary
+from mmbert.hub.model_source import HuggingFaceSource
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.verification import LogitComparison
-from mmbert.hub.vocabulary import Initialisation, VocabularyChange, change_vocabulary
 from mmbert.hub.weights import DECODER_BIAS, EMBEDDING
 from mmbert.model.config import EncoderConfig
 from mmbert.recipe import ModelSettings

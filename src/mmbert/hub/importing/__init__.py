@@ -1,0 +1,1 @@
+"""Import of foreign models: weights, another vocabulary, a smaller architecture."""
