@@ -44,7 +44,7 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
-from mmbert.recipe.files import override_recipe
+from mmbert.recipe.loading import override_recipe
 from mmbert.training.engine.engine import Engine
 from mmbert_kernels.support.dispatch import triton_is_installed
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of

@@ -15,7 +15,7 @@ from mmbert.evaluation.classification import (
     read_examples,
     render_scores,
 )
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
 from tests.hub.runs import Run
 
 FILLER = ("the", "old", "town", "and", "a", "child", "by", "with", "rain", "und", "der", "stadt")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
 from tests.hub.runs import Run
 

@@ -12,7 +12,7 @@ from mmbert.data.loading.validation_rows import heldout_rows
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation import masked_loss
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses, render_losses
 from tests.data.shards import write_corpus
 from tests.hub.runs import Run

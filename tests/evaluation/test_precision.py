@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from mmbert.cli.app import app
 from mmbert.errors import UserError
 from mmbert.evaluation.classification import FineTuning, fine_tune
-from mmbert.evaluation.loaded import LoadedModel, mean_by_document
+from mmbert.evaluation.loaded_model import LoadedModel, mean_by_document
 from mmbert.evaluation.masked_loss import masked_losses
 from tests.evaluation.test_classification import write_examples
 from tests.hub.runs import Run

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from mmbert.errors import UserError
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.retrieval import (
     nearest_accuracy,
     read_aligned,
@@ -53,7 +53,7 @@ def test_vectors_do_not_depend_on_what_shares_their_row(
 ) -> None:
     texts = list(sentences(20).values())
     together = model.sentence_vectors(texts)
-    monkeypatch.setattr("mmbert.evaluation.loaded.ROW_TOKENS", 1)
+    monkeypatch.setattr("mmbert.evaluation.loaded_model.ROW_TOKENS", 1)
     assert torch.allclose(together, model.sentence_vectors(texts), atol=1e-5)
 
 

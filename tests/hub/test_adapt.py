@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.importing.import_model import import_model

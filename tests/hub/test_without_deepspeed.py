@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmbert.errors import UserError
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.hub import export  # `mmbert export`; that it exports is other tests' matter
 from mmbert.merging.merge_run import merge_run
 from mmbert.hub.model_source import open_model

@@ -20,7 +20,7 @@ from mmbert.ablation.variations import FULL
 from mmbert.data.sampling.component_table import NO_TIER, ComponentTable
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import LanguageLoss, masked_losses
 from mmbert.schedule import training_plan
 

@@ -4,7 +4,9 @@ import sys
 
 from rich.console import Console
 
-from mmbert.cli import ablating, inspecting, models
+from mmbert.cli import ablate_command as ablating
+from mmbert.cli import inspect_commands as inspecting
+from mmbert.cli import model_commands as models
 from mmbert.cli.app import app
 from mmbert.errors import EXIT_USER_ERROR, UserError
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmbert.errors import UserError
-from mmbert.evaluation.lines import read_lines
-from mmbert.evaluation.loaded import LoadedModel, mean_by_document
+from mmbert.evaluation.loaded_model import LoadedModel, mean_by_document
+from mmbert.evaluation.tsv import read_lines
 from mmbert.hub.building import pack
 
 

@@ -10,7 +10,7 @@ from mmbert.data.loading.device_batch import to_batch
 from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
-from mmbert.evaluation.loaded import ROW_TOKENS, LoadedModel
+from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import Recipe

@@ -13,8 +13,8 @@ from rich.table import Table
 from torch import Tensor
 
 from mmbert.errors import UserError
-from mmbert.evaluation.lines import read_lines
-from mmbert.evaluation.loaded import LoadedModel
+from mmbert.evaluation.loaded_model import LoadedModel
+from mmbert.evaluation.tsv import read_lines
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmbert.planner.hardware import Gpu
+from mmbert.hardware import Gpu
 from mmbert.planner.memory import LIVE_PARAMETERS
 from mmbert.recipe import ModelSettings
 

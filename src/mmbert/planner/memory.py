@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig
-from mmbert.planner.costs import ParameterCount
+from mmbert.planner.parameter_count import ParameterCount
 
 # What the driver, NCCL and the allocator's fragments take: an assumption, stated in the plan.
 RESERVE_BYTES = 3 << 30

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbert.errors import UserError
+from mmbert.hardware import Gpu, find_gpu
 from mmbert.model.config import encoder_config
 from mmbert.model.flops import Flops
 from mmbert.planner.communication import Communication, step_communication
-from mmbert.planner.costs import ParameterCount, count_parameters, flops_per_token
-from mmbert.planner.evidence import gather_evidence
-from mmbert.planner.hardware import Gpu, find_gpu
+from mmbert.planner.data_statistics import gather_evidence
 from mmbert.planner.languages import LanguageTable
 from mmbert.planner.memory import DeviceMemory, device_memory, local_parameters, usable_bytes
+from mmbert.planner.parameter_count import ParameterCount, count_parameters, flops_per_token
 from mmbert.planner.warnings import find_warnings
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, training_plan

@@ -1,8 +1,18 @@
 """The recipe: one YAML file, checked by typed models, that says all of a training run."""
 
-from mmbert.recipe.files import dump_recipe, load_recipe, override_recipe, parse_recipe
-from mmbert.recipe.models import Recipe
-from mmbert.recipe.parts import (
+from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
+from mmbert.recipe.phases import (
+    LanguageSelection,
+    LearningRate,
+    MergeSettings,
+    Phase,
+    RotaryBases,
+    Temperature,
+    Variant,
+)
+from mmbert.recipe.quantities import format_quantity, parse_quantity
+from mmbert.recipe.recipe import Recipe
+from mmbert.recipe.sections import (
     BatchSettings,
     CheckpointSettings,
     DataSettings,
@@ -17,16 +27,6 @@ from mmbert.recipe.parts import (
     Source,
     TokenizerSettings,
 )
-from mmbert.recipe.phases import (
-    LanguageSelection,
-    LearningRate,
-    MergeSettings,
-    Phase,
-    RotaryBases,
-    Temperature,
-    Variant,
-)
-from mmbert.recipe.quantities import format_quantity, parse_quantity
 
 __all__ = [
     "BatchSettings",

@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mmbert.recipe.base import Settings
 from mmbert.recipe.quantities import Quantity
-from mmbert.recipe.settings import Settings
 
 
 class LanguageSelection(Settings):

@@ -6,7 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmbert.recipe.parts import (
+from mmbert.recipe.base import Settings, require_distinct
+from mmbert.recipe.phases import MergeSettings, Phase, Variant
+from mmbert.recipe.sections import (
     BatchSettings,
     CheckpointSettings,
     DataSettings,
@@ -18,8 +20,6 @@ from mmbert.recipe.parts import (
     ParallelSettings,
     TokenizerSettings,
 )
-from mmbert.recipe.phases import MergeSettings, Phase, Variant
-from mmbert.recipe.settings import Settings, require_distinct
 
 
 class Recipe(Settings):

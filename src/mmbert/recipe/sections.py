@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mmbert.recipe.base import Settings, require_distinct
 from mmbert.recipe.quantities import Quantity
-from mmbert.recipe.settings import Settings, require_distinct
 
 # hidden_size, intermediate_size, num_hidden_layers, num_attention_heads. `small` and `base` are
 # mmBERT's; `large` (about 1B) and `huge` (about 7B) keep head size 64 and the same proportions.

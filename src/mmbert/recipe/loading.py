@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from mmbert.errors import UserError
-from mmbert.recipe.models import Recipe
+from mmbert.recipe.recipe import Recipe
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

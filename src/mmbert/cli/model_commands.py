@@ -175,7 +175,7 @@ def evaluate(
 ) -> None:
     """Measure a model: held-out loss per language, cross-lingual retrieval, classification."""
     from mmbert.evaluation.classification import FineTuning, fine_tune, render_scores
-    from mmbert.evaluation.loaded import DTYPES, LoadedModel
+    from mmbert.evaluation.loaded_model import DTYPES, LoadedModel
     from mmbert.evaluation.masked_loss import masked_losses, render_losses
     from mmbert.evaluation.retrieval import render_retrieval, retrieval_accuracies
 
