@@ -25,6 +25,16 @@ def test_each_floor_imports_only_from_below() -> None:
     assert "0 broken" in result.stdout
 
 
+MOST_FILES = 12
+
+
+def test_a_room_is_taken_in_at_a_glance() -> None:
+    rooms = [path.parent for place in FOLDERS for path in (ROOT / place).rglob("__init__.py")]
+    sizes = {room: len([*room.glob("*.py")]) - 1 for room in rooms}
+    assert len(sizes) > 20
+    assert {str(room): size for room, size in sizes.items() if size > MOST_FILES} == {}
+
+
 def test_an_import_from_above_would_be_noticed(tmp_path: Path) -> None:
     for place in ("src", "kernels", "data_prep", "pyproject.toml"):
         (tmp_path / place).symlink_to(ROOT / place)

@@ -1,6 +1,6 @@
 """Fused operations of the encoder and its optimiser, with a plain-PyTorch reference each.
 
-Every operation chooses its implementation once, by device (implementation.py). This package
+Every operation chooses its implementation once, by device (dispatch.py). This package
 knows nothing of mmbert.
 """
 

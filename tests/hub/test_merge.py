@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mmbert.errors import UserError
 from mmbert.hub.building import build_model
 from mmbert.hub.export import export_checkpoint
-from mmbert.merging import methods as averaging
+from mmbert.merging import methods
 from mmbert.merging.merge import MergeOptions, merge_models
 from mmbert.merging.methods import exponential_weights, ties, weighted_mean
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -82,7 +82,7 @@ def test_ties_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     base, *models = torch.randn(4, 50, 7, generator=generator)
     whole = ties(base, models, [1, 2, 3], 0.3), weighted_mean(models, [1, 2, 3])
-    monkeypatch.setattr(averaging, "_CHUNK", 11)
+    monkeypatch.setattr(methods, "_CHUNK", 11)
     parts = ties(base, models, [1, 2, 3], 0.3), weighted_mean(models, [1, 2, 3])
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmbert.model.flops import flops_by_part, training_flops
 from mmbert.planner import flops_per_token
 from mmbert.recipe import ModelSettings
-from mmbert.training.metrics import interval_metrics as interval
+from mmbert.training.metrics import interval_metrics
 from tests.benchmarks import gpu_step_shares
 from tests.benchmarks.packed_rows import document_lengths, packed_rows
 from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
@@ -58,7 +58,7 @@ def test_pytorch_counts_as_many(plain: None, documents: tuple[int, ...]) -> None
 
 
 def test_every_user_counts_by_the_same_function() -> None:
-    assert interval.training_flops is training_flops
+    assert interval_metrics.training_flops is training_flops
     assert gpu_step_shares.training_flops is training_flops
     lengths = np.array([1024, 600, 200, 130, 129, 5000])
     tokens, masked = int(lengths.sum()), 2000

@@ -29,9 +29,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def after_step(rank: int, victim: int, step: int, action: Callable[[Any], None]) -> None:
     """Let rank `victim` do something to its engine's model when step `step` is done."""
-    from mmbert.training import train_step as steps
+    from mmbert.training import train_step
 
-    original, count = steps.StepRunner.run, 0
+    original, count = train_step.StepRunner.run, 0
 
     def run(runner: Any, rows: Any, **arguments: Any) -> Any:
         nonlocal count
@@ -42,7 +42,7 @@ def after_step(rank: int, victim: int, step: int, action: Callable[[Any], None])
         count += 1
         return outcome
 
-    steps.StepRunner.run = run  # type: ignore[method-assign]
+    train_step.StepRunner.run = run  # type: ignore[method-assign]
 
 
 def flip_a_bit_of_a_norm(parameters: dict[str, torch.Tensor]) -> None:

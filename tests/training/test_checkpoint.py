@@ -14,11 +14,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from mmbert.checkpoint import store as checkpoint
-from mmbert.checkpoint import writer as checkpoint_writing
+from mmbert.checkpoint import writer
 from mmbert.checkpoint.format import Index, write_file
 from mmbert.checkpoint.reader import CheckpointReader
-from mmbert.checkpoint.store import CheckpointStore, RunState
+from mmbert.checkpoint.store import CheckpointStore, RunState, logger
 from mmbert.errors import UserError
 from mmbert.parallel.zero_fragment import STATES
 from mmbert.training.engine.engine import Engine
@@ -217,7 +216,7 @@ def save_while_training(rank: int, world_size: int, root: Path) -> dict[str, Any
         assert disk_may_go_on.wait(60)
         return write_file(*arguments)
 
-    checkpoint_writing.write_file = slow_write_file
+    writer.write_file = slow_write_file
     engine = prescribed_engine(start(rank, world_size, 1), parallel__zero_stage=2)
     store = CheckpointStore(root)
     train(engine, 0, 3)
@@ -358,7 +357,7 @@ def newest_sound_of(rank: int, world_size: int, root: Path) -> tuple[Path | None
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    checkpoint.logger.addHandler(handler)
+    logger.addHandler(handler)
     return CheckpointStore(root).newest_sound(), records
 
 

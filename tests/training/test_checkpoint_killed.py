@@ -79,12 +79,12 @@ def test_a_process_that_dies_does_not_wait_for_its_save(tmp_path: Path) -> None:
 
 
 def fail_while_saving(root: Path) -> None:
-    from mmbert.checkpoint import writer as checkpoint_writing
+    from mmbert.checkpoint import writer
 
     def stand_still(*_: Any) -> None:
         time.sleep(3600)
 
-    checkpoint_writing.write_file = stand_still  # type: ignore[assignment]
+    writer.write_file = stand_still  # type: ignore[assignment]
     engine = StepWeights()
     CheckpointStore(root).save(engine, RunState(step=1, tokens=1, phase="only", recipe=""))
     raise RuntimeError("the run fails")

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from mmbert.errors import UserError
 from mmbert.training.engine import engine as engine_module
-from mmbert.training.engine import gradient_reducer as overlap_module
+from mmbert.training.engine import gradient_reducer
 from mmbert.training.engine.engine import Engine
 from tests.distributed import run_ranks
 from tests.training.prescribed import (
@@ -323,7 +323,7 @@ UNUSED = ("down.weight", "norm.weight")
 def reduce_while_computing(rank: int, world_size: int, optimizer: str) -> list[dict[str, Any]]:
     """A step of three microbatches each, the last of which leaves some parameters out: without
     saying which is the last, and saying it. The gradient, and the buckets sent before the end."""
-    overlap_module.dist = CountedReductions
+    gradient_reducer.dist = CountedReductions
     engine_module.OVERLAP_BUCKET = 100
     results = []
     for said in (False, True):

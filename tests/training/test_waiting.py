@@ -101,7 +101,7 @@ def test_the_host_waits_once_a_step(ranks: int) -> None:
     for key, (in_microbatches, after, wished) in found.items():
         assert in_microbatches == [], key
         assert len(after) == 1, (key, after)
-        assert "one_read.py" in after[0], (key, after)
+        assert "host_sync.py" in after[0], (key, after)
         assert wished == (1, 0, 0), key
 
 

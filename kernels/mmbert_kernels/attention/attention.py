@@ -7,14 +7,14 @@
 where s runs over the tokens of t's own document, and with a window only over those with
 |s - t| <= window // 2.
 
-Implementations, in the order of preference (implementation.py chooses):
+Implementations, in the order of preference (dispatch.py chooses):
 
 `flash_attn_3`  flash-attn 3 (its package flash_attn_interface), on Hopper where it is installed;
 `flash_attn`    flash-attn 2, on a GPU where it is installed;
 `varlen`        PyTorch's torch.nn.attention.varlen, on a GPU;
-`plain`         on a GPU in float32, which the three above do not take (blocked_attention.py with
-                plain_attention.py): linear memory, but the host waits for the lengths;
-`blocked`       on a CPU (blocked_attention.py): linear in the length for a local window;
+`plain`         on a GPU in float32, which the three above do not take (cpu_blocked.py with
+                gpu_plain.py): linear memory, but the host waits for the lengths;
+`blocked`       on a CPU (cpu_blocked.py): linear in the length for a local window;
 `reference`     document by document and block by block, in plain PyTorch, on any device.
 """
 

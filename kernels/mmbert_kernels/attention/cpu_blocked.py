@@ -1,10 +1,10 @@
 """Attention by few large calls of a kernel on views of the packed row; memory is linear.
 
-The kernel is PyTorch's flash kernel for a CPU, or plain_attention.py's anywhere, such as on a GPU
+The kernel is PyTorch's flash kernel for a CPU, or gpu_plain.py's anywhere, such as on a GPU
 in float32, which no library for GPUs takes.
 
 All of a document: one call per document; neighbouring short ones share a call, with a mask. On a
-CPU long ones in float32 go another way (dense_attention.py). The lengths are read on the host.
+CPU long ones in float32 go another way (cpu_dense.py). The lengths are read on the host.
 
 Local window: the row is cut into blocks of as many queries as the window reaches to a side. A
 block sees the block before it, itself and the one after it, so many blocks together are one

@@ -1,6 +1,6 @@
 """Attention over all of one long document on a CPU, by oneDNN's products head by head.
 
-PyTorch's flash kernel multiplies by MKL (see product.py); where scores are large enough for
+PyTorch's flash kernel multiplies by MKL (see matmul.py); where scores are large enough for
 oneDNN, whole matrices of them are quicker. Queries go in blocks, so that memory stays linear in
 the length. With S = q k^T / sqrt D:
 

@@ -15,8 +15,8 @@ Vocabulary-parallel (Shoeybi et al. 2019): a process holds the rows [vocab_start
 of weight and bias; two small all-reduces per chunk (maxima; sums and label logits) make the
 losses whole. Ranges need not be equal.
 
-On a GPU a chunk is one product, the Triton kernels of softmax_gradient.py, and two products. The
-reference (classifier_blocks.py) works in blocks of the vocabulary that fit a CPU's cache.
+On a GPU a chunk is one product, the Triton kernels of triton_softmax_gradient.py, and two products.
+The reference (cpu_blocks.py) works in blocks of the vocabulary that fit a CPU's cache.
 """
 
 from dataclasses import replace

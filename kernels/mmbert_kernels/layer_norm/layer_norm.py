@@ -15,7 +15,7 @@ Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
 what the next layer reads, and gives both s and its norm; both summands get the gradient dx + ds.
 With dropout (dropout.py) it is s = dropout(x) + residual, and x gets the dropout of that gradient.
 
-The Triton kernels are in layer_norm_kernels.py.
+The Triton kernels are in triton_kernels.py.
 """
 
 from typing import Any

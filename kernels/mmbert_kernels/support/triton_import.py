@@ -1,7 +1,7 @@
 """Triton, or stand-ins where it is not installed, so that every file defines its kernels anywhere.
 
 The CPU build of PyTorch comes without Triton. There `triton.jit` leaves functions as they are and
-implementation.py never chooses them.
+dispatch.py never chooses them.
 """
 
 from functools import cache

@@ -4,13 +4,11 @@ import sys
 
 from rich.console import Console
 
-from mmbert.cli import ablate_command as ablating
-from mmbert.cli import inspect_commands as inspecting
-from mmbert.cli import model_commands as models
+from mmbert.cli import ablate_command, inspect_commands, model_commands
 from mmbert.cli.app import app
 from mmbert.errors import EXIT_USER_ERROR, UserError
 
-__all__ = ["ablating", "app", "inspecting", "main", "models"]
+__all__ = ["ablate_command", "app", "inspect_commands", "main", "model_commands"]
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Models in and out: Hugging Face export and import, merging, fillings of masks."""
+"""Models in and out: Hugging Face export and import, fillings of masks."""

@@ -1,7 +1,7 @@
 """Layers over a tensor group: they look like their ordinary counterparts to the model.
 
 Every layer makes its own parameters, of this rank's share, uninitialised, each with a description
-(see description.py). With sequence parallelism their input or output tokens are the rank's share.
+(see parameter_spec.py). With sequence parallelism input or output tokens are the rank's share.
 Each weight is used inside its own module's forward, as ZeRO 3 gathers it only there.
 """
 

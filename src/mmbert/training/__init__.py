@@ -1,4 +1,12 @@
-"""The training loop, the engine behind it, and what a long run needs besides."""
+"""The training job, in the order in which it is read.
+
+- `main`: from options to exit status; `launcher_env`, `run_config`, `run_folder`, `determinism`:
+  what is known before anything starts; `build_trainer` puts the parts together.
+- `loop`, `trainer`, `train_step`, `metrics_processor`: the run itself.
+- `engine`: DeepSpeed, the optimizer, and the one read of a step.
+- `fault_tolerance`: hangs, spikes, signals, memory.
+- `metrics`: what is measured and logged.
+"""
 
 import os
 

@@ -114,8 +114,8 @@ def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         "wall_clock_breakdown": False,
         "zero_optimization": {
             "stage": stage,
-            # ZeRO 1 reduces once a step: in bfloat16 overlap.py does it during the last backward
-            # pass; in float32, the precision of CPUs and tests, DeepSpeed does when it has ended.
+            # ZeRO 1 reduces once a step: in bfloat16 gradient_reducer.py during the last backward
+            # pass; in float32, the precision of CPUs and tests, DeepSpeed when it has ended.
             "overlap_comm": stage > 1,
             "contiguous_gradients": True,
             "reduce_scatter": True,

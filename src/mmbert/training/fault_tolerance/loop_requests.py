@@ -1,8 +1,8 @@
 """What ranks want before the next step: to stop, to save, to leave as figures cannot be written.
 
 Each rank has its own wishes; how many ranks have which one travels with the figures of a step (see
-step.py), or, where there was no step to carry it, in a message of its own. Only when somebody wants
-to leave do the ranks also tell each other why.
+train_step.py), or, where there was no step to carry it, in a message of its own. Only when somebody
+wants to leave do the ranks also tell each other why.
 """
 
 from collections.abc import Sequence

@@ -25,11 +25,11 @@ from typing import Any
 
 import torch.distributed as distributed
 
-from mmbert.parallel import host_group as control
-from mmbert.training.engine import host_sync as one_read
+from mmbert.parallel import host_group
+from mmbert.training.engine import host_sync
 
 # Frames of these files mean that a rank waits for the others rather than lets them wait.
-_WAITING = ("torch/distributed/", "deepspeed/comm/", control.__file__, one_read.__file__)
+_WAITING = ("torch/distributed/", "deepspeed/comm/", host_group.__file__, host_sync.__file__)
 EXIT_HUNG = 1
 
 

@@ -1,0 +1,9 @@
+"""Moved to mmbert_prep.cli; this name goes with the next version."""
+
+import sys
+import warnings
+
+from mmbert_prep import cli
+
+warnings.warn("mmbert_prep.main is now mmbert_prep.cli", FutureWarning, stacklevel=2)
+sys.modules[__name__] = cli

@@ -1,0 +1,20 @@
+"""Module paths that README or scripts have named keep working for one version, with a warning."""
+
+import importlib
+import sys
+
+import pytest
+
+MOVED = {
+    "mmbert.training.preparation": "mmbert.training.run_config",
+    "mmbert.training.launchers": "mmbert.training.launcher_env",
+    "mmbert_prep.main": "mmbert_prep.cli",
+    "mmbert_prep.demo_corpus": "mmbert_prep.demo.corpus",
+}
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_name_gives_the_new_module(old: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(FutureWarning, match=f"{old} is now {MOVED[old]}"):
+        assert importlib.import_module(old) is importlib.import_module(MOVED[old])
