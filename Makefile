@@ -57,7 +57,7 @@ test: setup ## The test suite (no GPU, no Slurm, no MPI from the system needed):
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 test-fast: setup ## The tests that start no process, for the minute between edits
-	@$(BIN)/python -m pytest -p tests.without_processes -n 2 -r fE
+	@$(BIN)/python -m pytest -p tests.support.without_processes -n 2 -r fE
 
 test-long: setup ## The tests that take longer: faults at many moments, fuzzing
 	@$(BIN)/python -m pytest -m long

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.environment import ON_A_CPU, asks_for_a_gpu
+from tests.support.environment import ON_A_CPU, asks_for_a_gpu
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def _sum_ranks(rank: int, world_size: int, offset: int) -> float:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.environment import FOLDERS, ROOT, with_packages
+from tests.support.environment import FOLDERS, ROOT, with_packages
 
 
 def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import ROOT, asks_for_a_gpu, on_a_gpu, with_packages
-from tests.gpu_files import GROUPS, gpu_test_files, operations_of
+from tests.support.environment import ROOT, asks_for_a_gpu, on_a_gpu, with_packages
+from tests.support.gpu_files import GROUPS, gpu_test_files, operations_of
 
 # What a machine with a GPU may lack, and the way to it that these tests must not need.
 MISSING = ("babel", "datasets", "kitoken", "megatron", "mpi4py", "onnx", "onnxruntime",
@@ -118,7 +118,8 @@ def test_nothing_else_sets_the_path() -> None:
              if setting in p.read_text()}  # fmt: skip
     # The benchmark puts its own before the others, and this file tests the helper.
     assert found == {
-        "tests/benchmarks/bench_preprocess.py", "tests/environment.py", "tests/test_gpu_files.py"
+        "tests/benchmarks/bench_preprocess.py", "tests/support/environment.py",
+        "tests/test_gpu_files.py",
     }  # fmt: skip
     for folder in ("slurm", "launch"):
         for path in (ROOT / folder).rglob("*"):

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 TESTS = """
 import multiprocessing, os, subprocess, threading
@@ -52,7 +52,7 @@ def test_in_a_fixture(made: None) -> None:
 
 def test_what_starts_a_process_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "test_starts.py").write_text(TESTS)
-    options = ("-p", "tests.without_processes", "-n", "1", "-q", f"--rootdir={tmp_path}")
+    options = ("-p", "tests.support.without_processes", "-n", "1", "-q", f"--rootdir={tmp_path}")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)],
         cwd=ROOT,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.shards import write_corpus
-from tests.hub.tokenizers_for_tests import metaspace_tokenizer, save_tokenizer
-from tests.training.small_run import RECIPE, SIZES
+from tests.support.corpora import write_corpus
+from tests.support.small_run import RECIPE, SIZES
+from tests.support.tokenizers import metaspace_tokenizer, save_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from mmbert.cli import app
 from mmbert.errors import UserError
-from tests.data.shards import write_corpus
-from tests.launch.tiny_run import ENVIRONMENT, PRETRAIN, run, weights
-from tests.training.processes import wait_for
+from tests.support.corpora import write_corpus
+from tests.support.job_processes import wait_for
+from tests.support.tiny_run import ENVIRONMENT, PRETRAIN, run, weights
 
 LAUNCH = f"{sys.executable} {PRETRAIN}"
 VARIED = "constant-mask"

@@ -8,7 +8,7 @@ from mmbert.ablation.variations import FULL, Variation, all_variations, chosen_v
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.schedule import learning_rate, training_plan
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 RECIPES = ROOT / "launch" / "recipes"
 ANNEALED = ("demo", "mmbert-base", "mmbert-small", "small-corpus")

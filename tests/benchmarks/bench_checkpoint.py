@@ -33,8 +33,8 @@ from mmbert.parallel.parameter_spec import (  # noqa: E402
 from mmbert.parallel.process_grid import TensorGroup  # noqa: E402
 from mmbert.recipe import parse_quantity  # noqa: E402
 from mmbert.training.engine.engine import Engine  # noqa: E402
-from tests.distributed import run_ranks  # noqa: E402
-from tests.training.prescribed import recipe, start  # noqa: E402
+from tests.support.prescribed_gradients import recipe, start  # noqa: E402
+from tests.support.ranks import run_ranks  # noqa: E402
 
 WIDTH = 1024
 

@@ -19,7 +19,7 @@ from mmbert.data.loading.loader import RowLoader
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-from tests.benchmarks.data_corpora import real_corpus
+from tests.support.generated_corpora import real_corpus
 
 ROW_TOKENS = 49_152
 

@@ -24,7 +24,7 @@ from mmbert.data.loading.loader import RowLoader
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.schedule import training_plan
 from tests.benchmarks.bench_data import bench_recipe
-from tests.benchmarks.data_corpora import real_corpus
+from tests.support.generated_corpora import real_corpus
 
 CONTEXT, STREAMS = 1024, 96
 

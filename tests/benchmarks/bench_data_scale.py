@@ -26,7 +26,7 @@ from mmbert.data.sampling.phase_order import PieceFinder, Pieces
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-from tests.benchmarks.data_corpora import simulated_manifests
+from tests.support.generated_corpora import simulated_manifests
 
 ROW_TOKENS, STREAMS, CONTEXT = 49_152, 96, 8192
 

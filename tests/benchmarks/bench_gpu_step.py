@@ -33,9 +33,9 @@ from mmbert.training.metrics.mfu import peak_flops
 from tests.benchmarks.bench_kernels import Clock, device_rates
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.gpu_step_models import Ours
 from tests.benchmarks.gpu_step_shares import floors, held_by, shares
-from tests.benchmarks.packed_rows import document_lengths, packed_rows
+from tests.support.gpu_step_models import Ours
+from tests.support.packed_rows import document_lengths, packed_rows
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 MASK_RATIO = 0.3

@@ -26,7 +26,7 @@ from tests.benchmarks.bench_gpu_step import (
     settings,
 )
 from tests.benchmarks.gpu_report.records import Recorder, figures
-from tests.benchmarks.gpu_step_models import Transformers, has_flash_attention
+from tests.support.gpu_step_models import Transformers, has_flash_attention
 
 PADDED_BATCHES = (16, 48, 8)
 

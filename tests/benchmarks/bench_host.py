@@ -48,10 +48,10 @@ from mmbert.recipe.loading import override_recipe
 from mmbert.training.engine.engine import Engine
 from mmbert_kernels.support.dispatch import triton_is_installed
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of
-from tests.benchmarks.gpu_step_models import join_a_group_of_one
 from tests.benchmarks.gpu_step_shares import floors
-from tests.benchmarks.packed_rows import packed_rows
-from tests.pretended_gpu import Operators, pretended_gpu, without_content
+from tests.support.gpu_step_models import join_a_group_of_one
+from tests.support.packed_rows import packed_rows
+from tests.support.pretended_gpu import Operators, pretended_gpu, without_content
 
 CONTEXT = 1024
 WARMING_UP = 3

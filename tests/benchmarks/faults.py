@@ -28,14 +28,14 @@ from mmbert.checkpoint.format import Index  # noqa: E402
 from mmbert.checkpoint.store import read_parameters  # noqa: E402
 from mmbert.training.fault_tolerance.watchdog import Activity  # noqa: E402
 from mmbert.training.run_config import RunOptions  # noqa: E402
-from tests.training import fault_injection  # noqa: E402
-from tests.training.processes import (  # noqa: E402
+from tests.support import fault_injection  # noqa: E402
+from tests.support.job_processes import (  # noqa: E402
     exit_statuses,
     output_of,
     start_ranks,
     wait_for,
 )
-from tests.training.small_run import (  # noqa: E402
+from tests.support.small_run import (  # noqa: E402
     STEPS,
     events,
     log_of,

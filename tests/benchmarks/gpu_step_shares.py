@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from mmbert.data.loading.rows import Row
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
-from tests.benchmarks.packed_rows import document_lengths
+from tests.support.packed_rows import document_lengths
 
 # The outermost range of the trace that names an operation: autograd functions by the beginning of
 # their names, forward and (…Backward) backward; the optimiser by torch's own range.

@@ -27,8 +27,8 @@ from tests.model.test_transformers_parity import (
     reference_model,
     relative_difference,
 )
-from tests.model.tiny_models import OUTPUT_SCALE, WEIGHT_SCALE, random_row, tiny_model
-from tests.transformers_versions import load_in
+from tests.support.tiny_models import OUTPUT_SCALE, WEIGHT_SCALE, random_row, tiny_model
+from tests.support.transformers_versions import load_in
 
 VOCABULARY = 256_000
 # The first is longer than the local window of 64 to each side.

@@ -19,17 +19,17 @@ from mmbert.model.config import encoder_config
 from mmbert.parallel import collectives
 from mmbert.recipe import ModelSettings
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
-from tests.benchmarks.gpu_step_models import (
+from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, floors, held_by
+from tests.benchmarks.kernel_cases import Case, Function, cases
+from tests.support.environment import ON_A_CPU, with_packages
+from tests.support.gpu_step_models import (
     IGNORED,
     Transformers,
     packed_batch,
     padded_batch,
     unpacked,
 )
-from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, floors, held_by
-from tests.benchmarks.kernel_cases import Case, Function, cases
-from tests.benchmarks.packed_rows import document_lengths, packed_rows
-from tests.environment import ON_A_CPU, with_packages
+from tests.support.packed_rows import document_lengths, packed_rows
 
 ROOT = Path(__file__).parents[2]
 # Their references are plain operators, which a trace has under "everything else".

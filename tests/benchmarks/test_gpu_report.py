@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import json_lines
 from tests.benchmarks import bench_gpu_step
 from tests.benchmarks.gpu_report import __main__ as program
 from tests.benchmarks.gpu_report.page import page
@@ -20,8 +19,9 @@ from tests.benchmarks.gpu_report.parts import PARTS
 from tests.benchmarks.gpu_report.records import FIGURES, Recorder, figures
 from tests.benchmarks.gpu_report.supervisor import Ending, Outcome, Part, limit_for, run_parts
 from tests.benchmarks.gpu_report.verification import TESTS, doubt, states
-from tests.environment import ON_A_CPU, ROOT, with_packages
-from tests.launch.tiny_run import PREPROCESS, write_text
+from tests.support import json_lines
+from tests.support.environment import ON_A_CPU, ROOT, with_packages
+from tests.support.tiny_run import PREPROCESS, write_text
 
 RECIPE = ROOT / "launch" / "recipes" / "demo.yaml"
 GEGLU = "tests/kernels/test_triton.py::test_geglu"

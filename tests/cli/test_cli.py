@@ -14,7 +14,7 @@ from mmbert import cli
 from mmbert.cli.app import app
 from mmbert.doctor import Finding, examine, render, supported
 from mmbert.errors import UserError
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 RECIPES = ROOT / "launch" / "recipes"
 COMMANDS = sorted(

@@ -12,7 +12,7 @@ import torch
 from mmbert.doctor import Finding, examine
 from mmbert.doctor_gpus import flash_attention_3_command
 from mmbert_kernels.support.dispatch import implementation
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 GIB = 2**30
 COMMAND = "pip install flash-attn-3 --no-deps --index-url https://download.pytorch.org/whl/"

@@ -18,9 +18,9 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from mmbert.training.fault_tolerance.memory_check import largest_batch
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import write_corpus
-from tests.model.tiny_models import BASES, tiny_config, tiny_model
+from tests.support.corpora import write_corpus
+from tests.support.recipes import phase, small_recipe
+from tests.support.tiny_models import BASES, tiny_config, tiny_model
 
 ROW_TOKENS = 49_152
 NAMES = ("input_ids", "cu_seqlens", "masked_positions", "labels", "weights")

@@ -20,7 +20,7 @@ from mmbert.data.shards.manifest import (
     write_manifest,
 )
 from mmbert.errors import UserError
-from tests.data.shards import document_tokens, write_corpus
+from tests.support.corpora import document_tokens, write_corpus
 
 
 def test_corpus_reads_what_was_written(tmp_path: Path) -> None:

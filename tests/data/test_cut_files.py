@@ -16,8 +16,8 @@ from mmbert.data.shards.corpus import open_corpus
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
 from mmbert.schedule import training_plan
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
+from tests.support.recipes import phase, small_recipe
 
 FILES = ["train-00000.bin", "train-00000.idx", "pieces-64.npy"]
 

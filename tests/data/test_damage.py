@@ -15,8 +15,8 @@ from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
+from tests.support.recipes import phase, small_recipe
 
 FILES = ["train-00000.idx", "train-00000.bin", "pieces-64.npy", "manifest.json"]
 

@@ -12,8 +12,8 @@ from mmbert.data.loading.data_state import Progress
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe, override_recipe
 from mmbert.schedule import training_plan
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
+from tests.support.recipes import phase, small_recipe
 
 LENGTHS = {
     "web": {"aaa_Latn": [30, 300] * 40, "bbb_Latn": [50] * 90},

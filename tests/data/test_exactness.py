@@ -19,8 +19,8 @@ from mmbert.data.sampling.phase_order import COMPONENT, NUMBER, SIZE, START
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan, training_plan
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
+from tests.support.recipes import phase, small_recipe
 
 LANGUAGES = ["l0_Latn", "l1_Latn", "l2_Cyrl", "l3_Latn"]
 

@@ -8,8 +8,8 @@ import xxhash
 
 from mmbert.data.loading.loader import RowLoader
 from mmbert.schedule import training_plan
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
+from tests.support.recipes import phase, small_recipe
 
 # If a change of the order is meant, raise mmbert.data.loading.data_state.STATE_FORMAT with it.
 GOLDEN = "1d6d19ebee80054ca348ef049eb8b27d"

@@ -12,8 +12,8 @@ from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import document_tokens, write_corpus
+from tests.support.corpora import document_tokens, write_corpus
+from tests.support.recipes import phase, small_recipe
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan, training_plan
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import document_tokens, write_corpus
+from tests.support.corpora import document_tokens, write_corpus
+from tests.support.recipes import phase, small_recipe
 
 QUANTUM = 24  # divisible by 1, 2, 3 and 8
 

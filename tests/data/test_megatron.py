@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 from mmbert.errors import UserError
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
 
 DTYPES = ["uint8", "int8", "int16", "int32", "int64", "uint16"]
 

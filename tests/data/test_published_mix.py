@@ -28,8 +28,8 @@ from mmbert.data.shards.tokenizer_description import (
 )
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-from tests.data.recipes import phase, small_recipe
-from tests.data.shards import FINGERPRINT, SPECIALS
+from tests.support.corpora import FINGERPRINT, SPECIALS
+from tests.support.recipes import phase, small_recipe
 
 COUNTS = Path(__file__).parent / "mmbert_language_counts.csv"
 NOT_SAMPLED = ("eng", "code")  # fixed-size sources in mmBERT, not temperature-sampled

@@ -21,7 +21,7 @@ from tests.benchmarks.bench_data_scale import (
     scale_recipe,
     state_at_the_end,
 )
-from tests.benchmarks.data_corpora import simulated_manifests
+from tests.support.generated_corpora import simulated_manifests
 
 LANGUAGES, DOCUMENTS, TOKENS = 300, 4_000_000_000, 3 * 10**12
 

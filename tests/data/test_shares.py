@@ -18,7 +18,7 @@ from mmbert.data.sampling.mixture_weights import (
 )
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
-from tests.data.recipes import phase, small_recipe
+from tests.support.recipes import phase, small_recipe
 
 
 def _size(name: str, tokens: int, pieces: int | None = None, phases: int = 3) -> ComponentSize:

@@ -16,7 +16,7 @@ from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout
 from mmbert_prep.filters.decontamination import Decontaminator
 from mmbert_prep.readers import Document
 from mmbert_prep.tokenization.sample import share_by_temperature
-from tests.data_prep.texts import documents, run, settings
+from tests.support.texts import documents, run, settings
 
 
 def clean(data: bytes, **changes: object) -> Clean | str:

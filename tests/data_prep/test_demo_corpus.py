@@ -12,7 +12,7 @@ from mmbert_prep.demo.corpus import HIGH, demo_languages, write_demo_corpus
 from mmbert_prep.readers import plan_segments, read_segment
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.readers.language_codes import is_language_key, iso639_3
-from tests.data_prep.texts import environment, settings
+from tests.support.texts import environment, settings
 
 
 @pytest.fixture(scope="module")

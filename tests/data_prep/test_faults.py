@@ -20,7 +20,7 @@ from mmbert.errors import UserError
 from mmbert_prep.executor.lock import output_lock
 from mmbert_prep.shards import languages, parts
 from mmbert_prep.tokenization.accelerator import AcceleratedEncoder
-from tests.data_prep.texts import ROOT, command, command_line, environment, run, tree, write_corpus
+from tests.support.texts import ROOT, command, command_line, environment, run, tree, write_corpus
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 

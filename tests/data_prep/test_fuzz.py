@@ -18,7 +18,7 @@ from mmbert_prep.filters.cleaning import Cleaner
 from mmbert_prep.readers import DAMAGE_REASONS, plan_segments, read_segment
 from mmbert_prep.readers.discovery import discover
 from tests.data_prep.test_tokenised import array, write_mds
-from tests.data_prep.texts import documents, json_lines, settings
+from tests.support.texts import documents, json_lines, settings
 
 TEXTS = documents("eng_Latn", 60)
 DOCUMENT = list(range(300, 340))

@@ -12,7 +12,7 @@ import pytest
 from mmbert.errors import UserError
 from mmbert_prep.readers import plan_segments, read_segment
 from mmbert_prep.readers.discovery import discover
-from tests.data_prep.texts import documents, run, settings
+from tests.support.texts import documents, run, settings
 
 
 class _Dataset:

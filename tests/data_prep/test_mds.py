@@ -10,7 +10,7 @@ import pytest
 
 from mmbert_prep.readers import plan_segments, read_segment
 from mmbert_prep.readers.discovery import discover
-from tests.data_prep.texts import settings
+from tests.support.texts import settings
 
 SHARDS = Path(__file__).parent / "mds"
 # As in mds/write.py, which cannot be imported without mosaicml-streaming.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tests.data_prep.texts import ROOT, environment
+from tests.support.texts import ROOT, environment
 
 _SCRIPT = """
 import resource, sys

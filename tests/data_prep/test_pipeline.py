@@ -18,7 +18,7 @@ from mmbert.recipe import load_recipe
 from mmbert_prep.cli import folder_of_source
 from mmbert_prep.shards.parts import PartWriter
 from mmbert_prep.tokenization.encoders import open_encoder
-from tests.data_prep.texts import (
+from tests.support.texts import (
     ROOT,
     command_line,
     documents,

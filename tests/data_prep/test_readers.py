@@ -19,7 +19,7 @@ from mmbert_prep.readers import Document, plan_segments, read_segment
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.readers.streams import TooLong, blocks, lines
 from mmbert_prep.settings import PrepSettings
-from tests.data_prep.texts import documents, json_lines, rows, settings
+from tests.support.texts import documents, json_lines, rows, settings
 
 
 def read(path: Path, unit_bytes: int = 1 << 40, **changes: object) -> list[Document]:

@@ -14,7 +14,7 @@ from mmbert.cli import app
 from mmbert.errors import UserError
 from mmbert.inspection.report import report_rows, write_report
 from tests.data_prep.check_report import count_documents, differences
-from tests.data_prep.texts import documents, json_lines, rows, run, write_corpus
+from tests.support.texts import documents, json_lines, rows, run, write_corpus
 
 
 @pytest.fixture

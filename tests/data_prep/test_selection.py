@@ -11,7 +11,7 @@ import pytest
 from mmbert_prep.shards import selection
 from mmbert_prep.shards.parts import DOCUMENT_DTYPE, PartWriter
 from mmbert_prep.shards.selection import Fate, LanguageSections, select
-from tests.data_prep.texts import settings
+from tests.support.texts import settings
 
 
 def _language(folder: Path, facts: np.ndarray, units: int = 3) -> LanguageSections:

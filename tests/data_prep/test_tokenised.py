@@ -15,7 +15,7 @@ from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWri
 from mmbert.data.shards.manifest import read_manifest
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.encoders import open_encoder
-from tests.data_prep.texts import documents, run
+from tests.support.texts import documents, run
 
 
 def write_mds(path: Path, samples: list[dict[str, bytes]], encodings: dict[str, str]) -> bytes:

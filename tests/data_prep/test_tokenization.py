@@ -32,7 +32,7 @@ from mmbert_prep.tokenization.folder import (
     write_sentencepiece_folder,
 )
 from mmbert_prep.tokenization.training import train_bpe
-from tests.data_prep.texts import documents
+from tests.support.texts import documents
 
 LANGUAGES = ("eng_Latn", "rus_Cyrl", "hin_Deva", "cmn_Hans", "yor_Latn")
 SAMPLES = [(language, text) for language in LANGUAGES for text in documents(language, 60)]

@@ -11,7 +11,7 @@ from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWri
 from mmbert.data.shards.manifest import read_manifest, write_manifest
 from mmbert.errors import UserError
 from mmbert_prep.shards.verify import verify_source
-from tests.data_prep.texts import documents, run, write_corpus
+from tests.support.texts import documents, run, write_corpus
 
 
 @pytest.fixture(scope="module")

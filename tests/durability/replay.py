@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.durability.recorder import Event
+from tests.support.write_recorder import Event
 
 # Up to this many entries that may be there or not, all combinations are looked at.
 ALL_COMBINATIONS = 5

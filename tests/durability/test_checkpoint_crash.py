@@ -16,9 +16,9 @@ from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.files import make_folder
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Session
-from tests.durability.recorder import Recorder
 from tests.durability.replay import Files, Replay, write
-from tests.training.step_weights import StepWeights, newest_step
+from tests.support.step_weights import StepWeights, newest_step
+from tests.support.write_recorder import Recorder
 
 PHASE_END = 1
 

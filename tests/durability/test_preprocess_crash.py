@@ -17,10 +17,10 @@ from mmbert.files import checksum_file
 from mmbert_prep.executor import lock
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.shards.parts import DOCUMENT_DTYPE, read_report
-from tests.data_prep.texts import documents, run, tree
-from tests.durability.recorder import Recorder
 from tests.durability.replay import Files, Replay, write
-from tests.hub.tokenizers_for_tests import gemma_like_tokenizer, save_tokenizer
+from tests.support.texts import documents, run, tree
+from tests.support.tokenizers import gemma_like_tokenizer, save_tokenizer
+from tests.support.write_recorder import Recorder
 
 LANGUAGE = "swh_Latn"
 SUMMARY = "text/summary.json"

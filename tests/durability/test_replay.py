@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.durability.recorder import Recorder
 from tests.durability.replay import Files, Replay
+from tests.support.write_recorder import Recorder
 
 Step = Callable[[Path], None]
 

@@ -10,10 +10,10 @@ import pytest
 from mmbert.training.launcher_env import discover_placement
 from mmbert.training.main import pretrain
 from mmbert.training.run_config import RunOptions
-from tests.distributed import run_ranks
-from tests.durability.recorder import Event, Recorder
 from tests.durability.replay import Files, Replay, write
-from tests.training.small_run import options_for, pretrain_rank, step_losses, write_inputs
+from tests.support.ranks import run_ranks
+from tests.support.small_run import options_for, pretrain_rank, step_losses, write_inputs
+from tests.support.write_recorder import Event, Recorder
 
 FIRST, LAST = 0, -1
 

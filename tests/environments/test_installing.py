@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import ROOT, with_packages
 from tests.environments.fakes import source_files, write_tree, write_wheel
+from tests.support.environment import ROOT, with_packages
 
 # An index that nobody answers for, should anything ask it.
 NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.shards import write_corpus
-from tests.hub.fixtures import exported, run
-from tests.hub.tokenizers_for_tests import metaspace_tokenizer, save_tokenizer
+from tests.support.corpora import write_corpus
+from tests.support.exported_run import exported, run
+from tests.support.tokenizers import metaspace_tokenizer, save_tokenizer
 
 __all__ = ["exported", "run"]
 

@@ -16,7 +16,7 @@ from mmbert.evaluation.classification import (
     render_scores,
 )
 from mmbert.evaluation.loaded_model import LoadedModel
-from tests.hub.runs import Run
+from tests.support.written_runs import Run
 
 FILLER = ("the", "old", "town", "and", "a", "child", "by", "with", "rain", "und", "der", "stadt")
 TOPICS = {"water": ["river", "bridge", "bridges"], "reading": ["book", "reads", "window"]}

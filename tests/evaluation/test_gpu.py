@@ -7,7 +7,7 @@ import torch
 
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
-from tests.hub.runs import Run
+from tests.support.written_runs import Run
 
 
 @pytest.mark.gpu

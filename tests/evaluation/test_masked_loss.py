@@ -14,9 +14,9 @@ from mmbert.errors import UserError
 from mmbert.evaluation import masked_loss
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses, render_losses
-from tests.data.shards import write_corpus
-from tests.hub.runs import Run
-from tests.hub.tokenizers_for_tests import metaspace_tokenizer, save_tokenizer
+from tests.support.corpora import write_corpus
+from tests.support.tokenizers import metaspace_tokenizer, save_tokenizer
+from tests.support.written_runs import Run
 
 
 def reference_losses(exported: Path, shards: Path, context: int) -> dict[str, tuple[float, int]]:

@@ -12,7 +12,7 @@ from mmbert.evaluation.classification import FineTuning, fine_tune
 from mmbert.evaluation.loaded_model import LoadedModel, mean_by_document
 from mmbert.evaluation.masked_loss import masked_losses
 from tests.evaluation.test_classification import write_examples
-from tests.hub.runs import Run
+from tests.support.written_runs import Run
 
 # A number in bfloat16 is off by 2^-8 of itself at most; a few layers add such errors up.
 NEAR = 2**-5

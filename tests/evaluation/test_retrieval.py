@@ -15,7 +15,7 @@ from mmbert.evaluation.retrieval import (
     render_retrieval,
     retrieval_accuracies,
 )
-from tests.hub.runs import Run
+from tests.support.written_runs import Run
 
 WORDS = (
     "river", "town", "bridge", "child", "book", "window", "rain",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.fixtures import exported, run
-from tests.hub.strangers import stranger
+from tests.support.exported_run import exported, run
+from tests.support.strangers import stranger
 
 __all__ = ["exported", "run"]
 

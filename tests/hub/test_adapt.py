@@ -18,11 +18,11 @@ from mmbert.training.run_config import RunOptions
 from mmbert_prep.executor.workers import SoloTeam
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
-from tests.distributed import run_ranks
-from tests.environment import ROOT
-from tests.hub.strangers import stranger
-from tests.hub.tokenizers_for_tests import SENTENCES, byte_level_tokenizer, save_tokenizer
-from tests.training.small_run import pretrain_rank
+from tests.support.environment import ROOT
+from tests.support.ranks import run_ranks
+from tests.support.small_run import pretrain_rank
+from tests.support.strangers import stranger
+from tests.support.tokenizers import SENTENCES, byte_level_tokenizer, save_tokenizer
 
 RECIPE = ROOT / "launch" / "recipes" / "adapt.yaml"
 SMALL = (

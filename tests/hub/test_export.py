@@ -21,8 +21,8 @@ from mmbert.hub.export import export_checkpoint
 from mmbert.hub.model_source import CheckpointSource
 from mmbert.hub.verification import ExportMismatchError
 from mmbert.hub.weights import parameter_shapes, write_weights
-from tests.hub.runs import TOLERANCE, Run, documents, our_logits, save_run
-from tests.transformers_versions import kinds_of_layers, rotary_bases
+from tests.support.transformers_versions import kinds_of_layers, rotary_bases
+from tests.support.written_runs import TOLERANCE, Run, documents, our_logits, save_run
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

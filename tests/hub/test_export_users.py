@@ -18,8 +18,8 @@ from mmbert.errors import UserError
 from mmbert.hub.building import build_model, pack
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.fill_mask import fill_masks
-from tests.hub.runs import TOLERANCE, Run, documents, our_logits
-from tests.transformers_versions import load_in
+from tests.support.transformers_versions import load_in
+from tests.support.written_runs import TOLERANCE, Run, documents, our_logits
 
 
 def test_bfloat16_folder_and_its_error_against_float64(run: Run, tmp_path: Path) -> None:

@@ -22,15 +22,15 @@ from mmbert.hub.model_source import HuggingFaceSource
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.recipe import ModelSettings
 from mmbert_prep.tokenization.folder import write_huggingface_folder
-from tests.hub.strangers import EMBEDDING, stored, stranger
-from tests.hub.tokenizers_for_tests import (
+from tests.support.strangers import EMBEDDING, stored, stranger
+from tests.support.tokenizers import (
     SENTENCES,
     byte_level_tokenizer,
     metaspace_tokenizer,
     modernbert_like_tokenizer,
     save_tokenizer,
 )
-from tests.transformers_versions import kinds_of_layers, rotary_bases
+from tests.support.transformers_versions import kinds_of_layers, rotary_bases
 
 NEW_SENTENCES = [*SENTENCES, *["miji ya kale haina madaraja makubwa kando ya mto mrefu"] * 8]
 

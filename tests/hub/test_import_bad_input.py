@@ -12,8 +12,8 @@ from transformers import AutoModelForMaskedLM
 
 from mmbert.errors import UserError
 from mmbert.hub.importing.import_model import import_model
-from tests.hub.strangers import EMBEDDING, stored
-from tests.hub.tokenizers_for_tests import byte_level_tokenizer, save_tokenizer
+from tests.support.strangers import EMBEDDING, stored
+from tests.support.tokenizers import byte_level_tokenizer, save_tokenizer
 
 
 def _rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from mmbert.cli.app import app
 from mmbert.errors import UserError
-from tests.hub.runs import LANGUAGE_TOKENS, Run, save_run
+from tests.support.written_runs import LANGUAGE_TOKENS, Run, save_run
 
 
 def printed(path: Path) -> str:

@@ -17,7 +17,7 @@ from mmbert.merging import methods
 from mmbert.merging.merge import MergeOptions, merge_models
 from mmbert.merging.methods import exponential_weights, ties, weighted_mean
 from mmbert.model.modernbert import MaskedLanguageModel
-from tests.hub.runs import Run, save_run
+from tests.support.written_runs import Run, save_run
 
 
 def plain_ties(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.environment import with_packages
-from tests.hub.runs import TOLERANCE, Run, documents, our_logits
+from tests.support.environment import with_packages
+from tests.support.written_runs import TOLERANCE, Run, documents, our_logits
 
 PROGRAM = """
 import json, sys, torch, transformers

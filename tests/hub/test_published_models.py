@@ -23,13 +23,13 @@ from mmbert.hub.configuration import read_configuration
 from mmbert.hub.importing.import_model import import_model
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import parameter_shapes
-from tests.hub.strangers import stored
-from tests.hub.tokenizers_for_tests import (
+from tests.support.strangers import stored
+from tests.support.tokenizers import (
     gemma_like_tokenizer,
     modernbert_like_tokenizer,
     save_tokenizer,
 )
-from tests.transformers_versions import kinds_of_layers, rotary_bases
+from tests.support.transformers_versions import kinds_of_layers, rotary_bases
 
 COMMON: dict[str, Any] = {
     "architectures": ["ModernBertForMaskedLM"],

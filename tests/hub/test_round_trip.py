@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.importing.import_model import import_model
-from tests.distributed import run_ranks
-from tests.hub.ranks import save_after_no_step
-from tests.hub.strangers import stranger
-from tests.hub.tokenizers_for_tests import byte_level_tokenizer, save_described_tokenizer
+from tests.support.hub_ranks import save_after_no_step
+from tests.support.ranks import run_ranks
+from tests.support.strangers import stranger
+from tests.support.tokenizers import byte_level_tokenizer, save_described_tokenizer
 
 
 def test_weights_through_bfloat16_runs_of_no_steps(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from mmbert.model.config import encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
-from tests.environment import with_packages
-from tests.hub.runs import recipe, save_run
-from tests.hub.tokenizers_for_tests import metaspace_tokenizer
+from tests.support.environment import with_packages
+from tests.support.tokenizers import metaspace_tokenizer
+from tests.support.written_runs import recipe, save_run
 
 PROGRAM = """
 import sys

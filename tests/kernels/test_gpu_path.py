@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mmbert_kernels.support.triton_import import FP_FUSION
-from tests.benchmarks.packed_rows import packed_rows
-from tests.model.tiny_models import BASES, tiny_config
-from tests.pretended_gpu import Operators, pretended_gpu, without_content
+from tests.support.packed_rows import packed_rows
+from tests.support.pretended_gpu import Operators, pretended_gpu, without_content
+from tests.support.tiny_models import BASES, tiny_config
 
 pytest.importorskip("triton")
 

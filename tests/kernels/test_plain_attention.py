@@ -8,12 +8,12 @@ import torch
 
 import mmbert_kernels as kernels
 from mmbert_kernels.support.dispatch import implementation
-from tests.benchmarks.packed_rows import packed_rows
 from tests.kernels import formulas
 from tests.kernels.comparison import compare
 from tests.kernels.formulas import cumulative
-from tests.model.tiny_models import BASES, tiny_config
-from tests.pretended_gpu import LargestMemory, pretended_gpu, without_content
+from tests.support.packed_rows import packed_rows
+from tests.support.pretended_gpu import LargestMemory, pretended_gpu, without_content
+from tests.support.tiny_models import BASES, tiny_config
 
 BLOCKED = "mmbert_kernels.attention.cpu_blocked"
 

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmbert_kernels import linear_cross_entropy
-from tests.distributed import run_ranks
 from tests.kernels import formulas
 from tests.kernels.comparison import assert_close
+from tests.support.ranks import run_ranks
 
 ENDS = {2: (0, 37, 101), 3: (0, 1, 60, 101)}
 

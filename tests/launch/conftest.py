@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_run import make_inputs
+from tests.support.tiny_run import make_inputs
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_run import PREPROCESS, PRETRAIN, run
+from tests.support.tiny_run import PREPROCESS, PRETRAIN, run
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tests.distributed import free_port
-from tests.launch.tiny_run import PREPROCESS, PRETRAIN, RECIPE, run, write_text
+from tests.support.ranks import free_port
+from tests.support.tiny_run import PREPROCESS, PRETRAIN, RECIPE, run, write_text
 
 THIRD_PHASE = """
   - name: decay

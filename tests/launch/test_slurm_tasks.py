@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_run import ENVIRONMENT, PREPROCESS, ROOT, run, tree, write_text
+from tests.support.tiny_run import ENVIRONMENT, PREPROCESS, ROOT, run, tree, write_text
 
 OPTIONS = ("--vocab-size", "800", "--context", "64", "--unit-bytes", "20k")
 

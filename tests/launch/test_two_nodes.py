@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_run import ENVIRONMENT, PRETRAIN, ROOT, figures, run, weights
+from tests.support.tiny_run import ENVIRONMENT, PRETRAIN, ROOT, figures, run, weights
 
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
 TORCHRUN = Path(sys.executable).with_name("torchrun")

@@ -11,7 +11,7 @@ from mmbert.model.config import check_parallel, encoder_config
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import ModelSettings
-from tests.model.tiny_models import tiny_config
+from tests.support.tiny_models import tiny_config
 
 
 def parameters(preset: str) -> int:

@@ -12,9 +12,9 @@ from mmbert.planner import flops_per_token
 from mmbert.recipe import ModelSettings
 from mmbert.training.metrics import interval_metrics
 from tests.benchmarks import gpu_step_shares
-from tests.benchmarks.packed_rows import document_lengths, packed_rows
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
-from tests.pretended_gpu import CHOICE
+from tests.support.packed_rows import document_lengths, packed_rows
+from tests.support.pretended_gpu import CHOICE
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 BASE = ModelSettings(
     hidden_size=768, intermediate_size=1152, num_hidden_layers=22, num_attention_heads=12

@@ -16,9 +16,9 @@ from torch import Tensor
 from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig
 from mmbert.model.packed_batch import PackedBatch
-from tests.environment import ROOT, with_packages
 from tests.model.test_memory import kept_bytes
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+from tests.support.environment import ROOT, with_packages
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 MASKED = 16
 RECOMPUTE = ("none", "selective")

@@ -11,8 +11,8 @@ import torch
 from mmbert.errors import UserError
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.training.run_config import Prepared, prepare, print_plan
-from tests.training import small_run
-from tests.training.small_run import options_for, write_initial_checkpoint
+from tests.support import small_run
+from tests.support.small_run import options_for, write_initial_checkpoint
 
 SAME_BASES = "phases.pretrain.rotary_bases={global: 160000, local: 160000}"
 

@@ -17,7 +17,7 @@ from mmbert.parallel.parameter_spec import (
     describe,
 )
 from mmbert.parallel.process_grid import TensorGroup
-from tests.model.tiny_models import tiny_config
+from tests.support.tiny_models import tiny_config
 
 
 def fresh_model(**changes: object) -> MaskedLanguageModel:

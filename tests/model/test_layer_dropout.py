@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mmbert_kernels.layer_norm.dropout import Dropout, keep_mask
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 SHARE, WIDTH = 0.3, 64
 

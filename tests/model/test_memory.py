@@ -22,8 +22,8 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import TensorGroup, build_grid
 from mmbert_kernels.cross_entropy.linear_cross_entropy import CHUNK_BYTES
-from tests.distributed import run_ranks
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+from tests.support.ranks import run_ranks
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 FLOAT32 = 4
 DOCUMENTS, MASKED = (128, 64, 128), 48

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig, Recompute
-from tests.benchmarks.packed_rows import packed_rows
-from tests.model.tiny_models import BASES
-from tests.pretended_gpu import pretended_gpu, without_content
+from tests.support.packed_rows import packed_rows
+from tests.support.pretended_gpu import pretended_gpu, without_content
+from tests.support.tiny_models import BASES
 
 TOKENS, HIDDEN, INNER, HEADS = 16_384, 768, 1152, 12
 ATTENTION_BACKWARD = "torch_attn::_varlen_attn_backward"

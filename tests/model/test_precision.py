@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mmbert.hub.building import ModelBuilder
-from tests.distributed import run_ranks
-from tests.model.tiny_models import tiny_config
-from tests.training.prescribed import prescribed_engine, start
+from tests.support.prescribed_gradients import prescribed_engine, start
+from tests.support.ranks import run_ranks
+from tests.support.tiny_models import tiny_config
 
 NAMES = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 
 def losses_and_gradients(recompute: str, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:

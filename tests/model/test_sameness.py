@@ -20,8 +20,8 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.parameter_spec import assemble, describe
 from mmbert.parallel.process_grid import TensorGroup, build_grid
-from tests.distributed import run_ranks
-from tests.model.tiny_models import BASES, WEIGHT_SCALE, random_row, tiny_config, tiny_model
+from tests.support.ranks import run_ranks
+from tests.support.tiny_models import BASES, WEIGHT_SCALE, random_row, tiny_config, tiny_model
 
 STEPS = 10
 FIRST_STEP_TOLERANCE = 1e-5

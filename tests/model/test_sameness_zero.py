@@ -24,9 +24,9 @@ from mmbert.parallel.parameter_spec import assemble, describe
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.training.engine.engine import Engine
-from tests.distributed import run_ranks
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
-from tests.training.prescribed import gather_shares, recipe, start
+from tests.support.prescribed_gradients import gather_shares, recipe, start
+from tests.support.ranks import run_ranks
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 STEPS, ROWS = 6, 4
 LIMITS = {

@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 
 from mmbert.model.config import EncoderConfig, Recompute
-from tests.benchmarks.packed_rows import packed_rows
-from tests.model.tiny_models import BASES
-from tests.pretended_gpu import Operators, pretended_gpu, without_content
+from tests.support.packed_rows import packed_rows
+from tests.support.pretended_gpu import Operators, pretended_gpu, without_content
+from tests.support.tiny_models import BASES
 
 pytest.importorskip("triton")
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForMaskedLM, ModernBertConfig, PreTrainedModel
 from mmbert.model.config import EncoderConfig
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import RotaryBases
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
-from tests.transformers_versions import load_in, logits_under_masks
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
+from tests.support.transformers_versions import load_in, logits_under_masks
 
 # The largest difference allowed, as a share of the largest logit.
 TOLERANCE = 1e-5

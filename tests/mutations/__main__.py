@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
-from tests.environment import ROOT
 from tests.mutations.copies import fingerprint
 from tests.mutations.faults import read_faults
 from tests.mutations.running import try_all
 from tests.mutations.trials import Trial, Verdict
 from tests.mutations.verdicts import Verdicts
+from tests.support.environment import ROOT
 
 LEAST_SHARE_SEEN = 0.95
 MARKS = {Verdict.SEEN: "green", Verdict.UNSEEN: "red", Verdict.BROKEN: "yellow"}

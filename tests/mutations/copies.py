@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbert.errors import UserError
-from tests.environment import FOLDERS, ON_A_CPU, ROOT, with_packages
+from tests.support.environment import FOLDERS, ON_A_CPU, ROOT, with_packages
 
 
 def files_of(root: Path = ROOT) -> list[Path]:

@@ -10,11 +10,11 @@ from typing import TypeVar
 import psutil
 from tqdm import tqdm
 
-from tests.environment import ROOT
 from tests.mutations.faults import Fault
 from tests.mutations.trials import Trial, Verdict, run_tests, soundness, try_fault
 from tests.mutations.verdicts import Verdicts
-from tests.sessions import end_session
+from tests.support.environment import ROOT
+from tests.support.sessions import end_session
 
 Result = TypeVar("Result")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mmbert.errors import UserError
-from tests.environment import ROOT
 from tests.mutations.copies import apply
 from tests.mutations.faults import read_fault, read_faults
 from tests.mutations.running import try_all
 from tests.mutations.trials import Verdict
 from tests.mutations.verdicts import Verdicts
+from tests.support.environment import ROOT
 
 CODE = """def double(x: int) -> int:
     return 2 * x

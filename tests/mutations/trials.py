@@ -9,10 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.environment import ROOT
 from tests.mutations.copies import apply, copy_of_the_tree, environment_in
 from tests.mutations.faults import Fault
-from tests.sessions import end_session
+from tests.support.environment import ROOT
+from tests.support.sessions import end_session
 
 # Above pytest's own limit for a test (pyproject.toml), and far above any of those tests' durations.
 LIMIT_SECONDS = 900.0

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests import json_lines
 from tests.mutations.faults import Fault
 from tests.mutations.trials import Trial, Verdict
+from tests.support import json_lines
 
 
 class Verdicts:

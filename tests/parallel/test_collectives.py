@@ -15,7 +15,7 @@ from torch import Tensor
 from mmbert.parallel import collectives
 from mmbert.parallel.linear import column_linear, row_linear
 from mmbert.parallel.process_grid import Group, TensorGroup, build_grid
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 RANKS = 4
 TOKENS, WIDTH = 8, 6

@@ -18,7 +18,7 @@ from mmbert.parallel.layers import (
 )
 from mmbert.parallel.parameter_spec import name_parameters
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup, build_grid
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 WIDTH, TOKENS, STEPS = 8, 12, 3
 

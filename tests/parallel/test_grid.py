@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from mmbert.errors import UserError
 from mmbert.parallel.process_grid import ProcessGrid, build_grid, check_grid
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def place(rank: int, world_size: int, tensor_parallel: int) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from mmbert.parallel.layers import (
 )
 from mmbert.parallel.parameter_spec import describe, local_slice
 from mmbert.parallel.process_grid import TensorGroup, build_grid
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 VOCABULARY, WIDTH, TOKENS = 16_451, 4, 12
 Result = dict[str, list[float]]

@@ -19,7 +19,7 @@ from mmbert.parallel.sanity_checks import (
     require_sane,
     require_sane_model,
 )
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def small_module(group: TensorGroup) -> torch.nn.Module:

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from mmbert.recipe import parse_recipe
-from tests.training import small_run
-from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
-from tests.training.small_run import options_for, step_losses
+from tests.support import small_run
+from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
+from tests.support.small_run import options_for, step_losses
 
 NORM = "model.layers.1.mlp_norm.weight"
 EVERY = ("guard.sanity_every=2", "checkpoint.every_tokens=1M")

@@ -5,8 +5,8 @@ import pytest
 from mmbert.planner import count_parameters, find_gpu
 from mmbert.planner.communication import step_communication
 from mmbert.recipe import ModelSettings, parse_recipe
-from tests.distributed import run_ranks
 from tests.planner.ranks import RECIPE, VOCABULARY, bytes_sent_in_a_step
+from tests.support.ranks import run_ranks
 
 
 def test_gradients_and_weights_are_sent_as_often_as_planned() -> None:

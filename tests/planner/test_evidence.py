@@ -9,7 +9,7 @@ from mmbert.data.shards.continuation_index import count_parts, part_bounds
 from mmbert.errors import UserError
 from mmbert.planner import Plan, plan
 from mmbert.recipe import Recipe, parse_recipe
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
 
 RECIPE = """
 name: tiny

@@ -7,8 +7,8 @@ from mmbert.model.config import encoder_config
 from mmbert.planner import count_parameters, device_memory
 from mmbert.planner.memory import DeviceMemory
 from mmbert.recipe import parse_recipe
-from tests.distributed import run_ranks
 from tests.planner.ranks import RECIPE, VOCABULARY, bytes_after_backward
+from tests.support.ranks import run_ranks
 
 
 def planned(zero_stage: int, data: int, **changes: int) -> DeviceMemory:

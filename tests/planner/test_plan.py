@@ -16,9 +16,9 @@ from mmbert.parallel.process_grid import TensorGroup
 from mmbert.planner import GPUS, count_parameters, find_gpu, flops_per_token, plan, render
 from mmbert.planner.languages import published_counts
 from mmbert.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
-from tests.environment import ROOT
-from tests.hub import runs
-from tests.training import small_run
+from tests.support import small_run
+from tests.support import written_runs as runs
+from tests.support.environment import ROOT
 
 RECIPES = ROOT / "launch" / "recipes"
 

@@ -12,7 +12,7 @@ import pytest
 from mmbert.planner import count_parameters
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.schedule import learning_rate, temperature, training_plan, weight_decay
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 RECIPES = ROOT / "launch" / "recipes"
 SIZES = ["base", "small"]

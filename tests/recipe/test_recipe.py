@@ -15,7 +15,7 @@ from mmbert.recipe import (
     parse_recipe,
 )
 from mmbert.schedule import training_plan
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 RECIPES = ROOT / "launch" / "recipes"
 

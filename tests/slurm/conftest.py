@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_run import make_inputs
 from tests.slurm.cluster import Cluster, missing
+from tests.support.tiny_run import make_inputs
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_run import ENVIRONMENT, PREPROCESS, ROOT, run, tree, write_text
 from tests.slurm.cluster import Cluster
+from tests.support.tiny_run import ENVIRONMENT, PREPROCESS, ROOT, run, tree, write_text
 
 SCRIPT = ROOT / "slurm" / "preprocess.sbatch"
 OPTIONS = ("--vocab-size", "800", "--context", "64", "--unit-bytes", "20k")

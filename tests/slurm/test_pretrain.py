@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_run import ENVIRONMENT, ROOT, figures, weights
 from tests.slurm.cluster import Cluster
+from tests.support.tiny_run import ENVIRONMENT, ROOT, figures, weights
 
 SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
 # Some seconds long, so that there is time to disturb it.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import ROOT
 from tests.slurm.cluster import Cluster
+from tests.support.environment import ROOT
 
 SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
 PATHS = ("my recipe.yaml", "shards", "run")

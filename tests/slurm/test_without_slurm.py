@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 SCRIPTS = ("pretrain.sbatch", "preprocess.sbatch")
 

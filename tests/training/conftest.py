@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed import run_ranks
-from tests.training.small_run import options_for, pretrain_rank, write_inputs
+from tests.support.ranks import run_ranks
+from tests.support.small_run import options_for, pretrain_rank, write_inputs
 
 
 @pytest.fixture(scope="session")

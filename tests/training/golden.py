@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from tests.training.processes import output_of, run_to_the_end
-from tests.training.small_run import options_for, step_losses, write_inputs
+from tests.support.job_processes import output_of, run_to_the_end
+from tests.support.small_run import options_for, step_losses, write_inputs
 
 FILE = Path(__file__).with_name("golden_losses.json")
 GRIDS: dict[str, tuple[int, tuple[str, ...]]] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mmbert.checkpoint.store import read_parameters
-from tests.training import fault_injection
-from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
-from tests.training.small_run import (
+from tests.support import fault_injection
+from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
+from tests.support.small_run import (
     STEPS,
     events,
     options_for,

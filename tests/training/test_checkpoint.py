@@ -21,8 +21,7 @@ from mmbert.checkpoint.store import CheckpointStore, RunState, logger
 from mmbert.errors import UserError
 from mmbert.parallel.zero_fragment import STATES
 from mmbert.training.engine.engine import Engine
-from tests.distributed import run_ranks
-from tests.training.prescribed import (
+from tests.support.prescribed_gradients import (
     DESCRIPTIONS,
     PrescribedBatch,
     gather_full,
@@ -30,6 +29,7 @@ from tests.training.prescribed import (
     seeded,
     start,
 )
+from tests.support.ranks import run_ranks
 
 Array = npt.NDArray[np.float32]
 GRIDS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]  # tensor × data

@@ -13,9 +13,9 @@ import torch
 
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.store import CheckpointStore, RunState
-from tests.distributed import rank_server
-from tests.durability.recorder import Recorder
-from tests.training.step_weights import StepWeights, newest_step
+from tests.support.ranks import rank_server
+from tests.support.step_weights import StepWeights, newest_step
+from tests.support.write_recorder import Recorder
 
 CALLS_OF_A_SAVE = 20
 """About as many, those of a deletion included; the first save of a process is over by then."""

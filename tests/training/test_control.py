@@ -5,7 +5,7 @@ from datetime import timedelta
 import torch.distributed as distributed
 
 from mmbert.parallel.host_group import Control
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 # Of each rank: together the largest count that float64 holds, and one that float32 does not.
 COUNTS = ([float(2**53 - 3), float(2**24)], [2.0, 1.0])

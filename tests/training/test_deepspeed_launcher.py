@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import ON_A_CPU, ROOT, with_packages
-from tests.training.processes import output_of, run_to_the_end, wait_for
-from tests.training.small_run import events, options_for, step_losses
+from tests.support.environment import ON_A_CPU, ROOT, with_packages
+from tests.support.job_processes import output_of, run_to_the_end, wait_for
+from tests.support.small_run import events, options_for, step_losses
 
 MARK = "MMBERT_TEST_RUN"
 

@@ -20,14 +20,14 @@ import mmbert.training
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine import engine as engine_module
 from mmbert.training.engine.deepspeed_config import ModelParallelUnit, configuration
-from tests.distributed import run_ranks
-from tests.training.prescribed import (
+from tests.support.prescribed_gradients import (
     DESCRIPTIONS,
     PrescribedBatch,
     prescribed_engine,
     recipe,
     start,
 )
+from tests.support.ranks import run_ranks
 
 SOURCES = Path(deepspeed.__file__).parent
 OURS = Path(mmbert.training.__file__).parent

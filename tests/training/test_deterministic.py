@@ -14,10 +14,10 @@ from mmbert.errors import UserError
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.run_config import RunOptions
 from mmbert_kernels.support.dispatch import implementation
-from tests.distributed import run_ranks
-from tests.environment import ROOT, on_a_gpu
-from tests.training.prescribed import recipe
-from tests.training.small_run import options_for, pretrain_rank, step_losses
+from tests.support.environment import ROOT, on_a_gpu
+from tests.support.prescribed_gradients import recipe
+from tests.support.ranks import run_ranks
+from tests.support.small_run import options_for, pretrain_rank, step_losses
 
 GPU = torch.device("cuda", 0)
 

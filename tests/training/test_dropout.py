@@ -14,9 +14,9 @@ from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import parse_recipe
 from mmbert.training.fault_tolerance.memory_check import largest_batch
 from mmbert.training.fault_tolerance.watchdog import Activity
-from tests.training import fault_injection
-from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
-from tests.training.small_run import RECIPE, events, log_of, options_for, step_losses
+from tests.support import fault_injection
+from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
+from tests.support.small_run import RECIPE, events, log_of, options_for, step_losses
 
 
 def test_the_share_is_given_with_the_row_and_is_the_models_unless_given() -> None:

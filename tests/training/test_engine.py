@@ -22,8 +22,7 @@ from mmbert.errors import UserError
 from mmbert.training.engine import engine as engine_module
 from mmbert.training.engine import gradient_reducer
 from mmbert.training.engine.engine import Engine
-from tests.distributed import run_ranks
-from tests.training.prescribed import (
+from tests.support.prescribed_gradients import (
     DESCRIPTIONS,
     PrescribedBatch,
     PrescribedModel,
@@ -34,6 +33,7 @@ from tests.training.prescribed import (
     seeded,
     start,
 )
+from tests.support.ranks import run_ranks
 
 STAGES = (1, 2, 3)
 Array = npt.NDArray[np.float32]

@@ -10,9 +10,9 @@ import torch
 
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.training.engine.engine import Engine
-from tests.distributed import run_ranks
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
-from tests.training.prescribed import gather_full, recipe, start
+from tests.support.prescribed_gradients import gather_full, recipe, start
+from tests.support.ranks import run_ranks
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 ROWS = 4
 

@@ -10,14 +10,14 @@ import pytest
 
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.training.fault_tolerance.watchdog import Activity
-from tests.training import fault_injection
-from tests.training.processes import (
+from tests.support import fault_injection
+from tests.support.job_processes import (
     exit_statuses,
     output_of,
     run_to_the_end,
     start_ranks,
 )
-from tests.training.small_run import events, log_of, options_for, step_losses
+from tests.support.small_run import events, log_of, options_for, step_losses
 
 
 def state_at(run: Path, step: int) -> RunState:

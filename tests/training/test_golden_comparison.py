@@ -4,8 +4,8 @@ matter: `make golden` compares them all, and test_loop.py those of one grid."""
 import json
 import math
 
+from tests.support.small_run import STEPS
 from tests.training.golden import FILE, GRIDS, differences
-from tests.training.small_run import STEPS
 
 GOLDEN = {"one rank": [5.5, 5.25, 5.125]}
 

@@ -13,7 +13,7 @@ from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.training.metrics.validation import HeldOut, HeldOutLoss
-from tests.model.tiny_models import BASES, random_row, tiny_config, tiny_model
+from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 CPU = torch.device("cpu")
 TABLE = SimpleNamespace(

@@ -11,9 +11,8 @@ import torch
 
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.store import read_parameters
-from tests.distributed import run_ranks
-from tests.training import golden
-from tests.training.small_run import (
+from tests.support.ranks import run_ranks
+from tests.support.small_run import (
     STEPS,
     events,
     log_of,
@@ -21,6 +20,7 @@ from tests.training.small_run import (
     pretrain_rank,
     step_losses,
 )
+from tests.training import golden
 
 TOKENS_A_STEP = 4 * 256
 

@@ -7,7 +7,7 @@ import torch.distributed as distributed
 
 from mmbert.parallel.process_grid import DataGroup, build_grid
 from mmbert.training.metrics.loss_meter import ComponentLosses, LossMeter
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def test_losses_are_summed_by_component_and_empty_slots_left_out() -> None:

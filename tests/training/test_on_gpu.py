@@ -18,12 +18,12 @@ from mmbert.training.fault_tolerance.loop_requests import Wishes
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import TimeSplit
 from mmbert.training.train_step import StepRunner
-from tests.benchmarks.gpu_step_models import join_a_group_of_one
-from tests.benchmarks.packed_rows import packed_rows
-from tests.environment import ROOT, on_a_gpu
-from tests.model.tiny_models import BASES, tiny_config
-from tests.training.prescribed import recipe
-from tests.training.small_run import log_of, step_losses
+from tests.support.environment import ROOT, on_a_gpu
+from tests.support.gpu_step_models import join_a_group_of_one
+from tests.support.packed_rows import packed_rows
+from tests.support.prescribed_gradients import recipe
+from tests.support.small_run import log_of, step_losses
+from tests.support.tiny_models import BASES, tiny_config
 
 
 @pytest.mark.gpu

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mmbert.training.engine.engine import Engine
 from mmbert.training.engine.stable_adamw import FlatLayout, StableAdamW, no_decay
-from tests.distributed import run_ranks
-from tests.training.prescribed import (
+from tests.support.prescribed_gradients import (
     DESCRIPTIONS,
     PrescribedBatch,
     gather_full,
@@ -22,6 +21,7 @@ from tests.training.prescribed import (
     seeded,
     start,
 )
+from tests.support.ranks import run_ranks
 
 STEPS = 100
 SPIKING = "embeddings.norm"

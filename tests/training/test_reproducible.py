@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training import fault_injection
-from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
-from tests.training.small_run import options_for, step_losses
+from tests.support import fault_injection
+from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
+from tests.support.small_run import options_for, step_losses
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
-from tests.training.step_weights import StepWeights, newest_step
+from tests.support.step_weights import StepWeights, newest_step
 
 
 def save(store: CheckpointStore, *steps: int, end: bool = False) -> None:

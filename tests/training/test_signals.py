@@ -14,7 +14,7 @@ import pytest
 
 from mmbert.training.fault_tolerance.process_tree import launcher_chain, parent_of
 from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
-from tests.environment import with_packages
+from tests.support.environment import with_packages
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from mmbert.training.metrics.communication_timer import COLLECTIVES, Communicati
 from mmbert.training.metrics.loggers import format_count, format_seconds
 from mmbert.training.metrics.mfu import peak_flops
 from mmbert.training.metrics.step_timer import TimeSplit
-from tests.distributed import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def test_seconds_add_up_by_activity_and_start_anew() -> None:

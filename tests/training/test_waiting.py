@@ -23,12 +23,12 @@ from mmbert.training.fault_tolerance.loop_requests import Wishes
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import TimeSplit
 from mmbert.training.train_step import StepRunner
-from tests.benchmarks.packed_rows import packed_rows
-from tests.distributed import run_ranks
-from tests.model.tiny_models import BASES, tiny_config, tiny_model
-from tests.pretended_gpu import pretended_gpu, without_content
-from tests.training.prescribed import recipe, start
-from tests.training.waits import CPU_IMPLEMENTATIONS, Waits
+from tests.support.host_waits import CPU_IMPLEMENTATIONS, Waits
+from tests.support.packed_rows import packed_rows
+from tests.support.prescribed_gradients import recipe, start
+from tests.support.pretended_gpu import pretended_gpu, without_content
+from tests.support.ranks import run_ranks
+from tests.support.tiny_models import BASES, tiny_config, tiny_model
 
 ROWS = packed_rows(3, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
 RUNS = [

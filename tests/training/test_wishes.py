@@ -11,9 +11,9 @@ from mmbert.errors import UserError
 from mmbert.parallel.host_group import Control
 from mmbert.training.fault_tolerance.loop_requests import Wishes
 from mmbert.training.fault_tolerance.watchdog import Activity
-from tests.training import fault_injection
-from tests.training.processes import exit_statuses, output_of, run_to_the_end, start_ranks
-from tests.training.small_run import events, options_for, step_losses
+from tests.support import fault_injection
+from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
+from tests.support.small_run import events, options_for, step_losses
 
 # One phase of ten steps, in which nothing is saved before its end.
 QUIET = ("checkpoint.every_tokens=1M",)

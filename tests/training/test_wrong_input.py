@@ -8,8 +8,8 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert.training.run_config import RunOptions, prepare, print_plan, variant_recipe
-from tests.training.processes import output_of, run_to_the_end
-from tests.training.small_run import options_for
+from tests.support.job_processes import output_of, run_to_the_end
+from tests.support.small_run import options_for
 
 
 def test_a_mistake_that_all_ranks_meet_is_said_once(inputs: Path, tmp_path: Path) -> None:

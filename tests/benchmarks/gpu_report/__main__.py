@@ -29,7 +29,7 @@ from tests.benchmarks.gpu_report.page import page
 from tests.benchmarks.gpu_report.parts import PARTS, report_parts
 from tests.benchmarks.gpu_report.records import NO_GPU, figures
 from tests.benchmarks.gpu_report.supervisor import Ending, Outcome, Part, run_parts
-from tests.environment import ROOT, with_packages
+from tests.support.environment import ROOT, with_packages
 
 
 class UnusableError(Exception):

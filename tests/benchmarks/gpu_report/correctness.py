@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 from tests.benchmarks.gpu_report.options import device_of, part_parser
-from tests.environment import ROOT, on_a_gpu, with_packages
-from tests.gpu_files import gpu_test_files
+from tests.support.environment import ROOT, on_a_gpu, with_packages
+from tests.support.gpu_files import gpu_test_files
 
 # Of tests that need none, those that try this program in a second.
 ON_A_CPU = ("tests/kernels/test_references.py", "-m", "not gpu and not long", "-k", "test_geglu")

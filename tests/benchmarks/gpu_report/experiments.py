@@ -27,7 +27,7 @@ from mmbert_kernels.support.dispatch import is_hopper, is_installed
 from tests.benchmarks.bench_kernels import Clock
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.packed_rows import packed_rows
+from tests.support.packed_rows import packed_rows
 
 HEADS, HEAD_SIZE = 12, 64
 HIDDEN, INNER = HEADS * HEAD_SIZE, 1152

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests import json_lines
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE, TESTS
+from tests.support import json_lines
 
 
 def _write(record: dict[str, Any]) -> None:

@@ -21,8 +21,8 @@ from tests.benchmarks.bench_gpu_step import OPERATIONS
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder
 from tests.benchmarks.gpu_report.run_data import RECIPE, make_data
-from tests.distributed import free_port
-from tests.environment import ROOT, on_a_gpu, with_packages
+from tests.support.environment import ROOT, on_a_gpu, with_packages
+from tests.support.ranks import free_port
 
 STEPS = 50
 POLL_SECONDS = 0.2

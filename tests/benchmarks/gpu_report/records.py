@@ -7,8 +7,8 @@ report (verification.py); a figure that is not says why.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests import json_lines
 from tests.benchmarks.gpu_report.verification import doubt
+from tests.support import json_lines
 
 FIGURES = "figures.jsonl"
 # Subject of the remark that says why no part can use a GPU.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.environment import ROOT, with_packages
+from tests.support.environment import ROOT, with_packages
 
 RECIPE = ROOT / "launch" / "recipes" / "demo.yaml"
 # Of a language: the largest 12 have twice as many.

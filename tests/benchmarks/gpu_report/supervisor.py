@@ -17,7 +17,7 @@ from typing import IO
 import psutil
 
 from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE
-from tests.sessions import GRACE_SECONDS, end_session
+from tests.support.sessions import GRACE_SECONDS, end_session
 
 # Kept for the page at the end.
 PAGE_SECONDS = 4.0

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests import json_lines
-from tests.gpu_files import operations_of
+from tests.support import json_lines
+from tests.support.gpu_files import operations_of
 
 TESTS = "tests.jsonl"
 FOLDER_VARIABLE = "MMBERT_GPU_REPORT"

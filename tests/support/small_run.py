@@ -15,7 +15,7 @@ from mmbert.model.config import encoder_config
 from mmbert.recipe import load_recipe
 from mmbert.training.launcher_env import discover_placement
 from mmbert.training.run_config import RunOptions
-from tests.data.shards import write_corpus
+from tests.support.corpora import write_corpus
 
 RECIPE = """
 name: small

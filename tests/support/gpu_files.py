@@ -8,7 +8,7 @@ lack.
 import re
 from pathlib import Path
 
-from tests.environment import ROOT
+from tests.support.environment import ROOT
 
 MARKED = re.compile(r"^(@|pytestmark\b).*pytest\.mark\.gpu\b", re.MULTILINE)
 KERNELS = "tests/kernels/test_triton.py"

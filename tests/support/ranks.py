@@ -16,7 +16,7 @@ from multiprocessing.queues import Queue
 from typing import Any
 from unittest import mock
 
-from tests.environment import ON_A_CPU
+from tests.support.environment import ON_A_CPU
 
 # What ranks would otherwise import each for itself: those that make an engine, those that run the
 # whole job, and all of them the module of their test, and pytest with it.
@@ -28,8 +28,8 @@ PRELOADED = [
     "deepspeed.runtime.zero.stage3",
     "mmbert.training.main",
     "pytest",
-    "tests.distributed",
-    "tests.frozen",
+    "tests.support.ranks",
+    "tests.support.frozen",
 ]
 
 

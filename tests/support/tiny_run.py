@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.environment import ON_A_CPU, ROOT, with_packages
+from tests.support.environment import ON_A_CPU, ROOT, with_packages
 
 PRETRAIN = ROOT / "launch" / "pretrain.py"
 PREPROCESS = ROOT / "launch" / "preprocess.py"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.training.run_config import RunOptions
-from tests.distributed import rank_server
+from tests.support.ranks import rank_server
 
 
 def start_ranks(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.hub.export import export_checkpoint
-from tests.hub.runs import Run, make_run
+from tests.support.written_runs import Run, make_run
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from tests.hub.tokenizers_for_tests import byte_level_tokenizer, save_tokenizer
+from tests.support.tokenizers import byte_level_tokenizer, save_tokenizer
 
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 

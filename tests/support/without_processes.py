@@ -3,7 +3,7 @@
 Starting ranks, launchers and Triton's interpreter is what takes the suite's time. Nothing says
 which tests do: whatever starts a process is skipped, so no list can fall behind the tests.
 
-    python -m pytest -p tests.without_processes -n 2
+    python -m pytest -p tests.support.without_processes -n 2
 """
 
 import sys

@@ -19,7 +19,7 @@ from mmbert_prep.executor.workers import SoloTeam
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.summary import Summary
-from tests.environment import ROOT, with_packages
+from tests.support.environment import ROOT, with_packages
 
 _ALPHABETS = [
     "abcdefghijklmnopqrstuvwxyz",

@@ -17,7 +17,7 @@ from mmbert.parallel.parameter_spec import describe
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
-from tests.hub.tokenizers_for_tests import (
+from tests.support.tokenizers import (
     SENTENCES,
     metaspace_tokenizer,
     save_described_tokenizer,
