@@ -53,7 +53,7 @@ def test_every_operation_has_its_name_in_a_trace() -> None:
     names = {
         value.__name__
         for package in (mmbert_kernels, mmbert.parallel)
-        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
         for value in vars(importlib.import_module(info.name)).values()
         if isinstance(value, type) and issubclass(value, torch.autograd.Function)
     }

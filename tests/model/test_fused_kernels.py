@@ -16,7 +16,7 @@ from torch import Tensor
 from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig
 from mmbert.model.packed_batch import PackedBatch
-from tests.model.test_memory import kept_bytes
+from tests.model.test_activation_memory import kept_bytes
 from tests.support.environment import ROOT, with_packages
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 

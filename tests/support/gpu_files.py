@@ -50,10 +50,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *EVERY,
     ),
     "optimiser": _of("test_stable_adamw"),
-    "memory": ("tests/model/test_memory.py::test_peak_on_a_gpu",),
-    "batches": ("tests/data/test_batch.py::test_on_a_gpu_it_is_the_same",),
+    "memory": ("tests/model/test_activation_memory.py::test_peak_on_a_gpu",),
+    "batches": ("tests/data/loading/test_device_batch.py::test_on_a_gpu_it_is_the_same",),
     "training step": (STEP,),
-    "determinism": ("tests/training/test_deterministic.py",),
+    "determinism": ("tests/training/test_determinism.py",),
     "evaluation": ("tests/evaluation/test_gpu.py",),
 }
 """Operation -> the beginnings of the ids of its tests. Names as in a step's trace."""

@@ -11,7 +11,7 @@ from mmbert.errors import UserError
 from mmbert.merging.merge_run import merge_run
 from mmbert.recipe import dump_recipe, parse_recipe
 from mmbert.schedule import training_plan
-from tests.hub.test_merge import changed
+from tests.merging.test_merge import changed
 from tests.support.tokenizers import metaspace_tokenizer, save_described_tokenizer
 from tests.support.written_runs import RECIPE, EngineOfOneRank, Run
 

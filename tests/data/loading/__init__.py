@@ -1,0 +1,1 @@
+"""Tests of mmbert.data.loading: rows and batches."""

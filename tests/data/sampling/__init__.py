@@ -1,0 +1,1 @@
+"""Tests of mmbert.data.sampling: the order of data."""
