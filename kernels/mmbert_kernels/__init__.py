@@ -4,13 +4,13 @@ Every operation chooses its implementation once, by device (dispatch.py). This p
 knows nothing of mmbert.
 """
 
-from mmbert_kernels.attention.attention import attention, rotary_attention
 from mmbert_kernels.cross_entropy.linear_cross_entropy import linear_cross_entropy
 from mmbert_kernels.gather_rows import gather_rows
 from mmbert_kernels.geglu import geglu
-from mmbert_kernels.layer_norm.dropout import Dropout
-from mmbert_kernels.layer_norm.embedding_layer_norm import embedding_layer_norm
-from mmbert_kernels.layer_norm.layer_norm import add_layer_norm, branching_layer_norm, layer_norm
+from mmbert_kernels.norms.dropout import Dropout
+from mmbert_kernels.norms.embedding_layer_norm import embedding_layer_norm
+from mmbert_kernels.norms.layer_norm import add_layer_norm, branching_layer_norm, layer_norm
+from mmbert_kernels.packed_attention.attention import attention, rotary_attention
 from mmbert_kernels.rotary import rotary
 from mmbert_kernels.stable_adamw.stable_adamw import (
     Segments,

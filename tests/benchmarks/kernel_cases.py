@@ -197,7 +197,7 @@ def varlen_attention(
     by_heads: Callable[[Tensor], Tensor], cu_seqlens: Tensor, length: int, window: int | None
 ) -> dict[str, Function]:
     """PyTorch's own on a GPU where ours is flash-attn."""
-    from mmbert_kernels.attention.gpu import varlen_attention as by_torch
+    from mmbert_kernels.packed_attention.gpu import varlen_attention as by_torch
 
     if not kernels.backends(cu_seqlens.device.type)["attention"].startswith("flash_attn"):
         return {}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmbert_kernels import Dropout, add_layer_norm
-from mmbert_kernels.layer_norm.dropout import keep_mask, split_mix
+from mmbert_kernels.norms.dropout import keep_mask, split_mix
 
 CPU = torch.device("cpu")
 

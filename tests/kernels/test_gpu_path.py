@@ -23,7 +23,9 @@ RAISING = (
 def test_launches_and_operators(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     """Every launch says whether products and sums are fused; no operator raises in a deterministic
     run."""
-    monkeypatch.setattr("mmbert_kernels.attention.cpu_blocked.host_ends", lambda _: [0, 100, 512])
+    monkeypatch.setattr(
+        "mmbert_kernels.packed_attention.cpu_blocked.host_ends", lambda _: [0, 100, 512]
+    )
     (row,) = packed_rows(1, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
     fusions: dict[str, set[object]] = {}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.attention.gpu import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.support.dispatch import (
     ATTENTION_PACKAGES,
     implementation,
@@ -206,7 +206,7 @@ def published_flash_attention(
     assert cu_seqlens.dtype == torch.int32
     window = None if window_size == (-1, -1) else 2 * window_size[0]
     assert window is None or window_size[0] == window_size[1]
-    from mmbert_kernels.attention.attention import attention_reference
+    from mmbert_kernels.packed_attention.attention import attention_reference
 
     return attention_reference(qkv, cu_seqlens, window)
 
@@ -287,7 +287,7 @@ def test_flash_attention_3_is_called_as_published(
         results = []
         for chosen in ("flash_attn_3", "blocked"):
             monkeypatch.setattr(
-                sys.modules["mmbert_kernels.attention.attention"],
+                sys.modules["mmbert_kernels.packed_attention.attention"],
                 "implementation",
                 lambda name, device, dtype, chosen=chosen: chosen,
             )

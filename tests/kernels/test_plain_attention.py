@@ -15,15 +15,15 @@ from tests.support.packed_rows import packed_rows
 from tests.support.pretended_gpu import LargestMemory, pretended_gpu, without_content
 from tests.support.tiny_models import BASES, tiny_config
 
-BLOCKED = "mmbert_kernels.attention.cpu_blocked"
+BLOCKED = "mmbert_kernels.packed_attention.cpu_blocked"
 
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU what a GPU runs in float32; pieces are small, so that every loop goes round."""
-    attention = sys.modules["mmbert_kernels.attention.attention"]
+    attention = sys.modules["mmbert_kernels.packed_attention.attention"]
     monkeypatch.setattr(attention, "implementation", lambda *_: "plain")
-    monkeypatch.setattr("mmbert_kernels.attention.gpu_plain.QUERIES", 48)
+    monkeypatch.setattr("mmbert_kernels.packed_attention.gpu_plain.QUERIES", 48)
     monkeypatch.setattr(f"{BLOCKED}.PLAIN_BLOCKS", 2)
     monkeypatch.setattr(f"{BLOCKED}.SHARED_PLAIN_TOKENS", 100)
 
@@ -76,7 +76,7 @@ def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixtur
     pytest.importorskip("triton")
     qkv = torch.empty(64, 3, 2, 16, device="meta")
     cu_seqlens = cumulative((64,)).to("meta")
-    sys.modules["mmbert_kernels.attention.attention"]._warn_of_plain.cache_clear()
+    sys.modules["mmbert_kernels.packed_attention.attention"]._warn_of_plain.cache_clear()
     with (
         pretended_gpu(lambda *_, **__: None),
         caplog.at_level(logging.INFO, logger="mmbert.kernels"),
@@ -97,7 +97,7 @@ def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.Monkey
     implementation.cache_clear()
     assert implementation("attention", "cuda", torch.float32) == "varlen"
     implementation.cache_clear()
-    attention = sys.modules["mmbert_kernels.attention.attention"]
+    attention = sys.modules["mmbert_kernels.packed_attention.attention"]
     monkeypatch.setattr(attention, "implementation", lambda *_: "varlen")
     with pytest.raises(ValueError, match=r"not torch\.float32; unset MMBERT_ATTENTION"):
         kernels.attention(torch.randn(8, 3, 2, 16), cumulative((8,)), 8, None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.layer_norm.dropout import keep_mask
+from mmbert_kernels.norms.dropout import keep_mask
 from mmbert_kernels.rotary import rotary_apart
 from mmbert_kernels.scatter_rows import scatter_rows_triton
 from mmbert_kernels.support.dispatch import implementation, triton_interprets

@@ -11,9 +11,9 @@ from mmbert.model.flops import flops_by_part, training_flops
 from mmbert.planner import flops_per_token
 from mmbert.recipe import ModelSettings
 from mmbert.training.metrics import interval_metrics
+from mmbert_kernels.support import dispatch
 from tests.benchmarks import gpu_step_shares
 from tests.support.packed_rows import document_lengths, packed_rows
-from tests.support.pretended_gpu import CHOICE
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 BASE = ModelSettings(
@@ -26,10 +26,10 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plain PyTorch everywhere, which its counter understands."""
     monkeypatch.setenv("MMBERT_KERNELS", "reference")
     monkeypatch.setenv("MMBERT_ATTENTION", "reference")
-    CHOICE.implementation.cache_clear()
+    dispatch.implementation.cache_clear()
     with sdpa_kernel(SDPBackend.MATH):
         yield
-    CHOICE.implementation.cache_clear()
+    dispatch.implementation.cache_clear()
 
 
 def counted(documents: tuple[int, ...], **changes: int) -> list[tuple[int, float]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mmbert_kernels.layer_norm.dropout import Dropout, keep_mask
+from mmbert_kernels.norms.dropout import Dropout, keep_mask
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 SHARE, WIDTH = 0.3, 64

@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 from unittest import mock
 
@@ -18,18 +17,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import mmbert_kernels as kernels
 from mmbert.data.loading.device_batch import to_batch
 from mmbert.data.loading.rows import Row
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import TensorGroup
+from mmbert_kernels.cross_entropy import linear_cross_entropy
+from mmbert_kernels.support import dispatch
 
-# By their paths, as the package's attributes of these names are functions.
-CHOICE = import_module(f"{kernels.__name__}.implementation")
-HEAD = import_module(f"{kernels.__name__}.linear_cross_entropy")
-ATTENTION_ON_A_GPU = CHOICE._attention_implementation
+ATTENTION_ON_A_GPU = dispatch._attention_implementation
 # Operators that are no views and move nothing either.
 ALLOCATING = (
     "_unsafe_view",
@@ -50,18 +47,20 @@ def pretended_gpu(launch: Callable[..., Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for change in (
             mock.patch.dict(os.environ, MMBERT_KERNELS="triton"),
-            mock.patch.object(CHOICE, "triton_interprets", return_value=True),
-            mock.patch.object(CHOICE, "_attention_implementation", _attention_implementation),
-            mock.patch.dict(HEAD.CHUNK_BYTES, meta=HEAD.CHUNK_BYTES["cuda"]),
-            mock.patch.object(HEAD, "_add_product", _add_product),
+            mock.patch.object(dispatch, "triton_interprets", return_value=True),
+            mock.patch.object(dispatch, "_attention_implementation", _attention_implementation),
+            mock.patch.dict(
+                linear_cross_entropy.CHUNK_BYTES, meta=linear_cross_entropy.CHUNK_BYTES["cuda"]
+            ),
+            mock.patch.object(linear_cross_entropy, "_add_product", _add_product),
             mock.patch.object(JITFunction, "run", lambda *a, **k: launch(*a, **k)),
         ):
             stack.enter_context(change)
         if not _addmm_has_a_shape():
             library = stack.enter_context(torch.library._scoped_library("aten", "IMPL", "Meta"))
             library.impl("addmm.dtype_out", lambda *_, out, **__: out, allow_override=True)
-        stack.callback(CHOICE.implementation.cache_clear)
-        CHOICE.implementation.cache_clear()
+        stack.callback(dispatch.implementation.cache_clear)
+        dispatch.implementation.cache_clear()
         yield
 
 
@@ -78,7 +77,7 @@ def _addmm_has_a_shape() -> bool:
 
 def _attention_implementation(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     """A GPU's without flash-attn."""
-    with mock.patch.object(CHOICE, "is_installed", return_value=False):
+    with mock.patch.object(dispatch, "is_installed", return_value=False):
         return ATTENTION_ON_A_GPU("cuda", dtype)
 
 

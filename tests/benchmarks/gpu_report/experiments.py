@@ -21,8 +21,8 @@ from torch import Tensor
 
 import mmbert_kernels as kernels
 from mmbert.data.loading.device_batch import to_batch
-from mmbert_kernels.attention.cpu_blocked import blocked_attention
-from mmbert_kernels.attention.gpu import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.packed_attention.cpu_blocked import blocked_attention
+from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.support.dispatch import is_hopper, is_installed
 from tests.benchmarks.bench_kernels import Clock
 from tests.benchmarks.gpu_report.options import device_of, part_parser
@@ -171,7 +171,7 @@ def sweeps(bench: Bench) -> None:
         return kernels.rotary(qkv.view(-1, 3, HEADS, HEAD_SIZE).clone(), cu_seqlens, 1e4)
 
     def norms_rows(rows: int) -> AbstractContextManager[object]:
-        return with_rows("layer_norm_kernels", "_rows_per_program", lambda *_: rows)
+        return with_rows("norms.triton_kernels", "_rows_per_program", lambda *_: rows)
 
     geglu_rows = partial(with_rows, "geglu", "ROWS")
     rotary_rows = partial(with_rows, "rotary_kernels", "TOKENS")

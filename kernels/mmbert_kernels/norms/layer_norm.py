@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbert_kernels.layer_norm.dropout import Dropout, add_dropped
-from mmbert_kernels.layer_norm.triton_kernels import triton_backward, triton_forward
+from mmbert_kernels.norms.dropout import Dropout, add_dropped
+from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
 from mmbert_kernels.support.dispatch import implementation
 from mmbert_kernels.support.triton_import import contiguous_rows

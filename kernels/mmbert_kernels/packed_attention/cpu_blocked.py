@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.attention.cpu_dense import LEAST_TOKENS, dense_backward, dense_forward
-from mmbert_kernels.attention.gpu_plain import plain_backward, plain_forward
+from mmbert_kernels.packed_attention.cpu_dense import LEAST_TOKENS, dense_backward, dense_forward
+from mmbert_kernels.packed_attention.gpu_plain import plain_backward, plain_forward
 from mmbert_kernels.support.sequences import document_numbers
 
 # Neighbouring documents share a masked call up to this many tokens: a call costs about as much

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbert_kernels.attention.cpu_blocked import blocked_attention
-from mmbert_kernels.attention.gpu import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.packed_attention.cpu_blocked import blocked_attention
+from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.rotary import rotary, rotary_apart
 from mmbert_kernels.support.checks import require
 from mmbert_kernels.support.dispatch import implementation

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mmbert_kernels.gather_rows import gather_rows_reference
-from mmbert_kernels.layer_norm.layer_norm import layer_norm_reference
-from mmbert_kernels.layer_norm.triton_kernels import triton_backward, triton_forward
+from mmbert_kernels.norms.layer_norm import layer_norm_reference
+from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.scatter_rows import scatter_rows_triton
 from mmbert_kernels.support.checks import may_look, require, require_triton_dtype
 from mmbert_kernels.support.dispatch import implementation

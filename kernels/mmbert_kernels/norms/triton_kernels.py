@@ -11,7 +11,7 @@ summand is dropped (dropout.py).
 import torch
 from torch import Tensor
 
-from mmbert_kernels.layer_norm.dropout import Dropout, channel_words, keep_tile
+from mmbert_kernels.norms.dropout import Dropout, channel_words, keep_tile
 from mmbert_kernels.support.triton_import import (
     blocks,
     contiguous_rows,

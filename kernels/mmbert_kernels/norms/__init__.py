@@ -1,0 +1,1 @@
+"""Layer norms with what lies around them: residual addition, dropout, embedding."""

@@ -1,0 +1,1 @@
+"""Attention over packed sequences: the operation and its implementations."""
