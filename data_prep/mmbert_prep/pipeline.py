@@ -9,11 +9,11 @@ from rich.console import Console
 
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import UserError
-from mmbert.files import explained_write_errors, make_folder
+from mmbert.files import explained_write_errors, make_folder, write_json
 from mmbert_prep.executor.lock import output_lock
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.stages import Stages
-from mmbert_prep.executor.storage import read_json, write_json
+from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import Plan, plan_units
 from mmbert_prep.executor.workers import Team
 from mmbert_prep.executor.workspace import Workspace

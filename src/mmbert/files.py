@@ -1,14 +1,15 @@
-"""Small file helpers of the data path: atomic writes, checksums and read-only memory maps."""
+"""Small file helpers: atomic writes, checksums, safetensors heads, read-only memory maps."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import xxhash
@@ -94,6 +95,42 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             partial.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON so that the file appears complete or not at all."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def safetensors_header(
+    tensors: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, int]]:
+    """The head of a safetensors file whose tensors follow each other in the order given.
+
+    The format is 8 bytes of length, JSON, then the tensors. Written here because safetensors' own
+    writer takes all tensors at once, in copies, and cannot be asked for a checksum as it goes.
+
+    Args:
+        tensors: for each name its dtype as the format spells it ("F32"), its shape and its bytes.
+        metadata: what the file says of itself; None: nothing.
+
+    Returns:
+        The head, and where each tensor starts behind it, in bytes.
+    """
+    entries: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    offsets, end = {}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        offsets[name] = end
+        end += size
+        entries[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [offsets[name], end],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, offsets
 
 
 def cut_short(path: Path, size: int, expected: int) -> UserError:

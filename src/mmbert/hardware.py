@@ -1,4 +1,4 @@
-"""What a GPU of each kind can do: the figures that the plan's times and memory rest on."""
+"""What a GPU of each kind can do: what a plan's times and memory and a run's MFU rest on."""
 
 from dataclasses import dataclass
 
@@ -36,6 +36,16 @@ GPUS: tuple[Gpu, ...] = (
     Gpu("l40s", 46_068 * MEBIBYTE, 362e12, 26e9, 12.5e9),
     Gpu("rtx-4090", 24_564 * MEBIBYTE, 165e12, 26e9, 12.5e9),
 )
+
+# Dense bfloat16 FLOP/s of cards that no plan is made for.
+_OTHER_PEAKS = (("H100 PCIe", 756e12),)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Peak FLOP/s of a device called `device_name` (torch.cuda.get_device_name), dense bfloat16
+    with float32 accumulation; None: not known."""
+    names = ((gpu.name.upper().replace("-", " "), gpu.flops) for gpu in GPUS)
+    return next((peak for name, peak in (*_OTHER_PEAKS, *names) if name in device_name), None)
 
 
 def find_gpu(name: str) -> Gpu:

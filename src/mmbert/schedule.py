@@ -49,7 +49,21 @@ class StepPlan:
     phase_index: int
     first_row: int
     rows: int
-    tokens_before: int
+    row_tokens: int
+
+    @property
+    def tokens_before(self) -> int:
+        """Nominal tokens of the run before this step."""
+        return self.first_row * self.row_tokens
+
+    @property
+    def tokens_after(self) -> int:
+        """Nominal tokens of the run by the end of this step."""
+        return (self.first_row + self.rows) * self.row_tokens
+
+    def crosses_multiple_of(self, tokens: int) -> bool:
+        """Whether the step goes up to or past a multiple of `tokens`."""
+        return self.tokens_after // tokens > self.tokens_before // tokens
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class TrainingPlan:
         phase = next(phase for phase in self.phases if step < phase.end_step)
         stage = next(s for s in phase.stages if step < s.first_step + s.steps)
         first_row = stage.first_row + (step - stage.first_step) * stage.rows
-        return StepPlan(step, phase.index, first_row, stage.rows, first_row * self.row_tokens)
+        return StepPlan(step, phase.index, first_row, stage.rows, self.row_tokens)
 
 
 def training_plan(recipe: Recipe) -> TrainingPlan:
@@ -149,7 +163,7 @@ def learning_rate(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
     peak = settings.peak or recipe.optimizer.learning_rate
     seen = at.tokens_before - phase_plan.first_token
     if seen < settings.warmup:
-        return peak * min(1.0, (seen + at.rows * plan.row_tokens) / settings.warmup)
+        return peak * min(1.0, (at.tokens_after - phase_plan.first_token) / settings.warmup)
     if settings.shape == "constant":
         return peak
     decay = phase_plan.tokens - settings.warmup

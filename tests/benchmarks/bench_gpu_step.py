@@ -27,9 +27,9 @@ import torch
 
 import mmbert_kernels as kernels
 from mmbert.data.loading.rows import Row
+from mmbert.hardware import peak_flops
 from mmbert.model.flops import training_flops
 from mmbert.recipe import Recipe, load_recipe
-from mmbert.training.metrics.mfu import peak_flops
 from tests.benchmarks.bench_kernels import Clock, device_rates
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder

@@ -176,6 +176,16 @@ def test_memory_falls_with_zero_stage_and_tensor_size() -> None:
     assert "12 attention heads do not divide by 8" in (layouts[8, 1].obstacle or "")
 
 
+def test_layouts_with_too_many_data_ranks_say_so() -> None:
+    """Four streams feed the recipe's own four data ranks, but not eight without tensor groups."""
+    changes = ("batch.quantum=4", "parallel.tensor=2")
+    layouts = {
+        layout.tensor: layout for layout in plan(recipe_of("base", *changes), gpus=8).layouts
+    }
+    assert layouts[1].obstacle == "8 data ranks do not divide the quantum 4"
+    assert layouts[2].obstacle is None
+
+
 def test_what_does_not_fit_is_said_with_a_remedy() -> None:
     recipe = recipe_of("base", "model={preset: huge, vocab_size: 256000}", "batch.row_tokens=16384")
     planned = plan(recipe, gpus=8, gpu="h100")

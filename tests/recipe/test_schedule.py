@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbert.recipe import Recipe, override_recipe, parse_recipe
-from mmbert.schedule import learning_rate, temperature, training_plan, weight_decay
+from mmbert.schedule import StepPlan, learning_rate, temperature, training_plan, weight_decay
 
 RECIPE = parse_recipe("""
 name: schedule
@@ -48,6 +48,7 @@ def test_steps_partition_the_rows(tokens: int, second: int, growth: int, rows: i
         assert at.rows % recipe.batch.quantum == 0
         assert plan.phase_of_row(row).index == at.phase_index
         row += at.rows
+        assert at.tokens_after == row * 100
     assert row * 100 == plan.tokens
     for phase, settings in zip(plan.phases, recipe.phases, strict=True):
         # Ends on the first step that reaches its tokens.
@@ -119,3 +120,11 @@ def test_a_phase_may_have_no_weight_decay() -> None:
     plan = training_plan(recipe)
     boundary = plan.phases[1].first_step
     assert [weight_decay(recipe, plan, step) for step in (boundary - 1, boundary)] == [0.1, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "crossed"), [(200, False), (300, True), (400, False), (7, True)]
+)
+def test_a_step_that_ends_on_a_multiple_crosses_it(tokens: int, crossed: bool) -> None:
+    """The step from token 200 to token 300: its beginning is the end of the step before."""
+    assert StepPlan(2, 0, 2, 1, 100).crosses_multiple_of(tokens) is crossed

@@ -10,6 +10,7 @@ import torch
 from mmbert.parallel.host_group import Control
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
+from mmbert.schedule import StepPlan
 from mmbert.training.metrics.interval_metrics import Interval
 from mmbert.training.metrics.step_timer import TimeSplit
 from mmbert.training.metrics.validation import HeldOutLoss
@@ -72,8 +73,6 @@ def test_the_time_of_evaluations_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     for step in range(6):  # evaluated after steps 1, 3 and 5
         clock.passes(7)
         session.step = step + 1
-        journal.after_step(
-            SimpleNamespace(phase_index=0, tokens_before=step * TOKENS_A_STEP, rows=1)  # type: ignore[arg-type]
-        )
+        journal.after_step(StepPlan(step, 0, step, 1, TOKENS_A_STEP))
     assert clock.seconds == 1e6 + 6 * 7 + 3 * 100
     assert session.interval.collect(Control(0, 1), {}).seconds == 6 * 7

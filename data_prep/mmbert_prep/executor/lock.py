@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from mmbert.errors import UserError
+from mmbert.files import write_json
 
 _HEARTBEAT_SECONDS = 20.0
 # A run on another host cannot be asked whether it lives; after this long without a heartbeat it is
@@ -57,9 +58,7 @@ def _acquire(path: Path) -> dict[str, Any]:
                 remedy="wait until it ends or stop it; if you are sure that it no longer runs, "
                 f"remove {path}",
             )
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(token))
-        os.replace(partial, path)
+        write_json(path, token)
     return token
 
 

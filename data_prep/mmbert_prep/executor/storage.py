@@ -1,4 +1,4 @@
-"""Small JSON files of the pipeline, written atomically and read with a clear error."""
+"""Small JSON files of the pipeline, read with a clear error."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert.files import atomic_write
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON so that the file appears complete or not at all."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from mmbert.data.shards.manifest import MANIFEST_NAME, Shard, read_manifest
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
-from mmbert.files import atomic_write, make_folder, sync_folder
+from mmbert.files import atomic_write, make_folder, sync_folder, write_json
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.stages import Stages
-from mmbert_prep.executor.storage import read_json, write_json
+from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import Plan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.settings import PrepSettings

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from mmbert.files import explained_write_errors, sync_folder
-from mmbert_prep.executor.storage import read_json, write_json
+from mmbert.files import explained_write_errors, sync_folder, write_json
+from mmbert_prep.executor.storage import read_json
 
 # high, low: halves of the text's XXH3-128; tokens and bytes of the document.
 DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])

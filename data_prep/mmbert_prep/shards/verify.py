@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from rich.console import Console
 
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import Manifest, read_manifest, verify_files
@@ -82,6 +83,31 @@ def verify_source(
         hashes = expected.get(language, Counter())
         _compare(source_folder / language, manifest, hashes, settings, encoder, check)
     return found
+
+
+def verify_against_text(shards: Path, text: str, console: Console) -> None:
+    """Decode every document and find it in `text`, the preprocessing's input, and the reverse.
+
+    UserError names the languages that do not hold what they should.
+    """
+    sources = sorted(path.parent for path in shards.glob(f"*/{SUMMARY_NAME}"))
+    if len(sources) != 1:
+        raise UserError(
+            f"{shards} has {len(sources)} finished sources",
+            remedy="--input compares one source with its text: verify shards of one source",
+        )
+    found = verify_source(sources[0], text)
+    for language, verification in found.items():
+        for fault in verification.faults:
+            console.print(f"{language}: {fault}", markup=False)
+    bad = [language for language, verification in found.items() if verification.faults]
+    if bad:
+        raise UserError(
+            f"{len(bad)} languages differ from {text}: {', '.join(bad[:10])}",
+            remedy="check that this is the input they were made from; if so, preprocess them again",
+        )
+    documents = sum(verification.documents for verification in found.values())
+    console.print(f"{documents:,} documents in {len(found)} languages decode to those of {text}")
 
 
 def _key(data: bytes) -> bytes:

@@ -22,7 +22,6 @@ _LAYOUT = [
     *("\t" * count for count in range(1, 5)),
     *("\u2581" * count for count in range(2, 17)),
 ]
-_BYTES = 256
 _LONGEST_LINE = 2_000  # characters; SentencePiece would leave out lines beyond its limit of bytes
 _ALPHABET_SHARE = 0.4  # of the vocabulary at most: the rest is for longer pieces
 _COVERAGE = 0.9999
@@ -100,8 +99,3 @@ def _coverage(characters: Counter[str], most: int) -> float:
             break
         covered += count
     return min(_COVERAGE, covered / max(1, total))
-
-
-def smallest_vocabulary() -> int:
-    """Ids that a model has before it has learned anything."""
-    return len(PIECES) + _BYTES + len(_LAYOUT)

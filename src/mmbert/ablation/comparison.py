@@ -5,7 +5,6 @@ and a language keeps the tier that the full recipe gives it.
 """
 
 import math
-import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import LanguageLoss, masked_losses
+from mmbert.files import write_json
 from mmbert.schedule import training_plan
 
 ALL = "all"
@@ -64,9 +64,8 @@ class Comparison(BaseModel):
 
     def write(self, folder: Path) -> Path:
         """Put the file in place at once; its path."""
-        path, temporary = folder / RESULT_NAME, folder / f"{RESULT_NAME}.tmp"
-        temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        path = folder / RESULT_NAME
+        write_json(path, self.model_dump(mode="json"))
         return path
 
 

@@ -21,6 +21,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.errors import UserError
+from mmbert.files import safetensors_header
 
 FORMAT = 1
 INDEX_NAME = "index.json"
@@ -175,23 +176,10 @@ def share_shape(
     return (*shape[:split_dimension], width, *shape[split_dimension + 1 :])
 
 
-def safetensors_header(lengths: dict[str, int]) -> bytes:
-    """The head of a safetensors file of float32 vectors that follow each other in this order.
-
-    The format is 8 bytes of length, JSON, then the tensors. Written here because safetensors' own
-    writer takes copies of every tensor and cannot be asked for a checksum as it goes.
-    """
-    entries, offset = {}, 0
-    for name, length in lengths.items():
-        entries[name] = {
-            "dtype": "F32",
-            "shape": [length],
-            "data_offsets": [offset, offset + 4 * length],
-        }
-        offset += 4 * length
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+def vectors_header(lengths: dict[str, int]) -> bytes:
+    """The head of a safetensors file of float32 vectors that follow each other in this order."""
+    vectors = {name: ("F32", [length], 4 * length) for name, length in lengths.items()}
+    return safetensors_header(vectors)[0]
 
 
 def write_file(path: Path, parts: Sequence[bytes | memoryview]) -> FileEntry:

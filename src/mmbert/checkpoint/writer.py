@@ -29,7 +29,7 @@ from mmbert.checkpoint.format import (
     Shard,
     Slice,
     check_complete,
-    safetensors_header,
+    vectors_header,
     write_file,
 )
 from mmbert.files import sync_folder
@@ -187,7 +187,7 @@ class Writer:
         name = f"rank-{job.rank:05d}.safetensors"
         lengths = {f"{p.name}/{state}": p.length for p in pieces for state in p.states}
         data = self._snapshot.buffer.numpy().data
-        entry = write_file(job.partial / name, [safetensors_header(lengths), data])
+        entry = write_file(job.partial / name, [vectors_header(lengths), data])
         note = {
             "file": name,
             "entry": entry.model_dump(),

@@ -91,7 +91,8 @@ def inspect(
 ) -> None:
     """Show what lies at a path: languages and tokens, checkpoints, one document, one step."""
     from mmbert.inspection import checkpoints, shards
-    from mmbert.inspection.report import write_report
+    from mmbert_prep.shards.report import write_report
+    from mmbert_prep.shards.verify import verify_against_text
 
     console = console_for_output()
     if checkpoints.is_checkpoint(path):
@@ -109,7 +110,7 @@ def inspect(
         elif verify:
             shards.verify_shards(path, console)
             if source_text is not None:
-                shards.verify_against_text(path, source_text, console)
+                verify_against_text(path, source_text, console)
         else:
             shards.render_shards(path, console, recipe)
     else:

@@ -9,36 +9,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mmbert.errors import UserError
+from mmbert.files import safetensors_header
 from mmbert.model.config import EncoderConfig
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.parallel.process_grid import TensorGroup
 
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 DECODER_WEIGHT = "decoder.weight"
 DECODER_BIAS = "decoder.bias"
 WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
+_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 def parameter_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter, in the order of the forward pass, decoder tied."""
-    d, f = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        EMBEDDING: (config.vocab_size, d),
-        "model.embeddings.norm.weight": (d,),
-    }
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        if layer > 0:  # the embedding's norm stands in for the first attention norm
-            shapes[f"{prefix}.attn_norm.weight"] = (d,)
-        shapes[f"{prefix}.attn.Wqkv.weight"] = (3 * d, d)
-        shapes[f"{prefix}.attn.Wo.weight"] = (d, d)
-        shapes[f"{prefix}.mlp_norm.weight"] = (d,)
-        shapes[f"{prefix}.mlp.Wi.weight"] = (2 * f, d)
-        shapes[f"{prefix}.mlp.Wo.weight"] = (d, f)
-    shapes["model.final_norm.weight"] = (d,)
-    shapes["head.dense.weight"] = (d, d)
-    shapes["head.norm.weight"] = (d,)
-    shapes[DECODER_BIAS] = (config.vocab_size,)
-    return shapes
+    with torch.device("meta"):
+        model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 class HuggingFaceWeights:
@@ -179,8 +167,11 @@ def write_weights(
     `shapes` says beforehand what will come, so that one tensor is in memory at a time. ValueError
     if a tensor is unknown, of another shape, not finite, missing, or comes twice.
     """
-    header, offsets, end = _header(shapes, dtype)
-    missing = dict(offsets)
+    sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
+    header, missing = safetensors_header(
+        {name: (_DTYPE_NAMES[dtype], shape, sizes[name]) for name, shape in shapes.items()},
+        metadata={"format": "pt"},
+    )
     with path.open("wb") as file:
         file.write(header)
         for name, tensor in parameters:
@@ -195,27 +186,4 @@ def write_weights(
             file.write(data.view(torch.uint8).numpy().data)
         if missing:
             raise ValueError(f"no values came for {', '.join(missing)}")
-        file.truncate(len(header) + end)
-
-
-_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
-
-
-def _header(
-    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
-) -> tuple[bytes, dict[str, int], int]:
-    """The file's first bytes, each tensor's offset after them, and where the last one ends."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offsets: dict[str, int] = {}
-    end = 0
-    for name, shape in shapes.items():
-        offsets[name] = end
-        end += math.prod(shape) * dtype.itemsize
-        entries[name] = {
-            "dtype": _DTYPE_NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [offsets[name], end],
-        }
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, offsets, end
+        file.truncate(len(header) + sum(sizes.values()))

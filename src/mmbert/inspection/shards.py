@@ -16,8 +16,6 @@ from mmbert.data.shards.manifest import MANIFEST_NAME, Manifest, Split, read_man
 from mmbert.data.shards.tokenizer_description import DESCRIPTION_NAME, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe
-from mmbert_prep.executor.workspace import SUMMARY_NAME
-from mmbert_prep.shards.verify import verify_source
 
 
 @dataclass(frozen=True)
@@ -116,31 +114,6 @@ def verify_shards(shards: Path, console: Console) -> None:
     for folder in track(folders, description="verifying", console=console, transient=True):
         verify_files(folder.path, folder.manifest)
     console.print(f"{shards}: every file of {len(folders)} languages is as it was written")
-
-
-def verify_against_text(shards: Path, text: str, console: Console) -> None:
-    """Decode every document and find it in `text`, the preprocessing's input, and the reverse.
-
-    UserError names the languages that do not hold what they should.
-    """
-    sources = sorted(path.parent for path in shards.glob(f"*/{SUMMARY_NAME}"))
-    if len(sources) != 1:
-        raise UserError(
-            f"{shards} has {len(sources)} finished sources",
-            remedy="--input compares one source with its text: verify shards of one source",
-        )
-    found = verify_source(sources[0], text)
-    for language, verification in found.items():
-        for fault in verification.faults:
-            console.print(f"{language}: {fault}", markup=False)
-    bad = [language for language, verification in found.items() if verification.faults]
-    if bad:
-        raise UserError(
-            f"{len(bad)} languages differ from {text}: {', '.join(bad[:10])}",
-            remedy="check that this is the input they were made from; if so, preprocess them again",
-        )
-    documents = sum(verification.documents for verification in found.values())
-    console.print(f"{documents:,} documents in {len(found)} languages decode to those of {text}")
 
 
 def decode_document(shards: Path, language: str, number: int, *, held_out: bool = False) -> str:

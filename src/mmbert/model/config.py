@@ -5,6 +5,7 @@ from typing import Literal
 
 from mmbert.errors import UserError
 from mmbert.recipe import ModelSettings
+from mmbert.recipe.division import not_divided_by_tensor
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -75,18 +76,18 @@ def check_parallel(
     Heads and widths must divide; with sequence parallelism so must the tokens of a row (None: not
     known here). The vocabulary need not, but every rank must get some of it.
     """
-    divided = {
-        "model.num_attention_heads": config.num_attention_heads,
-        "model.intermediate_size": config.intermediate_size,
-    }
-    if sequence_parallel and row_tokens is not None:
-        divided["batch.row_tokens"] = row_tokens
-    for key, value in divided.items():
-        if value % tensor_parallel:
-            raise UserError(
-                f"{key} is {value}, which does not divide by parallel.tensor = {tensor_parallel}",
-                remedy=f"choose parallel.tensor among the divisors of {value}, or change {key}",
-            )
+    found = not_divided_by_tensor(
+        tensor_parallel,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        row_tokens=row_tokens if sequence_parallel else None,
+    )
+    if found is not None:
+        key, value = found
+        raise UserError(
+            f"{key} is {value}, which does not divide by parallel.tensor = {tensor_parallel}",
+            remedy=f"choose parallel.tensor among the divisors of {value}, or change {key}",
+        )
     if config.vocab_size < tensor_parallel:
         raise UserError(
             f"a vocabulary of {config.vocab_size} cannot be spread over {tensor_parallel} ranks",

@@ -25,6 +25,11 @@ import numpy.typing as npt
 
 from mmbert.recipe import ModelSettings
 
+MFU_FORMULA = (
+    "MFU = FLOPs of the step / (seconds · devices · peak); FLOPs = 6·tokens·layers·(4d² + 3df) + "
+    "12·d·Σ keys + 6·masked·(d² + dV)"
+)
+
 
 @dataclass(frozen=True)
 class Flops:

@@ -1,9 +1,10 @@
 """What a recipe will cost before a GPU-hour is spent: `plan(recipe, …)` and `render(plan)`."""
 
 from mmbert.hardware import GPUS, Gpu, find_gpu
+from mmbert.planner.estimate import Layout, PhaseCost, Plan
 from mmbert.planner.memory import DeviceMemory, device_memory, usable_bytes
 from mmbert.planner.parameter_count import ParameterCount, count_parameters, flops_per_token
-from mmbert.planner.plan import DEFAULT_UTILISATION, Layout, PhaseCost, Plan, plan
+from mmbert.planner.plan import DEFAULT_UTILISATION, plan
 from mmbert.planner.render import render
 
 __all__ = [

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mmbert.hardware import Gpu
-from mmbert.planner.memory import LIVE_PARAMETERS
+from mmbert.parallel.zero_buffers import LIVE_PARAMETERS
 from mmbert.recipe import ModelSettings
 
 

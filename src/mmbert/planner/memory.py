@@ -4,15 +4,12 @@ from dataclasses import dataclass
 
 from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig
+from mmbert.parallel.zero_buffers import LARGEST_BUCKET, LIVE_PARAMETERS
 from mmbert.planner.parameter_count import ParameterCount
 
 # What the driver, NCCL and the allocator's fragments take: an assumption, stated in the plan.
 RESERVE_BYTES = 3 << 30
 RESERVE_SHARE = 0.05
-# Elements of DeepSpeed's gradient buckets, as the engine sets them.
-_BUCKET_ELEMENTS = 50_000_000
-# Under ZeRO 3 DeepSpeed keeps as many gathered weights as this (its stage3_max_live_parameters).
-LIVE_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def device_memory(
         live = max(0, compute_bytes * min(local, LIVE_PARAMETERS) - gathered)
     # ZeRO 2 and 3 reduce a bucket beside the backward pass. ZeRO 1 reduces in place (in float32 by
     # a bucket, when the activations are gone); the others flatten their share before the step.
-    bucket = 4 * min(local, _BUCKET_ELEMENTS)
+    bucket = 4 * min(local, LARGEST_BUCKET)
     reduction = bucket if zero_stage == 1 else 4 * share
     bucket = bucket if zero_stage >= 2 else 0
     working = max(passes.peak - passes.kept + bucket + live, reduction - passes.kept, 0)

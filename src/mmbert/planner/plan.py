@@ -7,99 +7,25 @@ from pathlib import Path
 from mmbert.errors import UserError
 from mmbert.hardware import Gpu, find_gpu
 from mmbert.model.config import encoder_config
-from mmbert.model.flops import Flops
 from mmbert.planner.communication import Communication, step_communication
 from mmbert.planner.data_statistics import gather_evidence
-from mmbert.planner.languages import LanguageTable
+from mmbert.planner.estimate import Layout, PhaseCost, Plan
 from mmbert.planner.memory import DeviceMemory, device_memory, local_parameters, usable_bytes
 from mmbert.planner.parameter_count import ParameterCount, count_parameters, flops_per_token
 from mmbert.planner.warnings import find_warnings
 from mmbert.recipe import Recipe
+from mmbert.recipe.division import check_data_ranks, divided_by_data, not_divided_by_tensor
 from mmbert.schedule import PhasePlan, training_plan
 
 # Model-FLOPs utilisation when none is stated: what ModernBERT-base, the same architecture, reached
 # on 8 H100 (1.7T tokens in 194 hours; AnswerDotAI/ModernBERT issue 236).
 DEFAULT_UTILISATION = 0.25
 
-
-@dataclass(frozen=True)
-class PhaseCost:
-    """One phase: its steps, arithmetic, traffic and time at the recipe's own layout.
-
-    `mean_length` is the token-weighted mean document length that global attention was costed with.
-    `limit_gpus` is the number of GPUs, doubling from this one with data ranks alone, from which
-    communication takes longer than arithmetic (None: not before a rank has less than one row).
-    `step_seconds` is the mean over the phase, with the communication that nothing hides;
-    `full_step_seconds` the arithmetic of a step at its largest batch, which the traffic is of too.
-    """
-
-    steps: PhasePlan
-    context: int
-    mask_ratio: float
-    mean_length: float
-    flops: Flops
-    communication: Communication
-    step_seconds: float
-    full_step_seconds: float
-    limit_gpus: int | None
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the phase."""
-        return self.step_seconds * self.steps.steps
-
-    @property
-    def total_flops(self) -> float:
-        """Training FLOPs of the phase."""
-        return self.flops.total * self.steps.tokens
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A way to spread the model: memory at its peak over the phases, or why it is not possible."""
-
-    tensor: int
-    data: int
-    zero_stage: int
-    memory: DeviceMemory | None
-    fits: bool
-    chosen: bool
-    obstacle: str | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything `mmbert plan` says."""
-
-    recipe: Recipe
-    gpu: Gpu
-    gpus: int
-    utilisation: float
-    vocabulary_size: int
-    parameters: ParameterCount
-    phases: tuple[PhaseCost, ...]
-    layouts: tuple[Layout, ...]
-    languages: LanguageTable | None
-    checkpoint_bytes: int
-    checkpoints_written: int
-    checkpoints_kept: int
-    length_origin: str
-    warnings: tuple[str, ...]
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all phases, in seconds."""
-        return sum(phase.seconds for phase in self.phases)
-
-    @property
-    def gpu_hours(self) -> float:
-        """Wall time times GPUs, in hours."""
-        return self.seconds * self.gpus / 3600
-
-    @property
-    def total_flops(self) -> float:
-        """Training FLOPs of all phases."""
-        return sum(phase.total_flops for phase in self.phases)
+_IN_WORDS = {
+    "model.num_attention_heads": "attention heads",
+    "model.intermediate_size": "inner width",
+    "batch.row_tokens": "row_tokens",
+}
 
 
 def plan(
@@ -192,19 +118,7 @@ def _check(recipe: Recipe, gpus: int, utilisation: float) -> None:
             f"{gpus} GPUs are not a multiple of parallel.tensor {recipe.parallel.tensor}",
             remedy="change the number of GPUs or parallel.tensor",
         )
-    data = gpus // recipe.parallel.tensor
-    if recipe.batch.quantum % data:
-        raise UserError(
-            f"{gpus} GPUs with parallel.tensor {recipe.parallel.tensor} are {data} data ranks,"
-            f" which do not divide batch.quantum {recipe.batch.quantum}",
-            remedy=f"choose data ranks that divide it ({_divisors(recipe.batch.quantum)}), or set"
-            f" batch.quantum to a multiple of {data} (batch.rows, batch.growth.from_rows and the"
-            " phases' rows must be multiples of it)",
-        )
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+    check_data_ranks(recipe.batch, recipe.parallel, gpus, unit="GPUs")
 
 
 def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
@@ -278,14 +192,16 @@ def _layouts(site: _Site) -> tuple[Layout, ...]:
 
 
 def _obstacle(recipe: Recipe, tensor: int, data: int) -> str | None:
-    for key, value in (
-        ("attention heads", recipe.model.num_attention_heads),
-        ("inner width", recipe.model.intermediate_size),
-        ("row_tokens", recipe.batch.row_tokens),
-    ):
-        if value % tensor:
-            return f"{value} {key} do not divide by {tensor}"
-    if recipe.batch.quantum % data:
+    found = not_divided_by_tensor(
+        tensor,
+        num_attention_heads=recipe.model.num_attention_heads,
+        intermediate_size=recipe.model.intermediate_size,
+        row_tokens=recipe.batch.row_tokens,
+    )
+    if found is not None:
+        key, value = found
+        return f"{value} {_IN_WORDS[key]} do not divide by {tensor}"
+    if not divided_by_data(recipe.batch, data):
         return f"{data} data ranks do not divide the quantum {recipe.batch.quantum}"
     return None
 

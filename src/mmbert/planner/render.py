@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mmbert.planner.estimate import Plan
 from mmbert.planner.memory import usable_bytes
-from mmbert.planner.plan import Plan
 from mmbert.recipe import format_quantity
 
 _GIB = 1 << 30

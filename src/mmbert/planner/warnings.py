@@ -1,17 +1,12 @@
 """What in a plan deserves a second look before GPU-hours are spent."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from mmbert.errors import UserError
 from mmbert.model.initial_checkpoint import InitialCheckpoint
+from mmbert.planner.estimate import Layout, PhaseCost
 from mmbert.planner.languages import LanguageTable
 from mmbert.recipe import Recipe
-
-if TYPE_CHECKING:
-    from mmbert.planner.plan import Layout, PhaseCost
 
 # mmBERT's stated aim was at most about five passes over any language's text.
 EPOCHS_WORTH_A_WARNING = 5.0

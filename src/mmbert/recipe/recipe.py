@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mmbert.recipe.base import Settings, require_distinct
+from mmbert.recipe.division import not_divided_by_tensor
 from mmbert.recipe.phases import MergeSettings, Phase, Variant
 from mmbert.recipe.sections import (
     BatchSettings,
@@ -107,10 +108,12 @@ class Recipe(Settings):
 
     def _parallel_divides(self) -> None:
         tensor = self.parallel.tensor
-        for key, value in (
-            ("model.num_attention_heads", self.model.num_attention_heads),
-            ("model.intermediate_size", self.model.intermediate_size),
-            ("batch.row_tokens", self.batch.row_tokens),
-        ):
-            if value % tensor:
-                raise ValueError(f"parallel.tensor {tensor} does not divide {key} {value}")
+        found = not_divided_by_tensor(
+            tensor,
+            num_attention_heads=self.model.num_attention_heads,
+            intermediate_size=self.model.intermediate_size,
+            row_tokens=self.batch.row_tokens,
+        )
+        if found is not None:
+            key, value = found
+            raise ValueError(f"parallel.tensor {tensor} does not divide {key} {value}")

@@ -15,6 +15,8 @@ from mmbert.data.loading.validation_rows import heldout_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.mixture_weights import component_sizes
 from mmbert.errors import UserError
+from mmbert.hardware import peak_flops
+from mmbert.model.flops import MFU_FORMULA
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -30,7 +32,6 @@ from mmbert.training.metrics.communication_timer import CommunicationClock
 from mmbert.training.metrics.interval_metrics import Interval
 from mmbert.training.metrics.loggers import Reporter, format_count
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.mfu import FORMULA, peak_flops
 from mmbert.training.metrics.profiler import Profiler
 from mmbert.training.metrics.results import Losses, PhaseResult, Results
 from mmbert.training.metrics.step_timer import TimeSplit
@@ -159,7 +160,7 @@ def _begin(session: Session, options: RunOptions, prepared: Prepared) -> None:
     for warning in prepared.warnings:
         session.reporter.event("warning", session.step, f"warning: {warning}")
     session.reporter.text("about/recipe", f"```yaml\n{dump_recipe(session.recipe)}```")
-    session.reporter.text("about/mfu", FORMULA)
+    session.reporter.text("about/mfu", MFU_FORMULA)
 
 
 def _branch_checkpoint(options: RunOptions, step: int) -> Path:

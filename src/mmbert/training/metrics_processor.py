@@ -42,6 +42,7 @@ class Journal:
         self._phase: str | None = None
         self._last: StepOutcome | None = None
         self._lines = 0
+        self._recent_rate: float | None = None
         lines = session.plan.steps / session.recipe.logging.every_steps
         self._languages_every = max(LANGUAGES_EVERY_LINES, math.ceil(lines / LANGUAGE_LINES))
         self._by_language = _no_losses(len(session.table.names))
@@ -97,8 +98,7 @@ class Journal:
         if session.step % session.recipe.logging.every_steps == 0 or ends:
             self._line(at, phase_plan, with_languages=ends)
         every = session.recipe.evaluation.every_tokens
-        tokens_after = at.tokens_before + at.rows * session.plan.row_tokens
-        if every and tokens_after // every > at.tokens_before // every and not ends:
+        if every and at.crosses_multiple_of(every) and not ends:
             self._evaluate(phase_plan)
 
     def passed_over(self, at: StepPlan) -> None:
@@ -175,7 +175,7 @@ class Journal:
         session.note_tokens(sums)
         result = session.results.phases[at.phase_index]
         result.tokens = (session.step - phase_plan.first_step) and (
-            at.tokens_before + at.rows * session.plan.row_tokens - phase_plan.first_token
+            at.tokens_after - phase_plan.first_token
         )
         result.seconds += sums.seconds
         if self._last is None:
@@ -184,7 +184,7 @@ class Journal:
             self._by_language.loss + losses.loss, self._by_language.count + losses.count
         )
         self._lines += 1
-        session.recent_rate = smoothed_rate(session.recent_rate, sums)
+        self._recent_rate = smoothed_rate(self._recent_rate, sums)
         table = session.table
         tiers = HeldOutLoss.of(losses, table).tiers
         report = self._last.report
@@ -192,7 +192,7 @@ class Journal:
             "step": session.step,
             "steps": session.plan.steps,
             "phase": phase.name,
-            "tokens": at.tokens_before + at.rows * session.plan.row_tokens,
+            "tokens": at.tokens_after,
             "loss": losses.mean(),
             "step_loss": self._last.loss,
             "learning_rate": learning_rate(session.recipe, session.plan, at.step),
@@ -204,24 +204,21 @@ class Journal:
             "temperature": temperature(session.recipe, session.plan, at.step),
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
-            **data_figures(table, session.component_tokens, at),
+            **data_figures(table, at, session.component_tokens),
             **speed_figures(
-                session.plan,
-                at,
-                phase_plan,
                 sums,
-                recent_rate=session.recent_rate,
                 devices=session.control.world_size,
                 peak_flops=session.peak_flops,
+                recent_rate=self._recent_rate,
+                left_in_phase=phase_plan.first_token + phase_plan.tokens - at.tokens_after,
+                left=session.plan.tokens - at.tokens_after,
             ),
             "loss_by_tier": tiers,
         }
         if with_languages or self._lines % self._languages_every == 0:
             by_language = HeldOutLoss.of(self._by_language, table).languages
-            record |= {
-                "loss_by_language": by_language,
-                **language_figures(table, session.component_tokens, at),
-            }
+            figures = language_figures(table, at, session.component_tokens)
+            record |= {"loss_by_language": by_language, **figures}
             self._by_language = _no_losses(len(table.names))
             self._distributions(record)
         session.reporter.line(record)

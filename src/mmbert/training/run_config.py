@@ -11,6 +11,7 @@ from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
+from mmbert.recipe.division import check_data_ranks
 from mmbert.schedule import TrainingPlan, training_plan
 from mmbert.training.metrics.loggers import format_count
 
@@ -66,7 +67,7 @@ def prepare(options: RunOptions, world_size: int) -> Prepared:
             )
     plan = training_plan(recipe)
     check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
-    _check_data_ranks(recipe, world_size)
+    check_data_ranks(recipe.batch, recipe.parallel, world_size)
     corpus = open_corpus(options.data)
     encoder, warnings = _encoder(recipe, corpus)
     check_parallel(
@@ -89,18 +90,6 @@ def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, 
     # Rows that no token uses stay, so that the model comes out as it went in.
     encoder = replace(encoder, vocab_size=given.vocab_size)
     return encoder, tuple(given.rotary_differences(recipe.phases[0].rotary_bases))
-
-
-def _check_data_ranks(recipe: Recipe, world_size: int) -> None:
-    data_ranks = world_size // recipe.parallel.tensor
-    quantum = recipe.batch.quantum
-    if quantum % data_ranks:
-        fitting = [n for n in range(1, quantum + 1) if quantum % n == 0]
-        raise UserError(
-            f"{world_size} processes with parallel.tensor {recipe.parallel.tensor} make "
-            f"{data_ranks} data ranks, which do not divide batch.quantum {quantum}",
-            remedy=f"start a number of processes that gives one of {fitting} data ranks",
-        )
 
 
 def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:

@@ -70,8 +70,6 @@ class Session:
     step: int = 0
     component_tokens: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """Real tokens trained on, by component, since the run began."""
-    recent_rate: float | None = None
-    """Nominal tokens a second lately, for the time left."""
     _loader: RowLoader | None = None
     _rows: Iterator[Row] | None = None
     _data_state: DataState | None = None
@@ -131,8 +129,7 @@ class Session:
     def save_is_due(self, at: StepPlan) -> bool:
         """Whether the step just done has crossed a multiple of the token interval."""
         every = self.recipe.checkpoint.every_tokens
-        after = at.tokens_before + at.rows * self.plan.row_tokens
-        return every is not None and after // every > at.tokens_before // every
+        return every is not None and at.crosses_multiple_of(every)
 
     def save(self, why: str, *, phase_end: bool = False) -> None:
         """Write a checkpoint of the state before `step` (all ranks), unless there is one."""
@@ -266,7 +263,7 @@ class Session:
         tokens = self.component_tokens + interval
         return RunState(
             step=self.step,
-            tokens=0 if done is None else done.tokens_before + done.rows * self.plan.row_tokens,
+            tokens=0 if done is None else done.tokens_after,
             phase=phase.name,
             recipe=dump_recipe(self.recipe),
             data=dict(self._merged_data_state() or {}),

@@ -290,7 +290,7 @@ def test_wrong_starts_are_refused(corpus: Corpus, recipe: Recipe, plan: Training
     _, state = read_in_lockstep(corpus, recipe, plan, 1, stop=2)
     with pytest.raises(ValueError, match="before step 2, not 1"):
         RowLoader(corpus, recipe, plan, state=state, first_step=1)
-    with pytest.raises(UserError, match=r"batch\.quantum 24 is not a multiple of the 5"):
+    with pytest.raises(UserError, match=r"5 data ranks, which do not divide batch\.quantum 24"):
         RowLoader(corpus, recipe, plan, data_ranks=5)
     with pytest.raises(ValueError, match="exchange"):
         RowLoader(corpus, recipe, plan, data_ranks=2)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mmbert.cli import app
 from mmbert.errors import UserError
-from mmbert.inspection.report import report_rows, write_report
+from mmbert_prep.shards.report import report_rows, write_report
 from tests.data_prep.check_report import count_documents, differences
 from tests.support.texts import documents, json_lines, rows, run, write_corpus
 

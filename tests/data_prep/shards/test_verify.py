@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mmbert.cli import app
 from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWriter
 from mmbert.data.shards.manifest import read_manifest, write_manifest
 from mmbert.errors import UserError
@@ -90,3 +92,19 @@ def test_unfinished_shards_are_refused(corpus: Path, shards: Path) -> None:
     (shards / "text" / "summary.json").unlink()
     with pytest.raises(UserError, match="never finished"):
         verify_source(shards / "text", str(corpus))
+
+
+def test_the_command_names_what_differs(corpus: Path, shards: Path, tmp_path: Path) -> None:
+    """`mmbert inspect SHARDS --verify --input TEXT`."""
+
+    def inspect(text: Path) -> str:
+        arguments = ["inspect", str(shards), "--verify", "--input", str(text)]
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+        return result.output if result.exception is None else f"{result.exception}"
+
+    assert "documents in 7 languages decode to those of" in inspect(corpus)
+    other = Path(shutil.copytree(corpus, tmp_path / "other"))
+    (other / "yor_Latn.txt").write_text("a new document")
+    assert f"1 languages differ from {other}: yor_Latn" in inspect(other)
+    shutil.copytree(shards / "text", shards / "more")
+    assert "has 2 finished sources" in inspect(corpus)

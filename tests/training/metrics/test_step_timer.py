@@ -9,11 +9,11 @@ import torch
 import torch.distributed as distributed
 from torch._C._distributed_c10d import ProcessGroup
 
+from mmbert.hardware import peak_flops
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
 from mmbert.training.metrics.communication_timer import COLLECTIVES, CommunicationClock
 from mmbert.training.metrics.loggers import format_count, format_seconds
-from mmbert.training.metrics.mfu import peak_flops
 from mmbert.training.metrics.step_timer import TimeSplit
 from tests.support.ranks import run_ranks
 
@@ -109,6 +109,10 @@ def test_flops_of_a_row_by_hand() -> None:
 def test_peaks_are_found_by_the_devices_own_name() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA B200") == 2250e12
+    assert peak_flops("NVIDIA L40S") == 362e12
+    assert peak_flops("NVIDIA GeForce RTX 4090") == 165e12
     assert peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
     assert peak_flops("Something else") is None
 

@@ -11,8 +11,8 @@ from mmbert.data.loading.row_source import RowSource, own_rows
 from mmbert.data.loading.rows import Row
 from mmbert.data.loading.worker_processes import Workers
 from mmbert.data.shards.corpus import Corpus
-from mmbert.errors import UserError
 from mmbert.recipe import Recipe
+from mmbert.recipe.division import check_data_ranks
 from mmbert.schedule import PhasePlan, TrainingPlan
 
 __all__ = ["DataState", "Exchange", "RowLoader", "merge_states"]
@@ -47,12 +47,7 @@ class RowLoader:
         workers: int = 0,
         exchange: Exchange | None = None,
     ) -> None:
-        streams = recipe.batch.quantum
-        if streams % data_ranks:
-            raise UserError(
-                f"batch.quantum {streams} is not a multiple of the {data_ranks} data ranks",
-                remedy="use a number of data ranks that divides it",
-            )
+        check_data_ranks(recipe.batch, recipe.parallel, data_ranks * recipe.parallel.tensor)
         self._corpus, self._recipe, self._plan = corpus, recipe, plan
         self._rank, self._ranks = data_rank, data_ranks
         self._progress = Progress(corpus, recipe, plan, state)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMix
-from mmbert.data.sampling.phase_order import mean_segment
+from mmbert.data.sampling.phase_order import PhaseOrder, mean_segment
 from mmbert.recipe import Recipe
 
 # Waiting segments among which a row's last gap is closed; the second only when the first fails.
@@ -33,6 +33,11 @@ class RowShape:
     row_tokens: int
     max_segments: int
 
+    @classmethod
+    def of(cls, row_tokens: int, mean_segment: float) -> RowShape:
+        """The shape of rows of `row_tokens` tokens, for segments of `mean_segment` in the mean."""
+        return cls(row_tokens, segments_in_a_row(row_tokens, mean_segment))
+
     @property
     def most_prefix_segments(self) -> int:
         """Segments taken in order at most, so that the closing never exceeds `max_segments`."""
@@ -40,19 +45,17 @@ class RowShape:
         return max(1, self.max_segments - 1 - CLOSING_WINDOWS[0])
 
 
-def row_shape(row_tokens: int, segment_tokens: float) -> RowShape:
-    """The shape of rows that hold segments of `segment_tokens` tokens in the mean."""
-    return RowShape(row_tokens, segments_in_a_row(row_tokens, segment_tokens))
+def row_shape(order: PhaseOrder) -> RowShape:
+    """The shape of the rows of a phase."""
+    return RowShape.of(order.row_tokens, order.mean_segment)
 
 
 def row_shapes(
     sizes: tuple[ComponentSize, ...], recipe: Recipe, mixes: Sequence[PhaseMix]
 ) -> tuple[RowShape, ...]:
     """The shapes of every phase's rows, from `component_sizes` and `phase_mixes`."""
-    return tuple(
-        row_shape(recipe.batch.row_tokens, mean_segment(sizes, mix, index))
-        for index, mix in enumerate(mixes)
-    )
+    means = (mean_segment(sizes, mix_, index) for index, mix_ in enumerate(mixes))
+    return tuple(RowShape.of(recipe.batch.row_tokens, mean) for mean in means)
 
 
 def segments_in_a_row(row_tokens: int, mean_segment: float) -> int:

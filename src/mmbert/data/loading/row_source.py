@@ -27,7 +27,7 @@ class RowSource:
         self._builder = RowBuilder(
             progress.finder.corpus,
             masker,
-            row_shape(order.row_tokens, order.mean_segment),
+            row_shape(order),
             mask_ratio=phase.mask_ratio,
             context=phase.context,
         )

@@ -72,6 +72,7 @@ class Stream:
         self, order: PhaseOrder, number: int, state: StreamState, *, read_ahead: bool = False
     ) -> None:
         self._order = order
+        self._shape = row_shape(order)
         self._read_ahead = read_ahead
         self._number = number
         self._position = state["position"]
@@ -82,7 +83,6 @@ class Stream:
         # Pieces fetched ahead of the position: their segments, and how many each piece has.
         self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
         self._ahead_counts = np.empty(0, dtype=np.int64)
-        self._shape = row_shape(order.row_tokens, order.mean_segment)
         per_row = order.row_tokens / order.mean_piece
         self._fetched = int(min(max(2 * per_row, _FEWEST_FETCHED), _MOST_FETCHED))
 

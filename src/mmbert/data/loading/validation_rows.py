@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmbert.data.loading.masking import row_masker
-from mmbert.data.loading.packing import RowShape, choose_segments, segments_in_a_row
+from mmbert.data.loading.packing import RowShape, choose_segments
 from mmbert.data.loading.rows import Row, RowBuilder
 from mmbert.data.sampling.permutation import key_of, permute
 from mmbert.data.sampling.phase_order import (
@@ -53,7 +53,7 @@ def heldout_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 
     waiting = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
     row_tokens = recipe.batch.row_tokens
     mean = float(segment_sizes(waiting).mean()) if len(waiting) else context
-    shape = RowShape(row_tokens, segments_in_a_row(row_tokens, mean))
+    shape = RowShape.of(row_tokens, mean)
     builder = RowBuilder(
         corpus,
         row_masker(corpus, recipe, key_of("held-out masks")),

@@ -153,7 +153,7 @@ class PieceFinder:
 
 
 class PhaseOrder:
-    """The sequence of pieces of one phase and its row shape; the same on every rank.
+    """The sequence of pieces of one phase and their mean sizes; the same on every rank.
 
     `mixes` are those of all phases; `before` is what earlier phases consumed. `digest` identifies
     the sequence: a run goes on only with the sequence it was begun with.
@@ -184,8 +184,8 @@ class PhaseOrder:
             key,
             limits=before.draws_below(_epoch_limits(finder, recipe)),
         )
-        self.mean_piece = float(mix_.tokens.sum() / mix_.pieces.sum())
         self.row_tokens = recipe.batch.row_tokens
+        self.mean_piece = float(mix_.tokens.sum() / mix_.pieces.sum())
         self.mean_segment = mean_segment(finder.sizes, mix_, index)
 
     def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,8 +234,7 @@ class PhaseOrder:
 
 
 def mean_segment(sizes: tuple[ComponentSize, ...], mix_: PhaseMix, index: int) -> float:
-    """The mean length of the segments of phase `index`, whose mix is `mix_`; in tokens, begin and
-    end included."""
+    """Mean row tokens of a segment of phase `index`, whose mix is `mix_`."""
     cuts = [size.segments[index] / max(1, size.pieces) for size in sizes]
     segments = float(mix_.pieces.sum(axis=0) @ np.array(cuts))
     return float(mix_.tokens.sum()) / segments

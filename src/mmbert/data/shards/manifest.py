@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmbert.errors import UserError
-from mmbert.files import atomic_write, checksum_file
+from mmbert.files import checksum_file, write_json
 
 MANIFEST_NAME = "manifest.json"
 
@@ -108,9 +107,7 @@ class Manifest(_Frozen):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically; from then on the language is visible."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    with atomic_write(folder / MANIFEST_NAME) as file:
-        file.write(text.encode())
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmbert.errors import UserError
-from mmbert.files import atomic_write
+from mmbert.files import write_json
 
 DESCRIPTION_NAME = "description.json"
 
@@ -57,9 +56,7 @@ class TokenizerDescription(BaseModel):
 
 def write_tokenizer_description(folder: Path, description: TokenizerDescription) -> None:
     """Write `folder`/description.json atomically."""
-    text = json.dumps(description.model_dump(mode="json"), indent=1) + "\n"
-    with atomic_write(folder / DESCRIPTION_NAME) as file:
-        file.write(text.encode())
+    write_json(folder / DESCRIPTION_NAME, description.model_dump(mode="json"))
 
 
 def read_tokenizer_description(folder: Path) -> TokenizerDescription:

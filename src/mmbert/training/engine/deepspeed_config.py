@@ -12,12 +12,9 @@ from torch import nn
 from mmbert.errors import UserError
 from mmbert.parallel.parameter_spec import describe
 from mmbert.parallel.process_grid import ProcessGrid
+from mmbert.parallel.zero_buffers import LARGEST_BUCKET, LIVE_PARAMETERS
 from mmbert.recipe import Recipe
 from mmbert.training.engine.stable_adamw import StableAdamW, no_decay
-
-# Elements of a gradient bucket: large enough that a collective is bound by bandwidth, small enough
-# (200 MB in float32) that the buffers, which ZeRO allocates whole, do not matter.
-LARGEST_BUCKET = 50_000_000
 
 
 class ModelParallelUnit:
@@ -125,6 +122,7 @@ def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": LARGEST_BUCKET,
             "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_live_parameters": LIVE_PARAMETERS,
             # One partition per parameter group, as StableAdamW and the checkpoints want it.
             "sub_group_size": 10**15,
         },

@@ -6,14 +6,13 @@ checkpoint it goes back to.
 """
 
 import json
-import math
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbert.errors import UserError
-from mmbert.files import atomic_write
+from mmbert.files import write_json
 from mmbert.recipe import GuardSettings
 
 NON_FINITE_WINDOW = 1000
@@ -108,10 +107,4 @@ class SkippedSteps:
     def write(self) -> None:
         """Put the file in place at once, so that a crash leaves the old one or the new one."""
         values = {"steps": sorted(self.steps), "rollbacks": self.rollbacks}
-        with atomic_write(self.path) as file:
-            file.write(json.dumps(values).encode())
-
-
-def all_finite(*values: float) -> bool:
-    """Whether none of the values is infinite or not a number."""
-    return all(math.isfinite(value) for value in values)
+        write_json(self.path, values)

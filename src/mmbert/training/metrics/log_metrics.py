@@ -1,20 +1,21 @@
 """The figures of a log line: how the data stand, and how fast it goes."""
 
 import numpy as np
+import numpy.typing as npt
 
 from mmbert.data.sampling.component_table import ComponentTable
-from mmbert.schedule import PhasePlan, StepPlan, TrainingPlan
+from mmbert.schedule import StepPlan
 from mmbert.training.metrics.interval_metrics import IntervalSums
 
 MEBIBYTE = 1 << 20
 
 
 def data_figures(
-    table: ComponentTable, realised: np.ndarray, at: StepPlan
+    table: ComponentTable, at: StepPlan, realised: npt.NDArray[np.float64]
 ) -> dict[str, float | None]:
     """Realised shares against wanted ones, and epochs, since the run began.
 
-    `realised`: float64 [C], the tokens of each component so far.
+    `realised` [C]: tokens trained on of each component by the end of step `at`.
     """
     wanted = table.wanted_tokens(at)
     shares = realised / max(1.0, realised.sum())
@@ -28,9 +29,12 @@ def data_figures(
 
 
 def language_figures(
-    table: ComponentTable, realised: np.ndarray, at: StepPlan
+    table: ComponentTable, at: StepPlan, realised: npt.NDArray[np.float64]
 ) -> dict[str, dict[str, float]]:
-    """Per language: its share of the tokens so far, the share wanted, and epochs."""
+    """Per language: its share of the tokens so far, the share wanted, and epochs.
+
+    `realised` [C]: tokens trained on of each component by the end of step `at`.
+    """
     wanted = table.by_language(table.wanted_tokens(at))
     seen, one_epoch = table.by_language(realised), table.by_language(table.train_tokens)
     all_seen, all_wanted = max(1, sum(seen.values())), max(1, sum(wanted.values()))
@@ -43,25 +47,27 @@ def language_figures(
 
 
 def smoothed_rate(before: float | None, sums: IntervalSums) -> float:
-    """Tokens a second, those that the schedule counts: the rate `before` moved towards the
-    interval's."""
-    rate = sums.row_tokens / sums.seconds
-    return rate if before is None else 0.7 * before + 0.3 * rate
+    """Nominal tokens a second lately, given the rate before this interval (None: there is none)."""
+    nominal_rate = sums.row_tokens / sums.seconds
+    return nominal_rate if before is None else 0.7 * before + 0.3 * nominal_rate
 
 
 def speed_figures(
-    plan: TrainingPlan,
-    at: StepPlan,
-    phase_plan: PhasePlan,
     sums: IntervalSums,
     *,
-    recent_rate: float,
     devices: int,
     peak_flops: float | None,
+    recent_rate: float,
+    left_in_phase: int,
+    left: int,
 ) -> dict[str, object]:
-    """Rates, utilisation, where the time went, memory, and the time left at the recent rate."""
-    seen = at.tokens_before + at.rows * plan.row_tokens
-    left_in_phase = phase_plan.first_token + phase_plan.tokens - seen
+    """Rates, utilisation, where the time went, memory, and the time left at the recent rate.
+
+    Args:
+        peak_flops: FLOP/s that a device can do; None where that is not known.
+        recent_rate: nominal tokens a second, for the time left.
+        left_in_phase, left: nominal tokens still to come in the phase and in the run.
+    """
     return {
         "tokens_per_second": sums.tokens / sums.seconds,
         "tokens_per_second_per_device": sums.tokens / sums.seconds / devices,
@@ -71,5 +77,5 @@ def speed_figures(
         "interval_seconds": sums.seconds,
         "peak_memory_mib": sums.peak_memory_bytes / MEBIBYTE,
         "seconds_left_in_phase": left_in_phase / max(1.0, recent_rate),
-        "seconds_left": (plan.tokens - seen) / max(1.0, recent_rate),
+        "seconds_left": left / max(1.0, recent_rate),
     }

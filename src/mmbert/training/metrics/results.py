@@ -1,6 +1,5 @@
 """`RUN/results.json` and the table at the end: what each phase saw and what it did to the loss."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -8,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mmbert.files import atomic_write
-from mmbert.training.metrics.mfu import FORMULA
+from mmbert.files import write_json
+from mmbert.model.flops import MFU_FORMULA
 from mmbert.training.metrics.validation import HeldOutLoss
 
 
@@ -60,7 +59,7 @@ class Results(BaseModel):
     phases: list[PhaseResult]
     unigram: Losses | None = None
     """Loss of a unigram model of the training tokens on the same held-out tokens."""
-    mfu_formula: str = FORMULA
+    mfu_formula: str = MFU_FORMULA
 
     @classmethod
     def read(cls, run_folder: Path) -> "Results | None":
@@ -97,8 +96,7 @@ class Results(BaseModel):
         values = self.model_dump()
         for phase, entry in zip(self.phases, values["phases"], strict=True):
             entry["tokens_per_second"] = round(phase.tokens_per_second, 1)
-        with atomic_write(run_folder / "results.json") as file:
-            file.write((json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(run_folder / "results.json", values)
 
 
 def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:
