@@ -45,8 +45,11 @@ class Survey:
         """Write the unit's sample to `path`: JSON lines, the first one with bytes per language."""
         kept: dict[str, _Smallest] = {}
         read: dict[str, int] = defaultdict(int)
+        weights: dict[str | None, int] = defaultdict(int)
         for segment in unit.segments:
-            share = segment.weight / max(1, self._weights[segment.language])
+            weights[segment.language] += segment.weight
+        for segment in unit.segments:
+            share = weights[segment.language] / max(1, self._weights[segment.language])
             budget = _LEAST_KEPT + int(_SPREAD * share * self._wanted[str(segment.language)])
             # Columns may be sorted by language: such a file is read to its end.
             most = max(_LEAST_READ, 8 * budget) if segment.language else None
