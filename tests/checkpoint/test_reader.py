@@ -156,6 +156,25 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path, descriptions, tensor=2, cuts=[[0.3, 0.5, 0.9]])
 
 
+@pytest.mark.parametrize("reading", [1, 2])
+def test_every_range_of_a_matrix_that_is_cut_along_columns(checkpoint: Path, reading: int) -> None:
+    description = ParameterDescription((6, 4), ONES, name="a.weight", split_dimension=1)
+    full = full_tensor(description, "master")
+    with CheckpointReader(checkpoint) as reader:
+        for rank in range(reading):
+            share = local_slice(full, description, rank, reading).flatten()
+            for start in range(share.numel()):
+                for stop in range(start + 1, share.numel() + 1):
+                    values = reader.share_range(
+                        "a.weight",
+                        "master",
+                        ranges=description.ranges(rank, reading),
+                        start=start,
+                        length=stop - start,
+                    )
+                    assert torch.equal(values, share[start:stop])
+
+
 def test_other_tools_can_read_the_files(checkpoint: Path) -> None:
     """safetensors' own reader, JSON and YAML: no pickle in sight."""
     assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json", ".yaml"}

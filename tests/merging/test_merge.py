@@ -150,13 +150,12 @@ def test_averages_of_checkpoints(
     run: Run, variants: list[Path], tmp_path: Path, method: str
 ) -> None:
     if method == "linear":
-        options, weights = MergeOptions("linear", weights=(3.0, 1.0, 1.0)), [0.6, 0.2, 0.2]
-        given = variants
+        # Given newest first: each weight is of the model at its place.
+        options, weights = MergeOptions("linear", weights=(1.0, 1.0, 3.0)), [0.6, 0.2, 0.2]
     else:
-        # Given newest first: the steps decide, not the order.
+        # The steps decide, not the order.
         options, weights = MergeOptions("ema", decay=0.5), [1 / 7, 2 / 7, 4 / 7]
-        given = variants[::-1]
-    merge_models(given, tmp_path / "out", options)
+    merge_models(variants[::-1], tmp_path / "out", options)
     merged = load_file(tmp_path / "out" / "model.safetensors")
     models = parameters(run, variants)
     for name in merged:

@@ -17,7 +17,7 @@ from tests.support.sessions import end_session
 # Above pytest's own limit for a test (pyproject.toml), and far above any of those tests' durations.
 LIMIT_SECONDS = 900.0
 PYTEST = (
-    *("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu"),
+    *("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
     *("-p", "tests.mutations.without_shrinking"),
 )
 

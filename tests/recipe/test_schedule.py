@@ -67,6 +67,12 @@ def test_growth_takes_equally_many_steps_at_each_size() -> None:
     assert stages[3].rows == 8
 
 
+def test_growth_ends_at_the_rows_of_the_first_phase() -> None:
+    plan = training_plan(_with(phases__one__rows=4))
+    assert [stage.rows for stage in plan.phases[0].stages] == [2, 4]
+    assert [stage.rows for stage in plan.phases[1].stages] == [8]
+
+
 def test_warm_up_reaches_the_peak_and_stays() -> None:
     plan = training_plan(RECIPE)
     rates = [learning_rate(RECIPE, plan, step) for step in range(8)]

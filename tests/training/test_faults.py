@@ -213,6 +213,7 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
         "phases.pretrain.tokens=20k",
         "guard.rollback=true",
         "logging.every_steps=5",
+        f"evaluation.every_tokens={13 * 1024}",
         stop_after_phase="pretrain",
     )
     ranks = start_ranks(options, before=fault_injection.fake_spike, arguments=(13 * 4,))
@@ -225,6 +226,9 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
     skipped = json.loads((options.output / "skipped_steps.json").read_text())
     assert skipped == {"steps": [12, 13], "rollbacks": 1}
     assert max(step_losses(options.output)) == 20
+    # The held-out loss of weights that are no more is not that of step 13.
+    evaluated = [event["step"] for event in events(options.output, "held-out")]
+    assert evaluated == [0, 13, 13, 20]
     # Steps 12 and 13 never were: the line that spans them is of step 14 alone, and the guard
     # remembers the eighteen others.
     lines = {entry["step"]: entry for entry in log_of(options.output) if "step_loss" in entry}
@@ -241,6 +245,28 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
     # A later start of the same run passes them over as well.
     kept = sorted((options.output / "checkpoints").glob("step-*"))
     assert [path.name for path in kept][-1] == "step-00000020"
+
+
+def test_back_at_the_start_of_a_phase_the_phase_begins_anew(inputs: Path, tmp_path: Path) -> None:
+    """And the checkpoint of step 23, which the rollback has made void, is written again."""
+    options = options_for(
+        inputs,
+        tmp_path / "run",
+        "guard.rollback=true",
+        f"checkpoint.every_tokens={23 * 1024}",
+        "phases.extension.tokens=20k",
+        stop_after_phase="extension",
+    )
+    ranks = start_ranks(options, before=fault_injection.fake_spike, arguments=(23 * 4,))
+    assert exit_statuses(ranks) == [0, 0], output_of(options)
+    (rollback,) = events(options.output, "rollback")
+    assert rollback["step"] == 10
+    begun = [event["step"] for event in events(options.output, "phase")]
+    assert begun == [0, 10, 10]
+    saved = [event["step"] for event in events(options.output, "checkpoint")]
+    assert saved == [10, 23, 23, 30]
+    # The losses of this phase alone, of which steps 22 and 23 are passed over.
+    assert len(state_at(options.output, 30).extra["guard"]["history"]) == 18
 
 
 @pytest.mark.long

@@ -126,6 +126,12 @@ def test_tokens_are_counted_whatever_lies_between_two_lines(
         assert shown <= line["interval_seconds"]
 
 
+def test_a_checkpoint_is_of_the_phase_whose_step_came_last(undisturbed: Path) -> None:
+    for step, phase in ((10, "pretrain"), (16, "extension"), (20, "decay"), (STEPS, "decay")):
+        state = Index.read(undisturbed / "checkpoints" / f"step-{step:08d}").state
+        assert state.phase == phase, step
+
+
 def test_the_losses_are_the_golden_ones(undisturbed: Path) -> None:
     """Those of another ZeRO stage, as close as on another processor (see golden.py)."""
     expected = json.loads(golden.FILE.read_text())["losses"]["two data ranks, ZeRO 2"]
@@ -166,21 +172,28 @@ def test_stopped_after_a_phase_and_started_again_it_is_the_same_run(
             assert mine[key] == yours[key]
 
 
+def gradient_norms(run: Path) -> dict[int, float]:
+    return {line["step"]: line["gradient_norm"] for line in lines_of(run)}
+
+
 def test_another_grid_trains_the_same_model(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """One rank, and one data rank of two tensor ranks, see the same rows and losses."""
-    expected = step_losses(undisturbed)
+    """One rank, two tensor ranks, and two by two see the same rows, losses and norms."""
+    expected, norms = step_losses(undisturbed), gradient_norms(undisturbed)
     alone = tmp_path / "alone"
     options = options_for(inputs, alone, "checkpoint.every_minutes=0.0001")
     assert run_ranks(pretrain_rank, 1, replace(options, profile_steps=2)) == {0: 0}
     assert any("(time)" in entry["text"] for entry in events(alone, "checkpoint"))
     assert "traceEvents" in (alone / "profile" / "steps-2.json").read_text()
     assert step_losses(alone) == pytest.approx(expected, rel=1e-4)
-    split = tmp_path / "split"
-    options = options_for(inputs, split, "parallel.tensor=2")
-    assert run_ranks(pretrain_rank, 2, options) == {0: 0, 1: 0}
-    assert step_losses(split) == pytest.approx(expected, rel=1e-4)
+    assert gradient_norms(alone) == pytest.approx(norms, rel=1e-3)
+    for ranks in (2, 4):
+        split = tmp_path / f"split-{ranks}"
+        options = options_for(inputs, split, "parallel.tensor=2")
+        assert run_ranks(pretrain_rank, ranks, options) == dict.fromkeys(range(ranks), 0)
+        assert step_losses(split) == pytest.approx(expected, rel=1e-4)
+        assert gradient_norms(split) == pytest.approx(norms, rel=1e-3)
 
 
 def test_a_variant_branches_from_the_phase_it_names(

@@ -15,12 +15,31 @@ from mmbert_prep.executor.workers import (
     clear_folder,
     launched_processes,
     run_local,
+    slurm_team,
 )
 
 
 class _Member(SoloTeam):
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
+
+
+def test_each_start_of_a_job_meets_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A requeued job keeps its number; barriers of its first start would hold nobody."""
+    for name in [*os.environ]:
+        if name.startswith(("OMPI", "PMI", "SLURM", "MPI_")):
+            monkeypatch.delenv(name)
+    variables = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7"}
+    starts = [{"STEP_ID": "0"}, {"STEP_ID": "1"}, {"STEP_ID": "0", "RESTART_COUNT": "1"}]
+    for start in starts:
+        for name, value in (variables | {f"SLURM_{k}": v for k, v in start.items()}).items():
+            monkeypatch.setenv(name, value)
+        team = slurm_team(tmp_path)
+        assert team is not None
+        team.abort()
+    assert len([*tmp_path.rglob("failed-0")]) == len(starts)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
