@@ -8,6 +8,7 @@ where the kind of processor and torch are those of the committed file; elsewhere
 agree to 1e-4, and the output says so.
 """
 
+import hashlib
 import json
 import platform
 import sys
@@ -31,13 +32,15 @@ TOLERANCE = 1e-4
 
 def environment() -> dict[str, str]:
     """What the bits of a loss depend on besides the code."""
-    name = platform.machine()
     processors = Path("/proc/cpuinfo")
-    if processors.exists():
-        lines = processors.read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
+    lines = processors.read_text().splitlines() if processors.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (s.partition(":") for s in lines)}
+    model = [fields.get(name, "?") for name in ("cpu family", "model", "stepping")]
     return {
-        "processor": name,
+        "processor": fields.get("model name", platform.machine()),
+        # A virtual machine's name says little; libraries choose their code by what it can do.
+        "model": "/".join(model),
+        "abilities": hashlib.sha256(fields.get("flags", "").encode()).hexdigest()[:12],
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
     }
