@@ -1,6 +1,7 @@
 """Rank functions of the planner's tests."""
 
 import gc
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,8 +37,18 @@ phases:
 VOCABULARY = 9001
 
 
-def live_bytes() -> int:
-    """Bytes of all storages that live tensors refer to, each once."""
+def live_bytes(group: dist.ProcessGroup | None = None) -> int:
+    """Bytes of all storages that live tensors refer to, each once; without what reductions in
+    `group` that are still on their way hold."""
+    counts = [-1]
+    dist.barrier(group)
+    while counts[-3:] != [counts[-1]] * 3:
+        time.sleep(0.1)
+        counts.append(_bytes_of_storages())
+    return counts[-1]
+
+
+def _bytes_of_storages() -> int:
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated objects that merely are looked at
@@ -69,7 +80,7 @@ def bytes_after_backward(
                     small_row(), rotary_bases=bases, dropout_seed=1, loss_scale=1 / 32
                 )
             if step == 1:
-                found[zero_stage] = live_bytes() - before
+                found[zero_stage] = live_bytes(grid.data.group) - before
             engine.optimizer_step(1e-3, 0.0)
         engine.close()
         del engine
