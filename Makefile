@@ -56,7 +56,7 @@ preprocess: setup ## Text to token shards: INPUT=… OUTPUT=… [TOKENIZER=… V
 test: setup ## The test suite (no GPU, no Slurm, no MPI from the system needed): [TESTS=…]
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
-test-fast: setup ## The tests that start no process, for the minute between edits
+test-fast: setup ## The tests that start no process, in little more than a minute
 	@$(BIN)/python -m pytest -p tests.support.without_processes -n 2 -r fE
 
 test-long: setup ## The tests that take longer: faults at many moments, fuzzing
