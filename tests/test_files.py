@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmbert.data.shards.mapped_file import MappedFile
 from mmbert.errors import UserError
-from mmbert.files import MappedFile, atomic_write, checksum_file
+from mmbert.files import atomic_write, checksum_file
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The house: what may import what, as said in pyproject.toml, holds."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,21 @@ def test_a_room_is_taken_in_at_a_glance() -> None:
     sizes = {room: len([*room.glob("*.py")]) - 1 for room in rooms}
     assert len(sizes) > 20
     assert {str(room): size for room, size in sizes.items() if size > MOST_FILES} == {}
+
+
+def test_a_room_names_what_is_in_it_and_nothing_else() -> None:
+    """Where its docstring lists modules ("- `a`, `b`: …"), these are there, and all of them."""
+    listed = 0
+    for place in FOLDERS:
+        for path in (ROOT / place).rglob("__init__.py"):
+            lines = re.findall(r"^- (`[\w`, ]+`)(?::|; `)", path.read_text(), re.MULTILINE)
+            named = {name for line in lines for name in re.findall(r"`(\w+)`", line)}
+            if named:
+                listed += 1
+                there = {entry.stem for entry in path.parent.iterdir() if entry.suffix == ".py"}
+                there |= {entry.parent.name for entry in path.parent.glob("*/__init__.py")}
+                assert named <= there, f"{path} names {named - there}"
+    assert listed > 8
 
 
 def test_an_import_from_above_would_be_noticed(tmp_path: Path) -> None:

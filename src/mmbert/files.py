@@ -1,17 +1,15 @@
-"""Small file helpers: atomic writes, checksums, safetensors heads, read-only memory maps."""
+"""Files put in place as a whole and made durable, and their checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
-import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import xxhash
 
 from mmbert.errors import UserError
@@ -101,75 +99,3 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON so that the file appears complete or not at all."""
     with atomic_write(path) as file:
         file.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
-
-
-def safetensors_header(
-    tensors: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str] | None = None
-) -> tuple[bytes, dict[str, int]]:
-    """The head of a safetensors file whose tensors follow each other in the order given.
-
-    The format is 8 bytes of length, JSON, then the tensors. Written here because safetensors' own
-    writer takes all tensors at once, in copies, and cannot be asked for a checksum as it goes.
-
-    Args:
-        tensors: for each name its dtype as the format spells it ("F32"), its shape and its bytes.
-        metadata: what the file says of itself; None: nothing.
-
-    Returns:
-        The head, and where each tensor starts behind it, in bytes.
-    """
-    entries: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
-    offsets, end = {}, 0
-    for name, (dtype, shape, size) in tensors.items():
-        offsets[name] = end
-        end += size
-        entries[name] = {
-            "dtype": dtype,
-            "shape": list(shape),
-            "data_offsets": [offsets[name], end],
-        }
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, offsets
-
-
-def cut_short(path: Path, size: int, expected: int) -> UserError:
-    """What to say of a file that became shorter while it was in use."""
-    return UserError(
-        f"{path} was cut short while it was being read: it has {size} bytes of {expected}",
-        remedy="restore it from a copy or make it again, and leave shards alone while they are "
-        "read (put a new file in an old one's place by renaming it)",
-    )
-
-
-class MappedFile:
-    """A file as a read-only flat uint8 array `data`, backed by a memory map.
-
-    Costs one descriptor as long as it is open.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data = np.empty(0, dtype=np.uint8)
-        self._map: mmap.mmap | None = None
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:  # cannot be mapped
-                return
-            self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        self.data = np.frombuffer(self._map, dtype=np.uint8)
-
-    def require_whole(self) -> None:
-        """Raise UserError if the file was cut short since it was mapped.
-
-        Reading past its new end would end the process (SIGBUS) without a word. A file that was
-        renamed over is another one: the map keeps the old. Costs a third of a microsecond.
-        """
-        if self._map is not None and self._map.size() < len(self.data):
-            raise cut_short(self.path, self._map.size(), len(self.data))
-
-    def read_ahead(self, start: int, end: int) -> None:
-        """Ask the system to read bytes `start` … `end` in the background."""
-        if self._map is not None and end > start:
-            first = start - start % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, first, end - first)

@@ -1,6 +1,6 @@
 """How long a step waits for a checkpoint: saves of a model of some size, on real ranks.
 
-    python tests/benchmarks/bench_checkpoint.py --parameters 300M --ranks 1 --folder /local/disk
+    python -m tests.benchmarks.bench_checkpoint --parameters 300M --ranks 1 --folder /local/disk
 
 Prints a line per save: what the step waited (the copy), how long writing and committing took beside
 the training, and the rates; then how long the check and the load of the newest took. The model is
@@ -11,30 +11,26 @@ parameter, as in a real run.
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / part) for part in (".", "src", "kernels", "tests")]
+import torch
+from torch import Tensor, nn
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from mmbert.checkpoint.store import CheckpointStore, RunState  # noqa: E402
-from mmbert.parallel.parameter_spec import (  # noqa: E402
+from mmbert.checkpoint.store import CheckpointStore, RunState
+from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterDescription,
     described_parameter,
     name_parameters,
 )
-from mmbert.parallel.process_grid import TensorGroup  # noqa: E402
-from mmbert.recipe import parse_quantity  # noqa: E402
-from mmbert.training.engine.engine import Engine  # noqa: E402
-from tests.support.prescribed_gradients import recipe, start  # noqa: E402
-from tests.support.ranks import run_ranks  # noqa: E402
+from mmbert.parallel.process_grid import TensorGroup
+from mmbert.recipe import parse_quantity
+from mmbert.training.engine.engine import Engine
+from tests.support.prescribed_gradients import recipe, start
+from tests.support.ranks import run_ranks
 
 WIDTH = 1024
 

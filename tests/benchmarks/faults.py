@@ -1,6 +1,6 @@
 """Faults done to a small run, each followed by starts until it ends; a table of what came of it.
 
-    python tests/benchmarks/faults.py [--kills 50] [--seed 5]
+    python -m tests.benchmarks.faults [--kills 50] [--seed 5]
 
 Every run is held against an undisturbed one: the loss of every step and the final weights bit for
 bit, and the tokens seen per language. Two ranks on the CPU; about five minutes on two cores.
@@ -16,26 +16,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
 
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from mmbert.checkpoint.format import Index  # noqa: E402
-from mmbert.checkpoint.store import read_parameters  # noqa: E402
-from mmbert.training.fault_tolerance.watchdog import Activity  # noqa: E402
-from mmbert.training.run_config import RunOptions  # noqa: E402
-from tests.support import fault_injection  # noqa: E402
-from tests.support.job_processes import (  # noqa: E402
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.store import read_parameters
+from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.run_config import RunOptions
+from tests.support import fault_injection
+from tests.support.job_processes import (
     exit_statuses,
     output_of,
     start_ranks,
     wait_for,
 )
-from tests.support.small_run import (  # noqa: E402
+from tests.support.small_run import (
     STEPS,
     events,
     log_of,
@@ -43,7 +40,7 @@ from tests.support.small_run import (  # noqa: E402
     step_losses,
     write_inputs,
 )
-from tests.training.test_deepspeed_launcher import launch, processes_of  # noqa: E402
+from tests.training.test_deepspeed_launcher import launch, processes_of
 
 FAILED, SAVED, DONE = 1, 75, 0
 

@@ -3,23 +3,17 @@
 The two nodes are this machine twice: `--no_ssh` has each node start its own ranks.
 """
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.ranks import free_port
 from tests.support.tiny_run import ENVIRONMENT, PRETRAIN, ROOT, figures, run, weights
 
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
 TORCHRUN = Path(sys.executable).with_name("torchrun")
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def program(inputs: Path, output: Path) -> list[str]:
@@ -32,7 +26,7 @@ def program(inputs: Path, output: Path) -> list[str]:
 def one_node(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of two ranks on one node."""
     output = tmp_path_factory.mktemp("one_node")
-    launch = (sys.executable, DEEPSPEED, "--num_gpus", "2", "--master_port", free_port())
+    launch = (sys.executable, DEEPSPEED, "--num_gpus", "2", "--master_port", str(free_port()))
     result = run(*launch, *program(inputs, output), timeout=240)
     assert result.returncode == 0, result.stdout
     assert "2 × cpu" in result.stdout
@@ -41,7 +35,7 @@ def one_node(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_nodes_of_deepspeed_train_as_one(inputs: Path, one_node: Path, tmp_path: Path) -> None:
-    hostfile, output, port = tmp_path / "hostfile", tmp_path / "run", free_port()
+    hostfile, output, port = tmp_path / "hostfile", tmp_path / "run", str(free_port())
     hostfile.write_text("node-a slots=1\nnode-b slots=1\n")
     launch = [sys.executable, str(DEEPSPEED), "--no_ssh", "--hostfile", str(hostfile)]
     launch += ["--master_addr", "127.0.0.1", "--master_port", port]
@@ -70,7 +64,7 @@ def test_two_nodes_of_deepspeed_train_as_one(inputs: Path, one_node: Path, tmp_p
 
 @pytest.mark.long
 def test_torchrun_trains_the_same(inputs: Path, one_node: Path, tmp_path: Path) -> None:
-    launch = (TORCHRUN, "--nproc_per_node", "2", "--master_port", free_port())
+    launch = (TORCHRUN, "--nproc_per_node", "2", "--master_port", str(free_port()))
     result = run(*launch, *program(inputs, tmp_path / "run"), timeout=240)
     assert result.returncode == 0, result.stdout
     assert figures(tmp_path / "run") == figures(one_node)

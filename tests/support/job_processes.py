@@ -5,7 +5,6 @@ what a launcher adds is tested apart from that, with the real `deepspeed`.
 """
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.training.run_config import RunOptions
-from tests.support.ranks import rank_server
+from tests.support.ranks import become_rank, free_port, rank_server
 
 
 def start_ranks(
@@ -29,9 +28,7 @@ def start_ranks(
     What the ranks print goes to `output`.log.
     """
     context = rank_server()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes: list[BaseProcess] = [
         context.Process(
             target=_rank, args=(rank, world_size, port, options, before, arguments), daemon=True
@@ -86,20 +83,10 @@ def _rank(
     before: Callable[..., None] | None,
     arguments: tuple[Any, ...],
 ) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    import torch
-
+    become_rank(rank, world_size, port)
     from mmbert.training.launcher_env import discover_placement
     from mmbert.training.main import run_and_exit
 
-    torch.set_num_threads(1)
     log = os.open(_log_path(options), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())

@@ -90,6 +90,20 @@ def _rank(
     results: "Queue[tuple[int, str | None, Any]]",
     arguments: tuple[Any, ...],
 ) -> None:
+    become_rank(rank, world_size, port)
+    try:
+        results.put((rank, None, function(rank, world_size, *arguments)))
+    except BaseException:
+        results.put((rank, traceback.format_exc(), None))
+    # Exiting with a live gloo group aborts the process at random: leave without teardown.
+    results.close()
+    results.join_thread()
+    os._exit(0)
+
+
+def become_rank(rank: int, world_size: int, port: int) -> None:
+    """Let this process be one of `world_size` ranks on this machine, with one core; rank 0 listens
+    at `port`."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -101,14 +115,6 @@ def _rank(
     import torch
 
     torch.set_num_threads(1)
-    try:
-        results.put((rank, None, function(rank, world_size, *arguments)))
-    except BaseException:
-        results.put((rank, traceback.format_exc(), None))
-    # Exiting with a live gloo group aborts the process at random: leave without teardown.
-    results.close()
-    results.join_thread()
-    os._exit(0)
 
 
 def free_port() -> int:

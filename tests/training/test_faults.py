@@ -11,6 +11,7 @@ import pytest
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
+from tests.support.environment import ROOT, with_packages
 from tests.support.job_processes import (
     exit_statuses,
     output_of,
@@ -273,6 +274,6 @@ def test_back_at_the_start_of_a_phase_the_phase_begins_anew(inputs: Path, tmp_pa
 @pytest.mark.timeout(3600)
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
     """And all other faults of the script, which prints the table."""
-    script = Path(__file__).parents[1] / "benchmarks" / "faults.py"
-    done = subprocess.run([sys.executable, str(script), "--kills", "50"], timeout=3500)
+    command = [sys.executable, "-m", "tests.benchmarks.faults", "--kills", "50"]
+    done = subprocess.run(command, cwd=ROOT, env=with_packages(ROOT), timeout=3500)
     assert done.returncode == 0

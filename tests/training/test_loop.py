@@ -179,7 +179,8 @@ def gradient_norms(run: Path) -> dict[int, float]:
 def test_another_grid_trains_the_same_model(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """One rank, two tensor ranks, and two by two see the same rows, losses and norms."""
+    """One rank, two tensor ranks, and two by two see the same rows, losses and norms. (They are
+    4e-8 and 1e-6 apart; another processor may add up otherwise.)"""
     expected, norms = step_losses(undisturbed), gradient_norms(undisturbed)
     alone = tmp_path / "alone"
     options = options_for(inputs, alone, "checkpoint.every_minutes=0.0001")
@@ -187,13 +188,13 @@ def test_another_grid_trains_the_same_model(
     assert any("(time)" in entry["text"] for entry in events(alone, "checkpoint"))
     assert "traceEvents" in (alone / "profile" / "steps-2.json").read_text()
     assert step_losses(alone) == pytest.approx(expected, rel=1e-4)
-    assert gradient_norms(alone) == pytest.approx(norms, rel=1e-3)
+    assert gradient_norms(alone) == pytest.approx(norms, rel=1e-4)
     for ranks in (2, 4):
         split = tmp_path / f"split-{ranks}"
         options = options_for(inputs, split, "parallel.tensor=2")
         assert run_ranks(pretrain_rank, ranks, options) == dict.fromkeys(range(ranks), 0)
         assert step_losses(split) == pytest.approx(expected, rel=1e-4)
-        assert gradient_norms(split) == pytest.approx(norms, rel=1e-3)
+        assert gradient_norms(split) == pytest.approx(norms, rel=1e-4)
 
 
 def test_a_variant_branches_from_the_phase_it_names(

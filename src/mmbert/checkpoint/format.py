@@ -20,8 +20,8 @@ from typing import Any, Self
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mmbert.checkpoint.safetensors_header import safetensors_header
 from mmbert.errors import UserError
-from mmbert.files import safetensors_header
 
 FORMAT = 1
 INDEX_NAME = "index.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mmbert.checkpoint.safetensors_header import safetensors_header
 from mmbert.errors import UserError
-from mmbert.files import safetensors_header
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup

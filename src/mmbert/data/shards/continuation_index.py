@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mmbert.data.shards.mapped_file import MappedFile
 from mmbert.errors import UserError
-from mmbert.files import MappedFile, atomic_write, checksum_file
+from mmbert.files import atomic_write, checksum_file
 
 SPECIAL_TOKENS_PER_SEGMENT = 2  # begin and end, added when a row is made
 _LONGEST_HEADER = 1024  # bytes of an .npy file; numpy writes 128 here

@@ -24,12 +24,12 @@ from mmbert.data.shards.manifest import (
     manifest_files,
     parse_manifest,
 )
+from mmbert.data.shards.mapped_file import cut_short
 from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
 )
 from mmbert.errors import UserError
-from mmbert.files import cut_short
 
 TOKENIZER_FOLDER = "tokenizer"
 SplitName = Literal["train", "heldout"]

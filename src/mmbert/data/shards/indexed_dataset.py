@@ -19,8 +19,9 @@ import numpy.typing as npt
 import xxhash
 
 from mmbert.data.shards.manifest import FileEntry, Shard, ShardFiles
+from mmbert.data.shards.mapped_file import MappedFile
 from mmbert.errors import UserError
-from mmbert.files import MappedFile, explained_write_errors, sync_folder
+from mmbert.files import explained_write_errors, sync_folder
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
