@@ -48,7 +48,7 @@ def main(
     apply or its test fails without it. Status 1 if fewer than 95% are seen or any is broken.
 
     \b
-        make test-mutations                     # all, in about 20 minutes
+        make test-mutations                     # all, in about 12 minutes
         make test-mutations FAULTS='404 31'     # whose names begin so
         python -m tests.mutations --list
         python -m tests.mutations 404 --again
