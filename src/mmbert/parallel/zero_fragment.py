@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmbert.parallel.parameter_spec import ParameterDescription
+from mmbert.parallel.parameter_spec import ParameterSpec
 
 STATES = ("master", "exp_avg", "exp_avg_sq")
 """The tensors kept per parameter, as they are called in checkpoints."""
@@ -18,7 +18,7 @@ class ParameterFragment:
     `Engine.refresh()` changes the model.
     """
 
-    description: ParameterDescription
+    spec: ParameterSpec
     tensor_rank: int
     tensor_size: int
     start: int
@@ -30,7 +30,7 @@ class ParameterFragment:
     @property
     def name(self) -> str:
         """The parameter's name in the whole model."""
-        return self.description.name
+        return self.spec.name
 
     def states(self) -> dict[str, Tensor]:
         """The tensors by name, in the order of `STATES`."""

@@ -58,7 +58,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
             wishes = agree(session)
         else:
             outcome = take_step(session, at, phase, rows)
-            wishes = outcome.wishes.of_all(outcome.wished, session.control)
+            wishes = outcome.wishes.of_all(outcome.wished, session.host_group)
             if not judge(session, journal, at, outcome, rows):
                 continue  # rolled back: the session stands at an earlier step
         session.step += 1
@@ -78,7 +78,7 @@ def agree(session: Session) -> Wishes:
     """What the ranks want, in a message of its own: no training step has carried it."""
     session.beat(Activity.ASK_ALL_RANKS)
     own = session.wishes()
-    return own.of_all(session.control.sum(own.flags()), session.control)
+    return own.of_all(session.host_group.sum(own.flags()), session.host_group)
 
 
 def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:

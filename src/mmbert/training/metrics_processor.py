@@ -155,7 +155,7 @@ class Journal:
             if session.grid.tensor.rank == 0
             else []
         }
-        told = [entry for part in session.control.gather(own) for entry in part["rows"]]
+        told = [entry for part in session.host_group.gather(own) for entry in part["rows"]]
         told.sort(key=lambda entry: entry["row"])
         seen = sorted({name for entry in told for name in entry["languages"]})
         session.reporter.event(
@@ -171,7 +171,7 @@ class Journal:
         """One line of figures: on the screen, in log.jsonl and in TensorBoard."""
         session, phase = self._session, self._session.recipe.phases[at.phase_index]
         losses = session.meter.collect(session.grid.data)
-        sums = session.interval.collect(session.control, session.clock.collect())
+        sums = session.interval.collect(session.host_group, session.clock.collect())
         session.note_tokens(sums)
         result = session.results.phases[at.phase_index]
         result.tokens = (session.step - phase_plan.first_step) and (
@@ -207,7 +207,7 @@ class Journal:
             **data_figures(table, at, session.component_tokens),
             **speed_figures(
                 sums,
-                devices=session.control.world_size,
+                devices=session.host_group.world_size,
                 peak_flops=session.peak_flops,
                 recent_rate=self._recent_rate,
                 left_in_phase=phase_plan.first_token + phase_plan.tokens - at.tokens_after,

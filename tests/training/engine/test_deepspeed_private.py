@@ -20,7 +20,7 @@ from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine import engine as engine_module
 from mmbert.training.engine.deepspeed_config import ModelParallelUnit, configuration
 from tests.support.prescribed_gradients import (
-    DESCRIPTIONS,
+    SPECS,
     PrescribedBatch,
     prescribed_engine,
     recipe,
@@ -96,7 +96,7 @@ def missing_in_engines(rank: int, world_size: int) -> list[str]:
         grid = start(rank, world_size, 1)
         changes = {"parallel__zero_stage": stage, "precision": precision}
         engine = prescribed_engine(grid, **changes)
-        batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in DESCRIPTIONS.items()})
+        batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in SPECS.items()})
         engine.forward_backward(
             batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0, last=True
         )

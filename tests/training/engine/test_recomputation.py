@@ -55,7 +55,7 @@ def with_recomputation(rank: int, world_size: int) -> list[list[float]]:
         )
         if rounded:
             for parameter in engine.module.parameters():
-                del parameter.float32_gradient  # type: ignore[attr-defined]
+                del parameter.main_grad  # type: ignore[attr-defined]
         figures.append(train(engine, 2))
         engine.close()
     return figures

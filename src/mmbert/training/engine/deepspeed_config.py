@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_buffers import LARGEST_BUCKET, LIVE_PARAMETERS
+from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.recipe import Recipe
 from mmbert.training.engine.stable_adamw import StableAdamW, no_decay
 
@@ -78,7 +78,7 @@ def base_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
             eps=settings.eps,
             weight_decay=settings.weight_decay,
         )
-    spared = {name for name, p in named if no_decay(name, len(describe(p).full_shape))}
+    spared = {name for name, p in named if no_decay(name, len(spec_of(p).full_shape))}
     groups: list[dict[str, Any]] = [
         {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "decays": False},
         {"params": [p for n, p in named if n not in spared], "decays": True},
@@ -96,7 +96,7 @@ def base_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
 def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
     """DeepSpeed's configuration: every key whose default would change a result is written out."""
     stage = recipe.parallel.zero_stage
-    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in model.parameters()))
+    bucket = min(BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
     values: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -120,9 +120,9 @@ def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
             # other way, a reduction to each rank in turn, stops the device before every one.
             "use_multi_rank_bucket_allreduce": True,
             "reduce_bucket_size": bucket,
-            "allgather_bucket_size": LARGEST_BUCKET,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
             "stage3_prefetch_bucket_size": bucket,
-            "stage3_max_live_parameters": LIVE_PARAMETERS,
+            "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
             # One partition per parameter group, as StableAdamW and the checkpoints want it.
             "sub_group_size": 10**15,
         },

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.model.precision import add_products_in_float32
-from mmbert.parallel.gradient_hooks import collect_in_float32
-from mmbert.parallel.parameter_spec import ParameterDescription, describe
+from mmbert.parallel.gradient_hooks import attach_main_grad
+from mmbert.parallel.parameter_spec import ParameterSpec, spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, RotaryBases
@@ -43,7 +43,7 @@ from mmbert.training.engine.deepspeed_config import (
 from mmbert.training.engine.gradient_reducer import OverlappedReduction
 from mmbert.training.engine.host_sync import OneRead
 from mmbert.training.engine.stable_adamw import FlatLayout, StableAdamW, no_decay
-from mmbert_kernels import Segments
+from mmbert_kernels import TensorSpans
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found none
@@ -143,9 +143,9 @@ class Engine:
         return module
 
     @property
-    def descriptions(self) -> tuple[ParameterDescription, ...]:
+    def specs(self) -> tuple[ParameterSpec, ...]:
         """Every parameter of the model, in its order, held by this rank or not."""
-        return tuple(describe(parameter) for _, parameter in self._parameters)
+        return tuple(spec_of(parameter) for _, parameter in self._parameters)
 
     @property
     def steps_taken(self) -> int:
@@ -229,10 +229,10 @@ class Engine:
             for flat, offset, start, length in self._place(parameter):
                 states = self._base.state[flat]
                 piece = slice(offset, offset + length)
-                description = describe(parameter)
-                assert description.name == name
+                spec = spec_of(parameter)
+                assert spec.name == name
                 yield ParameterFragment(
-                    description=description,
+                    spec=spec,
                     tensor_rank=self.grid.tensor.rank,
                     tensor_size=self.grid.tensor.size,
                     start=start,
@@ -297,7 +297,7 @@ class Engine:
         sums = self._zero.fp32_groups_gradients
         for parameters, totals in zip(self._zero.bf16_groups, sums, strict=True):
             for parameter, total in zip(parameters, totals, strict=True):
-                collect_in_float32(parameter, total.view(parameter.shape))
+                attach_main_grad(parameter, total.view(parameter.shape))
 
         def add(parameter: nn.Parameter, group: int, place: int, clear_lp_grads: bool) -> None:
             if parameter.grad is not None:
@@ -335,20 +335,20 @@ class Engine:
             }
 
     def _layout(self) -> FlatLayout:
-        descriptions = self.descriptions
+        specs = self.specs
         first, spared = self.grid.tensor.rank == 0, []
-        segments = sorted(
+        spans = sorted(
             (offset, offset + length, number)
             for number, (_, parameter) in enumerate(self._parameters)
             for _, offset, _, length in self._place(parameter)
         )
-        numbers = [number for _, _, number in segments]
-        for description in descriptions:
-            spared.append(no_decay(description.name, len(description.full_shape)))
-        sizes = [math.prod(description.full_shape) for description in descriptions]
-        counted = [description.is_split or first for description in descriptions]
+        numbers = [number for _, _, number in spans]
+        for spec in specs:
+            spared.append(no_decay(spec.name, len(spec.full_shape)))
+        sizes = [math.prod(spec.full_shape) for spec in specs]
+        counted = [spec.is_split or first for spec in specs]
         return FlatLayout(
-            segments=Segments(tuple(s[0] for s in segments), tuple(s[1] for s in segments)),
+            spans=TensorSpans(tuple(s[0] for s in spans), tuple(s[1] for s in spans)),
             tensors=torch.tensor(numbers, dtype=torch.int64, device=self.device),
             decays=torch.tensor([not spared[n] for n in numbers]).to(self.device, torch.float32),
             full_sizes=torch.tensor(sizes, dtype=torch.float64, device=self.device),
