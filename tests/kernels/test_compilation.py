@@ -41,7 +41,7 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 Compiled = list[tuple[str, Any]]
 
 
-class StandInDriver:
+class FakeDriver:
     """The little of a Triton driver that compiling asks for."""
 
     def __init__(self, capability: int) -> None:
@@ -81,7 +81,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")  # nothing is left to the default
     backend.cache_clear()
-    monkeypatch.setattr(driver, "_active", StandInDriver(request.param))
+    monkeypatch.setattr(driver, "_active", FakeDriver(request.param))
     yield launches
     backend.cache_clear()
     target = f".target sm_{request.param}" + ("a" if request.param == 90 else "")

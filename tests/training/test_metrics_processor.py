@@ -62,7 +62,7 @@ def session_of(clock: Clock) -> Any:
             event=lambda *a, **k: None,
             scalars=lambda *a: None,
         ),
-        beat=lambda activity: None,
+        heartbeat=lambda activity: None,
     )
 
 

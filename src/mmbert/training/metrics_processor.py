@@ -58,7 +58,7 @@ class Journal:
         self._phase = phase.name
         begins = session.step == phase_plan.first_step
         if begins:
-            session.guard.start_phase()
+            session.loss_monitor.start_phase()
         session.reporter.event(
             "phase",
             session.step,
@@ -148,7 +148,7 @@ class Journal:
                     "languages": sorted(
                         {languages[c] for c in row.segment_components.tolist() if c >= 0}
                     ),
-                    "finite": row.index not in outcome.bad_rows,
+                    "finite": row.index not in outcome.non_finite_rows,
                 }
                 for row in rows
             ]
@@ -253,7 +253,7 @@ class Journal:
             losses = session.held_out.loss(
                 session.engine.module,
                 phase.rotary_bases,
-                beat=lambda: session.beat(Activity.EVALUATE),
+                heartbeat=lambda: session.heartbeat(Activity.VALIDATE),
             )
         seconds = time.perf_counter() - begin
         session.interval.leave_out(seconds)
