@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mmbert.files import write_json
 from mmbert.model.flops import MFU_FORMULA
-from mmbert.training.metrics.validation import HeldOutLoss
+from mmbert.training.metrics.validation import LossSummary
 
 
 class Losses(BaseModel):
@@ -20,7 +20,7 @@ class Losses(BaseModel):
     languages: dict[str, float] = {}
 
     @classmethod
-    def of(cls, losses: HeldOutLoss) -> "Losses":
+    def of(cls, losses: LossSummary) -> "Losses":
         """The same figures as they go into the file."""
         return cls(overall=losses.overall, tiers=losses.tiers, languages=losses.languages)
 
@@ -69,7 +69,7 @@ class Results(BaseModel):
         except (OSError, ValueError):
             return None
 
-    def take_over(self, earlier: "Results") -> None:
+    def merge_earlier(self, earlier: "Results") -> None:
         """Keep what an earlier start of the same run found out about the same phases."""
         for number, phase in enumerate(self.phases):
             for before in earlier.phases:

@@ -23,7 +23,7 @@ from mmbert.training.metrics.loss_meter import ComponentLosses, LossMeter
 
 
 @dataclass(frozen=True)
-class HeldOutLoss:
+class LossSummary:
     """Mean losses in nats per masked token."""
 
     overall: float | None
@@ -31,7 +31,7 @@ class HeldOutLoss:
     languages: dict[str, float]
 
     @classmethod
-    def of(cls, losses: ComponentLosses, table: ComponentTable) -> "HeldOutLoss":
+    def of(cls, losses: ComponentLosses, table: ComponentTable) -> "LossSummary":
         """Means over all tokens, over each tier's and over each language's."""
         return cls(
             losses.mean(),
@@ -49,7 +49,7 @@ def _means(
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
-class HeldOut:
+class Validator:
     """This rank's held-out rows, and the way to their loss.
 
     Every rank has equally many rows (some may be empty), so that ZeRO 3, which gathers weights in
@@ -67,9 +67,9 @@ class HeldOut:
         self._group, self._device = data_group, device
 
     @torch.no_grad()
-    def loss(
+    def validate(
         self, module: nn.Module, rotary_bases: RotaryBases, heartbeat: Callable[[], None]
-    ) -> HeldOutLoss:
+    ) -> LossSummary:
         """Evaluate every row (all ranks call it); `module` comes back in the mode it was in.
 
         Args:
@@ -85,9 +85,9 @@ class HeldOut:
             components = torch.from_numpy(row.masked_components).to(self._device).long()
             meter.add(losses, batch.weights, components)
         module.train(was_training)
-        return HeldOutLoss.of(meter.collect(self._group), self._table)
+        return LossSummary.of(meter.collect(self._group), self._table)
 
-    def unigram(self, corpus: Corpus) -> HeldOutLoss:
+    def unigram(self, corpus: Corpus) -> LossSummary:
         """What a unigram model of the training tokens loses on the same tokens (all ranks)."""
         found = unigram_loss(corpus, self._rows).components
         means = np.array([found.get(name, 0.0) for name in self._table.names])
@@ -99,4 +99,4 @@ class HeldOut:
         if self._group.size > 1:
             distributed.all_reduce(sums, group=self._group.group)
         loss, count = sums.cpu().numpy()
-        return HeldOutLoss.of(ComponentLosses(loss, count), self._table)
+        return LossSummary.of(ComponentLosses(loss, count), self._table)
