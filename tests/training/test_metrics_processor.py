@@ -58,9 +58,9 @@ def trainer_with(clock: Clock) -> Any:
         step_timer=StepTimer(CPU),
         interval=IntervalMetrics(1, MODEL, 100, ProcessGrid.single(), CPU),
         loggers=SimpleNamespace(
-            advance=lambda step: None,
+            progress=lambda step: None,
             event=lambda *a, **k: None,
-            scalars=lambda *a: None,
+            log=lambda *a: None,
         ),
         heartbeat=lambda activity: None,
     )

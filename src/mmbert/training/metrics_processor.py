@@ -20,10 +20,10 @@ from mmbert.training.metrics.log_metrics import (
     smoothed_rate,
     throughput_metrics,
 )
-from mmbert.training.metrics.loggers import format_count
+from mmbert.training.metrics.loggers.console_logger import format_count
+from mmbert.training.metrics.loggers.tensorboard_tags import training_tags, validation_tags
 from mmbert.training.metrics.loss_meter import ComponentLosses
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.tensorboard_tags import training_tags, validation_tags
 from mmbert.training.metrics.validation import LossSummary
 from mmbert.training.train_step import StepOutcome
 from mmbert.training.trainer import Trainer
@@ -94,7 +94,7 @@ class MetricsProcessor:
     def after_step(self, at: StepPlan) -> None:
         """A log line and an evaluation, if they are due."""
         trainer = self._trainer
-        trainer.loggers.advance(trainer.step)
+        trainer.loggers.progress(trainer.step)
         phase_plan = trainer.plan.phases[at.phase_index]
         ends = trainer.step == phase_plan.end_step
         if trainer.step % trainer.recipe.logging.every_steps == 0 or ends:
@@ -225,8 +225,8 @@ class MetricsProcessor:
             record |= {"loss_by_language": by_language, **figures}
             self._by_language = _no_losses(len(table.names))
             self._distributions(record)
-        trainer.loggers.line(record)
-        trainer.loggers.scalars(trainer.step, training_tags(record))
+        trainer.loggers.record(record)
+        trainer.loggers.log(trainer.step, training_tags(record))
         self._last = None
 
     def _distributions(self, record: dict[str, Any]) -> None:
@@ -274,7 +274,7 @@ class MetricsProcessor:
             tiers=losses.tiers,
             languages=losses.languages,
         )
-        trainer.loggers.scalars(trainer.step, validation_tags(losses))
+        trainer.loggers.log(trainer.step, validation_tags(losses))
         return losses
 
 

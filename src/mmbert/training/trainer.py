@@ -28,7 +28,7 @@ from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.communication_timer import CollectiveTimer
 from mmbert.training.metrics.interval_metrics import IntervalMetrics, IntervalSums
-from mmbert.training.metrics.loggers import LoggerContainer
+from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.profiler import Profiler
 from mmbert.training.metrics.results import Results
@@ -250,7 +250,7 @@ class Trainer:
         self.close_loader()
         trace = self.profiler.close()
         if trace is not None:
-            self.loggers.say(f"profiler trace: {trace}")
+            self.loggers.message(f"profiler trace: {trace}")
         self.loggers.close()
         self.stop.close()
         self.collective_timer.close()

@@ -8,8 +8,10 @@ the rest. Curves that belong together are drawn together on the page CUSTOM SCAL
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmbert.training.metrics.tensorboard_logger import CustomScalarsLayout
 from mmbert.training.metrics.validation import LossSummary
+
+# What TensorBoard's page CUSTOM SCALARS shows: {category: {title: [kind, [tags]]}}.
+CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
 SECONDS_PER_HOUR = 3600.0
 
