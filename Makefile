@@ -38,7 +38,7 @@ demo: demo-shards ## From text to a filled mask on this machine's CPU, in some m
 demo-shards: setup
 	test -d $(DEMO)/corpus || { rm -rf $(DEMO)/corpus.partial; \
 	  $(BIN)/python -m mmbert_prep.demo.corpus $(DEMO)/corpus.partial && mv $(DEMO)/corpus.partial $(DEMO)/corpus; }
-	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2 --heldout-share 0.05
+	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2 --heldout-fraction 0.05
 
 # With nothing given: the demo's recipe on the demo's shards, on this machine's CPU.
 ablations: $(if $(RECIPE)$(DATA),setup,demo-shards) ## What each idea of a recipe does for the loss: [RECIPE=… DATA=… OUTPUT=… SEEDS=3 ARGS=…]

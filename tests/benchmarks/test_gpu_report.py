@@ -53,7 +53,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess = (
         *(sys.executable, PREPROCESS, "--input", folder / "text"),
         *("--output", folder / "data" / "shards", "--recipe", RECIPE, "--workers", "1"),
-        *("--vocab-size", "800", "--heldout-share", "0.1"),
+        *("--vocab-size", "800", "--heldout-fraction", "0.1"),
     )
     report = (
         *(sys.executable, "-m", "tests.benchmarks.gpu_report", "--device", "cpu"),

@@ -38,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text, shards, recipe_file = folder / "text", folder / "shards", folder / "recipe.yaml"
     for command in (
         f"{sys.executable} {PREPROCESS} --input {text} --output {shards} --recipe {recipe_file}"
-        " --workers 2 --heldout-share 0.1",
+        " --workers 2 --heldout-fraction 0.1",
         f"{_launcher()} --recipe {recipe_file} --data {shards} --output {folder / 'run'}",
         f"mmbert export {folder / 'run'} {folder / 'model'}",
     ):

@@ -32,7 +32,16 @@ def make_data(folder: Path) -> None:
         (sys.executable, "-m", "mmbert_prep.demo.corpus", corpus),
         (
             *(sys.executable, ROOT / "launch" / "preprocess.py", "--input", corpus),
-            *("--output", shards, "--recipe", RECIPE, "--workers", "2", "--heldout-share", "0.05"),
+            *(
+                "--output",
+                shards,
+                "--recipe",
+                RECIPE,
+                "--workers",
+                "2",
+                "--heldout-fraction",
+                "0.05",
+            ),
             *("--maximum-tokens", MOST_TOKENS),
         ),
     ):
