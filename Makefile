@@ -27,7 +27,7 @@ wheels: ## Collect wheels for a machine without a network: DIR=… [PYTHON_VERSI
 # The demo is these commands and nothing else; each continues where it was stopped.
 demo: export DS_ACCELERATOR = cpu
 demo: demo-shards ## From text to a filled mask on this machine's CPU, in some minutes (DEMO=folder)
-	$(BIN)/deepspeed --num_gpus 2 launch/pretrain.py --recipe launch/recipes/demo.yaml --data $(DEMO)/shards --output $(DEMO)/run
+	$(BIN)/deepspeed --num_gpus 2 launch/pretrain.py --recipe src/mmbert/recipes/demo.yaml --data $(DEMO)/shards --output $(DEMO)/run
 	test -d $(DEMO)/model || $(BIN)/mmbert export $(DEMO)/run $(DEMO)/model
 	@$(BIN)/mmbert results $(DEMO)/run
 	@echo; echo 'Masked sentences filled by transformers.AutoModelForMaskedLM:'
@@ -38,12 +38,12 @@ demo: demo-shards ## From text to a filled mask on this machine's CPU, in some m
 demo-shards: setup
 	test -d $(DEMO)/corpus || { rm -rf $(DEMO)/corpus.partial; \
 	  $(BIN)/python -m mmbert_prep.demo.corpus $(DEMO)/corpus.partial && mv $(DEMO)/corpus.partial $(DEMO)/corpus; }
-	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe launch/recipes/demo.yaml --workers 2 --heldout-share 0.05
+	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe src/mmbert/recipes/demo.yaml --workers 2 --heldout-share 0.05
 
 # With nothing given: the demo's recipe on the demo's shards, on this machine's CPU.
 ablations: $(if $(RECIPE)$(DATA),setup,demo-shards) ## What each idea of a recipe does for the loss: [RECIPE=… DATA=… OUTPUT=… SEEDS=3 ARGS=…]
 	@$(if $(RECIPE)$(DATA),$(if $(and $(DATA),$(OUTPUT)),,$(error give DATA=folder-of-shards OUTPUT=folder-for-runs)))
-	@$(if $(DATA),,DS_ACCELERATOR=cpu) $(BIN)/mmbert ablate '$(or $(RECIPE),launch/recipes/demo.yaml)' \
+	@$(if $(DATA),,DS_ACCELERATOR=cpu) $(BIN)/mmbert ablate '$(or $(RECIPE),src/mmbert/recipes/demo.yaml)' \
 	  --data '$(or $(DATA),$(DEMO)/shards)' --output '$(or $(OUTPUT),$(DEMO)/ablations)' --seeds $(or $(SEEDS),3) \
 	  $(if $(DATA),,--launch 'deepspeed --num_gpus 2 launch/pretrain.py') $(ARGS)
 

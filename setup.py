@@ -27,7 +27,11 @@ setup(
         for name, folder in PLACES.items()
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
     ],
-    package_data={name: ["py.typed", "*/*.csv"] for name in PLACES},
+    package_data={
+        "mmbert": ["py.typed", "*/*.csv", "recipes/*.yaml", "recipes/languages/*.txt"],
+        "mmbert_kernels": ["py.typed"],
+        "mmbert_prep": ["py.typed"],
+    },
     # A lower bound is what `make test-oldest` runs with; an upper one stands where a release is
     # known or must be expected to break what is here, and nowhere else.
     install_requires=[

@@ -12,7 +12,7 @@ from mmbert.cli.app import app, console_for_output
     epilog="Examples: `mmbert ablate recipe.yaml --data my_shards --output ablations --dry-run`, "
     "`mmbert ablate recipe.yaml --data my_shards --output ablations --only constant-mask "
     "--launch 'deepspeed --num_gpus 8 launch/pretrain.py' phases.pretrain.tokens=20B`, "
-    "`DS_ACCELERATOR=cpu mmbert ablate launch/recipes/demo.yaml --data demo/shards "
+    "`DS_ACCELERATOR=cpu mmbert ablate src/mmbert/recipes/demo.yaml --data demo/shards "
     "--output demo/ablations --launch 'deepspeed --num_gpus 2 launch/pretrain.py'`"
 )
 def ablate(

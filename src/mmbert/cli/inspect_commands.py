@@ -21,7 +21,7 @@ def doctor() -> None:
 
 
 @app.command(
-    epilog="Example: `mmbert plan launch/recipes/mmbert-base.yaml --gpus 64 --gpu h100 "
+    epilog="Example: `mmbert plan src/mmbert/recipes/mmbert-base.yaml --gpus 64 --gpu h100 "
     "batch.quantum=64 batch.rows=128 batch.growth.from_rows=64`"
 )
 def plan(

@@ -72,7 +72,7 @@ def fill_mask(
     name="import",
     epilog="Examples: `mmbert import mmBERT-base imported`, "
     "`mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer`, "
-    "`mmbert import mmBERT-base small --sizes launch/recipes/mmbert-small.yaml`",
+    "`mmbert import mmBERT-base small --sizes src/mmbert/recipes/mmbert-small.yaml`",
 )
 def import_(
     model: Annotated[Path, typer.Argument(help="A Hugging Face folder with a ModernBERT model.")],

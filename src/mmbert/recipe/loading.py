@@ -38,7 +38,7 @@ def parse_recipe(
     except yaml.YAMLError as error:
         raise UserError(f"{origin} is not YAML: {error}", remedy="mend the line named") from error
     if not isinstance(values, dict):
-        raise UserError(f"{origin} holds no recipe", remedy="see launch/recipes for examples")
+        raise UserError(f"{origin} holds no recipe", remedy="see src/mmbert/recipes for examples")
     for override in overrides:
         _apply_override(values, override)
     _read_language_files(values, folder)
