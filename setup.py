@@ -21,14 +21,19 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_dir={name: f"{folder}/{name}" for name, folder in PLACES.items()},
+    package_dir={
+        **{name: f"{folder}/{name}" for name, folder in PLACES.items()},
+        "mmbert.slurm": "slurm",  # copied out again by `mmbert slurm-scripts`
+    },
     packages=[
         package
         for name, folder in PLACES.items()
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
-    ],
+    ]
+    + ["mmbert.slurm"],
     package_data={
         "mmbert": ["py.typed", "*/*.csv", "recipes/*.yaml", "recipes/languages/*.txt"],
+        "mmbert.slurm": ["*.bash", "*.sbatch"],
         "mmbert_kernels": ["py.typed"],
         "mmbert_prep": ["py.typed"],
     },

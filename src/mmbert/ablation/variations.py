@@ -99,7 +99,7 @@ def chosen_variations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Variati
         raise UserError(
             f"recipe {recipe.name} anneals nothing: its phases have one mask ratio, one "
             "temperature and the same languages",
-            remedy="name a recipe whose phases differ, such as src/mmbert/recipes/demo.yaml",
+            remedy="name a recipe whose phases differ, such as `demo`",
         )
     return tuple(chosen)
 
