@@ -106,10 +106,10 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_continues(
     job = runner.submit("--nodes=2")
     units = runner.shards / ".preprocess" / "text"
     wait_for(lambda: len(list(units.glob("units-*/*.json"))) > 20, timeout=240)
-    cluster.kill_task("SLURM_PROCID=3", "preprocess.py")
+    cluster.kill_task("SLURM_PROCID=3", "mmbert_prep")
     assert cluster.wait_state(job, "FAILED", "COMPLETED")["JobState"] == "FAILED"
     assert "FAILED with status" in cluster.log(job)
-    assert "preprocess.py" not in cluster.run("ps", "-eo", "args"), "no worker is left behind"
+    assert "mmbert_prep" not in cluster.run("ps", "-eo", "args"), "no worker is left behind"
     job = runner.submit("--nodes=1")
     end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
     assert end["JobState"] == "COMPLETED", cluster.log(job)

@@ -116,13 +116,13 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
     command = (tmp_path / "run", "checkpoint.every_tokens=20k")
     job = runner.submit(TWO_HOSTS, *command)
     cluster.wait_log(job, "step 50/", timeout=240)
-    cluster.kill_task("SLURM_PROCID=1", "pretrain.py")
+    cluster.kill_task("SLURM_PROCID=1", "mmbert.pretrain")
     end = cluster.wait_state(job, "FAILED", "COMPLETED", timeout=90)
     log = cluster.log(job)
     assert end["JobState"] == "FAILED"
     assert "n2: task 1: Killed" in log
     assert "FAILED with status" in log
-    assert "pretrain.py" not in cluster.run("ps", "-eo", "args"), "no rank is left behind"
+    assert "mmbert.pretrain" not in cluster.run("ps", "-eo", "args"), "no rank is left behind"
     # Now on one host: the grid is the same, and that is all that counts.
     job = runner.submit(ONE_HOST, *command)
     end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
@@ -158,7 +158,7 @@ def test_slurm_s_own_signal_before_the_time_limit_saves_and_requeues(
     state = cluster.wait_state(job, "PENDING")
     assert state["Restarts"] == "1"
     log = cluster.log(job)
-    assert "received USR1: telling the ranks to save and leave" in log
+    assert "received USR1: telling the ranks to save and exit" in log
     saved = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert saved.name == f"step-{max(figures(tmp_path / 'run')):08}"
 
@@ -171,4 +171,4 @@ def test_a_wrong_recipe_is_said_once_and_not_tried_again(
     assert cluster.wait_state(job, "FAILED", timeout=240)["ExitCode"] == "2:0"
     log = cluster.log(job)
     assert log.count("did you mean 'rows'") == 1, log
-    assert "mend it and submit again" in log
+    assert "fix the error above and submit again" in log

@@ -16,10 +16,13 @@ PATHS = ("my recipe.yaml", "shards", "run")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like the repository to the script, with the stand-in in it."""
-    (tmp_path / "launch").mkdir()
+    """A folder with the scripts, where `mmbert.pretrain` is the stand-in."""
     shutil.copytree(SCRIPT.parent, tmp_path / "slurm")
-    shutil.copy(Path(__file__).with_name("stand_in.py"), tmp_path / "launch" / "pretrain.py")
+    package = tmp_path / "packages" / "mmbert"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(Path(__file__).with_name("stand_in.py"), package / "pretrain.py")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.setenv("MMBERT_VENV", sys.prefix)
     for name in list(os.environ):
         if name.startswith("SLURM_"):
@@ -71,11 +74,11 @@ def test_without_gpus_the_tasks_are_those_asked_for(home: Path, cluster_folder: 
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        (GPUS, PATHS[:2], "RECIPE, SHARDS and RUN are needed, got 2"),
+        (GPUS, PATHS[:2], "RECIPE, SHARDS and RUN are required, got 2"),
         ((*GPUS, "--ntasks-per-node=1"), PATHS, "1 task(s) but 2 GPU(s) on each node"),
-        (("--nodes=2", "--ntasks=3"), PATHS, "3 tasks asked for, but 2 node(s) × 2 = 4"),
-        ((*GPUS, "--time=15"), PATHS, "too soon to get anywhere"),
-        ((*GPUS, "--export=ALL,MMBERT_HOME=/nowhere"), PATHS, "/nowhere is not the repository"),
+        (("--nodes=2", "--ntasks=3"), PATHS, "3 tasks requested, but 2 node(s) × 2 = 4"),
+        ((*GPUS, "--time=15"), PATHS, "too soon to make progress"),
+        ((*GPUS, "--export=ALL,MMBERT_HOME=/nowhere"), PATHS, "/nowhere has no slurm/common.bash"),
         ((*GPUS, "--export=ALL,MMBERT_VENV=/nowhere"), PATHS, "there is no /nowhere/bin/python"),
     ],
 )

@@ -103,7 +103,7 @@ class Run:
 
 
 def planned_runs(
-    recipe: Path,
+    recipe: str | Path,
     overrides: Sequence[str],
     variations: Sequence[Variation],
     seeds: int,
@@ -148,7 +148,7 @@ def launcher_words(launch: str) -> list[str]:
         raise UserError(
             f"--launch '{launch}': there is no {missing[0]}",
             remedy="start it in the repository with .venv/bin on PATH, or give --launch a command "
-            "such as 'deepspeed --num_gpus 8 launch/pretrain.py'",
+            "such as 'deepspeed --num_gpus 8 --module mmbert.pretrain'",
         )
     return words
 
@@ -156,7 +156,7 @@ def launcher_words(launch: str) -> list[str]:
 def train_all(
     runs: Sequence[Run],
     launcher: Sequence[str],
-    recipe: Path,
+    recipe: str | Path,
     data: Path,
     overrides: Sequence[str],
     console: Console,
