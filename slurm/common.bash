@@ -52,7 +52,7 @@ taken_away() {
     [[ -n $state && $state != RUNNING ]]
 }
 
-# preempted: succeed if Slurm is preempting this job, of which the script may not have been signaled.
+# preempted: succeed if Slurm is preempting this job. It does not always signal this script.
 preempted() {
     local time
     time=$(job_field PreemptTime)
