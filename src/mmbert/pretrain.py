@@ -55,28 +55,28 @@ def pretrain(
 ) -> None:
     # Imported here: `--help` should not wait for torch.
     from mmbert.recipe import describe_recipe
-    from mmbert.training.launcher_env import discover_placement
+    from mmbert.training.launcher_env import rank_info_from_env
     from mmbert.training.run_config import RunOptions, prepare, print_plan
 
     options = RunOptions(
         recipe, data, output, tuple(overrides or ()), variant, stop_after_phase, profile_steps
     )
     try:
-        placement = discover_placement(os.environ, local_rank)
-        if placement.rank == 0:
+        rank_info = rank_info_from_env(os.environ, local_rank)
+        if rank_info.rank == 0:
             # An unknown recipe is reported below, by all ranks together.
             with contextlib.suppress(UserError):
                 print(f"{'# ' if dry_run else ''}{describe_recipe(recipe)}", flush=True)
         if dry_run:
-            if placement.rank == 0:
-                print_plan(prepare(options, placement.world_size), placement.world_size, sys.stdout)
+            if rank_info.rank == 0:
+                print_plan(prepare(options, rank_info.world_size), rank_info.world_size, sys.stdout)
             return
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USER_ERROR)
     from mmbert.training.main import run_and_exit
 
-    run_and_exit(options, placement)
+    run_and_exit(options, rank_info)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
 from mmbert.schedule import StepPlan
@@ -62,7 +62,7 @@ def session_of(clock: Clock) -> Any:
             event=lambda *a, **k: None,
             scalars=lambda *a: None,
         ),
-        beat=lambda activity: None,
+        heartbeat=lambda activity: None,
     )
 
 
@@ -75,4 +75,4 @@ def test_the_time_of_evaluations_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         session.step = step + 1
         journal.after_step(StepPlan(step, 0, step, 1, TOKENS_A_STEP))
     assert clock.seconds == 1e6 + 6 * 7 + 3 * 100
-    assert session.interval.collect(Control(0, 1), {}).seconds == 6 * 7
+    assert session.interval.collect(HostGroup(0, 1), {}).seconds == 6 * 7

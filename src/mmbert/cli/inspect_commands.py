@@ -15,9 +15,9 @@ from mmbert.errors import UserError
 @app.command(epilog="Example: `mmbert doctor`")
 def doctor() -> None:
     """Print versions, devices, backends, the kernels that will be used, and what is missing."""
-    from mmbert.doctor import examine, render
+    from mmbert.doctor import collect_findings, render
 
-    render(examine(), console_for_output())
+    render(collect_findings(), console_for_output())
 
 
 @app.command(
@@ -36,24 +36,28 @@ def plan(
     ] = None,
     gpus: Annotated[int, typer.Option(help="How many GPUs.", min=1)] = 8,
     gpu: Annotated[str, typer.Option(help="Kind of GPU: h100, h200, a100, …")] = "h100",
+    mfu: Annotated[
+        float | None, typer.Option(help="Model FLOPs utilization assumed, a fraction of the peak.")
+    ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="Share of the GPU's peak that the model's FLOPs reach.")
+        float | None, typer.Option(hidden=True, help="Former name of --mfu.")
     ] = None,
 ) -> None:
     """Say what a recipe costs before it is run: memory, steps, epochs per language, time."""
     from mmbert import planner
     from mmbert.recipe import describe_recipe, load_recipe
 
+    assumed = utilisation if mfu is None else mfu
     console = console_for_output()
     console.print(describe_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
     console.print(
         planner.render(
-            planner.plan(
+            planner.estimate(
                 load_recipe(recipe, overrides or []),
                 gpus=gpus,
                 gpu=gpu,
                 shards=data,
-                utilisation=utilisation or planner.DEFAULT_UTILISATION,
+                mfu=planner.DEFAULT_MFU if assumed is None else assumed,
             )
         )
     )

@@ -17,11 +17,11 @@ import torch
 import torch.distributed as distributed
 
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.training.build_trainer import open_session
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.fault_tolerance.watchdog import open_store
-from mmbert.training.launcher_env import Placement, check_hostfile, device_number
+from mmbert.training.launcher_env import RankInfo, check_hostfile, device_index
 from mmbert.training.loop import Ending, train
 from mmbert.training.metrics.results import print_summary
 from mmbert.training.run_config import Prepared, RunOptions, prepare
@@ -33,15 +33,15 @@ PATIENCE_SECONDS = 5.0
 STARTING_TIMEOUT = timedelta(minutes=10)
 
 
-def pretrain(options: RunOptions, placement: Placement) -> int:
+def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     """Train as `options` say; the exit status. Starts and ends torch.distributed.
 
     Raises nothing that the user should see a traceback of: a UserError is printed here.
     """
-    os.environ.update(placement.environment())
-    prepared, error = _try_to_prepare(options, placement)
+    os.environ.update(rank_info.environment())
+    prepared, error = _try_to_prepare(options, rank_info)
     hang = timedelta(minutes=prepared.recipe.guard.hang_minutes) if prepared else STARTING_TIMEOUT
-    device = _choose_device(placement)
+    device = _choose_device(rank_info)
     if prepared is not None:
         error = _problem_of(prepared, device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -49,8 +49,8 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
     try:
         distributed.init_process_group(
             backend,
-            rank=placement.rank,
-            world_size=placement.world_size,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
             timeout=2 * hang,
             device_id=device if device.type == "cuda" else None,
         )
@@ -58,74 +58,74 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
         if "EADDRINUSE" not in str(network_error):
             raise
         raise UserError(
-            f"port {placement.master_port} of {placement.master_address}, where the ranks were to "
+            f"port {rank_info.master_port} of {rank_info.master_address}, where the ranks were to "
             "meet, is taken (by another run?)",
             remedy="choose another one: deepspeed --master_port N …; for srun, mpirun and torchrun "
             "set MASTER_PORT=N",
         ) from network_error
-    control = Control.build(2 * hang)
+    host_group = HostGroup.build(2 * hang)
     if device.type == "cpu":
-        _share_processors(control)
+        _share_processors(host_group)
         keep_freed_memory()
-    errors = control.gather(error)
+    errors = host_group.gather(error)
     if any(error is not None for error in errors):
-        if control.is_first:
+        if host_group.is_rank_zero:
             _print_errors(errors)
         return EXIT_USER_ERROR
     assert prepared is not None
     store = open_store(
-        placement.master_address, placement.rank, placement.world_size, control.broadcast
+        rank_info.master_address, rank_info.rank, rank_info.world_size, host_group.broadcast
     )
     try:
-        return _run(options, prepared, control, store, device)
+        return _run(options, prepared, host_group, store, device)
     except UserError as user_error:
-        _say_once(f"error: {user_error}\n", control, store)
+        _say_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
 
 
 def _run(
-    options: RunOptions, prepared: Prepared, control: Control, store: Any, device: torch.device
+    options: RunOptions, prepared: Prepared, host_group: HostGroup, store: Any, device: torch.device
 ) -> int:
-    session = open_session(options, prepared, control, store, device)
+    session = open_session(options, prepared, host_group, store, device)
     try:
         ending = train(session, stop_after_phase=options.stop_after_phase)
         session.finish_saving()
         session.write_results()
-        failure = control.broadcast(session.reporter.failure)
+        failure = host_group.broadcast(session.reporter.failure)
         if failure is not None:
             raise failure
-        if control.is_first:
+        if host_group.is_rank_zero:
             if ending is Ending.STOPPED:
                 session.stop.clear_stop_file()
             else:
                 print_summary(session.results, session.run_folder)
     finally:
         session.close()
-    control.barrier()
+    host_group.barrier()
     session.watchdog.close()
     return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
 
 
-def _choose_device(placement: Placement) -> torch.device:
+def _choose_device(rank_info: RankInfo) -> torch.device:
     """This rank's GPU; the CPU where there is none, or with DS_ACCELERATOR=cpu."""
     if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
         return torch.device("cpu")
-    number = device_number(placement.local_rank, torch.cuda.device_count())
+    number = device_index(rank_info.local_rank, torch.cuda.device_count())
     os.environ["LOCAL_RANK"] = str(number)  # where DeepSpeed looks for its device
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 
 
-def _share_processors(control: Control) -> None:
+def _share_processors(host_group: HostGroup) -> None:
     """Divide the machine's processors among its ranks, unless the user has."""
     if "OMP_NUM_THREADS" in os.environ:
         return
-    neighbours = control.gather(socket.gethostname()).count(socket.gethostname())
+    neighbours = host_group.gather(socket.gethostname()).count(socket.gethostname())
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
 
 
-def _say_once(text: str, control: Control, store: Any) -> None:
+def _say_once(text: str, host_group: HostGroup, store: Any) -> None:
     """Every rank may have met the same mistake, or one alone: the first to come says it."""
     try:
         if store is None or store.add("said", 1) == 1:
@@ -133,19 +133,19 @@ def _say_once(text: str, control: Control, store: Any) -> None:
             sys.stderr.flush()
     except distributed.DistNetworkError:
         return  # rank 0, which keeps the store, has said something and left
-    if control.is_first and store is not None:
+    if host_group.is_rank_zero and store is not None:
         # The store goes with this process: let the others ask it first.
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while store.add("said", 0) < control.world_size and time.monotonic() < deadline:
+        while store.add("said", 0) < host_group.world_size and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
 def _try_to_prepare(
-    options: RunOptions, placement: Placement
+    options: RunOptions, rank_info: RankInfo
 ) -> tuple[Prepared | None, UserError | None]:
     try:
         check_hostfile()
-        prepared = prepare(options, placement.world_size)
+        prepared = prepare(options, rank_info.world_size)
         set_environment(prepared.recipe)
         return prepared, None
     except UserError as error:
@@ -172,15 +172,15 @@ def _print_errors(errors: list[UserError | None]) -> None:
         sys.stderr.write(f"error{where}: {text}\n")
 
 
-def run_and_exit(options: RunOptions, placement: Placement) -> NoReturn:
+def run_and_exit(options: RunOptions, rank_info: RankInfo) -> NoReturn:
     """`pretrain`, then leave the process with its status."""
     try:
-        status = pretrain(options, placement)
+        status = pretrain(options, rank_info)
     except UserError as error:  # before the ranks could talk to each other
-        sys.stderr.write(f"error (rank {placement.rank}): {error}\n")
+        sys.stderr.write(f"error (rank {rank_info.rank}): {error}\n")
         status = EXIT_USER_ERROR
     except BaseException:
-        sys.stderr.write(f"rank {placement.rank} of {placement.world_size} failed:\n")
+        sys.stderr.write(f"rank {rank_info.rank} of {rank_info.world_size} failed:\n")
         traceback.print_exc()
         status = EXIT_FAILURE
     sys.stdout.flush()

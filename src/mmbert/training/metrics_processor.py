@@ -58,7 +58,7 @@ class Journal:
         self._phase = phase.name
         begins = session.step == phase_plan.first_step
         if begins:
-            session.guard.start_phase()
+            session.loss_monitor.start_phase()
         session.reporter.event(
             "phase",
             session.step,
@@ -148,14 +148,14 @@ class Journal:
                     "languages": sorted(
                         {languages[c] for c in row.segment_components.tolist() if c >= 0}
                     ),
-                    "finite": row.index not in outcome.bad_rows,
+                    "finite": row.index not in outcome.non_finite_rows,
                 }
                 for row in rows
             ]
             if session.grid.tensor.rank == 0
             else []
         }
-        told = [entry for part in session.control.gather(own) for entry in part["rows"]]
+        told = [entry for part in session.host_group.gather(own) for entry in part["rows"]]
         told.sort(key=lambda entry: entry["row"])
         seen = sorted({name for entry in told for name in entry["languages"]})
         session.reporter.event(
@@ -171,7 +171,7 @@ class Journal:
         """One line of figures: on the screen, in log.jsonl and in TensorBoard."""
         session, phase = self._session, self._session.recipe.phases[at.phase_index]
         losses = session.meter.collect(session.grid.data)
-        sums = session.interval.collect(session.control, session.clock.collect())
+        sums = session.interval.collect(session.host_group, session.clock.collect())
         session.note_tokens(sums)
         result = session.results.phases[at.phase_index]
         result.tokens = (session.step - phase_plan.first_step) and (
@@ -207,7 +207,7 @@ class Journal:
             **data_figures(table, at, session.component_tokens),
             **speed_figures(
                 sums,
-                devices=session.control.world_size,
+                devices=session.host_group.world_size,
                 peak_flops=session.peak_flops,
                 recent_rate=self._recent_rate,
                 left_in_phase=phase_plan.first_token + phase_plan.tokens - at.tokens_after,
@@ -253,7 +253,7 @@ class Journal:
             losses = session.held_out.loss(
                 session.engine.module,
                 phase.rotary_bases,
-                beat=lambda: session.beat(Activity.EVALUATE),
+                heartbeat=lambda: session.heartbeat(Activity.VALIDATE),
             )
         seconds = time.perf_counter() - begin
         session.interval.leave_out(seconds)

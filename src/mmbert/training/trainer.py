@@ -16,14 +16,14 @@ from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.loop_requests import Wishes
-from mmbert.training.fault_tolerance.loss_monitor import Guard, SkippedSteps
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
+from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.communication_timer import CommunicationClock
@@ -50,13 +50,13 @@ class Session:
     table: ComponentTable
     run_folder: Path
     grid: ProcessGrid
-    control: Control
+    host_group: HostGroup
     engine: Engine
     store: CheckpointStore
     held_out: HeldOut
     reporter: Reporter
     results: Results
-    guard: Guard
+    loss_monitor: LossMonitor
     skipped: SkippedSteps
     stop: StopRequest
     watchdog: Watchdog
@@ -76,9 +76,9 @@ class Session:
     _saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
-    def beat(self, activity: Activity) -> None:
+    def heartbeat(self, activity: Activity) -> None:
         """Tell the watchdog what comes next."""
-        self.watchdog.beat(self.step, activity)
+        self.watchdog.heartbeat(self.step, activity)
 
     def take_rows(self, rows: int) -> list[Row]:
         """This rank's rows of the next step, `rows` being those of all data ranks."""
@@ -113,16 +113,16 @@ class Session:
         """Add an interval's tokens to the run's."""
         self.component_tokens = self.component_tokens + sums.component_tokens
 
-    def wishes(self) -> Wishes:
+    def pending_requests(self) -> LoopRequests:
         """What this rank wants now; costs a few system calls."""
-        return Wishes(self.stop.reason(), self.minutes_are_due(), self.reporter.failure)
+        return LoopRequests(self.stop.reason(), self.minutes_are_due(), self.reporter.failure)
 
     def minutes_are_due(self) -> bool:
         """Whether the wall-clock interval has passed since the last save, by rank 0's clock."""
         minutes = self.recipe.checkpoint.every_minutes
         return (
             minutes is not None
-            and self.control.is_first
+            and self.host_group.is_rank_zero
             and time.monotonic() - self._saved_at >= 60 * minutes
         )
 
@@ -135,9 +135,9 @@ class Session:
         """Write a checkpoint of the state before `step` (all ranks), unless there is one."""
         if self._saved_step == self.step:
             return
-        self.beat(Activity.COMPARE_RANKS)
+        self.heartbeat(Activity.COMPARE_RANKS)
         self.check_sanity()
-        self.beat(Activity.SAVE_CHECKPOINT)
+        self.heartbeat(Activity.SAVE_CHECKPOINT)
         with self.clock.host("checkpoint"):
             self.reporter.sync()
             path = self.store.save(self.engine, self._state(phase_end))
@@ -170,12 +170,12 @@ class Session:
 
     def finish_saving(self) -> None:
         """Wait until what is being written is on disk, on all ranks."""
-        self.beat(Activity.FINISH_SAVING)
+        self.heartbeat(Activity.FINISH_SAVING)
         self.store.wait()
 
     def load(self, path: Path) -> RunState:
         """Take over the checkpoint at `path` (all ranks)."""
-        self.beat(Activity.LOAD_CHECKPOINT)
+        self.heartbeat(Activity.LOAD_CHECKPOINT)
         state = self.store.load(self.engine, path)
         self.adopt(state)
         self._saved_step = self.step
@@ -187,9 +187,9 @@ class Session:
         Raises:
             UserError: on every rank, naming the damaged file.
         """
-        self.beat(Activity.VERIFY_CHECKPOINT)
-        share, shares = self.control.rank, self.control.world_size
-        for problem in self.control.gather(problem_with(path, share=share, shares=shares)):
+        self.heartbeat(Activity.VERIFY_CHECKPOINT)
+        share, shares = self.host_group.rank, self.host_group.world_size
+        for problem in self.host_group.gather(problem_with(path, share=share, shares=shares)):
             if problem is not None:
                 raise problem
 
@@ -198,7 +198,7 @@ class Session:
         self.step = state.step
         self._data_state = cast(DataState, state.data) if state.data else None
         self.component_tokens = self.table.from_names(state.extra["component_tokens"])
-        self.guard.load(state.extra["guard"])
+        self.loss_monitor.load_state_dict(state.extra["guard"])
         self.results.rewind(self.step)
         self.close_loader()
 
@@ -222,13 +222,13 @@ class Session:
             self.reporter.event("no rollback", spike, f"no rollback after step {spike}: {why}")
             return False
         self.skipped.add(range(first, spike + 1))
-        if self.control.is_first:
+        if self.host_group.is_rank_zero:
             # The newest first, and the note last: after a crash now the run meets the spike again.
             for path in reversed(self.store.list()):
                 if step_of(path) > first:
                     self.store.remove(path)
         self.reporter.attempt(self.skipped.path, self.skipped.write)
-        self.control.barrier()
+        self.host_group.barrier()
         self.load(target)
         self.meter.collect(self.grid.data)
         self.clock.collect()
@@ -259,7 +259,7 @@ class Session:
         """What a checkpoint of this moment says besides weights and optimiser."""
         done = self.plan.at(self.step - 1) if self.step else None
         phase = self.plan.phases[done.phase_index if done else 0]
-        interval = self.interval.peek(self.control)
+        interval = self.interval.peek(self.host_group)
         tokens = self.component_tokens + interval
         return RunState(
             step=self.step,
@@ -271,7 +271,7 @@ class Session:
             language_tokens=self.table.by_language(tokens),
             extra={
                 "component_tokens": self.table.to_names(tokens),
-                "guard": self.guard.state(),
+                "guard": self.loss_monitor.state_dict(),
             },
             phase_end=phase_end,
         )
@@ -285,7 +285,7 @@ class Session:
     def _all_states(self, own: DataState) -> list[DataState]:
         """The states of all data ranks for this rank's (every rank calls it)."""
         # The ranks of a tensor group are neighbours and read the same rows.
-        return self.control.gather(own)[:: self.grid.tensor.size]
+        return self.host_group.gather(own)[:: self.grid.tensor.size]
 
 
 def _row_bits(row: Row) -> torch.Tensor:
