@@ -30,7 +30,7 @@ MIDDLE = "languages: {minimum_bytes: 30k}"
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which everything was run: text, shards, run, model."""
+    """Folder with the outputs of all commands: text, shards, run, model."""
     folder = tmp_path_factory.mktemp("end_to_end")
     write_text(folder / "text")
     recipe = RECIPE.replace("bytes: 40k", "bytes: 80k").replace("languages: all", MIDDLE)
