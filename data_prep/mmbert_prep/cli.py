@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
-from mmbert.recipe import Recipe, load_recipe, parse_quantity
+from mmbert.recipe import Recipe, describe_recipe, load_recipe, parse_quantity
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.executor.workers import (
@@ -33,14 +33,16 @@ _EXAMPLES = """Text in many languages and formats -> tokenizer and token shards.
 
 Examples:
 
-  python launch/preprocess.py --input corpus --output shards --vocab-size 32768 --workers 8
+  python -m mmbert_prep --input corpus --output shards --vocab-size 32768 --workers 8
 
-  mpirun -n 64 python -m mpi4py launch/preprocess.py --input 'fineweb2/data/*' --output shards
+  mpirun -n 64 python -m mpi4py -m mmbert_prep --input 'fineweb2/data/*' --output shards
   --tokenizer gemma2/tokenizer.model
 
-  python launch/preprocess.py --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
+  python launch/preprocess.py --input corpus --output shards --recipe small-corpus
 
-  python launch/preprocess.py --input code.jsonl.zst --language eng_Latn --source code
+  python -m mmbert_prep --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
+
+  python -m mmbert_prep --input code.jsonl.zst --language eng_Latn --source code
   --output shards
 
 Every document is trained on, held out, or rejected and counted by reason (printed at the end, in
@@ -69,7 +71,7 @@ def command(
         str | None, typer.Option(help="Name of this source [default: the recipe's, or text].")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Take contexts, vocabulary and tokenizer from a recipe.")
+        str | None, typer.Option(help="Take contexts, vocabulary and tokenizer from a recipe.")
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -183,6 +185,8 @@ def command(
         _dry_run(settings)
         return
     group = worker_group_from_env(settings.output)
+    if recipe is not None and (group is None or group.rank == 0):
+        print(describe_recipe(recipe), file=sys.stderr, flush=True)
     if group is not None:
         run_launched(preprocess, group, settings)
         return

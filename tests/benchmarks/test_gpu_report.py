@@ -23,7 +23,7 @@ from tests.support import json_lines
 from tests.support.environment import ON_A_CPU, ROOT, with_packages
 from tests.support.tiny_run import PREPROCESS, write_text
 
-RECIPE = ROOT / "launch" / "recipes" / "demo.yaml"
+RECIPE = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
 GEGLU = "tests/kernels/test_triton.py::test_geglu"
 ROTARY = "tests/kernels/test_triton.py::test_rotary"
 

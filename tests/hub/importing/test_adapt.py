@@ -24,7 +24,7 @@ from tests.support.ranks import run_ranks
 from tests.support.small_run import pretrain_rank
 from tests.support.tokenizers import SENTENCES, byte_level_tokenizer, save_tokenizer
 
-RECIPE = ROOT / "launch" / "recipes" / "adapt.yaml"
+RECIPE = ROOT / "src" / "mmbert" / "recipes" / "adapt.yaml"
 SMALL = (
     "precision=float32",
     "model.hidden_size=64", "model.intermediate_size=96", "model.num_hidden_layers=6",
