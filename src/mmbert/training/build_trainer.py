@@ -117,7 +117,7 @@ def open_session(
     _begin(session, options, prepared)
     if session.results.unigram is None:
         watchdog.beat(session.step, Activity.COUNT_UNIGRAMS)
-        session.results.unigram = Losses.of(session.held_out.unigram(corpus))
+        session.results.unigram = Losses.of(session.held_out.unigram(corpus), table)
     session.store.prepare(engine)
     watchdog.beat(session.step, Activity.TRY_LARGEST_BATCHES)
     shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
