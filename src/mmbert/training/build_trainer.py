@@ -119,7 +119,7 @@ def open_session(
     _begin(session, options, prepared)
     if session.results.unigram is None:
         watchdog.heartbeat(session.step, Activity.COUNT_UNIGRAMS)
-        session.results.unigram = Losses.of(session.held_out.unigram(corpus))
+        session.results.unigram = Losses.of(session.held_out.unigram(corpus), table)
     session.store.prepare(engine)
     watchdog.heartbeat(session.step, Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
