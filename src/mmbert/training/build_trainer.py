@@ -124,7 +124,7 @@ def build_trainer(
     _resume_or_start(trainer, options, run_config)
     if trainer.results.unigram is None:
         watchdog.heartbeat(trainer.step, Activity.COUNT_UNIGRAMS)
-        trainer.results.unigram = Losses.of(trainer.validator.unigram(corpus))
+        trainer.results.unigram = Losses.of(trainer.validator.unigram(corpus), table)
     trainer.store.prepare(engine)
     watchdog.heartbeat(trainer.step, Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)

@@ -1,4 +1,4 @@
-"""The main job from its options to its exit status; `launch/pretrain.py` is a thin caller.
+"""The main job from its options to its exit status; called by `mmbert.pretrain`.
 
 What is wrong with the user's input is found before anything starts and said once, by rank 0,
 whichever rank finds it. The process leaves with `os._exit`, because torch's gloo threads may abort

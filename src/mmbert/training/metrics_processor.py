@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmbert.data.loading.rows import Row
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.log_metrics import (
@@ -22,9 +23,7 @@ from mmbert.training.metrics.log_metrics import (
 )
 from mmbert.training.metrics.loggers.console_logger import format_count
 from mmbert.training.metrics.loggers.tensorboard_tags import training_tags, validation_tags
-from mmbert.training.metrics.loss_meter import ComponentLosses
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.validation import LossSummary
 from mmbert.training.train_step import StepOutcome
 from mmbert.training.trainer import Trainer
 
@@ -47,8 +46,8 @@ class MetricsProcessor:
         self._languages_every = max(
             MIN_LINES_BETWEEN_LANGUAGES, math.ceil(lines / MAX_LANGUAGE_LINES)
         )
-        self._by_language = _no_losses(len(trainer.table.names))
-        self._last_validation: tuple[int, object, LossSummary] | None = None
+        self._by_language = LossTable.zeros(len(trainer.table.names))
+        self._last_validation: tuple[int, object, Losses] | None = None
 
     def in_phase(self, phase_plan: PhasePlan) -> bool:
         """Whether this phase has been entered since the process started."""
@@ -74,14 +73,14 @@ class MetricsProcessor:
         )
         if begins:
             losses = self._validate(phase_plan)
-            trainer.results.phases[phase_plan.index].held_out_start = Losses.of(losses)
+            trainer.results.phases[phase_plan.index].held_out_start = losses
             trainer.write_results()
         trainer.interval.restart()
 
     def end_phase(self, phase_plan: PhasePlan) -> None:
         """The held-out loss after the last step."""
         losses = self._validate(phase_plan)
-        self._trainer.results.phases[phase_plan.index].held_out_end = Losses.of(losses)
+        self._trainer.results.phases[phase_plan.index].held_out_end = losses
         self._trainer.write_results()
         self._trainer.interval.restart()
 
@@ -127,7 +126,7 @@ class MetricsProcessor:
         self._trainer.loggers.rewind(self._trainer.step)
         self._last = None
         self._last_validation = None
-        self._by_language = _no_losses(len(self._trainer.table.names))
+        self._by_language = LossTable.zeros(len(self._trainer.table.names))
 
     def log_stopped(self, reason: str) -> None:
         """The run was asked to stop and has saved."""
@@ -184,13 +183,10 @@ class MetricsProcessor:
         result.seconds += sums.seconds
         if self._last is None:
             return  # every step of the interval was skipped
-        self._by_language = ComponentLosses(
-            self._by_language.loss + losses.loss, self._by_language.count + losses.count
-        )
+        self._by_language += losses
         self._lines += 1
         self._recent_rate = smoothed_rate(self._recent_rate, sums)
         table = trainer.table
-        tiers = LossSummary.of(losses, table).tiers
         report = self._last.report
         record = {
             "step": trainer.step,
@@ -217,13 +213,13 @@ class MetricsProcessor:
                 phase_tokens_left=phase_plan.first_token + phase_plan.tokens - at.tokens_after,
                 tokens_left=trainer.plan.tokens - at.tokens_after,
             ),
-            "loss_by_tier": tiers,
+            "loss_by_tier": losses.by_tier(table),
         }
         if with_languages or self._lines % self._languages_every == 0:
-            by_language = LossSummary.of(self._by_language, table).languages
+            by_language = self._by_language.by_language(table)
             figures = language_metrics(table, at, trainer.component_tokens)
             record |= {"loss_by_language": by_language, **figures}
-            self._by_language = _no_losses(len(table.names))
+            self._by_language = LossTable.zeros(len(table.names))
             self._distributions(record)
         trainer.loggers.record(record)
         trainer.loggers.log(trainer.step, training_tags(record))
@@ -245,7 +241,7 @@ class MetricsProcessor:
             step, tag = self._trainer.step, f"languages/{title}"
             self._trainer.loggers.histogram(step, tag, np.array(list(values.values())))
 
-    def _validate(self, phase_plan: PhasePlan) -> LossSummary:
+    def _validate(self, phase_plan: PhasePlan) -> Losses:
         """The held-out loss now, with the phase's rotary bases; not twice for the same weights."""
         trainer, phase = self._trainer, self._trainer.recipe.phases[phase_plan.index]
         if self._last_validation is not None:
@@ -254,13 +250,14 @@ class MetricsProcessor:
                 return losses
         begin = time.perf_counter()
         with trainer.step_timer.paused():
-            losses = trainer.validator.validate(
+            found = trainer.validator.validate(
                 trainer.engine.module,
                 phase.rotary_bases,
                 heartbeat=lambda: trainer.heartbeat(Activity.VALIDATE),
             )
         seconds = time.perf_counter() - begin
         trainer.interval.exclude(seconds)
+        losses = Losses.of(found, trainer.table)
         self._last_validation = (trainer.step, phase.rotary_bases, losses)
         tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
         text = "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"
@@ -276,10 +273,6 @@ class MetricsProcessor:
         )
         trainer.loggers.log(trainer.step, validation_tags(losses))
         return losses
-
-
-def _no_losses(components: int) -> ComponentLosses:
-    return ComponentLosses(np.zeros(components), np.zeros(components))
 
 
 def _span(settings: object) -> str:

@@ -8,7 +8,7 @@ the rest. Curves that belong together are drawn together on the page CUSTOM SCAL
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmbert.training.metrics.validation import LossSummary
+from mmbert.training.metrics.results import Losses
 
 # What TensorBoard's page CUSTOM SCALARS shows: {category: {title: [kind, [tags]]}}.
 CustomScalarsLayout = dict[str, dict[str, list[Any]]]
@@ -62,7 +62,7 @@ def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
     return values
 
 
-def validation_tags(losses: LossSummary) -> dict[str, float | None]:
+def validation_tags(losses: Losses) -> dict[str, float | None]:
     """A held-out evaluation's losses by tag."""
     tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
     languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}
