@@ -77,8 +77,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
 def agree(session: Session) -> LoopRequests:
     """What the ranks want, in a message of its own: no training step has carried it."""
     session.heartbeat(Activity.SYNC_REQUESTS)
-    own = session.pending_requests()
-    return own.resolve(session.control.sum(own.flags()), session.control)
+    return session.pending_requests().sync(session.control)
 
 
 def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:

@@ -5,4 +5,5 @@
 - `stable_adamw`: StableAdamW on a flat partition; the update is clipped by RMS here.
 - `gradient_reducer`: gradient reduction that overlaps the last backward pass (ZeRO 1).
 - `host_sync`: the only device-to-host synchronization in a training step.
+- `step_scalars`: the scalars read by it, by name.
 """

@@ -43,6 +43,7 @@ from mmbert.training.engine.deepspeed_config import (
 from mmbert.training.engine.gradient_reducer import OverlappedGradReducer
 from mmbert.training.engine.host_sync import HostSync
 from mmbert.training.engine.stable_adamw import PartitionLayout, StableAdamW, skips_weight_decay
+from mmbert.training.engine.step_scalars import StepScalars
 from mmbert_kernels import Segments
 
 if not torch.cuda.is_available():
@@ -84,8 +85,8 @@ class OptimizerReport:
     stays on the device: reading it waits."""
     finite: bool
     """False: a gradient was not finite, and the step changed nothing, on all ranks alike."""
-    step_scalars: list[float]
-    """What was to be read with the norm."""
+    step_scalars: StepScalars
+    """The step's scalars, read with the norm."""
 
 
 class Engine:
@@ -200,8 +201,8 @@ class Engine:
     ) -> OptimizerReport:
         """End the step: reduce, clip if the recipe says so, update, clear the gradients.
 
-        The host waits for the device once, to learn whether the gradients are finite;
-        `step_scalars` (float64 [n], on the device) are read at the same time.
+        The host waits for the device once, to learn whether the gradients are finite; the
+        `StepScalars` (as `to_tensor` makes them; zeros unless given) are read at the same time.
         """
         for group in self._client_optimizer.param_groups:
             group["lr"] = learning_rate
@@ -213,7 +214,9 @@ class Engine:
         if self._grad_reducer is not None:
             self._grad_reducer.finish()
         if step_scalars is None:
-            step_scalars = torch.zeros(0, dtype=torch.float64, device=self.device)
+            step_scalars = torch.zeros(
+                len(StepScalars._fields), dtype=torch.float64, device=self.device
+            )
         with self._host_sync.patched_norm_check(step_scalars):
             self._engine.step()
         self._accumulation_done = False
@@ -221,7 +224,8 @@ class Engine:
         share = torch.zeros((), device=self.device)
         if finite and isinstance(self._client_optimizer, StableAdamW):
             share = self._client_optimizer.clipped_fraction
-        return OptimizerReport(self._host_sync.norm, share, finite, self._host_sync.step_scalars)
+        scalars = StepScalars.from_list(self._host_sync.values)
+        return OptimizerReport(self._host_sync.norm, share, finite, scalars)
 
     def fragments(self) -> Iterator[ParameterFragment]:
         """What this rank holds of each parameter, in the model's order; nothing of some."""
