@@ -221,6 +221,7 @@ def _largest_memory(site: _Site, tensor: int, zero_stage: int) -> DeviceMemory:
                 sequence=recipe.parallel.sequence,
                 zero_stage=zero_stage,
                 compute_bytes=site.compute_bytes,
+                optimizer_bytes=recipe.optimizer.bytes_per_parameter,
             )
             for index, phase in enumerate(recipe.phases)
         ),

@@ -198,7 +198,7 @@ class Journal:
             "learning_rate": learning_rate(session.recipe, session.plan, at.step),
             "weight_decay": weight_decay(session.recipe, session.plan, at.step),
             "gradient_norm": float(report.gradient_norm),
-            "update_rms_clipped_share": float(report.update_rms_clipped_share),
+            **{name: float(value) for name, value in report.metrics.items()},
             "mask_ratio": phase.mask_ratio,
             "dropout": session.recipe.dropout_in(phase),
             "temperature": temperature(session.recipe, session.plan, at.step),
@@ -222,7 +222,9 @@ class Journal:
             self._by_language = _no_losses(len(table.names))
             self._distributions(record)
         session.reporter.line(record)
-        session.reporter.scalars(session.step, training_tags(record))
+        session.reporter.scalars(
+            session.step, training_tags(record, optimizer_metrics=report.metrics)
+        )
         self._last = None
 
     def _distributions(self, record: dict[str, Any]) -> None:

@@ -211,7 +211,7 @@ class PretendedEngine:
         assert (step_scalars.device, step_scalars.dtype) == (self.device, torch.float64)
         scalars = StepScalars(loss=6.0, masked_tokens=2.0, stop=0.0, save=1.0, failure=0.0)
         assert len(step_scalars) == len(scalars)
-        return OptimizerReport(1.0, step_scalars.sum(), finite=True, step_scalars=scalars)
+        return OptimizerReport(1.0, finite=True, metrics={}, step_scalars=scalars)
 
 
 def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(

@@ -5,7 +5,7 @@ comes last, in groups of its own that the board shows closed: two thousand langu
 the rest. Curves that belong together are drawn together on the page CUSTOM SCALARS.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmbert.training.metrics.tensorboard_writer import Layout
@@ -23,7 +23,6 @@ _TAGS = {
     "rows_per_step": "3_schedule/rows_per_step",
     "tokens": "3_schedule/tokens",
     "gradient_norm": "4_optimizer/gradient_norm",
-    "update_rms_clipped_share": "4_optimizer/update_rms_clipped_share",
     "packing_efficiency": "5_data/packing_efficiency",
     "share_error_max": "5_data/share_error_max",
     "epochs_max": "5_data/epochs_max",
@@ -44,9 +43,16 @@ _LANGUAGE_GROUPS = {
 LANGUAGES_CHARTED = 4
 
 
-def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """A log line's figures by tag; time as the share of the interval that each activity took."""
+def training_tags(
+    record: Mapping[str, Any], *, optimizer_metrics: Iterable[str] = ()
+) -> dict[str, float | None]:
+    """A log line's figures by tag; time as the share of the interval that each activity took.
+
+    Args:
+        optimizer_metrics: keys of the record that the optimizer reported.
+    """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
+    values |= {f"4_optimizer/{name}": record[name] for name in optimizer_metrics}
     for name in ("seconds_left_in_phase", "seconds_left"):
         tag = name.replace("seconds", "hours")
         values[f"6_speed/{tag}"] = record[name] / SECONDS_PER_HOUR
