@@ -37,7 +37,7 @@ from tests.benchmarks.gpu_step_shares import bottleneck, floors, shares
 from tests.support.gpu_step_models import Ours
 from tests.support.packed_rows import document_lengths, packed_rows
 
-RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+RECIPES = Path(__file__).parents[2] / "src" / "mmbert" / "recipes"
 MASK_RATIO = 0.3
 # What a step runs: their tests say whether its speed is that of the right thing.
 OPERATIONS = (

@@ -22,7 +22,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
         "FlashAttn",
         "_BlockedAttention",
     ),
-    "layer norms": ("_AddLayerNorm", "_BranchingLayerNorm", "_LayerNorm"),
+    "layer norms": ("_AddLayerNorm", "_PrenormLayerNorm", "_LayerNorm"),
     "embedding": ("_EmbeddingLayerNorm",),
     "geglu": ("_GeGLU",),
     "rotary": ("_Rotary",),

@@ -23,7 +23,7 @@ from tests.support import json_lines
 from tests.support.environment import ON_A_CPU, ROOT, with_packages
 from tests.support.tiny_run import PREPROCESS, write_text
 
-RECIPE = ROOT / "launch" / "recipes" / "demo.yaml"
+RECIPE = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
 GEGLU = "tests/kernels/test_triton.py::test_geglu"
 ROTARY = "tests/kernels/test_triton.py::test_rotary"
 
@@ -53,7 +53,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess = (
         *(sys.executable, PREPROCESS, "--input", folder / "text"),
         *("--output", folder / "data" / "shards", "--recipe", RECIPE, "--workers", "1"),
-        *("--vocab-size", "800", "--heldout-share", "0.1"),
+        *("--vocab-size", "800", "--heldout-fraction", "0.1"),
     )
     report = (
         *(sys.executable, "-m", "tests.benchmarks.gpu_report", "--device", "cpu"),

@@ -153,7 +153,7 @@ def roll_back(run: Path, spike: int) -> None:
         reporter=SimpleNamespace(
             event=lambda *_: None, attempt=lambda what, action: action(), rewind=lambda step: None
         ),
-        control=SimpleNamespace(is_first=True, barrier=lambda: None),
+        host_group=SimpleNamespace(is_rank_zero=True, barrier=lambda: None),
         load=lambda path: None,
         meter=SimpleNamespace(collect=lambda group: None),
         clock=SimpleNamespace(collect=lambda: None, paused=nullcontext),

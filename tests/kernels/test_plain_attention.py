@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from tests.kernels import formulas
 from tests.kernels.comparison import compare
 from tests.kernels.formulas import cumulative
@@ -22,7 +22,7 @@ BLOCKED = "mmbert_kernels.packed_attention.cpu_blocked"
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU what a GPU runs in float32; pieces are small, so that every loop goes round."""
     attention = sys.modules["mmbert_kernels.packed_attention.attention"]
-    monkeypatch.setattr(attention, "implementation", lambda *_: "plain")
+    monkeypatch.setattr(attention, "backend", lambda *_: "plain")
     monkeypatch.setattr("mmbert_kernels.packed_attention.gpu_plain.QUERIES", 48)
     monkeypatch.setattr(f"{BLOCKED}.PLAIN_BLOCKS", 2)
     monkeypatch.setattr(f"{BLOCKED}.SHARED_PLAIN_TOKENS", 100)
@@ -94,11 +94,11 @@ def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixtur
 def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     """It then refuses float32 by its own message, which names the remedy."""
     monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
-    implementation.cache_clear()
-    assert implementation("attention", "cuda", torch.float32) == "varlen"
-    implementation.cache_clear()
+    backend.cache_clear()
+    assert backend("attention", "cuda", torch.float32) == "varlen"
+    backend.cache_clear()
     attention = sys.modules["mmbert_kernels.packed_attention.attention"]
-    monkeypatch.setattr(attention, "implementation", lambda *_: "varlen")
+    monkeypatch.setattr(attention, "backend", lambda *_: "varlen")
     with pytest.raises(ValueError, match=r"not torch\.float32; unset MMBERT_ATTENTION"):
         kernels.attention(torch.randn(8, 3, 2, 16), cumulative((8,)), 8, None)
 

@@ -115,10 +115,10 @@ def record_messages(rank: int, folder: Path) -> None:
 
     def noting(kind: str) -> Callable[[Any], Any]:
         def noting_kind(original: Any) -> Any:
-            def noted(control: Any, *values: Any) -> Any:
+            def noted(host_group: Any, *values: Any) -> Any:
                 with (folder / f"messages-{rank}.txt").open("a") as file:
                     file.write(f"{place[0]} {kind} {place[1]}\n")
-                return original(control, *values)
+                return original(host_group, *values)
 
             return noted
 

@@ -13,7 +13,7 @@ from mmbert.model.config import EncoderConfig, encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
 from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
@@ -124,7 +124,7 @@ class EngineOfOneRank:
             flat: Tensor = parameter.detach().flatten()
             zeros = torch.zeros_like(flat)
             states = dict.fromkeys(STATES, zeros) | {MASTER: flat}
-            yield ParameterFragment(describe(parameter), 0, 1, 0, flat.numel(), states)
+            yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), states)
 
 
 def save_run(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.loop import Ending, train
 
@@ -25,7 +25,7 @@ def session_at(step: int) -> Any:
         ),
         recipe=SimpleNamespace(logging=SimpleNamespace(every_steps=1)),
         table=SimpleNamespace(names=()),
-        control=Control(0, 1),
+        host_group=HostGroup(0, 1),
         pending_requests=LoopRequests,
         heartbeat=lambda activity: None,
     )

@@ -81,6 +81,8 @@ def test_the_special_steps_of_slurm_are_no_tasks_of_srun(step: str) -> None:
         ("python bin/deepspeed --num_gpus 2 -H hosts train.py", "hosts"),
         ("python bin/deepspeed --hostfile=a/hosts train.py", "a/hosts"),
         ("python bin/deepspeed train.py --hostfile mine", None),
+        ("python bin/deepspeed --hostfile hosts --module mmbert.pretrain --data d", "hosts"),
+        ("python bin/deepspeed --module mmbert.pretrain --hostfile mine", None),
         ("python -u -m deepspeed.launcher.launch --world_info=e30= train.py", None),
     ],
 )

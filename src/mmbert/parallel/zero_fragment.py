@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmbert.parallel.parameter_spec import ParameterDescription
+from mmbert.parallel.parameter_spec import ParameterSpec
 
 MASTER = "master"
 """Name of the float32 weight among the tensors kept per parameter, in checkpoints too."""
@@ -18,7 +18,7 @@ class ParameterFragment:
     `Engine.sync_model_weights()` changes the model.
     """
 
-    description: ParameterDescription
+    spec: ParameterSpec
     tensor_rank: int
     tensor_size: int
     start: int
@@ -29,7 +29,7 @@ class ParameterFragment:
     @property
     def name(self) -> str:
         """The parameter's name in the whole model."""
-        return self.description.name
+        return self.spec.name
 
     @property
     def master(self) -> Tensor:

@@ -20,7 +20,7 @@ from mmbert.model.flops import MFU_FORMULA
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe
 from mmbert.training.engine.engine import Engine
@@ -44,7 +44,7 @@ from mmbert.training.trainer import Session
 
 
 def open_session(
-    options: RunOptions, prepared: Prepared, control: Control, store: Any, device: torch.device
+    options: RunOptions, prepared: Prepared, host_group: HostGroup, store: Any, device: torch.device
 ) -> Session:
     """Build everything, take over the newest sound checkpoint, and try the largest shapes.
 
@@ -56,13 +56,13 @@ def open_session(
     """
     recipe, plan, corpus = prepared.recipe, prepared.plan, prepared.corpus
     run_folder = options.run_folder
-    control.raise_together(
-        (lambda: set_up_run_folder(run_folder, recipe, corpus)) if control.is_first else None
+    host_group.raise_on_all_ranks(
+        (lambda: set_up_run_folder(run_folder, recipe, corpus)) if host_group.is_rank_zero else None
     )
     stop = StopRequest(run_folder)
     watchdog = Watchdog(
-        rank=control.rank,
-        world_size=control.world_size,
+        rank=host_group.rank,
+        world_size=host_group.world_size,
         run_folder=run_folder,
         store=store,
         timeout_seconds=60 * recipe.guard.hang_minutes,
@@ -88,7 +88,7 @@ def open_session(
         table=table,
         run_folder=run_folder,
         grid=grid,
-        control=control,
+        host_group=host_group,
         engine=engine,
         store=_checkpoints(run_folder, prepared, watchdog),
         held_out=HeldOut(
@@ -97,8 +97,8 @@ def open_session(
             grid.data,
             device,
         ),
-        reporter=Reporter(run_folder, active=control.is_first),
-        results=_results(prepared, table, run_folder, control),
+        reporter=Reporter(run_folder, active=host_group.is_rank_zero),
+        results=_results(prepared, table, run_folder, host_group),
         loss_monitor=LossMonitor(recipe.guard),
         skipped=SkippedSteps.read(run_folder),
         stop=stop,
@@ -110,19 +110,21 @@ def open_session(
         ),
         clock=clock,
         communication=CommunicationClock(clock),
-        profiler=Profiler(run_folder / "profile", options.profile_steps if control.is_first else 0),
+        profiler=Profiler(
+            run_folder / "profile", options.profile_steps if host_group.is_rank_zero else 0
+        ),
         peak_flops=_peak_of(device),
     )
     session.component_tokens = table.from_names({})
     _begin(session, options, prepared)
     if session.results.unigram is None:
         watchdog.heartbeat(session.step, Activity.COUNT_UNIGRAMS)
-        session.results.unigram = Losses.of(session.held_out.unigram(corpus))
+        session.results.unigram = Losses.of(session.held_out.unigram(corpus), table)
     session.store.prepare(engine)
     watchdog.heartbeat(session.step, Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
     peaks = run_memory_check(engine, recipe, shapes, prepared.encoder.vocab_size)
-    hosts = list(dict.fromkeys(control.gather(socket.gethostname())))
+    hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
     _announce(session, hosts, peaks)
     return session
 
@@ -176,7 +178,7 @@ def _branch_checkpoint(options: RunOptions, step: int) -> Path:
 
 
 def _results(
-    prepared: Prepared, table: ComponentTable, run_folder: Path, control: Control
+    prepared: Prepared, table: ComponentTable, run_folder: Path, host_group: HostGroup
 ) -> Results:
     """The results so far, or empty ones; rank 0's copy is the one that is written."""
     earlier = Results.read(run_folder)
@@ -197,7 +199,7 @@ def _results(
         )
         for phase, plan in zip(prepared.recipe.phases, prepared.plan.phases, strict=True)
     ]
-    results = Results(name=prepared.recipe.name, devices=control.world_size, phases=phases)
+    results = Results(name=prepared.recipe.name, devices=host_group.world_size, phases=phases)
     if earlier is not None:
         results.take_over(earlier)
     return results
@@ -234,4 +236,4 @@ def _machines(hosts: list[str]) -> str:
 
 def parameter_count(engine: Engine) -> int:
     """Parameters of the whole model, whatever the grid."""
-    return sum(torch.Size(entry.full_shape).numel() for entry in engine.descriptions)
+    return sum(torch.Size(entry.full_shape).numel() for entry in engine.specs)

@@ -11,8 +11,8 @@ import torch
 
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
-from mmbert_kernels import computes_in_bfloat16, unrepeatable
-from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, HALF_TYPES, ON_GPUS, implementation
+from mmbert_kernels import computes_in_bfloat16, nondeterministic_operations
+from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, HALF_TYPES, ON_GPUS, backend
 
 # cuBLAS adds in the same order in every run with these workspaces alone, by its documentation.
 CUBLAS_WORKSPACES = (":4096:8", ":16:8")
@@ -78,8 +78,8 @@ def _check_implementations(device: torch.device, dtype: torch.dtype) -> None:
     here if it cannot be."""
     try:
         for operation in FUSED_OPERATIONS:
-            implementation(operation, device.type)
-        attention = implementation("attention", device.type, dtype)
+            backend(operation, device.type)
+        attention = backend("attention", device.type, dtype)
     except ValueError as error:
         remedy = "unset MMBERT_KERNELS and MMBERT_ATTENTION, or set them to what runs here"
         raise UserError(str(error), remedy=remedy) from error
@@ -92,7 +92,7 @@ def _check_implementations(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _check_deterministic(recipe: Recipe, dtype: torch.dtype) -> None:
-    unable = unrepeatable(dtype)
+    unable = nondeterministic_operations(dtype)
     if unable:
         named = ", ".join(f"{operation} by {how}" for operation, how in unable.items())
         raise UserError(
@@ -101,9 +101,7 @@ def _check_deterministic(recipe: Recipe, dtype: torch.dtype) -> None:
             "says what runs here), or set deterministic to false",
         )
     head_size = recipe.model.hidden_size // recipe.model.num_attention_heads
-    if implementation("attention", "cuda", dtype) == "flash_attn_3" and (
-        head_size > FLASH_3_HEAD_SIZE
-    ):
+    if backend("attention", "cuda", dtype) == "flash_attn_3" and (head_size > FLASH_3_HEAD_SIZE):
         raise UserError(
             f"deterministic: true, but flash_attn_3 is not deterministic with heads of {head_size}",
             remedy="set MMBERT_ATTENTION=varlen, or deterministic to false",

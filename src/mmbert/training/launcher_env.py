@@ -15,6 +15,7 @@ from mmbert.errors import UserError
 from mmbert.training.fault_tolerance.process_tree import command_of, launcher_chain
 
 DEFAULT_PORT = 29500
+PRETRAIN_MODULE = "mmbert.pretrain"
 # From here on Slurm's step numbers mean the batch script, an interactive shell and the like.
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
@@ -155,7 +156,7 @@ def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) ->
         raise UserError(
             f"Slurm was asked for {tasks} tasks (SLURM_NTASKS), but this run has "
             f"{rank_info.world_size} process(es)",
-            remedy="start the tasks with `srun python launch/pretrain.py …`, or give the launcher "
+            remedy="start the tasks with `srun python -m mmbert.pretrain …`, or give the launcher "
             "an absolute --hostfile that names every node",
         )
 
@@ -181,10 +182,10 @@ def check_hostfile() -> None:
 
 
 def hostfile_argument(command: Sequence[str]) -> str | None:
-    """The hostfile that a `deepspeed` command names before its script, None without one."""
+    """Return the hostfile given to a `deepspeed` command before its script or module, or None."""
     for position, word in enumerate(command):
-        if position > 1 and word.endswith(".py"):
-            return None  # what follows is the script's
+        if position > 1 and (word.endswith(".py") or word == PRETRAIN_MODULE):
+            return None  # the rest are the script's own arguments
         option, equals, value = word.partition("=")
         if option in ("-H", "--hostfile"):
             following = command[position + 1] if position + 1 < len(command) else None

@@ -58,7 +58,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
             requests = agree(session)
         else:
             outcome = take_step(session, at, phase, rows)
-            requests = outcome.requests.resolve(outcome.request_counts, session.control)
+            requests = outcome.requests.resolve(outcome.request_counts, session.host_group)
             if not judge(session, journal, at, outcome, rows):
                 continue  # rolled back: the session stands at an earlier step
         session.step += 1
@@ -77,7 +77,7 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
 def agree(session: Session) -> LoopRequests:
     """What the ranks want, in a message of its own: no training step has carried it."""
     session.heartbeat(Activity.SYNC_REQUESTS)
-    return session.pending_requests().sync(session.control)
+    return session.pending_requests().sync(session.host_group)
 
 
 def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:

@@ -1,4 +1,4 @@
-"""The main job from its options to its exit status; `launch/pretrain.py` is a thin caller.
+"""The main job from its options to its exit status; called by `mmbert.pretrain`.
 
 What is wrong with the user's input is found before anything starts and said once, by rank 0,
 whichever rank finds it. The process leaves with `os._exit`, because torch's gloo threads may abort
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as distributed
 
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.training.build_trainer import open_session
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.fault_tolerance.watchdog import open_store
@@ -63,45 +63,45 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
             remedy="choose another one: deepspeed --master_port N …; for srun, mpirun and torchrun "
             "set MASTER_PORT=N",
         ) from network_error
-    control = Control.build(2 * hang)
+    host_group = HostGroup.build(2 * hang)
     if device.type == "cpu":
-        _share_processors(control)
+        _share_processors(host_group)
         keep_freed_memory()
-    errors = control.gather(error)
+    errors = host_group.gather(error)
     if any(error is not None for error in errors):
-        if control.is_first:
+        if host_group.is_rank_zero:
             _print_errors(errors)
         return EXIT_USER_ERROR
     assert prepared is not None
     store = open_store(
-        rank_info.master_address, rank_info.rank, rank_info.world_size, control.broadcast
+        rank_info.master_address, rank_info.rank, rank_info.world_size, host_group.broadcast
     )
     try:
-        return _run(options, prepared, control, store, device)
+        return _run(options, prepared, host_group, store, device)
     except UserError as user_error:
-        _say_once(f"error: {user_error}\n", control, store)
+        _say_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
 
 
 def _run(
-    options: RunOptions, prepared: Prepared, control: Control, store: Any, device: torch.device
+    options: RunOptions, prepared: Prepared, host_group: HostGroup, store: Any, device: torch.device
 ) -> int:
-    session = open_session(options, prepared, control, store, device)
+    session = open_session(options, prepared, host_group, store, device)
     try:
         ending = train(session, stop_after_phase=options.stop_after_phase)
         session.finish_saving()
         session.write_results()
-        failure = control.broadcast(session.reporter.failure)
+        failure = host_group.broadcast(session.reporter.failure)
         if failure is not None:
             raise failure
-        if control.is_first:
+        if host_group.is_rank_zero:
             if ending is Ending.STOPPED:
                 session.stop.clear_stop_file()
             else:
                 print_summary(session.results, session.run_folder)
     finally:
         session.close()
-    control.barrier()
+    host_group.barrier()
     session.watchdog.close()
     return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
 
@@ -117,15 +117,15 @@ def _choose_device(rank_info: RankInfo) -> torch.device:
     return device
 
 
-def _share_processors(control: Control) -> None:
+def _share_processors(host_group: HostGroup) -> None:
     """Divide the machine's processors among its ranks, unless the user has."""
     if "OMP_NUM_THREADS" in os.environ:
         return
-    neighbours = control.gather(socket.gethostname()).count(socket.gethostname())
+    neighbours = host_group.gather(socket.gethostname()).count(socket.gethostname())
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
 
 
-def _say_once(text: str, control: Control, store: Any) -> None:
+def _say_once(text: str, host_group: HostGroup, store: Any) -> None:
     """Every rank may have met the same mistake, or one alone: the first to come says it."""
     try:
         if store is None or store.add("said", 1) == 1:
@@ -133,10 +133,10 @@ def _say_once(text: str, control: Control, store: Any) -> None:
             sys.stderr.flush()
     except distributed.DistNetworkError:
         return  # rank 0, which keeps the store, has said something and left
-    if control.is_first and store is not None:
+    if host_group.is_rank_zero and store is not None:
         # The store goes with this process: let the others ask it first.
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while store.add("said", 0) < control.world_size and time.monotonic() < deadline:
+        while store.add("said", 0) < host_group.world_size and time.monotonic() < deadline:
             time.sleep(0.05)
 
 

@@ -16,7 +16,7 @@ from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
@@ -50,7 +50,7 @@ class Session:
     table: ComponentTable
     run_folder: Path
     grid: ProcessGrid
-    control: Control
+    host_group: HostGroup
     engine: Engine
     store: CheckpointStore
     held_out: HeldOut
@@ -122,7 +122,7 @@ class Session:
         minutes = self.recipe.checkpoint.every_minutes
         return (
             minutes is not None
-            and self.control.is_first
+            and self.host_group.is_rank_zero
             and time.monotonic() - self._saved_at >= 60 * minutes
         )
 
@@ -188,8 +188,8 @@ class Session:
             UserError: on every rank, naming the damaged file.
         """
         self.heartbeat(Activity.VERIFY_CHECKPOINT)
-        share, shares = self.control.rank, self.control.world_size
-        for problem in self.control.gather(problem_with(path, share=share, shares=shares)):
+        share, shares = self.host_group.rank, self.host_group.world_size
+        for problem in self.host_group.gather(problem_with(path, share=share, shares=shares)):
             if problem is not None:
                 raise problem
 
@@ -222,13 +222,13 @@ class Session:
             self.reporter.event("no rollback", spike, f"no rollback after step {spike}: {why}")
             return False
         self.skipped.add(range(first, spike + 1))
-        if self.control.is_first:
+        if self.host_group.is_rank_zero:
             # The newest first, and the note last: after a crash now the run meets the spike again.
             for path in reversed(self.store.list()):
                 if step_of(path) > first:
                     self.store.remove(path)
         self.reporter.attempt(self.skipped.path, self.skipped.write)
-        self.control.barrier()
+        self.host_group.barrier()
         self.load(target)
         self.meter.collect(self.grid.data)
         self.clock.collect()
@@ -259,7 +259,7 @@ class Session:
         """What a checkpoint of this moment says besides weights and optimiser."""
         done = self.plan.at(self.step - 1) if self.step else None
         phase = self.plan.phases[done.phase_index if done else 0]
-        interval = self.interval.peek(self.control)
+        interval = self.interval.peek(self.host_group)
         tokens = self.component_tokens + interval
         return RunState(
             step=self.step,
@@ -285,7 +285,7 @@ class Session:
     def _all_states(self, own: DataState) -> list[DataState]:
         """The states of all data ranks for this rank's (every rank calls it)."""
         # The ranks of a tensor group are neighbours and read the same rows.
-        return self.control.gather(own)[:: self.grid.tensor.size]
+        return self.host_group.gather(own)[:: self.grid.tensor.size]
 
 
 def _row_bits(row: Row) -> torch.Tensor:

@@ -21,7 +21,7 @@ from mmbert.training.engine import engine as engine_module
 from mmbert.training.engine.deepspeed_config import ModelParallelUnit, deepspeed_settings
 from mmbert.training.engine.zero_views import VIEWS
 from tests.support.prescribed_gradients import (
-    DESCRIPTIONS,
+    SPECS,
     PrescribedBatch,
     prescribed_engine,
     recipe,
@@ -100,7 +100,7 @@ def missing_in_engines(rank: int, world_size: int) -> list[str]:
         grid = start(rank, world_size, 1)
         changes = {"parallel__zero_stage": stage, "precision": precision}
         engine = prescribed_engine(grid, **changes)
-        batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in DESCRIPTIONS.items()})
+        batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in SPECS.items()})
         engine.forward_backward(
             batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0, last=True
         )

@@ -11,7 +11,7 @@ from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.errors import UserError
 from mmbert.recipe.sections import OPTIMIZER_STATES, OptimizerName
 from mmbert.training.engine.optimizers import OPTIMIZERS, build_optimizer
-from tests.support.prescribed_gradients import DESCRIPTIONS, prescribed_engine, recipe, start
+from tests.support.prescribed_gradients import SPECS, prescribed_engine, recipe, start
 from tests.support.ranks import run_ranks
 from tests.support.step_weights import StepWeights
 
@@ -37,7 +37,7 @@ def bytes_kept(rank: int, world_size: int) -> dict[str, tuple[int, int]]:
     for name in OPTIMIZERS:
         engine = prescribed_engine(start(rank, world_size, 1), optimizer__name=name)
         held = sum(t.nbytes for f in engine.fragments() for t in f.states.values())
-        elements = sum(torch.Size(d.full_shape).numel() for d in DESCRIPTIONS.values())
+        elements = sum(torch.Size(d.full_shape).numel() for d in SPECS.values())
         planned = recipe(optimizer__name=name).optimizer.bytes_per_parameter * elements
         kept[name] = (held, planned)
         engine.close()

@@ -13,7 +13,7 @@ from mmbert.training.engine.engine import Engine
 from mmbert.training.engine.partitions import PartitionLayout, skips_weight_decay
 from mmbert.training.engine.stable_adamw import StableAdamW
 from tests.support.prescribed_gradients import (
-    DESCRIPTIONS,
+    SPECS,
     PrescribedBatch,
     gather_full,
     initial_weight,
@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 
 def full_gradient(name: str, step: int) -> Tensor:
     """A whole tensor's gradient at a step: noise of slowly changing size; one tensor spikes."""
-    noise = torch.randn(DESCRIPTIONS[name].full_shape, generator=seeded(f"gradient {name} {step}"))
+    noise = torch.randn(SPECS[name].full_shape, generator=seeded(f"gradient {name} {step}"))
     size = 0.01 * (1 + 0.5 * math.sin(step / 7))
     return noise * (8 * size if name == SPIKING and step % 5 == 4 else size)
 
@@ -57,7 +57,7 @@ def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
     settings = recipe().optimizer
     beta1, beta2 = settings.betas
     weights, clipped = {}, 0
-    for name, description in DESCRIPTIONS.items():
+    for name, spec in SPECS.items():
         weight = initial_weight(name).double()
         mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
         for step in range(steps):
@@ -70,11 +70,11 @@ def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
             rms = (gradient**2 / square.clamp(min=settings.eps**2)).mean().sqrt()
             clipped += bool(rms > 1)
             rate = rate / max(1.0, float(rms))
-            if len(description.full_shape) > 1:
+            if len(spec.full_shape) > 1:
                 weight = weight * (1 - rate / settings.learning_rate * decay)
             weight = weight - rate * mean / (square.sqrt() + settings.eps)
         weights[name] = weight
-    return weights, clipped / (steps * len(DESCRIPTIONS))
+    return weights, clipped / (steps * len(SPECS))
 
 
 def train(engine: Engine, steps: int) -> float:
@@ -85,7 +85,7 @@ def train(engine: Engine, steps: int) -> float:
         first, parts = count * engine.grid.data.rank, count * engine.grid.data.size
         for micro in range(count):
             part = partial(part_of_gradient, step=step, part=first + micro, parts=parts)
-            batch = PrescribedBatch({name: part(name) for name in DESCRIPTIONS})
+            batch = PrescribedBatch({name: part(name) for name in SPECS})
             engine.forward_backward(batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
         report = engine.optimizer_step(*schedule(step))
         assert report.finite
@@ -121,7 +121,7 @@ def errors_on_grid(
 
 
 def local_shape(fragment: Any) -> tuple[int, ...]:
-    return fragment.description.local_shape(fragment.tensor_rank, fragment.tensor_size)
+    return fragment.spec.local_shape(fragment.tensor_rank, fragment.tensor_size)
 
 
 def break_statistics(engine: Engine, fault: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests, RequestCounts
 from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_is_due_by_minutes_is_written_once(inputs: Path, tmp_p
 
 def test_the_ranks_wishes_become_one() -> None:
     """One process: nothing is sent. A wish that nobody was counted for is not heard."""
-    alone, failure = Control(0, 1), UserError("no room", remedy="make some")
+    alone, failure = HostGroup(0, 1), UserError("no room", remedy="make some")
     own = LoopRequests(stop="enough", save=True, failure=failure)
     assert own.flags() == RequestCounts(stop=1, save=1, failure=1)
     assert own.resolve(RequestCounts(stop=2, save=1, failure=1), alone) == own

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as distributed
 
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.training.engine.host_sync import HostSync
 from mmbert.training.fault_tolerance.watchdog import (
     Activity,
@@ -81,7 +81,7 @@ def test_a_rank_that_waits_for_a_message_is_told_from_one_that_works(
 ) -> None:
     def wait_for_a_message(publish: Callable[[], None]) -> None:
         monkeypatch.setattr(distributed, "barrier", lambda group: publish())
-        Control(0, 2, group=object()).barrier()
+        HostGroup(0, 2, group=object()).barrier()
 
     assert published_by(tmp_path, wait_for_a_message).in_collective
     assert not published_by(tmp_path, lambda publish: publish()).in_collective

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmbert.errors import UserError
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_buffers import LARGEST_BUCKET, LIVE_PARAMETERS
+from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.recipe import Recipe
 
 
@@ -68,7 +68,7 @@ def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None
 def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
     """DeepSpeed's configuration: every key whose default would change a result is written out."""
     stage = recipe.parallel.zero_stage
-    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in model.parameters()))
+    bucket = min(BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
     values: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -92,9 +92,9 @@ def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
             # other way, a reduction to each rank in turn, stops the device before every one.
             "use_multi_rank_bucket_allreduce": True,
             "reduce_bucket_size": bucket,
-            "allgather_bucket_size": LARGEST_BUCKET,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
             "stage3_prefetch_bucket_size": bucket,
-            "stage3_max_live_parameters": LIVE_PARAMETERS,
+            "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
             # One partition per parameter group, as StableAdamW and the checkpoints want it.
             "sub_group_size": 10**15,
         },

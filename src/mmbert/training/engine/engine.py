@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.model.precision import add_products_in_float32
-from mmbert.parallel.parameter_spec import ParameterDescription, describe
+from mmbert.parallel.parameter_spec import ParameterSpec, spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
 from mmbert.recipe import Recipe, RotaryBases
@@ -134,9 +134,9 @@ class Engine:
         return module
 
     @property
-    def descriptions(self) -> tuple[ParameterDescription, ...]:
+    def specs(self) -> tuple[ParameterSpec, ...]:
         """Every parameter of the model, in its order, held by this rank or not."""
-        return tuple(describe(parameter) for _, parameter in self._parameters)
+        return tuple(spec_of(parameter) for _, parameter in self._parameters)
 
     @property
     def steps_taken(self) -> int:
@@ -213,14 +213,14 @@ class Engine:
             address = self._zero_view.address(parameter)
             if address is None:
                 continue
-            description = describe(parameter)
-            assert description.name == name
+            spec = spec_of(parameter)
+            assert spec.name == name
             partition = partitions[address.partition]
             own = slice(address.offset, address.offset + address.length)
             kept = self._client_optimizer.state[partition]
             states = {state: kept[state][own] for state in self._client_optimizer.state_names}
             yield ParameterFragment(
-                description=description,
+                spec=spec,
                 tensor_rank=self.grid.tensor.rank,
                 tensor_size=self.grid.tensor.size,
                 start=address.start,
@@ -260,7 +260,7 @@ class Engine:
         addresses = [self._zero_view.address(parameter) for _, parameter in self._parameters]
         return [
             PartitionLayout.build(
-                self.descriptions,
+                self.specs,
                 sorted(
                     (at.offset, at.offset + at.length, number)
                     for number, at in enumerate(addresses)

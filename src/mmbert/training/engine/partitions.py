@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmbert.parallel.parameter_spec import ParameterDescription, describe
-from mmbert_kernels import Segments
+from mmbert.parallel.parameter_spec import ParameterSpec, spec_of
+from mmbert_kernels import TensorSpans
 
 
 @dataclass(frozen=True)
 class PartitionLayout:
     """Contents of this rank's flat partition, and how its sums become sums over whole tensors."""
 
-    segments: Segments
+    segments: TensorSpans
     """Ranges of the partition that hold parts of tensors."""
     tensors: Tensor
     """int64 [segments]: index of the tensor that each segment belongs to, the same on every
@@ -32,7 +32,7 @@ class PartitionLayout:
     @classmethod
     def build(
         cls,
-        descriptions: Sequence[ParameterDescription],
+        specs: Sequence[ParameterSpec],
         segments: Sequence[tuple[int, int, int]],
         *,
         tensor_rank: int,
@@ -44,12 +44,12 @@ class PartitionLayout:
             descriptions: all tensors of the model.
             segments: (start, end, tensor) in the partition, sorted.
         """
-        decays = [not skips_weight_decay(d.name, len(d.full_shape)) for d in descriptions]
-        owned = [description.is_split or tensor_rank == 0 for description in descriptions]
-        sizes = [math.prod(description.full_shape) for description in descriptions]
+        decays = [not skips_weight_decay(d.name, len(d.full_shape)) for d in specs]
+        owned = [spec.is_split or tensor_rank == 0 for spec in specs]
+        sizes = [math.prod(spec.full_shape) for spec in specs]
         numbers = [number for _, _, number in segments]
         return cls(
-            segments=Segments(tuple(s[0] for s in segments), tuple(s[1] for s in segments)),
+            segments=TensorSpans(tuple(s[0] for s in segments), tuple(s[1] for s in segments)),
             tensors=torch.tensor(numbers, dtype=torch.int64, device=device),
             decays=torch.tensor([decays[n] for n in numbers]).to(device, torch.float32),
             full_sizes=torch.tensor(sizes, dtype=torch.float64, device=device),
@@ -64,7 +64,7 @@ def skips_weight_decay(name: str, dimensions: int) -> bool:
 
 def weight_decay_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Parameter groups without and with weight decay, marked by the key `decays`."""
-    named = [(describe(parameter), parameter) for parameter in model.parameters()]
+    named = [(spec_of(parameter), parameter) for parameter in model.parameters()]
     exempt = [skips_weight_decay(d.name, len(d.full_shape)) for d, _ in named]
     return [
         {

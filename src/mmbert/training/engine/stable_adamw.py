@@ -2,7 +2,7 @@
 
 ZeRO flattens the parameters and hands every data rank one contiguous part; tensor parallelism has
 split the parameters before that. The update's RMS, by which StableAdamW divides a tensor's learning
-rate, is nevertheless that of the whole tensor: each rank sums over its segments of every tensor,
+rate, is nevertheless that of the whole tensor: each rank sums over its spans of every tensor,
 one small all-reduce adds the sums up, and the step is the same as on one device.
 
 Formula (Wortsman et al. 2023 as torch-optimi 0.2.1 implements it, which mmBERT used), for a tensor
@@ -29,7 +29,7 @@ from mmbert_kernels import stable_adamw_apply, stable_adamw_sums, update_rms
 
 
 class StableAdamW(torch.optim.Optimizer):
-    """StableAdamW for one flat float32 partition whose segments `attach` describes.
+    """StableAdamW for one flat float32 partition whose spans `attach` describes.
 
     It is given the model's parameters, as DeepSpeed wants a client optimizer to be; ZeRO then puts
     its flat partition in their place, and the engine says what lies where. All parameters are in
@@ -77,7 +77,7 @@ class StableAdamW(torch.optim.Optimizer):
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
         """Take the one partition's layout and create its states, zero.
 
-        Collective. RuntimeError unless the segments of all ranks make every tensor exactly once.
+        Collective. RuntimeError unless the spans of all ranks make every tensor exactly once.
         """
         (flat,), (layout,) = partitions, layouts
         self.layout = layout
@@ -85,7 +85,7 @@ class StableAdamW(torch.optim.Optimizer):
             "exp_avg": torch.zeros_like(flat, requires_grad=False),
             "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
         }
-        starts, ends = layout.segments.starts, layout.segments.ends
+        starts, ends = layout.spans.starts, layout.spans.ends
         lengths = [(0, end - start) for start, end in zip(starts, ends, strict=True)]
         sums = torch.tensor(lengths, dtype=torch.float64, device=flat.device).view(-1, 2)
         held = self.sum_over_ranks(sums, layout)[:, 1]
@@ -129,7 +129,7 @@ class StableAdamW(torch.optim.Optimizer):
         sums = stable_adamw_sums(
             flat.grad,
             states["exp_avg_sq"],
-            layout.segments,
+            layout.spans,
             betas=group["betas"],
             step=self.steps,
             eps=group["eps"],
@@ -141,7 +141,7 @@ class StableAdamW(torch.optim.Optimizer):
             flat.grad,
             states["exp_avg"],
             states["exp_avg_sq"],
-            layout.segments,
+            layout.spans,
             totals[layout.tensors],
             betas=group["betas"],
             step=self.steps,
@@ -154,7 +154,7 @@ class StableAdamW(torch.optim.Optimizer):
 
     @staticmethod
     def sum_over_ranks(sums: Tensor, layout: PartitionLayout) -> Tensor:
-        """float64 [segments, 2] of this rank -> [tensors, 2] over all ranks; the one all-reduce."""
+        """float64 [spans, 2] of this rank -> [tensors, 2] over all ranks; the one all-reduce."""
         totals = sums.new_zeros((len(layout.full_sizes), 2))
         totals.index_add_(0, layout.tensors, sums)
         totals *= layout.owned.unsqueeze(1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from mmbert.parallel.gradient_hooks import collect_in_float32
+from mmbert.parallel.gradient_hooks import attach_main_grad
 from mmbert.parallel.process_grid import ProcessGrid
 
 
@@ -94,7 +94,7 @@ class Bf16View:
         sums = self._zero.fp32_groups_gradients
         for parameters, totals in zip(self._zero.bf16_groups, sums, strict=True):
             for parameter, total in zip(parameters, totals, strict=True):
-                collect_in_float32(parameter, total.view(parameter.shape))
+                attach_main_grad(parameter, total.view(parameter.shape))
 
         def add(parameter: nn.Parameter, group: int, index: int, clear_lp_grads: bool) -> None:
             if parameter.grad is not None:

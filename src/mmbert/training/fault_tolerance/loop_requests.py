@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mmbert.errors import UserError
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 
 
 class RequestCounts(NamedTuple):
@@ -38,18 +38,18 @@ class LoopRequests:
             failure=float(self.failure is not None),
         )
 
-    def sync(self, control: Control) -> "LoopRequests":
+    def sync(self, host_group: HostGroup) -> "LoopRequests":
         """Combine the requests of all ranks in a message of its own (every rank calls it)."""
-        return self.resolve(RequestCounts._make(control.sum(self.flags())), control)
+        return self.resolve(RequestCounts._make(host_group.sum(self.flags())), host_group)
 
-    def resolve(self, counts: RequestCounts, control: Control) -> "LoopRequests":
+    def resolve(self, counts: RequestCounts, host_group: HostGroup) -> "LoopRequests":
         """All ranks' wishes, alike on every rank, given each one's own and the sums of their flags.
 
         Every rank calls it, but it sends nothing unless some rank wants to leave.
         """
-        reasons = control.gather(self.stop) if counts.stop > 0 else []
+        reasons = host_group.gather(self.stop) if counts.stop > 0 else []
         return LoopRequests(
             stop=next((reason for reason in reasons if reason is not None), None),
             save=counts.save > 0,
-            failure=control.broadcast(self.failure) if counts.failure > 0 else None,
+            failure=host_group.broadcast(self.failure) if counts.failure > 0 else None,
         )
