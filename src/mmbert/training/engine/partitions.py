@@ -16,13 +16,13 @@ from mmbert_kernels import TensorSpans
 class PartitionLayout:
     """Contents of this rank's flat partition, and how its sums become sums over whole tensors."""
 
-    segments: TensorSpans
+    spans: TensorSpans
     """Ranges of the partition that hold parts of tensors."""
     tensors: Tensor
-    """int64 [segments]: index of the tensor that each segment belongs to, the same on every
+    """int64 [spans]: index of the tensor that each span belongs to, the same on every
     rank."""
     decays: Tensor
-    """float32 [segments], 1 or 0: whether weight decay applies."""
+    """float32 [spans], 1 or 0: whether weight decay applies."""
     full_sizes: Tensor
     """float64 [tensors]: elements of each whole tensor."""
     owned: Tensor
@@ -33,7 +33,7 @@ class PartitionLayout:
     def build(
         cls,
         specs: Sequence[ParameterSpec],
-        segments: Sequence[tuple[int, int, int]],
+        spans: Sequence[tuple[int, int, int]],
         *,
         tensor_rank: int,
         device: torch.device,
@@ -42,14 +42,14 @@ class PartitionLayout:
 
         Args:
             descriptions: all tensors of the model.
-            segments: (start, end, tensor) in the partition, sorted.
+            spans: (start, end, tensor) in the partition, sorted.
         """
         decays = [not skips_weight_decay(d.name, len(d.full_shape)) for d in specs]
         owned = [spec.is_split or tensor_rank == 0 for spec in specs]
         sizes = [math.prod(spec.full_shape) for spec in specs]
-        numbers = [number for _, _, number in segments]
+        numbers = [number for _, _, number in spans]
         return cls(
-            segments=TensorSpans(tuple(s[0] for s in segments), tuple(s[1] for s in segments)),
+            spans=TensorSpans(tuple(s[0] for s in spans), tuple(s[1] for s in spans)),
             tensors=torch.tensor(numbers, dtype=torch.int64, device=device),
             decays=torch.tensor([decays[n] for n in numbers]).to(device, torch.float32),
             full_sizes=torch.tensor(sizes, dtype=torch.float64, device=device),
