@@ -19,7 +19,6 @@ from mmbert.checkpoint.format import Index, write_file
 from mmbert.checkpoint.reader import CheckpointReader
 from mmbert.checkpoint.store import CheckpointStore, RunState, logger
 from mmbert.errors import UserError
-from mmbert.parallel.zero_fragment import STATES
 from mmbert.training.engine.engine import Engine
 from tests.support.prescribed_gradients import (
     SPECS,
@@ -30,6 +29,7 @@ from tests.support.prescribed_gradients import (
     start,
 )
 from tests.support.ranks import run_ranks
+from tests.support.step_weights import STATES
 
 Array = npt.NDArray[np.float32]
 GRIDS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]  # tensor × data

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmbert.checkpoint.format import (
@@ -21,7 +21,6 @@ from mmbert.checkpoint.format import (
     share_shape,
 )
 from mmbert.errors import UserError
-from mmbert.parallel.zero_fragment import STATES
 
 
 class CheckpointReader:
@@ -120,10 +119,19 @@ class CheckpointReader:
             begin = max(start, piece.start)
             end = min(start + length, piece.start + piece.length)
             if begin < end:
-                saved = self._open(piece.file).get_slice(f"{name}/{state}")
+                saved = self._slice(piece.file, name, state)
                 part = saved[begin - piece.start : end - piece.start]
                 result[begin - start : end - start] = part
         return result
+
+    def _slice(self, file: str, name: str, state: str) -> Any:
+        try:
+            return self._open(file).get_slice(f"{name}/{state}")
+        except SafetensorError:
+            raise UserError(
+                f"{self.path / file} has no {state} of {name}",
+                remedy="continue with the optimizer that wrote the checkpoint (recipe.yaml in it)",
+            ) from None
 
     def _open(self, file: str) -> Any:
         if file not in self._files:
@@ -208,4 +216,4 @@ def problem_with(path: Path, *, share: int = 0, shares: int = 1) -> UserError | 
     return None
 
 
-__all__ = ["STATES", "CheckpointReader", "problem_with", "read_parameters"]
+__all__ = ["CheckpointReader", "problem_with", "read_parameters"]

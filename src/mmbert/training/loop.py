@@ -77,8 +77,7 @@ def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReaso
 def sync_requests(trainer: Trainer) -> LoopRequests:
     """What the ranks want, in a message of its own: no training step has carried it."""
     trainer.heartbeat(Activity.SYNC_REQUESTS)
-    own = trainer.pending_requests()
-    return own.resolve(trainer.host_group.sum(own.flags()), trainer.host_group)
+    return trainer.pending_requests().sync(trainer.host_group)
 
 
 def take_step(trainer: Trainer, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:

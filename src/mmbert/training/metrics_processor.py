@@ -107,14 +107,14 @@ class MetricsProcessor:
         self._trainer.loggers.event(
             "passed over",
             at.step,
-            f"step {at.step}: skipping rows {at.first_row}-{at.first_row + at.rows - 1} "
-            "after a loss spike",
+            f"step {at.step}: rows {at.first_row} to {at.first_row + at.rows - 1} are passed over, "
+            "as decided after a loss spike",
         )
 
     def log_non_finite(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
         """A step that changed nothing because a loss or gradient was not finite."""
         self._log_bad_step(
-            "not finite", at, outcome, rows, "non-finite loss or gradient; update dropped"
+            "not finite", at, outcome, rows, "loss or gradient is not finite; skipped"
         )
 
     def log_spike(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
@@ -182,7 +182,7 @@ class MetricsProcessor:
         )
         result.seconds += sums.seconds
         if self._last is None:
-            return  # every step of the interval was skipped
+            return  # every step of the interval was passed over
         self._by_language += losses
         self._lines += 1
         self._recent_rate = smoothed_rate(self._recent_rate, sums)
@@ -198,7 +198,7 @@ class MetricsProcessor:
             "learning_rate": learning_rate(trainer.recipe, trainer.plan, at.step),
             "weight_decay": weight_decay(trainer.recipe, trainer.plan, at.step),
             "gradient_norm": float(report.gradient_norm),
-            "update_rms_clipped_share": float(report.update_rms_clipped_share),
+            **{name: float(value) for name, value in report.metrics.items()},
             "mask_ratio": phase.mask_ratio,
             "dropout": trainer.recipe.dropout_in(phase),
             "temperature": temperature(trainer.recipe, trainer.plan, at.step),
@@ -222,7 +222,7 @@ class MetricsProcessor:
             self._by_language = LossTable.zeros(len(table.names))
             self._distributions(record)
         trainer.loggers.record(record)
-        trainer.loggers.log(trainer.step, training_tags(record))
+        trainer.loggers.log(trainer.step, training_tags(record, optimizer_metrics=report.metrics))
         self._last = None
 
     def _distributions(self, record: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from mmbert.model.config import Recompute
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine.engine import Engine, OptimizerReport
+from mmbert.training.engine.step_scalars import StepScalars
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import StepTimer
@@ -208,9 +209,9 @@ class PretendedEngine:
         self, rate: float, decay: float, step_scalars: torch.Tensor
     ) -> OptimizerReport:
         assert (step_scalars.device, step_scalars.dtype) == (self.device, torch.float64)
-        numbers = [6.0, 2.0, 0.0, 1.0, 0.0]
-        assert len(step_scalars) == len(numbers)
-        return OptimizerReport(1.0, step_scalars.sum(), finite=True, step_scalars=numbers)
+        scalars = StepScalars(loss=6.0, masked_tokens=2.0, stop=0.0, save=1.0, failure=0.0)
+        assert len(step_scalars) == len(scalars)
+        return OptimizerReport(1.0, finite=True, metrics={}, step_scalars=scalars)
 
 
 def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
