@@ -120,7 +120,6 @@ def build_trainer(
         ),
         peak_flops=_peak_flops(device),
     )
-    trainer.component_tokens = table.from_names({})
     _resume_or_start(trainer, options, run_config)
     if trainer.results.unigram is None:
         watchdog.heartbeat(trainer.step, Activity.COUNT_UNIGRAMS)

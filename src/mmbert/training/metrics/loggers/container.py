@@ -30,7 +30,7 @@ class LoggerContainer:
     """Passes every call on to each logger; does nothing on ranks other than 0 (`active` false)."""
 
     def __init__(self, *, active: bool) -> None:
-        self._active = active
+        self.active = active
         self.failure: UserError | None = None
         """Why nothing is written any more."""
         self._loggers: list[BaseLogger] = []
@@ -46,7 +46,7 @@ class LoggerContainer:
 
     def attempt(self, what: Path | str, write: Callable[[], None]) -> None:
         """Run `write` on rank 0; an error of the disk becomes `failure`."""
-        if not self._active or self.failure is not None:
+        if not self.active or self.failure is not None:
             return
         try:
             write()
