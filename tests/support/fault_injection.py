@@ -191,10 +191,10 @@ def run_out_of_memory(rank: int, rotary_base: float) -> None:
     """Let the first pass with this rotary base fail as on a full GPU."""
 
     def failing(original: Any) -> Any:
-        def forward_backward(engine: Any, batch: Any, **arguments: Any) -> Any:
-            if arguments["rotary_bases"].global_ == rotary_base:
+        def forward_backward(engine: Any, batch: Any, settings: Any, **arguments: Any) -> Any:
+            if settings.rotary_bases.global_ == rotary_base:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return original(engine, batch, **arguments)
+            return original(engine, batch, settings, **arguments)
 
         return forward_backward
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.loss_table import LossTable
-from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
+from mmbert.schedule import PhasePlan, StepPlan, describe_phase_settings, step_settings
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.interval_metrics import IntervalSums
 from mmbert.training.metrics.log_metrics import (
@@ -81,9 +81,7 @@ class MetricsProcessor:
             f"{'begins' if begins else f'continues at step {trainer.step}'}: "
             f"{format_count(phase_plan.tokens)} tokens in {phase_plan.steps} steps, "
             f"{trainer.table.languages_in(phase_plan.index)} languages, context {phase.context}, "
-            f"mask ratio {phase.mask_ratio:g}, temperature {_span(phase.temperature)}, "
-            f"dropout {trainer.recipe.dropout_in(phase):g}, "
-            f"rotary bases {phase.rotary_bases.global_:g}/{phase.rotary_bases.local_:g}",
+            f"{describe_phase_settings(trainer.recipe, trainer.plan, phase_plan.index)}",
         )
         if begins:
             losses = self._validate(phase_plan)
@@ -223,13 +221,9 @@ class MetricsProcessor:
             "tokens": at.tokens_after,
             "loss": interval.losses.mean(),
             "step_loss": interval.outcome.loss,
-            "learning_rate": learning_rate(recipe, plan, at.step),
-            "weight_decay": weight_decay(recipe, plan, at.step),
+            **step_settings(recipe, plan, at.step).scalars(),
             "gradient_norm": float(report.gradient_norm),
             **{name: float(value) for name, value in report.metrics.items()},
-            "mask_ratio": phase.mask_ratio,
-            "dropout": recipe.dropout_in(phase),
-            "temperature": temperature(recipe, plan, at.step),
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
             **data_metrics(table, at, sums.trained_tokens),
@@ -260,8 +254,11 @@ class MetricsProcessor:
         if interval.losses_for_languages is not None:
             self._log_distributions(record)
         loggers.record(record)
-        optimizer_metrics = interval.outcome.report.metrics
-        loggers.log(record["step"], training_tags(record, optimizer_metrics=optimizer_metrics))
+        settings = step_settings(self._trainer.recipe, self._trainer.plan, at.step).scalars()
+        tags = training_tags(
+            record, settings=settings, optimizer_metrics=interval.outcome.report.metrics
+        )
+        loggers.log(record["step"], tags)
 
     def _log_distributions(self, record: dict[str, Any]) -> None:
         """Log a histogram over languages of each: loss, share over planned share, epochs."""
@@ -311,8 +308,3 @@ class MetricsProcessor:
         )
         trainer.loggers.log(trainer.step, validation_tags(losses))
         return losses
-
-
-def _span(settings: object) -> str:
-    start, end = settings.start, settings.end  # type: ignore[attr-defined]
-    return f"{start:g}" if start == end else f"{start:g} to {end:g}"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmbert.data.loading.device_inputs import inputs_on
 from mmbert.data.loading.rows import Row
-from mmbert.recipe import RotaryBases
+from mmbert.schedule import StepSettings
 from mmbert.training.engine.engine import Engine, OptimizerReport
 from mmbert.training.engine.step_scalars import StepScalars, to_device
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests, RequestCounts
@@ -68,12 +68,9 @@ class StepRunner:
     def run(
         self,
         rows: Sequence[Row],
+        settings: StepSettings,
         *,
         pending_requests: Callable[[], LoopRequests],
-        rotary_bases: RotaryBases,
-        dropout: float,
-        learning_rate: float,
-        weight_decay: float,
     ) -> StepOutcome:
         """Train on this rank's `rows` of one step.
 
@@ -91,9 +88,8 @@ class StepRunner:
             begin = self._step_timer.mark()
             losses = self._engine.forward_backward(
                 batch,
-                rotary_bases=rotary_bases,
+                settings,
                 dropout_seed=self._seed,
-                dropout=dropout,
                 loss_scale=loss_scale,
                 last=number == len(rows) - 1,
             )
@@ -104,7 +100,7 @@ class StepRunner:
         requests = pending_requests()
         scalars = self._step_scalars(row_losses.sum(), masked_tokens, requests)
         with self._step_timer.device("optimizer"):
-            report = self._engine.optimizer_step(learning_rate, weight_decay, scalars)
+            report = self._engine.optimizer_step(settings, scalars)
         bad: tuple[int, ...] = ()
         if report.finite:
             for losses, weights, components in passes:

@@ -28,6 +28,7 @@ from tests.support.prescribed_gradients import (
     start,
 )
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 
 SOURCES = Path(deepspeed.__file__).parent
 OURS = Path(engine_module.__file__).parent
@@ -102,9 +103,9 @@ def missing_in_engines(rank: int, world_size: int) -> list[str]:
         engine = prescribed_engine(grid, **changes)
         batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in SPECS.items()})
         engine.forward_backward(
-            batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0, last=True
+            batch, make_settings(), dropout_seed=None, loss_scale=1.0, last=True
         )
-        engine.optimizer_step(1e-3, 0.0)
+        engine.optimizer_step(make_settings(1e-3, 0.0))
         zero = engine._engine.optimizer
         kind = type(zero).__name__
         seen.add(kind)

@@ -23,6 +23,7 @@ from tests.support.prescribed_gradients import (
     start,
 )
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 
 STEPS = 100
 SPIKING = "embeddings.norm"
@@ -86,8 +87,8 @@ def train(engine: Engine, steps: int) -> float:
         for micro in range(count):
             part = partial(part_of_gradient, step=step, part=first + micro, parts=parts)
             batch = PrescribedBatch({name: part(name) for name in SPECS})
-            engine.forward_backward(batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
-        report = engine.optimizer_step(*schedule(step))
+            engine.forward_backward(batch, make_settings(), dropout_seed=None, loss_scale=1.0)
+        report = engine.optimizer_step(make_settings(*schedule(step)))
         assert report.finite
         clipped += float(report.metrics["update_rms_clipped_share"])
     return clipped / steps

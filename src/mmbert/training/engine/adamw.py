@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.recipe import OptimizerSettings
+from mmbert.schedule import StepSettings
 from mmbert.training.engine.partitions import PartitionLayout, weight_decay_groups
 
 
@@ -21,15 +22,13 @@ class AdamW(torch.optim.AdamW):
         groups = weight_decay_groups(model)
         for group in groups:
             group["lr_max"] = settings.learning_rate
-        optimizer = cls(
+        return cls(
             groups,
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
             fused=device.type == "cuda",
         )
-        optimizer.set_step(settings.learning_rate, settings.weight_decay)
-        return optimizer
 
     @property
     def steps(self) -> int:
@@ -50,12 +49,13 @@ class AdamW(torch.optim.AdamW):
                 "exp_avg_sq": torch.zeros_like(partition, requires_grad=False),
             }
 
-    def set_step(self, learning_rate: float, weight_decay: float) -> None:
+    def set_step(self, settings: StepSettings) -> None:
         """Set the learning rate and weight decay of the next step."""
         for group in self.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = settings.learning_rate
             # PyTorch multiplies by the rate; in the recipe decay is relative to the peak rate.
-            group["weight_decay"] = weight_decay / group["lr_max"] if group["decays"] else 0.0
+            decay = settings.weight_decay / group["lr_max"]
+            group["weight_decay"] = decay if group["decays"] else 0.0
 
     def metrics(self) -> dict[str, Any]:
         """Nothing is clipped; the key is there so that log lines of all optimizers are alike."""

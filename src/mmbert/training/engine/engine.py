@@ -31,7 +31,8 @@ from mmbert.model.precision import add_products_in_float32
 from mmbert.parallel.parameter_spec import ParameterSpec, spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
-from mmbert.recipe import Recipe, RotaryBases
+from mmbert.recipe import Recipe
+from mmbert.schedule import StepSettings
 from mmbert.training.engine.deepspeed_config import (
     ModelParallelUnit,
     check_supported,
@@ -150,10 +151,9 @@ class Engine:
     def forward_backward(
         self,
         batch: PackedBatch,
+        settings: StepSettings,
         *,
-        rotary_bases: RotaryBases,
         dropout_seed: int | None,
-        dropout: float | None = None,
         loss_scale: float | Tensor,
         last: bool = False,
     ) -> Tensor:
@@ -161,13 +161,13 @@ class Engine:
 
         `loss_scale` is rounded to float32 when it is used; a tensor of it has no dimensions.
         `last` says that no other microbatch follows in this step on any rank: gradients may then
-        be reduced while they are still being computed. `dropout`: the model's unless given. Returns
+        be reduced while they are still being computed. Returns
         the detached per-token losses, float32 [K], 0 where the weight is 0.
         """
         if self._accumulation_done:
             raise RuntimeError("a microbatch after the last one of its step")
         losses: Tensor = self._engine(
-            batch, rotary_bases=rotary_bases, dropout_seed=dropout_seed, dropout=dropout
+            batch, dropout_seed=dropout_seed, **settings.model_arguments()
         )
         # ZeRO 3 can only average over the data ranks; the others are told to sum.
         average = self.grid.data.size if self.zero_stage == 3 else 1
@@ -181,14 +181,14 @@ class Engine:
         return losses.detach()
 
     def optimizer_step(
-        self, learning_rate: float, weight_decay: float, step_scalars: Tensor | None = None
+        self, settings: StepSettings, step_scalars: Tensor | None = None
     ) -> OptimizerReport:
         """End the step: reduce, clip if the recipe says so, update, clear the gradients.
 
         The host waits for the device once, to learn whether the gradients are finite; the
         `StepScalars` (as `to_tensor` makes them; zeros unless given) are read at the same time.
         """
-        self._client_optimizer.set_step(learning_rate, weight_decay)
+        self._client_optimizer.set_step(settings)
         if self._grad_reducer is not None:
             self._grad_reducer.finish()
         if step_scalars is None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.recipe import OptimizerSettings
+from mmbert.schedule import StepSettings
 from mmbert.training.engine.adamw import AdamW
 from mmbert.training.engine.partitions import PartitionLayout
 from mmbert.training.engine.stable_adamw import StableAdamW
@@ -37,8 +38,8 @@ class ClientOptimizer(Protocol):
         Collective.
         """
 
-    def set_step(self, learning_rate: float, weight_decay: float) -> None:
-        """Set the learning rate and weight decay of the next step."""
+    def set_step(self, settings: StepSettings) -> None:
+        """Set the learning rate, weight decay and so on of the next step."""
 
     def metrics(self) -> Mapping[str, Any]:
         """Scalars of the last step, logged by name; tensors stay on the device."""

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmbert.recipe import OptimizerSettings
+from mmbert.schedule import StepSettings
 from mmbert.training.engine.partitions import PartitionLayout
 from mmbert_kernels import stable_adamw_apply, stable_adamw_sums, update_rms
 
@@ -96,10 +97,10 @@ class StableAdamW(torch.optim.Optimizer):
                 f"which has {int(layout.full_sizes[wrong])}"
             )
 
-    def set_step(self, learning_rate: float, weight_decay: float) -> None:
+    def set_step(self, settings: StepSettings) -> None:
         """Set the learning rate and weight decay of the next step."""
         for group in self.param_groups:
-            group["lr"], group["weight_decay"] = learning_rate, weight_decay
+            group["lr"], group["weight_decay"] = settings.learning_rate, settings.weight_decay
 
     def metrics(self) -> Mapping[str, Tensor]:
         """Fraction of tensors whose learning rate the last step divided, a float32 scalar on the

@@ -17,11 +17,6 @@ SECONDS_PER_HOUR = 3600.0
 
 _TAGS = {
     "loss": "1_loss/train",
-    "learning_rate": "3_schedule/learning_rate",
-    "weight_decay": "3_schedule/weight_decay",
-    "mask_ratio": "3_schedule/mask_ratio",
-    "temperature": "3_schedule/temperature",
-    "dropout": "3_schedule/dropout",
     "rows_per_step": "3_schedule/rows_per_step",
     "tokens": "3_schedule/tokens",
     "gradient_norm": "4_optimizer/gradient_norm",
@@ -46,14 +41,16 @@ MAX_CHARTED_LANGUAGES = 4
 
 
 def training_tags(
-    record: Mapping[str, Any], *, optimizer_metrics: Iterable[str] = ()
+    record: Mapping[str, Any], *, settings: Iterable[str], optimizer_metrics: Iterable[str]
 ) -> dict[str, float | None]:
     """A log line's figures by tag; time as the share of the interval that each activity took.
 
     Args:
+        settings: keys of the record that are settings of the step.
         optimizer_metrics: keys of the record that the optimizer reported.
     """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
+    values |= {f"3_schedule/{name}": record[name] for name in settings}
     values |= {f"4_optimizer/{name}": record[name] for name in optimizer_metrics}
     for name in ("seconds_left_in_phase", "seconds_left"):
         tag = name.replace("seconds", "hours")
