@@ -95,7 +95,7 @@ def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity
         def heartbeat(trainer: Any, what: Activity) -> None:
             original(trainer, what)
             if trainer.step in steps and what == activity:
-                trainer._saved_at -= 60 * minutes
+                trainer.checkpoints.saved_at -= 60 * minutes
 
         return heartbeat
 

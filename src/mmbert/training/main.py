@@ -96,19 +96,19 @@ def _run(
     try:
         exit_reason = train(trainer, stop_after_phase=options.stop_after_phase)
         trainer.finish_saving()
-        trainer.write_results()
-        failure = host_group.broadcast(trainer.loggers.failure)
+        trainer.metrics.write_results()
+        failure = host_group.broadcast(trainer.metrics.loggers.failure)
         if failure is not None:
             raise failure
         if host_group.is_rank_zero:
             if exit_reason is ExitReason.STOPPED:
                 trainer.stop.clear_stop_file()
             else:
-                print_summary(trainer.results, trainer.run_folder)
+                print_summary(trainer.metrics.results, trainer.run.folder)
     finally:
         trainer.close()
     host_group.barrier()
-    trainer.watchdog.close()
+    trainer.ranks.watchdog.close()
     return EXIT_SAVED_START_AGAIN if exit_reason is ExitReason.STOPPED else 0
 
 

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
@@ -43,10 +45,17 @@ class RunConfig:
     plan: TrainingPlan
     corpus: Corpus
     encoder: EncoderConfig
+    folder: Path
+    """Where the run's own files go."""
     branch_step: int | None = field(default=None)
     """A variant starts from the main run's checkpoint of this step."""
     warnings: tuple[str, ...] = ()
-    """What may be meant, but probably is not."""
+    """Settings that are allowed but probably a mistake."""
+
+    @cached_property
+    def table(self) -> ComponentTable:
+        """The components (source and language) of the data, with their planned tokens."""
+        return ComponentTable.build(self.corpus, self.recipe, self.plan)
 
 
 def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
@@ -77,7 +86,7 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
-    return RunConfig(recipe, plan, corpus, encoder, branch_step, warnings)
+    return RunConfig(recipe, plan, corpus, encoder, options.run_folder, branch_step, warnings)
 
 
 def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, ...]]:
