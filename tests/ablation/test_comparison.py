@@ -2,20 +2,23 @@
 
 import io
 import math
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from mmbert.ablation.comparison import (
     AblationResult,
     Comparison,
-    _by_tier,
-    _mean,
     compare,
     render,
+    tier_losses,
     verdict,
 )
-from mmbert.evaluation.masked_loss import LanguageLoss
+from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.sampling.loss_table import LossTable
 
 FULL = {1: {"all": 3.0, "decay": 5.0}, 2: {"all": 3.4, "decay": 5.4}, 3: {"all": 3.2, "decay": 5.2}}
 
@@ -67,18 +70,14 @@ def test_the_full_recipe_has_losses_and_no_difference() -> None:
 
 
 def test_tiers_are_means_over_masked_tokens() -> None:
-    found = {
-        "eng": LanguageLoss(2.0, 9.0, 300),
-        "deu": LanguageLoss(4.0, 9.0, 100),
-        "que": LanguageLoss(6.0, 9.0, 100),
-        "unused": LanguageLoss(9.0, 9.0, 999),
-    }
-    tiers = {"eng": "pretrain", "deu": "pretrain", "que": "decay", "unused": "none"}
-    groups = _by_tier(found, tiers, ["all", "pretrain", "extension", "decay"])
-    assert list(groups) == ["all", "pretrain", "decay"], "no row for a tier without languages"
-    assert {tier: _mean(entries) for tier, entries in groups.items()} == pytest.approx(
-        {"all": 3.2, "pretrain": 2.5, "decay": 6.0}
+    means, counts = np.array([2.0, 4.0, 6.0, 9.0]), np.array([300.0, 100.0, 100.0, 999.0])
+    phases = [SimpleNamespace(name=name) for name in ("pretrain", "extension", "decay")]
+    table = SimpleNamespace(
+        tiers=("pretrain", "pretrain", "decay", "none"), plan=SimpleNamespace(phases=phases)
     )
+    found = tier_losses(LossTable(means * counts, counts), cast(ComponentTable, table))
+    assert list(found) == ["all", "pretrain", "decay"], "no row for a tier without languages"
+    assert found == pytest.approx({"all": 3.2, "pretrain": 2.5, "decay": 6.0})
 
 
 def test_the_table_says_it_all() -> None:

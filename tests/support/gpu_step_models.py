@@ -23,7 +23,7 @@ from mmbert.recipe import Recipe
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.train_step import StepRunner
 from mmbert_kernels.support.dispatch import is_installed
 
@@ -47,7 +47,7 @@ class Ours:
             self.engine,
             dropout_seed=recipe.seed,
             meter=LossMeter(1, device),
-            clock=TimeSplit(device),
+            step_timer=StepTimer(device),
         )
 
     def step(self, rows: Sequence[Row]) -> float:

@@ -7,9 +7,12 @@ and a language keeps the tier that the full recipe gives it.
 import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from tqdm import tqdm
@@ -17,10 +20,11 @@ from tqdm import tqdm
 from mmbert.ablation.ablations import FULL
 from mmbert.ablation.runs import Run
 from mmbert.data.sampling.component_table import NO_TIER, ComponentTable
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel
-from mmbert.evaluation.masked_loss import LanguageLoss, masked_losses
+from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.files import write_json
 from mmbert.schedule import training_plan
 
@@ -28,7 +32,7 @@ ALL = "all"
 RESULT_NAME = "ablations.json"
 
 
-class TierLoss(BaseModel):
+class TierComparison(BaseModel):
     """Final loss over the languages of a tier, in nats per masked token; differences are those to
     the full recipe with the same seed."""
 
@@ -49,7 +53,7 @@ class AblationResult(BaseModel):
     name: str
     meaning: str
     overrides: tuple[str, ...]
-    tiers: dict[str, TierLoss]
+    tiers: dict[str, TierComparison]
 
 
 class Comparison(BaseModel):
@@ -97,10 +101,6 @@ def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Compari
     full = next(run for run in runs if run.ablation.name == FULL)
     plan = training_plan(full.recipe)
     table = ComponentTable.build(open_corpus(data), full.recipe, plan)
-    # `masked_losses` names languages by their source only where there are several.
-    tier_of = dict(zip(table.languages, table.tiers, strict=True))
-    tier_of |= dict(zip(table.names, table.tiers, strict=True))
-    order = [ALL, *(phase.name for phase in full.recipe.phases)]
     losses: dict[str, dict[int, dict[str, float]]] = {}
     languages: dict[str, int] = {}
     context = 0
@@ -108,11 +108,8 @@ def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Compari
         checkpoint = run.final_checkpoint()
         assert checkpoint is not None, run.title
         found = masked_losses(LoadedModel(checkpoint), data, mask_ratio=mask_ratio)
-        groups = _by_tier(found.languages, tier_of, order)
-        losses.setdefault(run.ablation.name, {})[run.seed] = {
-            tier: _mean(entries) for tier, entries in groups.items()
-        }
-        languages = {tier: len(entries) for tier, entries in groups.items()}
+        losses.setdefault(run.ablation.name, {})[run.seed] = tier_losses(found.losses, table)
+        languages = _languages_by_tier(found.losses, table)
         context = found.context
     return Comparison(
         recipe=full.recipe.name,
@@ -133,33 +130,33 @@ def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Compari
     )
 
 
-def _by_tier(
-    found: Mapping[str, LanguageLoss], tier_of: Mapping[str, str], order: Sequence[str]
-) -> dict[str, list[LanguageLoss]]:
-    """The languages of each tier that has any, and under `all` those of every tier."""
-    groups: dict[str, list[LanguageLoss]] = {tier: [] for tier in order}
-    for name, entry in found.items():
-        if tier_of[name] != NO_TIER:
-            groups[tier_of[name]].append(entry)
-            groups[ALL].append(entry)
-    return {tier: entries for tier, entries in groups.items() if entries}
+def tier_losses(losses: LossTable, table: ComponentTable) -> dict[str, float]:
+    """Mean loss over the masked tokens of all tiers together (`all`) and of each."""
+    overall = losses.mean(_in_a_tier(table))
+    assert overall is not None
+    return {ALL: overall, **losses.by_tier(table)}
 
 
-def _mean(entries: Sequence[LanguageLoss]) -> float:
-    """Over masked tokens, as `mmbert results` has it."""
-    return math.fsum(entry.loss * entry.tokens for entry in entries) / sum(
-        entry.tokens for entry in entries
-    )
+def _languages_by_tier(losses: LossTable, table: ComponentTable) -> dict[str, int]:
+    """Number of languages with held-out text, in all tiers and in each."""
+    found = Counter(table.tiers[index] for index in _in_a_tier(table) if losses.count[index])
+    tiers = {phase.name: found[phase.name] for phase in table.plan.phases if found[phase.name]}
+    return {ALL: found.total(), **tiers}
+
+
+def _in_a_tier(table: ComponentTable) -> npt.NDArray[np.int64]:
+    """Indices of the components that some phase draws from."""
+    return np.flatnonzero(np.asarray(table.tiers) != NO_TIER)
 
 
 def compare(
     own: Mapping[int, Mapping[str, float]], full: Mapping[int, Mapping[str, float]]
-) -> dict[str, TierLoss]:
+) -> dict[str, TierComparison]:
     """The losses {seed: {tier: loss}} of an ablation against those of the full recipe."""
     found = {}
     for tier in next(iter(full.values())):
         losses = {seed: tiers[tier] for seed, tiers in own.items()}
-        entry = TierLoss(losses=losses, mean=statistics.mean(losses.values()))
+        entry = TierComparison(losses=losses, mean=statistics.mean(losses.values()))
         if own is not full:
             differences = [losses[seed] - full[seed][tier] for seed in losses]
             entry.difference = statistics.mean(differences)

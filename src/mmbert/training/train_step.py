@@ -24,7 +24,7 @@ from mmbert.recipe import RotaryBases
 from mmbert.training.engine.engine import Engine, OptimizerReport
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,21 @@ class StepRunner:
     """Forward, backward and the optimiser's step, with the clock running."""
 
     def __init__(
-        self, engine: Engine, *, dropout_seed: int, meter: LossMeter, clock: TimeSplit
+        self, engine: Engine, *, dropout_seed: int, meter: LossMeter, step_timer: StepTimer
     ) -> None:
-        self._engine, self._seed, self._meter, self._clock = engine, dropout_seed, meter, clock
+        self._engine, self._seed, self._meter, self._step_timer = (
+            engine,
+            dropout_seed,
+            meter,
+            step_timer,
+        )
         self._forward_end: Any = None
         engine.module.register_forward_hook(self._after_forward)
 
     def _after_forward(self, module: nn.Module, inputs: Any, losses: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
             return None
-        self._forward_end = self._clock.mark()
+        self._forward_end = self._step_timer.mark()
         # Exactly 1, and a gradient of exactly 1 times the old one, unless a loss is infinite or not
         # a number; then every gradient becomes NaN.
         return losses * (1.0 + 0.0 * losses.detach().sum())
@@ -80,10 +85,10 @@ class StepRunner:
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
         inputs = inputs_on(self._engine.device, rows)
         for number in range(len(rows)):
-            with self._clock.host("data"):
+            with self._step_timer.host("data"):
                 present = next(inputs)
             batch, components = present.batch, present.components
-            begin = self._clock.mark()
+            begin = self._step_timer.mark()
             losses = self._engine.forward_backward(
                 batch,
                 rotary_bases=rotary_bases,
@@ -92,13 +97,13 @@ class StepRunner:
                 loss_scale=loss_scale,
                 last=number == len(rows) - 1,
             )
-            self._clock.between("forward", begin, self._forward_end)
-            self._clock.between("backward", self._forward_end, self._clock.mark())
+            self._step_timer.add("forward", begin, self._forward_end)
+            self._step_timer.add("backward", self._forward_end, self._step_timer.mark())
             passes.append((losses, batch.weights, components))
         row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
         own = pending_requests()
         step_scalars = self._sum_over_ranks(row_losses.sum(), [masked_tokens, *own.flags()])
-        with self._clock.device("optimizer"):
+        with self._step_timer.device("optimizer"):
             report = self._engine.optimizer_step(learning_rate, weight_decay, step_scalars)
         total_loss, all_masked_tokens, *request_counts = report.step_scalars
         bad: tuple[int, ...] = ()

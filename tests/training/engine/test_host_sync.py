@@ -21,7 +21,7 @@ from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine.engine import Engine, OptimizerReport
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.train_step import StepRunner
 from tests.support.fake_gpu import fake_gpu, on_meta_device
 from tests.support.host_waits import CPU_IMPLEMENTATIONS, HostSyncCounter
@@ -65,7 +65,7 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
             engine,
             dropout_seed=3,
             meter=LossMeter(1, engine.device),
-            clock=TimeSplit(engine.device),
+            step_timer=StepTimer(engine.device),
         )
         step = engine.optimizer_step
         steps = STEPS_WITH_TIMER if disturbed else STEPS[stage]
@@ -219,10 +219,10 @@ def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
     Streams(monkeypatch)
     engine: Any = PretendedEngine()
     with FakeTensorMode(allow_non_fake_inputs=True), HostSyncCounter() as waits:
-        clock, meter = TimeSplit(torch.device("cpu")), LossMeter(1, engine.device)
+        step_timer, meter = StepTimer(torch.device("cpu")), LossMeter(1, engine.device)
         monkeypatch.setattr(meter, "add", lambda *_: None)  # pretended_pass has it
-        runner = StepRunner(engine, dropout_seed=3, meter=meter, clock=clock)
-        runner._forward_end = clock.mark()
+        runner = StepRunner(engine, dropout_seed=3, meter=meter, step_timer=step_timer)
+        runner._forward_end = step_timer.mark()
         outcome = runner.run(
             ROWS,
             pending_requests=lambda: LoopRequests(save=True),
