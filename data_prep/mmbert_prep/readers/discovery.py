@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Compression, Format, InputFile
-from mmbert_prep.readers.hub_dataset import PREFIX, list_hub_dataset
+from mmbert_prep.readers.formats.hub_dataset import PREFIX, list_hub_dataset
 from mmbert_prep.readers.language_codes import is_language_key
 from mmbert_prep.settings import PrepSettings
 

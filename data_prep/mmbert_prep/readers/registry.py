@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange, Format, InputFile
-from mmbert_prep.readers.hub_dataset import hub_ranges, read_hub_dataset
-from mmbert_prep.readers.jsonl import read_jsonl
-from mmbert_prep.readers.parquet import read_parquet, row_group_bytes
+from mmbert_prep.readers.formats.hub_dataset import hub_ranges, read_hub_dataset
+from mmbert_prep.readers.formats.jsonl import read_jsonl
+from mmbert_prep.readers.formats.mds import megatron_documents, read_mds, read_megatron
+from mmbert_prep.readers.formats.parquet import read_parquet, row_group_bytes
+from mmbert_prep.readers.formats.text import read_text
 from mmbert_prep.readers.streams import BLOCK, DamagedFileError
-from mmbert_prep.readers.text import read_text
-from mmbert_prep.readers.tokenized import megatron_documents, read_mds, read_megatron
 from mmbert_prep.settings import PrepSettings
 
 _READERS: dict[Format, Callable[[FileRange, PrepSettings], Iterator[Document]]] = {

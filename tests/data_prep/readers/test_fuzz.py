@@ -17,7 +17,7 @@ from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter
 from mmbert_prep.filters.cleaning import Cleaner
 from mmbert_prep.readers import DAMAGE_REASONS, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
-from tests.data_prep.readers.test_tokenized import array, write_mds
+from tests.data_prep.readers.formats.test_tokenized import array, write_mds
 from tests.support.texts import documents, json_lines, settings
 
 TEXTS = documents("eng_Latn", 60)
