@@ -17,6 +17,7 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder, check_damaged_fraction, count_damaged
@@ -196,7 +197,7 @@ class _Pipeline:
         damaged = sum(count_damaged(counts.rejected) for counts in languages.counts.values())
         check_damaged_fraction(damaged, read, self.settings.maximum_rejected_share)
         if not languages.sections:
-            reasons: dict[str, int] = {}
+            reasons: dict[RejectReason, int] = {}
             for counts in languages.counts.values():
                 for reason, count in counts.rejected.items():
                     reasons[reason] = reasons.get(reason, 0) + count

@@ -11,6 +11,7 @@ import xxhash
 
 from mmbert_prep.filters.decontamination import Decontaminator
 from mmbert_prep.readers.documents import Document
+from mmbert_prep.readers.rejection import Rejected, RejectReason
 from mmbert_prep.settings import PrepSettings
 
 # C0 controls but tab, newline and carriage return; DEL. None of these bytes occurs inside a
@@ -42,17 +43,17 @@ class Cleaner:
             else None
         )
 
-    def clean(self, document: Document) -> CleanText | str:
-        """The cleaned text, or the reason for rejecting the document."""
-        if document.problem is not None:
-            return document.problem
+    def clean(self, document: Document) -> CleanText | Rejected:
+        """Return the cleaned text, or why the document is rejected."""
+        if document.rejected is not None:
+            return document.rejected
         data = document.data
-        assert data is not None, "a reader gave neither text nor problem"
+        assert data is not None, "a reader gave neither a text nor a reason"
         if document.language is None:
-            return "missing_language"
+            return Rejected(RejectReason.MISSING_LANGUAGE)
         size = len(data)
         if size > self._settings.maximum_bytes:
-            return "too_long"
+            return Rejected(RejectReason.TOO_LONG)
         if self._settings.remove_control_characters:
             data = data.translate(None, _ASCII_CONTROLS)
             # Looking for a byte is many times faster than the expression, and most text has none.
@@ -62,17 +63,17 @@ class Cleaner:
         try:
             text = data.decode() if changed or document.text is None else document.text
         except UnicodeDecodeError:
-            return "invalid_utf8"
+            return Rejected(RejectReason.INVALID_UTF8)
         if self._settings.normalization is not None:
             normal = unicodedata.normalize(self._settings.normalization, text)
             if normal != text:
                 text, data, changed = normal, normal.encode(), True
         if not text or text.isspace():
-            return "empty"
+            return Rejected(RejectReason.EMPTY)
         if len(text) < self._settings.minimum_characters:
-            return "too_short"
+            return Rejected(RejectReason.TOO_SHORT)
         if self._decontaminator is not None and self._decontaminator.is_contaminated(text):
-            return "contaminated"
+            return Rejected(RejectReason.CONTAMINATED)
         return CleanText(text, data, changed)
 
 

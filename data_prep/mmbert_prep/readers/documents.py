@@ -8,38 +8,32 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from mmbert_prep.readers.rejection import Rejected, RejectReason
+
 Format = Literal["parquet", "jsonl", "text", "megatron", "mds", "hub"]
 Compression = Literal["none", "gzip", "zstd"]
 
-# Reasons that mean that the input is damaged (as opposed to not wanted); their share is limited.
-DAMAGE_REASONS = frozenset(
-    {
-        "invalid_utf8",
-        "broken_json",
-        "missing_text",
-        "missing_language",
-        "damaged_file",
-        "too_long",
-        "invalid_tokens",
-    }
-)
-
 
 class Document(NamedTuple):
-    """One document, or one thing that was meant to be one.
-
-    `data` is the text in valid UTF-8 or None; `language` its key, None when nothing says it;
-    `problem` the reason for rejecting it where the reader already knows; `detail` says more about
-    a problem of a whole file; `tokens` the ids (int32) where the input is already tokenised.
-    """
+    """One record of the input: a text, token ids, or the reason why it has neither."""
 
     data: bytes | None
+    """The text as UTF-8, not validated yet."""
     language: str | None
-    problem: str | None = None
-    detail: str | None = None
+    """Language key, None when neither the path nor a column gives one."""
+    rejected: Rejected | None = None
+    """Set by the reader of a record that cannot be used."""
     tokens: np.ndarray | None = None
+    """int32[n] ids of input that is already tokenized."""
     text: str | None = None
-    """The same as `data` where the reader had to decode it anyway."""
+    """`data` decoded, if the reader had to decode it anyway."""
+
+    @classmethod
+    def reject(
+        cls, language: str | None, reason: RejectReason, detail: str | None = None
+    ) -> Document:
+        """A record that cannot be used."""
+        return cls(None, language, Rejected(reason, detail))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mmbert_prep.readers.formats.jsonl import read_jsonl
 from mmbert_prep.readers.formats.mds import megatron_documents, read_mds, read_megatron
 from mmbert_prep.readers.formats.parquet import read_parquet, row_group_bytes
 from mmbert_prep.readers.formats.text import read_text
+from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import BLOCK, DamagedFileError
 from mmbert_prep.settings import PrepSettings
 
@@ -61,7 +62,8 @@ def _check_unchanged(file_range: FileRange) -> None:
 
 
 def _damaged(file_range: FileRange, why: str) -> Document:
-    return Document(None, file_range.language, "damaged_file", f"{file_range.path}: {why}")
+    detail = f"{file_range.path}: {why}"
+    return Document.reject(file_range.language, RejectReason.DAMAGED_FILE, detail)
 
 
 def plan_ranges(file: InputFile, unit_bytes: int, settings: PrepSettings) -> list[FileRange]:

@@ -13,7 +13,7 @@ from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes
-from mmbert_prep.readers import DAMAGE_REASONS, Document, FileRange, read_range
+from mmbert_prep.readers import Document, FileRange, Rejected, RejectReason, read_range
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.intermediate import (
     DOCUMENT_DTYPE,
@@ -78,9 +78,10 @@ class UnitEncoder:
             counts = writer.counts(document.language or "")
             counts.read += 1
             clean = self._clean(document)
-            if isinstance(clean, str):
-                _count(counts.rejected, clean, 1)
-                self._note_damage(document, clean, writer)
+            if isinstance(clean, Rejected):
+                counts.reject(clean.reason)
+                if clean.detail is not None:
+                    writer.report.damaged.append(clean.detail)
                 continue
             assert document.language is not None, "what has no language is rejected"
             if isinstance(clean, np.ndarray):
@@ -100,12 +101,12 @@ class UnitEncoder:
         self._flush(batch, tokenized, writer)
         self._meter.add(weight=file_range.input_bytes - shown)
 
-    def _clean(self, document: Document) -> CleanText | np.ndarray | str:
+    def _clean(self, document: Document) -> CleanText | np.ndarray | Rejected:
         if document.tokens is None:
             return self._cleaner.clean(document)
-        return (
-            "missing_language" if document.language is None else self._check_tokens(document.tokens)
-        )
+        if document.language is None:
+            return Rejected(RejectReason.MISSING_LANGUAGE)
+        return self._check_tokens(document.tokens)
 
     def _flush(
         self,
@@ -117,11 +118,6 @@ class UnitEncoder:
             self._encode(batch, writer)
         if tokenized:
             self._write_tokenized(tokenized, writer)
-
-    @staticmethod
-    def _note_damage(document: Document, reason: str, writer: IntermediateWriter) -> None:
-        if reason == "damaged_file" and document.detail:
-            writer.report.damaged.append(document.detail)
 
     def _write_tokenized(
         self, batch: list[tuple[str, np.ndarray]], writer: IntermediateWriter
@@ -145,13 +141,13 @@ class UnitEncoder:
             end -= 1
         return tokens[start:end]
 
-    def _check_tokens(self, tokens: np.ndarray) -> np.ndarray | str:
+    def _check_tokens(self, tokens: np.ndarray) -> np.ndarray | Rejected:
         """Tokens without what frames a document, or the reason for rejecting them."""
         tokens = self.strip_special_tokens(tokens, self._encoder.reference.description.special_ids)
         if not len(tokens):
-            return "empty"
+            return Rejected(RejectReason.EMPTY)
         if int(tokens.max()) >= len(self._kinds) or np.any(self._kinds[tokens] == _RESERVED):
-            return "invalid_tokens"
+            return Rejected(RejectReason.INVALID_TOKENS)
         return tokens
 
     def _encode(self, batch: list[tuple[str, CleanText]], writer: IntermediateWriter) -> None:
@@ -190,10 +186,9 @@ class UnitEncoder:
         documents["bytes"] = sizes
         good = (lengths > 0) & (lengths <= _MAX_DOCUMENT_TOKENS)
         if not good.all():
-            _count(counts.rejected, "no_tokens", int(np.count_nonzero(lengths == 0)))
-            _count(
-                counts.rejected, "too_long", int(np.count_nonzero(lengths > _MAX_DOCUMENT_TOKENS))
-            )
+            counts.reject(RejectReason.NO_TOKENS, int(np.count_nonzero(lengths == 0)))
+            too_long = int(np.count_nonzero(lengths > _MAX_DOCUMENT_TOKENS))
+            counts.reject(RejectReason.TOO_LONG, too_long)
             arrays = [array for array, kept in zip(arrays, good, strict=True) if kept]
         documents["tokens"] = np.where(good, lengths, 0)
         if arrays:
@@ -224,9 +219,9 @@ class UnitEncoder:
         check_damaged_fraction(self._damaged, self._read, self._settings.maximum_rejected_share)
 
 
-def count_damaged(rejected: dict[str, int]) -> int:
-    """How many documents were rejected because the input is damaged."""
-    return sum(count for reason, count in rejected.items() if reason in DAMAGE_REASONS)
+def count_damaged(rejected: dict[RejectReason, int]) -> int:
+    """Return the number of documents rejected because the input is damaged."""
+    return sum(count for reason, count in rejected.items() if reason.damage)
 
 
 def check_damaged_fraction(damaged: int, read: int, most: float) -> None:
@@ -239,8 +234,3 @@ def check_damaged_fraction(damaged: int, read: int, most: float) -> None:
             "damaged files: see --dry-run and the input itself), or allow more with "
             "--maximum-rejected-share; running again continues",
         )
-
-
-def _count(counts: dict[str, int], reason: str, number: int) -> None:
-    if number:
-        counts[reason] = counts.get(reason, 0) + number

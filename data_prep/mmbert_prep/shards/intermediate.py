@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from mmbert.files import explained_write_errors, sync_folder, write_json
 from mmbert_prep.executor.storage import read_json
+from mmbert_prep.readers import RejectReason
 
 # high, low: halves of the text's XXH3-128; tokens and bytes of the document.
 DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
@@ -40,7 +41,7 @@ class LanguageCounts:
 
     # No pydantic model: it is added to once per document.
     read: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
+    rejected: dict[RejectReason, int] = field(default_factory=dict)
     cleaned: int = 0
     """Kept documents that cleaning changed."""
     tokens: int = 0
@@ -53,13 +54,18 @@ class LanguageCounts:
     measured_characters: int = 0
     """Words, tokens and characters of every 16th document, for tokens per word."""
 
+    def reject(self, reason: RejectReason, documents: int = 1) -> None:
+        """Count rejected documents."""
+        if documents:
+            self.rejected[reason] = self.rejected.get(reason, 0) + documents
+
     def add(self, other: LanguageCounts) -> None:
         """Add another part's counts."""
         for name in (entry.name for entry in fields(self)):
             value = getattr(other, name)
             if name == "rejected":
-                for reason, count in value.items():
-                    self.rejected[reason] = self.rejected.get(reason, 0) + count
+                for reason, documents in value.items():
+                    self.reject(reason, documents)
             else:
                 setattr(self, name, getattr(self, name) + value)
 

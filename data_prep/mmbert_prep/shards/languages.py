@@ -17,6 +17,7 @@ from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.intermediate import LanguageCounts, Section, read_unit_report
 from mmbert_prep.shards.merge import finish_language, published_manifest, write_shard
@@ -125,7 +126,8 @@ class LanguageMerger:
         statuses = np.load(self._workspace.merge / f"{language}.npy", mmap_mode="r")
         shards = [ShardPlan(*shard) for shard in stored["shards"]]
         totals = {split: tuple(values) for split, values in stored["totals"].items()}
-        return Selection(statuses, stored["dropped"], shards, totals)
+        dropped = {RejectReason(reason): count for reason, count in stored["dropped"].items()}
+        return Selection(statuses, dropped, shards, totals)
 
     def _shards(self) -> Iterator[tuple[str, ShardPlan]]:
         for language in self._names:

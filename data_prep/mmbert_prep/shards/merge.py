@@ -32,6 +32,7 @@ from mmbert.data.shards.manifest import (
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.files import atomic_write, explained_write_errors, make_folder, sync_folder
 from mmbert_prep.executor.progress import Meter
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.shards.intermediate import map_section
 from mmbert_prep.shards.selection import DocumentStatus, LanguageSections, Selection, ShardPlan
 
@@ -91,7 +92,7 @@ def finish_language(
     shards: list[Shard],
     totals: dict[str, tuple[int, int, int]],
     read: int,
-    rejected: dict[str, int],
+    rejected: dict[RejectReason, int],
     tokenizer: TokenizerDescription,
     contexts: tuple[int, ...],
 ) -> Manifest:
@@ -134,7 +135,7 @@ def finish_language(
             shards=tuple(heldout),
         ),
         documents_read=read,
-        rejected=dict(sorted(rejected.items())),
+        rejected={reason.value: count for reason, count in sorted(rejected.items())},
     )
     write_manifest(folder, manifest)
     with atomic_write(commit_marker) as file:

@@ -10,6 +10,7 @@ from mmbert.errors import UserError
 from mmbert.files import atomic_write
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.workspace import SUMMARY_NAME
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.shards.summary import LanguageSummary, Summary
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -71,7 +72,7 @@ def write_report(shards: Path, path: Path, console: Console) -> None:
     console.print(f"{path}: {len(rows):,} languages: {reported}", soft_wrap=True)
 
 
-def _empty_summary(rejected: dict[str, int]) -> LanguageSummary:
+def _empty_summary(rejected: dict[RejectReason, int]) -> LanguageSummary:
     names = LanguageSummary.model_fields
     zeros = {name: 0 for name in names if name != "rejected"}
     read = sum(rejected.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mmbert_prep.filters.cleaning import heldout_mask
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.intermediate import Section, map_documents
 
@@ -54,7 +55,7 @@ class Selection:
     """The fate of each document (uint8) and the shards that follow from it."""
 
     statuses: np.ndarray
-    dropped: dict[str, int]
+    dropped: dict[RejectReason, int]
     shards: list[ShardPlan] = field(default_factory=list)
     totals: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Split -> documents, tokens, bytes."""
@@ -77,7 +78,7 @@ def select(language: LanguageSections, folder: Path, settings: PrepSettings) -> 
     if settings.maximum_tokens_per_language is not None:
         _cap(language, folder, statuses, settings.maximum_tokens_per_language)
     over = int(np.count_nonzero(statuses == DocumentStatus.OVER_CAP))
-    dropped = {"duplicate": duplicates, "over_token_cap": over}
+    dropped = {RejectReason.DUPLICATE: duplicates, RejectReason.OVER_TOKEN_CAP: over}
     selection = Selection(statuses, {reason: n for reason, n in dropped.items() if n})
     _plan_shards(language, folder, settings.shard_tokens, selection)
     return selection

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.data.shards.manifest import Manifest
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import Discovery
 from mmbert_prep.shards.intermediate import LanguageCounts
 
@@ -30,7 +31,7 @@ class LanguageSummary(BaseModel):
     train_bytes: int
     heldout_documents: int
     heldout_tokens: int
-    rejected: dict[str, int]
+    rejected: dict[RejectReason, int]
     cleaned: int
     bytes_per_token: float
     tokens_per_word: float
@@ -48,7 +49,7 @@ class Summary(BaseModel):
     accelerator: str
     """kitoken, none, or given up: kitoken at first, until it was found to differ."""
     languages: dict[str, LanguageSummary]
-    without_text: dict[str, dict[str, int]]
+    without_text: dict[str, dict[RejectReason, int]]
     """Languages of which nothing was left, with the reasons; "" is text that names no language."""
     damaged_files: list[str]
     ignored_files: dict[str, list[str]]
@@ -72,9 +73,9 @@ class Summary(BaseModel):
         )
         return sums
 
-    def rejected(self) -> dict[str, int]:
+    def rejected(self) -> dict[RejectReason, int]:
         """Rejected documents by reason, over everything."""
-        sums: dict[str, int] = {}
+        sums: dict[RejectReason, int] = {}
         reasons = [language.rejected for language in self.languages.values()]
         for rejected in [*reasons, *self.without_text.values()]:
             for reason, count in rejected.items():
@@ -95,7 +96,7 @@ def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSu
         train_bytes=manifest.train.bytes,
         heldout_documents=manifest.heldout.documents,
         heldout_tokens=manifest.heldout.tokens,
-        rejected=manifest.rejected,
+        rejected={RejectReason(reason): n for reason, n in manifest.rejected.items()},
         cleaned=counts.cleaned,
         bytes_per_token=round(size / counted, 3),
         tokens_per_word=round(counts.measured_tokens / words, 3),

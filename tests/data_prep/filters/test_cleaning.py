@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from mmbert.errors import UserError
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
 from mmbert_prep.filters.decontamination import Decontaminator
-from mmbert_prep.readers import Document
+from mmbert_prep.readers import Document, Rejected, RejectReason
 from mmbert_prep.tokenization.sample import temperature_budgets
 from tests.support.texts import documents, run, settings
 
 
-def clean(data: bytes, **changes: object) -> CleanText | str:
-    return Cleaner(settings("in", Path("out"), **changes)).clean(Document(data, "eng_Latn"))
+def clean(data: bytes, **changes: object) -> CleanText | RejectReason:
+    cleaner = Cleaner(settings("in", Path("out"), **changes))
+    result = cleaner.clean(Document(data, "eng_Latn"))
+    return result.reason if isinstance(result, Rejected) else result
 
 
 def test_reasons() -> None:
@@ -32,8 +34,19 @@ def test_reasons() -> None:
     assert clean("äöü".encode(), minimum_characters=3) == CleanText("äöü", "äöü".encode(), False)
     assert clean(b"a" * 2000, maximum_bytes=1000) == "too_long"
     cleaner = Cleaner(settings("in", Path("out")))
-    assert cleaner.clean(Document(b"text", None)) == "missing_language"
-    assert cleaner.clean(Document(None, "eng_Latn", "broken_json")) == "broken_json"
+    assert cleaner.clean(Document(b"text", None)) == Rejected(RejectReason.MISSING_LANGUAGE)
+    broken = Document.reject("eng_Latn", RejectReason.BROKEN_JSON, "detail")
+    assert cleaner.clean(broken) == Rejected(RejectReason.BROKEN_JSON, "detail")
+
+
+def test_reasons_are_keys_of_manifests() -> None:
+    """Users' files hold them: a manifest's counts, a report's columns."""
+    damage = {"broken_json", "damaged_file", "invalid_tokens", "invalid_utf8"}
+    damage |= {"missing_language", "missing_text", "too_long"}
+    unwanted = {"contaminated", "duplicate", "empty", "no_tokens", "over_token_cap", "too_short"}
+    assert {reason.value for reason in RejectReason if reason.damage} == damage
+    assert {reason.value for reason in RejectReason if not reason.damage} == unwanted
+    assert json.dumps({RejectReason.EMPTY: 1}) == '{"empty": 1}'
 
 
 @given(st.text(max_size=60))

@@ -15,7 +15,7 @@ import zstandard
 
 from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter
 from mmbert_prep.filters.cleaning import Cleaner
-from mmbert_prep.readers import DAMAGE_REASONS, plan_ranges, read_range
+from mmbert_prep.readers import Rejected, RejectReason, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
 from tests.data_prep.readers.formats.test_tokenized import array, write_mds
 from tests.support.texts import documents, json_lines, settings
@@ -101,11 +101,11 @@ def check(name: str, seed: int, folder: Path) -> None:
     for file in discover(options).files:
         for file_range in plan_ranges(file, generator.choice((500, 1 << 30)), options):
             for document in read_range(file_range, options):
-                if document.problem is not None:
-                    assert document.problem in DAMAGE_REASONS
-                    if document.problem == "damaged_file":
-                        assert document.detail is not None
-                        assert name in document.detail
+                if document.rejected is not None:
+                    assert document.rejected.reason.damage
+                    if document.rejected.reason is RejectReason.DAMAGED_FILE:
+                        assert document.rejected.detail is not None
+                        assert name in document.rejected.detail
                 elif document.tokens is not None:
                     assert document.tokens.dtype == np.int32
                     assert document.tokens.size == 0 or int(document.tokens.min()) >= 0
@@ -113,7 +113,7 @@ def check(name: str, seed: int, folder: Path) -> None:
                         assert document.tokens.tolist() == DOCUMENT * (len(document.tokens) // 40)
                 else:
                     result = cleaner.clean(document)
-                    assert isinstance(result, str) or result.text.encode() == result.data
+                    assert isinstance(result, Rejected) or result.text.encode() == result.data
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -37,8 +37,8 @@ def texts(found: list[Document]) -> list[str]:
     return [document.data.decode() for document in found if document.data is not None]
 
 
-def problems(found: list[Document]) -> list[str]:
-    return [document.problem for document in found if document.problem is not None]
+def reasons(found: list[Document]) -> list[str]:
+    return [document.rejected.reason for document in found if document.rejected is not None]
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 50, 333, 4000, 1 << 40])
@@ -122,8 +122,9 @@ def test_a_file_cut_short_keeps_what_came_before(name: str, tmp_path: Path) -> N
         data = bytearray(whole[: len(whole) // 2])
     (folder / name).write_bytes(data)
     found = read(tmp_path)
-    assert "damaged_file" in problems(found)
-    detail = next(d.detail for d in found if d.problem == "damaged_file")
+    assert "damaged_file" in reasons(found)
+    [rejected] = [d.rejected for d in found if d.rejected is not None]
+    detail = rejected.detail
     assert detail is not None
     assert name in detail
     kept = texts(found)
@@ -134,7 +135,7 @@ def test_a_file_cut_short_keeps_what_came_before(name: str, tmp_path: Path) -> N
 def test_parquet_without_a_footer_is_named(tmp_path: Path) -> None:
     (tmp_path / "sna_Latn.parquet").write_bytes(b"PAR1" + os.urandom(500))
     found = read(tmp_path)
-    assert problems(found) == ["damaged_file"]
+    assert reasons(found) == ["damaged_file"]
     assert found[0].language == "sna_Latn"
 
 
@@ -154,7 +155,7 @@ def test_bad_json_lines_are_told_by_reason(tmp_path: Path) -> None:
     (tmp_path / "zul_Latn.jsonl").write_bytes(data)
     found = read(tmp_path, maximum_bytes=200_000)
     assert texts(found) == ["good"] * len(bad)
-    assert problems(found) == [reason for reason, _ in bad]
+    assert reasons(found) == [reason for reason, _ in bad]
 
 
 def test_parquet_columns_of_any_text_type(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_parquet_columns_of_any_text_type(tmp_path: Path) -> None:
             continue  # this Arrow cannot write the type, so no such file exists
         found = read(path)
         assert texts(found) == ["eins", "zwei ü", "drei"]
-        assert problems(found) == ["missing_text"]
+        assert reasons(found) == ["missing_text"]
 
 
 def test_parquet_with_invalid_utf8_rejects_only_that_row(tmp_path: Path) -> None:

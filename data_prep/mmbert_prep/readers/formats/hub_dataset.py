@@ -11,6 +11,7 @@ from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.language_codes import is_language_key
 from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.settings import PrepSettings
 
 PREFIX = "hf:"
@@ -98,11 +99,11 @@ def _document(row: dict[str, Any], language: str | None, settings: PrepSettings)
     language = language or language_of([row.get(name) for name in settings.language_columns])
     text = row.get(settings.text_column)
     if not isinstance(text, str):
-        return Document(None, language, "missing_text")
+        return Document.reject(language, RejectReason.MISSING_TEXT)
     try:
         return Document(text.encode(), language)
     except UnicodeEncodeError:
-        return Document(None, language, "invalid_utf8")
+        return Document.reject(language, RejectReason.INVALID_UTF8)
 
 
 def _load(path: str) -> Any:

@@ -9,6 +9,7 @@ import orjson
 
 from mmbert_prep.readers.documents import Document, FileRange
 from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
 
@@ -19,29 +20,29 @@ def read_jsonl(file_range: FileRange, settings: PrepSettings) -> Iterator[Docume
     text_column, columns = settings.text_column, settings.language_columns
     for line in split_lines(stream, settings.maximum_bytes):
         if isinstance(line, OversizedLine):
-            yield Document(None, file_range.language, "too_long")
+            yield Document.reject(file_range.language, RejectReason.TOO_LONG)
             continue
         try:
             row = _parsed(line)
         except UnicodeDecodeError:
-            yield Document(None, file_range.language, "invalid_utf8")
+            yield Document.reject(file_range.language, RejectReason.INVALID_UTF8)
             continue
         except (ValueError, RecursionError):
             if line.strip():  # a blank line is no document
-                yield Document(None, file_range.language, "broken_json")
+                yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
             continue
         if not isinstance(row, dict):
-            yield Document(None, file_range.language, "broken_json")
+            yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
             continue
         language = file_range.language or language_of([row.get(name) for name in columns])
         text = row.get(text_column)
         if not isinstance(text, str):
-            yield Document(None, language, "missing_text")
+            yield Document.reject(language, RejectReason.MISSING_TEXT)
             continue
         try:
             yield Document(text.encode(), language, text=text)
         except UnicodeEncodeError:  # half of a surrogate pair, written as \ud83d
-            yield Document(None, language, "invalid_utf8")
+            yield Document.reject(language, RejectReason.INVALID_UTF8)
 
 
 def _parsed(line: bytes) -> object:

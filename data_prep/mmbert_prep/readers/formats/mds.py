@@ -14,6 +14,7 @@ from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange
 from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError, read_blocks
 from mmbert_prep.settings import PrepSettings
 
@@ -54,9 +55,9 @@ def read_megatron(file_range: FileRange, settings: PrepSettings) -> Iterator[Doc
 
 def _tokens(tokens: np.ndarray, language: str | None) -> Document:
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        return Document(None, language, "invalid_tokens")
+        return Document.reject(language, RejectReason.INVALID_TOKENS)
     if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
-        return Document(None, language, "invalid_tokens")
+        return Document.reject(language, RejectReason.INVALID_TOKENS)
     return Document(None, language, tokens=tokens.astype(np.int32))
 
 

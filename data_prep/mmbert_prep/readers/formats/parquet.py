@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from mmbert_prep.readers.documents import Document, FileRange
 from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.settings import PrepSettings
 
@@ -58,10 +59,12 @@ def read_parquet(file_range: FileRange, settings: PrepSettings) -> Iterator[Docu
                 values = [batch.column(name).to_pylist() for name in columns]
                 for row, data in enumerate(texts):
                     language = file_range.language or language_of([value[row] for value in values])
-                    problem = "missing_text" if data is None else None
-                    if data is not None and len(data) > settings.maximum_bytes:
-                        data, problem = None, "too_long"
-                    yield Document(data, language, problem)
+                    if data is None:
+                        yield Document.reject(language, RejectReason.MISSING_TEXT)
+                    elif len(data) > settings.maximum_bytes:
+                        yield Document.reject(language, RejectReason.TOO_LONG)
+                    else:
+                        yield Document(data, language)
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise DamagedFileError(_first_line(error)) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
 
@@ -22,7 +23,7 @@ def read_text(file_range: FileRange, settings: PrepSettings) -> Iterator[Documen
     if settings.text_unit == "line":
         for line in text_lines:
             if isinstance(line, OversizedLine):
-                yield Document(None, file_range.language, "too_long")
+                yield Document.reject(file_range.language, RejectReason.TOO_LONG)
             elif line.strip():  # blank lines between documents are no documents
                 yield Document(_strip_byte_order_mark(line) if first else line, file_range.language)
             first = False
@@ -50,7 +51,7 @@ def read_text(file_range: FileRange, settings: PrepSettings) -> Iterator[Documen
 
 def _block(block: list[bytes], too_long: bool, language: str | None) -> Document:
     if too_long:
-        return Document(None, language, "too_long")
+        return Document.reject(language, RejectReason.TOO_LONG)
     return Document(b"\n".join(block), language)
 
 
@@ -60,7 +61,7 @@ def _whole(stream: Iterator[bytes], file_range: FileRange, maximum_bytes: int) -
     for part in stream:
         length += len(part)
         if length > maximum_bytes:
-            return Document(None, file_range.language, "too_long")
+            return Document.reject(file_range.language, RejectReason.TOO_LONG)
         parts.append(part)
     return Document(_strip_byte_order_mark(b"".join(parts)), file_range.language)
 

@@ -30,7 +30,7 @@ def read(folder: Path) -> list[list[int]]:
         assert file.language == "eng_Latn"
         for file_range in plan_ranges(file, 1000, options):
             for document in read_range(file_range, options):
-                assert document.problem is None, document.detail
+                assert document.rejected is None, document.rejected
                 assert document.tokens is not None
                 found.append(document.tokens.tolist())
     return found
