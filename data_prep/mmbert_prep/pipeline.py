@@ -58,7 +58,7 @@ _DISABLED_MARKER = "accelerator-given-up"
 class _Pipeline:
     def __init__(self, group: WorkerGroup, settings: PrepSettings) -> None:
         self.group, self.settings = group, settings
-        self.workspace = Workspace(settings)
+        self.workspace = Workspace(settings.output, settings.source)
         self.is_rank_zero = group.rank == 0
         self.console = Console(stderr=True)
         self.stages = Stages(group, self.workspace, self.console)

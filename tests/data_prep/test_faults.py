@@ -20,7 +20,17 @@ from mmbert.errors import UserError
 from mmbert_prep.executor.lock import output_lock
 from mmbert_prep.shards import intermediate, languages
 from mmbert_prep.tokenization.fast_encoder import FastEncoder
-from tests.support.texts import ROOT, command, command_line, environment, run, tree, write_corpus
+from tests.support.sample_files import TEXT_FILES
+from tests.support.texts import (
+    ROOT,
+    command,
+    command_line,
+    documents,
+    environment,
+    run,
+    tree,
+    write_corpus,
+)
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 
@@ -29,6 +39,9 @@ MPIRUN = Path(sys.executable).with_name("mpirun")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_corpus(folder, scale=3)
+    for number, (suffix, write) in enumerate(TEXT_FILES.items()):
+        language = f"aa{'abcdefghijklmnop'[number]}_Latn"
+        write(folder / f"{language}{suffix}", documents(language, 40))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -204,7 +205,9 @@ def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
     [
         (["--input", "missing"], "missing does not exist"),
         (["--input", "{empty}"], "no text to read in"),
-        (["--input", "{corpus}", "--heldout-fraction", "2"], "heldout_share"),
+        (["--input", "{corpus}", "--heldout-fraction", "2"], "--heldout-fraction: "),
+        (["--input", "{corpus}", "--maximum-bytes", "many"], "'many' is not a quantity"),
+        ([], "Missing option '--input'"),
         (["--input", "{corpus}", "--tokenizer", "missing.model"], "missing.model cannot be read"),
         (["--input", "{corpus}", "--vocab-size", "60000"], "too little for a vocabulary of 60000"),
     ],
@@ -253,6 +256,31 @@ def test_the_source_that_a_recipe_means() -> None:
     assert source_folder(recipe, "starcoder") == "starcoder"
     with pytest.raises(UserError, match="not nothing"):
         source_folder(recipe, "nothing")
+
+
+def test_options_are_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option is a field, and none of them changes a default."""
+    given: list[PrepSettings] = []
+    monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.append(chosen))
+    arguments = ["--input", "text", "--output", str(tmp_path), "--workers", "1"]
+    assert CliRunner().invoke(cli.app, arguments).exception is None
+    assert given == [PrepSettings(input="text", output=tmp_path)]
+    parameters = set(inspect.signature(cli.command).parameters)
+    assert parameters - {"context", "recipe", "dry_run"} == set(PrepSettings.model_fields)
+
+
+def test_an_installed_package_starts_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "swh_Latn.txt").write_text("some text")
+    options = ["--input", "swh_Latn.txt", "--output", "out", "--dry-run"]
+    result = subprocess.run(
+        [sys.executable, "-m", "mmbert_prep", *options],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "swh_Latn" in result.stdout
 
 
 def test_former_spellings_of_options_are_accepted(

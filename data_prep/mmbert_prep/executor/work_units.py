@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mmbert_prep.readers import FileRange, plan_ranges
 from mmbert_prep.readers.discovery import Discovery
+from mmbert_prep.readers.registry import FORMATS
 from mmbert_prep.settings import PrepSettings
 
 _MIN_UNIT_BYTES, _MAX_UNIT_BYTES = 2_000_000, 64_000_000
@@ -43,7 +44,7 @@ class WorkPlan(BaseModel):
 
 def plan_work_units(found: Discovery, settings: PrepSettings) -> WorkPlan:
     """Divide the input into units, big files apart and small ones together."""
-    total = sum(file.size for file in found.files if file.format != "hub")
+    total = sum(file.size for file in found.files if FORMATS[file.format].local)
     unit_bytes = settings.unit_bytes or min(
         _MAX_UNIT_BYTES, max(_MIN_UNIT_BYTES, total // _TARGET_UNITS)
     )

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmbert.files import atomic_write, make_folder, sync_folder
-from mmbert_prep.settings import PrepSettings
 
 WORK_FOLDER = ".preprocess"
 SUMMARY_NAME = "summary.json"
 
 
+@dataclass(frozen=True)
+class LanguagePaths:
+    """Where a language is written and published."""
+
+    staging: Path
+    """Folder in which its files are written."""
+    target: Path
+    """Folder in which it becomes visible, complete."""
+    commit_marker: Path
+    """Copy of the manifest: this run has written what is at `target`."""
+
+
 class Workspace:
     """The paths of one run."""
 
-    def __init__(self, settings: PrepSettings) -> None:
-        output = settings.output
-        self.output = output
+    def __init__(self, output: Path, source: str) -> None:
         self.tokenizer = output / "tokenizer"
-        self.source = output / settings.source
+        self.source = output / source
         self.summary = self.source / SUMMARY_NAME
         self.lock = output / WORK_FOLDER / "lock.json"
-        self.root = output / WORK_FOLDER / settings.source
+        self.root = output / WORK_FOLDER / source
         self.plan = self.root / "plan.json"
         self.claims = self.root / "claims"
         self.progress = self.root / "progress"
@@ -32,6 +42,14 @@ class Workspace:
         self.staging = self.root / "staging"
         self.commit_markers = self.root / "receipts"
         self._merged_units = self.root / "merged-units"
+
+    def language(self, language: str) -> LanguagePaths:
+        """Return the paths of one language."""
+        return LanguagePaths(
+            staging=self.staging / language,
+            target=self.source / language,
+            commit_marker=self.commit_markers / f"{language}.json",
+        )
 
     def units(self, fingerprint: str, fast_encoder: str) -> Path:
         """Parts made with a tokenizer of this fingerprint, with or without a fast encoder.

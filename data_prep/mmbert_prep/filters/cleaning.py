@@ -12,7 +12,7 @@ import xxhash
 from mmbert_prep.filters.decontamination import Decontaminator
 from mmbert_prep.readers.documents import Document
 from mmbert_prep.readers.rejection import Rejected, RejectReason
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.settings import CleaningSettings
 
 # C0 controls but tab, newline and carriage return; DEL. None of these bytes occurs inside a
 # multi-byte UTF-8 character, so they can be deleted from the bytes.
@@ -35,7 +35,7 @@ class CleanText(NamedTuple):
 class Cleaner:
     """Applies the settings' cleaning to documents, one at a time."""
 
-    def __init__(self, settings: PrepSettings) -> None:
+    def __init__(self, settings: CleaningSettings) -> None:
         self._settings = settings
         self._decontaminator = (
             Decontaminator(settings.decontaminate, settings.decontaminate_ngram)

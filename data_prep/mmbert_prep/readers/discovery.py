@@ -9,22 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbert.errors import UserError
-from mmbert_prep.readers.documents import Compression, Format, InputFile
+from mmbert_prep.readers.documents import InputFile
 from mmbert_prep.readers.formats.hub_dataset import PREFIX, list_hub_dataset
 from mmbert_prep.readers.language_codes import is_language_key
-from mmbert_prep.settings import PrepSettings
-
-_FORMATS: dict[str, Format] = {
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".txt": "text",
-    ".text": "text",
-    ".mds": "mds",
-    ".idx": "megatron",
-}
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+from mmbert_prep.readers.registry import FORMAT_OF_SUFFIX, FORMATS
+from mmbert_prep.readers.streams import COMPRESSIONS
+from mmbert_prep.settings import InputSettings
 
 
 @dataclass
@@ -36,33 +26,27 @@ class Discovery:
     root: str = ""
 
 
-def discover(settings: PrepSettings) -> Discovery:
+def discover(settings: InputSettings) -> Discovery:
     """List the input in a fixed order (by relative path). Raises UserError if there is none."""
     if settings.input.startswith(PREFIX):
         return Discovery(files=list_hub_dataset(settings))
     root, paths = _paths(settings.input)
     found = Discovery(root=root)
-    known = set(paths)
-    # Beside MDS shards lie an index and statistics, which are no text.
-    shard_folders = {os.path.dirname(path) for path in paths if ".mds" in os.path.basename(path)}
+    companions: dict[str, str | None] = {}
+    for file_format in FORMATS.values():
+        companions.update(file_format.companions(paths))
     for path in paths:
-        if path.endswith(".bin") and f"{path[:-4]}.idx" in known:
-            continue  # read with its index
-        if path.endswith(".json") and os.path.dirname(path) in shard_folders:
-            _ignore(found, "beside MDS shards", os.path.relpath(path, root))
-            continue
-        unpacked, extension = os.path.splitext(path)
-        if unpacked.endswith(".mds") and extension.lower() in _COMPRESSIONS and unpacked in known:
-            relative = os.path.relpath(path, root)
-            _ignore(found, "packed copy of an MDS shard beside it", relative)
-            continue
-        _classify(path, root, settings, found)
+        if path not in companions:
+            _classify(path, root, settings, found)
+        elif (why := companions[path]) is not None:
+            _ignore(found, why, os.path.relpath(path, root))
     if not found.files:
+        suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
         reasons = "; ".join(f"{why}: {len(names)}" for why, names in sorted(found.ignored.items()))
         raise UserError(
             f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else ""),
-            remedy="give a folder or pattern with .parquet, .jsonl, .jsonl.gz, .jsonl.zst or .txt "
-            "files whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
+            remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
+            ".zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
             "columns; or name the language with --language",
         )
     return found
@@ -102,17 +86,17 @@ def _list_files(root: Path) -> list[str]:
     return names
 
 
-def _classify(path: str, root: str, settings: PrepSettings, found: Discovery) -> None:
+def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -> None:
     relative = os.path.relpath(path, root)
     name = os.path.basename(path)
     stem, extension = os.path.splitext(name)
-    compression = _COMPRESSIONS.get(extension.lower(), "none")
+    compression = COMPRESSIONS.get(extension.lower(), "none")
     if compression != "none":
         stem, extension = os.path.splitext(stem)
-    kind = _FORMATS.get(extension.lower())
+    file_format = FORMAT_OF_SUFFIX.get(extension.lower())
     if name.startswith((".", "_")):
         return _ignore(found, "hidden", relative)
-    if kind is None or (kind in ("parquet", "megatron") and compression != "none"):
+    if file_format is None or (compression != "none" and not file_format.compressible):
         return _ignore(found, f"unknown kind of file '{extension or name}'", relative)
     try:
         status = os.stat(path)
@@ -123,12 +107,12 @@ def _classify(path: str, root: str, settings: PrepSettings, found: Discovery) ->
     if not stat.S_ISREG(status.st_mode):
         return _ignore(found, "not a regular file", relative)
     language = settings.language or language_of_path(relative) or _language_of_name(root)
-    if language is None and kind in ("text", "megatron"):
-        return _ignore(found, f"{kind} whose path names no language", relative)
+    if language is None and file_format.needs_language:
+        return _ignore(found, f"{file_format.name} whose path names no language", relative)
     if status.st_size == 0:
         return _ignore(found, "empty file", relative)
     found.files.append(
-        InputFile(path, kind, compression, language, status.st_size, status.st_mtime_ns)
+        InputFile(path, file_format.name, compression, language, status.st_size, status.st_mtime_ns)
     )
 
 

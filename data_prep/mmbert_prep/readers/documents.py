@@ -1,4 +1,4 @@
-"""What readers take and give: segments of files in, documents (or what is wrong with them) out."""
+"""Input and output of the readers: files, ranges of files, and documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from mmbert_prep.readers.rejection import Rejected, RejectReason
 
-Format = Literal["parquet", "jsonl", "text", "megatron", "mds", "hub"]
 Compression = Literal["none", "gzip", "zstd"]
 
 
@@ -32,29 +31,26 @@ class Document(NamedTuple):
     def reject(
         cls, language: str | None, reason: RejectReason, detail: str | None = None
     ) -> Document:
-        """A record that cannot be used."""
+        """Make the document of a record that cannot be used."""
         return cls(None, language, Rejected(reason, detail))
 
-
-@dataclass(frozen=True)
-class InputFile:
-    """One input file: its path, form, language (None: its columns say) and state on disk."""
-
-    path: str
-    format: Format
-    compression: Compression
-    language: str | None
-    size: int
-    modified: int
+    @classmethod
+    def from_tokens(cls, tokens: np.ndarray, language: str | None) -> Document:
+        """Make a document of token ids; rejected unless they are a vector of int32 from 0 on."""
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            return cls.reject(language, RejectReason.INVALID_TOKENS)
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
+            return cls.reject(language, RejectReason.INVALID_TOKENS)
+        return cls(None, language, tokens=tokens.astype(np.int32))
 
 
 class FileRange(BaseModel):
-    """A part of one input file that one worker reads: bytes, row groups or everything."""
+    """A range of one input file that one worker reads."""
 
     model_config = ConfigDict(frozen=True)
 
     path: str
-    format: Format
+    format: str
     compression: Compression
     language: str | None
     size: int
@@ -62,8 +58,51 @@ class FileRange(BaseModel):
     """Size and modification time (ns) of the file when the work was planned."""
     start: int
     stop: int
-    """Byte range of plain lines, range of row groups of Parquet; 0 … size for whole files."""
+    """Range in the units of the format: bytes of lines, row groups, documents."""
     input_bytes: int
-    """Input bytes that this part stands for: what work is divided by and progress is shown in."""
+    """Input bytes that the range accounts for, in planning and progress."""
     problem: str | None = None
-    """Why the file cannot be read at all, found while planning."""
+    """Why the file cannot be read at all, if planning found that."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input file and its state when it was found."""
+
+    path: str
+    format: str
+    """Name of its `FileFormat`."""
+    compression: Compression
+    language: str | None
+    """Language key of the whole file; None if columns give it."""
+    size: int
+    modified: int
+    """Modification time in ns."""
+
+    def range(self, start: int, stop: int, input_bytes: int) -> FileRange:
+        """Return a range of this file."""
+        return self._range(start, stop, input_bytes)
+
+    def whole(self) -> list[FileRange]:
+        """Return the file as a single range."""
+        return [self._range(0, self.size, self.size)]
+
+    def unreadable(self, problem: str) -> list[FileRange]:
+        """Return an empty range that reports `problem`."""
+        return [self._range(0, 0, 1, problem)]
+
+    def _range(
+        self, start: int, stop: int, input_bytes: int, problem: str | None = None
+    ) -> FileRange:
+        return FileRange(
+            path=self.path,
+            format=self.format,
+            compression=self.compression,
+            language=self.language,
+            size=self.size,
+            modified=self.modified,
+            start=start,
+            stop=stop,
+            input_bytes=input_bytes,
+            problem=problem,
+        )

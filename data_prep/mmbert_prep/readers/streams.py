@@ -14,6 +14,9 @@ import zstandard
 
 from mmbert_prep.readers.documents import Compression
 
+COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+"""Compression of files by the end of their name."""
+
 BLOCK = 1 << 20
 _CHUNK = 512  # compressed bytes given to zstd at once: at most some 20 MB when decompressed
 

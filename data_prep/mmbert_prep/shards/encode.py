@@ -14,7 +14,8 @@ from mmbert_prep.executor.work_units import WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes
 from mmbert_prep.readers import Document, FileRange, Rejected, RejectReason, read_range
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.readers.registry import expansion
+from mmbert_prep.settings import EncodingSettings
 from mmbert_prep.shards.intermediate import (
     DOCUMENT_DTYPE,
     IntermediateWriter,
@@ -37,7 +38,7 @@ class UnitEncoder:
 
     def __init__(
         self,
-        settings: PrepSettings,
+        settings: EncodingSettings,
         encoder: BatchEncoder,
         folder: Path,
         meter: Meter,
@@ -71,8 +72,7 @@ class UnitEncoder:
         batch: list[tuple[str, CleanText]] = []
         tokenized: list[tuple[str, np.ndarray]] = []
         size = shown = 0
-        # Progress inside a big file, whose text is about so many times its size on disk.
-        expansion = 3 if file_range.compression != "none" or file_range.format == "parquet" else 1
+        growth = expansion(file_range)  # for progress inside a large file
         self._meter.reading(file_range.path)
         for document in read_range(file_range, self._settings):
             counts = writer.counts(document.language or "")
@@ -93,7 +93,7 @@ class UnitEncoder:
                 size += len(clean.data)
             if size >= _BATCH_BYTES or len(batch) + len(tokenized) >= _BATCH_DOCUMENTS:
                 self._flush(batch, tokenized, writer)
-                step = min(size // expansion, file_range.input_bytes - shown)
+                step = min(size // growth, file_range.input_bytes - shown)
                 self._meter.add(weight=step)
                 shown += step
                 batch, tokenized, size = [], [], 0

@@ -20,7 +20,7 @@ from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.intermediate import LanguageCounts, Section, read_unit_report
-from mmbert_prep.shards.merge import finish_language, published_manifest, write_shard
+from mmbert_prep.shards.merge import StagedLanguage, finish_language, is_published, write_shard
 from mmbert_prep.shards.selection import LanguageSections, Selection, ShardPlan, select
 from mmbert_prep.shards.summary import LanguageSummary, summarize_language
 
@@ -104,11 +104,6 @@ class LanguageMerger:
                 sync_folder(manifest.parent)
                 shutil.rmtree(manifest.parent)
 
-    def _published(self, language: str) -> bool:
-        target = self._workspace.source / language
-        commit_marker = self._workspace.commit_markers / f"{language}.json"
-        return published_manifest(target, commit_marker) is not None
-
     def _select(self, language: str) -> None:
         path = self._workspace.merge / f"{language}.json"
         if path.exists():
@@ -154,26 +149,24 @@ class LanguageMerger:
         write_json(self._entry(language, shard.name), entry.model_dump(mode="json"))
 
     def _finish(self, language: str) -> None:
-        if self._published(language):
+        paths = self._workspace.language(language)
+        if is_published(paths):
             return
         selection = self._selection(language)
         counts = self._languages.counts[language]
         rejected = dict(counts.rejected)
         for reason, count in selection.dropped.items():
             rejected[reason] = rejected.get(reason, 0) + count
-        finish_language(
-            language=language,
+        staged = StagedLanguage(
             source=self._settings.source,
-            folder=self._workspace.staging / language,
-            target=self._workspace.source / language,
-            commit_marker=self._workspace.commit_markers / f"{language}.json",
+            language=language,
+            paths=paths,
             shards=[
                 Shard.model_validate(read_json(self._entry(language, shard.name)))
                 for shard in selection.shards
             ],
             totals=selection.totals,
-            read=counts.read,
+            documents_read=counts.read,
             rejected=rejected,
-            tokenizer=self._description,
-            contexts=self._settings.contexts,
         )
+        finish_language(staged, self._description, self._settings.contexts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,12 @@ from mmbert.data.shards.manifest import (
     Shard,
     Split,
     TrainSplit,
-    read_manifest,
     write_manifest,
 )
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.files import atomic_write, explained_write_errors, make_folder, sync_folder
 from mmbert_prep.executor.progress import Meter
+from mmbert_prep.executor.workspace import LanguagePaths
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.shards.intermediate import map_section
 from mmbert_prep.shards.selection import DocumentStatus, LanguageSections, Selection, ShardPlan
@@ -83,30 +84,43 @@ def _copy(
         writer.add_many(tokens[first_token : int(ends[end - 1])], lengths[begin:end])
 
 
-def finish_language(
-    language: str,
-    source: str,
-    folder: Path,
-    target: Path,
-    commit_marker: Path,
-    shards: list[Shard],
-    totals: dict[str, tuple[int, int, int]],
-    read: int,
-    rejected: dict[RejectReason, int],
-    tokenizer: TokenizerDescription,
-    contexts: tuple[int, ...],
-) -> Manifest:
-    """Write piece indexes and manifest in `folder`, then make the language visible at `target`.
+@dataclass(frozen=True)
+class StagedLanguage:
+    """A language whose shards are written but not published."""
 
-    `receipt`, a copy of the manifest, tells a later run that this one made what is at `target`.
-    """
-    train = [shard for shard in shards if shard.name.startswith("train")]
-    heldout = [shard for shard in shards if shard.name.startswith("heldout")]
+    source: str
+    language: str
+    paths: LanguagePaths
+    shards: list[Shard]
+    totals: dict[str, tuple[int, int, int]]
+    """Split -> documents, tokens, bytes."""
+    documents_read: int
+    rejected: dict[RejectReason, int]
+
+    def shards_of(self, split: str) -> list[Shard]:
+        """Return the shards of a split."""
+        return [shard for shard in self.shards if shard.name.startswith(split)]
+
+
+def finish_language(
+    staged: StagedLanguage, tokenizer: TokenizerDescription, contexts: tuple[int, ...]
+) -> None:
+    """Write the continuation indexes and the manifest of a language, then publish it."""
+    folder = staged.paths.staging
+    manifest = _manifest(staged, tokenizer, _write_indexes(staged, contexts))
+    write_manifest(folder, manifest)
+    with atomic_write(staged.paths.commit_marker) as file:
+        file.write((folder / MANIFEST_NAME).read_bytes())
+    publish(folder, staged.paths.target)
+
+
+def _write_indexes(staged: StagedLanguage, contexts: tuple[int, ...]) -> dict[int, PiecesEntry]:
+    folder = staged.paths.staging
     pieces: dict[int, PiecesEntry] = {}
     for context in sorted(set(contexts)):
         indexes = []
         first_document = 0
-        for shard in train:
+        for shard in staged.shards_of("train"):
             lengths = IndexedDataset(folder / shard.name).lengths
             indexes.append(continuation_index(lengths, context, first_document))
             first_document += shard.documents
@@ -114,34 +128,37 @@ def finish_language(
         name = pieces_file_name(context)
         checksum = write_continuation_index(folder / name, index)
         pieces[context] = PiecesEntry(file=name, continuations=len(index), xxh3_128=checksum)
+    return pieces
+
+
+def _manifest(
+    staged: StagedLanguage, tokenizer: TokenizerDescription, pieces: dict[int, PiecesEntry]
+) -> Manifest:
+    documents, tokens, size = staged.totals["train"]
+    heldout_documents, heldout_tokens, heldout_size = staged.totals["heldout"]
     two_bytes = dtype_for_vocabulary(tokenizer.vocabulary_size).itemsize == 2
-    manifest = Manifest(
+    return Manifest(
         writer=f"mmbert {mmbert.__version__}",
-        source=source,
-        language=language,
+        source=staged.source,
+        language=staged.language,
         tokenizer=tokenizer.fingerprint,
         dtype="uint16" if two_bytes else "int32",
         train=TrainSplit(
-            documents=totals["train"][0],
-            tokens=totals["train"][1],
-            bytes=totals["train"][2],
-            shards=tuple(train),
+            documents=documents,
+            tokens=tokens,
+            bytes=size,
+            shards=tuple(staged.shards_of("train")),
             pieces=pieces,
         ),
         heldout=Split(
-            documents=totals["heldout"][0],
-            tokens=totals["heldout"][1],
-            bytes=totals["heldout"][2],
-            shards=tuple(heldout),
+            documents=heldout_documents,
+            tokens=heldout_tokens,
+            bytes=heldout_size,
+            shards=tuple(staged.shards_of("heldout")),
         ),
-        documents_read=read,
-        rejected={reason.value: count for reason, count in sorted(rejected.items())},
+        documents_read=staged.documents_read,
+        rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
     )
-    write_manifest(folder, manifest)
-    with atomic_write(commit_marker) as file:
-        file.write((folder / MANIFEST_NAME).read_bytes())
-    publish(folder, target)
-    return manifest
 
 
 def publish(folder: Path, target: Path) -> None:
@@ -158,10 +175,9 @@ def publish(folder: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def published_manifest(target: Path, commit_marker: Path) -> Manifest | None:
-    """The manifest of a language that this run has made visible already."""
-    if not commit_marker.exists() or not (target / MANIFEST_NAME).exists():
-        return None
-    if commit_marker.read_bytes() != (target / MANIFEST_NAME).read_bytes():
-        return None
-    return read_manifest(target)
+def is_published(paths: LanguagePaths) -> bool:
+    """Whether this run has already published the language."""
+    manifest = paths.target / MANIFEST_NAME
+    if not paths.commit_marker.exists() or not manifest.exists():
+        return False
+    return paths.commit_marker.read_bytes() == manifest.read_bytes()

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmbert_prep.filters.cleaning import heldout_mask
 from mmbert_prep.readers import RejectReason
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.settings import SelectionSettings
 from mmbert_prep.shards.intermediate import Section, map_documents
 
 _HASHES_PER_PASS = 16_000_000  # bounds memory of finding duplicates; more documents take passes
@@ -61,7 +61,7 @@ class Selection:
     """Split -> documents, tokens, bytes."""
 
 
-def select(language: LanguageSections, folder: Path, settings: PrepSettings) -> Selection:
+def select(language: LanguageSections, folder: Path, settings: SelectionSettings) -> Selection:
     """Decide every document's fate, in passes over hashes and lengths on disk."""
     statuses = np.zeros(language.documents, dtype=np.uint8)
     if settings.deduplicate:

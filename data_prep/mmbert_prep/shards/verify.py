@@ -20,7 +20,7 @@ from mmbert_prep.executor.workspace import SUMMARY_NAME
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
 from mmbert_prep.readers import Document, read_range
 from mmbert_prep.readers.discovery import discover
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.settings import PrepSettings, SelectionSettings
 from mmbert_prep.shards.encode import UnitEncoder
 from mmbert_prep.shards.summary import Summary
 from mmbert_prep.tokenization.encoders import Encoder, open_encoder
@@ -150,7 +150,7 @@ def _compare(
     folder: Path,
     manifest: Manifest,
     expected: Counter[bytes],
-    settings: PrepSettings,
+    settings: SelectionSettings,
     encoder: Encoder,
     check: Verification,
 ) -> None:
@@ -172,7 +172,7 @@ def _compare(
                 stored[key] += 1
                 check.documents += 1
                 if key == by_text and manifest.heldout.documents:
-                    _check_split(text, split, settings, where, check)
+                    _check_split(text, split, settings.heldout_share, where, check)
     most = 1 if settings.deduplicate else None
     for key, count in stored.items():
         if count > (most or expected[key]):
@@ -187,10 +187,10 @@ def _compare(
 
 
 def _check_split(
-    text: str, split: str, settings: PrepSettings, where: str, check: Verification
+    text: str, split: str, heldout_share: float, where: str, check: Verification
 ) -> None:
     if SPACE in text:
         return  # the stored text may have had this very sign, and another hash
-    held = bool(heldout_mask(content_hashes([text.encode()]), settings.heldout_share)[0])
+    held = bool(heldout_mask(content_hashes([text.encode()]), heldout_share)[0])
     if held != (split == "heldout"):
         check.add_error(f"{where}: is in the wrong split")

@@ -18,7 +18,7 @@ from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
 from mmbert_prep.readers import read_range
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.settings import SamplingSettings
 
 _MAX_SAMPLE_CHARACTERS = 20_000  # characters of one document
 _MIN_READ_BYTES = 4_000_000  # bytes of a unit of one language that are read at least
@@ -29,7 +29,7 @@ _OVERSAMPLING = 2  # sampled for each byte that will be wanted, so that language
 class TokenizerSampler:
     """What is to be sampled from each unit: decided from the sizes of files alone."""
 
-    def __init__(self, plan: WorkPlan, settings: PrepSettings) -> None:
+    def __init__(self, plan: WorkPlan, settings: SamplingSettings) -> None:
         self._settings = settings
         self._weights: dict[str | None, int] = defaultdict(int)
         for unit in plan.units:
@@ -100,7 +100,7 @@ class _SmallestHashes:
         return sorted((-negative, text) for negative, text in self._heap)
 
 
-def read_samples(paths: list[Path], settings: PrepSettings) -> dict[str, list[str]]:
+def read_samples(paths: list[Path], settings: SamplingSettings) -> dict[str, list[str]]:
     """The temperature-balanced sample: language -> texts, from all units' samples."""
     sizes: dict[str, int] = defaultdict(int)
     found: dict[str, dict[int, str]] = defaultdict(dict)

@@ -7,7 +7,6 @@ from rich.console import Console
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.workers import SingleProcess
 from mmbert_prep.executor.workspace import Workspace
-from tests.support.texts import settings
 
 
 class Listening(SingleProcess):
@@ -21,7 +20,7 @@ class Listening(SingleProcess):
 
 
 def test_the_next_stage_waits_until_the_claims_are_gone(tmp_path: Path) -> None:
-    workspace = Workspace(settings(tmp_path / "text", tmp_path / "out"))
+    workspace = Workspace(tmp_path / "out", "text")
     workspace.create()
     group = Listening(workspace)
     stages = Stages(group, workspace, Console(quiet=True))

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from mmbert.errors import UserError
 from mmbert_prep.readers import Document, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
+from mmbert_prep.readers.registry import FORMAT_OF_SUFFIX
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
+from tests.support.sample_files import SAMPLE_FILES, TOKEN_FILES, TOKEN_IDS
 from tests.support.texts import documents, json_lines, rows, settings
 
 
@@ -41,23 +43,26 @@ def reasons(found: list[Document]) -> list[str]:
     return [document.rejected.reason for document in found if document.rejected is not None]
 
 
+def test_every_format_has_a_sample_file() -> None:
+    suffixes = {suffix.split(".")[-1] for suffix in SAMPLE_FILES} - {"gz", "zst"}
+    formats = {FORMAT_OF_SUFFIX[f".{suffix}"].name for suffix in suffixes}
+    assert formats == {file_format.name for file_format in FORMAT_OF_SUFFIX.values()}
+
+
 @pytest.mark.parametrize("unit_bytes", [1, 50, 333, 4000, 1 << 40])
-@pytest.mark.parametrize("name", ["swh_Latn.jsonl", "swh_Latn.txt", "swh_Latn/1.parquet"])
+@pytest.mark.parametrize("suffix", SAMPLE_FILES)
 def test_segments_of_any_size_give_the_same_documents(
-    name: str, unit_bytes: int, tmp_path: Path
+    suffix: str, unit_bytes: int, tmp_path: Path
 ) -> None:
-    expected = documents("swh_Latn", 57)
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    if name.endswith("parquet"):
-        pq.write_table(
-            pa.Table.from_pylist([{"text": t} for t in expected]), path, row_group_size=7
-        )
-    elif name.endswith("jsonl"):
-        path.write_bytes(json_lines({"text": text} for text in expected))
+    expected = documents("eng_Latn", 57)
+    SAMPLE_FILES[suffix](tmp_path / f"eng_Latn{suffix}", expected)
+    found = read(tmp_path, unit_bytes)
+    if suffix in TOKEN_FILES:
+        tokens = [document.tokens.tolist() for document in found if document.tokens is not None]
+        assert tokens == [TOKEN_IDS] * len(expected)
     else:
-        path.write_text("\n \n\t\n" + "\n\n \n".join(expected) + "\n\n\n", "utf-8")
-    assert texts(read(tmp_path, unit_bytes)) == expected
+        assert texts(found) == expected
+    assert {document.language for document in found} == {"eng_Latn"}
 
 
 @given(

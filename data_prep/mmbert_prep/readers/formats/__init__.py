@@ -1,7 +1,7 @@
-"""Input formats, one module each.
+"""Input formats: each module declares one `FileFormat`, listed in `readers/registry`.
 
-- `jsonl`, `text`: lines of JSON and plain text, also compressed.
-- `parquet`: row groups with a text column.
-- `mds`: MosaicML shards and Megatron pairs, mostly tokenized.
+- `jsonl`: JSON lines. `text`: plain text.
+- `parquet`: Parquet files with a text column.
+- `mds`, `megatron`: MosaicML shards and Megatron pairs, usually of token ids.
 - `hub_dataset`: datasets of the Hugging Face hub, streamed.
 """

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, its text in one key, its language in the path or in keys."""
+"""JSON lines: one object per line, its text in one key, its language in the path or in keys."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Iterator
 
 import orjson
 
-from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.settings import InputSettings
 
 
-def read_jsonl(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
-    """Documents of a JSON-lines file; a line that is no object with a text is a problem."""
+def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    return line_ranges(file, unit_bytes)
+
+
+def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
     text_column, columns = settings.text_column, settings.language_columns
     for line in split_lines(stream, settings.maximum_bytes):
@@ -23,12 +28,12 @@ def read_jsonl(file_range: FileRange, settings: PrepSettings) -> Iterator[Docume
             yield Document.reject(file_range.language, RejectReason.TOO_LONG)
             continue
         try:
-            row = _parsed(line)
+            row = _parse(line)
         except UnicodeDecodeError:
             yield Document.reject(file_range.language, RejectReason.INVALID_UTF8)
             continue
         except (ValueError, RecursionError):
-            if line.strip():  # a blank line is no document
+            if line.strip():  # blank lines are skipped
                 yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
             continue
         if not isinstance(row, dict):
@@ -45,10 +50,13 @@ def read_jsonl(file_range: FileRange, settings: PrepSettings) -> Iterator[Docume
             yield Document.reject(language, RejectReason.INVALID_UTF8)
 
 
-def _parsed(line: bytes) -> object:
-    """The value of a line of JSON, as the standard library reads it."""
+def _parse(line: bytes) -> object:
+    """Parse a line as the standard library does."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        # It knows no NaN, no half surrogate pairs, and does not say what is wrong with the bytes.
+        # orjson rejects NaN and half surrogate pairs, and does not tell what is wrong with bytes.
         return json.loads(line.decode())
+
+
+JSONL = FileFormat(name="jsonl", read=_read, plan=_plan, suffixes=(".jsonl", ".ndjson", ".json"))
