@@ -1,4 +1,4 @@
-"""`python -m mmbert_prep`: preprocessing from an installed package."""
+"""Preprocessing as a module: `python -m mmbert_prep`, the same program as launch/preprocess.py."""
 
 from mmbert_prep.cli import main
 

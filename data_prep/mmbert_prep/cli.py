@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
-from mmbert.recipe import Recipe, load_recipe, parse_quantity
+from mmbert.recipe import Recipe, describe_recipe, load_recipe, parse_quantity
 from mmbert_prep.dry_run import list_input
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.workers import (
@@ -29,15 +29,16 @@ _HELP = """Build a tokenizer and token shards from text in many languages and fo
 
 Examples:
 
-  python launch/preprocess.py --input corpus --output shards --vocab-size 32768 --workers 8
+  python -m mmbert_prep --input corpus --output shards --vocab-size 32768 --workers 8
 
-  mpirun -n 64 python -m mpi4py launch/preprocess.py --input 'fineweb2/data/*' --output shards
+  mpirun -n 64 python -m mpi4py -m mmbert_prep --input 'fineweb2/data/*' --output shards
   --tokenizer gemma2/tokenizer.model
 
-  python launch/preprocess.py --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
+  python launch/preprocess.py --input corpus --output shards --recipe small-corpus
 
-  python launch/preprocess.py --input code.jsonl.zst --language eng_Latn --source code
-  --output shards
+  python -m mmbert_prep --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
+
+  python -m mmbert_prep --input code.jsonl.zst --language eng_Latn --source code --output shards
 
 Every document is assigned to the training split or the held-out split, or rejected and counted by
 reason. The counts are printed at the end and stored in OUTPUT/SOURCE/summary.json;
@@ -78,7 +79,7 @@ def command(
         str | None, typer.Option(help="Name of the source [default: from the recipe, or text].")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe to take contexts, vocabulary and tokenizer from.")
+        str | None, typer.Option(help="Recipe to take contexts, vocabulary and tokenizer from.")
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -195,6 +196,8 @@ def command(
         list_input(settings)
         return
     group = worker_group_from_env(settings.output)
+    if recipe is not None and (group is None or group.rank == 0):
+        print(describe_recipe(recipe), file=sys.stderr, flush=True)
     if group is not None:
         run_launched(preprocess, group, settings)
         return

@@ -225,7 +225,7 @@ def test_wrong_input_ends_with_status_2(
 
 
 def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Path) -> None:
-    recipe = ROOT / "launch" / "recipes" / "demo.yaml"
+    recipe = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
     parsed = load_recipe(recipe)
     data = [sys.executable, "launch/preprocess.py", "--input", str(corpus), "--workers", "1"]
     result = subprocess.run(
@@ -251,7 +251,7 @@ def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Pa
 
 
 def test_the_source_that_a_recipe_means() -> None:
-    recipe = load_recipe(ROOT / "launch" / "recipes" / "mmbert-base.yaml")
+    recipe = load_recipe(ROOT / "src" / "mmbert" / "recipes" / "mmbert-base.yaml")
     assert source_folder(recipe, None) == "fineweb2", "its only multilingual one"
     assert source_folder(recipe, "starcoder") == "starcoder"
     with pytest.raises(UserError, match="not nothing"):

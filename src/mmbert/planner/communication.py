@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mmbert.hardware import Gpu
-from mmbert.parallel.zero_buffers import LIVE_PARAMETERS
+from mmbert.parallel.zero_buffers import MAX_LIVE_PARAMETERS
 from mmbert.recipe import ModelSettings
 
 
@@ -76,7 +76,7 @@ def step_communication(
     gradient_times = {1: 2, 2: 2 * rows_per_rank, 3: rows_per_rank}[zero_stage]
     weight_times = 1
     if zero_stage == 3:
-        weight_times = rows_per_rank * (1 if local_parameters <= LIVE_PARAMETERS else 2)
+        weight_times = rows_per_rank * (1 if local_parameters <= MAX_LIVE_PARAMETERS else 2)
     gradient_bytes = 4 * local_parameters * ring_data * gradient_times
     weight_bytes = compute_bytes * local_parameters * ring_data * weight_times
     ring_tensor = 2 * (tensor - 1) / tensor
@@ -84,13 +84,19 @@ def step_communication(
     tensor_bytes = ring_tensor * sums * model.hidden_size * compute_bytes * rows_per_rank
     across_nodes = tensor * data > gpu.gpus_per_node
     cards = max(1.0, gpu.gpus_per_node / tensor)
-    data_speed = min(gpu.link_bytes, cards * gpu.network_bytes) if across_nodes else gpu.link_bytes
-    tensor_speed = gpu.link_bytes if tensor <= gpu.gpus_per_node else gpu.network_bytes
+    data_bandwidth = (
+        min(gpu.intra_node_bandwidth, cards * gpu.inter_node_bandwidth)
+        if across_nodes
+        else gpu.intra_node_bandwidth
+    )
+    tensor_bandwidth = (
+        gpu.intra_node_bandwidth if tensor <= gpu.gpus_per_node else gpu.inter_node_bandwidth
+    )
     return Communication(
         gradient_bytes,
         weight_bytes,
         tensor_bytes,
-        gradient_bytes / data_speed,
-        weight_bytes / data_speed,
-        tensor_bytes / tensor_speed,
+        gradient_bytes / data_bandwidth,
+        weight_bytes / data_bandwidth,
+        tensor_bytes / tensor_bandwidth,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.environment import ROOT, with_packages
 
-RECIPE = ROOT / "launch" / "recipes" / "demo.yaml"
+RECIPE = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
 # Of a language: the largest 12 have twice as many.
 MOST_TOKENS = "50k"
 MOST_BYTES = 8 << 20
