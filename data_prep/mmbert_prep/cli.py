@@ -27,18 +27,17 @@ from mmbert_prep.settings import PrepSettings
 
 _HELP = """Build a tokenizer and token shards from text in many languages and formats.
 
+\b
 Examples:
-
-  python -m mmbert_prep --input corpus --output shards --vocab-size 32768 --workers 8
-
-  mpirun -n 64 python -m mpi4py -m mmbert_prep --input 'fineweb2/data/*' --output shards
-  --tokenizer gemma2/tokenizer.model
-
-  python launch/preprocess.py --input corpus --output shards --recipe small-corpus
-
-  python -m mmbert_prep --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
-
-  python -m mmbert_prep --input code.jsonl.zst --language eng_Latn --source code --output shards
+  python -m mmbert_prep --input corpus --output shards --vocab-size 32768
+  mpirun -n 64 python -m mpi4py -m mmbert_prep --input 'fineweb2/data/*'
+      --output shards --tokenizer gemma2/tokenizer.model
+  python launch/preprocess.py --input corpus --output shards
+      --recipe small-corpus --workers 8
+  python -m mmbert_prep --input hf:HuggingFaceFW/fineweb-2:swh_Latn
+      --output shards
+  python -m mmbert_prep --input code.jsonl.zst --output shards
+      --language eng_Latn --source code
 
 Every document is assigned to the training split or the held-out split, or rejected and counted by
 reason. The counts are printed at the end and stored in OUTPUT/SOURCE/summary.json;
