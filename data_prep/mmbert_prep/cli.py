@@ -14,13 +14,9 @@ from pydantic import ValidationError
 from mmbert.errors import EXIT_USER_ERROR, UserError
 from mmbert.recipe import Recipe, describe_recipe, load_recipe, parse_quantity
 from mmbert_prep.dry_run import list_input
+from mmbert_prep.executor.local_workers import run_local
 from mmbert_prep.executor.progress import files_being_read
-from mmbert_prep.executor.workers import (
-    WorkerDiedError,
-    run_launched,
-    run_local,
-    worker_group_from_env,
-)
+from mmbert_prep.executor.workers import WorkerDiedError, run_launched, worker_group_from_env
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings

@@ -161,7 +161,7 @@ def test_a_killed_worker_ends_the_run_and_leaves_no_process(bigger: Path, tmp_pa
     _, alive = psutil.wait_procs(children, timeout=10)
     again = command_line("--input", bigger, "--output", output, "--workers", 1)
     assert again.returncode == 0, again.stderr
-    assert "the last run ended abruptly while it read" in again.stderr
+    assert "the last run ended abruptly while reading" in again.stderr
     assert not alive
 
 
@@ -183,7 +183,7 @@ def test_two_runs_into_one_output_refuse_each_other(corpus: Path, tmp_path: Path
         result = command_line("--input", corpus, "--output", output, "--workers", 1)
     assert result.returncode == 2
     assert f"process {os.getpid()} on" in result.stderr
-    assert "→ wait until it ends" in result.stderr
+    assert "→ wait for it to end" in result.stderr
 
 
 def test_locks_of_the_dead_are_taken_over(tmp_path: Path) -> None:

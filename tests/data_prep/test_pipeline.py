@@ -133,7 +133,7 @@ def test_a_second_run_has_nothing_to_do(corpus: Path, shards: Path) -> None:
 
 
 def test_other_settings_into_a_finished_source_are_refused(corpus: Path, shards: Path) -> None:
-    with pytest.raises(UserError, match=r"deduplicate was True, is False.*\n.*--replace"):
+    with pytest.raises(UserError, match=r"deduplicate was True, is now False.*\n.*--replace"):
         run(corpus, shards, deduplicate=False)
 
 
@@ -209,7 +209,10 @@ def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
         (["--input", "{corpus}", "--maximum-bytes", "many"], "'many' is not a quantity"),
         ([], "Missing option '--input'"),
         (["--input", "{corpus}", "--tokenizer", "missing.model"], "missing.model cannot be read"),
-        (["--input", "{corpus}", "--vocab-size", "60000"], "too little for a vocabulary of 60000"),
+        (
+            ["--input", "{corpus}", "--vocab-size", "60000"],
+            "too little text for a vocabulary of 60000",
+        ),
     ],
 )
 def test_wrong_input_ends_with_status_2(

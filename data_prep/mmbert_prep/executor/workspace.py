@@ -1,4 +1,4 @@
-"""Where a run keeps what it needs to continue: SHARDS/.preprocess/<source>/, removed at the end."""
+"""Folder of intermediate results, SHARDS/.preprocess/<source>/; removed when a run has finished."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LanguagePaths:
 
 
 class Workspace:
-    """The paths of one run."""
+    """Paths of one run."""
 
     def __init__(self, output: Path, source: str) -> None:
         self.tokenizer = output / "tokenizer"
@@ -52,14 +52,14 @@ class Workspace:
         )
 
     def units(self, fingerprint: str, fast_encoder: str) -> Path:
-        """Parts made with a tokenizer of this fingerprint, with or without a fast encoder.
+        """Return the folder of intermediate shards made with a tokenizer and a fast encoder.
 
-        Apart, so that a run without it never takes over what a doubtful fast encoder made.
+        One folder per encoder: a run without it never uses the results of a faulty fast encoder.
         """
         return self.root / f"units-{fingerprint[:12]}-{fast_encoder}"
 
     def create(self) -> None:
-        """Make the folders."""
+        """Create the folders."""
         for folder in (
             self.root,
             self.claims,
@@ -72,11 +72,11 @@ class Workspace:
             make_folder(folder)
 
     def is_merged_from(self, units: Path) -> bool:
-        """Whether what is merged so far was made of these parts."""
+        """Whether the merged results so far come from these intermediate shards."""
         return self._merged_units.exists() and self._merged_units.read_text() == units.name
 
     def remove_merge(self, units: Path | None) -> None:
-        """Forget what was merged, as the plan or the parts changed; from now on `units` are."""
+        """Discard the merged results; the next ones come from `units`."""
         self._merged_units.unlink(missing_ok=True)
         sync_folder(self.root)
         for folder in (self.merge, self.staging, self.commit_markers):
@@ -87,5 +87,5 @@ class Workspace:
                 file.write(units.name.encode())
 
     def remove(self) -> None:
-        """Remove everything that only a continued run needs."""
+        """Remove the intermediate results."""
         shutil.rmtree(self.root, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Find the input files: their format and compression by name, their language by path."""
+"""Discovery of input files: format and compression from the name, language from the path."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ from mmbert_prep.settings import InputSettings
 
 @dataclass
 class Discovery:
-    """What the input consists of; `ignored` says why a file is no input."""
+    """The files of an input."""
 
     files: list[InputFile] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
-    root: str = ""
+    """Reason -> paths relative to the root of the input."""
 
 
 def discover(settings: InputSettings) -> Discovery:
-    """List the input in a fixed order (by relative path). Raises UserError if there is none."""
+    """List the input files in a fixed order (by path). Raises UserError if there are none."""
     if settings.input.startswith(PREFIX):
         return Discovery(files=list_hub_dataset(settings))
     root, paths = _paths(settings.input)
-    found = Discovery(root=root)
+    found = Discovery()
     companions: dict[str, str | None] = {}
     for file_format in FORMATS.values():
         companions.update(file_format.companions(paths))
     for path in paths:
         if path not in companions:
             _classify(path, root, settings, found)
-        elif (why := companions[path]) is not None:
-            _ignore(found, why, os.path.relpath(path, root))
+        elif (reason := companions[path]) is not None:
+            _ignore(found, reason, os.path.relpath(path, root))
     if not found.files:
         suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
-        reasons = "; ".join(f"{why}: {len(names)}" for why, names in sorted(found.ignored.items()))
+        reasons = "; ".join(
+            f"{reason}: {len(names)}" for reason, names in sorted(found.ignored.items())
+        )
         raise UserError(
             f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else ""),
             remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
@@ -53,7 +55,7 @@ def discover(settings: InputSettings) -> Discovery:
 
 
 def _paths(text: str) -> tuple[str, list[str]]:
-    """The folder that relative paths start from, and every file below it or of the pattern."""
+    """Return the root of relative paths, and all files below it or matching the pattern."""
     path = Path(text)
     if path.is_dir():
         return str(path), sorted(_list_files(path))
@@ -68,7 +70,7 @@ def _paths(text: str) -> tuple[str, list[str]]:
     names = []
     for match in matches:
         names += _paths(match)[1] if os.path.isdir(match) else [match]
-    # The fixed part of the pattern: what lies before its first wildcard.
+    # The part of the pattern before its first wildcard.
     fixed = Path(text.split("*")[0].split("?")[0].split("[")[0])
     return str(fixed if fixed.is_dir() else fixed.parent), sorted(set(names))
 
@@ -78,7 +80,7 @@ def _list_files(root: Path) -> list[str]:
     visited: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited:  # a link that leads back up
+        if real in visited:  # a link to a parent folder
             folders.clear()
             continue
         visited.add(real)
@@ -116,12 +118,12 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
     )
 
 
-def _ignore(found: Discovery, why: str, relative: str) -> None:
-    found.ignored.setdefault(why, []).append(relative)
+def _ignore(found: Discovery, reason: str, relative: str) -> None:
+    found.ignored.setdefault(reason, []).append(relative)
 
 
 def language_of_path(relative: str) -> str | None:
-    """The language a path names: the beginning of its file's name, else its innermost folder."""
+    """Return the language key at the start of the file name, else of its innermost folder."""
     parts = Path(relative).parts
     for part in reversed(parts):
         language = _language_of_name(part)

@@ -1,4 +1,4 @@
-"""From all units' reports to finished languages: select, write shards, make visible."""
+"""Merging of all work units into languages: select documents, write shards, publish."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from mmbert_prep.shards.summary import LanguageSummary, summarize_language
 
 
 class Languages(BaseModel):
-    """Everything that the units found: where each language's documents lie, and the counts."""
+    """Sections and counts of all languages, from the reports of all work units."""
 
     sections: dict[str, list[tuple[str, Section]]] = Field(default_factory=dict)
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
 
     def sections_of(self, language: str) -> LanguageSections:
-        """Where a language's documents lie."""
+        """Return the sections of a language."""
         return LanguageSections(language, tuple(self.sections[language]))
 
 
 def collect_languages(plan: WorkPlan, units: Path) -> Languages:
-    """Read all units' reports in the plan's order, which becomes the order of documents."""
+    """Combine the reports of all work units, in the order of the plan."""
     languages = Languages()
     for unit in plan.units:
         report = read_unit_report(units, unit.key)
         for section in report.sections:
             languages.sections.setdefault(section.language, []).append((unit.key, section))
-        for file_range in unit.file_ranges:  # a language without a single document is reported, too
+        for file_range in unit.file_ranges:  # languages without documents are reported, too
             if file_range.language is not None:
                 languages.counts.setdefault(file_range.language, LanguageCounts())
         for language, counts in report.counts.items():
@@ -54,7 +54,10 @@ def collect_languages(plan: WorkPlan, units: Path) -> Languages:
 
 
 class LanguageMerger:
-    """Turns parts into shards; each step's results lie in the workspace, so a rerun continues."""
+    """Merges intermediate shards into languages.
+
+    Each step leaves its results in the workspace, from which a rerun continues.
+    """
 
     def __init__(
         self,
@@ -71,12 +74,12 @@ class LanguageMerger:
         self._names = sorted(languages.sections)
 
     def run(self) -> dict[str, LanguageSummary]:
-        """Do this worker's share of all steps; returns the summaries of all languages."""
+        """Run this worker's tasks of all steps; return the summaries of all languages."""
         documents = [self._languages.sections_of(name).documents for name in self._names]
         with self._stages.stage("select", "selecting", sum(documents)) as meter:
             for index in self._stages.claim_tasks(self._names, documents):
                 self._select(self._names[index])
-                meter.add(weight=documents[index])
+                meter.add(progress=documents[index])
         tasks = list(self._shards())
         weights = [shard.last - shard.first for _, shard in tasks]
         with self._stages.stage("shards", "writing shards", sum(weights)) as meter:
@@ -86,7 +89,7 @@ class LanguageMerger:
         with self._stages.stage("publish", "finishing", len(self._names)) as meter:
             for index in self._stages.claim_tasks(self._names, documents):
                 self._finish(self._names[index])
-                meter.add(weight=1)
+                meter.add(progress=1)
         if self._stages.is_rank_zero:
             self._remove_stale_languages()
         return {
@@ -97,10 +100,10 @@ class LanguageMerger:
         }
 
     def _remove_stale_languages(self) -> None:
-        """Remove languages that a replaced run had and this one has not."""
+        """Remove the languages of a replaced run that this one does not have."""
         for manifest in sorted(self._workspace.source.glob(f"*/{MANIFEST_NAME}")):
             if manifest.parent.name not in self._languages.sections:
-                manifest.unlink()  # invisible first: what follows may be interrupted
+                manifest.unlink()  # makes the folder invisible, as its removal may be interrupted
                 sync_folder(manifest.parent)
                 shutil.rmtree(manifest.parent)
 

@@ -1,4 +1,4 @@
-"""From parts to shards: write each language's Megatron pairs, piece indexes and manifest."""
+"""Final shards of a language: Megatron pairs, continuation indexes and manifest."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_shard(
     vocabulary_size: int,
     meter: Meter,
 ) -> Shard:
-    """Copy a shard's documents out of the parts; returns its manifest entry."""
+    """Copy the documents of a shard from intermediate shards; return its manifest entry."""
     dtype = dtype_for_vocabulary(vocabulary_size)
     status = DocumentStatus.HELDOUT if shard.name.startswith("heldout") else DocumentStatus.TRAIN
     first = 0
@@ -64,7 +64,7 @@ def write_shard(
                     stop = min(start + _DOCUMENTS_PER_COPY, end - first)
                     kept = selection.statuses[first + start : first + stop] == status
                     _copy(writer, tokens, lengths, ends, start, kept)
-                    meter.add(weight=stop - start)
+                    meter.add(progress=stop - start)
             first += section.documents
         return writer.finish()
 
@@ -77,7 +77,7 @@ def _copy(
     start: int,
     kept: np.ndarray,
 ) -> None:
-    """Append the kept ones of the documents from `start`: run by run of neighbours."""
+    """Append the kept documents from `start` on, in runs of consecutive ones."""
     edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0)) + start
     for begin, end in edges.reshape(-1, 2):
         first_token = int(ends[begin] - lengths[begin])
@@ -162,7 +162,7 @@ def _manifest(
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Move a complete language folder to its place, in the place of an older one."""
+    """Move the complete folder of a language to `target`, replacing an older one."""
     with explained_write_errors(target):
         make_folder(target.parent)
         old = folder.with_name(f"{folder.name}.replaced")
@@ -170,7 +170,7 @@ def publish(folder: Path, target: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
             os.replace(target, old)
         os.replace(folder, target)
-        for changed in (target.parent, folder.parent):  # before anything of the old one goes
+        for changed in (target.parent, folder.parent):  # before the old folder is deleted
             sync_folder(changed)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -26,7 +26,7 @@ def work(folder: Path, console: Console) -> None:
     with ProgressBar(console, folder, "encode", "encoding", 400, 100):
         meters = [Meter(folder, "encode", rank) for rank in range(2)]
         for meter in meters:
-            meter.add(weight=75, documents=1000, size=3_000_000, tokens=1_000_000)
+            meter.add(progress=75, documents=1000, size=3_000_000, tokens=1_000_000)
         time.sleep(0.5)
 
 

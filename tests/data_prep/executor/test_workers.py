@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from mmbert.errors import UserError
+from mmbert_prep.executor.claims import claim_tasks, make_empty_folder
+from mmbert_prep.executor.local_workers import run_local
 from mmbert_prep.executor.workers import (
     SingleProcess,
-    claim_tasks,
     launched_process_count,
-    make_empty_folder,
-    run_local,
     slurm_worker_group,
 )
 

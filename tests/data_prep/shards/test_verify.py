@@ -60,7 +60,10 @@ def test_a_changed_source_is_noticed(corpus: Path, shards: Path, tmp_path: Path)
     found = faults(shards, other)
     assert set(found) == {"yor_Latn", "zul_Latn"}
     assert any("not in the source" in text for text in found["yor_Latn"])
-    assert any("1 documents of the source are in no shard" in text for text in found["yor_Latn"])
+    assert any(
+        "1 documents of the source are missing from the shards" in text
+        for text in found["yor_Latn"]
+    )
 
 
 def test_damage_is_noticed(corpus: Path, shards: Path) -> None:

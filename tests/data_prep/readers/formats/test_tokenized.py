@@ -102,7 +102,7 @@ def test_tokens_that_cannot_be_are_rejected(shards: Path, tmp_path: Path) -> Non
 
 
 def test_tokenised_input_needs_its_tokenizer(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs its --tokenizer"):
+    with pytest.raises(UserError, match="tokenized input needs the --tokenizer"):
         run(shards / "text", tmp_path)
 
 
