@@ -1,4 +1,4 @@
-"""The pipeline from files to shards: nothing lost, the same bytes however it is run."""
+"""The pipeline from files to shards: no document is lost, and the bytes are reproducible."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_same_bytes_for_any_number_of_workers(
 def test_the_same_bytes_whatever_is_kept_in_memory(
     corpus: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Units larger than a worker's memory leave sections; languages are copied in many steps."""
+    """Units that exceed the buffer of a worker have several sections; copying takes many steps."""
     flushed: dict[IntermediateWriter, int] = {}
     flush = IntermediateWriter._flush
 
@@ -151,7 +151,7 @@ def test_replace_makes_the_source_again(tmp_path: Path) -> None:
     run(second, output, vocabulary_size=400, replace=True)
     assert [path.name for path in (output / "text").glob("*_*")] == ["swh_Latn"]
     assert read_manifest(output / "text" / "swh_Latn").documents_read == 80
-    assert tree(output / "tokenizer") == tokenizer, "other sources may depend on it"
+    assert tree(output / "tokenizer") == tokenizer, "other sources depend on it"
 
 
 def test_two_sources_share_a_tokenizer(corpus: Path, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Pa
 
 def test_the_source_that_a_recipe_means() -> None:
     recipe = load_recipe(ROOT / "src" / "mmbert" / "recipes" / "mmbert-base.yaml")
-    assert source_folder(recipe, None) == "fineweb2", "its only multilingual one"
+    assert source_folder(recipe, None) == "fineweb2", "the only multilingual one"
     assert source_folder(recipe, "starcoder") == "starcoder"
     with pytest.raises(UserError, match="not nothing"):
         source_folder(recipe, "nothing")
@@ -308,7 +308,7 @@ def test_former_spellings_of_options_are_accepted(
 def test_fingerprints_of_finished_outputs_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As computed by the release before work units were renamed: its outputs stay finished."""
+    """The fingerprint was computed before the fields of work units were renamed."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     for name in ("swh_Latn.txt", "yor_Latn.jsonl"):

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def write_mds(path: Path, samples: list[dict[str, bytes]], encodings: dict[str, str]) -> bytes:
-    """One MDS shard as MosaicML streaming lays it out (streaming/base/format/mds/writer.py)."""
+    """Write one MDS shard in the layout of streaming/base/format/mds/writer.py."""
     names = list(encodings)
     config = {
         "column_encodings": [encodings[name] for name in names],
@@ -35,6 +35,6 @@ def write_mds(path: Path, samples: list[dict[str, bytes]], encodings: dict[str, 
 
 
 def array(values: np.ndarray, fixed: bool) -> bytes:
-    """An array as streaming encodes it: [dtype] axes and width, shape, values."""
+    """Encode an array as MosaicML Streaming does: [dtype] axes and width, shape, values."""
     head = b"" if fixed else bytes([32])
     return head + bytes([1 << 2 | 1]) + struct.pack("<H", len(values)) + values.tobytes()

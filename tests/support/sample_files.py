@@ -19,7 +19,7 @@ from tests.support.mds_shards import array, write_mds
 from tests.support.texts import json_lines, rows
 
 TOKEN_IDS = list(range(300, 340))
-"""Each document of the samples of token ids."""
+"""Tokens of each document of TOKEN_FILES."""
 
 
 def _parquet(path: Path, texts: Sequence[str]) -> None:
@@ -61,12 +61,12 @@ TEXT_FILES: dict[str, Callable[[Path, Sequence[str]], object]] = {
     ".jsonl.zst": lambda path, texts: path.write_bytes(zstandard.compress(_lines(texts))),
     ".txt": _text,
 }
-"""End of the file's name -> writes the texts, a document each."""
+"""Suffix -> function that writes each text as a document."""
 
 TOKEN_FILES: dict[str, Callable[[Path, Sequence[str]], object]] = {
     ".mds": _mds,
     ".idx": _megatron,
 }
-"""End of the file's name -> writes TOKEN_IDS, once per text."""
+"""Suffix -> function that writes TOKEN_IDS once per text."""
 
 SAMPLE_FILES = TEXT_FILES | TOKEN_FILES

@@ -1,4 +1,4 @@
-"""Stages of shared work: nobody begins the next one before the claims of the last are gone."""
+"""Stages of shared work: a stage starts after the claims of the previous one are removed."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mmbert_prep.executor.workspace import Workspace
 
 
 class Listening(SingleProcess):
-    """Notes at each barrier which claims there are."""
+    """Records the claims that exist at each barrier."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.heard = workspace, list[list[str]]()

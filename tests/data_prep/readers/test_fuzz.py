@@ -1,4 +1,4 @@
-"""Mutated files of every format: whatever is in them, the file is named and nothing crashes."""
+"""Mutated files of every format: errors name the file, and nothing crashes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = [f"eng_Latn{suffix}" for suffix in SAMPLE_FILES]
 
 
 def mutate(data: bytes, generator: random.Random) -> bytes:
-    """Some of: bits flipped, a piece removed, doubled, filled, moved, or the end cut off."""
+    """Apply random mutations: flip bits; remove, repeat, fill or overwrite bytes; truncate."""
     changed = bytearray(data)
     for _ in range(generator.randint(1, 4)):
         start = generator.randrange(max(1, len(changed)))
@@ -42,7 +42,7 @@ def mutate(data: bytes, generator: random.Random) -> bytes:
 
 
 def check(name: str, seed: int, folder: Path) -> None:
-    """Read one mutated file; every document has a text, tokens or a reason."""
+    """Read one mutated file; every document has a text, tokens or a reason for rejection."""
     generator = random.Random(f"{name} {seed}")
     path = folder / name
     SAMPLE_FILES[name.removeprefix("eng_Latn")](path, TEXTS)
@@ -63,7 +63,7 @@ def check(name: str, seed: int, folder: Path) -> None:
                 elif document.tokens is not None:
                     assert document.tokens.dtype == np.int32
                     assert document.tokens.size == 0 or int(document.tokens.min()) >= 0
-                    if victim.suffix == ".idx":  # whole documents, whatever their grouping
+                    if victim.suffix == ".idx":  # whole documents, possibly joined
                         assert document.tokens.tolist() == TOKEN_IDS * (len(document.tokens) // 40)
                 else:
                     result = cleaner.clean(document)

@@ -1,4 +1,4 @@
-"""Readers: every record of every format once, damage told by reason, byte ranges exact."""
+"""Readers: each record is read once for any division, and damage is reported by reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.texts import documents, json_lines, rows, settings
 
 
 def read(path: Path, unit_bytes: int = 1 << 40, **changes: object) -> list[Document]:
-    """All documents of the files at a path, in segments of about `unit_bytes`."""
+    """Read all documents of a path, in ranges of about `unit_bytes`."""
     options = settings(path, path / "out", **changes)
     return [
         document
@@ -117,7 +117,7 @@ def test_a_file_cut_short_keeps_what_came_before(name: str, tmp_path: Path) -> N
         pq.write_table(table, folder / name, row_group_size=100)
         data = bytearray((folder / name).read_bytes())
         middle = len(data) // 2
-        data[middle : middle + 20_000] = os.urandom(20_000)  # a cut one has no footer to read
+        data[middle : middle + 20_000] = os.urandom(20_000)  # a truncated file has no footer
     else:
         joined = json_lines({"text": text} for text in expected)
         if name.endswith("txt.gz"):
@@ -171,7 +171,7 @@ def test_parquet_columns_of_any_text_type(tmp_path: Path) -> None:
         try:
             pq.write_table(pa.table({"text": pa.array(values).cast(kind)}), path)
         except pa.ArrowNotImplementedError:
-            continue  # this Arrow cannot write the type, so no such file exists
+            continue  # not supported by this version of Arrow
         found = read(path)
         assert texts(found) == ["eins", "zwei ü", "drei"]
         assert reasons(found) == ["missing_text"]

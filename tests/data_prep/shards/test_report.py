@@ -1,4 +1,4 @@
-"""The report per language: every document of the input is in it once, with what became of it."""
+"""The report per language: it counts every document of the input once, by outcome."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.support.texts import documents, json_lines, rows, run, write_corpus
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Every format, with copies, short, empty and contaminated documents, and a language of which
-    nothing is left."""
+    """All formats, with duplicate, short, empty and contaminated documents, and a language without
+    any kept document."""
     folder = tmp_path / "corpus"
     write_corpus(folder)
     swahili = documents("swh_Latn", 30)

@@ -1,4 +1,4 @@
-"""Input that is tokenised already: Megatron pairs and MDS shards arrive unchanged."""
+"""Tokenized input: tokens of Megatron pairs and MDS shards are unchanged."""
 
 from __future__ import annotations
 
