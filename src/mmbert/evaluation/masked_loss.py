@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 
 from mmbert.data.loading.device_batch import to_batch
-from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.loading.validation_rows import unigram_loss, validation_rows
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
@@ -51,7 +51,7 @@ def masked_losses(
     _check_tokenizer(model, corpus, shards)
     context = min(context or model.model.context, model.model.context, ROW_TOKENS)
     recipe = _recipe(corpus, documents_per_language, mask_ratio, context)
-    rows = heldout_rows(corpus, recipe)
+    rows = validation_rows(corpus, recipe)
     if not any(row.weights.any() for row in rows):
         raise UserError(
             f"{shards} holds no held-out text",
