@@ -43,7 +43,11 @@ An interrupted run continues when the same command is run again. Exit status: 0 
 invalid options or input.
 """
 
-_FORMER_OPTIONS = {"accelerator": "fast-encoder", "heldout-share": "heldout-fraction"}
+_FORMER_OPTIONS = {
+    "accelerator": "fast-encoder",
+    "heldout-share": "heldout-fraction",
+    "maximum-rejected-share": "maximum-rejected-fraction",
+}
 """Former spelling -> present one. Both are accepted, only the present one is documented."""
 
 # ClickException: of click, or of the copy of it inside newer versions of typer.
@@ -157,9 +161,9 @@ def command(
             help="Maximum training tokens per language, chosen by content hash.",
         ),
     ] = None,
-    maximum_rejected_share: Annotated[
+    maximum_rejected_fraction: Annotated[
         float, typer.Option(help="Stop if a larger fraction of the documents is damaged.")
-    ] = _DEFAULTS["maximum_rejected_share"],
+    ] = _DEFAULTS["maximum_rejected_fraction"],
     contexts: Annotated[
         list[int] | None,
         typer.Option(
@@ -182,7 +186,7 @@ def command(
     ] = _DEFAULTS["fast_encoder"],
     replace: Annotated[bool, typer.Option("--replace", help="Remake a finished source.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be read, and stop.")
+        bool, typer.Option("--dry-run", help="List the input files, and stop.")
     ] = False,
 ) -> None:
     """See _HELP."""
@@ -205,7 +209,7 @@ def command(
 
 
 def _settings(context: typer.Context, recipe: Recipe | None) -> PrepSettings:
-    """Build the settings from the options and, where they say nothing, the recipe."""
+    """Build the settings from the options, with defaults from the recipe."""
     values = {name: value for name, value in context.params.items() if value not in (None, [], ())}
     del values["dry_run"]
     values.pop("recipe", None)

@@ -196,7 +196,7 @@ class _Pipeline:
     def _check(self, languages: Languages) -> None:
         read = sum(counts.read for counts in languages.counts.values())
         damaged = sum(count_damaged(counts.rejected) for counts in languages.counts.values())
-        check_damaged_fraction(damaged, read, self.settings.maximum_rejected_share)
+        check_damaged_fraction(damaged, read, self.settings.maximum_rejected_fraction)
         if not languages.sections:
             reasons: dict[RejectReason, int] = {}
             for counts in languages.counts.values():

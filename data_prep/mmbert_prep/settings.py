@@ -1,6 +1,6 @@
 """Settings of a preprocessing run, as frozen typed models.
 
-Each part of the pipeline takes the small model that it needs; `PrepSettings` is all of them.
+Each part of the pipeline takes a small model; `PrepSettings` combines them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,40 @@ from pydantic import BaseModel, ConfigDict, Field
 DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
 
-# The shards do not depend on these.
+# Settings that do not affect the shards.
 _NOT_IN_OUTPUT = {
     "input",
     "output",
     "workers",
     "replace",
-    "maximum_rejected_share",
+    "maximum_rejected_fraction",
     "fast_encoder",
 }
+
+# Order of the others in summary.json, so that equal runs of different versions write equal bytes.
+_OUTPUT_ORDER = (
+    "source",
+    "language",
+    "language_columns",
+    "text_column",
+    "text_unit",
+    "tokenizer",
+    "vocabulary_size",
+    "tokenizer_sample_bytes",
+    "tokenizer_temperature",
+    "heldout_share",
+    "minimum_characters",
+    "maximum_bytes",
+    "deduplicate",
+    "remove_control_characters",
+    "normalization",
+    "decontaminate",
+    "decontaminate_ngram",
+    "maximum_tokens_per_language",
+    "contexts",
+    "shard_tokens",
+    "unit_bytes",
+)
 
 
 class _Settings(BaseModel):
@@ -36,7 +61,7 @@ class SizeLimit(_Settings):
 
 
 class InputSettings(SizeLimit):
-    """Where documents and their languages come from."""
+    """Location of the input, and columns and languages of its documents."""
 
     input: str
     """Folder, file, glob pattern, or `hf:DATASET`."""
@@ -48,7 +73,7 @@ class InputSettings(SizeLimit):
 
 
 class CleaningSettings(SizeLimit):
-    """Which documents are rejected and what is removed from the others."""
+    """Cleaning and rejection of single documents."""
 
     minimum_characters: Annotated[int, Field(ge=1)] = 1
     remove_control_characters: bool = True
@@ -58,16 +83,16 @@ class CleaningSettings(SizeLimit):
 
 
 class SplitSettings(_Settings):
-    """Which documents are held out."""
+    """Size of the held-out split."""
 
     heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Fraction of documents, chosen by content hash."""
 
 
 class EncodingSettings(InputSettings, CleaningSettings):
-    """How documents are read, cleaned and encoded."""
+    """Reading, cleaning and encoding of documents."""
 
-    maximum_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    maximum_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Maximum fraction of damaged documents."""
 
 
@@ -80,7 +105,7 @@ class SamplingSettings(InputSettings, SplitSettings):
 
 
 class SelectionSettings(SplitSettings):
-    """Which documents of a language are kept, and how they are divided into shards."""
+    """Selection of the documents of a language, and their division into shards."""
 
     deduplicate: bool = True
     maximum_tokens_per_language: Annotated[int, Field(ge=1)] | None = None
@@ -93,7 +118,7 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     output: Path
     source: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "text"
     replace: bool = False
-    """Whether to remake a finished source whose input or settings have changed."""
+    """Remake a finished source if its input or settings have changed."""
     workers: Annotated[int, Field(ge=1)] = 1
     tokenizer: Path | None = None
     """SentencePiece model or Hugging Face folder; None: the output's own, else train one."""
@@ -105,4 +130,5 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
 
     def output_settings(self) -> dict[str, object]:
         """Return the settings that the shards depend on, as JSON values."""
-        return self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

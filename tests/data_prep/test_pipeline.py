@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import subprocess
@@ -291,18 +292,22 @@ def test_former_spellings_of_options_are_accepted(
 ) -> None:
     given: list[PrepSettings] = []
     monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.append(chosen))
-    for options in (
-        ["--accelerator", "none", "--heldout-share", "0.2"],
-        ["--fast-encoder", "none", "--heldout-fraction", "0.2"],
+    for names in (
+        ("--accelerator", "--heldout-share", "--maximum-rejected-share"),
+        ("--fast-encoder", "--heldout-fraction", "--maximum-rejected-fraction"),
     ):
-        arguments = ["--input", str(corpus), "--output", str(tmp_path), *options]
+        options = zip(names, ("none", "0.2", "0.3"), strict=True)
+        arguments = ["--input", str(corpus), "--output", str(tmp_path), *itertools.chain(*options)]
         result = CliRunner().invoke(cli.app, arguments)
         assert result.exception is None, result.output
     assert given[0] == given[1]
-    assert (given[0].fast_encoder, given[0].heldout_share) == ("none", 0.2)
+    chosen = given[0]
+    assert (chosen.fast_encoder, chosen.heldout_share) == ("none", 0.2)
+    assert chosen.maximum_rejected_fraction == 0.3
     help_text = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"}).output
     assert "--fast-encoder" in help_text
     assert "--accelerator" not in help_text
+    assert "-share" not in help_text
 
 
 def test_fingerprints_of_finished_outputs_hold(

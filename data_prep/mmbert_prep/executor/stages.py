@@ -22,7 +22,7 @@ class Stages:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this worker plans and reports, beside working."""
+        """True for the worker that plans and reports, in addition to working."""
         return self.group.rank == 0
 
     def begin(self) -> None:

@@ -14,14 +14,14 @@ SUMMARY_NAME = "summary.json"
 
 @dataclass(frozen=True)
 class LanguagePaths:
-    """Where a language is written and published."""
+    """Paths of a language before and after it is published."""
 
     staging: Path
     """Folder in which its files are written."""
     target: Path
     """Folder in which it becomes visible, complete."""
     commit_marker: Path
-    """Copy of the manifest: this run has written what is at `target`."""
+    """Copy of the manifest, which marks `target` as written by this run."""
 
 
 class Workspace:
@@ -72,7 +72,7 @@ class Workspace:
             make_folder(folder)
 
     def is_merged_from(self, units: Path) -> bool:
-        """Whether the merged results so far come from these intermediate shards."""
+        """Return whether the merged results so far come from these intermediate shards."""
         return self._merged_units.exists() and self._merged_units.read_text() == units.name
 
     def remove_merge(self, units: Path | None) -> None:

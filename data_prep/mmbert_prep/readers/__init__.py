@@ -2,7 +2,7 @@
 
 - `discovery`: the input files, with format, compression and language.
 - `registry`: the list of formats; divides a file into ranges and reads a range.
-- `formats`: one module per format; `file_format` is what each declares.
+- `file_format`, `formats`: the interface of a format, and one module per format.
 - `documents`, `rejection`: documents, file ranges, and reasons for rejecting a document.
 - `streams`, `line_ranges`: decompression, lines of bounded length, division at line ends.
 - `language_columns`, `language_codes`: language keys such as `swh_Latn`.

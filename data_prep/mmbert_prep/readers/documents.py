@@ -14,14 +14,14 @@ Compression = Literal["none", "gzip", "zstd"]
 
 
 class Document(NamedTuple):
-    """One record of the input: a text, token ids, or the reason why it has neither."""
+    """One record of the input: a text, token ids, or a reason for rejection."""
 
     data: bytes | None
     """The text as UTF-8, not validated yet."""
     language: str | None
     """Language key, None when neither the path nor a column gives one."""
     rejected: Rejected | None = None
-    """Set by the reader of a record that cannot be used."""
+    """Reason for rejection, if the reader cannot use the record."""
     tokens: np.ndarray | None = None
     """int32[n] ids of input that is already tokenized."""
     text: str | None = None

@@ -1,4 +1,4 @@
-"""What a module of `readers/formats` declares: one `FileFormat`, listed in `readers/registry`."""
+"""Interface of the modules in `readers/formats`: each declares one `FileFormat`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _no_companions(paths: Sequence[str]) -> Mapping[str, str | None]:
 
 @dataclass(frozen=True)
 class FileFormat:
-    """An input format: how its files are found, divided into ranges and read."""
+    """An input format: discovery, division and reading of its files."""
 
     name: str
     read: Callable[[FileRange, InputSettings], Iterator[Document]]
@@ -27,15 +27,17 @@ class FileFormat:
     plan: Callable[[InputFile, int, InputSettings], list[FileRange]] = _whole_file
     """Divide a file into ranges of about so many input bytes, in file order."""
     suffixes: tuple[str, ...] = ()
-    """File names of the format end with one of these; the first is the one for messages."""
+    """Ends of file names. Messages use the first one."""
     compressible: bool = True
-    """Whether a file may also be compressed as a whole (`.gz`, `.zst`)."""
+    """Files may be compressed as a whole (`.gz`, `.zst`)."""
     needs_language: bool = False
-    """Whether the language must come from the path, as records have no columns."""
+    """The path must name the language, as records have no columns."""
     expansion: int = 1
     """Approximate bytes of text per byte of an uncompressed file, for progress."""
     local: bool = True
-    """Whether its inputs are files of this machine, with a size and a modification time."""
+    """Inputs are local files, with a size and a modification time."""
     companions: Callable[[Sequence[str]], Mapping[str, str | None]] = _no_companions
-    """Among the paths, those that belong to files of this format and are no input themselves: path
-    -> why, or None to leave them out of the list of ignored files."""
+    """Select paths that belong to files of this format and are not inputs themselves.
+
+    Path -> reason for the list of ignored files, or None to omit it from that list.
+    """

@@ -1,4 +1,4 @@
-"""Reasons for rejecting a document. Manifests, summaries and reports count documents by them."""
+"""Reasons for rejecting documents, by which manifests, summaries and reports count them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class RejectReason(StrEnum):
-    """Why a document is not kept. The value is its key in manifests, summaries and reports."""
+    """Reason for rejecting a document. The value is its key in manifests and reports."""
 
     damage: bool
-    """Whether the input is damaged rather than unwanted; the fraction of these is limited."""
+    """True if the input is damaged rather than unwanted; the fraction of damage is limited."""
 
     def __new__(cls, value: str, damage: bool = False) -> RejectReason:
-        """A member from its key and whether it means damage."""
+        """Make a member from its key and damage flag."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.damage = damage
@@ -35,7 +35,7 @@ class RejectReason(StrEnum):
 
 
 class Rejected(NamedTuple):
-    """A rejected document: the reason and, for a damaged file, its path and what is wrong."""
+    """Reason for rejecting a document; for a damaged file also its path and the error."""
 
     reason: RejectReason
     detail: str | None = None

@@ -216,7 +216,7 @@ class UnitEncoder:
         for counts in report.counts.values():
             self._read += counts.read
             self._damaged += count_damaged(counts.rejected)
-        check_damaged_fraction(self._damaged, self._read, self._settings.maximum_rejected_share)
+        check_damaged_fraction(self._damaged, self._read, self._settings.maximum_rejected_fraction)
 
 
 def count_damaged(rejected: dict[RejectReason, int]) -> int:
@@ -231,5 +231,5 @@ def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
             f"{damaged:,} of the {read:,} documents read so far are damaged "
             f"({damaged / read:.1%}), more than the allowed {maximum:.1%}",
             remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8 and "
-            "damaged files), or allow more with --maximum-rejected-share; running again continues",
+            "damaged files), or allow more with --maximum-rejected-fraction; a new run continues",
         )

@@ -86,7 +86,7 @@ def _copy(
 
 @dataclass(frozen=True)
 class StagedLanguage:
-    """A language whose shards are written but not published."""
+    """A language with written shards, not published yet."""
 
     source: str
     language: str
@@ -176,7 +176,7 @@ def publish(folder: Path, target: Path) -> None:
 
 
 def is_published(paths: LanguagePaths) -> bool:
-    """Whether this run has already published the language."""
+    """Return whether this run has already published the language."""
     manifest = paths.target / MANIFEST_NAME
     if not paths.commit_marker.exists() or not manifest.exists():
         return False

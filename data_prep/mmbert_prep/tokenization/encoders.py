@@ -24,7 +24,7 @@ from mmbert_prep.tokenization.text_splitter import (
     encode_in_chunks,
 )
 
-# Characters per chunk: where SentencePiece is fastest, and what bounds its memory.
+# Characters per chunk: fastest for SentencePiece, and the limit that bounds its memory.
 _CHUNK_CHARACTERS, _LONG_CHUNK_CHARACTERS = 500, 60_000
 
 

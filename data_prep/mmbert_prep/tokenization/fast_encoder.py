@@ -46,7 +46,7 @@ class FastEncoder:
         self.checked = 0
         """Number of documents on which the two were compared."""
         self.enabled = True
-        """Whether kitoken is used: False after a difference during verification."""
+        """False after a difference during verification: kitoken is not used any more."""
         self._fast: Any = kitoken.Kitoken.from_sentencepiece(model)
         self._expected = expected_bytes
         self._seen: dict[str, int] = {}

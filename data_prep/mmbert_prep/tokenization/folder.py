@@ -133,7 +133,7 @@ def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any])
         names = {**json.loads(map_path.read_bytes()), **names}
     framed, plain = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
     found: dict[str, int] = {}
-    if len(framed) >= 2 and framed[1:-1] == plain:  # what it adds, whatever the names
+    if len(framed) >= 2 and framed[1:-1] == plain:  # the tokens it adds, regardless of names
         found = {"begin": framed[0], "end": framed[-1]}
     roles = {
         "pad": ("pad_token",),

@@ -91,7 +91,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _coverage(characters: Counter[str], maximum: int) -> float:
-    """Return the fraction of the text covered by at most `maximum` distinct characters."""
+    """Return the fraction of the text covered by `maximum` distinct characters, up to 99.99%."""
     total = sum(characters.values())
     covered = 0
     for rank, (_, count) in enumerate(characters.most_common()):

@@ -131,7 +131,7 @@ def test_too_many_damaged_documents_stop_the_run(tmp_path: Path) -> None:
     (folder / "eng_Latn.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"of the 1,\d\d\d documents read so far are damaged"):
         run(folder, tmp_path / "out", vocabulary_size=400)
-    summary = run(folder, tmp_path / "out", vocabulary_size=400, maximum_rejected_share=0.2)
+    summary = run(folder, tmp_path / "out", vocabulary_size=400, maximum_rejected_fraction=0.2)
     assert summary.languages["eng_Latn"].rejected == {"broken_json": 200}
 
 

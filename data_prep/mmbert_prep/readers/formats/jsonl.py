@@ -55,7 +55,7 @@ def _parse(line: bytes) -> object:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        # orjson rejects NaN and half surrogate pairs, and does not tell what is wrong with bytes.
+        # orjson rejects NaN and half surrogate pairs, and does not report invalid UTF-8 as such.
         return json.loads(line.decode())
 
 
