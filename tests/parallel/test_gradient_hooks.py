@@ -42,7 +42,7 @@ class Block(nn.Module):
             self.down.weight.copy_(down.chunk(group.size, dim=1)[group.rank])
 
     def forward(self, x: Tensor) -> Tensor:
-        normed, _ = self.norm(x)
+        normed = self.norm.norm(x)
         return self.down(torch.tanh(self.up(normed))).square().sum()
 
 

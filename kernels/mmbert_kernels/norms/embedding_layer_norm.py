@@ -75,7 +75,7 @@ class _EmbeddingLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:
         ids = ids.contiguous()
-        out, _, mean, rstd = triton_forward(table, None, ids, weight, eps)
+        out, _, mean, rstd = triton_forward(table, weight=weight, eps=eps, ids=ids)
         ctx.save_for_backward(ids, contiguous_rows(table), contiguous_rows(weight), mean, rstd)
         return out
 
@@ -83,7 +83,13 @@ class _EmbeddingLayerNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, Tensor, None]:
         ids, table, weight, mean, rstd = ctx.saved_tensors
         rows, _, grad_weight = triton_backward(
-            grad_out, None, table, ids, weight, mean, rstd, torch.float32
+            x=table,
+            weight=weight,
+            mean=mean,
+            rstd=rstd,
+            grad_out=grad_out,
+            ids=ids,
+            dtype=torch.float32,
         )
         grad_table = scatter_rows_triton(rows, ids, table.shape[0], table.dtype)
         return None, grad_table, grad_weight, None

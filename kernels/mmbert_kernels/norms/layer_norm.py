@@ -129,14 +129,16 @@ def _check(x: Tensor, weight: Tensor) -> None:
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        out, residual_out, mean, rstd = triton_forward(x, None, None, weight, eps)
+        out, residual_out, mean, rstd = triton_forward(x, weight=weight, eps=eps)
         ctx.save_for_backward(residual_out, contiguous_rows(weight), mean, rstd)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, mean, rstd = ctx.saved_tensors
-        grad, _, grad_weight = triton_backward(grad_out, None, x, None, weight, mean, rstd, x.dtype)
+        grad, _, grad_weight = triton_backward(
+            x=x, weight=weight, mean=mean, rstd=rstd, grad_out=grad_out, dtype=x.dtype
+        )
         return grad, grad_weight, None
 
 
@@ -144,7 +146,7 @@ class _PrenormLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out, rows, mean, rstd = triton_forward(x, None, None, weight, eps)
+        out, rows, mean, rstd = triton_forward(x, weight=weight, eps=eps)
         ctx.save_for_backward(rows, contiguous_rows(weight), mean, rstd)
         return out, x
 
@@ -154,7 +156,13 @@ class _PrenormLayerNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None]:
         rows, weight, mean, rstd = ctx.saved_tensors
         grad, _, grad_weight = triton_backward(
-            grad_out, grad_x, rows, None, weight, mean, rstd, rows.dtype
+            x=rows,
+            weight=weight,
+            mean=mean,
+            rstd=rstd,
+            grad_out=grad_out,
+            grad_residual=grad_x,
+            dtype=rows.dtype,
         )
         return grad, grad_weight, None
 
@@ -165,7 +173,9 @@ class _AddLayerNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out, residual_out, mean, rstd = triton_forward(x, residual, None, weight, eps, dropout)
+        out, residual_out, mean, rstd = triton_forward(
+            x, weight=weight, eps=eps, residual=residual, dropout=dropout
+        )
         ctx.save_for_backward(residual_out, contiguous_rows(weight), mean, rstd)
         ctx.x_dtype, ctx.dropout = x.dtype, dropout
         return out, residual_out
@@ -176,14 +186,13 @@ class _AddLayerNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         residual_out, weight, mean, rstd = ctx.saved_tensors
         grad, grad_x, grad_weight = triton_backward(
-            grad_out,
-            grad_residual,
-            residual_out,
-            None,
-            weight,
-            mean,
-            rstd,
-            residual_out.dtype,
-            ctx.dropout,
+            x=residual_out,
+            weight=weight,
+            mean=mean,
+            rstd=rstd,
+            grad_out=grad_out,
+            grad_residual=grad_residual,
+            dropout=ctx.dropout,
+            dtype=residual_out.dtype,
         )
         return grad_x.to(ctx.x_dtype), grad, grad_weight, None, None

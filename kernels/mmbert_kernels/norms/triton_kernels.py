@@ -170,10 +170,11 @@ def _warps(width: int) -> int:
 
 def triton_forward(
     x: Tensor,
-    residual: Tensor | None,
-    ids: Tensor | None,
+    *,
     weight: Tensor,
     eps: float,
+    residual: Tensor | None = None,
+    ids: Tensor | None = None,
     dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(normed, sum or x, means, reciprocal standard deviations) of the rows of x or x[ids]."""
@@ -218,15 +219,16 @@ def triton_forward(
 
 
 def triton_backward(
-    grad_out: Tensor | None,
-    grad_residual: Tensor | None,
+    *,
     x: Tensor,
-    ids: Tensor | None,
     weight: Tensor,
     mean: Tensor,
     rstd: Tensor,
-    dtype: torch.dtype,
+    grad_out: Tensor | None,
+    grad_residual: Tensor | None = None,
+    ids: Tensor | None = None,
     dropout: Dropout | None = None,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(gradient of the rows, of `dtype`; its dropout; gradient of the weight)."""
     rows, width = mean.shape[0], x.shape[1]

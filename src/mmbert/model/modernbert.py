@@ -23,14 +23,13 @@ from mmbert.parallel.layers import (
     ReplicatedLinear,
     RowParallelLinear,
     TensorParallel,
-    VocabParallelDecoder,
-    VocabParallelEmbedding,
     gather_all_tokens,
     gather_token_rows,
 )
 from mmbert.parallel.linear import InputRecompute
 from mmbert.parallel.parameter_spec import name_parameters
 from mmbert.parallel.process_grid import TensorGroup
+from mmbert.parallel.vocab_layers import VocabParallelDecoder, VocabParallelEmbedding
 from mmbert.recipe import RotaryBases
 from mmbert_kernels import Dropout, geglu, rotary_attention
 
@@ -107,7 +106,7 @@ class Layer(nn.Module):
         self, update: Tensor | None, hidden: Tensor, info: PackedSequenceInfo
     ) -> tuple[Tensor, Tensor]:
         """The residual stream is hidden + update; the next norm adds the two in passing."""
-        normed, hidden = self.attn_norm(hidden, update)
+        normed, hidden = self.attn_norm.add_norm(hidden, update)
         update = self.attn(normed, info, recompute_input=self.attn_norm.recompute_input(hidden))
         dropout = None
         if info.dropout_seed is not None and info.dropout > 0:
@@ -115,7 +114,7 @@ class Layer(nn.Module):
             dropout = Dropout(
                 info.dropout, (info.dropout_seed << 16) + self.index, info.first_token
             )
-        normed, hidden = self.mlp_norm(hidden, update, dropout=dropout)
+        normed, hidden = self.mlp_norm.add_norm(hidden, update, dropout=dropout)
         del update  # its memory serves the MLP
         return self.mlp(normed, recompute_input=self.mlp_norm.recompute_input(hidden)), hidden
 
@@ -132,7 +131,10 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """int64[T] -> [T, d]."""
-        return self.tok_embeddings(input_ids, self.norm)
+        if self.tok_embeddings.is_sharded:
+            return self.norm.norm(self.tok_embeddings(input_ids))
+        embeddings: Tensor = self.tok_embeddings(input_ids, lookup=self.norm.embed_norm)
+        return embeddings
 
 
 class Encoder(nn.Module):
@@ -160,7 +162,7 @@ class Encoder(nn.Module):
                 )
             else:
                 update, hidden = layer(update, hidden, info)
-        normed, _ = self.final_norm(hidden, update)
+        normed, _ = self.final_norm.add_norm(hidden, update)
         return normed
 
 
@@ -175,8 +177,7 @@ class PredictionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, d] -> [K, d]."""
-        normed, _ = self.norm(nn.functional.gelu(self.dense(x)))
-        return normed
+        return self.norm.norm(nn.functional.gelu(self.dense(x)))
 
 
 class MaskedLanguageModel(nn.Module):

@@ -5,27 +5,21 @@ Every layer makes its own parameters, of this rank's shard, uninitialised, each 
 Each weight is used inside its own module's forward, as ZeRO 3 gathers it only there.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmbert.parallel.collectives import (
-    copy_to_group,
-    gather_last_dimension,
     gather_tokens_for_replicated,
     reduce_from_group,
-    reduce_scatter_tokens,
 )
-from mmbert.parallel.gradient_hooks import main_grad
 from mmbert.parallel.linear import InputRecompute, column_linear, row_linear
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
     empty_parameter,
-    spec_of,
 )
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert_kernels import (
@@ -34,7 +28,6 @@ from mmbert_kernels import (
     embedding_layer_norm,
     gather_rows,
     layer_norm,
-    linear_cross_entropy,
     prenorm_layer_norm,
 )
 
@@ -166,24 +159,36 @@ class LayerNorm(nn.Module):
         )
         self.weight = empty_parameter(spec, parallel.group)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        update: Tensor | None = None,
-        *,
-        rows: Tensor | None = None,
-        dropout: Dropout | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """hidden, update: [T, width] -> (norm(hidden + update), hidden + update); None adds 0.
-        `dropout`: of the update, before it is added.
+    def forward(self, *tensors: Tensor, operation: Callable[..., Any], **options: Any) -> Any:
+        """Call `operation` on the tensors, this weight and eps. Called by the methods below: ZeRO 3
+        gathers a weight only around its module's forward."""
+        return operation(*tensors, self.weight, self.eps, **options)
 
-        With `rows` int64[T], hidden is a table: (norm(hidden[rows]), hidden).
+    def norm(self, x: Tensor) -> Tensor:
+        """Normalize x [T, width]."""
+        normed: Tensor = self(x, operation=layer_norm)
+        return normed
+
+    def add_norm(
+        self, hidden: Tensor, update: Tensor | None, *, dropout: Dropout | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (norm(hidden + update), hidden + update), [T, width] each.
+
+        Args:
+            hidden: the residual stream [T, width].
+            update: a branch's output [T, width]; None adds nothing.
+            dropout: applied to the update before the addition.
         """
-        if rows is not None:
-            return embedding_layer_norm(rows, hidden, self.weight, self.eps), hidden
         if update is None:
-            return prenorm_layer_norm(hidden, self.weight, self.eps)
-        return add_layer_norm(update, hidden, self.weight, self.eps, dropout)
+            normed, residual_out = self(hidden, operation=prenorm_layer_norm)
+        else:
+            normed, residual_out = self(update, hidden, operation=add_layer_norm, dropout=dropout)
+        return normed, residual_out
+
+    def embed_norm(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Normalize the rows table[ids], [T, width], without storing them."""
+        normed: Tensor = self(ids, table, operation=embedding_layer_norm)
+        return normed
 
     def recompute_input(self, total: Tensor) -> InputRecompute | None:
         """How to make the normed output again from hidden + update, if it is not to be kept."""
@@ -196,102 +201,14 @@ class LayerNorm(nn.Module):
 class IdentityNorm(nn.Module):
     """Stands where another layer has a norm."""
 
-    def forward(self, hidden: Tensor, update: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(hidden + update, hidden + update); None adds 0."""
+    def add_norm(self, hidden: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return hidden + update twice: in place of its norm, and as the residual stream."""
         total = hidden if update is None else hidden + update
         return total, total
 
     def recompute_input(self, total: Tensor) -> None:
         """There is nothing to make again: the output is kept as the residual stream."""
         return None
-
-
-class VocabParallelEmbedding(nn.Module):
-    """The embedding table by row ranges over the group, not necessarily equal ones."""
-
-    def __init__(
-        self, vocab_size: int, hidden_size: int, parallel: TensorParallel, *, std: float
-    ) -> None:
-        super().__init__()
-        self.parallel = parallel
-        spec = ParameterSpec(
-            full_shape=(vocab_size, hidden_size),
-            initial=truncated_normal(std),
-            split_dimension=0,
-            granularity=vocabulary_granularity(vocab_size),
-            require_even=False,
-        )
-        self.weight = empty_parameter(spec, parallel.group)
-        self.start, self.stop = spec.ranges(parallel.group.rank, parallel.group.size)[0]
-
-    def forward(self, input_ids: Tensor, norm: LayerNorm) -> Tensor:
-        """input_ids int64[T] -> norm(table[ids])[T, hidden], or the rank's [T / size, hidden]."""
-        group = self.parallel.group
-        if group.size == 1:
-            normed, _ = norm(self.weight, rows=input_ids)
-            return normed
-        mine = (input_ids >= self.start) & (input_ids < self.stop)
-        rows = nn.functional.embedding((input_ids - self.start) * mine, self.weight)
-        # One rank adds the row, the others exact zeros: the sum is the row, bit for bit.
-        rows = rows * mine.unsqueeze(-1)
-        reduce = reduce_scatter_tokens if self.parallel.sequence else reduce_from_group
-        normed, _ = norm(reduce(rows, group))
-        return normed
-
-
-class VocabParallelDecoder(nn.Module):
-    """The tied decoder with its bias, by the same row ranges as the embedding."""
-
-    def __init__(self, embedding: VocabParallelEmbedding) -> None:
-        super().__init__()
-        self.group, self.vocab_start = embedding.parallel.group, embedding.start
-        self.weight = embedding.weight
-        table = spec_of(embedding.weight)
-        vocab_size, hidden_size = table.full_shape
-        self.bias = empty_parameter(
-            ParameterSpec(
-                full_shape=(vocab_size,),
-                # What torch's own linear draws: the original initialisation leaves it so.
-                initial=InitialDistribution("uniform", 1 / math.sqrt(hidden_size)),
-                split_dimension=0,
-                granularity=table.granularity,
-                require_even=False,
-            ),
-            self.group,
-        )
-
-    def forward(
-        self, hidden: Tensor, labels: Tensor | None = None, weights: Tensor | None = None
-    ) -> Tensor:
-        """hidden[K, d], replicated: float32 losses [K] of `labels` int64[K] times `weights`
-        float32[K], without ever holding the logits (their upstream gradient must be one number).
-        Without labels: the full float32 logits [K, vocabulary], which have no gradient.
-        """
-        hidden = copy_to_group(hidden, self.group)
-        if labels is not None:
-            return linear_cross_entropy(
-                hidden,
-                self.weight,
-                self.bias,
-                labels,
-                weights=weights,
-                vocab_start=self.vocab_start,
-                group=self.group.group if self.group.size > 1 else None,
-                main_grad=main_grad(self.weight),
-            )
-        table = spec_of(self.weight)
-        widths = [table.local_shape(rank, self.group.size)[0] for rank in range(self.group.size)]
-        with torch.no_grad():
-            logits = nn.functional.linear(hidden, self.weight, self.bias).float()
-            return gather_last_dimension(logits, self.group, widths)
-
-
-def vocabulary_granularity(vocab_size: int) -> int:
-    """Rows by which the vocabulary is cut: 64 where that leaves every rank many, else single ones.
-
-    Matrix products over ranges that are not multiples of 8 wide are several times slower on GPUs.
-    """
-    return 64 if vocab_size >= 16_384 else 1
 
 
 def gather_token_rows(x: Tensor, positions: Tensor, parallel: TensorParallel) -> Tensor:

@@ -7,14 +7,16 @@ import torch.distributed as dist
 from mmbert.parallel.layers import (
     LayerNorm,
     TensorParallel,
-    VocabParallelDecoder,
-    VocabParallelEmbedding,
     gather_all_tokens,
     gather_token_rows,
-    vocabulary_granularity,
 )
 from mmbert.parallel.parameter_spec import local_slice, spec_of
 from mmbert.parallel.process_grid import TensorGroup, build_grid
+from mmbert.parallel.vocab_layers import (
+    VocabParallelDecoder,
+    VocabParallelEmbedding,
+    vocabulary_granularity,
+)
 from tests.support.ranks import run_ranks
 
 VOCABULARY, WIDTH, TOKENS = 16_451, 4, 12
@@ -36,7 +38,9 @@ def results(group: TensorGroup, sequence: bool) -> Result:
             parameter.copy_(local_slice(full, spec, group.rank, group.size))
     half = VOCABULARY // 2
     ids = torch.tensor([0, VOCABULARY - 1, half - 60, half + 60, 5, 6, 7, 8, 9, 10, 11, half])
-    hidden = embedding(ids, norm)
+    hidden = norm.norm(embedding(ids))
+    if not embedding.is_sharded:
+        torch.testing.assert_close(embedding(ids, lookup=norm.embed_norm), hidden)
     # Positions repeat and come from every rank's tokens.
     rows = gather_token_rows(hidden, torch.tensor([0, 0, 5, 6, 11]), parallel)
     labels = torch.tensor([VOCABULARY - 1, 0, half, half + 1, 3])
