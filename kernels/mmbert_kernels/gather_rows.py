@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mmbert_kernels.scatter_rows import scatter_rows_reference, scatter_rows_triton
 from mmbert_kernels.support.checks import require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 
 
+@fused_operation("gather_rows")
 def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Tensor:
     """Take the rows of `x` at `positions`, which may repeat.
 

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.triton_import import blocks, contiguous_rows, launch, tl, triton
 
 # A program's tile; 128 divides the widths of the models, so no lane idles.
 BLOCK_M, BLOCK_N = 16, 128
 
 
+@fused_operation("geglu")
 def geglu(x: Tensor) -> Tensor:
     """Apply the gated GELU.
 

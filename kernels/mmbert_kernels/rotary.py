@@ -23,10 +23,11 @@ from torch import Tensor
 from mmbert_kernels.rotary_kernels import rotate_in_place, rotate_packed
 from mmbert_kernels.rotary_tables import position_tables
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.sequences import check_cu_seqlens, token_positions
 
 
+@fused_operation("rotary")
 def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     """Rotate the queries and keys of `qkv`, which is given away.
 
@@ -50,6 +51,7 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     return rotated
 
 
+@fused_operation("rotary")
 def rotary_unpacked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> tuple[Tensor, Tensor, Tensor]:
     """`rotary`'s queries, keys and values as three tensors [T, H, D], views of its result.
 

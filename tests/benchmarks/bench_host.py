@@ -116,7 +116,7 @@ def stand_in_driver() -> Iterator[Callable[..., Any]]:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from tests.kernels.test_compilation import StandInDriver
+    from tests.kernels.compilation import StandInDriver
 
     launch = JITFunction.run
 

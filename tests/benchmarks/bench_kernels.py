@@ -28,7 +28,9 @@ from torch import Tensor
 import mmbert_kernels as kernels
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.kernel_cases import Case, Function, cases
+from tests.benchmarks.kernel_cases import benchmarks
+from tests.kernels.case import Benchmark, Function
+from tests.support.gpu_files import report_name
 
 # What is wanted on an H200: of the measured copy bandwidth where bytes are the floor, and of the
 # vocabulary head at 14,746 × 768 × 256,000.
@@ -36,25 +38,6 @@ WANTED_SHARE, WANTED_HEAD_MILLISECONDS = 0.8, 35.0
 HEAD = "linear cross-entropy"
 OPTIMISER = "stable adamw"
 Times = tuple[float, float]
-# The beginnings of cases' names -> the operation whose tests verify them.
-OPERATIONS = {
-    "layer norm": "layer norms",
-    "add + layer norm": "layer norms",
-    "dropout + add": "layer norms",
-    "embedding": "embedding",
-    "geglu": "geglu",
-    "rotary": "rotary",
-    "attention": "attention",
-    "window": "attention",
-    "gather rows": "gather rows",
-    HEAD: "vocabulary head",
-    OPTIMISER: "optimiser",
-}
-
-
-def operations_of_case(name: str) -> tuple[str, ...]:
-    """What verifies the case of this name."""
-    return (next(value for key, value in OPERATIONS.items() if name.startswith(key)),)
 
 
 @dataclass(frozen=True)
@@ -86,7 +69,7 @@ class Clock:
                 times.append((time.perf_counter() - begun) * 1e3)
         return statistics.median(times)
 
-    def forward_and_both(self, function: Function, case: Case) -> Times:
+    def forward_and_both(self, function: Function, case: Benchmark) -> Times:
         """Milliseconds of the forward pass, and of forward and backward."""
         leaves = [each for each in case.arguments if each.requires_grad]
 
@@ -134,17 +117,23 @@ class Bench:
     full_size: bool
     """The shapes are base's, for which there are wishes."""
 
-    def ours(self, case: Case) -> None:
+    def ours(self, operation: str, case: Benchmark) -> None:
         """Our own times, floor, and verdict."""
         by_bytes = case.both_bytes / self.bandwidth >= case.both_flops / self.rate
         floor = 1e3 * max(case.both_bytes / self.bandwidth, case.both_flops / self.rate)
         forward, both = self.clock.forward_and_both(case.ours, case)
-        self.record_ours(case.name, floor, forward, both, by_bytes)
+        self.record_ours(operation, case.name, floor, forward, both, by_bytes)
 
     def record_ours(
-        self, name: str, floor: float, forward: float | None, both: float, by_bytes: bool
+        self,
+        operation: str,
+        name: str,
+        floor: float,
+        forward: float | None,
+        both: float,
+        by_bytes: bool,
     ) -> None:
-        verified_by = operations_of_case(name)
+        verified_by = (report_name(operation),)
         self.recorder.figure(name, "floor", floor, "ms")
         if forward is not None:
             self.recorder.figure(name, "forward", forward, "ms", verified_by)
@@ -154,7 +143,7 @@ class Bench:
         if told and self.clock.device.type == "cuda":
             self.recorder.remark(name, told)
 
-    def rival(self, case: Case, name: str, function: Function) -> None:
+    def rival(self, case: Benchmark, name: str, function: Function) -> None:
         """Another's time of both passes, unless it needs too much memory or does not compile."""
         try:
             _, both = self.clock.forward_and_both(function, case)
@@ -163,13 +152,13 @@ class Bench:
             return
         self.recorder.figure(case.name, f"{name}, both", both, "ms")
 
-    def rivals(self, case: Case) -> None:
+    def rivals(self, _: str, case: Benchmark) -> None:
         """PyTorch eager and what public package is installed."""
         self.rival(case, "eager", case.eager)
         for name, function in case.public.items():
             self.rival(case, name, function)
 
-    def compiled(self, case: Case) -> None:
+    def compiled(self, _: str, case: Benchmark) -> None:
         """torch.compile of the eager formula."""
         self.rival(case, "compiled", torch.compile(case.eager, dynamic=False))
 
@@ -203,7 +192,9 @@ def measure_optimizer(bench: Bench, count: int, others: bool) -> None:
 
     # 2 arrays read by the first pass, 4 read and 3 written by the second
     floor = 1e3 * 36 * count / bench.bandwidth
-    bench.record_ours(OPTIMISER, floor, None, clock.milliseconds(step), by_bytes=True)
+    bench.record_ours(
+        "stable_adamw", OPTIMISER, floor, None, clock.milliseconds(step), by_bytes=True
+    )
     if others:
         for name, optimizer in optimizers(gradient, bounds).items():
             taken = clock.milliseconds(optimizer.step)
@@ -265,8 +256,8 @@ def run(arguments: argparse.Namespace, device: torch.device, recorder: Recorder)
     if on_gpu and not arguments.only_ours:
         steps.append(bench.compiled)  # on a CPU it would want a C++ compiler
     for number, step in enumerate(steps):
-        for case in cases(device, dtype, tokens, vocabulary):
-            step(case)
+        for operation, case in benchmarks(device, dtype, tokens, vocabulary):
+            step(operation, case)
         if number == 0:
             measure_optimizer(bench, parameters, others=not arguments.only_ours)
 

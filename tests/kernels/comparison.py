@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tests.kernels.case import Case, Function, Sizes
+
 # Half the distance from 1 to the next number, for each type: the error of one rounding.
 ROUNDING = {
     torch.float64: 2.0**-53,
@@ -37,9 +39,7 @@ def outputs_and_gradients(
 ) -> list[Tensor]:
     """The function's outputs and then its gradients with respect to its arguments."""
     arguments = [tensor.detach().requires_grad_() for tensor in differentiated]
-    outputs = function(*arguments)
-    if isinstance(outputs, Tensor):
-        outputs = (outputs,)
+    outputs = as_tuple(function(*arguments))
     given = [gradient.to(out.dtype) for gradient, out in zip(upstream, outputs, strict=True)]
     gradients = torch.autograd.grad(outputs, arguments, given)
     return [*(out.detach() for out in outputs), *gradients]
@@ -58,3 +58,40 @@ def compare(
     for index, (one, other) in enumerate(zip(computed, true, strict=True)):
         kind = "output" if index < len(upstream) else "gradient"
         assert_close(f"{kind} {index % max(len(upstream), 1)}", one, other, roundings)
+
+
+def check_values(case: Case, sizes: Sizes, dtype: torch.dtype) -> None:
+    """Assert that outputs and gradients are those of the case's formula."""
+    problem = case.problem(sizes, dtype)
+    places = [i for i, each in enumerate(problem.arguments) if each.requires_grad]
+
+    def with_differentiated(function: Function) -> Function:
+        def call(*differentiated: Tensor) -> Tensor | tuple[Tensor, ...]:
+            arguments = list(problem.arguments)
+            for place, tensor in zip(places, differentiated, strict=True):
+                arguments[place] = tensor
+            return function(*arguments)
+
+        return call
+
+    differentiated = [problem.arguments[place].detach() for place in places]
+    with torch.no_grad():
+        outputs = as_tuple(problem.formula(*problem.arguments))
+    upstream = [
+        torch.full(out.shape, 0.375) if case.same_upstream else torch.randn(out.shape)
+        for out in outputs
+    ]
+    roundings = case.roundings(dtype)
+    if differentiated:
+        call, formula = with_differentiated(problem.call), with_differentiated(problem.formula)
+        compare(call, formula, differentiated, upstream, roundings)
+        return
+    for index, (one, other) in enumerate(
+        zip(as_tuple(problem.call(*problem.arguments)), outputs, strict=True)
+    ):
+        assert_close(f"output {index}", one, other, roundings)
+
+
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The outputs of a function that gives one tensor or several."""
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

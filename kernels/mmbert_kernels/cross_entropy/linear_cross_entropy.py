@@ -35,13 +35,14 @@ from mmbert_kernels.support.checks import (
     require,
     require_triton_dtype,
 )
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 
 # A chunk of logits takes this much at most; at the widths of these models the traffic of weight
 # and gradient per chunk is then small beside the products (2,048 rows and more of 256,000).
 CHUNK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
 
 
+@fused_operation("linear_cross_entropy")
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,

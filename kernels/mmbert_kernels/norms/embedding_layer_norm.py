@@ -16,10 +16,11 @@ from mmbert_kernels.norms.layer_norm import layer_norm_reference
 from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.scatter_rows import scatter_rows_triton
 from mmbert_kernels.support.checks import is_host_readable, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.triton_import import contiguous_rows
 
 
+@fused_operation("embedding_layer_norm")
 def embedding_layer_norm(ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Look up the rows of `table` and normalise them.
 

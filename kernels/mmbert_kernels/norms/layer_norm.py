@@ -27,10 +27,11 @@ from torch.nn import functional
 from mmbert_kernels.norms.dropout import Dropout, add_dropped
 from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.triton_import import contiguous_rows
 
 
+@fused_operation("layer_norm")
 def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the rows of `x`.
 
@@ -53,6 +54,7 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
+@fused_operation("layer_norm")
 def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(`layer_norm` of x, x): for an x that goes on beside its norm, as a residual stream does.
 
@@ -66,6 +68,7 @@ def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, T
     return normed, same
 
 
+@fused_operation("add_layer_norm")
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmbert_kernels.stable_adamw.triton_kernels import apply_triton, sums_triton
 from mmbert_kernels.support.checks import require
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 
 # The reference sums in pieces that stay in a core's cache.
 REFERENCE_PIECE = 1 << 16
@@ -60,6 +60,7 @@ def debiased_beta(beta: float, step: int) -> float:
     return beta * (1 - beta ** (step - 1)) / (1 - beta**step)
 
 
+@fused_operation("stable_adamw")
 def stable_adamw_sums(
     gradient: Tensor,
     exp_avg_sq: Tensor,
@@ -94,6 +95,7 @@ def stable_adamw_sums(
     return _sums_reference(gradient, exp_avg_sq, spans, b2, eps)
 
 
+@fused_operation("stable_adamw")
 def stable_adamw_apply(
     parameter: Tensor,
     gradient: Tensor,

@@ -12,22 +12,16 @@ import importlib
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 
 logger = logging.getLogger("mmbert.kernels")
 
-FUSED_OPERATIONS = (
-    "layer_norm",
-    "add_layer_norm",
-    "embedding_layer_norm",
-    "geglu",
-    "rotary",
-    "linear_cross_entropy",
-    "gather_rows",
-    "stable_adamw",
-)
+FUSED_OPERATIONS: list[str] = []
+"""Names of the operations with a Triton kernel and a reference, by `fused_operation`."""
 # Those of attention with the packages that they need, None for PyTorch alone.
 ATTENTION_PACKAGES = {
     "flash_attn_3": "flash_attn_interface",
@@ -43,6 +37,23 @@ ANY_DEVICE = ("plain", "reference")
 # algorithms: by their sources. What PyTorch picks for `reference` is not known to.
 DETERMINISTIC = ("triton", "flash_attn_3", "flash_attn", "varlen", "plain")
 HALF_TYPES = (torch.bfloat16, torch.float16)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def fused_operation(name: str) -> Callable[[Function], Function]:
+    """Declare the decorated function to be (a part of) the fused operation `name`.
+
+    `backend` then chooses for that name, and `backends` lists it.
+    """
+
+    def declare(function: Function) -> Function:
+        if name not in FUSED_OPERATIONS:
+            FUSED_OPERATIONS.append(name)
+        return function
+
+    return declare
 
 
 def triton_is_installed() -> bool:

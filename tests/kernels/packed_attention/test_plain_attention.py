@@ -8,9 +8,9 @@ import torch
 
 import mmbert_kernels as kernels
 from mmbert_kernels.support.dispatch import backend
-from tests.kernels import formulas
+from tests.kernels.case import LENGTHS, cumulative
+from tests.kernels.cases import attention
 from tests.kernels.comparison import compare
-from tests.kernels.formulas import cumulative
 from tests.support.packed_rows import packed_rows
 from tests.support.pretended_gpu import LargestMemory, pretended_gpu, without_content
 from tests.support.tiny_models import BASES, tiny_config
@@ -31,11 +31,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("window", [None, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_it_is_the_formula(plain: None, window: int | None, dtype: torch.dtype) -> None:
-    lengths = (*formulas.LENGTHS, 7, 130, 2)
+    lengths = (*LENGTHS, 7, 130, 2)
     tokens = sum(lengths)
     compare(
         lambda qkv: kernels.attention(qkv, cumulative(lengths, padding=4), 130, window),
-        lambda qkv: formulas.attention(qkv, lengths, window),
+        lambda qkv: attention.formula(qkv, lengths, window),
         (torch.randn(tokens, 3, 2, 16).to(dtype),),
         (torch.randn(tokens, 2, 16),),
         # sums of a hundred terms, as PyTorch takes them; narrow types are rounded at the end, and
@@ -107,10 +107,10 @@ def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("window", [None, 128])
 def test_on_a_gpu(window: int | None) -> None:
     """Nothing is forced: float32 is computed rightly, in a context of 8,192 in linear memory."""
-    lengths = (*formulas.LENGTHS, 1024, 5)
+    lengths = (*LENGTHS, 1024, 5)
     compare(
         lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
-        lambda qkv: formulas.attention(qkv, lengths, window),
+        lambda qkv: attention.formula(qkv, lengths, window),
         (torch.randn(sum(lengths), 3, 2, 64, device="cuda"),),
         (torch.randn(sum(lengths), 2, 64, device="cuda"),),
         roundings=32,  # sums of a thousand terms
