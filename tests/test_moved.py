@@ -1,4 +1,4 @@
-"""Module paths that README or scripts have named keep working for one version, with a warning."""
+"""Former module paths from README or scripts: kept for one version, with a warning."""
 
 import importlib
 import sys

@@ -47,7 +47,7 @@ OPTIONAL = (
 )
 
 
-def examine() -> list[Finding]:
+def collect_findings() -> list[Finding]:
     """Look at this machine; starts nothing but what a GPU needs to tell its free memory."""
     return [*_versions(), *_devices(), *_backends(), *_kernels(), *_programs()]
 
@@ -61,7 +61,7 @@ def _versions() -> list[Finding]:
         version = _version(package)
         if version and package == "torch":
             version = torch.__version__  # which says the build, too
-        bounds = supported(package)
+        bounds = supported_versions(package)
         remedy = "" if version else "run `make setup`"
         if version and not bounds.contains(version, prereleases=True):
             remedy = f"supported is {package} {bounds}"
@@ -131,14 +131,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def supported(package: str) -> SpecifierSet:
+def supported_versions(package: str) -> SpecifierSet:
     """The versions of a required package that setup.py allows, which is where they are said: read
     from the tree or, where the system was installed without it, from what the install noted."""
     try:
-        wanted = required()
+        requirements = required()
     except UserError:
-        wanted = [Requirement(line) for line in importlib.metadata.requires("mmbert-train") or ()]
-    return next(wish.specifier for wish in wanted if wish.name == package and wish.marker is None)
+        requirements = [
+            Requirement(line) for line in importlib.metadata.requires("mmbert-train") or ()
+        ]
+    return next(
+        requirement.specifier
+        for requirement in requirements
+        if requirement.name == package and requirement.marker is None
+    )
 
 
 def render(findings: list[Finding], console: Console) -> None:

@@ -11,8 +11,8 @@ import torch
 from mmbert_kernels import computes_in_bfloat16
 from mmbert_kernels.support.dispatch import ATTENTION_PACKAGES, is_hopper, is_installed
 
-FREE_SHARE = 0.9
-NVIDIA_SMI_SECONDS = 20
+MIN_FREE_FRACTION = 0.9
+NVIDIA_SMI_TIMEOUT = 20
 # Folders of PyTorch's index that hold flash-attn-3, by CUDA version; any later torch takes them.
 FLASH_3_BUILDS = ((12, 6), (12, 8), (12, 9), (13, 0))
 
@@ -60,7 +60,7 @@ def _gpu(index: int) -> Finding:
         remedies.append(f"{str(error).splitlines()[0]}: see nvidia-smi for who uses it")
     else:
         value += f", {free / total:.0%} free"
-        if free < FREE_SHARE * total:
+        if free < MIN_FREE_FRACTION * total:
             remedies.append(
                 f"another process fills it: {free / 2**30:.0f} GiB are free; nvidia-smi names it, "
                 "CUDA_VISIBLE_DEVICES chooses another GPU"
@@ -74,11 +74,11 @@ def _no_gpu() -> Finding:
     if built is None:
         remedy = "install a CUDA build of torch" if _nvidia_smi() else ""
         return Finding("devices", "GPU", "none (torch is a CPU build)", remedy)
-    told = _nvidia_smi()
-    if told is None:
+    output = _nvidia_smi()
+    if output is None:
         return Finding("devices", "GPU", "none found")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    version = re.search(r"CUDA (?:UMD )?Version: *(\d+)\.(\d+)", told)
+    version = re.search(r"CUDA (?:UMD )?Version: *(\d+)\.(\d+)", output)
     if version is None:
         return Finding(
             "devices", "GPU", "none usable: nvidia-smi fails", "start or install NVIDIA's driver"
@@ -109,7 +109,7 @@ def _nvidia_smi() -> str | None:
         return None
     try:
         done = subprocess.run(
-            [program], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=False
+            [program], capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

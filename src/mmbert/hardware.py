@@ -9,19 +9,19 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU, as its vendor states it (dense figures, no sparsity).
+    """Peak specifications of one GPU model, as the vendor states them (dense, no sparsity).
 
-    `memory_bytes` is what the driver reports as total; `flops` is dense bfloat16 FLOP/s with
-    float32 accumulation; `link_bytes` and `network_bytes` are bytes/s in one direction per GPU,
-    inside a node (NVLink, or PCIe where there is none) and between nodes (an assumption about
-    the cluster: one network card per GPU where the vendor's reference system has one). Peaks all.
+    `memory_bytes` is the total that the driver reports; `flops` is dense bfloat16 FLOP/s with
+    float32 accumulation. Both bandwidths are bytes/s per GPU in one direction: within a node
+    (NVLink, or PCIe without it) and between nodes (assumes one network card per GPU where the
+    vendor's reference system has one).
     """
 
     name: str
     memory_bytes: int
     flops: float
-    link_bytes: float
-    network_bytes: float
+    intra_node_bandwidth: float
+    inter_node_bandwidth: float
     gpus_per_node: int = 8
 
 

@@ -2,20 +2,23 @@
 
 import io
 import math
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from mmbert.ablation.comparison import (
+    AblationResult,
     Comparison,
-    VariationResult,
-    _by_tier,
-    _mean,
     compare,
-    reading,
     render,
+    tier_losses,
+    verdict,
 )
-from mmbert.evaluation.masked_loss import LanguageLoss
+from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.sampling.loss_table import LossTable
 
 FULL = {1: {"all": 3.0, "decay": 5.0}, 2: {"all": 3.4, "decay": 5.4}, 3: {"all": 3.2, "decay": 5.2}}
 
@@ -35,50 +38,46 @@ def test_differences_are_paired_by_seed() -> None:
     assert entry.mean == pytest.approx(3.31)
     assert entry.difference == pytest.approx(0.11)
     assert entry.standard_error == pytest.approx(0.01 / math.sqrt(3))
-    assert entry.reading == "worse than full"
+    assert entry.verdict == "worse than full"
     assert entry.losses == pytest.approx({1: 3.10, 2: 3.52, 3: 3.31})
 
 
 def test_what_chance_could_do_is_no_difference() -> None:
     found = compare(_moved((-0.10, 0.12, 0.05)), FULL)
     assert found["all"].difference == pytest.approx(0.07 / 3)
-    assert found["all"].reading == "no difference seen"
+    assert found["all"].verdict == "no difference seen"
     assert found["decay"].difference == 0
-    assert found["decay"].reading == "no difference seen"
-    assert compare(_moved((-0.3, -0.31, -0.29)), FULL)["all"].reading == "better than full"
+    assert found["decay"].verdict == "no difference seen"
+    assert compare(_moved((-0.3, -0.31, -0.29)), FULL)["all"].verdict == "better than full"
 
 
 def test_the_bar_is_two_standard_errors() -> None:
-    assert reading(0.2001, 0.1) == "worse than full"
-    assert reading(-0.2001, 0.1) == "better than full"
-    assert reading(0.1999, 0.1) == reading(-0.1999, 0.1) == "no difference seen"
+    assert verdict(0.2001, 0.1) == "worse than full"
+    assert verdict(-0.2001, 0.1) == "better than full"
+    assert verdict(0.1999, 0.1) == verdict(-0.1999, 0.1) == "no difference seen"
 
 
 def test_one_seed_has_no_error_and_claims_nothing() -> None:
     entry = compare({1: {"all": 3.5, "decay": 5.0}}, {1: FULL[1]})["all"]
     assert entry.difference == pytest.approx(0.5)
     assert entry.standard_error is None
-    assert entry.reading == "one seed: chance not known"
+    assert entry.verdict == "one seed: chance not known"
 
 
 def test_the_full_recipe_has_losses_and_no_difference() -> None:
     entry = compare(FULL, FULL)["decay"]
-    assert (entry.mean, entry.difference, entry.reading) == (pytest.approx(5.2), None, "")
+    assert (entry.mean, entry.difference, entry.verdict) == (pytest.approx(5.2), None, "")
 
 
 def test_tiers_are_means_over_masked_tokens() -> None:
-    found = {
-        "eng": LanguageLoss(2.0, 9.0, 300),
-        "deu": LanguageLoss(4.0, 9.0, 100),
-        "que": LanguageLoss(6.0, 9.0, 100),
-        "unused": LanguageLoss(9.0, 9.0, 999),
-    }
-    tiers = {"eng": "pretrain", "deu": "pretrain", "que": "decay", "unused": "none"}
-    groups = _by_tier(found, tiers, ["all", "pretrain", "extension", "decay"])
-    assert list(groups) == ["all", "pretrain", "decay"], "no row for a tier without languages"
-    assert {tier: _mean(entries) for tier, entries in groups.items()} == pytest.approx(
-        {"all": 3.2, "pretrain": 2.5, "decay": 6.0}
+    means, counts = np.array([2.0, 4.0, 6.0, 9.0]), np.array([300.0, 100.0, 100.0, 999.0])
+    phases = [SimpleNamespace(name=name) for name in ("pretrain", "extension", "decay")]
+    table = SimpleNamespace(
+        tiers=("pretrain", "pretrain", "decay", "none"), plan=SimpleNamespace(phases=phases)
     )
+    found = tier_losses(LossTable(means * counts, counts), cast(ComponentTable, table))
+    assert list(found) == ["all", "pretrain", "decay"], "no row for a tier without languages"
+    assert found == pytest.approx({"all": 3.2, "pretrain": 2.5, "decay": 6.0})
 
 
 def test_the_table_says_it_all() -> None:
@@ -89,8 +88,8 @@ def test_the_table_says_it_all() -> None:
         mask_ratio=0.15,
         context=512,
         languages={"all": 9, "decay": 4},
-        variations=[
-            VariationResult(name=name, meaning="", overrides=(), tiers=compare(own, FULL))
+        ablations=[
+            AblationResult(name=name, meaning="", overrides=(), tiers=compare(own, FULL))
             for name, own in (("full", FULL), ("constant-mask", _moved((0.1, 0.12, 0.11))))
         ],
     )

@@ -83,7 +83,7 @@ def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> 
         own, other = entry["losses"]["3"], full["tiers"][tier]["losses"]["3"]
         assert 3 < own < 7
         assert entry["difference"] == pytest.approx(own - other)
-        assert own != other, "the variation trained as the recipe itself"
+        assert own != other, "the ablation trained as the recipe itself"
         assert f"{own:.3f}" in call.said
     assert "chance not known" in call.said
 
@@ -103,7 +103,7 @@ def _table(printed: str) -> list[str]:
 def test_a_shared_phase_is_trained_once_and_changes_nothing(
     ended: tuple[Path, list[Call]], inputs: Path, tmp_path: Path
 ) -> None:
-    """The variation that began at the end of the first phase, against one trained from step 0."""
+    """The ablation that began at the end of the first phase, against one trained from step 0."""
     output, (_, call, _) = ended
     assert "2 are left, 34,816 tokens" in call.said, "22 steps, and 12 more, of 1,024 tokens"
     own = output / VARIED / "seed-3"

@@ -94,6 +94,6 @@ def floors(
     return dict(milliseconds)
 
 
-def held_by(found: dict[str, float], least: dict[str, float]) -> str:
+def bottleneck(found: dict[str, float], least: dict[str, float]) -> str:
     """The operation that spends the most above its floor; what has none counts whole."""
     return max(found, key=lambda name: found[name] - least.get(name, 0.0))

@@ -3,6 +3,7 @@
 import re
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from typer.testing import CliRunner
 import mmbert_kernels
 from mmbert import cli
 from mmbert.cli.app import app
-from mmbert.doctor import Finding, examine, render, supported
+from mmbert.doctor import Finding, collect_findings, render, supported_versions
 from mmbert.errors import UserError
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 COMMANDS = sorted(
     command.name or command.callback.__name__.rstrip("_")
     for command in app.registered_commands
@@ -45,13 +46,13 @@ def test_doctor_says_what_is_here_and_what_is_missing() -> None:
     for operation, backend in mmbert_kernels.backends().items():
         assert operation in printed
         assert backend in printed
-    devices = [finding for finding in examine() if finding.section == "devices"]
+    devices = [finding for finding in collect_findings() if finding.section == "devices"]
     assert any(finding.name.startswith("GPU 0") for finding in devices) == torch.cuda.is_available()
 
 
 def test_doctor_names_a_missing_package_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmbert.doctor._version", lambda package: None)
-    missing = {finding.name: finding for finding in examine()}
+    missing = {finding.name: finding for finding in collect_findings()}
     assert missing["torch"].value == "missing"
     assert missing["torch"].remedy
     assert "[gpu]" in missing["flash_attn"].remedy
@@ -62,7 +63,7 @@ def test_doctor_names_a_missing_package_with_the_remedy(monkeypatch: pytest.Monk
 
 def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def torch_line() -> Finding:
-        return next(finding for finding in examine() if finding.name == "torch")
+        return next(finding for finding in collect_findings() if finding.name == "torch")
 
     assert not torch_line().remedy
     bounds = re.search(r'"torch(.+?)"', (ROOT / "setup.py").read_text())
@@ -76,7 +77,9 @@ def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> N
 def test_doctor_minds_every_bound_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as DeepSpeed's, whose private parts the engine uses."""
     monkeypatch.setattr("mmbert.doctor._version", lambda _: "0.0.1")
-    lines = {finding.name: finding for finding in examine() if finding.section == "versions"}
+    lines = {
+        finding.name: finding for finding in collect_findings() if finding.section == "versions"
+    }
     assert lines["deepspeed"].remedy.startswith("supported is deepspeed ")
     assert lines["typer"].remedy.startswith("supported is typer ")
 
@@ -92,7 +95,7 @@ def test_without_the_tree_the_bounds_are_those_of_the_install(
         "importlib.metadata.requires",
         lambda name: ["numpy>=1", "torch<3,>=2.5", 'torch>=9; extra == "x"'],
     )
-    assert str(supported("torch")) == "<3,>=2.5"
+    assert str(supported_versions("torch")) == "<3,>=2.5"
 
 
 def test_plan_prints_the_recipe_in_figures() -> None:
@@ -101,6 +104,31 @@ def test_plan_prints_the_recipe_in_figures() -> None:
     assert "500,150" in printed  # steps of the first phase
     overridden = _output("plan", str(RECIPES / "mmbert-base.yaml"), "phases.decay.tokens=50B")
     assert "50B" in overridden
+
+
+@pytest.mark.parametrize("option", ["--mfu", "--utilisation"])
+def test_plan_takes_the_mfu_under_its_former_name_too(option: str) -> None:
+    recipe = str(RECIPES / "mmbert-base.yaml")
+    assert "at 13% MFU" in _output("plan", recipe, option, "0.13")
+    shown = _output("plan", "--help")
+    assert "--mfu" in shown
+    assert "--utilisation" not in shown
+
+
+@pytest.mark.parametrize("option", ["--initialization", "--initialisation"])
+def test_import_takes_the_initialization_under_its_former_name_too(
+    option: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = {}
+
+    def import_model(*_: object, **options: object) -> None:
+        taken.update(options)
+        raise UserError("enough", remedy="")
+
+    monkeypatch.setattr("mmbert.hub.importing.import_model.import_model", import_model)
+    CliRunner().invoke(app, ["import", "model", str(tmp_path / "out"), option, "mean"])
+    assert taken["initialization"] == "mean"
+    assert "--initialisation" not in _output("import", "--help")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmbert.doctor import Finding, examine
+from mmbert.doctor import Finding, collect_findings
 from mmbert.doctor_gpus import flash_attention_3_command
 from mmbert_kernels.support.dispatch import backend
 from tests.support.environment import ROOT
@@ -51,7 +51,7 @@ def with_gpus(
 
 
 def found() -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine()}
+    return {finding.name: finding for finding in collect_findings()}
 
 
 H200 = ("NVIDIA H200", (9, 0), 139, 138)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from mmbert.errors import UserError
-from mmbert.wheels.collecting import in_words
+from mmbert.wheels.collecting import describe_size
 from mmbert.wheels.programs import find_uv, run, uv_environment
 from mmbert.wheels.required import ROOT, required
 from mmbert.wheels.resolution import resolve
@@ -56,7 +56,7 @@ def make_environment(kind: str, root: Path = ROOT, extras: tuple[str, ...] = ("d
         return python
     named = ", ".join(f"{name} {chosen[name]}" for name in SAID_FIRST if name in chosen)
     print(f"{place}: the {kind} releases ({named})")
-    print(f"downloading {len(packages)} packages, {in_words(packages)}, less what uv has kept")
+    print(f"downloading {len(packages)} packages, {describe_size(packages)}, less what uv has kept")
     sys.stdout.flush()
     purpose = f"making {place}"
     run([sys.executable, "-m", "venv", "--clear", str(place)], purpose)

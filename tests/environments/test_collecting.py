@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.wheels.collecting import in_words
+from mmbert.wheels.collecting import describe_size
 from mmbert.wheels.folder import is_pure
 from mmbert.wheels.installed import read_list
 from mmbert.wheels.programs import find_uv
@@ -167,7 +167,7 @@ def test_sizes_are_said_as_far_as_the_registry_says_them() -> None:
         return Package(name, "1", "a.whl", None, size)
 
     cuda = [package("torch", 500 << 20), package("nvidia-cublas", 400 << 20)]
-    some = in_words([*cuda, package("small", 3000), package("dark", None)])
+    some = describe_size([*cuda, package("small", 3000), package("dark", None)])
     assert some.startswith("900.0 MiB, of which torch and its CUDA libraries 900.0 MiB")
     assert "dark, of which the registry says no size" in some
-    assert in_words([package("small", 3000)]) == "3 KiB"
+    assert describe_size([package("small", 3000)]) == "3 KiB"

@@ -10,7 +10,7 @@ import torch
 from mmbert.errors import UserError
 from mmbert.evaluation.classification import (
     Classifier,
-    FineTuning,
+    FineTuningSettings,
     fine_tune,
     read_examples,
     render_scores,
@@ -20,7 +20,7 @@ from tests.support.written_runs import Run
 
 FILLER = ("the", "old", "town", "and", "a", "child", "by", "with", "rain", "und", "der", "stadt")
 TOPICS = {"water": ["river", "bridge", "bridges"], "reading": ["book", "reads", "window"]}
-SETTINGS = FineTuning(epochs=4, learning_rate=1e-3, batch_size=8)
+SETTINGS = FineTuningSettings(epochs=4, learning_rate=1e-3, batch_size=8)
 
 
 def write_examples(path: Path, count: int, seed: int) -> Path:
@@ -102,10 +102,10 @@ def test_nothing_to_score_is_said_before_training(run: Run, tmp_path: Path) -> N
 
 
 def test_long_documents_are_cut_and_short_ones_are_not(run: Run, tmp_path: Path) -> None:
-    """Beyond `longest` nothing is read: two files that differ only there score the same."""
+    """Beyond `max_length` nothing is read: two files that differ only there score the same."""
     train = write_examples(tmp_path / "train.tsv", 40, 0)
     test = write_examples(tmp_path / "test.tsv", 20, 1)
-    settings = replace(SETTINGS, epochs=1, longest=12)
+    settings = replace(SETTINGS, epochs=1, max_length=12)
     scores = []
     for ending in ("river bridge", "book window"):
         texts = [
@@ -118,4 +118,4 @@ def test_long_documents_are_cut_and_short_ones_are_not(run: Run, tmp_path: Path)
     assert scores[0] == scores[1]
     model = LoadedModel(run.checkpoint)
     assert len(model.encode(" ".join(FILLER) * 300)) == model.model.context
-    assert model.encode("", longest=12).tolist() == [2, 1]
+    assert model.encode("", max_length=12).tolist() == [2, 1]

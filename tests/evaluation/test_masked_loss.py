@@ -51,33 +51,33 @@ def test_losses_are_transformers_own(run: Run, exported: Path, shards: Path, kin
     found = masked_losses(LoadedModel(path), shards, mask_ratio=0.3)
     assert found.context == 256
     expected = reference_losses(exported, shards, 256)
-    assert found.languages.keys() == expected.keys() == {"eng_Latn", "deu_Latn", "swh_Latn"}
+    losses = found.losses.by_label(found.names)
+    assert losses.keys() == expected.keys() == {"eng_Latn", "deu_Latn", "swh_Latn"}
     for language, (total, count) in expected.items():
-        entry = found.languages[language]
-        assert entry.tokens == count > 20
-        assert entry.loss == pytest.approx(total / count, rel=1e-5)
+        assert found.losses.count[found.names.index(language)] == count > 20
+        assert losses[language] == pytest.approx(total / count, rel=1e-5)
     tokens = sum(count for _, count in expected.values())
     overall = sum(total for total, _ in expected.values()) / tokens
-    assert found.overall.loss == pytest.approx(overall, rel=1e-5)
-    assert found.overall.tokens == tokens
+    assert found.losses.mean() == pytest.approx(overall, rel=1e-5)
+    assert found.losses.count.sum() == tokens
 
 
 def test_shorter_context_cuts_documents(run: Run, exported: Path, shards: Path) -> None:
     found = masked_losses(LoadedModel(run.checkpoint), shards, mask_ratio=0.3, context=64)
     expected = reference_losses(exported, shards, 64)
-    assert {name: entry.tokens for name, entry in found.languages.items()} == {
+    assert dict(zip(found.names, found.losses.count.astype(int), strict=True)) == {
         name: count for name, (_, count) in expected.items()
     }
 
 
 def test_unigram_model_stands_beside(run: Run, shards: Path) -> None:
     found = masked_losses(LoadedModel(run.checkpoint), shards)
-    for entry in found.languages.values():
-        assert 0 < entry.unigram < 10
+    for loss in found.unigram.by_label(found.names).values():
+        assert 0 < loss < 10
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(render_losses(found))
     text = console.export_text()
-    assert f"{found.overall.loss:.3f}" in text
+    assert f"{found.losses.mean():.3f}" in text
     assert "swh_Latn" in text
 
 

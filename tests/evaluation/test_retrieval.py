@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.retrieval import (
-    nearest_accuracy,
+    nearest_neighbor_accuracy,
     read_aligned,
     render_retrieval,
     retrieval_accuracies,
@@ -91,7 +91,7 @@ def test_only_shared_identifiers_count(model: LoadedModel, tmp_path: Path) -> No
     files = [write(tmp_path / "a.tsv", texts), write(tmp_path / "b.tsv", {**fewer, "x": "town"})]
     (entry,) = retrieval_accuracies(model, files)
     assert entry.sentences == 3
-    (entry,) = retrieval_accuracies(model, files, most_sentences=2)
+    (entry,) = retrieval_accuracies(model, files, max_sentences=2)
     assert entry.sentences == 2
 
 
@@ -99,10 +99,12 @@ def test_nearest_by_hand() -> None:
     first = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.7, 0.7]])
     second = torch.tensor([[1.0, 0.0], [0.7, 0.7], [0.0, 1.0]])
     # 0 → 0 right; 1 → 2 and 2 → 1 wrong.
-    assert nearest_accuracy(first, second) == pytest.approx((1 / 3, 1 / 3))
+    assert nearest_neighbor_accuracy(first, second) == pytest.approx((1 / 3, 1 / 3))
     # Two sentences that look alike: both find the first of the two.
     twice = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert nearest_accuracy(torch.eye(2)[[0, 0, 1]], twice) == pytest.approx((2 / 3, 2 / 3))
+    assert nearest_neighbor_accuracy(torch.eye(2)[[0, 0, 1]], twice) == pytest.approx(
+        (2 / 3, 2 / 3)
+    )
 
 
 @pytest.mark.parametrize(

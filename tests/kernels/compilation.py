@@ -22,7 +22,7 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 Compiled = list[tuple[str, Any]]
 
 
-class StandInDriver:
+class FakeDriver:
     """The little of a Triton driver that compiling asks for."""
 
     def __init__(self, capability: int) -> None:

@@ -11,7 +11,7 @@ from mmbert_kernels.support.triton_import import FP_FUSION
 from tests.kernels.compilation import (
     SHARED_MEMORY,
     Compiled,
-    StandInDriver,
+    FakeDriver,
     check_resources,
     narrow_products,
 )
@@ -72,7 +72,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")  # nothing is left to the default
     backend.cache_clear()
-    monkeypatch.setattr(driver, "_active", StandInDriver(request.param))
+    monkeypatch.setattr(driver, "_active", FakeDriver(request.param))
     yield launches
     backend.cache_clear()
     target = f".target sm_{request.param}" + ("a" if request.param == 90 else "")

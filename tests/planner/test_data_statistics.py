@@ -7,7 +7,7 @@ import pytest
 
 from mmbert.data.shards.continuation_index import count_parts, part_bounds
 from mmbert.errors import UserError
-from mmbert.planner import Plan, plan
+from mmbert.planner import Estimate, estimate
 from mmbert.recipe import Recipe, parse_recipe
 from tests.support.corpora import write_corpus
 
@@ -48,9 +48,9 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def planned(shards: Path, *overrides: str) -> tuple[Recipe, Plan]:
+def planned(shards: Path, *overrides: str) -> tuple[Recipe, Estimate]:
     recipe = parse_recipe(RECIPE, overrides)
-    return recipe, plan(recipe, gpus=4, gpu="a100", shards=shards)
+    return recipe, estimate(recipe, gpus=4, gpu="a100", shards=shards)
 
 
 def test_epochs_per_language_follow_the_temperature(shards: Path) -> None:

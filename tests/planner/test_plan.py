@@ -13,14 +13,14 @@ from mmbert.model.config import FIXED_BY_ARCHITECTURE, encoder_config
 from mmbert.model.flops import training_flops
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
-from mmbert.planner import GPUS, count_parameters, find_gpu, flops_per_token, plan, render
+from mmbert.planner import GPUS, count_parameters, estimate, find_gpu, flops_per_token, render
 from mmbert.planner.languages import published_counts
 from mmbert.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
 from tests.support import small_run
 from tests.support import written_runs as runs
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 
 
 def recipe_of(size: str, *overrides: str) -> Recipe:
@@ -84,7 +84,7 @@ def test_flops_agree_with_what_training_counts() -> None:
 
 def test_base_on_eight_gpus_is_the_published_run() -> None:
     """3.56e21 FLOPs; 40 days on 8 H100 mean 13% of their peak; steps as the configurations say."""
-    planned = plan(recipe_of("base"), gpus=8, gpu="h100", utilisation=0.13)
+    planned = estimate(recipe_of("base"), gpus=8, gpu="h100", mfu=0.13)
     assert planned.total_flops == pytest.approx(3.56e21, rel=0.005)
     assert planned.seconds / 86400 == pytest.approx(40, rel=0.02)
     assert planned.gpu_hours == pytest.approx(7680, rel=0.02)
@@ -97,13 +97,13 @@ def test_base_on_eight_gpus_is_the_published_run() -> None:
 
 
 def test_small_on_eight_gpus() -> None:
-    planned = plan(recipe_of("small"), gpus=8, gpu="h100", utilisation=0.226)
+    planned = estimate(recipe_of("small"), gpus=8, gpu="h100", mfu=0.226)
     assert planned.seconds / 86400 == pytest.approx(10, rel=0.02)
     assert planned.total_flops == pytest.approx(1.55e21, rel=0.01)
 
 
 def test_languages_and_epochs_are_the_published_ones() -> None:
-    table = plan(recipe_of("base"), gpus=8).languages
+    table = estimate(recipe_of("base"), gpus=8).languages
     assert table is not None
     assert len(table.languages) == 1834  # 1,833 languages and code
     russian = table.languages["rus"]
@@ -125,12 +125,12 @@ def test_each_published_dataset_is_whole() -> None:
 
 def test_other_languages_have_no_published_table() -> None:
     recipe = recipe_of("base", "phases.pretrain.languages=[eng, deu]")
-    assert plan(recipe, gpus=8).languages is None
+    assert estimate(recipe, gpus=8).languages is None
 
 
 def test_more_gpus_take_less_time_and_the_same_gpu_hours() -> None:
     wide = ("batch.quantum=64", "batch.rows=128", "batch.growth.from_rows=64")
-    few, many = (plan(recipe_of("base", *wide), gpus=gpus) for gpus in (8, 64))
+    few, many = (estimate(recipe_of("base", *wide), gpus=gpus) for gpus in (8, 64))
     # But for the communication that nothing hides, of which eight times as many GPUs have more.
     assert few.gpu_hours < many.gpu_hours
     assert many.seconds == pytest.approx(few.seconds / 8, rel=0.01)
@@ -142,58 +142,60 @@ def test_time_grows_by_what_no_arithmetic_hides() -> None:
         "batch.row_tokens=9216", "batch.rows=512", "batch.quantum=512", "batch.growth=null",
         "phases.extension.rows=4096", "phases.decay.rows=4096",
     )  # fmt: skip
-    phase = plan(recipe_of("base", *wide), gpus=512, utilisation=0.25).phases[0]
+    phase = estimate(recipe_of("base", *wide), gpus=512, mfu=0.25).phases[0]
     arithmetic = 9216 * phase.flops.total / (989e12 * 0.25)
     weights = 2 * 307_786_240 * 511 / 512 / 400e9  # eight cards of 50 GB/s a node
     assert phase.communication.gradient_seconds == pytest.approx(4 * weights)
     assert phase.step_seconds == pytest.approx(arithmetic + weights, rel=1e-6)
     # On slow links the backward pass of the one row does not hide the gradients.
-    slow = plan(recipe_of("base", *wide), gpus=512, gpu="rtx-4090", utilisation=1.0).phases[0]
+    slow = estimate(recipe_of("base", *wide), gpus=512, gpu="rtx-4090", mfu=1.0).phases[0]
     forward = 9216 * phase.flops.total / 165e12 / 3
     gathered = 2 * 307_786_240 * 511 / 512 / 26e9
     assert slow.step_seconds == pytest.approx(forward + 5 * gathered, rel=1e-6)
-    stage_2 = plan(recipe_of("base", *wide, "parallel.zero_stage=2"), gpus=512).phases[0]
+    stage_2 = estimate(recipe_of("base", *wide, "parallel.zero_stage=2"), gpus=512).phases[0]
     assert stage_2.communication.gradient_bytes == phase.communication.gradient_bytes
-    three = plan(recipe_of("base", *wide, "parallel.zero_stage=3"), gpus=512).phases[0]
+    three = estimate(recipe_of("base", *wide, "parallel.zero_stage=3"), gpus=512).phases[0]
     assert three.communication.weight_seconds == pytest.approx(weights)
-    huge = plan(recipe_of("base", *wide, "model={preset: huge}", "parallel.zero_stage=3"), gpus=512)
+    huge = estimate(
+        recipe_of("base", *wide, "model={preset: huge}", "parallel.zero_stage=3"), gpus=512
+    )
     traffic = huge.phases[0].communication  # 7B weights: too many to stay until the row is done
     assert traffic.weight_bytes == pytest.approx(2 * 2 * huge.parameters.total * 511 / 512)
     assert three.step_seconds == pytest.approx(arithmetic, rel=1e-6)
 
 
 def test_memory_falls_with_zero_stage_and_tensor_size() -> None:
-    layouts = {(p.tensor, p.zero_stage): p for p in plan(recipe_of("base"), gpus=8).layouts}
+    layouts = {(p.tensor, p.zero_stage): p for p in estimate(recipe_of("base"), gpus=8).layouts}
     totals = {key: layout.memory.total for key, layout in layouts.items() if layout.memory}
     assert totals[1, 1] > totals[1, 2]
     # DeepSpeed lets a billion gathered weights live: ZeRO 3 saves memory in larger models alone.
     assert totals[1, 3] == pytest.approx(totals[1, 2], rel=0.01)
-    huge = plan(recipe_of("base", "model={preset: huge}", "batch.row_tokens=16384"), gpus=8)
+    huge = estimate(recipe_of("base", "model={preset: huge}", "batch.row_tokens=16384"), gpus=8)
     of_huge = {(p.tensor, p.zero_stage): p.memory for p in huge.layouts if p.memory}
     assert of_huge[1, 2].total > of_huge[1, 3].total + 9e9
     assert totals[1, 1] > totals[2, 1] > totals[4, 1]
     assert layouts[8, 1].memory is None
-    assert "12 attention heads do not divide by 8" in (layouts[8, 1].obstacle or "")
+    assert "12 attention heads do not divide by 8" in (layouts[8, 1].infeasible_reason or "")
 
 
 def test_layouts_with_too_many_data_ranks_say_so() -> None:
     """Four streams feed the recipe's own four data ranks, but not eight without tensor groups."""
     changes = ("batch.quantum=4", "parallel.tensor=2")
     layouts = {
-        layout.tensor: layout for layout in plan(recipe_of("base", *changes), gpus=8).layouts
+        layout.tensor: layout for layout in estimate(recipe_of("base", *changes), gpus=8).layouts
     }
-    assert layouts[1].obstacle == "8 data ranks do not divide the quantum 4"
-    assert layouts[2].obstacle is None
+    assert layouts[1].infeasible_reason == "8 data ranks do not divide the quantum 4"
+    assert layouts[2].infeasible_reason is None
 
 
 def test_what_does_not_fit_is_said_with_a_remedy() -> None:
     recipe = recipe_of("base", "model={preset: huge, vocab_size: 256000}", "batch.row_tokens=16384")
-    planned = plan(recipe, gpus=8, gpu="h100")
+    planned = estimate(recipe, gpus=8, gpu="h100")
     chosen = next(layout for layout in planned.layouts if layout.chosen)
     assert not chosen.fits
     assert any("does not fit" in warning and "parallel." in warning for warning in planned.warnings)
     better = next(layout for layout in planned.layouts if layout.fits)
-    again = plan(
+    again = estimate(
         recipe_of(
             "base",
             "model={preset: huge, vocab_size: 256000}",
@@ -212,23 +214,23 @@ def test_communication_becomes_the_limit_on_many_gpus_with_few_rows() -> None:
         "base", "batch.quantum=512", "batch.rows=512", "batch.growth=null",
         "phases.extension.rows=null", "phases.decay.rows=null", "batch.row_tokens=8192",
     )  # fmt: skip
-    narrow = plan(recipe, gpus=8, gpu="l40s")
-    assert narrow.phases[0].limit_gpus is not None
-    wide = plan(recipe, gpus=narrow.phases[0].limit_gpus, gpu="l40s")
+    narrow = estimate(recipe, gpus=8, gpu="l40s")
+    assert narrow.phases[0].communication_bound_gpus is not None
+    wide = estimate(recipe, gpus=narrow.phases[0].communication_bound_gpus, gpu="l40s")
     phase = wide.phases[0]
-    assert phase.communication.seconds > phase.full_step_seconds
+    assert phase.communication.seconds > phase.compute_seconds
     assert any("communication" in warning for warning in wide.warnings)
 
 
 def test_zero_1_sends_gradients_and_weights_once_a_step() -> None:
-    phase = plan(recipe_of("base"), gpus=8).phases[0]
+    phase = estimate(recipe_of("base"), gpus=8).phases[0]
     assert phase.communication.gradient_bytes == pytest.approx(2 * 4 * 307_786_240 * 7 / 8)
     assert phase.communication.weight_bytes == pytest.approx(2 * 307_786_240 * 7 / 8)
     assert phase.communication.tensor_bytes == 0
 
 
 def test_checkpoint_is_masters_and_two_moments() -> None:
-    planned = plan(recipe_of("base"), gpus=8)
+    planned = estimate(recipe_of("base"), gpus=8)
     assert planned.checkpoint_bytes == 12 * 307_786_240
     # Every 10B tokens: 230 + 60 + 10, and the ends that fall between.
     assert 300 <= planned.checkpoints_written <= 303
@@ -240,17 +242,17 @@ def test_checkpoint_is_masters_and_two_moments() -> None:
     [
         ({"gpus": 8, "gpu": "h1000"}, "h1000"),
         ({"gpus": 64}, "batch.quantum"),
-        ({"gpus": 8, "utilisation": 1.5}, "utilisation"),
+        ({"gpus": 8, "mfu": 1.5}, "mfu"),
     ],
 )
 def test_wrong_arguments(arguments: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        plan(recipe_of("base"), **arguments)
+        estimate(recipe_of("base"), **arguments)
 
 
 def test_tensor_size_must_divide_the_gpus() -> None:
     with pytest.raises(UserError, match="multiple of"):
-        plan(recipe_of("base", "parallel.tensor=2"), gpus=3)
+        estimate(recipe_of("base", "parallel.tensor=2"), gpus=3)
 
 
 @pytest.mark.parametrize("gpu", [gpu.name for gpu in GPUS])
@@ -260,24 +262,24 @@ def test_every_gpu_is_found_by_its_name(gpu: str) -> None:
 
 def test_rendered_plan_says_what_was_asked_for() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(render(plan(recipe_of("base"), gpus=8, gpu="h200", utilisation=0.25)))
+    console.print(render(estimate(recipe_of("base"), gpus=8, gpu="h200", mfu=0.25)))
     text = console.export_text()
     for expected in (
-        "307,786,240", "4,718,592", "37,748,736", "1,108.9", "GPU-hours at 25% utilisation",
+        "307,786,240", "4,718,592", "37,748,736", "1,108.9", "GPU-hours at 25% MFU",
         "no: 12 attention heads do not divide by 8", "yes (recipe)", "3.44 GiB",
     ):  # fmt: skip
         assert expected in text
 
 
 def test_the_demo_recipe_can_be_planned() -> None:
-    planned = plan(load_recipe(RECIPES / "demo.yaml"), gpus=2, gpu="l40s")
+    planned = estimate(load_recipe(RECIPES / "demo.yaml"), gpus=2, gpu="l40s")
     assert planned.languages is None
     assert all(phase.steps.steps > 0 for phase in planned.phases)
 
 
 def test_a_start_that_the_recipe_does_not_suit_is_warned_of(tmp_path: Path) -> None:
     start = f"initial_checkpoint={tmp_path}"
-    assert any("mmbert import" in w for w in plan(recipe_of("base", start), gpus=8).warnings)
+    assert any("mmbert import" in w for w in estimate(recipe_of("base", start), gpus=8).warnings)
     config = {
         "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
         "num_attention_heads": 12, "local_attention": 128, "global_attn_every_n_layers": 3,
@@ -285,18 +287,18 @@ def test_a_start_that_the_recipe_does_not_suit_is_warned_of(tmp_path: Path) -> N
         "vocab_size": 256_000, **FIXED_BY_ARCHITECTURE,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert plan(recipe_of("base", start), gpus=8).warnings == ()
+    assert estimate(recipe_of("base", start), gpus=8).warnings == ()
     (tmp_path / "config.json").write_text(json.dumps(config | {"local_rope_theta": 160000.0}))
-    (warning,) = plan(recipe_of("base", start), gpus=8).warnings
+    (warning,) = estimate(recipe_of("base", start), gpus=8).warnings
     assert "rotary_bases.local of the first phase is 10000" in warning
     assert "trained with 160000" in warning
     (tmp_path / "config.json").write_text(json.dumps(config | {"local_attention": 256}))
-    (warning,) = plan(recipe_of("base", start), gpus=8).warnings
+    (warning,) = estimate(recipe_of("base", start), gpus=8).warnings
     assert "local_window is 128, there 256" in warning
 
 
 def test_an_unusual_tensor_size_is_among_the_layouts() -> None:
-    planned = plan(recipe_of("base", "parallel.tensor=3"), gpus=24)
+    planned = estimate(recipe_of("base", "parallel.tensor=3"), gpus=24)
     chosen = [layout for layout in planned.layouts if layout.chosen]
     assert [(layout.tensor, layout.data) for layout in chosen] == [(3, 8)]
     assert chosen[0].fits
@@ -304,7 +306,7 @@ def test_an_unusual_tensor_size_is_among_the_layouts() -> None:
 
 def test_steps_and_checkpoint_size_are_those_of_a_real_run(tmp_path: Path) -> None:
     """`small_run` is trained for real by the tests of training, which count its steps."""
-    planned = plan(parse_recipe(small_run.RECIPE), gpus=2)
+    planned = estimate(parse_recipe(small_run.RECIPE), gpus=2)
     assert sum(phase.steps.steps for phase in planned.phases) == small_run.STEPS
     recipe = runs.recipe()
     size = 300
@@ -313,7 +315,7 @@ def test_steps_and_checkpoint_size_are_those_of_a_real_run(tmp_path: Path) -> No
     )
     checkpoint = runs.save_run(tmp_path, model)
     written = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
-    expected = plan(recipe.model_copy(update={"model": sized(recipe, size)}), gpus=1)
+    expected = estimate(recipe.model_copy(update={"model": sized(recipe, size)}), gpus=1)
     assert expected.checkpoint_bytes <= written <= 1.05 * expected.checkpoint_bytes
 
 

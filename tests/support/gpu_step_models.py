@@ -21,7 +21,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import TimeSplit
 from mmbert.training.train_step import StepRunner
@@ -54,7 +54,7 @@ class Ours:
         """Train on the rows; the mean loss per masked token."""
         outcome = self._runner.run(
             rows,
-            wishes=Wishes,
+            pending_requests=LoopRequests,
             rotary_bases=self._phase.rotary_bases,
             dropout=self._recipe.dropout_in(self._phase),
             learning_rate=1e-5,

@@ -152,7 +152,7 @@ def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
     return Engine(PrescribedModel(grid.tensor), settings, grid, torch.device("cpu"))
 
 
-def gather_shares(engine: Engine, state: str = "master") -> dict[str, list[Tensor]]:
+def gather_shards(engine: Engine, state: str = "master") -> dict[str, list[Tensor]]:
     """Every tensor rank's share of each parameter's master (or optimiser state), on every rank."""
     entries = [
         (fragment.name, fragment.tensor_rank, fragment.start, fragment.states()[state].clone())
@@ -178,7 +178,7 @@ def gather_shares(engine: Engine, state: str = "master") -> dict[str, list[Tenso
 def gather_full(engine: Engine, state: str = "master") -> dict[str, Tensor]:
     """Every parameter's full master (or optimiser state), on every rank, from all fragments."""
     full = {}
-    for spec, shares in zip(engine.specs, gather_shares(engine, state).values(), strict=True):
+    for spec, shares in zip(engine.specs, gather_shards(engine, state).values(), strict=True):
         if not spec.is_split:
             assert all(torch.equal(share, shares[0]) for share in shares), spec.name
         full[spec.name] = assemble(shares, spec)

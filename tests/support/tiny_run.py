@@ -73,12 +73,12 @@ def write_text(folder: Path, scale: int = 1) -> None:
 
 
 def run(
-    *command: str | Path, timeout: float = 120, **variables: str
+    *command: str | Path, timeout: float = 120, folder: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command from the repository's root; what it printed, standard error included."""
+    """Run a command in `folder`; its stdout has what it printed, standard error included."""
     return subprocess.run(
         [str(word) for word in command],
-        cwd=ROOT,
+        cwd=folder,
         env={**ENVIRONMENT, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

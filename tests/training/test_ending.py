@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmbert.parallel.host_group import HostGroup
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.loop import Ending, train
 
 PHASES = (("first", 0, 10), ("second", 10, 16))
@@ -26,8 +26,8 @@ def session_at(step: int) -> Any:
         recipe=SimpleNamespace(logging=SimpleNamespace(every_steps=1)),
         table=SimpleNamespace(names=()),
         host_group=HostGroup(0, 1),
-        wishes=Wishes,
-        beat=lambda activity: None,
+        pending_requests=LoopRequests,
+        heartbeat=lambda activity: None,
     )
 
 

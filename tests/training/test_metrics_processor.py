@@ -4,16 +4,17 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
 from mmbert.schedule import StepPlan
 from mmbert.training.metrics.interval_metrics import Interval
 from mmbert.training.metrics.step_timer import TimeSplit
-from mmbert.training.metrics.validation import HeldOutLoss
 from mmbert.training.metrics_processor import Journal
 
 CPU = torch.device("cpu")
@@ -37,9 +38,9 @@ class Clock:
 def session_of(clock: Clock) -> Any:
     """What a journal asks of a session for an evaluation, which takes 100 seconds."""
 
-    def evaluate(*_: Any, **__: Any) -> HeldOutLoss:
+    def evaluate(*_: Any, **__: Any) -> LossTable:
         clock.passes(100)
-        return HeldOutLoss(2.5, {}, {})
+        return LossTable(np.array([2.5]), np.ones(1))
 
     phase = SimpleNamespace(name="only", rotary_bases=object())
     return SimpleNamespace(
@@ -52,7 +53,9 @@ def session_of(clock: Clock) -> Any:
             logging=SimpleNamespace(every_steps=50),
             evaluation=SimpleNamespace(every_tokens=2 * TOKENS_A_STEP),
         ),
-        table=SimpleNamespace(names=("a",)),
+        table=SimpleNamespace(
+            names=("a",), tiers=("only",), languages=("a",), plan=SimpleNamespace(phases=[phase])
+        ),
         held_out=SimpleNamespace(loss=evaluate),
         engine=SimpleNamespace(module=None),
         clock=TimeSplit(CPU),
@@ -62,7 +65,7 @@ def session_of(clock: Clock) -> Any:
             event=lambda *a, **k: None,
             scalars=lambda *a: None,
         ),
-        beat=lambda activity: None,
+        heartbeat=lambda activity: None,
     )
 
 

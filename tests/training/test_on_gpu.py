@@ -14,7 +14,7 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import TimeSplit
 from mmbert.training.train_step import StepRunner
@@ -81,7 +81,7 @@ def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
     def run() -> None:
         runner.run(
             rows,
-            wishes=Wishes,
+            pending_requests=LoopRequests,
             rotary_bases=BASES,
             dropout=0.1,
             learning_rate=1e-3,

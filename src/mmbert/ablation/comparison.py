@@ -7,20 +7,24 @@ and a language keeps the tier that the full recipe gives it.
 import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from tqdm import tqdm
 
+from mmbert.ablation.ablations import FULL
 from mmbert.ablation.runs import Run
-from mmbert.ablation.variations import FULL
 from mmbert.data.sampling.component_table import NO_TIER, ComponentTable
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel
-from mmbert.evaluation.masked_loss import LanguageLoss, masked_losses
+from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.files import write_json
 from mmbert.schedule import training_plan
 
@@ -28,9 +32,11 @@ ALL = "all"
 RESULT_NAME = "ablations.json"
 
 
-class TierLoss(BaseModel):
+class TierComparison(BaseModel):
     """Final loss over the languages of a tier, in nats per masked token; differences are those to
     the full recipe with the same seed."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     losses: dict[int, float]
     """By seed."""
@@ -38,20 +44,22 @@ class TierLoss(BaseModel):
     difference: float | None = None
     standard_error: float | None = None
     """Of the difference, over the seeds; None with one seed."""
-    reading: str = ""
+    verdict: str = Field("", alias="reading")
 
 
-class VariationResult(BaseModel):
-    """One variation: its overrides, and its losses by tier."""
+class AblationResult(BaseModel):
+    """One ablation: its overrides, and its losses by tier."""
 
     name: str
     meaning: str
     overrides: tuple[str, ...]
-    tiers: dict[str, TierLoss]
+    tiers: dict[str, TierComparison]
 
 
 class Comparison(BaseModel):
     """The content of ablations.json; the full recipe comes first."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     recipe: str
     steps: int
@@ -60,12 +68,12 @@ class Comparison(BaseModel):
     context: int
     languages: dict[str, int]
     """How many languages of each tier have held-out text."""
-    variations: list[VariationResult]
+    ablations: list[AblationResult] = Field(alias="variations")
 
     def write(self, folder: Path) -> Path:
         """Put the file in place at once; its path."""
         path = folder / RESULT_NAME
-        write_json(path, self.model_dump(mode="json"))
+        write_json(path, self.model_dump(mode="json", by_alias=True))
         return path
 
 
@@ -73,13 +81,13 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
     """What would be found out only after the training.
 
     Raises:
-        UserError: no held-out text, or a variation asks for text that the shards do not hold.
+        UserError: no held-out text, or an ablation asks for text that the shards do not hold.
     """
     corpus = open_corpus(data)
     if not any(component.manifest.heldout.documents for component in corpus.components):
         raise UserError(
             f"{data} holds no held-out text, by which models are compared",
-            remedy="preprocess with a larger --heldout-share, or more text",
+            remedy="preprocess with a larger --heldout-fraction, or more text",
         )
     for run in runs:
         try:
@@ -88,15 +96,11 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
             raise UserError(f"{run.title}: {error.message}", remedy=error.remedy) from error
 
 
-def measure(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:
+def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:
     """Evaluate the last checkpoint of every run, which must have ended."""
-    full = next(run for run in runs if run.variation.name == FULL)
+    full = next(run for run in runs if run.ablation.name == FULL)
     plan = training_plan(full.recipe)
     table = ComponentTable.build(open_corpus(data), full.recipe, plan)
-    # `masked_losses` names languages by their source only where there are several.
-    tier_of = dict(zip(table.languages, table.tiers, strict=True))
-    tier_of |= dict(zip(table.names, table.tiers, strict=True))
-    order = [ALL, *(phase.name for phase in full.recipe.phases)]
     losses: dict[str, dict[int, dict[str, float]]] = {}
     languages: dict[str, int] = {}
     context = 0
@@ -104,11 +108,8 @@ def measure(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:
         checkpoint = run.final_checkpoint()
         assert checkpoint is not None, run.title
         found = masked_losses(LoadedModel(checkpoint), data, mask_ratio=mask_ratio)
-        groups = _by_tier(found.languages, tier_of, order)
-        losses.setdefault(run.variation.name, {})[run.seed] = {
-            tier: _mean(entries) for tier, entries in groups.items()
-        }
-        languages = {tier: len(entries) for tier, entries in groups.items()}
+        losses.setdefault(run.ablation.name, {})[run.seed] = tier_losses(found.losses, table)
+        languages = _languages_by_tier(found.losses, table)
         context = found.context
     return Comparison(
         recipe=full.recipe.name,
@@ -117,57 +118,57 @@ def measure(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:
         mask_ratio=mask_ratio,
         context=context,
         languages=languages,
-        variations=[
-            VariationResult(
-                name=variation.name,
-                meaning=variation.meaning,
-                overrides=variation.overrides,
-                tiers=compare(losses[variation.name], losses[FULL]),
+        ablations=[
+            AblationResult(
+                name=ablation.name,
+                meaning=ablation.meaning,
+                overrides=ablation.overrides,
+                tiers=compare(losses[ablation.name], losses[FULL]),
             )
-            for variation in dict.fromkeys(run.variation for run in runs)
+            for ablation in dict.fromkeys(run.ablation for run in runs)
         ],
     )
 
 
-def _by_tier(
-    found: Mapping[str, LanguageLoss], tier_of: Mapping[str, str], order: Sequence[str]
-) -> dict[str, list[LanguageLoss]]:
-    """The languages of each tier that has any, and under `all` those of every tier."""
-    groups: dict[str, list[LanguageLoss]] = {tier: [] for tier in order}
-    for name, entry in found.items():
-        if tier_of[name] != NO_TIER:
-            groups[tier_of[name]].append(entry)
-            groups[ALL].append(entry)
-    return {tier: entries for tier, entries in groups.items() if entries}
+def tier_losses(losses: LossTable, table: ComponentTable) -> dict[str, float]:
+    """Mean loss over the masked tokens of all tiers together (`all`) and of each."""
+    overall = losses.mean(_in_a_tier(table))
+    assert overall is not None
+    return {ALL: overall, **losses.by_tier(table)}
 
 
-def _mean(entries: Sequence[LanguageLoss]) -> float:
-    """Over masked tokens, as `mmbert results` has it."""
-    return math.fsum(entry.loss * entry.tokens for entry in entries) / sum(
-        entry.tokens for entry in entries
-    )
+def _languages_by_tier(losses: LossTable, table: ComponentTable) -> dict[str, int]:
+    """Number of languages with held-out text, in all tiers and in each."""
+    found = Counter(table.tiers[index] for index in _in_a_tier(table) if losses.count[index])
+    tiers = {phase.name: found[phase.name] for phase in table.plan.phases if found[phase.name]}
+    return {ALL: found.total(), **tiers}
+
+
+def _in_a_tier(table: ComponentTable) -> npt.NDArray[np.int64]:
+    """Indices of the components that some phase draws from."""
+    return np.flatnonzero(np.asarray(table.tiers) != NO_TIER)
 
 
 def compare(
     own: Mapping[int, Mapping[str, float]], full: Mapping[int, Mapping[str, float]]
-) -> dict[str, TierLoss]:
-    """The losses {seed: {tier: loss}} of a variation against those of the full recipe."""
+) -> dict[str, TierComparison]:
+    """The losses {seed: {tier: loss}} of an ablation against those of the full recipe."""
     found = {}
     for tier in next(iter(full.values())):
         losses = {seed: tiers[tier] for seed, tiers in own.items()}
-        entry = TierLoss(losses=losses, mean=statistics.mean(losses.values()))
+        entry = TierComparison(losses=losses, mean=statistics.mean(losses.values()))
         if own is not full:
             differences = [losses[seed] - full[seed][tier] for seed in losses]
             entry.difference = statistics.mean(differences)
             if len(differences) > 1:
-                spread = statistics.stdev(differences)
-                entry.standard_error = spread / math.sqrt(len(differences))
-            entry.reading = reading(entry.difference, entry.standard_error)
+                standard_deviation = statistics.stdev(differences)
+                entry.standard_error = standard_deviation / math.sqrt(len(differences))
+            entry.verdict = verdict(entry.difference, entry.standard_error)
         found[tier] = entry
     return found
 
 
-def reading(difference: float, standard_error: float | None) -> str:
+def verdict(difference: float, standard_error: float | None) -> str:
     """What a loss without the idea, higher by `difference`, says of the idea."""
     if standard_error is None:
         return "one seed: chance not known"
@@ -177,28 +178,28 @@ def reading(difference: float, standard_error: float | None) -> str:
 
 
 def render(comparison: Comparison) -> Table:
-    """For people: a block of rows for each variation."""
-    seeds = len(comparison.variations[0].tiers[ALL].losses)
+    """For people: a block of rows for each ablation."""
+    seeds = len(comparison.ablations[0].tiers[ALL].losses)
     table = Table(
         title=f"{comparison.recipe} and variations, {comparison.tokens:,} tokens each, {seeds} "
         f"seed{'s' if seeds > 1 else ''}: held-out loss at the end (nats per masked token, "
         f"{comparison.mask_ratio:.0%} masked, documents cut to {comparison.context:,})",
         title_justify="left",
     )
-    table.add_column("variation")
+    table.add_column("ablation")
     table.add_column("languages first seen in")
     for heading in ("loss", "minus full", "standard error"):
         table.add_column(heading, justify="right")
-    table.add_column("reading")
-    for variation in comparison.variations:
-        for number, (tier, entry) in enumerate(variation.tiers.items()):
+    table.add_column("verdict")
+    for ablation in comparison.ablations:
+        for number, (tier, entry) in enumerate(ablation.tiers.items()):
             table.add_row(
-                variation.name if number == 0 else "",
+                ablation.name if number == 0 else "",
                 f"{tier} ({comparison.languages[tier]})",
                 f"{entry.mean:.3f}",
                 "" if entry.difference is None else f"{entry.difference:+.3f}",
                 "" if entry.standard_error is None else f"{entry.standard_error:.3f}",
-                entry.reading,
-                end_section=number == len(variation.tiers) - 1,
+                entry.verdict,
+                end_section=number == len(ablation.tiers) - 1,
             )
     return table

@@ -1,6 +1,6 @@
 """The runs of an ablation: started one after another by the user's launcher, each in its folder.
 
-A variation whose first phases are the full recipe's is not trained through them again: it begins
+An ablation whose first phases are the full recipe's is not trained through them again: it begins
 from a copy of the checkpoint that the full recipe with the same seed left at their end.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from tqdm import tqdm
 
-from mmbert.ablation.variations import FULL, Variation
+from mmbert.ablation.ablations import FULL, Ablation
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore
@@ -28,12 +28,12 @@ from mmbert.schedule import training_plan
 from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
 
 POLL_SECONDS = 0.3
-LINES_SHOWN = 15
+LOG_TAIL_LINES = 15
 # What decides the weights that a run ends with, beyond what `check_same_run` looks at.
-_DECIDING = ("model", "precision", "initial_checkpoint", "batch", "optimizer")
+_CHECKED_KEYS = ("model", "precision", "initial_checkpoint", "batch", "optimizer")
 
 
-class RunEndedError(Exception):
+class RunIncompleteError(Exception):
     """A run did not reach its end; `status` is what the command leaves with."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -43,22 +43,22 @@ class RunEndedError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One variation with one seed, and the folder it trains in.
+    """One ablation with one seed, and the folder it trains in.
 
-    Up to `shared_steps` it is the run in `trunk`, the full recipe with the same seed.
+    Up to `shared_steps` it is the run in `base_run`, the full recipe with the same seed.
     """
 
-    variation: Variation
+    ablation: Ablation
     seed: int
     folder: Path
     recipe: Recipe
-    trunk: Path
+    base_run: Path
     shared_steps: int
 
     @property
     def title(self) -> str:
         """What people call it."""
-        return f"{self.variation.name}, seed {self.seed}"
+        return f"{self.ablation.name}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -68,7 +68,7 @@ class Run:
     @property
     def overrides(self) -> tuple[str, ...]:
         """What is added to the user's own overrides."""
-        return (*self.variation.overrides, f"seed={self.seed}")
+        return (*self.ablation.overrides, f"seed={self.seed}")
 
     @property
     def tokens(self) -> int:
@@ -89,7 +89,9 @@ class Run:
         state = Index.read(newest).state
         check_same_run(self.recipe, state, newest)
         before = parse_recipe(state.recipe, origin=f"{newest}/recipe.yaml")
-        changed = [key for key in _DECIDING if getattr(before, key) != getattr(self.recipe, key)]
+        changed = [
+            key for key in _CHECKED_KEYS if getattr(before, key) != getattr(self.recipe, key)
+        ]
         begun = [phase.name for phase in training_plan(before).phases].index(state.phase) + 1
         if before.phases[:begun] != self.recipe.phases[:begun]:
             changed.append("phases")
@@ -102,23 +104,23 @@ class Run:
         return newest if state.step == training_plan(self.recipe).steps else None
 
 
-def planned_runs(
-    recipe: Path,
+def plan_runs(
+    recipe: str | Path,
     overrides: Sequence[str],
-    variations: Sequence[Variation],
+    ablations: Sequence[Ablation],
     seeds: int,
     output: Path,
 ) -> list[Run]:
-    """Every variation with the recipe's own seed and those after it, all of one seed together."""
+    """Every ablation with the recipe's own seed and those after it, all of one seed together."""
     full = load_recipe(recipe, overrides)
     runs = []
     for seed in range(full.seed, full.seed + seeds):
-        for variation in variations:
-            resolved = load_recipe(recipe, [*overrides, *variation.overrides, f"seed={seed}"])
+        for ablation in ablations:
+            resolved = load_recipe(recipe, [*overrides, *ablation.overrides, f"seed={seed}"])
             name = f"seed-{seed}"
-            shared = 0 if variation.name == FULL else _shared_steps(full, resolved)
-            folder, trunk = output / variation.name / name, output / FULL / name
-            runs.append(Run(variation, seed, folder, resolved, trunk, shared))
+            shared = 0 if ablation.name == FULL else _shared_steps(full, resolved)
+            folder, base_run = output / ablation.name / name, output / FULL / name
+            runs.append(Run(ablation, seed, folder, resolved, base_run, shared))
     return runs
 
 
@@ -134,7 +136,7 @@ def _shared_steps(full: Recipe, varied: Recipe) -> int:
     return steps
 
 
-def launcher_words(launch: str) -> list[str]:
+def launcher_command(launch: str) -> list[str]:
     """The words of the command that starts a training.
 
     Raises:
@@ -148,7 +150,7 @@ def launcher_words(launch: str) -> list[str]:
         raise UserError(
             f"--launch '{launch}': there is no {missing[0]}",
             remedy="start it in the repository with .venv/bin on PATH, or give --launch a command "
-            "such as 'deepspeed --num_gpus 8 launch/pretrain.py'",
+            "such as 'deepspeed --num_gpus 8 --module mmbert.pretrain'",
         )
     return words
 
@@ -156,7 +158,7 @@ def launcher_words(launch: str) -> list[str]:
 def train_all(
     runs: Sequence[Run],
     launcher: Sequence[str],
-    recipe: Path,
+    recipe: str | Path,
     data: Path,
     overrides: Sequence[str],
     console: Console,
@@ -164,7 +166,7 @@ def train_all(
     """Bring every run to its end; what has ended before is not started again.
 
     Raises:
-        RunEndedError: a run failed or was stopped; the same call again goes on with it.
+        RunIncompleteError: a run failed or was stopped; the same call again goes on with it.
         UserError: a folder holds a run of another recipe.
     """
     waiting = [run for run in runs if run.final_checkpoint() is None]
@@ -176,7 +178,7 @@ def train_all(
         disable=not sys.stderr.isatty(),
     ) as bar:
         for run in waiting:
-            _branch(run)
+            _start_from_base_run(run)
             bar.clear()
             console.print(f"training {run.title}; see {run.log}", soft_wrap=True)
             bar.refresh()
@@ -185,18 +187,18 @@ def train_all(
             bar.update()
 
 
-def _branch(run: Run) -> None:
-    """Put the trunk's checkpoint at the end of the shared phases into a run that has none."""
+def _start_from_base_run(run: Run) -> None:
+    """Put the base run's checkpoint at the end of the shared phases into a run that has none."""
     checkpoints = run.folder / "checkpoints"
-    source = run.trunk / "checkpoints" / f"step-{run.shared_steps:08d}"
+    source = run.base_run / "checkpoints" / f"step-{run.shared_steps:08d}"
     if not run.shared_steps or CheckpointStore(checkpoints).list() or not source.is_dir():
         return
     partial = checkpoints / f".partial-{source.name}"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
-    shutil.copytree(run.trunk / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(run.base_run / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
     # What the shared phases came to; the run forgets what lies after them.
-    shutil.copyfile(run.trunk / "results.json", run.folder / "results.json")
+    shutil.copyfile(run.base_run / "results.json", run.folder / "results.json")
     partial.rename(checkpoints / source.name)
 
 
@@ -226,21 +228,23 @@ def _train(run: Run, command: Sequence[str]) -> None:
         stop_file.unlink(missing_ok=True)
         stop.close()
     if status == EXIT_SAVED_START_AGAIN or (status == 0 and stopped):
-        raise RunEndedError(
+        raise RunIncompleteError(
             f"{run.title} was stopped and has saved; the same command goes on",
             EXIT_SAVED_START_AGAIN,
         )
     if status:
-        raise RunEndedError(
+        raise RunIncompleteError(
             f"{run.title} ended with status {status}; the end of {run.log}:\n{_tail(run.log)}\n"
             "  → mend it and give the same command again: what has ended is not repeated",
             # As a shell says it of a process that died of a signal.
             status if status > 0 else 128 - status,
         )
     if run.final_checkpoint() is None:
-        raise RunEndedError(f"{run.title} left with status 0 before its last step: {run.log}", 1)
+        raise RunIncompleteError(
+            f"{run.title} left with status 0 before its last step: {run.log}", 1
+        )
 
 
 def _tail(log: Path) -> str:
     with log.open(encoding="utf-8", errors="replace") as lines:
-        return "".join(deque(lines, maxlen=LINES_SHOWN)).rstrip(os.linesep)
+        return "".join(deque(lines, maxlen=LOG_TAIL_LINES)).rstrip(os.linesep)

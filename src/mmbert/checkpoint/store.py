@@ -71,7 +71,7 @@ class LoadableEngine(SavableEngine, Protocol):
     def set_steps_taken(self, steps: int) -> None:
         """Continue counting from `steps`."""
 
-    def refresh(self) -> None:
+    def sync_model_weights(self) -> None:
         """Bring the model's weights into line with the fragments' masters; collective."""
 
 
@@ -226,7 +226,7 @@ class CheckpointStore:
                     )
                     tensor.copy_(values)
             engine.set_steps_taken(reader.index.optimizer_steps)
-            engine.refresh()
+            engine.sync_model_weights()
             return reader.index.state
 
     def prune(self, step: int) -> Paths:

@@ -15,17 +15,19 @@ from mmbert.errors import UserError
 @app.command(epilog="Example: `mmbert doctor`")
 def doctor() -> None:
     """Print versions, devices, backends, the kernels that will be used, and what is missing."""
-    from mmbert.doctor import examine, render
+    from mmbert.doctor import collect_findings, render
 
-    render(examine(), console_for_output())
+    render(collect_findings(), console_for_output())
 
 
 @app.command(
-    epilog="Example: `mmbert plan launch/recipes/mmbert-base.yaml --gpus 64 --gpu h100 "
+    epilog="Example: `mmbert plan mmbert-base --gpus 64 --gpu h100 "
     "batch.quantum=64 batch.rows=128 batch.growth.from_rows=64`"
 )
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a packaged recipe (`mmbert recipes`), or a YAML file.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
     ] = None,
@@ -34,22 +36,28 @@ def plan(
     ] = None,
     gpus: Annotated[int, typer.Option(help="How many GPUs.", min=1)] = 8,
     gpu: Annotated[str, typer.Option(help="Kind of GPU: h100, h200, a100, …")] = "h100",
+    mfu: Annotated[
+        float | None, typer.Option(help="Model FLOPs utilization assumed, a fraction of the peak.")
+    ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="Share of the GPU's peak that the model's FLOPs reach.")
+        float | None, typer.Option(hidden=True, help="Former name of --mfu.")
     ] = None,
 ) -> None:
     """Say what a recipe costs before it is run: memory, steps, epochs per language, time."""
     from mmbert import planner
-    from mmbert.recipe import load_recipe
+    from mmbert.recipe import describe_recipe, load_recipe
 
-    console_for_output().print(
+    assumed = utilisation if mfu is None else mfu
+    console = console_for_output()
+    console.print(describe_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
+    console.print(
         planner.render(
-            planner.plan(
+            planner.estimate(
                 load_recipe(recipe, overrides or []),
                 gpus=gpus,
                 gpu=gpu,
                 shards=data,
-                utilisation=utilisation or planner.DEFAULT_UTILISATION,
+                mfu=planner.DEFAULT_MFU if assumed is None else assumed,
             )
         )
     )
@@ -70,7 +78,7 @@ def inspect(
     document: Annotated[int, typer.Option(help="Number of the document to print.", min=0)] = 0,
     held_out: Annotated[bool, typer.Option(help="Take it from the held-out part.")] = False,
     recipe: Annotated[
-        Path | None, typer.Option(help="Show epochs of each language under this recipe.")
+        str | None, typer.Option(help="Show epochs of each language under this recipe.")
     ] = None,
     report: Annotated[
         Path | None,
@@ -129,6 +137,6 @@ def results(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> Non
     if found is None:
         raise UserError(
             f"{run} has no results.json",
-            remedy="name the --output folder of launch/pretrain.py, once its first phase has begun",
+            remedy="name the --output folder of training, once its first phase has begun",
         )
     print_summary(found, run, console_for_output())

@@ -17,7 +17,7 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
-class Initialisation(StrEnum):
+class Initialization(StrEnum):
     """Where the embedding rows of new tokens come from."""
 
     subwords = "subwords"
@@ -72,7 +72,7 @@ def fill_mask(
     name="import",
     epilog="Examples: `mmbert import mmBERT-base imported`, "
     "`mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer`, "
-    "`mmbert import mmBERT-base small --sizes launch/recipes/mmbert-small.yaml`",
+    "`mmbert import mmBERT-base small --sizes mmbert-small`",
 )
 def import_(
     model: Annotated[Path, typer.Argument(help="A Hugging Face folder with a ModernBERT model.")],
@@ -80,11 +80,14 @@ def import_(
     tokenizer: Annotated[
         Path | None, typer.Option(help="A new or extended tokenizer's folder.")
     ] = None,
+    initialization: Annotated[
+        Initialization, typer.Option(help="Rows of new tokens: their old subwords, or the mean.")
+    ] = Initialization.subwords,
     initialisation: Annotated[
-        Initialisation, typer.Option(help="Rows of new tokens: their old subwords, or the mean.")
-    ] = Initialisation.subwords,
+        Initialization | None, typer.Option(hidden=True, help="Former name of --initialization.")
+    ] = None,
     sizes: Annotated[
-        Path | None, typer.Option(help="Make it smaller, to this recipe's sizes, by striding.")
+        str | None, typer.Option(help="Make it smaller, to this recipe's sizes, by striding.")
     ] = None,
 ) -> None:
     """Make a ModernBERT model (ModernBERT, mmBERT, Ettin, …) a start for training."""
@@ -95,7 +98,7 @@ def import_(
         model,
         out,
         tokenizer=tokenizer,
-        initialisation=initialisation.value,
+        initialization=(initialisation or initialization).value,
         sizes=load_recipe(sizes).model if sizes else None,
     )
     for line in report.lines():
@@ -174,7 +177,7 @@ def evaluate(
     ] = Dtype.float32,
 ) -> None:
     """Measure a model: held-out loss per language, cross-lingual retrieval, classification."""
-    from mmbert.evaluation.classification import FineTuning, fine_tune, render_scores
+    from mmbert.evaluation.classification import FineTuningSettings, fine_tune, render_scores
     from mmbert.evaluation.loaded_model import DTYPES, LoadedModel
     from mmbert.evaluation.masked_loss import masked_losses, render_losses
     from mmbert.evaluation.retrieval import render_retrieval, retrieval_accuracies
@@ -206,7 +209,7 @@ def evaluate(
         accuracies = retrieval_accuracies(loaded(), retrieval)
         console.print(render_retrieval(retrieval[0].stem, accuracies))
     if train:
-        console.print(render_scores(fine_tune(loaded(), train, test or [], FineTuning())))
+        console.print(render_scores(fine_tune(loaded(), train, test or [], FineTuningSettings())))
 
 
 def _checkpoint(path: Path) -> Path:

@@ -31,7 +31,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuningSettings:
     """How to train: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0.
 
     A model in bfloat16 is trained by float32 copies of its weights: a step at this learning rate is
@@ -42,7 +42,7 @@ class FineTuning:
     learning_rate: float = 5e-5
     batch_size: int = 32
     weight_decay: float = 0.01
-    longest: int = 256
+    max_length: int = 256
     seed: int = 21
 
 
@@ -87,7 +87,7 @@ class Classifier(nn.Module):
 
 
 def fine_tune(
-    model: LoadedModel, train: Path, tests: Sequence[Path], settings: FineTuning
+    model: LoadedModel, train: Path, tests: Sequence[Path], settings: FineTuningSettings
 ) -> list[ClassificationScore]:
     """Train on `train`, score on each of `tests`. `model` is trained itself: load it afresh after.
 
@@ -102,8 +102,8 @@ def fine_tune(
     labels = sorted({example.label for example in examples})
     if len(labels) < 2:
         raise UserError(f"{train} has one label only", remedy="give at least two labels")
-    tested = {path: read_examples(path) for path in tests}
-    for path, others in tested.items():
+    test_sets = {path: read_examples(path) for path in tests}
+    for path, others in test_sets.items():
         unknown = sorted({example.label for example in others} - set(labels))
         if unknown:
             raise UserError(
@@ -114,15 +114,15 @@ def fine_tune(
     classifier = Classifier(model, len(labels)).to(model.device)
     _train(classifier, model, examples, labels, settings)
     counts = [sum(example.label == label for example in examples) for label in labels]
-    commonest = labels[counts.index(max(counts))]
+    majority_label = labels[counts.index(max(counts))]
     return [
         ClassificationScore(
             name=path.stem,
             examples=len(others),
             accuracy=_accuracy(classifier, model, others, labels, settings),
-            majority=sum(example.label == commonest for example in others) / len(others),
+            majority=sum(example.label == majority_label for example in others) / len(others),
         )
-        for path, others in tested.items()
+        for path, others in test_sets.items()
     ]
 
 
@@ -131,12 +131,12 @@ def _train(
     model: LoadedModel,
     examples: Sequence[Example],
     labels: Sequence[str],
-    settings: FineTuning,
+    settings: FineTuningSettings,
 ) -> None:
-    documents = [model.encode(example.text, longest=settings.longest) for example in examples]
+    documents = [model.encode(example.text, max_length=settings.max_length) for example in examples]
     targets = torch.tensor([labels.index(example.label) for example in examples])
     classifier.requires_grad_(True)
-    weights = _float32_weights(classifier)
+    weights = _master_weights(classifier)
     groups: list[dict[str, Any]] = [
         {"params": [w for w in weights if w.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
@@ -159,18 +159,18 @@ def _train(
             loss = nn.functional.cross_entropy(logits, targets[chosen].to(logits.device))
             optimizer.zero_grad()
             loss.backward()
-            _hand_over_gradients(weights)
+            _gradients_to_masters(weights)
             optimizer.step()
-            _round(weights)
+            _masters_to_parameters(weights)
             bar.update()
 
 
-def _float32_weights(module: nn.Module) -> dict[Tensor, nn.Parameter]:
+def _master_weights(module: nn.Module) -> dict[Tensor, nn.Parameter]:
     """What is trained, with the parameter each is for: itself, or a copy where it is narrower."""
     return {p if p.dtype == torch.float32 else p.detach().float(): p for p in module.parameters()}
 
 
-def _hand_over_gradients(weights: dict[Tensor, nn.Parameter]) -> None:
+def _gradients_to_masters(weights: dict[Tensor, nn.Parameter]) -> None:
     for weight, parameter in weights.items():
         if weight is not parameter:
             weight.grad = None if parameter.grad is None else parameter.grad.float()
@@ -178,7 +178,7 @@ def _hand_over_gradients(weights: dict[Tensor, nn.Parameter]) -> None:
 
 
 @torch.no_grad()
-def _round(weights: dict[Tensor, nn.Parameter]) -> None:
+def _masters_to_parameters(weights: dict[Tensor, nn.Parameter]) -> None:
     """Give the narrower parameters the weights that they are to have."""
     for weight, parameter in weights.items():
         if weight is not parameter:
@@ -191,17 +191,17 @@ def _accuracy(
     model: LoadedModel,
     examples: Sequence[Example],
     labels: Sequence[str],
-    settings: FineTuning,
+    settings: FineTuningSettings,
 ) -> float:
-    documents = [model.encode(example.text, longest=settings.longest) for example in examples]
-    right = 0
+    documents = [model.encode(example.text, max_length=settings.max_length) for example in examples]
+    correct = 0
     for row in model.rows(documents):
-        guesses = classifier([documents[number] for number in row]).argmax(1).tolist()
-        right += sum(
-            labels[guess] == examples[number].label
-            for guess, number in zip(guesses, row, strict=True)
+        predictions = classifier([documents[number] for number in row]).argmax(1).tolist()
+        correct += sum(
+            labels[prediction] == examples[number].label
+            for prediction, number in zip(predictions, row, strict=True)
         )
-    return right / len(examples)
+    return correct / len(examples)
 
 
 def render_scores(scores: Sequence[ClassificationScore]) -> Table:

@@ -45,9 +45,9 @@ class LoadedModel:
         self.tokenizer = FastTokenizer(source.tokenizer)
         self.special_ids = source.special_ids
 
-    def encode(self, text: str, *, longest: int | None = None) -> Tensor:
-        """int64 ids of `text` between begin and end, cut to `longest` (at most the context)."""
-        room = min(longest or self.model.context, self.model.context) - 2
+    def encode(self, text: str, *, max_length: int | None = None) -> Tensor:
+        """int64 ids of `text` between begin and end, cut to `max_length` (at most the context)."""
+        room = min(max_length or self.model.context, self.model.context) - 2
         ids = self.tokenizer.encode(text)[:room]
         return torch.tensor([self.special_ids.begin, *ids, self.special_ids.end])
 
@@ -66,9 +66,9 @@ class LoadedModel:
             yield row
 
     @torch.no_grad()
-    def sentence_vectors(self, texts: Sequence[str], *, longest: int | None = None) -> Tensor:
+    def sentence_vectors(self, texts: Sequence[str], *, max_length: int | None = None) -> Tensor:
         """float32 [texts, d] on the CPU: the mean of the last hidden states of each text."""
-        documents = [self.encode(text, longest=longest) for text in texts]
+        documents = [self.encode(text, max_length=max_length) for text in texts]
         vectors = torch.empty(len(texts), self.model.encoder.hidden_size)
         for row in self.rows(documents):
             batch = pack([documents[number] for number in row]).to(self.device)

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.table import Table
 
 from mmbert.data.loading.device_batch import to_batch
 from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
@@ -18,20 +21,13 @@ from mmbert.training.metrics.loss_meter import LossMeter
 
 
 @dataclass(frozen=True)
-class LanguageLoss:
-    """Mean loss in nats per masked token over `tokens` of them, and a unigram model's on them."""
+class HeldOutEvaluation:
+    """Held-out loss of a model by component, and that of a unigram model on the same tokens."""
 
-    loss: float
-    unigram: float
-    tokens: int
-
-
-@dataclass(frozen=True)
-class MaskedLosses:
-    """Over all languages together, and for each (`source/language` where there are several)."""
-
-    overall: LanguageLoss
-    languages: dict[str, LanguageLoss]
+    names: tuple[str, ...]
+    """Language of each component; `source/language` where there are several sources."""
+    losses: LossTable
+    unigram: LossTable
     mask_ratio: float
     context: int
 
@@ -43,7 +39,7 @@ def masked_losses(
     documents_per_language: int = 32,
     mask_ratio: float = 0.15,
     context: int | None = None,
-) -> MaskedLosses:
+) -> HeldOutEvaluation:
     """The loss of `model` on held-out documents of every language of `shards`.
 
     Documents and masks depend on the shards and the three options alone, so that figures of
@@ -69,23 +65,13 @@ def masked_losses(
             losses = model.module(batch, rotary_bases=model.model.rotary_bases, dropout_seed=None)
             components = torch.from_numpy(row.masked_components).to(model.device).long()
             meter.add(losses, batch.weights, components)
-    found = meter.collect(DataGroup.single())
-    unigram = unigram_loss(corpus, rows)
     several = len({component.source for component in corpus.components}) > 1
-    languages = {
-        component.name if several else component.language: LanguageLoss(
-            loss=float(found.loss[index] / found.count[index]),
-            unigram=unigram.components[component.name],
-            tokens=int(found.count[index]),
-        )
-        for index, component in enumerate(corpus.components)
-        if found.count[index]
-    }
-    overall = found.mean()
-    assert overall is not None
-    return MaskedLosses(
-        overall=LanguageLoss(overall, unigram.overall, unigram.tokens),
-        languages=languages,
+    return HeldOutEvaluation(
+        names=tuple(
+            component.name if several else component.language for component in corpus.components
+        ),
+        losses=meter.collect(DataGroup.single()),
+        unigram=unigram_loss(corpus, rows),
         mask_ratio=mask_ratio,
         context=context,
     )
@@ -135,23 +121,26 @@ def _recipe(corpus: Corpus, documents_per_language: int, mask_ratio: float, cont
     )
 
 
-def render_losses(losses: MaskedLosses) -> Table:
+def render_losses(found: HeldOutEvaluation) -> Table:
     """Languages by their loss, best first, and all together."""
     table = Table(
-        title=f"Held-out loss, {losses.mask_ratio:.0%} masked, documents cut to {losses.context:,}",
+        title=f"Held-out loss, {found.mask_ratio:.0%} masked, documents cut to {found.context:,}",
         title_justify="left",
     )
     table.add_column("language")
     for heading in ("masked tokens", "loss (nats)", "unigram", "gain"):
         table.add_column(heading, justify="right")
-    entries = sorted(losses.languages.items(), key=lambda item: item[1].loss)
-    for name, entry in [*entries, ("all", losses.overall)]:
-        table.add_row(
-            name,
-            f"{entry.tokens:,}",
-            f"{entry.loss:.3f}",
-            f"{entry.unigram:.3f}",
-            f"{entry.unigram - entry.loss:.3f}",
-            style="bold" if name == "all" else None,
-        )
+    losses = found.losses.by_label(found.names)
+    for name in sorted(losses, key=lambda name: losses[name]):
+        table.add_row(name, *_cells(found, np.array([found.names.index(name)])))
+    table.add_row("all", *_cells(found, np.arange(len(found.names))), style="bold")
     return table
+
+
+def _cells(found: HeldOutEvaluation, components: npt.NDArray[np.int64]) -> tuple[str, ...]:
+    """Tokens, losses and their difference over `components`, which have tokens."""
+    loss, unigram = found.losses.mean(components), found.unigram.mean(components)
+    assert loss is not None
+    assert unigram is not None
+    tokens = int(found.losses.count[components].sum())
+    return f"{tokens:,}", f"{loss:.3f}", f"{unigram:.3f}", f"{unigram - loss:.3f}"

@@ -40,13 +40,13 @@ def retrieval_accuracies(
     model: LoadedModel,
     files: Sequence[Path],
     *,
-    most_sentences: int = 1000,
-    centred: bool = True,
-    longest: int | None = 256,
+    max_sentences: int = 1000,
+    centered: bool = True,
+    max_length: int | None = 256,
 ) -> list[RetrievalAccuracy]:
     """Accuracy between the first file (the pivot) and each of the others, by cosine similarity.
 
-    The first `most_sentences` identifiers that a pair shares are used. `centred` subtracts each
+    The first `max_sentences` identifiers that a pair shares are used. `centered` subtracts each
     language's mean vector first, which takes out much of what merely tells languages apart.
     UserError: fewer than two files, a malformed line, a pair that shares fewer than two lines.
     """
@@ -58,7 +58,7 @@ def retrieval_accuracies(
     pivot, *others = files
     accuracies = []
     for other in others:
-        shared = [key for key in texts[pivot] if key in texts[other]][:most_sentences]
+        shared = [key for key in texts[pivot] if key in texts[other]][:max_sentences]
         if len(shared) < 2:
             raise UserError(
                 f"{pivot} and {other} share {len(shared)} identifiers",
@@ -66,12 +66,12 @@ def retrieval_accuracies(
             )
         vectors = [
             _unit_vectors(
-                model.sentence_vectors([texts[path][key] for key in shared], longest=longest),
-                centred,
+                model.sentence_vectors([texts[path][key] for key in shared], max_length=max_length),
+                centered,
             )
             for path in (pivot, other)
         ]
-        forward, backward = nearest_accuracy(*vectors)
+        forward, backward = nearest_neighbor_accuracy(*vectors)
         accuracies.append(RetrievalAccuracy(other.stem, len(shared), forward, backward))
     return accuracies
 
@@ -89,7 +89,7 @@ def read_aligned(path: Path) -> dict[str, str]:
     return found
 
 
-def nearest_accuracy(first: Tensor, second: Tensor) -> tuple[float, float]:
+def nearest_neighbor_accuracy(first: Tensor, second: Tensor) -> tuple[float, float]:
     """Shares of rows of `first` whose nearest row of `second` has its number, and the reverse.
 
     Both [n, d], rows of length 1. A tie counts as wrong unless the right row comes first.
@@ -101,8 +101,8 @@ def nearest_accuracy(first: Tensor, second: Tensor) -> tuple[float, float]:
     return float(forward), float(backward)
 
 
-def _unit_vectors(vectors: Tensor, centred: bool) -> Tensor:
-    if centred:
+def _unit_vectors(vectors: Tensor, centered: bool) -> Tensor:
+    if centered:
         vectors = vectors - vectors.mean(0)
     return torch.nn.functional.normalize(vectors, dim=1)
 

@@ -120,7 +120,7 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
         )
     encoder = EncoderConfig(
         **sizes,
-        global_attention_every=_global_attention_every(config, path),
+        global_attention_every=_read_global_attention_every(config, path),
         local_window=_integer(config, "local_attention", path, 128),
         norm_eps=_number(config, "norm_eps", path, 1e-5),
         attention_output_dropout=0.0,
@@ -128,7 +128,7 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
         recompute="none",
     )
     context = _integer(config, "max_position_embeddings", path, 8192)
-    return HuggingFaceModel(encoder, _rotary_bases(config, path), context)
+    return HuggingFaceModel(encoder, _read_rotary_bases(config, path), context)
 
 
 def _integer(config: dict[str, Any], key: str, path: Path, default: int | None = None) -> int:
@@ -151,7 +151,7 @@ def _number(config: dict[str, Any], key: str, path: Path, default: float) -> flo
     return float(value)
 
 
-def _global_attention_every(config: dict[str, Any], path: Path) -> int:
+def _read_global_attention_every(config: dict[str, Any], path: Path) -> int:
     layer_types = config.get("layer_types")
     if layer_types is None:
         return _integer(config, "global_attn_every_n_layers", path, 3)
@@ -168,7 +168,7 @@ def _global_attention_every(config: dict[str, Any], path: Path) -> int:
     )
 
 
-def _rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
+def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     """From `rope_parameters` (5.x) or from the two older keys, with transformers' defaults."""
     parameters = config.get("rope_parameters") or {}
     full = parameters.get("full_attention") or {}

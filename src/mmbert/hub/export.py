@@ -14,7 +14,7 @@ from mmbert.hub.building import ModelBuilder
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.hub.model_card import model_card
 from mmbert.hub.model_source import PROVENANCE_NAME, CheckpointSource, open_model
-from mmbert.hub.output_folder import new_folder
+from mmbert.hub.output_folder import atomic_folder
 from mmbert.hub.tokenizer import copy_tokenizer
 from mmbert.hub.verification import LogitComparison, compare_logits
 from mmbert.hub.weights import WEIGHTS_FILE, parameter_shapes, write_weights
@@ -35,7 +35,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
     source = open_model(checkpoint)
     recipe, language_tokens, name = None, {}, out.name
     if isinstance(source, CheckpointSource):
-        recipe = dump_recipe(_public(source.recipe))
+        recipe = dump_recipe(_without_folders(source.recipe))
         language_tokens = dict(source.index.state.language_tokens)
         name = source.recipe.name
     return write_hugging_face_folder(
@@ -52,7 +52,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
     )
 
 
-def _public(recipe: Recipe) -> Recipe:
+def _without_folders(recipe: Recipe) -> Recipe:
     """The recipe as it is published: of files their names, not the folders they lie in."""
     tokenizer, start = recipe.tokenizer, recipe.initial_checkpoint
     if tokenizer.path is not None:
@@ -78,11 +78,11 @@ def write_hugging_face_folder(
     """Write a folder and verify it; `parameters` gives every (name, full float32 tensor) once."""
     shapes = parameter_shapes(model.encoder)
     target = DTYPES[dtype]
-    with new_folder(out) as folder:
+    with atomic_folder(out) as folder:
         # Ours is filled from the origin, rounded as the file is: a wrong file would show.
         builder = ModelBuilder(model.encoder)
-        passing = _filling(builder, parameters, target)
-        write_weights(folder / WEIGHTS_FILE, shapes, passing, target)
+        copied = _copy_to_builder(builder, parameters, target)
+        write_weights(folder / WEIGHTS_FILE, shapes, copied, target)
         config = hugging_face_config(model, special_ids, dtype=dtype)
         _write_json(folder / "config.json", config)
         _write_json(folder / PROVENANCE_NAME, provenance)
@@ -103,7 +103,7 @@ def write_hugging_face_folder(
     return comparison
 
 
-def _filling(
+def _copy_to_builder(
     builder: ModelBuilder, parameters: Iterable[tuple[str, Tensor]], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """The parameters as they come, each put into the builder's model on its way."""

@@ -12,7 +12,7 @@ from mmbert.hub.loading import load_masked_language_model
 
 
 @dataclass(frozen=True)
-class Filling:
+class MaskPrediction:
     """One candidate for a mask: the text that the tokenizer gives it, and its probability."""
 
     text: str
@@ -21,7 +21,7 @@ class Filling:
 
 def fill_masks(
     folder: Path, sentences: Sequence[str], *, top: int = 5
-) -> list[list[list[Filling]]]:
+) -> list[list[list[MaskPrediction]]]:
     """For each sentence and each mask token in it, the `top` most probable fillings.
 
     `folder` is an exported Hugging Face folder; a mask is written as its tokenizer's mask token
@@ -45,7 +45,7 @@ def fill_masks(
         answers.append(
             [
                 [
-                    Filling(str(tokenizer.decode([token])), float(probability))
+                    MaskPrediction(str(tokenizer.decode([token])), float(probability))
                     for token, probability in zip(ids.tolist(), values, strict=True)
                 ]
                 for ids, values in zip(best.indices, best.values, strict=True)

@@ -96,7 +96,7 @@ class CheckpointSource(ModelSource):
         self.special_ids = description.special_ids
         self.provenance = {
             "kind": "checkpoint",
-            "path": _public(path),
+            "path": _without_folders(path),
             "recipe": self.recipe.name,
             "step": state.step,
             "tokens": state.tokens,
@@ -105,7 +105,9 @@ class CheckpointSource(ModelSource):
             "tokenizer": description.fingerprint,
         }
         if self.recipe.initial_checkpoint is not None:
-            self.provenance["started_from"] = _began(self.recipe.initial_checkpoint)
+            self.provenance["started_from"] = _origin_of_initial_checkpoint(
+                self.recipe.initial_checkpoint
+            )
 
     def read(self, name: str) -> torch.Tensor:
         """The full master weight."""
@@ -130,25 +132,25 @@ class HuggingFaceSource(ModelSource):
         self.special_ids = special_ids
         self.provenance = {"kind": "hugging_face", "path": path.resolve().name}
         if (path / PROVENANCE_NAME).is_file():
-            self.provenance["made_from"] = _provenance_in(path)
+            self.provenance["made_from"] = _read_provenance(path)
 
     def read(self, name: str) -> torch.Tensor:
         """The stored weight as float32; UserError if it is not finite."""
         return self.weights.read(name)
 
 
-def _provenance_in(folder: Path) -> Any:
+def _read_provenance(folder: Path) -> Any:
     return json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
 
 
-def _began(imported: Path) -> Any:
+def _origin_of_initial_checkpoint(imported: Path) -> Any:
     """What the folder that training began from says of itself; its name if it is elsewhere now."""
     if (imported / PROVENANCE_NAME).is_file():
-        return _provenance_in(imported)
+        return _read_provenance(imported)
     return {"kind": "import", "path": imported.name}
 
 
-def _public(checkpoint: Path) -> str:
+def _without_folders(checkpoint: Path) -> str:
     """RUN/checkpoints/step-…: provenance is published, the folders above it are not."""
     return "/".join(checkpoint.resolve().parts[-3:])
 

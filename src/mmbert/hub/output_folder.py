@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mmbert.errors import UserError
 
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A temporary folder that becomes `out` when the block ends without an error.
 
     UserError if `out` exists (nothing is ever overwritten) or its parent cannot be written.
@@ -33,12 +33,12 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)  # mkdtemp makes it private
         for path in temporary.rglob("*"):
-            _flush(path)
-        _flush(temporary)
+            _fsync(path)
+        _fsync(temporary)
         os.rename(temporary, out)
-        _flush(out.parent)
+        _fsync(out.parent)
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        if error.errno not in _WRITE_ERRORS:
             raise
         raise UserError(
             f"cannot write {out}: {error.strerror}",
@@ -48,7 +48,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

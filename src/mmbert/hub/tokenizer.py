@@ -59,12 +59,12 @@ class FastTokenizer:
         self._byte_level = '"ByteLevel"' in parts
         self.special_ids = self._special_ids()
 
-    def content(self, token: str) -> bytes:
+    def token_bytes(self, token: str) -> bytes:
         """The UTF-8 bytes that `token` stands for, spaces included; not always whole characters."""
         if token in self._added:
             return token.encode()
         if self._byte_level:
-            return bytes(_BYTES[character] for character in token)
+            return bytes(_BYTE_OF_CHARACTER[character] for character in token)
         if len(token) == 6 and token.startswith("<0x"):
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode()
@@ -73,7 +73,7 @@ class FastTokenizer:
         """Ids of `text` without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def spell(self, content: bytes) -> list[int]:
+    def encode_bytes(self, content: bytes) -> list[int]:
         """Ids whose contents joined are `content`; as near as the tokenizer comes if none are.
 
         Some tokenizers put a space before every text: then the one at the front of `content` is
@@ -88,7 +88,7 @@ class FastTokenizer:
             candidates.append(self.encode(text[1:]))
         candidates.append(candidates[0][1:])
         for ids in candidates:
-            if b"".join(self.content(self._tokens[number]) for number in ids) == content:
+            if b"".join(self.token_bytes(self._tokens[number]) for number in ids) == content:
                 return ids
         return candidates[0]
 
@@ -135,7 +135,7 @@ def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _byte_characters() -> dict[str, int]:
+def _character_bytes() -> dict[str, int]:
     """Byte-level BPE's printable character for each byte, backwards (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in printable}
@@ -143,4 +143,4 @@ def _byte_characters() -> dict[str, int]:
     return table | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
-_BYTES = _byte_characters()
+_BYTE_OF_CHARACTER = _character_bytes()

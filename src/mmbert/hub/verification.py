@@ -24,19 +24,19 @@ class LogitComparison:
 
     documents: int
     tokens: int
-    largest_difference: float
-    largest_logit: float
+    max_difference: float
+    max_logit: float
 
     @property
     def relative(self) -> float:
         """Largest difference over largest logit."""
-        return self.largest_difference / self.largest_logit
+        return self.max_difference / self.max_logit
 
     def __str__(self) -> str:
         return (
             f"{self.documents} documents, {self.tokens} tokens: logits differ by at most"
-            f" {self.largest_difference:.2e} ({self.relative:.1e} of the largest,"
-            f" {self.largest_logit:.2f})"
+            f" {self.max_difference:.2e} ({self.relative:.1e} of the largest,"
+            f" {self.max_logit:.2f})"
         )
 
 

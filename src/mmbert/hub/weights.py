@@ -40,7 +40,7 @@ class HuggingFaceWeights:
     def __init__(self, folder: Path, config: EncoderConfig) -> None:
         self.folder = folder
         self.shapes = parameter_shapes(config)
-        self._files = _locate(folder)
+        self._files = _files_by_tensor(folder)
         for name, shape in self.shapes.items():
             if name not in self._files:
                 raise UserError(
@@ -111,7 +111,7 @@ class HuggingFaceWeights:
             )
 
 
-def _locate(folder: Path) -> dict[str, Path]:
+def _files_by_tensor(folder: Path) -> dict[str, Path]:
     """Which file of `folder` holds each tensor; UserError if none can be read safely."""
     index = folder / _INDEX_FILE
     if (folder / WEIGHTS_FILE).is_file():

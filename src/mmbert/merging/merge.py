@@ -56,15 +56,15 @@ def merge_models(
     weights = _weights(sources, options)
     reference = _reference(base, options)
     for other in sources[:-1]:
-        _check_alike(other, sources[-1])
+        _check_compatible(other, sources[-1])
         if other.model.rotary_bases != sources[-1].model.rotary_bases:
             raise UserError(
                 f"{other.path} and {sources[-1].path} differ in their rotary bases",
                 remedy="merge models that ended in the same phase",
             )
     if reference is not None:
-        _check_alike(reference, sources[-1])
-    combine = _combination(weights, options, reference)
+        _check_compatible(reference, sources[-1])
+    combine = _merge_function(weights, options, reference)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
         for name in sources[-1].shapes:
@@ -125,7 +125,7 @@ def _reference(base: Path | None, options: MergeOptions) -> ModelSource | None:
     return open_model(base)
 
 
-def _check_alike(one: ModelSource, other: ModelSource) -> None:
+def _check_compatible(one: ModelSource, other: ModelSource) -> None:
     """The architecture decides what a weight means; the tokenizer what a row does."""
     for what, first, second in (
         ("sizes", one.shapes, other.shapes),
@@ -149,7 +149,7 @@ def _tokenizer_bytes(source: ModelSource) -> bytes:
     return (source.tokenizer / "tokenizer.json").read_bytes()
 
 
-def _combination(
+def _merge_function(
     weights: Sequence[float], options: MergeOptions, reference: ModelSource | None
 ) -> Callable[[str, list[Tensor]], Tensor]:
     def combine(name: str, tensors: list[Tensor]) -> Tensor:

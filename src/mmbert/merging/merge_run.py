@@ -32,9 +32,9 @@ def merge_run(run: Path, out: Path, *, dtype: Dtype = "float32") -> LogitCompari
         )
     options = MergeOptions(settings.method, settings.weights, settings.density, settings.decay)
     if settings.method == "ema":
-        return merge_models(_last_phase(run, recipe), out, options, dtype=dtype)
-    ends = [_end(run, name) for name in settings.variants]
-    base = _branch(run, recipe, settings) if settings.method == "ties" else None
+        return merge_models(_last_phase_checkpoints(run, recipe), out, options, dtype=dtype)
+    ends = [_final_checkpoint(run, name) for name in settings.variants]
+    base = _branch_checkpoint(run, recipe, settings) if settings.method == "ties" else None
     return merge_models(ends, out, options, base=base, dtype=dtype)
 
 
@@ -46,11 +46,11 @@ def _recipe(run: Path) -> Recipe:
     return parse_recipe(newest.state.recipe, origin=f"the recipe in {checkpoints[-1]}")
 
 
-def _end(run: Path, name: str) -> Path:
+def _final_checkpoint(run: Path, name: str) -> Path:
     """The last checkpoint of a variant; UserError unless its training has finished."""
     folder = run if name == MAIN else run / "variants" / name
     checkpoints = CheckpointStore(folder / "checkpoints").list()
-    remedy = f"train it to its end first (launch/pretrain.py … --output {run}" + (
+    remedy = f"train it to its end first (python -m mmbert.pretrain … --output {run}" + (
         ")" if name == MAIN else f" --variant {name})"
     )
     if not checkpoints:
@@ -62,7 +62,7 @@ def _end(run: Path, name: str) -> Path:
     return checkpoints[-1]
 
 
-def _branch(run: Path, recipe: Recipe, settings: MergeSettings) -> Path:
+def _branch_checkpoint(run: Path, recipe: Recipe, settings: MergeSettings) -> Path:
     """The run's checkpoint at the end of the one phase that all merged variants branched from."""
     phases = {v.branch_from for v in recipe.variants if v.name in settings.variants}
     if len(phases) != 1:
@@ -81,7 +81,7 @@ def _branch(run: Path, recipe: Recipe, settings: MergeSettings) -> Path:
     )
 
 
-def _last_phase(run: Path, recipe: Recipe) -> list[Path]:
+def _last_phase_checkpoints(run: Path, recipe: Recipe) -> list[Path]:
     """The kept checkpoints of the recipe's last phase, oldest first."""
     last = recipe.phases[-1].name
     found = [

@@ -15,7 +15,7 @@ class ParameterFragment:
     """Elements [start, start + length) of this tensor rank's flattened share of one parameter.
 
     The tensors are float32 [length] views into ZeRO's own partition: writing to them and then
-    `Engine.refresh()` changes the model.
+    `Engine.sync_model_weights()` changes the model.
     """
 
     spec: ParameterSpec

@@ -84,13 +84,19 @@ def step_communication(
     tensor_bytes = ring_tensor * sums * model.hidden_size * compute_bytes * rows_per_rank
     across_nodes = tensor * data > gpu.gpus_per_node
     cards = max(1.0, gpu.gpus_per_node / tensor)
-    data_speed = min(gpu.link_bytes, cards * gpu.network_bytes) if across_nodes else gpu.link_bytes
-    tensor_speed = gpu.link_bytes if tensor <= gpu.gpus_per_node else gpu.network_bytes
+    data_bandwidth = (
+        min(gpu.intra_node_bandwidth, cards * gpu.inter_node_bandwidth)
+        if across_nodes
+        else gpu.intra_node_bandwidth
+    )
+    tensor_bandwidth = (
+        gpu.intra_node_bandwidth if tensor <= gpu.gpus_per_node else gpu.inter_node_bandwidth
+    )
     return Communication(
         gradient_bytes,
         weight_bytes,
         tensor_bytes,
-        gradient_bytes / data_speed,
-        weight_bytes / data_speed,
-        tensor_bytes / tensor_speed,
+        gradient_bytes / data_bandwidth,
+        weight_bytes / data_bandwidth,
+        tensor_bytes / tensor_bandwidth,
     )

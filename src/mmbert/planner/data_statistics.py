@@ -22,7 +22,7 @@ _DOCUMENTS_SAMPLED = 4096
 
 
 @dataclass(frozen=True)
-class Evidence:
+class DataStatistics:
     """Vocabulary size, token-weighted mean document length and most slots for documents in a row by
     phase, languages; and whence."""
 
@@ -33,13 +33,15 @@ class Evidence:
     languages: LanguageTable | None
 
 
-def gather_evidence(recipe: Recipe, steps: TrainingPlan, shards: Path | None) -> Evidence:
+def gather_data_statistics(
+    recipe: Recipe, steps: TrainingPlan, shards: Path | None
+) -> DataStatistics:
     """From `shards` where they are given, else upper bounds and mmBERT's published counts.
 
     UserError: unsound shards, or a mix that they cannot give.
     """
     if shards is None:
-        return Evidence(
+        return DataStatistics(
             vocabulary_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size,
             mean_lengths={phase.name: float(phase.context) for phase in recipe.phases},
             document_slots={
@@ -55,7 +57,7 @@ def gather_evidence(recipe: Recipe, steps: TrainingPlan, shards: Path | None) ->
     sizes = component_sizes(corpus, recipe)
     mixes = phase_mixes(sizes, recipe)
     shapes = zip(recipe.phases, row_shapes(sizes, recipe, mixes), strict=True)
-    return Evidence(
+    return DataStatistics(
         vocabulary_size=corpus.tokenizer.vocabulary_size,
         mean_lengths=_mean_lengths(recipe, corpus, mixes),
         document_slots={phase.name: shape.max_segments for phase, shape in shapes},

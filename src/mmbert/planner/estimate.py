@@ -17,10 +17,11 @@ class PhaseCost:
     """One phase: its steps, arithmetic, traffic and time at the recipe's own layout.
 
     `mean_length` is the token-weighted mean document length that global attention was costed with.
-    `limit_gpus` is the number of GPUs, doubling from this one with data ranks alone, from which
-    communication takes longer than arithmetic (None: not before a rank has less than one row).
+    `communication_bound_gpus` is the smallest number of GPUs, doubling the data ranks from the
+    present one, at which communication takes longer than arithmetic (None: not before a rank has
+    less than one row).
     `step_seconds` is the mean over the phase, with the communication that nothing hides;
-    `full_step_seconds` the arithmetic of a step at its largest batch, which the traffic is of too.
+    `compute_seconds` the arithmetic of a step at its largest batch, which the traffic is of too.
     """
 
     steps: PhasePlan
@@ -30,8 +31,8 @@ class PhaseCost:
     flops: Flops
     communication: Communication
     step_seconds: float
-    full_step_seconds: float
-    limit_gpus: int | None
+    compute_seconds: float
+    communication_bound_gpus: int | None
 
     @property
     def seconds(self) -> float:
@@ -45,7 +46,7 @@ class PhaseCost:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelLayout:
     """A way to spread the model: memory at its peak over the phases, or why it is not possible."""
 
     tensor: int
@@ -54,21 +55,21 @@ class Layout:
     memory: DeviceMemory | None
     fits: bool
     chosen: bool
-    obstacle: str | None
+    infeasible_reason: str | None
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """Everything `mmbert plan` says."""
 
     recipe: Recipe
     gpu: Gpu
     gpus: int
-    utilisation: float
+    mfu: float
     vocabulary_size: int
     parameters: ParameterCount
     phases: tuple[PhaseCost, ...]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[ParallelLayout, ...]
     languages: LanguageTable | None
     checkpoint_bytes: int
     checkpoints_written: int

@@ -34,7 +34,7 @@ class LanguageTable:
     phases: tuple[str, ...]
     languages: dict[str, tuple[LanguagePhase | None, ...]]
 
-    def largest_epochs(self) -> list[tuple[str, float]]:
+    def most_repeated(self) -> list[tuple[str, float]]:
         """Languages with their passes, most repeated first: over the run, or in a phase.
 
         Where each phase has a text of its own, the phase with the most counts.

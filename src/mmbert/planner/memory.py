@@ -9,7 +9,7 @@ from mmbert.planner.parameter_count import ParameterCount
 
 # What the driver, NCCL and the allocator's fragments take: an assumption, stated in the plan.
 RESERVE_BYTES = 3 << 30
-RESERVE_SHARE = 0.05
+RESERVE_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DeviceMemory:
 
 def usable_bytes(memory_bytes: int) -> int:
     """What a device of `memory_bytes` leaves to the program: less a reserve and a twentieth."""
-    return int(memory_bytes * (1 - RESERVE_SHARE)) - RESERVE_BYTES
+    return int(memory_bytes * (1 - RESERVE_FRACTION)) - RESERVE_BYTES
 
 
 def local_parameters(parameters: ParameterCount, tensor: int) -> int:
@@ -71,7 +71,7 @@ def device_memory(
     the passes what it may keep of the others.
     """
     local = local_parameters(parameters, tensor)
-    share = -(-local // data)
+    shard = -(-local // data)
     passes = activation_memory(
         config,
         row_tokens=row_tokens,
@@ -89,13 +89,13 @@ def device_memory(
     # ZeRO 2 and 3 reduce a bucket beside the backward pass. ZeRO 1 reduces in place (in float32 by
     # a bucket, when the activations are gone); the others flatten their share before the step.
     bucket = 4 * min(local, BUCKET_ELEMENTS)
-    reduction = bucket if zero_stage == 1 else 4 * share
+    reduction = bucket if zero_stage == 1 else 4 * shard
     bucket = bucket if zero_stage >= 2 else 0
     working = max(passes.peak - passes.kept + bucket + live, reduction - passes.kept, 0)
     return DeviceMemory(
-        weights=compute_bytes * (share if zero_stage == 3 else local) + gathered,
-        gradients=4 * (share if zero_stage >= 2 else local),
-        optimizer=12 * share,
+        weights=compute_bytes * (shard if zero_stage == 3 else local) + gathered,
+        gradients=4 * (shard if zero_stage >= 2 else local),
+        optimizer=12 * shard,
         activations=passes.kept,
         working=working,
     )

@@ -8,8 +8,8 @@ from mmbert.errors import UserError
 from mmbert.hardware import Gpu, find_gpu
 from mmbert.model.config import encoder_config
 from mmbert.planner.communication import Communication, step_communication
-from mmbert.planner.data_statistics import gather_evidence
-from mmbert.planner.estimate import Layout, PhaseCost, Plan
+from mmbert.planner.data_statistics import gather_data_statistics
+from mmbert.planner.estimate import Estimate, ParallelLayout, PhaseCost
 from mmbert.planner.memory import DeviceMemory, device_memory, local_parameters, usable_bytes
 from mmbert.planner.parameter_count import ParameterCount, count_parameters, flops_per_token
 from mmbert.planner.warnings import find_warnings
@@ -19,81 +19,81 @@ from mmbert.schedule import PhasePlan, training_plan
 
 # Model-FLOPs utilisation when none is stated: what ModernBERT-base, the same architecture, reached
 # on 8 H100 (1.7T tokens in 194 hours; AnswerDotAI/ModernBERT issue 236).
-DEFAULT_UTILISATION = 0.25
+DEFAULT_MFU = 0.25
 
-_IN_WORDS = {
+_KEY_NAMES = {
     "model.num_attention_heads": "attention heads",
     "model.intermediate_size": "inner width",
     "batch.row_tokens": "row_tokens",
 }
 
 
-def plan(
+def estimate(
     recipe: Recipe,
     *,
     gpus: int,
     gpu: str = "h100",
     shards: Path | None = None,
-    utilisation: float = DEFAULT_UTILISATION,
-) -> Plan:
+    mfu: float = DEFAULT_MFU,
+) -> Estimate:
     """Cost `recipe` on `gpus` GPUs of the kind `gpu`.
 
-    `utilisation` is the share of the GPU's dense bfloat16 FLOP/s that the model's own arithmetic
+    `mfu` is the fraction of the GPU's dense bfloat16 FLOP/s that the model's own arithmetic
     reaches; times rest on it. With `shards`, vocabulary, languages and document lengths come from
     them; without, documents are taken to fill the context (an upper bound). UserError: an unknown
-    GPU, a utilisation outside 0 … 1, GPUs that the tensor size or the quantum does not divide,
+    GPU, an mfu outside 0 … 1, GPUs that the tensor size or the quantum does not divide,
     shards that are unsound or lack what the recipe asks for.
     """
     hardware = find_gpu(gpu)
-    _check(recipe, gpus, utilisation)
+    _check(recipe, gpus, mfu)
     steps = training_plan(recipe)
-    evidence = gather_evidence(recipe, steps, shards)
-    parameters = count_parameters(recipe.model, evidence.vocabulary_size)
-    site = _Site(
+    statistics = gather_data_statistics(recipe, steps, shards)
+    parameters = count_parameters(recipe.model, statistics.vocabulary_size)
+    setup = _Setup(
         recipe,
         hardware,
         gpus,
-        utilisation,
-        evidence.vocabulary_size,
+        mfu,
+        statistics.vocabulary_size,
         parameters,
-        evidence.document_slots,
+        statistics.document_slots,
     )
     phases = tuple(
-        _phase_cost(site, phase, evidence.mean_lengths[phase.name]) for phase in steps.phases
+        _phase_cost(setup, phase, statistics.mean_lengths[phase.name]) for phase in steps.phases
     )
-    layouts = _layouts(site)
+    layouts = _layouts(setup)
     every = recipe.checkpoint.every_tokens
     written = sum(math.ceil(p.tokens / every) if every else 1 for p in steps.phases)
     kept = recipe.checkpoint.keep_last + len(phases)
     if recipe.checkpoint.keep_every:
         kept += written // recipe.checkpoint.keep_every
-    return Plan(
+    return Estimate(
         recipe=recipe,
         gpu=hardware,
         gpus=gpus,
-        utilisation=utilisation,
-        vocabulary_size=evidence.vocabulary_size,
+        mfu=mfu,
+        vocabulary_size=statistics.vocabulary_size,
         parameters=parameters,
         phases=phases,
         layouts=layouts,
-        languages=evidence.languages,
+        languages=statistics.languages,
         # The float32 master and the optimiser's two moments of every parameter.
         checkpoint_bytes=12 * parameters.total,
         checkpoints_written=written,
         checkpoints_kept=min(kept, written),
-        length_origin=evidence.length_origin,
-        warnings=tuple(find_warnings(recipe, phases, layouts, evidence.languages)),
+        length_origin=statistics.length_origin,
+        warnings=tuple(find_warnings(recipe, phases, layouts, statistics.languages)),
     )
 
 
 @dataclass(frozen=True)
-class _Site:
+class _Setup:
     """A recipe on given GPUs: what every part of the costing needs."""
 
     recipe: Recipe
     gpu: Gpu
     gpus: int
-    utilisation: float
+    mfu: float
     vocabulary_size: int
     parameters: ParameterCount
     document_slots: dict[str, int]
@@ -107,10 +107,10 @@ class _Site:
         return math.ceil(self.recipe.phases[phase].mask_ratio * self.recipe.batch.row_tokens)
 
 
-def _check(recipe: Recipe, gpus: int, utilisation: float) -> None:
-    if not 0 < utilisation <= 1:
+def _check(recipe: Recipe, gpus: int, mfu: float) -> None:
+    if not 0 < mfu <= 1:
         raise UserError(
-            f"a utilisation of {utilisation} is not possible",
+            f"mfu must be in (0, 1], not {mfu}",
             remedy="give the share of the GPU's FLOP/s that the model reaches, such as 0.25",
         )
     if gpus < 1 or gpus % recipe.parallel.tensor:
@@ -121,12 +121,12 @@ def _check(recipe: Recipe, gpus: int, utilisation: float) -> None:
     check_data_ranks(recipe.batch, recipe.parallel, gpus, unit="GPUs")
 
 
-def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
-    recipe = site.recipe
+def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCost:
+    recipe = setup.recipe
     phase = recipe.phases[steps.index]
-    flops = flops_per_token(recipe.model, site.vocabulary_size, phase.mask_ratio, mean_length)
+    flops = flops_per_token(recipe.model, setup.vocabulary_size, phase.mask_ratio, mean_length)
     step_tokens = steps.tokens / steps.steps
-    speed = site.gpu.flops * site.utilisation
+    speed = setup.gpu.flops * setup.mfu
     largest_rows = max(stage.rows for stage in steps.stages)
 
     def at(gpus: int) -> tuple[Communication, float]:
@@ -134,30 +134,30 @@ def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
         data = gpus // tensor
         traffic = step_communication(
             recipe.model,
-            site.gpu,
-            local_parameters=local_parameters(site.parameters, tensor),
+            setup.gpu,
+            local_parameters=local_parameters(setup.parameters, tensor),
             rows_per_rank=math.ceil(largest_rows / data),
             row_tokens=recipe.batch.row_tokens,
-            masked_tokens=site.masked_tokens(steps.index),
+            masked_tokens=setup.masked_tokens(steps.index),
             tensor=tensor,
             data=data,
             zero_stage=recipe.parallel.zero_stage,
-            compute_bytes=site.compute_bytes,
+            compute_bytes=setup.compute_bytes,
         )
         arithmetic = largest_rows * recipe.batch.row_tokens * flops.total / (gpus * speed)
         return traffic, arithmetic
 
     limit = None
-    gpus = site.gpus
+    gpus = setup.gpus
     while limit is None and gpus // recipe.parallel.tensor <= largest_rows:
         traffic, arithmetic = at(gpus)
         if traffic.seconds > arithmetic:
             limit = gpus
         gpus *= 2
-    traffic_here, seconds_here = at(site.gpus)
+    traffic_here, seconds_here = at(setup.gpus)
     exposed = traffic_here.exposed_seconds(
         seconds_here,
-        rows_per_rank=math.ceil(largest_rows * recipe.parallel.tensor / site.gpus),
+        rows_per_rank=math.ceil(largest_rows * recipe.parallel.tensor / setup.gpus),
         zero_stage=recipe.parallel.zero_stage,
         overlapped=recipe.precision == "bfloat16",
     )
@@ -168,30 +168,38 @@ def _phase_cost(site: _Site, steps: PhasePlan, mean_length: float) -> PhaseCost:
         mean_length=mean_length,
         flops=flops,
         communication=traffic_here,
-        step_seconds=step_tokens * flops.total / (site.gpus * speed) + exposed,
-        full_step_seconds=seconds_here,
-        limit_gpus=limit,
+        step_seconds=step_tokens * flops.total / (setup.gpus * speed) + exposed,
+        compute_seconds=seconds_here,
+        communication_bound_gpus=limit,
     )
 
 
-def _layouts(site: _Site) -> tuple[Layout, ...]:
+def _layouts(setup: _Setup) -> tuple[ParallelLayout, ...]:
     """The usual tensor sizes within a node, and the recipe's own, with every ZeRO stage."""
-    recipe = site.recipe
+    recipe = setup.recipe
     layouts = []
-    sizes = sorted({1, 2, 4, site.gpu.gpus_per_node, recipe.parallel.tensor})
-    for tensor in (size for size in sizes if site.gpus % size == 0):
-        obstacle = _obstacle(recipe, tensor, site.gpus // tensor)
+    sizes = sorted({1, 2, 4, setup.gpu.gpus_per_node, recipe.parallel.tensor})
+    for tensor in (size for size in sizes if setup.gpus % size == 0):
+        infeasible_reason = _infeasible_reason(recipe, tensor, setup.gpus // tensor)
         for zero_stage in (1, 2, 3):
             chosen = (tensor, zero_stage) == (recipe.parallel.tensor, recipe.parallel.zero_stage)
-            memory = None if obstacle else _largest_memory(site, tensor, zero_stage)
-            fits = memory is not None and memory.total <= usable_bytes(site.gpu.memory_bytes)
+            memory = None if infeasible_reason else _peak_memory(setup, tensor, zero_stage)
+            fits = memory is not None and memory.total <= usable_bytes(setup.gpu.memory_bytes)
             layouts.append(
-                Layout(tensor, site.gpus // tensor, zero_stage, memory, fits, chosen, obstacle)
+                ParallelLayout(
+                    tensor,
+                    setup.gpus // tensor,
+                    zero_stage,
+                    memory,
+                    fits,
+                    chosen,
+                    infeasible_reason,
+                )
             )
     return tuple(layouts)
 
 
-def _obstacle(recipe: Recipe, tensor: int, data: int) -> str | None:
+def _infeasible_reason(recipe: Recipe, tensor: int, data: int) -> str | None:
     found = not_divided_by_tensor(
         tensor,
         num_attention_heads=recipe.model.num_attention_heads,
@@ -200,27 +208,27 @@ def _obstacle(recipe: Recipe, tensor: int, data: int) -> str | None:
     )
     if found is not None:
         key, value = found
-        return f"{value} {_IN_WORDS[key]} do not divide by {tensor}"
+        return f"{value} {_KEY_NAMES[key]} do not divide by {tensor}"
     if not divided_by_data(recipe.batch, data):
         return f"{data} data ranks do not divide the quantum {recipe.batch.quantum}"
     return None
 
 
-def _largest_memory(site: _Site, tensor: int, zero_stage: int) -> DeviceMemory:
-    recipe = site.recipe
+def _peak_memory(setup: _Setup, tensor: int, zero_stage: int) -> DeviceMemory:
+    recipe = setup.recipe
     return max(
         (
             device_memory(
-                encoder_config(recipe.model, site.vocabulary_size),
-                site.parameters,
+                encoder_config(recipe.model, setup.vocabulary_size),
+                setup.parameters,
                 row_tokens=recipe.batch.row_tokens,
-                masked_tokens=site.masked_tokens(index),
-                document_slots=site.document_slots[phase.name],
+                masked_tokens=setup.masked_tokens(index),
+                document_slots=setup.document_slots[phase.name],
                 tensor=tensor,
-                data=site.gpus // tensor,
+                data=setup.gpus // tensor,
                 sequence=recipe.parallel.sequence,
                 zero_stage=zero_stage,
-                compute_bytes=site.compute_bytes,
+                compute_bytes=setup.compute_bytes,
             )
             for index, phase in enumerate(recipe.phases)
         ),

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmbert.planner.estimate import Plan
+from mmbert.planner.estimate import Estimate
 from mmbert.planner.memory import usable_bytes
 from mmbert.recipe import format_quantity
 
@@ -16,39 +16,40 @@ _GIB = 1 << 30
 _ROWS_SHOWN = 12
 
 
-def render(plan: Plan) -> Group:
+def render(estimate: Estimate) -> Group:
     """Everything the plan says; print it with a rich Console."""
-    return Group(*_parts(plan))
+    return Group(*_parts(estimate))
 
 
-def _parts(plan: Plan) -> Iterator[RenderableType]:
-    recipe, gpu = plan.recipe, plan.gpu
+def _parts(estimate: Estimate) -> Iterator[RenderableType]:
+    recipe, gpu = estimate.recipe, estimate.gpu
     yield Text(
-        f"{recipe.name} on {plan.gpus} × {gpu.name}"
+        f"{recipe.name} on {estimate.gpus} × {gpu.name}"
         f" ({gpu.flops / 1e12:.0f} TFLOP/s,"
         f" {usable_bytes(gpu.memory_bytes) / _GIB:.0f} GiB usable),"
         f" tensor {recipe.parallel.tensor}, ZeRO {recipe.parallel.zero_stage}",
         style="bold",
     )
-    yield _parameters(plan)
-    yield _phases(plan)
-    yield _flops(plan)
-    yield _memory(plan)
-    yield _communication(plan)
-    if plan.languages is not None:
-        yield _languages(plan)
+    yield _parameters(estimate)
+    yield _phases(estimate)
+    yield _flops(estimate)
+    yield _memory(estimate)
+    yield _communication(estimate)
+    if estimate.languages is not None:
+        yield _languages(estimate)
     yield Text(
-        f"In all {plan.total_flops:.3g} FLOPs: {_duration(plan.seconds)},"
-        f" {plan.gpu_hours:,.0f} GPU-hours at {plan.utilisation:.0%} utilisation"
-        f" ({plan.utilisation * gpu.flops / 1e12:.0f} TFLOP/s a GPU) and with the communication"
-        f" that nothing hides. {plan.length_origin}."
+        f"In all {estimate.total_flops:.3g} FLOPs: {_duration(estimate.seconds)},"
+        f" {estimate.gpu_hours:,.0f} GPU-hours at {estimate.mfu:.0%} MFU"
+        f" ({estimate.mfu * gpu.flops / 1e12:.0f} TFLOP/s a GPU) and with the communication"
+        f" that nothing hides. {estimate.length_origin}."
     )
     yield Text(
-        f"A checkpoint takes {plan.checkpoint_bytes / _GIB:.2f} GiB; {plan.checkpoints_written}"
-        f" are written on token intervals and phase ends, at most {plan.checkpoints_kept} kept"
-        f" ({plan.checkpoints_kept * plan.checkpoint_bytes / _GIB:.1f} GiB)."
+        f"A checkpoint takes {estimate.checkpoint_bytes / _GIB:.2f} GiB;"
+        f" {estimate.checkpoints_written} are written on token intervals and phase"
+        f" ends, at most {estimate.checkpoints_kept} kept"
+        f" ({estimate.checkpoints_kept * estimate.checkpoint_bytes / _GIB:.1f} GiB)."
     )
-    for warning in plan.warnings:
+    for warning in estimate.warnings:
         yield Text(f"Warning: {warning}", style="yellow")
 
 
@@ -56,8 +57,8 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
 
 
-def _parameters(plan: Plan) -> Table:
-    parameters = plan.parameters
+def _parameters(estimate: Estimate) -> Table:
+    parameters = estimate.parameters
     table = _table("Parameters")
     for heading in ("embedding", "attention", "feed-forward", "norms", "head", "decoder bias"):
         table.add_column(heading, justify="right")
@@ -79,39 +80,39 @@ def _parameters(plan: Plan) -> Table:
     return table
 
 
-def _phases(plan: Plan) -> Table:
+def _phases(estimate: Estimate) -> Table:
     table = _table("Phases")
     for heading in (
         "phase", "tokens", "context", "mask", "dropout", "steps", "rows a step", "tokens a step",
         "step", "time", "GPU-hours",
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "phase" else "right")
-    for phase in plan.phases:
+    for phase in estimate.phases:
         sizes = [stage.rows for stage in phase.steps.stages]
         rows = str(sizes[-1]) if sizes[0] == sizes[-1] else f"{sizes[0]} → {sizes[-1]}"
         table.add_row(
             phase.steps.name,
-            format_quantity(plan.recipe.phases[phase.steps.index].tokens),
+            format_quantity(estimate.recipe.phases[phase.steps.index].tokens),
             f"{phase.context:,}",
             f"{phase.mask_ratio:g}",
-            f"{plan.recipe.dropout_in(plan.recipe.phases[phase.steps.index]):g}",
+            f"{estimate.recipe.dropout_in(estimate.recipe.phases[phase.steps.index]):g}",
             f"{phase.steps.steps:,}",
             rows,
-            f"{sizes[-1] * plan.recipe.batch.row_tokens:,}",
+            f"{sizes[-1] * estimate.recipe.batch.row_tokens:,}",
             f"{phase.step_seconds:.2f} s",
             _duration(phase.seconds),
-            f"{phase.seconds * plan.gpus / 3600:,.0f}",
+            f"{phase.seconds * estimate.gpus / 3600:,.0f}",
         )
     return table
 
 
-def _flops(plan: Plan) -> Table:
+def _flops(estimate: Estimate) -> Table:
     table = _table("Training FLOPs per token (million)")
     for heading in (
         "phase", "encoder", "head", "global attention", "local attention", "total", "mean length",
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "phase" else "right")
-    for phase in plan.phases:
+    for phase in estimate.phases:
         flops = phase.flops
         parts = (flops.encoder, flops.head, flops.global_attention, flops.local_attention)
         table.add_row(
@@ -122,17 +123,19 @@ def _flops(plan: Plan) -> Table:
     return table
 
 
-def _memory(plan: Plan) -> Table:
+def _memory(estimate: Estimate) -> Table:
     table = _table("Memory of one GPU at its peak (GiB)")
     headings = ("weights", "gradients", "optimiser", "activations", "working", "total", "fits")
     for heading in ("tensor × data", "ZeRO", *headings):
         table.add_column(heading, justify="right")
-    for layout in plan.layouts:
+    for layout in estimate.layouts:
         grid = f"{layout.tensor} × {layout.data}"
         style = "bold" if layout.chosen else None
         if layout.memory is None:
             if layout.zero_stage == 1:
-                table.add_row(grid, "any", *[""] * 6, f"no: {layout.obstacle}", style=style)
+                table.add_row(
+                    grid, "any", *[""] * 6, f"no: {layout.infeasible_reason}", style=style
+                )
             continue
         memory = layout.memory
         parts = (
@@ -153,14 +156,14 @@ def _memory(plan: Plan) -> Table:
     return table
 
 
-def _communication(plan: Plan) -> Table:
+def _communication(estimate: Estimate) -> Table:
     table = _table("Sent by one GPU in a step (GB)")
     for heading in (
         "phase", "gradients", "weights", "tensor parallel", "time if not hidden", "of a step",
         "limits from",
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "phase" else "right")
-    for phase in plan.phases:
+    for phase in estimate.phases:
         traffic = phase.communication
         table.add_row(
             phase.steps.name,
@@ -168,14 +171,16 @@ def _communication(plan: Plan) -> Table:
             f"{traffic.weight_bytes / 1e9:.2f}",
             f"{traffic.tensor_bytes / 1e9:.2f}",
             f"{traffic.seconds:.3f} s",
-            f"{traffic.seconds / phase.full_step_seconds:.1%}",
-            "never" if phase.limit_gpus is None else f"{phase.limit_gpus} GPUs",
+            f"{traffic.seconds / phase.compute_seconds:.1%}",
+            "never"
+            if phase.communication_bound_gpus is None
+            else f"{phase.communication_bound_gpus} GPUs",
         )
     return table
 
 
-def _languages(plan: Plan) -> Table:
-    languages = plan.languages
+def _languages(estimate: Estimate) -> Table:
+    languages = estimate.languages
     assert languages is not None
     count = len(languages.languages)
     table = _table(f"Languages: {count:,}; tokens and epochs from {languages.origin}")
@@ -185,7 +190,7 @@ def _languages(plan: Plan) -> Table:
         table.add_column("epochs", justify="right")
     if languages.same_text:
         table.add_column("epochs in all", justify="right")
-    totals = dict(languages.largest_epochs())
+    totals = dict(languages.most_repeated())
     size = {
         language: sum(entry.tokens for entry in entries if entry is not None)
         for language, entries in languages.languages.items()

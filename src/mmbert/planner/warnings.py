@@ -4,21 +4,21 @@ from collections.abc import Iterator, Sequence
 
 from mmbert.errors import UserError
 from mmbert.model.initial_checkpoint import InitialCheckpoint
-from mmbert.planner.estimate import Layout, PhaseCost
+from mmbert.planner.estimate import ParallelLayout, PhaseCost
 from mmbert.planner.languages import LanguageTable
 from mmbert.recipe import Recipe
 
 # mmBERT's stated aim was at most about five passes over any language's text.
-EPOCHS_WORTH_A_WARNING = 5.0
+MAX_EPOCHS = 5.0
 # A model so small that both take milliseconds is not bound by either.
-WORTH_A_WARNING_SECONDS = 0.02
-FEWEST_STEPS = 10
+MIN_COMMUNICATION_SECONDS = 0.02
+MIN_STEPS = 10
 
 
 def find_warnings(
     recipe: Recipe,
     phases: Sequence[PhaseCost],
-    layouts: Sequence[Layout],
+    layouts: Sequence[ParallelLayout],
     languages: LanguageTable | None,
 ) -> Iterator[str]:
     """One sentence for each thing that will not work, or probably is not meant."""
@@ -34,28 +34,28 @@ def find_warnings(
         yield f"the recipe's own layout does not fit the GPU's memory; {remedy}"
     for phase in phases:
         name = phase.steps.name
-        slow = phase.communication.seconds > max(phase.full_step_seconds, WORTH_A_WARNING_SECONDS)
+        slow = phase.communication.seconds > max(phase.compute_seconds, MIN_COMMUNICATION_SECONDS)
         if slow:
             yield (
                 f"phase {name}: communication ({phase.communication.seconds:.2g} s a step) takes"
-                f" longer than arithmetic ({phase.full_step_seconds:.2g} s); use fewer GPUs, more"
+                f" longer than arithmetic ({phase.compute_seconds:.2g} s); use fewer GPUs, more"
                 " rows a step, or a lower ZeRO stage"
             )
-        if phase.steps.steps < FEWEST_STEPS:
+        if phase.steps.steps < MIN_STEPS:
             yield f"phase {name} has only {phase.steps.steps} steps; are its tokens meant?"
         warmup = recipe.phases[phase.steps.index].learning_rate.warmup
         if warmup >= phase.steps.tokens:
             yield f"phase {name} ends before its learning rate has warmed up"
     if languages is not None:
-        often = [
+        repeated = [
             (language, epochs)
-            for language, epochs in languages.largest_epochs()
-            if epochs > EPOCHS_WORTH_A_WARNING
+            for language, epochs in languages.most_repeated()
+            if epochs > MAX_EPOCHS
         ]
-        if often:
-            worst = ", ".join(f"{language} {epochs:.1f}" for language, epochs in often[:5])
+        if repeated:
+            worst = ", ".join(f"{language} {epochs:.1f}" for language, epochs in repeated[:5])
             yield (
-                f"{len(often)} languages are passed more than {EPOCHS_WORTH_A_WARNING:.0f} times"
+                f"{len(repeated)} languages are passed more than {MAX_EPOCHS:.0f} times"
                 f" over the run (most: {worst}); data.sources.*.max_epochs caps that"
             )
     yield from _initial_checkpoint(recipe)

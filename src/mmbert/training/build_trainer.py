@@ -24,8 +24,8 @@ from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import dump_recipe
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.loss_monitor import Guard, SkippedSteps
-from mmbert.training.fault_tolerance.memory_check import run_dry_batches
+from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
+from mmbert.training.fault_tolerance.memory_check import run_memory_check
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.communication_timer import CommunicationClock
@@ -69,7 +69,7 @@ def open_session(
     )
     grid = build_grid(tensor_parallel=recipe.parallel.tensor)
     table = ComponentTable.build(corpus, recipe, plan)
-    watchdog.beat(0, Activity.BUILD_MODEL)
+    watchdog.heartbeat(0, Activity.BUILD_MODEL)
     model = MaskedLanguageModel(
         prepared.encoder, grid.tensor, sequence_parallel=recipe.parallel.sequence
     )
@@ -80,7 +80,7 @@ def open_session(
     engine = Engine(model.to(device), recipe, grid, device)
     meter = LossMeter(len(table.names), device)
     clock = TimeSplit(device)
-    watchdog.beat(0, Activity.READ_HELD_OUT)
+    watchdog.heartbeat(0, Activity.READ_VALIDATION_ROWS)
     session = Session(
         recipe=recipe,
         plan=plan,
@@ -99,7 +99,7 @@ def open_session(
         ),
         reporter=Reporter(run_folder, active=host_group.is_rank_zero),
         results=_results(prepared, table, run_folder, host_group),
-        guard=Guard(recipe.guard),
+        loss_monitor=LossMonitor(recipe.guard),
         skipped=SkippedSteps.read(run_folder),
         stop=stop,
         watchdog=watchdog,
@@ -118,12 +118,12 @@ def open_session(
     session.component_tokens = table.from_names({})
     _begin(session, options, prepared)
     if session.results.unigram is None:
-        watchdog.beat(session.step, Activity.COUNT_UNIGRAMS)
-        session.results.unigram = Losses.of(session.held_out.unigram(corpus))
+        watchdog.heartbeat(session.step, Activity.COUNT_UNIGRAMS)
+        session.results.unigram = Losses.of(session.held_out.unigram(corpus), table)
     session.store.prepare(engine)
-    watchdog.beat(session.step, Activity.TRY_LARGEST_BATCHES)
+    watchdog.heartbeat(session.step, Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
-    peaks = run_dry_batches(engine, recipe, shapes, prepared.encoder.vocab_size)
+    peaks = run_memory_check(engine, recipe, shapes, prepared.encoder.vocab_size)
     hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
     _announce(session, hosts, peaks)
     return session
@@ -136,7 +136,7 @@ def _checkpoints(run_folder: Path, prepared: Prepared, watchdog: Watchdog) -> Ch
         keep_last=settings.keep_last,
         keep_every=settings.keep_every,
         asynchronous=settings.asynchronous,
-        alive=watchdog.still_alive,
+        alive=watchdog.keep_alive,
     )
 
 

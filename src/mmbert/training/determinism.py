@@ -18,7 +18,7 @@ from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, HALF_TYPES, ON_GPU
 CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 # NVLink's switches add in the order in which the parts arrive; torch excludes NVLS too.
 NCCL_ALGORITHMS = "^NVLS,NVLSTree"
-SWITCHES = {"NVLS", "NVLSTREE"}
+NVLS_ALGORITHMS = {"NVLS", "NVLSTREE"}
 # flash-attn 3 refuses a deterministic backward pass above this (its hopper/flash_api.cpp).
 FLASH_3_HEAD_SIZE = 192
 
@@ -41,7 +41,7 @@ def set_environment(recipe: Recipe, environment: MutableMapping[str, str] = os.e
     algorithms = environment.get("NCCL_ALGO") or NCCL_ALGORITHMS
     environment["NCCL_ALGO"] = algorithms
     named = {name.strip().upper() for name in algorithms.removeprefix("^").split(",")}
-    if not named >= SWITCHES if algorithms.startswith("^") else SWITCHES & named:
+    if not named >= NVLS_ALGORITHMS if algorithms.startswith("^") else NVLS_ALGORITHMS & named:
         raise UserError(
             f"deterministic: true, but NCCL_ALGO is {algorithms!r}: NVLink's switches add in "
             "another order in every run",
@@ -57,7 +57,7 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
             is too old for bfloat16, or an implementation, which is named, cannot be deterministic.
     """
     dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
-    _check_choices(device, dtype)
+    _check_implementations(device, dtype)
     if device.type != "cuda":
         return
     if recipe.precision == "bfloat16" and not computes_in_bfloat16(device):
@@ -66,14 +66,14 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
             remedy="take an A100 or a later GPU, or train with precision=float32 (slowly)",
         )
     if recipe.deterministic:
-        _check_repeatable(recipe, dtype)
+        _check_deterministic(recipe, dtype)
     torch.use_deterministic_algorithms(recipe.deterministic)
     # Whoever reads what was never written has an error that this would hide, at the cost of time.
     settings: Any = torch.utils.deterministic
     settings.fill_uninitialized_memory = False
 
 
-def _check_choices(device: torch.device, dtype: torch.dtype) -> None:
+def _check_implementations(device: torch.device, dtype: torch.dtype) -> None:
     """Make every choice now, so that what MMBERT_KERNELS and MMBERT_ATTENTION ask for is refused
     here if it cannot be."""
     try:
@@ -91,7 +91,7 @@ def _check_choices(device: torch.device, dtype: torch.dtype) -> None:
         )
 
 
-def _check_repeatable(recipe: Recipe, dtype: torch.dtype) -> None:
+def _check_deterministic(recipe: Recipe, dtype: torch.dtype) -> None:
     unable = nondeterministic_operations(dtype)
     if unable:
         named = ", ".join(f"{operation} by {how}" for operation, how in unable.items())

@@ -14,7 +14,7 @@ from enum import Enum
 from mmbert.data.loading.rows import Row
 from mmbert.recipe import Phase
 from mmbert.schedule import StepPlan, learning_rate, weight_decay
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics_processor import Journal
 from mmbert.training.train_step import StepOutcome
@@ -34,37 +34,37 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
     plan, journal = session.plan, Journal(session)
     ends = {phase.name: phase.end_step for phase in plan.phases}
     end = plan.steps if stop_after_phase is None else ends[stop_after_phase]
-    wishes = agree(session)
+    requests = agree(session)
     while session.step < end:
-        if wishes.failure is not None:
+        if requests.failure is not None:
             session.save("figures cannot be written")
             session.finish_saving()
-            raise wishes.failure
-        if wishes.stop is not None:
+            raise requests.failure
+        if requests.stop is not None:
             session.save("asked to stop")
-            journal.stopped(wishes.stop)
+            journal.stopped(requests.stop)
             return Ending.STOPPED
-        if wishes.save:
+        if requests.save:
             session.save("time")
         at = plan.at(session.step)
         phase_plan, phase = plan.phases[at.phase_index], session.recipe.phases[at.phase_index]
         if session.step == phase_plan.first_step or not journal.in_phase(phase_plan):
             journal.enter_phase(phase_plan)
-        session.beat(Activity.READ_ROWS)
+        session.heartbeat(Activity.READ_ROWS)
         with session.clock.host("data"):
             rows = session.take_rows(at.rows)
         if session.step in session.skipped.steps:
             journal.passed_over(at)
-            wishes = agree(session)
+            requests = agree(session)
         else:
             outcome = take_step(session, at, phase, rows)
-            wishes = outcome.wishes.of_all(outcome.wished, session.host_group)
+            requests = outcome.requests.resolve(outcome.request_counts, session.host_group)
             if not judge(session, journal, at, outcome, rows):
                 continue  # rolled back: the session stands at an earlier step
         session.step += 1
         journal.after_step(at)
         if session.sanity_is_due():
-            session.beat(Activity.COMPARE_RANKS)
+            session.heartbeat(Activity.COMPARE_RANKS)
             session.check_sanity(rows)
         if session.step == phase_plan.end_step:
             journal.leave_phase(phase_plan)
@@ -74,11 +74,11 @@ def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
     return Ending.FINISHED if end == plan.steps else Ending.PHASE_DONE
 
 
-def agree(session: Session) -> Wishes:
+def agree(session: Session) -> LoopRequests:
     """What the ranks want, in a message of its own: no training step has carried it."""
-    session.beat(Activity.ASK_ALL_RANKS)
-    own = session.wishes()
-    return own.of_all(session.host_group.sum(own.flags()), session.host_group)
+    session.heartbeat(Activity.SYNC_REQUESTS)
+    own = session.pending_requests()
+    return own.resolve(session.host_group.sum(own.flags()), session.host_group)
 
 
 def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:
@@ -86,10 +86,10 @@ def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> 
     trace = session.profiler.step()
     if trace is not None:
         session.reporter.say(f"profiler trace: {trace}")
-    session.beat(Activity.TRAIN_STEP)
+    session.heartbeat(Activity.TRAIN_STEP)
     return session.runner.run(
         rows,
-        wishes=session.wishes,
+        pending_requests=session.pending_requests,
         rotary_bases=phase.rotary_bases,
         dropout=session.recipe.dropout_in(phase),
         learning_rate=learning_rate(session.recipe, session.plan, at.step),
@@ -106,10 +106,10 @@ def judge(
     """
     if not outcome.report.finite:
         journal.not_finite(at, outcome, rows)
-        session.guard.note_skipped(at.step)
+        session.loss_monitor.count_non_finite(at.step)
         return True
     journal.count(at, outcome, rows)
-    if session.guard.is_spike(outcome.loss):
+    if session.loss_monitor.is_spike(outcome.loss):
         journal.spike(at, outcome, rows)
         if session.recipe.guard.rollback and session.roll_back(at.step):
             journal.rolled_back()

@@ -1,4 +1,4 @@
-"""The main job from its options to its exit status; `launch/pretrain.py` is a thin caller.
+"""The main job from its options to its exit status; called by `mmbert.pretrain`.
 
 What is wrong with the user's input is found before anything starts and said once, by rank 0,
 whichever rank finds it. The process leaves with `os._exit`, because torch's gloo threads may abort
@@ -21,7 +21,7 @@ from mmbert.parallel.host_group import HostGroup
 from mmbert.training.build_trainer import open_session
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.fault_tolerance.watchdog import open_store
-from mmbert.training.launcher_env import Placement, check_hostfile, device_number
+from mmbert.training.launcher_env import RankInfo, check_hostfile, device_index
 from mmbert.training.loop import Ending, train
 from mmbert.training.metrics.results import print_summary
 from mmbert.training.run_config import Prepared, RunOptions, prepare
@@ -33,15 +33,15 @@ PATIENCE_SECONDS = 5.0
 STARTING_TIMEOUT = timedelta(minutes=10)
 
 
-def pretrain(options: RunOptions, placement: Placement) -> int:
+def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     """Train as `options` say; the exit status. Starts and ends torch.distributed.
 
     Raises nothing that the user should see a traceback of: a UserError is printed here.
     """
-    os.environ.update(placement.environment())
-    prepared, error = _try_to_prepare(options, placement)
+    os.environ.update(rank_info.environment())
+    prepared, error = _try_to_prepare(options, rank_info)
     hang = timedelta(minutes=prepared.recipe.guard.hang_minutes) if prepared else STARTING_TIMEOUT
-    device = _choose_device(placement)
+    device = _choose_device(rank_info)
     if prepared is not None:
         error = _problem_of(prepared, device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -49,8 +49,8 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
     try:
         distributed.init_process_group(
             backend,
-            rank=placement.rank,
-            world_size=placement.world_size,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
             timeout=2 * hang,
             device_id=device if device.type == "cuda" else None,
         )
@@ -58,7 +58,7 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
         if "EADDRINUSE" not in str(network_error):
             raise
         raise UserError(
-            f"port {placement.master_port} of {placement.master_address}, where the ranks were to "
+            f"port {rank_info.master_port} of {rank_info.master_address}, where the ranks were to "
             "meet, is taken (by another run?)",
             remedy="choose another one: deepspeed --master_port N …; for srun, mpirun and torchrun "
             "set MASTER_PORT=N",
@@ -74,7 +74,7 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
         return EXIT_USER_ERROR
     assert prepared is not None
     store = open_store(
-        placement.master_address, placement.rank, placement.world_size, host_group.broadcast
+        rank_info.master_address, rank_info.rank, rank_info.world_size, host_group.broadcast
     )
     try:
         return _run(options, prepared, host_group, store, device)
@@ -106,11 +106,11 @@ def _run(
     return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
 
 
-def _choose_device(placement: Placement) -> torch.device:
+def _choose_device(rank_info: RankInfo) -> torch.device:
     """This rank's GPU; the CPU where there is none, or with DS_ACCELERATOR=cpu."""
     if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
         return torch.device("cpu")
-    number = device_number(placement.local_rank, torch.cuda.device_count())
+    number = device_index(rank_info.local_rank, torch.cuda.device_count())
     os.environ["LOCAL_RANK"] = str(number)  # where DeepSpeed looks for its device
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
@@ -141,11 +141,11 @@ def _say_once(text: str, host_group: HostGroup, store: Any) -> None:
 
 
 def _try_to_prepare(
-    options: RunOptions, placement: Placement
+    options: RunOptions, rank_info: RankInfo
 ) -> tuple[Prepared | None, UserError | None]:
     try:
         check_hostfile()
-        prepared = prepare(options, placement.world_size)
+        prepared = prepare(options, rank_info.world_size)
         set_environment(prepared.recipe)
         return prepared, None
     except UserError as error:
@@ -172,15 +172,15 @@ def _print_errors(errors: list[UserError | None]) -> None:
         sys.stderr.write(f"error{where}: {text}\n")
 
 
-def run_and_exit(options: RunOptions, placement: Placement) -> NoReturn:
+def run_and_exit(options: RunOptions, rank_info: RankInfo) -> NoReturn:
     """`pretrain`, then leave the process with its status."""
     try:
-        status = pretrain(options, placement)
+        status = pretrain(options, rank_info)
     except UserError as error:  # before the ranks could talk to each other
-        sys.stderr.write(f"error (rank {placement.rank}): {error}\n")
+        sys.stderr.write(f"error (rank {rank_info.rank}): {error}\n")
         status = EXIT_USER_ERROR
     except BaseException:
-        sys.stderr.write(f"rank {placement.rank} of {placement.world_size} failed:\n")
+        sys.stderr.write(f"rank {rank_info.rank} of {rank_info.world_size} failed:\n")
         traceback.print_exc()
         status = EXIT_FAILURE
     sys.stdout.flush()

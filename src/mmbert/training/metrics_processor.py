@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmbert.data.loading.rows import Row
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.log_metrics import (
@@ -21,10 +22,8 @@ from mmbert.training.metrics.log_metrics import (
     speed_figures,
 )
 from mmbert.training.metrics.loggers import format_count
-from mmbert.training.metrics.loss_meter import ComponentLosses
 from mmbert.training.metrics.results import Losses
 from mmbert.training.metrics.tensorboard_tags import held_out_tags, training_tags
-from mmbert.training.metrics.validation import HeldOutLoss
 from mmbert.training.train_step import StepOutcome
 from mmbert.training.trainer import Session
 
@@ -45,8 +44,8 @@ class Journal:
         self._recent_rate: float | None = None
         lines = session.plan.steps / session.recipe.logging.every_steps
         self._languages_every = max(LANGUAGES_EVERY_LINES, math.ceil(lines / LANGUAGE_LINES))
-        self._by_language = _no_losses(len(session.table.names))
-        self._held_out: tuple[int, object, HeldOutLoss] | None = None
+        self._by_language = LossTable.zeros(len(session.table.names))
+        self._held_out: tuple[int, object, Losses] | None = None
 
     def in_phase(self, phase_plan: PhasePlan) -> bool:
         """Whether this phase has been entered since the process started."""
@@ -58,7 +57,7 @@ class Journal:
         self._phase = phase.name
         begins = session.step == phase_plan.first_step
         if begins:
-            session.guard.start_phase()
+            session.loss_monitor.start_phase()
         session.reporter.event(
             "phase",
             session.step,
@@ -72,14 +71,14 @@ class Journal:
         )
         if begins:
             losses = self._evaluate(phase_plan)
-            session.results.phases[phase_plan.index].held_out_start = Losses.of(losses)
+            session.results.phases[phase_plan.index].held_out_start = losses
             session.write_results()
         session.interval.restart()
 
     def leave_phase(self, phase_plan: PhasePlan) -> None:
         """The held-out loss after the last step."""
         losses = self._evaluate(phase_plan)
-        self._session.results.phases[phase_plan.index].held_out_end = Losses.of(losses)
+        self._session.results.phases[phase_plan.index].held_out_end = losses
         self._session.write_results()
         self._session.interval.restart()
 
@@ -123,7 +122,7 @@ class Journal:
         self._session.reporter.rewind(self._session.step)
         self._last = None
         self._held_out = None
-        self._by_language = _no_losses(len(self._session.table.names))
+        self._by_language = LossTable.zeros(len(self._session.table.names))
 
     def stopped(self, reason: str) -> None:
         """The run was asked to stop and has saved."""
@@ -148,7 +147,7 @@ class Journal:
                     "languages": sorted(
                         {languages[c] for c in row.segment_components.tolist() if c >= 0}
                     ),
-                    "finite": row.index not in outcome.bad_rows,
+                    "finite": row.index not in outcome.non_finite_rows,
                 }
                 for row in rows
             ]
@@ -180,13 +179,10 @@ class Journal:
         result.seconds += sums.seconds
         if self._last is None:
             return  # every step of the interval was passed over
-        self._by_language = ComponentLosses(
-            self._by_language.loss + losses.loss, self._by_language.count + losses.count
-        )
+        self._by_language += losses
         self._lines += 1
         self._recent_rate = smoothed_rate(self._recent_rate, sums)
         table = session.table
-        tiers = HeldOutLoss.of(losses, table).tiers
         report = self._last.report
         record = {
             "step": session.step,
@@ -213,13 +209,13 @@ class Journal:
                 left_in_phase=phase_plan.first_token + phase_plan.tokens - at.tokens_after,
                 left=session.plan.tokens - at.tokens_after,
             ),
-            "loss_by_tier": tiers,
+            "loss_by_tier": losses.by_tier(table),
         }
         if with_languages or self._lines % self._languages_every == 0:
-            by_language = HeldOutLoss.of(self._by_language, table).languages
+            by_language = self._by_language.by_language(table)
             figures = language_figures(table, at, session.component_tokens)
             record |= {"loss_by_language": by_language, **figures}
-            self._by_language = _no_losses(len(table.names))
+            self._by_language = LossTable.zeros(len(table.names))
             self._distributions(record)
         session.reporter.line(record)
         session.reporter.scalars(session.step, training_tags(record))
@@ -241,7 +237,7 @@ class Journal:
             step, tag = self._session.step, f"languages/{title}"
             self._session.reporter.histogram(step, tag, np.array(list(values.values())))
 
-    def _evaluate(self, phase_plan: PhasePlan) -> HeldOutLoss:
+    def _evaluate(self, phase_plan: PhasePlan) -> Losses:
         """The held-out loss now, with the phase's rotary bases; not twice for the same weights."""
         session, phase = self._session, self._session.recipe.phases[phase_plan.index]
         if self._held_out is not None:
@@ -250,13 +246,14 @@ class Journal:
                 return losses
         begin = time.perf_counter()
         with session.clock.paused():
-            losses = session.held_out.loss(
+            found = session.held_out.loss(
                 session.engine.module,
                 phase.rotary_bases,
-                beat=lambda: session.beat(Activity.EVALUATE),
+                heartbeat=lambda: session.heartbeat(Activity.VALIDATE),
             )
         seconds = time.perf_counter() - begin
         session.interval.leave_out(seconds)
+        losses = Losses.of(found, session.table)
         self._held_out = (session.step, phase.rotary_bases, losses)
         tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
         text = "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"
@@ -272,10 +269,6 @@ class Journal:
         )
         session.reporter.scalars(session.step, held_out_tags(losses))
         return losses
-
-
-def _no_losses(components: int) -> ComponentLosses:
-    return ComponentLosses(np.zeros(components), np.zeros(components))
 
 
 def _span(settings: object) -> str:

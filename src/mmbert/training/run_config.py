@@ -20,7 +20,8 @@ from mmbert.training.metrics.loggers import format_count
 class RunOptions:
     """What the command line says."""
 
-    recipe: Path
+    recipe: str | Path
+    """A recipe's name, or the path of its file."""
     data: Path
     output: Path
     overrides: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from mmbert.data.loading.device_inputs import inputs_on
 from mmbert.data.loading.rows import Row
 from mmbert.recipe import RotaryBases
 from mmbert.training.engine.engine import Engine, OptimizerReport
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import TimeSplit
 
@@ -33,13 +33,13 @@ class StepOutcome:
 
     loss: float
     report: OptimizerReport
-    bad_rows: tuple[int, ...]
+    non_finite_rows: tuple[int, ...]
     """Of this rank's rows, those whose own loss is not finite; looked up only when the step was
     not."""
-    wishes: Wishes
+    requests: LoopRequests
     """This rank's, when the step was queued."""
-    wished: tuple[float, ...]
-    """How many ranks had each of `Wishes.flags`."""
+    request_counts: tuple[float, ...]
+    """How many ranks had each of `LoopRequests.flags`."""
 
 
 class StepRunner:
@@ -64,7 +64,7 @@ class StepRunner:
         self,
         rows: Sequence[Row],
         *,
-        wishes: Callable[[], Wishes],
+        pending_requests: Callable[[], LoopRequests],
         rotary_bases: RotaryBases,
         dropout: float,
         learning_rate: float,
@@ -73,10 +73,10 @@ class StepRunner:
         """Train on this rank's `rows` of one step.
 
         Args:
-            wishes: asked for this rank's wishes as late as they can travel with the step's figures.
+            pending_requests: called as late as its answer can still travel with the step scalars.
         """
         masked_tokens = sum(float(row.weights.sum()) for row in rows)
-        loss_scale = self._over_all_masked_tokens(masked_tokens)
+        loss_scale = self._inverse_masked_tokens(masked_tokens)
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
         inputs = inputs_on(self._engine.device, rows)
         for number in range(len(rows)):
@@ -96,11 +96,11 @@ class StepRunner:
             self._clock.between("backward", self._forward_end, self._clock.mark())
             passes.append((losses, batch.weights, components))
         row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
-        own = wishes()
-        figures = self._over_all_ranks(row_losses.sum(), [masked_tokens, *own.flags()])
+        own = pending_requests()
+        step_scalars = self._sum_over_ranks(row_losses.sum(), [masked_tokens, *own.flags()])
         with self._clock.device("optimizer"):
-            report = self._engine.optimizer_step(learning_rate, weight_decay, figures)
-        total_loss, all_masked_tokens, *wished = report.figures
+            report = self._engine.optimizer_step(learning_rate, weight_decay, step_scalars)
+        total_loss, all_masked_tokens, *request_counts = report.step_scalars
         bad: tuple[int, ...] = ()
         if report.finite:
             for losses, weights, components in passes:
@@ -108,26 +108,27 @@ class StepRunner:
         else:
             finite = torch.isfinite(row_losses).tolist()
             bad = tuple(row.index for row, good in zip(rows, finite, strict=True) if not good)
-        return StepOutcome(total_loss / all_masked_tokens, report, bad, own, tuple(wished))
+        return StepOutcome(total_loss / all_masked_tokens, report, bad, own, tuple(request_counts))
 
-    def _over_all_masked_tokens(self, own: float) -> Tensor:
+    def _inverse_masked_tokens(self, own: float) -> Tensor:
         """float64 []: one over the masked tokens of all data ranks, this one's being `own`."""
-        count, data = self._send([own]).squeeze(0), self._engine.grid.data
+        count, data = self._to_device([own]).squeeze(0), self._engine.grid.data
         if data.size > 1:
             distributed.all_reduce(count, group=data.group)
         return 1.0 / count
 
-    def _over_all_ranks(self, loss: Tensor, numbers: Sequence[float]) -> Tensor:
+    def _sum_over_ranks(self, loss: Tensor, numbers: Sequence[float]) -> Tensor:
         """float64 [1 + n]: the sums over all ranks of `loss` and of `numbers`, of which the first
         is this rank's masked tokens."""
-        figures, grid = torch.cat((loss.reshape(1), self._send(numbers))), self._engine.grid
+        grid = self._engine.grid
+        step_scalars = torch.cat((loss.reshape(1), self._to_device(numbers)))
         if grid.tensor.rank != 0:
-            figures[:2] = 0.0  # the first of the tensor group has the same rows
+            step_scalars[:2] = 0.0  # the first of the tensor group has the same rows
         if grid.world_size > 1:
-            distributed.all_reduce(figures)
-        return figures
+            distributed.all_reduce(step_scalars)
+        return step_scalars
 
-    def _send(self, numbers: Sequence[float]) -> Tensor:
+    def _to_device(self, numbers: Sequence[float]) -> Tensor:
         """float64 [n] on its way to the device; from pinned memory, so that the host goes on."""
         tensor = torch.tensor(numbers, dtype=torch.float64)
         if self._engine.device.type == "cuda":

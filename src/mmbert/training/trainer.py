@@ -22,8 +22,8 @@ from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.loop_requests import Wishes
-from mmbert.training.fault_tolerance.loss_monitor import Guard, SkippedSteps
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
+from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.communication_timer import CommunicationClock
@@ -56,7 +56,7 @@ class Session:
     held_out: HeldOut
     reporter: Reporter
     results: Results
-    guard: Guard
+    loss_monitor: LossMonitor
     skipped: SkippedSteps
     stop: StopRequest
     watchdog: Watchdog
@@ -76,9 +76,9 @@ class Session:
     _saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
-    def beat(self, activity: Activity) -> None:
+    def heartbeat(self, activity: Activity) -> None:
         """Tell the watchdog what comes next."""
-        self.watchdog.beat(self.step, activity)
+        self.watchdog.heartbeat(self.step, activity)
 
     def take_rows(self, rows: int) -> list[Row]:
         """This rank's rows of the next step, `rows` being those of all data ranks."""
@@ -113,9 +113,9 @@ class Session:
         """Add an interval's tokens to the run's."""
         self.component_tokens = self.component_tokens + sums.component_tokens
 
-    def wishes(self) -> Wishes:
+    def pending_requests(self) -> LoopRequests:
         """What this rank wants now; costs a few system calls."""
-        return Wishes(self.stop.reason(), self.minutes_are_due(), self.reporter.failure)
+        return LoopRequests(self.stop.reason(), self.minutes_are_due(), self.reporter.failure)
 
     def minutes_are_due(self) -> bool:
         """Whether the wall-clock interval has passed since the last save, by rank 0's clock."""
@@ -135,9 +135,9 @@ class Session:
         """Write a checkpoint of the state before `step` (all ranks), unless there is one."""
         if self._saved_step == self.step:
             return
-        self.beat(Activity.COMPARE_RANKS)
+        self.heartbeat(Activity.COMPARE_RANKS)
         self.check_sanity()
-        self.beat(Activity.SAVE_CHECKPOINT)
+        self.heartbeat(Activity.SAVE_CHECKPOINT)
         with self.clock.host("checkpoint"):
             self.reporter.sync()
             path = self.store.save(self.engine, self._state(phase_end))
@@ -170,12 +170,12 @@ class Session:
 
     def finish_saving(self) -> None:
         """Wait until what is being written is on disk, on all ranks."""
-        self.beat(Activity.FINISH_SAVING)
+        self.heartbeat(Activity.FINISH_SAVING)
         self.store.wait()
 
     def load(self, path: Path) -> RunState:
         """Take over the checkpoint at `path` (all ranks)."""
-        self.beat(Activity.LOAD_CHECKPOINT)
+        self.heartbeat(Activity.LOAD_CHECKPOINT)
         state = self.store.load(self.engine, path)
         self.adopt(state)
         self._saved_step = self.step
@@ -187,7 +187,7 @@ class Session:
         Raises:
             UserError: on every rank, naming the damaged file.
         """
-        self.beat(Activity.VERIFY_CHECKPOINT)
+        self.heartbeat(Activity.VERIFY_CHECKPOINT)
         share, shares = self.host_group.rank, self.host_group.world_size
         for problem in self.host_group.gather(problem_with(path, share=share, shares=shares)):
             if problem is not None:
@@ -198,7 +198,7 @@ class Session:
         self.step = state.step
         self._data_state = cast(DataState, state.data) if state.data else None
         self.component_tokens = self.table.from_names(state.extra["component_tokens"])
-        self.guard.load(state.extra["guard"])
+        self.loss_monitor.load_state_dict(state.extra["guard"])
         self.results.rewind(self.step)
         self.close_loader()
 
@@ -271,7 +271,7 @@ class Session:
             language_tokens=self.table.by_language(tokens),
             extra={
                 "component_tokens": self.table.to_names(tokens),
-                "guard": self.guard.state(),
+                "guard": self.loss_monitor.state_dict(),
             },
             phase_end=phase_end,
         )

@@ -17,7 +17,7 @@ from mmbert.wheels.target import Target
 
 _MEBIBYTE = 1 << 20
 # From this many bytes on a package has a bar of its own.
-_SLOW = 32 * _MEBIBYTE
+_PROGRESS_BAR_BYTES = 32 * _MEBIBYTE
 _CUDA = ("torch", "triton", "nvidia-", "cuda-")
 
 
@@ -45,7 +45,7 @@ def collect(
         print(f"{folder} has all that is missing there: {_summary(folder)}")
         return
     total = sum(package.size or 0 for package in packages)
-    print(f"for {target}: {len(packages)} packages to collect, {in_words(packages)}")
+    print(f"for {target}: {len(packages)} packages to collect, {describe_size(packages)}")
     free = shutil.disk_usage(folder).free
     if free < total:
         raise UserError(
@@ -55,10 +55,10 @@ def collect(
     failures = []
     for number, package in enumerate(packages, start=1):
         kind = "" if package.wheel else ", from source"
-        words = f"{package.name} {package.version} ({in_words([package])}{kind})"
+        words = f"{package.name} {package.version} ({describe_size([package])}{kind})"
         print(f"[{number}/{len(packages)}] {words}", flush=True)
         try:
-            _bring(package, folder, target)
+            _fetch(package, folder, target)
         except UserError as error:
             print(f"  {error.message}", flush=True)
             failures.append(error)
@@ -90,7 +90,7 @@ def _writable(folder: Path, target: Target) -> Contents:
     return contents
 
 
-def _bring(package: Package, folder: Path, target: Target) -> None:
+def _fetch(package: Package, folder: Path, target: Target) -> None:
     """Put one wheel into `folder`, whole or not at all, in place of other versions of it."""
     exact = f"{package.name}=={package.version}"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -101,7 +101,9 @@ def _bring(package: Package, folder: Path, target: Target) -> None:
             asked = Path(place) / "wanted.txt"
             asked.write_text(line + "\n", encoding="utf-8")
             options = ["--no-deps", *target.pip_options, f"--dest={place}", f"-r{asked}"]
-            run([*pip, "download", *options], exact, shown=(package.size or 0) > _SLOW)
+            run(
+                [*pip, "download", *options], exact, shown=(package.size or 0) > _PROGRESS_BAR_BYTES
+            )
         else:
             options = ["--no-deps", f"--no-binary={package.name}", f"--wheel-dir={place}"]
             # DeepSpeed compiles its CUDA operations when it runs; none may be built here.
@@ -115,16 +117,16 @@ def _bring(package: Package, folder: Path, target: Target) -> None:
             )
         for stale in folder.glob("*.whl"):
             try:
-                name, number, _, marks = utils.parse_wheel_filename(stale.name)
+                name, number, _, wheel_tags = utils.parse_wheel_filename(stale.name)
             except utils.InvalidWheelFilename:
                 continue
             same = (name, str(number) == package.version) == (package.name, False)
-            if same and not marks.isdisjoint(target.tags):
+            if same and not wheel_tags.isdisjoint(target.tags):
                 stale.unlink()
         made.replace(folder / made.name)
 
 
-def in_words(packages: list[Package]) -> str:
+def describe_size(packages: list[Package]) -> str:
     """The bytes of some packages in words, with what the registry does not say."""
     known = [package for package in packages if package.size is not None]
     if not known:

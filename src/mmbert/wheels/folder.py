@@ -52,11 +52,11 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
     damaged: dict[str, Path] = {}
     for path in sorted(folder.glob("*.whl")):
         try:
-            name, number, _, marks = utils.parse_wheel_filename(path.name)
+            name, number, _, wheel_tags = utils.parse_wheel_filename(path.name)
         except utils.InvalidWheelFilename:
             continue
         try:
-            if taken.isdisjoint(marks):
+            if taken.isdisjoint(wheel_tags):
                 others[name] = path.name
                 continue
             wheel = Wheel(path, name, number, _requires(path))
@@ -74,8 +74,8 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
 
 def is_pure(path: Path) -> bool:
     """Whether a wheel runs on every platform: by its tags and by its own word."""
-    _, _, _, marks = utils.parse_wheel_filename(path.name)
-    anywhere = all((mark.abi, mark.platform) == ("none", "any") for mark in marks)
+    _, _, _, wheel_tags = utils.parse_wheel_filename(path.name)
+    anywhere = all((tag.abi, tag.platform) == ("none", "any") for tag in wheel_tags)
     return anywhere and _message(path, "WHEEL").get("Root-Is-Purelib", "").strip() == "true"
 
 

@@ -12,7 +12,9 @@ _FREEZE = re.compile(r"([A-Za-z0-9][\w.-]*)\s*===?\s*(\S+)")
 _LIST = re.compile(r"([A-Za-z0-9][\w.-]*)\s+(\d\S*)(\s+\S.*)?")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)\s*@\s*\S+|(?:-e|--editable)\s+\S+")
 # pip writes these around its lists when both its streams go to one file.
-_ASIDE = re.compile(r"Package\s+Version\b.*|-[- ]+|#.*|WARNING:.*|DEPRECATION:.*|\[notice\].*|")
+_IGNORED_LINES = re.compile(
+    r"Package\s+Version\b.*|-[- ]+|#.*|WARNING:.*|DEPRECATION:.*|\[notice\].*|"
+)
 _WHEEL = re.compile(r"@\s*\S*?([^/\s]+\.whl)(?:#\S*)?$")
 
 
@@ -35,7 +37,7 @@ def read_list(path: Path) -> dict[str, version.Version]:
     found: dict[str, version.Version] = {}
     for number, line in enumerate(lines, start=1):
         words = line.strip()
-        if _ASIDE.fullmatch(words):
+        if _IGNORED_LINES.fullmatch(words):
             continue
         pair = _pair(words)
         if pair is None and not _NAMED.fullmatch(words):

@@ -15,7 +15,7 @@ from mmbert.wheels.programs import run
 
 
 @dataclass(frozen=True)
-class Lack:
+class MissingPackages:
     """What an interpreter lacks: the wheels that mend it, and what no wheel mends, with why."""
 
     wheels: dict[str, Wheel]
@@ -32,7 +32,7 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
         UserError: `folder` lacks a package, or has it damaged or for another machine; all such are
             named.
     """
-    lack = find_lack(wanted, read_folder(folder, tags.sys_tags()))
+    lack = find_missing(wanted, read_folder(folder, tags.sys_tags()))
     if lack.wheels:
         files = [str(wheel.path) for wheel in lack.wheels.values()]
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -52,7 +52,7 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
         print(f"{sys.executable} has all that is required")
 
 
-def find_lack(wanted: Iterable[requirements.Requirement], contents: Contents) -> Lack:
+def find_missing(wanted: Iterable[requirements.Requirement], contents: Contents) -> MissingPackages:
     """Walk the requirements, and those of the wheels that they call for, through both places."""
     wheels: dict[str, Wheel] = {}
     missing: dict[str, tuple[specifiers.SpecifierSet, str]] = {}
@@ -91,7 +91,9 @@ def find_lack(wanted: Iterable[requirements.Requirement], contents: Contents) ->
         found = {by for name in found for by in needed_by[name]} - useless - {""}
         useless |= found
     wheels = {name: wheel for name, wheel in wheels.items() if name not in useless}
-    return Lack(wheels, [f"{name}{bounds}{why}" for name, (bounds, why) in sorted(missing.items())])
+    return MissingPackages(
+        wheels, [f"{name}{bounds}{why}" for name, (bounds, why) in sorted(missing.items())]
+    )
 
 
 def _is_installed(requirement: requirements.Requirement) -> bool:

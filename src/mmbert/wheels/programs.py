@@ -45,10 +45,12 @@ def find_uv(private: Path = ROOT / ".venv-tools") -> str:
 
 def _is_new_enough(uv: str) -> bool:
     try:
-        said = subprocess.run([uv, "--version"], capture_output=True, text=True, check=False).stdout
+        output = subprocess.run(
+            [uv, "--version"], capture_output=True, text=True, check=False
+        ).stdout
     except OSError:
         return False
-    match = re.match(r"uv (\d+)\.(\d+)", said)
+    match = re.match(r"uv (\d+)\.(\d+)", output)
     return match is not None and (int(match[1]), int(match[2])) >= _OLDEST_UV
 
 
@@ -86,15 +88,15 @@ def run(
     return result
 
 
-def failure(purpose: str, said: str) -> UserError:
+def failure(purpose: str, output: str) -> UserError:
     """What a program's last words mean to the user."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"(error|cause|hint)\b", line, re.IGNORECASE)]
     words = "; ".join((told or lines)[:3]) or "it said nothing"
-    if _NO_NETWORK.search(said):
+    if _NO_NETWORK.search(output):
         remedy = "the package registry cannot be reached: run this where it can (PIP_INDEX_URL="
         return UserError(f"{purpose}: {words}", remedy=remedy + "… names a mirror)")
-    if "externally-managed-environment" in said:
+    if "externally-managed-environment" in output:
         return UserError(
             f"{purpose}: the system keeps this interpreter's packages",
             remedy="use one of your own on top of it: python3 -m venv --system-site-packages DIR",
@@ -115,6 +117,6 @@ def uv_environment() -> dict[str, str]:
 
 
 def _configured(key: str) -> str:
-    asked = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
-    result = subprocess.run(asked, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     return "" if result.returncode else result.stdout.strip()

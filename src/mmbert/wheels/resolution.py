@@ -69,25 +69,25 @@ def resolve(
         }
         there |= {wheel.name: (wheel.version, metadata(wheel.path)) for wheel in collected}
         for name, (number, text) in there.items():
-            _pretend(site, name, str(number), text)
+            _write_metadata(site, name, str(number), text)
         lines = Path(place) / "wanted.txt"
         lines.write_text("".join(f"{requirement}\n" for requirement in wanted), encoding="utf-8")
         python = ".".join(map(str, target.python))
         about = [f"--python-platform={target.uv_platform}", f"--python-version={python}"]
-        asked = [uv, "pip", "install", "--dry-run", "--target", str(site), *about, *options]
+        command = [uv, "pip", "install", "--dry-run", "--target", str(site), *about, *options]
         # A build of a package's metadata must not look for a CUDA compiler.
         environment = {**uv_environment(), "DS_BUILD_OPS": "0", "NO_COLOR": "1"}
-        said = run([*asked, "-r", str(lines)], "resolving the requirements", environment).stderr
-        chosen = [match for match in _CHANGE.findall(said) if match[0] == "+"]
+        output = run([*command, "-r", str(lines)], "resolving the requirements", environment).stderr
+        chosen = [match for match in _CHANGE.findall(output) if match[0] == "+"]
         lines.write_text("".join(f"{name}=={number}\n" for _, name, number in chosen))
         lock = Path(place) / "pylock.toml"
-        asked = [uv, "pip", "compile", "--quiet", "--no-deps", *about, f"--output-file={lock}"]
-        run([*asked, str(lines)], "asking for the files", environment)
+        command = [uv, "pip", "compile", "--quiet", "--no-deps", *about, f"--output-file={lock}"]
+        run([*command, str(lines)], "asking for the files", environment)
         packages = tomllib.loads(lock.read_text(encoding="utf-8")).get("packages", [])
     return [_package(entry, target) for entry in packages]
 
 
-def _pretend(site: Path, name: str, number: str, text: bytes) -> None:
+def _write_metadata(site: Path, name: str, number: str, text: bytes) -> None:
     """Make `site` look as if a package was installed there."""
     folder = site / f"{name.replace('-', '_')}-{number}.dist-info"
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,12 +100,12 @@ def _package(entry: dict, target: Target) -> Package:
     order = {tag: rank for rank, tag in enumerate(target.tags)}
     ranked = []
     for file in entry.get("wheels", []):
-        name = file.get("name") or _last_part(file.get("url") or file.get("path", ""))
+        name = file.get("name") or _file_name(file.get("url") or file.get("path", ""))
         try:
-            marks = utils.parse_wheel_filename(name)[3]
+            wheel_tags = utils.parse_wheel_filename(name)[3]
         except utils.InvalidWheelFilename:
             continue
-        ranks = [order[mark] for mark in marks if mark in order]
+        ranks = [order[tag] for tag in wheel_tags if tag in order]
         if ranks:
             ranked.append((min(ranks), name, file))
     found = min(ranked, key=lambda item: item[:2], default=None)
@@ -119,5 +119,5 @@ def _package(entry: dict, target: Target) -> Package:
     )
 
 
-def _last_part(url: str) -> str:
+def _file_name(url: str) -> str:
     return urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])

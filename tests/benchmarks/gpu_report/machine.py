@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from mmbert.doctor import examine
+from mmbert.doctor import collect_findings
 from tests.benchmarks.gpu_report.options import part_parser
 from tests.benchmarks.gpu_report.records import NO_GPU, Recorder
 
@@ -64,7 +64,7 @@ def main() -> int:
             _describe_gpu(recorder)
         except RuntimeError as error:  # not even a context has room; doctor says what to do
             recorder.remark("GPU", str(error).splitlines()[0])
-    for finding in examine():
+    for finding in collect_findings():
         if finding.remedy:
             recorder.remark(f"doctor, {finding.name}", f"{finding.value}: {finding.remedy}")
         elif finding.section in ("kernels", "devices", "backends"):

@@ -104,8 +104,8 @@ def test_no_held_out_text_gives_no_rows(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path, {"web": {"aaa_Latn": [50] * 60}}, contexts=[64])
     assert heldout_rows(corpus, _recipe()) == []
     loss = unigram_loss(corpus, [])
-    assert math.isnan(loss.overall)
-    assert loss.components == {}
+    assert loss.mean() is None
+    assert loss.count.tolist() == [0.0]
 
 
 def test_unigram_loss_is_the_smoothed_frequencies(corpus: Corpus) -> None:
@@ -125,13 +125,14 @@ def test_unigram_loss_is_the_smoothed_frequencies(corpus: Corpus) -> None:
             if weight:
                 name = corpus.components[component].name
                 sums.setdefault(name, []).append(-math.log(probability[label]))
-    assert set(loss.components) == set(sums)
+    means = loss.by_label([component.name for component in corpus.components])
+    assert set(means) == set(sums)
     for name, values in sums.items():
-        assert loss.components[name] == pytest.approx(np.mean(values))
+        assert means[name] == pytest.approx(np.mean(values))
     everything = np.concatenate(list(sums.values()))
-    assert loss.overall == pytest.approx(everything.mean())
-    assert loss.tokens == len(everything)
-    assert loss.tokens == sum(int(row.weights.sum()) for row in rows)
+    assert loss.mean() == pytest.approx(everything.mean())
+    assert loss.count.sum() == len(everything)
+    assert loss.count.sum() == sum(int(row.weights.sum()) for row in rows)
 
 
 def test_unigram_sample_is_bounded(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

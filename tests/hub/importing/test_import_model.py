@@ -22,7 +22,7 @@ from mmbert.hub.model_source import HuggingFaceSource
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.recipe import ModelSettings
 from mmbert_prep.tokenization.folder import write_huggingface_folder
-from tests.support.strangers import EMBEDDING, stored, stranger
+from tests.support.external_model import EMBEDDING, external_model, stored
 from tests.support.tokenizers import (
     SENTENCES,
     byte_level_tokenizer,
@@ -57,7 +57,7 @@ def test_weights_come_in_and_go_out_bit_for_bit(their_folder: Path, tmp_path: Pa
 
 
 def test_bfloat16_weights_come_through_unchanged(tmp_path: Path) -> None:
-    folder = stranger(tmp_path / "theirs", torch.bfloat16)
+    folder = external_model(tmp_path / "theirs", torch.bfloat16)
     import_model(folder, tmp_path / "imported")
     export_checkpoint(tmp_path / "imported", tmp_path / "out", "bfloat16")
     theirs, ours = stored(folder), stored(tmp_path / "out")
@@ -106,9 +106,9 @@ def test_a_local_base_of_null_means_the_global_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("new", ["metaspace", "byte level"])
-@pytest.mark.parametrize("initialisation", ["subwords", "mean"])
+@pytest.mark.parametrize("initialization", ["subwords", "mean"])
 def test_a_new_tokenizer_keeps_the_rows_of_tokens_it_shares(
-    their_folder: Path, tmp_path: Path, new: str, initialisation: str
+    their_folder: Path, tmp_path: Path, new: str, initialization: str
 ) -> None:
     make = metaspace_tokenizer if new == "metaspace" else byte_level_tokenizer
     save_tokenizer(tmp_path / "tokenizer", make(NEW_SENTENCES, 450))
@@ -116,7 +116,7 @@ def test_a_new_tokenizer_keeps_the_rows_of_tokens_it_shares(
         their_folder,
         tmp_path / "out",
         tokenizer=tmp_path / "tokenizer",
-        initialisation=initialisation,
+        initialization=initialization,
     )
     old, fresh = FastTokenizer(their_folder), FastTokenizer(tmp_path / "tokenizer")
     before, after = stored(their_folder), stored(tmp_path / "out")
@@ -125,12 +125,12 @@ def test_a_new_tokenizer_keeps_the_rows_of_tokens_it_shares(
     change = report.vocabulary
     assert change is not None
     assert change.kept > 100
-    assert (change.composed > 0) == (initialisation == "subwords")
-    old_rows = {old.content(token): number for token, number in old.vocabulary.items()}
+    assert (change.composed > 0) == (initialization == "subwords")
+    old_rows = {old.token_bytes(token): number for token, number in old.vocabulary.items()}
     mean = before[EMBEDDING].double().mean(0).float()
     checked = {"kept": 0, "new": 0}
     for token, number in fresh.vocabulary.items():
-        content = fresh.content(token)
+        content = fresh.token_bytes(token)
         if number < 5:  # special tokens correspond by role, and have the same ids here
             assert torch.equal(after[EMBEDDING][number], before[EMBEDDING][number])
         elif content in old_rows:
@@ -139,7 +139,7 @@ def test_a_new_tokenizer_keeps_the_rows_of_tokens_it_shares(
                 assert torch.equal(after[name][number], before[name][old_rows[content]])
         else:
             checked["new"] += 1
-            pieces = old.encode(content.decode()) if initialisation == "subwords" else []
+            pieces = old.encode(content.decode()) if initialization == "subwords" else []
             expected = before[EMBEDDING][pieces].mean(0) if pieces else mean
             assert torch.allclose(after[EMBEDDING][number], expected, atol=1e-6)
     assert min(checked.values()) > 5
@@ -212,7 +212,7 @@ def test_what_the_old_tokenizer_cannot_spell_has_no_part_in_a_row(tmp_path: Path
     save_tokenizer(tmp_path / "new", extended)
     old, new = FastTokenizer(tmp_path / "old"), FastTokenizer(tmp_path / "new")
     unknown = old.vocabulary["<unk>"]
-    spelt = old.spell("town☃bridge".encode())
+    spelt = old.encode_bytes("town☃bridge".encode())
     assert unknown in spelt
     change = change_vocabulary(old, new, "subwords")
     expected = tuple(number for number in spelt if number != unknown)
@@ -292,7 +292,7 @@ def test_letters_are_not_mistaken_for_bytes_between_kinds_of_tokenizers(tmp_path
     letters, in_bytes = FastTokenizer(tmp_path / "letters"), FastTokenizer(tmp_path / "bytes")
     assert "Ð" in letters.vocabulary
     assert "Ð" in in_bytes.vocabulary
-    assert in_bytes.content("Ð") == b"\xd0"
+    assert in_bytes.token_bytes("Ð") == b"\xd0"
     change = change_vocabulary(letters, in_bytes, "subwords")
     assert change.sources[in_bytes.vocabulary["Ð"]] == ()
 
@@ -301,7 +301,7 @@ def test_a_vocabulary_that_holds_the_word_byte_level_is_not_one(tmp_path: Path) 
     tokenizer = metaspace_tokenizer()
     tokenizer.add_tokens(["ByteLevel"])
     save_tokenizer(tmp_path, tokenizer)
-    assert FastTokenizer(tmp_path).content("▁town") == b" town"
+    assert FastTokenizer(tmp_path).token_bytes("▁town") == b" town"
 
 
 @pytest.mark.parametrize("kind", ["byte level", "metaspace"])
@@ -312,9 +312,9 @@ def test_new_words_are_spelt_exactly(tmp_path: Path, kind: str) -> None:
     save_tokenizer(tmp_path, make())
     tokenizer = FastTokenizer(tmp_path)
     for word in (b"bridgerain", b" bridgerain", b" town window", b"reads"):
-        ids = tokenizer.spell(word)
+        ids = tokenizer.encode_bytes(word)
         names = {number: token for token, number in tokenizer.vocabulary.items()}
-        spelt = b"".join(tokenizer.content(names[number]) for number in ids)
+        spelt = b"".join(tokenizer.token_bytes(names[number]) for number in ids)
         adds_space = kind == "metaspace" and not word.startswith(b" ")
         assert spelt == (b" " + word if adds_space else word)
-    assert tokenizer.spell(b"\xd0") == []
+    assert tokenizer.encode_bytes(b"\xd0") == []

@@ -11,8 +11,8 @@ from mmbert_kernels.support.dispatch import backend
 from tests.kernels.case import LENGTHS, cumulative
 from tests.kernels.cases import attention
 from tests.kernels.comparison import compare
+from tests.support.fake_gpu import PeakMemory, fake_gpu, on_meta_device
 from tests.support.packed_rows import packed_rows
-from tests.support.pretended_gpu import LargestMemory, pretended_gpu, without_content
 from tests.support.tiny_models import BASES, tiny_config
 
 BLOCKED = "mmbert_kernels.packed_attention.cpu_blocked"
@@ -49,13 +49,13 @@ def largest_memory(tokens: int) -> int:
     (row,) = packed_rows(1, tokens=tokens, context=tokens, mask_ratio=0.3, vocabulary=131)
     config = tiny_config(hidden_size=256, local_window=128)
     with (
-        pretended_gpu(lambda *_, **__: None),
+        fake_gpu(lambda *_, **__: None),
         pytest.MonkeyPatch.context() as patch,
-        LargestMemory() as memory,
+        PeakMemory() as memory,
     ):
         # what the host would read: tensors without content have no lengths
         patch.setattr(f"{BLOCKED}.host_ends", lambda _: [0, tokens])
-        model, batch = without_content(config, row, torch.float32)
+        model, batch = on_meta_device(config, row, torch.float32)
         weights = memory.alive
         (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
@@ -78,7 +78,7 @@ def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixtur
     cu_seqlens = cumulative((64,)).to("meta")
     sys.modules["mmbert_kernels.packed_attention.attention"]._warn_of_plain.cache_clear()
     with (
-        pretended_gpu(lambda *_, **__: None),
+        fake_gpu(lambda *_, **__: None),
         caplog.at_level(logging.INFO, logger="mmbert.kernels"),
     ):
         for _ in range(2):

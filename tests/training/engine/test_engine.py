@@ -131,7 +131,7 @@ def bfloat16_details(rank: int, world_size: int) -> list[dict[str, Any]]:
     for stage in STAGES:
         grid = start(rank, world_size, 1)
         engine = prescribed_engine(grid, parallel__zero_stage=stage, precision="bfloat16")
-        engine.refresh()
+        engine.sync_model_weights()
         masters = as_numpy(gather_full(engine))
         seen: dict[str, Array] = {}
         hooks = [

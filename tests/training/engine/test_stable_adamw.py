@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmbert.training.engine.engine import Engine
-from mmbert.training.engine.stable_adamw import FlatLayout, StableAdamW, no_decay
+from mmbert.training.engine.stable_adamw import PartitionLayout, StableAdamW, skips_weight_decay
 from tests.support.prescribed_gradients import (
     SPECS,
     PrescribedBatch,
@@ -125,17 +125,17 @@ def local_shape(fragment: Any) -> tuple[int, ...]:
 
 def break_statistics(engine: Engine, fault: str) -> None:
     """Take the RMS over the wrong elements, as an optimiser that knows nothing of ZeRO would."""
-    optimizer = engine._base
+    optimizer = engine._client_optimizer
     assert isinstance(optimizer, StableAdamW)
 
-    def over_the_partition(sums: Tensor, layout: FlatLayout) -> Tensor:
+    def over_the_partition(sums: Tensor, layout: PartitionLayout) -> Tensor:
         return sums.sum(0).expand(len(layout.full_sizes), 2)
 
-    def over_the_shard(sums: Tensor, layout: FlatLayout) -> Tensor:
+    def over_the_shard(sums: Tensor, layout: PartitionLayout) -> Tensor:
         totals = torch.zeros((len(layout.full_sizes), 2), dtype=torch.float64)
         return totals.index_add_(0, layout.tensors, sums)
 
-    def replicated_counted_twice(sums: Tensor, layout: FlatLayout) -> Tensor:
+    def replicated_counted_twice(sums: Tensor, layout: PartitionLayout) -> Tensor:
         totals = over_the_shard(sums, layout)
         torch.distributed.all_reduce(totals)
         totals[:, 1] = layout.full_sizes
@@ -182,10 +182,10 @@ def test_statistics_over_the_wrong_elements_are_noticed(
 
 def wrong_layout(rank: int, world_size: int) -> str:
     engine = prescribed_engine(start(rank, world_size, 1))
-    optimizer = engine._base
+    optimizer = engine._client_optimizer
     assert isinstance(optimizer, StableAdamW)
     assert optimizer.layout is not None
-    twice = replace(optimizer.layout, counted=2 * optimizer.layout.counted)
+    twice = replace(optimizer.layout, owned=2 * optimizer.layout.owned)
     try:
         optimizer.use_layout(next(iter(optimizer.state)), twice)
     except RuntimeError as error:
@@ -198,10 +198,10 @@ def test_elements_held_twice_are_refused_at_the_start() -> None:
 
 
 def test_what_is_spared_weight_decay() -> None:
-    assert no_decay("model.final_norm.weight", 1)
-    assert no_decay("decoder.bias", 1)
-    assert no_decay("some.bias", 2)
-    assert not no_decay("model.embeddings.tok_embeddings.weight", 2)
+    assert skips_weight_decay("model.final_norm.weight", 1)
+    assert skips_weight_decay("decoder.bias", 1)
+    assert skips_weight_decay("some.bias", 2)
+    assert not skips_weight_decay("model.embeddings.tok_embeddings.weight", 2)
 
 
 def test_without_a_layout_it_refuses_to_step() -> None:

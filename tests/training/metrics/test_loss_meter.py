@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.distributed as distributed
 
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.parallel.process_grid import DataGroup, build_grid
-from mmbert.training.metrics.loss_meter import ComponentLosses, LossMeter
+from mmbert.training.metrics.loss_meter import LossMeter
 from tests.support.ranks import run_ranks
 
 
@@ -27,7 +28,7 @@ def test_losses_are_summed_by_component_and_empty_slots_left_out() -> None:
     assert meter.collect(DataGroup.single()).count.sum() == 0
 
 
-def collect(rank: int, world_size: int) -> tuple[ComponentLosses, ComponentLosses]:
+def collect(rank: int, world_size: int) -> tuple[LossTable, LossTable]:
     distributed.init_process_group("gloo", rank=rank, world_size=world_size)
     grid = build_grid()
     meter = LossMeter(2, torch.device("cpu"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from mmbert.data.loading.masking import row_masker
 from mmbert.data.loading.packing import RowShape, choose_segments
 from mmbert.data.loading.rows import Row, RowBuilder
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.sampling.permutation import key_of, permute
 from mmbert.data.sampling.phase_order import (
     COLUMNS,
@@ -88,21 +88,12 @@ def _segments(corpus: Corpus, component: Component, count: int, context: int) ->
     return table
 
 
-@dataclass(frozen=True)
-class UnigramLoss:
-    """Mean loss in nats per masked token: `overall`, per component name, and over how many."""
-
-    overall: float
-    components: dict[str, float]
-    tokens: int
-
-
 def unigram_loss(
     corpus: Corpus,
     rows: Sequence[Row],
     *,
     tokens_per_component: int = UNIGRAM_TOKENS_PER_COMPONENT,
-) -> UnigramLoss:
+) -> LossTable:
     """What the frequencies of single tokens predict: add-one smoothing over the text ids.
 
     Frequencies come from at least `tokens_per_component` tokens of each component (all, where it
@@ -124,17 +115,10 @@ def unigram_loss(
     owners = np.concatenate(
         empty + [row.masked_components[mask] for row, mask in zip(rows, used, strict=True)]
     )
-    each = losses[labels]
-    sums = np.bincount(owners, weights=each, minlength=len(corpus.components))
-    many = np.bincount(owners, minlength=len(corpus.components))
-    return UnigramLoss(
-        overall=float(each.mean()) if len(each) else math.nan,
-        components={
-            component.name: float(sums[component.index] / many[component.index])
-            for component in corpus.components
-            if many[component.index]
-        },
-        tokens=len(each),
+    components = len(corpus.components)
+    return LossTable(
+        loss=np.bincount(owners, losses[labels], minlength=components).astype(np.float64),
+        count=np.bincount(owners, minlength=components).astype(np.float64),
     )
 
 

@@ -6,4 +6,5 @@
 - `consumption`: what earlier phases have drawn, so that the next one goes on where they stopped.
 - `phase_order`: the sequence of pieces of a phase, and where each lies.
 - `component_table`: components with their languages and tiers, for logs and results.
+- `loss_table`: losses by component, and their means by tier and language.
 """

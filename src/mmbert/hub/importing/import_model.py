@@ -16,7 +16,7 @@ from mmbert.errors import UserError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.export import write_hugging_face_folder
 from mmbert.hub.importing.striding import StridedSampling
-from mmbert.hub.importing.vocabulary import Initialisation, VocabularyChange, change_vocabulary
+from mmbert.hub.importing.vocabulary import Initialization, VocabularyChange, change_vocabulary
 from mmbert.hub.model_source import HuggingFaceSource
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.verification import LogitComparison
@@ -63,13 +63,13 @@ def import_model(
     out: Path,
     *,
     tokenizer: Path | None = None,
-    initialisation: Initialisation = "subwords",
+    initialization: Initialization = "subwords",
     sizes: ModelSettings | None = None,
 ) -> ImportReport:
     """Write the ModernBERT masked language model in `folder` to `out`, for training to begin with.
 
     With `tokenizer` (a Hugging Face tokenizer folder) the embedding gets its vocabulary, new rows
-    initialised as `initialisation` says. With `sizes` the model is made smaller by strided
+    initialised as `initialization` says. With `sizes` the model is made smaller by strided
     sampling. Without either, the weights are those of `folder`, bit for bit. UserError names the
     file and tensor of whatever cannot be imported; `out` appears complete or not at all.
     """
@@ -78,7 +78,7 @@ def import_model(
     sampling = None
     provenance: dict[str, Any] = {"kind": "import", "from": source.provenance}
     if sizes is not None:
-        config = _smaller(config, sizes)
+        config = _shrunk(config, sizes)
         sampling = StridedSampling(source.model.encoder, config)
         provenance["strided_sampling"] = {"hidden_size": config.hidden_size}
     change, tokenizer_folder, special_ids = None, folder, source.special_ids
@@ -91,7 +91,7 @@ def import_model(
         )
     if tokenizer is not None:
         new, unused_rows = FastTokenizer(tokenizer), 0
-        change = change_vocabulary(old, new, initialisation)
+        change = change_vocabulary(old, new, initialization)
         assert new.special_ids is not None
         tokenizer_folder, special_ids = tokenizer, new.special_ids
         config = replace(config, vocab_size=new.size)
@@ -125,7 +125,7 @@ def import_model(
     return ImportReport(model, unused_rows, change, comparison)
 
 
-def _smaller(config: EncoderConfig, sizes: ModelSettings) -> EncoderConfig:
+def _shrunk(config: EncoderConfig, sizes: ModelSettings) -> EncoderConfig:
     """The source's model at the recipe's sizes; everything else stays as it is."""
     return replace(
         config,

@@ -50,7 +50,7 @@ class StridedSampling:
         fused = torch.cat([channels + part * source.hidden_size for part in range(3)])
         halves = torch.cat([inner, inner + source.intermediate_size])
         # By the last two parts of a parameter's name: rows and columns that stay.
-        self._kept: dict[str, tuple[torch.Tensor, torch.Tensor | None] | None] = {
+        self._kept_indices: dict[str, tuple[torch.Tensor, torch.Tensor | None] | None] = {
             "Wqkv.weight": (fused, hidden),
             "attn.Wo.weight": (hidden, channels),
             "Wi.weight": (halves, hidden),
@@ -71,7 +71,7 @@ class StridedSampling:
     def read(self, weights: HuggingFaceWeights, name: str) -> torch.Tensor:
         """The smaller model's parameter `name`, float32."""
         tensor = weights.read(self.source_name(name))
-        kept = next(kept for ending, kept in self._kept.items() if name.endswith(ending))
+        kept = next(kept for ending, kept in self._kept_indices.items() if name.endswith(ending))
         if kept is None:
             return tensor
         rows, columns = kept

@@ -8,7 +8,7 @@ import torch
 from mmbert.errors import UserError
 from mmbert.hub.tokenizer import FastTokenizer
 
-Initialisation = Literal["subwords", "mean"]
+Initialization = Literal["subwords", "mean"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class VocabularyChange:
 
 
 def change_vocabulary(
-    old: FastTokenizer, new: FastTokenizer, initialisation: Initialisation
+    old: FastTokenizer, new: FastTokenizer, initialization: Initialization
 ) -> VocabularyChange:
     """How the rows of `new` follow from those of `old`.
 
@@ -60,16 +60,16 @@ def change_vocabulary(
     assert new.special_ids is not None
     roles = new.special_ids.model_dump()
     special = {roles[role]: old_id for role, old_id in old.special_ids.model_dump().items()}
-    by_content: dict[bytes, int] = {}
+    by_bytes: dict[bytes, int] = {}
     for token, identifier in sorted(old.vocabulary.items(), key=lambda item: item[1]):
         if identifier not in old.special_ids.all():
-            by_content.setdefault(old.content(token), identifier)
+            by_bytes.setdefault(old.token_bytes(token), identifier)
     sources: list[tuple[int, ...]] = [()] * new.size
     for token, identifier in new.vocabulary.items():
         if identifier in special:
             sources[identifier] = (special[identifier],)
         else:
-            sources[identifier] = _spelling(new.content(token), old, by_content, initialisation)
+            sources[identifier] = _spelling(new.token_bytes(token), old, by_bytes, initialization)
     lengths = [len(ids) for ids in sources]
     return VocabularyChange(
         sources=tuple(sources),
@@ -82,18 +82,18 @@ def change_vocabulary(
 def _spelling(
     content: bytes,
     old: FastTokenizer,
-    by_content: dict[bytes, int],
-    initialisation: Initialisation,
+    by_bytes: dict[bytes, int],
+    initialization: Initialization,
 ) -> tuple[int, ...]:
     """Ids of the old tokenizer that stand for `content`: one, several, or none."""
-    if content in by_content:
-        return (by_content[content],)
-    if initialisation == "mean":
+    if content in by_bytes:
+        return (by_bytes[content],)
+    if initialization == "mean":
         return ()
     assert old.special_ids is not None
     unknown = old.special_ids.unknown
-    spelling = [identifier for identifier in old.spell(content) if identifier != unknown]
+    spelling = [identifier for identifier in old.encode_bytes(content) if identifier != unknown]
     # The space that some tokenizers put before every text is no part of what they cannot spell.
-    if spelling and not content.startswith(b" ") and spelling[0] == by_content.get(b" "):
+    if spelling and not content.startswith(b" ") and spelling[0] == by_bytes.get(b" "):
         del spelling[0]
     return tuple(spelling)

@@ -28,7 +28,7 @@ from mmbert_kernels import TensorSpans, stable_adamw_apply, stable_adamw_sums, u
 
 
 @dataclass(frozen=True)
-class FlatLayout:
+class PartitionLayout:
     """What this rank's flat partition holds, and how its sums become sums over whole tensors."""
 
     spans: TensorSpans
@@ -39,12 +39,12 @@ class FlatLayout:
     """float32 [spans], 1 or 0: whether weight decay applies to it."""
     full_sizes: Tensor
     """float64 [tensors]: elements of each whole tensor."""
-    counted: Tensor
+    owned: Tensor
     """float64 [tensors], 1 or 0: whether this rank's elements enter the sum. A tensor that every
     tensor-parallel rank holds is counted on the first of them only."""
 
 
-def no_decay(name: str, dimensions: int) -> bool:
+def skips_weight_decay(name: str, dimensions: int) -> bool:
     """Whether a parameter is spared weight decay: norms and biases are, embeddings are not."""
     return dimensions <= 1 or name.endswith(".bias")
 
@@ -74,13 +74,13 @@ class StableAdamW(torch.optim.Optimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(list(parameters), defaults)
-        self.layout: FlatLayout | None = None
+        self.layout: PartitionLayout | None = None
         self.steps = 0
         """Steps taken; part of a checkpoint."""
         self.rms: Tensor | None = None
         """float64 [tensors]: the update's RMS of every tensor at the last step."""
 
-    def use_layout(self, flat: Tensor, layout: FlatLayout) -> None:
+    def use_layout(self, flat: Tensor, layout: PartitionLayout) -> None:
         """Say what lies where in `flat` (float32, one dimension) and make its states, zero.
 
         Collective. RuntimeError unless the spans of all ranks make every tensor exactly once.
@@ -102,7 +102,7 @@ class StableAdamW(torch.optim.Optimizer):
             )
 
     @property
-    def clipped_share(self) -> Tensor:
+    def clipped_fraction(self) -> Tensor:
         """float32 scalar on the device: the share of tensors whose rate the last step divided."""
         if self.rms is None:
             raise RuntimeError("StableAdamW has not taken a step yet")
@@ -153,10 +153,10 @@ class StableAdamW(torch.optim.Optimizer):
         return None
 
     @staticmethod
-    def sum_over_ranks(sums: Tensor, layout: FlatLayout) -> Tensor:
+    def sum_over_ranks(sums: Tensor, layout: PartitionLayout) -> Tensor:
         """float64 [spans, 2] of this rank -> [tensors, 2] over all ranks; the one all-reduce."""
         totals = sums.new_zeros((len(layout.full_sizes), 2))
         totals.index_add_(0, layout.tensors, sums)
-        totals *= layout.counted.unsqueeze(1)
+        totals *= layout.owned.unsqueeze(1)
         dist.all_reduce(totals)
         return totals

@@ -4,29 +4,12 @@ The sums are float64: a step has millions of masked tokens, and the mean over a 
 depend on how many steps it is taken over.
 """
 
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as distributed
 from torch import Tensor
 
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.parallel.process_grid import Group
-
-
-@dataclass(frozen=True)
-class ComponentLosses:
-    """Sums over some tokens: `loss` and `count` float64 [components], in nats and tokens."""
-
-    loss: npt.NDArray[np.float64]
-    count: npt.NDArray[np.float64]
-
-    def mean(self, components: npt.NDArray[np.int64] | None = None) -> float | None:
-        """Mean loss per token over `components` (all by default); None without tokens."""
-        chosen = slice(None) if components is None else components
-        count = float(self.count[chosen].sum())
-        return float(self.loss[chosen].sum()) / count if count else None
 
 
 class LossMeter:
@@ -49,11 +32,11 @@ class LossMeter:
         self._sums[0].index_add_(0, index, losses.detach().double())
         self._sums[1].index_add_(0, index, weights.double())
 
-    def collect(self, group: Group) -> ComponentLosses:
+    def collect(self, group: Group) -> LossTable:
         """Sum over the data ranks (`group`), copy to the host, and start anew."""
         sums = self._sums.clone()
         self._sums.zero_()
         if group.size > 1:
             distributed.all_reduce(sums, group=group.group)
         values = sums.cpu().numpy()[:, :-1]
-        return ComponentLosses(values[0], values[1])
+        return LossTable(values[0], values[1])

@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.sampling.loss_table import LossTable
 from mmbert.files import write_json
 from mmbert.model.flops import MFU_FORMULA
-from mmbert.training.metrics.validation import HeldOutLoss
 
 
 class Losses(BaseModel):
@@ -20,9 +21,13 @@ class Losses(BaseModel):
     languages: dict[str, float] = {}
 
     @classmethod
-    def of(cls, losses: HeldOutLoss) -> "Losses":
-        """The same figures as they go into the file."""
-        return cls(overall=losses.overall, tiers=losses.tiers, languages=losses.languages)
+    def of(cls, losses: LossTable, table: ComponentTable) -> "Losses":
+        """The means of `losses` over all tokens, by tier and by language."""
+        return cls(
+            overall=losses.mean(),
+            tiers=losses.by_tier(table),
+            languages=losses.by_language(table),
+        )
 
 
 class PhaseResult(BaseModel):

@@ -8,8 +8,8 @@ the rest. Curves that belong together are drawn together on the page CUSTOM SCAL
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmbert.training.metrics.results import Losses
 from mmbert.training.metrics.tensorboard_writer import Layout
-from mmbert.training.metrics.validation import HeldOutLoss
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -60,7 +60,7 @@ def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
     return values
 
 
-def held_out_tags(losses: HeldOutLoss) -> dict[str, float | None]:
+def held_out_tags(losses: Losses) -> dict[str, float | None]:
     """A held-out evaluation's losses by tag."""
     tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
     languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}

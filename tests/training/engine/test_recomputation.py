@@ -1,6 +1,6 @@
 """Recomputation and evaluation between steps change nothing of the engine's figures, at any stage.
 
-That grids and stages train alike is shown in tests/model/test_sameness_zero.py.
+That grids and stages train alike is shown in tests/integration/test_zero_parity.py.
 """
 
 from typing import Any

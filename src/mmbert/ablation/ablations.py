@@ -1,4 +1,4 @@
-"""The recipe without one of its ideas: each variation is a list of overrides and nothing else.
+"""The recipe without one of its ideas: each ablation is a list of overrides and nothing else.
 
 All have the recipe's model, tokens, steps, batches and contexts; only `two-phases` has another
 learning rate, because the decay of the last phase is what it leaves out.
@@ -16,7 +16,7 @@ FULL = "full"
 
 
 @dataclass(frozen=True)
-class Variation:
+class Ablation:
     """The recipe with `overrides` (`key=value`); none: the recipe has nothing there to leave out,
     or is the full recipe itself."""
 
@@ -32,14 +32,14 @@ class Variation:
         )
 
 
-def all_variations(recipe: Recipe) -> tuple[Variation, ...]:
-    """The full recipe and every variation of it, those without overrides counted in."""
+def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
+    """The full recipe and every ablation of it, those without overrides counted in."""
     first, last = recipe.phases[0], recipe.phases[-1]
     start = first.temperature.start
     constant = Temperature(start=start, end=start)
     return (
-        Variation(FULL, "the recipe as it is", ()),
-        Variation(
+        Ablation(FULL, "the recipe as it is", ()),
+        Ablation(
             "constant-mask",
             # As ModernBERT was trained: 30% from the first token to the last.
             f"the first phase's mask ratio, {first.mask_ratio:g}, in all phases",
@@ -49,7 +49,7 @@ def all_variations(recipe: Recipe) -> tuple[Variation, ...]:
                 if phase.mask_ratio != first.mask_ratio
             ),
         ),
-        Variation(
+        Ablation(
             "constant-temperature",
             f"the first phase's temperature, {start:g}, in all phases",
             tuple(
@@ -58,7 +58,7 @@ def all_variations(recipe: Recipe) -> tuple[Variation, ...]:
                 if phase.temperature != constant
             ),
         ),
-        Variation(
+        Ablation(
             "all-languages-first",
             "the last phase's languages in all phases",
             tuple(
@@ -67,44 +67,46 @@ def all_variations(recipe: Recipe) -> tuple[Variation, ...]:
                 if phase.languages != last.languages
             ),
         ),
-        Variation("two-phases", "the last phase goes on as the one before it", _merged(recipe)),
+        Ablation(
+            "two-phases", "the last phase goes on as the one before it", _without_last_phase(recipe)
+        ),
     )
 
 
-def chosen_variations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Variation, ...]:
+def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation, ...]:
     """The full recipe and the variations that differ from it, or of these those in `only`.
 
     Raises:
-        UserError: `only` names no variation, or one that would be the recipe itself.
+        UserError: `only` names no ablation, or one that would be the recipe itself.
     """
-    found = {variation.name: variation for variation in all_variations(recipe)}
+    found = {ablation.name: ablation for ablation in all_ablations(recipe)}
     for name in only:
         if name not in found:
             nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.0)[0]
             raise UserError(
-                f"there is no variation '{name}'; did you mean '{nearest}'?",
+                f"there is no ablation '{name}'; did you mean '{nearest}'?",
                 remedy=f"the variations: {', '.join(found)}",
             )
         if name != FULL and not found[name].overrides:
             raise UserError(
-                f"variation '{name}' is recipe {recipe.name} itself: {found[name].meaning}",
+                f"ablation '{name}' is recipe {recipe.name} itself: {found[name].meaning}",
                 remedy="leave it out",
             )
     chosen = [
-        variation
-        for name, variation in found.items()
-        if name == FULL or (variation.overrides and (not only or name in only))
+        ablation
+        for name, ablation in found.items()
+        if name == FULL or (ablation.overrides and (not only or name in only))
     ]
     if len(chosen) == 1 and not only:
         raise UserError(
             f"recipe {recipe.name} anneals nothing: its phases have one mask ratio, one "
             "temperature and the same languages",
-            remedy="name a recipe whose phases differ, such as launch/recipes/demo.yaml",
+            remedy="name a recipe whose phases differ, such as `demo`",
         )
     return tuple(chosen)
 
 
-def _merged(recipe: Recipe) -> tuple[str, ...]:
+def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
     """Overrides that give the last phase the mixture, masks and rate of the one before it."""
     if len(recipe.phases) < 2:
         return ()

@@ -24,7 +24,7 @@ from mmbert.parallel.parameter_spec import assemble, spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.training.engine.engine import Engine
-from tests.support.prescribed_gradients import gather_shares, recipe, start
+from tests.support.prescribed_gradients import gather_shards, recipe, start
 from tests.support.ranks import run_ranks
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
@@ -186,7 +186,7 @@ def train(grid: ProcessGrid, case: Case, steps: int) -> Result:
 def gather(engine: Engine, result: Result, state: str = "master") -> Arrays:
     """Full tensors; notes in `result` whether copies of replicated ones differ."""
     full: Arrays = {}
-    shards_of = gather_shares(engine, state)
+    shards_of = gather_shards(engine, state)
     for spec in engine.specs:
         shards = shards_of[spec.name]
         if spec.is_split:

@@ -27,7 +27,7 @@ from mmbert_kernels.cross_entropy import linear_cross_entropy
 from mmbert_kernels.support import dispatch
 
 ATTENTION_ON_A_GPU = dispatch._attention_backend
-# Operators that are no views and move nothing either.
+# OperatorRecorder that are no views and move nothing either.
 ALLOCATING = (
     "_unsafe_view",
     "empty",
@@ -39,7 +39,7 @@ ALLOCATING = (
 
 
 @contextmanager
-def pretended_gpu(launch: Callable[..., Any]) -> Iterator[None]:
+def fake_gpu(launch: Callable[..., Any]) -> Iterator[None]:
     """On meta tensors run what a GPU runs: Triton's kernels, PyTorch's variable-length attention,
     the head's chunks and products. `launch(kernel, *arguments, **options)` for each launch."""
     from triton.runtime.jit import JITFunction
@@ -86,7 +86,7 @@ def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int)
     torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
 
 
-def without_content(
+def on_meta_device(
     config: EncoderConfig, row: Row, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[MaskedLanguageModel, PackedBatch]:
     """A model and a row as meta tensors."""
@@ -111,7 +111,7 @@ class Operator:
     """Read and written, at most: what it overwrites counts as read too, except `out`."""
 
 
-class Operators(TorchDispatchMode):
+class OperatorRecorder(TorchDispatchMode):
     """Records every operator while it is entered that neither views nor only allocates."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-class LargestMemory(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):
     """Bytes of the tensors made while it is entered: those alive now, and the most at one time."""
 
     def __init__(self) -> None:

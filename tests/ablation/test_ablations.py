@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 
-from mmbert.ablation.variations import FULL, Variation, all_variations, chosen_variations
+from mmbert.ablation.ablations import FULL, Ablation, all_ablations, select_ablations
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.schedule import learning_rate, training_plan
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 ANNEALED = ("demo", "mmbert-base", "mmbert-small", "small-corpus")
 NAMES = ("constant-mask", "constant-temperature", "all-languages-first", "two-phases")
-# What a variation may touch: the keys of a phase.
+# What an ablation may touch: the keys of a phase.
 TOUCHES = {
     "constant-mask": {"mask_ratio"},
     "constant-temperature": {"temperature"},
@@ -26,16 +26,16 @@ def _load(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     return load_recipe(RECIPES / f"{name}.yaml", overrides)
 
 
-def _variation(recipe: Recipe, name: str) -> Variation:
-    return next(v for v in all_variations(recipe) if v.name == name)
+def _ablation(recipe: Recipe, name: str) -> Ablation:
+    return next(v for v in all_ablations(recipe) if v.name == name)
 
 
-@pytest.mark.parametrize("variation_name", NAMES)
+@pytest.mark.parametrize("ablation_name", NAMES)
 @pytest.mark.parametrize("recipe_name", ANNEALED)
-def test_only_the_idea_differs(recipe_name: str, variation_name: str) -> None:
+def test_only_the_idea_differs(recipe_name: str, ablation_name: str) -> None:
     full = _load(recipe_name)
-    variation = _variation(full, variation_name)
-    varied = _load(recipe_name, variation.overrides)
+    ablation = _ablation(full, ablation_name)
+    varied = _load(recipe_name, ablation.overrides)
     assert training_plan(varied) == training_plan(full)
     assert varied.model_copy(update={"phases": ()}) == full.model_copy(update={"phases": ()})
     touched: set[str] = set()
@@ -43,11 +43,11 @@ def test_only_the_idea_differs(recipe_name: str, variation_name: str) -> None:
         touched |= {
             key for key in type(own).model_fields if getattr(own, key) != getattr(other, key)
         }
-    assert touched == TOUCHES[variation_name]
-    assert len(variation.overrides) == sum(
+    assert touched == TOUCHES[ablation_name]
+    assert len(ablation.overrides) == sum(
         getattr(own, key) != getattr(other, key)
         for own, other in zip(varied.phases, full.phases, strict=True)
-        for key in TOUCHES[variation_name]
+        for key in TOUCHES[ablation_name]
     ), "an override that changes nothing"
 
 
@@ -56,14 +56,14 @@ def test_what_each_variation_holds_constant(recipe_name: str) -> None:
     full = _load(recipe_name)
 
     def values(name: str, key: str) -> list[Any]:
-        phases = _load(recipe_name, _variation(full, name).overrides).phases
+        phases = _load(recipe_name, _ablation(full, name).overrides).phases
         return [getattr(phase, key) for phase in phases]
 
     first, before, last = full.phases[0], *full.phases[-2:]
     assert values("constant-mask", "mask_ratio") == [first.mask_ratio] * 3
     assert values("constant-temperature", "temperature") == [first.temperature] * 3
     assert values("all-languages-first", "languages") == [last.languages] * 3
-    two = _load(recipe_name, _variation(full, "two-phases").overrides)
+    two = _load(recipe_name, _ablation(full, "two-phases").overrides)
     assert two.phases[:2] == full.phases[:2]
     assert two.phases[2].languages == before.languages
     plan = training_plan(full)
@@ -76,40 +76,40 @@ def test_what_each_variation_holds_constant(recipe_name: str) -> None:
 def test_a_temperature_that_moves_within_a_phase_is_held_too() -> None:
     moving = ("phases.pretrain.temperature={start: 0.7, end: 0.6}",)
     full = _load("demo", moving)
-    varied = _load("demo", moving + _variation(full, "constant-temperature").overrides)
+    varied = _load("demo", moving + _ablation(full, "constant-temperature").overrides)
     assert {(p.temperature.start, p.temperature.end) for p in varied.phases} == {(0.7, 0.7)}
     gone = _load("demo", ("phases.extension.temperature={start: 0.5, end: 0.4}",))
-    assert "phases.decay.temperature=0.4" in _variation(gone, "two-phases").overrides
+    assert "phases.decay.temperature=0.4" in _ablation(gone, "two-phases").overrides
 
 
 def test_languages_whose_codes_are_yaml_words_stay_languages() -> None:
     """`yes` and `nan` are languages; unquoted, YAML would take them for something else."""
     named = ("phases.decay.languages=['yes', 'nan', 'no']", "phases.extension.languages=['nan']")
     full = _load("demo", named)
-    varied = _load("demo", named + _variation(full, "all-languages-first").overrides)
+    varied = _load("demo", named + _ablation(full, "all-languages-first").overrides)
     assert {phase.languages.names for phase in varied.phases} == {("yes", "nan", "no")}
 
 
 def test_what_the_recipe_does_not_change_is_left_out() -> None:
     full = _load("demo", ("phases.extension.mask_ratio=0.3", "phases.decay.mask_ratio=0.3"))
-    names = [variation.name for variation in chosen_variations(full)]
+    names = [ablation.name for ablation in select_ablations(full)]
     assert names == [FULL, *(name for name in NAMES if name != "constant-mask")]
     with pytest.raises(UserError, match="'constant-mask' is recipe demo itself"):
-        chosen_variations(full, ["constant-mask"])
+        select_ablations(full, ["constant-mask"])
     with pytest.raises(UserError, match="anneals nothing"):
-        chosen_variations(_load("adapt"))
+        select_ablations(_load("adapt"))
 
 
 def test_only_takes_the_full_recipe_along_and_knows_its_names() -> None:
     full = _load("demo")
-    assert [v.name for v in chosen_variations(full, ["two-phases"])] == [FULL, "two-phases"]
+    assert [v.name for v in select_ablations(full, ["two-phases"])] == [FULL, "two-phases"]
     with pytest.raises(UserError, match="did you mean 'constant-mask'") as error:
-        chosen_variations(full, ["constant-masks"])
+        select_ablations(full, ["constant-masks"])
     assert "all-languages-first" in error.value.remedy
 
 
 def test_long_lists_of_languages_are_cut_short_for_people() -> None:
-    variation = _variation(_load("mmbert-base"), "all-languages-first")
-    assert max(map(len, variation.overrides)) > 10_000
-    assert max(map(len, variation.for_display())) < 100
-    assert any("1,833 languages" in text for text in variation.for_display())
+    ablation = _ablation(_load("mmbert-base"), "all-languages-first")
+    assert max(map(len, ablation.overrides)) > 10_000
+    assert max(map(len, ablation.for_display())) < 100
+    assert any("1,833 languages" in text for text in ablation.for_display())
