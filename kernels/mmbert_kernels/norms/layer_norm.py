@@ -1,4 +1,4 @@
-"""Layer normalisation without bias, alone and fused with the addition of the residual.
+"""Layer norm without bias, alone or fused with the residual addition.
 
 For each row x of width d:
 
@@ -10,10 +10,10 @@ Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
     dx = (g - mean(g) - n * mean(g * n)) / sqrt(variance + eps)
     dweight = sum over the rows of dy * n
 
-`prenorm_layer_norm` gives x itself beside its norm, and adds the gradients of both in one pass.
-`add_layer_norm` first takes s = x + residual, rounded to the residual's type because that is
-what the next layer reads, and gives both s and its norm; both summands get the gradient dx + ds.
-With dropout (dropout.py) it is s = dropout(x) + residual, and x gets the dropout of that gradient.
+`prenorm_layer_norm` also returns x, and adds the gradients of both outputs in one pass.
+`add_layer_norm` computes s = x + residual, rounded to the residual's dtype because that is what the
+next layer reads, and returns the norm of s and s; both summands receive the gradient dx + ds. With
+dropout (dropout.py), s = dropout(x) + residual, and the same mask is applied to the gradient of x.
 
 The Triton kernels are in triton_kernels.py.
 """
@@ -33,7 +33,7 @@ from mmbert_kernels.support.triton_import import contiguous_rows
 
 @fused_operation("layer_norm")
 def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalise the rows of `x`.
+    """Normalize the rows of `x`.
 
     Args:
         x: [T, d].
@@ -41,10 +41,10 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         eps: added to the variance.
 
     Returns:
-        [T, d], of x's dtype; statistics are float32.
+        [T, d] in x's dtype; statistics are float32.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     _check(x, weight)
     if backend("layer_norm", x.device.type) == "reference":
@@ -56,9 +56,9 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @fused_operation("layer_norm")
 def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(`layer_norm` of x, x): for an x that goes on beside its norm, as a residual stream does.
+    """Return (`layer_norm(x)`, x), for an x that is used besides its norm, as a residual stream is.
 
-    Arguments and errors as there.
+    Arguments and errors are those of `layer_norm`.
     """
     _check(x, weight)
     if backend("layer_norm", x.device.type) == "reference":
@@ -72,24 +72,28 @@ def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, T
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Add the residual and normalise the rows of the sum.
+    """Add the residual and normalize the rows of the sum.
 
     Args:
-        x: [T, d], the branch's output.
+        x: [T, d], the output of a branch.
         residual: [T, d].
         weight: [d].
         eps: added to the variance.
-        dropout: what of x is dropped before it is added; d must then be even.
+        dropout: applied to x before the addition; requires an even d.
 
     Returns:
-        (normed [T, d], sum [T, d]), both of the residual's dtype; the norm is that of the
+        (normed [T, d], sum [T, d]), both in the residual's dtype; the norm is computed from the
         rounded sum.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     _check(x, weight)
-    require(x.shape == residual.shape, "add_layer_norm: x and residual differ in shape")
+    require(
+        x.shape == residual.shape,
+        "add_layer_norm: x and residual must have the same shape; got "
+        f"{list(x.shape)} and {list(residual.shape)}",
+    )
     require(
         dropout is None or x.shape[1] % 2 == 0,
         f"add_layer_norm: dropout needs an even width; got {x.shape[1]}",
@@ -102,8 +106,8 @@ def add_layer_norm(
 
 
 def layer_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`layer_norm` in plain PyTorch."""
-    if x.dtype == weight.dtype:  # PyTorch's own keeps its statistics in float32
+    """Compute `layer_norm` in plain PyTorch."""
+    if x.dtype == weight.dtype:  # PyTorch's layer norm keeps its statistics in float32
         return functional.layer_norm(x, weight.shape, weight, None, eps)
     compute = computation_dtype(x.dtype)
     out = functional.layer_norm(x.to(compute), weight.shape, weight.to(compute), None, eps)
@@ -113,7 +117,7 @@ def layer_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_layer_norm_reference(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`add_layer_norm` in plain PyTorch."""
+    """Compute `add_layer_norm` in plain PyTorch."""
     if dropout is None:
         residual_out = (x + residual).to(residual.dtype)
     else:

@@ -1,8 +1,8 @@
-"""Layers over a tensor group: they look like their ordinary counterparts to the model.
+"""Tensor-parallel layers with the interfaces of their ordinary counterparts.
 
-Every layer makes its own parameters, of this rank's shard, uninitialised, each with a description
-(see parameter_spec.py). With sequence parallelism input or output tokens are the rank's shard.
-Each weight is used inside its own module's forward, as ZeRO 3 gathers it only there.
+Each layer creates its own parameters: this rank's shards, uninitialized, each with a ParameterSpec
+(parameter_spec.py). With sequence parallelism input or output tokens are the rank's shard. Each
+weight is used inside its own module's forward only, where ZeRO 3 gathers it.
 """
 
 from collections.abc import Callable
@@ -34,24 +34,24 @@ from mmbert_kernels import (
 
 @dataclass(frozen=True)
 class TensorParallel:
-    """How a model is spread over its tensor group."""
+    """Parallelism of a model over its tensor group."""
 
     group: TensorGroup
     sequence: bool
-    """Whether tokens are spread over the group too, outside attention and MLP."""
+    """Whether tokens are sharded over the group outside attention and MLP."""
 
     def token_offset(self, tokens: int) -> int:
-        """The place in the row of the first token that this rank holds of `tokens`."""
+        """Return the position in the row of this rank's first token, of `tokens` in all."""
         return self.group.rank * (tokens // self.group.size) if self.sequence else 0
 
 
 def truncated_normal(std: float) -> InitialDistribution:
-    """Normal around 0 with this std, cut at two of it."""
+    """Return a normal distribution of mean 0, truncated at two standard deviations."""
     return InitialDistribution("truncated_normal", std)
 
 
 class _ParallelLinear(nn.Module):
-    """A bias-free linear over the group, by one of the two functions of linear.py."""
+    """Bias-free linear over the group, by one of the two functions of linear.py."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class _ParallelLinear(nn.Module):
         self.weight = empty_parameter(spec, parallel.group)
 
     def forward(self, x: Tensor, *, recompute_input: InputRecompute | None = None) -> Tensor:
-        """`recompute_input`: how to make x again in the backward pass instead of keeping it."""
+        """`recompute_input`: recomputes x in the backward pass, so that it is not saved."""
         group, sequence = self.parallel.group, self.parallel.sequence
         return self._linear(
             x, self.weight, group, sequence_parallel=sequence, recompute_input=recompute_input
@@ -72,7 +72,7 @@ class _ParallelLinear(nn.Module):
 
 
 class ColumnParallelLinear(_ParallelLinear):
-    """Bias-free linear whose outputs are spread over the group: [T, in] -> [T, out / size].
+    """Bias-free linear with outputs sharded over the group: [T, in] -> [T, out / size].
 
     With sequence parallelism the input is the rank's shard of the tokens, [T / size, in].
     """
@@ -98,7 +98,7 @@ class ColumnParallelLinear(_ParallelLinear):
 
 
 class RowParallelLinear(_ParallelLinear):
-    """Bias-free linear whose inputs are spread over the group: [T, in / size] -> [T, out].
+    """Bias-free linear with inputs sharded over the group: [T, in / size] -> [T, out].
 
     With sequence parallelism the output is the rank's shard of the tokens, [T / size, out].
     """
@@ -112,7 +112,7 @@ class RowParallelLinear(_ParallelLinear):
         granularity: int = 1,
         std: float,
     ) -> None:
-        """`granularity`: inputs that must stay together on a rank."""
+        """`granularity`: number of adjacent inputs that must stay on one rank."""
         spec = ParameterSpec(
             full_shape=(out_features, in_features),
             initial=truncated_normal(std),
@@ -123,7 +123,7 @@ class RowParallelLinear(_ParallelLinear):
 
 
 class ReplicatedLinear(nn.Module):
-    """Bias-free linear of which every rank holds all, used on replicated rows."""
+    """Bias-free linear replicated on every rank, for replicated rows."""
 
     def __init__(
         self, in_features: int, out_features: int, parallel: TensorParallel, *, std: float
@@ -138,7 +138,7 @@ class ReplicatedLinear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Bias-free layer norm; replicated. `sequence_parallel` if its rows are the rank's shard."""
+    """Bias-free, replicated layer norm with three operations: `norm`, `add_norm`, `embed_norm`."""
 
     def __init__(
         self,
@@ -149,7 +149,15 @@ class LayerNorm(nn.Module):
         sequence_parallel: bool,
         recompute: bool = False,
     ) -> None:
-        """`recompute`: the linear that takes the output is to make it again, not to keep it."""
+        """Create the weight.
+
+        Args:
+            width: hidden size.
+            parallel: the tensor group.
+            eps: added to the variance.
+            sequence_parallel: whether the rows are the rank's shard of the tokens.
+            recompute: whether the next linear recomputes the output instead of saving it.
+        """
         super().__init__()
         self.eps, self.recompute = eps, recompute
         spec = ParameterSpec(
@@ -191,15 +199,15 @@ class LayerNorm(nn.Module):
         return normed
 
     def recompute_input(self, total: Tensor) -> InputRecompute | None:
-        """How to make the normed output again from hidden + update, if it is not to be kept."""
+        """Return a recomputation of the normed output from hidden + update, or None to save it."""
         if not self.recompute:
             return None
-        # A copy of the weight, as ZeRO 3 may have put the parameter away by then.
+        # A copy of the weight, because ZeRO 3 may have released the parameter by then.
         return InputRecompute(layer_norm, total, (self.weight.detach().clone(), self.eps))
 
 
 class IdentityNorm(nn.Module):
-    """Stands where another layer has a norm."""
+    """Replacement of the norm in a layer that has none."""
 
     def add_norm(self, hidden: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return hidden + update twice: in place of its norm, and as the residual stream."""
@@ -207,26 +215,26 @@ class IdentityNorm(nn.Module):
         return total, total
 
     def recompute_input(self, total: Tensor) -> None:
-        """There is nothing to make again: the output is kept as the residual stream."""
+        """Return None: the output is the residual stream, which is saved anyway."""
         return None
 
 
 def gather_token_rows(x: Tensor, positions: Tensor, parallel: TensorParallel) -> Tensor:
-    """Rows x[positions] of the whole row's tokens, replicated: [K, d].
+    """Gather x[positions] from the tokens of all ranks, replicated: [K, d].
 
-    positions: int64[K] in [0, T), not falling. x is [T, d], or with sequence parallelism the
-    rank's shard [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is
+    positions: int64 [K] in [0, T), sorted. x: [T, d], or with sequence parallelism the rank's shard
+    [T / size, d]; each rank then contributes its own rows and zeros, and only [K, d] is
     communicated.
     """
     if not parallel.sequence or parallel.group.size == 1:
         return gather_rows(x, positions, ascending=True)
     local = positions - parallel.group.rank * x.shape[0]
     mine = (local >= 0) & (local < x.shape[0])
-    held = local.clamp(0, x.shape[0] - 1)  # still not falling
+    held = local.clamp(0, x.shape[0] - 1)  # still sorted
     rows = gather_rows(x, held, ascending=True) * mine.unsqueeze(-1)
     return reduce_from_group(rows, parallel.group)
 
 
 def gather_all_tokens(x: Tensor, parallel: TensorParallel) -> Tensor:
-    """All of the row's tokens on every rank, [T, d], for computation that every rank repeats."""
+    """Gather all tokens of the row on every rank, [T, d], for replicated computation."""
     return gather_tokens_for_replicated(x, parallel.group) if parallel.sequence else x

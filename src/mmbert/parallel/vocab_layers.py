@@ -24,7 +24,7 @@ from mmbert_kernels import linear_cross_entropy
 
 
 class VocabParallelEmbedding(nn.Module):
-    """The embedding table by row ranges over the group, not necessarily equal ones."""
+    """Embedding table, sharded over the group by ranges of rows that may differ in length."""
 
     def __init__(
         self, vocab_size: int, hidden_size: int, parallel: TensorParallel, *, std: float
@@ -67,7 +67,7 @@ class VocabParallelEmbedding(nn.Module):
 
 
 class VocabParallelDecoder(nn.Module):
-    """The tied decoder with its bias, by the same row ranges as the embedding."""
+    """Tied decoder with bias, sharded by the same ranges of rows as the embedding."""
 
     def __init__(self, embedding: VocabParallelEmbedding) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class VocabParallelDecoder(nn.Module):
         self.bias = empty_parameter(
             ParameterSpec(
                 full_shape=(vocab_size,),
-                # What torch's own linear draws: the original initialisation leaves it so.
+                # The default of torch's linear, which the original initialization leaves.
                 initial=InitialDistribution("uniform", 1 / math.sqrt(hidden_size)),
                 split_dimension=0,
                 granularity=table.granularity,
@@ -90,9 +90,17 @@ class VocabParallelDecoder(nn.Module):
     def forward(
         self, hidden: Tensor, labels: Tensor | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """hidden[K, d], replicated: float32 losses [K] of `labels` int64[K] times `weights`
-        float32[K], without ever holding the logits (their upstream gradient must be one number).
-        Without labels: the full float32 logits [K, vocabulary], which have no gradient.
+        """Compute losses or, without labels, logits.
+
+        Args:
+            hidden: [K, d], replicated.
+            labels: int64 [K].
+            weights: float32 [K], factors of the losses.
+
+        Returns:
+            float32 losses [K], without materializing the logits; their upstream gradient must be
+            the same for all rows. Without labels: float32 logits [K, vocabulary], not
+            differentiable.
         """
         hidden = copy_to_group(hidden, self.group)
         if labels is not None:
@@ -114,7 +122,7 @@ class VocabParallelDecoder(nn.Module):
 
 
 def vocabulary_granularity(vocab_size: int) -> int:
-    """Rows by which the vocabulary is cut: 64 where that leaves every rank many, else single ones.
+    """Return the multiple of rows by which the vocabulary is sharded: 64 if it is large, else 1.
 
     Matrix products over ranges that are not multiples of 8 wide are several times slower on GPUs.
     """

@@ -32,5 +32,5 @@ def test_branching_layer_norm(dtype: torch.dtype) -> None:
 
 
 def test_embedding_of_an_id_outside_the_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="ids go from 0 to 50, but the table has 50 rows"):
+    with pytest.raises(ValueError, match="ids range from 0 to 50, but the table has 50 rows"):
         kernels.embedding_layer_norm(torch.tensor([0, 50]), torch.zeros(50, 8), torch.ones(8), 1e-5)
