@@ -1,7 +1,4 @@
-"""The benchmarks of tests/kernels/cases/ at the sizes of a step of mmBERT base.
-
-bench_kernels.py measures them.
-"""
+"""Benchmarks of tests/kernels/cases/ at the sizes of a step of mmBERT base, for bench_kernels.py."""
 
 from collections.abc import Iterator
 
@@ -14,7 +11,7 @@ from tests.kernels.cases import all_cases
 def benchmarks(
     device: torch.device, dtype: torch.dtype, tokens: int, vocabulary: int
 ) -> Iterator[tuple[str, Benchmark]]:
-    """Every benchmark with its operation, which is the name of the case's file."""
+    """Yield every benchmark with its operation, the name of the file of cases."""
     context = min(1024, tokens)
     lengths = [context] * (tokens // context) + [tokens % context] * (tokens % context > 0)
     sizes = Sizes(
@@ -29,9 +26,5 @@ def benchmarks(
     for case in all_cases():
         if case.benchmarks is not None:
             with device:
-                made = case.benchmarks(sizes, dtype)
-                following = next(iterator := iter(made), None)
-            while following is not None:
-                yield case.operation, following
-                with device:
-                    following = next(iterator, None)
+                made = tuple(case.benchmarks(sizes, dtype))
+            yield from ((case.operation, benchmark) for benchmark in made)

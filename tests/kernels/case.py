@@ -1,5 +1,5 @@
-"""One description of a fused operation, read by the tests of its values, memory layouts and
-compilation and by the benchmarks.
+"""Description of a fused operation, shared by the tests of values, layouts and compilation and by
+the benchmarks.
 
 An operation's cases are the `CASES` of its file in tests/kernels/cases/.
 """
@@ -15,7 +15,7 @@ Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the arguments; each operation takes those that it knows."""
+    """Sizes of the arguments; each operation uses some of them."""
 
     lengths: tuple[int, ...]
     """Tokens of each document."""
@@ -50,7 +50,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """An operation at one shape: its least memory traffic and arithmetic, and its rivals."""
+    """An operation at one shape: minimum memory traffic and FLOPs, and other implementations."""
 
     name: str
     arguments: tuple[Tensor, ...]
@@ -67,14 +67,14 @@ class Benchmark:
     """Installed implementations by name."""
 
 
-# Documents of the lengths at which blocks begin and end.
+# Document lengths around the edges of blocks.
 LENGTHS = (1, 63, 64, 65, 129)
 SMALL = Sizes((5, 1, 17, 9))
 EMPTY = Sizes((0,), masked=0)
 
 
 def float32_roundings(dtype: torch.dtype) -> float:
-    """Float32 sums of some hundred terms, rounded to `dtype` once."""
+    """Return the tolerance of float32 sums of some hundred terms, rounded to `dtype` once."""
     return 32
 
 
@@ -85,7 +85,7 @@ class Case:
     name: str
     """The file's name, and after a hyphen the form if there are several."""
     problem: Callable[[Sizes, torch.dtype], Problem]
-    """Makes random arguments on the default device; differentiated ones have the dtype."""
+    """Creates random arguments on the default device; differentiated ones have the given dtype."""
     sizes: tuple[Sizes, ...] = (SMALL,)
     """Sizes at which values are compared."""
     roundings: Callable[[torch.dtype], float] = float32_roundings
@@ -97,9 +97,9 @@ class Case:
     triton_kernels: tuple[str, ...] = ()
     """Names of the Triton kernels that forward and backward launch; empty if there are none."""
     trace_names: tuple[str, ...] = ()
-    """Beginnings of the names of the autograd functions, by which a trace tells the operation."""
+    """Prefixes of the autograd functions' names, which identify the operation in a trace."""
     benchmarks: Callable[[Sizes, torch.dtype], Iterable[Benchmark]] | None = None
-    """The operation and its rivals at a training step's sizes."""
+    """The operation and other implementations at a training step's sizes."""
 
     @property
     def operation(self) -> str:
@@ -108,12 +108,12 @@ class Case:
 
 
 def normal(*shape: int, dtype: torch.dtype, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-    """A differentiated argument with normally distributed values."""
+    """Create a differentiated argument with normally distributed values."""
     return (torch.randn(*shape) * scale + shift).to(dtype).requires_grad_()
 
 
 def cumulative(lengths: tuple[int, ...], padding: int = 0, device: str | None = None) -> Tensor:
-    """cu_seqlens of documents of these lengths, its last entry repeated `padding` times."""
+    """Return cu_seqlens of documents of these lengths, padded by `padding` entries."""
     ends = [0]
     for length in lengths:
         ends.append(ends[-1] + length)
@@ -121,6 +121,6 @@ def cumulative(lengths: tuple[int, ...], padding: int = 0, device: str | None = 
 
 
 def document_lengths(cu_seqlens: Tensor) -> list[int]:
-    """The lengths that `cumulative` was given, those of its padding included."""
+    """Return the lengths that `cumulative` was given, including those of its padding."""
     lengths: list[int] = cu_seqlens.diff().tolist()
     return lengths

@@ -1,4 +1,4 @@
-"""How far a computed tensor may be from the true one, and why."""
+"""Comparison of computed tensors with float64 formulas."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.kernels.case import Case, Function, Sizes
 
-# Half the distance from 1 to the next number, for each type: the error of one rounding.
+# Error of one rounding: half the distance from 1 to the next number of each dtype.
 ROUNDING = {
     torch.float64: 2.0**-53,
     torch.float32: 2.0**-24,
@@ -19,10 +19,10 @@ ROUNDING = {
 def assert_close(name: str, computed: Tensor, true: Tensor, roundings: float) -> None:
     """Assert that the error is at most `roundings` roundings of the largest value.
 
-    The true value is float64 from the same (already rounded) arguments. A result computed in
-    float32 and rounded once to float16 or bfloat16 errs by one rounding of its own value; one
-    that goes through n intermediate results of the argument's type by about n; float32 sums of
-    some hundred terms by some ten.
+    The true value is computed in float64 from the same (already rounded) arguments. The error is
+    one rounding for a float32 result rounded once to float16 or bfloat16, about n roundings for
+    one with n intermediate results of the arguments' dtype, and some ten for float32 sums of some
+    hundred terms.
     """
     assert computed.shape == true.shape, name
     assert computed.isfinite().all(), f"{name}: not finite"
@@ -37,7 +37,7 @@ def outputs_and_gradients(
     differentiated: Sequence[Tensor],
     upstream: Sequence[Tensor],
 ) -> list[Tensor]:
-    """The function's outputs and then its gradients with respect to its arguments."""
+    """Return the function's outputs, then its gradients with respect to its arguments."""
     arguments = [tensor.detach().requires_grad_() for tensor in differentiated]
     outputs = as_tuple(function(*arguments))
     given = [gradient.to(out.dtype) for gradient, out in zip(upstream, outputs, strict=True)]
@@ -52,7 +52,7 @@ def compare(
     upstream: Sequence[Tensor],
     roundings: float,
 ) -> None:
-    """Assert that outputs and gradients of `function` are those of the float64 `formula`."""
+    """Assert that outputs and gradients of `function` match those of the float64 `formula`."""
     true = outputs_and_gradients(formula, [tensor.double() for tensor in differentiated], upstream)
     computed = outputs_and_gradients(function, differentiated, upstream)
     for index, (one, other) in enumerate(zip(computed, true, strict=True)):
@@ -61,7 +61,7 @@ def compare(
 
 
 def check_values(case: Case, sizes: Sizes, dtype: torch.dtype) -> None:
-    """Assert that outputs and gradients are those of the case's formula."""
+    """Assert that outputs and gradients match those of the case's formula."""
     problem = case.problem(sizes, dtype)
     places = [i for i, each in enumerate(problem.arguments) if each.requires_grad]
 
@@ -93,5 +93,5 @@ def check_values(case: Case, sizes: Sizes, dtype: torch.dtype) -> None:
 
 
 def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The outputs of a function that gives one tensor or several."""
+    """Return the outputs of a function as a tuple."""
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

@@ -1,6 +1,6 @@
-"""Compiling Triton kernels without a GPU, for A100 and H100 or H200, and what is checked of them.
+"""Compilation of Triton kernels without a GPU, for A100 and H100 or H200, and checks of the result.
 
-A stand-in for the driver names the target, and every launch ends when the kernel is compiled.
+A fake driver sets the target, and every launch stops after compilation.
 """
 
 import re
@@ -10,26 +10,26 @@ from typing import Any
 
 import torch
 
-# What a multiprocessor has, and the programs that the layer norm's backward pass starts on each.
+# Registers of a multiprocessor, and programs per multiprocessor in the layer norm's backward pass.
 REGISTERS, PROGRAMS = 65536, 4
-# Bytes of local memory a lane: a number or two. Triton 3.6's assembler spills up to 18 where a row
-# of 1536 goes back through dropout and its norm; that of 3.7 finds registers for them.
+# Bytes of local memory per lane: a number or two. The assembler of Triton 3.6 spills up to 18
+# numbers in the backward pass of dropout and norm at width 1536; that of 3.7 does not.
 LOCAL_MEMORY, LOCAL_MEMORY_OF_3_6 = 8, {"_backward_kernel": 72}
-# Kernels that read single numbers.
+# Kernels that load single numbers.
 NARROW = {"_span_sums_kernel"}
-# What a multiprocessor gives one program.
+# Shared memory available to a program.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 Compiled = list[tuple[str, Any]]
 
 
 class FakeDriver:
-    """The little of a Triton driver that compiling asks for."""
+    """The part of a Triton driver that compilation needs."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
 
     def get_current_device(self) -> int:
-        return self.capability  # kernels are kept by device: no mixing of the two targets
+        return self.capability  # kernels are cached by device: keeps the two targets apart
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -41,8 +41,8 @@ class FakeDriver:
 
 
 def check_resources(name: str, kernel: Any) -> None:
-    """Local memory holds a number or two at most, wide reads are wide, a grid that is to run at
-    once does: it decides whether a kernel that moves bytes moves them at the device's rate."""
+    """Assert that a kernel hardly spills, loads 16 bytes at a time, and that persistent programs
+    are resident together: a memory-bound kernel needs this to reach the device's bandwidth."""
     import triton
 
     used = resources(kernel.asm["cubin"])
@@ -56,7 +56,7 @@ def check_resources(name: str, kernel: Any) -> None:
 
 
 def resources(cubin: bytes) -> dict[str, int]:
-    """What a lane and a program of a compiled kernel take, by cuobjdump's names."""
+    """Return the resources of a compiled kernel, by cuobjdump's names."""
     from triton import knobs
 
     with NamedTemporaryFile(suffix=".cubin") as file:
@@ -68,7 +68,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 def narrow_products(code: str) -> list[str]:
-    """Products of a row's stride or width in 32 bits: with 49,152 rows of 256,000 they overflow."""
+    """Return 32-bit products with a stride or width, which overflow for 49,152 rows of 256,000."""
     narrow = {"%width", "%vocabulary"} | set(re.findall(r"%\w*_stride\b", code))
     found = []
     for line in code.splitlines():
@@ -86,5 +86,5 @@ def narrow_products(code: str) -> list[str]:
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """A differentiated argument of zeros."""
+    """Create a differentiated argument of zeros."""
     return torch.zeros(*shape, dtype=dtype, requires_grad=True)

@@ -32,7 +32,7 @@ def poisoned_memory() -> Iterator[None]:
 def triton_on_poisoned_memory(
     monkeypatch: pytest.MonkeyPatch, poisoned_memory: None
 ) -> Iterator[None]:
-    """Choose Triton and its device; the seed is fixed and uninitialized memory holds NaN."""
+    """Choose Triton, fix the seed and fill uninitialized memory with NaN."""
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
     backend.cache_clear()
     assert torch.empty(3, device=DEVICE).isnan().all()
@@ -42,7 +42,7 @@ def triton_on_poisoned_memory(
 
 @pytest.fixture
 def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget which backends were chosen, and let the environment choose none."""
+    """Clear the cached choice of backends and the environment variables that override it."""
     for name in ("MMBERT_KERNELS", "MMBERT_ATTENTION", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
     backend.cache_clear()
@@ -52,7 +52,7 @@ def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(params=[80, 90])
 def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiled]:
-    """Compile instead of launching; the fixture is the list of (kernel's name, compiled kernel)."""
+    """Compile kernels instead of launching them; provides a list of (name, compiled kernel)."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -70,7 +70,7 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(JITFunction, "run", compile_only)
     monkeypatch.setattr("mmbert_kernels.support.dispatch.triton_interprets", lambda: True)
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
-    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")  # nothing is left to the default
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")  # so that the default would fail
     backend.cache_clear()
     monkeypatch.setattr(driver, "_active", FakeDriver(request.param))
     yield launches

@@ -1,4 +1,4 @@
-"""Checks of every case on arguments with other memory layouts, and on empty ones."""
+"""Checks of a case with other memory layouts and with empty arguments."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from tests.kernels.comparison import as_tuple
 def outputs_and_gradients(
     call: Function, arguments: tuple[Tensor, ...], differentiated: tuple[bool, ...]
 ) -> list[Tensor]:
-    """Outputs, then gradients for upstream gradients of one number."""
+    """Return outputs, then gradients for constant upstream gradients."""
     leaves = [
         argument.detach().requires_grad_(wanted)
         for argument, wanted in zip(arguments, differentiated, strict=True)
@@ -25,13 +25,13 @@ def outputs_and_gradients(
 
 
 def apart(tensor: Tensor) -> Tensor:
-    """The same values with others between them that must not be read."""
+    """Return a strided copy with invalid values between the elements."""
     wrong = torch.full_like(tensor, torch.nan if tensor.is_floating_point() else -(10**6))
     return torch.stack((tensor, wrong), dim=-1)[..., 0]
 
 
 def transposed(tensor: Tensor) -> Tensor:
-    """The same values, the first dimension the fastest."""
+    """Return a copy in which the first dimension has stride 1."""
     order = tuple(reversed(range(tensor.ndim)))
     return tensor.permute(order).contiguous().permute(order)
 
@@ -51,7 +51,7 @@ def check_layouts(case: Case) -> None:
 
 
 def check_empty(case: Case) -> None:
-    """Assert that no tokens give no outputs, and zero as the gradient of weights."""
+    """Assert that without tokens outputs are empty and gradients of weights zero."""
     problem = case.problem(EMPTY, torch.float32)
     differentiated = tuple(argument.requires_grad for argument in problem.arguments)
     results = outputs_and_gradients(problem.call, problem.arguments, differentiated)

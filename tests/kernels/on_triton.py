@@ -1,7 +1,7 @@
-"""Where the test_triton*.py files run Triton's kernels, and in which types.
+"""Device and dtypes of the test_triton*.py files.
 
-`make test-gpu` runs these files compiled, in bfloat16 too. `make test` runs them in Triton's
-interpreter, in a process of their own (test_triton_interpreter.py), in float32 and float16: its
+`make test-gpu` runs these files on a GPU, also in bfloat16. `make test` runs them in Triton's
+interpreter, in a separate process (test_triton_interpreter.py), in float32 and float16: its
 bfloat16 is wrong.
 """
 
@@ -17,5 +17,5 @@ USE_TRITON = pytest.mark.usefixtures("triton_on_poisoned_memory")
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Normal values on the device."""
+    """Return normally distributed values on the device."""
     return torch.randn(*shape, device=DEVICE).to(dtype)

@@ -1,8 +1,7 @@
-"""Every Triton kernel, as the models of the presets launch it, compiled for A100 and H100 or H200,
-each with the same fusion of products and sums.
+"""Compilation of every Triton kernel, as the presets launch it, for A100 and H100 or H200.
 
-No GPU is needed (compilation.py). The tensors are small but have the models' widths and types, so
-that the compile-time arguments and the specializations are those of training.
+No GPU is needed (compilation.py). The tensors are small but have the models' widths and dtypes, so
+that compile-time arguments and specializations are those of training.
 """
 
 import importlib.util
@@ -35,7 +34,7 @@ CASES = [pytest.param(case, id=case.name) for case in all_cases() if case.triton
 @pytest.mark.parametrize("sizes", PRESETS, ids=[str(sizes.width) for sizes in PRESETS])
 @pytest.mark.parametrize("case", CASES)
 def test_every_kernel_compiles(compiled: Compiled, case: Case, sizes: Sizes) -> None:
-    """With the gradients of all outputs, and of the first alone."""
+    """With gradients of all outputs, and of the first output only."""
     problem = case.problem(sizes, torch.bfloat16)
     for used in (slice(None), slice(1)):
         outputs = as_tuple(problem.call(*problem.arguments))[used]

@@ -1,4 +1,4 @@
-"""Gathering rows on a CPU: repeated positions and sums in float32."""
+"""Gather of rows on a CPU: repeated positions and sums in float32."""
 
 import pytest
 import torch

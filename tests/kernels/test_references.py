@@ -1,9 +1,12 @@
-"""Every operation as it runs on a CPU: values and gradients, memory layouts, empty arguments."""
+"""Every operation on a CPU: values and gradients, memory layouts, empty arguments."""
+
+import logging
 
 import pytest
 import torch
 
-from tests.kernels.case import Case, Sizes
+from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, backend
+from tests.kernels.case import SMALL, Case, Sizes
 from tests.kernels.cases import all_cases
 from tests.kernels.comparison import check_values
 from tests.kernels.layouts import check_empty, check_layouts
@@ -33,3 +36,13 @@ def test_results_do_not_depend_on_memory_layout(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_gives_nothing(case: Case) -> None:
     check_empty(case)
+
+
+def test_every_operation_has_a_case(caplog: pytest.LogCaptureFixture) -> None:
+    backend.cache_clear()
+    with caplog.at_level(logging.INFO, logger="mmbert.kernels"):
+        for case in all_cases():
+            problem = case.problem(SMALL, torch.float32)
+            problem.call(*problem.arguments)
+    chosen = {message.partition(" on ")[0] for message in caplog.messages}
+    assert chosen == {*FUSED_OPERATIONS, "attention in float32"}

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rotary(dtype: torch.dtype, base: float) -> None:
     qkv = torch.randn(TOKENS, 3, 2, 16, dtype=dtype)
-    # angles are float32 for every type: at position 128 a rounding of the angle is 128 of a
-    # float32's at 1; in float64 the tables are the error
+    # Angles are always float32: at position 128 their rounding error is 128 times that at position
+    # 1; in float64 the tables are the largest error.
     roundings = 64 * 2.0**29 if dtype == torch.float64 else 256 if dtype == torch.float32 else 2
     compare(
         lambda qkv: kernels.rotary(qkv, cumulative(LENGTHS, padding=3), base),
@@ -30,7 +30,7 @@ def test_rotary(dtype: torch.dtype, base: float) -> None:
 
 
 def test_rotary_up_to_the_longest_context() -> None:
-    """An angle of 8,191 has 8,192 times the rounding of one at 1."""
+    """The rounding error of an angle at position 8,191 is 8,192 times that at position 1."""
     lengths = (1, 8192, 1024)
     compare(
         lambda qkv: kernels.rotary(qkv, cumulative(lengths), 160_000.0),

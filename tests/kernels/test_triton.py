@@ -1,7 +1,6 @@
-"""Every Triton kernel against the formulas in float64, in other memory layouts and on nothing.
+"""Every Triton kernel: values and gradients, memory layouts, empty arguments, large offsets.
 
-on_triton.py says where these tests run. Memory that a kernel is to write is filled with NaN
-beforehand.
+For the device see on_triton.py. Output memory is filled with NaN before every test.
 """
 
 import pytest
@@ -15,7 +14,7 @@ from tests.kernels.comparison import check_values
 from tests.kernels.layouts import check_empty, check_layouts
 from tests.kernels.on_triton import DEVICE, DTYPES, INTERPRETED, USE_TRITON, randn
 
-# Attention's kernels are not Triton's: packed_attention/test_gpu_libraries.py.
+# Attention has no Triton kernels; see packed_attention/test_gpu_libraries.py.
 ON_TRITON = [case for case in all_cases() if case.triton_kernels]
 CASES = [pytest.param(case, id=case.name) for case in ON_TRITON]
 ANY_LAYOUT = [pytest.param(case, id=case.name) for case in ON_TRITON if case.any_layout]
@@ -48,8 +47,8 @@ def test_nothing_gives_nothing(case: Case) -> None:
 
 @pytest.mark.skipif(not INTERPRETED, reason="takes 9 GB that only the interpreter leaves untouched")
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
-    """Offsets are 64 bits wide: the third row lies 2^31 elements behind the first."""
-    torch.utils.deterministic.fill_uninitialized_memory = False  # no page but the rows' is touched
+    """Offsets are 64 bits wide: the third row is 2^31 elements after the first."""
+    torch.utils.deterministic.fill_uninitialized_memory = False  # touch only the rows' pages
     try:
         far = torch.empty(2**31 + 256, dtype=torch.float16).as_strided((3, 96), (2**30, 1))
         far.copy_(randn(3, 96))

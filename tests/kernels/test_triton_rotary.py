@@ -1,4 +1,4 @@
-"""The Triton kernel of rotary position embedding: long contexts, memory, three gradients."""
+"""Triton kernel of rotary position embedding: long contexts, in-place memory, three gradients."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ pytestmark = [USE_TRITON, *([] if INTERPRETED else [pytest.mark.gpu])]
 
 
 def test_rotary_up_to_the_longest_context() -> None:
-    """An angle of 8,191 has 8,192 times the rounding of one at 1. (The interpreter, at some 200
-    tokens a second, goes up to a quarter of that.)"""
+    """The rounding error of an angle at position 8,191 is 8,192 times that at position 1. The
+    interpreter, at some 200 tokens per second, runs a quarter of that."""
     lengths = (1, 2048, 33) if INTERPRETED else (1, 8192, 1024)
     compare(
         lambda qkv: kernels.rotary(qkv, cumulative(lengths, 0, str(DEVICE)), 160_000.0),
@@ -43,7 +43,7 @@ def test_rotary_finds_documents_behind_empty_ones() -> None:
 def test_rotary_works_in_place_on_what_is_given_away(dtype: torch.dtype) -> None:
     cu_seqlens = cumulative(LENGTHS, 2, str(DEVICE))
     x = randn(TOKENS, 3 * 2 * 16, dtype=dtype).requires_grad_()
-    linear = x + 0.0  # what the model hands over: a view of a linear's output
+    linear = x + 0.0  # as in the model: a view of a linear's output
     qkv = linear.view(TOKENS, 3, 2, 16)
     before = qkv.detach().clone()
     rotated = kernels.rotary(qkv, cu_seqlens, 10_000.0)
@@ -63,7 +63,7 @@ def test_rotary_works_in_place_on_what_is_given_away(dtype: torch.dtype) -> None
 @pytest.mark.parametrize("heads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rotary_brings_three_gradients_together(dtype: torch.dtype, heads: int) -> None:
-    """Of any layout each; what lies between their elements is not read, and they stay as given."""
+    """Each of any layout; values between their elements are not read, and they are not modified."""
     cu_seqlens, size = cumulative(LENGTHS, 2, str(DEVICE)), 16
     roundings = 256 if dtype == torch.float32 else 2
     x = randn(TOKENS, 3 * heads * size, dtype=dtype).requires_grad_()

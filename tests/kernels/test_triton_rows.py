@@ -1,4 +1,4 @@
-"""The Triton kernels of gather and scatter: runs of every length, positions out of order."""
+"""Triton kernels of gather and scatter: runs of every length, unsorted positions."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = [USE_TRITON, *([] if INTERPRETED else [pytest.mark.gpu])]
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 64, 257, 600, 1500])
 @pytest.mark.parametrize("ascending", [False, True])
 def test_scatter_of_runs_of_every_length(count: int, ascending: bool) -> None:
-    """Runs that begin and end inside, at and across the edges of blocks, up to 30 blocks long."""
+    """Runs that start and end inside, at and across the edges of blocks, up to 30 blocks long."""
     places = torch.randint(0, 12, (count,), device=DEVICE)
     places[count // 3 :] = places[count // 3 :].clamp(min=5, max=6)
     if count == 1500:
@@ -31,7 +31,7 @@ def test_scatter_of_runs_of_every_length(count: int, ascending: bool) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 63, 64, 65])
 def test_scatter_of_runs_of_one_length(size: int) -> None:
-    """Every way in which runs of one length lie across the edges of blocks of 32."""
+    """Every alignment of runs of one length with the edges of blocks of 32."""
     places = torch.arange(40 * size, device=DEVICE) // size
     grad = randn(40 * size, 8)
     true = torch.zeros(41, 8, dtype=torch.float64, device=DEVICE)

@@ -1,4 +1,4 @@
-"""Layers over a group against their ordinary counterparts, where the vocabulary does not divide."""
+"""Vocabulary-parallel layers with a vocabulary that is not divisible by the group's size."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ Result = dict[str, list[float]]
 
 
 def results(group: TensorGroup, sequence: bool) -> Result:
-    """Embeds tokens from both ends of the vocabulary and decodes some of them again."""
+    """Embed tokens from both ends of the vocabulary and decode some of them."""
     parallel = TensorParallel(group, sequence)
     embedding = VocabParallelEmbedding(VOCABULARY, WIDTH, parallel, std=1.0)
     norm = LayerNorm(WIDTH, parallel, eps=1e-5, sequence_parallel=sequence)
@@ -41,7 +41,7 @@ def results(group: TensorGroup, sequence: bool) -> Result:
     hidden = norm.norm(embedding(ids))
     if not embedding.is_sharded:
         torch.testing.assert_close(embedding(ids, lookup=norm.embed_norm), hidden)
-    # Positions repeat and come from every rank's tokens.
+    # Positions repeat and include every rank's tokens.
     rows = gather_token_rows(hidden, torch.tensor([0, 0, 5, 6, 11]), parallel)
     labels = torch.tensor([VOCABULARY - 1, 0, half, half + 1, 3])
     losses = decoder(rows, labels, torch.ones(5))

@@ -1,4 +1,4 @@
-"""The fused operations' cases, one file an operation; a new file is found by its name."""
+"""Cases of the fused operations, one file per operation; new files are found automatically."""
 
 import importlib
 import pkgutil
@@ -7,7 +7,7 @@ from tests.kernels.case import Case
 
 
 def all_cases() -> tuple[Case, ...]:
-    """The cases of all files, in the order of the files' names."""
+    """Return the cases of all files, ordered by file name."""
     found: list[Case] = []
     for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
         cases = importlib.import_module(f"{__name__}.{name}").CASES

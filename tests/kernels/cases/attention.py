@@ -1,4 +1,4 @@
-"""Attention in packed documents: whole, in a window, and with rotation."""
+"""Attention in packed documents: global, in a window, and with rotation."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ WINDOW = 6
 
 
 def formula(qkv: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
-    """With all pairs of tokens."""
+    """Compute attention over all pairs of tokens, masked, in float64."""
     query, key, value = qkv.double().unbind(1)
     tokens = qkv.shape[0]
     document = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)]).to(qkv.device)
@@ -64,10 +64,10 @@ def rotary_attention(sizes: Sizes, dtype: torch.dtype) -> Problem:
 
 
 def benchmarks(sizes: Sizes, dtype: torch.dtype) -> Iterator[Benchmark]:
-    """Documents of the length given, and of 8,192 tokens."""
+    """Yield benchmarks with documents of the given length and of 8,192 tokens."""
     tokens, d = sizes.tokens, sizes.width
     row = tokens * d * dtype.itemsize
-    qkv = normal(tokens, 3 * d, dtype=dtype)  # as a linear gives it
+    qkv = normal(tokens, 3 * d, dtype=dtype)  # as a linear returns it
 
     def by_heads(qkv: Tensor) -> Tensor:
         return qkv.view(tokens, 3, sizes.heads, sizes.head_size)
@@ -93,7 +93,7 @@ def benchmarks(sizes: Sizes, dtype: torch.dtype) -> Iterator[Benchmark]:
 
 
 def eager(qkv: Tensor, length: int, window: int | None) -> Tensor:
-    """Attention over documents of one length, which `scaled_dot_product_attention` can batch."""
+    """Compute attention over documents of one length by batched `scaled_dot_product_attention`."""
     whole = qkv.shape[0] // length * length
     query, key, value = qkv[:whole].view(-1, length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
     mask = None
@@ -106,7 +106,7 @@ def eager(qkv: Tensor, length: int, window: int | None) -> Tensor:
 def varlen_attention(
     by_heads: Callable[[Tensor], Tensor], cu_seqlens: Tensor, length: int, window: int | None
 ) -> dict[str, Function]:
-    """PyTorch's variable-length attention on a GPU where ours is flash-attn."""
+    """Return PyTorch's variable-length attention if ours is flash-attn."""
     from mmbert_kernels.packed_attention.gpu import varlen_attention as by_torch
 
     if not kernels.backends(cu_seqlens.device.type)["attention"].startswith("flash_attn"):
@@ -120,7 +120,7 @@ def varlen_attention(
 
 
 def roundings(dtype: torch.dtype) -> float:
-    """Attention's; with rotation float32 angles are the error."""
+    """Return the tolerance with rotation, where the float32 angles are the largest error."""
     return max(48.0, rotary.roundings(dtype))
 
 

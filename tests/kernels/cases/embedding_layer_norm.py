@@ -13,7 +13,9 @@ from tests.kernels.cases.layer_norm import EPS
 
 def problem(sizes: Sizes, dtype: torch.dtype) -> Problem:
     ids = torch.randint(0, sizes.vocabulary, (sizes.tokens,))
-    ids[: sizes.tokens * 13 // 30] = 7  # one frequent token, whose gradient spans several blocks
+    ids[: sizes.tokens * 13 // 30] = (
+        7  # a frequent token, with a gradient that spans several blocks
+    )
     return Problem(
         (
             ids,

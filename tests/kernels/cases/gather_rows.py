@@ -1,4 +1,4 @@
-"""Gathering rows, with a scatter in a fixed order backward."""
+"""Gather of rows."""
 
 from collections.abc import Iterator
 
@@ -15,8 +15,8 @@ def repeated(sizes: Sizes, dtype: torch.dtype) -> Problem:
     rows = max(sizes.tokens, 4)
     positions = torch.randint(0, rows, (sizes.masked,))
     third = sizes.masked // 3
-    positions[third : 2 * third] = 0  # as unfilled slots point to
-    positions[positions == 17] = 16  # a row that nothing gathers
+    positions[third : 2 * third] = 0  # like unused slots
+    positions[positions == 17] = 16  # a row that is never gathered
     return Problem(
         (normal(rows, sizes.width, dtype=dtype), positions),
         kernels.gather_rows,

@@ -1,4 +1,4 @@
-"""Layer norm: alone, of a residual stream that goes on, and of a sum, with and without dropout."""
+"""Layer norm: plain, prenorm, and fused with residual addition and dropout."""
 
 from collections.abc import Iterator
 
@@ -51,7 +51,7 @@ def add_norm(sizes: Sizes, dtype: torch.dtype, dropout: kernels.Dropout | None =
             keep = keep_mask(dropout, sizes.tokens, sizes.width, x.device)
             x = torch.where(keep, x, 0.0) * dropout.scale
         total = residual.double() + x.double()
-        # the norm is that of the sum rounded to the residual's dtype
+        # The norm is computed from the sum rounded to the residual's dtype.
         total = total + (total.to(dtype).double() - total).detach()
         return formula(total, w), total
 
@@ -103,13 +103,13 @@ def benchmarks_of_add_norm(sizes: Sizes, dtype: torch.dtype) -> Iterator[Benchma
 
 
 def eager_dropout_add_norm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """Dropout, addition and norm as three operations of PyTorch."""
+    """Compute dropout, addition and norm by three PyTorch operations."""
     total = residual + functional.dropout(x, 0.1)
     return functional.layer_norm(total, weight.shape, weight, None, EPS), total
 
 
 def liger_layer_norm() -> dict[str, Function]:
-    """Liger's layer norm, which has a bias."""
+    """Return Liger's layer norm, which has a bias, if installed."""
     try:
         from liger_kernel.ops.layer_norm import LigerLayerNormFunction
     except ImportError:

@@ -43,7 +43,7 @@ def problem(sizes: Sizes, dtype: torch.dtype) -> Problem:
 
 
 def roundings(dtype: torch.dtype) -> float:
-    """Losses are float32, but the logits behind them have the arguments' type."""
+    """Return the tolerance: losses are float32, but the logits have the arguments' dtype."""
     return {torch.bfloat16: 2.0**16, torch.float16: 2.0**15}.get(dtype, 64)
 
 
@@ -69,13 +69,13 @@ def benchmarks(sizes: Sizes, dtype: torch.dtype) -> Iterator[Benchmark]:
 
 
 def eager(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
-    """With all logits at once."""
+    """Compute the losses from all logits at once."""
     logits = functional.linear(hidden, weight, bias).float()
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def public() -> dict[str, Function]:
-    """Liger's at its own chunk size, Apple's cut cross-entropy, PyTorch's (from 2.13)."""
+    """Return the installed ones of Liger's, Apple's cut cross-entropy and PyTorch's (from 2.13)."""
     found: dict[str, Function] = {}
     try:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss

@@ -1,4 +1,4 @@
-"""Rotary position embedding, of packed queries, keys and values and of three tensors."""
+"""Rotary position embedding, with a packed result and with three tensors."""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +22,7 @@ BASE = 160_000.0
 
 
 def formula(qkv: Tensor, lengths: Sequence[int], base: float) -> Tensor:
-    """By complex multiplication."""
+    """Rotate by complex multiplication, in float64."""
     qkv = qkv.double()
     half = qkv.shape[3] // 2
     positions = torch.cat([torch.arange(length) for length in lengths]).to(qkv.device)
@@ -34,8 +34,8 @@ def formula(qkv: Tensor, lengths: Sequence[int], base: float) -> Tensor:
 
 
 def roundings(dtype: torch.dtype) -> float:
-    """Angles are float32 for every type: at position 128 a rounding of the angle is 128 of a
-    float32's at 1; in float64 the tables are the error."""
+    """Return the tolerance. Angles are always float32: at position 128 their rounding error is 128
+    times that at position 1; in float64 the tables are the largest error."""
     return {torch.float64: 128 * 2.0**29, torch.float32: 256}.get(dtype, 2)
 
 
@@ -47,7 +47,7 @@ def qkv_and_lengths(sizes: Sizes, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def packed(sizes: Sizes, dtype: torch.dtype) -> Problem:
     return Problem(
         qkv_and_lengths(sizes, dtype),
-        # a copy, as the operation may rotate its argument in place
+        # A copy, because the operation may modify its argument in place.
         lambda qkv, cu_seqlens: kernels.rotary(qkv * 1, cu_seqlens, BASE),
         lambda qkv, cu_seqlens: formula(qkv, document_lengths(cu_seqlens), BASE),
     )
@@ -64,7 +64,7 @@ def unpacked(sizes: Sizes, dtype: torch.dtype) -> Problem:
 def benchmarks(sizes: Sizes, dtype: torch.dtype) -> Iterator[Benchmark]:
     row = sizes.tokens * sizes.width * dtype.itemsize
     cu_seqlens, length = cumulative(sizes.lengths), sizes.lengths[0]
-    qkv = normal(sizes.tokens, 3 * sizes.width, dtype=dtype)  # as a linear gives it
+    qkv = normal(sizes.tokens, 3 * sizes.width, dtype=dtype)  # as a linear returns it
 
     def by_heads(qkv: Tensor) -> Tensor:
         return qkv.view(sizes.tokens, 3, sizes.heads, sizes.head_size)
@@ -88,7 +88,7 @@ def benchmarks(sizes: Sizes, dtype: torch.dtype) -> Iterator[Benchmark]:
 
 
 def eager(qkv: Tensor, length: int) -> Tensor:
-    """Rotary on documents of one length in plain PyTorch."""
+    """Apply RoPE to documents of one length in plain PyTorch."""
     size = qkv.shape[3]
     positions = torch.arange(qkv.shape[0], device=qkv.device) % length
     frequencies = 1e4 ** (-torch.arange(0, size, 2, device=qkv.device) / size)
@@ -113,6 +113,6 @@ CASES = (
         trace_names=("_Rotary",),
         benchmarks=benchmarks,
     ),
-    # test_triton_rotary.py has more sizes of this one: the interpreter is slow
+    # More sizes are in test_triton_rotary.py; few here, because the interpreter is slow.
     Case("rotary-unpacked", unpacked, UNEVEN, roundings, triton_kernels=("_rotate_kernel",)),
 )

@@ -24,10 +24,10 @@ def formula(
     peak_learning_rate: float,
     weight_decay: float,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """One tensor's (parameter, exp_avg, exp_avg_sq, RMS) after a step, by bias-corrected averages.
+    """Return one tensor's (parameter, exp_avg, exp_avg_sq, RMS) after a step.
 
-    Adam's averages with the usual correction, from which the debiased form follows: if M is the
-    biased average, m = M / (1 - beta^t).
+    Uses Adam's biased averages M with the usual correction, m = M / (1 - beta^t), from which the
+    debiased form follows.
     """
     parameter, gradient = parameter.double(), gradient.double()
     moments = []
@@ -44,7 +44,7 @@ def formula(
 
 
 def problem(sizes: Sizes, _: torch.dtype) -> Problem:
-    """The documents' lengths are the tensors' sizes; all is float32."""
+    """Create a partition with tensors as large as the documents; always float32."""
     ends = torch.tensor((0, *sizes.lengths), device="cpu").cumsum(0).tolist()
     spans = kernels.TensorSpans(tuple(ends[:-1]), tuple(ends[1:]))
 

@@ -1,4 +1,4 @@
-"""The linear cross-entropy over real processes, each with a range of the vocabulary."""
+"""Linear cross-entropy over real processes, each with a range of the vocabulary."""
 
 import os
 from typing import Any
@@ -16,11 +16,11 @@ ENDS = {2: (0, 37, 101), 3: (0, 1, 60, 101)}
 
 
 def arguments() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """hidden, weight, bias, labels, weights; the label's rank differs from the maximum's."""
+    """Return hidden, weight, bias, labels and weights; maxima and labels are on different ranks."""
     generator = torch.Generator().manual_seed(21)
     hidden = torch.randn(23, 16, generator=generator)
     weight = torch.randn(101, 16, generator=generator)
-    weight[:37] *= 6  # maxima, and most of the sums, lie with the first rank
+    weight[:37] *= 6  # maxima and most of the sums are on the first rank
     labels = torch.randint(0, 101, (23,), generator=generator)
     labels[:3] = torch.tensor([0, 36, 100])
     weights = torch.ones(23)
@@ -40,12 +40,12 @@ def one_rank(rank: int, world_size: int, chunk: int, kernels: str) -> tuple[Any,
         *leaves, labels, weights=weights, vocab_start=start, group=dist.group.WORLD, chunk=chunk
     )
     losses.mean().backward()
-    dist.all_reduce(leaves[0].grad)  # each rank has its part of the gradient of hidden
+    dist.all_reduce(leaves[0].grad)  # each rank has a partial gradient of hidden
     return losses.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)
 
 
 def check_ranks(ranks: int, chunk: int, kernels: str) -> None:
-    """Assert that all ranks' losses and gradients are those of the formula."""
+    """Assert that all ranks' losses and gradients match those of the formula."""
     results = run_ranks(one_rank, ranks, chunk, kernels)
     hidden, weight, bias, labels, weights = arguments()
     leaves = [each.double().requires_grad_() for each in (hidden, weight, bias)]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def test_losses_and_their_sum_are_float32_for_bfloat16_arguments() -> None:
-    """Losses kept in bfloat16 would have steps of 1/16 here, and their sum would stand still."""
+    """In bfloat16 the losses would have steps of 1/16 here, and their sum would stop growing."""
     hidden = torch.randn(512, 8, dtype=torch.bfloat16)
     weight, bias = torch.zeros(5000, 8, dtype=torch.bfloat16), torch.zeros(5000).bfloat16()
     losses = kernels.linear_cross_entropy(hidden, weight, bias, torch.arange(512), chunk=8)
@@ -22,7 +22,7 @@ def test_losses_and_their_sum_are_float32_for_bfloat16_arguments() -> None:
 
 
 def test_the_weight_gradient_can_be_had_in_float32() -> None:
-    """Added to what is there; rounded to bfloat16 it is what autograd gives otherwise."""
+    """It accumulates, and rounded to bfloat16 equals autograd's gradient."""
     hidden = torch.randn(50, 16).bfloat16().requires_grad_()
     weight, bias = torch.randn(40, 16).bfloat16().requires_grad_(), torch.zeros(40).bfloat16()
     labels = torch.randint(0, 40, (50,))
@@ -78,7 +78,7 @@ def test_no_chunk_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_linear_cross_entropy_in_blocks_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 64 words, the last of 5, with maxima that rise from block to block."""
+    """Blocks of 64 tokens, the last of 5, with maxima that increase from block to block."""
     blocks = importlib.import_module("mmbert_kernels.cross_entropy.cpu_blocks")
     monkeypatch.setattr(blocks, "BLOCK_LOGITS", 1)
     hidden, weight = torch.randn(20, 16), torch.randn(197, 16)

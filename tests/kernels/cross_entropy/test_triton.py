@@ -1,4 +1,4 @@
-"""The Triton kernels of the linear cross-entropy: a split vocabulary, and very large chunks."""
+"""Triton kernels of the linear cross-entropy: split vocabulary and very large chunks."""
 
 import pytest
 import torch

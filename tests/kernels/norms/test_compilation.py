@@ -1,4 +1,4 @@
-"""Compilation of layer norm after dropout: one kernel for all rows of a training."""
+"""Compilation of layer norm with dropout: one kernel for all rows of a training run."""
 
 import importlib.util
 

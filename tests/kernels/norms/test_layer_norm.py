@@ -21,7 +21,7 @@ def test_branching_layer_norm(dtype: torch.dtype) -> None:
         (torch.randn(37, 96), torch.randn(37, 96)),
         roundings=32,
     )
-    # a branch may come to nothing
+    # an output may be unused
     for used, formula in ((0, layer_norm.formula(x, weight)), (1, x.double())):
         leaf = x.clone().requires_grad_()
         out = kernels.prenorm_layer_norm(leaf, weight, 1e-5)[used]

@@ -1,4 +1,4 @@
-"""The Triton kernels of layer norm: its forms, unused outputs, and dropout."""
+"""Triton kernels of layer norm: unused outputs, rounded sums and dropout."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ pytestmark = [USE_TRITON, *([] if INTERPRETED else [pytest.mark.gpu])]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_norm_is_that_of_the_sum_that_is_given(dtype: torch.dtype, share: float) -> None:
-    """To the bit: the backward pass and recomputation have the rounded sum alone."""
+    """Bitwise, because the backward pass and recomputation only have the rounded sum."""
     x, residual, weight = randn(37, 96, dtype=dtype), randn(37, 96, dtype=dtype) * 4, randn(96)
     dropout = kernels.Dropout(share, 5) if share else None
     normed, total = kernels.add_layer_norm(x, residual, weight.to(dtype), 1e-5, dropout)
@@ -50,7 +50,7 @@ def test_branching_layer_norm(dtype: torch.dtype) -> None:
         (randn(37, 96), randn(37, 96)),
         roundings=32,
     )
-    # a branch may come to nothing
+    # an output may be unused
     for used, formula in ((0, layer_norm.formula(x, weight)), (1, x.double())):
         leaf = x.clone().requires_grad_()
         out = kernels.prenorm_layer_norm(leaf, weight, 1e-5)[used]
@@ -70,7 +70,7 @@ def test_dropout_has_the_masks_of_the_reference(first_token: int) -> None:
 
 
 def test_expanded_gradients_are_read_right() -> None:
-    """The gradient of a sum is one number with strides of zero."""
+    """The gradient of a sum has strides of zero."""
     x, weight = randn(11, 40).requires_grad_(), randn(40)
     kernels.layer_norm(x, weight, 1e-5).sum().backward()
     true = x.detach().double().requires_grad_()

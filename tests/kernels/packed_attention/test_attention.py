@@ -42,7 +42,7 @@ def test_attention_in_a_window_over_rows_of_any_length(tokens: int) -> None:
 
 
 def test_attention_over_long_documents() -> None:
-    """Long enough for several blocks of queries, between documents that share a call."""
+    """Documents long enough for several blocks of queries, between ones that share a call."""
     lengths = (30, 5, 1100, 7, 300)
     qkv = torch.randn(sum(lengths), 3, 2, 16) * 2
     compare(
@@ -55,7 +55,7 @@ def test_attention_over_long_documents() -> None:
 
 
 def test_documents_do_not_see_each_other() -> None:
-    """Not a matter of tolerance: another document's values change nothing at all."""
+    """Exactly: another document's values change no bit."""
     qkv = torch.randn(TOKENS, 3, 2, 16)
     changed = qkv.clone()
     changed[1 + 63 :] = torch.randn(TOKENS - 64, 3, 2, 16) * 100

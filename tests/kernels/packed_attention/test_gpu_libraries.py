@@ -1,4 +1,4 @@
-"""Attention by flash-attn and PyTorch's varlen: called as published, and right on a GPU."""
+"""Attention by flash-attn and PyTorch's varlen: signatures of the calls, and values on a GPU."""
 
 import inspect
 import sys
@@ -33,9 +33,9 @@ def published_flash_attention(
     deterministic: bool = False,
     return_attn_probs: bool = False,
 ) -> Any:
-    """flash_attn 2.8.3's flash_attn_varlen_qkvpacked_func, computing by the reference.
+    """Compute the reference behind flash_attn 2.8.3's flash_attn_varlen_qkvpacked_func signature.
 
-    flash-attn itself has no CPU build and has not been run by these tests.
+    flash-attn has no CPU build and is not run by these tests.
     """
     assert dropout_p == 0.0
     assert softmax_scale is None
@@ -90,7 +90,7 @@ def published_flash_attention_3(
     sm_margin: int = 0,
     return_attn_probs: bool = False,
 ) -> Any:
-    """flash-attn 3's flash_attn_varlen_func, computing by the reference; as unexecuted as 2's."""
+    """Compute the reference behind flash-attn 3's flash_attn_varlen_func signature."""
     assert cu_seqlens_q is cu_seqlens_k
     assert max_seqlen_q == max_seqlen_k
     assert seqused_q is seqused_k is qv is q_descale is k_descale is v_descale is None
@@ -134,7 +134,7 @@ def test_flash_attention_3_is_called_as_published(
             (gradient,) = torch.autograd.grad(computed.square().sum(), qkv)
             results.append((computed, gradient))
         for flash, blocked in zip(*results, strict=True):
-            # each goes through some intermediate results in bfloat16
+            # both have some intermediate results in bfloat16
             torch.testing.assert_close(flash, blocked, rtol=2**-5, atol=2**-5)
 
 

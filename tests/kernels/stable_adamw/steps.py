@@ -1,4 +1,4 @@
-"""Steps of StableAdamW on flat partitions, and checks that the CPU's and Triton's tests share."""
+"""Steps of StableAdamW on flat partitions, and checks shared by the CPU's and Triton's tests."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8}
 def run_steps(
     cuts: tuple[int, ...], gradients: list[torch.Tensor], start: torch.Tensor
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Three tensors of 5, 3000 and 70,000 elements in flat partitions cut at `cuts`."""
+    """Train three tensors of 5, 3000 and 70,000 elements in flat partitions split at `cuts`."""
     ends = (5, 3005, 73005)
     bounds = list(zip((0, *cuts), (*cuts, start.numel()), strict=True))
     parts = [
@@ -29,7 +29,7 @@ def run_steps(
         for (a, b), part in zip(bounds, parts, strict=True):
             inside = [
                 min(max(end, a), b) - a for end in (0, *ends)
-            ]  # empty where a tensor is elsewhere
+            ]  # empty if the tensor is in another partition
             spans = TensorSpans(tuple(inside[:-1]), tuple(inside[1:]))
             span_lists.append(spans)
             part["g"] = gradient[a:b].clone()
@@ -50,7 +50,7 @@ def run_steps(
 
 
 def spiking_gradients() -> list[torch.Tensor]:
-    """Ten steps; at the eighth, the second tensor's gradient is 50 times the usual."""
+    """Return ten gradients; in the eighth, the second tensor's is 50 times the usual."""
     generator = torch.Generator().manual_seed(3)
     gradients = [torch.randn(73005, generator=generator) * 0.01 for _ in range(10)]
     gradients[7][5:3005] *= 50
@@ -63,7 +63,7 @@ def check_steps(
     gradients: list[torch.Tensor],
     start: torch.Tensor,
 ) -> None:
-    """Assert that parameters and RMS are those of the formula, tensor by tensor."""
+    """Assert that parameters and RMS match the formula, tensor by tensor."""
     for index, (first, last) in enumerate(((0, 5), (5, 3005), (3005, 73005))):
         p = start[first:last].double()
         m, v = torch.zeros_like(p), torch.zeros_like(p)
@@ -84,7 +84,7 @@ def check_steps(
 
 
 def check_padding(device: torch.device) -> None:
-    """Only [2, 4) is a span."""
+    """Assert that only [2, 4), the only span, changes."""
     p, g, m, v = (torch.full((8,), value, device=device) for value in (1.0, 1.0, 5.0, 5.0))
     spans = TensorSpans((2,), (4,))
     sums = stable_adamw_sums(g, v, spans, step=1, **SETTINGS)
@@ -109,7 +109,7 @@ def check_padding(device: torch.device) -> None:
 
 
 def check_no_elements(device: torch.device) -> None:
-    """TensorSpans without elements, and a partition without any."""
+    """Assert that empty spans and an empty partition are handled."""
     for spans, size in ((TensorSpans((0, 3, 3), (3, 3, 5)), 5), (TensorSpans((0,), (0,)), 0)):
         p, g, m, v = torch.ones(4, size, device=device).unbind()
         sums = stable_adamw_sums(g, v, spans, step=2, **SETTINGS)

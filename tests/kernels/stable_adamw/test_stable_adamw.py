@@ -1,4 +1,4 @@
-"""StableAdamW on flat partitions against the formula tensor by tensor."""
+"""StableAdamW on flat partitions, compared with the formula tensor by tensor."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_where_the_partitions_are_cut_does_not_matter(cuts: tuple[int, ...]) -> 
 
 
 def test_an_elements_bits_do_not_depend_on_where_its_tensor_is_cut() -> None:
-    """ZeRO cuts elsewhere on the next tensor rank, whose copy must stay the same to the bit."""
+    """ZeRO splits differently on other tensor ranks, whose copies must stay bitwise equal."""
     given = torch.randn(4, 1003, generator=torch.Generator().manual_seed(2))
     given[3].square_()
     results = []

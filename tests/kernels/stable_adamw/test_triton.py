@@ -1,4 +1,4 @@
-"""The Triton kernels of StableAdamW over several steps, on cut partitions and on padding."""
+"""Triton kernels of StableAdamW over several steps, on split partitions and with padding."""
 
 import pytest
 import torch

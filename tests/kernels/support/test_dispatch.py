@@ -1,4 +1,4 @@
-"""The choice of implementations, and the attention libraries' calls by their signatures."""
+"""Choice of backends by device, dtype, installed packages and environment variables."""
 
 import logging
 import sys
@@ -67,7 +67,7 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mmbert.kernels"):
         backend("geglu", "cpu")
         backend("geglu", "cpu")
-    assert caplog.messages == ["geglu on cpu: reference (the device is no GPU)"]
+    assert caplog.messages == ["geglu on cpu: reference (the device is not a GPU)"]
 
 
 def test_a_gpu_without_triton_is_warned_of(
@@ -82,7 +82,7 @@ def test_a_gpu_without_triton_is_warned_of(
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("MMBERT_KERNELS", "cuda", "'cuda'; it may be 'reference' or 'triton'"),
+        ("MMBERT_KERNELS", "cuda", "=cuda is unknown; choose 'reference' or 'triton'"),
         ("MMBERT_KERNELS", "triton", "Triton has no cpu backend"),
         (
             "MMBERT_ATTENTION",
@@ -131,7 +131,7 @@ def test_flash_attention_that_is_not_installed_is_refused(
 def test_a_flash_attn_without_version_2_is_not_taken_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """flash-attn 4 alone brings a package of the same name, without what is called here."""
+    """flash-attn 4 alone installs a package of the same name without the required module."""
     (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
     (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -145,7 +145,7 @@ def test_a_flash_attn_without_version_2_is_not_taken_for_it(
 def test_a_wheel_that_cannot_be_imported_is_not_chosen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such as one for another CUDA: the first step would fail."""
+    """Such as a wheel for another CUDA, with which the first step would fail."""
     (tmp_path / "flash_attn_interface.py").write_text(
         "raise ImportError('libcudart.so.12: cannot open shared object file')"
     )
@@ -158,7 +158,7 @@ def test_a_wheel_that_cannot_be_imported_is_not_chosen(
 def test_what_lacks_a_package_that_it_needs_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As wheels do that were installed without their dependencies."""
+    """Such as a wheel installed without its dependencies."""
     (tmp_path / "some_attention.py").write_text("import a_package_that_is_not_here")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert not is_installed("some_attention")

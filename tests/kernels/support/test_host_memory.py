@@ -1,11 +1,11 @@
-"""Freed memory of a CPU run."""
+"""Reuse of freed memory in a CPU run."""
 
 import subprocess
 import sys
 
 
 def test_freed_memory_is_kept() -> None:
-    """In a process of its own, as it cannot be undone: a large tensor comes back where it was."""
+    """In a separate process, because the setting cannot be undone."""
     code = (
         "import torch, mmbert_kernels\n"
         "assert mmbert_kernels.keep_freed_memory()\n"
