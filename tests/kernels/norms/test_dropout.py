@@ -1,4 +1,4 @@
-"""Dropout's masks: their rate, their independence, and that they follow the token alone."""
+"""Dropout masks: rate, independence, and dependence on nothing but seed, token and channel."""
 
 import math
 
@@ -16,7 +16,7 @@ def kept(p: float, seed: int, tokens: int, width: int, first_token: int = 0) -> 
 
 
 def test_split_mix_gives_the_published_sequence() -> None:
-    """splitmix64 from state 1234567: the first outputs of its reference implementation."""
+    """The first outputs of splitmix64's reference implementation from state 1234567."""
     assert split_mix(1234567) == 6457827717110365317
     assert split_mix(1234567 + 0x9E3779B97F4A7C15) == 3203168211198807973
 

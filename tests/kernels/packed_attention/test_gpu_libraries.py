@@ -1,11 +1,9 @@
-"""The choice of implementations, and the attention libraries' calls by their signatures."""
+"""Attention by flash-attn and PyTorch's varlen: signatures of the calls, and values on a GPU."""
 
 import inspect
-import logging
 import sys
 import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,172 +11,13 @@ import torch
 
 import mmbert_kernels as kernels
 from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
-from mmbert_kernels.support.dispatch import (
-    ATTENTION_PACKAGES,
-    backend,
-    is_hopper,
-    is_installed,
-)
-from tests.kernels.formulas import cumulative
+from mmbert_kernels.support.dispatch import ATTENTION_PACKAGES, is_hopper, is_installed
+from tests.kernels import layouts
+from tests.kernels.case import LENGTHS, cumulative
+from tests.kernels.cases import attention, rotary
+from tests.kernels.comparison import compare
 
-
-@pytest.fixture(autouse=True)
-def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("MMBERT_KERNELS", "MMBERT_ATTENTION", "TRITON_INTERPRET"):
-        monkeypatch.delenv(name, raising=False)
-    backend.cache_clear()
-    yield
-    backend.cache_clear()
-
-
-FLASH_2, FLASH_3 = "flash_attn.flash_attn_interface", "flash_attn_interface"
-
-
-def installed(
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    triton: bool,
-    flash: tuple[str, ...] = (),
-    hopper: bool = False,
-) -> None:
-    module = "mmbert_kernels.support.dispatch"
-    monkeypatch.setattr(f"{module}.triton_is_installed", lambda: triton)
-    monkeypatch.setattr(f"{module}.is_installed", lambda name: name in flash)
-    monkeypatch.setattr(f"{module}.is_hopper", lambda: hopper)
-
-
-@pytest.mark.parametrize(
-    ("triton", "flash", "hopper", "device", "fused", "attention"),
-    [
-        (True, (FLASH_2, FLASH_3), True, "cuda", "triton", "flash_attn_3"),
-        (True, (FLASH_2, FLASH_3), False, "cuda", "triton", "flash_attn"),
-        (True, (FLASH_2,), True, "cuda", "triton", "flash_attn"),
-        (True, (), True, "cuda", "triton", "varlen"),
-        (False, (), False, "cuda", "reference", "varlen"),
-        (True, (FLASH_2, FLASH_3), True, "cpu", "reference", "blocked"),
-        (False, (), False, "mps", "reference", "reference"),
-    ],
-)
-def test_choice_by_device(
-    monkeypatch: pytest.MonkeyPatch,
-    triton: bool,
-    flash: tuple[str, ...],
-    hopper: bool,
-    device: str,
-    fused: str,
-    attention: str,
-) -> None:
-    installed(monkeypatch, triton=triton, flash=flash, hopper=hopper)
-    chosen = kernels.backends(device)
-    assert chosen.pop("attention") == attention
-    assert chosen.pop("attention in float32") == ("plain" if device == "cuda" else attention)
-    assert len(chosen) == 8
-    assert set(chosen.values()) == {fused}
-
-
-def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="mmbert.kernels"):
-        backend("geglu", "cpu")
-        backend("geglu", "cpu")
-    assert caplog.messages == ["geglu on cpu: reference (the device is no GPU)"]
-
-
-def test_a_gpu_without_triton_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    installed(monkeypatch, triton=False)
-    with caplog.at_level(logging.WARNING, logger="mmbert.kernels"):
-        backend("geglu", "cuda")
-    assert "Triton is not installed" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "message"),
-    [
-        ("MMBERT_KERNELS", "cuda", "'cuda'; it may be 'reference' or 'triton'"),
-        ("MMBERT_KERNELS", "triton", "Triton has no cpu backend"),
-        (
-            "MMBERT_ATTENTION",
-            "flash",
-            "one of flash_attn_3, flash_attn, varlen, plain, blocked, reference",
-        ),
-        ("MMBERT_ATTENTION", "varlen", "does not run on cpu"),
-        ("MMBERT_ATTENTION", "flash_attn_3", "does not run on cpu"),
-    ],
-)
-def test_impossible_wishes_are_refused(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
-) -> None:
-    installed(monkeypatch, triton=True)
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=message):
-        kernels.backends("cpu")
-
-
-def test_wishes_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, triton=True)
-    monkeypatch.setenv("MMBERT_KERNELS", "reference")
-    monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
-    assert backend("geglu", "cuda") == "reference"
-    assert backend("attention", "cuda", torch.bfloat16) == "varlen"
-
-
-def test_forced_reference_attention_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    qkv, cu_seqlens = torch.randn(70, 3, 2, 16), cumulative((5, 1, 64), padding=2)
-    blocked = kernels.attention(qkv, cu_seqlens, 64, 16)
-    monkeypatch.setenv("MMBERT_ATTENTION", "reference")
-    backend.cache_clear()
-    torch.testing.assert_close(kernels.attention(qkv, cu_seqlens, 64, 16), blocked)
-
-
-@pytest.mark.parametrize("name", ["flash_attn", "flash_attn_3"])
-def test_flash_attention_that_is_not_installed_is_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    installed(monkeypatch, triton=True)
-    monkeypatch.setenv("MMBERT_ATTENTION", name)
-    with pytest.raises(ValueError, match="is not installed"):
-        backend("attention", "cuda", torch.bfloat16)
-
-
-def test_a_flash_attn_without_version_2_is_not_taken_for_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """flash-attn 4 alone brings a package of the same name, without what is called here."""
-    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
-    (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert is_installed("flash_attn.cute")
-    assert not is_installed(FLASH_2)
-    assert not is_installed("no_such_package.at_all")
-    for name in ("flash_attn.cute", "flash_attn"):
-        sys.modules.pop(name, None)
-
-
-def test_a_wheel_that_cannot_be_imported_is_not_chosen(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Such as one for another CUDA: the first step would fail."""
-    (tmp_path / "flash_attn_interface.py").write_text(
-        "raise ImportError('libcudart.so.12: cannot open shared object file')"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("mmbert_kernels.support.dispatch.is_hopper", lambda: True)
-    assert backend("attention", "cuda", torch.bfloat16) != "flash_attn_3"
-    assert "libcudart.so.12" in caplog.text
-
-
-def test_what_lacks_a_package_that_it_needs_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As wheels do that were installed without their dependencies."""
-    (tmp_path / "some_attention.py").write_text("import a_package_that_is_not_here")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert not is_installed("some_attention")
-    assert "a_package_that_is_not_here" in caplog.text
-    caplog.clear()
-    assert not is_installed("no_such_package.at_all")
-    assert caplog.text == ""
+pytestmark = pytest.mark.usefixtures("fresh_choice")
 
 
 def published_flash_attention(
@@ -194,9 +33,9 @@ def published_flash_attention(
     deterministic: bool = False,
     return_attn_probs: bool = False,
 ) -> Any:
-    """flash_attn 2.8.3's flash_attn_varlen_qkvpacked_func, computing by the reference.
+    """Compute the reference behind flash_attn 2.8.3's flash_attn_varlen_qkvpacked_func signature.
 
-    flash-attn itself has no CPU build and has not been run by these tests.
+    flash-attn has no CPU build and is not run by these tests.
     """
     assert dropout_p == 0.0
     assert softmax_scale is None
@@ -251,7 +90,7 @@ def published_flash_attention_3(
     sm_margin: int = 0,
     return_attn_probs: bool = False,
 ) -> Any:
-    """flash-attn 3's flash_attn_varlen_func, computing by the reference; as unexecuted as 2's."""
+    """Compute the reference behind flash-attn 3's flash_attn_varlen_func signature."""
     assert cu_seqlens_q is cu_seqlens_k
     assert max_seqlen_q == max_seqlen_k
     assert seqused_q is seqused_k is qv is q_descale is k_descale is v_descale is None
@@ -295,7 +134,7 @@ def test_flash_attention_3_is_called_as_published(
             (gradient,) = torch.autograd.grad(computed.square().sum(), qkv)
             results.append((computed, gradient))
         for flash, blocked in zip(*results, strict=True):
-            # each goes through some intermediate results in bfloat16
+            # both have some intermediate results in bfloat16
             torch.testing.assert_close(flash, blocked, rtol=2**-5, atol=2**-5)
 
 
@@ -353,22 +192,19 @@ def test_varlen_attention_is_called_by_its_signature(
 def test_attention_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, window: int | None
 ) -> None:
-    from tests.kernels import formulas, layouts
-    from tests.kernels.comparison import compare
-
     package = ATTENTION_PACKAGES[name]
     if package is not None and not is_installed(package):
         pytest.skip(f"{package} is not installed")
     if name == "flash_attn_3" and not is_hopper():
         pytest.skip("flash-attn 3 is for Hopper chips")
     monkeypatch.setenv("MMBERT_ATTENTION", name)
-    lengths = (*formulas.LENGTHS, 1024, 5)
+    lengths = (*LENGTHS, 1024, 5)
     tokens = sum(lengths)
     qkv = torch.randn(tokens, 3, 2, 64, device="cuda").to(dtype)
     for layout in (torch.Tensor.contiguous, layouts.transposed, layouts.apart):
         compare(
             lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
-            lambda qkv: formulas.attention(qkv, lengths, window),
+            lambda qkv: attention.formula(qkv, lengths, window),
             (layout(qkv),),
             (torch.randn(tokens, 2, 64, device="cuda"),),
             roundings=8,
@@ -377,9 +213,7 @@ def test_attention_on_a_gpu(
             lambda qkv: kernels.rotary_attention(
                 qkv, cumulative(lengths, 3, "cuda"), 1024, window, 160_000.0
             ),
-            lambda qkv: formulas.attention(
-                formulas.rotary(qkv, lengths, 160_000.0), lengths, window
-            ),
+            lambda qkv: attention.formula(rotary.formula(qkv, lengths, 160_000.0), lengths, window),
             (layout(qkv),),
             (torch.randn(tokens, 2, 64, device="cuda"),),
             roundings=16,

@@ -1,4 +1,4 @@
-"""Layers over a group against their ordinary counterparts, where the vocabulary does not divide."""
+"""Vocabulary-parallel layers with a vocabulary that is not divisible by the group's size."""
 
 import pytest
 import torch
@@ -7,14 +7,16 @@ import torch.distributed as dist
 from mmbert.parallel.layers import (
     LayerNorm,
     TensorParallel,
-    VocabParallelDecoder,
-    VocabParallelEmbedding,
     gather_all_tokens,
     gather_token_rows,
-    vocabulary_granularity,
 )
 from mmbert.parallel.parameter_spec import local_slice, spec_of
 from mmbert.parallel.process_grid import TensorGroup, build_grid
+from mmbert.parallel.vocab_layers import (
+    VocabParallelDecoder,
+    VocabParallelEmbedding,
+    vocabulary_granularity,
+)
 from tests.support.ranks import run_ranks
 
 VOCABULARY, WIDTH, TOKENS = 16_451, 4, 12
@@ -22,7 +24,7 @@ Result = dict[str, list[float]]
 
 
 def results(group: TensorGroup, sequence: bool) -> Result:
-    """Embeds tokens from both ends of the vocabulary and decodes some of them again."""
+    """Embed tokens from both ends of the vocabulary and decode some of them."""
     parallel = TensorParallel(group, sequence)
     embedding = VocabParallelEmbedding(VOCABULARY, WIDTH, parallel, std=1.0)
     norm = LayerNorm(WIDTH, parallel, eps=1e-5, sequence_parallel=sequence)
@@ -36,8 +38,10 @@ def results(group: TensorGroup, sequence: bool) -> Result:
             parameter.copy_(local_slice(full, spec, group.rank, group.size))
     half = VOCABULARY // 2
     ids = torch.tensor([0, VOCABULARY - 1, half - 60, half + 60, 5, 6, 7, 8, 9, 10, 11, half])
-    hidden = embedding(ids, norm)
-    # Positions repeat and come from every rank's tokens.
+    hidden = norm.norm(embedding(ids))
+    if not embedding.is_sharded:
+        torch.testing.assert_close(embedding(ids, lookup=norm.embed_norm), hidden)
+    # Positions repeat and include every rank's tokens.
     rows = gather_token_rows(hidden, torch.tensor([0, 0, 5, 6, 11]), parallel)
     labels = torch.tensor([VOCABULARY - 1, 0, half, half + 1, 3])
     losses = decoder(rows, labels, torch.ones(5))

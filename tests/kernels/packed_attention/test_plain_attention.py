@@ -1,4 +1,4 @@
-"""Attention on a GPU in float32: right, of linear memory, chosen by type, warned of once."""
+"""Attention on a GPU in float32: values, linear memory, choice by dtype, a single warning."""
 
 import logging
 import sys
@@ -8,9 +8,9 @@ import torch
 
 import mmbert_kernels as kernels
 from mmbert_kernels.support.dispatch import backend
-from tests.kernels import formulas
+from tests.kernels.case import LENGTHS, cumulative
+from tests.kernels.cases import attention
 from tests.kernels.comparison import compare
-from tests.kernels.formulas import cumulative
 from tests.support.fake_gpu import PeakMemory, fake_gpu, on_meta_device
 from tests.support.packed_rows import packed_rows
 from tests.support.tiny_models import BASES, tiny_config
@@ -20,7 +20,7 @@ BLOCKED = "mmbert_kernels.packed_attention.cpu_blocked"
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU what a GPU runs in float32; pieces are small, so that every loop goes round."""
+    """Use the GPU's float32 backend on the CPU, with pieces small enough to iterate every loop."""
     attention = sys.modules["mmbert_kernels.packed_attention.attention"]
     monkeypatch.setattr(attention, "backend", lambda *_: "plain")
     monkeypatch.setattr("mmbert_kernels.packed_attention.gpu_plain.QUERIES", 48)
@@ -31,21 +31,21 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("window", [None, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_it_is_the_formula(plain: None, window: int | None, dtype: torch.dtype) -> None:
-    lengths = (*formulas.LENGTHS, 7, 130, 2)
+    lengths = (*LENGTHS, 7, 130, 2)
     tokens = sum(lengths)
     compare(
         lambda qkv: kernels.attention(qkv, cumulative(lengths, padding=4), 130, window),
-        lambda qkv: formulas.attention(qkv, lengths, window),
+        lambda qkv: attention.formula(qkv, lengths, window),
         (torch.randn(tokens, 3, 2, 16).to(dtype),),
         (torch.randn(tokens, 2, 16),),
-        # sums of a hundred terms, as PyTorch takes them; narrow types are rounded at the end, and
-        # where up to three blocks' gradients are added up
+        # Sums of a hundred terms by PyTorch; narrow dtypes are rounded at the end, and where the
+        # gradients of up to three blocks are added.
         roundings=4 if dtype == torch.bfloat16 else 16,
     )
 
 
 def largest_memory(tokens: int) -> int:
-    """Bytes at the most, besides the weights, of a float32 row of one document on a GPU."""
+    """Return the peak bytes, without weights, of a float32 row of one document on a GPU."""
     (row,) = packed_rows(1, tokens=tokens, context=tokens, mask_ratio=0.3, vocabulary=131)
     config = tiny_config(hidden_size=256, local_window=128)
     with (
@@ -53,7 +53,7 @@ def largest_memory(tokens: int) -> int:
         pytest.MonkeyPatch.context() as patch,
         PeakMemory() as memory,
     ):
-        # what the host would read: tensors without content have no lengths
+        # Replaces the host's read: meta tensors have no lengths.
         patch.setattr(f"{BLOCKED}.host_ends", lambda _: [0, tokens])
         model, batch = on_meta_device(config, row, torch.float32)
         weights = memory.alive
@@ -63,11 +63,11 @@ def largest_memory(tokens: int) -> int:
 
 
 def test_the_largest_memory_is_linear_in_the_tokens() -> None:
-    """With all scores of a document at once, the largest of them alone would grow fourfold."""
+    """If all scores of a document existed at once, doubling the tokens would quadruple them."""
     pytest.importorskip("triton")
     at_1024, at_2048, at_4096 = (largest_memory(tokens) for tokens in (1024, 2048, 4096))
     print(f"{at_1024 / 2**20:.1f}, {at_2048 / 2**20:.1f}, {at_4096 / 2**20:.1f} MiB")
-    # 10% for what there is once, whatever the number of tokens
+    # 10% for tensors independent of the number of tokens
     assert 1.8 <= at_2048 / at_1024 <= 2.2
     assert 1.8 <= at_4096 / at_2048 <= 2.2
 
@@ -92,7 +92,7 @@ def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It then refuses float32 by its own message, which names the remedy."""
+    """It then rejects float32 with a message that contains the remedy."""
     monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
     backend.cache_clear()
     assert backend("attention", "cuda", torch.float32) == "varlen"
@@ -106,11 +106,11 @@ def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.Monkey
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 128])
 def test_on_a_gpu(window: int | None) -> None:
-    """Nothing is forced: float32 is computed rightly, in a context of 8,192 in linear memory."""
-    lengths = (*formulas.LENGTHS, 1024, 5)
+    """Without overrides: float32 values, and linear memory up to a context of 8,192."""
+    lengths = (*LENGTHS, 1024, 5)
     compare(
         lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
-        lambda qkv: formulas.attention(qkv, lengths, window),
+        lambda qkv: attention.formula(qkv, lengths, window),
         (torch.randn(sum(lengths), 3, 2, 64, device="cuda"),),
         (torch.randn(sum(lengths), 2, 64, device="cuda"),),
         roundings=32,  # sums of a thousand terms
@@ -122,6 +122,6 @@ def test_on_a_gpu(window: int | None) -> None:
         before = torch.cuda.memory_allocated()
         kernels.attention(qkv, cumulative((tokens,), 3, "cuda"), tokens, window).sum().backward()
         largest.append(torch.cuda.max_memory_allocated() - before)
-    # a window's blocks are taken 4,096 tokens at a time, so that twice as many need less than twice
+    # Window blocks are processed 4,096 tokens at a time, so twice the tokens need less than twice.
     assert largest[1] < 2.2 * largest[0]
     assert largest[2] < 2.2 * largest[1]
