@@ -36,7 +36,7 @@ class Clock:
 
 
 def trainer_with(clock: Clock) -> Any:
-    """What a metrics processor asks of a trainer for an evaluation, which takes 100 seconds."""
+    """What a journal asks of a trainer for an evaluation, which takes 100 seconds."""
 
     def evaluate(*_: Any, **__: Any) -> LossTable:
         clock.passes(100)

@@ -49,7 +49,8 @@ def render_checkpoint(path: Path, console: Console) -> None:
     )
     count = sum(math.prod(parameter.shape) for parameter in index.parameters.values())
     console.print(
-        f"{count:,} parameters: float32 masters and the optimiser's exp_avg and exp_avg_sq of each"
+        f"{count:,} parameters: float32 masters and the optimiser's "
+        f"{' and '.join(recipe.optimizer.state_names)} of each"
     )
     table = Table("parameter", "shape", "split along", box=None, pad_edge=False)
     for name, parameter in index.parameters.items():

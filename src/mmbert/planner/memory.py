@@ -60,15 +60,16 @@ def device_memory(
     sequence: bool,
     zero_stage: int,
     compute_bytes: int,
+    optimizer_bytes: int,
 ) -> DeviceMemory:
     """Peak bytes on one device.
 
     `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` the number of data ranks;
     `masked_tokens` the mask slots of a row, `document_slots` the most slots that it may have for
-    documents. Master weights, both moments and the accumulated gradients are float32. ZeRO 1
-    spreads the masters and moments over the data ranks, 2 the gradients too, 3 the weights as well;
-    of those a device then holds the embedding, which the decoder shares, and a layer, and during
-    the passes what it may keep of the others.
+    documents; `optimizer_bytes` what the optimizer keeps per parameter, its float32 master weight
+    included. The accumulated gradients are float32. ZeRO 1 spreads masters and states over the data
+    ranks, 2 the gradients too, 3 the weights as well; of those a device then holds the embedding,
+    which the decoder shares, and a layer, and during the passes what it may keep of the others.
     """
     local = local_parameters(parameters, tensor)
     shard = -(-local // data)
@@ -95,7 +96,7 @@ def device_memory(
     return DeviceMemory(
         weights=compute_bytes * (shard if zero_stage == 3 else local) + gathered,
         gradients=4 * (shard if zero_stage >= 2 else local),
-        optimizer=12 * shard,
+        optimizer=optimizer_bytes * shard,
         activations=passes.kept,
         working=working,
     )

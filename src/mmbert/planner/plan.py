@@ -229,6 +229,7 @@ def _peak_memory(setup: _Setup, tensor: int, zero_stage: int) -> DeviceMemory:
                 sequence=recipe.parallel.sequence,
                 zero_stage=zero_stage,
                 compute_bytes=setup.compute_bytes,
+                optimizer_bytes=recipe.optimizer.bytes_per_parameter,
             )
             for index, phase in enumerate(recipe.phases)
         ),

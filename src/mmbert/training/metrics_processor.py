@@ -13,7 +13,7 @@ import numpy as np
 
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.loss_table import LossTable
-from mmbert.schedule import PhasePlan, StepPlan, learning_rate, temperature, weight_decay
+from mmbert.schedule import PhasePlan, StepPlan, describe_phase_settings, step_settings
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.log_metrics import (
     data_metrics,
@@ -67,9 +67,7 @@ class MetricsProcessor:
             f"{'begins' if begins else f'continues at step {trainer.step}'}: "
             f"{format_count(phase_plan.tokens)} tokens in {phase_plan.steps} steps, "
             f"{trainer.table.languages_in(phase_plan.index)} languages, context {phase.context}, "
-            f"mask ratio {phase.mask_ratio:g}, temperature {_span(phase.temperature)}, "
-            f"dropout {trainer.recipe.dropout_in(phase):g}, "
-            f"rotary bases {phase.rotary_bases.global_:g}/{phase.rotary_bases.local_:g}",
+            f"{describe_phase_settings(trainer.recipe, trainer.plan, phase_plan.index)}",
         )
         if begins:
             losses = self._validate(phase_plan)
@@ -107,14 +105,14 @@ class MetricsProcessor:
         self._trainer.loggers.event(
             "passed over",
             at.step,
-            f"step {at.step}: skipping rows {at.first_row}-{at.first_row + at.rows - 1} "
-            "after a loss spike",
+            f"step {at.step}: rows {at.first_row} to {at.first_row + at.rows - 1} are passed over, "
+            "as decided after a loss spike",
         )
 
     def log_non_finite(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
         """A step that changed nothing because a loss or gradient was not finite."""
         self._log_bad_step(
-            "not finite", at, outcome, rows, "non-finite loss or gradient; update dropped"
+            "not finite", at, outcome, rows, "loss or gradient is not finite; skipped"
         )
 
     def log_spike(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
@@ -182,12 +180,13 @@ class MetricsProcessor:
         )
         result.seconds += sums.seconds
         if self._last is None:
-            return  # every step of the interval was skipped
+            return  # every step of the interval was passed over
         self._by_language += losses
         self._lines += 1
         self._recent_rate = smoothed_rate(self._recent_rate, sums)
         table = trainer.table
         report = self._last.report
+        settings = step_settings(trainer.recipe, trainer.plan, at.step)
         record = {
             "step": trainer.step,
             "steps": trainer.plan.steps,
@@ -195,13 +194,9 @@ class MetricsProcessor:
             "tokens": at.tokens_after,
             "loss": losses.mean(),
             "step_loss": self._last.loss,
-            "learning_rate": learning_rate(trainer.recipe, trainer.plan, at.step),
-            "weight_decay": weight_decay(trainer.recipe, trainer.plan, at.step),
+            **settings.scalars(),
             "gradient_norm": float(report.gradient_norm),
-            "update_rms_clipped_share": float(report.update_rms_clipped_share),
-            "mask_ratio": phase.mask_ratio,
-            "dropout": trainer.recipe.dropout_in(phase),
-            "temperature": temperature(trainer.recipe, trainer.plan, at.step),
+            **{name: float(value) for name, value in report.metrics.items()},
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
             **data_metrics(table, at, trainer.component_tokens),
@@ -222,7 +217,10 @@ class MetricsProcessor:
             self._by_language = LossTable.zeros(len(table.names))
             self._distributions(record)
         trainer.loggers.line(record)
-        trainer.loggers.scalars(trainer.step, training_tags(record))
+        trainer.loggers.scalars(
+            trainer.step,
+            training_tags(record, settings=settings.scalars(), optimizer_metrics=report.metrics),
+        )
         self._last = None
 
     def _distributions(self, record: dict[str, Any]) -> None:
@@ -273,8 +271,3 @@ class MetricsProcessor:
         )
         trainer.loggers.scalars(trainer.step, validation_tags(losses))
         return losses
-
-
-def _span(settings: object) -> str:
-    start, end = settings.start, settings.end  # type: ignore[attr-defined]
-    return f"{start:g}" if start == end else f"{start:g} to {end:g}"

@@ -238,7 +238,7 @@ class Trainer:
         self.loggers.event(
             "rollback",
             self.step,
-            f"rolled back to {target.name}; skipping the data of steps {first}-{spike}",
+            f"rolled back to {target.name}; steps {first} to {spike} will be passed over",
         )
         return True
 
@@ -286,7 +286,7 @@ class Trainer:
 
     def _all_states(self, own: DataState) -> list[DataState]:
         """The states of all data ranks for this rank's (every rank calls it)."""
-        # The ranks of a tensor group are neighbors and read the same rows.
+        # The ranks of a tensor group are neighbours and read the same rows.
         return self.host_group.gather(own)[:: self.grid.tensor.size]
 
 

@@ -182,8 +182,8 @@ def format_line(record: dict[str, Any]) -> str:
     if record.get("mfu") is not None:
         parts.append(f"MFU {record['mfu']:.1%}")
     parts.append(
-        f"phase ETA {format_seconds(record['seconds_left_in_phase'])}, "
-        f"total {format_seconds(record['seconds_left'])}"
+        f"{format_seconds(record['seconds_left_in_phase'])} left in phase, "
+        f"{format_seconds(record['seconds_left'])} in all"
     )
     return " · ".join(parts)
 

@@ -5,7 +5,7 @@ comes last, in groups of its own that the board shows closed: two thousand langu
 the rest. Curves that belong together are drawn together on the page CUSTOM SCALARS.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmbert.training.metrics.results import Losses
@@ -15,15 +15,9 @@ SECONDS_PER_HOUR = 3600.0
 
 _TAGS = {
     "loss": "1_loss/train",
-    "learning_rate": "3_schedule/learning_rate",
-    "weight_decay": "3_schedule/weight_decay",
-    "mask_ratio": "3_schedule/mask_ratio",
-    "temperature": "3_schedule/temperature",
-    "dropout": "3_schedule/dropout",
     "rows_per_step": "3_schedule/rows_per_step",
     "tokens": "3_schedule/tokens",
     "gradient_norm": "4_optimizer/gradient_norm",
-    "update_rms_clipped_share": "4_optimizer/update_rms_clipped_share",
     "packing_efficiency": "5_data/packing_efficiency",
     "share_error_max": "5_data/share_error_max",
     "epochs_max": "5_data/epochs_max",
@@ -44,9 +38,18 @@ _LANGUAGE_GROUPS = {
 MAX_CHARTED_LANGUAGES = 4
 
 
-def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """A log line's figures by tag; time as the share of the interval that each activity took."""
+def training_tags(
+    record: Mapping[str, Any], *, settings: Iterable[str], optimizer_metrics: Iterable[str]
+) -> dict[str, float | None]:
+    """A log line's figures by tag; time as the share of the interval that each activity took.
+
+    Args:
+        settings: keys of the record that are settings of the step.
+        optimizer_metrics: keys of the record that the optimizer reported.
+    """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
+    values |= {f"3_schedule/{name}": record[name] for name in settings}
+    values |= {f"4_optimizer/{name}": record[name] for name in optimizer_metrics}
     for name in ("seconds_left_in_phase", "seconds_left"):
         tag = name.replace("seconds", "hours")
         values[f"6_speed/{tag}"] = record[name] / SECONDS_PER_HOUR
@@ -94,7 +97,7 @@ def custom_scalars_layout(
             "learning rate": lines("3_schedule/learning_rate"),
             "largest languages: share of tokens, and wanted": lines(*shares),
         },
-        "Optimizer and speed": {
+        "Optimiser and speed": {
             "gradient norm": lines("4_optimizer/gradient_norm"),
             "tokens a second, all and per device": lines("6_speed/tokens_per_second"),
             "share of the time": lines("7_time/.*"),
