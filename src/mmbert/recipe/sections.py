@@ -220,9 +220,11 @@ class EvaluationSettings(Settings):
 
 
 class LoggingSettings(Settings):
-    """How often a line is logged."""
+    """When and where metrics are logged."""
 
     every_steps: int = Field(default=10, ge=1)
+    loggers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    """Loggers besides the console and `log.jsonl`, which are always on."""
 
 
 class GuardSettings(Settings):

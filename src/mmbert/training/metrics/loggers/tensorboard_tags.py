@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.tensorboard_logger import CustomScalarsLayout
+
+# What TensorBoard's page CUSTOM SCALARS shows: {category: {title: [kind, [tags]]}}.
+CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
 SECONDS_PER_HOUR = 3600.0
 
