@@ -4,6 +4,7 @@ import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -37,6 +38,17 @@ def test_every_command_has_help_with_an_example() -> None:
         text = _output(command, "--help")
         assert "Example" in text, command
         assert f"mmbert {command} " in text.replace("\n", " ") + " ", command
+
+
+def test_no_help_text_loses_words_to_markup() -> None:
+    """Rich's Markdown drops what looks like an HTML tag or a markup tag."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        hints = get_type_hints(command.callback, include_extras=True).values()
+        options = [option for hint in hints for option in get_args(hint)[1:]]
+        texts = [option.help or "" for option in options if hasattr(option, "help")]
+        for text in [*texts, command.callback.__doc__ or "", command.epilog or ""]:
+            assert not re.search(r"<\w+>|\[/?[a-z]+\]", text), text
 
 
 def test_doctor_says_what_is_here_and_what_is_missing() -> None:

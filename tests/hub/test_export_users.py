@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from mmbert.errors import UserError
-from mmbert.hub.building import build_model, pack
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.fill_mask import fill_masks
+from mmbert.hub.models import build_model, pack
 from tests.support.transformers_versions import load_in
 from tests.support.written_runs import TOLERANCE, Run, documents, our_logits
 

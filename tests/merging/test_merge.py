@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mmbert.errors import UserError
-from mmbert.hub.building import build_model
 from mmbert.hub.export import export_checkpoint
+from mmbert.hub.models import build_model
 from mmbert.merging import methods
 from mmbert.merging.merge import MergeOptions, merge_models
 from mmbert.merging.methods import exponential_weights, ties, weighted_mean

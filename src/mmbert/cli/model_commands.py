@@ -164,14 +164,26 @@ def evaluate(
     documents: Annotated[int, typer.Option(help="Held-out documents per language.", min=1)] = 32,
     mask_ratio: Annotated[float, typer.Option(help="Share of tokens masked.")] = 0.15,
     context: Annotated[int | None, typer.Option(help="Cut documents to this.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe whose tiers to show; default: the checkpoint's.")
+    ] = None,
+    all_languages: Annotated[
+        bool, typer.Option("--all", help="Show every language, not only tiers and extremes.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the losses of all languages to this file (.tsv).")
+    ] = None,
     retrieval: Annotated[
         list[Path] | None,
-        typer.Option(help="Aligned files, identifier<tab>text; the first is the pivot."),
+        typer.Option(help="TSV file of identifiers and texts; one per language, pivot first."),
     ] = None,
     train: Annotated[
-        Path | None, typer.Option(help="Fine-tune on this file, label<tab>text.")
+        Path | None, typer.Option(help="Fine-tune on this TSV file of labels and texts.")
     ] = None,
-    test: Annotated[list[Path] | None, typer.Option(help="Files to score then.")] = None,
+    test: Annotated[
+        list[Path] | None,
+        typer.Option(help="TSV file to score after fine-tuning; may be repeated."),
+    ] = None,
     dtype: Annotated[
         Dtype, typer.Option(help="Precision to compute in; sums and losses are float32.")
     ] = Dtype.float32,
@@ -179,8 +191,10 @@ def evaluate(
     """Measure a model: held-out loss per language, cross-lingual retrieval, classification."""
     from mmbert.evaluation.classification import FineTuningSettings, fine_tune, render_scores
     from mmbert.evaluation.loaded_model import DTYPES, LoadedModel
-    from mmbert.evaluation.masked_loss import masked_losses, render_losses
+    from mmbert.evaluation.loss_report import render_losses, write_losses
+    from mmbert.evaluation.masked_loss import masked_losses
     from mmbert.evaluation.retrieval import render_retrieval, retrieval_accuracies
+    from mmbert.recipe import load_recipe
 
     if not (data or retrieval or train):
         raise UserError(
@@ -194,17 +208,17 @@ def evaluate(
         return LoadedModel(path, dtype=DTYPES[dtype.value])
 
     if data:
-        console.print(
-            render_losses(
-                masked_losses(
-                    loaded(),
-                    data,
-                    documents_per_language=documents,
-                    mask_ratio=mask_ratio,
-                    context=context,
-                )
-            )
+        found = masked_losses(
+            loaded(),
+            data,
+            documents_per_language=documents,
+            mask_ratio=mask_ratio,
+            context=context,
+            recipe=load_recipe(recipe) if recipe else None,
         )
+        console.print(render_losses(found, all_languages=all_languages))
+        if report:
+            write_losses(found, report)
     if retrieval:
         accuracies = retrieval_accuracies(loaded(), retrieval)
         console.print(render_retrieval(retrieval[0].stem, accuracies))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel, mean_by_document
 from mmbert.evaluation.tsv import read_lines
-from mmbert.hub.building import pack
+from mmbert.hub.models import pack
 
 
 @dataclass(frozen=True)

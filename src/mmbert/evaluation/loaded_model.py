@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmbert.errors import UserError
-from mmbert.hub.building import build_model, pack
 from mmbert.hub.configuration import HuggingFaceModel
-from mmbert.hub.model_source import open_model
+from mmbert.hub.model_source import CheckpointSource, open_model
+from mmbert.hub.models import build_model, pack
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert_kernels import computes_in_bfloat16
@@ -39,6 +39,7 @@ class LoadedModel:
         _check_dtype(dtype, self.device)
         source = open_model(path)
         self.path = path
+        self.recipe = source.recipe if isinstance(source, CheckpointSource) else None
         self.model: HuggingFaceModel = source.model
         self.module: MaskedLanguageModel = build_model(source.model.encoder, source.items())
         self.module.to(self.device, dtype)

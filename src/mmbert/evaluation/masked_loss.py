@@ -1,15 +1,14 @@
 """Masked-language-model loss per language on the held-out part of the shards."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from rich.table import Table
 
 from mmbert.data.loading.device_batch import to_batch
 from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
@@ -17,6 +16,7 @@ from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import Recipe
+from mmbert.schedule import training_plan
 from mmbert.training.metrics.loss_meter import LossMeter
 
 
@@ -30,6 +30,8 @@ class HeldOutEvaluation:
     unigram: LossTable
     mask_ratio: float
     context: int
+    table: ComponentTable | None
+    """Tiers of the components; None without a recipe that fits the shards."""
 
 
 def masked_losses(
@@ -39,6 +41,7 @@ def masked_losses(
     documents_per_language: int = 32,
     mask_ratio: float = 0.15,
     context: int | None = None,
+    recipe: Recipe | None = None,
 ) -> HeldOutEvaluation:
     """The loss of `model` on held-out documents of every language of `shards`.
 
@@ -50,8 +53,8 @@ def masked_losses(
     corpus = open_corpus(shards)
     _check_tokenizer(model, corpus, shards)
     context = min(context or model.model.context, model.model.context, ROW_TOKENS)
-    recipe = _recipe(corpus, documents_per_language, mask_ratio, context)
-    rows = heldout_rows(corpus, recipe)
+    settings = _recipe(corpus, documents_per_language, mask_ratio, context)
+    rows = heldout_rows(corpus, settings)
     if not any(row.weights.any() for row in rows):
         raise UserError(
             f"{shards} holds no held-out text",
@@ -74,7 +77,20 @@ def masked_losses(
         unigram=unigram_loss(corpus, rows),
         mask_ratio=mask_ratio,
         context=context,
+        table=_component_table(corpus, model.recipe, recipe),
     )
+
+
+def _component_table(
+    corpus: Corpus, own: Recipe | None, given: Recipe | None
+) -> ComponentTable | None:
+    """Tiers under the recipe `given`, else under the model's own if the shards fit it."""
+    if given is not None:
+        return ComponentTable.build(corpus, given, training_plan(given))
+    if own is not None:
+        with contextlib.suppress(UserError):  # evaluated on other text than it was trained on
+            return ComponentTable.build(corpus, own, training_plan(own))
+    return None
 
 
 def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
@@ -119,28 +135,3 @@ def _recipe(corpus: Corpus, documents_per_language: int, mask_ratio: float, cont
             ],
         }
     )
-
-
-def render_losses(found: HeldOutEvaluation) -> Table:
-    """Languages by their loss, best first, and all together."""
-    table = Table(
-        title=f"Held-out loss, {found.mask_ratio:.0%} masked, documents cut to {found.context:,}",
-        title_justify="left",
-    )
-    table.add_column("language")
-    for heading in ("masked tokens", "loss (nats)", "unigram", "gain"):
-        table.add_column(heading, justify="right")
-    losses = found.losses.by_label(found.names)
-    for name in sorted(losses, key=lambda name: losses[name]):
-        table.add_row(name, *_cells(found, np.array([found.names.index(name)])))
-    table.add_row("all", *_cells(found, np.arange(len(found.names))), style="bold")
-    return table
-
-
-def _cells(found: HeldOutEvaluation, components: npt.NDArray[np.int64]) -> tuple[str, ...]:
-    """Tokens, losses and their difference over `components`, which have tokens."""
-    loss, unigram = found.losses.mean(components), found.unigram.mean(components)
-    assert loss is not None
-    assert unigram is not None
-    tokens = int(found.losses.count[components].sum())
-    return f"{tokens:,}", f"{loss:.3f}", f"{unigram:.3f}", f"{unigram - loss:.3f}"

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
-from mmbert.hub.building import ModelBuilder
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.hub.model_card import model_card
 from mmbert.hub.model_source import PROVENANCE_NAME, CheckpointSource, open_model
-from mmbert.hub.output_folder import atomic_folder
+from mmbert.hub.models import ModelBuilder
+from mmbert.hub.output_folder import atomic_folder, write_json
 from mmbert.hub.tokenizer import copy_tokenizer
 from mmbert.hub.verification import LogitComparison, compare_logits
 from mmbert.hub.weights import WEIGHTS_FILE, parameter_shapes, write_weights
@@ -84,8 +84,8 @@ def write_hugging_face_folder(
         copied = _copy_to_builder(builder, parameters, target)
         write_weights(folder / WEIGHTS_FILE, shapes, copied, target)
         config = hugging_face_config(model, special_ids, dtype=dtype)
-        _write_json(folder / "config.json", config)
-        _write_json(folder / PROVENANCE_NAME, provenance)
+        write_json(folder / "config.json", config)
+        write_json(folder / PROVENANCE_NAME, provenance)
         copy_tokenizer(tokenizer, folder, context=model.context)
         comparison = compare_logits(folder, builder.finish(), model)
         card = model_card(
@@ -116,7 +116,3 @@ def _mask_token(folder: Path) -> str:
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     token = config.get("mask_token", "[MASK]")
     return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

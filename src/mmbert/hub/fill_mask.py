@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from mmbert.errors import UserError
-from mmbert.hub.loading import load_masked_language_model
+from mmbert.hub.models import load_masked_language_model
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Output folders that appear complete or not at all: written beside their place, then renamed."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmbert.errors import UserError
 
@@ -54,3 +56,8 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write `values` as Hugging Face's tools do: UTF-8, indented by two, a newline at the end."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import UserError
+from mmbert.hub.output_folder import write_json
 
 # Files that make up a tokenizer in a Hugging Face folder.
 TOKENIZER_FILES = (
@@ -132,7 +133,7 @@ def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
     if config.get("tokenizer_class") in (None, "TokenizersBackend"):
         # 5.x knows its generic class by the old name too, 4.x only by that.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, config)
 
 
 def _character_bytes() -> dict[str, int]:

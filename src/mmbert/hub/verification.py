@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-from mmbert.hub.building import pack
 from mmbert.hub.configuration import HuggingFaceModel
-from mmbert.hub.loading import load_masked_language_model
+from mmbert.hub.models import load_masked_language_model, pack
 from mmbert.model.modernbert import MaskedLanguageModel
 
 # Of the largest logit, in float32.

@@ -30,11 +30,6 @@ class ParameterCount:
         )
 
     @property
-    def without_embedding(self) -> int:
-        """All but the embedding table."""
-        return self.total - self.embedding
-
-    @property
     def replicated(self) -> int:
         """Parameters that tensor parallelism does not split: every norm, and the head's dense."""
         return self.norms + self.head

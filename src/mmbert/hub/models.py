@@ -1,6 +1,7 @@
-"""Our own model in float32 from parameters that come one by one, and packed rows to try it on."""
+"""Models in memory: the encoder built from given parameters, and its transformers counterpart."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -63,3 +64,23 @@ def pack(documents: Sequence[torch.Tensor]) -> PackedBatch:
         weights=torch.zeros(0, dtype=torch.float32),
         row_index=0,
     )
+
+
+def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """Load AutoModelForMaskedLM from `folder` in `dtype`, on the CPU, in evaluation mode.
+
+    Shows no progress bar.
+    """
+    # Imported here: transformers takes seconds, and most users of this module do without it.
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        # Cast afterwards: the argument for it has one name in 4.x and another in 5.x.
+        model: torch.nn.Module = AutoModelForMaskedLM.from_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return model.to(dtype).eval()
