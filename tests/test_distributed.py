@@ -1,4 +1,4 @@
-"""The harness for real ranks does what the other tests rely on."""
+"""Tests of the helper that runs real ranks."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Atomic writes: all or nothing, and a full disk is explained."""
+"""Tests of atomic writes, memory-mapped files, checksums, and the message for a full disk."""
 
 from __future__ import annotations
 

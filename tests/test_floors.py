@@ -1,4 +1,4 @@
-"""The house: what may import what, as said in pyproject.toml, holds."""
+"""Structure: import contracts of pyproject.toml, size of packages, lists of modules."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ def test_a_room_is_taken_in_at_a_glance() -> None:
 
 
 def test_a_room_names_what_is_in_it_and_nothing_else() -> None:
-    """Where its docstring lists modules ("- `a`, `b`: …"), these are there, and all of them."""
+    """Modules listed in a package docstring ("- `a`, `b`: …") must exist."""
     listed = 0
     for place in FOLDERS:
         for path in (ROOT / place).rglob("__init__.py"):

@@ -1,4 +1,4 @@
-"""Tests that need a GPU are collected without the others, run on the GPU, and have a group."""
+"""GPU tests: collected without the other tests, run on the GPU, assigned to operations."""
 
 import json
 import os
@@ -11,10 +11,10 @@ import pytest
 from tests.support.environment import ROOT, asks_for_a_gpu, on_a_gpu, with_packages
 from tests.support.gpu_files import GROUPS, gpu_test_files, operations_of
 
-# What a machine with a GPU may lack, and the way to it that these tests must not need.
+# Packages that a GPU machine may lack; GPU tests must not import them.
 MISSING = ("babel", "datasets", "kitoken", "megatron", "mpi4py", "onnx", "onnxruntime",
            "sentence_transformers")  # fmt: skip
-# A plugin of pytest: a GPU is pretended, packages are missing, and what was collected is told.
+# A pytest plugin that fakes a GPU, hides packages, and writes down what was collected.
 PLUGIN = f"""
 import json, os, sys
 from pathlib import Path
@@ -41,7 +41,7 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What `pytest -m gpu` says of the files that gpu_test_files names."""
+    """What `pytest -m gpu` collects from the files of gpu_test_files."""
     folder = tmp_path_factory.mktemp("plugin")
     (folder / "pretended.py").write_text(PLUGIN)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "--collect-only", "-q"]
@@ -60,8 +60,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def test_every_gpu_test_is_found_and_verifies_an_operation(told: dict) -> None:
-    """Files without a name in a group, and groups without a test, would leave a figure unverified
-    for ever."""
+    """Otherwise a measurement would stay unverified forever."""
     tests = told["tests"]
     assert {test.partition("::")[0] for test in tests} == set(gpu_test_files())
     assert [test for test in tests if not operations_of(test)] == []
@@ -71,7 +70,7 @@ def test_every_gpu_test_is_found_and_verifies_an_operation(told: dict) -> None:
 
 
 def test_they_run_deepspeed_on_the_gpu(told: dict) -> None:
-    """Though the helpers that they import start ranks on CPUs."""
+    """Even though helpers that they import start ranks on CPUs."""
     assert (told["accelerator"], told["threads"]) == ("cuda", None)
 
 
@@ -112,7 +111,7 @@ def test_packages_on_the_path_are_found_by_what_tests_start(
 
 
 def test_nothing_else_sets_the_path() -> None:
-    """Whoever replaced it would hide packages that lie there."""
+    """Replacing it would hide packages installed there."""
     setting = '"' + "PYTHONPATH" + '"'
     found = {str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("*.py")
              if setting in p.read_text()}  # fmt: skip

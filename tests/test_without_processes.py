@@ -1,4 +1,4 @@
-"""`make test-fast` passes over whatever starts a process, and over nothing else."""
+"""`make test-fast` skips tests that start a process, and no others."""
 
 import subprocess
 import sys

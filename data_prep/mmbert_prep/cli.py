@@ -14,10 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
-from mmbert.recipe import Recipe, load_recipe, parse_quantity
+from mmbert.recipe import Recipe, describe_recipe, load_recipe, parse_quantity
 from mmbert_prep.executor.progress import files_being_read
-from mmbert_prep.executor.work_units import plan_units
-from mmbert_prep.executor.workers import WorkerDiedError, launched_team, run_launched, run_local
+from mmbert_prep.executor.work_units import plan_work_units
+from mmbert_prep.executor.workers import (
+    WorkerDiedError,
+    run_launched,
+    run_local,
+    worker_group_from_env,
+)
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.readers.discovery import discover
@@ -28,14 +33,16 @@ _EXAMPLES = """Text in many languages and formats -> tokenizer and token shards.
 
 Examples:
 
-  python launch/preprocess.py --input corpus --output shards --vocab-size 32768 --workers 8
+  python -m mmbert_prep --input corpus --output shards --vocab-size 32768 --workers 8
 
-  mpirun -n 64 python -m mpi4py launch/preprocess.py --input 'fineweb2/data/*' --output shards
+  mpirun -n 64 python -m mpi4py -m mmbert_prep --input 'fineweb2/data/*' --output shards
   --tokenizer gemma2/tokenizer.model
 
-  python launch/preprocess.py --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
+  python launch/preprocess.py --input corpus --output shards --recipe small-corpus
 
-  python launch/preprocess.py --input code.jsonl.zst --language eng_Latn --source code
+  python -m mmbert_prep --input hf:HuggingFaceFW/fineweb-2:swh_Latn --output shards
+
+  python -m mmbert_prep --input code.jsonl.zst --language eng_Latn --source code
   --output shards
 
 Every document is trained on, held out, or rejected and counted by reason (printed at the end, in
@@ -44,10 +51,17 @@ OUTPUT/SOURCE/summary.json, and as a table by `mmbert inspect OUTPUT --report re
 The same command, run again, continues where it stopped. Exit status: 0 done, 2 the input is wrong.
 """
 
+_FORMER_OPTIONS = {"accelerator": "fast-encoder", "heldout-share": "heldout-fraction"}
+"""Former spelling -> present one; both are accepted, only the present one is documented."""
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.command(help=_EXAMPLES)
+def _present_option(name: str) -> str:
+    return _FORMER_OPTIONS.get(name, name)
+
+
+@app.command(help=_EXAMPLES, context_settings={"token_normalize_func": _present_option})
 def command(
     input_: Annotated[
         str, typer.Option("--input", help="Folder, file, quoted pattern, or hf:DATASET.")
@@ -57,7 +71,7 @@ def command(
         str | None, typer.Option(help="Name of this source [default: the recipe's, or text].")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Take contexts, vocabulary and tokenizer from a recipe.")
+        str | None, typer.Option(help="Take contexts, vocabulary and tokenizer from a recipe.")
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -79,7 +93,7 @@ def command(
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
     text_unit: Annotated[str, typer.Option(help="Document in .txt: block, line, file.")] = "block",
-    heldout_share: Annotated[
+    heldout_fraction: Annotated[
         float,
         typer.Option(help="Held out, by content hash; raise it where languages are small."),
     ] = 0.01,
@@ -119,7 +133,7 @@ def command(
     unit_bytes: Annotated[
         str | None, typer.Option(help="Input bytes of a unit of work [default: by size].")
     ] = None,
-    accelerator: Annotated[
+    fast_encoder: Annotated[
         str, typer.Option(help="Beside SentencePiece, once found equal: auto, none or kitoken.")
     ] = "auto",
     replace: Annotated[
@@ -135,7 +149,7 @@ def command(
         contexts = tuple(sorted({phase.context for phase in from_recipe.phases}))
         tokenizer = tokenizer or from_recipe.tokenizer.path
         vocab_size = vocab_size or (None if tokenizer else from_recipe.tokenizer.vocab_size)
-        source = folder_of_source(from_recipe, source)
+        source = source_folder(from_recipe, source)
     else:
         contexts = DEFAULT_CONTEXTS
     settings = PrepSettings(
@@ -152,8 +166,8 @@ def command(
         vocabulary_size=vocab_size,
         tokenizer_sample_bytes=int(parse_quantity(tokenizer_sample)),
         tokenizer_temperature=tokenizer_temperature,
-        accelerator=accelerator,
-        heldout_share=heldout_share,
+        fast_encoder=fast_encoder,
+        heldout_share=heldout_fraction,
         minimum_characters=minimum_characters,
         maximum_bytes=int(parse_quantity(maximum_bytes)),
         deduplicate=deduplicate,
@@ -170,9 +184,11 @@ def command(
     if dry_run:
         _dry_run(settings)
         return
-    team = launched_team(settings.output)
-    if team is not None:
-        run_launched(preprocess, team, settings)
+    group = worker_group_from_env(settings.output)
+    if recipe is not None and (group is None or group.rank == 0):
+        print(describe_recipe(recipe), file=sys.stderr, flush=True)
+    if group is not None:
+        run_launched(preprocess, group, settings)
         return
     try:
         run_local(preprocess, settings.workers, settings)
@@ -181,7 +197,7 @@ def command(
         raise WorkerDiedError(f"{error}; workers were reading: {files or 'nothing'}") from error
 
 
-def folder_of_source(recipe: Recipe, name: str | None) -> str:
+def source_folder(recipe: Recipe, name: str | None) -> str:
     """The folder of the recipe's source of that name.
 
     Without a name, the recipe's only source, or its only multilingual (temperature-sampled) one.
@@ -208,14 +224,16 @@ def _cores() -> int:
 
 def _dry_run(settings: PrepSettings) -> None:
     found = discover(settings)
-    plan = plan_units(found, settings)
+    plan = plan_work_units(found, settings)
     console = Console()
     sizes: dict[str, list[int]] = {}
     for file in found.files:
         entry = sizes.setdefault(file.language or "(by column)", [0, 0])
         entry[0] += 1
         entry[1] += file.size
-    table = Table(title=f"{len(found.files)} files, {plan.weight:,} bytes, {len(plan.units)} units")
+    table = Table(
+        title=f"{len(found.files)} files, {plan.input_bytes:,} bytes, {len(plan.units)} units"
+    )
     for column in ("language", "files", "bytes on disk"):
         table.add_column(column, justify="left" if column == "language" else "right")
     for name, (files, size) in sorted(sizes.items(), key=lambda item: -item[1][1]):
@@ -233,13 +251,13 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=False)
     except UserError as error:
-        status = _complain(str(error))
+        status = print_error(str(error))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
             for item in error.errors(include_url=False)
         )
-        status = _complain(f"an option cannot be used: {problems}\n  → see --help")
+        status = print_error(f"an option cannot be used: {problems}\n  → see --help")
     except typer.Exit as error:
         status = error.exit_code
     except WorkerDiedError as error:
@@ -248,19 +266,19 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted; run the same command again: it continues", file=sys.stderr)
         status = 130
-    _leave(status)
+    _exit(status)
 
 
 def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _complain(text: str) -> int:
+def print_error(text: str) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     return EXIT_USER_ERROR
 
 
-def _leave(status: int) -> NoReturn:
+def _exit(status: int) -> NoReturn:
     mpi = sys.modules.get("mpi4py.MPI")
     if status and mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
         mpi.COMM_WORLD.Abort(status)  # the other ranks would wait for this one for ever

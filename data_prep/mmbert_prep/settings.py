@@ -11,13 +11,13 @@ DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
 
 # Of these settings the produced bytes do not depend.
-_WITHOUT_INFLUENCE = {
+_NOT_IN_OUTPUT = {
     "input",
     "output",
     "workers",
     "replace",
     "maximum_rejected_share",
-    "accelerator",
+    "fast_encoder",
 }
 
 
@@ -46,7 +46,7 @@ class PrepSettings(BaseModel):
     tokenizer_sample_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
     tokenizer_temperature: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Bytes of a language in the training sample ~ (bytes in the input) ** temperature."""
-    accelerator: Literal["auto", "none", "kitoken"] = "auto"
+    fast_encoder: Literal["auto", "none", "kitoken"] = "auto"
 
     heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
     minimum_characters: Annotated[int, Field(ge=1)] = 1
@@ -65,6 +65,6 @@ class PrepSettings(BaseModel):
     unit_bytes: Annotated[int, Field(ge=1000)] | None = None
     """Input bytes of one unit of work; None: a 256th of the input, between 0.5 and 64 MB."""
 
-    def deciding(self) -> dict[str, object]:
+    def output_settings(self) -> dict[str, object]:
         """The settings that decide what is written, JSON-able, for comparison between runs."""
-        return self.model_dump(mode="json", exclude=_WITHOUT_INFLUENCE)
+        return self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)

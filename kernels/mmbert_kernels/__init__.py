@@ -9,27 +9,30 @@ from mmbert_kernels.gather_rows import gather_rows
 from mmbert_kernels.geglu import geglu
 from mmbert_kernels.norms.dropout import Dropout
 from mmbert_kernels.norms.embedding_layer_norm import embedding_layer_norm
-from mmbert_kernels.norms.layer_norm import add_layer_norm, branching_layer_norm, layer_norm
+from mmbert_kernels.norms.layer_norm import add_layer_norm, layer_norm, prenorm_layer_norm
 from mmbert_kernels.packed_attention.attention import attention, rotary_attention
 from mmbert_kernels.rotary import rotary
 from mmbert_kernels.stable_adamw.stable_adamw import (
-    Segments,
+    TensorSpans,
     debiased_beta,
     stable_adamw_apply,
     stable_adamw_sums,
     update_rms,
 )
-from mmbert_kernels.support.dispatch import backends, computes_in_bfloat16, unrepeatable
+from mmbert_kernels.support.dispatch import (
+    backends,
+    computes_in_bfloat16,
+    nondeterministic_operations,
+)
 from mmbert_kernels.support.host_memory import keep_freed_memory
-from mmbert_kernels.support.matmul import product
+from mmbert_kernels.support.matmul import matmul
 
 __all__ = [
     "Dropout",
-    "Segments",
+    "TensorSpans",
     "add_layer_norm",
     "attention",
     "backends",
-    "branching_layer_norm",
     "computes_in_bfloat16",
     "debiased_beta",
     "embedding_layer_norm",
@@ -38,11 +41,12 @@ __all__ = [
     "keep_freed_memory",
     "layer_norm",
     "linear_cross_entropy",
-    "product",
+    "matmul",
+    "nondeterministic_operations",
+    "prenorm_layer_norm",
     "rotary",
     "rotary_attention",
     "stable_adamw_apply",
     "stable_adamw_sums",
-    "unrepeatable",
     "update_rms",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmbert_kernels.scatter_rows import scatter_rows_reference, scatter_rows_triton
 from mmbert_kernels.support.checks import require, require_triton_dtype
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 
 
 def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Tensor:
@@ -37,7 +37,7 @@ def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Ten
     if ascending:
         holds = (positions[1:] >= positions[:-1]).all()
         torch._assert_async(holds, "gather_rows: the positions do not ascend")
-    if implementation("gather_rows", x.device.type) == "reference":
+    if backend("gather_rows", x.device.type) == "reference":
         return gather_rows_reference(x, positions)
     require_triton_dtype("gather_rows", x)
     rows: Tensor = _GatherRows.apply(x, positions, True, ascending)
@@ -54,15 +54,17 @@ class _GatherRows(torch.autograd.Function):
     """PyTorch gathers as fast as any kernel; what it lacks is a way back in a fixed order."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, positions: Tensor, by_triton: bool, ascending: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, positions: Tensor, use_triton: bool, ascending: bool
+    ) -> Tensor:
         ctx.save_for_backward(positions)
-        ctx.rows, ctx.by_triton, ctx.ascending = x.shape[0], by_triton, ascending
+        ctx.rows, ctx.use_triton, ctx.ascending = x.shape[0], use_triton, ascending
         return x.index_select(0, positions)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (positions,) = ctx.saved_tensors
-        if ctx.by_triton:
+        if ctx.use_triton:
             x_grad = scatter_rows_triton(grad, positions, ctx.rows, ascending=ctx.ascending)
         else:
             x_grad = scatter_rows_reference(grad, positions, ctx.rows)

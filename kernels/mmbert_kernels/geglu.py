@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from mmbert_kernels.support.triton_import import blocks, contiguous_rows, launch, tl, triton
 
 # A program's tile; 128 divides the widths of the models, so no lane idles.
-ROWS, COLUMNS = 16, 128
+BLOCK_M, BLOCK_N = 16, 128
 
 
 def geglu(x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def geglu(x: Tensor) -> Tensor:
         ValueError: x is not of an even width.
     """
     require(x.ndim == 2 and x.shape[1] % 2 == 0, f"geglu: x must be [T, 2f]; got {list(x.shape)}")
-    if implementation("geglu", x.device.type) == "reference":
+    if backend("geglu", x.device.type) == "reference":
         return geglu_reference(x)
     require_triton_dtype("geglu", x)
     out: Tensor = _GeGLU.apply(x)
@@ -84,10 +84,10 @@ def _gelu_parts(a):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    x_pointer, out_pointer, rows, width, x_stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    x_pointer, out_pointer, rows, width, x_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (row < rows)[:, None] & (column < width)[None, :]
     at = x_pointer + row[:, None] * x_stride + column[None, :]
     activated = tl.load(at, mask=inside, other=0.0).to(tl.float32)
@@ -106,11 +106,11 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     width,
     grad_stride,
     x_stride,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (row < rows)[:, None] & (column < width)[None, :]
     at = x_pointer + row[:, None] * x_stride + column[None, :]
     activated = tl.load(at, mask=inside, other=0.0).to(tl.float32)
@@ -135,14 +135,14 @@ class _GeGLU(torch.autograd.Function):
         if out.numel():
             launch(
                 _forward_kernel,
-                (blocks(rows, ROWS), blocks(width, COLUMNS)),
+                (blocks(rows, BLOCK_M), blocks(width, BLOCK_N)),
                 x,
                 out,
                 rows,
                 width,
                 x.stride(0),
-                ROWS=ROWS,
-                COLUMNS=COLUMNS,
+                BLOCK_M=BLOCK_M,
+                BLOCK_N=BLOCK_N,
                 num_warps=4,
             )
         ctx.save_for_backward(x)
@@ -157,7 +157,7 @@ class _GeGLU(torch.autograd.Function):
         if grad.numel():
             launch(
                 _backward_kernel,
-                (blocks(rows, ROWS), blocks(width, COLUMNS)),
+                (blocks(rows, BLOCK_M), blocks(width, BLOCK_N)),
                 grad,
                 x,
                 grad_x,
@@ -165,8 +165,8 @@ class _GeGLU(torch.autograd.Function):
                 width,
                 grad.stride(0),
                 x.stride(0),
-                ROWS=ROWS,
-                COLUMNS=COLUMNS,
+                BLOCK_M=BLOCK_M,
+                BLOCK_N=BLOCK_N,
                 num_warps=4,
             )
         return grad_x

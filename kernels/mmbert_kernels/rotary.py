@@ -11,7 +11,7 @@ GPT-NeoX and ModernBERT.
 
 The Triton kernel (rotary_kernels.py) works in place, forward on the argument and backward on the
 gradient, so that values are not touched and no memory is taken. Attention that takes queries, keys
-and values apart gives their gradients apart: `rotary_apart` rotates them on the way into the one
+and values apart gives their gradients apart: `rotary_unpacked` rotates them on the way into the one
 tensor that the linear before wants.
 """
 
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.rotary_kernels import rotate_in_place, rotate_together
+from mmbert_kernels.rotary_kernels import rotate_in_place, rotate_packed
 from mmbert_kernels.rotary_tables import position_tables
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from mmbert_kernels.support.sequences import check_cu_seqlens, token_positions
 
 
@@ -44,22 +44,22 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
         ValueError: shapes do not fit.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, base)
-    if implementation("rotary", qkv.device.type) == "reference":
+    if backend("rotary", qkv.device.type) == "reference":
         return rotary_reference(qkv, cu_seqlens, base)
-    rotated: Tensor = _Rotary.apply(_given_away(qkv), cu_seqlens, base)
+    rotated: Tensor = _Rotary.apply(_inplace_input(qkv), cu_seqlens, base)
     return rotated
 
 
-def rotary_apart(qkv: Tensor, cu_seqlens: Tensor, base: float) -> tuple[Tensor, Tensor, Tensor]:
+def rotary_unpacked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> tuple[Tensor, Tensor, Tensor]:
     """`rotary`'s queries, keys and values as three tensors [T, H, D], views of its result.
 
     Arguments and errors as there. Their gradients, each of any layout, are read once.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, base)
-    if implementation("rotary", qkv.device.type) == "reference":
+    if backend("rotary", qkv.device.type) == "reference":
         query, key, value = rotary_reference(qkv, cu_seqlens, base).unbind(1)
     else:
-        query, key, value = _RotaryApart.apply(_given_away(qkv), cu_seqlens, base)
+        query, key, value = _RotaryUnpacked.apply(_inplace_input(qkv), cu_seqlens, base)
     return query, key, value
 
 
@@ -74,7 +74,7 @@ def _checked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     return cu_seqlens.contiguous()
 
 
-def _given_away(qkv: Tensor) -> Tensor:
+def _inplace_input(qkv: Tensor) -> Tensor:
     """qkv, or a copy of it if it is a leaf."""
     require_triton_dtype("rotary", qkv)
     return qkv.clone() if qkv.is_leaf and qkv.requires_grad else qkv
@@ -142,7 +142,7 @@ class _Rotary(torch.autograd.Function):
         return rotate_in_place(grad, cu_seqlens, ctx.base, -1.0), None, None
 
 
-class _RotaryApart(torch.autograd.Function):
+class _RotaryUnpacked(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float
@@ -155,4 +155,4 @@ class _RotaryApart(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (cu_seqlens,), (query, key, value) = ctx.saved_tensors, grads
-        return rotate_together(query, key, value, cu_seqlens, ctx.base, -1.0), None, None
+        return rotate_packed(query, key, value, cu_seqlens, ctx.base, -1.0), None, None

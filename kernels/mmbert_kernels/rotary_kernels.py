@@ -15,7 +15,7 @@ from mmbert_kernels.support.triton_import import blocks, launch, next_power_of_2
 
 # Tokens and heads of a program's tile: with heads of 64, eight pairs to each lane of its two warps,
 # which are two reads of 16 bytes.
-TOKENS, HEADS = 8, 2
+BLOCK_TOKENS, BLOCK_HEADS = 8, 2
 
 
 def rotate_in_place(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: float) -> Tensor:
@@ -28,7 +28,7 @@ def rotate_in_place(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: flo
     return qkv
 
 
-def rotate_together(
+def rotate_packed(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, base: float, direction: float
 ) -> Tensor:
     """[T, 3, H, D] of three [T, H, D], the first two rotated."""
@@ -53,7 +53,7 @@ def _launch(
         return
     launch(
         _rotate_kernel,
-        (blocks(tokens, TOKENS), 2 if value is None else 3),
+        (blocks(tokens, BLOCK_TOKENS), 2 if value is None else 3),
         query,
         key,
         value,
@@ -71,8 +71,8 @@ def _launch(
         *out.stride()[:3],
         HAS_VALUE=value is not None,
         SEARCH_STEPS=cu_seqlens.shape[0].bit_length(),
-        TOKENS=TOKENS,
-        HEADS=HEADS,
+        BLOCK_TOKENS=BLOCK_TOKENS,
+        BLOCK_HEADS=BLOCK_HEADS,
         HALF=next_power_of_2(size // 2),
         num_warps=2,
     )
@@ -93,15 +93,15 @@ def _rotate_part(  # type: ignore[no-untyped-def]
     out_token_stride,
     out_head_stride,
     ROTATE: tl.constexpr,
-    HEADS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ):
     pair = tl.arange(0, HALF)
     source_at = source_pointer + token[:, None, None] * token_stride + pair[None, None, :]
     out_at = out_pointer + token[:, None, None] * out_token_stride + pair[None, None, :]
     across = (token_inside[:, None] & (pair < half)[None, :])[:, None, :]
-    for first_head in range(0, heads, HEADS):
-        head = tl.cast(first_head + tl.arange(0, HEADS), tl.int64)[None, :, None]
+    for first_head in range(0, heads, BLOCK_HEADS):
+        head = tl.cast(first_head + tl.arange(0, BLOCK_HEADS), tl.int64)[None, :, None]
         inside = across & (head < heads)
         first = tl.load(source_at + head * head_stride, mask=inside, other=0.0)
         second = tl.load(source_at + head * head_stride + half, mask=inside, other=0.0)
@@ -137,15 +137,15 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
     out_head_stride,
     HAS_VALUE: tl.constexpr,
     SEARCH_STEPS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    HEADS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     token_inside = token < tokens
     # the last boundary that is at most the token: where its document starts
-    low = tl.zeros([TOKENS], dtype=tl.int32)
-    high = tl.zeros([TOKENS], dtype=tl.int32) + boundaries
+    low = tl.zeros([BLOCK_TOKENS], dtype=tl.int32)
+    high = tl.zeros([BLOCK_TOKENS], dtype=tl.int32) + boundaries
     for _ in range(SEARCH_STEPS):
         middle = (low + high) // 2
         before = tl.load(cu_seqlens_pointer + middle, mask=token_inside, other=0) <= token
@@ -162,18 +162,18 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
         _rotate_part(
             query_pointer, out_pointer, token, token_inside, cosine, sine, heads, half,
             query_token_stride, query_head_stride, out_token_stride, out_head_stride,
-            True, HEADS, HALF,
+            True, BLOCK_HEADS, HALF,
         )  # fmt: skip
     elif part == 1:
         _rotate_part(
             key_pointer, out_pointer + out_part_stride, token, token_inside, cosine, sine, heads,
             half, key_token_stride, key_head_stride, out_token_stride, out_head_stride,
-            True, HEADS, HALF,
+            True, BLOCK_HEADS, HALF,
         )  # fmt: skip
     elif HAS_VALUE:
         value_out_pointer = out_pointer + 2 * tl.cast(out_part_stride, tl.int64)
         _rotate_part(
             value_pointer, value_out_pointer, token, token_inside, cosine, sine, heads,
             half, value_token_stride, value_head_stride, out_token_stride, out_head_stride,
-            False, HEADS, HALF,
+            False, BLOCK_HEADS, HALF,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from mmbert.recipe import Recipe, load_recipe
 from mmbert.schedule import learning_rate, training_plan
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 ANNEALED = ("demo", "mmbert-base", "mmbert-small", "small-corpus")
 NAMES = ("constant-mask", "constant-temperature", "all-languages-first", "two-phases")
 # What an ablation may touch: the keys of a phase.

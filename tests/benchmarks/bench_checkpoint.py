@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
-    ParameterDescription,
-    described_parameter,
+    ParameterSpec,
+    empty_parameter,
     name_parameters,
 )
 from mmbert.parallel.process_grid import TensorGroup
@@ -42,8 +42,7 @@ class Wide(nn.Module):
         super().__init__()
         ones = InitialDistribution("ones")
         self.matrices = nn.ParameterList(
-            described_parameter(ParameterDescription((rows, WIDTH), ones), group)
-            for rows in _rows(parameters)
+            empty_parameter(ParameterSpec((rows, WIDTH), ones), group) for rows in _rows(parameters)
         )
         name_parameters(self)
         with torch.no_grad():

@@ -33,11 +33,11 @@ from mmbert.recipe import Recipe, load_recipe
 from tests.benchmarks.bench_kernels import Clock, device_rates
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.gpu_step_shares import floors, held_by, shares
+from tests.benchmarks.gpu_step_shares import bottleneck, floors, shares
 from tests.support.gpu_step_models import Ours
 from tests.support.packed_rows import document_lengths, packed_rows
 
-RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+RECIPES = Path(__file__).parents[2] / "src" / "mmbert" / "recipes"
 MASK_RATIO = 0.3
 # What a step runs: their tests say whether its speed is that of the right thing.
 OPERATIONS = (
@@ -53,8 +53,8 @@ OPERATIONS = (
 )
 # Tokens per second that are wanted on an H200, and what the longer context must keep of the
 # utilisation at the shorter one.
-WANTED = {("base", 1024): 270_000.0, ("small", 1024): 900_000.0}
-WANTED_SHARE, SHORT, LONG = 0.85, 1024, 8192
+TARGET_TOKENS_PER_SECOND = {("base", 1024): 270_000.0, ("small", 1024): 900_000.0}
+TARGET_FRACTION, SHORT, LONG = 0.85, 1024, 8192
 # The public figure that is nearest to this work: MLPerf Training 4.1, BERT-large on 8 H200.
 ANCHOR = (
     "for comparison, MLPerf Training 4.1's BERT-large on 8 H200: 255,000 tokens/s a GPU, about "
@@ -175,15 +175,15 @@ def record_speed(
 
 def verdict(name: str, context: int, speed: Speed, short: Speed | None) -> str:
     """What was wanted and whether it was reached."""
-    wanted = WANTED.get((name, context))
+    wanted = TARGET_TOKENS_PER_SECOND.get((name, context))
     if wanted is not None:
         reached = speed.tokens_per_second >= wanted
         return f"wanted {wanted:,.0f} tokens/s: {'reached' if reached else 'MISSED'}"
     if context == LONG and short is not None:
         share = speed.teraflops / short.teraflops
-        reached = share >= WANTED_SHARE
+        reached = share >= TARGET_FRACTION
         return (
-            f"{share:.0%} of the utilisation at {SHORT}, wanted {WANTED_SHARE:.0%}: "
+            f"{share:.0%} of the utilisation at {SHORT}, wanted {TARGET_FRACTION:.0%}: "
             f"{'reached' if reached else 'MISSED'}"
         )
     return ""
@@ -200,7 +200,7 @@ def record_shares(
         recorder.figure(row, "share", milliseconds / total, "", OPERATIONS)
         if name in least:
             recorder.figure(row, "floor", least[name], "ms")
-    holder = held_by(found, least)
+    holder = bottleneck(found, least)
     above = found[holder] - least.get(holder, 0.0)
     recorder.remark(
         subject,
@@ -314,7 +314,7 @@ def measured_device(arguments: argparse.Namespace, recorder: Recorder) -> Device
     return Device(place, peak_flops(name), bandwidth, rate)
 
 
-def parsed(description: str) -> argparse.Namespace:
+def parse_arguments(description: str) -> argparse.Namespace:
     """The command line of this script and of bench_gpu_transformers.py."""
     parser = part_parser(description)
     parser.add_argument("--models", nargs="+", choices=["small", "base"], default=["base", "small"])
@@ -335,7 +335,7 @@ def parsed(description: str) -> argparse.Namespace:
 
 def main() -> int:
     """Measure and report; 2 without a GPU."""
-    arguments = parsed(__doc__.splitlines()[0])
+    arguments = parse_arguments(__doc__.splitlines()[0])
     recorder = Recorder("step", arguments.report)
     device = measured_device(arguments, recorder)
     torch.manual_seed(21)

@@ -21,7 +21,7 @@ from tests.benchmarks.bench_gpu_step import (
     Speed,
     measure,
     measured_device,
-    parsed,
+    parse_arguments,
     record_speed,
     settings,
 )
@@ -73,7 +73,7 @@ def compare(
 
 def main() -> int:
     """Measure and report; 2 without a GPU."""
-    arguments = parsed(__doc__.splitlines()[0])
+    arguments = parse_arguments(__doc__.splitlines()[0])
     recorder = Recorder("transformers", arguments.report)
     device = measured_device(arguments, recorder)
     torch.manual_seed(21)

@@ -49,9 +49,9 @@ from mmbert.training.engine.engine import Engine
 from mmbert_kernels.support.dispatch import triton_is_installed
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of
 from tests.benchmarks.gpu_step_shares import floors
+from tests.support.fake_gpu import OperatorRecorder, fake_gpu, on_meta_device
 from tests.support.gpu_step_models import join_a_group_of_one
 from tests.support.packed_rows import packed_rows
-from tests.support.pretended_gpu import Operators, pretended_gpu, without_content
 
 CONTEXT = 1024
 WARMING_UP = 3
@@ -69,7 +69,7 @@ FEW_NUMBERS = {
 
 
 @dataclass(frozen=True)
-class Issued:
+class HostCost:
     """The host's part in a microbatch of the model on a GPU."""
 
     forward_milliseconds: float
@@ -85,7 +85,7 @@ class Result:
 
     model: str
     tokens: int
-    issued: Issued
+    issued: HostCost
     engine_milliseconds: float
     device_milliseconds: float
 
@@ -111,28 +111,28 @@ class Result:
 
 
 @contextmanager
-def stand_in_driver() -> Iterator[Callable[..., Any]]:
+def fake_driver() -> Iterator[Callable[..., Any]]:
     """Triton's launch as on an H100 or H200, up to the driver."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from tests.kernels.test_compilation import StandInDriver
+    from tests.kernels.test_compilation import FakeDriver
 
     launch = JITFunction.run
 
     def prepare(kernel: Any, *arguments: Any, warmup: bool, **options: Any) -> None:
         launch(kernel, *arguments, warmup=True, **options)
 
-    with mock.patch.object(driver, "_active", StandInDriver(90)):
+    with mock.patch.object(driver, "_active", FakeDriver(90)):
         yield prepare
 
 
-def issue(recipe: Recipe, row: Row, repetitions: int) -> Issued:
+def host_cost(recipe: Recipe, row: Row, repetitions: int) -> HostCost:
     """Median times of issuing the row's forward and backward, and what is issued."""
     assert recipe.model.vocab_size is not None
     config = encoder_config(recipe.model, recipe.model.vocab_size)
     phase, launches = recipe.phases[0], 0
-    model, batch = without_content(config, row)
+    model, batch = on_meta_device(config, row)
 
     def microbatch() -> tuple[float, float]:
         model.zero_grad()
@@ -142,22 +142,22 @@ def issue(recipe: Recipe, row: Row, repetitions: int) -> Issued:
         (losses.sum() * LOSS_SCALE).backward()
         return between - begun, time.perf_counter() - between
 
-    with stand_in_driver() as prepare:
+    with fake_driver() as prepare:
 
         def counted(*arguments: Any, **options: Any) -> None:
             nonlocal launches
             launches += 1
             prepare(*arguments, **options)
 
-        with pretended_gpu(counted):
+        with fake_gpu(counted):
             for _ in range(WARMING_UP):  # compiles, and makes the tables that are kept
                 microbatch()
             launches = 0
-            with Operators() as operators:
+            with OperatorRecorder() as operators:
                 microbatch()
             one = launches
             forward, backward = zip(*(microbatch() for _ in range(repetitions)), strict=True)
-    return Issued(
+    return HostCost(
         forward_milliseconds=1e3 * statistics.median(forward),
         backward_milliseconds=1e3 * statistics.median(backward),
         launches=one,
@@ -165,7 +165,7 @@ def issue(recipe: Recipe, row: Row, repetitions: int) -> Issued:
     )
 
 
-def engine_adds(recipe: Recipe, repetitions: int) -> float:
+def engine_overhead(recipe: Recipe, repetitions: int) -> float:
     """Median milliseconds that a microbatch takes longer in the engine than in the model alone."""
     contexts = {f"phases.{phase.name}.context": FEW_TOKENS for phase in recipe.phases}
     recipe = override_recipe(recipe, FEW_NUMBERS | contexts)
@@ -216,8 +216,8 @@ def measure(name: str, arguments: argparse.Namespace) -> Result:
     return Result(
         model=name,
         tokens=arguments.tokens,
-        issued=issue(recipe, row, arguments.repetitions),
-        engine_milliseconds=engine_adds(recipe, arguments.repetitions),
+        issued=host_cost(recipe, row, arguments.repetitions),
+        engine_milliseconds=engine_overhead(recipe, arguments.repetitions),
         device_milliseconds=sum(
             floors(recipe.model, [row], arguments.bandwidth, arguments.flops).values()
         ),

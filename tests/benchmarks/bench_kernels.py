@@ -181,17 +181,17 @@ def measure_optimizer(bench: Bench, count: int, others: bool) -> None:
     tensors = 140
     parameter, gradient, m, v = (torch.zeros(count, device=clock.device) for _ in range(4))
     bounds = [count * i // tensors for i in range(tensors + 1)]
-    segments = kernels.Segments(tuple(bounds[:-1]), tuple(bounds[1:]))
+    spans = kernels.TensorSpans(tuple(bounds[:-1]), tuple(bounds[1:]))
     decay = torch.zeros(tensors, device=clock.device)
 
     def step() -> None:
-        sums = kernels.stable_adamw_sums(gradient, v, segments, betas=(0.9, 0.95), step=5, eps=1e-8)
+        sums = kernels.stable_adamw_sums(gradient, v, spans, betas=(0.9, 0.95), step=5, eps=1e-8)
         kernels.stable_adamw_apply(
             parameter,
             gradient,
             m,
             v,
-            segments,
+            spans,
             sums,
             betas=(0.9, 0.95),
             step=5,

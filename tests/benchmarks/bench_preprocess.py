@@ -65,24 +65,24 @@ def lines_of(documents: Iterable[tuple[str, str]], languages: int) -> dict[str, 
 
 def cldr_documents(languages: int) -> Iterator[tuple[str, str]]:
     """(language, text) of some megabytes of CLDR's data per language."""
-    from mmbert_prep.demo.text import DocumentMaker
+    from mmbert_prep.demo.text import DocumentGenerator
 
     for language, locale in list(HIGH.items())[:languages]:
-        for text in itertools.islice(DocumentMaker(locale).documents(), 20_000):
+        for text in itertools.islice(DocumentGenerator(locale).documents(), 20_000):
             yield language, text
 
 
 def documents_of(folder: Path) -> Iterator[tuple[str, str]]:
     """(language, text) of the documents of an input, as the pipeline reads them."""
-    from mmbert_prep.executor.work_units import plan_units
-    from mmbert_prep.readers import read_segment
+    from mmbert_prep.executor.work_units import plan_work_units
+    from mmbert_prep.readers import read_range
     from mmbert_prep.readers.discovery import discover
     from mmbert_prep.settings import PrepSettings
 
     settings = PrepSettings(input=str(folder), output=folder / "out")
-    for unit in plan_units(discover(settings), settings).units:
-        for segment in unit.segments:
-            for document in read_segment(segment, settings):
+    for unit in plan_work_units(discover(settings), settings).units:
+        for file_range in unit.file_ranges:
+            for document in read_range(file_range, settings):
                 if document.data is not None and document.language is not None:
                     yield document.language, document.data.decode()
 
@@ -111,12 +111,12 @@ def raw(lines: Path, model: Path, way: str) -> None:
     print(time.process_time() - started)
 
 
-def ours(folder: Path, model: Path, output: Path, workers: int, accelerator: str) -> list[str]:
+def ours(folder: Path, model: Path, output: Path, workers: int, fast_encoder: str) -> list[str]:
     """The command that a user gives."""
     return [
         str(ROOT / "launch" / "preprocess.py"),
         *("--input", str(folder), "--output", str(output), "--tokenizer", str(model)),
-        *("--workers", str(workers), "--accelerator", accelerator, "--heldout-share", "0.01"),
+        *("--workers", str(workers), "--fast-encoder", fast_encoder, "--heldout-fraction", "0.01"),
     ]
 
 
@@ -185,12 +185,12 @@ class Bench:
         print(f"{'raw ' + way:<44}{self.size / 1e6 / seconds:8.2f} MB/CPU-s", flush=True)
         return self.size / 1e6 / seconds
 
-    def our_command(self, accelerator: str, workers: int, one: bool) -> list[str]:
+    def our_command(self, fast_encoder: str, workers: int, one: bool) -> list[str]:
         """The pipeline on everything or on one document, into a fresh folder."""
         output = self.work / "ours"
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(self.model.parent, output / "tokenizer")
-        return ours(self.one if one else self.folder, self.model, output, workers, accelerator)
+        return ours(self.one if one else self.folder, self.model, output, workers, fast_encoder)
 
     def megatron_command(self, checkout: Path, workers: int, one: bool) -> list[str]:
         """Megatron-LM's own tool on everything or on one document."""

@@ -22,7 +22,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
         "FlashAttn",
         "_BlockedAttention",
     ),
-    "layer norms": ("_AddLayerNorm", "_BranchingLayerNorm", "_LayerNorm"),
+    "layer norms": ("_AddLayerNorm", "_PrenormLayerNorm", "_LayerNorm"),
     "embedding": ("_EmbeddingLayerNorm",),
     "geglu": ("_GeGLU",),
     "rotary": ("_Rotary",),
@@ -103,6 +103,6 @@ def floors(
     return dict(milliseconds)
 
 
-def held_by(found: dict[str, float], least: dict[str, float]) -> str:
+def bottleneck(found: dict[str, float], least: dict[str, float]) -> str:
     """The operation that spends the most above its floor; what has none counts whole."""
     return max(found, key=lambda name: found[name] - least.get(name, 0.0))

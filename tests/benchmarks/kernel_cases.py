@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import mmbert_kernels as kernels
-from mmbert_kernels.rotary import rotary_apart
+from mmbert_kernels.rotary import rotary_unpacked
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -144,7 +144,7 @@ def attention_cases(qkv: Tensor, length: int, heads: int, row: int) -> Iterator[
         yield Case(
             "rotary, apart",
             (qkv,),
-            lambda qkv: rotary_apart(by_heads(qkv), cu_seqlens, 1e4),
+            lambda qkv: rotary_unpacked(by_heads(qkv), cu_seqlens, 1e4),
             lambda qkv: eager_rotary(by_heads(qkv), length).unbind(1),
             4 * row,
             10 * row,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import bench_host
-from tests.benchmarks.bench_host import Issued, Result
+from tests.benchmarks.bench_host import HostCost, Result
 from tests.benchmarks.test_gpu_benchmarks import run_module
 
 
@@ -29,7 +29,7 @@ def test_the_host_benchmark_runs(tmp_path: Path) -> None:
 
 
 def test_what_is_printed_follows_from_what_is_measured() -> None:
-    result = Result("base", 1000, Issued(3.0, 5.0, 100, 300), 2.0, 40.0)
+    result = Result("base", 1000, HostCost(3.0, 5.0, 100, 300), 2.0, 40.0)
     assert result.host_milliseconds == 10.0
     assert result.times_as_long == 4.0
     assert result.fewest_tokens == 250.0

@@ -19,7 +19,7 @@ from mmbert.model.config import encoder_config
 from mmbert.parallel import collectives
 from mmbert.recipe import ModelSettings
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
-from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, floors, held_by
+from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, bottleneck, floors
 from tests.benchmarks.kernel_cases import Case, Function, cases
 from tests.support.environment import ON_A_CPU, with_packages
 from tests.support.gpu_step_models import (
@@ -124,7 +124,7 @@ def test_the_floors_are_the_known_ones() -> None:
     assert least["linear layers"] == pytest.approx(41.3, rel=0.02)
     assert least["geglu"] / recipe.model.num_hidden_layers == pytest.approx(0.211, rel=0.01)
     assert 75 < sum(least.values()) < 111
-    assert held_by({"a": 5.0, "b": 9.0, OTHER: 3.0}, {"a": 1.0, "b": 8.0}) == "a"
+    assert bottleneck({"a": 5.0, "b": 9.0, OTHER: 3.0}, {"a": 1.0, "b": 8.0}) == "a"
 
 
 def test_rows_are_the_same_for_both() -> None:

@@ -18,12 +18,12 @@ from tests.benchmarks.gpu_report.page import page
 from tests.benchmarks.gpu_report.parts import PARTS
 from tests.benchmarks.gpu_report.records import FIGURES, Recorder, figures
 from tests.benchmarks.gpu_report.supervisor import Ending, Outcome, Part, limit_for, run_parts
-from tests.benchmarks.gpu_report.verification import TESTS, doubt, states
+from tests.benchmarks.gpu_report.verification import TESTS, operation_results, unverified_reason
 from tests.support import json_lines
 from tests.support.environment import ON_A_CPU, ROOT, with_packages
 from tests.support.tiny_run import PREPROCESS, write_text
 
-RECIPE = ROOT / "launch" / "recipes" / "demo.yaml"
+RECIPE = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
 GEGLU = "tests/kernels/test_triton.py::test_geglu"
 ROTARY = "tests/kernels/test_triton.py::test_rotary"
 
@@ -33,12 +33,12 @@ def part(
     script: str,
     *,
     share: float = 1.0,
-    most_seconds: float = math.inf,
-    least_seconds: float = 0.1,
+    max_seconds: float = math.inf,
+    min_seconds: float = 0.1,
     needs_gpu: bool = False,
 ) -> Part:
     command = ("sh", "-c", script)
-    return Part(name, name.capitalize(), command, share, most_seconds, least_seconds, needs_gpu)
+    return Part(name, name.capitalize(), command, share, max_seconds, min_seconds, needs_gpu)
 
 
 # In a minute; a part's script knows the report's folder as MMBERT_GPU_REPORT.
@@ -53,7 +53,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess = (
         *(sys.executable, PREPROCESS, "--input", folder / "text"),
         *("--output", folder / "data" / "shards", "--recipe", RECIPE, "--workers", "1"),
-        *("--vocab-size", "800", "--heldout-share", "0.1"),
+        *("--vocab-size", "800", "--heldout-fraction", "0.1"),
     )
     report = (
         *(sys.executable, "-m", "tests.benchmarks.gpu_report", "--device", "cpu"),
@@ -120,7 +120,7 @@ def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
 def test_a_part_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     """Even what does not listen to SIGTERM and has a process group of its own (`set -m`)."""
     script = "trap '' TERM; set -m; sleep 300 & echo $! > $MMBERT_GPU_REPORT/child; wait"
-    hanging = part("hanging", script, most_seconds=2.0)
+    hanging = part("hanging", script, max_seconds=2.0)
     outcomes = run([hanging, part("next", "echo fine")], tmp_path)
     assert [each.ending for each in outcomes] == [Ending.OUT_OF_TIME, Ending.DONE]
     assert outcomes[0].reason == "stopped after 2 s"
@@ -137,21 +137,23 @@ def _lives(process: int) -> bool:
 
 
 def test_when_time_runs_out_the_rest_is_not_begun(tmp_path: Path) -> None:
-    told: list[int] = []
+    on_outcome: list[int] = []
     clock = iter([0.0, 0.0, 57.0]).__next__
     parts = [
         part("first", "echo fine"),
-        part("second", "touch $MMBERT_GPU_REPORT/begun", least_seconds=10.0),
+        part("second", "touch $MMBERT_GPU_REPORT/begun", min_seconds=10.0),
     ]
-    outcomes = run(parts, tmp_path, clock=clock, told=lambda so_far: told.append(len(so_far)))
+    outcomes = run(
+        parts, tmp_path, clock=clock, on_outcome=lambda so_far: on_outcome.append(len(so_far))
+    )
     assert [each.ending for each in outcomes] == [Ending.DONE, Ending.NOT_BEGUN]
     assert outcomes[1].reason == "0 s were left, it needs 10"
     assert not (tmp_path / "begun").exists()
-    assert told == [1, 2]
+    assert on_outcome == [1, 2]
 
 
 def test_time_that_a_part_leaves_goes_to_the_others() -> None:
-    parts = [part("a", "", share=1.0, most_seconds=10.0), part("b", "", share=3.0)]
+    parts = [part("a", "", share=1.0, max_seconds=10.0), part("b", "", share=3.0)]
     assert limit_for(parts, 100.0) == 10.0
     assert limit_for(parts, 20.0) == 5.0
     assert limit_for(parts[1:], 100.0) == 100.0
@@ -162,7 +164,7 @@ def test_without_a_gpu_only_the_machine_is_looked_at(tmp_path: Path) -> None:
         part("machine", "echo fine"),
         part("step", "touch $MMBERT_GPU_REPORT/begun", needs_gpu=True),
     ]
-    outcomes = run(parts, tmp_path, obstacle=lambda: "none found: install a driver")
+    outcomes = run(parts, tmp_path, blocker=lambda: "none found: install a driver")
     assert [each.ending for each in outcomes] == [Ending.DONE, Ending.NOT_BEGUN]
     assert not (tmp_path / "begun").exists()
     assert "none found: install a driver" in page(tmp_path, "", outcomes)
@@ -179,7 +181,7 @@ def test_the_machine_part_finds_that_there_is_no_gpu(tmp_path: Path) -> None:
 def test_a_second_report_at_the_same_time_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with program.alone(tmp_path):
+    with program.exclusive(tmp_path):
         assert program.main(["--output", str(tmp_path)]) == 2
     assert f"process {os.getpid()}" in capsys.readouterr().err
 
@@ -188,7 +190,7 @@ def test_where_nothing_can_be_written_the_report_goes_elsewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    elsewhere = program.writable(tmp_path / "file" / "build")
+    elsewhere = program.writable_folder(tmp_path / "file" / "build")
     assert elsewhere.is_dir()
     assert str(elsewhere) in capsys.readouterr().out
     elsewhere.rmdir()
@@ -261,20 +263,23 @@ def test_a_figure_is_verified_by_the_tests_of_its_operation_alone(tmp_path: Path
     write_tests(tmp_path, outcomes, collected)
     with (tmp_path / TESTS).open("a") as file:
         file.write('{"test": "tests/kern')  # its writer was killed
-    assert doubt(tmp_path, ["geglu"]) == ""
-    assert doubt(tmp_path, ["rotary"]) == "rotary: 1 of 2 tests did not end"
-    assert doubt(tmp_path, ["attention"]) == "attention: its tests were skipped"
-    assert doubt(tmp_path, ["optimiser"]) == "optimiser: its tests have not run"
-    assert doubt(tmp_path, ["geglu", "rotary"]) == "rotary: 1 of 2 tests did not end"
-    assert doubt(tmp_path, ["optimiser", "memory"]) == "of all operations: its tests have not run"
-    assert doubt(None, ["geglu"]) == "no tests were run with it"
-    assert doubt(tmp_path, []) == ""
+    assert unverified_reason(tmp_path, ["geglu"]) == ""
+    assert unverified_reason(tmp_path, ["rotary"]) == "rotary: 1 of 2 tests did not end"
+    assert unverified_reason(tmp_path, ["attention"]) == "attention: its tests were skipped"
+    assert unverified_reason(tmp_path, ["optimiser"]) == "optimiser: its tests have not run"
+    assert unverified_reason(tmp_path, ["geglu", "rotary"]) == "rotary: 1 of 2 tests did not end"
+    assert (
+        unverified_reason(tmp_path, ["optimiser", "memory"])
+        == "of all operations: its tests have not run"
+    )
+    assert unverified_reason(None, ["geglu"]) == "no tests were run with it"
+    assert unverified_reason(tmp_path, []) == ""
 
 
 def test_one_failed_test_is_enough(tmp_path: Path) -> None:
     write_tests(tmp_path, {GEGLU: "failed"}, (GEGLU,))
     write_tests(tmp_path, {GEGLU: "passed"}, ())  # its teardown, or a second try
-    assert states(tmp_path) == {"geglu": "1 of 1 tests failed"}
+    assert operation_results(tmp_path) == {"geglu": "1 of 1 tests failed"}
 
 
 def test_figures_say_so_where_they_are_printed_and_on_the_page(

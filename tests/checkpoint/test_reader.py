@@ -17,21 +17,21 @@ from mmbert.checkpoint.format import CheckpointDamagedError, Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, problem_with, read_parameters
 from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.errors import UserError
-from mmbert.parallel.parameter_spec import InitialDistribution, ParameterDescription, local_slice
+from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec, local_slice
 from mmbert.parallel.zero_fragment import STATES, ParameterFragment
 
 ONES = InitialDistribution("ones")
 STATE = RunState(step=7, tokens=700, phase="first", recipe="name: test\n", data={"streams": [1, 2]})
 
 
-def full_tensor(description: ParameterDescription, state: str) -> Tensor:
+def full_tensor(spec: ParameterSpec, state: str) -> Tensor:
     """Numbers that tell their place and state."""
-    size = math.prod(description.full_shape)
-    return (torch.arange(size) + 10_000.0 * STATES.index(state)).view(description.full_shape)
+    size = math.prod(spec.full_shape)
+    return (torch.arange(size) + 10_000.0 * STATES.index(state)).view(spec.full_shape)
 
 
 def write_checkpoint(
-    folder: Path, descriptions: list[ParameterDescription], *, tensor: int, cuts: list[list[float]]
+    folder: Path, specs: list[ParameterSpec], *, tensor: int, cuts: list[list[float]]
 ) -> Path:
     """A checkpoint as `tensor` × len(cuts) + 1 ranks write it: `cuts` are where ZeRO's partitions
     end, as shares of each flattened parameter."""
@@ -58,7 +58,7 @@ def write_checkpoint(
             commit_timeout=10,
         )
         snapshot = Snapshot()
-        fragments = fragments_of(descriptions, tensor_rank, tensor, data_rank, cuts)
+        fragments = fragments_of(specs, tensor_rank, tensor, data_rank, cuts)
         pieces = snapshot.take(fragments, torch.device("cpu"))
         writers.append(Writer(job, snapshot, pieces, after_commit=lambda: None))
     for writer in writers:
@@ -68,15 +68,15 @@ def write_checkpoint(
 
 
 def fragments_of(
-    descriptions: list[ParameterDescription],
+    specs: list[ParameterSpec],
     tensor_rank: int,
     tensor: int,
     data_rank: int,
     cuts: list[list[float]],
 ) -> Iterator[ParameterFragment]:
-    for number, description in enumerate(descriptions):
+    for number, spec in enumerate(specs):
         states = {
-            state: local_slice(full_tensor(description, state), description, tensor_rank, tensor)
+            state: local_slice(full_tensor(spec, state), spec, tensor_rank, tensor)
             for state in STATES
         }
         size = states["master"].numel()
@@ -84,35 +84,37 @@ def fragments_of(
         start, stop = borders[data_rank], borders[data_rank + 1]
         if start < stop:
             pieces = {state: full.flatten()[start:stop] for state, full in states.items()}
-            yield ParameterFragment(description, tensor_rank, tensor, start, stop - start, **pieces)
+            yield ParameterFragment(spec, tensor_rank, tensor, start, stop - start, **pieces)
 
 
 @st.composite
-def described(draw: st.DrawFn) -> ParameterDescription:
+def drawn_spec(draw: st.DrawFn) -> ParameterSpec:
     """A replicated or split parameter of one to three dimensions, in parts, perhaps unevenly."""
     units = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
-    unit = draw(st.integers(1, 3))
+    granularity = draw(st.integers(1, 3))
     even = draw(st.booleans())
-    parts = [12 * unit * count + (0 if even else draw(st.integers(0, 5))) for count in units]
+    fused_sizes = [
+        12 * granularity * count + (0 if even else draw(st.integers(0, 5))) for count in units
+    ]
     shape = draw(st.lists(st.integers(1, 5), max_size=2))
     dimension = draw(st.integers(0, len(shape)))
-    shape.insert(dimension, sum(parts))
+    shape.insert(dimension, sum(fused_sizes))
     if draw(st.integers(0, 4)) == 0:
-        return ParameterDescription(tuple(shape), ONES, name="p")
-    return ParameterDescription(
+        return ParameterSpec(tuple(shape), ONES, name="p")
+    return ParameterSpec(
         tuple(shape),
         ONES,
         name="p",
         split_dimension=dimension,
-        parts=tuple(parts),
-        unit=unit,
-        must_divide=even,
+        fused_sizes=tuple(fused_sizes),
+        granularity=granularity,
+        require_even=even,
     )
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    description=described(),
+    spec=drawn_spec(),
     tensor=st.sampled_from([1, 2, 3, 4]),
     reading=st.sampled_from([1, 2, 3, 4]),
     cuts=st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=1), max_size=3),
@@ -120,26 +122,26 @@ def described(draw: st.DrawFn) -> ParameterDescription:
 )
 def test_any_range_of_any_split_reads_back(
     tmp_path_factory: pytest.TempPathFactory,
-    description: ParameterDescription,
+    spec: ParameterSpec,
     tensor: int,
     reading: int,
     cuts: list[list[float]],
     borders: tuple[float, float],
 ) -> None:
     folder = tmp_path_factory.mktemp("checkpoint")
-    path = write_checkpoint(folder, [description], tensor=tensor, cuts=cuts)
+    path = write_checkpoint(folder, [spec], tensor=tensor, cuts=cuts)
     assert problem_with(path) is None
     with CheckpointReader(path) as reader:
         for state in STATES:
-            full = full_tensor(description, state)
+            full = full_tensor(spec, state)
             assert torch.equal(reader.full("p", state), full)
             for rank in range(reading):
-                share = local_slice(full, description, rank, reading).flatten()
+                share = local_slice(full, spec, rank, reading).flatten()
                 start, stop = sorted(int(border * share.numel()) for border in borders)
                 values = reader.share_range(
                     "p",
                     state,
-                    ranges=description.ranges(rank, reading),
+                    ranges=spec.ranges(rank, reading),
                     start=start,
                     length=stop - start,
                 )
@@ -148,27 +150,27 @@ def test_any_range_of_any_split_reads_back(
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    descriptions = [
-        ParameterDescription((6, 4), ONES, name="a.weight", split_dimension=1),
-        ParameterDescription((4,), ONES, name="b.weight"),
-        ParameterDescription((7, 3), ONES, name="c.weight", split_dimension=0, must_divide=False),
+    specs = [
+        ParameterSpec((6, 4), ONES, name="a.weight", split_dimension=1),
+        ParameterSpec((4,), ONES, name="b.weight"),
+        ParameterSpec((7, 3), ONES, name="c.weight", split_dimension=0, require_even=False),
     ]
-    return write_checkpoint(tmp_path, descriptions, tensor=2, cuts=[[0.3, 0.5, 0.9]])
+    return write_checkpoint(tmp_path, specs, tensor=2, cuts=[[0.3, 0.5, 0.9]])
 
 
 @pytest.mark.parametrize("reading", [1, 2])
 def test_every_range_of_a_matrix_that_is_cut_along_columns(checkpoint: Path, reading: int) -> None:
-    description = ParameterDescription((6, 4), ONES, name="a.weight", split_dimension=1)
-    full = full_tensor(description, "master")
+    spec = ParameterSpec((6, 4), ONES, name="a.weight", split_dimension=1)
+    full = full_tensor(spec, "master")
     with CheckpointReader(checkpoint) as reader:
         for rank in range(reading):
-            share = local_slice(full, description, rank, reading).flatten()
+            share = local_slice(full, spec, rank, reading).flatten()
             for start in range(share.numel()):
                 for stop in range(start + 1, share.numel() + 1):
                     values = reader.share_range(
                         "a.weight",
                         "master",
-                        ranges=description.ranges(rank, reading),
+                        ranges=spec.ranges(rank, reading),
                         start=start,
                         length=stop - start,
                     )
@@ -187,7 +189,7 @@ def test_other_tools_can_read_the_files(checkpoint: Path) -> None:
 
 def full_share(name: str) -> list[float]:
     assert name == "a.weight"  # [6, 4] split in two along dimension 1
-    return full_tensor(ParameterDescription((6, 4), ONES), "master")[:, :2].flatten().tolist()
+    return full_tensor(ParameterSpec((6, 4), ONES), "master")[:, :2].flatten().tolist()
 
 
 def test_read_parameters_gives_whole_weights_by_name(checkpoint: Path) -> None:

@@ -22,7 +22,7 @@ from mmbert.errors import UserError
 from mmbert.parallel.zero_fragment import STATES
 from mmbert.training.engine.engine import Engine
 from tests.support.prescribed_gradients import (
-    DESCRIPTIONS,
+    SPECS,
     PrescribedBatch,
     gather_full,
     prescribed_engine,
@@ -42,10 +42,8 @@ def train(engine: Engine, first: int, last: int) -> None:
     for step in range(first, last):
         for micro in range(rank, 4, parts):
             gradients = {
-                name: torch.randn(
-                    description.full_shape, generator=seeded(f"{name} {step} {micro}")
-                )
-                for name, description in DESCRIPTIONS.items()
+                name: torch.randn(spec.full_shape, generator=seeded(f"{name} {step} {micro}"))
+                for name, spec in SPECS.items()
             }
             engine.forward_backward(
                 PrescribedBatch(gradients), rotary_bases=None, dropout_seed=None, loss_scale=0.25

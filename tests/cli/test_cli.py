@@ -18,7 +18,7 @@ from mmbert.doctor import Finding, collect_findings, render, supported_versions
 from mmbert.errors import UserError
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 COMMANDS = sorted(
     command.name or command.callback.__name__.rstrip("_")
     for command in app.registered_commands

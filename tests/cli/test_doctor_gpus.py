@@ -11,7 +11,7 @@ import torch
 
 from mmbert.doctor import Finding, collect_findings
 from mmbert.doctor_gpus import flash_attention_3_command
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from tests.support.environment import ROOT
 
 GIB = 2**30
@@ -22,9 +22,9 @@ COMMAND = "pip install flash-attn-3 --no-deps --index-url https://download.pytor
 def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("MMBERT_KERNELS", "MMBERT_ATTENTION", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
-    implementation.cache_clear()
+    backend.cache_clear()
     yield
-    implementation.cache_clear()
+    backend.cache_clear()
 
 
 def with_gpus(

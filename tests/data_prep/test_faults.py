@@ -18,8 +18,8 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert_prep.executor.lock import output_lock
-from mmbert_prep.shards import languages, parts
-from mmbert_prep.tokenization.accelerator import AcceleratedEncoder
+from mmbert_prep.shards import intermediate, languages
+from mmbert_prep.tokenization.fast_encoder import FastEncoder
 from tests.support.texts import ROOT, command, command_line, environment, run, tree, write_corpus
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
@@ -236,7 +236,7 @@ def test_parts_of_another_accelerator_are_not_mixed_in(
     monkeypatch.undo()
     first = [path.stat().st_mtime_ns for path in output.glob(".preprocess/text/staging/*/*.bin")]
     assert len(first) >= 6
-    run(corpus, output, accelerator="none")
+    run(corpus, output, fast_encoder="none")
     assert min(path.stat().st_mtime_ns for path in output.glob("text/*/*.bin")) > max(first)
     found = tree(output)
     assert found.pop("text/summary.json") != undisturbed["text/summary.json"]
@@ -248,17 +248,17 @@ def test_a_run_that_gave_up_its_accelerator_says_so(
 ) -> None:
     """Also when it was found in an earlier start; the shards are the same."""
     pytest.importorskip("kitoken")
-    original = AcceleratedEncoder._require_adversarial
+    original = FastEncoder._verify_adversarial
 
-    def differ(self: AcceleratedEncoder) -> None:
+    def differ(self: FastEncoder) -> None:
         original(self)
-        self.trusted = False
+        self.enabled = False
 
     def fail(*arguments: object, **named: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
     output = tmp_path / "out"
-    monkeypatch.setattr(AcceleratedEncoder, "_require_adversarial", differ)
+    monkeypatch.setattr(FastEncoder, "_verify_adversarial", differ)
     monkeypatch.setattr(languages, "finish_language", fail)
     with pytest.raises(UserError, match="no space left"):
         run(corpus, output)
@@ -281,7 +281,7 @@ def test_a_write_that_fails_leaves_nothing_half_visible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = 0
-    original = parts.write_json
+    original = intermediate.write_json
 
     def fail(path: Path, value: object) -> None:
         nonlocal calls
@@ -290,7 +290,7 @@ def test_a_write_that_fails_leaves_nothing_half_visible(
             raise OSError(errno.EIO, "input/output error", str(path))
         original(path, value)
 
-    monkeypatch.setattr(parts, "write_json", fail)
+    monkeypatch.setattr(intermediate, "write_json", fail)
     with pytest.raises(OSError, match="input/output error"):
         run(corpus, tmp_path / "out")
     monkeypatch.undo()

@@ -20,13 +20,13 @@ _SCRIPT = """
 import resource, sys
 from pathlib import Path
 from mmbert_prep.readers.discovery import discover
-from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.settings import PrepSettings
 settings = PrepSettings(input=sys.argv[1], output=Path("out"))
 size = 0
 for file in discover(settings).files:
-    for segment in plan_segments(file, 1 << 40, settings):
-        for document in read_segment(segment, settings):
+    for segment in plan_ranges(file, 1 << 40, settings):
+        for document in read_range(segment, settings):
             size += len(document.data)
 print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mmbert.data.shards.continuation_index import read_continuation_index
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import read_manifest, verify_files
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
-from mmbert_prep.cli import folder_of_source
-from mmbert_prep.shards.parts import PartWriter
+from mmbert_prep import cli
+from mmbert_prep.cli import source_folder
+from mmbert_prep.executor.work_units import plan_work_units
+from mmbert_prep.readers.discovery import discover
+from mmbert_prep.settings import PrepSettings
+from mmbert_prep.shards.intermediate import IntermediateWriter
 from mmbert_prep.tokenization.encoders import open_encoder
 from tests.support.texts import (
     ROOT,
@@ -99,18 +105,18 @@ def test_the_same_bytes_whatever_is_kept_in_memory(
     corpus: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Units larger than a worker's memory leave sections; languages are copied in many steps."""
-    flushed: dict[PartWriter, int] = {}
-    flush = PartWriter._flush
+    flushed: dict[IntermediateWriter, int] = {}
+    flush = IntermediateWriter._flush
 
-    def counted(writer: PartWriter) -> None:
+    def counted(writer: IntermediateWriter) -> None:
         flushed[writer] = flushed.get(writer, 0) + 1
         flush(writer)
 
-    monkeypatch.setattr(PartWriter, "_flush", counted)
+    monkeypatch.setattr(IntermediateWriter, "_flush", counted)
     monkeypatch.setattr("mmbert_prep.shards.encode._BATCH_DOCUMENTS", 5)
-    monkeypatch.setattr("mmbert_prep.shards.parts._FLUSH_TOKENS", 100)
-    monkeypatch.setattr("mmbert_prep.shards.merge._COPY_DOCUMENTS", 2)
-    monkeypatch.setattr("mmbert_prep.shards.selection._HASHES_AT_ONCE", 11)
+    monkeypatch.setattr("mmbert_prep.shards.intermediate._FLUSH_TOKENS", 100)
+    monkeypatch.setattr("mmbert_prep.shards.merge._DOCUMENTS_PER_COPY", 2)
+    monkeypatch.setattr("mmbert_prep.shards.selection._HASHES_PER_PASS", 11)
     run(corpus, tmp_path / "out")
     assert max(flushed.values()) > 3
     assert tree(tmp_path / "out") == tree(shards)
@@ -198,7 +204,7 @@ def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
     [
         (["--input", "missing"], "missing does not exist"),
         (["--input", "{empty}"], "no text to read in"),
-        (["--input", "{corpus}", "--heldout-share", "2"], "heldout_share"),
+        (["--input", "{corpus}", "--heldout-fraction", "2"], "heldout_share"),
         (["--input", "{corpus}", "--tokenizer", "missing.model"], "missing.model cannot be read"),
         (["--input", "{corpus}", "--vocab-size", "60000"], "too little for a vocabulary of 60000"),
     ],
@@ -216,7 +222,7 @@ def test_wrong_input_ends_with_status_2(
 
 
 def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Path) -> None:
-    recipe = ROOT / "launch" / "recipes" / "demo.yaml"
+    recipe = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
     parsed = load_recipe(recipe)
     data = [sys.executable, "launch/preprocess.py", "--input", str(corpus), "--workers", "1"]
     result = subprocess.run(
@@ -242,14 +248,50 @@ def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Pa
 
 
 def test_the_source_that_a_recipe_means() -> None:
-    recipe = load_recipe(ROOT / "launch" / "recipes" / "mmbert-base.yaml")
-    assert folder_of_source(recipe, None) == "fineweb2", "its only multilingual one"
-    assert folder_of_source(recipe, "starcoder") == "starcoder"
+    recipe = load_recipe(ROOT / "src" / "mmbert" / "recipes" / "mmbert-base.yaml")
+    assert source_folder(recipe, None) == "fineweb2", "its only multilingual one"
+    assert source_folder(recipe, "starcoder") == "starcoder"
     with pytest.raises(UserError, match="not nothing"):
-        folder_of_source(recipe, "nothing")
+        source_folder(recipe, "nothing")
+
+
+def test_former_spellings_of_options_are_accepted(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[PrepSettings] = []
+    monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.append(chosen))
+    for options in (
+        ["--accelerator", "none", "--heldout-share", "0.2"],
+        ["--fast-encoder", "none", "--heldout-fraction", "0.2"],
+    ):
+        arguments = ["--input", str(corpus), "--output", str(tmp_path), *options]
+        result = CliRunner().invoke(cli.app, arguments)
+        assert result.exception is None, result.output
+    assert given[0] == given[1]
+    assert (given[0].fast_encoder, given[0].heldout_share) == ("none", 0.2)
+    help_text = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"}).output
+    assert "--fast-encoder" in help_text
+    assert "--accelerator" not in help_text
+
+
+def test_fingerprints_of_finished_outputs_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As computed by the release before work units were renamed: its outputs stay finished."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for name in ("swh_Latn.txt", "yor_Latn.jsonl"):
+        Path("in", name).write_text("some text\n\n" * 1000)
+        os.utime(Path("in", name), (1, 1))
+    chosen = settings("in", Path("out"))
+    plan = plan_work_units(discover(chosen), chosen)
+    assert len(plan.units) == 8
+    assert plan.fingerprint == "6b16a8c0dd7eeecfbc5c998140ab94f5ff19676328ba142f2f2684d4119bcd56"
 
 
 def test_settings_that_decide_are_told_apart_from_others(tmp_path: Path) -> None:
-    base = settings("a", tmp_path).deciding()
-    assert settings("b", tmp_path / "other", workers=7, accelerator="none").deciding() == base
-    assert settings("a", tmp_path, minimum_characters=2).deciding() != base
+    base = settings("a", tmp_path).output_settings()
+    assert (
+        settings("b", tmp_path / "other", workers=7, fast_encoder="none").output_settings() == base
+    )
+    assert settings("a", tmp_path, minimum_characters=2).output_settings() != base

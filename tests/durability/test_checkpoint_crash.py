@@ -15,7 +15,7 @@ from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.files import make_folder
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
-from mmbert.training.trainer import Session
+from mmbert.training.trainer import Trainer
 from tests.durability.replay import Files, Replay, write
 from tests.support.step_weights import StepWeights, newest_step
 from tests.support.write_recorder import Recorder
@@ -144,24 +144,24 @@ def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def roll_back(run: Path, spike: int) -> None:
-    """Session.roll_back with as much of a session as it touches."""
-    session: Any = SimpleNamespace(
+    """Trainer.roll_back with as much of a trainer as it touches."""
+    trainer: Any = SimpleNamespace(
         recipe=SimpleNamespace(guard=SimpleNamespace(rollback_limit=3)),
         finish_saving=lambda: None,
         store=CheckpointStore(run / "checkpoints", asynchronous=False),
         skipped=SkippedSteps.read(run),
-        reporter=SimpleNamespace(
+        loggers=SimpleNamespace(
             event=lambda *_: None, attempt=lambda what, action: action(), rewind=lambda step: None
         ),
-        control=SimpleNamespace(is_first=True, barrier=lambda: None),
+        host_group=SimpleNamespace(is_rank_zero=True, barrier=lambda: None),
         load=lambda path: None,
         meter=SimpleNamespace(collect=lambda group: None),
-        clock=SimpleNamespace(collect=lambda: None, paused=nullcontext),
+        step_timer=SimpleNamespace(collect=lambda: None, paused=nullcontext),
         interval=SimpleNamespace(restart=lambda: None),
         grid=SimpleNamespace(data=None),
         step=0,
     )
-    assert Session.roll_back(session, spike)
+    assert Trainer.roll_back(trainer, spike)
 
 
 def test_every_crash_in_a_rollback_leaves_the_spike_to_be_seen_again_or_passed_over(

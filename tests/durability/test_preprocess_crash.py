@@ -16,7 +16,7 @@ from mmbert.data.shards.tokenizer_description import read_tokenizer_description
 from mmbert.files import checksum_file
 from mmbert_prep.executor import lock
 from mmbert_prep.executor.storage import read_json
-from mmbert_prep.shards.parts import DOCUMENT_DTYPE, read_report
+from mmbert_prep.shards.intermediate import DOCUMENT_DTYPE, read_unit_report
 from tests.durability.replay import Files, Replay, write
 from tests.support.texts import documents, run, tree
 from tests.support.tokenizers import gemma_like_tokenizer, save_tokenizer
@@ -80,7 +80,7 @@ def check_what_is_done(output: Path) -> None:
         if path.exists():
             read_json(path)
     for path in work.glob("units-*/*.json"):
-        for section in read_report(path.parent, path.stem).sections:
+        for section in read_unit_report(path.parent, path.stem).sections:
             end = (section.first_document + section.documents) * DOCUMENT_DTYPE.itemsize
             assert path.with_suffix(".documents").stat().st_size >= end
             assert path.with_suffix(".tokens").stat().st_size >= 2 * section.tokens
@@ -96,10 +96,10 @@ def check_what_is_done(output: Path) -> None:
 def check_shard(output: Path, shard: Shard) -> None:
     """A shard that is said to be done is, before or after it was made visible."""
     staged = output / ".preprocess" / "text" / "staging" / LANGUAGE
-    receipt = output / ".preprocess" / "text" / "receipts" / f"{LANGUAGE}.json"
+    commit_marker = output / ".preprocess" / "text" / "receipts" / f"{LANGUAGE}.json"
     if not staged.exists():
         manifest = output / "text" / LANGUAGE / MANIFEST_NAME
-        assert manifest.read_bytes() == receipt.read_bytes()
+        assert manifest.read_bytes() == commit_marker.read_bytes()
         return
     for suffix, entry in (("bin", shard.files.bin), ("idx", shard.files.idx)):
         assert checksum_file(staged / f"{shard.name}.{suffix}") == entry.xxh3_128

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.training.launcher_env import discover_placement
+from mmbert.training.launcher_env import rank_info_from_env
 from mmbert.training.main import pretrain
 from mmbert.training.run_config import RunOptions
 from tests.durability.replay import Files, Replay, write
@@ -25,7 +25,7 @@ def pretrain_recorded(
     options.output.mkdir()
     recorder = Recorder(options.output, scratch=("tensorboard", "stacks"))
     recorder.patch(pytest.MonkeyPatch())
-    status = pretrain(options, discover_placement(os.environ))
+    status = pretrain(options, rank_info_from_env(os.environ))
     return status, recorder.events, recorder.contents()
 
 

@@ -23,7 +23,7 @@ from mmbert.hub.configuration import read_configuration
 from mmbert.hub.importing.import_model import import_model
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import parameter_shapes
-from tests.support.strangers import stored
+from tests.support.external_model import stored
 from tests.support.tokenizers import (
     gemma_like_tokenizer,
     modernbert_like_tokenizer,

@@ -23,8 +23,8 @@ def cumulative(lengths: tuple[int, ...], padding: int = 0, device: str = "cpu") 
 
 def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x, weight = x.double(), weight.double()
-    centred = x - x.mean(dim=-1, keepdim=True)
-    return centred / (centred.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weight
+    centered = x - x.mean(dim=-1, keepdim=True)
+    return centered / (centered.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weight
 
 
 def geglu(x: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def operations(tokens: int, masked: int) -> dict[str, Operation]:
     qkv = torch.randn(tokens, 3, HEADS, SIZE)
     return {
         "layer_norm": Operation(lambda x, w: kernels.layer_norm(x, w, 1e-5), (x, weight)),
-        "branching_layer_norm": Operation(
-            lambda x, w: kernels.branching_layer_norm(x, w, 1e-5), (x, weight)
+        "prenorm_layer_norm": Operation(
+            lambda x, w: kernels.prenorm_layer_norm(x, w, 1e-5), (x, weight)
         ),
         "add_layer_norm": Operation(
             lambda x, r, w: kernels.add_layer_norm(x, r, w, 1e-5), (x, residual, weight)

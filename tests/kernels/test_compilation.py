@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.rotary import rotary_apart
-from mmbert_kernels.support.dispatch import implementation, triton_interprets
+from mmbert_kernels.rotary import rotary_unpacked
+from mmbert_kernels.support.dispatch import backend, triton_interprets
 from mmbert_kernels.support.triton_import import FP_FUSION
 
 pytestmark = pytest.mark.skipif(
@@ -35,13 +35,13 @@ REGISTERS, PROGRAMS = 65536, 4
 # of 1536 goes back through dropout and its norm; that of 3.7 finds registers for them.
 LOCAL_MEMORY, LOCAL_MEMORY_OF_3_6 = 8, {"_backward_kernel": 72}
 # Kernels that read single numbers.
-NARROW = {"_segment_sums_kernel"}
+NARROW = {"_span_sums_kernel"}
 # What a multiprocessor gives one program.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 Compiled = list[tuple[str, Any]]
 
 
-class StandInDriver:
+class FakeDriver:
     """The little of a Triton driver that compiling asks for."""
 
     def __init__(self, capability: int) -> None:
@@ -80,10 +80,10 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("mmbert_kernels.support.dispatch.triton_interprets", lambda: True)
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")  # nothing is left to the default
-    implementation.cache_clear()
-    monkeypatch.setattr(driver, "_active", StandInDriver(request.param))
+    backend.cache_clear()
+    monkeypatch.setattr(driver, "_active", FakeDriver(request.param))
     yield launches
-    implementation.cache_clear()
+    backend.cache_clear()
     target = f".target sm_{request.param}" + ("a" if request.param == 90 else "")
     assert launched
     for name, kernel in launches:
@@ -175,7 +175,9 @@ def test_embedding_and_gathering(compiled: Compiled, width: int) -> None:
     kernels.embedding_layer_norm(ids, table, weight, 1e-5).sum().backward()
     kernels.gather_rows(tensor(64, width), ids).sum().backward()
     kernels.gather_rows(tensor(64, width), ids, ascending=True).sum().backward()
-    expect(compiled, "_forward_kernel", "_backward_kernel", "_run_sums_kernel", "_add_parts_kernel")
+    expect(
+        compiled, "_forward_kernel", "_backward_kernel", "_block_sums_kernel", "_add_parts_kernel"
+    )
 
 
 def test_geglu(compiled: Compiled) -> None:
@@ -187,7 +189,7 @@ def test_geglu(compiled: Compiled) -> None:
 def test_rotary(compiled: Compiled, heads: int) -> None:
     cu_seqlens = torch.full((1025,), 32, dtype=torch.int32)
     kernels.rotary(tensor(32, 3, heads, 64), cu_seqlens, 160_000.0).sum().backward()
-    parts = rotary_apart(tensor(32, 3, heads, 64), cu_seqlens, 160_000.0)
+    parts = rotary_unpacked(tensor(32, 3, heads, 64), cu_seqlens, 160_000.0)
     torch.autograd.backward(parts, [torch.zeros(32, heads, 64, dtype=torch.bfloat16)] * 3)
     expect(compiled, "_rotate_kernel")
 
@@ -217,17 +219,17 @@ def test_linear_cross_entropy(compiled: Compiled) -> None:
 
 
 def test_stable_adamw(compiled: Compiled) -> None:
-    segments = kernels.Segments((0, 64), (64, 128))
+    spans = kernels.TensorSpans((0, 64), (64, 128))
     flat = [torch.zeros(128) for _ in range(4)]
     shared = {"betas": (0.9, 0.95), "step": 7, "eps": 1e-8}
-    sums = kernels.stable_adamw_sums(*flat[:2], segments, **shared)
+    sums = kernels.stable_adamw_sums(*flat[:2], spans, **shared)
     kernels.stable_adamw_apply(
         *flat,
-        segments,
+        spans,
         sums,
         **shared,
         learning_rate=1e-3,
         peak_learning_rate=1e-3,
         weight_decay=torch.zeros(2),
     )
-    expect(compiled, "_sums_kernel", "_segment_sums_kernel", "_apply_kernel")
+    expect(compiled, "_sums_kernel", "_span_sums_kernel", "_apply_kernel")

@@ -32,31 +32,31 @@ def test_masks_follow_the_token_and_not_the_part_of_the_row() -> None:
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
 def test_rate(p: float) -> None:
     mask = kept(p, 11, 4096, 256).double()
-    deviation = math.sqrt(p * (1 - p) / mask.numel())
-    assert abs(1 - mask.mean().item() - p) <= 4 * deviation + 2**-17
+    std = math.sqrt(p * (1 - p) / mask.numel())
+    assert abs(1 - mask.mean().item() - p) <= 4 * std + 2**-17
     # and in every channel and every token
     assert (1 - mask.mean(0) - p).abs().max() <= 5 * math.sqrt(p * (1 - p) / 4096) + 1e-9
     assert (1 - mask.mean(1) - p).abs().max() <= 5.5 * math.sqrt(p * (1 - p) / 256) + 1e-9
 
 
 def test_tokens_channels_and_seeds_are_uncorrelated() -> None:
-    centred = kept(0.5, 3, 2048, 128).double() * 2 - 1
+    centered = kept(0.5, 3, 2048, 128).double() * 2 - 1
     other = kept(0.5, 4, 2048, 128).double() * 2 - 1
-    count = centred.numel()
+    count = centered.numel()
     pairs = {
-        "next channel": centred[:, 1:] * centred[:, :-1],
-        "channel after next": centred[:, 2:] * centred[:, :-2],
-        "next token": centred[1:] * centred[:-1],
-        "next seed": centred * other,
-        "three channels": centred[:, 2:] * centred[:, 1:-1] * centred[:, :-2],
-        "square": centred[1:, 1:] * centred[:-1, 1:] * centred[1:, :-1] * centred[:-1, :-1],
+        "next channel": centered[:, 1:] * centered[:, :-1],
+        "channel after next": centered[:, 2:] * centered[:, :-2],
+        "next token": centered[1:] * centered[:-1],
+        "next seed": centered * other,
+        "three channels": centered[:, 2:] * centered[:, 1:-1] * centered[:, :-2],
+        "square": centered[1:, 1:] * centered[:-1, 1:] * centered[1:, :-1] * centered[:-1, :-1],
     }
     for name, product in pairs.items():
         assert abs(product.mean().item()) <= 4.5 / math.sqrt(count * 0.98), name
     # every pair of channels, and every pair of tokens among the first
-    channels = centred.T @ centred / len(centred)
-    assert (channels - torch.eye(128)).abs().max() <= 6 / math.sqrt(len(centred))
-    tokens = centred[:512] @ centred[:512].T / 128
+    channels = centered.T @ centered / len(centered)
+    assert (channels - torch.eye(128)).abs().max() <= 6 / math.sqrt(len(centered))
+    tokens = centered[:512] @ centered[:512].T / 128
     assert (tokens - torch.eye(512)).abs().max() <= 6 / math.sqrt(128)
 
 

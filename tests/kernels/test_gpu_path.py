@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mmbert_kernels.support.triton_import import FP_FUSION
+from tests.support.fake_gpu import OperatorRecorder, fake_gpu, on_meta_device
 from tests.support.packed_rows import packed_rows
-from tests.support.pretended_gpu import Operators, pretended_gpu, without_content
 from tests.support.tiny_models import BASES, tiny_config
 
 pytest.importorskip("triton")
@@ -33,8 +33,8 @@ def test_launches_and_operators(monkeypatch: pytest.MonkeyPatch, dtype: torch.dt
         name = kernel.__name__  # type: ignore[attr-defined]
         fusions.setdefault(name, set()).add(options.get("enable_fp_fusion"))
 
-    with pretended_gpu(launch), Operators() as operators:
-        model, batch = without_content(tiny_config(hidden_size=256), row, dtype)
+    with fake_gpu(launch), OperatorRecorder() as operators:
+        model, batch = on_meta_device(tiny_config(hidden_size=256), row, dtype)
         (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
     assert len(fusions) >= 6
     assert all(said == {FP_FUSION} for said in fusions.values()), fusions

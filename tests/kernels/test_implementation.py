@@ -15,7 +15,7 @@ import mmbert_kernels as kernels
 from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
 from mmbert_kernels.support.dispatch import (
     ATTENTION_PACKAGES,
-    implementation,
+    backend,
     is_hopper,
     is_installed,
 )
@@ -26,9 +26,9 @@ from tests.kernels.formulas import cumulative
 def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("MMBERT_KERNELS", "MMBERT_ATTENTION", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
-    implementation.cache_clear()
+    backend.cache_clear()
     yield
-    implementation.cache_clear()
+    backend.cache_clear()
 
 
 FLASH_2, FLASH_3 = "flash_attn.flash_attn_interface", "flash_attn_interface"
@@ -78,8 +78,8 @@ def test_choice_by_device(
 
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mmbert.kernels"):
-        implementation("geglu", "cpu")
-        implementation("geglu", "cpu")
+        backend("geglu", "cpu")
+        backend("geglu", "cpu")
     assert caplog.messages == ["geglu on cpu: reference (the device is no GPU)"]
 
 
@@ -88,7 +88,7 @@ def test_a_gpu_without_triton_is_warned_of(
 ) -> None:
     installed(monkeypatch, triton=False)
     with caplog.at_level(logging.WARNING, logger="mmbert.kernels"):
-        implementation("geglu", "cuda")
+        backend("geglu", "cuda")
     assert "Triton is not installed" in caplog.text
 
 
@@ -119,15 +119,15 @@ def test_wishes_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, triton=True)
     monkeypatch.setenv("MMBERT_KERNELS", "reference")
     monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
-    assert implementation("geglu", "cuda") == "reference"
-    assert implementation("attention", "cuda", torch.bfloat16) == "varlen"
+    assert backend("geglu", "cuda") == "reference"
+    assert backend("attention", "cuda", torch.bfloat16) == "varlen"
 
 
 def test_forced_reference_attention_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     qkv, cu_seqlens = torch.randn(70, 3, 2, 16), cumulative((5, 1, 64), padding=2)
     blocked = kernels.attention(qkv, cu_seqlens, 64, 16)
     monkeypatch.setenv("MMBERT_ATTENTION", "reference")
-    implementation.cache_clear()
+    backend.cache_clear()
     torch.testing.assert_close(kernels.attention(qkv, cu_seqlens, 64, 16), blocked)
 
 
@@ -138,7 +138,7 @@ def test_flash_attention_that_is_not_installed_is_refused(
     installed(monkeypatch, triton=True)
     monkeypatch.setenv("MMBERT_ATTENTION", name)
     with pytest.raises(ValueError, match="is not installed"):
-        implementation("attention", "cuda", torch.bfloat16)
+        backend("attention", "cuda", torch.bfloat16)
 
 
 def test_a_flash_attn_without_version_2_is_not_taken_for_it(
@@ -164,7 +164,7 @@ def test_a_wheel_that_cannot_be_imported_is_not_chosen(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("mmbert_kernels.support.dispatch.is_hopper", lambda: True)
-    assert implementation("attention", "cuda", torch.bfloat16) != "flash_attn_3"
+    assert backend("attention", "cuda", torch.bfloat16) != "flash_attn_3"
     assert "libcudart.so.12" in caplog.text
 
 
@@ -288,7 +288,7 @@ def test_flash_attention_3_is_called_as_published(
         for chosen in ("flash_attn_3", "blocked"):
             monkeypatch.setattr(
                 sys.modules["mmbert_kernels.packed_attention.attention"],
-                "implementation",
+                "backend",
                 lambda name, device, dtype, chosen=chosen: chosen,
             )
             computed = call(qkv)

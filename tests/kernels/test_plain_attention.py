@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from tests.kernels import formulas
 from tests.kernels.comparison import compare
 from tests.kernels.formulas import cumulative
+from tests.support.fake_gpu import PeakMemory, fake_gpu, on_meta_device
 from tests.support.packed_rows import packed_rows
-from tests.support.pretended_gpu import LargestMemory, pretended_gpu, without_content
 from tests.support.tiny_models import BASES, tiny_config
 
 BLOCKED = "mmbert_kernels.packed_attention.cpu_blocked"
@@ -22,7 +22,7 @@ BLOCKED = "mmbert_kernels.packed_attention.cpu_blocked"
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU what a GPU runs in float32; pieces are small, so that every loop goes round."""
     attention = sys.modules["mmbert_kernels.packed_attention.attention"]
-    monkeypatch.setattr(attention, "implementation", lambda *_: "plain")
+    monkeypatch.setattr(attention, "backend", lambda *_: "plain")
     monkeypatch.setattr("mmbert_kernels.packed_attention.gpu_plain.QUERIES", 48)
     monkeypatch.setattr(f"{BLOCKED}.PLAIN_BLOCKS", 2)
     monkeypatch.setattr(f"{BLOCKED}.SHARED_PLAIN_TOKENS", 100)
@@ -49,13 +49,13 @@ def largest_memory(tokens: int) -> int:
     (row,) = packed_rows(1, tokens=tokens, context=tokens, mask_ratio=0.3, vocabulary=131)
     config = tiny_config(hidden_size=256, local_window=128)
     with (
-        pretended_gpu(lambda *_, **__: None),
+        fake_gpu(lambda *_, **__: None),
         pytest.MonkeyPatch.context() as patch,
-        LargestMemory() as memory,
+        PeakMemory() as memory,
     ):
         # what the host would read: tensors without content have no lengths
         patch.setattr(f"{BLOCKED}.host_ends", lambda _: [0, tokens])
-        model, batch = without_content(config, row, torch.float32)
+        model, batch = on_meta_device(config, row, torch.float32)
         weights = memory.alive
         (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
@@ -78,7 +78,7 @@ def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixtur
     cu_seqlens = cumulative((64,)).to("meta")
     sys.modules["mmbert_kernels.packed_attention.attention"]._warn_of_plain.cache_clear()
     with (
-        pretended_gpu(lambda *_, **__: None),
+        fake_gpu(lambda *_, **__: None),
         caplog.at_level(logging.INFO, logger="mmbert.kernels"),
     ):
         for _ in range(2):
@@ -94,11 +94,11 @@ def test_it_is_chosen_by_type_and_warned_of_once(caplog: pytest.LogCaptureFixtur
 def test_a_library_for_half_types_may_still_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     """It then refuses float32 by its own message, which names the remedy."""
     monkeypatch.setenv("MMBERT_ATTENTION", "varlen")
-    implementation.cache_clear()
-    assert implementation("attention", "cuda", torch.float32) == "varlen"
-    implementation.cache_clear()
+    backend.cache_clear()
+    assert backend("attention", "cuda", torch.float32) == "varlen"
+    backend.cache_clear()
     attention = sys.modules["mmbert_kernels.packed_attention.attention"]
-    monkeypatch.setattr(attention, "implementation", lambda *_: "varlen")
+    monkeypatch.setattr(attention, "backend", lambda *_: "varlen")
     with pytest.raises(ValueError, match=r"not torch\.float32; unset MMBERT_ATTENTION"):
         kernels.attention(torch.randn(8, 3, 2, 16), cumulative((8,)), 8, None)
 

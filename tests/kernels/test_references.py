@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from tests.kernels import formulas, layouts
 from tests.kernels.comparison import assert_close, compare
 from tests.kernels.formulas import LENGTHS, cumulative
@@ -63,7 +63,7 @@ def test_add_layer_norm_normalises_the_rounded_sum(dtype: torch.dtype) -> None:
 def test_branching_layer_norm(dtype: torch.dtype) -> None:
     x, weight = torch.randn(37, 96, dtype=dtype) * 3 + 1, torch.randn(96, dtype=dtype)
     compare(
-        lambda x, w: kernels.branching_layer_norm(x, w, 1e-5),
+        lambda x, w: kernels.prenorm_layer_norm(x, w, 1e-5),
         lambda x, w: (formulas.layer_norm(x, w, 1e-5), x),
         (x, weight),
         (torch.randn(37, 96), torch.randn(37, 96)),
@@ -72,7 +72,7 @@ def test_branching_layer_norm(dtype: torch.dtype) -> None:
     # a branch may come to nothing
     for used, formula in ((0, formulas.layer_norm(x, weight, 1e-5)), (1, x.double())):
         leaf = x.clone().requires_grad_()
-        out = kernels.branching_layer_norm(leaf, weight, 1e-5)[used]
+        out = kernels.prenorm_layer_norm(leaf, weight, 1e-5)[used]
         assert_close("output", out.detach(), formula, 32)
         (gradient,) = torch.autograd.grad(out.sum(), leaf)
         assert gradient.isfinite().all()
@@ -248,15 +248,15 @@ def test_the_weight_gradient_can_be_had_in_float32() -> None:
     again = weight.detach().clone().requires_grad_()
     for _ in range(2):
         losses = kernels.linear_cross_entropy(
-            hidden, again, bias, labels, chunk=20, weight_gradient=total
+            hidden, again, bias, labels, chunk=20, main_grad=total
         )
         losses.sum().mul(0.25).backward()
     assert again.grad is None
     assert weight.grad is not None
     assert torch.equal((total / 2).bfloat16(), weight.grad)
     assert (total.bfloat16() != total).float().mean() > 0.9
-    with pytest.raises(ValueError, match=r"weight_gradient must be float32\[40, 16\]"):
-        kernels.linear_cross_entropy(hidden, weight, bias, labels, weight_gradient=total.half())
+    with pytest.raises(ValueError, match=r"main_grad must be float32\[40, 16\]"):
+        kernels.linear_cross_entropy(hidden, weight, bias, labels, main_grad=total.half())
 
 
 def test_only_one_gradient_for_all_losses() -> None:
@@ -296,13 +296,13 @@ def test_no_chunk_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("operation", ["layer_norm", "linear_cross_entropy"])
 def test_the_cpu_runs_the_reference(operation: str) -> None:
-    assert implementation(operation, "cpu") == "reference"
+    assert backend(operation, "cpu") == "reference"
     assert kernels.backends("cpu")[operation] == "reference"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_cpu_attends_in_blocks(dtype: torch.dtype) -> None:
-    assert implementation("attention", "cpu", dtype) == "blocked"
+    assert backend("attention", "cpu", dtype) == "blocked"
     assert kernels.backends("cpu")["attention"] == "blocked"
 
 
@@ -354,7 +354,7 @@ def test_product(shape: tuple[int, int, int], left_layout: str, right_layout: st
     right = torch.randn(inner, columns)
     if right_layout == "transposed":
         right = torch.randn(columns, inner).t()
-    computed = kernels.product(left, right)
+    computed = kernels.matmul(left, right)
     assert computed.is_contiguous()
     assert_close("product", computed, left.double() @ right.double(), roundings=32)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmbert_kernels import (
-    Segments,
+    TensorSpans,
     debiased_beta,
     stable_adamw_apply,
     stable_adamw_sums,
@@ -31,19 +31,19 @@ def run_steps(
     ]
     rms = []
     for step, gradient in enumerate(gradients, start=1):
-        segment_lists, sums = [], torch.zeros(3, 2, dtype=torch.float64, device=start.device)
+        span_lists, sums = [], torch.zeros(3, 2, dtype=torch.float64, device=start.device)
         for (a, b), part in zip(bounds, parts, strict=True):
             inside = [
                 min(max(end, a), b) - a for end in (0, *ends)
             ]  # empty where a tensor is elsewhere
-            segments = Segments(tuple(inside[:-1]), tuple(inside[1:]))
-            segment_lists.append(segments)
+            spans = TensorSpans(tuple(inside[:-1]), tuple(inside[1:]))
+            span_lists.append(spans)
             part["g"] = gradient[a:b].clone()
-            sums += stable_adamw_sums(part["g"], part["v"], segments, step=step, **SETTINGS)
-        for part, segments in zip(parts, segment_lists, strict=True):
+            sums += stable_adamw_sums(part["g"], part["v"], spans, step=step, **SETTINGS)
+        for part, spans in zip(parts, span_lists, strict=True):
             stable_adamw_apply(
                 *(part[name] for name in "pgmv"),
-                segments,
+                spans,
                 sums,
                 step=step,
                 learning_rate=3e-3,
@@ -119,15 +119,15 @@ def test_an_elements_bits_do_not_depend_on_where_its_tensor_is_cut() -> None:
     for length in (1003, 500, 7):
         flats = given.clone()
         bounds = (*range(0, 1003, length), 1003)
-        segments = Segments(bounds[:-1], bounds[1:])
+        spans = TensorSpans(bounds[:-1], bounds[1:])
         stable_adamw_apply(
             *flats,
-            segments,
-            torch.ones(len(segments), 2, dtype=torch.float64),
+            spans,
+            torch.ones(len(spans), 2, dtype=torch.float64),
             step=3,
             learning_rate=3e-3,
             peak_learning_rate=6e-3,
-            weight_decay=torch.full((len(segments),), 0.02),
+            weight_decay=torch.full((len(spans),), 0.02),
             **SETTINGS,
         )
         results.append(flats)
@@ -137,15 +137,15 @@ def test_an_elements_bits_do_not_depend_on_where_its_tensor_is_cut() -> None:
 
 def test_a_zero_gradient_moves_nothing_but_the_decay() -> None:
     p, g, m, v = torch.ones(8), *torch.zeros(3, 8)
-    segments = Segments((0,), (8,))
-    sums = stable_adamw_sums(g, v, segments, step=1, **SETTINGS)
+    spans = TensorSpans((0,), (8,))
+    sums = stable_adamw_sums(g, v, spans, step=1, **SETTINGS)
     assert sums.tolist() == [[0.0, 8.0]]
     stable_adamw_apply(
         p,
         g,
         m,
         v,
-        segments,
+        spans,
         sums,
         step=1,
         learning_rate=1e-3,
@@ -161,10 +161,10 @@ def test_the_first_pass_changes_nothing_and_what_lies_in_no_segment_is_left_alon
 
 
 def check_padding(device: torch.device) -> None:
-    """Only [2, 4) is a segment."""
+    """Only [2, 4) is a span."""
     p, g, m, v = (torch.full((8,), value, device=device) for value in (1.0, 1.0, 5.0, 5.0))
-    segments = Segments((2,), (4,))
-    sums = stable_adamw_sums(g, v, segments, step=1, **SETTINGS)
+    spans = TensorSpans((2,), (4,))
+    sums = stable_adamw_sums(g, v, spans, step=1, **SETTINGS)
     for tensor, value in ((p, 1.0), (g, 1.0), (m, 5.0), (v, 5.0)):
         assert (tensor == value).all()
     stable_adamw_apply(
@@ -172,7 +172,7 @@ def check_padding(device: torch.device) -> None:
         g,
         m,
         v,
-        segments,
+        spans,
         sums,
         step=1,
         learning_rate=1e-3,
@@ -186,24 +186,24 @@ def check_padding(device: torch.device) -> None:
 
 
 def check_no_elements(device: torch.device) -> None:
-    """Segments without elements, and a partition without any."""
-    for segments, size in ((Segments((0, 3, 3), (3, 3, 5)), 5), (Segments((0,), (0,)), 0)):
+    """TensorSpans without elements, and a partition without any."""
+    for spans, size in ((TensorSpans((0, 3, 3), (3, 3, 5)), 5), (TensorSpans((0,), (0,)), 0)):
         p, g, m, v = torch.ones(4, size, device=device).unbind()
-        sums = stable_adamw_sums(g, v, segments, step=2, **SETTINGS)
+        sums = stable_adamw_sums(g, v, spans, step=2, **SETTINGS)
         assert sums[:, 1].tolist() == [
-            float(end - start) for start, end in zip(segments.starts, segments.ends, strict=True)
+            float(end - start) for start, end in zip(spans.starts, spans.ends, strict=True)
         ]
         stable_adamw_apply(
             p,
             g,
             m,
             v,
-            segments,
+            spans,
             sums,
             step=2,
             learning_rate=1e-3,
             peak_learning_rate=1e-3,
-            weight_decay=torch.zeros(len(segments), device=device),
+            weight_decay=torch.zeros(len(spans), device=device),
             **SETTINGS,
         )
         assert p.isfinite().all()
@@ -214,10 +214,10 @@ def test_no_elements() -> None:
 
 
 def test_what_is_not_a_flat_float32_partition_is_refused() -> None:
-    segments, good = Segments((0,), (4,)), torch.zeros(4)
+    spans, good = TensorSpans((0,), (4,)), torch.zeros(4)
     for bad in (torch.zeros(8)[::2], torch.zeros(2, 2), torch.zeros(4).double(), torch.zeros(5)):
         with pytest.raises(ValueError, match=r"contiguous float32|differ in length"):
-            stable_adamw_sums(good, bad, segments, step=1, **SETTINGS)
+            stable_adamw_sums(good, bad, spans, step=1, **SETTINGS)
 
 
 def test_debiased_averages() -> None:
@@ -229,6 +229,6 @@ def test_debiased_averages() -> None:
 
 def test_segments_must_be_in_order_and_inside() -> None:
     with pytest.raises(ValueError, match="in order"):
-        Segments((0, 3), (4, 6))
+        TensorSpans((0, 3), (4, 6))
     with pytest.raises(ValueError, match="after the partition's 8"):
-        stable_adamw_sums(*torch.zeros(2, 8), Segments((0,), (9,)), step=1, **SETTINGS)
+        stable_adamw_sums(*torch.zeros(2, 8), TensorSpans((0,), (9,)), step=1, **SETTINGS)

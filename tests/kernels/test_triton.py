@@ -12,9 +12,9 @@ import torch
 
 import mmbert_kernels as kernels
 from mmbert_kernels.norms.dropout import keep_mask
-from mmbert_kernels.rotary import rotary_apart
+from mmbert_kernels.rotary import rotary_unpacked
 from mmbert_kernels.scatter_rows import scatter_rows_triton
-from mmbert_kernels.support.dispatch import implementation, triton_interprets
+from mmbert_kernels.support.dispatch import backend, triton_interprets
 from tests.kernels import formulas, layouts
 from tests.kernels.comparison import assert_close, compare
 from tests.kernels.formulas import LENGTHS, cumulative
@@ -38,13 +38,13 @@ pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Choose Triton, fix the seed, and have uninitialised memory hold NaN."""
     monkeypatch.setenv("MMBERT_KERNELS", "triton")
-    implementation.cache_clear()
+    backend.cache_clear()
     torch.manual_seed(21)
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(3, device=DEVICE).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
-    implementation.cache_clear()
+    backend.cache_clear()
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -111,7 +111,7 @@ def test_add_layer_norm_with_one_output_used() -> None:
 def test_branching_layer_norm(dtype: torch.dtype) -> None:
     x, weight = randn(37, 96, dtype=dtype) * 3 + 1, randn(96, dtype=dtype)
     compare(
-        lambda x, w: kernels.branching_layer_norm(x, w, 1e-5),
+        lambda x, w: kernels.prenorm_layer_norm(x, w, 1e-5),
         lambda x, w: (formulas.layer_norm(x, w, 1e-5), x),
         (x, weight),
         (randn(37, 96), randn(37, 96)),
@@ -120,7 +120,7 @@ def test_branching_layer_norm(dtype: torch.dtype) -> None:
     # a branch may come to nothing
     for used, formula in ((0, formulas.layer_norm(x, weight, 1e-5)), (1, x.double())):
         leaf = x.clone().requires_grad_()
-        out = kernels.branching_layer_norm(leaf, weight, 1e-5)[used]
+        out = kernels.prenorm_layer_norm(leaf, weight, 1e-5)[used]
         assert_close("output", out.detach(), formula, 32)
         (gradient,) = torch.autograd.grad(out.sum(), leaf)
         assert gradient.isfinite().all()
@@ -218,7 +218,7 @@ def test_rotary_brings_three_gradients_together(dtype: torch.dtype, heads: int) 
     x = randn(TOKENS, 3 * heads * size, dtype=dtype).requires_grad_()
     linear = x + 0.0
     before = linear.detach().clone().view(TOKENS, 3, heads, size)
-    parts = rotary_apart(linear.view(TOKENS, 3, heads, size), cu_seqlens, 10_000.0)
+    parts = rotary_unpacked(linear.view(TOKENS, 3, heads, size), cu_seqlens, 10_000.0)
     assert parts[0].data_ptr() == linear.data_ptr()
     true = before.double().requires_grad_()
     expected = formulas.rotary(true, LENGTHS, 10_000.0)
@@ -237,7 +237,7 @@ def test_rotary_brings_three_gradients_together(dtype: torch.dtype, heads: int) 
 
 def test_rotary_needs_no_gradient_of_every_part() -> None:
     qkv = randn(TOKENS, 3, 1, 8).requires_grad_()
-    _, key, _ = rotary_apart(qkv, cumulative(LENGTHS, 2, str(DEVICE)), 10_000.0)
+    _, key, _ = rotary_unpacked(qkv, cumulative(LENGTHS, 2, str(DEVICE)), 10_000.0)
     (gradient,) = torch.autograd.grad(key.square().sum() / 2, qkv)
     assert_close("gradient", gradient[:, 1], qkv.detach()[:, 1].double(), 64)
     assert (gradient[:, ::2] == 0).all()

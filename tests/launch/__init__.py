@@ -1,1 +1,1 @@
-"""Tests of how the two programs are started: launchers, command lines, exit statuses."""
+"""Tests of the two programs from outside: launchers, command lines, exit statuses."""

@@ -1,4 +1,4 @@
-"""Fixtures: the tiny run's inputs, made once by the real preprocessing."""
+"""Fixture: inputs of the tiny run, made once by the real preprocessing."""
 
 from pathlib import Path
 

@@ -1,22 +1,24 @@
-"""The two programs' command lines: help with examples, refusals with status 2, the dry run."""
+"""Command lines of both programs: examples in the help, status 2 for invalid input, dry run."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_run import PREPROCESS, PRETRAIN, run
+from tests.support.tiny_run import PREPROCESS, PRETRAIN, ROOT, run
 
 
 @pytest.mark.parametrize(
     ("program", "example"),
     [
-        (PRETRAIN, "deepspeed --num_gpus 2 launch/pretrain.py"),
-        (PREPROCESS, "python launch/preprocess.py --input"),
+        ((PRETRAIN,), "deepspeed --num_gpus 2 launch/pretrain.py"),
+        (("-m", "mmbert.pretrain"), "deepspeed --num_gpus 8 --module mmbert.pretrain"),
+        ((PREPROCESS,), "python launch/preprocess.py --input"),
+        (("-m", "mmbert_prep"), "python -m mmbert_prep --input"),
     ],
 )
-def test_help_has_examples(program: Path, example: str) -> None:
-    result = run(sys.executable, program, "--help", COLUMNS="200")
+def test_help_has_examples(program: tuple[str | Path, ...], example: str) -> None:
+    result = run(sys.executable, *program, "--help", COLUMNS="200")
     assert result.returncode == 0
     assert example in result.stdout
 
@@ -31,6 +33,20 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(inputs: Path, tmp_path: Path
     assert "mask_ratio: 0.05" in result.stdout
     assert "# 40 steps" in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["demo", "launch/recipes/demo.yaml"])
+def test_a_recipe_goes_by_name_and_the_file_taken_is_said(
+    inputs: Path, tmp_path: Path, recipe: str
+) -> None:
+    result = run(
+        *(sys.executable, "-m", "mmbert.pretrain", "--recipe", recipe, "--dry-run"),
+        *("--data", inputs / "shards", "--output", tmp_path / "run"),
+        folder=tmp_path,
+    )
+    assert result.returncode == 0, result.stdout
+    assert f"# recipe: {recipe} ({ROOT}/src/mmbert/recipes/demo.yaml)" in result.stdout
+    assert ("FutureWarning" in result.stdout) == (recipe != "demo")
 
 
 def test_local_rank_of_the_deepspeed_launcher_is_accepted(inputs: Path, tmp_path: Path) -> None:
@@ -63,7 +79,7 @@ def test_pretrain_refuses_wrong_input_with_status_2(
 
 
 def test_a_batch_script_without_srun_is_refused(inputs: Path, tmp_path: Path) -> None:
-    """Else one rank would train alone on the first of many GPUs."""
+    """Otherwise one rank would train alone on the first of many GPUs."""
     result = run(
         *(sys.executable, PRETRAIN, "--recipe", inputs / "recipe.yaml"),
         *("--data", inputs / "shards", "--output", tmp_path / "run"),

@@ -1,4 +1,4 @@
-"""Preprocessing by the tasks of a Slurm step, which meet in the output folder; no Slurm needed."""
+"""Preprocessing by the tasks of a Slurm step, coordinated by files; needs no Slurm."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ OPTIONS = ("--vocab-size", "800", "--context", "64", "--unit-bytes", "20k")
 def start_task(
     number: int, tasks: int, text: Path, shards: Path, restart: str = "0"
 ) -> subprocess.Popen[str]:
-    """What `srun --ntasks=tasks` would start as this task."""
+    """Start one task as `srun --ntasks=TASKS` would."""
     step = {
         "SLURM_JOB_ID": "7",
         "SLURM_STEP_ID": "0",
@@ -54,7 +54,7 @@ def test_three_tasks_write_what_one_process_writes(text: Path, tmp_path: Path) -
 
 
 def test_a_task_that_fails_ends_the_others(tmp_path: Path) -> None:
-    """Without Slurm to end them: they hear of it in the output folder."""
+    """They learn of the failure from the output folder, without Slurm killing them."""
     (tmp_path / "text").mkdir()
     tasks = [start_task(number, 2, tmp_path / "text", tmp_path / "shards") for number in range(2)]
     said = [task.communicate(timeout=60)[0] for task in tasks]

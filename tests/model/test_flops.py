@@ -26,10 +26,10 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plain PyTorch everywhere, which its counter understands."""
     monkeypatch.setenv("MMBERT_KERNELS", "reference")
     monkeypatch.setenv("MMBERT_ATTENTION", "reference")
-    dispatch.implementation.cache_clear()
+    dispatch.backend.cache_clear()
     with sdpa_kernel(SDPBackend.MATH):
         yield
-    dispatch.implementation.cache_clear()
+    dispatch.backend.cache_clear()
 
 
 def counted(documents: tuple[int, ...], **changes: int) -> list[tuple[int, float]]:

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig, Recompute
+from tests.support.fake_gpu import fake_gpu, on_meta_device
 from tests.support.packed_rows import packed_rows
-from tests.support.pretended_gpu import pretended_gpu, without_content
 from tests.support.tiny_models import BASES
 
 TOKENS, HIDDEN, INNER, HEADS = 16_384, 768, 1152, 12
@@ -70,8 +70,8 @@ def measured(config: EncoderConfig, slots: int) -> dict[str, int]:
     (row,) = packed_rows(
         1, tokens=TOKENS, context=1024, mask_ratio=0.125, vocabulary=config.vocab_size
     )
-    with pretended_gpu(lambda *_, **__: None):
-        model, batch = without_content(config, row)
+    with fake_gpu(lambda *_, **__: None):
+        model, batch = on_meta_device(config, row)
         batch = replace(batch, cu_seqlens=torch.empty(slots + 1, dtype=torch.int32, device="meta"))
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)

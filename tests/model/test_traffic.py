@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 from mmbert.model.config import EncoderConfig, Recompute
+from tests.support.fake_gpu import OperatorRecorder, fake_gpu, on_meta_device
 from tests.support.packed_rows import packed_rows
-from tests.support.pretended_gpu import Operators, pretended_gpu, without_content
 from tests.support.tiny_models import BASES
 
 pytest.importorskip("triton")
@@ -66,8 +66,8 @@ def traffic(layers: int, recompute: Recompute) -> Traffic:
         nonlocal launches
         launches += 1
 
-    with pretended_gpu(launch), Operators() as operators:
-        model, batch = without_content(config, row)
+    with fake_gpu(launch), OperatorRecorder() as operators:
+        model, batch = on_meta_device(config, row)
         for _ in range(2):  # the first pass makes tables that are kept
             operators.calls.clear()
             model.zero_grad()

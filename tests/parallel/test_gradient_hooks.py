@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.parallel.gradient_hooks import sum_partial_gradients
+from mmbert.parallel.gradient_hooks import all_reduce_partial_gradients
 from mmbert.parallel.layers import (
     ColumnParallelLinear,
     LayerNorm,
@@ -29,9 +29,9 @@ class Block(nn.Module):
     def __init__(self, group: TensorGroup) -> None:
         super().__init__()
         parallel = TensorParallel(group, sequence=True)
-        self.norm = LayerNorm(WIDTH, parallel, eps=1e-5, on_sharded_tokens=True)
-        self.up = ColumnParallelLinear(WIDTH, (16,), parallel, deviation=1.0)
-        self.down = RowParallelLinear(16, WIDTH, parallel, deviation=1.0)
+        self.norm = LayerNorm(WIDTH, parallel, eps=1e-5, sequence_parallel=True)
+        self.up = ColumnParallelLinear(WIDTH, (16,), parallel, std=1.0)
+        self.down = RowParallelLinear(16, WIDTH, parallel, std=1.0)
         name_parameters(self)
         generator = torch.Generator().manual_seed(0)
         up = torch.randn(16, WIDTH, generator=generator) / 3
@@ -73,7 +73,7 @@ def train_on_rank(
     grid = build_grid(tensor_parallel=world_size)
     block = Block(grid.tensor)
     if hooks == "before":
-        sum_partial_gradients(block, grid.tensor)
+        all_reduce_partial_gradients(block, grid.tensor)
     engine, *_ = deepspeed.initialize(
         model=block,
         optimizer=torch.optim.SGD(block.parameters(), lr=0.05),
@@ -87,7 +87,7 @@ def train_on_rank(
         },
     )
     if hooks == "after":
-        sum_partial_gradients(block, grid.tensor)
+        all_reduce_partial_gradients(block, grid.tensor)
     norms, weights = [], []
     for step in range(STEPS):
         mine = tokens(step).chunk(world_size)[rank]
@@ -136,10 +136,10 @@ def norm_gradient_on_rank(rank: int, world_size: int) -> list[float]:
     """What backward leaves in a bfloat16 norm; of each entry one rank has the large part."""
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     parallel = TensorParallel(build_grid(tensor_parallel=world_size).tensor, sequence=True)
-    norm = LayerNorm(WIDTH, parallel, eps=1e-5, on_sharded_tokens=True)
+    norm = LayerNorm(WIDTH, parallel, eps=1e-5, sequence_parallel=True)
     name_parameters(norm)
     norm.to(torch.bfloat16)
-    sum_partial_gradients(norm, parallel.group)
+    all_reduce_partial_gradients(norm, parallel.group)
     large = torch.arange(WIDTH) % world_size == rank
     part = torch.where(large, 1.0, 1.5 * 2**-9).to(torch.bfloat16)
     (norm.weight * part).sum().backward()

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import torch.distributed as distributed
 
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from tests.support.ranks import run_ranks
 
 # Of each rank: together the largest count that float64 holds, and one that float32 does not.
@@ -13,7 +13,7 @@ COUNTS = ([float(2**53 - 3), float(2**24)], [2.0, 1.0])
 
 def add_up(rank: int, world_size: int) -> list[float]:
     distributed.init_process_group("gloo", rank=rank, world_size=world_size)
-    return Control.build(timedelta(seconds=60)).sum(COUNTS[rank])
+    return HostGroup.build(timedelta(seconds=60)).sum(COUNTS[rank])
 
 
 def test_sums_over_the_ranks_are_exact() -> None:
@@ -21,4 +21,4 @@ def test_sums_over_the_ranks_are_exact() -> None:
 
 
 def test_alone_a_sum_is_ones_own() -> None:
-    assert Control(0, 1).sum(COUNTS[0]) == COUNTS[0]
+    assert HostGroup(0, 1).sum(COUNTS[0]) == COUNTS[0]

@@ -11,9 +11,9 @@ from mmbert.parallel.layers import (
     VocabParallelEmbedding,
     gather_all_tokens,
     gather_token_rows,
-    vocabulary_unit,
+    vocabulary_granularity,
 )
-from mmbert.parallel.parameter_spec import describe, local_slice
+from mmbert.parallel.parameter_spec import local_slice, spec_of
 from mmbert.parallel.process_grid import TensorGroup, build_grid
 from tests.support.ranks import run_ranks
 
@@ -24,16 +24,16 @@ Result = dict[str, list[float]]
 def results(group: TensorGroup, sequence: bool) -> Result:
     """Embeds tokens from both ends of the vocabulary and decodes some of them again."""
     parallel = TensorParallel(group, sequence)
-    embedding = VocabParallelEmbedding(VOCABULARY, WIDTH, parallel, deviation=1.0)
-    norm = LayerNorm(WIDTH, parallel, eps=1e-5, on_sharded_tokens=sequence)
+    embedding = VocabParallelEmbedding(VOCABULARY, WIDTH, parallel, std=1.0)
+    norm = LayerNorm(WIDTH, parallel, eps=1e-5, sequence_parallel=sequence)
     decoder = VocabParallelDecoder(embedding)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         norm.weight.fill_(1)
         for parameter in (embedding.weight, decoder.bias):
-            description = describe(parameter)
-            full = torch.randn(description.full_shape, generator=generator)
-            parameter.copy_(local_slice(full, description, group.rank, group.size))
+            spec = spec_of(parameter)
+            full = torch.randn(spec.full_shape, generator=generator)
+            parameter.copy_(local_slice(full, spec, group.rank, group.size))
     half = VOCABULARY // 2
     ids = torch.tensor([0, VOCABULARY - 1, half - 60, half + 60, 5, 6, 7, 8, 9, 10, 11, half])
     hidden = embedding(ids, norm)
@@ -76,8 +76,8 @@ def test_an_uneven_vocabulary_embeds_and_decodes_as_one_table() -> None:
 def test_large_vocabularies_are_cut_at_multiples_of_64() -> None:
     group = TensorGroup.single()
     table = VocabParallelEmbedding(
-        VOCABULARY, WIDTH, TensorParallel(group, sequence=False), deviation=1.0
+        VOCABULARY, WIDTH, TensorParallel(group, sequence=False), std=1.0
     )
-    ranges = [describe(table.weight).ranges(rank, 2)[0] for rank in range(2)]
+    ranges = [spec_of(table.weight).ranges(rank, 2)[0] for rank in range(2)]
     assert ranges == [(0, 8256), (8256, VOCABULARY)]
-    assert vocabulary_unit(500) == 1
+    assert vocabulary_granularity(500) == 1

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from mmbert.parallel.layers import LayerNorm, RowParallelLinear, TensorParallel
-from mmbert.parallel.parameter_spec import describe, name_parameters
+from mmbert.parallel.parameter_spec import name_parameters, spec_of
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup, build_grid
 from mmbert.parallel.sanity_checks import (
     SanityError,
@@ -26,8 +26,8 @@ def small_module(group: TensorGroup) -> torch.nn.Module:
     """One replicated parameter and one split one, filled with numbers of the tensor rank."""
     parallel = TensorParallel(group, sequence=True)
     module = torch.nn.Module()
-    module.norm = LayerNorm(8, parallel, eps=1e-5, on_sharded_tokens=True)
-    module.linear = RowParallelLinear(8, 4, parallel, deviation=1.0)
+    module.norm = LayerNorm(8, parallel, eps=1e-5, sequence_parallel=True)
+    module.linear = RowParallelLinear(8, 4, parallel, std=1.0)
     name_parameters(module)
     with torch.no_grad():
         module.norm.weight.fill_(1.5)
@@ -41,8 +41,8 @@ def checks_on_rank(rank: int, world_size: int) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
 
     def parameters_of(module: torch.nn.Module) -> list[str]:
-        descriptions = {n: describe(p) for n, p in module.named_parameters()}
-        return check_parameters(dict(module.named_parameters()), descriptions, grid)
+        specs = {n: spec_of(p) for n, p in module.named_parameters()}
+        return check_parameters(dict(module.named_parameters()), specs, grid)
 
     def fresh() -> torch.nn.Module:
         return small_module(grid.tensor)
@@ -134,8 +134,8 @@ def test_all_ranks_fail_together(found: dict[int, dict[str, list[str]]]) -> None
 def test_one_process_needs_no_communication() -> None:
     module = small_module(TensorGroup.single())
     parameters = dict(module.named_parameters())
-    descriptions = {n: describe(p) for n, p in parameters.items()}
-    assert check_parameters(parameters, descriptions, ProcessGrid.single()) == []
+    specs = {n: spec_of(p) for n, p in parameters.items()}
+    assert check_parameters(parameters, specs, ProcessGrid.single()) == []
     assert check_gradient_ownership(module, TensorGroup.single()) == []
     assert check_finite({"x": torch.tensor([1.0, math.nan])}) == ["not finite: x"]
     assert check_finite({}) == []

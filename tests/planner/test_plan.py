@@ -20,7 +20,7 @@ from tests.support import small_run
 from tests.support import written_runs as runs
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 
 
 def recipe_of(size: str, *overrides: str) -> Recipe:

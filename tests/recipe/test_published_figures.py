@@ -14,7 +14,7 @@ from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.schedule import learning_rate, temperature, training_plan, weight_decay
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 SIZES = ["base", "small"]
 
 # Both sizes alike.

@@ -17,7 +17,7 @@ from mmbert.recipe import (
 from mmbert.schedule import training_plan
 from tests.support.environment import ROOT
 
-RECIPES = ROOT / "launch" / "recipes"
+RECIPES = ROOT / "src" / "mmbert" / "recipes"
 
 MINIMAL = """
 name: minimal

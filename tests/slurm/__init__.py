@@ -1,1 +1,1 @@
-"""Tests of the Slurm scripts, most of them on a real Slurm cluster made of namespaces."""
+"""Tests of the Slurm scripts, mostly on a real Slurm cluster inside namespaces."""

@@ -1,6 +1,6 @@
-"""Handle on the virtual Slurm cluster that virtual_cluster.sh makes: start it, run commands, wait.
+"""Virtual Slurm cluster made by virtual_cluster.sh: start it, run commands, wait for jobs.
 
-The cluster is one PID namespace: ending its first process ends everything in it, jobs included.
+The cluster is one PID namespace: when its first process ends, so do all others, jobs included.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _UNSHARE = ("unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc")
 
 
 def missing() -> str | None:
-    """Why no cluster can be started here, None when one can."""
+    """Return why no cluster can be started here, or None if one can."""
     if os.geteuid() != 0:
         return "needs root (network namespaces)"
     programs = [program for program in NEEDED if shutil.which(program) is None]
@@ -31,18 +31,18 @@ def missing() -> str | None:
         text=True,
         timeout=20,
     )
-    return f"may not make namespaces: {probe.stderr.strip()}" if probe.returncode else None
+    return f"cannot create namespaces: {probe.stderr.strip()}" if probe.returncode else None
 
 
 class Cluster:
-    """`nodes` hosts n1, n2, … with 2 CPUs and `gpus` pretended GPUs; partitions main and high.
+    """Hosts n1, n2, … with 2 CPUs and `gpus` fake GPUs each; partitions main and high.
 
-    Jobs in `high` preempt those in `main`, which then have 60 seconds to leave. The file system is
-    the machine's own, shared by all hosts.
+    Jobs in `high` preempt jobs in `main`, which then have 60 seconds to exit. All hosts share the
+    file system of this machine.
     """
 
     def __init__(self, folder: Path, *, nodes: int, gpus: int) -> None:
-        """Start the cluster with its files in `folder` (a short path); RuntimeError if it fails."""
+        """Start the cluster with its files in `folder` (a short path). Raises RuntimeError."""
         self.folder = folder
         folder.mkdir(parents=True)
         with (folder / "start.log").open("w") as log:
@@ -67,7 +67,7 @@ class Cluster:
         self._first_process = children.read_text().split()[0]
 
     def stop(self) -> None:
-        """End everything that runs in the cluster and remove its files."""
+        """Kill everything in the cluster and remove its files."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -86,10 +86,10 @@ class Cluster:
         folder: Path | None = None,
         timeout: float = 60,
     ) -> str:
-        """Run `command` on the controller ("login node"); its standard output.
+        """Run `command` on the controller (the "login node") and return its standard output.
 
         Raises:
-            RuntimeError: it failed; the message is what it printed.
+            RuntimeError: it failed; the message has its output.
         """
         enter = ["nsenter", f"--target={self._first_process}", *_NAMESPACES]
         result = subprocess.run(
@@ -114,22 +114,22 @@ class Cluster:
         folder: Path,
         environment: Mapping[str, str] | None = None,
     ) -> int:
-        """`sbatch arguments` from `folder`; the job's number."""
+        """Run `sbatch ARGUMENTS` in `folder` and return the job id."""
         command = ("sbatch", "--parsable", *arguments)
         return int(self.run(*command, folder=folder, environment=environment))
 
     def job(self, job: int) -> dict[str, str]:
-        """What `scontrol show job` says: JobState, Restarts, ExitCode, StdOut, …"""
+        """Return the fields of `scontrol show job`: JobState, Restarts, ExitCode, StdOut, …"""
         words = self.run("scontrol", "show", "job", str(job)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def log(self, job: int) -> str:
-        """What the job printed so far, over all its starts."""
+        """Return the output of the job so far, over all its starts."""
         path = Path(self.job(job)["StdOut"])
         return path.read_text() if path.exists() else ""
 
     def wait_state(self, job: int, *states: str, timeout: float = 120) -> dict[str, str]:
-        """Wait until the job is in one of `states`; TimeoutError with its log otherwise."""
+        """Wait until the job is in one of `states`. Raises TimeoutError with its log."""
         end = time.monotonic() + timeout
         while (found := self.job(job))["JobState"] not in states:
             if time.monotonic() > end or found["JobState"] in _FINAL:
@@ -140,7 +140,7 @@ class Cluster:
         return found
 
     def wait_log(self, job: int, text: str, *, times: int = 1, timeout: float = 120) -> None:
-        """Wait until the job's log has `text` this many times; TimeoutError otherwise."""
+        """Wait until the log contains `text` this many times. Raises TimeoutError with the log."""
         end = time.monotonic() + timeout
         while self.log(job).count(text) < times:
             state = self.job(job)["JobState"]
@@ -152,45 +152,45 @@ class Cluster:
             time.sleep(0.2)
 
     def restart_now(self, job: int) -> None:
-        """Let a requeued job start at once; Slurm would wait two minutes."""
+        """Start a requeued job immediately; Slurm would wait two minutes."""
         self.wait_state(job, "PENDING")
         end = time.monotonic() + 120
         while self.job(job)["JobState"] == "PENDING":
             if time.monotonic() > end:
-                raise TimeoutError(f"job {job} does not start again: {self.job(job)}")
+                raise TimeoutError(f"job {job} did not restart: {self.job(job)}")
             # Not "now": a job that starts in the second of its requeue loses its credential and
-            # fails. Again and again: while a node is still clearing up, Slurm forgets it.
-            with contextlib.suppress(RuntimeError):  # it has just started
+            # fails. Repeated, because Slurm drops the request while a node is still completing.
+            with contextlib.suppress(RuntimeError):  # the job has just started
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
             time.sleep(5)
 
     def kill_task(self, variable: str, program: str) -> None:
-        """SIGKILL for what runs `program` with this in its environment (SLURM_PROCID=1)."""
+        """SIGKILL processes of `program` with `variable` (SLURM_PROCID=1) in their environment."""
         found = f"grep -lz ^{variable}$ /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3"
         kill = f"grep -qz {program} /proc/$p/cmdline && kill -9 $p"
         self.run("bash", "-c", f"for p in $({found}); do {kill}; done; true")
 
     def kill_node(self, node: str) -> None:
-        """Let a host die at once: all its processes, and the controller is told."""
+        """Kill all processes of a host and report it to the controller as down."""
         self.run("bash", "-c", f"kill -9 $(ip netns pids {node})")
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=died")
 
     def revive_node(self, node: str) -> None:
-        """Start the dead host's daemon again and wait until it is idle."""
+        """Restart the daemon of a dead host and wait until the host is idle."""
         start = f"hostname {node}; exec slurmd"
         enter = ("nsenter", f"--net=/run/netns/{node}", "--")
         self.run(*enter, "unshare", "--uts", "bash", "-c", start)
         end = time.monotonic() + 60
         while self.run("sinfo", "-h", "-N", "-p", "main", "-n", node, "-o", "%T").strip() != "idle":
             if time.monotonic() > end:
-                raise TimeoutError(f"{node} does not come back: {self.run('sinfo', '-N')}")
+                raise TimeoutError(f"{node} did not come back: {self.run('sinfo', '-N')}")
             time.sleep(0.2)
 
     def cancel_all(self) -> None:
-        """Cancel every job, so that the next test finds idle nodes."""
+        """Cancel all jobs and wait for them, so that the next test finds idle nodes."""
         self.run("scancel", "--user=root")
         end = time.monotonic() + 60
         while self.run("squeue", "--noheader").strip():
             if time.monotonic() > end:
-                raise TimeoutError(f"jobs do not end:\n{self.run('squeue')}")
+                raise TimeoutError(f"jobs did not end:\n{self.run('squeue')}")
             time.sleep(0.2)

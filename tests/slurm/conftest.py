@@ -1,4 +1,4 @@
-"""Fixtures: one virtual cluster of three nodes for all tests, cleared between them."""
+"""Fixtures: one virtual cluster of three nodes, cleared between tests."""
 
 import os
 import tempfile
@@ -13,9 +13,9 @@ from tests.support.tiny_run import make_inputs
 
 @pytest.fixture(scope="session")
 def cluster_folder() -> Path:
-    """Where a cluster's files may lie; skips where Slurm, root or namespaces are missing.
+    """Folder for the files of a cluster; skips without Slurm, root or namespaces.
 
-    Short, because of the sockets in it: not pytest's own temporary folder.
+    Its path is shorter than pytest's temporary folder, because it contains sockets.
     """
     if (reason := missing()) is not None:
         pytest.skip(f"no virtual Slurm cluster: {reason}")
@@ -24,7 +24,7 @@ def cluster_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def three_nodes(cluster_folder: Path) -> Iterator[Cluster]:
-    """Three nodes with two pretended GPUs each, for all tests of the session."""
+    """Three nodes with two fake GPUs each, shared by all tests of the session."""
     cluster = Cluster(cluster_folder, nodes=3, gpus=2)
     try:
         yield cluster
@@ -34,14 +34,14 @@ def three_nodes(cluster_folder: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(three_nodes: Cluster) -> Iterator[Cluster]:
-    """The cluster with no job on it, before and after."""
+    """The cluster, without jobs before and after the test."""
     yield three_nodes
     three_nodes.cancel_all()
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with recipe.yaml, text/ and shards/ of the tiny run."""
+    """Folder with recipe.yaml, text/ and shards/ of the tiny run."""
     folder = tmp_path_factory.mktemp("inputs")
     make_inputs(folder)
     return folder

@@ -1,9 +1,9 @@
-"""Stands in for launch/pretrain.py where a test is about slurm/pretrain.sbatch alone.
+"""Stand-in for the training program, for tests of slurm/pretrain.sbatch itself.
 
-Called with the script's options, then key=value: `do=report` prints who it is and ends; `do=wait`
-waits for a signal, "saves", leaves with 75 (rank r after r × `apart` seconds) and ends well once
-restarted; `do=deaf` is killed by the signal, as a rank is that still imports; `do=fail` has rank 2
-fail with status 3 while the others hang.
+Takes the options of training, then key=value. `do=report` prints its rank and environment and
+exits. `do=wait` waits for a signal, "saves", exits with 75 (rank r after r × `apart` seconds), and
+with 0 once restarted. `do=deaf` is killed by the signal, like a rank that is still importing.
+`do=fail` makes rank 2 fail with status 3 while the others hang.
 """
 
 import os
@@ -17,7 +17,7 @@ OPTIONS = dict(word.split("=", 1) for word in sys.argv[7:])
 
 
 def wait_for_signal() -> None:
-    """Return after USR1 or TERM."""
+    """Wait for USR1 or TERM."""
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -32,7 +32,7 @@ def wait_for_signal() -> None:
 
 
 def main() -> int:
-    """Behave as the options say; the exit status."""
+    """Act as the options say and return the exit status."""
     restarted = "SLURM_RESTART_COUNT" in os.environ
     if OPTIONS["do"] == "report":
         names = ("SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "MASTER_ADDR", "CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""slurm/preprocess.sbatch with the real program: the same bytes on two hosts as in one process."""
+"""slurm/preprocess.sbatch with the real program: two hosts write the same bytes as one process."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ OPTIONS = ("--vocab-size", "800", "--context", "64", "--unit-bytes", "20k")
 
 
 def wait_for(condition: Callable[[], bool], timeout: float) -> None:
-    """Return when `condition()` holds; TimeoutError if it does not in time."""
+    """Wait until `condition()` holds. Raises TimeoutError."""
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
@@ -24,14 +24,14 @@ def wait_for(condition: Callable[[], bool], timeout: float) -> None:
 
 
 class Runner:
-    """Submits preprocessing jobs of one text to the cluster."""
+    """Submits jobs that preprocess one text to the cluster."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._cluster, self.folder = cluster, folder
         self.text, self.shards = folder / "text", folder / "shards"
 
     def submit(self, *options: str) -> int:
-        """Submit the script as a user would; the job's number."""
+        """Submit the script as a user would and return the job id."""
         return self._cluster.submit(
             *(*options, f"--output={self.folder}/%x-%j.log", SCRIPT),
             *(self.text, self.shards, *OPTIONS),
@@ -40,7 +40,7 @@ class Runner:
         )
 
     def in_one_process(self) -> dict[str, bytes]:
-        """The shards that one process makes of the same text."""
+        """Return the shards that one process makes of the same text."""
         result = run(
             *(sys.executable, PREPROCESS, "--input", self.text),
             *("--output", self.folder / "alone", "--workers", "1", *OPTIONS),
@@ -87,7 +87,7 @@ def test_interrupted_it_continues_to_the_same_bytes(
     elif cause == "time limit":
         cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     else:
-        cluster.kill_node("n1")  # where the job's first worker runs
+        cluster.kill_node("n1")  # host of the first worker
     try:
         cluster.restart_now(job)
         end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
@@ -106,10 +106,10 @@ def test_a_killed_worker_ends_the_job_and_the_same_command_continues(
     job = runner.submit("--nodes=2")
     units = runner.shards / ".preprocess" / "text"
     wait_for(lambda: len(list(units.glob("units-*/*.json"))) > 20, timeout=240)
-    cluster.kill_task("SLURM_PROCID=3", "preprocess.py")
+    cluster.kill_task("SLURM_PROCID=3", "mmbert_prep")
     assert cluster.wait_state(job, "FAILED", "COMPLETED")["JobState"] == "FAILED"
     assert "FAILED with status" in cluster.log(job)
-    assert "preprocess.py" not in cluster.run("ps", "-eo", "args"), "no worker is left behind"
+    assert "mmbert_prep" not in cluster.run("ps", "-eo", "args"), "no worker is left behind"
     job = runner.submit("--nodes=1")
     end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=240)
     assert end["JobState"] == "COMPLETED", cluster.log(job)

@@ -1,7 +1,7 @@
 """slurm/pretrain.sbatch with the real training program on a virtual cluster of three hosts.
 
-Every test compares with one run on one host to the last bit: losses and gradient norms of all steps
-and the tensors of the last checkpoint.
+Every test compares bitwise with a run on one host: losses and gradient norms of all steps, and the
+tensors of the last checkpoint.
 """
 
 import sys
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.support.tiny_run import ENVIRONMENT, ROOT, figures, weights
+from tests.support.tiny_run import ENVIRONMENT, ROOT, losses_and_norms, weights
 
 SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
-# Some seconds long, so that there is time to disturb it.
+# Lasts some seconds, long enough to be interrupted.
 LONGER = ("phases.pretrain.tokens=80k", "phases.extension.tokens=80k")
 STEPS = 2 * 79  # 80,000 tokens in steps of 4 rows of 256
 ONE_HOST, TWO_HOSTS = ("--nodes=1", "--gpus-per-node=2"), ("--nodes=2", "--gpus-per-node=1")
@@ -26,7 +26,7 @@ class Runner:
         self._cluster, self._inputs, self._folder = cluster, inputs, folder
 
     def submit(self, options: tuple[str, ...], run: Path, *overrides: str) -> int:
-        """Submit the script as a user would; the job's number."""
+        """Submit the script as a user would and return the job id."""
         return self._cluster.submit(
             *(*options, f"--output={self._folder}/%x-%j.log", SCRIPT),
             *(self._inputs / "recipe.yaml", self._inputs / "shards", run, *LONGER, *overrides),
@@ -44,18 +44,18 @@ def runner(cluster: Cluster, inputs: Path, tmp_path: Path) -> Runner:
 def undisturbed(
     three_nodes: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The run folder of an undisturbed run of two ranks on one host."""
+    """Folder of an uninterrupted run of two ranks on one host."""
     folder = tmp_path_factory.mktemp("undisturbed")
     job = Runner(three_nodes, inputs, folder).submit(ONE_HOST, folder / "run")
     end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     assert end["JobState"] == "COMPLETED", three_nodes.log(job)
-    assert len(figures(folder / "run")) == STEPS
+    assert len(losses_and_norms(folder / "run")) == STEPS
     return folder / "run"
 
 
 def assert_same(run: Path, undisturbed: Path) -> None:
-    """Same figures at every step and the same bits in the end."""
-    assert figures(run) == figures(undisturbed)
+    """Compare the metrics of all steps and the final weights bitwise."""
+    assert losses_and_norms(run) == losses_and_norms(undisturbed)
     assert weights(run) == weights(undisturbed)
 
 
@@ -81,7 +81,7 @@ def test_tensor_parallel_ranks_on_two_hosts(
         end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
         assert end["JobState"] == "COMPLETED", cluster.log(job)
         assert "1 data ranks × 2 tensor ranks, ZeRO 2" in cluster.log(job)
-    assert len(figures(tmp_path / "one")) == STEPS
+    assert len(losses_and_norms(tmp_path / "one")) == STEPS
     assert_same(tmp_path / "two", tmp_path / "one")
 
 
@@ -89,7 +89,7 @@ def test_tensor_parallel_ranks_on_two_hosts(
 def test_disturbed_twice_it_continues_to_the_same_bits(
     cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """A more important job takes the nodes; then the warning of the time limit comes."""
+    """First by a preempting job, then by the signal before the time limit."""
     job = runner.submit(TWO_HOSTS, tmp_path / "run")
     cluster.wait_log(job, "step 20/", timeout=240)
     important = cluster.submit(
@@ -116,14 +116,14 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
     command = (tmp_path / "run", "checkpoint.every_tokens=20k")
     job = runner.submit(TWO_HOSTS, *command)
     cluster.wait_log(job, "step 50/", timeout=240)
-    cluster.kill_task("SLURM_PROCID=1", "pretrain.py")
+    cluster.kill_task("SLURM_PROCID=1", "mmbert.pretrain")
     end = cluster.wait_state(job, "FAILED", "COMPLETED", timeout=90)
     log = cluster.log(job)
     assert end["JobState"] == "FAILED"
     assert "n2: task 1: Killed" in log
     assert "FAILED with status" in log
-    assert "pretrain.py" not in cluster.run("ps", "-eo", "args"), "no rank is left behind"
-    # Now on one host: the grid is the same, and that is all that counts.
+    assert "mmbert.pretrain" not in cluster.run("ps", "-eo", "args"), "no rank is left behind"
+    # Now on one host: only the grid matters, and it is the same.
     job = runner.submit(ONE_HOST, *command)
     end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     assert end["JobState"] == "COMPLETED", cluster.log(job)
@@ -134,7 +134,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
 def test_a_host_that_dies_is_replaced(
     cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Slurm itself requeues the job, which continues from the last checkpoint on n1 and n3."""
+    """Slurm itself requeues the job, which resumes from the last checkpoint on n1 and n3."""
     job = runner.submit(TWO_HOSTS, tmp_path / "run", "checkpoint.every_tokens=20k")
     cluster.wait_log(job, "step 50/", timeout=240)
     cluster.kill_node("n2")
@@ -151,16 +151,16 @@ def test_a_host_that_dies_is_replaced(
 def test_slurm_s_own_signal_before_the_time_limit_saves_and_requeues(
     cluster: Cluster, runner: Runner, tmp_path: Path
 ) -> None:
-    """25 minutes with a warning 1,400 seconds before: it comes after 40 to 100 seconds."""
+    """A 25-minute limit with the signal 1,400 seconds before it: sent after 40 to 100 seconds."""
     options = (*TWO_HOSTS, "--time=25", "--signal=B:USR1@1400")
     job = runner.submit(options, tmp_path / "run", "phases.pretrain.tokens=100M")
     cluster.wait_log(job, "saved and requeued", timeout=300)
     state = cluster.wait_state(job, "PENDING")
     assert state["Restarts"] == "1"
     log = cluster.log(job)
-    assert "received USR1: telling the ranks to save and leave" in log
+    assert "received USR1: telling the ranks to save and exit" in log
     saved = max((tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert saved.name == f"step-{max(figures(tmp_path / 'run')):08}"
+    assert saved.name == f"step-{max(losses_and_norms(tmp_path / 'run')):08}"
 
 
 @pytest.mark.long
@@ -171,4 +171,4 @@ def test_a_wrong_recipe_is_said_once_and_not_tried_again(
     assert cluster.wait_state(job, "FAILED", timeout=240)["ExitCode"] == "2:0"
     log = cluster.log(job)
     assert log.count("did you mean 'rows'") == 1, log
-    assert "mend it and submit again" in log
+    assert "fix the error above and submit again" in log

@@ -1,4 +1,4 @@
-"""slurm/pretrain.sbatch with a stand-in for the training program: starting, stopping, refusing."""
+"""slurm/pretrain.sbatch with a stand-in for training: starting, stopping, invalid jobs."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.support.environment import ROOT
+from tests.support.environment import ROOT, with_packages
 
 SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
 PATHS = ("my recipe.yaml", "shards", "run")
@@ -16,11 +16,14 @@ PATHS = ("my recipe.yaml", "shards", "run")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like the repository to the script, with the stand-in in it."""
-    (tmp_path / "launch").mkdir()
+    """Folder with the scripts, in which `mmbert.pretrain` is the stand-in."""
     shutil.copytree(SCRIPT.parent, tmp_path / "slurm")
-    shutil.copy(Path(__file__).with_name("stand_in.py"), tmp_path / "launch" / "pretrain.py")
-    monkeypatch.setenv("MMBERT_VENV", sys.prefix)
+    package = tmp_path / "packages" / "mmbert"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(Path(__file__).with_name("stand_in.py"), package / "pretrain.py")
+    for name, value in with_packages(package.parent, MMBERT_VENV=sys.prefix).items():
+        monkeypatch.setenv(name, value)
     for name in list(os.environ):
         if name.startswith("SLURM_"):
             monkeypatch.delenv(name)
@@ -71,11 +74,11 @@ def test_without_gpus_the_tasks_are_those_asked_for(home: Path, cluster_folder: 
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        (GPUS, PATHS[:2], "RECIPE, SHARDS and RUN are needed, got 2"),
+        (GPUS, PATHS[:2], "RECIPE, SHARDS and RUN are required, got 2"),
         ((*GPUS, "--ntasks-per-node=1"), PATHS, "1 task(s) but 2 GPU(s) on each node"),
-        (("--nodes=2", "--ntasks=3"), PATHS, "3 tasks asked for, but 2 node(s) × 2 = 4"),
-        ((*GPUS, "--time=15"), PATHS, "too soon to get anywhere"),
-        ((*GPUS, "--export=ALL,MMBERT_HOME=/nowhere"), PATHS, "/nowhere is not the repository"),
+        (("--nodes=2", "--ntasks=3"), PATHS, "3 tasks requested, but 2 node(s) × 2 = 4"),
+        ((*GPUS, "--time=15"), PATHS, "too soon to make progress"),
+        ((*GPUS, "--export=ALL,MMBERT_HOME=/nowhere"), PATHS, "/nowhere has no slurm/common.bash"),
         ((*GPUS, "--export=ALL,MMBERT_VENV=/nowhere"), PATHS, "there is no /nowhere/bin/python"),
     ],
 )
@@ -95,7 +98,7 @@ def test_what_cannot_work_is_refused_with_a_remedy(
 
 @pytest.mark.parametrize("apart", [0, 1])
 def test_a_signal_saves_requeues_and_continues(cluster: Cluster, home: Path, apart: int) -> None:
-    """Ranks that leave one after the other must not be killed for it (3 seconds from 0 to 3)."""
+    """Ranks that exit one after another (rank 3 after 3 seconds) must not be killed."""
     job = cluster.submit(*GPUS, SCRIPT, *PATHS, "do=wait", f"apart={apart}", folder=home)
     cluster.wait_log(job, "waiting", times=4)
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))

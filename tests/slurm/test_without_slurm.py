@@ -1,4 +1,4 @@
-"""What can be told about the Slurm scripts without Slurm: arithmetic for many nodes, refusals."""
+"""Slurm scripts without Slurm: the tasks of many nodes, invalid jobs, shell syntax."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ SCRIPTS = ("pretrain.sbatch", "preprocess.sbatch")
 def run_script(
     name: str, *arguments: str, programs: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script of slurm/ as the batch host would, with `programs` in place of Slurm's."""
+    """Run a script of slurm/ as the batch host would, with `programs` instead of Slurm's."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     path = f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]
     return subprocess.run(
@@ -31,7 +31,7 @@ def run_script(
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """Programs that answer as Slurm would for a job on 64 nodes; srun prints its command."""
+    """Folder of programs that answer like Slurm for a job on 64 nodes; srun prints its command."""
     answers = {
         "scontrol": 'case "$2" in hostnames) printf "gpu%03d\\n" $(seq 1 64);; '
         'job) echo "   EndTime=Unknown PreemptTime=None";; esac',
@@ -69,6 +69,48 @@ def test_sixty_four_nodes_of_eight_gpus(programs: Path) -> None:
         "--recipe recipe.yaml --data shards --output run batch.rows=8",
     ):
         assert word in started
+
+
+ONE_NODE = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "job",
+    "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_JOB_NODELIST": "gpu001",
+    "SLURM_CPUS_ON_NODE": "4",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_copy_of_the_scripts_runs_the_active_environment(
+    programs: Path, tmp_path: Path, name: str
+) -> None:
+    """As after `mmbert slurm-scripts`, in a folder without the repository or a .venv."""
+    home = tmp_path / "elsewhere"
+    shutil.copytree(ROOT / "slurm", home / "slurm")
+    variables = {**ONE_NODE, "MMBERT_VENV": "", "SLURM_SUBMIT_DIR": str(home)}
+    result = run_script(name, "a", "b", "c", programs=programs, **variables, VIRTUAL_ENV=sys.prefix)
+    assert result.returncode == 0, result.stdout + result.stderr
+    module = "mmbert.pretrain" if name == "pretrain.sbatch" else "mmbert_prep"
+    assert f" {sys.prefix}/bin/python -P -m {module} --" in result.stdout
+    (home / ".venv").mkdir()
+    result = run_script(name, "a", "b", "c", programs=programs, **variables, VIRTUAL_ENV=sys.prefix)
+    assert result.returncode == 2
+    assert f"there is no {home}/.venv/bin/python" in result.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_environment_without_the_package_is_refused(
+    programs: Path, tmp_path: Path, name: str
+) -> None:
+    python = tmp_path / "empty" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    empty = str(python.parents[1])
+    result = run_script(name, "a", "b", "c", programs=programs, **ONE_NODE, MMBERT_VENV=empty)
+    assert result.returncode == 2
+    assert f"mmbert is not installed in {empty}" in result.stdout
+    assert "→" in result.stdout
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -2,12 +2,12 @@
 # A real Slurm cluster on one machine: a controller and NODES hosts, each a network namespace with its
 # own address, name and /etc/hosts. usage: virtual_cluster.sh DIR NODES GPUS
 #
-# cluster.py starts it as the first process of new PID, mount, network and UTS namespaces. It prints
-# "ready" when all nodes are idle and lives until its standard input closes; with it the kernel ends
-# every daemon and job, and nothing of it is ever seen outside.
-# Files of the cluster lie in DIR, whose path must be short (sockets: 107 characters).
+# cluster.py starts this script as the first process of new PID, mount, network and UTS namespaces. It
+# prints "ready" when all nodes are idle and exits when its standard input closes; the kernel then kills
+# every daemon and job. Nothing is visible outside the namespaces.
+# DIR holds the files of the cluster; its path must be short (sockets: 107 characters).
 set -euo pipefail
-dir=$1 nodes=$2 gpus=$3 # the GPUs of each node are devices that do nothing
+dir=$1 nodes=$2 gpus=$3 # GPUs per node, as devices that do nothing
 mkdir -p "$dir"/{etc,state,log,run,spool,munge,gpus}
 chmod 755 "$dir"
 chmod 700 "$dir/munge"
@@ -88,7 +88,7 @@ munged --key-file="$dir/munge/key" --socket="$dir/munge/socket" --pid-file="$dir
 slurmctld -c
 for i in $(seq 1 "$nodes"); do
     mkdir -p "$dir/spool/n$i"
-    # Not `ip netns exec`: it mounts /sys anew, without cgroups, and slurmd then refuses to start.
+    # Not `ip netns exec`: it remounts /sys without cgroups, and slurmd then refuses to start.
     nsenter --net="/run/netns/n$i" -- unshare --uts bash -c "hostname n$i; exec slurmd"
 done
 for _ in $(seq 1 300); do
@@ -97,5 +97,5 @@ for _ in $(seq 1 300); do
 done
 sinfo -N -p main -o '%N %T %c %G %E'
 echo ready
-# Bash reaps what the daemons leave behind; end of file is the sign to go.
+# Bash reaps orphaned processes; end of file on standard input ends the cluster.
 read -r _ || true

@@ -32,17 +32,17 @@ class Hook:
 
 
 # All of the job that the faults below take hold of: who moves or renames it, changes it here.
-BEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.beat")
-SESSION_BEAT = Hook("mmbert.training.trainer", "Session.beat")
+HEARTBEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.heartbeat")
+TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
-    kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
+    kind: Hook("mmbert.parallel.host_group", f"HostGroup.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
-WRITE_FIGURES = Hook("mmbert.training.metrics.loggers", "Reporter.attempt")
+WRITE_METRICS = Hook("mmbert.training.metrics.loggers", "LoggerContainer.attempt")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
 RUN_STEP = Hook("mmbert.training.train_step", "StepRunner.run")
-DRY_BATCHES = Hook("mmbert.training.build_trainer", "run_dry_batches")
+MEMORY_CHECK = Hook("mmbert.training.build_trainer", "run_memory_check")
 INITIALIZE = Hook("mmbert.training.build_trainer", "initialize_parameters")
 FORWARD_BACKWARD = Hook("mmbert.training.engine.engine", "Engine.forward_backward")
 
@@ -92,39 +92,39 @@ def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity
     """Let the last checkpoint be older by `minutes` when the run comes to `activity` of a step."""
 
     def aging(original: Any) -> Any:
-        def beat(session: Any, what: Activity) -> None:
-            original(session, what)
-            if session.step in steps and what == activity:
-                session._saved_at -= 60 * minutes
+        def heartbeat(trainer: Any, what: Activity) -> None:
+            original(trainer, what)
+            if trainer.step in steps and what == activity:
+                trainer._saved_at -= 60 * minutes
 
-        return beat
+        return heartbeat
 
-    SESSION_BEAT.wrap(aging)
+    TRAINER_HEARTBEAT.wrap(aging)
 
 
-def note_messages(rank: int, folder: Path) -> None:
+def record_messages(rank: int, folder: Path) -> None:
     """Write down each host-side message between the ranks: a line "STEP KIND ACTIVITY"."""
     place: list[Any] = [0, Activity.START]
 
     def placing(original: Any) -> Any:
-        def beat(watchdog: Any, step: int, activity: Activity) -> None:
+        def heartbeat(watchdog: Any, step: int, activity: Activity) -> None:
             place[:] = step, activity
             original(watchdog, step, activity)
 
-        return beat
+        return heartbeat
 
     def noting(kind: str) -> Callable[[Any], Any]:
         def noting_kind(original: Any) -> Any:
-            def noted(control: Any, *values: Any) -> Any:
+            def noted(host_group: Any, *values: Any) -> Any:
                 with (folder / f"messages-{rank}.txt").open("a") as file:
                     file.write(f"{place[0]} {kind} {place[1]}\n")
-                return original(control, *values)
+                return original(host_group, *values)
 
             return noted
 
         return noting_kind
 
-    BEAT.wrap(placing)
+    HEARTBEAT.wrap(placing)
     for kind, hook in MESSAGES.items():
         hook.wrap(noting(kind))
 
@@ -134,22 +134,22 @@ def limit_file_size(rank: int, largest: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
-def limit_figures_at(rank: int, step: int, activity: Activity, largest: int) -> None:
+def limit_log_size_at(rank: int, step: int, activity: Activity, largest: int) -> None:
     """From `activity` of `step` on let figures alone meet a full disk: the limit holds while the
-    reporter writes."""
+    loggers write."""
 
     def limiting(original: Any) -> Any:
-        def attempt(reporter: Any, what: Any, write: Any) -> None:
+        def attempt(loggers: Any, what: Any, write: Any) -> None:
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             # What the ranks print goes to a file, too, which is another disk here.
             if "output" not in str(what):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
-            original(reporter, what, write)
+            original(loggers, what, write)
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         return attempt
 
-    _at(step, activity, lambda: WRITE_FIGURES.wrap(limiting))
+    _at(step, activity, lambda: WRITE_METRICS.wrap(limiting))
 
 
 def poison_row(rank: int, row_index: int) -> None:
@@ -182,9 +182,9 @@ def fake_spike(rank: int, row_index: int) -> None:
     RUN_STEP.wrap(raising)
 
 
-def without_dry_batches(rank: int) -> None:
+def without_memory_check(rank: int) -> None:
     """Begin training without trying the largest batches."""
-    DRY_BATCHES.wrap(lambda original: lambda *arguments: {})
+    MEMORY_CHECK.wrap(lambda original: lambda *arguments: {})
 
 
 def run_out_of_memory(rank: int, rotary_base: float) -> None:
@@ -220,11 +220,11 @@ def perturb_weights(rank: int, relative: float) -> None:
 
 def _at(step: int, activity: Activity, action: Callable[[], None]) -> None:
     def acting(original: Any) -> Any:
-        def beat(watchdog: Any, now: int, what: Activity) -> None:
+        def heartbeat(watchdog: Any, now: int, what: Activity) -> None:
             original(watchdog, now, what)
             if (now, what) == (step, activity):
                 action()
 
-        return beat
+        return heartbeat
 
-    BEAT.wrap(acting)
+    HEARTBEAT.wrap(acting)

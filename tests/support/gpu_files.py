@@ -1,8 +1,7 @@
-"""Which tests need a GPU, by the operation that they verify.
+"""Tests that need a GPU, grouped by the operation that they verify.
 
-The figure of an operation is worth as much as the tests of that operation that passed. To run
-them, name the files: pytest need not read the others, which want packages that a GPU's machine may
-lack.
+The GPU report trusts the measurement of an operation only if its tests passed. It runs them by file
+name, because other test files import packages that a GPU machine may lack.
 """
 
 import re
@@ -24,14 +23,14 @@ EVERY = tuple(
         "test_float64_is_refused",
     )
 )
-"""Tests that go through several operations; they count for each."""
+"""Tests that cover several operations and count for each of them."""
 
 
 def _of(*names: str) -> tuple[str, ...]:
     return tuple(f"{KERNELS}::{name}" for name in names)
 
 
-# pytest's names without parameters. A name that others begin with stands for those too.
+# Test ids without parameters. An id also stands for all ids that it is a prefix of.
 GROUPS: dict[str, tuple[str, ...]] = {
     "layer norms": (
         *_of("test_layer_norm", "test_add_layer_norm", "test_branching_layer_norm"),
@@ -56,17 +55,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "determinism": ("tests/training/test_determinism.py",),
     "evaluation": ("tests/evaluation/test_gpu.py",),
 }
-"""Operation -> the beginnings of the ids of its tests. Names as in a step's trace."""
+"""Operation -> prefixes of the ids of its tests. Operations are named as in the trace of a step."""
 
 
 def gpu_test_files(root: Path = ROOT) -> list[str]:
-    """The files that hold tests which need a GPU, found by their text alone; below `root`."""
+    """Return the test files below `root` that use the `gpu` mark, found by their text."""
     found = (root / "tests").rglob("test_*.py")
     return sorted(str(path.relative_to(root)) for path in found if MARKED.search(path.read_text()))
 
 
 def operations_of(test: str) -> list[str]:
-    """The operations that pytest's test id `test` (parameters included) verifies; maybe none."""
+    """Return the operations that a test id, with its parameters, verifies (possibly none)."""
     return [
         operation
         for operation, beginnings in GROUPS.items()

@@ -21,9 +21,9 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.train_step import StepRunner
 from mmbert_kernels.support.dispatch import is_installed
 
@@ -47,14 +47,14 @@ class Ours:
             self.engine,
             dropout_seed=recipe.seed,
             meter=LossMeter(1, device),
-            clock=TimeSplit(device),
+            step_timer=StepTimer(device),
         )
 
     def step(self, rows: Sequence[Row]) -> float:
         """Train on the rows; the mean loss per masked token."""
         outcome = self._runner.run(
             rows,
-            wishes=Wishes,
+            pending_requests=LoopRequests,
             rotary_bases=self._phase.rotary_bases,
             dropout=self._recipe.dropout_in(self._phase),
             learning_rate=1e-5,

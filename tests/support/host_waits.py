@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operators that give the host a number or make a shape of one.
-READING = (
+SYNCING_OPERATORS = (
     "_local_scalar_dense",
     "allclose",
     "bincount",
@@ -33,12 +33,12 @@ READING = (
     "_unique2",
 )
 # Methods that read a CPU tensor's memory without an operator; on a GPU they copy it first.
-TAKING = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+SYNCING_METHODS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
 # Where the CPU's own implementations lie, which a GPU does not run.
 CPU_IMPLEMENTATIONS = "/kernels/mmbert_kernels/"
 
 
-class Waits:
+class HostSyncCounter:
     """Counts them while it is entered; `found` says which and where."""
 
     def __init__(self, *, ignore: tuple[str, ...] = ()) -> None:
@@ -47,7 +47,7 @@ class Waits:
         self._ignore = ignore
         self._open = ExitStack()
 
-    def __enter__(self) -> "Waits":
+    def __enter__(self) -> "HostSyncCounter":
         self._open.enter_context(_Operators(self))
         self._open.enter_context(_Methods(self))
         if "deepspeed" in sys.modules:
@@ -70,7 +70,7 @@ class Waits:
 
 
 class _Operators(TorchDispatchMode):
-    def __init__(self, owner: Waits) -> None:
+    def __init__(self, owner: HostSyncCounter) -> None:
         super().__init__()
         self._owner = owner
 
@@ -78,7 +78,7 @@ class _Operators(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = function.overloadpacket.__name__
-        if name in READING or _indexes_by_mask(name, args):
+        if name in SYNCING_OPERATORS or _indexes_by_mask(name, args):
             self._owner.note(name)
         elif name == "repeat_interleave" and (kwargs or {}).get("output_size") is None:
             self._owner.note("repeat_interleave without output_size")
@@ -89,14 +89,14 @@ class _Operators(TorchDispatchMode):
 
 
 class _Methods(TorchFunctionMode):
-    def __init__(self, owner: Waits) -> None:
+    def __init__(self, owner: HostSyncCounter) -> None:
         super().__init__()
         self._owner = owner
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if function in TAKING:
+        if function in SYNCING_METHODS:
             self._owner.note(function.__name__)
         return function(*args, **(kwargs or {}))
 

@@ -84,7 +84,7 @@ def _rank(
     arguments: tuple[Any, ...],
 ) -> None:
     become_rank(rank, world_size, port)
-    from mmbert.training.launcher_env import discover_placement
+    from mmbert.training.launcher_env import rank_info_from_env
     from mmbert.training.main import run_and_exit
 
     log = os.open(_log_path(options), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -92,4 +92,4 @@ def _rank(
     os.dup2(log, sys.stderr.fileno())
     if before is not None:
         before(rank, *arguments)
-    run_and_exit(options, discover_placement(os.environ))
+    run_and_exit(options, rank_info_from_env(os.environ))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
-    ParameterDescription,
+    ParameterSpec,
     assemble,
-    described_parameter,
+    empty_parameter,
     local_slice,
     name_parameters,
 )
@@ -27,16 +27,16 @@ from mmbert.training.engine.engine import Engine
 ONES = InitialDistribution("ones")
 # A table of uneven rows, fused and plain column- and row-parallel weights, norms, a split bias. The
 # sizes are odd ones, so that ZeRO's partitions end within tensors.
-DESCRIPTIONS = {
-    "embeddings.weight": ParameterDescription((29, 12), ONES, split_dimension=0, must_divide=False),
-    "embeddings.norm": ParameterDescription((12,), ONES),
-    "qkv.weight": ParameterDescription((72, 12), ONES, split_dimension=0, parts=(24, 24, 24)),
-    "out.weight": ParameterDescription((12, 24), ONES, split_dimension=1, unit=3),
-    "gate.weight": ParameterDescription((40, 12), ONES, split_dimension=0, parts=(20, 20)),
-    "down.weight": ParameterDescription((12, 20), ONES, split_dimension=1),
-    "norm.weight": ParameterDescription((12,), ONES),
-    "dense.weight": ParameterDescription((12, 12), ONES),
-    "decoder.bias": ParameterDescription((29,), ONES, split_dimension=0, must_divide=False),
+SPECS = {
+    "embeddings.weight": ParameterSpec((29, 12), ONES, split_dimension=0, require_even=False),
+    "embeddings.norm": ParameterSpec((12,), ONES),
+    "qkv.weight": ParameterSpec((72, 12), ONES, split_dimension=0, fused_sizes=(24, 24, 24)),
+    "out.weight": ParameterSpec((12, 24), ONES, split_dimension=1, granularity=3),
+    "gate.weight": ParameterSpec((40, 12), ONES, split_dimension=0, fused_sizes=(20, 20)),
+    "down.weight": ParameterSpec((12, 20), ONES, split_dimension=1),
+    "norm.weight": ParameterSpec((12,), ONES),
+    "dense.weight": ParameterSpec((12, 12), ONES),
+    "decoder.bias": ParameterSpec((29,), ONES, split_dimension=0, require_even=False),
 }
 
 
@@ -60,16 +60,16 @@ class _Holder(nn.Module):
 
 
 class PrescribedModel(nn.Module):
-    """The parameters of DESCRIPTIONS and a loss that is linear in them."""
+    """The parameters of SPECS and a loss that is linear in them."""
 
     def __init__(self, group: TensorGroup) -> None:
         super().__init__()
         self.group = group
-        for name, description in DESCRIPTIONS.items():
+        for name, spec in SPECS.items():
             module, leaf = name.split(".")
             if module not in self._modules:
                 self.add_module(module, _Holder())
-            setattr(getattr(self, module), leaf, described_parameter(description, group))
+            setattr(getattr(self, module), leaf, empty_parameter(spec, group))
         name_parameters(self)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
@@ -77,7 +77,7 @@ class PrescribedModel(nn.Module):
 
     def local(self, name: str, full: Tensor) -> Tensor:
         """This tensor rank's share of a full tensor."""
-        return local_slice(full, DESCRIPTIONS[name], self.group.rank, self.group.size)
+        return local_slice(full, SPECS[name], self.group.rank, self.group.size)
 
     def forward(self, batch: PrescribedBatch, **_: Any) -> Tensor:
         local = {name: self.local(name, full) for name, full in batch.gradients.items()}
@@ -96,7 +96,7 @@ def seeded(text: str) -> torch.Generator:
 
 def initial_weight(name: str) -> Tensor:
     """The full initial weight: float32 values that bfloat16 cannot hold."""
-    return torch.randn(DESCRIPTIONS[name].full_shape, generator=seeded(name)) * 0.3
+    return torch.randn(SPECS[name].full_shape, generator=seeded(name)) * 0.3
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -152,7 +152,7 @@ def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
     return Engine(PrescribedModel(grid.tensor), settings, grid, torch.device("cpu"))
 
 
-def gather_shares(engine: Engine, state: str = "master") -> dict[str, list[Tensor]]:
+def gather_shards(engine: Engine, state: str = "master") -> dict[str, list[Tensor]]:
     """Every tensor rank's share of each parameter's master (or optimiser state), on every rank."""
     entries = [
         (fragment.name, fragment.tensor_rank, fragment.start, fragment.states()[state].clone())
@@ -161,27 +161,25 @@ def gather_shares(engine: Engine, state: str = "master") -> dict[str, list[Tenso
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, entries)
     size, gathered_shares = engine.grid.tensor.size, {}
-    for description in engine.descriptions:
+    for spec in engine.specs:
         shares = []
         for rank in range(size):
-            shape = description.local_shape(rank, size)
+            shape = spec.local_shape(rank, size)
             share = torch.full((torch.Size(shape).numel(),), float("nan"))
             for entry in gathered:
                 for name, tensor_rank, begin, values in entry:
-                    if name == description.name and tensor_rank == rank:
+                    if name == spec.name and tensor_rank == rank:
                         share[begin : begin + len(values)] = values
             shares.append(share.view(shape))
-        gathered_shares[description.name] = shares
+        gathered_shares[spec.name] = shares
     return gathered_shares
 
 
 def gather_full(engine: Engine, state: str = "master") -> dict[str, Tensor]:
     """Every parameter's full master (or optimiser state), on every rank, from all fragments."""
     full = {}
-    for description, shares in zip(
-        engine.descriptions, gather_shares(engine, state).values(), strict=True
-    ):
-        if not description.is_split:
-            assert all(torch.equal(share, shares[0]) for share in shares), description.name
-        full[description.name] = assemble(shares, description)
+    for spec, shares in zip(engine.specs, gather_shards(engine, state).values(), strict=True):
+        if not spec.is_split:
+            assert all(torch.equal(share, shares[0]) for share in shares), spec.name
+        full[spec.name] = assemble(shares, spec)
     return full

@@ -13,7 +13,7 @@ from mmbert.data.shards.corpus import open_corpus
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.model.config import encoder_config
 from mmbert.recipe import load_recipe
-from mmbert.training.launcher_env import discover_placement
+from mmbert.training.launcher_env import rank_info_from_env
 from mmbert.training.run_config import RunOptions
 from tests.support.corpora import write_corpus
 
@@ -101,7 +101,7 @@ def pretrain_rank(rank: int, world_size: int, options: RunOptions) -> int:
 
     from mmbert.training.main import pretrain
 
-    return pretrain(options, discover_placement(os.environ))
+    return pretrain(options, rank_info_from_env(os.environ))
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:

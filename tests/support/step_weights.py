@@ -7,7 +7,7 @@ import torch
 
 from mmbert.checkpoint.reader import CheckpointReader
 from mmbert.checkpoint.store import CheckpointStore
-from mmbert.parallel.parameter_spec import InitialDistribution, ParameterDescription
+from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import STATES, ParameterFragment
 
@@ -27,8 +27,8 @@ class StepWeights:
             states = {
                 state: torch.full((self._length,), float(self.steps_taken)) for state in STATES
             }
-            description = ParameterDescription((self._length,), ONES, name=f"layer{number}.weight")
-            yield ParameterFragment(description, 0, 1, 0, self._length, **states)
+            spec = ParameterSpec((self._length,), ONES, name=f"layer{number}.weight")
+            yield ParameterFragment(spec, 0, 1, 0, self._length, **states)
 
 
 def newest_step(root: Path) -> int:

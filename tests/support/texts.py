@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from mmbert_prep.executor.workers import SoloTeam
+from mmbert_prep.executor.workers import SingleProcess
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.summary import Summary
@@ -103,7 +103,7 @@ def settings(path: Path | str, output: Path, **changes: Any) -> PrepSettings:
 
 def run(path: Path | str, output: Path, **changes: Any) -> Summary:
     """Run the pipeline in this process."""
-    summary = preprocess(SoloTeam(), settings(path, output, **changes))
+    summary = preprocess(SingleProcess(), settings(path, output, **changes))
     assert summary is not None
     return summary
 
@@ -131,7 +131,7 @@ def command_line(*arguments: object, launcher: Iterable[str] = ()) -> subprocess
 
 def command(*arguments: object) -> list[str]:
     """The script and options of a small run."""
-    options = ["--vocab-size", "1000", "--heldout-share", "0.1", "--unit-bytes", "3000"]
+    options = ["--vocab-size", "1000", "--heldout-fraction", "0.1", "--unit-bytes", "3000"]
     options += ["--context", "16", "--context", "64"]
     return ["launch/preprocess.py", *options, *(str(argument) for argument in arguments)]
 

@@ -73,12 +73,12 @@ def write_text(folder: Path, scale: int = 1) -> None:
 
 
 def run(
-    *command: str | Path, timeout: float = 120, **variables: str
+    *command: str | Path, timeout: float = 120, folder: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command from the repository's root; what it printed, standard error included."""
+    """Run a command in `folder`; its stdout has what it printed, standard error included."""
     return subprocess.run(
         [str(word) for word in command],
-        cwd=ROOT,
+        cwd=folder,
         env={**ENVIRONMENT, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -99,7 +99,7 @@ def make_inputs(folder: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def figures(run_folder: Path) -> dict[int, tuple[float, float]]:
+def losses_and_norms(run_folder: Path) -> dict[int, tuple[float, float]]:
     """Loss and gradient norm of every step of a run, from its log, to the last bit."""
     found = {}
     for line in (run_folder / "log.jsonl").read_text().splitlines():

@@ -13,7 +13,7 @@ from mmbert.model.config import EncoderConfig, encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
@@ -122,7 +122,7 @@ class EngineOfOneRank:
         for _, parameter in self._model.named_parameters():
             flat: Tensor = parameter.detach().flatten()
             zeros = torch.zeros_like(flat)
-            yield ParameterFragment(describe(parameter), 0, 1, 0, flat.numel(), flat, zeros, zeros)
+            yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), flat, zeros, zeros)
 
 
 def save_run(

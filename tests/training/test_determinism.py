@@ -13,7 +13,7 @@ import torch
 from mmbert.errors import UserError
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.run_config import RunOptions
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from tests.support.environment import ROOT, on_a_gpu
 from tests.support.prescribed_gradients import recipe
 from tests.support.ranks import run_ranks
@@ -87,9 +87,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr("mmbert_kernels.support.dispatch.is_installed", lambda _: False)
     monkeypatch.setattr("mmbert_kernels.support.dispatch.is_hopper", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    implementation.cache_clear()
+    backend.cache_clear()
     yield monkeypatch
-    implementation.cache_clear()
+    backend.cache_clear()
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True
 

@@ -12,7 +12,7 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import parse_recipe
-from mmbert.training.fault_tolerance.memory_check import largest_batch
+from mmbert.training.fault_tolerance.memory_check import worst_case_batch
 from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
@@ -25,7 +25,7 @@ def test_the_share_is_given_with_the_row_and_is_the_models_unless_given() -> Non
         encoder_config(recipe.model, 256), TensorGroup.single(), sequence_parallel=False
     )
     initialize_parameters(model, 1)
-    row = largest_batch(recipe.phases[0], RowShape(256, 85), 256, torch.device("cpu"))
+    row = worst_case_batch(recipe.phases[0], RowShape(256, 85), 256, torch.device("cpu"))
     bases = recipe.phases[0].rotary_bases
 
     def losses(seed: int | None, share: float | None = None) -> torch.Tensor:

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from mmbert.parallel.host_group import Control
-from mmbert.training.fault_tolerance.loop_requests import Wishes
-from mmbert.training.loop import Ending, train
+from mmbert.parallel.host_group import HostGroup
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
+from mmbert.training.loop import ExitReason, train
 
 PHASES = (("first", 0, 10), ("second", 10, 16))
 
 
-def session_at(step: int) -> Any:
-    """A session that has come to `step`; that it should read rows is an error."""
+def trainer_at(step: int) -> Any:
+    """A trainer that has come to `step`; that it should read rows is an error."""
     return SimpleNamespace(
         step=step,
         plan=SimpleNamespace(
@@ -25,20 +25,21 @@ def session_at(step: int) -> Any:
         ),
         recipe=SimpleNamespace(logging=SimpleNamespace(every_steps=1)),
         table=SimpleNamespace(names=()),
-        control=Control(0, 1),
-        wishes=Wishes,
-        beat=lambda activity: None,
+        host_group=HostGroup(0, 1),
+        pending_requests=LoopRequests,
+        heartbeat=lambda activity: None,
     )
 
 
 @pytest.mark.parametrize(
-    ("step", "phase", "ending"),
+    ("step", "phase", "exit_reason"),
     [
-        (10, "first", Ending.PHASE_DONE),  # the process died between the phase's end and its own
-        (16, "first", Ending.PHASE_DONE),
-        (16, "second", Ending.FINISHED),
-        (16, None, Ending.FINISHED),
+        # The process died between the end of the phase and its own.
+        (10, "first", ExitReason.PHASE_DONE),
+        (16, "first", ExitReason.PHASE_DONE),
+        (16, "second", ExitReason.FINISHED),
+        (16, None, ExitReason.FINISHED),
     ],
 )
-def test_what_is_done_is_not_passed(step: int, phase: str | None, ending: Ending) -> None:
-    assert train(session_at(step), stop_after_phase=phase) is ending
+def test_what_is_done_is_not_passed(step: int, phase: str | None, exit_reason: ExitReason) -> None:
+    assert train(trainer_at(step), stop_after_phase=phase) is exit_reason

@@ -38,7 +38,7 @@ def test_killed_again_and_again_it_is_the_same_run(
     for victim, step, activity in (
         (1, 2, Activity.TRAIN_STEP),
         (0, 8, Activity.SAVE_CHECKPOINT),
-        (1, 10, Activity.EVALUATE),
+        (1, 10, Activity.VALIDATE),
         (0, 15, Activity.READ_ROWS),
     ):
         ranks = start_ranks(
@@ -150,7 +150,9 @@ def test_a_disk_that_fills_up_while_figures_are_written(
 ) -> None:
     options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
     ranks = start_ranks(
-        options, before=fault_injection.limit_figures_at, arguments=(13, Activity.TRAIN_STEP, 1_000)
+        options,
+        before=fault_injection.limit_log_size_at,
+        arguments=(13, Activity.TRAIN_STEP, 1_000),
     )
     assert exit_statuses(ranks) == [2, 2], output_of(options)
     said = output_of(options)

@@ -4,10 +4,10 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert.training.launcher_env import (
-    device_number,
-    discover_placement,
+    device_index,
     first_host,
-    hostfile_in,
+    hostfile_argument,
+    rank_info_from_env,
 )
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
@@ -23,44 +23,44 @@ SLURM = {
 
 
 def test_plain_python_is_one_process() -> None:
-    placement = discover_placement({})
-    assert (placement.rank, placement.world_size, placement.launcher) == (0, 1, "python")
+    rank_info = rank_info_from_env({})
+    assert (rank_info.rank, rank_info.world_size, rank_info.launcher) == (0, 1, "python")
 
 
 def test_torch_variables_are_taken_as_they_are() -> None:
-    placement = discover_placement(TORCH)
-    assert placement.environment() == TORCH
+    rank_info = rank_info_from_env(TORCH)
+    assert rank_info.environment() == TORCH
 
 
 def test_the_local_rank_argument_of_deepspeed_wins() -> None:
-    assert discover_placement(TORCH, local_rank_argument=2).local_rank == 2
+    assert rank_info_from_env(TORCH, local_rank_argument=2).local_rank == 2
 
 
 def test_half_set_variables_are_refused() -> None:
     with pytest.raises(UserError, match="WORLD_SIZE, MASTER_PORT is not"):
-        discover_placement({"RANK": "0", "MASTER_ADDR": "a"})
+        rank_info_from_env({"RANK": "0", "MASTER_ADDR": "a"})
 
 
 def test_a_rank_outside_the_world_is_refused() -> None:
     with pytest.raises(UserError, match="rank 4 does not lie"):
-        discover_placement({**TORCH, "RANK": "4"})
+        rank_info_from_env({**TORCH, "RANK": "4"})
 
 
 def test_srun_gives_rank_world_and_the_first_node() -> None:
-    placement = discover_placement(SLURM)
-    assert (placement.rank, placement.world_size, placement.local_rank) == (2, 4, 0)
-    assert placement.master_address == "gpu03"
-    others = discover_placement({**SLURM, "SLURM_PROCID": "3"})
-    assert others.master_port == placement.master_port
-    next_job = discover_placement({**SLURM, "SLURM_JOB_ID": "78"})
-    assert next_job.master_port != placement.master_port
+    rank_info = rank_info_from_env(SLURM)
+    assert (rank_info.rank, rank_info.world_size, rank_info.local_rank) == (2, 4, 0)
+    assert rank_info.master_address == "gpu03"
+    others = rank_info_from_env({**SLURM, "SLURM_PROCID": "3"})
+    assert others.master_port == rank_info.master_port
+    next_job = rank_info_from_env({**SLURM, "SLURM_JOB_ID": "78"})
+    assert next_job.master_port != rank_info.master_port
 
 
 def test_a_batch_script_that_forgets_srun_is_refused() -> None:
     # In the batch script itself Slurm sets SLURM_PROCID=0 and no step.
     environment = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}
     with pytest.raises(UserError, match="4 tasks") as error:
-        discover_placement(environment)
+        rank_info_from_env(environment)
     assert "srun" in error.value.remedy
 
 
@@ -69,9 +69,9 @@ def test_the_special_steps_of_slurm_are_no_tasks_of_srun(step: str) -> None:
     """As in the batch script, and in the shell that `salloc` opens."""
     alone = {**SLURM, "SLURM_PROCID": "0", "SLURM_STEP_ID": step}
     with pytest.raises(UserError, match="4 tasks"):
-        discover_placement(alone)
+        rank_info_from_env(alone)
     single = {**alone, "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}
-    assert discover_placement(single).launcher == "python"
+    assert rank_info_from_env(single).launcher == "python"
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,13 @@ def test_the_special_steps_of_slurm_are_no_tasks_of_srun(step: str) -> None:
         ("python bin/deepspeed --num_gpus 2 -H hosts train.py", "hosts"),
         ("python bin/deepspeed --hostfile=a/hosts train.py", "a/hosts"),
         ("python bin/deepspeed train.py --hostfile mine", None),
+        ("python bin/deepspeed --hostfile hosts --module mmbert.pretrain --data d", "hosts"),
+        ("python bin/deepspeed --module mmbert.pretrain --hostfile mine", None),
         ("python -u -m deepspeed.launcher.launch --world_info=e30= train.py", None),
     ],
 )
 def test_the_hostfile_in_a_launchers_command(command: str, hostfile: str | None) -> None:
-    assert hostfile_in(command.split()) == hostfile
+    assert hostfile_argument(command.split()) == hostfile
 
 
 def test_a_launcher_that_started_fewer_processes_than_tasks_is_refused() -> None:
@@ -97,7 +99,7 @@ def test_a_launcher_that_started_fewer_processes_than_tasks_is_refused() -> None
         "SLURM_NTASKS": "4",
     }
     with pytest.raises(UserError, match="this run has 2"):
-        discover_placement(environment)
+        rank_info_from_env(environment)
 
 
 def test_one_torchrun_per_node_is_fine() -> None:
@@ -108,12 +110,12 @@ def test_one_torchrun_per_node_is_fine() -> None:
         "SLURM_NTASKS": "2",
         "SLURM_STEP_ID": "0",
     }
-    assert discover_placement(environment).world_size == 16
+    assert rank_info_from_env(environment).world_size == 16
 
 
 def test_a_step_smaller_than_its_allocation_is_fine() -> None:
     environment = {**SLURM, "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
-    assert discover_placement(environment).world_size == 2
+    assert rank_info_from_env(environment).world_size == 2
 
 
 def test_open_mpi_on_one_node_needs_no_address() -> None:
@@ -123,9 +125,9 @@ def test_open_mpi_on_one_node_needs_no_address() -> None:
         "OMPI_COMM_WORLD_LOCAL_RANK": "1",
         "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
     }
-    placement = discover_placement(environment)
-    assert (placement.rank, placement.world_size) == (1, 2)
-    assert placement.master_address == "127.0.0.1"
+    rank_info = rank_info_from_env(environment)
+    assert (rank_info.rank, rank_info.world_size) == (1, 2)
+    assert rank_info.master_address == "127.0.0.1"
 
 
 def test_open_mpi_on_several_nodes_needs_one() -> None:
@@ -135,7 +137,7 @@ def test_open_mpi_on_several_nodes_needs_one() -> None:
         "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
     }
     with pytest.raises(UserError, match="where rank 0 listens"):
-        discover_placement(environment)
+        rank_info_from_env(environment)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_an_unreadable_node_list_is_refused() -> None:
 
 
 def test_each_rank_has_its_own_gpu_however_many_it_is_shown() -> None:
-    assert [device_number(rank, 8) for rank in (0, 7)] == [0, 7]
-    assert device_number(3, 1) == 0
+    assert [device_index(rank, 8) for rank in (0, 7)] == [0, 7]
+    assert device_index(3, 1) == 0
     with pytest.raises(UserError, match="local rank 2 has no GPU"):
-        device_number(2, 2)
+        device_index(2, 2)

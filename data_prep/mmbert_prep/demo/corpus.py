@@ -21,14 +21,15 @@ import zstandard
 from babel import localedata
 from babel.core import get_global
 
-from mmbert_prep.demo.text import DocumentMaker, own_names
+from mmbert_prep.demo.text import DocumentGenerator, own_names
 from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 
 HIGH = ("en", "de", "fr", "es", "ru", "zh", "ja", "pt", "it", "tr", "ar", "pl")
 MIDDLE_COUNT = 46
 HIGH_BYTES, MIDDLE_BYTES, LOW_BYTES = 260_000, 55_000, 12_000
-_LEAST_NAMES = 1_300  # characters of names below which a language cannot give 20 distinct documents
-_LEAST_DOCUMENTS = 20
+# Languages with fewer characters of names cannot give 20 distinct documents.
+_MIN_NAME_CHARACTERS = 1_300
+_MIN_DOCUMENTS = 20
 
 
 def demo_languages() -> dict[str, str]:
@@ -46,7 +47,11 @@ def demo_languages() -> dict[str, str]:
         except KeyError:
             continue
         size = sum(len(n) for names in own_names(identifier).values() for n in names.values())
-        if is_language_key(key) and size >= _LEAST_NAMES and size > sizes.get(key, (0, ""))[0]:
+        if (
+            is_language_key(key)
+            and size >= _MIN_NAME_CHARACTERS
+            and size > sizes.get(key, (0, ""))[0]
+        ):
             sizes[key] = (size, identifier)
     order = sorted(sizes, key=lambda key: (sizes[key][1] not in HIGH, -sizes[key][0], key))
     return {key: sizes[key][1] for key in order}
@@ -55,13 +60,13 @@ def demo_languages() -> dict[str, str]:
 def _documents(identifier: str, target_bytes: int) -> list[str]:
     documents: list[str] = []
     size = 0
-    maker = DocumentMaker(identifier)
+    maker = DocumentGenerator(identifier)
     if maker.variety < 2:
         return []
     for text in maker.documents():
         documents.append(text)
         size += len(text.encode())
-        if size >= target_bytes and len(documents) >= 2 * _LEAST_DOCUMENTS:
+        if size >= target_bytes and len(documents) >= 2 * _MIN_DOCUMENTS:
             break
     return documents
 
@@ -91,7 +96,7 @@ def write_demo_corpus(folder: Path) -> dict[str, int]:
         high, middle = place < len(HIGH), place < len(HIGH) + MIDDLE_COUNT
         target = HIGH_BYTES if high else MIDDLE_BYTES if middle else LOW_BYTES
         documents = _documents(identifier, target)
-        if len(documents) < _LEAST_DOCUMENTS:
+        if len(documents) < _MIN_DOCUMENTS:
             continue
         counts[language] = len(documents)
         rows = _rows(language, documents)

@@ -47,7 +47,7 @@ def own_names(identifier: str) -> dict[str, dict[str, str]]:
     return names
 
 
-class DocumentMaker:
+class DocumentGenerator:
     """Endless distinct documents of one locale, the same for the same locale and CLDR release."""
 
     def __init__(self, identifier: str) -> None:
@@ -73,10 +73,10 @@ class DocumentMaker:
             (self._country, len(self._territories) >= 20),
             (self._language, len(self._languages) >= 20 and len(self._territories) >= 20),
             (self._places, len(self._territories) + len(self._regions) >= 20),
-            (self._tongues, len(self._languages) >= 20),
+            (self._language_list, len(self._languages) >= 20),
             (self._prices, len(self._currencies) >= 10),
             (self._measures, len(self._units) >= 10),
-            (self._days, _names_its_months(self.locale)),
+            (self._days, _has_month_names(self.locale)),
         ]
         self._kinds = [maker for maker, possible in kinds if possible]
 
@@ -103,7 +103,7 @@ class DocumentMaker:
     def _list(self, items: list[str]) -> str:
         return format_list(items, locale=self.locale) if items else ""
 
-    def _some(self, names: dict[str, str], least: int, most: int) -> list[str]:
+    def _sample(self, names: dict[str, str], least: int, most: int) -> list[str]:
         count = min(len(names), self._random.randint(least, most))
         return self._random.sample(list(names.values()), count)
 
@@ -151,7 +151,7 @@ class DocumentMaker:
             for territory, languages in sorted(self._speakers.items())
             if code in languages and territory in self._territories
         ]
-        others = self._some(self._languages, 2, 4)
+        others = self._sample(self._languages, 2, 4)
         self._random.shuffle(homes)
         lines = [f"{name}: {self._list(homes[:8])}" if homes else name]
         lines.append(self._list([name, *others]))
@@ -161,12 +161,13 @@ class DocumentMaker:
 
     def _places(self) -> str:
         places = {**self._territories, **self._regions}
-        lines = [self._list(self._some(places, 3, 7)) for _ in range(self._random.randint(2, 5))]
+        lines = [self._list(self._sample(places, 3, 7)) for _ in range(self._random.randint(2, 5))]
         return ".\n".join(lines) + "."
 
-    def _tongues(self) -> str:
+    def _language_list(self) -> str:
         lines = [
-            self._list(self._some(self._languages, 3, 7)) for _ in range(self._random.randint(2, 4))
+            self._list(self._sample(self._languages, 3, 7))
+            for _ in range(self._random.randint(2, 4))
         ]
         return ".\n".join(lines) + "."
 
@@ -206,7 +207,7 @@ class DocumentMaker:
         return "\n".join(lines)
 
 
-def _names_its_months(locale: Locale) -> bool:
+def _has_month_names(locale: Locale) -> bool:
     """Whether the locale has month names (CLDR's root has M01, M02, …)."""
     return not locale.months["format"]["wide"][1].startswith("M0")
 

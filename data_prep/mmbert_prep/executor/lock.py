@@ -29,7 +29,7 @@ def output_lock(path: Path) -> Iterator[None]:
     """Hold the lock file `path` for the block. Raises UserError while another run holds it."""
     token = _acquire(path)
     stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    heart = threading.Thread(target=_keep_alive, args=(path, stop), daemon=True)
     heart.start()
     try:
         yield
@@ -49,7 +49,7 @@ def _acquire(path: Path) -> dict[str, Any]:
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "slurm_restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
     }
-    with _guard(path):
+    with _file_lock(path):
         holder = _holder(path)
         if holder is not None and _alive(path, holder):
             raise UserError(
@@ -63,7 +63,7 @@ def _acquire(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _guard(path: Path) -> Iterator[None]:
+def _file_lock(path: Path) -> Iterator[None]:
     """Keeps looking at the lock and taking it from happening twice at once."""
     with open(path.with_name(path.name + ".guard"), "a") as guard:
         # Some network file systems know no file locks: then the check alone has to do.
@@ -99,7 +99,7 @@ def _alive(path: Path, holder: dict[str, Any]) -> bool:
         return False
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
+def _keep_alive(path: Path, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(path)

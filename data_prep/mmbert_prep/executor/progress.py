@@ -130,8 +130,8 @@ class ProgressBar:
 
     def _print_line(self) -> None:
         weight, speed, left = self._read()
-        told = (f"{self._title}: {weight / self._total:.1%}", speed, left)
-        self._console.print(", ".join(filter(None, told)), soft_wrap=True, highlight=False)
+        reported = (f"{self._title}: {weight / self._total:.1%}", speed, left)
+        self._console.print(", ".join(filter(None, reported)), soft_wrap=True, highlight=False)
 
 
 def files_being_read(folder: Path) -> list[str]:

@@ -8,46 +8,48 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from mmbert_prep.executor.progress import Meter, ProgressBar
-from mmbert_prep.executor.work_units import Plan
-from mmbert_prep.executor.workers import Team, claimed, clear_folder
+from mmbert_prep.executor.work_units import WorkPlan
+from mmbert_prep.executor.workers import WorkerGroup, claim_tasks, make_empty_folder
 from mmbert_prep.executor.workspace import Workspace
 
 
 class Stages:
     """Runs stages for one worker."""
 
-    def __init__(self, team: Team, space: Workspace, console: Console) -> None:
-        self.team, self._space, self._console = team, space, console
+    def __init__(self, group: WorkerGroup, workspace: Workspace, console: Console) -> None:
+        self.group, self._workspace, self._console = group, workspace, console
 
     @property
-    def leader(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this worker plans and reports."""
-        return self.team.rank == 0
+        return self.group.rank == 0
 
     def begin(self) -> None:
         """Forget the claims and counters of the stage before (the leader, while others wait)."""
-        clear_folder(self._space.claims)
-        clear_folder(self._space.progress)
+        make_empty_folder(self._workspace.claims)
+        make_empty_folder(self._workspace.progress)
 
     @contextlib.contextmanager
     def stage(self, name: str, title: str, total: int, done: int = 0) -> Iterator[Meter]:
         """A stage of `total` weight, `done` of it by an earlier run; ends when all have ended."""
         with contextlib.ExitStack() as stack:
-            if self.leader:
-                bar = ProgressBar(self._console, self._space.progress, name, title, total, done)
+            if self.is_rank_zero:
+                bar = ProgressBar(self._console, self._workspace.progress, name, title, total, done)
                 stack.enter_context(bar)
-            with contextlib.closing(Meter(self._space.progress, name, self.team.rank)) as meter:
+            with contextlib.closing(
+                Meter(self._workspace.progress, name, self.group.rank)
+            ) as meter:
                 yield meter
-            self.team.barrier()
-        if self.leader:
+            self.group.barrier()
+        if self.is_rank_zero:
             self.begin()
-        self.team.barrier()
+        self.group.barrier()
 
-    def claimed(self, tasks: Sequence[str], weights: Sequence[int]) -> Iterator[int]:
+    def claim_tasks(self, tasks: Sequence[str], weights: Sequence[int]) -> Iterator[int]:
         """Indices of the tasks that this worker is to do."""
-        return claimed(self.team, self._space.claims, tasks, weights)
+        return claim_tasks(self.group, self._workspace.claims, tasks, weights)
 
-    def claimed_units(self, plan: Plan) -> Iterator[int]:
+    def claim_units(self, plan: WorkPlan) -> Iterator[int]:
         """Indices of the units of work that this worker is to do."""
-        weights = [unit.weight for unit in plan.units]
-        return self.claimed([unit.key for unit in plan.units], weights)
+        weights = [unit.input_bytes for unit in plan.units]
+        return self.claim_tasks([unit.key for unit in plan.units], weights)

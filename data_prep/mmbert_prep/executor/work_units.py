@@ -8,69 +8,87 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel, ConfigDict
 
-from mmbert_prep.readers import Segment, plan_segments
+from mmbert_prep.readers import FileRange, plan_ranges
 from mmbert_prep.readers.discovery import Discovery
 from mmbert_prep.settings import PrepSettings
 
-_LEAST_UNIT, _MOST_UNIT = 2_000_000, 64_000_000
-_UNITS_AIMED_AT = 256
+_MIN_UNIT_BYTES, _MAX_UNIT_BYTES = 2_000_000, 64_000_000
+_TARGET_UNITS = 256
 
 
-class Unit(BaseModel):
+class WorkUnit(BaseModel):
     """What a worker does in one go: `key` names its results and changes with its content."""
 
     model_config = ConfigDict(frozen=True)
 
     key: str
-    segments: tuple[Segment, ...]
-    weight: int
+    file_ranges: tuple[FileRange, ...]
+    input_bytes: int
 
 
-class Plan(BaseModel):
+class WorkPlan(BaseModel):
     """All units in the order that fixes the order of documents."""
 
     model_config = ConfigDict(frozen=True)
 
     fingerprint: str
-    units: tuple[Unit, ...]
+    units: tuple[WorkUnit, ...]
     settings: dict[str, object]
 
     @property
-    def weight(self) -> int:
+    def input_bytes(self) -> int:
         """Input bytes of all units."""
-        return sum(unit.weight for unit in self.units)
+        return sum(unit.input_bytes for unit in self.units)
 
 
-def plan_units(found: Discovery, settings: PrepSettings) -> Plan:
+def plan_work_units(found: Discovery, settings: PrepSettings) -> WorkPlan:
     """Divide the input into units, big files apart and small ones together."""
     total = sum(file.size for file in found.files if file.format != "hub")
-    unit_bytes = settings.unit_bytes or min(_MOST_UNIT, max(_LEAST_UNIT, total // _UNITS_AIMED_AT))
+    unit_bytes = settings.unit_bytes or min(
+        _MAX_UNIT_BYTES, max(_MIN_UNIT_BYTES, total // _TARGET_UNITS)
+    )
     with ThreadPoolExecutor(8) as pool:  # waits for the file system, mostly
-        divided = pool.map(lambda file: plan_segments(file, unit_bytes, settings), found.files)
-        segments = [segment for parts in divided for segment in parts]
-    groups: list[list[Segment]] = []
-    weight = 0
-    for segment in segments:
-        if not groups or weight + segment.weight > unit_bytes:
+        divided = pool.map(lambda file: plan_ranges(file, unit_bytes, settings), found.files)
+        file_ranges = [file_range for parts in divided for file_range in parts]
+    groups: list[list[FileRange]] = []
+    group_bytes = 0
+    for file_range in file_ranges:
+        if not groups or group_bytes + file_range.input_bytes > unit_bytes:
             groups.append([])
-            weight = 0
-        groups[-1].append(segment)
-        weight += segment.weight
-    deciding = settings.deciding()
-    units = tuple(_unit(group, deciding) for group in groups)
-    joined = "".join(unit.key for unit in units) + json.dumps(deciding, sort_keys=True)
+            group_bytes = 0
+        groups[-1].append(file_range)
+        group_bytes += file_range.input_bytes
+    output_settings = settings.output_settings()
+    units = tuple(_work_unit(group, output_settings) for group in groups)
+    joined = "".join(unit.key for unit in units) + json.dumps(output_settings, sort_keys=True)
     fingerprint = hashlib.sha256(joined.encode()).hexdigest()
-    return Plan(fingerprint=fingerprint, units=units, settings=deciding)
+    return WorkPlan(fingerprint=fingerprint, units=units, settings=output_settings)
 
 
 # Settings that act after a unit is encoded: changing them does not redo units.
-_AFTER_UNITS = {"contexts", "shard_tokens", "deduplicate", "maximum_tokens_per_language", "source"}
-_AFTER_UNITS |= {"heldout_share", "unit_bytes"}
+_UNUSED_BY_UNITS = {
+    "contexts",
+    "deduplicate",
+    "heldout_share",
+    "maximum_tokens_per_language",
+    "shard_tokens",
+    "source",
+    "unit_bytes",
+}
 
 
-def _unit(segments: list[Segment], deciding: dict[str, object]) -> Unit:
-    settings = {name: value for name, value in deciding.items() if name not in _AFTER_UNITS}
-    content = [[segment.model_dump(mode="json") for segment in segments], settings]
+def _work_unit(file_ranges: list[FileRange], output_settings: dict[str, object]) -> WorkUnit:
+    settings = {
+        name: value for name, value in output_settings.items() if name not in _UNUSED_BY_UNITS
+    }
+    content = [[_key_content(file_range) for file_range in file_ranges], settings]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
-    weight = sum(segment.weight for segment in segments)
-    return Unit(key=key, segments=tuple(segments), weight=weight)
+    input_bytes = sum(file_range.input_bytes for file_range in file_ranges)
+    return WorkUnit(key=key, file_ranges=tuple(file_ranges), input_bytes=input_bytes)
+
+
+def _key_content(file_range: FileRange) -> dict[str, object]:
+    # `weight` is the former name of `input_bytes`; finished outputs hold fingerprints made with it.
+    content = file_range.model_dump(mode="json")
+    content["weight"] = content.pop("input_bytes")
+    return content

@@ -26,7 +26,7 @@ from mmbert.files import make_folder
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
 
 
-class Team(Protocol):
+class WorkerGroup(Protocol):
     """What the pipeline needs of its workers. Rank 0 leads: it plans, reports and works too."""
 
     rank: int
@@ -39,7 +39,7 @@ class Team(Protocol):
         """Raise if another worker failed; called between documents, so it must be cheap."""
 
 
-class SoloTeam:
+class SingleProcess:
     """One process."""
 
     rank = 0
@@ -52,7 +52,7 @@ class SoloTeam:
         """Nobody can have failed."""
 
 
-class MpiTeam:
+class MpiWorkerGroup:
     """The ranks of an MPI communicator (mpirun, srun with MPI)."""
 
     def __init__(self, communicator: Any) -> None:
@@ -74,7 +74,7 @@ class MpiTeam:
         self._communicator.Abort(status)
 
 
-class SlurmTeam:
+class SlurmWorkerGroup:
     """The tasks of a Slurm step: they know their numbers, and meet in files of the output folder.
 
     Needs no MPI. Every task says in `folder` which barriers it has reached; rank 0, when it has
@@ -127,31 +127,33 @@ class SlurmTeam:
         (self._folder / f"failed-{self.rank}").touch()
 
 
-def launched_team(output: Path) -> MpiTeam | SlurmTeam | None:
+def worker_group_from_env(output: Path) -> MpiWorkerGroup | SlurmWorkerGroup | None:
     """The team of the processes that a launcher started; None when this process is alone.
 
     Raises UserError where the launcher and MPI do not agree.
     """
-    return slurm_team(output) or mpi_team()
+    return slurm_worker_group(output) or mpi_worker_group()
 
 
-def run_launched(program: Callable[..., Any], team: MpiTeam | SlurmTeam, *arguments: Any) -> Any:
+def run_launched(
+    program: Callable[..., Any], group: MpiWorkerGroup | SlurmWorkerGroup, *arguments: Any
+) -> Any:
     """Run `program(team, *arguments)` in this process, one of the team; others hear of failure."""
-    if isinstance(team, MpiTeam):
-        return program(team, *arguments)  # MPI's ranks are aborted when this one leaves
+    if isinstance(group, MpiWorkerGroup):
+        return program(group, *arguments)  # MPI's ranks are aborted when this one leaves
     try:
-        result = program(team, *arguments)
-        team.close()
+        result = program(group, *arguments)
+        group.close()
     except BaseException:
-        team.abort()
+        group.abort()
         raise
     return result
 
 
-def slurm_team(output: Path) -> SlurmTeam | None:
+def slurm_worker_group(output: Path) -> SlurmWorkerGroup | None:
     """The team of this Slurm step when it has several tasks and no MPI started them, else None."""
     variables = os.environ
-    if any(name in variables for name in _MPI_SIZES) or launched_processes() == 1:
+    if any(name in variables for name in _MPI_SIZES) or launched_process_count() == 1:
         return None
     # Apart for each start of each job: what an earlier one left says nothing about this one.
     step = ".".join(
@@ -159,16 +161,16 @@ def slurm_team(output: Path) -> SlurmTeam | None:
         for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     )
     folder = output / ".preprocess" / f"step-{step}"
-    return SlurmTeam(int(variables["SLURM_PROCID"]), launched_processes(), folder)
+    return SlurmWorkerGroup(int(variables["SLURM_PROCID"]), launched_process_count(), folder)
 
 
-def mpi_team() -> MpiTeam | None:
+def mpi_worker_group() -> MpiWorkerGroup | None:
     """The MPI team when a launcher started several processes, else None.
 
     Raises UserError where the launcher and MPI do not agree: `srun` without the right `--mpi`
     silently starts N separate runs of one process each.
     """
-    expected = launched_processes()
+    expected = launched_process_count()
     if expected <= 1:
         return None
     try:
@@ -186,14 +188,14 @@ def mpi_team() -> MpiTeam | None:
             remedy="under srun choose the MPI flavour (srun --mpi=pmix or --mpi=pmi2), use mpirun, "
             "or start one process (srun -n 1) and give --workers",
         )
-    return MpiTeam(MPI.COMM_WORLD)
+    return MpiWorkerGroup(MPI.COMM_WORLD)
 
 
 # Slurm numbers the steps that are no srun (the batch script, an allocation's shell) from the top.
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
-def launched_processes() -> int:
+def launched_process_count() -> int:
     """How many processes a launcher started together with this one, as the environment says."""
     # Of Slurm, a step; not the batch script itself.
     for name in _MPI_SIZES:
@@ -209,7 +211,7 @@ class WorkerDiedError(Exception):
     """A local worker process ended without saying why (killed, or out of memory)."""
 
 
-class _LocalTeam:
+class _LocalWorkerGroup:
     def __init__(self, rank: int, size: int, barrier: Any) -> None:
         self.rank, self.size = rank, size
         self._barrier = barrier
@@ -236,11 +238,11 @@ def run_local(program: Callable[..., Any], size: int, *arguments: Any) -> Any:
     `program` and the arguments must be picklable.
     """
     if size == 1:
-        return program(SoloTeam(), *arguments)
+        return program(SingleProcess(), *arguments)
     # Fresh processes: a fork would copy the locks of threads that Arrow and SentencePiece started.
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(size)
-    team = _LocalTeam(0, size, barrier)
+    group = _LocalWorkerGroup(0, size, barrier)
     processes, receivers = [], []
     for rank in range(1, size):
         receiver, sender = context.Pipe(duplex=False)
@@ -252,14 +254,14 @@ def run_local(program: Callable[..., Any], size: int, *arguments: Any) -> Any:
         sender.close()
         processes.append(process)
         receivers.append(receiver)
-    watcher = threading.Thread(target=_watch, args=(team, receivers, barrier), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(group, receivers, barrier), daemon=True)
     watcher.start()
     try:
-        result = program(team, *arguments)
+        result = program(group, *arguments)
         for process in processes:
             process.join()
         watcher.join()
-        team.check()
+        group.check()
         return result
     except BaseException:
         barrier.abort()
@@ -279,9 +281,9 @@ def _local_worker(
     sender: Connection,
     arguments: Sequence[Any],
 ) -> None:
-    threading.Thread(target=_follow_leader, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        program(_LocalTeam(rank, size, barrier), *arguments)
+        program(_LocalWorkerGroup(rank, size, barrier), *arguments)
         sender.send(None)
     except KeyboardInterrupt:
         os._exit(130)
@@ -295,15 +297,15 @@ def _local_worker(
         barrier.abort()
 
 
-def _follow_leader() -> None:
+def _exit_with_parent() -> None:
     """End this worker when the leader is gone, even while it waits at a barrier."""
-    leader = multiprocessing.parent_process()
-    assert leader is not None
-    leader.join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _watch(team: _LocalTeam, receivers: list[Connection], barrier: Any) -> None:
+def _watch(group: _LocalWorkerGroup, receivers: list[Connection], barrier: Any) -> None:
     waiting = list(receivers)
     while waiting:
         for receiver in wait(waiting):
@@ -316,13 +318,13 @@ def _watch(team: _LocalTeam, receivers: list[Connection], barrier: Any) -> None:
                     "a worker process was killed (perhaps by the system, for lack of memory)"
                 )
             # A worker that only saw the broken barrier says less than the one that broke it.
-            if failure is not None and team.failure is None:
-                team.failure = failure
+            if failure is not None and group.failure is None:
+                group.failure = failure
                 barrier.abort()
 
 
-def claimed(
-    team: Team, folder: Path, tasks: Sequence[str], weights: Sequence[int]
+def claim_tasks(
+    group: WorkerGroup, folder: Path, tasks: Sequence[str], weights: Sequence[int]
 ) -> Iterator[int]:
     """Indices of tasks that this worker is to do, biggest first; every task goes to one worker.
 
@@ -332,11 +334,11 @@ def claimed(
     order = sorted(range(len(tasks)), key=lambda index: (-weights[index], index))
     sizes = np.maximum(np.array(weights, dtype=np.float64), 1)
     middles = np.cumsum(sizes) - sizes / 2
-    shares = (middles * team.size / sizes.sum()).astype(np.int64) if tasks else middles
-    for index in (index for index in order if shares[index] == team.rank):
+    shares = (middles * group.size / sizes.sum()).astype(np.int64) if tasks else middles
+    for index in (index for index in order if shares[index] == group.rank):
         if _claim(folder, tasks[index]):
             yield index
-            team.check()
+            group.check()
     taken = set(os.listdir(folder))
     for index in reversed(order):  # others work from the big ones down
         name = tasks[index]
@@ -344,7 +346,7 @@ def claimed(
             continue
         if _claim(folder, name):
             yield index
-            team.check()
+            group.check()
         # Look at what others took meanwhile, rather than trying every task of a long list.
         taken = set(os.listdir(folder))
 
@@ -357,7 +359,7 @@ def _claim(folder: Path, name: str) -> bool:
     return True
 
 
-def clear_folder(folder: Path) -> None:
+def make_empty_folder(folder: Path) -> None:
     """Make `folder` exist and be empty (of files)."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in os.listdir(folder):

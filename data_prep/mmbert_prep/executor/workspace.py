@@ -26,19 +26,19 @@ class Workspace:
         self.plan = self.root / "plan.json"
         self.claims = self.root / "claims"
         self.progress = self.root / "progress"
-        self.survey = self.root / "survey"
+        self.samples = self.root / "survey"
         self.languages = self.root / "languages.json"
         self.merge = self.root / "merge"
         self.staging = self.root / "staging"
-        self.receipts = self.root / "receipts"
+        self.commit_markers = self.root / "receipts"
         self._merged_units = self.root / "merged-units"
 
-    def units(self, fingerprint: str, accelerator: str) -> Path:
-        """Parts made with a tokenizer of this fingerprint, with or without an accelerator.
+    def units(self, fingerprint: str, fast_encoder: str) -> Path:
+        """Parts made with a tokenizer of this fingerprint, with or without a fast encoder.
 
-        Apart, so that a run without it never takes over what a doubtful accelerator made.
+        Apart, so that a run without it never takes over what a doubtful fast encoder made.
         """
-        return self.root / f"units-{fingerprint[:12]}-{accelerator}"
+        return self.root / f"units-{fingerprint[:12]}-{fast_encoder}"
 
     def create(self) -> None:
         """Make the folders."""
@@ -46,14 +46,14 @@ class Workspace:
             self.root,
             self.claims,
             self.progress,
-            self.survey,
+            self.samples,
             self.merge,
             self.staging,
-            self.receipts,
+            self.commit_markers,
         ):
             make_folder(folder)
 
-    def merges(self, units: Path) -> bool:
+    def is_merged_from(self, units: Path) -> bool:
         """Whether what is merged so far was made of these parts."""
         return self._merged_units.exists() and self._merged_units.read_text() == units.name
 
@@ -61,7 +61,7 @@ class Workspace:
         """Forget what was merged, as the plan or the parts changed; from now on `units` are."""
         self._merged_units.unlink(missing_ok=True)
         sync_folder(self.root)
-        for folder in (self.merge, self.staging, self.receipts):
+        for folder in (self.merge, self.staging, self.commit_markers):
             shutil.rmtree(folder, ignore_errors=True)
             make_folder(folder)
         if units is not None:

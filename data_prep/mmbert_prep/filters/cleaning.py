@@ -23,7 +23,7 @@ _SALT = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
-class Clean(NamedTuple):
+class CleanText(NamedTuple):
     """A document that is kept: its text, the same as UTF-8, and whether cleaning changed it."""
 
     text: str
@@ -42,7 +42,7 @@ class Cleaner:
             else None
         )
 
-    def clean(self, document: Document) -> Clean | str:
+    def clean(self, document: Document) -> CleanText | str:
         """The cleaned text, or the reason for rejecting the document."""
         if document.problem is not None:
             return document.problem
@@ -71,9 +71,9 @@ class Cleaner:
             return "empty"
         if len(text) < self._settings.minimum_characters:
             return "too_short"
-        if self._decontaminator is not None and self._decontaminator.contaminated(text):
+        if self._decontaminator is not None and self._decontaminator.is_contaminated(text):
             return "contaminated"
-        return Clean(text, data, changed)
+        return CleanText(text, data, changed)
 
 
 def content_hashes(data: list[bytes]) -> np.ndarray:
@@ -82,7 +82,7 @@ def content_hashes(data: list[bytes]) -> np.ndarray:
     return np.frombuffer(digests, dtype=">u8").astype("<u8").reshape(-1, 2)
 
 
-def heldout_flags(hashes: np.ndarray, share: float) -> np.ndarray:
+def heldout_mask(hashes: np.ndarray, share: float) -> np.ndarray:
     """Which documents are held out (bool[n]): decided by the content hash alone.
 
     So a document's split is the same in every run, order and amount of data. The high half is

@@ -12,7 +12,7 @@ import xxhash
 
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Compression
-from mmbert_prep.readers.streams import DamagedFileError, TooLong, blocks, lines
+from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, read_blocks, split_lines
 
 # A word; in scripts that write without spaces each character counts as one, so that a run of
 # Chinese, Japanese, Thai, Lao, Khmer, Burmese or Tibetan can be found at any place.
@@ -20,10 +20,10 @@ _WORD = re.compile(
     r"[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
     r"\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+"
 )
-_WITHOUT_SPACES = re.compile(r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_UNSPACED_SCRIPT = re.compile(r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 # A character says less than a word: runs of them are this many times longer.
 _CHARACTERS_PER_WORD = 2
-_LONGEST_LINE = 64_000_000
+_MAX_LINE_BYTES = 64_000_000
 
 
 def _words(text: str) -> list[str]:
@@ -48,14 +48,14 @@ class Decontaminator:
                     remedy="give .txt, .tsv or .jsonl files (or .gz, .zst) to --decontaminate",
                 )
 
-    def contaminated(self, text: str) -> bool:
+    def is_contaminated(self, text: str) -> bool:
         """Whether the text shares an n-gram with an evaluation text."""
         known = self._known
         return any(ngram in known for ngram in self._ngrams(_words(text)))
 
     def _ngrams(self, words: list[str]) -> Iterator[int]:
         size = self._size
-        if words and sum(bool(_WITHOUT_SPACES.match(word)) for word in words) * 2 > len(words):
+        if words and sum(bool(_UNSPACED_SCRIPT.match(word)) for word in words) * 2 > len(words):
             size *= _CHARACTERS_PER_WORD
         digest = xxhash.xxh3_64_intdigest
         for start in range(len(words) - size + 1):
@@ -70,8 +70,8 @@ def _evaluation_texts(path: Path) -> Iterator[str]:
     structured = ".json" in name
     try:
         size = path.stat().st_size
-        for line in lines(blocks(str(path), compression, 0, size), _LONGEST_LINE):
-            if isinstance(line, TooLong):
+        for line in split_lines(read_blocks(str(path), compression, 0, size), _MAX_LINE_BYTES):
+            if isinstance(line, OversizedLine):
                 continue
             if structured:
                 yield from _strings(json.loads(line)) if line.strip() else ()

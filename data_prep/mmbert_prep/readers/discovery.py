@@ -72,7 +72,7 @@ def _paths(text: str) -> tuple[str, list[str]]:
     """The folder that relative paths start from, and every file below it or of the pattern."""
     path = Path(text)
     if path.is_dir():
-        return str(path), sorted(_walk(path))
+        return str(path), sorted(_list_files(path))
     if path.is_file():
         return str(path.parent), [str(path)]
     matches = sorted(glob.glob(text, recursive=True))
@@ -89,7 +89,7 @@ def _paths(text: str) -> tuple[str, list[str]]:
     return str(fixed if fixed.is_dir() else fixed.parent), sorted(set(names))
 
 
-def _walk(root: Path) -> list[str]:
+def _list_files(root: Path) -> list[str]:
     names: list[str] = []
     visited: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):

@@ -54,7 +54,7 @@ class InputFile:
     modified: int
 
 
-class Segment(BaseModel):
+class FileRange(BaseModel):
     """A part of one input file that one worker reads: bytes, row groups or everything."""
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +69,7 @@ class Segment(BaseModel):
     start: int
     stop: int
     """Byte range of plain lines, range of row groups of Parquet; 0 … size for whole files."""
-    weight: int
+    input_bytes: int
     """Input bytes that this part stands for: what work is divided by and progress is shown in."""
     problem: str | None = None
     """Why the file cannot be read at all, found while planning."""

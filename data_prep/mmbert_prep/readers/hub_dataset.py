@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert_prep.readers.columns import language_of
-from mmbert_prep.readers.documents import Document, InputFile, Segment
+from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.language_codes import is_language_key
+from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.settings import PrepSettings
 
 PREFIX = "hf:"
 # A dataset does not tell its bytes before it is read: work and progress count its shards.
-_SHARD_WEIGHT = 64_000_000
+_SHARD_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
-class _Name:
+class _DatasetName:
     """A dataset at a revision, one of its configurations and splits."""
 
     dataset: str
@@ -31,7 +31,7 @@ class _Name:
         return f"{PREFIX}{self.dataset}@{self.revision}:{self.config}:{self.split}"
 
     @classmethod
-    def parse(cls, text: str) -> _Name:
+    def parse(cls, text: str) -> _DatasetName:
         dataset, config, split = text.removeprefix(PREFIX).rsplit(":", 2)
         name, _, revision = dataset.rpartition("@")
         return cls(name, revision, config, split)
@@ -48,22 +48,26 @@ def list_hub_dataset(settings: PrepSettings) -> list[InputFile]:
     datasets = _library()
     try:
         revision = _revision(name)
-        configs = [config] if config else datasets.get_dataset_config_names(name, **_at(revision))
+        configs = (
+            [config]
+            if config
+            else datasets.get_dataset_config_names(name, **_revision_argument(revision))
+        )
         files = []
         for each in sorted(configs):
             language = settings.language or (each if is_language_key(each) else None)
-            path = str(_Name(name, revision, each, split or "train"))
-            count = _shards(_load(path))
+            path = str(_DatasetName(name, revision, each, split or "train"))
+            count = _shard_count(_load(path))
             files.append(InputFile(path, "hub", "none", language, count, 0))
         return files
     except Exception as error:  # the library and its transports have many kinds
-        raise _unreachable(settings.input, error) from error
+        raise _read_error(settings.input, error) from error
 
 
-def hub_segments(file: InputFile) -> list[Segment]:
+def hub_ranges(file: InputFile) -> list[FileRange]:
     """One segment per shard of the dataset."""
     return [
-        Segment(
+        FileRange(
             path=file.path,
             format="hub",
             compression="none",
@@ -72,22 +76,22 @@ def hub_segments(file: InputFile) -> list[Segment]:
             modified=file.modified,
             start=number,
             stop=number + 1,
-            weight=_SHARD_WEIGHT,
+            input_bytes=_SHARD_BYTES,
         )
         for number in range(file.size)
     ]
 
 
-def read_hub_dataset(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+def read_hub_dataset(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
     """Documents of one shard. A failing network raises UserError: nothing is missed silently."""
     try:
-        rows = _load(segment.path).shard(num_shards=segment.size, index=segment.start)
+        rows = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
         for row in rows:
-            yield _document(row, segment.language, settings)
+            yield _document(row, file_range.language, settings)
     except UserError:
         raise
     except Exception as error:  # the library and its transports have many kinds
-        raise _unreachable(segment.path, error) from error
+        raise _read_error(file_range.path, error) from error
 
 
 def _document(row: dict[str, Any], language: str | None, settings: PrepSettings) -> Document:
@@ -102,19 +106,23 @@ def _document(row: dict[str, Any], language: str | None, settings: PrepSettings)
 
 
 def _load(path: str) -> Any:
-    name = _Name.parse(path)
+    name = _DatasetName.parse(path)
     datasets = _library()
     return datasets.load_dataset(
-        name.dataset, name.config, split=name.split, streaming=True, **_at(name.revision)
+        name.dataset,
+        name.config,
+        split=name.split,
+        streaming=True,
+        **_revision_argument(name.revision),
     )
 
 
-def _shards(dataset: Any) -> int:
+def _shard_count(dataset: Any) -> int:
     # Before version 3 the attribute had another name.
     return int(dataset.num_shards if hasattr(dataset, "num_shards") else dataset.n_shards)
 
 
-def _at(revision: str) -> dict[str, str]:
+def _revision_argument(revision: str) -> dict[str, str]:
     return {"revision": revision} if revision else {}
 
 
@@ -137,10 +145,10 @@ def _library() -> Any:
     return datasets
 
 
-def _unreachable(what: str, error: Exception) -> UserError:
-    told = (str(error).splitlines() or [type(error).__name__])[0]
+def _read_error(what: str, error: Exception) -> UserError:
+    reported = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"{what} cannot be read: {told}",
+        f"{what} cannot be read: {reported}",
         remedy="check the name, the configuration and the network, and run the same command again: "
         "what is done is kept",
     )

@@ -7,33 +7,33 @@ from collections.abc import Iterator
 
 import orjson
 
-from mmbert_prep.readers.columns import language_of
-from mmbert_prep.readers.documents import Document, Segment
-from mmbert_prep.readers.streams import TooLong, blocks, lines
+from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
 
 
-def read_jsonl(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+def read_jsonl(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
     """Documents of a JSON-lines file; a line that is no object with a text is a problem."""
-    stream = blocks(segment.path, segment.compression, segment.start, segment.stop)
+    stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
     text_column, columns = settings.text_column, settings.language_columns
-    for line in lines(stream, settings.maximum_bytes):
-        if isinstance(line, TooLong):
-            yield Document(None, segment.language, "too_long")
+    for line in split_lines(stream, settings.maximum_bytes):
+        if isinstance(line, OversizedLine):
+            yield Document(None, file_range.language, "too_long")
             continue
         try:
             row = _parsed(line)
         except UnicodeDecodeError:
-            yield Document(None, segment.language, "invalid_utf8")
+            yield Document(None, file_range.language, "invalid_utf8")
             continue
         except (ValueError, RecursionError):
             if line.strip():  # a blank line is no document
-                yield Document(None, segment.language, "broken_json")
+                yield Document(None, file_range.language, "broken_json")
             continue
         if not isinstance(row, dict):
-            yield Document(None, segment.language, "broken_json")
+            yield Document(None, file_range.language, "broken_json")
             continue
-        language = segment.language or language_of([row.get(name) for name in columns])
+        language = file_range.language or language_of([row.get(name) for name in columns])
         text = row.get(text_column)
         if not isinstance(text, str):
             yield Document(None, language, "missing_text")

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmbert_prep.readers.columns import language_of
-from mmbert_prep.readers.documents import Document, Segment
+from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.settings import PrepSettings
 
@@ -18,7 +18,7 @@ _BATCH_ROWS = 512
 _BUFFER = 1 << 20  # bytes read at once; without it a whole column of a row group is in memory
 
 
-def row_group_weights(path: str) -> list[int]:
+def row_group_bytes(path: str) -> list[int]:
     """About the bytes on disk of each row group, by its rows.
 
     Raises DamagedFileError when the footer cannot be read.
@@ -36,28 +36,28 @@ def row_group_weights(path: str) -> list[int]:
         raise DamagedFileError(_first_line(error)) from error
 
 
-def read_parquet(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+def read_parquet(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
     """Documents of some row groups. Raises DamagedFileError where the file cannot be decoded."""
     try:
-        with pq.ParquetFile(segment.path, buffer_size=_BUFFER) as file:
+        with pq.ParquetFile(file_range.path, buffer_size=_BUFFER) as file:
             names = set(file.schema_arrow.names)
             if settings.text_column not in names:
                 raise DamagedFileError(
                     f"no column '{settings.text_column}' among {', '.join(sorted(names))}"
                 )
             columns = [name for name in settings.language_columns if name in names]
-            if segment.language:
+            if file_range.language:
                 columns = []
             for batch in file.iter_batches(
                 batch_size=_BATCH_ROWS,
-                row_groups=list(range(segment.start, segment.stop)),
+                row_groups=list(range(file_range.start, file_range.stop)),
                 columns=[settings.text_column, *columns],
                 use_threads=False,
             ):
                 texts = _as_bytes(batch.column(settings.text_column))
                 values = [batch.column(name).to_pylist() for name in columns]
                 for row, data in enumerate(texts):
-                    language = segment.language or language_of([value[row] for value in values])
+                    language = file_range.language or language_of([value[row] for value in values])
                     problem = "missing_text" if data is None else None
                     if data is not None and len(data) > settings.maximum_bytes:
                         data, problem = None, "too_long"

@@ -7,16 +7,16 @@ import os
 from collections.abc import Callable, Iterator
 
 from mmbert.errors import UserError
-from mmbert_prep.readers.documents import Document, Format, InputFile, Segment
-from mmbert_prep.readers.hub_dataset import hub_segments, read_hub_dataset
+from mmbert_prep.readers.documents import Document, FileRange, Format, InputFile
+from mmbert_prep.readers.hub_dataset import hub_ranges, read_hub_dataset
 from mmbert_prep.readers.jsonl import read_jsonl
-from mmbert_prep.readers.parquet import read_parquet, row_group_weights
+from mmbert_prep.readers.parquet import read_parquet, row_group_bytes
 from mmbert_prep.readers.streams import BLOCK, DamagedFileError
 from mmbert_prep.readers.text import read_text
 from mmbert_prep.readers.tokenized import megatron_documents, read_mds, read_megatron
 from mmbert_prep.settings import PrepSettings
 
-_READERS: dict[Format, Callable[[Segment, PrepSettings], Iterator[Document]]] = {
+_READERS: dict[Format, Callable[[FileRange, PrepSettings], Iterator[Document]]] = {
     "parquet": read_parquet,
     "jsonl": read_jsonl,
     "text": read_text,
@@ -26,56 +26,56 @@ _READERS: dict[Format, Callable[[Segment, PrepSettings], Iterator[Document]]] = 
 }
 
 
-def read_segment(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+def read_range(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
     """Documents of a segment. A file that cannot be read (further) ends with one Document whose
     problem is `damaged_file` and whose detail names the file and the reason."""
-    if segment.problem is not None:
-        yield _damaged(segment, segment.problem)
+    if file_range.problem is not None:
+        yield _damaged(file_range, file_range.problem)
         return
-    reader = _READERS[segment.format]
-    _require_unchanged(segment)
+    reader = _READERS[file_range.format]
+    _check_unchanged(file_range)
     try:
-        yield from reader(segment, settings)
+        yield from reader(file_range, settings)
     except (DamagedFileError, OSError) as error:
-        _require_unchanged(segment)  # a file replaced by another looks damaged, too
+        _check_unchanged(file_range)  # a file replaced by another looks damaged, too
         # What was given before the damage is kept; the rest of the segment is lost and says so.
-        yield _damaged(segment, str(error))
-    _require_unchanged(segment)
+        yield _damaged(file_range, str(error))
+    _check_unchanged(file_range)
 
 
-def _require_unchanged(segment: Segment) -> None:
+def _check_unchanged(file_range: FileRange) -> None:
     """Raise UserError if the file is not the one that the work was planned for."""
-    if segment.format == "hub":
+    if file_range.format == "hub":
         return  # its revision is part of its name
     try:
-        status = os.stat(segment.path)
-        same = (status.st_size, status.st_mtime_ns) == (segment.size, segment.modified)
+        status = os.stat(file_range.path)
+        same = (status.st_size, status.st_mtime_ns) == (file_range.size, file_range.modified)
     except FileNotFoundError:
         same = False
     if not same:
         raise UserError(
-            f"{segment.path} was changed or removed while it was being read",
+            f"{file_range.path} was changed or removed while it was being read",
             remedy="run the same command again when the input no longer changes: what was made of "
             "other files is kept",
         )
 
 
-def _damaged(segment: Segment, why: str) -> Document:
-    return Document(None, segment.language, "damaged_file", f"{segment.path}: {why}")
+def _damaged(file_range: FileRange, why: str) -> Document:
+    return Document(None, file_range.language, "damaged_file", f"{file_range.path}: {why}")
 
 
-def plan_segments(file: InputFile, unit_bytes: int, settings: PrepSettings) -> list[Segment]:
+def plan_ranges(file: InputFile, unit_bytes: int, settings: PrepSettings) -> list[FileRange]:
     """Divide a file into segments of about `unit_bytes`, at record boundaries, in file order."""
     if file.format == "hub":
-        return hub_segments(file)
+        return hub_ranges(file)
     if file.format == "parquet":
-        return _parquet_segments(file, unit_bytes)
+        return _parquet_ranges(file, unit_bytes)
     if file.format == "megatron":
-        return _megatron_segments(file, unit_bytes)
+        return _megatron_ranges(file, unit_bytes)
     whole_documents = file.format == "text" and settings.text_unit == "file"
     whole_file = file.format == "mds" or file.compression != "none" or whole_documents
     if whole_file or file.size <= unit_bytes * 3 // 2:
-        return [_segment(file, 0, file.size, file.size)]
+        return [_file_range(file, 0, file.size, file.size)]
     blank_line = file.format == "text" and settings.text_unit == "block"
     count = -(-file.size // unit_bytes)
     bounds = [0]
@@ -86,13 +86,15 @@ def plan_segments(file: InputFile, unit_bytes: int, settings: PrepSettings) -> l
                 bounds.append(bound)
     if bounds[-1] < file.size:
         bounds.append(file.size)
-    return [_segment(file, start, stop, stop - start) for start, stop in itertools.pairwise(bounds)]
+    return [
+        _file_range(file, start, stop, stop - start) for start, stop in itertools.pairwise(bounds)
+    ]
 
 
-def _segment(
-    file: InputFile, start: int, stop: int, weight: int, problem: str | None = None
-) -> Segment:
-    return Segment(
+def _file_range(
+    file: InputFile, start: int, stop: int, input_bytes: int, problem: str | None = None
+) -> FileRange:
+    return FileRange(
         path=file.path,
         format=file.format,
         compression=file.compression,
@@ -101,36 +103,36 @@ def _segment(
         modified=file.modified,
         start=start,
         stop=stop,
-        weight=weight,
+        input_bytes=input_bytes,
         problem=problem,
     )
 
 
-def _parquet_segments(file: InputFile, unit_bytes: int) -> list[Segment]:
+def _parquet_ranges(file: InputFile, unit_bytes: int) -> list[FileRange]:
     try:
-        weights = row_group_weights(file.path)
+        sizes = row_group_bytes(file.path)
     except DamagedFileError as error:
-        return [_segment(file, 0, 0, 1, problem=str(error))]
-    segments: list[Segment] = []
-    start = weight = 0
-    for group, size in enumerate(weights):
-        weight += size
-        if weight >= unit_bytes or group == len(weights) - 1:
-            segments.append(_segment(file, start, group + 1, weight))
-            start, weight = group + 1, 0
-    return segments
+        return [_file_range(file, 0, 0, 1, problem=str(error))]
+    file_ranges: list[FileRange] = []
+    start = input_bytes = 0
+    for group, size in enumerate(sizes):
+        input_bytes += size
+        if input_bytes >= unit_bytes or group == len(sizes) - 1:
+            file_ranges.append(_file_range(file, start, group + 1, input_bytes))
+            start, input_bytes = group + 1, 0
+    return file_ranges
 
 
-def _megatron_segments(file: InputFile, unit_bytes: int) -> list[Segment]:
+def _megatron_ranges(file: InputFile, unit_bytes: int) -> list[FileRange]:
     try:
         documents = megatron_documents(file.path)
-        weight = max(1, os.path.getsize(f"{file.path[:-4]}.bin"))
+        input_bytes = max(1, os.path.getsize(f"{file.path[:-4]}.bin"))
     except (DamagedFileError, OSError) as error:
-        return [_segment(file, 0, 0, 1, problem=str(error))]
-    count = max(1, min(documents, -(-weight // unit_bytes)))
+        return [_file_range(file, 0, 0, 1, problem=str(error))]
+    count = max(1, min(documents, -(-input_bytes // unit_bytes)))
     bounds = [documents * number // count for number in range(count + 1)]
     return [
-        _segment(file, start, stop, max(1, weight // count))
+        _file_range(file, start, stop, max(1, input_bytes // count))
         for start, stop in itertools.pairwise(bounds)
     ]
 

@@ -15,21 +15,21 @@ import zstandard
 from mmbert_prep.readers.documents import Compression
 
 BLOCK = 1 << 20
-_PIECE = 512  # compressed bytes given to zstd at once: at most some 20 MB when decompressed
+_CHUNK = 512  # compressed bytes given to zstd at once: at most some 20 MB when decompressed
 
 
 class DamagedFileError(Exception):
     """The file cannot be read further; the message says why."""
 
 
-class TooLong:
+class OversizedLine:
     """Stands for a line that is longer than allowed and was skipped."""
 
 
-TOO_LONG = TooLong()
+OVERSIZED_LINE = OversizedLine()
 
 
-def blocks(path: str, compression: Compression, start: int, stop: int) -> Iterator[bytes]:
+def read_blocks(path: str, compression: Compression, start: int, stop: int) -> Iterator[bytes]:
     """Decompressed blocks of a file; `start` and `stop` are bytes of plain files only."""
     with open(path, "rb") as file:
         if compression == "none":
@@ -80,8 +80,8 @@ def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
     inside = False
     for block in compressed:
         # A highly compressible block would expand without bound: feed it in small pieces.
-        for position in range(0, len(block), _PIECE):
-            piece = block[position : position + _PIECE]
+        for position in range(0, len(block), _CHUNK):
+            piece = block[position : position + _CHUNK]
             while piece:
                 inside = True
                 try:
@@ -99,7 +99,7 @@ def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
         raise DamagedFileError("the zstd frame is cut short")
 
 
-def lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | TooLong]:
+def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | OversizedLine]:
     """Lines without their end; TOO_LONG once for each longer than `maximum_bytes`."""
     parts: list[bytes] = []  # of the line that is not complete yet
     length = 0
@@ -109,7 +109,7 @@ def lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | TooLo
         for piece in pieces[:-1]:
             if skipping:
                 skipping = False
-                yield TOO_LONG
+                yield OVERSIZED_LINE
                 continue
             if parts:
                 parts.append(piece)
@@ -118,7 +118,7 @@ def lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | TooLo
             else:
                 line = piece
             if len(line) > maximum_bytes:
-                yield TOO_LONG
+                yield OVERSIZED_LINE
             else:
                 yield line[:-1] if line.endswith(b"\r") else line
         rest = pieces[-1]
@@ -128,7 +128,7 @@ def lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | TooLo
             if length > maximum_bytes:
                 parts, length, skipping = [], 0, True
     if skipping:
-        yield TOO_LONG
+        yield OVERSIZED_LINE
     elif parts:
         line = b"".join(parts)
         yield line[:-1] if line.endswith(b"\r") else line

@@ -4,48 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmbert_prep.readers.documents import Document, Segment
-from mmbert_prep.readers.streams import TooLong, blocks, lines
+from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_text(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+def read_text(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
     """Documents of a text file, as raw bytes (their UTF-8 is checked with all others')."""
-    stream = blocks(segment.path, segment.compression, segment.start, segment.stop)
+    stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
     if settings.text_unit == "file":
-        yield _whole(stream, segment, settings.maximum_bytes)
+        yield _whole(stream, file_range, settings.maximum_bytes)
         return
-    text_lines = lines(stream, settings.maximum_bytes)
-    first = segment.start == 0
+    text_lines = split_lines(stream, settings.maximum_bytes)
+    first = file_range.start == 0
     if settings.text_unit == "line":
         for line in text_lines:
-            if isinstance(line, TooLong):
-                yield Document(None, segment.language, "too_long")
+            if isinstance(line, OversizedLine):
+                yield Document(None, file_range.language, "too_long")
             elif line.strip():  # blank lines between documents are no documents
-                yield Document(_without_mark(line) if first else line, segment.language)
+                yield Document(_strip_byte_order_mark(line) if first else line, file_range.language)
             first = False
         return
     block: list[bytes] = []
     length = 0
     too_long = False
     for line in text_lines:
-        if not isinstance(line, TooLong) and not line.strip():
+        if not isinstance(line, OversizedLine) and not line.strip():
             if block or too_long:
-                yield _block(block, too_long, segment.language)
+                yield _block(block, too_long, file_range.language)
             block, length, too_long = [], 0, False
             continue
         if too_long:
             continue
-        if isinstance(line, TooLong) or length + len(line) > settings.maximum_bytes:
+        if isinstance(line, OversizedLine) or length + len(line) > settings.maximum_bytes:
             block, too_long = [], True
             continue
-        block.append(_without_mark(line) if first else line)
+        block.append(_strip_byte_order_mark(line) if first else line)
         length += len(line) + 1
         first = False
     if block or too_long:
-        yield _block(block, too_long, segment.language)
+        yield _block(block, too_long, file_range.language)
 
 
 def _block(block: list[bytes], too_long: bool, language: str | None) -> Document:
@@ -54,16 +54,16 @@ def _block(block: list[bytes], too_long: bool, language: str | None) -> Document
     return Document(b"\n".join(block), language)
 
 
-def _whole(stream: Iterator[bytes], segment: Segment, maximum_bytes: int) -> Document:
+def _whole(stream: Iterator[bytes], file_range: FileRange, maximum_bytes: int) -> Document:
     parts: list[bytes] = []
     length = 0
     for part in stream:
         length += len(part)
         if length > maximum_bytes:
-            return Document(None, segment.language, "too_long")
+            return Document(None, file_range.language, "too_long")
         parts.append(part)
-    return Document(_without_mark(b"".join(parts)), segment.language)
+    return Document(_strip_byte_order_mark(b"".join(parts)), file_range.language)
 
 
-def _without_mark(line: bytes) -> bytes:
+def _strip_byte_order_mark(line: bytes) -> bytes:
     return line.removeprefix(_BYTE_ORDER_MARK)

@@ -12,13 +12,13 @@ import numpy as np
 
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
-from mmbert_prep.readers.columns import language_of
-from mmbert_prep.readers.documents import Document, Segment
-from mmbert_prep.readers.streams import DamagedFileError, blocks
+from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.streams import DamagedFileError, read_blocks
 from mmbert_prep.settings import PrepSettings
 
 _TOKEN_COLUMNS = ("input_ids", "tokens")
-_MOST_SAMPLES = 1 << 28
+_MAX_SAMPLES = 1 << 28
 # streaming/base/format/mds/encodings.py: the byte that names an array's dtype where none is fixed.
 _ARRAY_DTYPES = {
     8: "u1", 9: "i1", 16: "<u2", 17: "<i2", 32: "<u4", 33: "<i4", 64: "<u8", 65: "<i8",
@@ -41,15 +41,15 @@ def _open_pair(path: str) -> IndexedDataset:
         raise DamagedFileError(error.message) from error
 
 
-def read_megatron(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+def read_megatron(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
     """Documents start … stop of a Megatron pair."""
-    pair = _open_pair(segment.path)
-    for number in range(segment.start, segment.stop):
+    pair = _open_pair(file_range.path)
+    for number in range(file_range.start, file_range.stop):
         try:
             tokens = pair.document(number)
         except UserError as error:
             raise DamagedFileError(error.message) from error
-        yield _tokens(tokens, segment.language)
+        yield _tokens(tokens, file_range.language)
 
 
 def _tokens(tokens: np.ndarray, language: str | None) -> Document:
@@ -60,26 +60,26 @@ def _tokens(tokens: np.ndarray, language: str | None) -> Document:
     return Document(None, language, tokens=tokens.astype(np.int32))
 
 
-def read_mds(segment: Segment, settings: PrepSettings) -> Iterator[Document]:
+def read_mds(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
     """Documents of an MDS shard: its `input_ids` (or `tokens`) column, else its text column.
 
     Layout: u32 number of samples, u32 offsets (one more than samples) from the file's start, the
     configuration as JSON, then the samples: u32 size of each column without a fixed one, then the
     columns' bytes. Read from front to back, so memory does not grow with the shard.
     """
-    feed = _Feed(blocks(segment.path, segment.compression, 0, segment.size))
-    (count,) = struct.unpack("<I", feed.take(4))
-    if count > _MOST_SAMPLES:
+    reader = _ByteReader(read_blocks(file_range.path, file_range.compression, 0, file_range.size))
+    (count,) = struct.unpack("<I", reader.read_exactly(4))
+    if count > _MAX_SAMPLES:
         raise DamagedFileError(f"it claims to have {count} samples")
-    offsets = np.frombuffer(feed.take(4 * (count + 1)), dtype="<u4").astype(np.int64)
+    offsets = np.frombuffer(reader.read_exactly(4 * (count + 1)), dtype="<u4").astype(np.int64)
     config_size = int(offsets[0]) - 8 - 4 * count
     if config_size < 2 or np.any(np.diff(offsets) < 0):
         raise DamagedFileError("its offsets are not in order: no MDS shard, or a damaged one")
-    columns = _columns(feed.take(config_size), settings)
+    columns = _columns(reader.read_exactly(config_size), settings)
     for size in np.diff(offsets):
-        sample = feed.take(int(size))
+        sample = reader.read_exactly(int(size))
         try:
-            yield columns.document(sample, segment.language)
+            yield columns.document(sample, file_range.language)
         except (ValueError, struct.error, KeyError) as error:
             raise DamagedFileError(f"a sample cannot be decoded: {error}") from error
 
@@ -156,7 +156,7 @@ def _array(data: bytes, encoding: str) -> np.ndarray:
     return np.frombuffer(data[start:], dtype=dtype)
 
 
-class _Feed:
+class _ByteReader:
     """Exact numbers of bytes from a stream of blocks."""
 
     def __init__(self, stream: Iterator[bytes]) -> None:
@@ -164,7 +164,7 @@ class _Feed:
         self._parts: list[bytes] = []
         self._size = 0
 
-    def take(self, size: int) -> bytes:
+    def read_exactly(self, size: int) -> bytes:
         while self._size < size:
             block = next(self._stream, None)
             if block is None:

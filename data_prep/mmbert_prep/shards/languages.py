@@ -15,13 +15,13 @@ from mmbert.files import atomic_write, make_folder, sync_folder, write_json
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.storage import read_json
-from mmbert_prep.executor.work_units import Plan
+from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.settings import PrepSettings
+from mmbert_prep.shards.intermediate import LanguageCounts, Section, read_unit_report
 from mmbert_prep.shards.merge import finish_language, published_manifest, write_shard
-from mmbert_prep.shards.parts import LanguageCounts, Section, read_report
 from mmbert_prep.shards.selection import LanguageSections, Selection, ShardPlan, select
-from mmbert_prep.shards.summary import LanguageSummary, summarise_language
+from mmbert_prep.shards.summary import LanguageSummary, summarize_language
 
 
 class Languages(BaseModel):
@@ -31,21 +31,21 @@ class Languages(BaseModel):
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
 
-    def of(self, language: str) -> LanguageSections:
+    def sections_of(self, language: str) -> LanguageSections:
         """Where a language's documents lie."""
         return LanguageSections(language, tuple(self.sections[language]))
 
 
-def collect_languages(plan: Plan, units: Path) -> Languages:
+def collect_languages(plan: WorkPlan, units: Path) -> Languages:
     """Read all units' reports in the plan's order, which becomes the order of documents."""
     languages = Languages()
     for unit in plan.units:
-        report = read_report(units, unit.key)
+        report = read_unit_report(units, unit.key)
         for section in report.sections:
             languages.sections.setdefault(section.language, []).append((unit.key, section))
-        for segment in unit.segments:  # a language without a single document is reported, too
-            if segment.language is not None:
-                languages.counts.setdefault(segment.language, LanguageCounts())
+        for file_range in unit.file_ranges:  # a language without a single document is reported, too
+            if file_range.language is not None:
+                languages.counts.setdefault(file_range.language, LanguageCounts())
         for language, counts in report.counts.items():
             languages.counts.setdefault(language, LanguageCounts()).add(counts)
         languages.damaged += report.damaged
@@ -59,73 +59,73 @@ class LanguageMerger:
         self,
         stages: Stages,
         settings: PrepSettings,
-        space: Workspace,
+        workspace: Workspace,
         languages: Languages,
         description: TokenizerDescription,
         units: Path,
     ) -> None:
-        self._stages, self._settings, self._space = stages, settings, space
+        self._stages, self._settings, self._workspace = stages, settings, workspace
         self._languages, self._description = languages, description
         self._units = units
         self._names = sorted(languages.sections)
 
     def run(self) -> dict[str, LanguageSummary]:
         """Do this worker's share of all steps; returns the summaries of all languages."""
-        documents = [self._languages.of(name).documents for name in self._names]
+        documents = [self._languages.sections_of(name).documents for name in self._names]
         with self._stages.stage("select", "selecting", sum(documents)) as meter:
-            for index in self._stages.claimed(self._names, documents):
+            for index in self._stages.claim_tasks(self._names, documents):
                 self._select(self._names[index])
                 meter.add(weight=documents[index])
         tasks = list(self._shards())
         weights = [shard.last - shard.first for _, shard in tasks]
         with self._stages.stage("shards", "writing shards", sum(weights)) as meter:
             names = [f"{language}.{shard.name}" for language, shard in tasks]
-            for index in self._stages.claimed(names, weights):
+            for index in self._stages.claim_tasks(names, weights):
                 self._write(*tasks[index], meter)
         with self._stages.stage("publish", "finishing", len(self._names)) as meter:
-            for index in self._stages.claimed(self._names, documents):
+            for index in self._stages.claim_tasks(self._names, documents):
                 self._finish(self._names[index])
                 meter.add(weight=1)
-        if self._stages.leader:
-            self._remove_others()
+        if self._stages.is_rank_zero:
+            self._remove_stale_languages()
         return {
-            name: summarise_language(
-                read_manifest(self._space.source / name), self._languages.counts[name]
+            name: summarize_language(
+                read_manifest(self._workspace.source / name), self._languages.counts[name]
             )
             for name in self._names
         }
 
-    def _remove_others(self) -> None:
+    def _remove_stale_languages(self) -> None:
         """Remove languages that a replaced run had and this one has not."""
-        for manifest in sorted(self._space.source.glob(f"*/{MANIFEST_NAME}")):
+        for manifest in sorted(self._workspace.source.glob(f"*/{MANIFEST_NAME}")):
             if manifest.parent.name not in self._languages.sections:
                 manifest.unlink()  # invisible first: what follows may be interrupted
                 sync_folder(manifest.parent)
                 shutil.rmtree(manifest.parent)
 
     def _published(self, language: str) -> bool:
-        target = self._space.source / language
-        receipt = self._space.receipts / f"{language}.json"
-        return published_manifest(target, receipt) is not None
+        target = self._workspace.source / language
+        commit_marker = self._workspace.commit_markers / f"{language}.json"
+        return published_manifest(target, commit_marker) is not None
 
     def _select(self, language: str) -> None:
-        path = self._space.merge / f"{language}.json"
+        path = self._workspace.merge / f"{language}.json"
         if path.exists():
             return
-        selection = select(self._languages.of(language), self._units, self._settings)
-        with atomic_write(self._space.merge / f"{language}.npy") as file:
-            np.save(file, selection.fates)
+        selection = select(self._languages.sections_of(language), self._units, self._settings)
+        with atomic_write(self._workspace.merge / f"{language}.npy") as file:
+            np.save(file, selection.statuses)
         shards = [[shard.name, shard.first, shard.last] for shard in selection.shards]
         write_json(
             path, {"shards": shards, "totals": selection.totals, "dropped": selection.dropped}
         )
 
     def _selection(self, language: str) -> Selection:
-        stored = read_json(self._space.merge / f"{language}.json")
-        fates = np.load(self._space.merge / f"{language}.npy", mmap_mode="r")
+        stored = read_json(self._workspace.merge / f"{language}.json")
+        statuses = np.load(self._workspace.merge / f"{language}.npy", mmap_mode="r")
         shards = [ShardPlan(*shard) for shard in stored["shards"]]
         totals = {split: tuple(values) for split, values in stored["totals"].items()}
-        return Selection(fates, stored["dropped"], shards, totals)
+        return Selection(statuses, stored["dropped"], shards, totals)
 
     def _shards(self) -> Iterator[tuple[str, ShardPlan]]:
         for language in self._names:
@@ -133,15 +133,15 @@ class LanguageMerger:
                 yield language, shard
 
     def _entry(self, language: str, shard: str) -> Path:
-        return self._space.merge / f"{language}.{shard}.json"
+        return self._workspace.merge / f"{language}.{shard}.json"
 
     def _write(self, language: str, shard: ShardPlan, meter: Meter) -> None:
         if self._entry(language, shard.name).exists():
             return
-        folder = self._space.staging / language
+        folder = self._workspace.staging / language
         make_folder(folder)
         entry = write_shard(
-            self._languages.of(language),
+            self._languages.sections_of(language),
             self._selection(language),
             shard,
             self._units,
@@ -162,9 +162,9 @@ class LanguageMerger:
         finish_language(
             language=language,
             source=self._settings.source,
-            folder=self._space.staging / language,
-            target=self._space.source / language,
-            receipt=self._space.receipts / f"{language}.json",
+            folder=self._workspace.staging / language,
+            target=self._workspace.source / language,
+            commit_marker=self._workspace.commit_markers / f"{language}.json",
             shards=[
                 Shard.model_validate(read_json(self._entry(language, shard.name)))
                 for shard in selection.shards

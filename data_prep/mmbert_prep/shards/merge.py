@@ -32,10 +32,10 @@ from mmbert.data.shards.manifest import (
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.files import atomic_write, explained_write_errors, make_folder, sync_folder
 from mmbert_prep.executor.progress import Meter
-from mmbert_prep.shards.parts import map_section
-from mmbert_prep.shards.selection import Fate, LanguageSections, Selection, ShardPlan
+from mmbert_prep.shards.intermediate import map_section
+from mmbert_prep.shards.selection import DocumentStatus, LanguageSections, Selection, ShardPlan
 
-_COPY_DOCUMENTS = 65_536
+_DOCUMENTS_PER_COPY = 65_536
 
 
 def write_shard(
@@ -49,7 +49,7 @@ def write_shard(
 ) -> Shard:
     """Copy a shard's documents out of the parts; returns its manifest entry."""
     dtype = dtype_for_vocabulary(vocabulary_size)
-    fate = Fate.HELDOUT if shard.name.startswith("heldout") else Fate.TRAIN
+    status = DocumentStatus.HELDOUT if shard.name.startswith("heldout") else DocumentStatus.TRAIN
     first = 0
     with IndexedDatasetWriter(folder / shard.name, dtype) as writer:
         for key, section in language.sections:
@@ -58,9 +58,9 @@ def write_shard(
                 tokens, documents = map_section(units, key, section, dtype)
                 lengths = np.asarray(documents["tokens"]).astype(np.int64)
                 ends = np.cumsum(lengths)
-                for start in range(begin - first, end - first, _COPY_DOCUMENTS):
-                    stop = min(start + _COPY_DOCUMENTS, end - first)
-                    kept = selection.fates[first + start : first + stop] == fate
+                for start in range(begin - first, end - first, _DOCUMENTS_PER_COPY):
+                    stop = min(start + _DOCUMENTS_PER_COPY, end - first)
+                    kept = selection.statuses[first + start : first + stop] == status
                     _copy(writer, tokens, lengths, ends, start, kept)
                     meter.add(weight=stop - start)
             first += section.documents
@@ -87,7 +87,7 @@ def finish_language(
     source: str,
     folder: Path,
     target: Path,
-    receipt: Path,
+    commit_marker: Path,
     shards: list[Shard],
     totals: dict[str, tuple[int, int, int]],
     read: int,
@@ -137,7 +137,7 @@ def finish_language(
         rejected=dict(sorted(rejected.items())),
     )
     write_manifest(folder, manifest)
-    with atomic_write(receipt) as file:
+    with atomic_write(commit_marker) as file:
         file.write((folder / MANIFEST_NAME).read_bytes())
     publish(folder, target)
     return manifest
@@ -157,10 +157,10 @@ def publish(folder: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def published_manifest(target: Path, receipt: Path) -> Manifest | None:
+def published_manifest(target: Path, commit_marker: Path) -> Manifest | None:
     """The manifest of a language that this run has made visible already."""
-    if not receipt.exists() or not (target / MANIFEST_NAME).exists():
+    if not commit_marker.exists() or not (target / MANIFEST_NAME).exists():
         return None
-    if receipt.read_bytes() != (target / MANIFEST_NAME).read_bytes():
+    if commit_marker.read_bytes() != (target / MANIFEST_NAME).read_bytes():
         return None
     return read_manifest(target)

@@ -46,7 +46,7 @@ def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]
         for language in sorted({*summary.languages, *summary.without_text}):
             found = summary.languages.get(language)
             if found is None:
-                found = _nothing_left(summary.without_text[language])
+                found = _empty_summary(summary.without_text[language])
             counts = [getattr(found, name) for name in _COUNTS]
             rejected = [found.rejected.get(reason, 0) for reason in reasons]
             others = [getattr(found, name) for name in (*_SIZES, *_RATES)]
@@ -67,11 +67,11 @@ def write_report(shards: Path, path: Path, console: Console) -> None:
         file.write(text.getvalue().encode())
     counted = header[2 : header.index(_SIZES[1]) + 1]
     sums = {name: sum(int(row[header.index(name)]) for row in rows) for name in counted}
-    told = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sums.items())
-    console.print(f"{path}: {len(rows):,} languages: {told}", soft_wrap=True)
+    reported = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sums.items())
+    console.print(f"{path}: {len(rows):,} languages: {reported}", soft_wrap=True)
 
 
-def _nothing_left(rejected: dict[str, int]) -> LanguageSummary:
+def _empty_summary(rejected: dict[str, int]) -> LanguageSummary:
     names = LanguageSummary.model_fields
     zeros = {name: 0 for name in names if name != "rejected"}
     read = sum(rejected.values())

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert_prep.filters.cleaning import heldout_flags
+from mmbert_prep.filters.cleaning import heldout_mask
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.shards.parts import Section, map_documents
+from mmbert_prep.shards.intermediate import Section, map_documents
 
-_HASHES_AT_ONCE = 16_000_000  # bounds memory of finding duplicates; more documents take passes
+_HASHES_PER_PASS = 16_000_000  # bounds memory of finding duplicates; more documents take passes
 _CAP_BINS = 1 << 16
 
 
-class Fate(IntEnum):
+class DocumentStatus(IntEnum):
     """What becomes of a document."""
 
     TRAIN = 0
@@ -53,7 +53,7 @@ class ShardPlan:
 class Selection:
     """The fate of each document (uint8) and the shards that follow from it."""
 
-    fates: np.ndarray
+    statuses: np.ndarray
     dropped: dict[str, int]
     shards: list[ShardPlan] = field(default_factory=list)
     totals: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -62,27 +62,28 @@ class Selection:
 
 def select(language: LanguageSections, folder: Path, settings: PrepSettings) -> Selection:
     """Decide every document's fate, in passes over hashes and lengths on disk."""
-    fates = np.zeros(language.documents, dtype=np.uint8)
+    statuses = np.zeros(language.documents, dtype=np.uint8)
     if settings.deduplicate:
-        _mark_duplicates(language, folder, fates)
-    duplicates = int(np.count_nonzero(fates))
-    for start, documents in _facts(language, folder):
-        view = fates[start : start + len(documents)]
+        _mark_duplicates(language, folder, statuses)
+    duplicates = int(np.count_nonzero(statuses))
+    for start, documents in _sections(language, folder):
+        view = statuses[start : start + len(documents)]
         hashes = np.stack([documents["high"], documents["low"]], axis=1)
-        held = heldout_flags(hashes, settings.heldout_share)
-        view[held & (view == Fate.TRAIN)] = Fate.HELDOUT
-    if not np.any(fates == Fate.TRAIN):  # held out without anything to train on is of no use
-        fates[fates == Fate.HELDOUT] = Fate.TRAIN
+        held = heldout_mask(hashes, settings.heldout_share)
+        view[held & (view == DocumentStatus.TRAIN)] = DocumentStatus.HELDOUT
+    # Held-out documents are of no use without anything to train on.
+    if not np.any(statuses == DocumentStatus.TRAIN):
+        statuses[statuses == DocumentStatus.HELDOUT] = DocumentStatus.TRAIN
     if settings.maximum_tokens_per_language is not None:
-        _cap(language, folder, fates, settings.maximum_tokens_per_language)
-    over = int(np.count_nonzero(fates == Fate.OVER_CAP))
+        _cap(language, folder, statuses, settings.maximum_tokens_per_language)
+    over = int(np.count_nonzero(statuses == DocumentStatus.OVER_CAP))
     dropped = {"duplicate": duplicates, "over_token_cap": over}
-    selection = Selection(fates, {reason: n for reason, n in dropped.items() if n})
+    selection = Selection(statuses, {reason: n for reason, n in dropped.items() if n})
     _plan_shards(language, folder, settings.shard_tokens, selection)
     return selection
 
 
-def _facts(language: LanguageSections, folder: Path) -> Iterator[tuple[int, np.ndarray]]:
+def _sections(language: LanguageSections, folder: Path) -> Iterator[tuple[int, np.ndarray]]:
     """(index of the first document, facts of a section's documents), section by section."""
     start = 0
     for key, section in language.sections:
@@ -91,12 +92,12 @@ def _facts(language: LanguageSections, folder: Path) -> Iterator[tuple[int, np.n
         start += section.documents
 
 
-def _mark_duplicates(language: LanguageSections, folder: Path, fates: np.ndarray) -> None:
+def _mark_duplicates(language: LanguageSections, folder: Path, statuses: np.ndarray) -> None:
     """Mark every document whose text occurred before; each pass looks at one range of hashes."""
-    passes = -(-language.documents // _HASHES_AT_ONCE)
+    passes = -(-language.documents // _HASHES_PER_PASS)
     for number in range(passes):
         highs, lows, places = [], [], []
-        for start, documents in _facts(language, folder):
+        for start, documents in _sections(language, folder):
             high = np.asarray(documents["high"])
             chosen = slice(None) if passes == 1 else high % np.uint64(passes) == number
             highs.append(high[chosen])
@@ -108,18 +109,18 @@ def _mark_duplicates(language: LanguageSections, folder: Path, fates: np.ndarray
         order = np.lexsort((low, high))  # stable: equal texts stay in the order of documents
         high, low = high[order], low[order]
         again = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
-        fates[place[order[1:][again]]] = Fate.DUPLICATE
+        statuses[place[order[1:][again]]] = DocumentStatus.DUPLICATE
 
 
-def _cap(language: LanguageSections, folder: Path, fates: np.ndarray, most: int) -> None:
+def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, most: int) -> None:
     """Keep the training documents of the smallest hashes, as many tokens as fit into `most`.
 
     So the choice is a uniform one, does not favour the first files, and grows with the cap.
     """
     bins = np.zeros(_CAP_BINS, dtype=np.int64)
     shift = np.uint64(48)
-    for start, documents in _facts(language, folder):
-        train = fates[start : start + len(documents)] == Fate.TRAIN
+    for start, documents in _sections(language, folder):
+        train = statuses[start : start + len(documents)] == DocumentStatus.TRAIN
         index = (np.asarray(documents["low"])[train] >> shift).astype(np.int64)
         tokens = np.asarray(documents["tokens"])[train].astype(np.int64)
         np.add.at(bins, index, tokens)
@@ -129,31 +130,32 @@ def _cap(language: LanguageSections, folder: Path, fates: np.ndarray, most: int)
     border = int(np.searchsorted(ends, most, side="right"))  # the bin that is partly kept
     room = most - (int(ends[border - 1]) if border else 0)
     low_border: list[np.ndarray] = []
-    for start, documents in _facts(language, folder):
-        view = fates[start : start + len(documents)]
+    for start, documents in _sections(language, folder):
+        view = statuses[start : start + len(documents)]
         index = (np.asarray(documents["low"]) >> shift).astype(np.int64)
-        view[(view == Fate.TRAIN) & (index > border)] = Fate.OVER_CAP
-        inside = np.flatnonzero((view == Fate.TRAIN) & (index == border))
+        view[(view == DocumentStatus.TRAIN) & (index > border)] = DocumentStatus.OVER_CAP
+        inside = np.flatnonzero((view == DocumentStatus.TRAIN) & (index == border))
         facts = np.empty(len(inside), dtype=[("low", "<u8"), ("place", "<i8"), ("tokens", "<i8")])
         facts["low"] = documents["low"][inside]
         facts["place"] = inside + start
         facts["tokens"] = documents["tokens"][inside]
         low_border.append(facts)
     facts = np.sort(np.concatenate(low_border), order=["low", "place"])
-    fates[facts["place"][np.cumsum(facts["tokens"]) > room]] = Fate.OVER_CAP
-    if not np.any(fates == Fate.TRAIN):  # the very first document is longer than the cap
-        fates[facts["place"][:1]] = Fate.TRAIN
+    statuses[facts["place"][np.cumsum(facts["tokens"]) > room]] = DocumentStatus.OVER_CAP
+    # Even the first document is longer than the cap.
+    if not np.any(statuses == DocumentStatus.TRAIN):
+        statuses[facts["place"][:1]] = DocumentStatus.TRAIN
 
 
 def _plan_shards(
     language: LanguageSections, folder: Path, shard_tokens: int, selection: Selection
 ) -> None:
-    for fate, split in ((Fate.TRAIN, "train"), (Fate.HELDOUT, "heldout")):
+    for status, split in ((DocumentStatus.TRAIN, "train"), (DocumentStatus.HELDOUT, "heldout")):
         totals = np.zeros(3, dtype=np.int64)
         bounds = [0]
         filled = 0
-        for start, documents in _facts(language, folder):
-            kept = selection.fates[start : start + len(documents)] == fate
+        for start, documents in _sections(language, folder):
+            kept = selection.statuses[start : start + len(documents)] == status
             tokens = np.where(kept, np.asarray(documents["tokens"]).astype(np.int64), 0)
             size = np.asarray(documents["bytes"]).astype(np.int64)[kept]
             totals += np.array([np.count_nonzero(kept), tokens.sum(), size.sum()], dtype=np.int64)

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.readers.discovery import Discovery
-from mmbert_prep.shards.parts import LanguageCounts
+from mmbert_prep.shards.intermediate import LanguageCounts
 
 # Narrow enough for 80 characters; "b/tok" and "tok/word" are bytes and words against tokens.
 _COLUMNS = ("language", "train", "heldout", "tokens", "b/tok", "tok/word", "bytes", "rejected")
-GIVEN_UP = "given up"
-_MOST_ROWS = 25
-_MOST_NAMES = 5
+DISABLED = "given up"
+_MAX_ROWS = 25
+_MAX_NAMES = 5
 
 
 class LanguageSummary(BaseModel):
@@ -82,7 +82,7 @@ class Summary(BaseModel):
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
-def summarise_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSummary:
+def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSummary:
     """Counts of a language as rates."""
     tokens = manifest.train.tokens + manifest.heldout.tokens
     size = manifest.train.bytes + manifest.heldout.bytes
@@ -117,10 +117,10 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         justify: Literal["left", "right"] = "left" if column == "language" else "right"
         table.add_column(column, justify=justify, no_wrap=True)
     order = sorted(summary.languages, key=lambda key: -summary.languages[key].train_tokens)
-    for key in order[:_MOST_ROWS]:
+    for key in order[:_MAX_ROWS]:
         _add_row(table, key, summary.languages[key])
-    if len(order) > _MOST_ROWS:
-        table.add_row(f"+ {len(order) - _MOST_ROWS} more")
+    if len(order) > _MAX_ROWS:
+        table.add_row(f"+ {len(order) - _MAX_ROWS} more")
     console.print(table)
     totals = summary.totals()
     console.print(
@@ -137,11 +137,11 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
     without = [key for key, language in summary.languages.items() if not language.heldout_documents]
     if without:
         console.print(
-            f"no held-out part (too small): {len(without)} languages: {_some(without)}; a larger "
-            "--heldout-share leaves fewer",
+            f"no held-out part (too small): {len(without)} languages: {_first_names(without)}; "
+            "a larger --heldout-fraction leaves fewer",
             soft_wrap=True,
         )
-    if summary.accelerator == GIVEN_UP:
+    if summary.accelerator == DISABLED:
         console.print(
             "[yellow]kitoken gave other ids than SentencePiece while it was being tried: what came "
             "after was encoded by SentencePiece alone[/]",
@@ -149,13 +149,13 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         )
     empty = [key or "(no language given)" for key in summary.without_text]
     if empty:
-        console.print(f"[yellow]nothing left of: {_some(empty)}[/]")
-    for text in summary.damaged_files[:_MOST_NAMES]:
+        console.print(f"[yellow]nothing left of: {_first_names(empty)}[/]")
+    for text in summary.damaged_files[:_MAX_NAMES]:
         console.print(f"[yellow]damaged, read as far as possible: {text}[/]", soft_wrap=True)
-    if len(summary.damaged_files) > _MOST_NAMES:
-        console.print(f"[yellow]… and {len(summary.damaged_files) - _MOST_NAMES} more[/]")
+    if len(summary.damaged_files) > _MAX_NAMES:
+        console.print(f"[yellow]… and {len(summary.damaged_files) - _MAX_NAMES} more[/]")
     for why, names in summary.ignored_files.items():
-        console.print(f"not read, {why}: {len(names)} ({_some(names)})", soft_wrap=True)
+        console.print(f"not read, {why}: {len(names)} ({_first_names(names)})", soft_wrap=True)
     console.print(f"shards in {output}, everything about them in summary.json", soft_wrap=True)
 
 
@@ -172,10 +172,10 @@ def _add_row(table: Table, key: str, language: LanguageSummary) -> None:
     )
 
 
-def _some(names: Iterable[str]) -> str:
+def _first_names(names: Iterable[str]) -> str:
     listed = list(names)
-    more = f", … {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
-    return ", ".join(listed[:_MOST_NAMES]) + more
+    more = f", … {len(listed) - _MAX_NAMES} more" if len(listed) > _MAX_NAMES else ""
+    return ", ".join(listed[:_MAX_NAMES]) + more
 
 
 def ignored_files(found: Discovery) -> dict[str, list[str]]:

@@ -15,18 +15,18 @@ from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import Manifest, read_manifest, verify_files
 from mmbert.errors import UserError
 from mmbert_prep.executor.storage import read_json
-from mmbert_prep.executor.work_units import plan_units
+from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.executor.workspace import SUMMARY_NAME
-from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout_flags
-from mmbert_prep.readers import Document, read_segment
+from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
+from mmbert_prep.readers import Document, read_range
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder
 from mmbert_prep.shards.summary import Summary
-from mmbert_prep.tokenization.cutting import SPACE
 from mmbert_prep.tokenization.encoders import Encoder, open_encoder
+from mmbert_prep.tokenization.text_splitter import SPACE
 
-_MOST_TOLD = 5
+_MAX_REPORTED = 5
 
 
 @dataclass
@@ -35,14 +35,14 @@ class Verification:
 
     documents: int = 0
     """Documents of the shards that were decoded and found in the source."""
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
-    def fault(self, text: str) -> None:
+    def add_error(self, text: str) -> None:
         """Note a fault; after the first few only that there are more."""
-        if len(self.faults) < _MOST_TOLD:
-            self.faults.append(text)
-        elif len(self.faults) == _MOST_TOLD:
-            self.faults.append("… and more")
+        if len(self.errors) < _MAX_REPORTED:
+            self.errors.append(text)
+        elif len(self.errors) == _MAX_REPORTED:
+            self.errors.append("… and more")
 
 
 def verify_source(
@@ -72,13 +72,13 @@ def verify_source(
     for language in sorted(set(summary.languages) | set(expected)):
         check = found[language] = Verification()
         if language not in summary.languages:
-            check.fault(f"{expected[language].total()} documents of the source are in no shard")
+            check.add_error(f"{expected[language].total()} documents of the source are in no shard")
             continue
         manifest = read_manifest(source_folder / language)
         try:
             verify_files(source_folder / language, manifest)
         except UserError as error:
-            check.fault(error.message)
+            check.add_error(error.message)
             continue
         hashes = expected.get(language, Counter())
         _compare(source_folder / language, manifest, hashes, settings, encoder, check)
@@ -98,9 +98,9 @@ def verify_against_text(shards: Path, text: str, console: Console) -> None:
         )
     found = verify_source(sources[0], text)
     for language, verification in found.items():
-        for fault in verification.faults:
-            console.print(f"{language}: {fault}", markup=False)
-    bad = [language for language, verification in found.items() if verification.faults]
+        for error in verification.errors:
+            console.print(f"{language}: {error}", markup=False)
+    bad = [language for language, verification in found.items() if verification.errors]
     if bad:
         raise UserError(
             f"{len(bad)} languages differ from {text}: {', '.join(bad[:10])}",
@@ -128,22 +128,22 @@ def _source_hashes(
 ) -> dict[str, Counter[bytes]]:
     cleaner = Cleaner(settings)
     found: dict[str, Counter[bytes]] = {}
-    for unit in plan_units(discover(settings), settings).units:
-        for segment in unit.segments:
-            for document in read_segment(segment, settings):
+    for unit in plan_work_units(discover(settings), settings).units:
+        for file_range in unit.file_ranges:
+            for document in read_range(file_range, settings):
                 key = _document_key(document, cleaner, encoder)
                 if key is not None and document.language is not None:
                     found.setdefault(document.language, Counter())[key] += 1
-            advance(segment.weight)
+            advance(file_range.input_bytes)
     return found
 
 
 def _document_key(document: Document, cleaner: Cleaner, encoder: Encoder) -> bytes | None:
     if document.tokens is not None:
-        tokens = UnitEncoder.unframed(document.tokens, encoder.description.special_ids)
+        tokens = UnitEncoder.strip_special_tokens(document.tokens, encoder.description.special_ids)
         return _token_key(tokens) if len(tokens) else None
     clean = cleaner.clean(document)
-    return _text_key(clean.text) if isinstance(clean, Clean) else None
+    return _text_key(clean.text) if isinstance(clean, CleanText) else None
 
 
 def _compare(
@@ -165,7 +165,7 @@ def _compare(
                 by_text, by_tokens = _text_key(text), _token_key(tokens)
                 key = by_text if by_text in expected else by_tokens
                 if key not in expected:
-                    check.fault(
+                    check.add_error(
                         f"{shard.name}, document {number}: not in the source: {text[:80]!r}"
                     )
                     continue
@@ -176,14 +176,14 @@ def _compare(
     most = 1 if settings.deduplicate else None
     for key, count in stored.items():
         if count > (most or expected[key]):
-            check.fault(f"a document is stored {count} times")
+            check.add_error(f"a document is stored {count} times")
     if settings.maximum_tokens_per_language is None:
         lost = sum(1 for key in expected if key not in stored)
         if lost:
-            check.fault(f"{lost} documents of the source are in no shard")
+            check.add_error(f"{lost} documents of the source are in no shard")
     kept = manifest.train.documents + manifest.heldout.documents
     if manifest.documents_read != kept + sum(manifest.rejected.values()):
-        check.fault("the manifest's counts do not add up to the documents read")
+        check.add_error("the manifest's counts do not add up to the documents read")
 
 
 def _check_split(
@@ -191,6 +191,6 @@ def _check_split(
 ) -> None:
     if SPACE in text:
         return  # the stored text may have had this very sign, and another hash
-    held = bool(heldout_flags(content_hashes([text.encode()]), settings.heldout_share)[0])
+    held = bool(heldout_mask(content_hashes([text.encode()]), settings.heldout_share)[0])
     if held != (split == "heldout"):
-        check.fault(f"{where}: is in the wrong split")
+        check.add_error(f"{where}: is in the wrong split")

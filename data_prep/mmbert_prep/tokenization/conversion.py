@@ -11,10 +11,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import UserError
 from mmbert.files import atomic_write
-from mmbert_prep.tokenization.cutting import SPACE
 from mmbert_prep.tokenization.model_proto import BPE, NORMAL, USER_DEFINED, parse_model
+from mmbert_prep.tokenization.text_splitter import SPACE
 
-LONGEST_INPUT = 8192
+MAX_INPUT_TOKENS = 8192
 
 
 def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
@@ -117,7 +117,7 @@ def write_huggingface_files(folder: Path, tokenizer: Tokenizer, special_ids: Spe
         "mask_token": {"__type": "AddedToken", **mask, "special": True},
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": LONGEST_INPUT,
+        "model_max_length": MAX_INPUT_TOKENS,
         "padding_side": "right",
         "tokenizer_class": "PreTrainedTokenizerFast",
     }

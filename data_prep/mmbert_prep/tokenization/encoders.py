@@ -16,11 +16,16 @@ from mmbert.data.shards.tokenizer_description import (
     read_tokenizer_description,
 )
 from mmbert.errors import UserError
-from mmbert_prep.tokenization.cutting import LONG_CHARACTERS, SPACE, Cutter, encode_in_parts
 from mmbert_prep.tokenization.model_proto import BPE, parse_model
+from mmbert_prep.tokenization.text_splitter import (
+    LONG_CHARACTERS,
+    SPACE,
+    TextSplitter,
+    encode_in_chunks,
+)
 
 # Parts of a text in characters: what SentencePiece encodes fastest, and what bounds its memory.
-_PART, _LONG_PART = 500, 60_000
+_CHUNK_CHARACTERS, _LONG_CHUNK_CHARACTERS = 500, 60_000
 
 
 class Encoder(Protocol):
@@ -56,26 +61,26 @@ class SentencePieceEncoder:
         )
         # Between equally good segmentations, unigram's sums of float32 decide: parts may differ.
         self._by_merges = proto.trainer_spec.model_type == BPE
-        self._cutter = Cutter(pieces, joins_unknown=not self.byte_ids.any())
+        self._splitter = TextSplitter(pieces, joins_unknown=not self.byte_ids.any())
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
-        return encode_in_parts(texts, self._cut, self._encode)
+        return encode_in_chunks(texts, self._split, self._encode)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         # One thread: the workers are what runs side by side.
         return self._processor.encode(texts, return_type="numpy", num_threads=1)
 
-    def _cut(self, text: str) -> list[str]:
+    def _split(self, text: str) -> list[str]:
         if self._plain and self._by_merges:
-            return self._cutter.cut(text, _PART)
-        return self.cut_long(text)
+            return self._splitter.split(text, _CHUNK_CHARACTERS)
+        return self.split_long(text)
 
-    def cut_long(self, text: str) -> list[str]:
+    def split_long(self, text: str) -> list[str]:
         """The text in parts that can be encoded one by one: a single one but for a long text."""
         if len(text) <= LONG_CHARACTERS:
             return [text]
-        return self._cutter.cut(text, _LONG_PART, only_at_spaces=not self._plain)
+        return self._splitter.split(text, _LONG_CHUNK_CHARACTERS, at_spaces_only=not self._plain)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids."""
@@ -112,25 +117,25 @@ class HuggingFaceEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
-        return encode_in_parts(texts, self.cut, self._encode)
+        return encode_in_chunks(texts, self.split, self._encode)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
-    def cut(self, text: str) -> list[str]:
+    def split(self, text: str) -> list[str]:
         """The text in parts, if the parts are certain to give the text's own tokens."""
-        parts, start = [], 0
+        chunks, start = [], 0
         # Pre-tokenizers differ; what all of them end at is a line that is not followed by blanks.
         while len(text) - start > LONG_CHARACTERS:
-            place = text.find("\n", start + LONG_CHARACTERS // 2)
-            while 0 <= place < len(text) - 1 and text[place + 1].isspace():
-                place = text.find("\n", place + 1)
-            if place < 0 or place >= len(text) - 1:
+            position = text.find("\n", start + LONG_CHARACTERS // 2)
+            while 0 <= position < len(text) - 1 and text[position + 1].isspace():
+                position = text.find("\n", position + 1)
+            if position < 0 or position >= len(text) - 1:
                 break
-            parts.append(text[start : place + 1])
-            start = place + 1
-        return [*parts, text[start:]]
+            chunks.append(text[start : position + 1])
+            start = position + 1
+        return [*chunks, text[start:]]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids."""

@@ -27,7 +27,7 @@ from mmbert_prep.tokenization.conversion import convert, write_huggingface_files
 from mmbert_prep.tokenization.encoders import Encoder, HuggingFaceEncoder, SentencePieceEncoder
 from mmbert_prep.tokenization.model_proto import CONTROL, UNKNOWN, parse_model
 
-_COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_COPIED_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def write_sentencepiece_folder(
@@ -117,7 +117,7 @@ def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription
     )
     HuggingFaceEncoder(definition, description).encode(list(ADVERSARIAL_TEXTS))
     partial = _partial(folder)
-    for name in _COPIED:
+    for name in _COPIED_FILES:
         if (source / name).is_file():
             with atomic_write(partial / name) as file:
                 file.write((source / name).read_bytes())
@@ -212,12 +212,12 @@ def is_huggingface_folder(given: Path) -> bool:
     """
     if not given.is_dir():
         return False
-    if folder_exists(given):
+    if is_complete(given):
         return read_tokenizer_description(given).kind == "huggingface"
     return (given / "tokenizer.json").is_file() or not (given / "tokenizer.model").is_file()
 
 
-def folder_exists(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether a finished tokenizer folder is there."""
     return (folder / DESCRIPTION_NAME).exists()
 

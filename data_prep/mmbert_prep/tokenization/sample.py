@@ -15,64 +15,66 @@ from typing import Any
 
 from mmbert.files import atomic_write
 from mmbert_prep.executor.progress import Meter
-from mmbert_prep.executor.work_units import Plan, Unit
-from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout_flags
-from mmbert_prep.readers import read_segment
+from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
+from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
+from mmbert_prep.readers import read_range
 from mmbert_prep.settings import PrepSettings
 
-_LONGEST_SAMPLE = 20_000  # characters of one document
-_LEAST_READ = 4_000_000  # bytes of a unit of one language that are read at least
-_LEAST_KEPT = 4_000
-_SPREAD = 2  # sampled for each byte that will be wanted, so that languages can share unevenly
+_MAX_SAMPLE_CHARACTERS = 20_000  # characters of one document
+_MIN_READ_BYTES = 4_000_000  # bytes of a unit of one language that are read at least
+_MIN_KEPT_CHARACTERS = 4_000
+_OVERSAMPLING = 2  # sampled for each byte that will be wanted, so that languages can share unevenly
 
 
-class Survey:
+class TokenizerSampler:
     """What is to be sampled from each unit: decided from the sizes of files alone."""
 
-    def __init__(self, plan: Plan, settings: PrepSettings) -> None:
+    def __init__(self, plan: WorkPlan, settings: PrepSettings) -> None:
         self._settings = settings
         self._weights: dict[str | None, int] = defaultdict(int)
         for unit in plan.units:
-            for segment in unit.segments:
-                self._weights[segment.language] += segment.weight
-        self._wanted = share_by_temperature(
+            for file_range in unit.file_ranges:
+                self._weights[file_range.language] += file_range.input_bytes
+        self._wanted = temperature_budgets(
             {str(language): weight for language, weight in self._weights.items()},
             settings.tokenizer_sample_bytes,
             settings.tokenizer_temperature if len(self._weights) > 1 else 1.0,
         )
 
-    def sample_unit(self, unit: Unit, cleaner: Cleaner, path: Path, meter: Meter) -> None:
+    def sample_unit(self, unit: WorkUnit, cleaner: Cleaner, path: Path, meter: Meter) -> None:
         """Write the unit's sample to `path`: JSON lines, the first one with bytes per language."""
-        kept: dict[str, _Smallest] = {}
+        kept: dict[str, _SmallestHashes] = {}
         read: dict[str, int] = defaultdict(int)
         weights: dict[str | None, int] = defaultdict(int)
-        for segment in unit.segments:
-            weights[segment.language] += segment.weight
-        for segment in unit.segments:
-            share = weights[segment.language] / max(1, self._weights[segment.language])
-            budget = _LEAST_KEPT + int(_SPREAD * share * self._wanted[str(segment.language)])
+        for file_range in unit.file_ranges:
+            weights[file_range.language] += file_range.input_bytes
+        for file_range in unit.file_ranges:
+            share = weights[file_range.language] / max(1, self._weights[file_range.language])
+            budget = _MIN_KEPT_CHARACTERS + int(
+                _OVERSAMPLING * share * self._wanted[str(file_range.language)]
+            )
             # Columns may be sorted by language: such a file is read to its end.
-            most = max(_LEAST_READ, 8 * budget) if segment.language else None
-            segment_read = 0
-            meter.reading(segment.path)
-            for document in read_segment(segment, self._settings):
+            most = max(_MIN_READ_BYTES, 8 * budget) if file_range.language else None
+            range_read = 0
+            meter.reading(file_range.path)
+            for document in read_range(file_range, self._settings):
                 if document.tokens is not None:
                     continue  # says nothing of how text looks
                 clean = cleaner.clean(document)
-                if not isinstance(clean, Clean) or document.language is None:
+                if not isinstance(clean, CleanText) or document.language is None:
                     continue
-                segment_read += len(clean.data)
+                range_read += len(clean.data)
                 read[document.language] += len(clean.data)
                 hashes = content_hashes([clean.data])
-                if heldout_flags(hashes, self._settings.heldout_share)[0]:
+                if heldout_mask(hashes, self._settings.heldout_share)[0]:
                     continue
-                smallest = kept.setdefault(document.language, _Smallest(budget))
-                smallest.add(int(hashes[0, 1]), clean.text[:_LONGEST_SAMPLE])
-                if most is not None and segment_read > most:
+                smallest = kept.setdefault(document.language, _SmallestHashes(budget))
+                smallest.add(int(hashes[0, 1]), clean.text[:_MAX_SAMPLE_CHARACTERS])
+                if most is not None and range_read > most:
                     # What was not read counts by its size on disk.
-                    read[document.language] += max(0, segment.weight - segment_read)
+                    read[document.language] += max(0, file_range.input_bytes - range_read)
                     break
-            meter.add(weight=segment.weight)
+            meter.add(weight=file_range.input_bytes)
         with atomic_write(path) as file:
             file.write((json.dumps(read) + "\n").encode())
             for language in sorted(kept):
@@ -81,7 +83,7 @@ class Survey:
                     file.write((line + "\n").encode())
 
 
-class _Smallest:
+class _SmallestHashes:
     """The texts with the smallest priorities that fit into a number of characters."""
 
     def __init__(self, budget: int) -> None:
@@ -113,7 +115,7 @@ def read_samples(paths: list[Path], settings: PrepSettings) -> dict[str, list[st
         language: sum(len(text.encode()) for text in texts.values())
         for language, texts in found.items()
     }
-    wanted = share_by_temperature(
+    wanted = temperature_budgets(
         {language: sizes[language] for language in found},
         settings.tokenizer_sample_bytes,
         settings.tokenizer_temperature,
@@ -138,7 +140,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def share_by_temperature(
+def temperature_budgets(
     sizes: dict[str, int],
     total: int,
     temperature: float,

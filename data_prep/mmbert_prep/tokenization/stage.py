@@ -14,18 +14,18 @@ from mmbert.data.shards.tokenizer_description import (
 )
 from mmbert.errors import UserError
 from mmbert_prep.executor.stages import Stages
-from mmbert_prep.executor.work_units import Plan
+from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.filters.cleaning import Cleaner
 from mmbert_prep.settings import DEFAULT_VOCABULARY_SIZE, PrepSettings
 from mmbert_prep.tokenization.folder import (
-    folder_exists,
+    is_complete,
     is_huggingface_folder,
     same_tokenizer,
     write_huggingface_folder,
     write_sentencepiece_folder,
 )
-from mmbert_prep.tokenization.sample import Survey, read_samples
+from mmbert_prep.tokenization.sample import TokenizerSampler, read_samples
 from mmbert_prep.tokenization.training import train_bpe
 
 
@@ -33,26 +33,26 @@ class TokenizerStage:
     """Sees to it that SHARDS/tokenizer exists and is the wanted one."""
 
     def __init__(
-        self, stages: Stages, settings: PrepSettings, space: Workspace, console: Console
+        self, stages: Stages, settings: PrepSettings, workspace: Workspace, console: Console
     ) -> None:
-        self._stages, self._settings, self._space = stages, settings, space
+        self._stages, self._settings, self._workspace = stages, settings, workspace
         self._console = console
 
-    def run(self, plan: Plan) -> TokenizerDescription:
+    def run(self, plan: WorkPlan) -> TokenizerDescription:
         """Make the tokenizer unless the output has one; all workers take part in sampling."""
-        folder, given = self._space.tokenizer, self._settings.tokenizer
-        if folder_exists(folder):
-            if self._stages.leader:
+        folder, given = self._workspace.tokenizer, self._settings.tokenizer
+        if is_complete(folder):
+            if self._stages.is_rank_zero:
                 self._check_existing(folder)
         elif given is not None and is_huggingface_folder(given):
-            if self._stages.leader:
+            if self._stages.is_rank_zero:
                 write_huggingface_folder(folder, given)
         else:
             model = self._given_model(given)
-            self._survey(plan)
-            if self._stages.leader:
+            self._draw_samples(plan)
+            if self._stages.is_rank_zero:
                 self._write_sentencepiece(plan, model)
-        self._stages.team.barrier()
+        self._stages.group.barrier()
         return read_tokenizer_description(folder)
 
     def _check_existing(self, folder: Path) -> None:
@@ -82,19 +82,21 @@ class TokenizerStage:
                 remedy="give a SentencePiece .model file or a Hugging Face tokenizer folder",
             ) from error
 
-    def _survey(self, plan: Plan) -> None:
-        survey, cleaner = Survey(plan, self._settings), Cleaner(self._settings)
-        paths = [self._space.survey / f"{unit.key}.jsonl" for unit in plan.units]
-        done = sum(u.weight for u, path in zip(plan.units, paths, strict=True) if path.exists())
-        with self._stages.stage("survey", "sampling", plan.weight, done) as meter:
-            for index in self._stages.claimed(
-                [u.key for u in plan.units], [u.weight for u in plan.units]
+    def _draw_samples(self, plan: WorkPlan) -> None:
+        sampler, cleaner = TokenizerSampler(plan, self._settings), Cleaner(self._settings)
+        paths = [self._workspace.samples / f"{unit.key}.jsonl" for unit in plan.units]
+        done = sum(
+            u.input_bytes for u, path in zip(plan.units, paths, strict=True) if path.exists()
+        )
+        with self._stages.stage("survey", "sampling", plan.input_bytes, done) as meter:
+            for index in self._stages.claim_tasks(
+                [u.key for u in plan.units], [u.input_bytes for u in plan.units]
             ):
                 if not paths[index].exists():
-                    survey.sample_unit(plan.units[index], cleaner, paths[index], meter)
+                    sampler.sample_unit(plan.units[index], cleaner, paths[index], meter)
 
-    def _write_sentencepiece(self, plan: Plan, model: bytes | None) -> None:
-        paths = [self._space.survey / f"{unit.key}.jsonl" for unit in plan.units]
+    def _write_sentencepiece(self, plan: WorkPlan, model: bytes | None) -> None:
+        paths = [self._workspace.samples / f"{unit.key}.jsonl" for unit in plan.units]
         samples = read_samples(paths, self._settings)
         pairs = [(language, text) for language, texts in samples.items() for text in texts]
         if not pairs and model is None:
@@ -108,10 +110,12 @@ class TokenizerStage:
             with self._console.status(f"training a tokenizer of {size:,} ids"):
                 model = train_bpe((text for _, text in pairs), size, os.cpu_count() or 1)
         with self._console.status("comparing the tokenizer with its fast twin"):
-            write_sentencepiece_folder(self._space.tokenizer, model, _some_of_each(samples))
+            write_sentencepiece_folder(self._workspace.tokenizer, model, _first_documents(samples))
 
 
-def _some_of_each(samples: dict[str, list[str]], documents: int = 200) -> Iterator[tuple[str, str]]:
+def _first_documents(
+    samples: dict[str, list[str]], documents: int = 200
+) -> Iterator[tuple[str, str]]:
     for language, texts in samples.items():
         for text in texts[:documents]:
             yield language, text

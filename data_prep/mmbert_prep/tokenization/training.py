@@ -22,8 +22,10 @@ _LAYOUT = [
     *("\t" * count for count in range(1, 5)),
     *("\u2581" * count for count in range(2, 17)),
 ]
-_LONGEST_LINE = 2_000  # characters; SentencePiece would leave out lines beyond its limit of bytes
-_ALPHABET_SHARE = 0.4  # of the vocabulary at most: the rest is for longer pieces
+_MAX_LINE_CHARACTERS = (
+    2_000  # characters; SentencePiece would leave out lines beyond its limit of bytes
+)
+_MAX_ALPHABET_FRACTION = 0.4  # of the vocabulary at most: the rest is for longer pieces
 _COVERAGE = 0.9999
 
 
@@ -37,7 +39,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
     characters: Counter[str] = Counter()
     for line in lines:
         characters.update(line)
-    coverage = _coverage(characters, int(vocabulary_size * _ALPHABET_SHARE))
+    coverage = _coverage(characters, int(vocabulary_size * _MAX_ALPHABET_FRACTION))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -52,7 +54,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
-            max_sentence_length=16 * _LONGEST_LINE,
+            max_sentence_length=16 * _MAX_LINE_CHARACTERS,
             pad_id=PAD,
             eos_id=END,
             bos_id=BEGIN,
@@ -84,8 +86,8 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
 
 def _lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
-        for start in range(0, len(line), _LONGEST_LINE):
-            part = line[start : start + _LONGEST_LINE]
+        for start in range(0, len(line), _MAX_LINE_CHARACTERS):
+            part = line[start : start + _MAX_LINE_CHARACTERS]
             if part.strip():
                 yield part
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels.support.matmul import product
+from mmbert_kernels.support.matmul import matmul
 
 # Logits of a block: 16 MiB in float32, small enough for a shared cache.
 BLOCK_LOGITS = 1 << 22
@@ -60,7 +60,7 @@ def chunk_in_blocks(
     blocks: list[tuple[slice, Tensor, Tensor]] = []
     for first in range(0, vocabulary, width):
         block = slice(first, min(first + width, vocabulary))
-        logits = product(hidden, weight[block].t())
+        logits = matmul(hidden, weight[block].t())
         values = logits.to(losses.dtype).add_(bias[block])
         columns = labels - first
         here = (columns >= 0) & (columns < values.shape[1])
@@ -104,14 +104,14 @@ def _add_gradients(
     for block, exponentials, reference in blocks:
         scale = (reference - maxima).exp() * inverse
         scaled = (hidden * scale[:, None]).to(hidden.dtype)
-        of_weight = product(exponentials.t(), scaled)
-        of_bias = torch.mv(exponentials.t(), scale.to(hidden.dtype))
+        weight_grad = matmul(exponentials.t(), scaled)
+        bias_grad = torch.mv(exponentials.t(), scale.to(hidden.dtype))
         if is_first:
-            gradients.weight[block], gradients.bias[block] = of_weight, of_bias
+            gradients.weight[block], gradients.bias[block] = weight_grad, bias_grad
         else:
-            gradients.weight[block] += of_weight
-            gradients.bias[block] += of_bias
-        grad_hidden.addcmul_(product(exponentials, weight[block]), scale[:, None])
+            gradients.weight[block] += weight_grad
+            gradients.bias[block] += bias_grad
+        grad_hidden.addcmul_(matmul(exponentials, weight[block]), scale[:, None])
     gradients.weight.index_add_(0, columns, hidden * label_scale[:, None])
     gradients.bias.index_add_(0, columns, label_scale)
     gradients.hidden.copy_(grad_hidden)

@@ -29,8 +29,13 @@ from torch import Tensor
 
 from mmbert_kernels.cross_entropy.cpu_blocks import Chunk, Gradients, chunk_in_blocks
 from mmbert_kernels.cross_entropy.triton_softmax_gradient import softmax_gradient
-from mmbert_kernels.support.checks import computation_dtype, may_look, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.checks import (
+    computation_dtype,
+    is_host_readable,
+    require,
+    require_triton_dtype,
+)
+from mmbert_kernels.support.dispatch import backend
 
 # A chunk of logits takes this much at most; at the widths of these models the traffic of weight
 # and gradient per chunk is then small beside the products (2,048 rows and more of 256,000).
@@ -47,7 +52,7 @@ def linear_cross_entropy(
     vocab_start: int = 0,
     group: dist.ProcessGroup | None = None,
     chunk: int | None = None,
-    weight_gradient: Tensor | None = None,
+    main_grad: Tensor | None = None,
 ) -> Tensor:
     """Per-row losses of `labels` under softmax(hidden @ weight.T + bias).
 
@@ -61,7 +66,7 @@ def linear_cross_entropy(
         vocab_start: number of this process' first row in the whole vocabulary.
         group: the processes that share the vocabulary; None is this process alone.
         chunk: rows whose logits exist at a time; chosen by size if not given.
-        weight_gradient: float32 [V, d], to which the backward pass adds the weight's gradient; the
+        main_grad: float32 [V, d], to which the backward pass adds the weight's gradient; the
             weight itself then gets none. For a weight of a narrower type, whose own gradient
             would be rounded to that.
 
@@ -77,18 +82,15 @@ def linear_cross_entropy(
     """
     _check(hidden, weight, bias, labels, weights, chunk)
     require(
-        weight_gradient is None
-        or (
-            weight_gradient.shape == weight.shape
-            and weight_gradient.dtype == computation_dtype(weight.dtype)
-        ),
-        f"linear_cross_entropy: weight_gradient must be float32{list(weight.shape)}",
+        main_grad is None
+        or (main_grad.shape == weight.shape and main_grad.dtype == computation_dtype(weight.dtype)),
+        f"linear_cross_entropy: main_grad must be float32{list(weight.shape)}",
     )
     ignored = labels < 0
     factors = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights
     factors = factors.detach().masked_fill(ignored, 0.0)
     labels = labels.masked_fill(ignored | (factors == 0), vocab_start)
-    if group is None and may_look(labels) and labels.numel():
+    if group is None and is_host_readable(labels) and labels.numel():
         require(
             int(labels.max()) < vocab_start + weight.shape[0],
             f"linear_cross_entropy: label {int(labels.max())} lies outside the vocabulary of "
@@ -97,7 +99,7 @@ def linear_cross_entropy(
     if chunk is None:
         chunk = default_chunk(hidden.device.type, weight.shape[0], hidden.element_size())
     losses: Tensor = _LinearCrossEntropy.apply(
-        hidden, weight, bias, labels, factors, vocab_start, group, chunk, weight_gradient
+        hidden, weight, bias, labels, factors, vocab_start, group, chunk, main_grad
     )
     return losses
 
@@ -134,10 +136,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         vocab_start: int,
         group: dist.ProcessGroup | None,
         chunk: int,
-        weight_gradient: Tensor | None,
+        main_grad: Tensor | None,
     ) -> Tensor:
-        by_triton = implementation("linear_cross_entropy", hidden.device.type) == "triton"
-        if by_triton:
+        use_triton = backend("linear_cross_entropy", hidden.device.type) == "triton"
+        if use_triton:
             require_triton_dtype("linear_cross_entropy", hidden)
         compute = computation_dtype(hidden.dtype)
         losses = hidden.new_empty(hidden.shape[0], dtype=compute)
@@ -149,20 +151,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 weight=new(weight, dtype=compute, memory_format=torch.contiguous_format),
                 bias=new(bias, dtype=compute),
             )
-        run = _chunk_by_triton if by_triton else chunk_in_blocks
+        run = _chunk_by_triton if use_triton else chunk_in_blocks
         for first in range(0, hidden.shape[0], chunk):
             part = slice(first, first + chunk)
-            of_part = gradients and replace(gradients, hidden=gradients.hidden[part])
+            chunk_gradients = gradients and replace(gradients, hidden=gradients.hidden[part])
             run(
                 Chunk(hidden[part], labels[part] - vocab_start, factors[part], losses[part]),
                 weight,
                 bias,
-                of_part,
+                chunk_gradients,
                 first == 0,
                 group,
             )
         if gradients is not None:
-            ctx.gradients, ctx.weight_gradient = gradients, weight_gradient
+            ctx.gradients, ctx.main_grad = gradients, main_grad
             ctx.save_for_backward(factors)
             ctx.dtypes = weight.dtype, bias.dtype
         return losses
@@ -176,14 +178,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         scale = _common_gradient(upstream, factors)
         weight_dtype, bias_dtype = ctx.dtypes
-        if ctx.weight_gradient is None:
-            of_weight = _scaled(gradients.weight, scale, weight_dtype)
+        if ctx.main_grad is None:
+            weight_grad = _scaled(gradients.weight, scale, weight_dtype)
         else:
-            of_weight = None
-            ctx.weight_gradient.addcmul_(gradients.weight, scale)
+            weight_grad = None
+            ctx.main_grad.addcmul_(gradients.weight, scale)
         return (
             gradients.hidden.mul_(scale),
-            of_weight,
+            weight_grad,
             _scaled(gradients.bias, scale, bias_dtype),
             *(None,) * 6,
         )
@@ -212,10 +214,10 @@ def _chunk_by_triton(
     if is_first:
         gradients.bias.zero_()
     gradients.bias.add_(column_sums)
-    _add_product(gradients.weight, logits.t(), chunk.hidden, kept=0 if is_first else 1)
+    _accumulate_matmul(gradients.weight, logits.t(), chunk.hidden, kept=0 if is_first else 1)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
+def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
     """total = kept * total + left @ right, where total may be float32 and the factors narrower. If
     kept is 0, nothing in total is looked at."""
     if total.dtype == left.dtype:
@@ -258,7 +260,7 @@ def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:
         "linear_cross_entropy: the gradient of the losses differs from row to row; take their "
         "sum or mean, and pass what differs between rows as `weights`"
     )
-    if may_look(common):
+    if is_host_readable(common):
         require(bool(common), message)
     else:
         torch._assert_async(common, message)

@@ -20,10 +20,10 @@ from mmbert_kernels.support.triton_import import blocks, launch, tl, triton
 
 # Columns that the first pass reads at a time, and neighbours among them that share a maximum: they
 # are one lane's read of 16 bytes.
-FIRST_COLUMNS, FIRST_GROUP = 4096, 8
+STATISTICS_BLOCK_N, STATISTICS_GROUP = 4096, 8
 # The second pass' tile, as wide as its lanes read at once, so that each adds up columns of its own;
 # and the rows that one of its programs walks over.
-SECOND_COLUMNS, SECOND_ROWS, SECOND_WALK = 1024, 4, 256
+GRADIENT_BLOCK_N, GRADIENT_BLOCK_M, GRADIENT_ROWS_PER_PROGRAM = 1024, 4, 256
 
 
 def softmax_gradient(
@@ -57,8 +57,8 @@ def softmax_gradient(
         sums,
         label_logits,
         vocabulary,
-        COLUMNS=FIRST_COLUMNS,
-        GROUP=FIRST_GROUP,
+        BLOCK_N=STATISTICS_BLOCK_N,
+        GROUP=STATISTICS_GROUP,
         num_warps=8,
     )
     if group is not None:
@@ -69,11 +69,11 @@ def softmax_gradient(
         sums, label_logits = both[0], both[1]
     torch.mul(sums.log() + maxima - label_logits, factors, out=losses)
     losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
-    walks = blocks(rows, SECOND_WALK)
-    column_sums = torch.empty(walks, vocabulary, dtype=torch.float32, device=logits.device)
+    row_programs = blocks(rows, GRADIENT_ROWS_PER_PROGRAM)
+    column_sums = torch.empty(row_programs, vocabulary, dtype=torch.float32, device=logits.device)
     launch(
         _gradient_kernel,
-        (blocks(vocabulary, SECOND_COLUMNS), walks),
+        (blocks(vocabulary, GRADIENT_BLOCK_N), row_programs),
         logits,
         labels,
         factors,
@@ -82,9 +82,9 @@ def softmax_gradient(
         column_sums,
         rows,
         vocabulary,
-        ROWS=SECOND_ROWS,
-        WALK=SECOND_WALK,
-        COLUMNS=SECOND_COLUMNS,
+        BLOCK_M=GRADIENT_BLOCK_M,
+        ROWS_PER_PROGRAM=GRADIENT_ROWS_PER_PROGRAM,
+        BLOCK_N=GRADIENT_BLOCK_N,
         num_warps=4,
     )
     return column_sums.sum(dim=0)
@@ -98,16 +98,16 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
     sums_pointer,
     label_logits_pointer,
     vocabulary,
-    COLUMNS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
 ):
     row = tl.program_id(0)
     row_at = logits_pointer + row.to(tl.int64) * vocabulary
     # every lane keeps a running maximum and sum of its groups of columns; they meet at the end
-    lane = tl.arange(0, COLUMNS // GROUP)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    maximum = tl.full([COLUMNS // GROUP], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([COLUMNS // GROUP], dtype=tl.float32)
-    for first in range(0, vocabulary, COLUMNS):
+    lane = tl.arange(0, BLOCK_N // GROUP)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    maximum = tl.full([BLOCK_N // GROUP], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([BLOCK_N // GROUP], dtype=tl.float32)
+    for first in range(0, vocabulary, BLOCK_N):
         column = first + lane
         logits = tl.load(row_at + column, mask=column < vocabulary, other=float("-inf"))
         logits = logits.to(tl.float32)
@@ -137,16 +137,16 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
     column_sums_pointer,
     rows,
     vocabulary,
-    ROWS: tl.constexpr,
-    WALK: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    ROWS_PER_PROGRAM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     column_inside = column < vocabulary
-    column_sums = tl.zeros([COLUMNS], dtype=tl.float32)
-    first_row = tl.program_id(1) * WALK
-    for first in range(first_row, tl.minimum(first_row + WALK, rows), ROWS):
-        row = first + tl.arange(0, ROWS)
+    column_sums = tl.zeros([BLOCK_N], dtype=tl.float32)
+    first_row = tl.program_id(1) * ROWS_PER_PROGRAM
+    for first in range(first_row, tl.minimum(first_row + ROWS_PER_PROGRAM, rows), BLOCK_M):
+        row = first + tl.arange(0, BLOCK_M)
         row_inside = row < rows
         inside = row_inside[:, None] & column_inside[None, :]
         at = logits_pointer + row.to(tl.int64)[:, None] * vocabulary + column[None, :]

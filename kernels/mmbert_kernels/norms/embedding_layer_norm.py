@@ -15,8 +15,8 @@ from mmbert_kernels.gather_rows import gather_rows_reference
 from mmbert_kernels.norms.layer_norm import layer_norm_reference
 from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.scatter_rows import scatter_rows_triton
-from mmbert_kernels.support.checks import may_look, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.checks import is_host_readable, require, require_triton_dtype
+from mmbert_kernels.support.dispatch import backend
 from mmbert_kernels.support.triton_import import contiguous_rows
 
 
@@ -36,7 +36,7 @@ def embedding_layer_norm(ids: Tensor, table: Tensor, weight: Tensor, eps: float)
         ValueError: shapes do not fit, or (on CPU) an id lies outside the table.
     """
     _check(ids, table, weight)
-    if implementation("embedding_layer_norm", table.device.type) == "reference":
+    if backend("embedding_layer_norm", table.device.type) == "reference":
         return embedding_layer_norm_reference(ids, table, weight, eps)
     require_triton_dtype("embedding_layer_norm", table, weight)
     out: Tensor = _EmbeddingLayerNorm.apply(ids, table, weight, eps)
@@ -60,7 +60,7 @@ def _check(ids: Tensor, table: Tensor, weight: Tensor) -> None:
         f"embedding_layer_norm: table must be [V, d] and weight [d]; got {list(table.shape)} "
         f"and {list(weight.shape)}",
     )
-    if may_look(ids) and ids.numel() > 0:
+    if is_host_readable(ids) and ids.numel() > 0:
         lowest, highest = int(ids.min()), int(ids.max())
         require(
             lowest >= 0 and highest < table.shape[0],
@@ -75,15 +75,15 @@ class _EmbeddingLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:
         ids = ids.contiguous()
-        out, _, mean, inverse = triton_forward(table, None, ids, weight, eps)
-        ctx.save_for_backward(ids, contiguous_rows(table), contiguous_rows(weight), mean, inverse)
+        out, _, mean, rstd = triton_forward(table, None, ids, weight, eps)
+        ctx.save_for_backward(ids, contiguous_rows(table), contiguous_rows(weight), mean, rstd)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        ids, table, weight, mean, inverse = ctx.saved_tensors
+        ids, table, weight, mean, rstd = ctx.saved_tensors
         rows, _, grad_weight = triton_backward(
-            grad_out, None, table, ids, weight, mean, inverse, torch.float32
+            grad_out, None, table, ids, weight, mean, rstd, torch.float32
         )
         grad_table = scatter_rows_triton(rows, ids, table.shape[0], table.dtype)
         return None, grad_table, grad_weight, None

@@ -10,7 +10,7 @@ Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
     dx = (g - mean(g) - n * mean(g * n)) / sqrt(variance + eps)
     dweight = sum over the rows of dy * n
 
-`branching_layer_norm` gives x itself beside its norm, and adds the gradients of both in one pass.
+`prenorm_layer_norm` gives x itself beside its norm, and adds the gradients of both in one pass.
 `add_layer_norm` first takes s = x + residual, rounded to the residual's type because that is
 what the next layer reads, and gives both s and its norm; both summands get the gradient dx + ds.
 With dropout (dropout.py) it is s = dropout(x) + residual, and x gets the dropout of that gradient.
@@ -27,7 +27,7 @@ from torch.nn import functional
 from mmbert_kernels.norms.dropout import Dropout, add_dropped
 from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from mmbert_kernels.support.triton_import import contiguous_rows
 
 
@@ -46,23 +46,23 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ValueError: shapes do not fit.
     """
     _check(x, weight)
-    if implementation("layer_norm", x.device.type) == "reference":
+    if backend("layer_norm", x.device.type) == "reference":
         return layer_norm_reference(x, weight, eps)
     require_triton_dtype("layer_norm", x, weight)
     out: Tensor = _LayerNorm.apply(x, weight, eps)
     return out
 
 
-def branching_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(`layer_norm` of x, x): for an x that goes on beside its norm, as a residual stream does.
 
     Arguments and errors as there.
     """
     _check(x, weight)
-    if implementation("layer_norm", x.device.type) == "reference":
+    if backend("layer_norm", x.device.type) == "reference":
         return layer_norm_reference(x, weight, eps), x
-    require_triton_dtype("branching_layer_norm", x, weight)
-    normed, same = _BranchingLayerNorm.apply(x, weight, eps)
+    require_triton_dtype("prenorm_layer_norm", x, weight)
+    normed, same = _PrenormLayerNorm.apply(x, weight, eps)
     return normed, same
 
 
@@ -91,11 +91,11 @@ def add_layer_norm(
         dropout is None or x.shape[1] % 2 == 0,
         f"add_layer_norm: dropout needs an even width; got {x.shape[1]}",
     )
-    if implementation("add_layer_norm", x.device.type) == "reference":
+    if backend("add_layer_norm", x.device.type) == "reference":
         return add_layer_norm_reference(x, residual, weight, eps, dropout)
     require_triton_dtype("add_layer_norm", x, residual, weight)
-    normed, total = _AddLayerNorm.apply(x, residual, weight, eps, dropout)
-    return normed, total
+    normed, residual_out = _AddLayerNorm.apply(x, residual, weight, eps, dropout)
+    return normed, residual_out
 
 
 def layer_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -112,10 +112,10 @@ def add_layer_norm_reference(
 ) -> tuple[Tensor, Tensor]:
     """`add_layer_norm` in plain PyTorch."""
     if dropout is None:
-        total = (x + residual).to(residual.dtype)
+        residual_out = (x + residual).to(residual.dtype)
     else:
-        total = add_dropped(x, residual, dropout)
-    return layer_norm_reference(total, weight, eps), total
+        residual_out = add_dropped(x, residual, dropout)
+    return layer_norm_reference(residual_out, weight, eps), residual_out
 
 
 def _check(x: Tensor, weight: Tensor) -> None:
@@ -129,34 +129,32 @@ def _check(x: Tensor, weight: Tensor) -> None:
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        out, total, mean, inverse = triton_forward(x, None, None, weight, eps)
-        ctx.save_for_backward(total, contiguous_rows(weight), mean, inverse)
+        out, residual_out, mean, rstd = triton_forward(x, None, None, weight, eps)
+        ctx.save_for_backward(residual_out, contiguous_rows(weight), mean, rstd)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, mean, inverse = ctx.saved_tensors
-        grad, _, grad_weight = triton_backward(
-            grad_out, None, x, None, weight, mean, inverse, x.dtype
-        )
+        x, weight, mean, rstd = ctx.saved_tensors
+        grad, _, grad_weight = triton_backward(grad_out, None, x, None, weight, mean, rstd, x.dtype)
         return grad, grad_weight, None
 
 
-class _BranchingLayerNorm(torch.autograd.Function):
+class _PrenormLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out, rows, mean, inverse = triton_forward(x, None, None, weight, eps)
-        ctx.save_for_backward(rows, contiguous_rows(weight), mean, inverse)
+        out, rows, mean, rstd = triton_forward(x, None, None, weight, eps)
+        ctx.save_for_backward(rows, contiguous_rows(weight), mean, rstd)
         return out, x
 
     @staticmethod
     def backward(
         ctx: Any, grad_out: Tensor | None, grad_x: Tensor | None
     ) -> tuple[Tensor, Tensor, None]:
-        rows, weight, mean, inverse = ctx.saved_tensors
+        rows, weight, mean, rstd = ctx.saved_tensors
         grad, _, grad_weight = triton_backward(
-            grad_out, grad_x, rows, None, weight, mean, inverse, rows.dtype
+            grad_out, grad_x, rows, None, weight, mean, rstd, rows.dtype
         )
         return grad, grad_weight, None
 
@@ -167,17 +165,25 @@ class _AddLayerNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out, total, mean, inverse = triton_forward(x, residual, None, weight, eps, dropout)
-        ctx.save_for_backward(total, contiguous_rows(weight), mean, inverse)
+        out, residual_out, mean, rstd = triton_forward(x, residual, None, weight, eps, dropout)
+        ctx.save_for_backward(residual_out, contiguous_rows(weight), mean, rstd)
         ctx.x_dtype, ctx.dropout = x.dtype, dropout
-        return out, total
+        return out, residual_out
 
     @staticmethod
     def backward(
-        ctx: Any, grad_out: Tensor | None, grad_total: Tensor | None
+        ctx: Any, grad_out: Tensor | None, grad_residual: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        total, weight, mean, inverse = ctx.saved_tensors
+        residual_out, weight, mean, rstd = ctx.saved_tensors
         grad, grad_x, grad_weight = triton_backward(
-            grad_out, grad_total, total, None, weight, mean, inverse, total.dtype, ctx.dropout
+            grad_out,
+            grad_residual,
+            residual_out,
+            None,
+            weight,
+            mean,
+            rstd,
+            residual_out.dtype,
+            ctx.dropout,
         )
         return grad_x.to(ctx.x_dtype), grad, grad_weight, None, None

@@ -17,7 +17,7 @@ from mmbert_kernels.support.triton_import import (
     contiguous_rows,
     launch,
     next_power_of_2,
-    resident_programs,
+    persistent_programs,
     tl,
     triton,
 )
@@ -35,9 +35,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     weight_pointer,
     words_pointer,
     out_pointer,
-    total_pointer,
+    residual_out_pointer,
     mean_pointer,
-    inverse_pointer,
+    rstd_pointer,
     rows,
     width,
     x_stride,
@@ -49,11 +49,11 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     HAS_RESIDUAL: tl.constexpr,
     HAS_DROPOUT: tl.constexpr,
     HAS_IDS: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, WIDTH)
+    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.arange(0, BLOCK_N)
     row_inside = row < rows
     inside = row_inside[:, None] & (column < width)[None, :]
     source = row
@@ -68,57 +68,57 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     if HAS_RESIDUAL:
         residual_at = residual_pointer + row[:, None] * residual_stride + column[None, :]
         x += tl.load(residual_at, mask=inside, other=0.0).to(tl.float32)
-        total = x.to(total_pointer.dtype.element_ty)
-        tl.store(total_pointer + target, total, mask=inside)
-        x = total.to(tl.float32)
+        residual_out = x.to(residual_out_pointer.dtype.element_ty)
+        tl.store(residual_out_pointer + target, residual_out, mask=inside)
+        x = residual_out.to(tl.float32)
     mean = tl.sum(x, axis=1) / width
-    centred = tl.where(inside, x - mean[:, None], 0.0)
-    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
+    centered = tl.where(inside, x - mean[:, None], 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(centered * centered, axis=1) / width + eps)
     weight = tl.load(weight_pointer + column, mask=column < width, other=0.0).to(tl.float32)
-    out = centred * inverse[:, None] * weight[None, :]
+    out = centered * rstd[:, None] * weight[None, :]
     tl.store(out_pointer + target, out.to(out_pointer.dtype.element_ty), mask=inside)
     tl.store(mean_pointer + row, mean, mask=row_inside)
-    tl.store(inverse_pointer + row, inverse, mask=row_inside)
+    tl.store(rstd_pointer + row, rstd, mask=row_inside)
 
 
 @triton.jit(do_not_specialize=["first_counter"])
 def _backward_kernel(  # type: ignore[no-untyped-def]
     grad_out_pointer,
-    grad_total_pointer,
+    grad_residual_pointer,
     x_pointer,
     ids_pointer,
     weight_pointer,
     words_pointer,
     mean_pointer,
-    inverse_pointer,
+    rstd_pointer,
     grad_x_pointer,
     grad_dropped_pointer,
     grad_weight_pointer,
     rows,
     width,
     grad_out_stride,
-    grad_total_stride,
+    grad_residual_stride,
     x_stride,
     threshold,
     scale,
     first_counter,
     HAS_GRAD_OUT: tl.constexpr,
-    HAS_GRAD_TOTAL: tl.constexpr,
+    HAS_GRAD_RESIDUAL: tl.constexpr,
     HAS_DROPOUT: tl.constexpr,
     HAS_IDS: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     program = tl.program_id(0)
-    column = tl.arange(0, WIDTH)
+    column = tl.arange(0, BLOCK_N)
     column_inside = column < width
     weight = tl.load(weight_pointer + column, mask=column_inside, other=0.0).to(tl.float32)
-    grad_weight = tl.zeros([WIDTH], dtype=tl.float32)
-    for block in range(program, tl.cdiv(rows, ROWS), tl.num_programs(0)):
-        row = tl.cast(block, tl.int64) * ROWS + tl.arange(0, ROWS)
+    grad_weight = tl.zeros([BLOCK_N], dtype=tl.float32)
+    for block in range(program, tl.cdiv(rows, BLOCK_M), tl.num_programs(0)):
+        row = tl.cast(block, tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
         row_inside = row < rows
         inside = row_inside[:, None] & column_inside[None, :]
-        grad_x = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
+        grad_x = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
         if HAS_GRAD_OUT:
             source = row
             if HAS_IDS:
@@ -128,16 +128,18 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
             grad_at = grad_out_pointer + row[:, None] * grad_out_stride + column[None, :]
             grad_out = tl.load(grad_at, mask=inside, other=0.0).to(tl.float32)
             mean = tl.load(mean_pointer + row, mask=row_inside, other=0.0)
-            inverse = tl.load(inverse_pointer + row, mask=row_inside, other=0.0)
-            normed = tl.where(inside, (x - mean[:, None]) * inverse[:, None], 0.0)
+            rstd = tl.load(rstd_pointer + row, mask=row_inside, other=0.0)
+            normed = tl.where(inside, (x - mean[:, None]) * rstd[:, None], 0.0)
             scaled = grad_out * weight[None, :]
             along = tl.sum(scaled * normed, axis=1) / width
             across = tl.sum(scaled, axis=1) / width
-            grad_x = (scaled - across[:, None] - normed * along[:, None]) * inverse[:, None]
+            grad_x = (scaled - across[:, None] - normed * along[:, None]) * rstd[:, None]
             grad_weight += tl.sum(grad_out * normed, axis=0)
-        if HAS_GRAD_TOTAL:
-            total_at = grad_total_pointer + row[:, None] * grad_total_stride + column[None, :]
-            grad_x += tl.load(total_at, mask=inside, other=0.0).to(tl.float32)
+        if HAS_GRAD_RESIDUAL:
+            grad_residual_at = (
+                grad_residual_pointer + row[:, None] * grad_residual_stride + column[None, :]
+            )
+            grad_x += tl.load(grad_residual_at, mask=inside, other=0.0).to(tl.float32)
         target = row[:, None] * width + column[None, :]
         grad = grad_x.to(grad_x_pointer.dtype.element_ty)
         tl.store(grad_x_pointer + target, grad, mask=inside)
@@ -174,17 +176,17 @@ def triton_forward(
     eps: float,
     dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(normed, sum or x, means, inverse deviations) of the rows of x, or of its rows `ids`."""
+    """(normed, sum or x, means, reciprocal standard deviations) of the rows of x or x[ids]."""
     x, weight = contiguous_rows(x), contiguous_rows(weight)
     rows, width = (x.shape[0] if ids is None else ids.shape[0]), x.shape[1]
     dtype = x.dtype if residual is None else residual.dtype
     out = torch.empty(rows, width, dtype=dtype, device=x.device)
-    total = x
+    residual_out = x
     if residual is not None:
         residual = contiguous_rows(residual)
-        total = torch.empty_like(out)
+        residual_out = torch.empty_like(out)
     mean = torch.empty(rows, dtype=torch.float32, device=x.device)
-    inverse = torch.empty_like(mean)
+    rstd = torch.empty_like(mean)
     if rows:
         block = _rows_per_program(width)
         launch(
@@ -196,9 +198,9 @@ def triton_forward(
             weight,
             channel_words(width // 2, x.device) if dropout else None,
             out,
-            total if residual is not None else None,
+            residual_out if residual is not None else None,
             mean,
-            inverse,
+            rstd,
             rows,
             width,
             x.stride(0),
@@ -208,21 +210,21 @@ def triton_forward(
             HAS_RESIDUAL=residual is not None,
             HAS_DROPOUT=dropout is not None,
             HAS_IDS=ids is not None,
-            ROWS=block,
-            WIDTH=next_power_of_2(width),
+            BLOCK_M=block,
+            BLOCK_N=next_power_of_2(width),
             num_warps=_warps(width),
         )
-    return out, total, mean, inverse
+    return out, residual_out, mean, rstd
 
 
 def triton_backward(
     grad_out: Tensor | None,
-    grad_total: Tensor | None,
+    grad_residual: Tensor | None,
     x: Tensor,
     ids: Tensor | None,
     weight: Tensor,
     mean: Tensor,
-    inverse: Tensor,
+    rstd: Tensor,
     dtype: torch.dtype,
     dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,37 +233,37 @@ def triton_backward(
     grad_x = torch.empty(rows, width, dtype=dtype, device=x.device)
     grad_dropped = grad_x if dropout is None else torch.empty_like(grad_x)
     block = _rows_per_step(width, dtype)
-    programs = min(blocks(rows, block), resident_programs(x.device))
+    programs = min(blocks(rows, block), persistent_programs(x.device))
     shares = torch.empty(programs, width, dtype=torch.float32, device=x.device)
     grad_out = None if grad_out is None else contiguous_rows(grad_out)
-    grad_total = None if grad_total is None else contiguous_rows(grad_total)
+    grad_residual = None if grad_residual is None else contiguous_rows(grad_residual)
     if rows:
         launch(
             _backward_kernel,
             (programs,),
             grad_out,
-            grad_total,
+            grad_residual,
             x,
             ids,
             weight,
             channel_words(width // 2, x.device) if dropout else None,
             mean,
-            inverse,
+            rstd,
             grad_x,
             grad_dropped,
             shares,
             rows,
             width,
             grad_out.stride(0) if grad_out is not None else 0,
-            grad_total.stride(0) if grad_total is not None else 0,
+            grad_residual.stride(0) if grad_residual is not None else 0,
             x.stride(0),
             *_settings(dropout),
             HAS_GRAD_OUT=grad_out is not None,
-            HAS_GRAD_TOTAL=grad_total is not None,
+            HAS_GRAD_RESIDUAL=grad_residual is not None,
             HAS_DROPOUT=dropout is not None,
             HAS_IDS=ids is not None,
-            ROWS=block,
-            WIDTH=next_power_of_2(width),
+            BLOCK_M=block,
+            BLOCK_N=next_power_of_2(width),
             num_warps=_warps(width),
             maxnreg=REGISTERS,
         )

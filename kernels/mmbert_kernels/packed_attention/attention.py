@@ -28,15 +28,15 @@ from torch.nn import functional
 
 from mmbert_kernels.packed_attention.cpu_blocked import blocked_attention
 from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
-from mmbert_kernels.rotary import rotary, rotary_apart
+from mmbert_kernels.rotary import rotary, rotary_unpacked
 from mmbert_kernels.support.checks import require
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 from mmbert_kernels.support.sequences import check_cu_seqlens
 
 logger = logging.getLogger("mmbert.kernels")
 
 # Those that take queries, keys and values as three tensors.
-ON_PARTS = {"flash_attn_3": flash_attention_3, "varlen": varlen_attention}
+UNPACKED = {"flash_attn_3": flash_attention_3, "varlen": varlen_attention}
 
 
 def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
@@ -61,11 +61,11 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     if qkv.shape[0] == 0:
         return qkv[:, 0]
     qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
-    chosen = implementation("attention", qkv.device.type, qkv.dtype)
-    if chosen in ON_PARTS:
+    chosen = backend("attention", qkv.device.type, qkv.dtype)
+    if chosen in UNPACKED:
         # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
         query, key, value = qkv.unbind(1)
-        return ON_PARTS[chosen]((query, key, value), cu_seqlens, max_seqlen, window)
+        return UNPACKED[chosen]((query, key, value), cu_seqlens, max_seqlen, window)
     if chosen == "flash_attn":
         return flash_attention(qkv, cu_seqlens, max_seqlen, window)
     if chosen == "plain" and qkv.device.type != "cpu":
@@ -94,10 +94,10 @@ def rotary_attention(
     values apart, they are rotated and brought together in one pass.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, window)
-    chosen = implementation("attention", qkv.device.type, qkv.dtype)
-    if chosen in ON_PARTS and qkv.shape[0]:
-        parts = rotary_apart(qkv, cu_seqlens, base)
-        return ON_PARTS[chosen](parts, cu_seqlens, max_seqlen, window)
+    chosen = backend("attention", qkv.device.type, qkv.dtype)
+    if chosen in UNPACKED and qkv.shape[0]:
+        parts = rotary_unpacked(qkv, cu_seqlens, base)
+        return UNPACKED[chosen](parts, cu_seqlens, max_seqlen, window)
     return attention(rotary(qkv, cu_seqlens, base), cu_seqlens, max_seqlen, window)
 
 

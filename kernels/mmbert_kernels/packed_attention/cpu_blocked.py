@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.packed_attention.cpu_dense import LEAST_TOKENS, dense_backward, dense_forward
+from mmbert_kernels.packed_attention.cpu_dense import MIN_TOKENS, dense_backward, dense_forward
 from mmbert_kernels.packed_attention.gpu_plain import plain_backward, plain_forward
 from mmbert_kernels.support.sequences import document_numbers
 
@@ -104,7 +104,7 @@ def _window_parts(tokens: int, window: int, most: int) -> list[_Part]:
 
 def _is_dense(part: _Part, window: int | None, qkv: Tensor) -> bool:
     """Whether the part is one long document, seen as a whole, in float32."""
-    long = part.queries >= LEAST_TOKENS and not part.masked
+    long = part.queries >= MIN_TOKENS and not part.masked
     return long and window is None and qkv.dtype == torch.float32
 
 

@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor
 
-from mmbert_kernels.support.matmul import product
+from mmbert_kernels.support.matmul import matmul
 
 # Below this many tokens the flash kernel is as quick.
-LEAST_TOKENS = 320
+MIN_TOKENS = 320
 QUERIES = 1024
 
 
@@ -28,10 +28,10 @@ def dense_forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
     for head in range(heads):
         for first in range(0, length, QUERIES):
             block = slice(first, first + QUERIES)
-            scores = product(query[head, block], key[head].t())
+            scores = matmul(query[head, block], key[head].t())
             maxima = scores.amax(dim=1, keepdim=True)
             sums = scores.sub_(maxima).exp_().sum(dim=1, keepdim=True)
-            torch.div(product(scores, value[head]), sums, out=out[head, block])
+            torch.div(matmul(scores, value[head]), sums, out=out[head, block])
             log_sum[head, block] = (maxima + sums.log())[:, 0]
     return out.transpose(0, 1), log_sum
 
@@ -46,13 +46,13 @@ def dense_backward(grad_out: Tensor, qkv: Tensor, out: Tensor, log_sum: Tensor) 
     for head in range(heads):
         for first in range(0, length, QUERIES):
             block = slice(first, first + QUERIES)
-            weights = product(query[head, block], key[head].t())
+            weights = matmul(query[head, block], key[head].t())
             weights.sub_(log_sum[head, block, None]).exp_()
-            grad[2, head] += product(weights.t(), upstream[head, block])
-            scores = product(upstream[head, block], value[head].t())
+            grad[2, head] += matmul(weights.t(), upstream[head, block])
+            scores = matmul(upstream[head, block], value[head].t())
             scores.sub_(along[head, block, None]).mul_(weights)
-            grad[0, head, block] = product(scores, key[head])
-            grad[1, head] += product(scores.t(), query[head, block])
+            grad[0, head, block] = matmul(scores, key[head])
+            grad[1, head] += matmul(scores.t(), query[head, block])
     grad[0] /= math.sqrt(size)
     return grad.permute(2, 0, 1, 3)
 

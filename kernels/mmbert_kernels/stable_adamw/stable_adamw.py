@@ -13,7 +13,7 @@ averages are those of optimi and ModernBERT):
 ZeRO and tensor parallelism cut tensors anywhere, so the step is in two passes. The first changes
 nothing; then the caller adds up the sums of each tensor over the ranks that hold parts of it:
 
-    sums = stable_adamw_sums(...)           # [segments, 2]: sum of g^2 / max(v, eps^2), elements
+    sums = stable_adamw_sums(...)           # [spans, 2]: sum of g^2 / max(v, eps^2), elements
     all_reduce(sums)                        # by tensor, in the caller's order of tensors
     stable_adamw_apply(..., sums)           # m, v and p
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmbert_kernels.stable_adamw.triton_kernels import apply_triton, sums_triton
 from mmbert_kernels.support.checks import require
-from mmbert_kernels.support.dispatch import implementation
+from mmbert_kernels.support.dispatch import backend
 
 # The reference sums in pieces that stay in a core's cache.
 REFERENCE_PIECE = 1 << 16
@@ -34,19 +34,19 @@ VECTOR = 16
 
 
 @dataclass(frozen=True)
-class Segments:
-    """Where the tensors lie in a flat partition: segment i is [starts[i], ends[i])."""
+class TensorSpans:
+    """Where the tensors lie in a flat partition: span i is [starts[i], ends[i])."""
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        require(len(self.starts) == len(self.ends), "segments: as many starts as ends are needed")
+        require(len(self.starts) == len(self.ends), "spans: as many starts as ends are needed")
         previous = 0
         for start, end in zip(self.starts, self.ends, strict=True):
             require(
                 previous <= start <= end,
-                f"segments must be in order and apart: [{start}, {end}) follows {previous}",
+                f"spans must be in order and apart: [{start}, {end}) follows {previous}",
             )
             previous = end
 
@@ -63,7 +63,7 @@ def debiased_beta(beta: float, step: int) -> float:
 def stable_adamw_sums(
     gradient: Tensor,
     exp_avg_sq: Tensor,
-    segments: Segments,
+    spans: TensorSpans,
     *,
     betas: tuple[float, float],
     step: int,
@@ -74,24 +74,24 @@ def stable_adamw_sums(
     Args:
         gradient: float32 [N], the flat partition's gradient.
         exp_avg_sq: float32 [N], v before this step.
-        segments: where the tensors lie; what lies in none (padding) is left alone.
+        spans: where the tensors lie; what lies in none (padding) is left alone.
         betas: the undebiased averaging factors.
         step: number of this step, from 1.
         eps: the optimiser's epsilon.
 
     Returns:
-        float64 [segments, 2] on the partition's device: for each segment the sum of
+        float64 [spans, 2] on the partition's device: for each span the sum of
         g^2 / max(v, eps^2) with the v of after this step, and the number of elements. Both may be
         added over ranks.
 
     Raises:
-        ValueError: shapes or types do not fit, or a segment ends after the partition.
+        ValueError: shapes or types do not fit, or a span ends after the partition.
     """
-    _check(segments, gradient, exp_avg_sq)
+    _check(spans, gradient, exp_avg_sq)
     b2 = debiased_beta(betas[1], step)
-    if implementation("stable_adamw", gradient.device.type) == "triton":
-        return sums_triton(gradient, exp_avg_sq, segments.starts, segments.ends, b2, eps)
-    return _sums_reference(gradient, exp_avg_sq, segments, b2, eps)
+    if backend("stable_adamw", gradient.device.type) == "triton":
+        return sums_triton(gradient, exp_avg_sq, spans.starts, spans.ends, b2, eps)
+    return _sums_reference(gradient, exp_avg_sq, spans, b2, eps)
 
 
 def stable_adamw_apply(
@@ -99,7 +99,7 @@ def stable_adamw_apply(
     gradient: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    segments: Segments,
+    spans: TensorSpans,
     sums: Tensor,
     *,
     betas: tuple[float, float],
@@ -116,78 +116,78 @@ def stable_adamw_apply(
         gradient: float32 [N], as in the first pass.
         exp_avg: float32 [N], m; updated.
         exp_avg_sq: float32 [N], v; updated.
-        segments: as in the first pass; what lies in none is left alone.
-        sums: float64 [segments, 2]: what the first pass gave, added over the ranks that hold
+        spans: as in the first pass; what lies in none is left alone.
+        sums: float64 [spans, 2]: what the first pass gave, added over the ranks that hold
             parts of the same tensor.
         betas, step, eps: as in the first pass.
         learning_rate: this step's.
         peak_learning_rate: what the decay is relative to: weights shrink by `weight_decay` a
             step at this learning rate.
-        weight_decay: float32 [segments].
+        weight_decay: float32 [spans].
 
     Raises:
         ValueError: shapes or types do not fit.
     """
-    _check(segments, parameter, gradient, exp_avg, exp_avg_sq)
+    _check(spans, parameter, gradient, exp_avg, exp_avg_sq)
     require(
-        sums.shape == (len(segments), 2) and sums.dtype == torch.float64,
-        f"sums must be float64 [{len(segments)}, 2]; got {sums.dtype}{list(sums.shape)}",
+        sums.shape == (len(spans), 2) and sums.dtype == torch.float64,
+        f"sums must be float64 [{len(spans)}, 2]; got {sums.dtype}{list(sums.shape)}",
     )
     require(
-        weight_decay.shape == (len(segments),) and weight_decay.dtype == torch.float32,
-        f"weight_decay must be float32 [{len(segments)}]; got "
+        weight_decay.shape == (len(spans),) and weight_decay.dtype == torch.float32,
+        f"weight_decay must be float32 [{len(spans)}]; got "
         f"{weight_decay.dtype}{list(weight_decay.shape)}",
     )
     require(peak_learning_rate > 0, f"the peak learning rate is {peak_learning_rate}")
     factors = debiased_beta(betas[0], step), debiased_beta(betas[1], step)
     rates = learning_rate / update_rms(sums).clamp(min=1.0)
     flats = (parameter, gradient, exp_avg, exp_avg_sq)
-    if implementation("stable_adamw", parameter.device.type) == "triton":
+    if backend("stable_adamw", parameter.device.type) == "triton":
         shrink = 1.0 - rates / peak_learning_rate * weight_decay.to(rates)
-        apply_triton(flats, segments.starts, segments.ends, rates, shrink, factors, eps)
+        apply_triton(flats, spans.starts, spans.ends, rates, shrink, factors, eps)
     else:
         decays = weight_decay.double() / peak_learning_rate
-        _apply_reference(flats, segments, rates, decays, factors, eps)
+        _apply_reference(flats, spans, rates, decays, factors, eps)
 
 
 def update_rms(sums: Tensor) -> Tensor:
-    """float64 [segments]: each tensor's RMS from its sums; 0 for a tensor without elements."""
+    """float64 [spans]: each tensor's RMS from its sums; 0 for a tensor without elements."""
     return (sums[:, 0] / sums[:, 1].clamp(min=1.0)).sqrt()
 
 
 def _sums_reference(
-    gradient: Tensor, exp_avg_sq: Tensor, segments: Segments, b2: float, eps: float
+    gradient: Tensor, exp_avg_sq: Tensor, spans: TensorSpans, b2: float, eps: float
 ) -> Tensor:
     """Ratios in pieces of the partition, whatever tensors lie in them; then each tensor's sum."""
     buffer = gradient.new_empty(2, REFERENCE_PIECE)
     parts: list[Tensor] = []
     owners: list[int] = []
-    index, last = 0, segments.ends[-1] if len(segments) else 0
+    index, last = 0, spans.ends[-1] if len(spans) else 0
     for first in range(0, last, REFERENCE_PIECE):
         end = min(first + REFERENCE_PIECE, last)
         ratio, v = buffer[:, : end - first]
         torch.mul(gradient[first:end], gradient[first:end], out=ratio)
         torch.lerp(exp_avg_sq[first:end], ratio, 1 - b2, out=v)
         ratio.div_(v.clamp_(min=eps * eps))
-        while index < len(segments) and segments.starts[index] < end:
-            start, stop = max(segments.starts[index], first), min(segments.ends[index], end)
+        while index < len(spans) and spans.starts[index] < end:
+            start, stop = max(spans.starts[index], first), min(spans.ends[index], end)
             parts.append(ratio[start - first : stop - first].sum())
             owners.append(index)
-            if segments.ends[index] > end:
+            if spans.ends[index] > end:
                 break  # it goes on in the next piece
             index += 1
-    out = gradient.new_zeros(len(segments), 2, dtype=torch.float64)
+    out = gradient.new_zeros(len(spans), 2, dtype=torch.float64)
     if parts:
         places = torch.tensor(owners, device=gradient.device)
         out[:, 0].index_add_(0, places, torch.stack(parts).double())
-    sizes = [end - start for start, end in zip(segments.starts, segments.ends, strict=True)]
+    sizes = [end - start for start, end in zip(spans.starts, spans.ends, strict=True)]
     out[:, 1] = torch.tensor(sizes, dtype=torch.float64)
     return out
 
 
 def _apply_reference(
     flats: tuple[Tensor, Tensor, Tensor, Tensor],
-    segments: Segments,
+    spans: TensorSpans,
     rates: Tensor,
     decays: Tensor,
     factors: tuple[float, float],
@@ -197,8 +197,8 @@ def _apply_reference(
     At a step this far there is nothing left of its own correction of the bias."""
     far = torch.full((), 1e9, device=flats[0].device)
     alike: dict[tuple[float, float], list[slice]] = {}
-    of_segments = zip(segments.starts, segments.ends, rates.tolist(), decays.tolist(), strict=True)
-    for start, end, rate, decay in of_segments:
+    per_span = zip(spans.starts, spans.ends, rates.tolist(), decays.tolist(), strict=True)
+    for start, end, rate, decay in per_span:
         if start < end:
             alike.setdefault((rate, decay), []).append(slice(start, end))
     for (rate, decay), places in alike.items():
@@ -244,7 +244,7 @@ def _padded(rest: Tensor) -> Tensor:
     return torch.nn.functional.pad(rest, (0, VECTOR - len(rest)))
 
 
-def _check(segments: Segments, *tensors: Tensor) -> None:
+def _check(spans: TensorSpans, *tensors: Tensor) -> None:
     shape = tensors[0].shape
     for tensor in tensors:
         require(
@@ -254,7 +254,6 @@ def _check(segments: Segments, *tensors: Tensor) -> None:
         )
         require(tensor.shape == shape, "the partition's tensors differ in length")
     require(
-        not segments.ends or segments.ends[-1] <= shape[0],
-        f"a segment ends at {max(segments.ends, default=0)}, after the partition's "
-        f"{shape[0]} elements",
+        not spans.ends or spans.ends[-1] <= shape[0],
+        f"a span ends at {max(spans.ends, default=0)}, after the partition's {shape[0]} elements",
     )

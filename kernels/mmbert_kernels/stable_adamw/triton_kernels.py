@@ -23,8 +23,8 @@ def _block_table(
 ) -> tuple[Tensor, Tensor]:
     """The blocks that the kernels' programs work on: no block holds parts of two tensors.
 
-    Returns int64 [blocks, 3] of (segment, first element, end) and int64 [segments + 1], the
-    first block of every segment.
+    Returns int64 [blocks, 3] of (span, first element, end) and int64 [spans + 1], the
+    first block of every span.
     """
     rows: list[tuple[int, int, int]] = []
     firsts = [0]
@@ -85,12 +85,12 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _segment_sums_kernel(  # type: ignore[no-untyped-def]
+def _span_sums_kernel(  # type: ignore[no-untyped-def]
     sums_pointer, firsts_pointer, table_pointer, out_pointer, BLOCK: tl.constexpr
 ):
-    segment = tl.program_id(0)
-    first = tl.load(firsts_pointer + segment)
-    end = tl.load(firsts_pointer + segment + 1)
+    span = tl.program_id(0)
+    first = tl.load(firsts_pointer + span)
+    end = tl.load(firsts_pointer + span + 1)
     total = tl.zeros([BLOCK], dtype=tl.float64)
     count = tl.zeros([BLOCK], dtype=tl.int64)
     for start in range(first, end, BLOCK):
@@ -98,8 +98,8 @@ def _segment_sums_kernel(  # type: ignore[no-untyped-def]
         total += tl.load(sums_pointer + at, mask=at < end, other=0.0).to(tl.float64)
         count += tl.load(table_pointer + at * 3 + 2, mask=at < end, other=0)
         count -= tl.load(table_pointer + at * 3 + 1, mask=at < end, other=0)
-    tl.store(out_pointer + segment * 2, tl.sum(total, axis=0))
-    tl.store(out_pointer + segment * 2 + 1, tl.sum(count, axis=0).to(tl.float64))
+    tl.store(out_pointer + span * 2, tl.sum(total, axis=0))
+    tl.store(out_pointer + span * 2 + 1, tl.sum(count, axis=0).to(tl.float64))
 
 
 @triton.jit
@@ -143,11 +143,11 @@ def _apply_kernel(  # type: ignore[no-untyped-def]
     ALIGNMENT: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    segment = tl.load(table_pointer + program * 3)
+    span = tl.load(table_pointer + program * 3)
     first = tl.load(table_pointer + program * 3 + 1)
     end = tl.load(table_pointer + program * 3 + 2)
-    rate = tl.load(rates_pointer + segment)
-    shrink = tl.load(shrink_pointer + segment)
+    rate = tl.load(rates_pointer + span)
+    shrink = tl.load(shrink_pointer + span)
     lane = tl.arange(0, BLOCK)
     if (end - first == BLOCK) & (first % ALIGNMENT == 0):
         _apply_to_block(
@@ -187,7 +187,7 @@ def sums_triton(
     b2: float,
     eps: float,
 ) -> Tensor:
-    """float64 [segments, 2], as stable_adamw_sums gives them."""
+    """float64 [spans, 2], as stable_adamw_sums gives them."""
     table, firsts = _block_table(starts, ends, gradient.device)
     count = table.shape[0]
     sums = torch.empty(count, dtype=torch.float32, device=gradient.device)
@@ -206,9 +206,7 @@ def sums_triton(
             ALIGNMENT=ALIGNMENT,
             num_warps=8,
         )
-        launch(
-            _segment_sums_kernel, (len(starts),), sums, firsts, table, out, BLOCK=1024, num_warps=4
-        )
+        launch(_span_sums_kernel, (len(starts),), sums, firsts, table, out, BLOCK=1024, num_warps=4)
     return out
 
 
@@ -223,7 +221,7 @@ def apply_triton(
 ) -> None:
     """Update exp_avg, exp_avg_sq and parameter; `flats`: parameter, gradient, exp_avg, exp_avg_sq.
 
-    `factors` are the debiased betas; rates and shrink float64 [segments].
+    `factors` are the debiased betas; rates and shrink float64 [spans].
     """
     table, _ = _block_table(starts, ends, flats[0].device)
     if table.shape[0]:

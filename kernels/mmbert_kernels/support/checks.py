@@ -12,7 +12,7 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def may_look(tensor: Tensor) -> bool:
+def is_host_readable(tensor: Tensor) -> bool:
     """Whether the host may look at the tensor's values: only where it need not wait for them."""
     return tensor.device.type == "cpu"
 

@@ -38,10 +38,10 @@ ATTENTION_PACKAGES = {
     "reference": None,
 }
 ON_GPUS = ("flash_attn_3", "flash_attn", "varlen")
-ANYWHERE = ("plain", "reference")
+ANY_DEVICE = ("plain", "reference")
 # Those that add in the same order in every run on a GPU once torch is to use deterministic
 # algorithms: by their sources. What PyTorch picks for `reference` is not known to.
-REPEATABLE = ("triton", "flash_attn_3", "flash_attn", "varlen", "plain")
+DETERMINISTIC = ("triton", "flash_attn_3", "flash_attn", "varlen", "plain")
 HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
@@ -56,7 +56,7 @@ def triton_interprets() -> bool:
 
 
 @cache
-def implementation(operation: str, device_type: str, dtype: torch.dtype | None = None) -> str:
+def backend(operation: str, device_type: str, dtype: torch.dtype | None = None) -> str:
     """The implementation of `operation` on devices of `device_type` ("cpu", "cuda").
 
     `dtype` is that of the tensors, and attention's alone. The answer is kept for the life of the
@@ -66,10 +66,10 @@ def implementation(operation: str, device_type: str, dtype: torch.dtype | None =
         ValueError: an environment variable names something unknown or impossible here.
     """
     if operation == "attention" and dtype is not None:
-        chosen, reason = _attention_implementation(device_type, dtype)
+        chosen, reason = _attention_backend(device_type, dtype)
         operation = f"attention in {str(dtype).removeprefix('torch.')}"
     elif operation in FUSED_OPERATIONS:
-        chosen, reason = _fused_implementation(device_type)
+        chosen, reason = _fused_backend(device_type)
     else:
         raise ValueError(f"there is no operation named {operation!r} (attention has a dtype)")
     logger.info("%s on %s: %s (%s)", operation, device_type, chosen, reason)
@@ -84,21 +84,21 @@ def backends(device_type: str | None = None) -> dict[str, str]:
     """
     if device_type is None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = {name: implementation(name, device_type) for name in FUSED_OPERATIONS}
-    chosen["attention"] = implementation("attention", device_type, torch.bfloat16)
-    chosen["attention in float32"] = implementation("attention", device_type, torch.float32)
+    chosen = {name: backend(name, device_type) for name in FUSED_OPERATIONS}
+    chosen["attention"] = backend("attention", device_type, torch.bfloat16)
+    chosen["attention in float32"] = backend("attention", device_type, torch.float32)
     return chosen
 
 
-def unrepeatable(dtype: torch.dtype) -> dict[str, str]:
+def nondeterministic_operations(dtype: torch.dtype) -> dict[str, str]:
     """Operations, with their implementations, whose results on a GPU may differ from run to run
     even if torch is to use deterministic algorithms; empty where all are repeatable."""
-    chosen = {name: implementation(name, "cuda") for name in FUSED_OPERATIONS}
-    chosen["attention"] = implementation("attention", "cuda", dtype)
-    return {name: how for name, how in chosen.items() if how not in REPEATABLE}
+    chosen = {name: backend(name, "cuda") for name in FUSED_OPERATIONS}
+    chosen["attention"] = backend("attention", "cuda", dtype)
+    return {name: how for name, how in chosen.items() if how not in DETERMINISTIC}
 
 
-def _fused_implementation(device_type: str) -> tuple[str, str]:
+def _fused_backend(device_type: str) -> tuple[str, str]:
     forced = os.environ.get("MMBERT_KERNELS")
     if forced not in (None, "", "reference", "triton"):
         raise ValueError(f"MMBERT_KERNELS is {forced!r}; it may be 'reference' or 'triton'")
@@ -121,13 +121,13 @@ def _fused_implementation(device_type: str) -> tuple[str, str]:
     return "triton", "the device is a GPU"
 
 
-def _attention_implementation(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
+def _attention_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     forced = os.environ.get("MMBERT_ATTENTION")
     if forced not in (None, "", *ATTENTION_PACKAGES):
         names = ", ".join(ATTENTION_PACKAGES)
         raise ValueError(f"MMBERT_ATTENTION is {forced!r}; it may be one of {names}")
     if forced:
-        if forced not in ANYWHERE and (forced in ON_GPUS) != (device_type == "cuda"):
+        if forced not in ANY_DEVICE and (forced in ON_GPUS) != (device_type == "cuda"):
             raise ValueError(f"MMBERT_ATTENTION={forced} does not run on {device_type}")
         package = ATTENTION_PACKAGES[forced]
         if package is not None and not is_installed(package):

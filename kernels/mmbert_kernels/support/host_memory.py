@@ -29,5 +29,5 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # another C library than glibc
         logger.info("the C library has no mallopt: large tensors get fresh memory each time")
         return False
-    wishes = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
-    return all(set_option(option, value) == 1 for option, value in wishes)
+    options = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))
+    return all(set_option(option, value) == 1 for option, value in options)

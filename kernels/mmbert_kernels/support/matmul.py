@@ -10,10 +10,10 @@ from torch import Tensor
 
 # oneDNN prepares code for every new shape, about half a millisecond; smaller products than this
 # many multiplications are done in less.
-LEAST_MULTIPLICATIONS = 1 << 22
+MIN_MULTIPLICATIONS = 1 << 22
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def matmul(left: Tensor, right: Tensor) -> Tensor:
     """left [M, K] @ right [K, N], for use where no gradient is recorded (in autograd functions).
 
     Either may be a transposed view. The result is contiguous.
@@ -30,7 +30,7 @@ def _by_onednn(left: Tensor, right: Tensor) -> bool:
     return (
         left.device.type == "cpu"
         and left.dtype == right.dtype == torch.float32
-        and left.shape[0] * left.shape[1] * right.shape[1] >= LEAST_MULTIPLICATIONS
+        and left.shape[0] * left.shape[1] * right.shape[1] >= MIN_MULTIPLICATIONS
         and torch.backends.mkldnn.is_available()
     )
 

@@ -54,7 +54,7 @@ def contiguous_rows(tensor: Tensor) -> Tensor:
 
 
 @cache
-def resident_programs(device: torch.device) -> int:
+def persistent_programs(device: torch.device) -> int:
     """How many programs to start where each walks over many rows: some per multiprocessor."""
     if device.type != "cuda":
         return 3  # the interpreter: few, so that each has several blocks to walk over

@@ -101,7 +101,7 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
         raise UserError(
             f"recipe {recipe.name} anneals nothing: its phases have one mask ratio, one "
             "temperature and the same languages",
-            remedy="name a recipe whose phases differ, such as launch/recipes/demo.yaml",
+            remedy="name a recipe whose phases differ, such as `demo`",
         )
     return tuple(chosen)
 

@@ -87,7 +87,7 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
     if not any(component.manifest.heldout.documents for component in corpus.components):
         raise UserError(
             f"{data} holds no held-out text, by which models are compared",
-            remedy="preprocess with a larger --heldout-share, or more text",
+            remedy="preprocess with a larger --heldout-fraction, or more text",
         )
     for run in runs:
         try:

@@ -105,7 +105,7 @@ class Run:
 
 
 def plan_runs(
-    recipe: Path,
+    recipe: str | Path,
     overrides: Sequence[str],
     ablations: Sequence[Ablation],
     seeds: int,
@@ -150,7 +150,7 @@ def launcher_command(launch: str) -> list[str]:
         raise UserError(
             f"--launch '{launch}': there is no {missing[0]}",
             remedy="start it in the repository with .venv/bin on PATH, or give --launch a command "
-            "such as 'deepspeed --num_gpus 8 launch/pretrain.py'",
+            "such as 'deepspeed --num_gpus 8 --module mmbert.pretrain'",
         )
     return words
 
@@ -158,7 +158,7 @@ def launcher_command(launch: str) -> list[str]:
 def train_all(
     runs: Sequence[Run],
     launcher: Sequence[str],
-    recipe: Path,
+    recipe: str | Path,
     data: Path,
     overrides: Sequence[str],
     console: Console,

@@ -25,8 +25,8 @@ from mmbert.checkpoint.reader import CheckpointReader, problem_with, read_parame
 from mmbert.checkpoint.writer import Job, Snapshot, Writer
 from mmbert.errors import UserError
 from mmbert.files import make_folder, sync_folder
-from mmbert.parallel.host_group import Control
-from mmbert.parallel.parameter_spec import ParameterDescription
+from mmbert.parallel.host_group import HostGroup
+from mmbert.parallel.parameter_spec import ParameterSpec
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import ParameterFragment
 
@@ -65,13 +65,13 @@ class LoadableEngine(SavableEngine, Protocol):
     """What loading asks of an engine beside that."""
 
     @property
-    def descriptions(self) -> Sequence[ParameterDescription]:
+    def specs(self) -> Sequence[ParameterSpec]:
         """Every parameter of the model, held by this rank or not."""
 
     def set_steps_taken(self, steps: int) -> None:
         """Continue counting from `steps`."""
 
-    def refresh(self) -> None:
+    def sync_model_weights(self) -> None:
         """Bring the model's weights into line with the fragments' masters; collective."""
 
 
@@ -94,7 +94,7 @@ class CheckpointStore:
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
         self._alive = alive
-        self._control = Control.over_default_group()
+        self._host_group = HostGroup.on_default_group()
         self._snapshot = Snapshot()
         self._writer: Writer | None = None
         self.blocked_seconds = 0.0
@@ -113,13 +113,13 @@ class CheckpointStore:
         begin = time.monotonic()
         self.wait()
         path = self.root / f"step-{state.step:08d}"
-        begun = self._begin(path) if self._control.is_first else None
-        number, partial = self._control.broadcast(begun)
+        begun = self._begin(path) if self._host_group.is_rank_zero else None
+        number, partial = self._host_group.broadcast(begun)
         job = Job(
             path=path,
             partial=self.root / partial,
-            rank=self._control.rank,
-            world_size=self._control.world_size,
+            rank=self._host_group.rank,
+            world_size=self._host_group.world_size,
             writer=f"mmbert {__version__}",
             number=number,
             permanent=state.phase_end
@@ -150,12 +150,12 @@ class CheckpointStore:
             return
         writer, self._writer = self._writer, None
         # All ranks come back to one another, so that none seems to hang while one still writes.
-        while not all(self._control.gather(writer.ends_within(PATIENCE_SECONDS))):
+        while not all(self._host_group.gather(writer.ends_within(PATIENCE_SECONDS))):
             self._alive()
-        results = self._control.gather(writer.result())
+        results = self._host_group.gather(writer.result())
         failures = [failure for failure in results if failure is not None]
         if failures:
-            if self._control.is_first:
+            if self._host_group.is_rank_zero:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
             reason = next((failure for failure in failures if failure), "see the log")
             raise UserError(
@@ -184,18 +184,20 @@ class CheckpointStore:
         The ranks share the reading. A damaged checkpoint is logged by name and passed over.
         UserError if there are checkpoints but none is sound: starting anew must be a decision.
         """
-        candidates = self._control.broadcast(self.list() if self._control.is_first else None)
+        candidates = self._host_group.broadcast(
+            self.list() if self._host_group.is_rank_zero else None
+        )
         if up_to_step is not None:
             candidates = [path for path in candidates if step_of(path) <= up_to_step]
         problems = []
         for path in reversed(candidates):
-            share, shares = self._control.rank, self._control.world_size
-            found = self._control.gather(problem_with(path, share=share, shares=shares))
+            share, shares = self._host_group.rank, self._host_group.world_size
+            found = self._host_group.gather(problem_with(path, share=share, shares=shares))
             problem = next((problem for problem in found if problem is not None), None)
             if problem is None:
                 return Path(path)
             problems.append(problem)
-            if self._control.is_first:
+            if self._host_group.is_rank_zero:
                 logger.warning("passing over a damaged checkpoint: %s", problem.message)
         if problems:
             raise UserError(
@@ -213,7 +215,7 @@ class CheckpointStore:
         with CheckpointReader(path) as reader:
             _check_same_model(engine, reader.index, path)
             for fragment in engine.fragments():
-                ranges = fragment.description.ranges(fragment.tensor_rank, fragment.tensor_size)
+                ranges = fragment.spec.ranges(fragment.tensor_rank, fragment.tensor_size)
                 for state, tensor in fragment.states().items():
                     values = reader.share_range(
                         fragment.name,
@@ -224,7 +226,7 @@ class CheckpointStore:
                     )
                     tensor.copy_(values)
             engine.set_steps_taken(reader.index.optimizer_steps)
-            engine.refresh()
+            engine.sync_model_weights()
             return reader.index.state
 
     def prune(self, step: int) -> Paths:
@@ -272,7 +274,7 @@ class CheckpointStore:
 
 def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
     """UserError unless the checkpoint holds exactly the parameters of the engine's model."""
-    wanted = {description.name: description.full_shape for description in engine.descriptions}
+    wanted = {spec.name: spec.full_shape for spec in engine.specs}
     for name in [*wanted, *index.parameters]:
         shape = wanted.get(name)
         saved = index.parameters[name].shape if name in index.parameters else None

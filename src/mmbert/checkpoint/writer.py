@@ -113,10 +113,10 @@ class Snapshot:
         return tuple(
             Piece(
                 name=f.name,
-                shape=tuple(f.description.full_shape),
-                split_dimension=f.description.split_dimension,
+                shape=tuple(f.spec.full_shape),
+                split_dimension=f.spec.split_dimension,
                 tensor_rank=f.tensor_rank,
-                ranges=tuple(f.description.ranges(f.tensor_rank, f.tensor_size)),
+                ranges=tuple(f.spec.ranges(f.tensor_rank, f.tensor_size)),
                 start=f.start,
                 length=f.length,
                 states=tuple(f.states()),
@@ -126,7 +126,7 @@ class Snapshot:
 
 
 def _written_here(fragments: Iterable[ParameterFragment]) -> list[ParameterFragment]:
-    return [f for f in fragments if f.description.is_split or f.tensor_rank == 0]
+    return [f for f in fragments if f.spec.is_split or f.tensor_rank == 0]
 
 
 class Writer:

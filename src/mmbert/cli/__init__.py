@@ -4,11 +4,18 @@ import sys
 
 from rich.console import Console
 
-from mmbert.cli import ablate_command, inspect_commands, model_commands
+from mmbert.cli import ablate_command, inspect_commands, model_commands, packaged_commands
 from mmbert.cli.app import app
 from mmbert.errors import EXIT_USER_ERROR, UserError
 
-__all__ = ["ablate_command", "app", "inspect_commands", "main", "model_commands"]
+__all__ = [
+    "ablate_command",
+    "app",
+    "inspect_commands",
+    "main",
+    "model_commands",
+    "packaged_commands",
+]
 
 
 def main() -> None:

@@ -11,12 +11,14 @@ from mmbert.cli.app import app, console_for_output
 @app.command(
     epilog="Examples: `mmbert ablate recipe.yaml --data my_shards --output ablations --dry-run`, "
     "`mmbert ablate recipe.yaml --data my_shards --output ablations --only constant-mask "
-    "--launch 'deepspeed --num_gpus 8 launch/pretrain.py' phases.pretrain.tokens=20B`, "
-    "`DS_ACCELERATOR=cpu mmbert ablate launch/recipes/demo.yaml --data demo/shards "
-    "--output demo/ablations --launch 'deepspeed --num_gpus 2 launch/pretrain.py'`"
+    "--launch 'deepspeed --num_gpus 8 --module mmbert.pretrain' phases.pretrain.tokens=20B`, "
+    "`DS_ACCELERATOR=cpu mmbert ablate demo --data demo/shards "
+    "--output demo/ablations --launch 'deepspeed --num_gpus 2 --module mmbert.pretrain'`"
 )
 def ablate(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a packaged recipe (`mmbert recipes`), or a YAML file.")
+    ],
     data: Annotated[Path, typer.Option(help="The folder of token shards.")],
     output: Annotated[Path, typer.Option(help="Where each run gets its folder.")],
     overrides: Annotated[
@@ -30,7 +32,7 @@ def ablate(
     ] = None,
     launch: Annotated[
         str, typer.Option(help="How a training is started.")
-    ] = "deepspeed launch/pretrain.py",
+    ] = "deepspeed --module mmbert.pretrain",
     mask_ratio: Annotated[
         float,
         typer.Option(help="Share of held-out tokens masked, the same for all.", min=0.01, max=0.99),

@@ -21,11 +21,13 @@ def doctor() -> None:
 
 
 @app.command(
-    epilog="Example: `mmbert plan launch/recipes/mmbert-base.yaml --gpus 64 --gpu h100 "
+    epilog="Example: `mmbert plan mmbert-base --gpus 64 --gpu h100 "
     "batch.quantum=64 batch.rows=128 batch.growth.from_rows=64`"
 )
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a packaged recipe (`mmbert recipes`), or a YAML file.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
     ] = None,
@@ -43,10 +45,12 @@ def plan(
 ) -> None:
     """Say what a recipe costs before it is run: memory, steps, epochs per language, time."""
     from mmbert import planner
-    from mmbert.recipe import load_recipe
+    from mmbert.recipe import describe_recipe, load_recipe
 
     assumed = utilisation if mfu is None else mfu
-    console_for_output().print(
+    console = console_for_output()
+    console.print(describe_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
+    console.print(
         planner.render(
             planner.estimate(
                 load_recipe(recipe, overrides or []),
@@ -74,7 +78,7 @@ def inspect(
     document: Annotated[int, typer.Option(help="Number of the document to print.", min=0)] = 0,
     held_out: Annotated[bool, typer.Option(help="Take it from the held-out part.")] = False,
     recipe: Annotated[
-        Path | None, typer.Option(help="Show epochs of each language under this recipe.")
+        str | None, typer.Option(help="Show epochs of each language under this recipe.")
     ] = None,
     report: Annotated[
         Path | None,
@@ -133,6 +137,6 @@ def results(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> Non
     if found is None:
         raise UserError(
             f"{run} has no results.json",
-            remedy="name the --output folder of launch/pretrain.py, once its first phase has begun",
+            remedy="name the --output folder of training, once its first phase has begun",
         )
     print_summary(found, run, console_for_output())

@@ -72,7 +72,7 @@ def fill_mask(
     name="import",
     epilog="Examples: `mmbert import mmBERT-base imported`, "
     "`mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer`, "
-    "`mmbert import mmBERT-base small --sizes launch/recipes/mmbert-small.yaml`",
+    "`mmbert import mmBERT-base small --sizes mmbert-small`",
 )
 def import_(
     model: Annotated[Path, typer.Argument(help="A Hugging Face folder with a ModernBERT model.")],
@@ -87,7 +87,7 @@ def import_(
         Initialization | None, typer.Option(hidden=True, help="Former name of --initialization.")
     ] = None,
     sizes: Annotated[
-        Path | None, typer.Option(help="Make it smaller, to this recipe's sizes, by striding.")
+        str | None, typer.Option(help="Make it smaller, to this recipe's sizes, by striding.")
     ] = None,
 ) -> None:
     """Make a ModernBERT model (ModernBERT, mmBERT, Ettin, …) a start for training."""

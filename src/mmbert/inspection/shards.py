@@ -45,7 +45,7 @@ def language_folders(shards: Path) -> list[LanguageFolder]:
     return found
 
 
-def render_shards(shards: Path, console: Console, recipe_file: Path | None = None) -> None:
+def render_shards(shards: Path, console: Console, recipe_file: str | Path | None = None) -> None:
     """Print one line per language, and the sums; with a recipe, each phase's epochs too."""
     description = read_tokenizer_description(shards / "tokenizer")
     folders = language_folders(shards)

@@ -50,7 +50,7 @@ def _final_checkpoint(run: Path, name: str) -> Path:
     """The last checkpoint of a variant; UserError unless its training has finished."""
     folder = run if name == MAIN else run / "variants" / name
     checkpoints = CheckpointStore(folder / "checkpoints").list()
-    remedy = f"train it to its end first (launch/pretrain.py … --output {run}" + (
+    remedy = f"train it to its end first (python -m mmbert.pretrain … --output {run}" + (
         ")" if name == MAIN else f" --variant {name})"
     )
     if not checkpoints:

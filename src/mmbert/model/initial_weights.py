@@ -7,13 +7,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import TensorGroup
 
 
 @torch.no_grad()
 def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> None:
-    """Set every parameter of `model` to its share of the float32 tensor of its name.
+    """Set every parameter of `model` to its shard of the float32 tensor of its name.
 
     Raises:
         UserError: no such folder, or it holds another model.
@@ -24,20 +24,19 @@ def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> 
         with safe_open(str(path), framework="pt") as file:
             names = set(file.keys())
             for name, parameter in model.named_parameters():
-                description = describe(parameter)
+                spec = spec_of(parameter)
                 if name not in names:
                     raise UserError(f"{path} has no parameter {name}", remedy=remedy)
                 stored = file.get_slice(name)
                 shape = tuple(stored.get_shape())
-                if shape != description.full_shape:
+                if shape != spec.full_shape:
                     raise UserError(
-                        f"{path}: {name} has shape {shape}, the recipe's model "
-                        f"{description.full_shape}",
+                        f"{path}: {name} has shape {shape}, the recipe's model {spec.full_shape}",
                         remedy=remedy,
                     )
                 # Only this rank's rows or columns are read.
-                ranges = description.ranges(group.rank, group.size)
-                along = description.split_dimension or 0
+                ranges = spec.ranges(group.rank, group.size)
+                along = spec.split_dimension or 0
                 pieces = [stored[a:b] if along == 0 else stored[:, a:b] for a, b in ranges]
                 parameter.copy_(torch.cat(pieces, along))
     except (OSError, SafetensorError) as error:

@@ -18,9 +18,9 @@ from torch import Tensor
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
-    ParameterDescription,
-    describe,
+    ParameterSpec,
     local_slice,
+    spec_of,
 )
 
 BLOCK_ROWS = 4096
@@ -30,7 +30,7 @@ TAIL = 0.5 * math.erfc(CUT / math.sqrt(2))
 
 
 def initialize_parameters(model: MaskedLanguageModel, seed: int) -> None:
-    """Fill every parameter of `model` with its share of the full tensor that `seed` gives.
+    """Fill every parameter of `model` with its shard of the full tensor that `seed` gives.
 
     Works for any dtype and device of the parameters. The model must have no buffers.
     """
@@ -38,41 +38,39 @@ def initialize_parameters(model: MaskedLanguageModel, seed: int) -> None:
     group = model.group
     with torch.no_grad():
         for parameter in model.parameters():
-            description = describe(parameter)
-            parameter.copy_(initial_values(description, seed, group.rank, group.size))
+            spec = spec_of(parameter)
+            parameter.copy_(initial_values(spec, seed, group.rank, group.size))
 
 
-def initial_values(
-    description: ParameterDescription, seed: int, rank: int = 0, size: int = 1
-) -> Tensor:
-    """float32 share of tensor rank `rank` of `size`: `local_slice` of the full first tensor."""
-    if description.initial.kind == "ones":
-        return torch.full(description.local_shape(rank, size), description.initial.scale)
-    rows = description.full_shape[0]
-    if description.split_dimension == 0:
-        ranges = description.ranges(rank, size)
-        return torch.cat([_draw_rows(description, seed, a, b) for a, b in ranges])
-    return local_slice(_draw_rows(description, seed, 0, rows), description, rank, size)
+def initial_values(spec: ParameterSpec, seed: int, rank: int = 0, size: int = 1) -> Tensor:
+    """float32 shard of tensor rank `rank` of `size`: `local_slice` of the full first tensor."""
+    if spec.initial.kind == "ones":
+        return torch.full(spec.local_shape(rank, size), spec.initial.scale)
+    rows = spec.full_shape[0]
+    if spec.split_dimension == 0:
+        ranges = spec.ranges(rank, size)
+        return torch.cat([_draw_rows(spec, seed, a, b) for a, b in ranges])
+    return local_slice(_draw_rows(spec, seed, 0, rows), spec, rank, size)
 
 
-def _draw_rows(description: ParameterDescription, seed: int, start: int, stop: int) -> Tensor:
+def _draw_rows(spec: ParameterSpec, seed: int, start: int, stop: int) -> Tensor:
     """Rows [start, stop) of the full tensor."""
     blocks = []
     for block in range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
         first = block * BLOCK_ROWS
-        values = _draw_block(description, seed, block)
+        values = _draw_block(spec, seed, block)
         blocks.append(values[max(start - first, 0) : stop - first])
-    return torch.cat(blocks) if blocks else torch.empty(0, *description.full_shape[1:])
+    return torch.cat(blocks) if blocks else torch.empty(0, *spec.full_shape[1:])
 
 
-def _draw_block(description: ParameterDescription, seed: int, block: int) -> Tensor:
-    rows = min(BLOCK_ROWS, description.full_shape[0] - block * BLOCK_ROWS)
-    identity = f"{seed}/{description.name}/{block}".encode()
+def _draw_block(spec: ParameterSpec, seed: int, block: int) -> Tensor:
+    rows = min(BLOCK_ROWS, spec.full_shape[0] - block * BLOCK_ROWS)
+    identity = f"{seed}/{spec.name}/{block}".encode()
     entropy = int.from_bytes(hashlib.sha256(identity).digest(), "little")
     generator = np.random.Generator(np.random.SFC64(entropy))
-    shape = (rows, *description.full_shape[1:])
+    shape = (rows, *spec.full_shape[1:])
     uniform = torch.from_numpy(generator.random(shape, dtype=np.float32))
-    return _transform(uniform, description.initial)
+    return _transform(uniform, spec.initial)
 
 
 def _transform(uniform: Tensor, initial: InitialDistribution) -> Tensor:

@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mmbert.model.config import EncoderConfig, check_parallel
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.parallel.gradient_hooks import sum_partial_gradients
+from mmbert.parallel.gradient_hooks import all_reduce_partial_gradients
 from mmbert.parallel.layers import (
     ColumnParallelLinear,
+    IdentityNorm,
     LayerNorm,
-    NoNorm,
     ReplicatedLinear,
     RowParallelLinear,
     TensorParallel,
@@ -28,7 +28,7 @@ from mmbert.parallel.layers import (
     gather_all_tokens,
     gather_token_rows,
 )
-from mmbert.parallel.linear import Rebuild
+from mmbert.parallel.linear import InputRecompute
 from mmbert.parallel.parameter_spec import name_parameters
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import RotaryBases
@@ -36,7 +36,7 @@ from mmbert_kernels import Dropout, geglu, rotary_attention
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedSequenceInfo:
     """What the layers must know of the row that they work on."""
 
     cu_seqlens: Tensor
@@ -57,18 +57,20 @@ class Attention(nn.Module):
         self.is_global = config.attends_globally(index)
         self.window = None if self.is_global else config.local_window
         self.Wqkv = ColumnParallelLinear(
-            d, (d, d, d), parallel, unit=self.head_size, deviation=config.initializer_range
+            d, (d, d, d), parallel, granularity=self.head_size, std=config.initializer_range
         )
         self.Wo = RowParallelLinear(
-            d, d, parallel, unit=self.head_size, deviation=output_deviation(config)
+            d, d, parallel, granularity=self.head_size, std=residual_init_std(config)
         )
 
-    def forward(self, x: Tensor, row: Row, *, rebuild: Rebuild | None) -> Tensor:
+    def forward(
+        self, x: Tensor, info: PackedSequenceInfo, *, recompute_input: InputRecompute | None
+    ) -> Tensor:
         """[T, d] -> [T, d]; positions restart at every document."""
-        qkv = self.Wqkv(x, rebuild=rebuild)
+        qkv = self.Wqkv(x, recompute_input=recompute_input)
         qkv = qkv.view(qkv.shape[0], 3, -1, self.head_size)
-        base = row.rotary_bases.global_ if self.is_global else row.rotary_bases.local_
-        out = rotary_attention(qkv, row.cu_seqlens, row.max_seqlen, self.window, base)
+        base = info.rotary_bases.global_ if self.is_global else info.rotary_bases.local_
+        out = rotary_attention(qkv, info.cu_seqlens, info.max_seqlen, self.window, base)
         return self.Wo(out.flatten(1))
 
 
@@ -79,13 +81,15 @@ class MLP(nn.Module):
         super().__init__()
         d, f = config.hidden_size, config.intermediate_size
         self.recompute = config.recompute == "selective"
-        self.Wi = ColumnParallelLinear(d, (f, f), parallel, deviation=config.initializer_range)
-        self.Wo = RowParallelLinear(f, d, parallel, deviation=output_deviation(config))
+        self.Wi = ColumnParallelLinear(d, (f, f), parallel, std=config.initializer_range)
+        self.Wo = RowParallelLinear(f, d, parallel, std=residual_init_std(config))
 
-    def forward(self, x: Tensor, *, rebuild: Rebuild | None) -> Tensor:
+    def forward(self, x: Tensor, *, recompute_input: InputRecompute | None) -> Tensor:
         """[T, d] -> [T, d]."""
-        both = self.Wi(x, rebuild=rebuild)
-        return self.Wo(geglu(both), rebuild=Rebuild(geglu, both) if self.recompute else None)
+        both = self.Wi(x, recompute_input=recompute_input)
+        return self.Wo(
+            geglu(both), recompute_input=InputRecompute(geglu, both) if self.recompute else None
+        )
 
 
 class Layer(nn.Module):
@@ -94,22 +98,26 @@ class Layer(nn.Module):
     def __init__(self, config: EncoderConfig, parallel: TensorParallel, index: int) -> None:
         super().__init__()
         self.index = index
-        self.attn_norm = norm(config, parallel) if index else NoNorm()
+        self.attn_norm = norm(config, parallel) if index else IdentityNorm()
         self.attn = Attention(config, parallel, index)
         self.mlp_norm = norm(config, parallel)
         self.mlp = MLP(config, parallel)
 
-    def forward(self, update: Tensor | None, hidden: Tensor, row: Row) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, update: Tensor | None, hidden: Tensor, info: PackedSequenceInfo
+    ) -> tuple[Tensor, Tensor]:
         """The residual stream is hidden + update; the next norm adds the two in passing."""
         normed, hidden = self.attn_norm(hidden, update)
-        update = self.attn(normed, row, rebuild=self.attn_norm.rebuild(hidden))
+        update = self.attn(normed, info, recompute_input=self.attn_norm.recompute_input(hidden))
         dropout = None
-        if row.dropout_seed is not None and row.dropout > 0:
+        if info.dropout_seed is not None and info.dropout > 0:
             # Another seed for every layer; the operation mixes it well.
-            dropout = Dropout(row.dropout, (row.dropout_seed << 16) + self.index, row.first_token)
+            dropout = Dropout(
+                info.dropout, (info.dropout_seed << 16) + self.index, info.first_token
+            )
         normed, hidden = self.mlp_norm(hidden, update, dropout=dropout)
         del update  # its memory serves the MLP
-        return self.mlp(normed, rebuild=self.mlp_norm.rebuild(hidden)), hidden
+        return self.mlp(normed, recompute_input=self.mlp_norm.recompute_input(hidden)), hidden
 
 
 class Embeddings(nn.Module):
@@ -118,7 +126,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
         self.tok_embeddings = VocabParallelEmbedding(
-            config.vocab_size, config.hidden_size, parallel, deviation=config.initializer_range
+            config.vocab_size, config.hidden_size, parallel, std=config.initializer_range
         )
         self.norm = norm(config, parallel)
 
@@ -139,7 +147,7 @@ class Encoder(nn.Module):
         )
         self.final_norm = norm(config, parallel)
 
-    def forward(self, input_ids: Tensor, row: Row) -> Tensor:
+    def forward(self, input_ids: Tensor, info: PackedSequenceInfo) -> Tensor:
         """int64[T] -> the normed last hidden states [T, d]."""
         update, hidden = None, self.embeddings(input_ids)
         for layer in self.layers:
@@ -148,10 +156,10 @@ class Encoder(nn.Module):
                 # as dropout is counter-based.
                 hidden = hidden if update is None else hidden + update
                 update, hidden = checkpoint(
-                    layer, None, hidden, row, use_reentrant=False, preserve_rng_state=False
+                    layer, None, hidden, info, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                update, hidden = layer(update, hidden, row)
+                update, hidden = layer(update, hidden, info)
         normed, _ = self.final_norm(hidden, update)
         return normed
 
@@ -162,8 +170,8 @@ class PredictionHead(nn.Module):
     def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
         d = config.hidden_size
-        self.dense = ReplicatedLinear(d, d, parallel, deviation=config.initializer_range)
-        self.norm = LayerNorm(d, parallel, eps=config.norm_eps, on_sharded_tokens=False)
+        self.dense = ReplicatedLinear(d, d, parallel, std=config.initializer_range)
+        self.norm = LayerNorm(d, parallel, eps=config.norm_eps, sequence_parallel=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, d] -> [K, d]."""
@@ -192,7 +200,7 @@ class MaskedLanguageModel(nn.Module):
         self.head = PredictionHead(config, self.parallel)
         self.decoder = VocabParallelDecoder(self.model.embeddings.tok_embeddings)
         name_parameters(self)
-        self.gradient_hooks = sum_partial_gradients(self, tensor_group)
+        self.gradient_hooks = all_reduce_partial_gradients(self, tensor_group)
 
     def forward(
         self,
@@ -240,7 +248,7 @@ class MaskedLanguageModel(nn.Module):
     ) -> Tensor:
         tokens = batch.input_ids.shape[0]
         first_token = batch.row_index * tokens + self.parallel.token_offset(tokens)
-        row = Row(
+        info = PackedSequenceInfo(
             cu_seqlens=batch.cu_seqlens,
             max_seqlen=batch.max_seqlen,
             rotary_bases=rotary_bases,
@@ -248,7 +256,7 @@ class MaskedLanguageModel(nn.Module):
             dropout_seed=dropout_seed,
             first_token=first_token,
         )
-        return self.model(batch.input_ids, row)
+        return self.model(batch.input_ids, info)
 
 
 def norm(config: EncoderConfig, parallel: TensorParallel) -> LayerNorm:
@@ -257,11 +265,11 @@ def norm(config: EncoderConfig, parallel: TensorParallel) -> LayerNorm:
         config.hidden_size,
         parallel,
         eps=config.norm_eps,
-        on_sharded_tokens=parallel.sequence,
+        sequence_parallel=parallel.sequence,
         recompute=config.recompute == "selective",
     )
 
 
-def output_deviation(config: EncoderConfig) -> float:
+def residual_init_std(config: EncoderConfig) -> float:
     """Initial deviation of the linears that write to the residual stream (Megatron)."""
     return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)

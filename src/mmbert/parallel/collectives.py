@@ -49,9 +49,9 @@ def reduce_scatter(x: Tensor, group: Group) -> Tensor:
     """This rank's [n / size, …] of the sum of all ranks' [n, …]; not seen by autograd."""
     if group.size == 1:
         return x
-    share = x.new_empty((_share(x.shape[0], group), *x.shape[1:]))
-    reduce_scatter_single(share, x.contiguous(), group=group.group)
-    return share
+    shard = x.new_empty((_shard_size(x.shape[0], group), *x.shape[1:]))
+    reduce_scatter_single(shard, x.contiguous(), group=group.group)
+    return shard
 
 
 def gather_last_dimension(x: Tensor, group: Group, widths: list[int] | None = None) -> Tensor:
@@ -68,7 +68,7 @@ def gather_last_dimension(x: Tensor, group: Group, widths: list[int] | None = No
     return torch.cat([b[..., :w] for b, w in zip(blocks, widths, strict=True)], dim=-1)
 
 
-def _share(tokens: int, group: Group) -> int:
+def _shard_size(tokens: int, group: Group) -> int:
     assert tokens % group.size == 0, f"{tokens} tokens do not divide by {group.size} ranks"
     return tokens // group.size
 
@@ -100,9 +100,9 @@ def _identity(x: Tensor, group: Group) -> Tensor:
     return x.view_as(x)
 
 
-def _own_tokens(x: Tensor, group: Group) -> Tensor:
-    share = _share(x.shape[0], group)
-    return x.narrow(0, group.rank * share, share).clone()
+def _local_tokens(x: Tensor, group: Group) -> Tensor:
+    shard = _shard_size(x.shape[0], group)
+    return x.narrow(0, group.rank * shard, shard).clone()
 
 
 def copy_to_group(x: Tensor, group: Group) -> Tensor:
@@ -116,10 +116,10 @@ def reduce_from_group(x: Tensor, group: Group) -> Tensor:
 
 
 def gather_tokens_for_replicated(x: Tensor, group: Group) -> Tensor:
-    """[n, …] -> [n * size, …] before replicated computation; the backward pass takes its share."""
+    """[n, …] -> [n * size, …] before replicated computation; the backward pass takes its shard."""
     if group.size == 1:
         return x
-    return _Conjugate.apply(x, group, all_gather_tokens, _own_tokens)
+    return _Conjugate.apply(x, group, all_gather_tokens, _local_tokens)
 
 
 def reduce_scatter_tokens(x: Tensor, group: Group) -> Tensor:

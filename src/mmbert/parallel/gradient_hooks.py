@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmbert.parallel.collectives import all_reduce
-from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import Group
 
 
-def sum_partial_gradients(model: nn.Module, group: Group) -> list[RemovableHandle]:
+def all_reduce_partial_gradients(model: nn.Module, group: Group) -> list[RemovableHandle]:
     """Hook every parameter whose description says that its gradient is partial.
 
     Returns the hooks' handles, one a parameter.
@@ -28,19 +28,19 @@ def sum_partial_gradients(model: nn.Module, group: Group) -> list[RemovableHandl
     return [
         parameter.register_hook(partial(_sum, group=group))
         for parameter in model.parameters()
-        if describe(parameter).gradient_is_partial
+        if spec_of(parameter).sequence_parallel
     ]
 
 
-def collect_in_float32(parameter: nn.Parameter, total: Tensor) -> None:
+def attach_main_grad(parameter: nn.Parameter, total: Tensor) -> None:
     """Let operations that have `parameter`'s gradient in float32 add it to `total` (of its shape)
     during the backward pass, and give autograd none."""
-    parameter.float32_gradient = total  # type: ignore[attr-defined]
+    parameter.main_grad = total  # type: ignore[attr-defined]
 
 
-def float32_gradient(parameter: nn.Parameter) -> Tensor | None:
+def main_grad(parameter: nn.Parameter) -> Tensor | None:
     """Where a float32 gradient of `parameter` is to be added, if anybody collects it."""
-    total: Tensor | None = getattr(parameter, "float32_gradient", None)
+    total: Tensor | None = getattr(parameter, "main_grad", None)
     return total
 
 

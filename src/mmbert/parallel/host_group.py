@@ -16,7 +16,7 @@ from mmbert.errors import UserError
 
 
 @dataclass(frozen=True)
-class Control:
+class HostGroup:
     """Messages between all ranks; with one process each answer is the rank's own."""
 
     rank: int
@@ -24,7 +24,7 @@ class Control:
     group: Any = None
 
     @classmethod
-    def build(cls, timeout: timedelta) -> "Control":
+    def build(cls, timeout: timedelta) -> "HostGroup":
         """A gloo group over all ranks of the initialised default group (every rank calls it)."""
         if not distributed.is_initialized() or distributed.get_world_size() == 1:
             return cls(0, 1)
@@ -32,7 +32,7 @@ class Control:
         return cls(distributed.get_rank(), distributed.get_world_size(), group)
 
     @classmethod
-    def over_default_group(cls) -> "Control":
+    def on_default_group(cls) -> "HostGroup":
         """Messages over the default group itself, for those that meet no collective of training;
         this process alone where there is none."""
         if not distributed.is_initialized():
@@ -41,7 +41,7 @@ class Control:
         return cls(distributed.get_rank(), distributed.get_world_size(), world)
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is the rank that writes and prints."""
         return self.rank == 0
 
@@ -69,7 +69,7 @@ class Control:
         distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def raise_together(self, action: Callable[[], None] | None) -> None:
+    def raise_on_all_ranks(self, action: Callable[[], None] | None) -> None:
         """Do `action` where there is one, and raise its UserError, if any, on every rank alike: one
         that leaves alone leaves the others with a broken connection as the only message."""
         error = None

@@ -1,7 +1,7 @@
 """Layers over a tensor group: they look like their ordinary counterparts to the model.
 
-Every layer makes its own parameters, of this rank's share, uninitialised, each with a description
-(see parameter_spec.py). With sequence parallelism input or output tokens are the rank's share.
+Every layer makes its own parameters, of this rank's shard, uninitialised, each with a description
+(see parameter_spec.py). With sequence parallelism input or output tokens are the rank's shard.
 Each weight is used inside its own module's forward, as ZeRO 3 gathers it only there.
 """
 
@@ -19,23 +19,23 @@ from mmbert.parallel.collectives import (
     reduce_from_group,
     reduce_scatter_tokens,
 )
-from mmbert.parallel.gradient_hooks import float32_gradient
-from mmbert.parallel.linear import Rebuild, column_linear, row_linear
+from mmbert.parallel.gradient_hooks import main_grad
+from mmbert.parallel.linear import InputRecompute, column_linear, row_linear
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
-    ParameterDescription,
-    describe,
-    described_parameter,
+    ParameterSpec,
+    empty_parameter,
+    spec_of,
 )
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert_kernels import (
     Dropout,
     add_layer_norm,
-    branching_layer_norm,
     embedding_layer_norm,
     gather_rows,
     layer_norm,
     linear_cross_entropy,
+    prenorm_layer_norm,
 )
 
 
@@ -52,9 +52,9 @@ class TensorParallel:
         return self.group.rank * (tokens // self.group.size) if self.sequence else 0
 
 
-def truncated_normal(deviation: float) -> InitialDistribution:
-    """Normal around 0 with this deviation, cut at two of it."""
-    return InitialDistribution("truncated_normal", deviation)
+def truncated_normal(std: float) -> InitialDistribution:
+    """Normal around 0 with this std, cut at two of it."""
+    return InitialDistribution("truncated_normal", std)
 
 
 class _ParallelLinear(nn.Module):
@@ -62,50 +62,52 @@ class _ParallelLinear(nn.Module):
 
     def __init__(
         self,
-        description: ParameterDescription,
+        spec: ParameterSpec,
         parallel: TensorParallel,
         linear: Callable[..., Tensor],
     ) -> None:
         super().__init__()
         self.parallel, self._linear = parallel, linear
-        self.weight = described_parameter(description, parallel.group)
+        self.weight = empty_parameter(spec, parallel.group)
 
-    def forward(self, x: Tensor, *, rebuild: Rebuild | None = None) -> Tensor:
-        """`rebuild`: how to make x again in the backward pass instead of keeping it."""
+    def forward(self, x: Tensor, *, recompute_input: InputRecompute | None = None) -> Tensor:
+        """`recompute_input`: how to make x again in the backward pass instead of keeping it."""
         group, sequence = self.parallel.group, self.parallel.sequence
-        return self._linear(x, self.weight, group, sequence_parallel=sequence, rebuild=rebuild)
+        return self._linear(
+            x, self.weight, group, sequence_parallel=sequence, recompute_input=recompute_input
+        )
 
 
 class ColumnParallelLinear(_ParallelLinear):
     """Bias-free linear whose outputs are spread over the group: [T, in] -> [T, out / size].
 
-    With sequence parallelism the input is the rank's share of the tokens, [T / size, in].
+    With sequence parallelism the input is the rank's shard of the tokens, [T / size, in].
     """
 
     def __init__(
         self,
         in_features: int,
-        parts: tuple[int, ...],
+        fused_sizes: tuple[int, ...],
         parallel: TensorParallel,
         *,
-        unit: int = 1,
-        deviation: float,
+        granularity: int = 1,
+        std: float,
     ) -> None:
-        """`parts`: widths of the fused outputs, each split over the group in whole `unit`s."""
-        description = ParameterDescription(
-            full_shape=(sum(parts), in_features),
-            initial=truncated_normal(deviation),
+        """`fused_sizes`: widths of the fused outputs, each split in multiples of `granularity`."""
+        spec = ParameterSpec(
+            full_shape=(sum(fused_sizes), in_features),
+            initial=truncated_normal(std),
             split_dimension=0,
-            parts=parts,
-            unit=unit,
+            fused_sizes=fused_sizes,
+            granularity=granularity,
         )
-        super().__init__(description, parallel, column_linear)
+        super().__init__(spec, parallel, column_linear)
 
 
 class RowParallelLinear(_ParallelLinear):
     """Bias-free linear whose inputs are spread over the group: [T, in / size] -> [T, out].
 
-    With sequence parallelism the output is the rank's share of the tokens, [T / size, out].
+    With sequence parallelism the output is the rank's shard of the tokens, [T / size, out].
     """
 
     def __init__(
@@ -114,30 +116,28 @@ class RowParallelLinear(_ParallelLinear):
         out_features: int,
         parallel: TensorParallel,
         *,
-        unit: int = 1,
-        deviation: float,
+        granularity: int = 1,
+        std: float,
     ) -> None:
-        """`unit`: inputs that must stay together on a rank."""
-        description = ParameterDescription(
+        """`granularity`: inputs that must stay together on a rank."""
+        spec = ParameterSpec(
             full_shape=(out_features, in_features),
-            initial=truncated_normal(deviation),
+            initial=truncated_normal(std),
             split_dimension=1,
-            unit=unit,
+            granularity=granularity,
         )
-        super().__init__(description, parallel, row_linear)
+        super().__init__(spec, parallel, row_linear)
 
 
 class ReplicatedLinear(nn.Module):
     """Bias-free linear of which every rank holds all, used on replicated rows."""
 
     def __init__(
-        self, in_features: int, out_features: int, parallel: TensorParallel, *, deviation: float
+        self, in_features: int, out_features: int, parallel: TensorParallel, *, std: float
     ) -> None:
         super().__init__()
-        description = ParameterDescription(
-            full_shape=(out_features, in_features), initial=truncated_normal(deviation)
-        )
-        self.weight = described_parameter(description, parallel.group)
+        spec = ParameterSpec(full_shape=(out_features, in_features), initial=truncated_normal(std))
+        self.weight = empty_parameter(spec, parallel.group)
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, in] -> [K, out]."""
@@ -145,7 +145,7 @@ class ReplicatedLinear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Bias-free layer norm; replicated. `on_sharded_tokens` if its rows are the rank's share."""
+    """Bias-free layer norm; replicated. `sequence_parallel` if its rows are the rank's shard."""
 
     def __init__(
         self,
@@ -153,18 +153,18 @@ class LayerNorm(nn.Module):
         parallel: TensorParallel,
         *,
         eps: float,
-        on_sharded_tokens: bool,
+        sequence_parallel: bool,
         recompute: bool = False,
     ) -> None:
         """`recompute`: the linear that takes the output is to make it again, not to keep it."""
         super().__init__()
         self.eps, self.recompute = eps, recompute
-        description = ParameterDescription(
+        spec = ParameterSpec(
             full_shape=(width,),
             initial=InitialDistribution("ones"),
-            gradient_is_partial=on_sharded_tokens and parallel.group.size > 1,
+            sequence_parallel=sequence_parallel and parallel.group.size > 1,
         )
-        self.weight = described_parameter(description, parallel.group)
+        self.weight = empty_parameter(spec, parallel.group)
 
     def forward(
         self,
@@ -182,18 +182,18 @@ class LayerNorm(nn.Module):
         if rows is not None:
             return embedding_layer_norm(rows, hidden, self.weight, self.eps), hidden
         if update is None:
-            return branching_layer_norm(hidden, self.weight, self.eps)
+            return prenorm_layer_norm(hidden, self.weight, self.eps)
         return add_layer_norm(update, hidden, self.weight, self.eps, dropout)
 
-    def rebuild(self, total: Tensor) -> Rebuild | None:
+    def recompute_input(self, total: Tensor) -> InputRecompute | None:
         """How to make the normed output again from hidden + update, if it is not to be kept."""
         if not self.recompute:
             return None
         # A copy of the weight, as ZeRO 3 may have put the parameter away by then.
-        return Rebuild(layer_norm, total, (self.weight.detach().clone(), self.eps))
+        return InputRecompute(layer_norm, total, (self.weight.detach().clone(), self.eps))
 
 
-class NoNorm(nn.Module):
+class IdentityNorm(nn.Module):
     """Stands where another layer has a norm."""
 
     def forward(self, hidden: Tensor, update: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ class NoNorm(nn.Module):
         total = hidden if update is None else hidden + update
         return total, total
 
-    def rebuild(self, total: Tensor) -> None:
+    def recompute_input(self, total: Tensor) -> None:
         """There is nothing to make again: the output is kept as the residual stream."""
         return None
 
@@ -210,19 +210,19 @@ class VocabParallelEmbedding(nn.Module):
     """The embedding table by row ranges over the group, not necessarily equal ones."""
 
     def __init__(
-        self, vocab_size: int, hidden_size: int, parallel: TensorParallel, *, deviation: float
+        self, vocab_size: int, hidden_size: int, parallel: TensorParallel, *, std: float
     ) -> None:
         super().__init__()
         self.parallel = parallel
-        description = ParameterDescription(
+        spec = ParameterSpec(
             full_shape=(vocab_size, hidden_size),
-            initial=truncated_normal(deviation),
+            initial=truncated_normal(std),
             split_dimension=0,
-            unit=vocabulary_unit(vocab_size),
-            must_divide=False,
+            granularity=vocabulary_granularity(vocab_size),
+            require_even=False,
         )
-        self.weight = described_parameter(description, parallel.group)
-        self.start, self.stop = description.ranges(parallel.group.rank, parallel.group.size)[0]
+        self.weight = empty_parameter(spec, parallel.group)
+        self.start, self.stop = spec.ranges(parallel.group.rank, parallel.group.size)[0]
 
     def forward(self, input_ids: Tensor, norm: LayerNorm) -> Tensor:
         """input_ids int64[T] -> norm(table[ids])[T, hidden], or the rank's [T / size, hidden]."""
@@ -246,16 +246,16 @@ class VocabParallelDecoder(nn.Module):
         super().__init__()
         self.group, self.vocab_start = embedding.parallel.group, embedding.start
         self.weight = embedding.weight
-        table = describe(embedding.weight)
+        table = spec_of(embedding.weight)
         vocab_size, hidden_size = table.full_shape
-        self.bias = described_parameter(
-            ParameterDescription(
+        self.bias = empty_parameter(
+            ParameterSpec(
                 full_shape=(vocab_size,),
                 # What torch's own linear draws: the original initialisation leaves it so.
                 initial=InitialDistribution("uniform", 1 / math.sqrt(hidden_size)),
                 split_dimension=0,
-                unit=table.unit,
-                must_divide=False,
+                granularity=table.granularity,
+                require_even=False,
             ),
             self.group,
         )
@@ -277,16 +277,16 @@ class VocabParallelDecoder(nn.Module):
                 weights=weights,
                 vocab_start=self.vocab_start,
                 group=self.group.group if self.group.size > 1 else None,
-                weight_gradient=float32_gradient(self.weight),
+                main_grad=main_grad(self.weight),
             )
-        table = describe(self.weight)
+        table = spec_of(self.weight)
         widths = [table.local_shape(rank, self.group.size)[0] for rank in range(self.group.size)]
         with torch.no_grad():
             logits = nn.functional.linear(hidden, self.weight, self.bias).float()
             return gather_last_dimension(logits, self.group, widths)
 
 
-def vocabulary_unit(vocab_size: int) -> int:
+def vocabulary_granularity(vocab_size: int) -> int:
     """Rows by which the vocabulary is cut: 64 where that leaves every rank many, else single ones.
 
     Matrix products over ranges that are not multiples of 8 wide are several times slower on GPUs.
@@ -298,7 +298,7 @@ def gather_token_rows(x: Tensor, positions: Tensor, parallel: TensorParallel) ->
     """Rows x[positions] of the whole row's tokens, replicated: [K, d].
 
     positions: int64[K] in [0, T), not falling. x is [T, d], or with sequence parallelism the
-    rank's share [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is
+    rank's shard [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is
     communicated.
     """
     if not parallel.sequence or parallel.group.size == 1:

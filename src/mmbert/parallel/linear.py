@@ -20,11 +20,11 @@ from mmbert.parallel.collectives import (
     reduce_scatter_single,
 )
 from mmbert.parallel.process_grid import Group
-from mmbert_kernels import product
+from mmbert_kernels import matmul
 
 
 @dataclass(frozen=True)
-class Rebuild:
+class InputRecompute:
     """How to make a linear's input again when the backward pass needs it: function(source, …)."""
 
     function: Callable[..., Tensor]
@@ -42,13 +42,13 @@ def column_linear(
     group: Group,
     *,
     sequence_parallel: bool,
-    rebuild: Rebuild | None = None,
+    recompute_input: InputRecompute | None = None,
 ) -> Tensor:
     """x[T, in] (or [T / size, in] with sequence parallelism) · weight[out_r, in]ᵀ -> [T, out_r].
 
-    With `rebuild` the input is not kept for the backward pass, only what rebuilds it.
+    With `recompute_input` the input is not kept for the backward pass, only what rebuilds it.
     """
-    return _ColumnLinear.apply(x, weight, _How(group, sequence_parallel, rebuild))
+    return _ColumnLinear.apply(x, weight, _How(group, sequence_parallel, recompute_input))
 
 
 def row_linear(
@@ -57,12 +57,12 @@ def row_linear(
     group: Group,
     *,
     sequence_parallel: bool,
-    rebuild: Rebuild | None = None,
+    recompute_input: InputRecompute | None = None,
 ) -> Tensor:
-    """x[T, in_r] · weight[out, in_r]ᵀ, summed over the group -> [T, out], or its rank's share
-    [T / size, out] with sequence parallelism. `rebuild` as in `column_linear`.
+    """x[T, in_r] · weight[out, in_r]ᵀ, summed over the group -> [T, out], or its rank's shard
+    [T / size, out] with sequence parallelism. `recompute_input` as in `column_linear`.
     """
-    return _RowLinear.apply(x, weight, _How(group, sequence_parallel, rebuild))
+    return _RowLinear.apply(x, weight, _How(group, sequence_parallel, recompute_input))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _How:
 
     group: Group
     sequence_parallel: bool
-    rebuild: Rebuild | None
+    recompute_input: InputRecompute | None
 
 
 class _Pending:
@@ -87,14 +87,14 @@ class _Pending:
 
 
 def _start_sum(partial: Tensor, group: Group, *, scatter: bool) -> _Pending:
-    """Start summing `partial` over the group (into its own memory, or into this rank's share)."""
+    """Start summing `partial` over the group (into its own memory, or into this rank's shard)."""
     if group.size == 1:
         return _Pending(partial, None)
     if not scatter:
         return _Pending(partial, dist.all_reduce(partial, group=group.group, async_op=True))
-    share = partial.new_empty((partial.shape[0] // group.size, *partial.shape[1:]))
-    work = reduce_scatter_single(share, partial, group=group.group, async_op=True)
-    return _Pending(share, work)
+    shard = partial.new_empty((partial.shape[0] // group.size, *partial.shape[1:]))
+    work = reduce_scatter_single(shard, partial, group=group.group, async_op=True)
+    return _Pending(shard, work)
 
 
 def _start_gather(x: Tensor, group: Group, *, needed: bool) -> _Pending:
@@ -109,15 +109,18 @@ def _start_gather(x: Tensor, group: Group, *, needed: bool) -> _Pending:
 def _save(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> None:
     ctx.group, ctx.sequence_parallel = how.group, how.sequence_parallel
     # The source goes the ordinary way too, so that autograd frees it as the backward pass goes on.
-    ctx.save_for_backward(x if how.rebuild is None else how.rebuild.source, weight)
-    ctx.rebuild = how.rebuild and (how.rebuild.function, how.rebuild.constants)
+    ctx.save_for_backward(x if how.recompute_input is None else how.recompute_input.source, weight)
+    ctx.recompute_input = how.recompute_input and (
+        how.recompute_input.function,
+        how.recompute_input.constants,
+    )
 
 
 def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
     x, weight = ctx.saved_tensors
-    if ctx.rebuild is not None:
-        function, constants = ctx.rebuild
-        x = Rebuild(function, x, constants)()
+    if ctx.recompute_input is not None:
+        function, constants = ctx.recompute_input
+        x = InputRecompute(function, x, constants)()
     return x, weight
 
 
@@ -126,15 +129,15 @@ class _ColumnLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> Tensor:
         _save(ctx, x, weight, how)
         tokens = all_gather_tokens(x, how.group) if how.sequence_parallel else x
-        return product(tokens, weight.t())
+        return matmul(tokens, weight.t())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = _saved(ctx)
         gradient = gradients[0].contiguous()
         tokens = _start_gather(x, ctx.group, needed=ctx.sequence_parallel)
-        x_gradient = _start_sum(product(gradient, weight), ctx.group, scatter=ctx.sequence_parallel)
-        weight_gradient = product(gradient.t(), tokens.wait())
+        x_gradient = _start_sum(matmul(gradient, weight), ctx.group, scatter=ctx.sequence_parallel)
+        weight_gradient = matmul(gradient.t(), tokens.wait())
         return x_gradient.wait(), weight_gradient, None
 
 
@@ -142,7 +145,7 @@ class _RowLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> Tensor:
         _save(ctx, x, weight, how)
-        partial = product(x, weight.t())
+        partial = matmul(x, weight.t())
         return _start_sum(partial, how.group, scatter=how.sequence_parallel).wait()
 
     @staticmethod
@@ -151,4 +154,4 @@ class _RowLinear(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         if ctx.sequence_parallel:
             gradient = all_gather_tokens(gradient, ctx.group)
-        return product(gradient, weight), product(gradient.t(), x), None
+        return matmul(gradient, weight), matmul(gradient.t(), x), None

@@ -1,9 +1,9 @@
 """How a parameter is sharded, said once; everything that must know reads it from here.
 
 Initialisation, DeepSpeed's norm flags, the summing of replicated gradients, checkpoints and export
-all read `parameter.description`. A split parameter is cut along one dimension. Fused parameters
-(query, key and value; gate and up) have several parts along it, and every rank holds its share of
-each part, so that no share mixes them. Shares are whole units (a head's width, say); where the
+all read `parameter.spec`. A split parameter is cut along one dimension. Fused parameters
+(query, key and value; gate and up) have several parts along it, and every rank holds its shard of
+each part, so that no shard mixes them. Shares are whole units (a head's width, say); where the
 number of units need not divide, the first ranks hold one more.
 """
 
@@ -27,8 +27,8 @@ class InitialDistribution:
 
 
 @dataclass(frozen=True)
-class ParameterDescription:
-    """The full tensor behind a parameter and the share of it that a tensor rank holds."""
+class ParameterSpec:
+    """The full tensor behind a parameter and the shard of it that a tensor rank holds."""
 
     full_shape: tuple[int, ...]
     initial: InitialDistribution
@@ -36,51 +36,54 @@ class ParameterDescription:
     """Its name in the whole model, equal to Hugging Face's; set once the model is built."""
     split_dimension: int | None = None
     """None: replicated, every tensor rank holds all of it."""
-    parts: tuple[int, ...] = field(default=())
+    fused_sizes: tuple[int, ...] = field(default=())
     """Sizes of the fused parts along the split dimension; they sum to its size. Empty: one."""
-    unit: int = 1
+    granularity: int = 1
     """Shares are multiples of this (the last one of a part may hold a rest)."""
-    must_divide: bool = True
-    """Every rank's share must be equal; otherwise the first ranks may hold one unit more."""
-    gradient_is_partial: bool = False
+    require_even: bool = True
+    """Every rank's shard must be equal; otherwise the first ranks may hold one unit more."""
+    sequence_parallel: bool = False
     """Replicated, but used on sharded tokens: its gradient is the sum over the tensor group."""
 
     def __post_init__(self) -> None:
         if self.split_dimension is None:
-            assert not self.parts
-            assert self.unit == 1
+            assert not self.fused_sizes
+            assert self.granularity == 1
         else:
             assert 0 <= self.split_dimension < len(self.full_shape)
-            assert not self.gradient_is_partial
-            assert not self.parts or sum(self.parts) == self.full_shape[self.split_dimension]
+            assert not self.sequence_parallel
+            assert (
+                not self.fused_sizes
+                or sum(self.fused_sizes) == self.full_shape[self.split_dimension]
+            )
 
     @property
     def is_split(self) -> bool:
-        """Whether the tensor ranks hold different shares."""
+        """Whether the tensor ranks hold different shards."""
         return self.split_dimension is not None
 
     def ranges(self, rank: int, size: int) -> list[tuple[int, int]]:
         """The [start, stop) along the split dimension that `rank` of `size` holds, one per part.
 
-        Their concatenation is the rank's share. A replicated parameter has the one range of
-        everything along dimension 0. ValueError if the share must be equal and cannot.
+        Their concatenation is the rank's shard. A replicated parameter has the one range of
+        everything along dimension 0. ValueError if the shard must be equal and cannot.
         """
         if self.split_dimension is None:
             return [(0, self.full_shape[0])]
         ranges, offset = [], 0
-        for part in self.parts or (self.full_shape[self.split_dimension],):
-            if self.must_divide and part % (self.unit * size):
+        for part in self.fused_sizes or (self.full_shape[self.split_dimension],):
+            if self.require_even and part % (self.granularity * size):
                 raise ValueError(
                     f"{self.name or 'parameter'}: {part} along dimension {self.split_dimension} "
-                    f"does not divide into {size} shares of whole units of {self.unit}"
+                    f"does not divide into {size} shards of whole units of {self.granularity}"
                 )
-            start, stop = balanced_range(part, rank, size, unit=self.unit)
+            start, stop = balanced_range(part, rank, size, granularity=self.granularity)
             ranges.append((offset + start, offset + stop))
             offset += part
         return ranges
 
     def local_shape(self, rank: int, size: int) -> tuple[int, ...]:
-        """The shape of `rank`'s share."""
+        """The shape of `rank`'s shard."""
         if self.split_dimension is None:
             return self.full_shape
         shape = list(self.full_shape)
@@ -88,67 +91,67 @@ class ParameterDescription:
         return tuple(shape)
 
 
-def balanced_range(length: int, rank: int, size: int, *, unit: int = 1) -> tuple[int, int]:
-    """[start, stop) of `rank`'s share of `length` cut into `size` shares of whole `unit`s.
+def balanced_range(length: int, rank: int, size: int, *, granularity: int = 1) -> tuple[int, int]:
+    """[start, stop) of `rank`'s shard of `length` cut into `size` shards of whole `granularity`s.
 
     Shares differ by one unit at most; a rest smaller than a unit goes to the last one.
     """
-    units = -(-length // unit)
-    each, more = divmod(units, size)
+    granules = -(-length // granularity)
+    each, more = divmod(granules, size)
     start = rank * each + min(rank, more)
     stop = start + each + (rank < more)
-    return min(start * unit, length), min(stop * unit, length)
+    return min(start * granularity, length), min(stop * granularity, length)
 
 
-def local_slice(full: Tensor, description: ParameterDescription, rank: int, size: int) -> Tensor:
-    """The share of the full tensor that tensor rank `rank` of `size` holds (a copy if split)."""
-    assert tuple(full.shape) == description.full_shape, (full.shape, description)
-    if description.split_dimension is None:
+def local_slice(full: Tensor, spec: ParameterSpec, rank: int, size: int) -> Tensor:
+    """The shard of the full tensor that tensor rank `rank` of `size` holds (a copy if split)."""
+    assert tuple(full.shape) == spec.full_shape, (full.shape, spec)
+    if spec.split_dimension is None:
         return full
-    dimension = description.split_dimension
-    pieces = [full.narrow(dimension, a, b - a) for a, b in description.ranges(rank, size)]
+    dimension = spec.split_dimension
+    pieces = [full.narrow(dimension, a, b - a) for a, b in spec.ranges(rank, size)]
     return torch.cat(pieces, dim=dimension)
 
 
-def assemble(slices: Sequence[Tensor], description: ParameterDescription) -> Tensor:
-    """The full tensor from the shares of all tensor ranks in order: `local_slice` undone."""
-    if description.split_dimension is None:
+def assemble(slices: Sequence[Tensor], spec: ParameterSpec) -> Tensor:
+    """The full tensor from the shards of all tensor ranks in order: `local_slice` undone."""
+    if spec.split_dimension is None:
         return slices[0]
-    dimension, size = description.split_dimension, len(slices)
-    full = slices[0].new_empty(description.full_shape)
+    dimension, size = spec.split_dimension, len(slices)
+    full = slices[0].new_empty(spec.full_shape)
     for rank, piece in enumerate(slices):
-        assert tuple(piece.shape) == description.local_shape(rank, size), (rank, piece.shape)
+        assert tuple(piece.shape) == spec.local_shape(rank, size), (rank, piece.shape)
         offset = 0
-        for start, stop in description.ranges(rank, size):
+        for start, stop in spec.ranges(rank, size):
             part = piece.narrow(dimension, offset, stop - start)
             full.narrow(dimension, start, stop - start).copy_(part)
             offset += stop - start
     return full
 
 
-def described_parameter(description: ParameterDescription, group: Group) -> nn.Parameter:
-    """An uninitialised parameter of the rank's share, on the default device and dtype."""
-    parameter = nn.Parameter(torch.empty(description.local_shape(group.rank, group.size)))
-    _attach(parameter, description)
+def empty_parameter(spec: ParameterSpec, group: Group) -> nn.Parameter:
+    """An uninitialised parameter of the rank's shard, on the default device and dtype."""
+    parameter = nn.Parameter(torch.empty(spec.local_shape(group.rank, group.size)))
+    _attach(parameter, spec)
     return parameter
 
 
-def describe(parameter: nn.Parameter) -> ParameterDescription:
+def spec_of(parameter: nn.Parameter) -> ParameterSpec:
     """The description a parallel layer attached to its parameter."""
-    description = getattr(parameter, "description", None)
-    assert isinstance(description, ParameterDescription)
-    return description
+    spec = getattr(parameter, "spec", None)
+    assert isinstance(spec, ParameterSpec)
+    return spec
 
 
 def name_parameters(model: nn.Module) -> None:
     """Write each parameter's name in the whole model into its description."""
     for name, parameter in model.named_parameters():
-        _attach(parameter, replace(describe(parameter), name=name))
+        _attach(parameter, replace(spec_of(parameter), name=name))
 
 
-def _attach(parameter: nn.Parameter, description: ParameterDescription) -> None:
-    setattr(parameter, "description", description)  # noqa: B010 (torch does not declare it)
+def _attach(parameter: nn.Parameter, spec: ParameterSpec) -> None:
+    setattr(parameter, "spec", spec)  # noqa: B010 (torch does not declare it)
     # DeepSpeed adds a gradient to the global norm on every model-parallel rank if the parameter
     # says so, else on rank 0 alone. Its versions ask under one name or the other.
     for flag in ("tensor_model_parallel", "model_parallel"):
-        setattr(parameter, flag, description.is_split)
+        setattr(parameter, flag, spec.is_split)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmbert.parallel.collectives import all_gather_tokens, all_reduce
-from mmbert.parallel.parameter_spec import ParameterDescription, describe
+from mmbert.parallel.parameter_spec import ParameterSpec, spec_of
 from mmbert.parallel.process_grid import Group, ProcessGrid
 
 # Elements digested at a time: their 64-bit copies take 32 MiB.
@@ -42,10 +42,10 @@ def require_sane_model(
     must have. Every process calls this.
     """
     named = dict(model.named_parameters())
-    descriptions = {name: describe(parameter) for name, parameter in named.items()}
+    specs = {name: spec_of(parameter) for name, parameter in named.items()}
     problems = check_gradient_ownership(model, grid.tensor) + check_parameters(
         named if partitions is None else partitions,
-        descriptions,
+        specs,
         grid,
         partitioned_over_data=partitions is not None,
     )
@@ -55,7 +55,7 @@ def require_sane_model(
 
 def check_parameters(
     parameters: Mapping[str, Tensor],
-    descriptions: Mapping[str, ParameterDescription],
+    specs: Mapping[str, ParameterSpec],
     grid: ProcessGrid,
     *,
     partitioned_over_data: bool = False,
@@ -65,7 +65,7 @@ def check_parameters(
     `parameters` are this rank's shares by name; under ZeRO 3 its partitions of them, with
     `partitioned_over_data` (then no two data ranks hold the same). Every rank calls this.
     """
-    replicated = {n: p for n, p in parameters.items() if not descriptions[n].is_split}
+    replicated = {n: p for n, p in parameters.items() if not specs[n].is_split}
     problems = check_same(replicated, grid.tensor, "replicated parameters on tensor ranks")
     if not partitioned_over_data:
         problems += check_same(parameters, grid.data, "parameters on data ranks")
@@ -80,8 +80,8 @@ def check_same(tensors: Mapping[str, Tensor], group: Group, what: str) -> list[s
     if group.size == 1 or not tensors:
         return []
     digests = torch.stack([digest(tensor) for tensor in tensors.values()])
-    of_all = all_gather_tokens(digests[None], group)
-    differs = (of_all != of_all[:1]).any(dim=2).any(dim=0).tolist()
+    gathered = all_gather_tokens(digests[None], group)
+    differs = (gathered != gathered[:1]).any(dim=2).any(dim=0).tolist()
     names = [name for name, different in zip(tensors, differs, strict=True) if different]
     return [f"{what} differ: {_list(names)}"] if names else []
 
@@ -104,12 +104,12 @@ def check_gradient_ownership(model: nn.Module, group: Group) -> list[str]:
     """
     names, owned, full = [], [], []
     for name, parameter in model.named_parameters():
-        description = describe(parameter)
+        spec = spec_of(parameter)
         flagged = bool(getattr(parameter, "tensor_model_parallel", False))
         counted = flagged or group.rank == 0
         names.append(name)
-        owned.append(math.prod(description.local_shape(group.rank, group.size)) * counted)
-        full.append(math.prod(description.full_shape))
+        owned.append(math.prod(spec.local_shape(group.rank, group.size)) * counted)
+        full.append(math.prod(spec.full_shape))
     device = next(model.parameters()).device
     totals = all_reduce(torch.tensor(owned, dtype=torch.int64, device=device), group).tolist()
     return [
@@ -125,15 +125,17 @@ def require_sane(problems: Iterable[str], grid: ProcessGrid, device: torch.devic
     count = torch.tensor([len(found)], dtype=torch.int64, device=device)
     if not int(all_reduce(all_reduce(count, grid.tensor), grid.data).item()):
         return
-    of_all: list[list[str] | None] = [found]
+    gathered: list[list[str] | None] = [found]
     if grid.world_size > 1:
-        of_all = [None] * grid.world_size
-        dist.all_gather_object(of_all, found)
-    told: dict[str, list[int]] = {}
-    for rank, texts in enumerate(of_all):
+        gathered = [None] * grid.world_size
+        dist.all_gather_object(gathered, found)
+    ranks_by_problem: dict[str, list[int]] = {}
+    for rank, texts in enumerate(gathered):
         for text in texts or ():
-            told.setdefault(text, []).append(rank)
-    raise SanityError("; ".join(f"{text} (on ranks {ranks})" for text, ranks in told.items()))
+            ranks_by_problem.setdefault(text, []).append(rank)
+    raise SanityError(
+        "; ".join(f"{text} (on ranks {ranks})" for text, ranks in ranks_by_problem.items())
+    )
 
 
 def digest(tensor: Tensor) -> Tensor:

@@ -2,6 +2,6 @@
 
 # Elements of a gradient bucket: large enough that a collective is bound by bandwidth, small enough
 # (200 MB in float32) that the buffers, which ZeRO allocates whole, do not matter.
-LARGEST_BUCKET = 50_000_000
+BUCKET_ELEMENTS = 50_000_000
 # Under ZeRO 3 DeepSpeed keeps as many gathered weights as this (its stage3_max_live_parameters).
-LIVE_PARAMETERS = 1_000_000_000
+MAX_LIVE_PARAMETERS = 1_000_000_000

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmbert.parallel.parameter_spec import ParameterDescription
+from mmbert.parallel.parameter_spec import ParameterSpec
 
 STATES = ("master", "exp_avg", "exp_avg_sq")
 """The tensors kept per parameter, as they are called in checkpoints."""
@@ -15,10 +15,10 @@ class ParameterFragment:
     """Elements [start, start + length) of this tensor rank's flattened share of one parameter.
 
     The tensors are float32 [length] views into ZeRO's own partition: writing to them and then
-    `Engine.refresh()` changes the model.
+    `Engine.sync_model_weights()` changes the model.
     """
 
-    description: ParameterDescription
+    spec: ParameterSpec
     tensor_rank: int
     tensor_size: int
     start: int
@@ -30,7 +30,7 @@ class ParameterFragment:
     @property
     def name(self) -> str:
         """The parameter's name in the whole model."""
-        return self.description.name
+        return self.spec.name
 
     def states(self) -> dict[str, Tensor]:
         """The tensors by name, in the order of `STATES`."""

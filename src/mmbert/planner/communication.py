@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mmbert.hardware import Gpu
-from mmbert.parallel.zero_buffers import LIVE_PARAMETERS
+from mmbert.parallel.zero_buffers import MAX_LIVE_PARAMETERS
 from mmbert.recipe import ModelSettings
 
 
@@ -76,7 +76,7 @@ def step_communication(
     gradient_times = {1: 2, 2: 2 * rows_per_rank, 3: rows_per_rank}[zero_stage]
     weight_times = 1
     if zero_stage == 3:
-        weight_times = rows_per_rank * (1 if local_parameters <= LIVE_PARAMETERS else 2)
+        weight_times = rows_per_rank * (1 if local_parameters <= MAX_LIVE_PARAMETERS else 2)
     gradient_bytes = 4 * local_parameters * ring_data * gradient_times
     weight_bytes = compute_bytes * local_parameters * ring_data * weight_times
     ring_tensor = 2 * (tensor - 1) / tensor

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mmbert.model.activation_memory import activation_memory
 from mmbert.model.config import EncoderConfig
-from mmbert.parallel.zero_buffers import LARGEST_BUCKET, LIVE_PARAMETERS
+from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.planner.parameter_count import ParameterCount
 
 # What the driver, NCCL and the allocator's fragments take: an assumption, stated in the plan.
@@ -85,10 +85,10 @@ def device_memory(
     if zero_stage == 3:
         layer = (parameters.attention + parameters.feed_forward) // config.num_hidden_layers
         gathered = compute_bytes * (parameters.embedding + layer) // tensor
-        live = max(0, compute_bytes * min(local, LIVE_PARAMETERS) - gathered)
+        live = max(0, compute_bytes * min(local, MAX_LIVE_PARAMETERS) - gathered)
     # ZeRO 2 and 3 reduce a bucket beside the backward pass. ZeRO 1 reduces in place (in float32 by
     # a bucket, when the activations are gone); the others flatten their share before the step.
-    bucket = 4 * min(local, LARGEST_BUCKET)
+    bucket = 4 * min(local, BUCKET_ELEMENTS)
     reduction = bucket if zero_stage == 1 else 4 * shard
     bucket = bucket if zero_stage >= 2 else 0
     working = max(passes.peak - passes.kept + bucket + live, reduction - passes.kept, 0)

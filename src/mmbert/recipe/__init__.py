@@ -1,6 +1,7 @@
 """The recipe: one YAML file, checked by typed models, that says all of a training run."""
 
 from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
+from mmbert.recipe.named import describe_recipe
 from mmbert.recipe.phases import (
     LanguageSelection,
     LearningRate,
@@ -50,6 +51,7 @@ __all__ = [
     "Temperature",
     "TokenizerSettings",
     "Variant",
+    "describe_recipe",
     "dump_recipe",
     "format_quantity",
     "load_recipe",

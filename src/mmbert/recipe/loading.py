@@ -9,20 +9,19 @@ import yaml
 from pydantic import ValidationError
 
 from mmbert.errors import UserError
+from mmbert.recipe.named import find_language_list, find_recipe, language_list_names
 from mmbert.recipe.recipe import Recipe
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read the recipe at `path`, with `phases.decay.mask_ratio=0.05`-like `overrides` applied.
+def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or path, with `phases.decay.mask_ratio=0.05`-like `overrides` applied.
 
-    Language files and a relative tokenizer path are looked for beside the recipe; language files
-    are read here, so that the result needs nothing but itself. Raises UserError.
+    A relative tokenizer path is resolved beside the recipe, a language list beside it or in the
+    package; lists are read here, so that the result needs nothing but itself. Raises UserError.
     """
-    path = Path(path)
+    path = find_recipe(recipe)
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"no recipe at {path}", remedy="check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read recipe {path}: {error}", remedy="check the file") from error
     return parse_recipe(text, overrides, folder=path.parent, origin=str(path))
@@ -38,7 +37,7 @@ def parse_recipe(
     except yaml.YAMLError as error:
         raise UserError(f"{origin} is not YAML: {error}", remedy="mend the line named") from error
     if not isinstance(values, dict):
-        raise UserError(f"{origin} holds no recipe", remedy="see launch/recipes for examples")
+        raise UserError(f"{origin} holds no recipe", remedy="`mmbert recipes` lists examples")
     for override in overrides:
         _apply_override(values, override)
     _read_language_files(values, folder)
@@ -119,13 +118,14 @@ def _read_language_files(values: dict[str, Any], folder: Path) -> None:
     for selection in selections:
         if not isinstance(selection, dict) or not isinstance(selection.get("file"), str):
             continue
-        path = folder / selection.pop("file")
+        path = find_language_list(selection.pop("file"), folder)
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise UserError(
                 f"cannot read language file {path}: {error.strerror}",
-                remedy="give a file with one language a line, relative to the recipe",
+                remedy="give a file with one language a line, relative to the recipe, or one of "
+                f"the package: {', '.join(language_list_names())}",
             ) from error
         names = [line.split("#")[0].strip() for line in lines]
         selection["names"] = [*selection.get("names", []), *(name for name in names if name)]

@@ -11,14 +11,14 @@ import torch
 
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
-from mmbert_kernels import computes_in_bfloat16, unrepeatable
-from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, HALF_TYPES, ON_GPUS, implementation
+from mmbert_kernels import computes_in_bfloat16, nondeterministic_operations
+from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, HALF_TYPES, ON_GPUS, backend
 
 # cuBLAS adds in the same order in every run with these workspaces alone, by its documentation.
 CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 # NVLink's switches add in the order in which the parts arrive; torch excludes NVLS too.
 NCCL_ALGORITHMS = "^NVLS,NVLSTree"
-SWITCHES = {"NVLS", "NVLSTREE"}
+NVLS_ALGORITHMS = {"NVLS", "NVLSTREE"}
 # flash-attn 3 refuses a deterministic backward pass above this (its hopper/flash_api.cpp).
 FLASH_3_HEAD_SIZE = 192
 
@@ -41,7 +41,7 @@ def set_environment(recipe: Recipe, environment: MutableMapping[str, str] = os.e
     algorithms = environment.get("NCCL_ALGO") or NCCL_ALGORITHMS
     environment["NCCL_ALGO"] = algorithms
     named = {name.strip().upper() for name in algorithms.removeprefix("^").split(",")}
-    if not named >= SWITCHES if algorithms.startswith("^") else SWITCHES & named:
+    if not named >= NVLS_ALGORITHMS if algorithms.startswith("^") else NVLS_ALGORITHMS & named:
         raise UserError(
             f"deterministic: true, but NCCL_ALGO is {algorithms!r}: NVLink's switches add in "
             "another order in every run",
@@ -57,7 +57,7 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
             is too old for bfloat16, or an implementation, which is named, cannot be deterministic.
     """
     dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
-    _check_choices(device, dtype)
+    _check_implementations(device, dtype)
     if device.type != "cuda":
         return
     if recipe.precision == "bfloat16" and not computes_in_bfloat16(device):
@@ -66,20 +66,20 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
             remedy="take an A100 or a later GPU, or train with precision=float32 (slowly)",
         )
     if recipe.deterministic:
-        _check_repeatable(recipe, dtype)
+        _check_deterministic(recipe, dtype)
     torch.use_deterministic_algorithms(recipe.deterministic)
     # Whoever reads what was never written has an error that this would hide, at the cost of time.
     settings: Any = torch.utils.deterministic
     settings.fill_uninitialized_memory = False
 
 
-def _check_choices(device: torch.device, dtype: torch.dtype) -> None:
+def _check_implementations(device: torch.device, dtype: torch.dtype) -> None:
     """Make every choice now, so that what MMBERT_KERNELS and MMBERT_ATTENTION ask for is refused
     here if it cannot be."""
     try:
         for operation in FUSED_OPERATIONS:
-            implementation(operation, device.type)
-        attention = implementation("attention", device.type, dtype)
+            backend(operation, device.type)
+        attention = backend("attention", device.type, dtype)
     except ValueError as error:
         remedy = "unset MMBERT_KERNELS and MMBERT_ATTENTION, or set them to what runs here"
         raise UserError(str(error), remedy=remedy) from error
@@ -91,8 +91,8 @@ def _check_choices(device: torch.device, dtype: torch.dtype) -> None:
         )
 
 
-def _check_repeatable(recipe: Recipe, dtype: torch.dtype) -> None:
-    unable = unrepeatable(dtype)
+def _check_deterministic(recipe: Recipe, dtype: torch.dtype) -> None:
+    unable = nondeterministic_operations(dtype)
     if unable:
         named = ", ".join(f"{operation} by {how}" for operation, how in unable.items())
         raise UserError(
@@ -101,9 +101,7 @@ def _check_repeatable(recipe: Recipe, dtype: torch.dtype) -> None:
             "says what runs here), or set deterministic to false",
         )
     head_size = recipe.model.hidden_size // recipe.model.num_attention_heads
-    if implementation("attention", "cuda", dtype) == "flash_attn_3" and (
-        head_size > FLASH_3_HEAD_SIZE
-    ):
+    if backend("attention", "cuda", dtype) == "flash_attn_3" and (head_size > FLASH_3_HEAD_SIZE):
         raise UserError(
             f"deterministic: true, but flash_attn_3 is not deterministic with heads of {head_size}",
             remedy="set MMBERT_ATTENTION=varlen, or deterministic to false",

@@ -15,12 +15,13 @@ from mmbert.errors import UserError
 from mmbert.training.fault_tolerance.process_tree import command_of, launcher_chain
 
 DEFAULT_PORT = 29500
+PRETRAIN_MODULE = "mmbert.pretrain"
 # From here on Slurm's step numbers mean the batch script, an interactive shell and the like.
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
-class Placement:
+class RankInfo:
     """Where this process stands: its rank among all and on its node, and where rank 0 listens."""
 
     rank: int
@@ -41,9 +42,9 @@ class Placement:
         }
 
 
-def discover_placement(
+def rank_info_from_env(
     environment: Mapping[str, str], local_rank_argument: int | None = None
-) -> Placement:
+) -> RankInfo:
     """Read the rank from what the launcher left in `environment`.
 
     Args:
@@ -55,30 +56,30 @@ def discover_placement(
             several tasks and started only one.
     """
     if "RANK" in environment:
-        placement = _from_torch_variables(environment, local_rank_argument)
-    elif "SLURM_PROCID" in environment and _is_of_srun(environment.get("SLURM_STEP_ID", "")):
-        placement = _from_slurm(environment)
+        rank_info = _from_torch_env(environment, local_rank_argument)
+    elif "SLURM_PROCID" in environment and _started_by_srun(environment.get("SLURM_STEP_ID", "")):
+        rank_info = _from_slurm(environment)
     elif "OMPI_COMM_WORLD_RANK" in environment:
-        placement = _from_mpi(
+        rank_info = _from_mpi(
             environment,
             "OMPI_COMM_WORLD_RANK",
             "OMPI_COMM_WORLD_SIZE",
             "OMPI_COMM_WORLD_LOCAL_RANK",
         )
     elif "PMI_RANK" in environment:
-        placement = _from_mpi(environment, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
+        rank_info = _from_mpi(environment, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
     else:
-        placement = Placement(0, 0, 1, "127.0.0.1", _free_port(), "python")
-    if not 0 <= placement.rank < placement.world_size:
+        rank_info = RankInfo(0, 0, 1, "127.0.0.1", _free_port(), "python")
+    if not 0 <= rank_info.rank < rank_info.world_size:
         raise UserError(
-            f"rank {placement.rank} does not lie within a world of {placement.world_size}",
+            f"rank {rank_info.rank} does not lie within a world of {rank_info.world_size}",
             remedy="start the program through one launcher only, in a clean environment",
         )
-    _check_against_slurm(placement, environment)
-    return placement
+    _check_against_slurm(rank_info, environment)
+    return rank_info
 
 
-def _from_torch_variables(environment: Mapping[str, str], local_rank: int | None) -> Placement:
+def _from_torch_env(environment: Mapping[str, str], local_rank: int | None) -> RankInfo:
     missing = [
         name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in environment
     ]
@@ -89,7 +90,7 @@ def _from_torch_variables(environment: Mapping[str, str], local_rank: int | None
         )
     if local_rank is None:
         local_rank = int(environment.get("LOCAL_RANK", "0"))
-    return Placement(
+    return RankInfo(
         int(environment["RANK"]),
         local_rank,
         int(environment["WORLD_SIZE"]),
@@ -99,13 +100,13 @@ def _from_torch_variables(environment: Mapping[str, str], local_rank: int | None
     )
 
 
-def _is_of_srun(step: str) -> bool:
+def _started_by_srun(step: str) -> bool:
     """Whether a task of this SLURM_STEP_ID was started by `srun`: the batch script has none, or a
     special one (a number or a word), though the other variables are those of a task."""
     return step.isdigit() and int(step) < FIRST_SPECIAL_STEP
 
 
-def _from_slurm(environment: Mapping[str, str]) -> Placement:
+def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "127.0.0.1")
     # Two jobs may share a node, and two steps a job: the port follows both. All tasks of a step
@@ -113,7 +114,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Placement:
     offset = 13 * int(environment.get("SLURM_JOB_ID", "0")) + int(environment["SLURM_STEP_ID"])
     port = int(environment.get("MASTER_PORT") or 20000 + offset % 10000)
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
-    return Placement(
+    return RankInfo(
         int(environment["SLURM_PROCID"]),
         int(environment.get("SLURM_LOCALID", "0")),
         int(tasks),
@@ -125,7 +126,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Placement:
 
 def _from_mpi(
     environment: Mapping[str, str], rank_name: str, size_name: str, local_name: str
-) -> Placement:
+) -> RankInfo:
     rank, world_size = int(environment[rank_name]), int(environment[size_name])
     local_rank = int(environment.get(local_name, rank))
     address = environment.get("MASTER_ADDR")
@@ -138,24 +139,24 @@ def _from_mpi(
             )
         address = "127.0.0.1"
     port = int(environment.get("MASTER_PORT", DEFAULT_PORT))
-    return Placement(rank, local_rank, world_size, address, port, "mpirun")
+    return RankInfo(rank, local_rank, world_size, address, port, "mpirun")
 
 
-def _check_against_slurm(placement: Placement, environment: Mapping[str, str]) -> None:
+def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) -> None:
     """A job that asked for N tasks must not train as fewer: that is N times the same run, or a
     share of the machine idle. One launcher per node (torchrun, deepspeed --no_ssh) has a multiple
     of the tasks."""
     if "SLURM_PROCID" not in environment:
         return
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1"))
-    if placement.launcher == "srun" and "SLURM_NTASKS" in environment:
+    if rank_info.launcher == "srun" and "SLURM_NTASKS" in environment:
         # `srun --ntasks` inside a larger allocation is a choice; a step has its own count.
-        tasks = placement.world_size
-    if placement.world_size % tasks:
+        tasks = rank_info.world_size
+    if rank_info.world_size % tasks:
         raise UserError(
             f"Slurm was asked for {tasks} tasks (SLURM_NTASKS), but this run has "
-            f"{placement.world_size} process(es)",
-            remedy="start the tasks with `srun python launch/pretrain.py …`, or give the launcher "
+            f"{rank_info.world_size} process(es)",
+            remedy="start the tasks with `srun python -m mmbert.pretrain …`, or give the launcher "
             "an absolute --hostfile that names every node",
         )
 
@@ -169,7 +170,7 @@ def check_hostfile() -> None:
         UserError: names the hostfile.
     """
     for _, launcher in launcher_chain(os.getpid()):
-        named = hostfile_in(command_of(launcher))
+        named = hostfile_argument(command_of(launcher))
         folder = Path(f"/proc/{launcher}/cwd").resolve()
         if named is not None and not (folder / named).is_file():
             raise UserError(
@@ -180,11 +181,11 @@ def check_hostfile() -> None:
             )
 
 
-def hostfile_in(command: Sequence[str]) -> str | None:
-    """The hostfile that a `deepspeed` command names before its script, None without one."""
+def hostfile_argument(command: Sequence[str]) -> str | None:
+    """Return the hostfile given to a `deepspeed` command before its script or module, or None."""
     for position, word in enumerate(command):
-        if position > 1 and word.endswith(".py"):
-            return None  # what follows is the script's
+        if position > 1 and (word.endswith(".py") or word == PRETRAIN_MODULE):
+            return None  # the rest are the script's own arguments
         option, equals, value = word.partition("=")
         if option in ("-H", "--hostfile"):
             following = command[position + 1] if position + 1 < len(command) else None
@@ -192,7 +193,7 @@ def hostfile_in(command: Sequence[str]) -> str | None:
     return None
 
 
-def device_number(local_rank: int, visible_devices: int) -> int:
+def device_index(local_rank: int, visible_devices: int) -> int:
     """Which of the node's visible GPUs is this rank's.
 
     A launcher that shows every task its own GPU alone shows it as number 0.

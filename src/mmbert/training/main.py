@@ -1,4 +1,4 @@
-"""The main job from its options to its exit status; `launch/pretrain.py` is a thin caller.
+"""The main job from its options to its exit status; called by `mmbert.pretrain`.
 
 What is wrong with the user's input is found before anything starts and said once, by rank 0,
 whichever rank finds it. The process leaves with `os._exit`, because torch's gloo threads may abort
@@ -17,40 +17,42 @@ import torch
 import torch.distributed as distributed
 
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
-from mmbert.parallel.host_group import Control
-from mmbert.training.build_trainer import open_session
+from mmbert.parallel.host_group import HostGroup
+from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.fault_tolerance.watchdog import open_store
-from mmbert.training.launcher_env import Placement, check_hostfile, device_number
-from mmbert.training.loop import Ending, train
+from mmbert.training.launcher_env import RankInfo, check_hostfile, device_index
+from mmbert.training.loop import ExitReason, train
 from mmbert.training.metrics.results import print_summary
-from mmbert.training.run_config import Prepared, RunOptions, prepare
+from mmbert.training.run_config import RunConfig, RunOptions, resolve_run_config
 from mmbert_kernels import keep_freed_memory
 
 EXIT_FAILURE = 1
-PATIENCE_SECONDS = 5.0
+LAST_ERROR_SECONDS = 5.0
 # Before the recipe is read its own timeout is not known.
-STARTING_TIMEOUT = timedelta(minutes=10)
+STARTUP_TIMEOUT = timedelta(minutes=10)
 
 
-def pretrain(options: RunOptions, placement: Placement) -> int:
+def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     """Train as `options` say; the exit status. Starts and ends torch.distributed.
 
     Raises nothing that the user should see a traceback of: a UserError is printed here.
     """
-    os.environ.update(placement.environment())
-    prepared, error = _try_to_prepare(options, placement)
-    hang = timedelta(minutes=prepared.recipe.guard.hang_minutes) if prepared else STARTING_TIMEOUT
-    device = _choose_device(placement)
-    if prepared is not None:
-        error = _problem_of(prepared, device)
+    os.environ.update(rank_info.environment())
+    run_config, error = _try_to_resolve(options, rank_info)
+    hang = (
+        timedelta(minutes=run_config.recipe.guard.hang_minutes) if run_config else STARTUP_TIMEOUT
+    )
+    device = _choose_device(rank_info)
+    if run_config is not None:
+        error = _check_device(run_config, device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # Twice the hang timeout: the watchdog names the culprit before a collective gives up.
     try:
         distributed.init_process_group(
             backend,
-            rank=placement.rank,
-            world_size=placement.world_size,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
             timeout=2 * hang,
             device_id=device if device.type == "cuda" else None,
         )
@@ -58,74 +60,78 @@ def pretrain(options: RunOptions, placement: Placement) -> int:
         if "EADDRINUSE" not in str(network_error):
             raise
         raise UserError(
-            f"port {placement.master_port} of {placement.master_address}, where the ranks were to "
+            f"port {rank_info.master_port} of {rank_info.master_address}, where the ranks were to "
             "meet, is taken (by another run?)",
             remedy="choose another one: deepspeed --master_port N …; for srun, mpirun and torchrun "
             "set MASTER_PORT=N",
         ) from network_error
-    control = Control.build(2 * hang)
+    host_group = HostGroup.build(2 * hang)
     if device.type == "cpu":
-        _share_processors(control)
+        _set_thread_count(host_group)
         keep_freed_memory()
-    errors = control.gather(error)
+    errors = host_group.gather(error)
     if any(error is not None for error in errors):
-        if control.is_first:
+        if host_group.is_rank_zero:
             _print_errors(errors)
         return EXIT_USER_ERROR
-    assert prepared is not None
+    assert run_config is not None
     store = open_store(
-        placement.master_address, placement.rank, placement.world_size, control.broadcast
+        rank_info.master_address, rank_info.rank, rank_info.world_size, host_group.broadcast
     )
     try:
-        return _run(options, prepared, control, store, device)
+        return _run(options, run_config, host_group, store, device)
     except UserError as user_error:
-        _say_once(f"error: {user_error}\n", control, store)
+        _print_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
 
 
 def _run(
-    options: RunOptions, prepared: Prepared, control: Control, store: Any, device: torch.device
+    options: RunOptions,
+    run_config: RunConfig,
+    host_group: HostGroup,
+    store: Any,
+    device: torch.device,
 ) -> int:
-    session = open_session(options, prepared, control, store, device)
+    trainer = build_trainer(options, run_config, host_group, store, device)
     try:
-        ending = train(session, stop_after_phase=options.stop_after_phase)
-        session.finish_saving()
-        session.write_results()
-        failure = control.broadcast(session.reporter.failure)
+        exit_reason = train(trainer, stop_after_phase=options.stop_after_phase)
+        trainer.finish_saving()
+        trainer.write_results()
+        failure = host_group.broadcast(trainer.loggers.failure)
         if failure is not None:
             raise failure
-        if control.is_first:
-            if ending is Ending.STOPPED:
-                session.stop.clear_stop_file()
+        if host_group.is_rank_zero:
+            if exit_reason is ExitReason.STOPPED:
+                trainer.stop.clear_stop_file()
             else:
-                print_summary(session.results, session.run_folder)
+                print_summary(trainer.results, trainer.run_folder)
     finally:
-        session.close()
-    control.barrier()
-    session.watchdog.close()
-    return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
+        trainer.close()
+    host_group.barrier()
+    trainer.watchdog.close()
+    return EXIT_SAVED_START_AGAIN if exit_reason is ExitReason.STOPPED else 0
 
 
-def _choose_device(placement: Placement) -> torch.device:
+def _choose_device(rank_info: RankInfo) -> torch.device:
     """This rank's GPU; the CPU where there is none, or with DS_ACCELERATOR=cpu."""
     if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
         return torch.device("cpu")
-    number = device_number(placement.local_rank, torch.cuda.device_count())
+    number = device_index(rank_info.local_rank, torch.cuda.device_count())
     os.environ["LOCAL_RANK"] = str(number)  # where DeepSpeed looks for its device
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 
 
-def _share_processors(control: Control) -> None:
+def _set_thread_count(host_group: HostGroup) -> None:
     """Divide the machine's processors among its ranks, unless the user has."""
     if "OMP_NUM_THREADS" in os.environ:
         return
-    neighbours = control.gather(socket.gethostname()).count(socket.gethostname())
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+    neighbors = host_group.gather(socket.gethostname()).count(socket.gethostname())
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbors))
 
 
-def _say_once(text: str, control: Control, store: Any) -> None:
+def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
     """Every rank may have met the same mistake, or one alone: the first to come says it."""
     try:
         if store is None or store.add("said", 1) == 1:
@@ -133,29 +139,29 @@ def _say_once(text: str, control: Control, store: Any) -> None:
             sys.stderr.flush()
     except distributed.DistNetworkError:
         return  # rank 0, which keeps the store, has said something and left
-    if control.is_first and store is not None:
+    if host_group.is_rank_zero and store is not None:
         # The store goes with this process: let the others ask it first.
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while store.add("said", 0) < control.world_size and time.monotonic() < deadline:
+        deadline = time.monotonic() + LAST_ERROR_SECONDS
+        while store.add("said", 0) < host_group.world_size and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
-def _try_to_prepare(
-    options: RunOptions, placement: Placement
-) -> tuple[Prepared | None, UserError | None]:
+def _try_to_resolve(
+    options: RunOptions, rank_info: RankInfo
+) -> tuple[RunConfig | None, UserError | None]:
     try:
         check_hostfile()
-        prepared = prepare(options, placement.world_size)
-        set_environment(prepared.recipe)
-        return prepared, None
+        run_config = resolve_run_config(options, rank_info.world_size)
+        set_environment(run_config.recipe)
+        return run_config, None
     except UserError as error:
         return None, error
 
 
-def _problem_of(prepared: Prepared, device: torch.device) -> UserError | None:
+def _check_device(run_config: RunConfig, device: torch.device) -> UserError | None:
     """What this rank's device cannot do for the recipe."""
     try:
-        set_up_device(prepared.recipe, device)
+        set_up_device(run_config.recipe, device)
     except UserError as error:
         return error
     return None
@@ -172,15 +178,15 @@ def _print_errors(errors: list[UserError | None]) -> None:
         sys.stderr.write(f"error{where}: {text}\n")
 
 
-def run_and_exit(options: RunOptions, placement: Placement) -> NoReturn:
+def run_and_exit(options: RunOptions, rank_info: RankInfo) -> NoReturn:
     """`pretrain`, then leave the process with its status."""
     try:
-        status = pretrain(options, placement)
+        status = pretrain(options, rank_info)
     except UserError as error:  # before the ranks could talk to each other
-        sys.stderr.write(f"error (rank {placement.rank}): {error}\n")
+        sys.stderr.write(f"error (rank {rank_info.rank}): {error}\n")
         status = EXIT_USER_ERROR
     except BaseException:
-        sys.stderr.write(f"rank {placement.rank} of {placement.world_size} failed:\n")
+        sys.stderr.write(f"rank {rank_info.rank} of {rank_info.world_size} failed:\n")
         traceback.print_exc()
         status = EXIT_FAILURE
     sys.stdout.flush()

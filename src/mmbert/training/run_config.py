@@ -20,7 +20,8 @@ from mmbert.training.metrics.loggers import format_count
 class RunOptions:
     """What the command line says."""
 
-    recipe: Path
+    recipe: str | Path
+    """A recipe's name, or the path of its file."""
     data: Path
     output: Path
     overrides: tuple[str, ...] = ()
@@ -35,7 +36,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class RunConfig:
     """The recipe as it will be trained, and what follows from it and the shards."""
 
     recipe: Recipe
@@ -48,7 +49,7 @@ class Prepared:
     """What may be meant, but probably is not."""
 
 
-def prepare(options: RunOptions, world_size: int) -> Prepared:
+def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     """Read and check everything that needs no process group.
 
     Raises:
@@ -76,7 +77,7 @@ def prepare(options: RunOptions, world_size: int) -> Prepared:
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
-    return Prepared(recipe, plan, corpus, encoder, branch_step, warnings)
+    return RunConfig(recipe, plan, corpus, encoder, branch_step, warnings)
 
 
 def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, ...]]:
@@ -122,9 +123,9 @@ def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
     return changed, main[index].end_step
 
 
-def print_plan(prepared: Prepared, world_size: int, file: TextIO) -> None:
+def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
     """The resolved recipe as YAML, and below it the plan as comments: `--dry-run`."""
-    recipe, plan = prepared.recipe, prepared.plan
+    recipe, plan = run_config.recipe, run_config.plan
     file.write(dump_recipe(recipe))
     data_ranks = world_size // recipe.parallel.tensor
     file.write(
@@ -141,4 +142,4 @@ def print_plan(prepared: Prepared, world_size: int, file: TextIO) -> None:
             f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row, "
             f"dropout {recipe.dropout_in(settings):g}\n"
         )
-    file.writelines(f"# warning: {warning}\n" for warning in prepared.warnings)
+    file.writelines(f"# warning: {warning}\n" for warning in run_config.warnings)

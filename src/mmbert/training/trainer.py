@@ -16,24 +16,24 @@ from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import Recipe, dump_recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.loop_requests import Wishes
-from mmbert.training.fault_tolerance.loss_monitor import Guard, SkippedSteps
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
+from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
-from mmbert.training.metrics.communication_timer import CommunicationClock
-from mmbert.training.metrics.interval_metrics import Interval, IntervalSums
-from mmbert.training.metrics.loggers import Reporter
+from mmbert.training.metrics.communication_timer import CollectiveTimer
+from mmbert.training.metrics.interval_metrics import IntervalMetrics, IntervalSums
+from mmbert.training.metrics.loggers import LoggerContainer
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.profiler import Profiler
 from mmbert.training.metrics.results import Results
-from mmbert.training.metrics.step_timer import TimeSplit
-from mmbert.training.metrics.validation import HeldOut
+from mmbert.training.metrics.step_timer import StepTimer
+from mmbert.training.metrics.validation import Validator
 from mmbert.training.train_step import StepRunner
 
 # Processes that read ahead while a GPU works; on a CPU they would only take turns with training.
@@ -41,7 +41,7 @@ READERS_BESIDE_A_GPU = 2
 
 
 @dataclass
-class Session:
+class Trainer:
     """A run in progress. `step` is the next step to do; everything else follows from it."""
 
     recipe: Recipe
@@ -50,21 +50,21 @@ class Session:
     table: ComponentTable
     run_folder: Path
     grid: ProcessGrid
-    control: Control
+    host_group: HostGroup
     engine: Engine
     store: CheckpointStore
-    held_out: HeldOut
-    reporter: Reporter
+    validator: Validator
+    loggers: LoggerContainer
     results: Results
-    guard: Guard
+    loss_monitor: LossMonitor
     skipped: SkippedSteps
     stop: StopRequest
     watchdog: Watchdog
     runner: StepRunner
     meter: LossMeter
-    interval: Interval
-    clock: TimeSplit
-    communication: CommunicationClock
+    interval: IntervalMetrics
+    step_timer: StepTimer
+    collective_timer: CollectiveTimer
     profiler: Profiler
     peak_flops: float | None
     step: int = 0
@@ -76,11 +76,11 @@ class Session:
     _saved_step: int | None = None
     _saved_at: float = field(default_factory=time.monotonic)
 
-    def beat(self, activity: Activity) -> None:
+    def heartbeat(self, activity: Activity) -> None:
         """Tell the watchdog what comes next."""
-        self.watchdog.beat(self.step, activity)
+        self.watchdog.heartbeat(self.step, activity)
 
-    def take_rows(self, rows: int) -> list[Row]:
+    def next_rows(self, rows: int) -> list[Row]:
         """This rank's rows of the next step, `rows` being those of all data ranks."""
         if self._rows is None:
             self.open_loader()
@@ -109,20 +109,20 @@ class Session:
             self._loader.close()
         self._loader = self._rows = None
 
-    def note_tokens(self, sums: IntervalSums) -> None:
+    def add_tokens(self, sums: IntervalSums) -> None:
         """Add an interval's tokens to the run's."""
         self.component_tokens = self.component_tokens + sums.component_tokens
 
-    def wishes(self) -> Wishes:
+    def pending_requests(self) -> LoopRequests:
         """What this rank wants now; costs a few system calls."""
-        return Wishes(self.stop.reason(), self.minutes_are_due(), self.reporter.failure)
+        return LoopRequests(self.stop.reason(), self.time_save_is_due(), self.loggers.failure)
 
-    def minutes_are_due(self) -> bool:
+    def time_save_is_due(self) -> bool:
         """Whether the wall-clock interval has passed since the last save, by rank 0's clock."""
         minutes = self.recipe.checkpoint.every_minutes
         return (
             minutes is not None
-            and self.control.is_first
+            and self.host_group.is_rank_zero
             and time.monotonic() - self._saved_at >= 60 * minutes
         )
 
@@ -135,14 +135,14 @@ class Session:
         """Write a checkpoint of the state before `step` (all ranks), unless there is one."""
         if self._saved_step == self.step:
             return
-        self.beat(Activity.COMPARE_RANKS)
+        self.heartbeat(Activity.COMPARE_RANKS)
         self.check_sanity()
-        self.beat(Activity.SAVE_CHECKPOINT)
-        with self.clock.host("checkpoint"):
-            self.reporter.sync()
+        self.heartbeat(Activity.SAVE_CHECKPOINT)
+        with self.step_timer.host("checkpoint"):
+            self.loggers.sync()
             path = self.store.save(self.engine, self._state(phase_end))
         self._saved_step, self._saved_at = self.step, time.monotonic()
-        self.reporter.event(
+        self.loggers.event(
             "checkpoint",
             self.step,
             f"checkpoint {path.name} ({why}); the step waited {self.store.blocked_seconds:.2f} s",
@@ -170,35 +170,35 @@ class Session:
 
     def finish_saving(self) -> None:
         """Wait until what is being written is on disk, on all ranks."""
-        self.beat(Activity.FINISH_SAVING)
+        self.heartbeat(Activity.FINISH_SAVING)
         self.store.wait()
 
     def load(self, path: Path) -> RunState:
         """Take over the checkpoint at `path` (all ranks)."""
-        self.beat(Activity.LOAD_CHECKPOINT)
+        self.heartbeat(Activity.LOAD_CHECKPOINT)
         state = self.store.load(self.engine, path)
-        self.adopt(state)
+        self.restore(state)
         self._saved_step = self.step
         return state
 
-    def require_sound(self, path: Path) -> None:
+    def verify_checkpoint(self, path: Path) -> None:
         """Read every byte of the checkpoint at `path`, shared among the ranks.
 
         Raises:
             UserError: on every rank, naming the damaged file.
         """
-        self.beat(Activity.VERIFY_CHECKPOINT)
-        share, shares = self.control.rank, self.control.world_size
-        for problem in self.control.gather(problem_with(path, share=share, shares=shares)):
+        self.heartbeat(Activity.VERIFY_CHECKPOINT)
+        share, shares = self.host_group.rank, self.host_group.world_size
+        for problem in self.host_group.gather(problem_with(path, share=share, shares=shares)):
             if problem is not None:
                 raise problem
 
-    def adopt(self, state: RunState) -> None:
+    def restore(self, state: RunState) -> None:
         """Continue where `state` says; weights and optimiser are there already."""
         self.step = state.step
         self._data_state = cast(DataState, state.data) if state.data else None
         self.component_tokens = self.table.from_names(state.extra["component_tokens"])
-        self.guard.load(state.extra["guard"])
+        self.loss_monitor.load_state_dict(state.extra["guard"])
         self.results.rewind(self.step)
         self.close_loader()
 
@@ -219,47 +219,47 @@ class Session:
                 if target is None
                 else (f"guard.rollback_limit ({limit}) is reached")
             )
-            self.reporter.event("no rollback", spike, f"no rollback after step {spike}: {why}")
+            self.loggers.event("no rollback", spike, f"no rollback after step {spike}: {why}")
             return False
         self.skipped.add(range(first, spike + 1))
-        if self.control.is_first:
+        if self.host_group.is_rank_zero:
             # The newest first, and the note last: after a crash now the run meets the spike again.
             for path in reversed(self.store.list()):
                 if step_of(path) > first:
                     self.store.remove(path)
-        self.reporter.attempt(self.skipped.path, self.skipped.write)
-        self.control.barrier()
+        self.loggers.attempt(self.skipped.path, self.skipped.write)
+        self.host_group.barrier()
         self.load(target)
         self.meter.collect(self.grid.data)
-        self.clock.collect()
+        self.step_timer.collect()
         self.interval.restart()
-        self.reporter.event(
+        self.loggers.event(
             "rollback",
             self.step,
-            f"rolled back to {target.name}; steps {first} to {spike} will be passed over",
+            f"rolled back to {target.name}; skipping the data of steps {first}-{spike}",
         )
         return True
 
     def write_results(self) -> None:
         """Put results.json in place (rank 0 does)."""
         path = self.run_folder / "results.json"
-        self.reporter.attempt(path, lambda: self.results.write(self.run_folder))
+        self.loggers.attempt(path, lambda: self.results.write(self.run_folder))
 
     def close(self) -> None:
         """Finish writing and let go of everything but the processes' connection."""
         self.close_loader()
         trace = self.profiler.close()
         if trace is not None:
-            self.reporter.say(f"profiler trace: {trace}")
-        self.reporter.close()
+            self.loggers.say(f"profiler trace: {trace}")
+        self.loggers.close()
         self.stop.close()
-        self.communication.close()
+        self.collective_timer.close()
 
     def _state(self, phase_end: bool) -> RunState:
         """What a checkpoint of this moment says besides weights and optimiser."""
         done = self.plan.at(self.step - 1) if self.step else None
         phase = self.plan.phases[done.phase_index if done else 0]
-        interval = self.interval.peek(self.control)
+        interval = self.interval.totals(self.host_group)
         tokens = self.component_tokens + interval
         return RunState(
             step=self.step,
@@ -271,7 +271,7 @@ class Session:
             language_tokens=self.table.by_language(tokens),
             extra={
                 "component_tokens": self.table.to_names(tokens),
-                "guard": self.guard.state(),
+                "guard": self.loss_monitor.state_dict(),
             },
             phase_end=phase_end,
         )
@@ -284,8 +284,8 @@ class Session:
 
     def _all_states(self, own: DataState) -> list[DataState]:
         """The states of all data ranks for this rank's (every rank calls it)."""
-        # The ranks of a tensor group are neighbours and read the same rows.
-        return self.control.gather(own)[:: self.grid.tensor.size]
+        # The ranks of a tensor group are neighbors and read the same rows.
+        return self.host_group.gather(own)[:: self.grid.tensor.size]
 
 
 def _row_bits(row: Row) -> torch.Tensor:

@@ -36,7 +36,7 @@ class UnusableError(Exception):
     """The report cannot begin: why, and what to do."""
 
 
-def writable(output: Path) -> Path:
+def writable_folder(output: Path) -> Path:
     """`output`, or where it cannot be written to, a new folder elsewhere, which is said."""
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def writable(output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def alone(output: Path) -> Iterator[None]:
+def exclusive(output: Path) -> Iterator[None]:
     """Hold the only report of this folder: two at once would measure each other."""
     with (output / "gpu-report.lock").open("a+") as lock:
         try:
@@ -66,7 +66,7 @@ def alone(output: Path) -> Iterator[None]:
         yield
 
 
-def obstacle(folder: Path) -> str:
+def blocker(folder: Path) -> str:
     """What the first part found to be in the way of all that need a GPU."""
     found = figures(folder, "machine")
     return next((str(each.value) for each in found if each.subject == NO_GPU), "")
@@ -98,7 +98,7 @@ def make_report(parts: list[Part], output: Path, minutes: float, heading: str) -
     done: list[Outcome] = []
     begun = time.monotonic()
 
-    def told(outcomes: list[Outcome]) -> None:
+    def on_outcome(outcomes: list[Outcome]) -> None:
         nonlocal begun
         done[:], begun = outcomes, time.monotonic()
         write_page(output, folder, heading, outcomes)
@@ -110,18 +110,20 @@ def make_report(parts: list[Part], output: Path, minutes: float, heading: str) -
             60 * minutes,
             environment=with_packages(ROOT, PYTHONUNBUFFERED="1"),
             directory=ROOT,
-            obstacle=lambda: obstacle(folder),
-            told=told,
+            blocker=lambda: blocker(folder),
+            on_outcome=on_outcome,
         )
     except (KeyboardInterrupt, SystemExit):
         cut = parts[len(done)]
-        told([*done, Outcome(cut.name, cut.title, Ending.INTERRUPTED, time.monotonic() - begun)])
+        on_outcome(
+            [*done, Outcome(cut.name, cut.title, Ending.INTERRUPTED, time.monotonic() - begun)]
+        )
         raise
     print(f"\nThe page: {output / 'gpu-report.md'}\nFigures and logs: {folder}")
     return done
 
 
-def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.gpu_report",
@@ -146,21 +148,21 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """0: all parts are done; 1: some are not, as the page says; 2: it could not begin."""
-    chosen = parsed(arguments)
+    chosen = parse_arguments(arguments)
     parts = report_parts(chosen.device, chosen.data.resolve(), tuple(chosen.parts))
     if chosen.dry_run:
         shares = sum(part.share for part in parts)
         for part in parts:
-            usual = min(part.most_seconds, 60 * chosen.minutes * part.share / shares)
+            usual = min(part.max_seconds, 60 * chosen.minutes * part.share / shares)
             print(f"{usual:4.0f} s  {part.title}: {' '.join(part.command)}")
         return 0
     heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {chosen.minutes:g} minutes, {sys.executable}"
     if chosen.device == "cpu":
         heading += "\n\nA trial on a CPU at tiny sizes: these figures say nothing about a GPU."
-    output = writable(chosen.output)
+    output = writable_folder(chosen.output)
     before = signal.signal(signal.SIGTERM, _stopped)
     try:
-        with alone(output):
+        with exclusive(output):
             outcomes = make_report(parts, output, chosen.minutes, heading)
     except UnusableError as error:
         print(f"error: {error}", file=sys.stderr)

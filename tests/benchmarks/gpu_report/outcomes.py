@@ -22,7 +22,7 @@ def _write(record: dict[str, Any]) -> None:
         json_lines.append(Path(folder) / TESTS, record)
 
 
-class Outcomes:
+class OutcomeRecorder:
     """The hooks of the process that hears of all tests."""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -45,4 +45,4 @@ class Outcomes:
 def pytest_configure(config: pytest.Config) -> None:
     """Not in workers: their controller hears of everything."""
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Outcomes())
+        config.pluginmanager.register(OutcomeRecorder())

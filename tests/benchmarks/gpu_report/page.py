@@ -8,9 +8,9 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.gpu_report.records import Figure, figures, shown
+from tests.benchmarks.gpu_report.records import Figure, figures, format_value
 from tests.benchmarks.gpu_report.supervisor import Ending, Outcome
-from tests.benchmarks.gpu_report.verification import doubt, states
+from tests.benchmarks.gpu_report.verification import operation_results, unverified_reason
 
 WIDTH = 400
 
@@ -39,7 +39,7 @@ def _outcomes(outcomes: Sequence[Outcome]) -> str:
 
 
 def _tests(folder: Path) -> str:
-    found = states(folder)
+    found = operation_results(folder)
     if not found:
         return "No tests have run: every figure below is unverified.\n"
     table = Table("operation", "its tests", box=MARKDOWN)
@@ -73,9 +73,9 @@ def _table(folder: Path, measured: Sequence[Figure]) -> str:
     table = Table("", *headings, *(["verified"] if needs_tests else []), box=MARKDOWN)
     for subject in dict.fromkeys(figure.subject for figure in measured):
         own = [figure for figure in measured if figure.subject == subject]
-        values = {(figure.quantity, figure.unit): shown(figure.value) for figure in own}
+        values = {(figure.quantity, figure.unit): format_value(figure.value) for figure in own}
         needed = tuple(dict.fromkeys(name for figure in own for name in figure.operations))
-        unverified = doubt(folder, needed)
+        unverified = unverified_reason(folder, needed)
         mark = f"unverified ({unverified})" if unverified else ("yes" if needed else "")
         row = [values.get(column, "") for column in columns]
         table.add_row(subject, *row, *([mark] if needs_tests else []))

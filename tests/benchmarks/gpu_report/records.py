@@ -7,7 +7,7 @@ report (verification.py); a figure that is not says why.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.benchmarks.gpu_report.verification import doubt
+from tests.benchmarks.gpu_report.verification import unverified_reason
 from tests.support import json_lines
 
 FIGURES = "figures.jsonl"
@@ -33,10 +33,10 @@ class Figure:
         """Quantity, value and unit, or the remark."""
         if not self.quantity:
             return str(self.value)
-        return f"{self.quantity} {shown(self.value)} {self.unit}".rstrip()
+        return f"{self.quantity} {format_value(self.value)} {self.unit}".rstrip()
 
 
-def shown(value: float | str) -> str:
+def format_value(value: float | str) -> str:
     """A number with four digits that count, thousands set apart."""
     if isinstance(value, str):
         return value
@@ -66,7 +66,7 @@ class Recorder:
         self._write(Figure(self.part, subject, "", text))
 
     def _write(self, figure: Figure) -> None:
-        unverified = doubt(self.folder, figure.operations)
+        unverified = unverified_reason(self.folder, figure.operations)
         mark = f"  [unverified: {unverified}]" if unverified else ""
         print(f"{figure.subject}: {figure.text()}{mark}", flush=True)
         if self.folder is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.environment import ROOT, with_packages
 
-RECIPE = ROOT / "launch" / "recipes" / "demo.yaml"
+RECIPE = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
 # Of a language: the largest 12 have twice as many.
 MOST_TOKENS = "50k"
 MOST_BYTES = 8 << 20
@@ -32,7 +32,16 @@ def make_data(folder: Path) -> None:
         (sys.executable, "-m", "mmbert_prep.demo.corpus", corpus),
         (
             *(sys.executable, ROOT / "launch" / "preprocess.py", "--input", corpus),
-            *("--output", shards, "--recipe", RECIPE, "--workers", "2", "--heldout-share", "0.05"),
+            *(
+                "--output",
+                shards,
+                "--recipe",
+                RECIPE,
+                "--workers",
+                "2",
+                "--heldout-fraction",
+                "0.05",
+            ),
             *("--maximum-tokens", MOST_TOKENS),
         ),
     ):

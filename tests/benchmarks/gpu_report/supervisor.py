@@ -33,8 +33,8 @@ class Part:
     command: tuple[str, ...]
     share: float
     """Of the report's time, against the shares of the others."""
-    most_seconds: float = float("inf")
-    least_seconds: float = 1.0
+    max_seconds: float = float("inf")
+    min_seconds: float = 1.0
     """With less it is not begun."""
     needs_gpu: bool = True
 
@@ -64,7 +64,7 @@ class Outcome:
 
 def limit_for(parts: Sequence[Part], left: float) -> float:
     """Seconds that the first of `parts` may take when all of them have `left` together."""
-    return min(parts[0].most_seconds, left * parts[0].share / sum(part.share for part in parts))
+    return min(parts[0].max_seconds, left * parts[0].share / sum(part.share for part in parts))
 
 
 def run_parts(
@@ -74,8 +74,8 @@ def run_parts(
     *,
     environment: dict[str, str],
     directory: Path,
-    obstacle: Callable[[], str] = lambda: "",
-    told: Callable[[list[Outcome]], None] = lambda outcomes: None,
+    blocker: Callable[[], str] = lambda: "",
+    on_outcome: Callable[[list[Outcome]], None] = lambda outcomes: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
     """Run the parts within `seconds`; `told` hears of the outcomes so far after each of them.
@@ -89,11 +89,11 @@ def run_parts(
         for number, part in enumerate(parts):
             limit = max(0.0, limit_for(parts[number:], end - clock()))
             print(f"\n== {part.title} (at most {limit:.0f} s)", flush=True)
-            missing = obstacle() if part.needs_gpu else ""
+            missing = blocker() if part.needs_gpu else ""
             if missing:
                 outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, missing)
-            elif limit < part.least_seconds:
-                reason = f"{limit:.0f} s were left, it needs {part.least_seconds:.0f}"
+            elif limit < part.min_seconds:
+                reason = f"{limit:.0f} s were left, it needs {part.min_seconds:.0f}"
                 outcome = Outcome(part.name, part.title, Ending.NOT_BEGUN, 0.0, reason)
             else:
                 outcome = run_part(
@@ -101,7 +101,7 @@ def run_parts(
                 )
             print(f"== {part.title}: {outcome.ending}{_because(outcome)}", flush=True)
             outcomes.append(outcome)
-            told(outcomes)
+            on_outcome(outcomes)
     finally:  # an interruption may come before the part's process is known
         for child in psutil.Process().children():
             end_session(child.pid)

@@ -11,7 +11,7 @@ TESTS = "tests.jsonl"
 FOLDER_VARIABLE = "MMBERT_GPU_REPORT"
 
 
-def doubt(folder: Path | None, operations: Sequence[str]) -> str:
+def unverified_reason(folder: Path | None, operations: Sequence[str]) -> str:
     """Why a figure that depends on these operations is not verified; "" if it is.
 
     `folder`: the report's; None for a measurement outside of a report.
@@ -20,7 +20,7 @@ def doubt(folder: Path | None, operations: Sequence[str]) -> str:
         return ""
     if folder is None:
         return "no tests were run with it"
-    found = states(folder)
+    found = operation_results(folder)
     wrong = {name: found.get(name, "its tests have not run") for name in operations}
     reasons = Counter(reason for reason in wrong.values() if reason)
     if len(reasons) == 1 and len(wrong) > 1 and sum(reasons.values()) == len(wrong):
@@ -28,7 +28,7 @@ def doubt(folder: Path | None, operations: Sequence[str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in wrong.items() if reason)
 
 
-def states(folder: Path) -> dict[str, str]:
+def operation_results(folder: Path) -> dict[str, str]:
     """Operation -> "" if its tests have passed, else what they did."""
     collected: list[str] = []
     outcomes: dict[str, str] = {}

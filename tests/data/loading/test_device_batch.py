@@ -17,7 +17,7 @@ from mmbert.data.shards.corpus import Corpus
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
-from mmbert.training.fault_tolerance.memory_check import largest_batch
+from mmbert.training.fault_tolerance.memory_check import worst_case_batch
 from tests.support.corpora import write_corpus
 from tests.support.recipes import phase, small_recipe
 from tests.support.tiny_models import BASES, tiny_config, tiny_model
@@ -88,7 +88,7 @@ def test_no_row_has_more_slots_than_its_phases_shape_allows(
         shape = short if row.max_seqlen == 1024 else long
         assert len(row.cu_seqlens) == shape.max_segments + 1
     for at, shape in zip(recipe.phases, (short, long), strict=True):
-        largest = largest_batch(at, shape, 1000, torch.device("cpu"))
+        largest = worst_case_batch(at, shape, 1000, torch.device("cpu"))
         assert len(largest.cu_seqlens) == shape.max_segments + 1
         lengths = largest.cu_seqlens.diff()
         assert (int(lengths.max()), int(lengths.sum())) == (at.context, ROW_TOKENS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmbert_prep.demo.corpus import HIGH, demo_languages, write_demo_corpus
-from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 from tests.support.texts import environment, settings
@@ -28,8 +28,8 @@ def test_languages_documents_and_tiers(corpus: Path) -> None:
     formats = set()
     for file in discover(options).files:
         formats.add((file.format, file.compression))
-        for segment in plan_segments(file, 1 << 40, options):
-            for document in read_segment(segment, options):
+        for file_range in plan_ranges(file, 1 << 40, options):
+            for document in read_range(file_range, options):
                 assert document.language is not None
                 assert document.data is not None
                 found.setdefault(document.language, []).append(document.data)
@@ -51,8 +51,8 @@ def test_languages_documents_and_tiers(corpus: Path) -> None:
 def test_always_the_same() -> None:
     assert demo_languages() == demo_languages()
     script = (
-        "from mmbert_prep.demo.text import DocumentMaker; import itertools;"
-        "print(list(itertools.islice(DocumentMaker('sw').documents(), 60)))"
+        "from mmbert_prep.demo.text import DocumentGenerator; import itertools;"
+        "print(list(itertools.islice(DocumentGenerator('sw').documents(), 60)))"
     )
     found = {
         subprocess.check_output(

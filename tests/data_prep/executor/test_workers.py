@@ -10,16 +10,16 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert_prep.executor.workers import (
-    SoloTeam,
-    claimed,
-    clear_folder,
-    launched_processes,
+    SingleProcess,
+    claim_tasks,
+    launched_process_count,
+    make_empty_folder,
     run_local,
-    slurm_team,
+    slurm_worker_group,
 )
 
 
-class _Member(SoloTeam):
+class _Member(SingleProcess):
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
 
@@ -36,9 +36,9 @@ def test_each_start_of_a_job_meets_in_a_folder_of_its_own(
     for start in starts:
         for name, value in (variables | {f"SLURM_{k}": v for k, v in start.items()}).items():
             monkeypatch.setenv(name, value)
-        team = slurm_team(tmp_path)
-        assert team is not None
-        team.abort()
+        group = slurm_worker_group(tmp_path)
+        assert group is not None
+        group.abort()
     assert len([*tmp_path.rglob("failed-0")]) == len(starts)
 
 
@@ -47,8 +47,8 @@ def test_every_task_goes_to_exactly_one_worker(size: int, tmp_path: Path) -> Non
     generator = random.Random(size)
     weights = [generator.randint(1, 100) for _ in range(40)]
     tasks = [f"task-{number}" for number in range(40)]
-    clear_folder(tmp_path)
-    workers = [claimed(_Member(rank, size), tmp_path, tasks, weights) for rank in range(size)]
+    make_empty_folder(tmp_path)
+    workers = [claim_tasks(_Member(rank, size), tmp_path, tasks, weights) for rank in range(size)]
     taken: list[int] = []
     while workers:  # workers of very different speed
         worker = generator.choice(workers[: 1 + len(workers) // 2])
@@ -60,11 +60,11 @@ def test_every_task_goes_to_exactly_one_worker(size: int, tmp_path: Path) -> Non
 
 
 def test_a_fast_worker_takes_over_what_others_have_not_begun(tmp_path: Path) -> None:
-    clear_folder(tmp_path)
+    make_empty_folder(tmp_path)
     tasks = [str(number) for number in range(10)]
-    slow = claimed(_Member(1, 2), tmp_path, tasks, [1] * 10)
+    slow = claim_tasks(_Member(1, 2), tmp_path, tasks, [1] * 10)
     first = next(slow)
-    fast = list(claimed(_Member(0, 2), tmp_path, tasks, [1] * 10))
+    fast = list(claim_tasks(_Member(0, 2), tmp_path, tasks, [1] * 10))
     assert sorted([first, *fast]) == list(range(10))
     assert list(slow) == []
 
@@ -88,14 +88,14 @@ def test_launchers(
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert launched_processes() == expected
+    assert launched_process_count() == expected
 
 
-def _fail(team: SoloTeam, rank: int) -> int:
-    if team.rank == rank:
+def _fail(group: SingleProcess, rank: int) -> int:
+    if group.rank == rank:
         raise UserError(f"rank {rank} cannot go on", remedy="mend it")
-    team.barrier()
-    return team.size
+    group.barrier()
+    return group.size
 
 
 @pytest.mark.parametrize("rank", [0, 2])

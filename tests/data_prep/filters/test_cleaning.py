@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbert.errors import UserError
-from mmbert_prep.filters.cleaning import Clean, Cleaner, content_hashes, heldout_flags
+from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
 from mmbert_prep.filters.decontamination import Decontaminator
 from mmbert_prep.readers import Document
-from mmbert_prep.tokenization.sample import share_by_temperature
+from mmbert_prep.tokenization.sample import temperature_budgets
 from tests.support.texts import documents, run, settings
 
 
-def clean(data: bytes, **changes: object) -> Clean | str:
+def clean(data: bytes, **changes: object) -> CleanText | str:
     return Cleaner(settings("in", Path("out"), **changes)).clean(Document(data, "eng_Latn"))
 
 
@@ -29,7 +29,7 @@ def test_reasons() -> None:
     assert clean(b" \n\t") == "empty"
     assert clean(b"\x00\x01") == "empty"
     assert clean(b"ab", minimum_characters=3) == "too_short"
-    assert clean("äöü".encode(), minimum_characters=3) == Clean("äöü", "äöü".encode(), False)
+    assert clean("äöü".encode(), minimum_characters=3) == CleanText("äöü", "äöü".encode(), False)
     assert clean(b"a" * 2000, maximum_bytes=1000) == "too_long"
     cleaner = Cleaner(settings("in", Path("out")))
     assert cleaner.clean(Document(b"text", None)) == "missing_language"
@@ -48,27 +48,27 @@ def test_control_characters_and_nothing_else_are_removed(text: str) -> None:
     if not wanted or wanted.isspace():
         assert result == "empty"
     else:
-        assert result == Clean(wanted, wanted.encode(), wanted != text)
+        assert result == CleanText(wanted, wanted.encode(), wanted != text)
     kept = clean(text.encode(), remove_control_characters=False)
-    assert kept == "empty" or kept == Clean(text, text.encode(), False)
+    assert kept == "empty" or kept == CleanText(text, text.encode(), False)
 
 
 def test_normalisation_is_off_unless_wanted() -> None:
     data = "e\u0301 ﬁ".encode()
-    assert clean(data) == Clean("e\u0301 ﬁ", data, False)
-    assert clean(data, normalization="NFC") == Clean("é ﬁ", "é ﬁ".encode(), True)
-    assert clean(data, normalization="NFKC") == Clean("é fi", "é fi".encode(), True)
+    assert clean(data) == CleanText("e\u0301 ﬁ", data, False)
+    assert clean(data, normalization="NFC") == CleanText("é ﬁ", "é ﬁ".encode(), True)
+    assert clean(data, normalization="NFKC") == CleanText("é fi", "é fi".encode(), True)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.9])
 def test_heldout_share_and_its_independence_of_company(share: float) -> None:
     hashes = content_hashes([f"document {number}".encode() for number in range(20_000)])
-    flags = heldout_flags(hashes, share)
+    flags = heldout_mask(hashes, share)
     deviation = 5 * np.sqrt(20_000 * share * (1 - share)) + 1
     assert abs(int(flags.sum()) - 20_000 * share) < deviation
-    assert np.array_equal(heldout_flags(hashes[7000:7100], share), flags[7000:7100])
+    assert np.array_equal(heldout_mask(hashes[7000:7100], share), flags[7000:7100])
     # More held out keeps what was held out.
-    assert not np.any(flags & ~heldout_flags(hashes, min(0.99, share + 0.05)))
+    assert not np.any(flags & ~heldout_mask(hashes, min(0.99, share + 0.05)))
 
 
 def test_duplicates_caps_and_reasons_in_the_manifest(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_decontamination(tmp_path: Path) -> None:
     (tmp_path / "eval.txt").write_text(f"{meal}然后回家睡觉了明天再去\n")
     known = Decontaminator([tmp_path / "eval.jsonl", tmp_path / "eval.txt"], 8)
     copied = "Quiz: WHAT is the highest mountain -- of the whole wide world (and more)?"
-    assert known.contaminated(copied)
-    assert known.contaminated(f"他说{meal}。")
-    assert not known.contaminated("The highest mountain of the world is high.")
-    assert not known.contaminated("short one")
+    assert known.is_contaminated(copied)
+    assert known.is_contaminated(f"他说{meal}。")
+    assert not known.is_contaminated("The highest mountain of the world is high.")
+    assert not known.is_contaminated("short one")
     with pytest.raises(UserError, match=r"missing\.txt cannot be read"):
         Decontaminator([tmp_path / "missing.txt"], 8)
     folder = tmp_path / "in"
@@ -150,10 +150,12 @@ def test_a_shared_run_is_found_wherever_it_lies(tmp_path: Path) -> None:
     runs = ["one two three four", "two three four five", "three four five six"]
     for words in [*runs, "alpha beta gamma delta"]:
         for text in (words, f"before it {words}", f"{words} after it", f"in {words} between"):
-            assert known.contaminated(text), text
-        assert not known.contaminated(words.rsplit(" ", 1)[0])
-    assert not known.contaminated("four five six one two three")
-    assert not known.contaminated("six alpha beta gamma")  # no run leads from one text to the next
+            assert known.is_contaminated(text), text
+        assert not known.is_contaminated(words.rsplit(" ", 1)[0])
+    assert not known.is_contaminated("four five six one two three")
+    assert not known.is_contaminated(
+        "six alpha beta gamma"
+    )  # no run leads from one text to the next
 
 
 @given(
@@ -162,7 +164,7 @@ def test_a_shared_run_is_found_wherever_it_lies(tmp_path: Path) -> None:
     temperature=st.floats(0, 1),
 )
 def test_shares_by_temperature(sizes: dict[str, int], total: int, temperature: float) -> None:
-    shares = share_by_temperature(sizes, total, temperature)
+    shares = temperature_budgets(sizes, total, temperature)
     assert all(0 <= shares[name] <= sizes[name] for name in sizes)
     assert sum(shares.values()) <= total
     wanted = min(total, sum(sizes.values()))

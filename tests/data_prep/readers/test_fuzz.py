@@ -15,7 +15,7 @@ import zstandard
 
 from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter
 from mmbert_prep.filters.cleaning import Cleaner
-from mmbert_prep.readers import DAMAGE_REASONS, plan_segments, read_segment
+from mmbert_prep.readers import DAMAGE_REASONS, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
 from tests.data_prep.readers.test_tokenized import array, write_mds
 from tests.support.texts import documents, json_lines, settings
@@ -99,8 +99,8 @@ def check(name: str, seed: int, folder: Path) -> None:
     options = settings(folder, folder / "out", maximum_bytes=100_000)
     cleaner = Cleaner(options)
     for file in discover(options).files:
-        for segment in plan_segments(file, generator.choice((500, 1 << 30)), options):
-            for document in read_segment(segment, options):
+        for file_range in plan_ranges(file, generator.choice((500, 1 << 30)), options):
+            for document in read_range(file_range, options):
                 if document.problem is not None:
                     assert document.problem in DAMAGE_REASONS
                     if document.problem == "damaged_file":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmbert.errors import UserError
-from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
 from tests.support.texts import documents, run, settings
 
@@ -68,9 +68,9 @@ def test_one_configuration_in_shards(library: dict[str, list[str]], tmp_path: Pa
     options = settings("hf:someone/web:yor_Latn", tmp_path)
     [file] = discover(options).files
     assert file.path == "hf:someone/web@0123abcd:yor_Latn:train"
-    segments = plan_segments(file, 1, options)
-    assert len(segments) == 3
-    found = [d.data for segment in segments for d in read_segment(segment, options)]
+    file_ranges = plan_ranges(file, 1, options)
+    assert len(file_ranges) == 3
+    found = [d.data for file_range in file_ranges for d in read_range(file_range, options)]
     assert sorted(found) == sorted(text.encode() for text in library["yor_Latn"])
 
 

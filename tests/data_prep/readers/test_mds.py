@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert_prep.readers import plan_segments, read_segment
+from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
 from tests.support.texts import settings
 
@@ -28,8 +28,8 @@ def read(folder: Path) -> list[list[int]]:
     found = []
     for file in discover(options).files:
         assert file.language == "eng_Latn"
-        for segment in plan_segments(file, 1000, options):
-            for document in read_segment(segment, options):
+        for file_range in plan_ranges(file, 1000, options):
+            for document in read_range(file_range, options):
                 assert document.problem is None, document.detail
                 assert document.tokens is not None
                 found.append(document.tokens.tolist())

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbert.errors import UserError
-from mmbert_prep.readers import Document, plan_segments, read_segment
+from mmbert_prep.readers import Document, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
-from mmbert_prep.readers.streams import TooLong, blocks, lines
+from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
 from tests.support.texts import documents, json_lines, rows, settings
 
@@ -28,8 +28,8 @@ def read(path: Path, unit_bytes: int = 1 << 40, **changes: object) -> list[Docum
     return [
         document
         for file in discover(options).files
-        for segment in plan_segments(file, unit_bytes, options)
-        for document in read_segment(segment, options)
+        for file_range in plan_ranges(file, unit_bytes, options)
+        for document in read_range(file_range, options)
     ]
 
 
@@ -97,7 +97,7 @@ def test_a_very_compressible_file_does_not_expand_in_memory(tmp_path: Path) -> N
     (tmp_path / "hau_Latn.jsonl.gz").write_bytes(gzip.compress(data * 3))
     (tmp_path / "ibo_Latn.jsonl.zst").write_bytes(zstandard.compress(data * 3))
     assert [len(text) for text in texts(read(tmp_path))] == [3_000_000] * 6
-    sizes = [len(block) for block in blocks(str(tmp_path / "hau_Latn.jsonl.gz"), "gzip", 0, 0)]
+    sizes = [len(block) for block in read_blocks(str(tmp_path / "hau_Latn.jsonl.gz"), "gzip", 0, 0)]
     assert sum(sizes) == 3 * len(data)
     assert max(sizes) <= 1 << 20
 
@@ -220,15 +220,17 @@ def test_a_file_replaced_after_planning_stops_the_run(tmp_path: Path) -> None:
     path = tmp_path / "swh_Latn.txt"
     path.write_text("one\n\ntwo")
     options = settings(tmp_path, tmp_path / "out")
-    [segment] = plan_segments(discover(options).files[0], 100, options)
+    [file_range] = plan_ranges(discover(options).files[0], 100, options)
     path.write_text("three\n\nfour")
     with pytest.raises(UserError, match=r"swh_Latn\.txt was changed"):
-        list(read_segment(segment, options))
+        list(read_range(file_range, options))
 
 
 def test_lines_bound_memory_and_count_each_long_line_once() -> None:
     stream = iter([b"ab", b"c\nlonglong", b"longlonglong", b"long\nfine\n" + b"x" * 50, b"\nend"])
-    found = ["LONG" if isinstance(line, TooLong) else line for line in lines(stream, 10)]
+    found = [
+        "LONG" if isinstance(line, OversizedLine) else line for line in split_lines(stream, 10)
+    ]
     assert found == [b"abc", "LONG", b"fine", "LONG", b"end"]
 
 

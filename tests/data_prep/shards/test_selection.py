@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mmbert_prep.shards import selection
-from mmbert_prep.shards.parts import DOCUMENT_DTYPE, PartWriter
-from mmbert_prep.shards.selection import Fate, LanguageSections, select
+from mmbert_prep.shards.intermediate import DOCUMENT_DTYPE, IntermediateWriter
+from mmbert_prep.shards.selection import DocumentStatus, LanguageSections, select
 from tests.support.texts import settings
 
 
@@ -18,7 +18,7 @@ def _language(folder: Path, facts: np.ndarray, units: int = 3) -> LanguageSectio
     """The documents of `facts` in the parts of several units."""
     sections = []
     for number, part in enumerate(np.array_split(facts, units)):
-        writer = PartWriter(folder, f"unit-{number}", np.dtype(np.uint16))
+        writer = IntermediateWriter(folder, f"unit-{number}", np.dtype(np.uint16))
         tokens = np.full(int(part["tokens"].sum()), 7, dtype=np.uint16)
         writer.add("eng_Latn", tokens, part)
         (section,) = writer.finish().sections
@@ -26,7 +26,7 @@ def _language(folder: Path, facts: np.ndarray, units: int = 3) -> LanguageSectio
     return LanguageSections("eng_Latn", tuple(sections))
 
 
-def _facts(texts: Sequence[int], tokens: int = 10) -> np.ndarray:
+def _sections(texts: Sequence[int], tokens: int = 10) -> np.ndarray:
     """Facts of documents; equal numbers are equal texts."""
     texts = np.asarray(texts, dtype=np.uint64)
     facts = np.zeros(len(texts), dtype=DOCUMENT_DTYPE)
@@ -37,10 +37,10 @@ def _facts(texts: Sequence[int], tokens: int = 10) -> np.ndarray:
     return facts
 
 
-def _fates(folder: Path, facts: np.ndarray, **changes: object) -> list[Fate]:
+def _fates(folder: Path, facts: np.ndarray, **changes: object) -> list[DocumentStatus]:
     language = _language(folder, facts)
     chosen = select(language, folder, settings("in", folder, heldout_share=0.0, **changes))
-    return [Fate(fate) for fate in chosen.fates.tolist()]
+    return [DocumentStatus(status) for status in chosen.statuses.tolist()]
 
 
 @pytest.mark.parametrize("at_once", [16_000_000, 1000, 3])
@@ -48,23 +48,25 @@ def test_the_first_of_equal_texts_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """In one pass over the hashes or in hundreds, among many copies and other texts."""
-    monkeypatch.setattr(selection, "_HASHES_AT_ONCE", at_once)
+    monkeypatch.setattr(selection, "_HASHES_PER_PASS", at_once)
     texts = np.random.default_rng(1).integers(0, 60, 1200)
     texts[100:] = np.where(np.arange(1100) % 2, 61, texts[100:])  # hundreds of copies of one
     seen: set[int] = set()
     expected = []
     for text in texts.tolist():
-        expected.append(Fate.DUPLICATE if text in seen else Fate.TRAIN)
+        expected.append(DocumentStatus.DUPLICATE if text in seen else DocumentStatus.TRAIN)
         seen.add(text)
-    assert _fates(tmp_path, _facts(texts)) == expected
+    assert _fates(tmp_path, _sections(texts)) == expected
 
 
 @pytest.mark.parametrize("most", [9, 10, 11, 29, 30, 31, 49, 50, 51])
 def test_a_cap_keeps_what_fits_and_what_fills_it_exactly(tmp_path: Path, most: int) -> None:
     """Five documents of ten tokens, three of whose hashes begin alike, in the order of hashes."""
-    facts = _facts(range(5))
+    facts = _sections(range(5))
     facts["low"] = np.array([0xFFFF << 48, 5 << 48 | 2, 7, 5 << 48 | 1, 5 << 48 | 3], dtype="u8")
     order = [2, 3, 1, 4, 0]
     kept = set(order[: max(1, most // 10)])  # one stays in any case
-    fates = _fates(tmp_path, facts, maximum_tokens_per_language=most)
-    assert fates == [Fate.TRAIN if place in kept else Fate.OVER_CAP for place in range(5)]
+    statuses = _fates(tmp_path, facts, maximum_tokens_per_language=most)
+    assert statuses == [
+        DocumentStatus.TRAIN if place in kept else DocumentStatus.OVER_CAP for place in range(5)
+    ]

@@ -39,13 +39,13 @@ def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def faults(shards: Path, corpus: Path) -> dict[str, list[str]]:
     found = verify_source(shards / "text", str(corpus))
-    return {language: check.faults for language, check in found.items() if check.faults}
+    return {language: check.errors for language, check in found.items() if check.errors}
 
 
 def test_sound_shards(corpus: Path, shards: Path) -> None:
     seen: list[int] = []
     found = verify_source(shards / "text", str(corpus), seen.append)
-    assert {language: check.faults for language, check in found.items()} == {
+    assert {language: check.errors for language, check in found.items()} == {
         key: [] for key in found
     }
     assert found["eng_Latn"].documents == 120

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from mmbert_prep.executor.progress import Meter
-from mmbert_prep.executor.work_units import plan_units
-from mmbert_prep.filters.cleaning import Cleaner, content_hashes, heldout_flags
+from mmbert_prep.executor.work_units import plan_work_units
+from mmbert_prep.filters.cleaning import Cleaner, content_hashes, heldout_mask
 from mmbert_prep.readers.discovery import discover
-from mmbert_prep.tokenization.sample import Survey
+from mmbert_prep.tokenization.sample import TokenizerSampler
 from tests.support.texts import settings
 
 
 def sample(folder: Path, output: Path, **changes: float) -> list[str]:
     """The texts that are sampled of the corpus in `folder`, in one unit."""
     chosen = settings(folder, output, unit_bytes=1 << 20, **changes)
-    plan = plan_units(discover(chosen), chosen)
+    plan = plan_work_units(discover(chosen), chosen)
     (unit,) = plan.units
     output.mkdir()
     meter = Meter(output, "sample", 0)
-    Survey(plan, chosen).sample_unit(unit, Cleaner(chosen), output / "sample", meter)
+    TokenizerSampler(plan, chosen).sample_unit(unit, Cleaner(chosen), output / "sample", meter)
     lines = (output / "sample").read_text(encoding="utf-8").splitlines()[1:]
     return [json.loads(line)[2] for line in lines]
 
@@ -39,7 +39,7 @@ DOCUMENTS = [f"document {number} " + "of some words " * 20 for number in range(2
 
 def test_held_out_documents_are_not_in_it(tmp_path: Path) -> None:
     texts = sample(write(tmp_path / "text", DOCUMENTS, 1), tmp_path / "out", heldout_share=0.5)
-    held_out = heldout_flags(content_hashes([text.encode() for text in texts]), 0.5)
+    held_out = heldout_mask(content_hashes([text.encode() for text in texts]), 0.5)
     assert len(texts) > 10
     assert not held_out.any()
 

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from mmbert.errors import UserError
-from mmbert_prep.tokenization.accelerator import AcceleratedEncoder
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
-from mmbert_prep.tokenization.cutting import LONG_CHARACTERS, Cutter, encode_in_parts
 from mmbert_prep.tokenization.encoders import (
     Encoder,
     HuggingFaceEncoder,
     SentencePieceEncoder,
     open_encoder,
 )
+from mmbert_prep.tokenization.fast_encoder import FastEncoder
 from mmbert_prep.tokenization.folder import (
     check_identity,
     is_huggingface_folder,
@@ -31,6 +30,7 @@ from mmbert_prep.tokenization.folder import (
     write_huggingface_folder,
     write_sentencepiece_folder,
 )
+from mmbert_prep.tokenization.text_splitter import LONG_CHARACTERS, TextSplitter, encode_in_chunks
 from mmbert_prep.tokenization.training import train_bpe
 from tests.support.texts import documents
 
@@ -281,8 +281,11 @@ def test_long_texts_are_encoded_in_parts_with_the_same_ids(model: bytes, folder:
 )
 def test_parts_join_to_the_text(text: str, pieces: list[str], characters: int) -> None:
     long_text = text * 500
-    assert "".join(Cutter(pieces).cut(long_text, characters)) == long_text
-    assert " ".join(Cutter(pieces).cut(long_text, characters, only_at_spaces=True)) == long_text
+    assert "".join(TextSplitter(pieces).split(long_text, characters)) == long_text
+    assert (
+        " ".join(TextSplitter(pieces).split(long_text, characters, at_spaces_only=True))
+        == long_text
+    )
 
 
 @pytest.fixture(scope="module", params=["byte fallback", "no byte fallback"])
@@ -321,10 +324,10 @@ def test_short_parts_give_the_ids_of_the_whole(
 ) -> None:
     unknown_joins = not any(processor.is_byte(id_) for id_ in range(len(processor)))
     pieces = [processor.id_to_piece(id_) for id_ in range(len(processor))]
-    cutter = Cutter(pieces, joins_unknown=unknown_joins)
-    [ids] = encode_in_parts(
+    cutter = TextSplitter(pieces, joins_unknown=unknown_joins)
+    [ids] = encode_in_chunks(
         [text],
-        lambda text: cutter.cut(text, characters),
+        lambda text: cutter.split(text, characters),
         lambda parts: processor.encode(parts, return_type="numpy"),
     )
     assert ids.tolist() == processor.encode(text)
@@ -343,16 +346,16 @@ class _Wrong:
         return ids[:-1] if self._word in text else ids
 
 
-def _accelerated(folder: Path, expected: int = 10**9) -> AcceleratedEncoder:
+def _accelerated(folder: Path, expected: int = 10**9) -> FastEncoder:
     encoder = open_encoder(folder)
     assert isinstance(encoder, SentencePieceEncoder)
     model = (folder / "tokenizer.model").read_bytes()
-    return AcceleratedEncoder(encoder, model, {"eng_Latn": expected})
+    return FastEncoder(encoder, model, {"eng_Latn": expected})
 
 
 def test_kitoken_is_proven_before_it_is_used(folder: Path) -> None:
     accelerated = _accelerated(folder)
-    assert accelerated.trusted
+    assert accelerated.enabled
     texts = documents("eng_Latn", 3300)
     for start in range(0, len(texts), 150):
         batch = texts[start : start + 150]
@@ -372,7 +375,7 @@ def test_a_difference_while_proving_falls_back(folder: Path) -> None:
     ids = accelerated.encode(texts, ["eng_Latn"] * len(texts))
     for ours, theirs in zip(ids, accelerated.reference.encode(texts), strict=True):
         assert np.array_equal(ours, theirs)
-    assert not accelerated.trusted
+    assert not accelerated.enabled
     calls = accelerated._fast.calls
     accelerated.encode(texts, ["eng_Latn"] * len(texts))
     assert accelerated._fast.calls == calls, "never asked again"
@@ -383,5 +386,5 @@ def test_a_difference_after_proving_stops_the_run(folder: Path) -> None:
     texts = documents("eng_Latn", 250)
     accelerated.encode(texts, ["eng_Latn"] * 250)
     accelerated._fast = _Wrong(accelerated.reference, "wrong")
-    with pytest.raises(UserError, match="--accelerator none"):
+    with pytest.raises(UserError, match="--fast-encoder none"):
         accelerated.encode(["a wrong word"] * 1000, ["eng_Latn"] * 1000)

@@ -15,16 +15,16 @@ from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.importing.import_model import import_model
 from mmbert.training.run_config import RunOptions
-from mmbert_prep.executor.workers import SoloTeam
+from mmbert_prep.executor.workers import SingleProcess
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 from tests.support.environment import ROOT
+from tests.support.external_model import external_model
 from tests.support.ranks import run_ranks
 from tests.support.small_run import pretrain_rank
-from tests.support.strangers import stranger
 from tests.support.tokenizers import SENTENCES, byte_level_tokenizer, save_tokenizer
 
-RECIPE = ROOT / "launch" / "recipes" / "adapt.yaml"
+RECIPE = ROOT / "src" / "mmbert" / "recipes" / "adapt.yaml"
 SMALL = (
     "precision=float32",
     "model.hidden_size=64", "model.intermediate_size=96", "model.num_hidden_layers=6",
@@ -61,7 +61,7 @@ def write_text(folder: Path) -> Path:
 def test_adapting_lowers_the_loss_of_the_added_language(tmp_path: Path, extended: bool) -> None:
     theirs = tmp_path / "theirs"
     rows = byte_level_tokenizer().get_vocab_size() + (3 if extended else UNUSED_ROWS)
-    stranger(theirs, **({} if extended else {"vocab_size": rows}))
+    external_model(theirs, **({} if extended else {"vocab_size": rows}))
     tokenizer = theirs
     if extended:
         grown = byte_level_tokenizer()
@@ -70,7 +70,7 @@ def test_adapting_lowers_the_loss_of_the_added_language(tmp_path: Path, extended
         save_tokenizer(tokenizer, grown)
     import_model(theirs, tmp_path / "imported", tokenizer=tokenizer if extended else None)
     preprocess(
-        SoloTeam(),
+        SingleProcess(),
         PrepSettings(
             input=str(write_text(tmp_path / "text")),
             output=tmp_path / "shards",

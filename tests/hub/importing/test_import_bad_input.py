@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM
 
 from mmbert.errors import UserError
 from mmbert.hub.importing.import_model import import_model
-from tests.support.strangers import EMBEDDING, stored
+from tests.support.external_model import EMBEDDING, stored
 from tests.support.tokenizers import byte_level_tokenizer, save_tokenizer
 
 

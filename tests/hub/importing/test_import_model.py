@@ -22,7 +22,7 @@ from mmbert.hub.model_source import HuggingFaceSource
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.recipe import ModelSettings
 from mmbert_prep.tokenization.folder import write_huggingface_folder
-from tests.support.strangers import EMBEDDING, stored, stranger
+from tests.support.external_model import EMBEDDING, external_model, stored
 from tests.support.tokenizers import (
     SENTENCES,
     byte_level_tokenizer,
@@ -57,7 +57,7 @@ def test_weights_come_in_and_go_out_bit_for_bit(their_folder: Path, tmp_path: Pa
 
 
 def test_bfloat16_weights_come_through_unchanged(tmp_path: Path) -> None:
-    folder = stranger(tmp_path / "theirs", torch.bfloat16)
+    folder = external_model(tmp_path / "theirs", torch.bfloat16)
     import_model(folder, tmp_path / "imported")
     export_checkpoint(tmp_path / "imported", tmp_path / "out", "bfloat16")
     theirs, ours = stored(folder), stored(tmp_path / "out")

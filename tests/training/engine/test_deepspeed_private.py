@@ -18,9 +18,9 @@ from torch import nn
 
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine import engine as engine_module
-from mmbert.training.engine.deepspeed_config import ModelParallelUnit, configuration
+from mmbert.training.engine.deepspeed_config import ModelParallelUnit, deepspeed_settings
 from tests.support.prescribed_gradients import (
-    DESCRIPTIONS,
+    SPECS,
     PrescribedBatch,
     prescribed_engine,
     recipe,
@@ -67,11 +67,11 @@ ADDRESS = {"numel", "start"}
 # Names by which the engine calls them, and their lists.
 VARIABLES: dict[str, set[str]] = {
     "self._engine": ENGINE,
-    "self._zero": set().union(*OPTIMIZERS.values()),
+    "self._zero_optimizer": set().union(*OPTIMIZERS.values()),
     "mapping": MAPPING,
     "here": ADDRESS,
     "there": ADDRESS,
-    "self._zero.persistent_parameters[]": PARTITIONED,
+    "self._zero_optimizer.persistent_parameters[]": PARTITIONED,
 }
 # Arguments that are given or taken by name or place.
 SIGNATURES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -96,12 +96,12 @@ def missing_in_engines(rank: int, world_size: int) -> list[str]:
         grid = start(rank, world_size, 1)
         changes = {"parallel__zero_stage": stage, "precision": precision}
         engine = prescribed_engine(grid, **changes)
-        batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in DESCRIPTIONS.items()})
+        batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in SPECS.items()})
         engine.forward_backward(
             batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0, last=True
         )
         engine.optimizer_step(1e-3, 0.0)
-        zero, kind = engine._zero, type(engine._zero).__name__
+        zero, kind = engine._zero_optimizer, type(engine._zero_optimizer).__name__
         seen.add(kind)
         look(engine._engine, ENGINE, "DeepSpeedEngine")
         # What the engine has put its own in place of is looked up in the class.
@@ -160,7 +160,9 @@ def test_the_configurations_keys_are_known() -> None:
         )
         if (SOURCES / place).exists()
     )  # fmt: skip
-    values = configuration(nn.Linear(2, 2), recipe(precision="bfloat16", parallel__zero_stage=3))
+    values = deepspeed_settings(
+        nn.Linear(2, 2), recipe(precision="bfloat16", parallel__zero_stage=3)
+    )
     known = {*DeepSpeedZeroConfig.model_fields}
     known |= {field.alias for field in DeepSpeedZeroConfig.model_fields.values() if field.alias}
     assert values["zero_optimization"].keys() <= known
@@ -187,7 +189,7 @@ def test_nothing_else_is_used() -> None:
         assert names <= known, f"not listed: {owner}: {names - known}"
     # And the lists hold nothing that is not used.
     for owner, known in VARIABLES.items():
-        if owner not in ("here", "there", "self._zero.persistent_parameters[]"):
+        if owner not in ("here", "there", "self._zero_optimizer.persistent_parameters[]"):
             assert known == used[owner], owner
     assert used["here"] | used["there"] == ADDRESS
     hidden = attributes(OURS / "engine.py", "parameter")
@@ -254,7 +256,9 @@ def _text(node: ast.expr) -> str:
 def test_a_use_that_is_not_listed_is_found(tmp_path: Path) -> None:
     text = Path(engine_module.__file__).read_text()
     changed = tmp_path / "engine.py"
-    changed.write_text(f"{text}\n\ndef more(self):\n    self._zero._secret()\n    stage3.hidden\n")
+    changed.write_text(
+        f"{text}\n\ndef more(self):\n    self._zero_optimizer._secret()\n    stage3.hidden\n"
+    )
     before, after = dict(uses(Path(engine_module.__file__))), dict(uses(changed))
-    assert after["self._zero"] - before["self._zero"] == {"_secret"}
+    assert after["self._zero_optimizer"] - before["self._zero_optimizer"] == {"_secret"}
     assert after[STAGE_3] - before[STAGE_3] == {"hidden"}

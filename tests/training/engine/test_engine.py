@@ -23,7 +23,7 @@ from mmbert.training.engine import engine as engine_module
 from mmbert.training.engine import gradient_reducer
 from mmbert.training.engine.engine import Engine
 from tests.support.prescribed_gradients import (
-    DESCRIPTIONS,
+    SPECS,
     PrescribedBatch,
     PrescribedModel,
     gather_full,
@@ -41,7 +41,7 @@ Array = npt.NDArray[np.float32]
 
 def gradient(name: str, microbatch: int) -> torch.Tensor:
     """The full gradient of a microbatch, by its number in the step."""
-    shape = DESCRIPTIONS[name].full_shape
+    shape = SPECS[name].full_shape
     return torch.randn(shape, generator=seeded(f"{name} microbatch {microbatch}"))
 
 
@@ -52,7 +52,7 @@ def run_microbatches(
     size = engine.grid.data.size
     for number in range(engine.grid.data.rank, count, size):
         engine.forward_backward(
-            PrescribedBatch({name: gradient(name, number) for name in DESCRIPTIONS}),
+            PrescribedBatch({name: gradient(name, number) for name in SPECS}),
             rotary_bases=None,
             dropout_seed=None,
             loss_scale=loss_scale,
@@ -88,7 +88,7 @@ def test_the_gradient_is_the_mean_over_all_microbatches(tensor: int, data: int) 
     for stage, (gradients, norms) in zip(STAGES, results, strict=True):
         for count, measured, norm in zip((4, 12, 8), gradients, norms, strict=True):
             square = 0.0
-            for name in DESCRIPTIONS:
+            for name in SPECS:
                 mean = sum(gradient(name, number).double() for number in range(count)) / count
                 difference = np.linalg.norm(measured[name] - mean.numpy()) / mean.norm()
                 assert difference < 1e-6, (stage, count, name, difference)
@@ -109,7 +109,7 @@ def scales_of_both_kinds(rank: int, world_size: int) -> bool:
             gradients.append(gather_full(engine, "exp_avg"))
             engine.close()
         of_number, of_tensor = gradients
-        same += [torch.equal(of_number[name], of_tensor[name]) for name in DESCRIPTIONS]
+        same += [torch.equal(of_number[name], of_tensor[name]) for name in SPECS]
     return all(same)
 
 
@@ -131,7 +131,7 @@ def bfloat16_details(rank: int, world_size: int) -> list[dict[str, Any]]:
     for stage in STAGES:
         grid = start(rank, world_size, 1)
         engine = prescribed_engine(grid, parallel__zero_stage=stage, precision="bfloat16")
-        engine.refresh()
+        engine.sync_model_weights()
         masters = as_numpy(gather_full(engine))
         seen: dict[str, Array] = {}
         hooks = [
@@ -141,10 +141,7 @@ def bfloat16_details(rank: int, world_size: int) -> list[dict[str, Any]]:
         # 1, then eight times 2^-9 on each rank: a sum in bfloat16 would stay 1 at every addition.
         for micro in range(9):
             size = 1.0 if micro == 0 and rank == 0 else 2.0**-9
-            gradients = {
-                name: torch.full(description.full_shape, size)
-                for name, description in DESCRIPTIONS.items()
-            }
+            gradients = {name: torch.full(spec.full_shape, size) for name, spec in SPECS.items()}
             engine.forward_backward(
                 PrescribedBatch(gradients), rotary_bases=None, dropout_seed=None, loss_scale=1.0
             )
@@ -164,10 +161,10 @@ def bfloat16_details(rank: int, world_size: int) -> list[dict[str, Any]]:
 
 
 def test_bfloat16_runs_keep_float32_masters_and_sums() -> None:
-    elements = sum(math.prod(description.full_shape) for description in DESCRIPTIONS.values())
+    elements = sum(math.prod(spec.full_shape) for spec in SPECS.values())
     exact = 1 + (9 + 8) * 2.0**-9
     for result in run_ranks(bfloat16_details, 2)[0]:
-        for name in DESCRIPTIONS:
+        for name in SPECS:
             weight = initial_weight(name)
             assert not torch.equal(weight, weight.bfloat16().float()), "the test needs such weights"
             assert np.array_equal(result["masters"][name], weight.numpy())
@@ -251,7 +248,7 @@ def test_adamw_decays_like_the_recipe_says() -> None:
     """Against the float64 formula: decay relative to the peak rate, none for norms and biases."""
     settings = recipe().optimizer
     (beta1, beta2), results = settings.betas, run_ranks(adamw_steps, 2)[0]
-    for name, description in DESCRIPTIONS.items():
+    for name, spec in SPECS.items():
         weight = initial_weight(name).double()
         grad = sum(gradient(name, number).double() for number in range(4)) / 4
         mean = square = torch.zeros_like(weight)
@@ -259,7 +256,7 @@ def test_adamw_decays_like_the_recipe_says() -> None:
             rate = 1e-2 * step / 5
             mean = beta1 * mean + (1 - beta1) * grad
             square = beta2 * square + (1 - beta2) * grad**2
-            if len(description.full_shape) > 1:
+            if len(spec.full_shape) > 1:
                 weight = weight * (1 - rate / settings.learning_rate * 0.1)
             corrected = (square / (1 - beta2**step)).sqrt() + settings.eps
             weight = weight - rate * mean / (1 - beta1**step) / corrected
@@ -334,7 +331,7 @@ def reduce_while_computing(rank: int, world_size: int, optimizer: str) -> list[d
             for micro in range(3):
                 number = 10 * step + 3 * grid.data.rank + micro
                 left_out = UNUSED if micro == 2 else ()
-                batch = {n: gradient(n, number) for n in DESCRIPTIONS if n not in left_out}
+                batch = {n: gradient(n, number) for n in SPECS if n not in left_out}
                 engine.forward_backward(
                     PrescribedBatch(batch),
                     rotary_bases=None,

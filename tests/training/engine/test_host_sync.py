@@ -19,14 +19,14 @@ from mmbert.model.config import Recompute
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine.engine import Engine, OptimizerReport
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.train_step import StepRunner
-from tests.support.host_waits import CPU_IMPLEMENTATIONS, Waits
+from tests.support.fake_gpu import fake_gpu, on_meta_device
+from tests.support.host_waits import CPU_IMPLEMENTATIONS, HostSyncCounter
 from tests.support.packed_rows import packed_rows
 from tests.support.prescribed_gradients import recipe, start
-from tests.support.pretended_gpu import pretended_gpu, without_content
 from tests.support.ranks import run_ranks
 from tests.support.tiny_models import BASES, tiny_config, tiny_model
 
@@ -47,7 +47,7 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
     """What waits in the microbatches and after them, in the last step of each run; and how many
     ranks were heard to want to stop (the last one does), to save, to leave."""
     results: dict[str, list[Any]] = {}
-    wishes = Wishes(stop="enough" if rank == world_size - 1 else None)
+    requests = LoopRequests(stop="enough" if rank == world_size - 1 else None)
     for precision, stage, clipping in RUNS[:2] if disturbed else RUNS:
         settings = recipe(
             parallel__zero_stage=stage,
@@ -65,12 +65,12 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
             engine,
             dropout_seed=3,
             meter=LossMeter(1, engine.device),
-            clock=TimeSplit(engine.device),
+            step_timer=StepTimer(engine.device),
         )
         step = engine.optimizer_step
         steps = STEPS_WITH_TIMER if disturbed else STEPS[stage]
         for number in range(steps):
-            waits = Waits(ignore=(CPU_IMPLEMENTATIONS,))
+            waits = HostSyncCounter(ignore=(CPU_IMPLEMENTATIONS,))
             with waits if number == steps - 1 else nullcontext():
                 counts = []
 
@@ -81,7 +81,7 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
                 engine.optimizer_step = counted  # type: ignore[method-assign]
                 outcome = runner.run(
                     ROWS[rank::world_size],
-                    wishes=lambda: wishes,
+                    pending_requests=lambda: requests,
                     rotary_bases=BASES,
                     dropout=0.1,
                     learning_rate=1e-3,
@@ -89,7 +89,7 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
                 )
         at_end = counts[0]
         key = f"{precision}, ZeRO {stage}, clipping {clipping}"
-        results[key] = [waits.found[:at_end], waits.found[at_end:], outcome.wished]
+        results[key] = [waits.found[:at_end], waits.found[at_end:], outcome.request_counts]
         engine.close()
     return results
 
@@ -98,11 +98,11 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
 def test_the_host_waits_once_a_step(ranks: int) -> None:
     found = run_ranks(take_steps, ranks, False)[0]
     assert len(found) == len(RUNS)
-    for key, (in_microbatches, after, wished) in found.items():
+    for key, (in_microbatches, after, request_counts) in found.items():
         assert in_microbatches == [], key
         assert len(after) == 1, (key, after)
         assert "host_sync.py" in after[0], (key, after)
-        assert wished == (1, 0, 0), key
+        assert request_counts == (1, 0, 0), key
 
 
 def test_a_wait_in_a_microbatch_is_found() -> None:
@@ -120,15 +120,15 @@ def launched() -> Iterator[list[str]]:
     """The GPU's path is chosen; Triton's launches are noted by kernel instead of made."""
     pytest.importorskip("triton")
     names: list[str] = []
-    with pretended_gpu(lambda kernel, *_, **__: names.append(kernel.__name__)):
+    with fake_gpu(lambda kernel, *_, **__: names.append(kernel.__name__)):
         yield names
 
 
 def pretended_pass(*, recompute: Recompute, reads: bool = False) -> None:
     """A row through the model's GPU path, forward and backward, on tensors without content."""
-    model, batch = without_content(tiny_config(recompute=recompute, hidden_size=256), ROWS[0])
+    model, batch = on_meta_device(tiny_config(recompute=recompute, hidden_size=256), ROWS[0])
     meter = LossMeter(1, torch.device("meta"))
-    with Waits() as waits:
+    with HostSyncCounter() as waits:
         losses = model(batch, rotary_bases=BASES, dropout_seed=3)
         if reads:
             losses = losses * float(losses.detach().sum())
@@ -182,7 +182,7 @@ class Streams:
 
 def test_rows_are_copied_ahead_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     streams, device = Streams(monkeypatch), torch.device("cuda", 0)
-    with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
+    with FakeTensorMode(allow_non_fake_inputs=True), HostSyncCounter() as waits:
         for number, present in enumerate(inputs_on(device, ROWS)):
             streams.notes.append("used")
             tensors = [v for v in vars(present.batch).values() if isinstance(v, torch.Tensor)]
@@ -204,11 +204,13 @@ class PretendedEngine:
         assert (loss_scale.device, loss_scale.shape) == (self.device, ())
         return batch.weights * loss_scale
 
-    def optimizer_step(self, rate: float, decay: float, figures: torch.Tensor) -> OptimizerReport:
-        assert (figures.device, figures.dtype) == (self.device, torch.float64)
+    def optimizer_step(
+        self, rate: float, decay: float, step_scalars: torch.Tensor
+    ) -> OptimizerReport:
+        assert (step_scalars.device, step_scalars.dtype) == (self.device, torch.float64)
         numbers = [6.0, 2.0, 0.0, 1.0, 0.0]
-        assert len(figures) == len(numbers)
-        return OptimizerReport(1.0, figures.sum(), finite=True, figures=numbers)
+        assert len(step_scalars) == len(numbers)
+        return OptimizerReport(1.0, step_scalars.sum(), finite=True, step_scalars=numbers)
 
 
 def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
@@ -216,21 +218,21 @@ def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
 ) -> None:
     Streams(monkeypatch)
     engine: Any = PretendedEngine()
-    with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
-        clock, meter = TimeSplit(torch.device("cpu")), LossMeter(1, engine.device)
+    with FakeTensorMode(allow_non_fake_inputs=True), HostSyncCounter() as waits:
+        step_timer, meter = StepTimer(torch.device("cpu")), LossMeter(1, engine.device)
         monkeypatch.setattr(meter, "add", lambda *_: None)  # pretended_pass has it
-        runner = StepRunner(engine, dropout_seed=3, meter=meter, clock=clock)
-        runner._forward_end = clock.mark()
+        runner = StepRunner(engine, dropout_seed=3, meter=meter, step_timer=step_timer)
+        runner._forward_end = step_timer.mark()
         outcome = runner.run(
             ROWS,
-            wishes=lambda: Wishes(save=True),
+            pending_requests=lambda: LoopRequests(save=True),
             rotary_bases=BASES,
             dropout=0.1,
             learning_rate=1e-3,
             weight_decay=0.1,
         )
     assert waits.found == []
-    assert (outcome.loss, outcome.wished) == (3.0, (0.0, 1.0, 0.0))
+    assert (outcome.loss, outcome.request_counts) == (3.0, (0.0, 1.0, 0.0))
 
 
 def test_the_waits_are_all_known() -> None:
@@ -250,16 +252,16 @@ def test_the_waits_are_all_known() -> None:
         lambda: torch.repeat_interleave(x, torch.tensor([1, 2, 1, 1])),
     ]
     for call in waiting:
-        with Waits() as waits:
+        with HostSyncCounter() as waits:
             call()
         assert waits.found, inspect.getsource(call)
-    with Waits() as waits:
+    with HostSyncCounter() as waits:
         (x * 2).sum().clamp(min=1).masked_fill(mask, 0.0)
         torch.where(mask, x, 0.0)
         x[torch.tensor([2, 0])]
         torch.repeat_interleave(x, torch.tensor([1, 2, 1, 1]), output_size=5)
     assert waits.found == []
-    with FakeTensorMode(), Waits() as waits:
+    with FakeTensorMode(), HostSyncCounter() as waits:
         gpu = torch.device("cuda", 0)
         torch.ones(3).to(gpu, non_blocking=True)
         assert waits.found == []

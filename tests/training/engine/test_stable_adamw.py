@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mmbert.training.engine.engine import Engine
-from mmbert.training.engine.stable_adamw import FlatLayout, StableAdamW, no_decay
+from mmbert.training.engine.stable_adamw import PartitionLayout, StableAdamW, skips_weight_decay
 from tests.support.prescribed_gradients import (
-    DESCRIPTIONS,
+    SPECS,
     PrescribedBatch,
     gather_full,
     initial_weight,
@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 
 def full_gradient(name: str, step: int) -> Tensor:
     """A whole tensor's gradient at a step: noise of slowly changing size; one tensor spikes."""
-    noise = torch.randn(DESCRIPTIONS[name].full_shape, generator=seeded(f"gradient {name} {step}"))
+    noise = torch.randn(SPECS[name].full_shape, generator=seeded(f"gradient {name} {step}"))
     size = 0.01 * (1 + 0.5 * math.sin(step / 7))
     return noise * (8 * size if name == SPIKING and step % 5 == 4 else size)
 
@@ -56,7 +56,7 @@ def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
     settings = recipe().optimizer
     beta1, beta2 = settings.betas
     weights, clipped = {}, 0
-    for name, description in DESCRIPTIONS.items():
+    for name, spec in SPECS.items():
         weight = initial_weight(name).double()
         mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
         for step in range(steps):
@@ -69,11 +69,11 @@ def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
             rms = (gradient**2 / square.clamp(min=settings.eps**2)).mean().sqrt()
             clipped += bool(rms > 1)
             rate = rate / max(1.0, float(rms))
-            if len(description.full_shape) > 1:
+            if len(spec.full_shape) > 1:
                 weight = weight * (1 - rate / settings.learning_rate * decay)
             weight = weight - rate * mean / (square.sqrt() + settings.eps)
         weights[name] = weight
-    return weights, clipped / (steps * len(DESCRIPTIONS))
+    return weights, clipped / (steps * len(SPECS))
 
 
 def train(engine: Engine, steps: int) -> float:
@@ -84,7 +84,7 @@ def train(engine: Engine, steps: int) -> float:
         first, parts = count * engine.grid.data.rank, count * engine.grid.data.size
         for micro in range(count):
             part = partial(part_of_gradient, step=step, part=first + micro, parts=parts)
-            batch = PrescribedBatch({name: part(name) for name in DESCRIPTIONS})
+            batch = PrescribedBatch({name: part(name) for name in SPECS})
             engine.forward_backward(batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
         report = engine.optimizer_step(*schedule(step))
         assert report.finite
@@ -120,22 +120,22 @@ def errors_on_grid(
 
 
 def local_shape(fragment: Any) -> tuple[int, ...]:
-    return fragment.description.local_shape(fragment.tensor_rank, fragment.tensor_size)
+    return fragment.spec.local_shape(fragment.tensor_rank, fragment.tensor_size)
 
 
 def break_statistics(engine: Engine, fault: str) -> None:
     """Take the RMS over the wrong elements, as an optimiser that knows nothing of ZeRO would."""
-    optimizer = engine._base
+    optimizer = engine._client_optimizer
     assert isinstance(optimizer, StableAdamW)
 
-    def over_the_partition(sums: Tensor, layout: FlatLayout) -> Tensor:
+    def over_the_partition(sums: Tensor, layout: PartitionLayout) -> Tensor:
         return sums.sum(0).expand(len(layout.full_sizes), 2)
 
-    def over_the_shard(sums: Tensor, layout: FlatLayout) -> Tensor:
+    def over_the_shard(sums: Tensor, layout: PartitionLayout) -> Tensor:
         totals = torch.zeros((len(layout.full_sizes), 2), dtype=torch.float64)
         return totals.index_add_(0, layout.tensors, sums)
 
-    def replicated_counted_twice(sums: Tensor, layout: FlatLayout) -> Tensor:
+    def replicated_counted_twice(sums: Tensor, layout: PartitionLayout) -> Tensor:
         totals = over_the_shard(sums, layout)
         torch.distributed.all_reduce(totals)
         totals[:, 1] = layout.full_sizes
@@ -182,10 +182,10 @@ def test_statistics_over_the_wrong_elements_are_noticed(
 
 def wrong_layout(rank: int, world_size: int) -> str:
     engine = prescribed_engine(start(rank, world_size, 1))
-    optimizer = engine._base
+    optimizer = engine._client_optimizer
     assert isinstance(optimizer, StableAdamW)
     assert optimizer.layout is not None
-    twice = replace(optimizer.layout, counted=2 * optimizer.layout.counted)
+    twice = replace(optimizer.layout, owned=2 * optimizer.layout.owned)
     try:
         optimizer.use_layout(next(iter(optimizer.state)), twice)
     except RuntimeError as error:
@@ -198,10 +198,10 @@ def test_elements_held_twice_are_refused_at_the_start() -> None:
 
 
 def test_what_is_spared_weight_decay() -> None:
-    assert no_decay("model.final_norm.weight", 1)
-    assert no_decay("decoder.bias", 1)
-    assert no_decay("some.bias", 2)
-    assert not no_decay("model.embeddings.tok_embeddings.weight", 2)
+    assert skips_weight_decay("model.final_norm.weight", 1)
+    assert skips_weight_decay("decoder.bias", 1)
+    assert skips_weight_decay("some.bias", 2)
+    assert not skips_weight_decay("model.embeddings.tok_embeddings.weight", 2)
 
 
 def test_without_a_layout_it_refuses_to_step() -> None:

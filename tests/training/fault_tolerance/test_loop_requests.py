@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.parallel.host_group import Control
-from mmbert.training.fault_tolerance.loop_requests import Wishes
+from mmbert.parallel.host_group import HostGroup
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
@@ -44,7 +44,7 @@ def test_in_an_ordinary_step_the_hosts_send_each_other_nothing(
     (tmp_path / "notes").mkdir()
     statuses, said = run_with(
         inputs, tmp_path / "run", (*QUIET, "logging.every_steps=5"),
-        fault_injection.note_messages, tmp_path / "notes",
+        fault_injection.record_messages, tmp_path / "notes",
     )  # fmt: skip
     assert statuses == [0, 0], said
     for rank in range(2):
@@ -54,7 +54,7 @@ def test_in_an_ordinary_step_the_hosts_send_each_other_nothing(
         assert {int(step) for step, _, _ in found} == {0, 4, 9, 10}, found
         assert [kind for step, kind, _ in found if step == "4"] == ["broadcast", "sum", "gather"]
         asked = [
-            (step, kind) for step, kind, activity in found if activity == Activity.ASK_ALL_RANKS
+            (step, kind) for step, kind, activity in found if activity == Activity.SYNC_REQUESTS
         ]
         assert asked[0] == ("0", "sum")
         assert ("9", "broadcast", Activity.TRAIN_STEP) in found
@@ -83,7 +83,7 @@ def test_who_is_to_stop_from_the_start_does_no_step(inputs: Path, tmp_path: Path
         (
             "signal",
             fault_injection.signal_at,
-            (1, 0, Activity.TRY_LARGEST_BATCHES, signal.SIGTERM),
+            (1, 0, Activity.CHECK_MEMORY, signal.SIGTERM),
         ),
     ):
         run = tmp_path / name
@@ -164,9 +164,9 @@ def test_a_checkpoint_that_is_due_by_minutes_is_written_once(inputs: Path, tmp_p
 
 def test_the_ranks_wishes_become_one() -> None:
     """One process: nothing is sent. A wish that nobody was counted for is not heard."""
-    alone, failure = Control(0, 1), UserError("no room", remedy="make some")
-    own = Wishes(stop="enough", save=True, failure=failure)
+    alone, failure = HostGroup(0, 1), UserError("no room", remedy="make some")
+    own = LoopRequests(stop="enough", save=True, failure=failure)
     assert own.flags() == [1, 1, 1]
-    assert own.of_all([2, 1, 1], alone) == own
-    assert own.of_all([0, 0, 0], alone) == Wishes()
-    assert Wishes().of_all([0, 3, 0], alone) == Wishes(save=True)
+    assert own.resolve([2, 1, 1], alone) == own
+    assert own.resolve([0, 0, 0], alone) == LoopRequests()
+    assert LoopRequests().resolve([0, 3, 0], alone) == LoopRequests(save=True)

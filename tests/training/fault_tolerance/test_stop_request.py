@@ -1,4 +1,4 @@
-"""Wishes to stop: signals, the STOP file, and the death of a launcher above the rank."""
+"""LoopRequests to stop: signals, the STOP file, and the death of a launcher above the rank."""
 
 import os
 import signal

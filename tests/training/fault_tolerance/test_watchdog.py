@@ -10,11 +10,16 @@ import pytest
 import torch
 import torch.distributed as distributed
 
-from mmbert.parallel.host_group import Control
-from mmbert.training.engine.host_sync import OneRead
-from mmbert.training.fault_tolerance.watchdog import Activity, Beat, Watchdog, name_late_ranks
+from mmbert.parallel.host_group import HostGroup
+from mmbert.training.engine.host_sync import HostSync
+from mmbert.training.fault_tolerance.watchdog import (
+    Activity,
+    Heartbeat,
+    Watchdog,
+    report_stragglers,
+)
 
-WAITING = Beat(
+WAITING = Heartbeat(
     rank=0,
     host="n1",
     process=10,
@@ -22,43 +27,43 @@ WAITING = Beat(
     progress=20,
     step=4,
     activity=Activity.TRAIN_STEP,
-    waits_in_collective=True,
+    in_collective=True,
     idle_seconds=9.0,
 )
 STACKS = {rank: f"stack of rank {rank}" for rank in range(3)}
 
 
-def beats(*changes: dict[str, object]) -> dict[int, Beat]:
+def heartbeats(*changes: dict[str, object]) -> dict[int, Heartbeat]:
     return {rank: replace(WAITING, rank=rank, **change) for rank, change in enumerate(changes)}  # type: ignore[arg-type]
 
 
 def test_the_rank_that_is_furthest_behind_is_named_with_its_stack() -> None:
-    told = beats({}, {"progress": 19, "activity": Activity.READ_ROWS, "host": "n2"}, {})
-    message = name_late_ranks(told, [0, 1, 2], STACKS, 3)
+    told = heartbeats({}, {"progress": 19, "activity": Activity.READ_ROWS, "host": "n2"}, {})
+    message = report_stragglers(told, [0, 1, 2], STACKS, 3)
     assert message.startswith("rank 1 (host n2, process 10) hangs in step 4, reading rows")
     assert "stack of rank 1" in message
     assert "rank 0" not in message
 
 
 def test_among_equals_the_one_outside_a_collective_is_named() -> None:
-    told = beats({}, {}, {"waits_in_collective": False})
-    message = name_late_ranks(told, [0, 1, 2], STACKS, 3)
+    told = heartbeats({}, {}, {"in_collective": False})
+    message = report_stragglers(told, [0, 1, 2], STACKS, 3)
     assert message.startswith("rank 2 ")
     assert "rank 0" not in message
 
 
 def test_a_silent_rank_is_named_before_any_other() -> None:
-    told = beats({}, {"process": 55}, {"progress": 3})
-    message = name_late_ranks(told, [0, 2], STACKS, 3)
+    told = heartbeats({}, {"process": 55}, {"progress": 3})
+    message = report_stragglers(told, [0, 2], STACKS, 3)
     assert message.startswith("rank 1 (host n1, process 55) does not answer")
 
 
 def test_a_rank_that_never_spoke_is_named() -> None:
-    told = beats({}, {})
-    assert name_late_ranks(told, [0, 1], STACKS, 3) == "rank 2 never answered"
+    told = heartbeats({}, {})
+    assert report_stragglers(told, [0, 1], STACKS, 3) == "rank 2 never answered"
 
 
-def published_by(tmp_path: Path, stand: Callable[[Callable[[], None]], None]) -> Beat:
+def published_by(tmp_path: Path, stand: Callable[[Callable[[], None]], None]) -> Heartbeat:
     """What a rank's watchdog publishes when its main thread stands where `stand` leads it."""
     store = distributed.HashStore()
     watchdog = Watchdog(
@@ -66,7 +71,7 @@ def published_by(tmp_path: Path, stand: Callable[[Callable[[], None]], None]) ->
     )
     try:
         stand(lambda: watchdog._publish(1, 0.0))
-        return Beat(**json.loads(store.get("beat/0")))
+        return Heartbeat(**json.loads(store.get("heartbeat/0")))
     finally:
         watchdog.close()
 
@@ -76,10 +81,10 @@ def test_a_rank_that_waits_for_a_message_is_told_from_one_that_works(
 ) -> None:
     def wait_for_a_message(publish: Callable[[], None]) -> None:
         monkeypatch.setattr(distributed, "barrier", lambda group: publish())
-        Control(0, 2, group=object()).barrier()
+        HostGroup(0, 2, group=object()).barrier()
 
-    assert published_by(tmp_path, wait_for_a_message).waits_in_collective
-    assert not published_by(tmp_path, lambda publish: publish()).waits_in_collective
+    assert published_by(tmp_path, wait_for_a_message).in_collective
+    assert not published_by(tmp_path, lambda publish: publish()).in_collective
 
 
 def test_a_rank_that_reads_the_figures_of_a_step_waits(tmp_path: Path) -> None:
@@ -97,8 +102,8 @@ def test_a_rank_that_reads_the_figures_of_a_step_waits(tmp_path: Path) -> None:
 
     def read_figures(publish: Callable[[], None]) -> None:
         module: Any = type("DeepSpeed's", (), {"is_invalid_grad_norm": None})
-        one_read = OneRead(module)
-        with one_read.answering(torch.zeros(0, dtype=torch.float64)):
+        host_sync = HostSync(module)
+        with host_sync.patched_norm_check(torch.zeros(0, dtype=torch.float64)):
             module.is_invalid_grad_norm(Norm(publish))
 
-    assert published_by(tmp_path, read_figures).waits_in_collective
+    assert published_by(tmp_path, read_figures).in_collective

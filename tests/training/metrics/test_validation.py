@@ -13,7 +13,7 @@ from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.validation import HeldOut
+from mmbert.training.metrics.validation import Validator
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 CPU = torch.device("cpu")
@@ -48,10 +48,10 @@ def row(number: int) -> Row:
 ROWS = [row(number) for number in range(3)]
 
 
-def measure(model: nn.Module, beat: Any = lambda: None) -> Losses:
+def measure(model: nn.Module, heartbeat: Any = lambda: None) -> Losses:
     table = cast(ComponentTable, TABLE)
-    held_out = HeldOut(ROWS, table, DataGroup.single(), CPU)
-    return Losses.of(held_out.loss(model, BASES, beat), table)
+    validator = Validator(ROWS, table, DataGroup.single(), CPU)
+    return Losses.of(validator.validate(model, BASES, heartbeat), table)
 
 
 def with_dropout(share: float) -> MaskedLanguageModel:
@@ -81,7 +81,7 @@ def test_it_is_the_mean_over_the_masked_tokens_of_all_rows() -> None:
 
 def test_the_model_comes_back_in_its_mode_and_every_row_is_a_sign_of_life() -> None:
     for mode in (True, False):
-        model, beats = with_dropout(0.1).train(mode), []
-        measure(model, lambda beats=beats: beats.append(1))
+        model, heartbeats = with_dropout(0.1).train(mode), []
+        measure(model, lambda heartbeats=heartbeats: heartbeats.append(1))
         assert model.training is mode
-        assert len(beats) == len(ROWS)
+        assert len(heartbeats) == len(ROWS)

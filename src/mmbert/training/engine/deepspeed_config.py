@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.parallel.parameter_spec import describe
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_buffers import LARGEST_BUCKET, LIVE_PARAMETERS
+from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.recipe import Recipe
-from mmbert.training.engine.stable_adamw import StableAdamW, no_decay
+from mmbert.training.engine.stable_adamw import StableAdamW, skips_weight_decay
 
 
 class ModelParallelUnit:
@@ -47,7 +47,7 @@ class ModelParallelUnit:
     get_tensor_model_parallel_group = get_model_parallel_group
 
 
-def check(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None:
+def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None:
     """Refuse by name what would train wrongly."""
     if recipe.parallel.zero_stage not in (1, 2, 3):
         raise UserError(
@@ -67,7 +67,9 @@ def check(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None:
             raise RuntimeError(f"{name}: the engine trains every parameter, from float32")
 
 
-def base_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def build_client_optimizer(
+    model: nn.Module, recipe: Recipe, device: torch.device
+) -> torch.optim.Optimizer:
     settings = recipe.optimizer
     named = list(model.named_parameters())
     if settings.name == "stable_adamw":
@@ -78,10 +80,10 @@ def base_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
             eps=settings.eps,
             weight_decay=settings.weight_decay,
         )
-    spared = {name for name, p in named if no_decay(name, len(describe(p).full_shape))}
+    no_decay = {name for name, p in named if skips_weight_decay(name, len(spec_of(p).full_shape))}
     groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "decays": False},
-        {"params": [p for n, p in named if n not in spared], "decays": True},
+        {"params": [p for n, p in named if n in no_decay], "weight_decay": 0.0, "decays": False},
+        {"params": [p for n, p in named if n not in no_decay], "decays": True},
     ]
     return torch.optim.AdamW(
         groups,
@@ -93,10 +95,10 @@ def base_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> to
     )
 
 
-def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
+def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
     """DeepSpeed's configuration: every key whose default would change a result is written out."""
     stage = recipe.parallel.zero_stage
-    bucket = min(LARGEST_BUCKET, sum(parameter.numel() for parameter in model.parameters()))
+    bucket = min(BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
     values: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -120,9 +122,9 @@ def configuration(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
             # other way, a reduction to each rank in turn, stops the device before every one.
             "use_multi_rank_bucket_allreduce": True,
             "reduce_bucket_size": bucket,
-            "allgather_bucket_size": LARGEST_BUCKET,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
             "stage3_prefetch_bucket_size": bucket,
-            "stage3_max_live_parameters": LIVE_PARAMETERS,
+            "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
             # One partition per parameter group, as StableAdamW and the checkpoints want it.
             "sub_group_size": 10**15,
         },

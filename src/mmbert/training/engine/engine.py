@@ -29,21 +29,21 @@ from torch import Tensor, nn
 
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.model.precision import add_products_in_float32
-from mmbert.parallel.gradient_hooks import collect_in_float32
-from mmbert.parallel.parameter_spec import ParameterDescription, describe
+from mmbert.parallel.gradient_hooks import attach_main_grad
+from mmbert.parallel.parameter_spec import ParameterSpec, spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe, RotaryBases
 from mmbert.training.engine.deepspeed_config import (
     ModelParallelUnit,
-    base_optimizer,
-    check,
-    configuration,
+    build_client_optimizer,
+    check_supported,
+    deepspeed_settings,
 )
-from mmbert.training.engine.gradient_reducer import OverlappedReduction
-from mmbert.training.engine.host_sync import OneRead
-from mmbert.training.engine.stable_adamw import FlatLayout, StableAdamW, no_decay
-from mmbert_kernels import Segments
+from mmbert.training.engine.gradient_reducer import OverlappedGradReducer
+from mmbert.training.engine.host_sync import HostSync
+from mmbert.training.engine.stable_adamw import PartitionLayout, StableAdamW, skips_weight_decay
+from mmbert_kernels import TensorSpans
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found none
@@ -84,7 +84,7 @@ class OptimizerReport:
     stays on the device: reading it waits."""
     finite: bool
     """False: a gradient was not finite, and the step changed nothing, on all ranks alike."""
-    figures: list[float]
+    step_scalars: list[float]
     """What was to be read with the norm."""
 
 
@@ -99,7 +99,7 @@ class Engine:
     def __init__(
         self, model: nn.Module, recipe: Recipe, grid: ProcessGrid, device: torch.device
     ) -> None:
-        check(model, recipe, grid)
+        check_supported(model, recipe, grid)
         add_products_in_float32()
         self.grid, self.device = grid, device
         self.zero_stage = recipe.parallel.zero_stage
@@ -111,24 +111,24 @@ class Engine:
             for name, parameter in model.named_parameters()
             if recipe.precision == "bfloat16"
         }
-        self._base = base_optimizer(model, recipe, device)
+        self._client_optimizer = build_client_optimizer(model, recipe, device)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory usage
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model,
-                optimizer=self._base,
-                config=configuration(model, recipe),
+                optimizer=self._client_optimizer,
+                config=deepspeed_settings(model, recipe),
                 mpu=ModelParallelUnit(grid),
                 dist_init_required=False,
             )
-        self._zero = self._engine.optimizer
-        self._one_read = OneRead(bf16_optimizer, stage_1_and_2, stage3)
-        if isinstance(self._zero, stage_1_and_2.DeepSpeedZeroOptimizer):
+        self._zero_optimizer = self._engine.optimizer
+        self._host_sync = HostSync(bf16_optimizer, stage_1_and_2, stage3)
+        if isinstance(self._zero_optimizer, stage_1_and_2.DeepSpeedZeroOptimizer):
             # It would look at every gradient first, and wait; their norm says the same.
-            self._zero.check_overflow = lambda **_: None
-        if isinstance(self._zero, BF16_Optimizer):
-            self._collect_in_float32()
-        self._reduction = self._overlapped_reduction()
-        self._step_is_full = False
+            self._zero_optimizer.check_overflow = lambda **_: None
+        if isinstance(self._zero_optimizer, BF16_Optimizer):
+            self._attach_main_grads()
+        self._grad_reducer = self._make_grad_reducer()
+        self._accumulation_done = False
         self._parameters = list(model.named_parameters())
         self._prepare_states()
         if unrounded:
@@ -143,23 +143,23 @@ class Engine:
         return module
 
     @property
-    def descriptions(self) -> tuple[ParameterDescription, ...]:
+    def specs(self) -> tuple[ParameterSpec, ...]:
         """Every parameter of the model, in its order, held by this rank or not."""
-        return tuple(describe(parameter) for _, parameter in self._parameters)
+        return tuple(spec_of(parameter) for _, parameter in self._parameters)
 
     @property
     def steps_taken(self) -> int:
         """Optimiser steps so far, those of earlier runs included; skipped ones are not counted."""
-        if isinstance(self._base, StableAdamW):
-            return self._base.steps
-        return max(int(state["step"]) for state in self._base.state.values())
+        if isinstance(self._client_optimizer, StableAdamW):
+            return self._client_optimizer.steps
+        return max(int(state["step"]) for state in self._client_optimizer.state.values())
 
     def set_steps_taken(self, steps: int) -> None:
         """Continue counting from `steps` (the bias correction depends on it)."""
-        if isinstance(self._base, StableAdamW):
-            self._base.steps = steps
+        if isinstance(self._client_optimizer, StableAdamW):
+            self._client_optimizer.steps = steps
             return
-        for state in self._base.state.values():
+        for state in self._client_optimizer.state.values():
             state["step"].fill_(steps)
 
     def forward_backward(
@@ -179,7 +179,7 @@ class Engine:
         be reduced while they are still being computed. `dropout`: the model's unless given. Returns
         the detached per-token losses, float32 [K], 0 where the weight is 0.
         """
-        if self._step_is_full:
+        if self._accumulation_done:
             raise RuntimeError("a microbatch after the last one of its step")
         losses: Tensor = self._engine(
             batch, rotary_bases=rotary_bases, dropout_seed=dropout_seed, dropout=dropout
@@ -189,50 +189,50 @@ class Engine:
         scale = loss_scale * average
         if isinstance(scale, Tensor):
             scale = scale.to(losses.dtype)  # as torch does with a number
-        self._step_is_full = last
-        if last and self._reduction is not None:
-            self._reduction.arm()
+        self._accumulation_done = last
+        if last and self._grad_reducer is not None:
+            self._grad_reducer.start_backward()
         self._engine.backward(losses.sum() * scale, scale_wrt_gas=False)
         return losses.detach()
 
     def optimizer_step(
-        self, learning_rate: float, weight_decay: float, figures: Tensor | None = None
+        self, learning_rate: float, weight_decay: float, step_scalars: Tensor | None = None
     ) -> OptimizerReport:
         """End the step: reduce, clip if the recipe says so, update, clear the gradients.
 
-        The host waits for the device once, to learn whether the gradients are finite; `figures`
-        (float64 [n], on the device) come with that answer.
+        The host waits for the device once, to learn whether the gradients are finite;
+        `step_scalars` (float64 [n], on the device) are read at the same time.
         """
-        for group in self._base.param_groups:
+        for group in self._client_optimizer.param_groups:
             group["lr"] = learning_rate
-            if isinstance(self._base, StableAdamW):
+            if isinstance(self._client_optimizer, StableAdamW):
                 group["weight_decay"] = weight_decay
             elif group["decays"]:
                 # torch multiplies by the rate; in the recipe decay is relative to the peak rate.
                 group["weight_decay"] = weight_decay / self._learning_rate_max
-        if self._reduction is not None:
-            self._reduction.finish()
-        if figures is None:
-            figures = torch.zeros(0, dtype=torch.float64, device=self.device)
-        with self._one_read.answering(figures):
+        if self._grad_reducer is not None:
+            self._grad_reducer.finish()
+        if step_scalars is None:
+            step_scalars = torch.zeros(0, dtype=torch.float64, device=self.device)
+        with self._host_sync.patched_norm_check(step_scalars):
             self._engine.step()
-        self._step_is_full = False
-        finite = not self._zero.overflow
+        self._accumulation_done = False
+        finite = not self._zero_optimizer.overflow
         share = torch.zeros((), device=self.device)
-        if finite and isinstance(self._base, StableAdamW):
-            share = self._base.clipped_share
-        return OptimizerReport(self._one_read.norm, share, finite, self._one_read.figures)
+        if finite and isinstance(self._client_optimizer, StableAdamW):
+            share = self._client_optimizer.clipped_fraction
+        return OptimizerReport(self._host_sync.norm, share, finite, self._host_sync.step_scalars)
 
     def fragments(self) -> Iterator[ParameterFragment]:
         """What this rank holds of each parameter, in the model's order; nothing of some."""
         for name, parameter in self._parameters:
-            for flat, offset, start, length in self._place(parameter):
-                states = self._base.state[flat]
+            for flat, offset, start, length in self._fragment_address(parameter):
+                states = self._client_optimizer.state[flat]
                 piece = slice(offset, offset + length)
-                description = describe(parameter)
-                assert description.name == name
+                spec = spec_of(parameter)
+                assert spec.name == name
                 yield ParameterFragment(
-                    description=description,
+                    spec=spec,
                     tensor_rank=self.grid.tensor.rank,
                     tensor_size=self.grid.tensor.size,
                     start=start,
@@ -243,77 +243,95 @@ class Engine:
                 )
 
     @torch.no_grad()
-    def refresh(self) -> None:
+    def sync_model_weights(self) -> None:
         """Bring the model's weights into line with the masters; all ranks must call it."""
-        if not isinstance(self._zero, DeepSpeedZeroOptimizer_Stage3):
-            self._zero.update_lp_params()
+        if not isinstance(self._zero_optimizer, DeepSpeedZeroOptimizer_Stage3):
+            self._zero_optimizer.update_lp_params()
             return
-        self._zero._partition_all_parameters()
-        for sub_group in range(len(self._zero.fp16_groups)):
-            self._zero._reassign_or_swap_out_partitioned_parameters(sub_group)
-        if self._zero.persistent_parameters:
-            self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
+        self._zero_optimizer._partition_all_parameters()
+        for sub_group in range(len(self._zero_optimizer.fp16_groups)):
+            self._zero_optimizer._reassign_or_swap_out_partitioned_parameters(sub_group)
+        if self._zero_optimizer.persistent_parameters:
+            self._zero_optimizer.persistent_parameters[0].all_gather(
+                self._zero_optimizer.persistent_parameters
+            )
 
     def close(self) -> None:
         """Let go of the model and of DeepSpeed's state, after all ranks have come this far."""
         dist.barrier()
-        if self._reduction is not None:
-            self._reduction.close()
+        if self._grad_reducer is not None:
+            self._grad_reducer.close()
         self._engine.destroy()
-        del self._engine, self._zero, self._base, self._reduction, self._parameters
+        del (
+            self._engine,
+            self._zero_optimizer,
+            self._client_optimizer,
+            self._grad_reducer,
+            self._parameters,
+        )
         gc.collect()  # hooks and parameters refer to one another
 
-    def _place(self, parameter: Any) -> Iterator[tuple[Tensor, int, int, int]]:
+    def _fragment_address(self, parameter: Any) -> Iterator[tuple[Tensor, int, int, int]]:
         """(flat partition, offset in it, start in the flattened parameter, length), or nothing."""
-        if isinstance(self._zero, DeepSpeedZeroOptimizer_Stage3):
+        if isinstance(self._zero_optimizer, DeepSpeedZeroOptimizer_Stage3):
             # Every parameter is cut evenly over the data ranks; the last parts are padded.
-            group, offset, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            group, offset, padded = self._zero_optimizer.grad_position[
+                self._zero_optimizer.get_param_id(parameter)
+            ]
             start = self.grid.data.rank * padded
             length = min(padded, parameter.ds_numel - start)
             if length > 0:
-                yield self._zero.fp32_partitioned_groups_flat[group], offset, start, length
+                yield (
+                    self._zero_optimizer.fp32_partitioned_groups_flat[group],
+                    offset,
+                    start,
+                    length,
+                )
             return
         mapping = parameter._hp_mapping
         if mapping is not None:
             flats = (
-                self._zero.fp32_groups_flat_partition
-                if isinstance(self._zero, BF16_Optimizer)
-                else self._zero.single_partition_of_fp32_groups
+                self._zero_optimizer.fp32_groups_flat_partition
+                if isinstance(self._zero_optimizer, BF16_Optimizer)
+                else self._zero_optimizer.single_partition_of_fp32_groups
             )
             here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
             assert here.numel == there.numel
             yield flats[mapping.param_group_index], here.start, there.start, here.numel
 
-    def _flats(self) -> list[Tensor]:
-        if isinstance(self._zero, DeepSpeedZeroOptimizer_Stage3):
-            return list(self._zero.fp32_partitioned_groups_flat)
-        if isinstance(self._zero, BF16_Optimizer):
-            return list(self._zero.fp32_groups_flat_partition)
-        return list(self._zero.single_partition_of_fp32_groups)
+    def _flat_partitions(self) -> list[Tensor]:
+        if isinstance(self._zero_optimizer, DeepSpeedZeroOptimizer_Stage3):
+            return list(self._zero_optimizer.fp32_partitioned_groups_flat)
+        if isinstance(self._zero_optimizer, BF16_Optimizer):
+            return list(self._zero_optimizer.fp32_groups_flat_partition)
+        return list(self._zero_optimizer.single_partition_of_fp32_groups)
 
-    def _collect_in_float32(self) -> None:
+    def _attach_main_grads(self) -> None:
         """Have bfloat16 gradients added to the float32 sums as they are, where DeepSpeed would make
         a float32 copy of each first, and float32 ones by those who have them."""
-        sums = self._zero.fp32_groups_gradients
-        for parameters, totals in zip(self._zero.bf16_groups, sums, strict=True):
+        sums = self._zero_optimizer.fp32_groups_gradients
+        for parameters, totals in zip(self._zero_optimizer.bf16_groups, sums, strict=True):
             for parameter, total in zip(parameters, totals, strict=True):
-                collect_in_float32(parameter, total.view(parameter.shape))
+                attach_main_grad(parameter, total.view(parameter.shape))
 
         def add(parameter: nn.Parameter, group: int, place: int, clear_lp_grads: bool) -> None:
             if parameter.grad is not None:
                 sums[group][place].add_(parameter.grad.view(sums[group][place].shape))
-                self._zero.fp32_groups_has_gradients[group][place] = True
+                self._zero_optimizer.fp32_groups_has_gradients[group][place] = True
 
-        self._zero._update_hp_grad = add
+        self._zero_optimizer._update_hp_grad = add
 
-    def _overlapped_reduction(self) -> OverlappedReduction | None:
+    def _make_grad_reducer(self) -> OverlappedGradReducer | None:
         """Our own reduction in place of the one of DeepSpeed's bfloat16 optimiser (ZeRO 1), which
         begins when the last backward pass has ended. ZeRO 2 and 3 reduce during each of them."""
-        if not isinstance(self._zero, BF16_Optimizer):
+        if not isinstance(self._zero_optimizer, BF16_Optimizer):
             return None
         self._engine.enable_backward_allreduce = False
-        flats, groups = self._zero.fp32_groups_gradients_flat, self._zero.bf16_groups
-        return OverlappedReduction(
+        flats, groups = (
+            self._zero_optimizer.fp32_groups_gradients_flat,
+            self._zero_optimizer.bf16_groups,
+        )
+        return OverlappedGradReducer(
             list(zip(flats, groups, strict=True)),
             self.grid.data,
             order=list(self.module.parameters()),
@@ -322,35 +340,35 @@ class Engine:
 
     def _prepare_states(self) -> None:
         """Make the optimiser's states now, so that a checkpoint can be loaded before a step."""
-        flats = self._flats()
-        if isinstance(self._base, StableAdamW):
+        flats = self._flat_partitions()
+        if isinstance(self._client_optimizer, StableAdamW):
             assert len(flats) == 1, f"one partition was asked for, ZeRO made {len(flats)}"
-            self._base.use_layout(flats[0], self._layout())
+            self._client_optimizer.use_layout(flats[0], self._layout())
             return
         for flat in flats:
-            self._base.state[flat] = {
+            self._client_optimizer.state[flat] = {
                 "step": torch.zeros((), device=flat.device if flat.is_cuda else "cpu"),
                 "exp_avg": torch.zeros_like(flat, requires_grad=False),
                 "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
             }
 
-    def _layout(self) -> FlatLayout:
-        descriptions = self.descriptions
-        first, spared = self.grid.tensor.rank == 0, []
-        segments = sorted(
+    def _layout(self) -> PartitionLayout:
+        specs = self.specs
+        first, no_decay = self.grid.tensor.rank == 0, []
+        spans = sorted(
             (offset, offset + length, number)
             for number, (_, parameter) in enumerate(self._parameters)
-            for _, offset, _, length in self._place(parameter)
+            for _, offset, _, length in self._fragment_address(parameter)
         )
-        numbers = [number for _, _, number in segments]
-        for description in descriptions:
-            spared.append(no_decay(description.name, len(description.full_shape)))
-        sizes = [math.prod(description.full_shape) for description in descriptions]
-        counted = [description.is_split or first for description in descriptions]
-        return FlatLayout(
-            segments=Segments(tuple(s[0] for s in segments), tuple(s[1] for s in segments)),
+        numbers = [number for _, _, number in spans]
+        for spec in specs:
+            no_decay.append(skips_weight_decay(spec.name, len(spec.full_shape)))
+        sizes = [math.prod(spec.full_shape) for spec in specs]
+        owned = [spec.is_split or first for spec in specs]
+        return PartitionLayout(
+            spans=TensorSpans(tuple(s[0] for s in spans), tuple(s[1] for s in spans)),
             tensors=torch.tensor(numbers, dtype=torch.int64, device=self.device),
-            decays=torch.tensor([not spared[n] for n in numbers]).to(self.device, torch.float32),
+            decays=torch.tensor([not no_decay[n] for n in numbers]).to(self.device, torch.float32),
             full_sizes=torch.tensor(sizes, dtype=torch.float64, device=self.device),
-            counted=torch.tensor(counted, dtype=torch.float64, device=self.device),
+            owned=torch.tensor(owned, dtype=torch.float64, device=self.device),
         )

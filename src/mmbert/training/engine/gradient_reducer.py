@@ -24,11 +24,11 @@ class _Bucket:
     size: int
     first: int
     """The place in the model of the parameter that comes first there: the last to be final."""
-    missing: int = 0
+    pending: int = 0
     work: dist.Work | None = field(default=None, repr=False)
 
 
-class OverlappedReduction:
+class OverlappedGradReducer:
     """Sums flat gradient buffers over `group`, bucket by bucket."""
 
     def __init__(
@@ -43,67 +43,71 @@ class OverlappedReduction:
         (padding may come last); `order`: all parameters as the model goes through them. What adds
         the gradients must have hooked the parameters before.
         """
-        self._place = {parameter: place for place, parameter in enumerate(order)}
-        self._group, self._buckets, self._of = group, list[_Bucket](), dict[nn.Parameter, _Bucket]()
+        self._position = {parameter: place for place, parameter in enumerate(order)}
+        self._group, self._buckets = group, list[_Bucket]()
+        self._bucket_of = dict[nn.Parameter, _Bucket]()
         for flat, parameters in buffers:
-            self._cut(flat, list(parameters), bucket_elements)
+            self._add_buckets(flat, list(parameters), bucket_elements)
         self._buckets.sort(key=lambda bucket: bucket.first, reverse=True)
-        self._armed, self._next = False, 0
+        self._in_last_backward, self._next = False, 0
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(self._arrived) for parameter in self._of
+            parameter.register_post_accumulate_grad_hook(self._grad_ready)
+            for parameter in self._bucket_of
         ]
 
-    def arm(self) -> None:
+    def start_backward(self) -> None:
         """The next backward pass is the step's last one: buckets may set out as they fill."""
-        self._armed = self._group.size > 1
+        self._in_last_backward = self._group.size > 1
         self._next = 0
         for bucket in self._buckets:
-            bucket.missing, bucket.work = bucket.size, None
+            bucket.pending, bucket.work = bucket.size, None
 
     def finish(self) -> None:
         """All buffers hold the sums over the group; sends what has not set out yet, and waits (on
         a GPU, the device does)."""
         if self._group.size == 1:
             return
-        if not self._armed:
-            self.arm()
+        if not self._in_last_backward:
+            self.start_backward()
         while self._next < len(self._buckets):
-            self._send()
+            self._launch()
         for bucket in self._buckets:
             assert bucket.work is not None
             bucket.work.wait()
-        self._armed = False
+        self._in_last_backward = False
 
     def close(self) -> None:
         """Take the hooks off."""
         for hook in self._hooks:
             hook.remove()
 
-    def _cut(self, flat: Tensor, parameters: list[nn.Parameter], bucket_elements: int) -> None:
+    def _add_buckets(
+        self, flat: Tensor, parameters: list[nn.Parameter], bucket_elements: int
+    ) -> None:
         """Buckets of whole parameters, the buffer's end first: gradients come from the end."""
         stop = flat.numel()
         starts, offset = [], 0
         for parameter in parameters:
             starts.append(offset)
             offset += parameter.numel()
-        waiting: list[nn.Parameter] = []
+        parameters_in_bucket: list[nn.Parameter] = []
         for parameter, start in zip(reversed(parameters), reversed(starts), strict=True):
-            waiting.append(parameter)
+            parameters_in_bucket.append(parameter)
             if stop - start >= bucket_elements or start == 0:
-                first = min(self._place[parameter] for parameter in waiting)
-                bucket = _Bucket(flat[start:stop], len(waiting), first)
+                first = min(self._position[parameter] for parameter in parameters_in_bucket)
+                bucket = _Bucket(flat[start:stop], len(parameters_in_bucket), first)
                 self._buckets.append(bucket)
-                self._of.update(dict.fromkeys(waiting, bucket))
-                waiting, stop = [], start
+                self._bucket_of.update(dict.fromkeys(parameters_in_bucket, bucket))
+                parameters_in_bucket, stop = [], start
 
-    def _arrived(self, parameter: nn.Parameter) -> None:
-        if not self._armed:
+    def _grad_ready(self, parameter: nn.Parameter) -> None:
+        if not self._in_last_backward:
             return
-        self._of[parameter].missing -= 1
-        while self._next < len(self._buckets) and self._buckets[self._next].missing == 0:
-            self._send()
+        self._bucket_of[parameter].pending -= 1
+        while self._next < len(self._buckets) and self._buckets[self._next].pending == 0:
+            self._launch()
 
-    def _send(self) -> None:
+    def _launch(self) -> None:
         bucket = self._buckets[self._next]
         bucket.work = dist.all_reduce(bucket.gradients, group=self._group.group, async_op=True)
         self._next += 1

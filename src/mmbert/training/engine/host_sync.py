@@ -14,22 +14,24 @@ import torch
 from torch import Tensor
 
 
-class OneRead:
-    """Reads a step's figures together with the norm that DeepSpeed asks about."""
+class HostSync:
+    """Reads a step's scalars together with the norm that DeepSpeed asks about."""
 
     def __init__(self, *modules: ModuleType) -> None:
         """`modules`: DeepSpeed's, in which `is_invalid_grad_norm` and, in some,
         `clip_tensors_by_global_norm` are looked up."""
         self._modules = modules
-        self._figures: Tensor | None = None
+        self._step_scalars: Tensor | None = None
         self._norm = 0.0
         self._read: list[float] | None = None
 
     @contextmanager
-    def answering(self, figures: Tensor) -> Iterator[None]:
-        """Answer DeepSpeed's questions while its optimiser steps; `figures` (float64 [n]) are read
-        with the norm."""
-        self._figures, self._read = figures, None
+    def patched_norm_check(self, step_scalars: Tensor) -> Iterator[None]:
+        """Answer DeepSpeed's norm checks while its optimizer steps.
+
+        `step_scalars` (float64 [n]) are read with the norm.
+        """
+        self._step_scalars, self._read = step_scalars, None
         own = {"is_invalid_grad_norm": self._is_invalid, "clip_tensors_by_global_norm": _clip}
         places = [
             (module, name) for module in self._modules for name in own if name in vars(module)
@@ -49,17 +51,18 @@ class OneRead:
         return self._norm
 
     @property
-    def figures(self) -> list[float]:
-        """The figures of the step that has been taken."""
+    def step_scalars(self) -> list[float]:
+        """The scalars of the step that has been taken."""
         if self._read is None:
             raise RuntimeError("DeepSpeed's optimiser has not asked whether its norm is finite")
         return self._read
 
     def _is_invalid(self, norm: Tensor) -> bool:
         if self._read is None:
-            assert self._figures is not None
-            own = norm.detach().to(self._figures).reshape(1)
-            value, *self._read = torch.cat((own, self._figures)).tolist()  # the host waits here
+            assert self._step_scalars is not None
+            own = norm.detach().to(self._step_scalars).reshape(1)
+            scalars = torch.cat((own, self._step_scalars))
+            value, *self._read = scalars.tolist()  # the host waits here
             # DeepSpeed says −1 for what is not finite.
             self._norm = value if 0 <= value < torch.inf else torch.inf
         return self._norm == torch.inf

@@ -2,7 +2,7 @@
 
 ZeRO flattens the parameters and hands every data rank one contiguous part; tensor parallelism has
 split the parameters before that. The update's RMS, by which StableAdamW divides a tensor's learning
-rate, is nevertheless that of the whole tensor: each rank sums over its segments of every tensor,
+rate, is nevertheless that of the whole tensor: each rank sums over its spans of every tensor,
 one small all-reduce adds the sums up, and the step is the same as on one device.
 
 Formula (Wortsman et al. 2023 as torch-optimi 0.2.1 implements it, which mmBERT used), for a tensor
@@ -24,33 +24,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmbert_kernels import Segments, stable_adamw_apply, stable_adamw_sums, update_rms
+from mmbert_kernels import TensorSpans, stable_adamw_apply, stable_adamw_sums, update_rms
 
 
 @dataclass(frozen=True)
-class FlatLayout:
+class PartitionLayout:
     """What this rank's flat partition holds, and how its sums become sums over whole tensors."""
 
-    segments: Segments
+    spans: TensorSpans
     """Where parts of tensors lie in the partition."""
     tensors: Tensor
-    """int64 [segments]: the number of the tensor each is a part of, the same on every rank."""
+    """int64 [spans]: the number of the tensor each is a part of, the same on every rank."""
     decays: Tensor
-    """float32 [segments], 1 or 0: whether weight decay applies to it."""
+    """float32 [spans], 1 or 0: whether weight decay applies to it."""
     full_sizes: Tensor
     """float64 [tensors]: elements of each whole tensor."""
-    counted: Tensor
+    owned: Tensor
     """float64 [tensors], 1 or 0: whether this rank's elements enter the sum. A tensor that every
     tensor-parallel rank holds is counted on the first of them only."""
 
 
-def no_decay(name: str, dimensions: int) -> bool:
+def skips_weight_decay(name: str, dimensions: int) -> bool:
     """Whether a parameter is spared weight decay: norms and biases are, embeddings are not."""
     return dimensions <= 1 or name.endswith(".bias")
 
 
 class StableAdamW(torch.optim.Optimizer):
-    """StableAdamW for one flat float32 partition whose segments `use_layout` describes.
+    """StableAdamW for one flat float32 partition whose spans `use_layout` describes.
 
     It is given the model's parameters, as DeepSpeed wants a client optimizer to be; ZeRO then puts
     its flat partition in their place, and the engine says what lies where. All parameters are in
@@ -74,23 +74,23 @@ class StableAdamW(torch.optim.Optimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(list(parameters), defaults)
-        self.layout: FlatLayout | None = None
+        self.layout: PartitionLayout | None = None
         self.steps = 0
         """Steps taken; part of a checkpoint."""
         self.rms: Tensor | None = None
         """float64 [tensors]: the update's RMS of every tensor at the last step."""
 
-    def use_layout(self, flat: Tensor, layout: FlatLayout) -> None:
+    def use_layout(self, flat: Tensor, layout: PartitionLayout) -> None:
         """Say what lies where in `flat` (float32, one dimension) and make its states, zero.
 
-        Collective. RuntimeError unless the segments of all ranks make every tensor exactly once.
+        Collective. RuntimeError unless the spans of all ranks make every tensor exactly once.
         """
         self.layout = layout
         self.state[flat] = {
             "exp_avg": torch.zeros_like(flat, requires_grad=False),
             "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
         }
-        starts, ends = layout.segments.starts, layout.segments.ends
+        starts, ends = layout.spans.starts, layout.spans.ends
         lengths = [(0, end - start) for start, end in zip(starts, ends, strict=True)]
         sums = torch.tensor(lengths, dtype=torch.float64, device=flat.device).view(-1, 2)
         held = self.sum_over_ranks(sums, layout)[:, 1]
@@ -102,7 +102,7 @@ class StableAdamW(torch.optim.Optimizer):
             )
 
     @property
-    def clipped_share(self) -> Tensor:
+    def clipped_fraction(self) -> Tensor:
         """float32 scalar on the device: the share of tensors whose rate the last step divided."""
         if self.rms is None:
             raise RuntimeError("StableAdamW has not taken a step yet")
@@ -129,7 +129,7 @@ class StableAdamW(torch.optim.Optimizer):
         sums = stable_adamw_sums(
             flat.grad,
             states["exp_avg_sq"],
-            layout.segments,
+            layout.spans,
             betas=group["betas"],
             step=self.steps,
             eps=group["eps"],
@@ -141,7 +141,7 @@ class StableAdamW(torch.optim.Optimizer):
             flat.grad,
             states["exp_avg"],
             states["exp_avg_sq"],
-            layout.segments,
+            layout.spans,
             totals[layout.tensors],
             betas=group["betas"],
             step=self.steps,
@@ -153,10 +153,10 @@ class StableAdamW(torch.optim.Optimizer):
         return None
 
     @staticmethod
-    def sum_over_ranks(sums: Tensor, layout: FlatLayout) -> Tensor:
-        """float64 [segments, 2] of this rank -> [tensors, 2] over all ranks; the one all-reduce."""
+    def sum_over_ranks(sums: Tensor, layout: PartitionLayout) -> Tensor:
+        """float64 [spans, 2] of this rank -> [tensors, 2] over all ranks; the one all-reduce."""
         totals = sums.new_zeros((len(layout.full_sizes), 2))
         totals.index_add_(0, layout.tensors, sums)
-        totals *= layout.counted.unsqueeze(1)
+        totals *= layout.owned.unsqueeze(1)
         dist.all_reduce(totals)
         return totals

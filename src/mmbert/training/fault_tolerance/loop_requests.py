@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmbert.errors import UserError
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 
 
 @dataclass(frozen=True)
-class Wishes:
+class LoopRequests:
     """Of one rank, or of all together; none unless given."""
 
     stop: str | None = None
@@ -26,15 +26,15 @@ class Wishes:
         """1 for each wish that there is, else 0."""
         return [float(self.stop is not None), float(self.save), float(self.failure is not None)]
 
-    def of_all(self, counts: Sequence[float], control: Control) -> "Wishes":
+    def resolve(self, counts: Sequence[float], host_group: HostGroup) -> "LoopRequests":
         """All ranks' wishes, alike on every rank, given each one's own and the sums of their flags.
 
         Every rank calls it, but it sends nothing unless some rank wants to leave.
         """
         stop, save, failure = (count > 0 for count in counts)
-        reasons = control.gather(self.stop) if stop else []
-        return Wishes(
+        reasons = host_group.gather(self.stop) if stop else []
+        return LoopRequests(
             stop=next((reason for reason in reasons if reason is not None), None),
             save=save,
-            failure=control.broadcast(self.failure) if failure else None,
+            failure=host_group.broadcast(self.failure) if failure else None,
         )

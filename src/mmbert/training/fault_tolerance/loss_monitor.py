@@ -18,38 +18,38 @@ from mmbert.recipe import GuardSettings
 NON_FINITE_WINDOW = 1000
 # The spread of the window's losses is taken as at least this share of their median, or a plateau of
 # almost equal losses would make every ripple a spike.
-LEAST_SPREAD = 0.01
+MIN_RELATIVE_STD = 0.01
 # How many of the window's losses must be there before anything counts as a spike.
-LEAST_HISTORY = 10
+MIN_HISTORY = 10
 
 
 @dataclass
-class Guard:
+class LossMonitor:
     """Judges the loss of each step. `history` holds the losses of the current phase only: the mask
     ratio and the languages of another phase give another level."""
 
     settings: GuardSettings
     history: deque[float] = field(default_factory=deque)
-    skipped: deque[int] = field(default_factory=deque)
+    non_finite_steps: deque[int] = field(default_factory=deque)
 
     def start_phase(self) -> None:
         """Forget the losses of the phase before."""
         self.history.clear()
 
-    def note_skipped(self, step: int) -> None:
+    def count_non_finite(self, step: int) -> None:
         """Count a step that was not finite.
 
         Raises:
             UserError: more of them than the recipe allows within the last thousand steps.
         """
-        self.skipped.append(step)
-        while self.skipped and self.skipped[0] <= step - NON_FINITE_WINDOW:
-            self.skipped.popleft()
-        if len(self.skipped) > self.settings.non_finite_limit:
+        self.non_finite_steps.append(step)
+        while self.non_finite_steps and self.non_finite_steps[0] <= step - NON_FINITE_WINDOW:
+            self.non_finite_steps.popleft()
+        if len(self.non_finite_steps) > self.settings.non_finite_limit:
             raise UserError(
-                f"{len(self.skipped)} steps of the last {NON_FINITE_WINDOW} had a loss or gradient "
-                f"that is not finite (guard.non_finite_limit {self.settings.non_finite_limit}); "
-                f"the latest is step {step}",
+                f"{len(self.non_finite_steps)} steps of the last {NON_FINITE_WINDOW} had a loss or "
+                "gradient that is not finite (guard.non_finite_limit "
+                f"{self.settings.non_finite_limit}); the latest is step {step}",
                 remedy="look at the rows logged (mmbert inspect --step), lower the learning rate, "
                 "or set optimizer.gradient_clipping; then start again from the last checkpoint",
             )
@@ -60,26 +60,26 @@ class Guard:
         if threshold is None:
             return False
         spike = False
-        if len(self.history) >= LEAST_HISTORY:
+        if len(self.history) >= MIN_HISTORY:
             median = statistics.median(self.history)
-            deviation = statistics.median(abs(value - median) for value in self.history)
+            mad = statistics.median(abs(value - median) for value in self.history)
             # 1.4826 times the median deviation is the standard deviation of a normal distribution.
-            spread = max(1.4826 * deviation, LEAST_SPREAD * abs(median))
-            spike = loss > median + threshold * spread
+            std = max(1.4826 * mad, MIN_RELATIVE_STD * abs(median))
+            spike = loss > median + threshold * std
         if not spike:
             self.history.append(loss)
             while len(self.history) > self.settings.spike_window:
                 self.history.popleft()
         return spike
 
-    def state(self) -> dict[str, list[float] | list[int]]:
+    def state_dict(self) -> dict[str, list[float] | list[int]]:
         """What a checkpoint keeps, so that a continued run judges as an undisturbed one."""
-        return {"history": list(self.history), "skipped": list(self.skipped)}
+        return {"history": list(self.history), "skipped": list(self.non_finite_steps)}
 
-    def load(self, state: dict[str, list[float] | list[int]]) -> None:
-        """Take over what `state()` gave."""
+    def load_state_dict(self, state: dict[str, list[float] | list[int]]) -> None:
+        """Take over what `state_dict()` gave."""
         self.history = deque(float(value) for value in state["history"])
-        self.skipped = deque(int(value) for value in state["skipped"])
+        self.non_finite_steps = deque(int(value) for value in state["skipped"])
 
 
 @dataclass

@@ -20,7 +20,7 @@ from mmbert.recipe import Phase, Recipe
 from mmbert.training.engine.engine import Engine, OptimizerReport
 
 
-def largest_batch(
+def worst_case_batch(
     phase: Phase, shape: RowShape, vocabulary_size: int, device: torch.device
 ) -> PackedBatch:
     """A row of `phase` and `shape` that costs the most: documents of the full context, every mask
@@ -42,7 +42,7 @@ def largest_batch(
     ).to(device)
 
 
-def run_dry_batches(
+def run_memory_check(
     engine: Engine, recipe: Recipe, shapes: Sequence[RowShape], vocabulary_size: int
 ) -> dict[str, int]:
     """Run every phase's largest batch; peak bytes of device memory by phase (0 on a CPU).
@@ -56,7 +56,7 @@ def run_dry_batches(
     for phase, shape in zip(recipe.phases, shapes, strict=True):
         if engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        batch = largest_batch(phase, shape, vocabulary_size, engine.device)
+        batch = worst_case_batch(phase, shape, vocabulary_size, engine.device)
         try:
             with _without_warnings():
                 report = _run(engine, batch, phase, recipe)

@@ -31,7 +31,7 @@ def launcher_chain(process: int) -> list[tuple[int, int]]:
     """
     chain: list[tuple[int, int]] = []
     parent = parent_of(process)
-    while parent is not None and parent > 1 and _looks_after(parent, process):
+    while parent is not None and parent > 1 and _is_launcher_of(parent, process):
         chain.append((process, parent))
         process, parent = parent, parent_of(parent)
     return chain
@@ -58,7 +58,7 @@ def command_of(process: int) -> list[str]:
         return []
 
 
-def _looks_after(parent: int, child: int) -> bool:
+def _is_launcher_of(parent: int, child: int) -> bool:
     """Whether `parent` is there to start and end `child`, and nothing else is."""
     words = command_of(parent)
     # The program, its script or its module (`python -u -m deepspeed.launcher.launch`): the first

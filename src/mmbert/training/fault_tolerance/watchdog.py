@@ -29,7 +29,12 @@ from mmbert.parallel import host_group
 from mmbert.training.engine import host_sync
 
 # Frames of these files mean that a rank waits for the others rather than lets them wait.
-_WAITING = ("torch/distributed/", "deepspeed/comm/", host_group.__file__, host_sync.__file__)
+_COLLECTIVE_FILES = (
+    "torch/distributed/",
+    "deepspeed/comm/",
+    host_group.__file__,
+    host_sync.__file__,
+)
 EXIT_HUNG = 1
 
 
@@ -38,22 +43,22 @@ class Activity(StrEnum):
 
     START = "start"
     BUILD_MODEL = "building the model"
-    READ_HELD_OUT = "reading held-out text"
+    READ_VALIDATION_ROWS = "reading held-out text"
     COUNT_UNIGRAMS = "counting tokens for the unigram model"
-    TRY_LARGEST_BATCHES = "trying the largest batch of each phase"
+    CHECK_MEMORY = "trying the largest batch of each phase"
     VERIFY_CHECKPOINT = "verifying a checkpoint"
     LOAD_CHECKPOINT = "reading a checkpoint"
-    ASK_ALL_RANKS = "asking who wants to stop"
+    SYNC_REQUESTS = "asking who wants to stop"
     READ_ROWS = "reading rows"
     TRAIN_STEP = "forward, backward and optimiser step"
     COMPARE_RANKS = "comparing the ranks' weights"
-    EVALUATE = "evaluating on held-out text"
+    VALIDATE = "evaluating on held-out text"
     SAVE_CHECKPOINT = "saving a checkpoint"
     FINISH_SAVING = "waiting for the checkpoint"
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """What a rank last told the store about itself."""
 
     rank: int
@@ -63,12 +68,12 @@ class Beat:
     progress: int
     step: int
     activity: str
-    waits_in_collective: bool
+    in_collective: bool
     idle_seconds: float
 
 
 class Watchdog:
-    """One per process; `beat` from the main thread, `close` at the end."""
+    """One per process; `heartbeat` from the main thread, `close` at the end."""
 
     def __init__(
         self,
@@ -82,7 +87,7 @@ class Watchdog:
         """Start watching.
 
         Args:
-            timeout_seconds: time without a beat after which this rank counts as hanging.
+            timeout_seconds: time without a heartbeat after which this rank counts as hanging.
             store: a `torch.distributed.Store` of its own connection; None for one process.
         """
         self._rank, self._world_size = rank, world_size
@@ -99,17 +104,17 @@ class Watchdog:
         self._since = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self.beat(0, Activity.START)
+        self.heartbeat(0, Activity.START)
         # From the very first: a rank that stops within one interval must have a name and a place.
         self._publish(0, 0.0)
         self._thread.start()
 
-    def beat(self, step: int, activity: Activity) -> None:
+    def heartbeat(self, step: int, activity: Activity) -> None:
         """Say that the main thread lives and what it does next."""
         self._position = (self._position[0] + 1, step, activity)
-        self.still_alive()
+        self.keep_alive()
 
-    def still_alive(self) -> None:
+    def keep_alive(self) -> None:
         """Say that what was begun goes on; it is no progress, which all ranks count alike."""
         self._since = time.monotonic()
         faulthandler.dump_traceback_later(self._timeout, file=self._stack_file)
@@ -132,18 +137,18 @@ class Watchdog:
             try:
                 self._publish(count, idle)
                 if idle > self._timeout or self._alarm_raised():
-                    self._name_and_leave(count, idle)
+                    self._report_and_exit(count, idle)
             except Exception as error:  # the store's own rank is the one that is gone
                 if self._closed.is_set():
                     return
                 if idle > self._timeout:
-                    self._leave(f"rank 0, which keeps the ranks' store, does not answer ({error})")
+                    self._exit(f"rank 0, which keeps the ranks' store, does not answer ({error})")
 
     def _publish(self, count: int, idle: float) -> None:
         if self._store is None:
             return
         progress, step, activity = self._position
-        beat = Beat(
+        heartbeat = Heartbeat(
             self._rank,
             socket.gethostname(),
             os.getpid(),
@@ -151,10 +156,10 @@ class Watchdog:
             progress,
             step,
             activity,
-            any(name in self._main_stack() for name in _WAITING),
+            any(name in self._main_stack() for name in _COLLECTIVE_FILES),
             idle,
         )
-        self._store.set(f"beat/{self._rank}", json.dumps(asdict(beat)))
+        self._store.set(f"heartbeat/{self._rank}", json.dumps(asdict(heartbeat)))
 
     def _alarm_raised(self) -> bool:
         return self._store is not None and self._store.check(["alarm"])
@@ -163,43 +168,43 @@ class Watchdog:
         frame = sys._current_frames().get(self._main_thread or 0)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
-    def _name_and_leave(self, count: int, idle: float) -> None:
+    def _report_and_exit(self, count: int, idle: float) -> None:
         """Put the ranks' stacks side by side; the lowest rank that answers names the late ones."""
         if self._store is None:
-            self._leave(_describe_own(self._position, idle, self._main_stack()))
+            self._exit(_describe_own(self._position, idle, self._main_stack()))
         self._store.set("alarm", str(self._rank))
         self._store.set(f"stack/{self._rank}", self._main_stack())
-        before = self._read_beats()
+        before = self._read_heartbeats()
         # Two intervals: whoever can still answer has published again by then.
         for _ in range(3):
             time.sleep(self._interval)
             count += 1
             self._publish(count, time.monotonic() - self._since)
             self._store.set(f"stack/{self._rank}", self._main_stack())
-        after = self._read_beats()
-        answering = [
+        after = self._read_heartbeats()
+        responsive = [
             rank
-            for rank, beat in after.items()
-            if rank not in before or beat.count > before[rank].count
+            for rank, heartbeat in after.items()
+            if rank not in before or heartbeat.count > before[rank].count
         ]
-        if self._rank == min(answering, default=self._rank):
-            stacks = {rank: self._read(f"stack/{rank}") or "" for rank in answering}
-            self._leave(name_late_ranks(after, answering, stacks, self._world_size))
+        if self._rank == min(responsive, default=self._rank):
+            stacks = {rank: self._read(f"stack/{rank}") or "" for rank in responsive}
+            self._exit(report_stragglers(after, responsive, stacks, self._world_size))
         time.sleep(4 * self._interval)  # let the one that names finish writing
         os._exit(EXIT_HUNG)
 
-    def _read_beats(self) -> dict[int, Beat]:
-        beats = {}
+    def _read_heartbeats(self) -> dict[int, Heartbeat]:
+        heartbeats = {}
         for rank in range(self._world_size):
-            text = self._read(f"beat/{rank}")
+            text = self._read(f"heartbeat/{rank}")
             if text is not None:
-                beats[rank] = Beat(**json.loads(text))
-        return beats
+                heartbeats[rank] = Heartbeat(**json.loads(text))
+        return heartbeats
 
     def _read(self, key: str) -> str | None:
         return self._store.get(key).decode() if self._store.check([key]) else None
 
-    def _leave(self, message: str) -> None:
+    def _exit(self, message: str) -> None:
         text = f"no progress for {self._timeout:.0f} s: {message}\n"
         try:
             with (self._folder / "hang.txt").open("x") as file:
@@ -214,31 +219,37 @@ class Watchdog:
         os._exit(EXIT_HUNG)
 
 
-def name_late_ranks(
-    beats: dict[int, Beat], answering: list[int], stacks: dict[int, str], world_size: int
+def report_stragglers(
+    heartbeats: dict[int, Heartbeat], responsive: list[int], stacks: dict[int, str], world_size: int
 ) -> str:
     """Who keeps the others waiting, with stacks: the silent ranks, else those furthest behind (all
-    ranks go through the same beats), of these the ones that do not wait in a collective."""
-    silent = [rank for rank in range(world_size) if rank not in answering]
-    if silent:
-        return "\n".join(_describe_silent(rank, beats.get(rank)) for rank in silent)
-    least = min(beats[rank].progress for rank in answering)
-    behind = [rank for rank in answering if beats[rank].progress == least]
-    late = [rank for rank in behind if not beats[rank].waits_in_collective] or behind
-    return "\n".join(
-        f"rank {rank} (host {beats[rank].host}, process {beats[rank].process}) hangs in step "
-        f"{beats[rank].step}, {beats[rank].activity}; its stack:\n{stacks[rank]}"
-        for rank in late
+    ranks go through the same heartbeats), of these the ones that do not wait in a collective."""
+    unresponsive = [rank for rank in range(world_size) if rank not in responsive]
+    if unresponsive:
+        return "\n".join(
+            _describe_unresponsive(rank, heartbeats.get(rank)) for rank in unresponsive
+        )
+    min_progress = min(heartbeats[rank].progress for rank in responsive)
+    behind = [rank for rank in responsive if heartbeats[rank].progress == min_progress]
+    stragglers = [rank for rank in behind if not heartbeats[rank].in_collective] or behind
+    return "\n".join(_describe_straggler(heartbeats[rank], stacks[rank]) for rank in stragglers)
+
+
+def _describe_straggler(heartbeat: Heartbeat, stack: str) -> str:
+    return (
+        f"rank {heartbeat.rank} (host {heartbeat.host}, process {heartbeat.process}) hangs in step "
+        f"{heartbeat.step}, {heartbeat.activity}; its stack:\n{stack}"
     )
 
 
-def _describe_silent(rank: int, beat: Beat | None) -> str:
-    if beat is None:
+def _describe_unresponsive(rank: int, heartbeat: Heartbeat | None) -> str:
+    if heartbeat is None:
         return f"rank {rank} never answered"
     return (
-        f"rank {rank} (host {beat.host}, process {beat.process}) does not answer: it is stopped, "
-        f"its machine is gone, or it holds Python's lock (then stacks/rank-{rank}.txt has its "
-        f"stack); last seen in step {beat.step}, {beat.activity}"
+        f"rank {rank} (host {heartbeat.host}, process {heartbeat.process}) does not answer: "
+        "it is stopped, its machine is gone, or it holds Python's lock (then "
+        f"stacks/rank-{rank}.txt has its stack); last seen in step {heartbeat.step}, "
+        f"{heartbeat.activity}"
     )
 
 

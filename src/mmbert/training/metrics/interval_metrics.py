@@ -11,7 +11,7 @@ import torch
 
 from mmbert.data.loading.rows import Row
 from mmbert.model.flops import training_flops
-from mmbert.parallel.host_group import Control
+from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
 
@@ -27,7 +27,7 @@ class IntervalSums:
     flops: float
     seconds: float
     time_split: dict[str, float]
-    """Seconds per activity, the mean over ranks."""
+    """Seconds per region, the mean over ranks."""
     peak_memory_bytes: float
     """The largest of any rank: device memory on a GPU, the process's on a CPU."""
 
@@ -43,7 +43,7 @@ class IntervalSums:
 
 
 @dataclass
-class Interval:
+class IntervalMetrics:
     """This rank's counts since the last line. Tensor ranks see the same rows: only the first of a
     tensor group counts them."""
 
@@ -66,7 +66,7 @@ class Interval:
         self.row_tokens = self.flops = 0.0
         self.started = time.perf_counter()
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Time that just went into something else than training."""
         self.started += seconds
 
@@ -81,16 +81,16 @@ class Interval:
             self.model, self.vocabulary_size, lengths, len(row.masked_positions)
         )
 
-    def peek(self, control: Control) -> npt.NDArray[np.float64]:
+    def totals(self, host_group: HostGroup) -> npt.NDArray[np.float64]:
         """Tokens by component so far, over all ranks (every rank calls it); nothing is reset."""
-        return np.asarray(control.sum(self.component_tokens.tolist()))
+        return np.asarray(host_group.sum(self.component_tokens.tolist()))
 
-    def collect(self, control: Control, time_split: dict[str, float]) -> IntervalSums:
+    def collect(self, host_group: HostGroup, time_split: dict[str, float]) -> IntervalSums:
         """Add up over the ranks (every rank calls it) and begin anew."""
         seconds = time.perf_counter() - self.started
-        activities = sorted(control.broadcast(time_split))
-        own = [time_split.get(name, 0.0) for name in activities]
-        sums = control.sum([*self.component_tokens, self.row_tokens, self.flops, *own])
+        regions = sorted(host_group.broadcast(time_split))
+        own = [time_split.get(name, 0.0) for name in regions]
+        sums = host_group.sum([*self.component_tokens, self.row_tokens, self.flops, *own])
         count = self.components
         result = IntervalSums(
             component_tokens=np.asarray(sums[:count]),
@@ -98,10 +98,10 @@ class Interval:
             flops=sums[count + 1],
             seconds=seconds,
             time_split={
-                name: total / control.world_size
-                for name, total in zip(activities, sums[count + 2 :], strict=True)
+                name: total / host_group.world_size
+                for name, total in zip(regions, sums[count + 2 :], strict=True)
             },
-            peak_memory_bytes=max(control.gather(peak_memory(self.device))),
+            peak_memory_bytes=max(host_group.gather(peak_memory(self.device))),
         )
         self.restart()
         return result

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from mmbert.errors import UserError
 from mmbert.files import sync_folder
-from mmbert.training.metrics.tensorboard_writer import Board, Layout
+from mmbert.training.metrics.tensorboard_logger import CustomScalarsLayout, TensorBoardLogger
 
 
-class Reporter:
+class LoggerContainer:
     """Writes for rank 0; on the other ranks (`active` false) every call does nothing."""
 
     def __init__(self, run_folder: Path, *, active: bool) -> None:
@@ -34,13 +34,13 @@ class Reporter:
         self.failure: UserError | None = None
         """Why nothing is written any more."""
         self._log_path = run_folder / "log.jsonl"
-        self._board_folder = run_folder / "tensorboard"
+        self._tensorboard_folder = run_folder / "tensorboard"
         self._console = Console(highlight=False, soft_wrap=True)
         self._log: TextIO | None = None
-        self._board: Board | None = None
+        self._tensorboard: TensorBoardLogger | None = None
         self._bar: Any = None
 
-    def open(self, first_step: int, steps: int, charts: Layout) -> None:
+    def open(self, first_step: int, steps: int, layout: CustomScalarsLayout) -> None:
         """Open the files for a run of `steps` steps that (again) begins at `first_step`.
 
         TensorBoard drops what an earlier attempt wrote from there on. `charts`: its charts of
@@ -50,11 +50,11 @@ class Reporter:
             return
 
         def open_files() -> None:
-            _cut_torn_line(self._log_path)
+            _truncate_partial_line(self._log_path)
             self._log = self._log_path.open("a", buffering=1)
             sync_folder(self._log_path.parent)
-            self._board = Board(self._board_folder, first_step)
-            self._board.charts(charts)
+            self._tensorboard = TensorBoardLogger(self._tensorboard_folder, first_step)
+            self._tensorboard.custom_scalars(layout)
 
         self.attempt(self._log_path.parent, open_files)
         self._bar = tqdm(
@@ -110,15 +110,15 @@ class Reporter:
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Scalars for TensorBoard by tag; None is left out."""
-        self._on_board(lambda board: board.scalars(step, values))
+        self._to_tensorboard(lambda tensorboard: tensorboard.scalars(step, values))
 
     def histogram(self, step: int, tag: str, values: npt.NDArray[np.float64]) -> None:
         """A distribution for TensorBoard."""
-        self._on_board(lambda board: board.histogram(step, tag, values))
+        self._to_tensorboard(lambda tensorboard: tensorboard.histogram(step, tag, values))
 
     def text(self, tag: str, text: str) -> None:
         """A text for TensorBoard."""
-        self._on_board(lambda board: board.text(tag, text))
+        self._to_tensorboard(lambda tensorboard: tensorboard.text(tag, text))
 
     def sync(self) -> None:
         """Flush the log to the disk: no line of it must be missing before a checkpoint."""
@@ -131,13 +131,13 @@ class Reporter:
 
     def rewind(self, step: int) -> None:
         """The run has gone back to `step`."""
-        self._on_board(lambda board: board.rewind(step))
+        self._to_tensorboard(lambda tensorboard: tensorboard.rewind(step))
 
     def close(self) -> None:
         """Close the files."""
         if self._bar is not None:
             self._bar.close()
-        for file in (self._board, self._log):
+        for file in (self._tensorboard, self._log):
             if file is not None:
                 # What a full disk refused is refused again.
                 with contextlib.suppress(OSError):
@@ -150,15 +150,15 @@ class Reporter:
 
         self.attempt(self._log_path, append)
 
-    def _on_board(self, write: Callable[[Board], None]) -> None:
-        def on_board() -> None:
-            assert self._board is not None, "open() comes first"
-            write(self._board)
+    def _to_tensorboard(self, write: Callable[[TensorBoardLogger], None]) -> None:
+        def write_tensorboard() -> None:
+            assert self._tensorboard is not None, "open() comes first"
+            write(self._tensorboard)
 
-        self.attempt(self._board_folder, on_board)
+        self.attempt(self._tensorboard_folder, write_tensorboard)
 
 
-def _cut_torn_line(log: Path) -> None:
+def _truncate_partial_line(log: Path) -> None:
     """Take away the half line at the end of `log` that a crash or a full disk left, if any."""
     if not log.is_file():
         return
@@ -182,8 +182,8 @@ def format_line(record: dict[str, Any]) -> str:
     if record.get("mfu") is not None:
         parts.append(f"MFU {record['mfu']:.1%}")
     parts.append(
-        f"{format_seconds(record['seconds_left_in_phase'])} left in phase, "
-        f"{format_seconds(record['seconds_left'])} in all"
+        f"phase ETA {format_seconds(record['seconds_left_in_phase'])}, "
+        f"total {format_seconds(record['seconds_left'])}"
     )
     return " · ".join(parts)
 

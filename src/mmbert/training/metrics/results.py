@@ -74,7 +74,7 @@ class Results(BaseModel):
         except (OSError, ValueError):
             return None
 
-    def take_over(self, earlier: "Results") -> None:
+    def merge_earlier(self, earlier: "Results") -> None:
         """Keep what an earlier start of the same run found out about the same phases."""
         for number, phase in enumerate(self.phases):
             for before in earlier.phases:

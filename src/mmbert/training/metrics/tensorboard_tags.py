@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.tensorboard_writer import Layout
+from mmbert.training.metrics.tensorboard_logger import CustomScalarsLayout
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -41,7 +41,7 @@ _LANGUAGE_GROUPS = {
     "epochs_by_language": "language_epochs",
 }
 # Languages whose realised and wanted shares are drawn in one chart.
-LANGUAGES_CHARTED = 4
+MAX_CHARTED_LANGUAGES = 4
 
 
 def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -60,14 +60,16 @@ def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
     return values
 
 
-def held_out_tags(losses: Losses) -> dict[str, float | None]:
+def validation_tags(losses: Losses) -> dict[str, float | None]:
     """A held-out evaluation's losses by tag."""
     tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
     languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}
     return {"1_loss/held_out": losses.overall} | tiers | languages
 
 
-def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> Layout:
+def custom_scalars_layout(
+    tiers: Sequence[str], largest_languages: Sequence[str]
+) -> CustomScalarsLayout:
     """Charts of several curves, for a run whose phases (and so tiers) are `tiers`; a chart takes
     every tag in which one of its own is found."""
 
@@ -76,7 +78,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> Layout:
 
     shares = [
         f"{group}/{language}"
-        for language in largest_languages[:LANGUAGES_CHARTED]
+        for language in largest_languages[:MAX_CHARTED_LANGUAGES]
         for group in ("language_share", "language_share_wanted")
     ]
     return {
@@ -92,7 +94,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> Layout:
             "learning rate": lines("3_schedule/learning_rate"),
             "largest languages: share of tokens, and wanted": lines(*shares),
         },
-        "Optimiser and speed": {
+        "Optimizer and speed": {
             "gradient norm": lines("4_optimizer/gradient_norm"),
             "tokens a second, all and per device": lines("6_speed/tokens_per_second"),
             "share of the time": lines("7_time/.*"),

@@ -22,7 +22,7 @@ from mmbert.recipe import RotaryBases
 from mmbert.training.metrics.loss_meter import LossMeter
 
 
-class HeldOut:
+class Validator:
     """This rank's held-out rows, and the way to their loss.
 
     Every rank has equally many rows (some may be empty), so that ZeRO 3, which gathers weights in
@@ -40,20 +40,19 @@ class HeldOut:
         self._group, self._device = data_group, device
 
     @torch.no_grad()
-    def loss(
-        self, module: nn.Module, rotary_bases: RotaryBases, beat: Callable[[], None]
+    def validate(
+        self, module: nn.Module, rotary_bases: RotaryBases, heartbeat: Callable[[], None]
     ) -> LossTable:
         """Evaluate every row (all ranks call it); `module` comes back in the mode it was in.
 
         Args:
-            beat: called before each row, so that a long evaluation is not taken for a rank that
-                hangs.
+            heartbeat: called before each row, so that a long evaluation is not taken for a hang.
         """
         meter = LossMeter(len(self._table.names), self._device)
         was_training = module.training
         module.eval()
         for row in self._rows:
-            beat()
+            heartbeat()
             batch = to_batch(row, self._device)
             losses = module(batch, rotary_bases=rotary_bases, dropout_seed=None)
             components = torch.from_numpy(row.masked_components).to(self._device).long()

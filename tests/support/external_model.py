@@ -11,7 +11,7 @@ from tests.support.tokenizers import byte_level_tokenizer, save_tokenizer
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 
 
-def stranger(folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
+def external_model(folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
     """A ModernBERT as transformers itself writes it, with its byte-level tokenizer."""
     tokenizer = byte_level_tokenizer()
     save_tokenizer(folder, tokenizer)

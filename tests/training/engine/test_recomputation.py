@@ -1,6 +1,6 @@
 """Recomputation and evaluation between steps change nothing of the engine's figures, at any stage.
 
-That grids and stages train alike is shown in tests/model/test_sameness_zero.py.
+That grids and stages train alike is shown in tests/integration/test_zero_parity.py.
 """
 
 from typing import Any
@@ -55,7 +55,7 @@ def with_recomputation(rank: int, world_size: int) -> list[list[float]]:
         )
         if rounded:
             for parameter in engine.module.parameters():
-                del parameter.float32_gradient  # type: ignore[attr-defined]
+                del parameter.main_grad  # type: ignore[attr-defined]
         figures.append(train(engine, 2))
         engine.close()
     return figures

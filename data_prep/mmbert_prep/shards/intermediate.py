@@ -64,7 +64,7 @@ class LanguageCounts:
                 setattr(self, name, getattr(self, name) + value)
 
 
-class PartReport(BaseModel):
+class UnitReport(BaseModel):
     """What a unit's JSON says. The language "" stands for documents that name none."""
 
     sections: list[Section] = Field(default_factory=list)
@@ -73,11 +73,11 @@ class PartReport(BaseModel):
     """Files that could not be read (further), with the reason."""
 
 
-class PartWriter:
+class IntermediateWriter:
     """Collects a unit's documents by language and writes its three files."""
 
     def __init__(self, folder: Path, key: str, dtype: np.dtype) -> None:
-        self.report = PartReport()
+        self.report = UnitReport()
         self._folder, self._key, self._dtype = folder, key, dtype
         self._tokens: dict[str, list[np.ndarray]] = {}
         self._documents: dict[str, list[np.ndarray]] = {}
@@ -124,7 +124,7 @@ class PartWriter:
             self._written_tokens += len(tokens)
         self._tokens, self._documents, self._pending = {}, {}, 0
 
-    def finish(self) -> PartReport:
+    def finish(self) -> UnitReport:
         """Write everything; the unit counts as done from here on."""
         self._flush()
         with explained_write_errors(self._path("tokens")):
@@ -144,9 +144,9 @@ class PartWriter:
             self._path(f"{suffix}.partial").unlink(missing_ok=True)
 
 
-def read_report(folder: Path, key: str) -> PartReport:
+def read_unit_report(folder: Path, key: str) -> UnitReport:
     """The report of a finished unit."""
-    return PartReport.model_validate(read_json(folder / f"{key}.json"))
+    return UnitReport.model_validate(read_json(folder / f"{key}.json"))
 
 
 def is_done(folder: Path, key: str) -> bool:

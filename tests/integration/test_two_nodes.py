@@ -1,6 +1,6 @@
-"""One run under different launchers: two nodes of `deepspeed`, one node of it, `torchrun`.
+"""The same run under `deepspeed` on one node, `deepspeed` on two, and `torchrun`.
 
-The two nodes are this machine twice: `--no_ssh` has each node start its own ranks.
+Both nodes are this machine: with `--no_ssh` each starts its own ranks.
 """
 
 import subprocess
@@ -17,14 +17,14 @@ TORCHRUN = Path(sys.executable).with_name("torchrun")
 
 
 def program(inputs: Path, output: Path) -> list[str]:
-    """The command that a launcher is given."""
+    """Return the program and its arguments for a launcher."""
     words = [PRETRAIN, "--recipe", inputs / "recipe.yaml", "--data", inputs / "shards"]
     return [str(word) for word in (*words, "--output", output)]
 
 
 @pytest.fixture(scope="module")
 def one_node(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of two ranks on one node."""
+    """Folder of the run with two ranks on one node."""
     output = tmp_path_factory.mktemp("one_node")
     launch = (sys.executable, DEEPSPEED, "--num_gpus", "2", "--master_port", str(free_port()))
     result = run(*launch, *program(inputs, output), timeout=240)

@@ -16,25 +16,25 @@ import numpy as np
 
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
-from mmbert_prep.tokenization.cutting import encode_in_parts
 from mmbert_prep.tokenization.encoders import Encoder, SentencePieceEncoder
+from mmbert_prep.tokenization.text_splitter import encode_in_chunks
 
-PROVING_DOCUMENTS = 200
+VERIFY_DOCUMENTS = 200
 CHECK_EVERY = 1000
 # Proving 200 documents pays from about twice their size on: 1 MB is that for common web text.
-WORTHWHILE_BYTES = 1_000_000
+MIN_LANGUAGE_BYTES = 1_000_000
 
 
-def accelerator_installed() -> bool:
+def fast_encoder_installed() -> bool:
     """Whether kitoken can be imported."""
     return importlib.util.find_spec("kitoken") is not None
 
 
-class AcceleratedEncoder:
-    """Encodes batches with kitoken where that is proven, with the reference everywhere else.
+class FastEncoder:
+    """Encodes batches with kitoken where that is verified, with the reference everywhere else.
 
     `expected_bytes` says how much text of a language this worker will see, where that is known;
-    of other languages, the worker first sees WORTHWHILE_BYTES.
+    of other languages, the worker first sees MIN_LANGUAGE_BYTES.
     """
 
     def __init__(
@@ -45,20 +45,20 @@ class AcceleratedEncoder:
         self.reference = reference
         self.checked = 0
         """Documents on which the two were compared."""
-        self.trusted = True
+        self.enabled = True
         """Whether all comparisons made before use were equal."""
         self._fast: Any = kitoken.Kitoken.from_sentencepiece(model)
         self._expected = expected_bytes
         self._seen: dict[str, int] = {}
-        self._proven: dict[str, int] = {}
+        self._verified: dict[str, int] = {}
         self._since_check = 0
-        self._require_adversarial()
+        self._verify_adversarial()
 
-    def _require_adversarial(self) -> None:
+    def _verify_adversarial(self) -> None:
         texts = list(ADVERSARIAL_TEXTS)
-        fast = encode_in_parts(texts, self.reference.cut_long, self._encode)
+        fast = encode_in_chunks(texts, self.reference.split_long, self._encode)
         pairs = zip(fast, self.reference.encode(texts), strict=True)
-        self.trusted = all(np.array_equal(fast, exact) for fast, exact in pairs)
+        self.enabled = all(np.array_equal(fast, exact) for fast, exact in pairs)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         # False: a literal "<eos>" in a text is text.
@@ -67,55 +67,57 @@ class AcceleratedEncoder:
 
     def encode(self, texts: Sequence[str], languages: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text. Raises UserError when a spot check finds a difference."""
-        ways = [self._way(text, language) for text, language in zip(texts, languages, strict=True)]
+        modes = [
+            self._mode(text, language) for text, language in zip(texts, languages, strict=True)
+        ]
         # kitoken, which looks for words first, gains nothing from short parts.
-        exact = _Selected(texts, [way != "fast" for way in ways], self.reference.encode)
-        fast = _Selected(
+        exact = _EncodedSubset(texts, [mode != "fast" for mode in modes], self.reference.encode)
+        fast = _EncodedSubset(
             texts,
-            [way != "reference" for way in ways],
-            lambda chosen: encode_in_parts(chosen, self.reference.cut_long, self._encode),
+            [mode != "reference" for mode in modes],
+            lambda chosen: encode_in_chunks(chosen, self.reference.split_long, self._encode),
         )
         ids: list[np.ndarray] = []
-        for index, way in enumerate(ways):
-            if way == "fast":
+        for index, mode in enumerate(modes):
+            if mode == "fast":
                 ids.append(fast[index])
                 continue
             ids.append(exact[index])
-            if way != "reference":
-                self._compare(way, exact[index], fast[index], texts[index], languages[index])
+            if mode != "reference":
+                self._compare(mode, exact[index], fast[index], texts[index], languages[index])
         # What follows the last proof in this very batch was encoded by it already.
-        return ids if self.trusted or "fast" not in ways else self.reference.encode(texts)
+        return ids if self.enabled or "fast" not in modes else self.reference.encode(texts)
 
-    def _way(self, text: str, language: str) -> str:
-        """How a text is encoded: reference, fast, or both ways (prove, check)."""
-        if not self.trusted:
+    def _mode(self, text: str, language: str) -> str:
+        """How a text is encoded: reference, fast, or both ways (verify, check)."""
+        if not self.enabled:
             return "reference"
-        if self._proven.get(language, 0) >= PROVING_DOCUMENTS:
+        if self._verified.get(language, 0) >= VERIFY_DOCUMENTS:
             self._since_check += 1
             if self._since_check >= CHECK_EVERY:
                 self._since_check = 0
                 return "check"
             return "fast"
         seen = self._seen[language] = self._seen.get(language, 0) + len(text)
-        if max(seen, self._expected.get(language, 0)) < WORTHWHILE_BYTES:
+        if max(seen, self._expected.get(language, 0)) < MIN_LANGUAGE_BYTES:
             return "reference"
-        self._proven[language] = self._proven.get(language, 0) + 1
-        return "prove"
+        self._verified[language] = self._verified.get(language, 0) + 1
+        return "verify"
 
     def _compare(
-        self, way: str, exact: np.ndarray, fast: np.ndarray, text: str, language: str
+        self, mode: str, exact: np.ndarray, fast: np.ndarray, text: str, language: str
     ) -> None:
         self.checked += 1
         if np.array_equal(exact, fast):
             return
-        if way == "prove":
+        if mode == "verify":
             # Nothing of this language was encoded by it yet; from here on nothing at all is.
-            self.trusted = False
+            self.enabled = False
             return
         raise UserError(
             f"kitoken and SentencePiece give different ids for a {language} text: {text[:200]!r}",
-            remedy="run again with --accelerator none: everything is encoded by SentencePiece, and "
-            "what kitoken encoded is not used",
+            remedy="run again with --fast-encoder none: everything is encoded by SentencePiece, "
+            "and what kitoken encoded is not used",
         )
 
 
@@ -124,7 +126,7 @@ def _array(ids: list[int]) -> np.ndarray:
     return np.frombuffer(struct.pack(f"{len(ids)}i", *ids), dtype=np.int32)
 
 
-class PlainEncoder:
+class ReferenceEncoder:
     """An encoder for whom all languages are the same."""
 
     def __init__(self, reference: Encoder) -> None:
@@ -135,10 +137,10 @@ class PlainEncoder:
         return self.reference.encode(texts)
 
 
-BatchEncoder = PlainEncoder | AcceleratedEncoder
+BatchEncoder = ReferenceEncoder | FastEncoder
 
 
-class _Selected:
+class _EncodedSubset:
     """The encodings of some of the texts, by the index among all."""
 
     def __init__(self, texts: Sequence[str], chosen: Sequence[bool], encode: Any) -> None:

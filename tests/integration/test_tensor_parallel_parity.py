@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmbert.model.initialization import initial_values
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.parallel.parameter_spec import assemble, describe
+from mmbert.parallel.parameter_spec import assemble, spec_of
 from mmbert.parallel.process_grid import TensorGroup, build_grid
 from tests.support.ranks import run_ranks
 from tests.support.tiny_models import BASES, WEIGHT_SCALE, random_row, tiny_config, tiny_model
@@ -88,7 +88,7 @@ def replicated_are_equal(model: MaskedLanguageModel) -> bool:
     if model.group.size == 1:
         return True
     for parameter in model.parameters():
-        if not describe(parameter).is_split:
+        if not spec_of(parameter).is_split:
             copies = [torch.empty_like(parameter) for _ in range(model.group.size)]
             dist.all_gather(copies, parameter.detach(), group=model.group.group)
             if not all(torch.equal(copies[0], copy) for copy in copies):
@@ -109,7 +109,7 @@ def remove_hooks(model: MaskedLanguageModel) -> None:
 def average_instead_of_sum(model: MaskedLanguageModel) -> None:
     """Gradients of replicated weights are averaged over the group."""
     for parameter in model.parameters():
-        if describe(parameter).gradient_is_partial:
+        if spec_of(parameter).sequence_parallel:
             parameter.register_hook(lambda g: g / model.group.size)
 
 
@@ -121,7 +121,7 @@ def remove_a_flag(model: MaskedLanguageModel) -> None:
 def mix_gate_and_up(model: MaskedLanguageModel) -> None:
     """The fused weight is cut as if it had one part: rank 0 gets all of the activated half."""
     weight = model.model.layers[2].mlp.Wi.weight
-    mixed = replace(describe(weight), parts=())
+    mixed = replace(spec_of(weight), fused_sizes=())
     with torch.no_grad():
         share = initial_values(mixed, 21, model.group.rank, model.group.size)
         weight.copy_(WEIGHT_SCALE * share)
@@ -197,14 +197,14 @@ def differences(ranks: list[Outcome]) -> dict[str, float]:
     """The largest relative difference of each kind between the ranks and one process."""
     expected = alone()
     model = MaskedLanguageModel(tiny_config(), TensorGroup.single(), sequence_parallel=False)
-    descriptions = {name: describe(p) for name, p in model.named_parameters()}
+    specs = {name: spec_of(p) for name, p in model.named_parameters()}
 
     def relative(got: Tensor, wanted: Tensor) -> float:
         return ((got - wanted).norm() / wanted.norm()).item()
 
     def worst_parameter(kind: str) -> float:
         return max(
-            relative(assemble([getattr(r, kind)[name] for r in ranks], descriptions[name]), wanted)
+            relative(assemble([getattr(r, kind)[name] for r in ranks], specs[name]), wanted)
             for name, wanted in getattr(expected, kind).items()
         )
 

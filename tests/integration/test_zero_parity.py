@@ -20,11 +20,11 @@ import torch
 from mmbert.model.config import Recompute
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.parallel.parameter_spec import assemble, describe
+from mmbert.parallel.parameter_spec import assemble, spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.training.engine.engine import Engine
-from tests.support.prescribed_gradients import gather_shares, recipe, start
+from tests.support.prescribed_gradients import gather_shards, recipe, start
 from tests.support.ranks import run_ranks
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
@@ -99,7 +99,7 @@ def remove_hooks(model: MaskedLanguageModel) -> None:
 
 def average_over_tensor_group(model: MaskedLanguageModel) -> None:
     for parameter in model.parameters():
-        if describe(parameter).gradient_is_partial:
+        if spec_of(parameter).sequence_parallel:
             parameter.register_hook(lambda gradient: gradient / model.group.size)
 
 
@@ -186,13 +186,13 @@ def train(grid: ProcessGrid, case: Case, steps: int) -> Result:
 def gather(engine: Engine, result: Result, state: str = "master") -> Arrays:
     """Full tensors; notes in `result` whether copies of replicated ones differ."""
     full: Arrays = {}
-    shares_of = gather_shares(engine, state)
-    for description in engine.descriptions:
-        shares = shares_of[description.name]
-        if description.is_split:
-            shares = [assemble(shares, description)]
-        result.replicated_differ |= any(not torch.equal(share, shares[0]) for share in shares)
-        full[description.name] = [share.numpy() for share in shares]
+    shards_of = gather_shards(engine, state)
+    for spec in engine.specs:
+        shards = shards_of[spec.name]
+        if spec.is_split:
+            shards = [assemble(shards, spec)]
+        result.replicated_differ |= any(not torch.equal(share, shards[0]) for share in shards)
+        full[spec.name] = [share.numpy() for share in shards]
     return full
 
 

@@ -16,12 +16,12 @@ SPACE = "\u2581"
 LONG_CHARACTERS = 200_000
 """Texts beyond this are cut whatever they are."""
 
-_FULL = 60_000  # where a long text without any place to cut is cut
-_SEARCH = 20_000  # how far a place to cut is looked for
-_AT_ONCE = 4_000_000  # characters given to a tokenizer at once: bounds memory
+_FORCED_CHUNK = 60_000  # where a long text without any place to cut is cut
+_SEARCH_CHARACTERS = 20_000  # how far a place to cut is looked for
+_BATCH_CHARACTERS = 4_000_000  # characters given to a tokenizer at once: bounds memory
 
 
-class Cutter:
+class TextSplitter:
     """Knows which pairs of characters occur next to each other inside a piece of the vocabulary.
 
     A merge never joins two characters whose pair is in no piece, so the text may be cut between
@@ -40,71 +40,71 @@ class Cutter:
                 self._pairs.update(map("".join, itertools.product(*choices)))
         self._known: set[str] | None = set("".join(pieces)) | {" "} if joins_unknown else None
 
-    def cut(self, text: str, characters: int, only_at_spaces: bool = False) -> list[str]:
+    def split(self, text: str, characters: int, at_spaces_only: bool = False) -> list[str]:
         """Parts of about so many characters; joined, they are the text.
 
-        With `only_at_spaces` they are joined by single spaces. Where there is no place to cut for
+        With `at_spaces_only` they are joined by single spaces. Where there is no place to cut for
         20,000 characters, the part goes on; with more than LONG_CHARACTERS left it is cut at 60,000
-        all the same (not with `only_at_spaces`), and its tokens still decode to the text.
+        all the same (not with `at_spaces_only`), and its tokens still decode to the text.
         """
-        parts: list[str] = []
+        chunks: list[str] = []
         start = 0
         while len(text) - start > characters * 3 // 2:
-            place = self._place(text, start + characters, only_at_spaces)
-            if place is None:
-                if only_at_spaces or len(text) - start <= LONG_CHARACTERS:
+            position = self._split_position(text, start + characters, at_spaces_only)
+            if position is None:
+                if at_spaces_only or len(text) - start <= LONG_CHARACTERS:
                     break
-                place = start + _FULL
-            parts.append(text[start:place])
-            start = place + 1 if only_at_spaces else place
-        parts.append(text[start:])
-        return parts
+                position = start + _FORCED_CHUNK
+            chunks.append(text[start:position])
+            start = position + 1 if at_spaces_only else position
+        chunks.append(text[start:])
+        return chunks
 
-    def _place(self, text: str, begin: int, only_at_spaces: bool) -> int | None:
+    def _split_position(self, text: str, begin: int, at_spaces_only: bool) -> int | None:
         pairs, known = self._pairs, self._known
-        for place in range(begin, min(begin + _SEARCH, len(text) - 1)):
-            pair = text[place - 1 : place + 1]
+        for position in range(begin, min(begin + _SEARCH_CHARACTERS, len(text) - 1)):
+            pair = text[position - 1 : position + 1]
             if pair in pairs or (known is not None and pair[0] not in known):
                 continue
-            if not only_at_spaces:
-                return place
+            if not at_spaces_only:
+                return position
             # A single space between two characters becomes the next part's own prefix.
             if (
                 pair[1] == " "
                 and pair[0] not in (" ", SPACE)
-                and text[place + 1] not in " " + SPACE
+                and text[position + 1] not in " " + SPACE
             ):
-                return place
+                return position
         return None
 
 
-def encode_in_parts(
+def encode_in_chunks(
     texts: Iterable[str],
-    cut: Callable[[str], list[str]],
+    split: Callable[[str], list[str]],
     encode: Callable[[list[str]], list[np.ndarray]],
 ) -> list[np.ndarray]:
     """The ids of each text, from those of the parts that `cut` makes of it."""
-    parts: list[str] = []
+    chunks: list[str] = []
     counts: list[int] = []
     for text in texts:
-        own = cut(text)
-        parts += own
+        own = split(text)
+        chunks += own
         counts.append(len(own))
-    arrays = iter([array for group in _groups(parts) for array in encode(group)])
+    arrays = iter([array for group in _groups(chunks) for array in encode(group)])
     return [
         next(arrays) if count == 1 else np.concatenate(list(itertools.islice(arrays, count)))
         for count in counts
     ]
 
 
-def _groups(parts: list[str]) -> Iterator[list[str]]:
+def _groups(chunks: list[str]) -> Iterator[list[str]]:
     group: list[str] = []
     size = 0
-    for part in parts:
-        if group and size + len(part) > _AT_ONCE:
+    for chunk in chunks:
+        if group and size + len(chunk) > _BATCH_CHARACTERS:
             yield group
             group, size = [], 0
-        group.append(part)
-        size += len(part)
+        group.append(chunk)
+        size += len(chunk)
     if group:
         yield group

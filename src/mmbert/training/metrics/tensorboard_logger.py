@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 # How a reader finds several curves in one chart: TensorBoard's page CUSTOM SCALARS.
-Layout = dict[str, dict[str, list[Any]]]
+CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
 
-class Board:
+class TensorBoardLogger:
     """One event file in `folder`, for a run that (again) begins at `first_step`."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -61,7 +61,7 @@ class Board:
         """A text in Markdown."""
         self._add(0, self._make.text(tag, text))
 
-    def charts(self, layout: Layout) -> None:
+    def custom_scalars(self, layout: CustomScalarsLayout) -> None:
         """Charts of several curves: {category: {title: [kind, [tags]]}}."""
         self._add(0, self._make.custom_scalars(layout))
 

@@ -1,4 +1,7 @@
-"""From text to a filled mask by the commands a user types, three phases under `deepspeed`."""
+"""From text to a filled mask by the commands a user types, three phases under `deepspeed`.
+
+Programs are started as modules from a folder outside the repository.
+"""
 
 import json
 import sys
@@ -10,7 +13,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.support.ranks import free_port
-from tests.support.tiny_run import PREPROCESS, PRETRAIN, RECIPE, run, write_text
+from tests.support.tiny_run import RECIPE, run, write_text
 
 THIRD_PHASE = """
   - name: decay
@@ -27,7 +30,7 @@ MIDDLE = "languages: {minimum_bytes: 30k}"
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which everything was run: text, shards, run, model."""
+    """Folder with the outputs of all commands: text, shards, run, model."""
     folder = tmp_path_factory.mktemp("end_to_end")
     write_text(folder / "text")
     recipe = RECIPE.replace("bytes: 40k", "bytes: 80k").replace("languages: all", MIDDLE)
@@ -35,20 +38,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = recipe.replace("learning_rate: 1.0e-3", "learning_rate: 1.0e-2")
     recipe = recipe.replace("tokens: 20k", "tokens: 40k")
     (folder / "recipe.yaml").write_text(recipe)
-    text, shards, recipe_file = folder / "text", folder / "shards", folder / "recipe.yaml"
     for command in (
-        f"{sys.executable} {PREPROCESS} --input {text} --output {shards} --recipe {recipe_file}"
-        " --workers 2 --heldout-share 0.1",
-        f"{_launcher()} --recipe {recipe_file} --data {shards} --output {folder / 'run'}",
-        f"mmbert export {folder / 'run'} {folder / 'model'}",
+        f"{sys.executable} -m mmbert_prep --input text --output shards --recipe recipe.yaml"
+        " --workers 2 --heldout-fraction 0.1",
+        f"{_launcher()} --recipe recipe.yaml --data shards --output run",
+        "mmbert export run model",
     ):
-        result = run(*command.split(), timeout=400)
+        result = run(*command.split(), folder=folder, timeout=400)
         assert result.returncode == 0, result.stdout
     return folder
 
 
 def _launcher() -> str:
-    return f"deepspeed --num_gpus 2 --master_port {free_port()} {PRETRAIN}"
+    return f"deepspeed --num_gpus 2 --master_port {free_port()} --module mmbert.pretrain"
 
 
 def _results(work: Path) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.importing.import_model import import_model
+from tests.support.external_model import stranger
 from tests.support.hub_ranks import save_after_no_step
 from tests.support.ranks import run_ranks
-from tests.support.strangers import stranger
 from tests.support.tokenizers import byte_level_tokenizer, save_described_tokenizer
 
 

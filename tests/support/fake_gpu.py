@@ -26,8 +26,8 @@ from mmbert.parallel.process_grid import TensorGroup
 from mmbert_kernels.cross_entropy import linear_cross_entropy
 from mmbert_kernels.support import dispatch
 
-ATTENTION_ON_A_GPU = dispatch._attention_implementation
-# Operators that are no views and move nothing either.
+ATTENTION_ON_A_GPU = dispatch._attention_backend
+# OperatorRecorder that are no views and move nothing either.
 ALLOCATING = (
     "_unsafe_view",
     "empty",
@@ -39,7 +39,7 @@ ALLOCATING = (
 
 
 @contextmanager
-def pretended_gpu(launch: Callable[..., Any]) -> Iterator[None]:
+def fake_gpu(launch: Callable[..., Any]) -> Iterator[None]:
     """On meta tensors run what a GPU runs: Triton's kernels, PyTorch's variable-length attention,
     the head's chunks and products. `launch(kernel, *arguments, **options)` for each launch."""
     from triton.runtime.jit import JITFunction
@@ -48,19 +48,19 @@ def pretended_gpu(launch: Callable[..., Any]) -> Iterator[None]:
         for change in (
             mock.patch.dict(os.environ, MMBERT_KERNELS="triton"),
             mock.patch.object(dispatch, "triton_interprets", return_value=True),
-            mock.patch.object(dispatch, "_attention_implementation", _attention_implementation),
+            mock.patch.object(dispatch, "_attention_backend", _attention_backend),
             mock.patch.dict(
                 linear_cross_entropy.CHUNK_BYTES, meta=linear_cross_entropy.CHUNK_BYTES["cuda"]
             ),
-            mock.patch.object(linear_cross_entropy, "_add_product", _add_product),
+            mock.patch.object(linear_cross_entropy, "_accumulate_matmul", _accumulate_matmul),
             mock.patch.object(JITFunction, "run", lambda *a, **k: launch(*a, **k)),
         ):
             stack.enter_context(change)
         if not _addmm_has_a_shape():
             library = stack.enter_context(torch.library._scoped_library("aten", "IMPL", "Meta"))
             library.impl("addmm.dtype_out", lambda *_, out, **__: out, allow_override=True)
-        stack.callback(dispatch.implementation.cache_clear)
-        dispatch.implementation.cache_clear()
+        stack.callback(dispatch.backend.cache_clear)
+        dispatch.backend.cache_clear()
         yield
 
 
@@ -69,24 +69,24 @@ def _addmm_has_a_shape() -> bool:
     for `beta` there."""
     total, factor = torch.empty(8, 8, device="meta"), torch.empty(8, 8, device="meta").bfloat16()
     try:
-        _add_product(total, factor, factor, kept=1)
+        _accumulate_matmul(total, factor, factor, kept=1)
     except TypeError:
         return False
     return True
 
 
-def _attention_implementation(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
+def _attention_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     """A GPU's without flash-attn."""
     with mock.patch.object(dispatch, "is_installed", return_value=False):
         return ATTENTION_ON_A_GPU("cuda", dtype)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
+def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
     """The head's function of this name as a GPU has it."""
     torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
 
 
-def without_content(
+def on_meta_device(
     config: EncoderConfig, row: Row, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[MaskedLanguageModel, PackedBatch]:
     """A model and a row as meta tensors."""
@@ -111,7 +111,7 @@ class Operator:
     """Read and written, at most: what it overwrites counts as read too, except `out`."""
 
 
-class Operators(TorchDispatchMode):
+class OperatorRecorder(TorchDispatchMode):
     """Records every operator while it is entered that neither views nor only allocates."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-class LargestMemory(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):
     """Bytes of the tensors made while it is entered: those alive now, and the most at one time."""
 
     def __init__(self) -> None:

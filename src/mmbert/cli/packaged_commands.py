@@ -1,0 +1,49 @@
+"""The commands that list or copy what comes with the package: recipes and Slurm scripts."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbert.cli.app import app
+from mmbert.errors import UserError
+
+
+@app.command(epilog="Examples: `mmbert recipes`, `mmbert recipes mmbert-base > my-recipe.yaml`")
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None,
+) -> None:
+    """List the recipes that come with the package, or print one to start your own from."""
+    from mmbert.recipe.named import find_recipe, language_list_names, recipe_names
+
+    if name is not None:
+        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+        return
+    names = recipe_names()
+    width = max(map(len, names))
+    for known in names:
+        first_line = find_recipe(known).read_text(encoding="utf-8").partition("\n")[0]
+        typer.echo(f"{known:{width}}  {first_line.removeprefix('# ')}")
+    typer.echo(f"language lists: {', '.join(language_list_names())}")
+
+
+@app.command(
+    name="slurm-scripts",
+    epilog="Example: `mmbert slurm-scripts slurm`, then "
+    "`sbatch --nodes=8 --gpus-per-node=8 slurm/pretrain.sbatch mmbert-base my_shards my_run`",
+)
+def slurm_scripts(
+    folder: Annotated[Path, typer.Argument(help="Folder to copy them to.")] = Path("slurm"),
+) -> None:
+    """Copy the Slurm batch scripts into a folder; call sbatch in the folder above it."""
+    packaged = Path(__file__).parents[1] / "slurm"
+    if not packaged.is_dir():  # not installed, but imported from a clone of the repository
+        packaged = Path(__file__).parents[3] / "slurm"
+    files = sorted(path for path in packaged.iterdir() if path.suffix in (".bash", ".sbatch"))
+    existing = [folder / file.name for file in files if (folder / file.name).exists()]
+    if existing:
+        raise UserError(f"{existing[0]} exists already", remedy="name another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        typer.echo(shutil.copyfile(file, folder / file.name))

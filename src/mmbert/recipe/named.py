@@ -1,0 +1,93 @@
+"""Recipes and language lists that come with the package, and how a name finds them."""
+
+import difflib
+import warnings
+from pathlib import Path
+
+from mmbert.errors import UserError
+
+PACKAGED = Path(__file__).parents[1] / "recipes"
+_LISTS = PACKAGED / "languages"
+_OLD_FOLDER = ("launch", "recipes")
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the packaged recipes, sorted."""
+    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+
+
+def language_list_names() -> list[str]:
+    """Return the names of the packaged language lists, sorted."""
+    return sorted(path.stem for path in _LISTS.glob("*.txt"))
+
+
+def find_recipe(recipe: Path | str) -> Path:
+    """Return the file of a recipe given by name or by path.
+
+    The name of a packaged recipe wins over a file or folder of that name in the working folder
+    (`./demo` is such a file), so that a command means the same wherever it is started. A `Path` is
+    never a name.
+
+    Raises:
+        UserError: neither a packaged recipe nor a file.
+    """
+    names = recipe_names()
+    if isinstance(recipe, str) and recipe in names:
+        return PACKAGED / f"{recipe}.yaml"
+    path = Path(recipe)
+    if path.exists():
+        return path
+    moved = _moved(path, named=path.stem)
+    if moved is not None:
+        return moved
+    listed = f"recipes of the package: {', '.join(names)}"
+    if path.stem in names:
+        raise UserError(
+            f"no recipe at {path}",
+            remedy=f"check the path, or give {path.stem} for the package's recipe of that name",
+        )
+    if isinstance(recipe, str) and path.name == recipe and path.suffix not in (".yaml", ".yml"):
+        nearest = difflib.get_close_matches(recipe, names, n=1)
+        hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+        raise UserError(
+            f"no recipe named '{recipe}', and no file either",
+            remedy=f"{hint}{listed}; any other is given by the path of its YAML file",
+        )
+    raise UserError(f"no recipe at {path}", remedy=f"check the path; {listed}")
+
+
+def describe_recipe(recipe: Path | str) -> str:
+    """Return a line that says which recipe file a name or path stands for. Raises UserError."""
+    path = find_recipe(recipe)
+    return f"recipe: {path}" if str(path) == str(recipe) else f"recipe: {recipe} ({path})"
+
+
+def find_language_list(file: str, folder: Path) -> Path:
+    """Return the path of a recipe's language list: beside the recipe, else in the package.
+
+    `languages/mmbert-60.txt` and `mmbert-60` both name a packaged list, which lets a copy of a
+    packaged recipe be used as it is. A list found nowhere is returned beside the recipe.
+    """
+    beside = folder / file
+    if beside.is_file():
+        return beside
+    moved = _moved(beside, named=f"languages/{beside.name}")
+    candidates = [moved] if moved else [PACKAGED / file, _LISTS / f"{file}.txt"]
+    return next((path for path in candidates if path.is_file()), beside)
+
+
+def _moved(path: Path, *, named: str) -> Path | None:
+    """Return the new place of a missing file that launch/recipes held up to version 0.1."""
+    parts = path.parts
+    for end in range(2, len(parts)):
+        if parts[end - 2 : end] == _OLD_FOLDER:
+            new = PACKAGED.joinpath(*parts[end:])
+            if new.is_file():
+                warnings.warn(
+                    f"{path} is now part of the package: write {named} instead (paths into "
+                    "launch/recipes work until the next version)",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+                return new
+    return None

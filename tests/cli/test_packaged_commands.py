@@ -1,0 +1,39 @@
+"""The commands that list or copy what comes with the package."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mmbert.cli import app
+from mmbert.errors import UserError
+from mmbert.recipe import load_recipe
+from tests.support.environment import ROOT
+
+
+def _output(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_recipes_are_listed_and_printed(tmp_path: Path) -> None:
+    listed = _output("recipes")
+    assert "mmbert-base   mmBERT base: 307,786,240 parameters" in listed
+    assert "language lists: mmbert-110, mmbert-1833, mmbert-60" in listed
+    (tmp_path / "mine.yaml").write_text(_output("recipes", "mmbert-small"))
+    assert load_recipe(tmp_path / "mine.yaml") == load_recipe("mmbert-small")
+    with pytest.raises(UserError, match="did you mean 'demo'"):
+        _output("recipes", "demmo")
+
+
+def test_slurm_scripts_are_copied_but_nothing_is_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "slurm"
+    _output("slurm-scripts", str(folder))
+    files = ["common.bash", "preprocess.sbatch", "pretrain.sbatch"]
+    for name in files:
+        assert (folder / name).read_bytes() == (ROOT / "slurm" / name).read_bytes()
+    (folder / "pretrain.sbatch").write_text("mine")
+    with pytest.raises(UserError, match=r"common\.bash exists already"):
+        _output("slurm-scripts", str(folder))
+    assert (folder / "pretrain.sbatch").read_text() == "mine"

@@ -1,0 +1,1 @@
+"""Tests that span packages: end to end, several nodes and grids, Hugging Face round trip."""
