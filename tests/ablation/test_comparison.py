@@ -61,7 +61,7 @@ def test_one_seed_has_no_error_and_claims_nothing() -> None:
     entry = compare({1: {"all": 3.5, "decay": 5.0}}, {1: FULL[1]})["all"]
     assert entry.difference == pytest.approx(0.5)
     assert entry.standard_error is None
-    assert entry.verdict == "one seed: chance not known"
+    assert entry.verdict == "one seed: no error estimate"
 
 
 def test_the_full_recipe_has_losses_and_no_difference() -> None:

@@ -66,7 +66,7 @@ def _logs(output: Path) -> dict[str, str]:
 def test_a_stopped_run_passes_its_status_on(ended: tuple[Path, list[Call]]) -> None:
     _, (stopped, _, _) = ended
     assert stopped.status == 75, stopped.said
-    assert "full, seed 3 was stopped and has saved" in stopped.said
+    assert "full, seed 3 was stopped after saving" in stopped.said
 
 
 def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> None:
@@ -91,7 +91,7 @@ def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> 
 def test_the_same_command_again_trains_nothing(ended: tuple[Path, list[Call]]) -> None:
     _, (_, second, third) = ended
     assert third.status == 0, third.said
-    assert "0 are left" in third.said
+    assert "remaining: 0 runs" in third.said
     assert "training" not in third.said
     assert _table(third.said) == _table(second.said)
 
@@ -105,7 +105,7 @@ def test_a_shared_phase_is_trained_once_and_changes_nothing(
 ) -> None:
     """The ablation that began at the end of the first phase, against one trained from step 0."""
     output, (_, call, _) = ended
-    assert "2 are left, 34,816 tokens" in call.said, "22 steps, and 12 more, of 1,024 tokens"
+    assert "remaining: 2 runs, 34,816 tokens" in call.said, "22 steps, and 12 more, of 1,024 tokens"
     own = output / VARIED / "seed-3"
     alone = run(
         *(sys.executable, PRETRAIN, "--recipe", inputs / "recipe.yaml"),
@@ -174,14 +174,14 @@ def test_a_signal_lets_the_run_save_first(inputs: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75, said
-    assert "the same command goes on" in said
+    assert "repeat the command to continue" in said
     assert not (tmp_path / "full" / "seed-3" / "STOP").exists()
 
 
 def test_a_failing_run_is_named_and_its_status_passed_on(inputs: Path, tmp_path: Path) -> None:
     failed = ablate(inputs, tmp_path, launch="sh -c 'echo no room left on the disk; exit 7'")
     assert failed.status == 7, failed.said
-    assert "full, seed 3 ended with status 7" in failed.said
+    assert "full, seed 3 failed with exit status 7" in failed.said
     assert "no room left on the disk" in failed.said
     killed = ablate(inputs, tmp_path, launch="sh -c 'kill -9 $$'")
     assert killed.status == 128 + 9, killed.said
@@ -199,7 +199,7 @@ def test_the_dry_run_says_what_would_be_trained(inputs: Path, tmp_path: Path) ->
         "phases.decay.temperature=0.7",
         "phases.pretrain.languages=all",
         'phases.decay.learning_rate={"shape": "constant"}',
-        "10 runs (5 × 2 seeds) of 22 steps and 22,528 tokens each; 10 are left, 151,552 tokens",
+        "10 runs (5 × 2 seeds), each 22 steps and 22,528 tokens; remaining: 10 runs, 151,552 ",
     ):
         assert words in planned.said, planned.said
     assert not (tmp_path / "out").exists()

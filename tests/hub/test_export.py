@@ -156,7 +156,7 @@ def test_provenance_names_the_checkpoint(run: Run, exported: Path) -> None:
 def test_existing_folder_is_never_overwritten(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export_checkpoint(run.checkpoint, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
 

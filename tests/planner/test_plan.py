@@ -175,7 +175,7 @@ def test_memory_falls_with_zero_stage_and_tensor_size() -> None:
     assert of_huge[1, 2].total > of_huge[1, 3].total + 9e9
     assert totals[1, 1] > totals[2, 1] > totals[4, 1]
     assert layouts[8, 1].memory is None
-    assert "12 attention heads do not divide by 8" in (layouts[8, 1].infeasible_reason or "")
+    assert "12 attention heads not divisible by 8" in (layouts[8, 1].infeasible_reason or "")
 
 
 def test_layouts_with_too_many_data_ranks_say_so() -> None:
@@ -184,7 +184,7 @@ def test_layouts_with_too_many_data_ranks_say_so() -> None:
     layouts = {
         layout.tensor: layout for layout in estimate(recipe_of("base", *changes), gpus=8).layouts
     }
-    assert layouts[1].infeasible_reason == "8 data ranks do not divide the quantum 4"
+    assert layouts[1].infeasible_reason == "quantum 4 not divisible by 8 data ranks"
     assert layouts[2].infeasible_reason is None
 
 
@@ -266,7 +266,7 @@ def test_rendered_plan_says_what_was_asked_for() -> None:
     text = console.export_text()
     for expected in (
         "307,786,240", "4,718,592", "37,748,736", "1,108.9", "GPU-hours at 25% MFU",
-        "no: 12 attention heads do not divide by 8", "yes (recipe)", "3.44 GiB",
+        "no: 12 attention heads not divisible by 8", "yes (recipe)", "3.44 GiB",
     ):  # fmt: skip
         assert expected in text
 
