@@ -85,7 +85,7 @@ def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> 
         assert entry["difference"] == pytest.approx(own - other)
         assert own != other, "the ablation trained as the recipe itself"
         assert f"{own:.3f}" in call.said
-    assert "chance not known" in call.said
+    assert "no error estimate" in call.said
 
 
 def test_the_same_command_again_trains_nothing(ended: tuple[Path, list[Call]]) -> None:
@@ -126,8 +126,8 @@ def test_another_recipe_is_refused_in_the_same_folder(
     output, _ = ended
     for override, named in (
         ("phases.pretrain.mask_ratio=0.2", "phases.pretrain.mask_ratio 0.3, the recipe now says"),
-        ("optimizer.learning_rate=1e-3", "another `optimizer`"),
-        ("phases.decay.learning_rate.final=0.5", "another `phases`"),
+        ("optimizer.learning_rate=1e-3", "a different `optimizer`"),
+        ("phases.decay.learning_rate.final=0.5", "a different `phases`"),
     ):
         refused = ablate(inputs, output, "--only", VARIED, override)
         assert refused.status == 2, refused.said
@@ -209,8 +209,8 @@ def test_the_dry_run_says_what_would_be_trained(inputs: Path, tmp_path: Path) ->
     ("words", "message"),
     [
         (("--only", "constant-masks"), "did you mean 'constant-mask'"),
-        (("--launch", "deepspeed launch/pretrian.py"), "there is no launch/pretrian.py"),
-        (("--launch", "sruun python launch/pretrain.py"), "there is no sruun"),
+        (("--launch", "deepspeed launch/pretrian.py"), "launch/pretrian.py not found"),
+        (("--launch", "sruun python launch/pretrain.py"), "sruun not found"),
         (("data.sources=[{name: text, max_epochs: 0.01}]",), "full, seed 3: "),
         (("phases.dekay.tokens=1",), "'decay'"),
     ],

@@ -82,7 +82,7 @@ def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> N
     assert bounds is not None
     for number in ("2.9.1+cpu", "9.0.0"):
         monkeypatch.setattr(torch, "__version__", number)
-        assert "supported is torch" in torch_line().remedy
+        assert "supported: torch" in torch_line().remedy
         assert set(bounds[1].split(",")) <= set(re.split("[ ,]", torch_line().remedy))
 
 
@@ -92,8 +92,8 @@ def test_doctor_minds_every_bound_of_setup(monkeypatch: pytest.MonkeyPatch) -> N
     lines = {
         finding.name: finding for finding in collect_findings() if finding.section == "versions"
     }
-    assert lines["deepspeed"].remedy.startswith("supported is deepspeed ")
-    assert lines["typer"].remedy.startswith("supported is typer ")
+    assert lines["deepspeed"].remedy.startswith("supported: deepspeed ")
+    assert lines["typer"].remedy.startswith("supported: typer ")
 
 
 def test_without_the_tree_the_bounds_are_those_of_the_install(

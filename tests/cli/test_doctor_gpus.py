@@ -72,8 +72,8 @@ def test_what_is_wrong_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = found()
     assert "no bfloat16" in findings["GPU 0"].value
     assert "precision=float32" in findings["GPU 0"].remedy
-    assert "another process fills it: 125 GiB are free" in findings["GPU 1"].remedy
-    assert findings["GPUs"].value == "of 2 kinds: NVIDIA H200, Tesla T4"
+    assert "in use by another process: 125 GiB free" in findings["GPU 1"].remedy
+    assert findings["GPUs"].value == "2 different models: NVIDIA H200, Tesla T4"
     assert "CUDA_VISIBLE_DEVICES" in findings["GPUs"].remedy
 
 
@@ -85,7 +85,7 @@ def test_a_gpu_that_takes_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", full)
     gpu = found()["GPU 0"]
     assert "not usable" in gpu.value
-    assert gpu.remedy == "CUDA error: out of memory: see nvidia-smi for who uses it"
+    assert gpu.remedy == "CUDA error: out of memory: nvidia-smi shows the processes using it"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_gpu_that_takes_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "| NVIDIA-SMI 550.54.14  Driver Version: 550.54.14  CUDA Version: 12.4 |",
             None,
-            "the driver is for CUDA 12.4 at most, torch for 13.0",
+            "the driver supports CUDA up to 12.4, torch needs 13.0",
             "newer driver",
         ),
         ("| Driver Version: 610.10  CUDA UMD Version: 13.2 |", None, "nvidia-smi runs", "reload"),

@@ -97,7 +97,7 @@ def test_a_label_that_training_has_not_seen(run: Run, tmp_path: Path) -> None:
 
 def test_nothing_to_score_is_said_before_training(run: Run, tmp_path: Path) -> None:
     train = write_examples(tmp_path / "train.tsv", 20, 0)
-    with pytest.raises(UserError, match="nothing to score"):
+    with pytest.raises(UserError, match="no file to score"):
         fine_tune(LoadedModel(run.checkpoint), train, [], SETTINGS)
 
 

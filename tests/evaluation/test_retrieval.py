@@ -110,9 +110,9 @@ def test_nearest_by_hand() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("v1 no tab here\n", r"a.tsv:1: no identifier, tab and text"),
+        ("v1 no tab here\n", r"a.tsv:1: expected identifier, tab and text"),
         ("v1\ttext\n\nv2\t\n", r"a.tsv:3"),
-        ("v1\ttext\nv1\tagain\n", r"a.tsv:2: the identifier 'v1' came before"),
+        ("v1\ttext\nv1\tagain\n", r"a.tsv:2: duplicate identifier 'v1'"),
         (b"v1\t\xff\xfe\n", r"cannot read .*a.tsv"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_wrong_configuration_does_not_get_out(
         "hugging_face_config",
         lambda *arguments, **options: right(*arguments, **options) | {key: wrong},
     )
-    with pytest.raises(ExportMismatchError, match="logits differ"):
+    with pytest.raises(ExportMismatchError, match="differ from the trained model"):
         export_checkpoint(run.checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_card_says_what_is_known_and_no_more(exported: Path) -> None:
     for expected in (
         "license: unknown", "Not stated.", "after step 30", "`last`", "tiny-run",
         "| eng_Latn | 30,000 |", "4 languages, 61,440 tokens", "- swh", "mask_ratio: 0.15",
-        "20000 (global layers), 500 (local layers)", "logits differ by at most",
+        "20000 (global layers), 500 (local layers)", "maximum difference",
     ):  # fmt: skip
         assert expected in card, expected
     assert str(exported.parent) not in card  # nobody's file system is published

@@ -241,11 +241,11 @@ REFUSED = {
     # mmbert-32k-yarn, in the older and in the newer form.
     "yarn": (
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-        "scales its rotary positions",
+        "RoPE scaling",
     ),
     "yarn in 5.x": (
         {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 160000.0}}},
-        "scales its rotary positions",
+        "RoPE scaling",
     ),
     # What the public converter writes where the local base was left at its default.
     "base of -1": ({"local_rope_theta": -1}, "local_rope_theta is -1, not a positive number"),

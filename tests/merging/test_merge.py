@@ -185,10 +185,10 @@ def test_a_model_merged_with_itself_is_itself(run: Run, tmp_path: Path) -> None:
     ("options", "count", "with_base", "says"),
     [
         (MergeOptions("ties"), 2, False, "branched from"),
-        (MergeOptions("linear"), 2, True, "no use for a base"),
+        (MergeOptions("linear"), 2, True, "takes no base"),
         (MergeOptions("linear"), 1, False, "at least two"),
         (MergeOptions("linear", weights=(1.0,)), 2, False, "1 weights for 2 models"),
-        (MergeOptions("linear", weights=(1.0, 0.0)), 2, False, "a weight of 0"),
+        (MergeOptions("linear", weights=(1.0, 0.0)), 2, False, "weight 0 is not positive"),
         (MergeOptions("ema", weights=(1.0, 1.0)), 2, False, "from the decay"),
     ],
 )

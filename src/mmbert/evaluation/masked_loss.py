@@ -1,4 +1,4 @@
-"""Masked-language-model loss per language on the held-out part of the shards."""
+"""Masked-language-modeling loss per language on the held-out split of shards."""
 
 import contextlib
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from mmbert.training.metrics.loss_meter import LossMeter
 
 @dataclass(frozen=True)
 class HeldOutEvaluation:
-    """Held-out loss of a model by component, and that of a unigram model on the same tokens."""
+    """Held-out loss of a model and of a unigram model on the same masked tokens, by component."""
 
     names: tuple[str, ...]
-    """Language of each component; `source/language` where there are several sources."""
+    """Language of each component, or `source/language` if there are several sources."""
     losses: LossTable
     unigram: LossTable
     mask_ratio: float
     context: int
     table: ComponentTable | None
-    """Tiers of the components; None without a recipe that fits the shards."""
+    """Tiers of the components; None without a recipe that matches the shards."""
 
 
 def masked_losses(
@@ -43,12 +43,21 @@ def masked_losses(
     context: int | None = None,
     recipe: Recipe | None = None,
 ) -> HeldOutEvaluation:
-    """The loss of `model` on held-out documents of every language of `shards`.
+    """Evaluate `model` on held-out documents of every language of `shards`.
 
-    Documents and masks depend on the shards and the three options alone, so that figures of
-    different models with one tokenizer compare. Documents are cut to `context` (the model's own
-    unless given, at most 8,192). UserError: the shards hold no held-out text, or were made with
-    another tokenizer than the model's.
+    Documents and masks depend only on the shards and options, so that models with the same
+    tokenizer are comparable.
+
+    Args:
+        model: the model.
+        shards: folder of token shards.
+        documents_per_language: number of held-out documents per component.
+        mask_ratio: fraction of tokens to mask.
+        context: documents are truncated to it (default: the model's, at most 8,192).
+        recipe: defines the tiers (default: the recipe of the checkpoint).
+
+    Raises:
+        UserError: the shards have no held-out text, or another tokenizer than the model.
     """
     corpus = open_corpus(shards)
     _check_tokenizer(model, corpus, shards)
@@ -57,9 +66,8 @@ def masked_losses(
     rows = heldout_rows(corpus, settings)
     if not any(row.weights.any() for row in rows):
         raise UserError(
-            f"{shards} holds no held-out text",
-            remedy="preprocess more text: each language that"
-            " has enough of it gives a held-out part",
+            f"{shards} has no held-out text",
+            remedy="preprocess more text: languages with enough of it get a held-out split",
         )
     meter = LossMeter(len(corpus.components), model.device)
     with torch.no_grad():
@@ -84,11 +92,11 @@ def masked_losses(
 def _component_table(
     corpus: Corpus, own: Recipe | None, given: Recipe | None
 ) -> ComponentTable | None:
-    """Tiers under the recipe `given`, else under the model's own if the shards fit it."""
+    """Build the tiers of `given`, else of the model's `own` recipe if the shards match it."""
     if given is not None:
         return ComponentTable.build(corpus, given, training_plan(given))
     if own is not None:
-        with contextlib.suppress(UserError):  # evaluated on other text than it was trained on
+        with contextlib.suppress(UserError):  # other text than the model was trained on
             return ComponentTable.build(corpus, own, training_plan(own))
     return None
 
@@ -98,13 +106,13 @@ def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
     if theirs.vocabulary != model.tokenizer.vocabulary:
         raise UserError(
             f"{model.path} and {shards} have different tokenizers",
-            remedy="evaluate on shards that were made with the model's own tokenizer"
+            remedy="evaluate on shards made with the model's tokenizer"
             " (preprocess with TOKENIZER=its folder)",
         )
 
 
 def _recipe(corpus: Corpus, documents_per_language: int, mask_ratio: float, context: int) -> Recipe:
-    """What choosing and masking held-out documents reads of a recipe; the rest is not used."""
+    """Build a recipe with the settings that held-out rows depend on; the rest is unused."""
     return Recipe.model_validate(
         {
             "name": "evaluation",

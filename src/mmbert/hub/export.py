@@ -1,4 +1,4 @@
-"""Export: a checkpoint as a Hugging Face folder, proven to compute the same before it appears."""
+"""Export of a checkpoint as a Hugging Face folder, verified before it appears."""
 
 import json
 import math
@@ -25,12 +25,15 @@ DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.
 
 
 def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> LogitComparison:
-    """Write the model of `checkpoint` as the Hugging Face folder `out`.
+    """Export the model of `checkpoint` as the Hugging Face folder `out`.
 
-    The folder holds model.safetensors (decoder tied, so not stored), config.json, the run's
-    tokenizer, a model card and provenance.json. It is written beside its place, its logits
-    compared with our own model's, and only then renamed. UserError: no sound checkpoint, `out`
-    exists, no space. ExportMismatchError: the logits differ.
+    The folder contains model.safetensors (without the tied decoder), config.json, the tokenizer of
+    the run, a model card and provenance.json. It is written to a temporary folder and renamed once
+    its logits in transformers match those of this project's model.
+
+    Raises:
+        UserError: no valid checkpoint, `out` exists, or no space.
+        ExportMismatchError: the logits differ.
     """
     source = open_model(checkpoint)
     recipe, language_tokens, name = None, {}, out.name
@@ -53,7 +56,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
 
 
 def _without_folders(recipe: Recipe) -> Recipe:
-    """The recipe as it is published: of files their names, not the folders they lie in."""
+    """Return the recipe for publication, with paths reduced to their last component."""
     tokenizer, start = recipe.tokenizer, recipe.initial_checkpoint
     if tokenizer.path is not None:
         tokenizer = tokenizer.model_copy(update={"path": Path(tokenizer.path.name)})
@@ -75,11 +78,11 @@ def write_hugging_face_folder(
     language_tokens: dict[str, int],
     recipe: str | None,
 ) -> LogitComparison:
-    """Write a folder and verify it; `parameters` gives every (name, full float32 tensor) once."""
+    """Write a folder and verify it; `parameters` yields every (name, full float32 tensor) once."""
     shapes = parameter_shapes(model.encoder)
     target = DTYPES[dtype]
     with atomic_folder(out) as folder:
-        # Ours is filled from the origin, rounded as the file is: a wrong file would show.
+        # The reference model comes from the source, rounded like the file, to detect a wrong file.
         builder = ModelBuilder(model.encoder)
         copied = _copy_to_builder(builder, parameters, target)
         write_weights(folder / WEIGHTS_FILE, shapes, copied, target)
@@ -106,7 +109,7 @@ def write_hugging_face_folder(
 def _copy_to_builder(
     builder: ModelBuilder, parameters: Iterable[tuple[str, Tensor]], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """The parameters as they come, each put into the builder's model on its way."""
+    """Pass the parameters through, copying each into the builder's model."""
     for name, tensor in parameters:
         builder.fill(name, tensor.to(dtype))
         yield name, tensor

@@ -89,7 +89,7 @@ def test_adapting_lowers_the_loss_of_the_added_language(tmp_path: Path, extended
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     export_checkpoint(checkpoint, tmp_path / "adapted")
     card = (tmp_path / "adapted" / "README.md").read_text()
-    assert "began from the weights" in card
+    assert "started from the weights" in card
     assert "path: theirs" in card  # what was imported, by its name
     assert str(tmp_path) not in card
     before = masked_losses(LoadedModel(tmp_path / "imported"), tmp_path / "shards")
