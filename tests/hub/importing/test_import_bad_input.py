@@ -51,7 +51,7 @@ ODD_LAYERS = ["full_attention"] * 5 + ["sliding_attention"]
 SCALED = {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}
 BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
     ("no config", lambda f: (f / "config.json").unlink(), "has no config.json"),
-    ("config not JSON", lambda f: (f / "config.json").write_text("{"), "config.json is not valid JSON"),
+    ("config not JSON", lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
     ("other architecture", lambda f: _configure(f, model_type="bert"), "type 'bert'"),
     ("other activation", lambda f: _configure(f, hidden_activation="silu"), "hidden_activation"),
     ("head activation", lambda f: _configure(f, classifier_activation="silu"), "classifier_act"),
