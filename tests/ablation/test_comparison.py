@@ -1,4 +1,4 @@
-"""The figures of the comparison, from made-up results whose answer is known."""
+"""Statistics of the comparison, on synthetic losses with known results."""
 
 import io
 import math
@@ -33,7 +33,7 @@ def _moved(
 
 
 def test_differences_are_paired_by_seed() -> None:
-    """The seeds lie 0.4 apart; what they share does not count as chance."""
+    """Seeds differ by up to 0.4, which must not enter the standard error."""
     entry = compare(_moved((0.10, 0.12, 0.11)), FULL)["all"]
     assert entry.mean == pytest.approx(3.31)
     assert entry.difference == pytest.approx(0.11)

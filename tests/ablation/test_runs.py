@@ -1,4 +1,4 @@
-"""The command with real trainings of some seconds: results, resumption, failures, refusals."""
+"""`mmbert ablate` with real training runs of a few seconds: results, resuming, failures."""
 
 import json
 import signal
@@ -22,21 +22,21 @@ VARIED = "constant-mask"
 
 @dataclass(frozen=True)
 class Call:
-    """Exit status of a call of the command, and what it printed."""
+    """Exit status and output of a call of the command."""
 
     status: int
     said: str
 
 
 def ablate(inputs: Path, output: Path, *words: str, launch: str = LAUNCH) -> Call:
-    """`mmbert ablate` of the small recipe, in this process; its trainings are real ones."""
+    """Run `mmbert ablate` on the small recipe in this process, with real training."""
     command = ["ablate", inputs / "recipe.yaml", "--data", inputs / "shards", "--output", output]
     options = [] if "--seeds" in words else ["--seeds", "1"]
     result = CliRunner(env=ENVIRONMENT).invoke(
         app, [*map(str, command), "--launch", launch, *options, *words]
     )
     if isinstance(result.exception, UserError):
-        return Call(2, f"error: {result.exception}")  # what `main` makes of it
+        return Call(2, f"error: {result.exception}")  # as `main` prints it
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Call(result.exit_code, result.output)
@@ -44,7 +44,7 @@ def ablate(inputs: Path, output: Path, *words: str, launch: str = LAUNCH) -> Cal
 
 @pytest.fixture(scope="module")
 def ended(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
-    """The output of three calls: one that was told to stop, one that went on, one more."""
+    """The output folder of three calls: stopped, continued, and repeated."""
     output = tmp_path_factory.mktemp("ablations") / "out"
     (output / "full" / "seed-3").mkdir(parents=True)
     (output / "full" / "seed-3" / "STOP").touch()
@@ -58,7 +58,7 @@ def ended(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def _logs(output: Path) -> dict[str, str]:
-    """All that the runs wrote while they trained."""
+    """Return the logs that the runs wrote during training."""
     found = [*output.rglob("log.jsonl"), *output.rglob("seed-*.log")]
     return {str(path): path.read_text() for path in sorted(found)}
 
@@ -83,7 +83,7 @@ def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> 
         own, other = entry["losses"]["3"], full["tiers"][tier]["losses"]["3"]
         assert 3 < own < 7
         assert entry["difference"] == pytest.approx(own - other)
-        assert own != other, "the ablation trained as the recipe itself"
+        assert own != other, "the ablation trained the unchanged recipe"
         assert f"{own:.3f}" in call.said
     assert "no error estimate" in call.said
 
@@ -103,9 +103,9 @@ def _table(printed: str) -> list[str]:
 def test_a_shared_phase_is_trained_once_and_changes_nothing(
     ended: tuple[Path, list[Call]], inputs: Path, tmp_path: Path
 ) -> None:
-    """The ablation that began at the end of the first phase, against one trained from step 0."""
+    """The ablation started at the end of the first phase equals one trained from step 0."""
     output, (_, call, _) = ended
-    assert "remaining: 2 runs, 34,816 tokens" in call.said, "22 steps, and 12 more, of 1,024 tokens"
+    assert "remaining: 2 runs, 34,816 tokens" in call.said, "22 + 12 steps of 1,024 tokens"
     own = output / VARIED / "seed-3"
     alone = run(
         *(sys.executable, PRETRAIN, "--recipe", inputs / "recipe.yaml"),
@@ -158,7 +158,7 @@ sys.exit(75)
 
 
 def test_a_signal_lets_the_run_save_first(inputs: Path, tmp_path: Path) -> None:
-    """A launcher would die of the signal; the run is asked by its STOP file, which goes then."""
+    """The signal would kill a launcher; the run gets a STOP file, removed afterwards."""
     (tmp_path / "waits.py").write_text(WAITS)
     given = ("--data", inputs / "shards", "--output", tmp_path)
     launch = f"{sys.executable} {tmp_path / 'waits.py'}"

@@ -1,4 +1,4 @@
-"""The `mmbert` command: every command explains itself, doctor and plan say what they should."""
+"""The `mmbert` command: help texts, doctor, plan and user errors."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_no_help_text_loses_words_to_markup() -> None:
-    """Rich's Markdown drops what looks like an HTML tag or a markup tag."""
+    """Rich's Markdown drops anything that looks like an HTML or markup tag."""
     for command in app.registered_commands:
         assert command.callback is not None
         hints = get_type_hints(command.callback, include_extras=True).values()
@@ -87,7 +87,7 @@ def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_doctor_minds_every_bound_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as DeepSpeed's, whose private parts the engine uses."""
+    """For example DeepSpeed, whose private API the engine uses."""
     monkeypatch.setattr("mmbert.doctor._version", lambda _: "0.0.1")
     lines = {
         finding.name: finding for finding in collect_findings() if finding.section == "versions"

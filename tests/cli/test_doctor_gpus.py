@@ -1,5 +1,4 @@
-"""What `mmbert doctor` says about GPUs that are not here: stand-ins for torch's and the driver's
-answers."""
+"""GPU findings of `mmbert doctor`, with fake answers of torch and the driver."""
 
 import ast
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ def with_gpus(
     *gpus: tuple[str, tuple[int, int], int, int],
     cuda: str = "13.0",
 ) -> None:
-    """GPUs by name, compute capability, GiB and free GiB."""
+    """Fake GPUs: name, compute capability, total and free GiB."""
 
     def properties(index: int) -> SimpleNamespace:
         name, (major, minor), memory, _ = gpus[index]
@@ -159,7 +158,7 @@ def test_flash_attention_3_is_built_for_some_versions(cuda: str | None, folder: 
 
 
 def test_no_extra_asks_the_registry_for_flash_attention_3() -> None:
-    """It does not have it: an install would fail, or take what someone puts there by that name."""
+    """An install from there would fail, or get a package that someone else registered."""
     (call,) = (
         node
         for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))

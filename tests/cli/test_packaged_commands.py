@@ -1,4 +1,4 @@
-"""The commands that list or copy what comes with the package."""
+"""Commands that list or copy packaged files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Held-out losses per language against transformers' own, document by document."""
+"""Held-out losses per language against transformers, and their reports."""
 
 import io
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.support.written_runs import Run
 
 
 def reference_losses(exported: Path, shards: Path, context: int) -> dict[str, tuple[float, int]]:
-    """{language: (summed loss, tokens)} by transformers, one document at a time."""
+    """Compute {language: (summed loss, tokens)} by transformers, one document at a time."""
     corpus = open_corpus(shards)
     recipe = masked_loss._recipe(corpus, 32, 0.3, context)
     model = AutoModelForMaskedLM.from_pretrained(exported).eval()
@@ -93,7 +93,7 @@ def printed(table: Table) -> str:
 
 
 def many_languages(table: ComponentTable | None) -> HeldOutEvaluation:
-    """Forty languages of 10 tokens and losses of 1, 2, … nats, and one without held-out text."""
+    """Return forty languages with 10 tokens and 1, 2, … nats, and one without held-out text."""
     count = np.append(np.full(40, 10.0), 0.0)
     return HeldOutEvaluation(
         names=tuple(f"language{index}" for index in range(1, 42)),
@@ -147,7 +147,7 @@ def test_tiers_are_those_of_the_checkpoints_recipe(
         assert found.table is not None
         assert dict(zip(found.names, found.table.tiers, strict=True)) == expected
     assert masked_losses(LoadedModel(exported), shards).table is None
-    # Text of a source that the recipe does not name has no tiers.
+    # The recipe does not name the source of this text.
     other = tmp_path / "shards"
     tokenizer = metaspace_tokenizer()
     write_corpus(

@@ -1,4 +1,4 @@
-"""`mmbert inspect` says what a checkpoint and a run hold, and which checkpoint is damaged."""
+"""`mmbert inspect` on checkpoints and runs, including damaged ones."""
 
 from pathlib import Path
 
@@ -30,7 +30,9 @@ def test_a_checkpoint_is_told_whole(run: Run) -> None:
         assert expected in text, (expected, text)
     for name, parameter in parameters.items():
         assert f"{name} {' × '.join(map(str, parameter.shape))} " in text, name
-    assert "model.layers.1.attn.Wo.weight 64 × 64 1" in text  # where a tensor group cuts it
+    assert (
+        "model.layers.1.attn.Wo.weight 64 × 64 1" in text
+    )  # dimension split by tensor parallelism
     for language, tokens in LANGUAGE_TOKENS.items():
         assert f"{language} {tokens:,}" in text
 

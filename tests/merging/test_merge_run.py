@@ -1,4 +1,4 @@
-"""Merging a run by its own recipe finds the right checkpoints."""
+"""Merging a run by its recipe selects the right checkpoints."""
 
 import json
 from pathlib import Path

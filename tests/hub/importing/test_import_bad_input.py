@@ -1,4 +1,4 @@
-"""What cannot be imported is refused by the name of its file and tensor, and leaves nothing."""
+"""Failed imports name the file and tensor and leave no output."""
 
 import json
 import shutil
