@@ -76,7 +76,7 @@ def ties(
 
 
 def _threshold(difference: torch.Tensor, density: float) -> float:
-    """Return the smallest magnitude to keep. Overwrites `difference`."""
+    """Return the smallest magnitude to keep (zeros never count). Overwrites `difference`."""
     kept = max(1, int(density * difference.numel()))
     magnitude = difference.abs_().numpy()
     place = magnitude.size - kept

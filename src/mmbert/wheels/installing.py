@@ -52,7 +52,7 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
 
 
 def find_missing(wanted: Iterable[requirements.Requirement], contents: Contents) -> MissingPackages:
-    """Resolve the requirements, and those of the wheels they need, against both places."""
+    """Resolve requirements, including those of needed wheels, in the interpreter and the folder."""
     wheels: dict[str, Wheel] = {}
     missing: dict[str, tuple[specifiers.SpecifierSet, str]] = {}
     needed_by: dict[str, set[str]] = {}

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-# A bare interpreter only has the copy vendored by pip.
+# A bare interpreter only has the copy vendored by pip, and collecting must not require a setup.
 if TYPE_CHECKING:
     from packaging import requirements, specifiers, tags, utils, version
 else:
