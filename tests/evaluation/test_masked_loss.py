@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForMaskedLM
 
-from mmbert.data.loading.validation_rows import heldout_rows
+from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import open_corpus
@@ -32,7 +32,7 @@ def reference_losses(exported: Path, shards: Path, context: int) -> dict[str, tu
     recipe = masked_loss._recipe(corpus, 32, 0.3, context)
     model = AutoModelForMaskedLM.from_pretrained(exported).eval()
     sums: dict[str, tuple[float, int]] = {}
-    for row in heldout_rows(corpus, recipe):
+    for row in validation_rows(corpus, recipe):
         ids, starts = torch.from_numpy(row.input_ids).long(), row.cu_seqlens.tolist()
         used = row.weights > 0
         for number, component in enumerate(row.segment_components.tolist()):

@@ -29,7 +29,7 @@ from mmbert.checkpoint.store import CheckpointStore
 run = Path(sys.argv[1])
 console = Console()
 render_run(run, console)
-checkpoint = CheckpointStore(run / "checkpoints").newest_sound()
+checkpoint = CheckpointStore(run / "checkpoints").latest_valid()
 render_checkpoint(checkpoint, console)
 for name, weight in open_model(checkpoint).items():
     assert weight.isfinite().all(), name

@@ -240,7 +240,7 @@ def _checkpoint(path: Path) -> Path:
         return path
     from mmbert.checkpoint.store import CheckpointStore
 
-    newest = CheckpointStore(path / "checkpoints").newest_sound()
+    newest = CheckpointStore(path / "checkpoints").latest_valid()
     if newest is None:
         raise UserError(f"{path} has no checkpoint yet", remedy="train it first")
     return newest

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mmbert.data.loading.device_batch import to_batch
-from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.loading.validation_rows import unigram_loss, validation_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
@@ -63,7 +63,7 @@ def masked_losses(
     _check_tokenizer(model, corpus, shards)
     context = min(context or model.model.context, model.model.context, ROW_TOKENS)
     settings = _recipe(corpus, documents_per_language, mask_ratio, context)
-    rows = heldout_rows(corpus, settings)
+    rows = validation_rows(corpus, settings)
     if not any(row.weights.any() for row in rows):
         raise UserError(
             f"{shards} has no held-out text",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmbert.checkpoint.format import INDEX_NAME, Index
-from mmbert.checkpoint.reader import CheckpointReader, problem_with
+from mmbert.checkpoint.reader import CheckpointReader, verify_checkpoint
 from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
@@ -61,7 +61,7 @@ class CheckpointSource(ModelSource):
     """
 
     def __init__(self, path: Path) -> None:
-        problem = problem_with(path)
+        problem = verify_checkpoint(path)
         if problem is not None:
             raise problem
         self.path = path

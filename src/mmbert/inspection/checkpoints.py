@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.checkpoint.format import INDEX_NAME, Index
-from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import open_corpus
@@ -29,7 +29,7 @@ def is_run(path: Path) -> bool:
 
 def render_checkpoint(path: Path, console: Console) -> None:
     """Print the contents of the checkpoint at `path` after verifying all checksums."""
-    problem = problem_with(path)
+    problem = verify_checkpoint(path)
     if problem is not None:
         raise problem
     index = Index.read(path)

@@ -9,7 +9,7 @@ from rich.progress import track
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixes
+from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixtures
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import MANIFEST_NAME, Manifest, Split, read_manifest, verify_files
@@ -99,10 +99,11 @@ def render_shards(shards: Path, console: Console, recipe_file: str | Path | None
 def _epochs(shards: Path, recipe: Recipe) -> dict[tuple[str, str], list[str]]:
     """Return the epochs in each phase of `recipe` by (source, language)."""
     sizes = component_sizes(open_corpus(shards), recipe)
-    mixes = phase_mixes(sizes, recipe)
+    mixtures = phase_mixtures(sizes, recipe)
     return {
         (size.source, size.language): [
-            f"{mix.epochs[number]:.2f}" if mix.epochs[number] else "-" for mix in mixes
+            f"{mixture.epochs[number]:.2f}" if mixture.epochs[number] else "-"
+            for mixture in mixtures
         ]
         for number, size in enumerate(sizes)
     }

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.loading.packing import row_shapes, segments_in_a_row
-from mmbert.data.sampling.mixture_weights import PhaseMix, component_sizes, phase_mixes
+from mmbert.data.loading.packing import max_segments_per_row, row_shapes
+from mmbert.data.sampling.mixture_weights import PhaseMixture, component_sizes, phase_mixtures
 from mmbert.data.shards.continuation_index import (
     SPECIAL_TOKENS_PER_SEGMENT,
     count_parts,
@@ -48,7 +48,7 @@ def gather_data_statistics(
             vocabulary_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size,
             mean_lengths={phase.name: float(phase.context) for phase in recipe.phases},
             document_slots={
-                phase.name: segments_in_a_row(recipe.batch.row_tokens, phase.context)
+                phase.name: max_segments_per_row(recipe.batch.row_tokens, phase.context)
                 for phase in recipe.phases
             },
             length_origin="Documents are assumed to fill the context: an upper bound on compute,"
@@ -57,50 +57,52 @@ def gather_data_statistics(
         )
     corpus = open_corpus(shards)
     sizes = component_sizes(corpus, recipe)
-    mixes = phase_mixes(sizes, recipe)
-    shapes = zip(recipe.phases, row_shapes(sizes, recipe, mixes), strict=True)
+    mixtures = phase_mixtures(sizes, recipe)
+    shapes = zip(recipe.phases, row_shapes(sizes, recipe, mixtures), strict=True)
     return DataStatistics(
         vocabulary_size=corpus.tokenizer.vocabulary_size,
-        mean_lengths=_mean_lengths(recipe, corpus, mixes),
+        mean_lengths=_mean_lengths(recipe, corpus, mixtures),
         document_slots={phase.name: shape.max_segments for phase, shape in shapes},
         length_origin=f"Document lengths are from {shards}",
-        languages=_languages(corpus, mixes, str(shards)),
+        languages=_languages(corpus, mixtures, str(shards)),
     )
 
 
-def _languages(corpus: Corpus, mixes: tuple[PhaseMix, ...], origin: str) -> LanguageTable:
+def _languages(corpus: Corpus, mixtures: tuple[PhaseMixture, ...], origin: str) -> LanguageTable:
     """Build one row per language, or per source and language if there are several sources."""
     several = len({component.source for component in corpus.components}) > 1
     rows: dict[str, tuple[LanguagePhase | None, ...]] = {}
     for index, component in enumerate(corpus.components):
         entries = tuple(
-            LanguagePhase(float(mix.tokens[index]), float(mix.epochs[index]))
-            if mix.active[index]
+            LanguagePhase(float(mixture.tokens[index]), float(mixture.epochs[index]))
+            if mixture.active[index]
             else None
-            for mix in mixes
+            for mixture in mixtures
         )
         if any(entry is not None for entry in entries):
             rows[component.name if several else component.language] = entries
     return LanguageTable(
         origin=origin,
         same_text=True,
-        phases=tuple(mix.name for mix in mixes),
+        phases=tuple(mixture.name for mixture in mixtures),
         languages=rows,
     )
 
 
-def _mean_lengths(recipe: Recipe, corpus: Corpus, mixes: tuple[PhaseMix, ...]) -> dict[str, float]:
+def _mean_lengths(
+    recipe: Recipe, corpus: Corpus, mixtures: tuple[PhaseMixture, ...]
+) -> dict[str, float]:
     """Return the token-weighted mean segment length of each phase, special tokens included."""
     samples = {
         index: _sample(corpus, component)
         for index, component in enumerate(corpus.components)
-        if any(mix.active[index] for mix in mixes)
+        if any(mixture.active[index] for mixture in mixtures)
     }
     means = {}
-    for phase, mix in zip(recipe.phases, mixes, strict=True):
-        active = np.flatnonzero(mix.active)
+    for phase, mixture in zip(recipe.phases, mixtures, strict=True):
+        active = np.flatnonzero(mixture.active)
         lengths = [_mean_segment(samples[int(index)], phase.context) for index in active]
-        means[phase.name] = float(np.average(lengths, weights=mix.tokens[active]))
+        means[phase.name] = float(np.average(lengths, weights=mixture.tokens[active]))
     return means
 
 

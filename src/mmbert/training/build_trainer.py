@@ -11,7 +11,7 @@ from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
-from mmbert.data.loading.validation_rows import heldout_rows
+from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.mixture_weights import component_sizes
 from mmbert.errors import UserError
@@ -96,7 +96,7 @@ def build_trainer(
         engine=engine,
         store=_checkpoint_store(run_folder, run_config, watchdog),
         validator=Validator(
-            heldout_rows(corpus, recipe, rank=grid.data.rank, ranks=grid.data.size),
+            validation_rows(corpus, recipe, rank=grid.data.rank, ranks=grid.data.size),
             table,
             grid.data,
             device,
@@ -126,7 +126,7 @@ def build_trainer(
         trainer.results.unigram = Losses.of(trainer.validator.unigram(corpus), table)
     trainer.store.prepare(engine)
     watchdog.heartbeat(trainer.step, Activity.CHECK_MEMORY)
-    shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
+    shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run_config.encoder.vocab_size)
     hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
     _log_setup(trainer, hosts, peaks)
@@ -148,7 +148,7 @@ def _checkpoint_store(
 
 def _resume_or_start(trainer: Trainer, options: RunOptions, run_config: RunConfig) -> None:
     """Continue from the newest sound checkpoint, branch from the main run, or start at step 0."""
-    newest = trainer.store.newest_sound()
+    newest = trainer.store.latest_valid()
     if newest is not None:
         check_same_run(trainer.recipe, Index.read(newest).state, newest)
         trainer.load(newest)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
@@ -188,8 +188,10 @@ class Trainer:
             UserError: on every rank, naming the damaged file.
         """
         self.heartbeat(Activity.VERIFY_CHECKPOINT)
-        share, shares = self.host_group.rank, self.host_group.world_size
-        for problem in self.host_group.gather(problem_with(path, share=share, shares=shares)):
+        rank, world_size = self.host_group.rank, self.host_group.world_size
+        for problem in self.host_group.gather(
+            verify_checkpoint(path, rank=rank, world_size=world_size)
+        ):
             if problem is not None:
                 raise problem
 
@@ -212,7 +214,7 @@ class Trainer:
         limit = self.recipe.guard.rollback_limit
         self.finish_saving()
         first = max(0, spike - 1)
-        target = self.store.newest_sound(up_to_step=first)
+        target = self.store.latest_valid(up_to_step=first)
         if target is None or self.skipped.rollbacks >= limit:
             why = (
                 "no checkpoint lies before it"

@@ -17,7 +17,7 @@ def data_metrics(
 
     `trained` [C]: tokens trained on of each component by the end of step `at`.
     """
-    planned = table.wanted_tokens(at)
+    planned = table.scheduled_tokens(at)
     shares = trained / max(1.0, trained.sum())
     planned_shares = planned / max(1.0, planned.sum())
     epochs = trained / np.maximum(1, table.train_tokens)
@@ -35,7 +35,7 @@ def language_metrics(
 
     `trained` [C]: tokens trained on of each component by the end of step `at`.
     """
-    planned = table.by_language(table.wanted_tokens(at))
+    planned = table.by_language(table.scheduled_tokens(at))
     seen, one_epoch = table.by_language(trained), table.by_language(table.train_tokens)
     all_seen, all_planned = max(1, sum(seen.values())), max(1, sum(planned.values()))
     names = sorted(seen.keys() | planned.keys())

@@ -9,8 +9,8 @@ import numpy as np
 
 from mmbert.data.sampling.consumption import Consumption
 from mmbert.data.sampling.mixture import UNLIMITED, Mixture, stream_rotation
-from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMix, component_sizes
-from mmbert.data.sampling.permutation import key_of, mix, permute
+from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMixture, component_sizes
+from mmbert.data.sampling.permutation import key_of, permute, splitmix64
 from mmbert.data.shards.continuation_index import (
     SPECIAL_TOKENS_PER_SEGMENT,
     count_parts,
@@ -42,7 +42,7 @@ class Pieces:
     offset: np.ndarray
 
 
-class PieceFinder:
+class PieceLocator:
     """Finds the document behind a component's number: epoch, permutation, cutting, shard."""
 
     def __init__(self, corpus: Corpus, recipe: Recipe) -> None:
@@ -70,12 +70,12 @@ class PieceFinder:
         """int64: the epoch that each number of a component belongs to."""
         return numbers // self._pieces[components]
 
-    def find(self, components: np.ndarray, numbers: np.ndarray) -> Pieces:
+    def locate(self, components: np.ndarray, numbers: np.ndarray) -> Pieces:
         """Locate pieces given by component and number. Reads the indexes, never the text."""
         per_epoch = self._pieces[components]
         epochs = numbers // per_epoch
         with np.errstate(over="ignore"):
-            keys = mix(self._keys[components] + epochs.astype(np.uint64))
+            keys = splitmix64(self._keys[components] + epochs.astype(np.uint64))
         piece = permute(numbers - epochs * per_epoch, per_epoch, keys)
         document, part = piece.copy(), np.zeros(len(piece), dtype=np.int64)
         length = np.empty(len(piece), dtype=np.int64)
@@ -111,7 +111,7 @@ class PieceFinder:
                 ]
             for number, inside, places in parts:
                 dataset = self.corpus.shard(component, "train", number)
-                dataset.require_whole_index()
+                dataset.check_index_not_truncated()
                 length[inside] = dataset.lengths[places]
                 offset[inside] = dataset.offsets[places]
                 following[inside] = dataset.next_offsets[places]
@@ -152,7 +152,7 @@ class PieceFinder:
         )
 
 
-class PhaseOrder:
+class PhaseSampler:
     """The sequence of pieces of one phase and their mean sizes; the same on every rank.
 
     `mixes` are those of all phases; `before` is what earlier phases consumed. `digest` identifies
@@ -161,32 +161,32 @@ class PhaseOrder:
 
     def __init__(
         self,
-        finder: PieceFinder,
+        locator: PieceLocator,
         recipe: Recipe,
-        mixes: tuple[PhaseMix, ...],
+        mixtures: tuple[PhaseMixture, ...],
         index: int,
         before: Consumption,
     ) -> None:
-        phase, mix_ = recipe.phases[index], mixes[index]
+        phase, phase_mixture = recipe.phases[index], mixtures[index]
         self.index = index
-        self.finder = finder
+        self.locator = locator
         self.streams = recipe.batch.quantum
         self.context = phase.context
-        self.active = mix_.active
+        self.active = phase_mixture.active
         self.consumption = before
-        names = tuple(component.name for component in finder.corpus.components)
+        names = tuple(component.name for component in locator.corpus.components)
         key = f"{recipe.seed}/{phase.name}/{index}"
         self.rotation_key = key_of(key, "rotation")
-        self.digest: str = _digest(finder.sizes, recipe, index, mix_)
+        self.digest: str = _digest(locator.sizes, recipe, index, phase_mixture)
         self.mixture = Mixture(
-            mix_.pieces,
+            phase_mixture.pieces,
             names,
             key,
-            limits=before.draws_below(_epoch_limits(finder, recipe)),
+            limits=before.draws_below(_epoch_limits(locator, recipe)),
         )
         self.row_tokens = recipe.batch.row_tokens
-        self.mean_piece = float(mix_.tokens.sum() / mix_.pieces.sum())
-        self.mean_segment = mean_segment(finder.sizes, mix_, index)
+        self.mean_piece = float(phase_mixture.tokens.sum() / phase_mixture.pieces.sum())
+        self.mean_segment = mean_segment(locator.sizes, phase_mixture, index)
 
     def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Components and numbers of the `count` pieces of a stream from its `position` on.
@@ -206,7 +206,7 @@ class PhaseOrder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The pieces cut to this phase's context: a table [segments, COLUMNS] in order, and int64
         [pieces] how many segments each has."""
-        pieces = self.finder.find(components, numbers)
+        pieces = self.locator.locate(components, numbers)
         return self.cut(components, numbers, pieces, pieces.start, pieces.end)
 
     def cut(
@@ -233,25 +233,29 @@ class PhaseOrder:
         return table, counts
 
 
-def mean_segment(sizes: tuple[ComponentSize, ...], mix_: PhaseMix, index: int) -> float:
+def mean_segment(
+    sizes: tuple[ComponentSize, ...], phase_mixture: PhaseMixture, index: int
+) -> float:
     """Mean row tokens of a segment of phase `index`, whose mix is `mix_`."""
     cuts = [size.segments[index] / max(1, size.pieces) for size in sizes]
-    segments = float(mix_.pieces.sum(axis=0) @ np.array(cuts))
-    return float(mix_.tokens.sum()) / segments
+    segments = float(phase_mixture.pieces.sum(axis=0) @ np.array(cuts))
+    return float(phase_mixture.tokens.sum()) / segments
 
 
-def _epoch_limits(finder: PieceFinder, recipe: Recipe) -> np.ndarray:
+def _epoch_limits(locator: PieceLocator, recipe: Recipe) -> np.ndarray:
     """int64 [C]: how many pieces of each component exist under its source's epoch cap."""
-    limits = np.full(len(finder.pieces_per_epoch), UNLIMITED)
+    limits = np.full(len(locator.pieces_per_epoch), UNLIMITED)
     caps = {source.folder: source.max_epochs for source in recipe.data.sources}
-    for component in finder.corpus.components:
+    for component in locator.corpus.components:
         cap = caps.get(component.source)
         if cap is not None:
-            limits[component.index] = int(cap * int(finder.pieces_per_epoch[component.index]))
+            limits[component.index] = int(cap * int(locator.pieces_per_epoch[component.index]))
     return limits
 
 
-def _digest(sizes: tuple[ComponentSize, ...], recipe: Recipe, index: int, mix_: PhaseMix) -> str:
+def _digest(
+    sizes: tuple[ComponentSize, ...], recipe: Recipe, index: int, phase_mixture: PhaseMixture
+) -> str:
     """A hash of all that the sequence of a phase follows from (earlier phases have their own).
 
     Of what goes into the arithmetic, not of what comes out: last bits may differ between machines.
@@ -265,7 +269,7 @@ def _digest(sizes: tuple[ComponentSize, ...], recipe: Recipe, index: int, mix_: 
     for source in recipe.data.sources:
         weight = None if source.tokens is None else source.tokens.get(phase.name)
         parts.append((source.folder, source.sampling, weight, source.max_epochs))
-    for size, active in zip(sizes, mix_.active, strict=True):
+    for size, active in zip(sizes, phase_mixture.active, strict=True):
         if active:
             parts.append((size.name, size.tokens, size.pieces, size.segments[index]))
     return f"{key_of(*parts):016x}"
