@@ -1,4 +1,4 @@
-"""What a GPU of each kind can do: what a plan's times and memory and a run's MFU rest on."""
+"""GPU specifications, used by the planner and for the MFU of a run."""
 
 from dataclasses import dataclass
 
@@ -37,22 +37,24 @@ GPUS: tuple[Gpu, ...] = (
     Gpu("rtx-4090", 24_564 * MEBIBYTE, 165e12, 26e9, 12.5e9),
 )
 
-# Dense bfloat16 FLOP/s of cards that no plan is made for.
+# Dense bfloat16 FLOP/s of GPUs that the planner does not offer.
 _OTHER_PEAKS = (("H100 PCIe", 756e12),)
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak FLOP/s of a device called `device_name` (torch.cuda.get_device_name), dense bfloat16
-    with float32 accumulation; None: not known."""
+    """Return the peak FLOP/s of `device_name` (torch.cuda.get_device_name), None if unknown.
+
+    The figure is for dense bfloat16 with float32 accumulation.
+    """
     names = ((gpu.name.upper().replace("-", " "), gpu.flops) for gpu in GPUS)
     return next((peak for name, peak in (*_OTHER_PEAKS, *names) if name in device_name), None)
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU called `name`, case and "_" for "-" aside; UserError names the known ones."""
+    """Return the GPU `name`, ignoring case and "_" for "-"; UserError lists the known ones."""
     wanted = name.strip().lower().replace("_", "-")
     for gpu in GPUS:
         if gpu.name == wanted:
             return gpu
     known = ", ".join(gpu.name for gpu in GPUS)
-    raise UserError(f"no figures are known for the GPU {name!r}", remedy=f"choose one of: {known}")
+    raise UserError(f"unknown GPU {name!r}", remedy=f"choose one of: {known}")

@@ -117,7 +117,7 @@ def training_plan(recipe: Recipe) -> TrainingPlan:
         full = phase.rows or recipe.batch.rows
         rows_left = math.ceil(phase.tokens / row_tokens)
         stages: list[Stage] = []
-        for rows, steps in _growth(recipe, full) if index == 0 else ():
+        for rows, steps in _batch_size_warmup(recipe, full) if index == 0 else ():
             steps = min(steps, math.ceil(rows_left / rows))
             if steps > 0:
                 stages.append(Stage(step, steps, rows, row))
@@ -142,7 +142,7 @@ def training_plan(recipe: Recipe) -> TrainingPlan:
     return TrainingPlan(tuple(phases), row_tokens)
 
 
-def _growth(recipe: Recipe, full: int) -> list[tuple[int, int]]:
+def _batch_size_warmup(recipe: Recipe, full: int) -> list[tuple[int, int]]:
     growth = recipe.batch.growth
     if growth is None:
         return []

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.loading.data_state import DataState, Progress
+from mmbert.data.loading.data_state import DataCursor, DataState
 from mmbert.data.loading.streams import Stream
-from mmbert.data.sampling.permutation import mix
-from mmbert.data.sampling.phase_order import PieceFinder, Pieces
+from mmbert.data.sampling.permutation import splitmix64
+from mmbert.data.sampling.phase_sampler import PieceLocator, Pieces
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
@@ -71,9 +71,9 @@ def scale_recipe() -> Recipe:
     )
 
 
-def hashed_find(self: PieceFinder, components: np.ndarray, numbers: np.ndarray) -> Pieces:
+def hashed_find(self: PieceLocator, components: np.ndarray, numbers: np.ndarray) -> Pieces:
     """In place of the indexes: log-normal lengths of mean 750 from a hash of the piece's number."""
-    words = mix(numbers.astype(np.uint64) * np.uint64(1833) + components.astype(np.uint64))
+    words = splitmix64(numbers.astype(np.uint64) * np.uint64(1833) + components.astype(np.uint64))
     uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
     # a logistic stands in for the normal: heavy-tailed enough, and in closed form
     lengths = np.exp(np.log(500.0) + np.log(uniform / (1 - uniform)) * 0.55)
@@ -82,16 +82,16 @@ def hashed_find(self: PieceFinder, components: np.ndarray, numbers: np.ndarray) 
     return Pieces(numbers, zeros, lengths, zeros, zeros)
 
 
-def state_at_the_end(progress: Progress, steps: int) -> DataState:
+def state_at_the_end(cursor: DataCursor, steps: int) -> DataState:
     """The data state at the end of the second phase, with positions as lengths scatter them."""
     random = np.random.default_rng(0)
     ended = []
     for phase in range(2):
-        pieces = progress._mixes[phase].pieces.sum() / STREAMS
+        pieces = cursor._mixtures[phase].pieces.sum() / STREAMS
         # standard deviation of a sum of n lengths whose own deviation is 1.5 times their mean
         positions = pieces + random.normal(0, 1.5 * np.sqrt(pieces), STREAMS)
         ended.append({"positions": positions.astype(int).tolist(), "returned": []})
-    state = progress.state(steps, {n: progress.streams[n] for n in range(STREAMS)})
+    state = cursor.state_dict(steps, {n: cursor.streams[n] for n in range(STREAMS)})
     state["phase"] = 1
     state["ended"] = ended[:1]  # type: ignore[typeddict-item]
     for number in range(STREAMS):
@@ -105,16 +105,16 @@ def state_at_the_end(progress: Progress, steps: int) -> DataState:
 
 def child(shards: Path, state_file: Path | None) -> None:
     """A fresh process: start (or resume), then plan one row of one stream."""
-    PieceFinder.find = hashed_find  # type: ignore[method-assign]
+    PieceLocator.find = hashed_find  # type: ignore[method-assign]
     recipe = scale_recipe()
     plan = training_plan(recipe)
     begin = time.perf_counter()
     state = json.loads(state_file.read_text()) if state_file else None
     corpus = open_corpus(shards)
     opened = time.perf_counter() - begin
-    progress = Progress(corpus, recipe, plan, state)
+    cursor = DataCursor(corpus, recipe, plan, state)
     ready = time.perf_counter() - begin
-    stream = Stream(progress.order, 0, progress.streams[0])
+    stream = Stream(cursor.sampler, 0, cursor.streams[0])
     stream.next_row()
     first = time.perf_counter() - begin
     rows = 200
@@ -125,7 +125,7 @@ def child(shards: Path, state_file: Path | None) -> None:
     print(
         f"manifests {opened:.2f} s, ready {ready:.2f} s, first row planned {first:.2f} s, "
         f"each row {1000 * each:.2f} ms, peak {memory:.0f} MB, "
-        f"holes {int(progress.order.consumption.hole_counts.sum()):,}",
+        f"gaps {int(cursor.sampler.consumption.gap_counts.sum()):,}",
         flush=True,
     )
 
@@ -144,13 +144,13 @@ def main() -> None:
         )
         recipe = scale_recipe()
         plan = training_plan(recipe)
-        progress = Progress(open_corpus(shards), recipe, plan, None)
+        cursor = DataCursor(open_corpus(shards), recipe, plan, None)
         # digests of phases begun, as a checkpoint would have them
-        state = state_at_the_end(progress, plan.phases[1].end_step)
-        consumption = progress.order.consumption
-        second = progress._order(1, consumption)
+        state = state_at_the_end(cursor, plan.phases[1].end_step)
+        consumption = cursor.sampler.consumption
+        second = cursor._order(1, consumption)
         del second
-        state["digests"] = progress._digests
+        state["digests"] = cursor._digests
         file = Path(folder) / "state.json"
         file.write_text(json.dumps(state))
         for name, arguments in (("start", [shards]), ("resume at 2.9T", [shards, file])):

@@ -185,7 +185,7 @@ def continue_on_the_same_grid(
         engine = prescribed_engine(grid, parallel__zero_stage=stage, precision="bfloat16")
         store = CheckpointStore(root / str(stage))
         if again:
-            path = store.newest_sound()
+            path = store.latest_valid()
             assert path is not None
             assert store.load(engine, path).step == 3
         else:
@@ -256,10 +256,10 @@ def fill_the_disk(rank: int, world_size: int, root: Path, failing: int) -> dict[
         message = str(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     torch.distributed.barrier()
-    seen = {"message": message, "newest": store.newest_sound()}
+    seen = {"message": message, "newest": store.latest_valid()}
     store.save(engine, state_at(2))
     store.wait()
-    return seen | {"afterwards": store.newest_sound()}
+    return seen | {"afterwards": store.latest_valid()}
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -345,25 +345,25 @@ def damage(path: Path, fault: str) -> None:
 def test_a_damaged_one_is_named_and_the_newest_sound_one_used(
     three: Path, fault: str, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert CheckpointStore(three).newest_sound() == three / "step-00000003"
+    assert CheckpointStore(three).latest_valid() == three / "step-00000003"
     damage(three / "step-00000003" / file, fault)
-    assert CheckpointStore(three).newest_sound() == three / "step-00000002"
+    assert CheckpointStore(three).latest_valid() == three / "step-00000002"
     assert f"step-00000003/{file}" in caplog.text
 
 
-def newest_sound_of(rank: int, world_size: int, root: Path) -> tuple[Path | None, list[str]]:
+def latest_valid_of(rank: int, world_size: int, root: Path) -> tuple[Path | None, list[str]]:
     start(rank, world_size, 1)
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
     logger.addHandler(handler)
-    return CheckpointStore(root).newest_sound(), records
+    return CheckpointStore(root).latest_valid(), records
 
 
 def test_ranks_that_share_the_reading_agree(three: Path) -> None:
     """The second file, which only the second rank reads, is damaged: both hear of it."""
     damage(three / "step-00000003" / "rank-00001.safetensors", "flipped")
-    results = run_ranks(newest_sound_of, 2, three)
+    results = run_ranks(latest_valid_of, 2, three)
     assert [results[rank][0] for rank in (0, 1)] == [three / "step-00000002"] * 2
     assert "step-00000003/rank-00001.safetensors" in results[0][1][0]
     assert results[1][1] == [], "said once, not by every rank"
@@ -371,27 +371,27 @@ def test_ranks_that_share_the_reading_agree(three: Path) -> None:
 
 def test_the_newest_of_some(three: Path) -> None:
     store = CheckpointStore(three)
-    assert store.newest_sound(up_to_step=2) == three / "step-00000002"
-    assert store.newest_sound(up_to_step=0) is None
-    assert CheckpointStore(three / "empty").newest_sound() is None
+    assert store.latest_valid(up_to_step=2) == three / "step-00000002"
+    assert store.latest_valid(up_to_step=0) is None
+    assert CheckpointStore(three / "empty").latest_valid() is None
 
 
 def test_when_none_is_sound_it_does_not_begin_anew(three: Path) -> None:
     for path in CheckpointStore(three).list():
         damage(path / "rank-00000.safetensors", "flipped")
     with pytest.raises(UserError, match="none of the 3 checkpoints"):
-        CheckpointStore(three).newest_sound()
+        CheckpointStore(three).latest_valid()
 
 
 def overwrite_a_damaged_one(rank: int, world_size: int, root: Path) -> Any:
     engine, store = prescribed_engine(start(rank, world_size, 1)), CheckpointStore(root)
-    path = store.newest_sound()
+    path = store.latest_valid()
     assert path is not None
     state = store.load(engine, path)
     train(engine, 3, 4)
     store.save(engine, state_at(state.step + 1))
     store.wait()
-    return store.newest_sound()
+    return store.latest_valid()
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(three: Path) -> None:

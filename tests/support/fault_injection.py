@@ -171,8 +171,8 @@ def fake_spike(rank: int, row_index: int) -> None:
     """Let the step with this first row report a loss far above the others, whenever it is done."""
 
     def raising(original: Any) -> Any:
-        def run(runner: Any, rows: Any, **arguments: Any) -> Any:
-            outcome = original(runner, rows, **arguments)
+        def run(runner: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
+            outcome = original(runner, rows, *arguments, **options)
             if any(row.index // 4 == row_index // 4 for row in rows):
                 outcome = replace(outcome, loss=outcome.loss + 50.0)
             return outcome

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mmbert.data.loading.packing import segments_in_a_row
+from mmbert.data.loading.packing import max_segments_per_row
 from mmbert.data.loading.rows import Row
 from tests.benchmarks.bench_cpu_step import web_lengths
 
@@ -19,7 +19,7 @@ def packed_rows(
     generator = np.random.default_rng(seed)
     # As many slots as training's rows have, of which most stay empty.
     mean = float(np.mean(web_lengths(np.random.default_rng(seed), context, tokens)))
-    segments = segments_in_a_row(tokens, mean)
+    segments = max_segments_per_row(tokens, mean)
     return [
         packed_row(index, generator, tokens, context, mask_ratio, vocabulary, segments)
         for index in range(count)

@@ -92,7 +92,7 @@ class SavedParameter(_Model):
 
     def shard_shape(self, shard: Shard) -> tuple[int, ...]:
         """The shape of a share."""
-        return share_shape(self.shape, self.split_dimension, shard.ranges)
+        return shape_of_shard(self.shape, self.split_dimension, shard.ranges)
 
 
 class SavedGrid(_Model):
@@ -136,11 +136,11 @@ class Index(_Model):
             values = json.loads(path.read_bytes())
             checksum = values.pop("xxh3_128")
         except FileNotFoundError:
-            raise damaged(path, "is missing") from None
+            raise damaged_error(path, "is missing") from None
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise damaged(path, f"cannot be read ({error})") from None
+            raise damaged_error(path, f"cannot be read ({error})") from None
         if checksum != _digest(values):
-            raise damaged(path, "is not as it was written (its checksum differs)")
+            raise damaged_error(path, "is not as it was written (its checksum differs)")
         if values.get("format") != FORMAT:
             raise UserError(
                 f"{path} has format {values.get('format')}; this version reads {FORMAT}",
@@ -149,7 +149,7 @@ class Index(_Model):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise damaged(path, f"does not make sense ({error})") from None
+            raise damaged_error(path, f"does not make sense ({error})") from None
 
 
 def _digest(values: dict[str, Any]) -> str:
@@ -157,7 +157,7 @@ def _digest(values: dict[str, Any]) -> str:
     return str(xxhash.xxh3_128_hexdigest(canonical.encode()))
 
 
-def damaged(path: Path, what: str) -> CheckpointDamagedError:
+def damaged_error(path: Path, what: str) -> CheckpointDamagedError:
     """The error for a file that cannot be used."""
     return CheckpointDamagedError(
         f"{path} {what}",
@@ -166,7 +166,7 @@ def damaged(path: Path, what: str) -> CheckpointDamagedError:
     )
 
 
-def share_shape(
+def shape_of_shard(
     shape: Sequence[int], split_dimension: int | None, ranges: Sequence[tuple[int, int]]
 ) -> tuple[int, ...]:
     """The shape of the share that `ranges` along `split_dimension` cut out of `shape`."""
@@ -226,15 +226,15 @@ def check_file(path: Path, entry: FileEntry) -> str | None:
     return None
 
 
-def check_complete(parameters: dict[str, SavedParameter]) -> Iterator[str]:
+def coverage_errors(parameters: dict[str, SavedParameter]) -> Iterator[str]:
     """What is missing or doubled in the slices, as sentences; nothing if they cover every share."""
     for name, parameter in parameters.items():
         for number, shard in enumerate(parameter.shards):
             covered = 0
-            for piece in sorted(shard.slices, key=lambda piece: piece.start):
-                if piece.start != covered:
-                    yield f"{name}, share {number}: slices meet at {covered} and {piece.start}"
-                covered = piece.start + piece.length
+            for slice_ in sorted(shard.slices, key=lambda slice_: slice_.start):
+                if slice_.start != covered:
+                    yield f"{name}, share {number}: slices meet at {covered} and {slice_.start}"
+                covered = slice_.start + slice_.length
             wanted = math.prod(parameter.shard_shape(shard))
             if covered != wanted:
                 yield f"{name}, share {number}: slices end at {covered} of {wanted}"

@@ -17,8 +17,8 @@ from mmbert.checkpoint.format import (
     SavedParameter,
     Shard,
     check_file,
-    damaged,
-    share_shape,
+    damaged_error,
+    shape_of_shard,
 )
 from mmbert.errors import UserError
 
@@ -43,11 +43,11 @@ class CheckpointReader:
         tensor = torch.empty(parameter.shape, dtype=torch.float32)
         for shard in parameter.shards:
             shape = parameter.shard_shape(shard)
-            share = self._flat(name, state, shard, 0, math.prod(shape)).view(shape)
-            _copy_ranges(share, tensor, parameter.split_dimension, shard.ranges)
+            values = self._flat(name, state, shard, 0, math.prod(shape)).view(shape)
+            _copy_ranges(values, tensor, parameter.split_dimension, shard.ranges)
         return tensor
 
-    def share_range(
+    def shard_range(
         self,
         name: str,
         state: str,
@@ -68,7 +68,7 @@ class CheckpointReader:
         for shard in parameter.shards:
             if tuple(ranges) == shard.ranges:  # split as it was: no rearranging
                 return self._flat(name, state, shard, start, length)
-        shape = share_shape(parameter.shape, dimension, ranges)
+        shape = shape_of_shard(parameter.shape, dimension, ranges)
         outer, width = math.prod(shape[:dimension]), shape[dimension]
         inner = math.prod(shape[dimension + 1 :])
         # Rows [first, last) of the outer dimensions hold the wanted elements; when there is only
@@ -104,8 +104,8 @@ class CheckpointReader:
         for target, source, count in _overlaps(wanted, shard.ranges):
             if last - first == 1:
                 begin = (first * width + source) * inner
-                piece = self._flat(name, state, shard, begin, count * inner)
-                block[0, target : target + count] = piece.view(count, inner)
+                slice_ = self._flat(name, state, shard, begin, count * inner)
+                block[0, target : target + count] = slice_.view(count, inner)
             else:
                 rows = self._flat(
                     name, state, shard, first * width * inner, (last - first) * width * inner
@@ -115,12 +115,12 @@ class CheckpointReader:
     def _flat(self, name: str, state: str, shard: Shard, start: int, length: int) -> Tensor:
         """float32 [length]: elements from `start` of a saved share, from all files they lie in."""
         result = torch.empty(length, dtype=torch.float32)
-        for piece in shard.slices:
-            begin = max(start, piece.start)
-            end = min(start + length, piece.start + piece.length)
+        for slice_ in shard.slices:
+            begin = max(start, slice_.start)
+            end = min(start + length, slice_.start + slice_.length)
             if begin < end:
-                saved = self._slice(piece.file, name, state)
-                part = saved[begin - piece.start : end - piece.start]
+                saved = self._slice(slice_.file, name, state)
+                part = saved[begin - slice_.start : end - slice_.start]
                 result[begin - start : end - start] = part
         return result
 
@@ -139,7 +139,7 @@ class CheckpointReader:
             try:
                 self._files[file] = safe_open(path, framework="pt")
             except Exception as error:  # safetensors raises its own and OS errors alike
-                raise damaged(path, f"cannot be read ({error})") from None
+                raise damaged_error(path, f"cannot be read ({error})") from None
         return self._files[file]
 
 
@@ -170,14 +170,14 @@ def _overlaps(
 
 
 def _copy_ranges(
-    share: Tensor, full: Tensor, dimension: int | None, ranges: Sequence[tuple[int, int]]
+    values: Tensor, full: Tensor, dimension: int | None, ranges: Sequence[tuple[int, int]]
 ) -> None:
     if dimension is None:
-        full.copy_(share)
+        full.copy_(values)
         return
     offset = 0
     for start, stop in ranges:
-        part = share.narrow(dimension, offset, stop - start)
+        part = values.narrow(dimension, offset, stop - start)
         full.narrow(dimension, start, stop - start).copy_(part)
         offset += stop - start
 
@@ -192,7 +192,7 @@ def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
             f"{path} is not a checkpoint folder",
             remedy="name a folder such as RUN/checkpoints/step-00000100",
         )
-    problem = problem_with(path)
+    problem = verify_checkpoint(path)
     if problem is not None:
         raise problem
     with CheckpointReader(path) as reader:
@@ -200,7 +200,7 @@ def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, reader.full(name)
 
 
-def problem_with(path: Path, *, share: int = 0, shares: int = 1) -> UserError | None:
+def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> UserError | None:
     """The first thing wrong with a checkpoint, None if it is sound. Reads every file once.
 
     With `shares` > 1 only every `shares`-th file is looked at, from number `share` on.
@@ -209,11 +209,11 @@ def problem_with(path: Path, *, share: int = 0, shares: int = 1) -> UserError | 
         index = Index.read(path)
     except UserError as error:
         return error
-    for name in list(index.files)[share::shares]:
+    for name in list(index.files)[rank::world_size]:
         what = check_file(path / name, index.files[name])
         if what is not None:
-            return damaged(path / name, what)
+            return damaged_error(path / name, what)
     return None
 
 
-__all__ = ["CheckpointReader", "problem_with", "read_parameters"]
+__all__ = ["CheckpointReader", "read_parameters", "verify_checkpoint"]

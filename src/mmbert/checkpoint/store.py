@@ -21,8 +21,8 @@ import torch
 
 from mmbert import __version__
 from mmbert.checkpoint.format import Index, RunState
-from mmbert.checkpoint.reader import CheckpointReader, problem_with, read_parameters
-from mmbert.checkpoint.writer import Job, Snapshot, Writer
+from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
+from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
 from mmbert.errors import UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.parallel.host_group import HostGroup
@@ -95,14 +95,14 @@ class CheckpointStore:
         self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
         self._alive = alive
         self._host_group = HostGroup.on_default_group()
-        self._snapshot = Snapshot()
+        self._staging = HostStaging()
         self._writer: Writer | None = None
         self.blocked_seconds = 0.0
         """What the last `save` cost the step: waiting for the one before, and copying."""
 
     def prepare(self, engine: SavableEngine) -> None:
         """Take the host memory for the copies, so that the first save does not have to."""
-        self._snapshot.prepare(engine.fragments(), engine.device)
+        self._staging.prepare(engine.fragments(), engine.device)
 
     def save(self, engine: SavableEngine, state: RunState) -> Path:
         """Write a checkpoint after `state.step` steps; collective. The folder it will have.
@@ -115,7 +115,7 @@ class CheckpointStore:
         path = self.root / f"step-{state.step:08d}"
         begun = self._begin(path) if self._host_group.is_rank_zero else None
         number, partial = self._host_group.broadcast(begun)
-        job = Job(
+        job = SaveJob(
             path=path,
             partial=self.root / partial,
             rank=self._host_group.rank,
@@ -131,9 +131,9 @@ class CheckpointStore:
             zero_stage=engine.zero_stage,
             commit_timeout=self._commit_timeout,
         )
-        pieces = self._snapshot.take(engine.fragments(), engine.device)
+        fragment_specs = self._staging.stage(engine.fragments(), engine.device)
         self._writer = Writer(
-            job, self._snapshot, pieces, after_commit=lambda: self.prune(state.step)
+            job, self._staging, fragment_specs, after_commit=lambda: self.prune(state.step)
         )
         self._writer.start()
         if not self._asynchronous:
@@ -150,7 +150,7 @@ class CheckpointStore:
             return
         writer, self._writer = self._writer, None
         # All ranks come back to one another, so that none seems to hang while one still writes.
-        while not all(self._host_group.gather(writer.ends_within(PATIENCE_SECONDS))):
+        while not all(self._host_group.gather(writer.finished_within(PATIENCE_SECONDS))):
             self._alive()
         results = self._host_group.gather(writer.result())
         failures = [failure for failure in results if failure is not None]
@@ -176,7 +176,7 @@ class CheckpointStore:
         folders = [path for path in self.root.iterdir() if FOLDER.fullmatch(path.name)]
         return sorted(folders, key=step_of)
 
-    def newest_sound(self, *, up_to_step: int | None = None) -> Path | None:
+    def latest_valid(self, *, up_to_step: int | None = None) -> Path | None:
         """The newest checkpoint whose every byte is as written; None if there are none; collective.
 
         With `up_to_step`, those of later steps are left out of account.
@@ -191,8 +191,10 @@ class CheckpointStore:
             candidates = [path for path in candidates if step_of(path) <= up_to_step]
         problems = []
         for path in reversed(candidates):
-            share, shares = self._host_group.rank, self._host_group.world_size
-            found = self._host_group.gather(problem_with(path, share=share, shares=shares))
+            rank, world_size = self._host_group.rank, self._host_group.world_size
+            found = self._host_group.gather(
+                verify_checkpoint(path, rank=rank, world_size=world_size)
+            )
             problem = next((problem for problem in found if problem is not None), None)
             if problem is None:
                 return Path(path)
@@ -217,7 +219,7 @@ class CheckpointStore:
             for fragment in engine.fragments():
                 ranges = fragment.spec.ranges(fragment.tensor_rank, fragment.tensor_size)
                 for state, tensor in fragment.states.items():
-                    values = reader.share_range(
+                    values = reader.shard_range(
                         fragment.name,
                         state,
                         ranges=ranges,
@@ -249,17 +251,17 @@ class CheckpointStore:
     def remove(self, path: Path) -> None:
         """Delete a checkpoint; one rank alone."""
         # Renamed first, for good: a half-deleted checkpoint is never seen as one.
-        grave = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
-        path.rename(grave)
+        trash = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
+        path.rename(trash)
         sync_folder(self.root)
-        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def _begin(self, path: Path) -> tuple[int, str]:
         """The save's number and the name of its hidden folder, made; remains of others go."""
         make_folder(self.root)
-        for remains in self.root.iterdir():
-            if remains.name.startswith(HIDDEN):
-                shutil.rmtree(remains, ignore_errors=True)
+        for leftover in self.root.iterdir():
+            if leftover.name.startswith(HIDDEN):
+                shutil.rmtree(leftover, ignore_errors=True)
         number = 0
         for earlier in reversed(self.list()):
             try:

@@ -11,7 +11,7 @@ from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
-from mmbert.data.loading.validation_rows import heldout_rows
+from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.mixture_weights import component_sizes
 from mmbert.errors import UserError
 from mmbert.model.flops import MFU_FORMULA
@@ -94,7 +94,7 @@ def build_trainer(
         results.unigram = Losses.of(validator.unigram(run.corpus), run.table)
     trainer.checkpoints.store.prepare(engine)
     trainer.heartbeat(Activity.CHECK_MEMORY)
-    shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixes)
+    shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
     hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
     _log_setup(trainer, hosts, peaks)
@@ -115,7 +115,7 @@ def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
 
 
 def _build_validator(run: RunConfig, grid: ProcessGrid, device: torch.device) -> Validator:
-    rows = heldout_rows(run.corpus, run.recipe, rank=grid.data.rank, ranks=grid.data.size)
+    rows = validation_rows(run.corpus, run.recipe, rank=grid.data.rank, ranks=grid.data.size)
     return Validator(rows, run.table, grid.data, device)
 
 
@@ -138,7 +138,7 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
         What was done, for the log.
     """
     run = trainer.run
-    newest = trainer.checkpoints.store.newest_sound()
+    newest = trainer.checkpoints.store.latest_valid()
     if newest is not None:
         check_same_run(run.recipe, Index.read(newest).state, newest)
         trainer.load(newest)

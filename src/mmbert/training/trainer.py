@@ -191,7 +191,7 @@ class Trainer:
         if not guard.rollback:
             return None
         self.finish_saving()
-        target = self.checkpoints.store.newest_sound(up_to_step=_first_suspect(spike))
+        target = self.checkpoints.store.latest_valid(up_to_step=_first_suspect(spike))
         if target is not None and self.skipped.rollbacks < guard.rollback_limit:
             return target
         why = (

@@ -430,7 +430,7 @@ def test_text_is_asked_for_before_it_is_read(
     def ask(self: IndexedDataset, start: int, end: int) -> None:
         asked.update((self.prefix.parent.name, token) for token in range(start, end))
 
-    monkeypatch.setattr("mmbert.data.sampling.phase_order.READ_AHEAD_FROM", 0)
+    monkeypatch.setattr("mmbert.data.sampling.phase_sampler.READ_AHEAD_FROM", 0)
     monkeypatch.setattr(IndexedDataset, "read_ahead", ask)
     fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
     for row in RowLoader(fresh, recipe, plan):

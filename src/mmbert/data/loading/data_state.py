@@ -10,13 +10,13 @@ import numpy as np
 from mmbert.data.loading.streams import (
     StreamState,
     close_phase,
-    first_state,
+    initial_state,
     next_consumption,
     open_phase,
 )
 from mmbert.data.sampling.consumption import Consumption, PhaseEnd
-from mmbert.data.sampling.mixture_weights import phase_mixes
-from mmbert.data.sampling.phase_order import PhaseOrder, PieceFinder
+from mmbert.data.sampling.mixture_weights import phase_mixtures
+from mmbert.data.sampling.phase_sampler import PhaseSampler, PieceLocator
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
@@ -63,7 +63,7 @@ def merge_states(states: Sequence[DataState]) -> DataState:
     return merged  # type: ignore[return-value]
 
 
-class Progress:
+class DataCursor:
     """The order of the current phase and the states of all streams in it.
 
     Built from a corpus, a recipe and a checkpoint's state (None: the beginning), then moved from
@@ -73,22 +73,22 @@ class Progress:
     def __init__(
         self, corpus: Corpus, recipe: Recipe, plan: TrainingPlan, state: DataState | None
     ) -> None:
-        self.finder = PieceFinder(corpus, recipe)
+        self.locator = PieceLocator(corpus, recipe)
         self._corpus, self._recipe, self._plan = corpus, recipe, plan
-        self._mixes = phase_mixes(self.finder.sizes, recipe)
+        self._mixtures = phase_mixtures(self.locator.sizes, recipe)
         self._names = [component.name for component in corpus.components]
         self._digests: list[str] = []
         self._ended: list[EndedPhase] = []
         count = recipe.batch.quantum
-        self.order = self._order(0, Consumption.nothing(len(corpus.components)))
-        self.streams: list[StreamState] = [first_state() for _ in range(count)]
+        self.sampler = self._open_sampler(0, Consumption.empty(len(corpus.components)))
+        self.streams: list[StreamState] = [initial_state() for _ in range(count)]
         self.step = 0
         if state is not None:
             self._restore(state, count)
 
     def advance(self, streams: Sequence[StreamState]) -> None:
         """End the current phase with the states of all streams, and open the next."""
-        end, remainders = close_phase(self.finder, list(streams))
+        end, remainders = close_phase(self.locator, list(streams))
         self._ended.append(
             {
                 "positions": end.positions.tolist(),
@@ -97,25 +97,27 @@ class Progress:
                 ).tolist(),
             }
         )
-        self.order = self._order(self.order.index + 1, next_consumption(self.order, end))
-        self.streams = open_phase(self.order, remainders)
+        self.sampler = self._open_sampler(
+            self.sampler.index + 1, next_consumption(self.sampler, end)
+        )
+        self.streams = open_phase(self.sampler, remainders)
 
-    def state(self, step: int, streams: dict[int, StreamState]) -> DataState:
+    def state_dict(self, step: int, streams: dict[int, StreamState]) -> DataState:
         """The state before `step` of the given streams in the current phase."""
         return {
             "format": STATE_FORMAT,
             "step": step,
-            "phase": self.order.index,
+            "phase": self.sampler.index,
             "components": self._names,
             "digests": list(self._digests),
             "ended": list(self._ended),
             "streams": {str(number): streams[number] for number in sorted(streams)},
         }
 
-    def _order(self, index: int, before: Consumption) -> PhaseOrder:
-        order = PhaseOrder(self.finder, self._recipe, self._mixes, index, before)
-        self._digests.append(order.digest)
-        return order
+    def _open_sampler(self, index: int, before: Consumption) -> PhaseSampler:
+        sampler = PhaseSampler(self.locator, self._recipe, self._mixtures, index, before)
+        self._digests.append(sampler.digest)
+        return sampler
 
     def _restore(self, state: DataState, count: int) -> None:
         if state["format"] != STATE_FORMAT:
@@ -145,19 +147,19 @@ class Progress:
                     ).tolist(),
                 }
             )
-            self.order = self._order(index + 1, next_consumption(self.order, end))
-        self._check_digest(state, self.order.index)
+            self.sampler = self._open_sampler(index + 1, next_consumption(self.sampler, end))
+        self._check_digest(state, self.sampler.index)
         self.step = state["step"]
         self.streams = [_renamed(state["streams"][str(number)], rename) for number in range(count)]
-        first = self._plan.phases[self.order.index].first_step
-        ends = self._plan.phases[self.order.index].end_step
+        first = self._plan.phases[self.sampler.index].first_step
+        ends = self._plan.phases[self.sampler.index].end_step
         if not first <= self.step <= ends:
             raise UserError(
                 f"the checkpoint's data stand at step {self.step}, but phase "
-                f"'{self._recipe.phases[self.order.index].name}' has steps {first} to {ends}",
+                f"'{self._recipe.phases[self.sampler.index].name}' has steps {first} to {ends}",
                 remedy="restore the recipe that is saved beside the checkpoint",
             )
-        if self.step == ends and self.order.index + 1 < len(self._plan.phases):
+        if self.step == ends and self.sampler.index + 1 < len(self._plan.phases):
             self.advance(self.streams)
 
     def _renaming(self, state: DataState) -> np.ndarray:
@@ -176,11 +178,11 @@ class Progress:
 
 
 def _renamed(state: StreamState, rename: np.ndarray) -> StreamState:
-    carried = [[int(rename[entry[0]]), *entry[1:]] for entry in state["carried"]]
-    kept = [[int(rename[entry[0]]), *entry[1:]] for entry in state["kept"]]
-    if any(entry[0] < 0 for entry in (*carried, *kept)):
+    pending = [[int(rename[entry[0]]), *entry[1:]] for entry in state["carried"]]
+    deferred = [[int(rename[entry[0]]), *entry[1:]] for entry in state["kept"]]
+    if any(entry[0] < 0 for entry in (*pending, *deferred)):
         raise UserError(
             "a language of which the checkpoint carries text is missing from the shards",
             remedy="restore the shards that the run was started with",
         )
-    return {"position": state["position"], "carried": carried, "kept": kept}
+    return {"position": state["position"], "carried": pending, "kept": deferred}

@@ -14,7 +14,7 @@ from mmbert.model.packed_batch import PackedBatch
 
 
 @dataclass(frozen=True)
-class Input:
+class Microbatch:
     """One microbatch on the device."""
 
     batch: PackedBatch
@@ -22,13 +22,13 @@ class Input:
     """int64 [K]: the component of each masked token, −1 for an empty slot."""
 
 
-def inputs_on(device: torch.device, rows: Sequence[Row]) -> Iterator[Input]:
+def prefetch_to_device(device: torch.device, rows: Sequence[Row]) -> Iterator[Microbatch]:
     """The rows in order. On a GPU the next one is copied, from pinned memory and on a stream of its
     own, before the present one is given; nothing here waits for the device."""
     if device.type != "cuda":
         yield from (_send(row, device) for row in rows)
         return
-    copying, waiting = torch.cuda.Stream(device), deque[tuple[Input, Any]]()
+    copying, waiting = torch.cuda.Stream(device), deque[tuple[Microbatch, Any]]()
     for number in range(len(rows)):
         for row in rows[number + len(waiting) : number + 2]:
             waiting.append(_send_on(copying, row, device))
@@ -41,14 +41,14 @@ def inputs_on(device: torch.device, rows: Sequence[Row]) -> Iterator[Input]:
         yield present
 
 
-def _send(row: Row, device: torch.device) -> Input:
+def _send(row: Row, device: torch.device) -> Microbatch:
     components = torch.from_numpy(row.masked_components).to(torch.int64, copy=True)
     if device.type == "cuda":
         components = components.pin_memory().to(device, non_blocking=True)
-    return Input(to_batch(row, device), components)
+    return Microbatch(to_batch(row, device), components)
 
 
-def _send_on(stream: Any, row: Row, device: torch.device) -> tuple[Input, Any]:
+def _send_on(stream: Any, row: Row, device: torch.device) -> tuple[Microbatch, Any]:
     """The row, on its way on `stream`, and the event of its arrival."""
     with torch.cuda.stream(stream):
         sent = _send(row, device)

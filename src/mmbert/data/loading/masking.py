@@ -18,9 +18,9 @@ from mmbert.errors import UserError
 from mmbert.recipe import MaskingSettings, Recipe
 
 # A "word" of a script that writes no spaces would be a sentence: it is cut after so many tokens.
-LONGEST_WORD = 8
+MAX_WORD_TOKENS = 8
 # The key of a token that may not be chosen; others' keys have 31 bits.
-_NEVER = np.uint32(2**32 - 1)
+_INELIGIBLE = np.uint32(2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Masker:
         keys = words.random_raw((len(input_ids) + 1) // 2).view(np.uint32)[: len(input_ids)]
         keys >>= np.uint32(1)
         special = np.flatnonzero(self._is_special.take(input_ids))
-        keys[special] = _NEVER
+        keys[special] = _INELIGIBLE
         count = round(ratio * (len(input_ids) - len(special)))
         if self._word_starts is None:
             positions = np.flatnonzero(_smallest(keys, count))
@@ -91,7 +91,7 @@ class Masker:
     def _whole_words(self, input_ids: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
         """Positions of `count` tokens that form whole words, but for the last one chosen."""
         assert self._word_starts is not None
-        eligible = np.flatnonzero(keys != _NEVER)
+        eligible = np.flatnonzero(keys != _INELIGIBLE)
         starts = self._word_starts[input_ids[eligible]]
         starts[np.flatnonzero(np.diff(eligible) != 1) + 1] = True  # after a special token
         if len(starts):
@@ -99,7 +99,7 @@ class Masker:
         first = np.flatnonzero(starts)
         lengths = np.diff(np.append(first, len(eligible)))
         within = np.arange(len(eligible)) - np.repeat(first, lengths)
-        starts |= within % LONGEST_WORD == 0
+        starts |= within % MAX_WORD_TOKENS == 0
         first = np.flatnonzero(starts)
         lengths = np.diff(np.append(first, len(eligible)))
         order = np.argsort(keys[eligible[first]], kind="stable")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMix
-from mmbert.data.sampling.phase_order import PhaseOrder, mean_segment
+from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMixture
+from mmbert.data.sampling.phase_sampler import PhaseSampler, mean_segment
 from mmbert.recipe import Recipe
 
 # Waiting segments among which a row's last gap is closed; the second only when the first fails.
@@ -36,29 +36,29 @@ class RowShape:
     @classmethod
     def of(cls, row_tokens: int, mean_segment: float) -> RowShape:
         """The shape of rows of `row_tokens` tokens, for segments of `mean_segment` in the mean."""
-        return cls(row_tokens, segments_in_a_row(row_tokens, mean_segment))
+        return cls(row_tokens, max_segments_per_row(row_tokens, mean_segment))
 
     @property
-    def most_prefix_segments(self) -> int:
+    def max_prefix_segments(self) -> int:
         """Segments taken in order at most, so that the closing never exceeds `max_segments`."""
         # one more is kept free for the padding at the row's end
         return max(1, self.max_segments - 1 - CLOSING_WINDOWS[0])
 
 
-def row_shape(order: PhaseOrder) -> RowShape:
+def row_shape(sampler: PhaseSampler) -> RowShape:
     """The shape of the rows of a phase."""
-    return RowShape.of(order.row_tokens, order.mean_segment)
+    return RowShape.of(sampler.row_tokens, sampler.mean_segment)
 
 
 def row_shapes(
-    sizes: tuple[ComponentSize, ...], recipe: Recipe, mixes: Sequence[PhaseMix]
+    sizes: tuple[ComponentSize, ...], recipe: Recipe, mixtures: Sequence[PhaseMixture]
 ) -> tuple[RowShape, ...]:
-    """The shapes of every phase's rows, from `component_sizes` and `phase_mixes`."""
-    means = (mean_segment(sizes, mix_, index) for index, mix_ in enumerate(mixes))
+    """The shapes of every phase's rows, from `component_sizes` and `phase_mixtures`."""
+    means = (mean_segment(sizes, mixture, index) for index, mixture in enumerate(mixtures))
     return tuple(RowShape.of(recipe.batch.row_tokens, mean) for mean in means)
 
 
-def segments_in_a_row(row_tokens: int, mean_segment: float) -> int:
+def max_segments_per_row(row_tokens: int, mean_segment: float) -> int:
     """A fixed number of segment slots: four times what the mean asks for, in steps of 64.
 
     Bounded by row_tokens / 3 (a segment has at least begin, end and a token), plus the padding.
@@ -79,7 +79,7 @@ def slots_for(segments: int, max_segments: int) -> int:
 def prefix_length(ends: np.ndarray, shape: RowShape) -> int:
     """How many of the oldest segments are taken in order; `ends` are running sums of sizes."""
     fitting = int(np.searchsorted(ends, shape.row_tokens, side="right"))
-    return max(1, min(fitting - CLOSING_RESERVE, shape.most_prefix_segments))
+    return max(1, min(fitting - CLOSING_RESERVE, shape.max_prefix_segments))
 
 
 def choose_segments(sizes: np.ndarray, shape: RowShape) -> np.ndarray:
@@ -88,7 +88,7 @@ def choose_segments(sizes: np.ndarray, shape: RowShape) -> np.ndarray:
     Their sizes add up to at most `row_tokens`; exactly, wherever the waiting lengths allow.
     """
     ends = np.cumsum(sizes)
-    if len(ends) <= shape.most_prefix_segments and (not len(ends) or ends[-1] <= shape.row_tokens):
+    if len(ends) <= shape.max_prefix_segments and (not len(ends) or ends[-1] <= shape.row_tokens):
         return np.arange(len(sizes))
     prefix = prefix_length(ends, shape)
     gap = shape.row_tokens - int(ends[prefix - 1])

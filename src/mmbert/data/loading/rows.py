@@ -10,7 +10,7 @@ import numpy as np
 from mmbert.data.loading.masking import Masker
 from mmbert.data.loading.packing import RowShape
 from mmbert.data.loading.streams import StreamState
-from mmbert.data.sampling.phase_order import (
+from mmbert.data.sampling.phase_sampler import (
     COMPONENT,
     DOCUMENT,
     OFFSET,
@@ -134,7 +134,7 @@ class RowBuilder:
             flat = flats.get((component, shard))
             if flat is None:
                 dataset = self._corpus.shard(self._corpus.components[component], self._split, shard)
-                dataset.require_whole_tokens()
+                dataset.check_tokens_not_truncated()
                 flats[component, shard] = flat = dataset.tokens
             ids[place + 1 : place + 1 + size] = flat[offset : offset + size]
         lowest, highest = int(ids.min()), int(ids.max())

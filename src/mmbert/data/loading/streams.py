@@ -10,18 +10,18 @@ import numpy as np
 
 from mmbert.data.loading.packing import CLOSING_WINDOWS, choose_segments, prefix_length, row_shape
 from mmbert.data.sampling.consumption import Consumption, PhaseEnd
-from mmbert.data.sampling.phase_order import (
+from mmbert.data.sampling.phase_sampler import (
     COLUMNS,
     COMPONENT,
     NUMBER,
     SIZE,
     START,
-    PhaseOrder,
-    PieceFinder,
+    PhaseSampler,
+    PieceLocator,
     segment_sizes,
 )
 
-_FEWEST_FETCHED, _MOST_FETCHED = 64, 4096
+_MIN_FETCHED, _MAX_FETCHED = 64, 4096
 
 
 class StreamState(TypedDict):
@@ -69,92 +69,92 @@ class Stream:
     """
 
     def __init__(
-        self, order: PhaseOrder, number: int, state: StreamState, *, read_ahead: bool = False
+        self, sampler: PhaseSampler, number: int, state: StreamState, *, read_ahead: bool = False
     ) -> None:
-        self._order = order
-        self._shape = row_shape(order)
+        self._sampler = sampler
+        self._shape = row_shape(sampler)
         self._read_ahead = read_ahead
         self._number = number
         self._position = state["position"]
-        self._kept = state["kept"]
-        self._waiting = _located(order, Ranges.of(state["carried"]))
+        self._deferred = state["kept"]
+        self._buffer = _located(sampler, Ranges.of(state["carried"]))
         if read_ahead:
-            order.finder.read_ahead(self._waiting)
+            sampler.locator.read_ahead(self._buffer)
         # Pieces fetched ahead of the position: their segments, and how many each piece has.
         self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
         self._ahead_counts = np.empty(0, dtype=np.int64)
-        per_row = order.row_tokens / order.mean_piece
-        self._fetched = int(min(max(2 * per_row, _FEWEST_FETCHED), _MOST_FETCHED))
+        per_row = sampler.row_tokens / sampler.mean_piece
+        self._fetched = int(min(max(2 * per_row, _MIN_FETCHED), _MAX_FETCHED))
 
     def next_row(self) -> np.ndarray:
         """The table [segments, COLUMNS] of the next row, oldest segment first."""
         shape = self._shape
-        self._admit_until_tokens(shape.row_tokens)
-        ends = np.cumsum(segment_sizes(self._waiting))
-        self._admit_until_segments(prefix_length(ends, shape) + CLOSING_WINDOWS[0])
-        chosen = choose_segments(segment_sizes(self._waiting), shape)
-        row = self._waiting[chosen]
-        stays = np.ones(len(self._waiting), dtype=bool)
+        self._fill_buffer_to_tokens(shape.row_tokens)
+        ends = np.cumsum(segment_sizes(self._buffer))
+        self._fill_buffer_to_segments(prefix_length(ends, shape) + CLOSING_WINDOWS[0])
+        chosen = choose_segments(segment_sizes(self._buffer), shape)
+        row = self._buffer[chosen]
+        stays = np.ones(len(self._buffer), dtype=bool)
         stays[chosen] = False
-        self._waiting = self._waiting[stays]
+        self._buffer = self._buffer[stays]
         return row
 
-    def state(self) -> StreamState:
+    def state_dict(self) -> StreamState:
         """The state after the rows given so far."""
         return {
             "position": self._position,
-            "carried": self._waiting[:, [COMPONENT, NUMBER, START, SIZE]].tolist(),
-            "kept": self._kept,
+            "carried": self._buffer[:, [COMPONENT, NUMBER, START, SIZE]].tolist(),
+            "kept": self._deferred,
         }
 
-    def _admit_until_tokens(self, tokens: int) -> None:
+    def _fill_buffer_to_tokens(self, tokens: int) -> None:
         """Draw pieces, whole and one after the other, until at least `tokens` wait."""
-        missing = tokens - int(segment_sizes(self._waiting).sum())
+        missing = tokens - int(segment_sizes(self._buffer).sum())
         while missing > 0 and self._fetch():
             ends = np.cumsum(segment_sizes(self._ahead))
             piece_ends = np.cumsum(self._ahead_counts)
             needed = int(np.searchsorted(ends[piece_ends - 1], missing)) + 1
             missing -= int(ends[piece_ends[min(needed, len(piece_ends)) - 1] - 1])
-            self._admit(needed)
+            self._fill_buffer(needed)
 
-    def _admit_until_segments(self, segments: int) -> None:
+    def _fill_buffer_to_segments(self, segments: int) -> None:
         """Draw pieces until at least `segments` segments wait."""
-        while (missing := segments - len(self._waiting)) > 0 and self._fetch():
-            self._admit(int(np.searchsorted(np.cumsum(self._ahead_counts), missing)) + 1)
+        while (missing := segments - len(self._buffer)) > 0 and self._fetch():
+            self._fill_buffer(int(np.searchsorted(np.cumsum(self._ahead_counts), missing)) + 1)
 
-    def _admit(self, pieces: int) -> None:
+    def _fill_buffer(self, pieces: int) -> None:
         pieces = min(pieces, len(self._ahead_counts))
         segments = int(self._ahead_counts[:pieces].sum())
-        self._waiting = np.concatenate((self._waiting, self._ahead[:segments]))
+        self._buffer = np.concatenate((self._buffer, self._ahead[:segments]))
         self._ahead, self._ahead_counts = self._ahead[segments:], self._ahead_counts[pieces:]
         self._position += pieces
 
     def _fetch(self) -> bool:
         """Whether pieces lie ahead, after fetching some if there were none."""
         if not len(self._ahead_counts):
-            components, numbers = self._order.draw(self._number, self._position, self._fetched)
-            self._ahead, self._ahead_counts = self._order.segments(components, numbers)
+            components, numbers = self._sampler.draw(self._number, self._position, self._fetched)
+            self._ahead, self._ahead_counts = self._sampler.segments(components, numbers)
             if self._read_ahead:
-                self._order.finder.read_ahead(self._ahead)
+                self._sampler.locator.read_ahead(self._ahead)
         return len(self._ahead_counts) > 0
 
 
-def first_state() -> StreamState:
+def initial_state() -> StreamState:
     """The state of a stream that has given no row."""
     return {"position": 0, "carried": [], "kept": []}
 
 
-def _located(order: PhaseOrder, ranges: Ranges) -> np.ndarray:
+def _located(sampler: PhaseSampler, ranges: Ranges) -> np.ndarray:
     """The table of segments that are given as ranges no longer than the context."""
-    pieces = order.finder.find(ranges.component, ranges.number)
-    table, _ = order.cut(
+    pieces = sampler.locator.locate(ranges.component, ranges.number)
+    table, _ = sampler.cut(
         ranges.component, ranges.number, pieces, ranges.start, ranges.start + ranges.size
     )
     return table
 
 
 def close_phase(
-    finder: PieceFinder, states: list[StreamState]
+    locator: PieceLocator, states: list[StreamState]
 ) -> tuple[PhaseEnd, list[list[list[int]]]]:
     """What the end of a phase gives back, from the states of all streams, in order.
 
@@ -165,7 +165,7 @@ def close_phase(
     remainders = []
     for state in states:
         ranges = _joined(Ranges.of(state["carried"]))
-        pieces = finder.find(ranges.component, ranges.number)
+        pieces = locator.locate(ranges.component, ranges.number)
         whole = (ranges.start == pieces.start) & (ranges.size == pieces.end - pieces.start)
         components.append(ranges.component[whole])
         numbers.append(ranges.number[whole])
@@ -195,7 +195,7 @@ def _joined(ranges: Ranges) -> Ranges:
     return Ranges(component[first], number[first], start[first], np.add.reduceat(size, first))
 
 
-def open_phase(order: PhaseOrder, remainders: list[list[list[int]]]) -> list[StreamState]:
+def open_phase(sampler: PhaseSampler, remainders: list[list[list[int]]]) -> list[StreamState]:
     """The first states of all streams of a phase, given what earlier phases left with each.
 
     Remainders of languages that take part come first in the stream, cut to the phase's context;
@@ -204,10 +204,10 @@ def open_phase(order: PhaseOrder, remainders: list[list[list[int]]]) -> list[Str
     states: list[StreamState] = []
     for entries in remainders:
         ranges = Ranges.of(entries)
-        takes_part = order.active[ranges.component]
+        takes_part = sampler.active[ranges.component]
         own = Ranges.of(ranges.where(takes_part))
-        pieces = order.finder.find(own.component, own.number)
-        table, _ = order.cut(own.component, own.number, pieces, own.start, own.start + own.size)
+        pieces = sampler.locator.locate(own.component, own.number)
+        table, _ = sampler.cut(own.component, own.number, pieces, own.start, own.start + own.size)
         states.append(
             {
                 "position": 0,
@@ -218,6 +218,6 @@ def open_phase(order: PhaseOrder, remainders: list[list[list[int]]]) -> list[Str
     return states
 
 
-def next_consumption(order: PhaseOrder, end: PhaseEnd) -> Consumption:
+def next_consumption(sampler: PhaseSampler, end: PhaseEnd) -> Consumption:
     """What has been consumed of every component once this phase has ended."""
-    return order.consumption.after(order.mixture, order.rotation_key, end)
+    return sampler.consumption.after(sampler.mixture, sampler.rotation_key, end)

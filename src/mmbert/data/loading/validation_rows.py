@@ -12,7 +12,7 @@ from mmbert.data.loading.packing import RowShape, choose_segments
 from mmbert.data.loading.rows import Row, RowBuilder
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.sampling.permutation import key_of, permute
-from mmbert.data.sampling.phase_order import (
+from mmbert.data.sampling.phase_sampler import (
     COLUMNS,
     COMPONENT,
     DOCUMENT,
@@ -29,7 +29,7 @@ from mmbert.recipe import Recipe
 UNIGRAM_TOKENS_PER_COMPONENT = 50_000
 
 
-def heldout_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> list[Row]:
+def validation_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> list[Row]:
     """This rank's held-out rows: `evaluation.documents_per_language` documents of every component.
 
     Which documents and which masks depends on neither the run's seed nor the ranks; every rank

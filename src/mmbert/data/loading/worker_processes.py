@@ -12,22 +12,22 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.data_state import DataCursor
 from mmbert.data.loading.masking import Masker
-from mmbert.data.loading.row_source import RowSource, own_rows
+from mmbert.data.loading.row_source import RowSource, rows_of_rank
 from mmbert.data.loading.rows import Row
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, TrainingPlan
 
 ROWS_AHEAD = 8
-_PATIENCE_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class _Task:
     """All that a worker is told: the phase's order and which rows of which streams to make."""
 
-    progress: Progress
+    cursor: DataCursor
     recipe: Recipe
     plan: TrainingPlan
     phase: PhasePlan
@@ -38,7 +38,7 @@ class _Task:
     ranks: int
 
 
-class Workers:
+class WorkerPool:
     """`count` processes that together make a data rank's rows of a phase, in order.
 
     Worker w owns the rank's streams w, w + count, …, so that what a row holds does not depend on
@@ -48,7 +48,7 @@ class Workers:
 
     def __init__(
         self,
-        progress: Progress,
+        cursor: DataCursor,
         recipe: Recipe,
         plan: TrainingPlan,
         masker: Masker,
@@ -58,17 +58,17 @@ class Workers:
         ranks: int,
         count: int,
     ) -> None:
-        streams = range(rank, progress.order.streams, ranks)
+        streams = range(rank, cursor.sampler.streams, ranks)
         count = min(count, len(streams))
         self._owner = {stream: place % count for place, stream in enumerate(streams)}
-        self._streams = progress.order.streams
-        self._corpus = progress.finder.corpus
+        self._streams = cursor.sampler.streams
+        self._corpus = cursor.locator.corpus
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        phase = plan.phases[progress.order.index]
+        phase = plan.phases[cursor.sampler.index]
         for worker in range(count):
             own = list(streams)[worker::count]
-            self._start(_Task(progress, recipe, plan, phase, masker, own, first_step, rank, ranks))
+            self._start(_Task(cursor, recipe, plan, phase, masker, own, first_step, rank, ranks))
 
     def row(self, index: int) -> Row:
         """Row `index`, waiting for it if need be. Raises what the worker raised."""
@@ -76,8 +76,8 @@ class Workers:
         try:
             message = self._pipes[worker].recv()
         except (EOFError, OSError):  # at a message, or in the middle of one
-            code = self._processes[worker].wait(_PATIENCE_SECONDS)
-            problem = self._corpus.find_cut_shard() if code == -signal.SIGBUS else None
+            code = self._processes[worker].wait(_SHUTDOWN_SECONDS)
+            problem = self._corpus.find_truncated_shard() if code == -signal.SIGBUS else None
             if problem is not None:  # cut short in the moment between looking at it and reading
                 raise problem from None
             raise RuntimeError(f"the data worker died before row {index} (exit {code})") from None
@@ -93,7 +93,7 @@ class Workers:
             pipe.close()
         for process in self._processes:
             try:
-                process.wait(_PATIENCE_SECONDS)
+                process.wait(_SHUTDOWN_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -128,9 +128,9 @@ def main(writing: int) -> None:
     sender = threading.Thread(target=_send, args=(pipe, ready), daemon=True)
     sender.start()
     try:
-        source = RowSource(task.progress, task.recipe, task.masker, task.streams)
-        own, streams = set(task.streams), task.progress.order.streams
-        for _, rows in own_rows(task.plan, task.phase, task.first_step, task.rank, task.ranks):
+        source = RowSource(task.cursor, task.recipe, task.masker, task.streams)
+        own, streams = set(task.streams), task.cursor.sampler.streams
+        for _, rows in rows_of_rank(task.plan, task.phase, task.first_step, task.rank, task.ranks):
             for index in rows:
                 if index % streams in own:
                     ready.put(source.row(index))

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mmbert.data.sampling.mixture_weights import (
-    PhaseMix,
+    PhaseMixture,
     component_sizes,
     component_tiers,
-    phase_mixes,
+    phase_mixtures,
 )
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
@@ -32,7 +32,7 @@ class ComponentTable:
     """The first phase that draws from the component."""
     train_tokens: npt.NDArray[np.int64]
     """Row tokens of one epoch: its text, and begin and end of every piece."""
-    mixes: tuple[PhaseMix, ...]
+    mixtures: tuple[PhaseMixture, ...]
     plan: TrainingPlan
 
     @classmethod
@@ -50,28 +50,28 @@ class ComponentTable:
             languages=tuple(component.language for component in corpus.components),
             tiers=tuple(NO_TIER if tier < 0 else names[tier] for tier in tiers),
             train_tokens=np.array([size.tokens + 2 * size.pieces for size in sizes]),
-            mixes=phase_mixes(sizes, recipe),
+            mixtures=phase_mixtures(sizes, recipe),
             plan=plan,
         )
 
     def languages_in(self, phase: int) -> int:
         """How many languages a phase draws from."""
-        return len({self.languages[c] for c in np.flatnonzero(self.mixes[phase].active)})
+        return len({self.languages[c] for c in np.flatnonzero(self.mixtures[phase].active)})
 
     def largest_languages(self) -> list[str]:
         """Languages by the tokens that the whole run takes of them, most first."""
         last = self.plan.phases[-1]
-        wanted = self.by_language(self.wanted_tokens(self.plan.at(last.end_step - 1)))
+        wanted = self.by_language(self.scheduled_tokens(self.plan.at(last.end_step - 1)))
         return sorted(wanted, key=lambda language: -wanted[language])
 
-    def wanted_tokens(self, at: StepPlan) -> npt.NDArray[np.float64]:
+    def scheduled_tokens(self, at: StepPlan) -> npt.NDArray[np.float64]:
         """Tokens of each component that the schedule has drawn by the end of a step."""
         wanted = np.zeros(len(self.names))
-        for mix, phase in zip(self.mixes, self.plan.phases, strict=True):
+        for mixture, phase in zip(self.mixtures, self.plan.phases, strict=True):
             if phase.index > at.phase_index:
                 break
             progress = (at.first_row + at.rows - phase.first_row) / phase.rows
-            wanted += _drawn(mix, min(1.0, progress))
+            wanted += _drawn(mixture, min(1.0, progress))
         return wanted
 
     def by_language(self, tokens: npt.NDArray[Any]) -> dict[str, int]:
@@ -91,8 +91,8 @@ class ComponentTable:
         return np.array([float(tokens.get(name, 0)) for name in self.names])
 
 
-def _drawn(mix: PhaseMix, progress: float) -> npt.NDArray[np.float64]:
+def _drawn(mixture: PhaseMixture, progress: float) -> npt.NDArray[np.float64]:
     """Row tokens of each component by `progress` (0 … 1) of a phase, linear between its knots."""
-    widths = np.diff(mix.knots)
-    parts = np.clip((progress - mix.knots[:-1]) / widths, 0.0, 1.0)
-    return np.asarray(parts @ mix.pieces * mix.row_tokens_per_piece, dtype=np.float64)
+    widths = np.diff(mixture.knots)
+    parts = np.clip((progress - mixture.knots[:-1]) / widths, 0.0, 1.0)
+    return np.asarray(parts @ mixture.pieces * mixture.row_tokens_per_piece, dtype=np.float64)

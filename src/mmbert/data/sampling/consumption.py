@@ -31,13 +31,13 @@ class PhaseEnd:
 class Consumption:
     """Horizon int64 [C]; holes int64, ascending per component, split by offsets int64 [C + 1]."""
 
-    def __init__(self, horizon: np.ndarray, holes: np.ndarray, offsets: np.ndarray) -> None:
-        self.horizon = horizon
-        self.holes = holes
+    def __init__(self, high_water_mark: np.ndarray, gaps: np.ndarray, offsets: np.ndarray) -> None:
+        self.high_water_mark = high_water_mark
+        self.gaps = gaps
         self._offsets = offsets
 
     @classmethod
-    def nothing(cls, components: int) -> Consumption:
+    def empty(cls, components: int) -> Consumption:
         """Nothing drawn yet of any component."""
         return cls(
             np.zeros(components, dtype=np.int64),
@@ -46,61 +46,63 @@ class Consumption:
         )
 
     @property
-    def hole_counts(self) -> np.ndarray:
+    def gap_counts(self) -> np.ndarray:
         """int64 [C]: holes of each component."""
         return np.diff(self._offsets)
 
     def drawn(self) -> np.ndarray:
         """int64 [C]: pieces drawn of each component so far, over all epochs."""
-        return self.horizon - self.hole_counts
+        return self.high_water_mark - self.gap_counts
 
     def numbers(self, components: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """int64: the numbers that draws k = 0, 1, … of the next phase stand for."""
-        holes = self.hole_counts[components]
-        numbers = self.horizon[components] + draws - holes
-        in_hole = draws < holes
-        if in_hole.any():
-            places = self._offsets[components[in_hole]] + draws[in_hole]
-            numbers[in_hole] = self.holes[places]
+        gaps = self.gap_counts[components]
+        numbers = self.high_water_mark[components] + draws - gaps
+        in_gap = draws < gaps
+        if in_gap.any():
+            places = self._offsets[components[in_gap]] + draws[in_gap]
+            numbers[in_gap] = self.gaps[places]
         return numbers
 
     def draws_below(self, limits: np.ndarray) -> np.ndarray:
         """int64 [C]: draws that the next phase has before a component's numbers reach `limits`
         (UNLIMITED stays so)."""
-        left = self.hole_counts + np.maximum(0, limits - self.horizon)
+        left = self.gap_counts + np.maximum(0, limits - self.high_water_mark)
         return np.where(limits < UNLIMITED, left, UNLIMITED)
 
     def after(self, mixture: Mixture, rotation_key: int, end: PhaseEnd) -> Consumption:
         """The consumption once a phase that drew from `mixture` in this state has ended."""
-        components = len(self.horizon)
+        components = len(self.high_water_mark)
         streams = len(end.positions)
         undrawn_components, undrawn_draws = _undrawn(mixture, rotation_key, end.positions)
         reached = mixture.counts_before(int(end.positions.max()) * streams)
-        old_counts = self.hole_counts
+        old_counts = self.gap_counts
         # holes that the phase never came to
-        kept = [
+        untouched = [
             np.stack(
                 (
                     np.full(max(0, int(old_counts[c] - reached[c])), c),
-                    self.holes[self._offsets[c] + reached[c] : self._offsets[c + 1]],
+                    self.gaps[self._offsets[c] + reached[c] : self._offsets[c + 1]],
                 )
             )
             for c in np.flatnonzero(old_counts > reached)
         ]
         owners = np.concatenate(
             [undrawn_components.astype(np.int64), end.returned_components]
-            + [pair[0] for pair in kept]
+            + [pair[0] for pair in untouched]
         )
         numbers = np.concatenate(
             [self.numbers(undrawn_components, undrawn_draws), end.returned_numbers]
-            + [pair[1] for pair in kept]
+            + [pair[1] for pair in untouched]
         )
         # One integer per hole sorts ten times faster than two keys; a run draws far fewer than
         # 2^44 pieces of a component.
         keys = np.sort((owners << _NUMBER_BITS) | numbers)
         offsets = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=components))))
-        horizon = self.horizon + np.maximum(0, reached - old_counts)
-        return Consumption(horizon, keys & ((1 << _NUMBER_BITS) - 1), offsets.astype(np.int64))
+        high_water_mark = self.high_water_mark + np.maximum(0, reached - old_counts)
+        return Consumption(
+            high_water_mark, keys & ((1 << _NUMBER_BITS) - 1), offsets.astype(np.int64)
+        )
 
 
 def _undrawn(

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.sampling.permutation import mix, unit_of
+from mmbert.data.sampling.permutation import splitmix64, unit_of
 
 PIECES_PER_BLOCK = 16_384
 _CACHED_BLOCKS = 128
@@ -206,5 +206,5 @@ def stream_rotation(groups: np.ndarray, key: int, streams: int) -> np.ndarray:
     language that comes every `streams` pieces would always meet the same stream.
     """
     with np.errstate(over="ignore"):
-        hashed = mix(groups.astype(np.uint64) + np.uint64(key))
+        hashed = splitmix64(groups.astype(np.uint64) + np.uint64(key))
     return (hashed % np.uint64(streams)).astype(np.int64)

@@ -51,7 +51,7 @@ class ComponentSize:
 
 
 @dataclass(frozen=True)
-class PhaseMix:
+class PhaseMixture:
     """What one phase draws. Arrays are float64; C components in the order of the sizes given.
 
     `knots` [K + 1] are points of the phase's progress (0 … 1); `pieces` [K, C] the expected pieces
@@ -106,7 +106,7 @@ def component_sizes(corpus: Corpus, recipe: Recipe) -> tuple[ComponentSize, ...]
     return tuple(sizes)
 
 
-def phase_mixes(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMix, ...]:
+def phase_mixtures(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMixture, ...]:
     """The mix of every phase of the recipe. A pure function of its arguments.
 
     Raises UserError when a source has no text for a phase that asks for it, a selection leaves no
@@ -115,28 +115,28 @@ def phase_mixes(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMi
     plan = training_plan(recipe)
     _check_folders(recipe.data.sources)
     drawn_before = np.zeros(len(sizes))  # expected pieces of earlier phases
-    mixes = []
+    mixtures = []
     for index, phase in enumerate(recipe.phases):
         knots = _knots(phase)
         tokens = np.zeros((len(knots) - 1, len(sizes)))
         per_piece = np.array(
             [size.row_tokens_per_piece(index) if size.pieces else 1.0 for size in sizes]
         )
-        for source, share in _source_shares(recipe.data.sources, phase):
+        for source, fraction in _source_fractions(recipe.data.sources, phase):
             members = _members(sizes, source, phase)
-            budget = plan.phases[index].tokens * share * np.diff(knots)
-            shares = _language_shares([sizes[m] for m in members], source, phase, knots)
+            budget = plan.phases[index].tokens * fraction * np.diff(knots)
+            fractions = _language_fractions([sizes[m] for m in members], source, phase, knots)
             caps = np.full(len(members), np.inf)
             if source.max_epochs is not None:
                 pieces = np.array([sizes[m].pieces for m in members], dtype=np.float64)
                 left = np.maximum(0.0, source.max_epochs * pieces - drawn_before[members])
                 caps = left * per_piece[members]
-            tokens[:, members] = _fill(budget, shares, caps, source, phase)
+            tokens[:, members] = _fill(budget, fractions, caps, source, phase)
         pieces_drawn = tokens / per_piece
         phase_pieces = np.array([math.fsum(column) for column in pieces_drawn.T])
         available = np.array([max(1, size.pieces) for size in sizes], dtype=np.float64)
-        mixes.append(
-            PhaseMix(
+        mixtures.append(
+            PhaseMixture(
                 name=phase.name,
                 knots=knots,
                 pieces=pieces_drawn,
@@ -146,7 +146,7 @@ def phase_mixes(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMi
             )
         )
         drawn_before += phase_pieces
-    return tuple(mixes)
+    return tuple(mixtures)
 
 
 def component_tiers(sizes: Sequence[ComponentSize], recipe: Recipe) -> np.ndarray:
@@ -154,7 +154,7 @@ def component_tiers(sizes: Sequence[ComponentSize], recipe: Recipe) -> np.ndarra
     tiers = np.full(len(sizes), -1, dtype=np.int64)
     for index in reversed(range(len(recipe.phases))):
         phase = recipe.phases[index]
-        for source, _ in _source_shares(recipe.data.sources, phase):
+        for source, _ in _source_fractions(recipe.data.sources, phase):
             tiers[_members(sizes, source, phase)] = index
     return tiers
 
@@ -193,7 +193,7 @@ def _knots(phase: Phase) -> np.ndarray:
     return np.arange(count + 1) / count
 
 
-def _source_shares(sources: Sequence[Source], phase: Phase) -> list[tuple[Source, float]]:
+def _source_fractions(sources: Sequence[Source], phase: Phase) -> list[tuple[Source, float]]:
     """The sources of a phase with their shares of its tokens."""
     if len(sources) == 1 and sources[0].tokens is None:
         return [(sources[0], 1.0)]
@@ -235,7 +235,7 @@ def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> li
     return chosen
 
 
-def _language_shares(
+def _language_fractions(
     members: Sequence[ComponentSize], source: Source, phase: Phase, knots: np.ndarray
 ) -> np.ndarray:
     """float64 [K, members]: shares of the source's tokens between knots; each row sums to 1.
@@ -255,13 +255,13 @@ def _language_shares(
 
 
 def _fill(
-    budget: np.ndarray, shares: np.ndarray, caps: np.ndarray, source: Source, phase: Phase
+    budget: np.ndarray, fractions: np.ndarray, caps: np.ndarray, source: Source, phase: Phase
 ) -> np.ndarray:
     """Tokens [K, members]: the budget [K] by shares, none above its cap, the rest to the others."""
     capped = np.zeros(len(caps), dtype=bool)
     while True:
-        tokens = np.zeros_like(shares)
-        profile = shares[:, capped]
+        tokens = np.zeros_like(fractions)
+        profile = fractions[:, capped]
         columns = np.array([math.fsum(column) for column in profile.T])
         tokens[:, capped] = profile / np.where(columns > 0, columns, 1.0) * caps[capped]
         left = np.array(
@@ -276,7 +276,7 @@ def _fill(
                     remedy="raise max_epochs, lower the source's tokens, or select more languages",
                 )
             return tokens
-        free = shares[:, ~capped]
+        free = fractions[:, ~capped]
         sums = np.array([math.fsum(row) for row in free])
         tokens[:, ~capped] = free * (left / sums)[:, None]
         totals = np.array([math.fsum(column) for column in tokens.T])

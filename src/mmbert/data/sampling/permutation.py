@@ -20,7 +20,7 @@ _SHIFT = np.uint64(29)
 _HALF = np.uint64(32)
 
 
-def mix(value: npt.ArrayLike) -> np.ndarray:
+def splitmix64(value: npt.ArrayLike) -> np.ndarray:
     """SplitMix64's finaliser: a bijection of uint64 that scatters nearby values."""
     x = np.array(value, dtype=np.uint64)
     with np.errstate(over="ignore"):

@@ -21,7 +21,7 @@ from mmbert.errors import UserError
 from mmbert.files import atomic_write, checksum_file
 
 SPECIAL_TOKENS_PER_SEGMENT = 2  # begin and end, added when a row is made
-_LONGEST_HEADER = 1024  # bytes of an .npy file; numpy writes 128 here
+_MAX_HEADER_BYTES = 1024  # bytes of an .npy file; numpy writes 128 here
 CONTINUATION_DTYPE = np.dtype([("document", "<i8"), ("part", "<i4")])
 
 
@@ -111,7 +111,7 @@ def read_continuation_index(path: Path, entries: int, documents: int) -> Continu
     remedy = "run the preprocessing again: it rebuilds the index without tokenising again"
     try:
         file = MappedFile(path)
-        header = io.BytesIO(file.data[:_LONGEST_HEADER].tobytes())
+        header = io.BytesIO(file.data[:_MAX_HEADER_BYTES].tobytes())
         version = np.lib.format.read_magic(header)
         shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     except FileNotFoundError:

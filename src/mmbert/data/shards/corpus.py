@@ -24,7 +24,7 @@ from mmbert.data.shards.manifest import (
     manifest_files,
     parse_manifest,
 )
-from mmbert.data.shards.mapped_file import cut_short
+from mmbert.data.shards.mapped_file import truncated_error
 from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
@@ -131,8 +131,8 @@ class ShardPool:
 
 
 # With as many continuation indexes, 49,152 of the 65,530 maps that Linux allows a process.
-_MOST_OPEN_SHARDS = 16_384
-_READ_AT_ONCE = 16  # manifests
+_MAX_OPEN_SHARDS = 16_384
+_READER_THREADS = 16  # manifests
 
 
 def _open_shard_limit() -> int:
@@ -146,9 +146,9 @@ def _open_shard_limit() -> int:
         except (ValueError, OSError):  # a sandbox may forbid it; then fewer stay open
             pass
     if soft == resource.RLIM_INFINITY:
-        return _MOST_OPEN_SHARDS
+        return _MAX_OPEN_SHARDS
     # a third each for .bin, .idx and continuation index; 256 for everything else in the process
-    return max(16, min(_MOST_OPEN_SHARDS, (soft - 256) // 3))
+    return max(16, min(_MAX_OPEN_SHARDS, (soft - 256) // 3))
 
 
 class Corpus:
@@ -188,7 +188,7 @@ class Corpus:
         index = self._continuations.get(key)
         if index is not None:
             self._continuations.move_to_end(key)
-            index.file.require_whole()
+            index.file.check_not_truncated()
             return index.entries
         entries = component.continuations(context)
         path = component.folder / component.manifest.train.pieces[context].file
@@ -198,7 +198,7 @@ class Corpus:
             self._continuations.popitem(last=False)
         return index.entries
 
-    def find_cut_shard(self) -> UserError | None:
+    def find_truncated_shard(self) -> UserError | None:
         """The error that names the first shard whose file is missing or shorter than it should be.
 
         Asks for the size of every file: for when something has gone wrong already.
@@ -208,7 +208,7 @@ class Corpus:
                 path = component.folder / name
                 found = path.stat().st_size if path.exists() else 0
                 if size is not None and found < size:
-                    return cut_short(path, found, size)
+                    return truncated_error(path, found, size)
         return None
 
     def locate(self, component: Component, split: SplitName, number: int) -> tuple[int, int]:
@@ -246,7 +246,7 @@ def _manifests(shards: Path) -> Iterator[tuple[Path, bytes]]:
         if source.name != TOKENIZER_FOLDER
         for language in _folders(source)
     ]
-    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_READER_THREADS) as pool:
         for path, data in zip(paths, pool.map(_bytes_of, paths), strict=True):
             if data is not None:
                 yield path, data

@@ -30,7 +30,7 @@ _DTYPES: dict[int, np.dtype] = {
     for code, name in {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}.items()
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_LARGEST_LENGTH = 2**31 - 1
+_MAX_LENGTH = 2**31 - 1
 
 
 def dtype_for_vocabulary(vocabulary_size: int) -> np.dtype:
@@ -111,13 +111,13 @@ class IndexedDataset:
             raise self._broken("its tokens do not fill whole items")
         return self._data.view(self.dtype)
 
-    def require_whole_index(self) -> None:
+    def check_index_not_truncated(self) -> None:
         """Raise UserError if the `.idx` was cut short since it was opened: before reading it."""
-        self._index_file.require_whole()
+        self._index_file.check_not_truncated()
 
-    def require_whole_tokens(self) -> None:
+    def check_tokens_not_truncated(self) -> None:
         """Raise UserError if the `.bin` was cut short since it was opened: before reading it."""
-        self._data_file.require_whole()
+        self._data_file.check_not_truncated()
 
     @property
     def byte_count(self) -> int:
@@ -136,8 +136,8 @@ class IndexedDataset:
         """
         if not 0 <= number < len(self.lengths):
             raise IndexError(f"{self.prefix} has {len(self.lengths)} sequences, not {number + 1}")
-        self.require_whole_index()
-        self.require_whole_tokens()
+        self.check_index_not_truncated()
+        self.check_tokens_not_truncated()
         length = int(self.lengths[number])
         offset = int(self.offsets[number])
         size = self.dtype.itemsize
@@ -160,7 +160,7 @@ class IndexedDataset:
         """All tokens of one document (its sequences lie one after the other)."""
         if not 0 <= number < len(self):
             raise IndexError(f"{self.prefix} has {len(self)} documents, not {number + 1}")
-        self.require_whole_index()
+        self.check_index_not_truncated()
         first, last = int(self.boundaries[number]), int(self.boundaries[number + 1])
         if not 0 <= first <= last <= len(self.lengths):
             raise self._broken(f"document {number} lies outside the sequences")
@@ -235,7 +235,7 @@ class IndexedDatasetWriter:
             raise ValueError(f"token ids are integers, not {tokens.dtype}")
         if int(counts.sum()) != tokens.size or (counts.size and int(counts.min()) < 0):
             raise ValueError(f"lengths add up to {int(counts.sum())}, tokens are {tokens.size}")
-        if counts.size and int(counts.max()) > _LARGEST_LENGTH:
+        if counts.size and int(counts.max()) > _MAX_LENGTH:
             raise ValueError("a document of 2^31 tokens or more does not fit Megatron's format")
         if tokens.dtype != self.dtype:
             if tokens.size and not (

@@ -11,7 +11,7 @@ import numpy as np
 from mmbert.errors import UserError
 
 
-def cut_short(path: Path, size: int, expected: int) -> UserError:
+def truncated_error(path: Path, size: int, expected: int) -> UserError:
     """What to say of a file that became shorter while it was in use."""
     return UserError(
         f"{path} was cut short while it was being read: it has {size} bytes of {expected}",
@@ -37,14 +37,14 @@ class MappedFile:
             self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         self.data = np.frombuffer(self._map, dtype=np.uint8)
 
-    def require_whole(self) -> None:
+    def check_not_truncated(self) -> None:
         """Raise UserError if the file was cut short since it was mapped.
 
         Reading past its new end would end the process (SIGBUS) without a word. A file that was
         renamed over is another one: the map keeps the old. Costs a third of a microsecond.
         """
         if self._map is not None and self._map.size() < len(self.data):
-            raise cut_short(self.path, self._map.size(), len(self.data))
+            raise truncated_error(self.path, self._map.size(), len(self.data))
 
     def read_ahead(self, start: int, end: int) -> None:
         """Ask the system to read bytes `start` … `end` in the background."""

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import (
     CheckpointStore,
     LoadableEngine,
@@ -58,7 +58,7 @@ class Checkpoints:
             UserError: on every rank, naming the damaged file.
         """
         group = self._ranks.host_group
-        problem = problem_with(path, share=group.rank, shares=group.world_size)
+        problem = verify_checkpoint(path, rank=group.rank, world_size=group.world_size)
         for found in group.gather(problem):
             if found is not None:
                 raise found

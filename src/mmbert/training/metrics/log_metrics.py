@@ -22,7 +22,7 @@ def data_metrics(
     Args:
         trained: float64 [components], tokens trained on up to the end of step `at`.
     """
-    planned = table.wanted_tokens(at)
+    planned = table.scheduled_tokens(at)
     shares = trained / max(1.0, trained.sum())
     planned_shares = planned / max(1.0, planned.sum())
     epochs = trained / np.maximum(1, table.train_tokens)
@@ -41,7 +41,7 @@ def language_metrics(
     Args:
         trained: float64 [components], tokens trained on up to the end of step `at`.
     """
-    planned = table.by_language(table.wanted_tokens(at))
+    planned = table.by_language(table.scheduled_tokens(at))
     seen, one_epoch = table.by_language(trained), table.by_language(table.train_tokens)
     all_seen, all_planned = max(1, sum(seen.values())), max(1, sum(planned.values()))
     names = sorted(seen.keys() | planned.keys())
