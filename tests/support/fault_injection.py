@@ -36,7 +36,7 @@ HEARTBEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.heartbeat
 TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
-    kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
+    kind: Hook("mmbert.parallel.host_group", f"HostGroup.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
 WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer.attempt")

@@ -58,7 +58,7 @@ def test_missing_shards_are_named(inputs: Path, tmp_path: Path) -> None:
 def test_an_unknown_phase_or_variant_is_refused_with_the_known_ones(
     inputs: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="no phase") as error:
+    with pytest.raises(UserError, match="unknown phase 'decya'") as error:
         resolve_run_config(options_for(inputs, tmp_path, stop_after_phase="decya"), 1)
     assert "pretrain, extension, decay" in error.value.remedy
     with pytest.raises(UserError, match="no variant 'french'") as error:

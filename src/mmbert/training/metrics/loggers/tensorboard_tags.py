@@ -1,8 +1,7 @@
-"""Where each figure stands in TensorBoard.
+"""Tags of the metrics in TensorBoard, and the layout of its page CUSTOM SCALARS.
 
-Groups are numbered in the order in which a person looks at them. What there is of each language
-comes last, in groups of its own that the board shows closed: two thousand languages must not drown
-the rest. Curves that belong together are drawn together on the page CUSTOM SCALARS.
+Groups are numbered in the order in which one looks at them. Metrics per language have groups of
+their own, last and collapsed, so that two thousand languages do not bury the rest.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from mmbert.training.metrics.results import Losses
 
-# What TensorBoard's page CUSTOM SCALARS shows: {category: {title: [kind, [tags]]}}.
+# {category: {chart title: [kind, [tags]]}}
 CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
 SECONDS_PER_HOUR = 3600.0
@@ -36,17 +35,17 @@ _LANGUAGE_GROUPS = {
     "wanted_share_by_language": "language_share_wanted",
     "epochs_by_language": "language_epochs",
 }
-# Languages whose realised and wanted shares are drawn in one chart.
+# Languages in the chart of actual and planned shares.
 MAX_CHARTED_LANGUAGES = 4
 
 
 def training_tags(
     record: Mapping[str, Any], *, settings: Iterable[str], optimizer_metrics: Iterable[str]
 ) -> dict[str, float | None]:
-    """A log line's figures by tag; time as the share of the interval that each activity took.
+    """Return the metrics of a record by tag, with times as fractions of the interval.
 
     Args:
-        settings: keys of the record that are settings of the step.
+        settings: keys of the record that are settings of the step (see `StepSettings`).
         optimizer_metrics: keys of the record that the optimizer reported.
     """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
@@ -66,7 +65,7 @@ def training_tags(
 
 
 def validation_tags(losses: Losses) -> dict[str, float | None]:
-    """A held-out evaluation's losses by tag."""
+    """Return the losses of a validation by tag."""
     tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
     languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}
     return {"1_loss/held_out": losses.overall} | tiers | languages
@@ -75,8 +74,13 @@ def validation_tags(losses: Losses) -> dict[str, float | None]:
 def custom_scalars_layout(
     tiers: Sequence[str], largest_languages: Sequence[str]
 ) -> CustomScalarsLayout:
-    """Charts of several curves, for a run whose phases (and so tiers) are `tiers`; a chart takes
-    every tag in which one of its own is found."""
+    """Return the charts of several curves.
+
+    A chart shows every tag that contains a match of one of its own.
+
+    Args:
+        tiers: names of the phases, which are also those of the tiers.
+    """
 
     def lines(*tags: str) -> list[Any]:
         return ["Multiline", list(tags)]
