@@ -4,7 +4,6 @@ Nothing here depends on the number of ranks. Tokens are nominal: rows times the 
 the padding of at most half a percent counted in, as mmBERT's own token clock did.
 """
 
-import bisect
 import math
 from dataclasses import dataclass
 
@@ -82,14 +81,6 @@ class TrainingPlan:
     def tokens(self) -> int:
         """Nominal tokens of the whole run."""
         return self.phases[-1].first_token + self.phases[-1].tokens
-
-    def phase_of_row(self, row: int) -> PhasePlan:
-        """The phase that the global row `row` belongs to; IndexError past the end."""
-        starts = [phase.first_row for phase in self.phases]
-        phase = self.phases[bisect.bisect_right(starts, row) - 1]
-        if not 0 <= row < phase.first_row + phase.rows:
-            raise IndexError(f"row {row} is not in a run of {phase.first_row + phase.rows} rows")
-        return phase
 
     def at(self, step: int) -> StepPlan:
         """The plan of optimiser step `step` (counted from 0); IndexError past the end."""

@@ -29,7 +29,8 @@ def test_a_changed_recipe_is_refused_where_it_would_be_another_run(
     options = options_for(inputs, run, "phases.pretrain.mask_ratio=0.2")
     assert run_to_the_end(options) == [2, 2]
     said = output_of(options)
-    assert said.count("phases.pretrain.mask_ratio 0.3, the recipe now says 0.2") == 1
+    key = "phases.pretrain.mask_ratio"
+    assert said.count(f"trained with {key}=0.3, the recipe has {key}=0.2") == 1
     assert "another --output" in said
 
 

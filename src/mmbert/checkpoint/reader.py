@@ -4,7 +4,9 @@ Needs neither deepspeed nor torch.distributed, and reads no pickle.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +16,6 @@ from torch import Tensor
 
 from mmbert.checkpoint.format import (
     Index,
-    SavedParameter,
     Shard,
     check_file,
     damaged_error,
@@ -22,6 +23,26 @@ from mmbert.checkpoint.format import (
 )
 from mmbert.errors import UserError
 from mmbert.parallel.zero_fragment import STATES
+
+
+@dataclass(frozen=True)
+class _SavedShard:
+    """One state of a saved shard as an array [outer, width, inner] around the split dimension."""
+
+    read: Callable[[int, int], Tensor]
+    """Reads `length` elements of the flattened shard from `start` on."""
+    width: int
+    inner: int
+
+    def part(self, rows: range, columns: range) -> Tensor:
+        """Read float32 [rows, columns, inner]; of a single row, only the columns."""
+        if len(rows) == 1:
+            start = (rows.start * self.width + columns.start) * self.inner
+            values = self.read(start, len(columns) * self.inner)
+            return values.view(1, len(columns), self.inner)
+        stride = self.width * self.inner
+        values = self.read(rows.start * stride, len(rows) * stride)
+        return values.view(len(rows), self.width, self.inner)[:, columns.start : columns.stop]
 
 
 class CheckpointReader:
@@ -82,36 +103,16 @@ class CheckpointReader:
         wanted = _cut(ranges, low, high)
         block = torch.empty((last - first, high - low, inner), dtype=torch.float32)
         for shard in parameter.shards:
-            self._fill(block, name, state, parameter, shard, wanted, first, last)
+            saved = _SavedShard(
+                partial(self._flat, name, state, shard),
+                width=parameter.shard_shape(shard)[dimension],
+                inner=inner,
+            )
+            for target, source, count in _overlaps(wanted, shard.ranges):
+                part = saved.part(range(first, last), range(source, source + count))
+                block[:, target : target + count] = part
         offset = start - first * row - low * inner
         return block.flatten()[offset : offset + length]
-
-    def _fill(
-        self,
-        block: Tensor,
-        name: str,
-        state: str,
-        parameter: SavedParameter,
-        shard: Shard,
-        wanted: list[tuple[int, int]],
-        first: int,
-        last: int,
-    ) -> None:
-        """Copy into `block` [rows, wanted entries, inner] what `shard` has of it."""
-        shape = parameter.shard_shape(shard)
-        assert parameter.split_dimension is not None
-        width = shape[parameter.split_dimension]
-        inner = math.prod(shape[parameter.split_dimension + 1 :])
-        for target, source, count in _overlaps(wanted, shard.ranges):
-            if last - first == 1:
-                begin = (first * width + source) * inner
-                slice_ = self._flat(name, state, shard, begin, count * inner)
-                block[0, target : target + count] = slice_.view(count, inner)
-            else:
-                rows = self._flat(
-                    name, state, shard, first * width * inner, (last - first) * width * inner
-                ).view(last - first, width, inner)
-                block[:, target : target + count] = rows[:, source : source + count]
 
     def _flat(self, name: str, state: str, shard: Shard, start: int, length: int) -> Tensor:
         """float32 [length]: elements from `start` of a saved share, from all files they lie in."""

@@ -164,11 +164,6 @@ class CheckpointStore:
                 "command again: it continues from the newest sound checkpoint",
             )
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether this rank is still writing."""
-        return self._writer is not None and self._writer.is_alive
-
     def list(self) -> Paths:
         """Committed checkpoints, oldest first; whether they are sound is not looked at."""
         if not self.root.is_dir():

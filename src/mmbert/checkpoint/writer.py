@@ -153,11 +153,6 @@ class Writer:
         """Begin."""
         self._thread.start()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it is still writing."""
-        return self._thread.is_alive()
-
     def finished_within(self, seconds: float) -> bool:
         """Wait for the end, `seconds` at most; whether it has come."""
         self._thread.join(seconds)

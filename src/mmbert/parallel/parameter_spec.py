@@ -7,7 +7,6 @@ each part, so that no shard mixes them. Shares are whole units (a head's width, 
 number of units need not divide, the first ranks hold one more.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -111,22 +110,6 @@ def local_slice(full: Tensor, spec: ParameterSpec, rank: int, size: int) -> Tens
     dimension = spec.split_dimension
     pieces = [full.narrow(dimension, a, b - a) for a, b in spec.ranges(rank, size)]
     return torch.cat(pieces, dim=dimension)
-
-
-def assemble(slices: Sequence[Tensor], spec: ParameterSpec) -> Tensor:
-    """The full tensor from the shards of all tensor ranks in order: `local_slice` undone."""
-    if spec.split_dimension is None:
-        return slices[0]
-    dimension, size = spec.split_dimension, len(slices)
-    full = slices[0].new_empty(spec.full_shape)
-    for rank, piece in enumerate(slices):
-        assert tuple(piece.shape) == spec.local_shape(rank, size), (rank, piece.shape)
-        offset = 0
-        for start, stop in spec.ranges(rank, size):
-            part = piece.narrow(dimension, offset, stop - start)
-            full.narrow(dimension, start, stop - start).copy_(part)
-            offset += stop - start
-    return full
 
 
 def empty_parameter(spec: ParameterSpec, group: Group) -> nn.Parameter:

@@ -159,22 +159,6 @@ def component_tiers(sizes: Sequence[ComponentSize], recipe: Recipe) -> np.ndarra
     return tiers
 
 
-def missing_languages(sizes: Sequence[ComponentSize], recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Phase -> languages that it names and none of the recipe's sources holds.
-
-    Not an error (a list of 1,833 languages serves a corpus of 500), but worth a word: a misspelt
-    name would be here. Phases without any are left out.
-    """
-    folders = {source.folder for source in recipe.data.sources}
-    languages = {size.language for size in sizes if size.source in folders and size.pieces}
-    known = languages | {language.split("_")[0] for language in languages}
-    missing = {
-        phase.name: tuple(name for name in phase.languages.names if name not in known)
-        for phase in recipe.phases
-    }
-    return {phase: names for phase, names in missing.items() if names}
-
-
 def _check_folders(sources: Sequence[Source]) -> None:
     """Two sources of one folder would draw the same text without knowing of each other."""
     by_folder: dict[str, str] = {}
