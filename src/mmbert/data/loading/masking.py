@@ -15,7 +15,7 @@ import numpy as np
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import UserError
-from mmbert.recipe import MaskingSettings
+from mmbert.recipe import MaskingSettings, Recipe
 
 # A "word" of a script that writes no spaces would be a sentence: it is cut after so many tokens.
 MAX_WORD_TOKENS = 8
@@ -159,9 +159,9 @@ def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray
     return starts
 
 
-def row_masker(corpus: Corpus, settings: MaskingSettings, seed: int) -> Masker:
-    """Build the masker for `settings`; whole-word masking reads the tokenizer's vocabulary."""
+def row_masker(corpus: Corpus, recipe: Recipe, seed: int) -> Masker:
+    """The masker of a recipe; whole-word masking reads the tokenizer's vocabulary."""
     starts = None
-    if settings.whole_word:
+    if recipe.data.masking.whole_word:
         starts = read_word_starts(corpus.tokenizer_folder, corpus.tokenizer.vocabulary_size)
-    return Masker(corpus.tokenizer, settings, seed, starts)
+    return Masker(corpus.tokenizer, recipe.data.masking, seed, starts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -25,53 +24,39 @@ from mmbert.data.sampling.phase_sampler import (
 from mmbert.data.shards.continuation_index import part_bounds
 from mmbert.data.shards.corpus import Component, Corpus
 from mmbert.errors import UserError
-from mmbert.recipe import EvaluationSettings, MaskingSettings
+from mmbert.recipe import Recipe
 
 UNIGRAM_TOKENS_PER_COMPONENT = 50_000
 
 
-def validation_rows(
-    corpus: Corpus,
-    *,
-    sources: AbstractSet[str],
-    settings: EvaluationSettings,
-    context: int,
-    row_tokens: int,
-    masking: MaskingSettings,
-    rank: int = 0,
-    ranks: int = 1,
-) -> list[Row]:
-    """Build one rank's validation rows from the held-out split of every component.
+def validation_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> list[Row]:
+    """This rank's held-out rows: `evaluation.documents_per_language` documents of every component.
 
-    The choice of documents and masks depends on neither the run's seed nor the number of ranks.
-    Documents longer than `context` are represented by their first part.
-
-    Args:
-        sources: folders of the sources to take components from.
-        settings: number of documents per component and mask ratio.
-        context: tokens that a document is truncated to.
-        masking: how masked tokens are replaced.
-        rank, ranks: every rank gets the same number of rows; some may be empty (all weights 0).
-
-    Raises:
-        UserError: the context exceeds a row.
+    Which documents and which masks depends on neither the run's seed nor the ranks; every rank
+    gets equally many rows (some may be empty, all weights 0). Documents longer than the context
+    are represented by their first part. Raises UserError when the context exceeds a row.
     """
-    if context > row_tokens:
+    settings = recipe.evaluation
+    context = settings.context or recipe.phases[0].context
+    if context > recipe.batch.row_tokens:
         raise UserError(
-            f"evaluation.context {context} exceeds batch.row_tokens {row_tokens}",
-            remedy="lower evaluation.context: a held-out document must fit a row",
+            f"evaluation.context {context} is longer than batch.row_tokens "
+            f"{recipe.batch.row_tokens}",
+            remedy="a held-out document must fit a row: lower evaluation.context",
         )
+    sources = {source.folder for source in recipe.data.sources}
     tables = [
         _segments(corpus, component, settings.documents_per_language, context)
         for component in corpus.components
         if component.source in sources
     ]
     waiting = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
+    row_tokens = recipe.batch.row_tokens
     mean = float(segment_sizes(waiting).mean()) if len(waiting) else context
     shape = RowShape.of(row_tokens, mean)
     builder = RowBuilder(
         corpus,
-        row_masker(corpus, masking, key_of("held-out masks")),
+        row_masker(corpus, recipe, key_of("held-out masks")),
         shape,
         mask_ratio=settings.mask_ratio,
         context=context,
