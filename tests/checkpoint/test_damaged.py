@@ -123,9 +123,9 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(three: Path)
 
 
 OTHER_MODELS = {
-    "shape": "norm.weight of shape (13,), the model (12,)",
-    "missing": "no parameter out.weight",
-    "surplus": "a parameter surplus.weight",
+    "shape": "norm.weight of shape (13,), the model of shape (12,)",
+    "missing": "lacks parameter out.weight",
+    "surplus": "has parameter surplus.weight",
 }
 
 

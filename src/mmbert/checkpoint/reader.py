@@ -1,4 +1,4 @@
-"""Reading checkpoints, whatever grid wrote them: ranges of a new grid's shares, or whole tensors.
+"""Reader of checkpoints written on any grid: ranges of a new grid's shards, or full tensors.
 
 Needs neither deepspeed nor torch.distributed, and reads no pickle.
 """
@@ -46,7 +46,7 @@ class _SavedShard:
 
 
 class CheckpointReader:
-    """An open checkpoint; its files are mapped into memory until it is closed."""
+    """Open checkpoint; its files are memory-mapped until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class CheckpointReader:
         self._files.clear()
 
     def full(self, name: str, state: str = "master") -> Tensor:
-        """The full float32 tensor of one parameter (or of an optimiser's state of it)."""
+        """Return the full float32 tensor of a parameter, or of one of its optimizer states."""
         parameter = self.index.parameters[name]
         tensor = torch.empty(parameter.shape, dtype=torch.float32)
         for shard in parameter.shards:
@@ -78,23 +78,26 @@ class CheckpointReader:
         start: int,
         length: int,
     ) -> Tensor:
-        """float32 [length]: elements from `start` of the flattened share that `ranges` cut out.
+        """Return elements from `start` of a flattened shard, float32 [length].
 
-        The ranges are those of a tensor rank of the grid that reads. Reads no more than the rows
-        of the saved shares that these elements lie in.
+        Reads only the rows of the saved shards that contain these elements.
+
+        Args:
+            ranges: ranges of the shard along the split dimension, those of a tensor rank of the
+                reading grid.
         """
         parameter = self.index.parameters[name]
         dimension = parameter.split_dimension
         if dimension is None:
             return self._flat(name, state, parameter.shards[0], start, length)
         for shard in parameter.shards:
-            if tuple(ranges) == shard.ranges:  # split as it was: no rearranging
+            if tuple(ranges) == shard.ranges:  # same split: no rearranging
                 return self._flat(name, state, shard, start, length)
         shape = shape_of_shard(parameter.shape, dimension, ranges)
         outer, width = math.prod(shape[:dimension]), shape[dimension]
         inner = math.prod(shape[dimension + 1 :])
-        # Rows [first, last) of the outer dimensions hold the wanted elements; when there is only
-        # one (a split along dimension 0), entries [low, high) of the split dimension do.
+        # Rows [first, last) of the outer dimensions contain the elements; if there is only one (a
+        # split along dimension 0), entries [low, high) of the split dimension do.
         row = width * inner
         first, last = start // row, -(-(start + length) // row)
         low, high = 0, width
@@ -115,7 +118,7 @@ class CheckpointReader:
         return block.flatten()[offset : offset + length]
 
     def _flat(self, name: str, state: str, shard: Shard, start: int, length: int) -> Tensor:
-        """float32 [length]: elements from `start` of a saved share, from all files they lie in."""
+        """Return elements from `start` of a flattened saved shard, float32 [length]."""
         result = torch.empty(length, dtype=torch.float32)
         for slice_ in shard.slices:
             begin = max(start, slice_.start)
@@ -131,13 +134,13 @@ class CheckpointReader:
             path = self.path / file
             try:
                 self._files[file] = safe_open(path, framework="pt")
-            except Exception as error:  # safetensors raises its own and OS errors alike
+            except Exception as error:  # safetensors raises its own and OS errors
                 raise damaged_error(path, f"cannot be read ({error})") from None
         return self._files[file]
 
 
 def _cut(ranges: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
-    """The part of the concatenated ranges that lies at positions [low, high)."""
+    """Return the part of the concatenated ranges at positions [low, high)."""
     result, position = [], 0
     for start, stop in ranges:
         begin, end = max(low - position, 0), min(high - position, stop - start)
@@ -150,7 +153,7 @@ def _cut(ranges: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple[i
 def _overlaps(
     wanted: Sequence[tuple[int, int]], held: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int, int]]:
-    """(position in the concatenation of `wanted`, position in that of `held`, length) in common."""
+    """Yield overlaps as (position in concatenated `wanted`, in concatenated `held`, length)."""
     target = 0
     for start, stop in wanted:
         source = 0
@@ -176,14 +179,17 @@ def _copy_ranges(
 
 
 def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, full float32 weight) of every parameter of the checkpoint at `path`, one at a time.
+    """Yield (name, full float32 weight) of every parameter of the checkpoint at `path`.
 
-    UserError if `path` is no checkpoint or a damaged one: every checksum is compared first.
+    Verifies every checksum first.
+
+    Raises:
+        UserError: `path` is not a checkpoint, or a damaged one.
     """
     if not path.is_dir():
         raise UserError(
             f"{path} is not a checkpoint folder",
-            remedy="name a folder such as RUN/checkpoints/step-00000100",
+            remedy="give a folder such as RUN/checkpoints/step-00000100",
         )
     problem = verify_checkpoint(path)
     if problem is not None:
@@ -194,9 +200,9 @@ def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> UserError | None:
-    """The first thing wrong with a checkpoint, None if it is sound. Reads every file once.
+    """Return the first error in a checkpoint, None if it is valid. Reads every file once.
 
-    With `shares` > 1 only every `shares`-th file is looked at, from number `share` on.
+    With several ranks, each verifies every `world_size`-th file.
     """
     try:
         index = Index.read(path)

@@ -51,10 +51,10 @@ def test_a_changed_mixture_is_refused_where_it_has_begun(
 ) -> None:
     _, state = read_in_lockstep(corpus, recipe, plan, 1, stop=2)
     changed = _change(recipe, 0, temperature=0.6)
-    with pytest.raises(UserError, match="phase 'a' was begun with another order"):
+    with pytest.raises(UserError, match="phase 'a' was started with another order"):
         RowLoader(corpus, changed, plan, state=state, first_step=2)
     for other in ({**recipe.model_dump(mode="json", by_alias=True, exclude_none=True), "seed": 5},):
-        with pytest.raises(UserError, match="phase 'a' was begun with another order"):
+        with pytest.raises(UserError, match="phase 'a' was started with another order"):
             RowLoader(corpus, Recipe.model_validate(other), plan, state=state, first_step=2)
     later = _change(recipe, 1, temperature=0.6)
     assert len(list(RowLoader(corpus, later, plan, state=state, first_step=2))) == 3 * QUANTUM

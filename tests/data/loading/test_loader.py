@@ -73,7 +73,7 @@ def test_replay_names_the_documents_of_any_step(
             for component, document, first, size in row.documents.tolist()
         ]
         assert named == expected
-    with pytest.raises(UserError, match="step 1 lies outside"):
+    with pytest.raises(UserError, match="step 1 is outside"):
         documents_of_step(corpus, recipe, plan, 1, state)
 
 
@@ -95,7 +95,9 @@ def test_wrong_starts_are_refused(corpus: Corpus, recipe: Recipe, plan: Training
     _, state = read_in_lockstep(corpus, recipe, plan, 1, stop=2)
     with pytest.raises(ValueError, match="before step 2, not 1"):
         RowLoader(corpus, recipe, plan, state=state, first_step=1)
-    with pytest.raises(UserError, match=r"5 data ranks, which do not divide batch\.quantum 24"):
+    with pytest.raises(
+        UserError, match=r"batch\.quantum \(24\) must be divisible by the data-parallel size \(5"
+    ):
         RowLoader(corpus, recipe, plan, data_ranks=5)
     with pytest.raises(ValueError, match="exchange"):
         RowLoader(corpus, recipe, plan, data_ranks=2)

@@ -74,5 +74,5 @@ def test_ids_outside_the_vocabulary_are_never_given_out(
         tmp_path, {"web": {"aaa_Latn": [50] * 200, "bbb_Latn": [50] * 90}}, contexts=[64, 128]
     )
     _damage(tmp_path / "web/bbb_Latn/train-00000.bin")
-    with pytest.raises(UserError, match=r"bbb_Latn/train-00000\.bin holds id 1000"):
+    with pytest.raises(UserError, match=r"bbb_Latn/train-00000\.bin contains id 1000"):
         list(RowLoader(corpus, recipe, plan, workers=workers))

@@ -1,4 +1,4 @@
-"""The held-out rows, the same at every evaluation, and what a unigram model loses on them."""
+"""Validation rows, the same at every evaluation, and the loss of a unigram model on them."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def validation_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int
         for component in corpus.components
         if component.source in sources
     ]
-    waiting = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
+    remaining = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
     row_tokens = recipe.batch.row_tokens
-    mean = float(segment_sizes(waiting).mean()) if len(waiting) else context
+    mean = float(segment_sizes(remaining).mean()) if len(remaining) else context
     shape = RowShape.of(row_tokens, mean)
     builder = RowBuilder(
         corpus,
@@ -63,16 +63,16 @@ def validation_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int
         split="heldout",
     )
     packed = []
-    while len(waiting):
-        chosen = choose_segments(segment_sizes(waiting), shape)
-        packed.append(waiting[chosen])
-        waiting = np.delete(waiting, chosen, axis=0)
+    while len(remaining):
+        chosen = choose_segments(segment_sizes(remaining), shape)
+        packed.append(remaining[chosen])
+        remaining = np.delete(remaining, chosen, axis=0)
     packed += [np.empty((0, COLUMNS), dtype=np.int64)] * (-len(packed) % ranks)
     return [builder.build(index, packed[index], None) for index in range(rank, len(packed), ranks)]
 
 
 def _segments(corpus: Corpus, component: Component, count: int, context: int) -> np.ndarray:
-    """Table of the first parts of `count` held-out documents of a component."""
+    """Return the table of the first parts of `count` held-out documents of a component."""
     total = component.manifest.heldout.documents
     key = key_of("held-out", component.name)
     table = np.zeros((min(count, total), COLUMNS), dtype=np.int64)
@@ -94,10 +94,10 @@ def unigram_loss(
     *,
     tokens_per_component: int = UNIGRAM_TOKENS_PER_COMPONENT,
 ) -> LossTable:
-    """What the frequencies of single tokens predict: add-one smoothing over the text ids.
+    """Compute the loss of a unigram model with add-one smoothing over the text ids.
 
-    Frequencies come from at least `tokens_per_component` tokens of each component (all, where it
-    has fewer) of the train split, read in a fixed random order.
+    Frequencies are counted on at least `tokens_per_component` tokens of each component's train
+    split (all, if it has fewer), read in a fixed random order.
     """
     vocabulary = corpus.tokenizer.vocabulary_size
     counts = np.zeros(vocabulary, dtype=np.int64)
@@ -123,7 +123,7 @@ def unigram_loss(
 
 
 def _token_counts(corpus: Corpus, component: Component, enough: int, vocabulary: int) -> np.ndarray:
-    """int64 [vocabulary]: how often each id occurs in a sample of a component's train split."""
+    """Count each id in a sample of a component's train split, int64 [vocabulary]."""
     total = component.manifest.train.documents
     parts: list[np.ndarray] = []
     read = 0
@@ -132,7 +132,7 @@ def _token_counts(corpus: Corpus, component: Component, enough: int, vocabulary:
             break
         places = np.arange(first, min(first + 256, total))
         for document in permute(places, total, key_of("unigram", component.name)).tolist():
-            # a document of a hundred megabytes is sampled by its beginning
+            # of a document of a hundred megabytes, only the beginning is sampled
             tokens = corpus.document(component, "train", document)[: enough - read]
             parts.append(tokens)
             read += len(tokens)
