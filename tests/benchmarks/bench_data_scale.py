@@ -70,7 +70,7 @@ def main() -> None:
         # digests of phases begun, as a checkpoint would have them
         state = state_at_the_end(cursor, plan.phases[1].end_step)
         consumption = cursor.sampler.consumption
-        second = cursor._order(1, consumption)
+        second = cursor._open_sampler(1, consumption)
         del second
         state["digests"] = cursor._digests
         file = Path(folder) / "state.json"

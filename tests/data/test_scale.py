@@ -64,7 +64,7 @@ def test_resuming_deep_in_the_run_is_a_look_up(shards: Path) -> None:
     corpus = open_corpus(shards)
     fresh = DataCursor(corpus, recipe, plan, None)
     state = state_at_the_end(fresh, plan.phases[1].end_step)
-    fresh._order(1, fresh.order.consumption)
+    fresh._open_sampler(1, fresh.sampler.consumption)
     state["digests"] = fresh._digests
     state = json.loads(json.dumps(state))
     tracemalloc.start()

@@ -11,9 +11,9 @@ from transformers import AutoModelForMaskedLM
 from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
-from mmbert.evaluation import masked_loss
-from mmbert.evaluation.loaded_model import LoadedModel
+from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses, render_losses
+from mmbert.recipe import EvaluationSettings, MaskingSettings
 from tests.support.corpora import write_corpus
 from tests.support.tokenizers import metaspace_tokenizer, save_tokenizer
 from tests.support.written_runs import Run
@@ -22,10 +22,17 @@ from tests.support.written_runs import Run
 def reference_losses(exported: Path, shards: Path, context: int) -> dict[str, tuple[float, int]]:
     """{language: (summed loss, tokens)} by transformers, one document at a time."""
     corpus = open_corpus(shards)
-    recipe = masked_loss._recipe(corpus, 32, 0.3, context)
     model = AutoModelForMaskedLM.from_pretrained(exported).eval()
     sums: dict[str, tuple[float, int]] = {}
-    for row in validation_rows(corpus, recipe):
+    rows = validation_rows(
+        corpus,
+        sources={component.source for component in corpus.components},
+        settings=EvaluationSettings(mask_ratio=0.3),
+        context=context,
+        row_tokens=ROW_TOKENS,
+        masking=MaskingSettings(),
+    )
+    for row in rows:
         ids, starts = torch.from_numpy(row.input_ids).long(), row.cu_seqlens.tolist()
         used = row.weights > 0
         for number, component in enumerate(row.segment_components.tolist()):

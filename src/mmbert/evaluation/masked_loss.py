@@ -16,7 +16,7 @@ from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
-from mmbert.recipe import Recipe
+from mmbert.recipe import EvaluationSettings, MaskingSettings
 from mmbert.training.metrics.loss_meter import LossMeter
 
 
@@ -50,8 +50,16 @@ def masked_losses(
     corpus = open_corpus(shards)
     _check_tokenizer(model, corpus, shards)
     context = min(context or model.model.context, model.model.context, ROW_TOKENS)
-    recipe = _recipe(corpus, documents_per_language, mask_ratio, context)
-    rows = validation_rows(corpus, recipe)
+    rows = validation_rows(
+        corpus,
+        sources={component.source for component in corpus.components},
+        settings=EvaluationSettings(
+            documents_per_language=documents_per_language, mask_ratio=mask_ratio
+        ),
+        context=context,
+        row_tokens=ROW_TOKENS,
+        masking=MaskingSettings(),
+    )
     if not any(row.weights.any() for row in rows):
         raise UserError(
             f"{shards} holds no held-out text",
@@ -85,40 +93,6 @@ def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
             remedy="evaluate on shards that were made with the model's own tokenizer"
             " (preprocess with TOKENIZER=its folder)",
         )
-
-
-def _recipe(corpus: Corpus, documents_per_language: int, mask_ratio: float, context: int) -> Recipe:
-    """What choosing and masking held-out documents reads of a recipe; the rest is not used."""
-    return Recipe.model_validate(
-        {
-            "name": "evaluation",
-            "model": {"preset": "small"},
-            "data": {
-                "sources": [
-                    {"name": source, "tokens": {"none": 1}}
-                    for source in sorted({c.source for c in corpus.components})
-                ]
-            },
-            "batch": {"row_tokens": ROW_TOKENS, "rows": 1, "quantum": 1},
-            "optimizer": {"learning_rate": 1.0},
-            "evaluation": {
-                "documents_per_language": documents_per_language,
-                "mask_ratio": mask_ratio,
-                "context": context,
-            },
-            "phases": [
-                {
-                    "name": "none",
-                    "tokens": 1,
-                    "context": context,
-                    "languages": "all",
-                    "temperature": 1.0,
-                    "mask_ratio": mask_ratio,
-                    "rotary_bases": {"global": 10_000, "local": 10_000},
-                }
-            ],
-        }
-    )
 
 
 def render_losses(found: HeldOutEvaluation) -> Table:

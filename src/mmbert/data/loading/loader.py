@@ -63,7 +63,7 @@ class RowLoader:
             raise ValueError("more than one data rank needs an exchange at the end of phases")
         self._exchange: Exchange = exchange or (lambda own: [own])
         self._first_step = first_step
-        self._masker = row_masker(corpus, recipe, recipe.seed)
+        self._masker = row_masker(corpus, recipe.data.masking, recipe.seed)
         self._worker_count = workers
         self._workers: WorkerPool | None = None
         self._started = False

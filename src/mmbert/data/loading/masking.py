@@ -15,7 +15,7 @@ import numpy as np
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import UserError
-from mmbert.recipe import MaskingSettings, Recipe
+from mmbert.recipe import MaskingSettings
 
 # Longer words are split: in scripts without spaces a "word" would be a whole sentence.
 MAX_WORD_TOKENS = 8
@@ -169,9 +169,9 @@ def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray
     return starts
 
 
-def row_masker(corpus: Corpus, recipe: Recipe, seed: int) -> Masker:
-    """The masker of a recipe; whole-word masking reads the tokenizer's vocabulary."""
+def row_masker(corpus: Corpus, settings: MaskingSettings, seed: int) -> Masker:
+    """Build the masker for `settings`; whole-word masking reads the tokenizer's vocabulary."""
     starts = None
-    if recipe.data.masking.whole_word:
+    if settings.whole_word:
         starts = read_word_starts(corpus.tokenizer_folder, corpus.tokenizer.vocabulary_size)
-    return Masker(corpus.tokenizer, recipe.data.masking, seed, starts)
+    return Masker(corpus.tokenizer, settings, seed, starts)

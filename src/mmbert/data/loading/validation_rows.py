@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -24,39 +25,53 @@ from mmbert.data.sampling.phase_sampler import (
 from mmbert.data.shards.continuation_index import part_bounds
 from mmbert.data.shards.corpus import Component, Corpus
 from mmbert.errors import UserError
-from mmbert.recipe import Recipe
+from mmbert.recipe import EvaluationSettings, MaskingSettings
 
 UNIGRAM_TOKENS_PER_COMPONENT = 50_000
 
 
-def validation_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> list[Row]:
-    """This rank's held-out rows: `evaluation.documents_per_language` documents of every component.
+def validation_rows(
+    corpus: Corpus,
+    *,
+    sources: AbstractSet[str],
+    settings: EvaluationSettings,
+    context: int,
+    row_tokens: int,
+    masking: MaskingSettings,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[Row]:
+    """Build one rank's validation rows from the held-out split of every component.
 
-    Which documents and which masks depends on neither the run's seed nor the ranks; every rank
-    gets equally many rows (some may be empty, all weights 0). Documents longer than the context
-    are represented by their first part. Raises UserError when the context exceeds a row.
+    The choice of documents and masks depends on neither the run's seed nor the number of ranks.
+    Documents longer than `context` are represented by their first part.
+
+    Args:
+        sources: folders of the sources to take components from.
+        settings: number of documents per component and mask ratio.
+        context: tokens that a document is truncated to.
+        masking: how masked tokens are replaced.
+        rank, ranks: every rank gets the same number of rows; some may be empty (all weights 0).
+
+    Raises:
+        UserError: the context exceeds a row.
     """
-    settings = recipe.evaluation
-    context = settings.context or recipe.phases[0].context
-    if context > recipe.batch.row_tokens:
+    if context > row_tokens:
         raise UserError(
-            f"evaluation.context {context} is longer than batch.row_tokens "
-            f"{recipe.batch.row_tokens}",
-            remedy="a held-out document must fit a row: lower evaluation.context",
+            f"evaluation.context {context} exceeds batch.row_tokens {row_tokens}",
+            remedy="lower evaluation.context: a held-out document must fit a row",
         )
-    sources = {source.folder for source in recipe.data.sources}
     tables = [
         _segments(corpus, component, settings.documents_per_language, context)
         for component in corpus.components
         if component.source in sources
     ]
     remaining = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
-    row_tokens = recipe.batch.row_tokens
     mean = float(segment_sizes(remaining).mean()) if len(remaining) else context
     shape = RowShape.of(row_tokens, mean)
     builder = RowBuilder(
         corpus,
-        row_masker(corpus, recipe, key_of("held-out masks")),
+        row_masker(corpus, masking, key_of("held-out masks")),
         shape,
         mask_ratio=settings.mask_ratio,
         context=context,
