@@ -115,7 +115,17 @@ def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
 
 
 def _build_validator(run: RunConfig, grid: ProcessGrid, device: torch.device) -> Validator:
-    rows = validation_rows(run.corpus, run.recipe, rank=grid.data.rank, ranks=grid.data.size)
+    recipe = run.recipe
+    rows = validation_rows(
+        run.corpus,
+        sources={source.folder for source in recipe.data.sources},
+        settings=recipe.evaluation,
+        context=recipe.evaluation.context or recipe.phases[0].context,
+        row_tokens=recipe.batch.row_tokens,
+        masking=recipe.data.masking,
+        rank=grid.data.rank,
+        ranks=grid.data.size,
+    )
     return Validator(rows, run.table, grid.data, device)
 
 

@@ -62,8 +62,8 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         raise UserError(
             f"rendezvous address {rank_info.master_address}:{rank_info.master_port} is already in "
             "use (by another run?)",
-            remedy="choose another port: deepspeed --master_port N …; for srun, mpirun and torchrun "
-            "set MASTER_PORT=N",
+            remedy="choose another port: deepspeed --master_port N …; for srun, mpirun and "
+            "torchrun set MASTER_PORT=N",
         ) from network_error
     host_group = HostGroup.build(2 * hang)
     if device.type == "cpu":
