@@ -97,7 +97,7 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
         )  # fmt: skip
         staging = HostStaging()
         pieces = staging.stage(
-            [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
+            [replace(whole, start=8 * rank, length=8, states=half)], torch.device("cpu")
         )
         writer = Writer(job, staging, pieces, after_commit=lambda: None)
         writer.start()

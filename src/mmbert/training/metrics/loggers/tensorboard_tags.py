@@ -4,7 +4,9 @@ Groups are numbered in the order in which one looks at them. Metrics per languag
 their own, last and collapsed, so that two thousand languages do not bury the rest.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mmbert.training.metrics.results import Losses
@@ -12,6 +14,8 @@ from mmbert.training.metrics.results import Losses
 # {category: {chart title: [kind, [tags]]}}
 CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
+# Prefix of the copies that charts of several curves show (see `TensorBoardLogger`).
+COLORED = "chart/"
 SECONDS_PER_HOUR = 3600.0
 
 _TAGS = {
@@ -71,41 +75,57 @@ def validation_tags(losses: Losses) -> dict[str, float | None]:
     return {"1_loss/held_out": losses.overall} | tiers | languages
 
 
-def custom_scalars_layout(
-    tiers: Sequence[str], largest_languages: Sequence[str]
-) -> CustomScalarsLayout:
-    """Return the charts of several curves.
+@dataclass(frozen=True)
+class Chart:
+    """A chart on TensorBoard's page CUSTOM SCALARS: all tags that begin with one of `tags`."""
 
-    A chart shows every tag that contains a match of one of its own.
+    category: str
+    title: str
+    tags: tuple[str, ...]
+    """Regular expressions."""
+    several: bool = True
+    """Whether there are several curves, which then need colors of their own."""
+
+    def matches(self, tag: str) -> bool:
+        """Whether the chart shows `tag`."""
+        return any(re.match(pattern, tag) for pattern in self.tags)
+
+
+def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart]:
+    """Return the charts of a run.
 
     Args:
         tiers: names of the phases, which are also those of the tiers.
     """
-
-    def lines(*tags: str) -> list[Any]:
-        return ["Multiline", list(tags)]
-
-    shares = [
-        f"{group}/{language}"
+    loss, schedule, speed = "Loss", "Schedule and data", "Optimizer and speed"
+    shares = tuple(
+        f"{group}/{language}$"
         for language in largest_languages[:MAX_CHARTED_LANGUAGES]
         for group in ("language_share", "language_share_wanted")
+    )
+    settings = tuple(f"3_schedule/{name}" for name in ("mask_ratio", "temperature", "dropout"))
+    return [
+        Chart(loss, "training and held out", ("1_loss/train", "1_loss/held_out")),
+        *(
+            Chart(
+                loss, f"{name}, by tier", tuple(f"2_loss_by_tier/{key}_{tier}$" for tier in tiers)
+            )
+            for name, key in (("training", "train"), ("held out", "held_out"))
+        ),
+        Chart(schedule, "mask ratio, temperature, dropout", settings),
+        Chart(schedule, "learning rate", ("3_schedule/learning_rate",), several=False),
+        Chart(schedule, "largest languages: share of tokens, and planned share", shares),
+        Chart(speed, "gradient norm", ("4_optimizer/gradient_norm",), several=False),
+        Chart(speed, "tokens per second, all and per device", ("6_speed/tokens_per_second",)),
+        Chart(speed, "fraction of the time", ("7_time/",)),
     ]
-    return {
-        "Loss": {
-            "training and held out": lines("1_loss/train", "1_loss/held_out"),
-            "training, by tier": lines(*(f"2_loss_by_tier/train_{tier}" for tier in tiers)),
-            "held out, by tier": lines(*(f"2_loss_by_tier/held_out_{tier}" for tier in tiers)),
-        },
-        "Schedule and data": {
-            "mask ratio, temperature, dropout": lines(
-                "3_schedule/mask_ratio", "3_schedule/temperature", "3_schedule/dropout"
-            ),
-            "learning rate": lines("3_schedule/learning_rate"),
-            "largest languages: share of tokens, and wanted": lines(*shares),
-        },
-        "Optimiser and speed": {
-            "gradient norm": lines("4_optimizer/gradient_norm"),
-            "tokens a second, all and per device": lines("6_speed/tokens_per_second"),
-            "share of the time": lines("7_time/.*"),
-        },
-    }
+
+
+def custom_scalars_layout(shown: Sequence[Chart]) -> CustomScalarsLayout:
+    """Return the layout of the page CUSTOM SCALARS."""
+    layout: CustomScalarsLayout = {}
+    for chart in shown:
+        prefix = COLORED if chart.several else ""
+        patterns = [prefix + tag for tag in chart.tags]
+        layout.setdefault(chart.category, {})[chart.title] = ["Multiline", patterns]
+    return layout
