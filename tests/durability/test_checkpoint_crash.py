@@ -87,18 +87,18 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
     engine = StepWeights(layers=1, length=16)
     engine.steps_taken = 1
     (whole,) = engine.fragments()
-    half = {state: tensor[:8] for state, tensor in whole.states().items()}
+    half = {state: tensor[:8] for state, tensor in whole.states.items()}
     for rank in (1, 0):
         job = SaveJob(
             path=root / "step-00000001", partial=partial, rank=rank, world_size=2, writer="test",
             number=0, permanent=False, state=RunState(step=1, tokens=1, phase="only", recipe=""),
             optimizer_steps=1, tensor=1, data=2, zero_stage=1, commit_timeout=10,
         )  # fmt: skip
-        snapshot = HostStaging()
-        pieces = snapshot.take(
+        staging = HostStaging()
+        pieces = staging.stage(
             [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
         )
-        writer = Writer(job, snapshot, pieces, after_commit=lambda: None)
+        writer = Writer(job, staging, pieces, after_commit=lambda: None)
         writer.start()
         assert writer.result() is None
     done()
