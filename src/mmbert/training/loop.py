@@ -58,11 +58,11 @@ def handle_requests(trainer: Trainer, requests: LoopRequests) -> ExitReason | No
         UserError: metrics cannot be written; the state is saved.
     """
     if requests.failure is not None:
-        trainer.save("figures cannot be written")
+        trainer.save("metrics cannot be written")
         trainer.finish_saving()
         raise requests.failure
     if requests.stop is not None:
-        trainer.save("asked to stop")
+        trainer.save("stop requested")
         trainer.metrics.log_stopped(trainer.step, requests.stop)
         return ExitReason.STOPPED
     if requests.save:

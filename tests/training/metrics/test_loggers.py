@@ -1,4 +1,4 @@
-"""What is written for the watcher: the board's file, and a disk that has no more room."""
+"""Loggers: TensorBoard's files, log.jsonl, and full disks."""
 
 import errno
 import json
@@ -85,7 +85,7 @@ def test_the_board_is_read_by_tensorboard(tmp_path: Path) -> None:
 
 
 def test_curves_of_one_chart_have_colors_of_their_own(tmp_path: Path) -> None:
-    """TensorBoard colors by run, and takes a subfolder for one."""
+    """TensorBoard colors by run, and a subfolder is a run."""
     loggers = opened(tmp_path)
     for step in range(4):
         loggers.log(step, {"1_loss/train": 3.0, "4_optimizer/gradient_norm": 1.0})
