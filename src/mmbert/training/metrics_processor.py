@@ -39,7 +39,7 @@ from mmbert.training.train_step import StepOutcome
 
 # Lines between those with metrics per language, and the largest number of such lines in a run: in
 # every line, 1,800 languages would make tens of gigabytes.
-MIN_LINES_BETWEEN_LANGUAGES = 10
+MIN_LANGUAGE_INTERVAL = 10
 MAX_LANGUAGE_LINES = 400
 
 
@@ -79,9 +79,7 @@ class MetricsProcessor:
         self._by_language = LossTable.zeros(components)
         self._lines = 0
         lines = run.plan.steps / run.recipe.logging.every_steps
-        self._languages_every = max(
-            MIN_LINES_BETWEEN_LANGUAGES, math.ceil(lines / MAX_LANGUAGE_LINES)
-        )
+        self._languages_every = max(MIN_LANGUAGE_INTERVAL, math.ceil(lines / MAX_LANGUAGE_LINES))
 
     def in_phase(self, phase: PhasePlan) -> bool:
         """Whether this process has started or resumed the phase already."""
@@ -144,8 +142,7 @@ class MetricsProcessor:
     def close_interval(self, *, with_languages: bool) -> ClosedInterval | None:
         """Sum the steps since the last log line over all ranks, and begin a new interval.
 
-        Returns:
-            None if no step of the interval was trained: all were skipped or non-finite.
+        Returns None if no step of the interval was trained: all were skipped or non-finite.
 
         Args:
             with_languages: whether to include metrics per language, due or not.
@@ -180,12 +177,9 @@ class MetricsProcessor:
 
     def log_skipped(self, at: StepPlan) -> None:
         """Log a step whose rows are skipped since a rollback."""
-        self.loggers.event(
-            "passed over",
-            at.step,
-            f"step {at.step}: skipping rows {at.first_row}-{at.first_row + at.rows - 1} "
-            "after a loss spike",
-        )
+        last_row = at.first_row + at.rows - 1
+        text = f"step {at.step}: skipping rows {at.first_row}-{last_row} after a loss spike"
+        self.loggers.event("passed over", at.step, text)  # the kind is part of log.jsonl's format
 
     def log_non_finite(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> None:
         """Log a step whose update was dropped because a loss or gradient was not finite."""
@@ -199,7 +193,7 @@ class MetricsProcessor:
     def log_stopped(self, step: int, reason: str) -> None:
         """Log that the run stops on request, everything being saved."""
         self.write_results()
-        text = f"{reason}: saved at step {step}; run the same command to resume"
+        text = f"{reason}: saved at step {step}; the same command resumes"
         self.loggers.event("stopped", step, text)
 
     def profile_step(self) -> None:
@@ -212,7 +206,7 @@ class MetricsProcessor:
         self.loggers.attempt(folder / "results.json", lambda: self.results.write(folder))
 
     def close(self) -> None:
-        """Write an unfinished trace, close the loggers, and stop timing collectives."""
+        """Write an unfinished trace, close the loggers, stop timing collectives."""
         self._log_trace(self._profiler.close())
         self.loggers.close()
         self._collective_timer.close()
