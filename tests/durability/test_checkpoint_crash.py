@@ -87,7 +87,7 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
     engine = StepWeights(layers=1, length=16)
     engine.steps_taken = 1
     (whole,) = engine.fragments()
-    half = {state: tensor[:8] for state, tensor in whole.states().items()}
+    half = {state: tensor[:8] for state, tensor in whole.states.items()}
     for rank in (1, 0):
         job = SaveJob(
             path=root / "step-00000001", partial=partial, rank=rank, world_size=2, writer="test",

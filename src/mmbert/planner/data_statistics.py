@@ -1,4 +1,4 @@
-"""What a plan knows of the data: from the shards at hand, else from published figures."""
+"""Data statistics for an estimate: from given shards, else from published figures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,28 +17,31 @@ from mmbert.planner.languages import LanguagePhase, LanguageTable, published_lan
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan
 
-# Documents of each language whose lengths are looked at: enough for a mean, at any size.
+# Documents sampled per language: enough for a mean length at any corpus size.
 _DOCUMENTS_SAMPLED = 4096
 
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """Vocabulary size, token-weighted mean document length and most slots for documents in a row by
-    phase, languages; and whence."""
+    """Properties of the data that an estimate depends on."""
 
     vocabulary_size: int
     mean_lengths: dict[str, float]
+    """Token-weighted mean document length in tokens, by phase."""
     document_slots: dict[str, int]
+    """Maximum number of documents in a row, by phase."""
     length_origin: str
+    """Source of the lengths, as a sentence for the user."""
     languages: LanguageTable | None
 
 
 def gather_data_statistics(
     recipe: Recipe, steps: TrainingPlan, shards: Path | None
 ) -> DataStatistics:
-    """From `shards` where they are given, else upper bounds and mmBERT's published counts.
+    """Collect statistics from `shards`, or from upper bounds and mmBERT's published counts.
 
-    UserError: unsound shards, or a mix that they cannot give.
+    Raises:
+        UserError: the shards are damaged or cannot provide the recipe's mixture.
     """
     if shards is None:
         return DataStatistics(
@@ -48,9 +51,8 @@ def gather_data_statistics(
                 phase.name: max_segments_per_row(recipe.batch.row_tokens, phase.context)
                 for phase in recipe.phases
             },
-            length_origin="Documents were taken to fill the context: an upper bound of the"
-            " arithmetic, a lower one of the memory that attention takes a document. --data gives"
-            " their true lengths",
+            length_origin="Documents are assumed to fill the context: an upper bound on compute,"
+            " a lower bound on attention's memory per document. Use --data for the actual lengths",
             languages=published_languages(recipe, steps),
         )
     corpus = open_corpus(shards)
@@ -61,13 +63,13 @@ def gather_data_statistics(
         vocabulary_size=corpus.tokenizer.vocabulary_size,
         mean_lengths=_mean_lengths(recipe, corpus, mixtures),
         document_slots={phase.name: shape.max_segments for phase, shape in shapes},
-        length_origin=f"Document lengths are those of {shards}",
+        length_origin=f"Document lengths are from {shards}",
         languages=_languages(corpus, mixtures, str(shards)),
     )
 
 
 def _languages(corpus: Corpus, mixtures: tuple[PhaseMixture, ...], origin: str) -> LanguageTable:
-    """One row per language, or per source and language where there are several sources."""
+    """Build one row per language, or per source and language if there are several sources."""
     several = len({component.source for component in corpus.components}) > 1
     rows: dict[str, tuple[LanguagePhase | None, ...]] = {}
     for index, component in enumerate(corpus.components):
@@ -90,7 +92,7 @@ def _languages(corpus: Corpus, mixtures: tuple[PhaseMixture, ...], origin: str) 
 def _mean_lengths(
     recipe: Recipe, corpus: Corpus, mixtures: tuple[PhaseMixture, ...]
 ) -> dict[str, float]:
-    """Per phase the token-weighted mean length of what a row holds, begin and end included."""
+    """Return the token-weighted mean segment length of each phase, special tokens included."""
     samples = {
         index: _sample(corpus, component)
         for index, component in enumerate(corpus.components)
@@ -105,13 +107,13 @@ def _mean_lengths(
 
 
 def _sample(corpus: Corpus, component: Component) -> np.ndarray:
-    """int64 lengths of the component's first documents."""
+    """Return the lengths (int64) of the component's first documents."""
     lengths = corpus.shard(component, "train", 0).lengths[:_DOCUMENTS_SAMPLED]
     return np.asarray(lengths, dtype=np.int64)
 
 
 def _mean_segment(documents: np.ndarray, context: int) -> float:
-    """Σ l² / Σ l over the segments into which the documents are cut."""
+    """Return Σ l² / Σ l over the segments that the documents are split into."""
     parts = count_parts(documents, context)
     owner = np.repeat(np.arange(len(documents)), parts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(parts) - parts, parts)

@@ -160,10 +160,18 @@ class BatchSettings(Settings):
         return self
 
 
+OptimizerName = Literal["stable_adamw", "adamw"]
+OPTIMIZER_STATES: dict[OptimizerName, tuple[str, ...]] = {
+    "stable_adamw": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+}
+"""float32 tensors that an optimizer keeps per parameter, besides the master weight."""
+
+
 class OptimizerSettings(Settings):
     """StableAdamW as used by mmBERT, or AdamW."""
 
-    name: Literal["stable_adamw", "adamw"] = "stable_adamw"
+    name: OptimizerName = "stable_adamw"
     learning_rate: float = Field(gt=0)
     """Peak learning rate; weight decay is scaled by the current rate over this."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -171,6 +179,16 @@ class OptimizerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step."""
     gradient_clipping: float | None = Field(default=None, gt=0)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the optimizer's states per parameter."""
+        return OPTIMIZER_STATES[self.name]
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Memory of a parameter's float32 master weight and optimizer states."""
+        return 4 * (1 + len(self.state_names))
 
 
 class ParallelSettings(Settings):
@@ -203,9 +221,11 @@ class EvaluationSettings(Settings):
 
 
 class LoggingSettings(Settings):
-    """Logging interval."""
+    """When and where metrics are logged."""
 
     every_steps: int = Field(default=10, ge=1)
+    loggers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    """Loggers besides the console and `log.jsonl`, which are always on."""
 
 
 class GuardSettings(Settings):
