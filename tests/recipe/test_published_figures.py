@@ -1,8 +1,8 @@
-"""The shipped recipes of mmBERT base and small against the published figures, each with its source.
+"""Packaged recipes of mmBERT base and small against the published figures, with their sources.
 
 CFG: the configurations in github.com/JHU-CLSP/mmBERT; RDM: its README; PAPER: arXiv 2509.06888 as
-quoted; CODE: AnswerDotAI/ModernBERT, whose program read the configurations; OURS: a choice that no
-source makes. A figure here is changed only when its source is found to say something else.
+quoted; CODE: AnswerDotAI/ModernBERT, whose program read the configurations; OURS: a choice not in
+any source. Change a figure here only if its source says otherwise.
 """
 
 from typing import Any
@@ -138,7 +138,7 @@ def test_settings_of_every_phase(size: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_the_schedule_makes_of_them(size: str) -> None:
-    """Rates, decays, steps and rows as training asks for them."""
+    """Learning rates, decays, steps and rows from the functions that training uses."""
     recipe = _shipped(size)
     plan = training_plan(recipe)
     first, *later = plan.phases

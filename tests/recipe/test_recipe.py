@@ -1,4 +1,4 @@
-"""The recipe: what it accepts, what it refuses and how."""
+"""Accepted and rejected recipes, and the error messages."""
 
 from pathlib import Path
 

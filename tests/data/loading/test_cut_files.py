@@ -1,4 +1,4 @@
-"""Files that change under a running loader: cut short they are named, renamed over they stay."""
+"""Files changed during loading: truncated ones are reported, replaced ones stay readable."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_single_documents_of_a_file_cut_short(shards: Path) -> None:
 
 
 def test_a_reader_that_died_of_a_cut_file_says_which(shards: Path) -> None:
-    """Cut between the look at its size and the reading: the system ends the worker."""
+    """Truncated between the size check and the read, which kills the worker by SIGBUS."""
     running = loader(shards, workers=1)
     rows = iter(running)
     next(rows)

@@ -1,4 +1,4 @@
-"""Keyed permutations: bijections for every size, different for every key, without a pattern."""
+"""Keyed permutations are bijections for every size, different for every key, and patternless."""
 
 from __future__ import annotations
 

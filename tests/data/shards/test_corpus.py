@@ -1,4 +1,4 @@
-"""Manifests and corpora: what is visible, what is refused, and which file the message names."""
+"""Manifests and corpora: visible languages, rejected files and the files named in messages."""
 
 from __future__ import annotations
 
