@@ -219,7 +219,12 @@ def _mark_failure(job: SaveJob) -> None:
 
 
 def _collect_manifests(job: SaveJob) -> list[dict[str, Any]]:
-    """Wait for the manifests of all ranks. Raises PeerFailedError or TimeoutError."""
+    """Wait for the manifests of all ranks and return them in rank order.
+
+    Raises:
+        PeerFailedError: a rank failed.
+        TimeoutError: a rank has no manifest after `commit_timeout` seconds.
+    """
     manifests: dict[int, dict[str, Any]] = {}
     deadline, pause = time.monotonic() + job.commit_timeout, 0.005
     while len(manifests) < job.world_size:
@@ -263,9 +268,8 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
         _manifest_path(job, rank).unlink()
     sync_folder(job.partial)
     replaced = job.path.with_name(f".replaced-{job.path.name}-{uuid.uuid4().hex[:8]}")
-    if (
-        job.path.exists()
-    ):  # the same step again, after resuming from an older or replacing a damaged one
+    # The same step again, after resuming from an older checkpoint or because this one is damaged.
+    if job.path.exists():
         job.path.rename(replaced)
     job.partial.rename(job.path)
     sync_folder(job.path.parent)
