@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mmbert.checkpoint.format import CheckpointDamagedError, Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
-from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
+from mmbert.checkpoint.staging import HostStaging
+from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.errors import UserError
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec, local_slice
 from mmbert.parallel.zero_fragment import ParameterFragment

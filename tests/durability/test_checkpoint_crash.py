@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mmbert.checkpoint.reader import verify_checkpoint
+from mmbert.checkpoint.staging import HostStaging
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
-from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
+from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.files import make_folder
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Trainer
@@ -96,7 +97,7 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
         )  # fmt: skip
         staging = HostStaging()
         pieces = staging.stage(
-            [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
+            [replace(whole, start=8 * rank, length=8, states=half)], torch.device("cpu")
         )
         writer = Writer(job, staging, pieces, after_commit=lambda: None)
         writer.start()
