@@ -122,7 +122,7 @@ def main() -> None:
             f"the step waited {save['waited']:.2f} s, "
             f"then written in {save['written']:.1f} s ({gigabytes / save['written']:.2f} GB/s)"
         )
-    print(f"newest sound one found in {load['checked']:.1f} s, loaded in {load['loaded']:.1f} s")
+    print(f"latest valid one found in {load['checked']:.1f} s, loaded in {load['loaded']:.1f} s")
 
 
 if __name__ == "__main__":
