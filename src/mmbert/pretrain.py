@@ -56,7 +56,7 @@ def pretrain(
     # Imported here: `--help` should not wait for torch.
     from mmbert.recipe import describe_recipe
     from mmbert.training.launcher_env import rank_info_from_env
-    from mmbert.training.run_config import RunOptions, prepare, print_plan
+    from mmbert.training.run_config import RunOptions, print_plan, resolve_run_config
 
     options = RunOptions(
         recipe, data, output, tuple(overrides or ()), variant, stop_after_phase, profile_steps
@@ -69,7 +69,11 @@ def pretrain(
                 print(f"{'# ' if dry_run else ''}{describe_recipe(recipe)}", flush=True)
         if dry_run:
             if rank_info.rank == 0:
-                print_plan(prepare(options, rank_info.world_size), rank_info.world_size, sys.stdout)
+                print_plan(
+                    resolve_run_config(options, rank_info.world_size),
+                    rank_info.world_size,
+                    sys.stdout,
+                )
             return
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

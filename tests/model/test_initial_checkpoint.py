@@ -10,7 +10,7 @@ import torch
 
 from mmbert.errors import UserError
 from mmbert.model.initial_checkpoint import InitialCheckpoint
-from mmbert.training.run_config import Prepared, prepare, print_plan
+from mmbert.training.run_config import RunConfig, print_plan, resolve_run_config
 from tests.support import small_run
 from tests.support.small_run import options_for, write_initial_checkpoint
 
@@ -22,9 +22,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run.write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def prepared(
+def resolve(
     inputs: Path, tmp_path: Path, *overrides: str, rows: int = 256, **changes: Any
-) -> Prepared:
+) -> RunConfig:
     """Prepare a run from initial weights whose config.json has `changes`."""
     table = {"model.embeddings.tok_embeddings.weight": torch.zeros(rows, 32)}
     folder = tmp_path / "imported"
@@ -33,11 +33,11 @@ def prepared(
     options = options_for(
         inputs, tmp_path / "run", f"initial_checkpoint={folder}", SAME_BASES, *overrides
     )
-    return prepare(options, 1)
+    return resolve_run_config(options, 1)
 
 
 def test_what_suits_begins_without_a_word(inputs: Path, tmp_path: Path) -> None:
-    ready = prepared(inputs, tmp_path)
+    ready = resolve(inputs, tmp_path)
     assert ready.warnings == ()
     assert ready.encoder.vocab_size == 256
 
@@ -62,14 +62,14 @@ def test_another_function_is_refused(
     inputs: Path, tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(UserError, match=says) as error:
-        prepared(inputs, tmp_path, **changes)
+        resolve(inputs, tmp_path, **changes)
     assert str(tmp_path / "imported") in error.value.message
     assert error.value.remedy
 
 
 def test_other_rotary_bases_are_warned_of(inputs: Path, tmp_path: Path) -> None:
     """They may be intended: a phase with a longer context has larger bases."""
-    ready = prepared(inputs, tmp_path, local_rope_theta=10_000.0)
+    ready = resolve(inputs, tmp_path, local_rope_theta=10_000.0)
     (warning,) = ready.warnings
     assert "rotary_bases.local of the first phase is 160000" in warning
     assert "trained with 10000" in warning
@@ -80,33 +80,33 @@ def test_other_rotary_bases_are_warned_of(inputs: Path, tmp_path: Path) -> None:
 
 def test_another_tokenizer_of_the_same_size_is_refused(inputs: Path, tmp_path: Path) -> None:
     """The shapes match but the ids differ, which nothing else would detect."""
-    prepared(inputs, tmp_path)
+    resolve(inputs, tmp_path)
     path = tmp_path / "imported" / "tokenizer.json"
     definition = json.loads(path.read_text())
     vocabulary = definition["model"]["vocab"]
     vocabulary["token 7"], vocabulary["token 9"] = 9, 7
     path.write_text(json.dumps(definition))
     with pytest.raises(UserError, match=r"different tokenizers: .* differ in id 7") as error:
-        prepared(inputs, tmp_path)
+        resolve(inputs, tmp_path)
     assert "TOKENIZER=" in error.value.remedy
     assert "--tokenizer" in error.value.remedy
 
 
 def test_rows_that_no_token_uses_stay(inputs: Path, tmp_path: Path) -> None:
     """Many published models pad their vocabulary."""
-    assert prepared(inputs, tmp_path, rows=320).encoder.vocab_size == 320
+    assert resolve(inputs, tmp_path, rows=320).encoder.vocab_size == 320
 
 
 def test_a_vocabulary_size_in_the_recipe_must_be_the_number_of_rows(
     inputs: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="vocab_size is 256 instead of 320"):
-        prepared(inputs, tmp_path, "model.vocab_size=256", rows=320)
+        resolve(inputs, tmp_path, "model.vocab_size=256", rows=320)
 
 
 def test_fewer_rows_than_tokens_are_refused(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has the id 255, .* only 200 rows"):
-        prepared(inputs, tmp_path, rows=200)
+        resolve(inputs, tmp_path, rows=200)
 
 
 @pytest.mark.parametrize(
@@ -123,20 +123,20 @@ def test_fewer_rows_than_tokens_are_refused(inputs: Path, tmp_path: Path) -> Non
 def test_a_folder_that_import_did_not_write(
     inputs: Path, tmp_path: Path, file: str, content: str | None, says: str
 ) -> None:
-    prepared(inputs, tmp_path)
+    resolve(inputs, tmp_path)
     path = tmp_path / "imported" / file
     if content is None:
         path.unlink()
     else:
         path.write_text(content)
     with pytest.raises(UserError, match=says) as error:
-        prepared(inputs, tmp_path)
+        resolve(inputs, tmp_path)
     assert str(path) in error.value.message
     assert "mmbert import" in error.value.remedy
 
 
 def test_a_unigram_tokenizers_list_is_a_vocabulary_too(tmp_path: Path, inputs: Path) -> None:
-    prepared(inputs, tmp_path)
+    resolve(inputs, tmp_path)
     definition = {
         "model": {"vocab": [["a", -1.0], ["b", -2.0]]},
         "added_tokens": [{"content": "<mask>", "id": 2}],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mmbert.hub.building import ModelBuilder
+from mmbert.hub.models import ModelBuilder
 from tests.support.prescribed_gradients import prescribed_engine, start
 from tests.support.ranks import run_ranks
 from tests.support.tiny_models import tiny_config

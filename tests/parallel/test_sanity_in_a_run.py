@@ -63,13 +63,13 @@ def disown(parameters: dict[str, torch.Tensor]) -> None:
 
 def other_rows(rank: int, victim: int, step: int) -> None:
     """From `step` on, shift the masked positions of rank `victim` by one."""
-    from mmbert.training.trainer import Session
+    from mmbert.training.trainer import Trainer
 
-    original = Session.take_rows
+    original = Trainer.next_rows
 
-    def take_rows(session: Session, count: int) -> Any:
-        rows = original(session, count)
-        if rank == victim and session.step >= step:
+    def next_rows(trainer: Trainer, count: int) -> Any:
+        rows = original(trainer, count)
+        if rank == victim and trainer.step >= step:
             length = len(rows[0].input_ids)
             rows = [
                 replace(row, masked_positions=np.minimum(row.masked_positions + 1, length - 1))
@@ -77,7 +77,7 @@ def other_rows(rank: int, victim: int, step: int) -> None:
             ]
         return rows
 
-    Session.take_rows = take_rows  # type: ignore[method-assign]
+    Trainer.next_rows = next_rows  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.support.tiny_run import ENVIRONMENT, ROOT, figures, weights
+from tests.support.tiny_run import ENVIRONMENT, ROOT, losses_and_norms, weights
 
 SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
 # Lasts some seconds, long enough to be interrupted.
@@ -49,13 +49,13 @@ def undisturbed(
     job = Runner(three_nodes, inputs, folder).submit(ONE_HOST, folder / "run")
     end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     assert end["JobState"] == "COMPLETED", three_nodes.log(job)
-    assert len(figures(folder / "run")) == STEPS
+    assert len(losses_and_norms(folder / "run")) == STEPS
     return folder / "run"
 
 
 def assert_same(run: Path, undisturbed: Path) -> None:
     """Compare the metrics of all steps and the final weights bitwise."""
-    assert figures(run) == figures(undisturbed)
+    assert losses_and_norms(run) == losses_and_norms(undisturbed)
     assert weights(run) == weights(undisturbed)
 
 
@@ -81,7 +81,7 @@ def test_tensor_parallel_ranks_on_two_hosts(
         end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
         assert end["JobState"] == "COMPLETED", cluster.log(job)
         assert "1 data ranks × 2 tensor ranks, ZeRO 2" in cluster.log(job)
-    assert len(figures(tmp_path / "one")) == STEPS
+    assert len(losses_and_norms(tmp_path / "one")) == STEPS
     assert_same(tmp_path / "two", tmp_path / "one")
 
 
@@ -160,7 +160,7 @@ def test_slurm_s_own_signal_before_the_time_limit_saves_and_requeues(
     log = cluster.log(job)
     assert "received USR1: telling the ranks to save and exit" in log
     saved = max((tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert saved.name == f"step-{max(figures(tmp_path / 'run')):08}"
+    assert saved.name == f"step-{max(losses_and_norms(tmp_path / 'run')):08}"
 
 
 @pytest.mark.long

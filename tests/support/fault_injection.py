@@ -33,13 +33,13 @@ class Hook:
 
 # All of the job that the faults below take hold of: who moves or renames it, changes it here.
 HEARTBEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.heartbeat")
-TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Session.heartbeat")
+TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
     kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
-WRITE_METRICS = Hook("mmbert.training.metrics.loggers", "Reporter.attempt")
+WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer.attempt")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
 RUN_STEP = Hook("mmbert.training.train_step", "StepRunner.run")
 MEMORY_CHECK = Hook("mmbert.training.build_trainer", "run_memory_check")
@@ -92,10 +92,10 @@ def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity
     """Let the last checkpoint be older by `minutes` when the run comes to `activity` of a step."""
 
     def aging(original: Any) -> Any:
-        def heartbeat(session: Any, what: Activity) -> None:
-            original(session, what)
-            if session.step in steps and what == activity:
-                session._saved_at -= 60 * minutes
+        def heartbeat(trainer: Any, what: Activity) -> None:
+            original(trainer, what)
+            if trainer.step in steps and what == activity:
+                trainer._saved_at -= 60 * minutes
 
         return heartbeat
 
@@ -136,15 +136,15 @@ def limit_file_size(rank: int, largest: int) -> None:
 
 def limit_log_size_at(rank: int, step: int, activity: Activity, largest: int) -> None:
     """From `activity` of `step` on let figures alone meet a full disk: the limit holds while the
-    reporter writes."""
+    loggers writes."""
 
     def limiting(original: Any) -> Any:
-        def attempt(reporter: Any, what: Any, write: Any) -> None:
+        def attempt(loggers: Any, what: Any, write: Any) -> None:
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             # What the ranks print goes to a file, too, which is another disk here.
             if "output" not in str(what):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
-            original(reporter, what, write)
+            original(loggers, what, write)
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         return attempt
@@ -191,10 +191,10 @@ def run_out_of_memory(rank: int, rotary_base: float) -> None:
     """Let the first pass with this rotary base fail as on a full GPU."""
 
     def failing(original: Any) -> Any:
-        def forward_backward(engine: Any, batch: Any, **arguments: Any) -> Any:
-            if arguments["rotary_bases"].global_ == rotary_base:
+        def forward_backward(engine: Any, batch: Any, settings: Any, **arguments: Any) -> Any:
+            if settings.rotary_bases.global_ == rotary_base:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return original(engine, batch, **arguments)
+            return original(engine, batch, settings, **arguments)
 
         return forward_backward
 

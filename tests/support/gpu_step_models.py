@@ -7,6 +7,7 @@ PyTorch's fused AdamW and no dropout, all of which is in its favour.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,10 +21,11 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
+from mmbert.schedule import step_settings, training_plan
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.train_step import StepRunner
 from mmbert_kernels.support.dispatch import is_installed
 
@@ -40,25 +42,22 @@ class Ours:
         encoder = encoder_config(recipe.model, recipe.model.vocab_size)
         model = MaskedLanguageModel(encoder, grid.tensor, sequence_parallel=False)
         initialize_parameters(model, recipe.seed)
-        self._recipe, phase = recipe, recipe.phases[0]
-        self._phase = phase
+        settings = step_settings(recipe, training_plan(recipe), 0)
+        self._settings = replace(settings, learning_rate=1e-5, weight_decay=0.0)
         self.engine = Engine(model.to(device), recipe, grid, device)
         self._runner = StepRunner(
             self.engine,
             dropout_seed=recipe.seed,
             meter=LossMeter(1, device),
-            clock=TimeSplit(device),
+            step_timer=StepTimer(device),
         )
 
     def step(self, rows: Sequence[Row]) -> float:
         """Train on the rows; the mean loss per masked token."""
         outcome = self._runner.run(
             rows,
+            self._settings,
             pending_requests=LoopRequests,
-            rotary_bases=self._phase.rotary_bases,
-            dropout=self._recipe.dropout_in(self._phase),
-            learning_rate=1e-5,
-            weight_decay=0.0,
         )
         if not outcome.report.finite:
             raise RuntimeError(f"the step's loss is {outcome.loss}")

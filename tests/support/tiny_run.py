@@ -99,7 +99,7 @@ def make_inputs(folder: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def figures(run_folder: Path) -> dict[int, tuple[float, float]]:
+def losses_and_norms(run_folder: Path) -> dict[int, tuple[float, float]]:
     """Loss and gradient norm of every step of a run, from its log, to the last bit."""
     found = {}
     for line in (run_folder / "log.jsonl").read_text().splitlines():

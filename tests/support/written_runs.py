@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from mmbert.checkpoint.store import CheckpointStore, RunState
-from mmbert.hub.building import pack
+from mmbert.hub.models import pack
 from mmbert.model.config import EncoderConfig, encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
-from mmbert.parallel.zero_fragment import ParameterFragment
+from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
+from tests.support.step_weights import STATES
 from tests.support.tokenizers import (
     SENTENCES,
     metaspace_tokenizer,
@@ -122,7 +123,8 @@ class EngineOfOneRank:
         for _, parameter in self._model.named_parameters():
             flat: Tensor = parameter.detach().flatten()
             zeros = torch.zeros_like(flat)
-            yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), flat, zeros, zeros)
+            states = dict.fromkeys(STATES, zeros) | {MASTER: flat}
+            yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), states)
 
 
 def save_run(

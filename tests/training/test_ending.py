@@ -7,13 +7,13 @@ import pytest
 
 from mmbert.parallel.host_group import HostGroup
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
-from mmbert.training.loop import Ending, train
+from mmbert.training.loop import ExitReason, train
 
 PHASES = (("first", 0, 10), ("second", 10, 16))
 
 
-def session_at(step: int) -> Any:
-    """A session that has come to `step`; that it should read rows is an error."""
+def trainer_at(step: int) -> Any:
+    """A trainer that has come to `step`; that it should read rows is an error."""
     return SimpleNamespace(
         step=step,
         plan=SimpleNamespace(
@@ -32,13 +32,17 @@ def session_at(step: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("step", "phase", "ending"),
+    ("step", "phase", "exit_reason"),
     [
-        (10, "first", Ending.PHASE_DONE),  # the process died between the phase's end and its own
-        (16, "first", Ending.PHASE_DONE),
-        (16, "second", Ending.FINISHED),
-        (16, None, Ending.FINISHED),
+        (
+            10,
+            "first",
+            ExitReason.PHASE_DONE,
+        ),  # the process died between the phase's end and its own
+        (16, "first", ExitReason.PHASE_DONE),
+        (16, "second", ExitReason.FINISHED),
+        (16, None, ExitReason.FINISHED),
     ],
 )
-def test_what_is_done_is_not_passed(step: int, phase: str | None, ending: Ending) -> None:
-    assert train(session_at(step), stop_after_phase=phase) is ending
+def test_what_is_done_is_not_passed(step: int, phase: str | None, exit_reason: ExitReason) -> None:
+    assert train(trainer_at(step), stop_after_phase=phase) is exit_reason

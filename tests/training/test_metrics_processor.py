@@ -13,9 +13,9 @@ from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
 from mmbert.schedule import StepPlan
-from mmbert.training.metrics.interval_metrics import Interval
-from mmbert.training.metrics.step_timer import TimeSplit
-from mmbert.training.metrics_processor import Journal
+from mmbert.training.metrics.interval_metrics import IntervalMetrics
+from mmbert.training.metrics.step_timer import StepTimer
+from mmbert.training.metrics_processor import MetricsProcessor
 
 CPU = torch.device("cpu")
 TOKENS_A_STEP = 1000
@@ -35,8 +35,8 @@ class Clock:
         self.seconds += seconds
 
 
-def session_of(clock: Clock) -> Any:
-    """What a journal asks of a session for an evaluation, which takes 100 seconds."""
+def trainer_with(clock: Clock) -> Any:
+    """What a journal asks of a trainer for an evaluation, which takes 100 seconds."""
 
     def evaluate(*_: Any, **__: Any) -> LossTable:
         clock.passes(100)
@@ -46,7 +46,9 @@ def session_of(clock: Clock) -> Any:
     return SimpleNamespace(
         step=0,
         plan=SimpleNamespace(
-            steps=100, row_tokens=TOKENS_A_STEP, phases=[SimpleNamespace(index=0, end_step=100)]
+            steps=100,
+            row_tokens=TOKENS_A_STEP,
+            phases=[SimpleNamespace(index=0, end_step=100, first_token=0)],
         ),
         recipe=SimpleNamespace(
             phases=[phase],
@@ -56,26 +58,30 @@ def session_of(clock: Clock) -> Any:
         table=SimpleNamespace(
             names=("a",), tiers=("only",), languages=("a",), plan=SimpleNamespace(phases=[phase])
         ),
-        held_out=SimpleNamespace(loss=evaluate),
+        validator=SimpleNamespace(validate=evaluate),
         engine=SimpleNamespace(module=None),
-        clock=TimeSplit(CPU),
-        interval=Interval(1, MODEL, 100, ProcessGrid.single(), CPU),
-        reporter=SimpleNamespace(
-            advance=lambda step: None,
+        step_timer=StepTimer(CPU),
+        interval=IntervalMetrics(1, MODEL, 100, ProcessGrid.single(), CPU),
+        loggers=SimpleNamespace(
+            progress=lambda step: None,
             event=lambda *a, **k: None,
-            scalars=lambda *a: None,
+            log=lambda *a: None,
         ),
+        results=SimpleNamespace(phases=[SimpleNamespace(tokens=0, seconds=0.0)]),
+        skipped=SimpleNamespace(steps=()),
         heartbeat=lambda activity: None,
     )
 
 
 def test_the_time_of_evaluations_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    session = session_of(clock)
-    journal = Journal(session)
+    trainer = trainer_with(clock)
+    processor = MetricsProcessor(trainer)
     for step in range(6):  # evaluated after steps 1, 3 and 5
         clock.passes(7)
-        session.step = step + 1
-        journal.after_step(StepPlan(step, 0, step, 1, TOKENS_A_STEP))
+        trainer.step = step + 1
+        processor.after_step(StepPlan(step, 0, step, 1, TOKENS_A_STEP))
+        result = trainer.results.phases[0]
+        assert (result.tokens, result.seconds) == ((step + 1) * TOKENS_A_STEP, (step + 1) * 7)
     assert clock.seconds == 1e6 + 6 * 7 + 3 * 100
-    assert session.interval.collect(HostGroup(0, 1), {}).seconds == 6 * 7
+    assert trainer.interval.collect(HostGroup(0, 1), {}).seconds == 6 * 7

@@ -16,13 +16,14 @@ from mmbert.parallel.process_grid import build_grid
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.train_step import StepRunner
 from tests.support.environment import ROOT, on_a_gpu
 from tests.support.gpu_step_models import join_a_group_of_one
 from tests.support.packed_rows import packed_rows
 from tests.support.prescribed_gradients import recipe
 from tests.support.small_run import log_of, step_losses
+from tests.support.step_settings import make_settings
 from tests.support.tiny_models import BASES, tiny_config
 
 
@@ -64,7 +65,9 @@ def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
     model = MaskedLanguageModel(config, grid.tensor, sequence_parallel=False)
     initialize_parameters(model, seed=21)
     engine = Engine(model.to(device), settings, grid, device)
-    runner = StepRunner(engine, dropout_seed=3, meter=LossMeter(1, device), clock=TimeSplit(device))
+    runner = StepRunner(
+        engine, dropout_seed=3, meter=LossMeter(1, device), step_timer=StepTimer(device)
+    )
     rows = packed_rows(3, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
     step = engine.optimizer_step
     waits: list[str] = []
@@ -81,11 +84,8 @@ def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
     def run() -> None:
         runner.run(
             rows,
+            make_settings(1e-3, 0.1, rotary_bases=BASES, dropout=0.1),
             pending_requests=LoopRequests,
-            rotary_bases=BASES,
-            dropout=0.1,
-            learning_rate=1e-3,
-            weight_decay=0.1,
         )
 
     for _ in range(3):  # tables are made, kernels compiled, memory is taken

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.training.metrics.loss_meter import LossMeter
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.train_step import StepRunner
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def gradient(added: float) -> Tensor:
     """That of the losses' sum, as the engine would take it."""
     module = Losses(added)
     engine: Any = SimpleNamespace(module=module, device=CPU)
-    StepRunner(engine, dropout_seed=0, meter=LossMeter(1, CPU), clock=TimeSplit(CPU))
+    StepRunner(engine, dropout_seed=0, meter=LossMeter(1, CPU), step_timer=StepTimer(CPU))
     module().sum().backward()
     assert module.weight.grad is not None
     return module.weight.grad

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from mmbert.parallel.parameter_spec import ParameterSpec
 
-STATES = ("master", "exp_avg", "exp_avg_sq")
-"""Names of the tensors per parameter, as in checkpoints."""
+MASTER = "master"
+"""Name of the float32 weight among the tensors kept per parameter, in checkpoints too."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class ParameterFragment:
     tensor_size: int
     start: int
     length: int
-    master: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
+    states: dict[str, Tensor]
+    """`MASTER` and the optimizer's states, by their names in checkpoints."""
 
     @property
     def name(self) -> str:
         """Name of the parameter in the whole model."""
         return self.spec.name
 
-    def states(self) -> dict[str, Tensor]:
-        """Return the tensors by name, in the order of `STATES`."""
-        return {name: getattr(self, name) for name in STATES}
+    @property
+    def master(self) -> Tensor:
+        """The float32 weight."""
+        return self.states[MASTER]

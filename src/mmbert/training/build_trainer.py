@@ -1,4 +1,4 @@
-"""Putting a session together: the model on its grid, the engine, the data, and where to begin."""
+"""Putting a trainer together: the model on its grid, the engine, the data, and where to begin."""
 
 import platform
 import socket
@@ -11,7 +11,7 @@ from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
-from mmbert.data.loading.validation_rows import heldout_rows
+from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.mixture_weights import component_sizes
 from mmbert.errors import UserError
@@ -28,24 +28,29 @@ from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSte
 from mmbert.training.fault_tolerance.memory_check import run_memory_check
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
-from mmbert.training.metrics.communication_timer import CommunicationClock
-from mmbert.training.metrics.interval_metrics import Interval
-from mmbert.training.metrics.loggers import Reporter, format_count
+from mmbert.training.metrics.communication_timer import CollectiveTimer
+from mmbert.training.metrics.interval_metrics import IntervalMetrics
+from mmbert.training.metrics.loggers.base_logger import RunInfo
+from mmbert.training.metrics.loggers.console_logger import format_count
+from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.profiler import Profiler
 from mmbert.training.metrics.results import Losses, PhaseResult, Results
-from mmbert.training.metrics.step_timer import TimeSplit
-from mmbert.training.metrics.tensorboard_tags import charts
-from mmbert.training.metrics.validation import HeldOut
-from mmbert.training.run_config import Prepared, RunOptions
+from mmbert.training.metrics.step_timer import StepTimer
+from mmbert.training.metrics.validation import Validator
+from mmbert.training.run_config import RunConfig, RunOptions
 from mmbert.training.run_folder import set_up_run_folder
 from mmbert.training.train_step import StepRunner
-from mmbert.training.trainer import Session
+from mmbert.training.trainer import Trainer
 
 
-def open_session(
-    options: RunOptions, prepared: Prepared, host_group: HostGroup, store: Any, device: torch.device
-) -> Session:
+def build_trainer(
+    options: RunOptions,
+    run_config: RunConfig,
+    host_group: HostGroup,
+    store: Any,
+    device: torch.device,
+) -> Trainer:
     """Build everything, take over the newest sound checkpoint, and try the largest shapes.
 
     Args:
@@ -54,7 +59,7 @@ def open_session(
     Raises:
         UserError: the run folder holds another run, a checkpoint is damaged, memory is short.
     """
-    recipe, plan, corpus = prepared.recipe, prepared.plan, prepared.corpus
+    recipe, plan, corpus = run_config.recipe, run_config.plan, run_config.corpus
     run_folder = options.run_folder
     host_group.raise_on_all_ranks(
         (lambda: set_up_run_folder(run_folder, recipe, corpus)) if host_group.is_rank_zero else None
@@ -71,7 +76,7 @@ def open_session(
     table = ComponentTable.build(corpus, recipe, plan)
     watchdog.heartbeat(0, Activity.BUILD_MODEL)
     model = MaskedLanguageModel(
-        prepared.encoder, grid.tensor, sequence_parallel=recipe.parallel.sequence
+        run_config.encoder, grid.tensor, sequence_parallel=recipe.parallel.sequence
     )
     if recipe.initial_checkpoint is None:
         initialize_parameters(model, recipe.seed)
@@ -79,9 +84,9 @@ def open_session(
         load_initial_weights(model, recipe.initial_checkpoint, grid.tensor)
     engine = Engine(model.to(device), recipe, grid, device)
     meter = LossMeter(len(table.names), device)
-    clock = TimeSplit(device)
+    step_timer = StepTimer(device)
     watchdog.heartbeat(0, Activity.READ_VALIDATION_ROWS)
-    session = Session(
+    trainer = Trainer(
         recipe=recipe,
         plan=plan,
         corpus=corpus,
@@ -90,47 +95,57 @@ def open_session(
         grid=grid,
         host_group=host_group,
         engine=engine,
-        store=_checkpoints(run_folder, prepared, watchdog),
-        held_out=HeldOut(
-            heldout_rows(corpus, recipe, rank=grid.data.rank, ranks=grid.data.size),
+        store=_checkpoint_store(run_folder, run_config, watchdog),
+        validator=Validator(
+            validation_rows(
+                corpus,
+                sources={source.folder for source in recipe.data.sources},
+                settings=recipe.evaluation,
+                context=recipe.evaluation.context or recipe.phases[0].context,
+                row_tokens=recipe.batch.row_tokens,
+                masking=recipe.data.masking,
+                rank=grid.data.rank,
+                ranks=grid.data.size,
+            ),
             table,
             grid.data,
             device,
         ),
-        reporter=Reporter(run_folder, active=host_group.is_rank_zero),
-        results=_results(prepared, table, run_folder, host_group),
+        loggers=LoggerContainer(active=host_group.is_rank_zero),
+        results=_build_results(run_config, table, run_folder, host_group),
         loss_monitor=LossMonitor(recipe.guard),
         skipped=SkippedSteps.read(run_folder),
         stop=stop,
         watchdog=watchdog,
-        runner=StepRunner(engine, dropout_seed=recipe.seed, meter=meter, clock=clock),
+        runner=StepRunner(engine, dropout_seed=recipe.seed, meter=meter, step_timer=step_timer),
         meter=meter,
-        interval=Interval(
-            len(table.names), recipe.model, prepared.encoder.vocab_size, grid, device
+        interval=IntervalMetrics(
+            len(table.names), recipe.model, run_config.encoder.vocab_size, grid, device
         ),
-        clock=clock,
-        communication=CommunicationClock(clock),
+        step_timer=step_timer,
+        collective_timer=CollectiveTimer(step_timer),
         profiler=Profiler(
             run_folder / "profile", options.profile_steps if host_group.is_rank_zero else 0
         ),
-        peak_flops=_peak_of(device),
+        peak_flops=_peak_flops(device),
     )
-    session.component_tokens = table.from_names({})
-    _begin(session, options, prepared)
-    if session.results.unigram is None:
-        watchdog.heartbeat(session.step, Activity.COUNT_UNIGRAMS)
-        session.results.unigram = Losses.of(session.held_out.unigram(corpus), table)
-    session.store.prepare(engine)
-    watchdog.heartbeat(session.step, Activity.CHECK_MEMORY)
-    shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
-    peaks = run_memory_check(engine, recipe, shapes, prepared.encoder.vocab_size)
+    _resume_or_start(trainer, options, run_config)
+    if trainer.results.unigram is None:
+        watchdog.heartbeat(trainer.step, Activity.COUNT_UNIGRAMS)
+        trainer.results.unigram = Losses.of(trainer.validator.unigram(corpus), table)
+    trainer.store.prepare(engine)
+    watchdog.heartbeat(trainer.step, Activity.CHECK_MEMORY)
+    shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixtures)
+    peaks = run_memory_check(engine, recipe, shapes, run_config.encoder.vocab_size)
     hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
-    _announce(session, hosts, peaks)
-    return session
+    _log_setup(trainer, hosts, peaks)
+    return trainer
 
 
-def _checkpoints(run_folder: Path, prepared: Prepared, watchdog: Watchdog) -> CheckpointStore:
-    settings = prepared.recipe.checkpoint
+def _checkpoint_store(
+    run_folder: Path, run_config: RunConfig, watchdog: Watchdog
+) -> CheckpointStore:
+    settings = run_config.recipe.checkpoint
     return CheckpointStore(
         run_folder / "checkpoints",
         keep_last=settings.keep_last,
@@ -140,29 +155,34 @@ def _checkpoints(run_folder: Path, prepared: Prepared, watchdog: Watchdog) -> Ch
     )
 
 
-def _begin(session: Session, options: RunOptions, prepared: Prepared) -> None:
+def _resume_or_start(trainer: Trainer, options: RunOptions, run_config: RunConfig) -> None:
     """Continue from the newest sound checkpoint, branch from the main run, or start at step 0."""
-    newest = session.store.newest_sound()
+    newest = trainer.store.latest_valid()
     if newest is not None:
-        check_same_run(session.recipe, Index.read(newest).state, newest)
-        session.load(newest)
-        what = f"continuing from {newest} at step {session.step} of {session.plan.steps}"
-    elif prepared.branch_step is not None:
-        path = _branch_checkpoint(options, prepared.branch_step)
-        session.require_sound(path)
-        session.load(path)
+        check_same_run(trainer.recipe, Index.read(newest).state, newest)
+        trainer.load(newest)
+        what = f"continuing from {newest} at step {trainer.step} of {trainer.plan.steps}"
+    elif run_config.branch_step is not None:
+        path = _branch_checkpoint(options, run_config.branch_step)
+        trainer.verify_checkpoint(path)
+        trainer.load(path)
         what = f"variant {options.variant} branches from {path}"
     else:
-        what = f"starting {session.recipe.name}: {session.plan.steps} steps"
-    languages = session.table.largest_languages()
-    session.reporter.open(
-        session.step, session.plan.steps, charts([p.name for p in session.plan.phases], languages)
+        what = f"starting {trainer.recipe.name}: {trainer.plan.steps} steps"
+    info = RunInfo(
+        folder=trainer.run_folder,
+        name=trainer.recipe.name,
+        first_step=trainer.step,
+        steps=trainer.plan.steps,
+        phases=tuple(phase.name for phase in trainer.plan.phases),
+        largest_languages=tuple(trainer.table.largest_languages()),
     )
-    session.reporter.event("start", session.step, what)
-    for warning in prepared.warnings:
-        session.reporter.event("warning", session.step, f"warning: {warning}")
-    session.reporter.text("about/recipe", f"```yaml\n{dump_recipe(session.recipe)}```")
-    session.reporter.text("about/mfu", MFU_FORMULA)
+    trainer.loggers.open(info, trainer.recipe.logging.loggers)
+    trainer.loggers.event("start", trainer.step, what)
+    for warning in run_config.warnings:
+        trainer.loggers.event("warning", trainer.step, f"warning: {warning}")
+    trainer.loggers.text("about/recipe", f"```yaml\n{dump_recipe(trainer.recipe)}```")
+    trainer.loggers.text("about/mfu", MFU_FORMULA)
 
 
 def _branch_checkpoint(options: RunOptions, step: int) -> Path:
@@ -177,8 +197,8 @@ def _branch_checkpoint(options: RunOptions, step: int) -> Path:
     )
 
 
-def _results(
-    prepared: Prepared, table: ComponentTable, run_folder: Path, host_group: HostGroup
+def _build_results(
+    run_config: RunConfig, table: ComponentTable, run_folder: Path, host_group: HostGroup
 ) -> Results:
     """The results so far, or empty ones; rank 0's copy is the one that is written."""
     earlier = Results.read(run_folder)
@@ -197,38 +217,38 @@ def _results(
             first_step=plan.first_step,
             end_step=plan.end_step,
         )
-        for phase, plan in zip(prepared.recipe.phases, prepared.plan.phases, strict=True)
+        for phase, plan in zip(run_config.recipe.phases, run_config.plan.phases, strict=True)
     ]
-    results = Results(name=prepared.recipe.name, devices=host_group.world_size, phases=phases)
+    results = Results(name=run_config.recipe.name, devices=host_group.world_size, phases=phases)
     if earlier is not None:
-        results.take_over(earlier)
+        results.merge_earlier(earlier)
     return results
 
 
-def _peak_of(device: torch.device) -> float | None:
+def _peak_flops(device: torch.device) -> float | None:
     """Peak FLOP/s of the device in bfloat16; a CPU has no figure worth comparing with."""
     if device.type != "cuda":
         return None
     return peak_flops(torch.cuda.get_device_name(device))
 
 
-def _announce(session: Session, hosts: list[str], peaks: dict[str, int]) -> None:
+def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> None:
     """What is about to run, for the log's reader."""
-    grid, recipe = session.grid, session.recipe
-    device = session.engine.device
+    grid, recipe = trainer.grid, trainer.recipe
+    device = trainer.engine.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     memory = ", ".join(f"{name} {peak / 2**30:.1f} GiB" for name, peak in peaks.items() if peak)
-    session.reporter.say(
-        f"{grid.world_size} × {device.type} ({kind}) on {_machines(hosts)}: "
+    trainer.loggers.message(
+        f"{grid.world_size} × {device.type} ({kind}) on {_describe_nodes(hosts)}: "
         f"{grid.data.size} data ranks × {grid.tensor.size} tensor ranks, "
         f"ZeRO {recipe.parallel.zero_stage}, {recipe.precision}; "
-        f"{format_count(parameter_count(session.engine))} parameters; "
-        f"{len(session.table.names)} languages and sources; "
+        f"{format_count(parameter_count(trainer.engine))} parameters; "
+        f"{len(trainer.table.names)} languages and sources; "
         f"largest batch of every phase fits{f' ({memory})' if memory else ''}"
     )
 
 
-def _machines(hosts: list[str]) -> str:
+def _describe_nodes(hosts: list[str]) -> str:
     """How many machines take part, and their names: a launcher may have lost some."""
     names = ", ".join(hosts[:4]) + (", …" if len(hosts) > 4 else "")
     return f"{len(hosts)} machine{'' if len(hosts) == 1 else 's'} ({names})"

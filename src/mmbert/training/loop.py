@@ -12,16 +12,15 @@ is read with a step's loss, and done before the next step.
 from enum import Enum
 
 from mmbert.data.loading.rows import Row
-from mmbert.recipe import Phase
-from mmbert.schedule import StepPlan, learning_rate, weight_decay
+from mmbert.schedule import StepPlan, step_settings
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.watchdog import Activity
-from mmbert.training.metrics_processor import Journal
+from mmbert.training.metrics_processor import MetricsProcessor
 from mmbert.training.train_step import StepOutcome
-from mmbert.training.trainer import Session
+from mmbert.training.trainer import Trainer
 
 
-class Ending(Enum):
+class ExitReason(Enum):
     """How the loop came to its end."""
 
     FINISHED = "all steps are done"
@@ -29,89 +28,85 @@ class Ending(Enum):
     STOPPED = "asked to stop; everything is saved"
 
 
-def train(session: Session, *, stop_after_phase: str | None = None) -> Ending:
-    """Train from `session.step` to the end of the plan (or of a phase), reporting and saving."""
-    plan, journal = session.plan, Journal(session)
+def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReason:
+    """Train from `trainer.step` to the end of the plan (or of a phase), reporting and saving."""
+    plan, metrics = trainer.plan, MetricsProcessor(trainer)
     ends = {phase.name: phase.end_step for phase in plan.phases}
     end = plan.steps if stop_after_phase is None else ends[stop_after_phase]
-    requests = agree(session)
-    while session.step < end:
+    requests = sync_requests(trainer)
+    while trainer.step < end:
         if requests.failure is not None:
-            session.save("figures cannot be written")
-            session.finish_saving()
+            trainer.save("figures cannot be written")
+            trainer.finish_saving()
             raise requests.failure
         if requests.stop is not None:
-            session.save("asked to stop")
-            journal.stopped(requests.stop)
-            return Ending.STOPPED
+            trainer.save("asked to stop")
+            metrics.log_stopped(requests.stop)
+            return ExitReason.STOPPED
         if requests.save:
-            session.save("time")
-        at = plan.at(session.step)
-        phase_plan, phase = plan.phases[at.phase_index], session.recipe.phases[at.phase_index]
-        if session.step == phase_plan.first_step or not journal.in_phase(phase_plan):
-            journal.enter_phase(phase_plan)
-        session.heartbeat(Activity.READ_ROWS)
-        with session.clock.host("data"):
-            rows = session.take_rows(at.rows)
-        if session.step in session.skipped.steps:
-            journal.passed_over(at)
-            requests = agree(session)
+            trainer.save("time")
+        at = plan.at(trainer.step)
+        phase_plan = plan.phases[at.phase_index]
+        if trainer.step == phase_plan.first_step or not metrics.in_phase(phase_plan):
+            metrics.start_phase(phase_plan)
+        trainer.heartbeat(Activity.READ_ROWS)
+        with trainer.step_timer.host("data"):
+            rows = trainer.next_rows(at.rows)
+        if trainer.step in trainer.skipped.steps:
+            metrics.log_skipped(at)
+            requests = sync_requests(trainer)
         else:
-            outcome = take_step(session, at, phase, rows)
-            requests = outcome.requests.resolve(outcome.request_counts, session.host_group)
-            if not judge(session, journal, at, outcome, rows):
-                continue  # rolled back: the session stands at an earlier step
-        session.step += 1
-        journal.after_step(at)
-        if session.sanity_is_due():
-            session.heartbeat(Activity.COMPARE_RANKS)
-            session.check_sanity(rows)
-        if session.step == phase_plan.end_step:
-            journal.leave_phase(phase_plan)
-            session.save("end of phase", phase_end=True)
-        elif session.save_is_due(at):
-            session.save("token interval")
-    return Ending.FINISHED if end == plan.steps else Ending.PHASE_DONE
+            outcome = take_step(trainer, at, rows)
+            requests = outcome.requests.resolve(outcome.request_counts, trainer.host_group)
+            if not check_loss(trainer, metrics, at, outcome, rows):
+                continue  # rolled back: the trainer stands at an earlier step
+        trainer.step += 1
+        metrics.after_step(at)
+        if trainer.sanity_is_due():
+            trainer.heartbeat(Activity.COMPARE_RANKS)
+            trainer.check_sanity(rows)
+        if trainer.step == phase_plan.end_step:
+            metrics.end_phase(phase_plan)
+            trainer.save("end of phase", phase_end=True)
+        elif trainer.save_is_due(at):
+            trainer.save("token interval")
+    return ExitReason.FINISHED if end == plan.steps else ExitReason.PHASE_DONE
 
 
-def agree(session: Session) -> LoopRequests:
+def sync_requests(trainer: Trainer) -> LoopRequests:
     """What the ranks want, in a message of its own: no training step has carried it."""
-    session.heartbeat(Activity.SYNC_REQUESTS)
-    own = session.pending_requests()
-    return own.resolve(session.host_group.sum(own.flags()), session.host_group)
+    trainer.heartbeat(Activity.SYNC_REQUESTS)
+    return trainer.pending_requests().sync(trainer.host_group)
 
 
-def take_step(session: Session, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:
+def take_step(trainer: Trainer, at: StepPlan, rows: list[Row]) -> StepOutcome:
     """Train on one step's rows."""
-    trace = session.profiler.step()
+    trace = trainer.profiler.step()
     if trace is not None:
-        session.reporter.say(f"profiler trace: {trace}")
-    session.heartbeat(Activity.TRAIN_STEP)
-    return session.runner.run(
+        trainer.loggers.message(f"profiler trace: {trace}")
+    trainer.heartbeat(Activity.TRAIN_STEP)
+    return trainer.runner.run(
         rows,
-        pending_requests=session.pending_requests,
-        rotary_bases=phase.rotary_bases,
-        dropout=session.recipe.dropout_in(phase),
-        learning_rate=learning_rate(session.recipe, session.plan, at.step),
-        weight_decay=weight_decay(session.recipe, session.plan, at.step),
+        step_settings(trainer.recipe, trainer.plan, at.step),
+        pending_requests=trainer.pending_requests,
     )
 
 
-def judge(
-    session: Session, journal: Journal, at: StepPlan, outcome: StepOutcome, rows: list[Row]
+def check_loss(
+    trainer: Trainer, metrics: MetricsProcessor, at: StepPlan, outcome: StepOutcome, rows: list[Row]
 ) -> bool:
-    """Look at the step's numbers; False when the session was rolled back.
+    """Look at the step's numbers; False when the trainer was rolled back.
 
     Every rank sees the same figures and comes to the same conclusion.
     """
     if not outcome.report.finite:
-        journal.not_finite(at, outcome, rows)
-        session.loss_monitor.count_non_finite(at.step)
+        metrics.log_non_finite(at, outcome, rows)
+        trainer.loss_monitor.count_non_finite(at.step)
         return True
-    journal.count(at, outcome, rows)
-    if session.loss_monitor.is_spike(outcome.loss):
-        journal.spike(at, outcome, rows)
-        if session.recipe.guard.rollback and session.roll_back(at.step):
-            journal.rolled_back()
+    metrics.count_step(at, outcome, rows)
+    if trainer.loss_monitor.is_spike(outcome.loss):
+        metrics.log_spike(at, outcome, rows)
+        if trainer.recipe.guard.rollback and trainer.roll_back(at.step):
+            metrics.rewind()
             return False
     return True

@@ -18,19 +18,19 @@ import torch.distributed as distributed
 
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
 from mmbert.parallel.host_group import HostGroup
-from mmbert.training.build_trainer import open_session
+from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.fault_tolerance.watchdog import open_store
 from mmbert.training.launcher_env import RankInfo, check_hostfile, device_index
-from mmbert.training.loop import Ending, train
+from mmbert.training.loop import ExitReason, train
 from mmbert.training.metrics.results import print_summary
-from mmbert.training.run_config import Prepared, RunOptions, prepare
+from mmbert.training.run_config import RunConfig, RunOptions, resolve_run_config
 from mmbert_kernels import keep_freed_memory
 
 EXIT_FAILURE = 1
-PATIENCE_SECONDS = 5.0
+LAST_ERROR_SECONDS = 5.0
 # Before the recipe is read its own timeout is not known.
-STARTING_TIMEOUT = timedelta(minutes=10)
+STARTUP_TIMEOUT = timedelta(minutes=10)
 
 
 def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
@@ -39,11 +39,13 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     Raises nothing that the user should see a traceback of: a UserError is printed here.
     """
     os.environ.update(rank_info.environment())
-    prepared, error = _try_to_prepare(options, rank_info)
-    hang = timedelta(minutes=prepared.recipe.guard.hang_minutes) if prepared else STARTING_TIMEOUT
+    run_config, error = _try_to_resolve(options, rank_info)
+    hang = (
+        timedelta(minutes=run_config.recipe.guard.hang_minutes) if run_config else STARTUP_TIMEOUT
+    )
     device = _choose_device(rank_info)
-    if prepared is not None:
-        error = _problem_of(prepared, device)
+    if run_config is not None:
+        error = _check_device(run_config, device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # Twice the hang timeout: the watchdog names the culprit before a collective gives up.
     try:
@@ -65,45 +67,49 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         ) from network_error
     host_group = HostGroup.build(2 * hang)
     if device.type == "cpu":
-        _share_processors(host_group)
+        _set_thread_count(host_group)
         keep_freed_memory()
     errors = host_group.gather(error)
     if any(error is not None for error in errors):
         if host_group.is_rank_zero:
             _print_errors(errors)
         return EXIT_USER_ERROR
-    assert prepared is not None
+    assert run_config is not None
     store = open_store(
         rank_info.master_address, rank_info.rank, rank_info.world_size, host_group.broadcast
     )
     try:
-        return _run(options, prepared, host_group, store, device)
+        return _run(options, run_config, host_group, store, device)
     except UserError as user_error:
-        _say_once(f"error: {user_error}\n", host_group, store)
+        _print_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
 
 
 def _run(
-    options: RunOptions, prepared: Prepared, host_group: HostGroup, store: Any, device: torch.device
+    options: RunOptions,
+    run_config: RunConfig,
+    host_group: HostGroup,
+    store: Any,
+    device: torch.device,
 ) -> int:
-    session = open_session(options, prepared, host_group, store, device)
+    trainer = build_trainer(options, run_config, host_group, store, device)
     try:
-        ending = train(session, stop_after_phase=options.stop_after_phase)
-        session.finish_saving()
-        session.write_results()
-        failure = host_group.broadcast(session.reporter.failure)
+        exit_reason = train(trainer, stop_after_phase=options.stop_after_phase)
+        trainer.finish_saving()
+        trainer.write_results()
+        failure = host_group.broadcast(trainer.loggers.failure)
         if failure is not None:
             raise failure
         if host_group.is_rank_zero:
-            if ending is Ending.STOPPED:
-                session.stop.clear_stop_file()
+            if exit_reason is ExitReason.STOPPED:
+                trainer.stop.clear_stop_file()
             else:
-                print_summary(session.results, session.run_folder)
+                print_summary(trainer.results, trainer.run_folder)
     finally:
-        session.close()
+        trainer.close()
     host_group.barrier()
-    session.watchdog.close()
-    return EXIT_SAVED_START_AGAIN if ending is Ending.STOPPED else 0
+    trainer.watchdog.close()
+    return EXIT_SAVED_START_AGAIN if exit_reason is ExitReason.STOPPED else 0
 
 
 def _choose_device(rank_info: RankInfo) -> torch.device:
@@ -117,7 +123,7 @@ def _choose_device(rank_info: RankInfo) -> torch.device:
     return device
 
 
-def _share_processors(host_group: HostGroup) -> None:
+def _set_thread_count(host_group: HostGroup) -> None:
     """Divide the machine's processors among its ranks, unless the user has."""
     if "OMP_NUM_THREADS" in os.environ:
         return
@@ -125,7 +131,7 @@ def _share_processors(host_group: HostGroup) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
 
 
-def _say_once(text: str, host_group: HostGroup, store: Any) -> None:
+def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
     """Every rank may have met the same mistake, or one alone: the first to come says it."""
     try:
         if store is None or store.add("said", 1) == 1:
@@ -135,27 +141,27 @@ def _say_once(text: str, host_group: HostGroup, store: Any) -> None:
         return  # rank 0, which keeps the store, has said something and left
     if host_group.is_rank_zero and store is not None:
         # The store goes with this process: let the others ask it first.
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + LAST_ERROR_SECONDS
         while store.add("said", 0) < host_group.world_size and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
-def _try_to_prepare(
+def _try_to_resolve(
     options: RunOptions, rank_info: RankInfo
-) -> tuple[Prepared | None, UserError | None]:
+) -> tuple[RunConfig | None, UserError | None]:
     try:
         check_hostfile()
-        prepared = prepare(options, rank_info.world_size)
-        set_environment(prepared.recipe)
-        return prepared, None
+        run_config = resolve_run_config(options, rank_info.world_size)
+        set_environment(run_config.recipe)
+        return run_config, None
     except UserError as error:
         return None, error
 
 
-def _problem_of(prepared: Prepared, device: torch.device) -> UserError | None:
+def _check_device(run_config: RunConfig, device: torch.device) -> UserError | None:
     """What this rank's device cannot do for the recipe."""
     try:
-        set_up_device(prepared.recipe, device)
+        set_up_device(run_config.recipe, device)
     except UserError as error:
         return error
     return None

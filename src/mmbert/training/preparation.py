@@ -1,4 +1,4 @@
-"""Moved to mmbert.training.run_config; this name goes with the next version."""
+"""Deprecated alias of mmbert.training.run_config, to be removed in the next version."""
 
 import sys
 import warnings
@@ -8,4 +8,5 @@ from mmbert.training import run_config
 warnings.warn(
     "mmbert.training.preparation is now mmbert.training.run_config", FutureWarning, stacklevel=2
 )
+vars(run_config).update(prepare=run_config.resolve_run_config, Prepared=run_config.RunConfig)
 sys.modules[__name__] = run_config

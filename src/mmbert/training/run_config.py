@@ -12,8 +12,8 @@ from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.recipe.division import check_data_ranks
-from mmbert.schedule import TrainingPlan, training_plan
-from mmbert.training.metrics.loggers import format_count
+from mmbert.schedule import TrainingPlan, describe_phase_settings, training_plan
+from mmbert.training.metrics.loggers.console_logger import format_count
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class RunConfig:
     """The recipe as it will be trained, and what follows from it and the shards."""
 
     recipe: Recipe
@@ -49,7 +49,7 @@ class Prepared:
     """What may be meant, but probably is not."""
 
 
-def prepare(options: RunOptions, world_size: int) -> Prepared:
+def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     """Read and check everything that needs no process group.
 
     Raises:
@@ -77,7 +77,7 @@ def prepare(options: RunOptions, world_size: int) -> Prepared:
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
-    return Prepared(recipe, plan, corpus, encoder, branch_step, warnings)
+    return RunConfig(recipe, plan, corpus, encoder, branch_step, warnings)
 
 
 def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, ...]]:
@@ -123,9 +123,9 @@ def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
     return changed, main[index].end_step
 
 
-def print_plan(prepared: Prepared, world_size: int, file: TextIO) -> None:
+def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
     """The resolved recipe as YAML, and below it the plan as comments: `--dry-run`."""
-    recipe, plan = prepared.recipe, prepared.plan
+    recipe, plan = run_config.recipe, run_config.plan
     file.write(dump_recipe(recipe))
     data_ranks = world_size // recipe.parallel.tensor
     file.write(
@@ -139,7 +139,7 @@ def print_plan(prepared: Prepared, world_size: int, file: TextIO) -> None:
             f"# {phase.name}: steps {phase.first_step:,} to {phase.end_step - 1:,}, "
             f"{format_count(phase.tokens)} tokens, {rows} rows of {recipe.batch.row_tokens:,} "
             f"tokens a step ({rows // data_ranks} per data rank), context {settings.context:,}, "
-            f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row, "
-            f"dropout {recipe.dropout_in(settings):g}\n"
+            f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row\n"
+            f"#   {describe_phase_settings(recipe, plan, phase.index)}\n"
         )
-    file.writelines(f"# warning: {warning}\n" for warning in prepared.warnings)
+    file.writelines(f"# warning: {warning}\n" for warning in run_config.warnings)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
@@ -26,14 +25,14 @@ from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
-from mmbert.training.metrics.communication_timer import CommunicationClock
-from mmbert.training.metrics.interval_metrics import Interval, IntervalSums
-from mmbert.training.metrics.loggers import Reporter
+from mmbert.training.metrics.communication_timer import CollectiveTimer
+from mmbert.training.metrics.interval_metrics import IntervalMetrics
+from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.profiler import Profiler
 from mmbert.training.metrics.results import Results
-from mmbert.training.metrics.step_timer import TimeSplit
-from mmbert.training.metrics.validation import HeldOut
+from mmbert.training.metrics.step_timer import StepTimer
+from mmbert.training.metrics.validation import Validator
 from mmbert.training.train_step import StepRunner
 
 # Processes that read ahead while a GPU works; on a CPU they would only take turns with training.
@@ -41,7 +40,7 @@ READERS_BESIDE_A_GPU = 2
 
 
 @dataclass
-class Session:
+class Trainer:
     """A run in progress. `step` is the next step to do; everything else follows from it."""
 
     recipe: Recipe
@@ -53,8 +52,8 @@ class Session:
     host_group: HostGroup
     engine: Engine
     store: CheckpointStore
-    held_out: HeldOut
-    reporter: Reporter
+    validator: Validator
+    loggers: LoggerContainer
     results: Results
     loss_monitor: LossMonitor
     skipped: SkippedSteps
@@ -62,14 +61,12 @@ class Session:
     watchdog: Watchdog
     runner: StepRunner
     meter: LossMeter
-    interval: Interval
-    clock: TimeSplit
-    communication: CommunicationClock
+    interval: IntervalMetrics
+    step_timer: StepTimer
+    collective_timer: CollectiveTimer
     profiler: Profiler
     peak_flops: float | None
     step: int = 0
-    component_tokens: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    """Real tokens trained on, by component, since the run began."""
     _loader: RowLoader | None = None
     _rows: Iterator[Row] | None = None
     _data_state: DataState | None = None
@@ -80,7 +77,7 @@ class Session:
         """Tell the watchdog what comes next."""
         self.watchdog.heartbeat(self.step, activity)
 
-    def take_rows(self, rows: int) -> list[Row]:
+    def next_rows(self, rows: int) -> list[Row]:
         """This rank's rows of the next step, `rows` being those of all data ranks."""
         if self._rows is None:
             self.open_loader()
@@ -109,15 +106,11 @@ class Session:
             self._loader.close()
         self._loader = self._rows = None
 
-    def note_tokens(self, sums: IntervalSums) -> None:
-        """Add an interval's tokens to the run's."""
-        self.component_tokens = self.component_tokens + sums.component_tokens
-
     def pending_requests(self) -> LoopRequests:
         """What this rank wants now; costs a few system calls."""
-        return LoopRequests(self.stop.reason(), self.minutes_are_due(), self.reporter.failure)
+        return LoopRequests(self.stop.reason(), self.time_save_is_due(), self.loggers.failure)
 
-    def minutes_are_due(self) -> bool:
+    def time_save_is_due(self) -> bool:
         """Whether the wall-clock interval has passed since the last save, by rank 0's clock."""
         minutes = self.recipe.checkpoint.every_minutes
         return (
@@ -138,11 +131,11 @@ class Session:
         self.heartbeat(Activity.COMPARE_RANKS)
         self.check_sanity()
         self.heartbeat(Activity.SAVE_CHECKPOINT)
-        with self.clock.host("checkpoint"):
-            self.reporter.sync()
+        with self.step_timer.host("checkpoint"):
+            self.loggers.sync()
             path = self.store.save(self.engine, self._state(phase_end))
         self._saved_step, self._saved_at = self.step, time.monotonic()
-        self.reporter.event(
+        self.loggers.event(
             "checkpoint",
             self.step,
             f"checkpoint {path.name} ({why}); the step waited {self.store.blocked_seconds:.2f} s",
@@ -177,27 +170,29 @@ class Session:
         """Take over the checkpoint at `path` (all ranks)."""
         self.heartbeat(Activity.LOAD_CHECKPOINT)
         state = self.store.load(self.engine, path)
-        self.adopt(state)
+        self.restore(state)
         self._saved_step = self.step
         return state
 
-    def require_sound(self, path: Path) -> None:
+    def verify_checkpoint(self, path: Path) -> None:
         """Read every byte of the checkpoint at `path`, shared among the ranks.
 
         Raises:
             UserError: on every rank, naming the damaged file.
         """
         self.heartbeat(Activity.VERIFY_CHECKPOINT)
-        share, shares = self.host_group.rank, self.host_group.world_size
-        for problem in self.host_group.gather(problem_with(path, share=share, shares=shares)):
+        rank, world_size = self.host_group.rank, self.host_group.world_size
+        for problem in self.host_group.gather(
+            verify_checkpoint(path, rank=rank, world_size=world_size)
+        ):
             if problem is not None:
                 raise problem
 
-    def adopt(self, state: RunState) -> None:
+    def restore(self, state: RunState) -> None:
         """Continue where `state` says; weights and optimiser are there already."""
         self.step = state.step
         self._data_state = cast(DataState, state.data) if state.data else None
-        self.component_tokens = self.table.from_names(state.extra["component_tokens"])
+        self.interval.resume(self.table.from_names(state.extra["component_tokens"]))
         self.loss_monitor.load_state_dict(state.extra["guard"])
         self.results.rewind(self.step)
         self.close_loader()
@@ -212,14 +207,14 @@ class Session:
         limit = self.recipe.guard.rollback_limit
         self.finish_saving()
         first = max(0, spike - 1)
-        target = self.store.newest_sound(up_to_step=first)
+        target = self.store.latest_valid(up_to_step=first)
         if target is None or self.skipped.rollbacks >= limit:
             why = (
                 "no checkpoint lies before it"
                 if target is None
                 else (f"guard.rollback_limit ({limit}) is reached")
             )
-            self.reporter.event("no rollback", spike, f"no rollback after step {spike}: {why}")
+            self.loggers.event("no rollback", spike, f"no rollback after step {spike}: {why}")
             return False
         self.skipped.add(range(first, spike + 1))
         if self.host_group.is_rank_zero:
@@ -227,13 +222,13 @@ class Session:
             for path in reversed(self.store.list()):
                 if step_of(path) > first:
                     self.store.remove(path)
-        self.reporter.attempt(self.skipped.path, self.skipped.write)
+        self.loggers.attempt(self.skipped.path, self.skipped.write)
         self.host_group.barrier()
         self.load(target)
         self.meter.collect(self.grid.data)
-        self.clock.collect()
+        self.step_timer.collect()
         self.interval.restart()
-        self.reporter.event(
+        self.loggers.event(
             "rollback",
             self.step,
             f"rolled back to {target.name}; steps {first} to {spike} will be passed over",
@@ -243,24 +238,23 @@ class Session:
     def write_results(self) -> None:
         """Put results.json in place (rank 0 does)."""
         path = self.run_folder / "results.json"
-        self.reporter.attempt(path, lambda: self.results.write(self.run_folder))
+        self.loggers.attempt(path, lambda: self.results.write(self.run_folder))
 
     def close(self) -> None:
         """Finish writing and let go of everything but the processes' connection."""
         self.close_loader()
         trace = self.profiler.close()
         if trace is not None:
-            self.reporter.say(f"profiler trace: {trace}")
-        self.reporter.close()
+            self.loggers.message(f"profiler trace: {trace}")
+        self.loggers.close()
         self.stop.close()
-        self.communication.close()
+        self.collective_timer.close()
 
     def _state(self, phase_end: bool) -> RunState:
         """What a checkpoint of this moment says besides weights and optimiser."""
         done = self.plan.at(self.step - 1) if self.step else None
         phase = self.plan.phases[done.phase_index if done else 0]
-        interval = self.interval.peek(self.host_group)
-        tokens = self.component_tokens + interval
+        tokens = self.interval.totals(self.host_group)
         return RunState(
             step=self.step,
             tokens=0 if done is None else done.tokens_after,

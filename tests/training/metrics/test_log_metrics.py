@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from mmbert.training.metrics.interval_metrics import IntervalSums
-from mmbert.training.metrics.log_metrics import smoothed_rate, speed_figures
+from mmbert.training.metrics.log_metrics import SmoothedRate, throughput_metrics
 
 SUMS = IntervalSums(
     component_tokens=np.array([300.0, 90.0]),
+    trained_tokens=np.array([600.0, 180.0]),
     row_tokens=400.0,
     flops=8e12,
     seconds=2.0,
@@ -18,25 +19,38 @@ SUMS = IntervalSums(
 
 def test_time_left_is_at_the_recent_rate() -> None:
     """Padding counts as the schedule counts it; text alone gives the tokens a second."""
-    figures = speed_figures(
-        SUMS, devices=2, peak_flops=4e12, recent_rate=100.0, left_in_phase=1000, left=5000
+    metrics = throughput_metrics(
+        SUMS,
+        devices=2,
+        peak_flops=4e12,
+        recent_rate=100.0,
+        phase_tokens_left=1000,
+        tokens_left=5000,
     )
-    assert (figures["seconds_left_in_phase"], figures["seconds_left"]) == (10.0, 50.0)
-    assert figures["tokens_per_second"] == 195.0
-    assert figures["tokens_per_second_per_device"] == 97.5
-    assert figures["mfu"] == 0.5
-    assert figures["peak_memory_mib"] == 3.0
+    assert (metrics["seconds_left_in_phase"], metrics["seconds_left"]) == (10.0, 50.0)
+    assert metrics["tokens_per_second"] == 195.0
+    assert metrics["tokens_per_second_per_device"] == 97.5
+    assert metrics["mfu"] == 0.5
+    assert metrics["peak_memory_mib"] == 3.0
 
 
 def test_no_utilisation_where_the_peak_is_not_known() -> None:
     """A CPU, or a GPU that no table names."""
-    figures = speed_figures(
-        SUMS, devices=1, peak_flops=None, recent_rate=1.0, left_in_phase=0, left=0
+    metrics = throughput_metrics(
+        SUMS, devices=1, peak_flops=None, recent_rate=1.0, phase_tokens_left=0, tokens_left=0
     )
-    assert figures["mfu"] is None
+    assert metrics["mfu"] is None
 
 
 def test_rate_is_the_first_intervals_then_follows_slowly() -> None:
     """One slow interval does not throw the time left about."""
-    assert smoothed_rate(None, SUMS) == 200.0
-    assert smoothed_rate(100.0, SUMS) == pytest.approx(0.7 * 100 + 0.3 * 200)
+    rate = SmoothedRate()
+    rate.update(200, 2.0)
+    assert rate.tokens_per_second == 100.0
+    for _ in range(100):
+        rate.update(200, 2.0)
+    rate.update(200, 20.0)
+    assert 70 < rate.tokens_per_second < 80
+    for _ in range(200):
+        rate.update(200, 1.0)
+    assert rate.tokens_per_second == pytest.approx(200.0, rel=0.01)

@@ -12,14 +12,14 @@ from torch._C._distributed_c10d import ProcessGroup
 from mmbert.hardware import peak_flops
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
-from mmbert.training.metrics.communication_timer import COLLECTIVES, CommunicationClock
-from mmbert.training.metrics.loggers import format_count, format_seconds
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.communication_timer import COLLECTIVES, CollectiveTimer
+from mmbert.training.metrics.loggers.console_logger import format_count, format_seconds
+from mmbert.training.metrics.step_timer import StepTimer
 from tests.support.ranks import run_ranks
 
 
 def test_seconds_add_up_by_activity_and_start_anew() -> None:
-    split = TimeSplit(torch.device("cpu"))
+    split = StepTimer(torch.device("cpu"))
     for _ in range(2):
         with split.host("data"):
             time.sleep(0.02)
@@ -33,8 +33,8 @@ def test_seconds_add_up_by_activity_and_start_anew() -> None:
 
 def communicate(rank: int, world_size: int) -> list[dict[str, float]]:
     distributed.init_process_group("gloo", rank=rank, world_size=world_size)
-    split, x, out = TimeSplit(torch.device("cpu")), torch.ones(8), torch.empty(4)
-    clock = CommunicationClock(split)
+    split, x, out = StepTimer(torch.device("cpu")), torch.ones(8), torch.empty(4)
+    clock = CollectiveTimer(split)
     distributed.barrier()
     split.collect()
     answers = []
@@ -73,15 +73,15 @@ def test_on_a_gpu_what_runs_beside_computing_is_told_apart(monkeypatch: Any) -> 
     current = ["computing"]
     monkeypatch.setattr(torch.cuda, "default_stream", lambda: "computing")
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
-    split = TimeSplit(torch.device("cuda"))
-    assert not split.beside_computing()
+    split = StepTimer(torch.device("cuda"))
+    assert not split.on_side_stream()
     current[0] = "reducing"
-    assert split.beside_computing()
-    assert not TimeSplit(torch.device("cpu")).beside_computing()
+    assert split.on_side_stream()
+    assert not StepTimer(torch.device("cpu")).on_side_stream()
 
 
 def test_nothing_of_a_pause_is_timed() -> None:
-    split = TimeSplit(torch.device("cpu"))
+    split = StepTimer(torch.device("cpu"))
     with split.host("data"):
         time.sleep(0.01)
     with split.paused(), split.device("communication"):

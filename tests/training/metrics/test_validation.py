@@ -13,7 +13,7 @@ from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.validation import HeldOut
+from mmbert.training.metrics.validation import Validator
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 CPU = torch.device("cpu")
@@ -50,8 +50,8 @@ ROWS = [row(number) for number in range(3)]
 
 def measure(model: nn.Module, heartbeat: Any = lambda: None) -> Losses:
     table = cast(ComponentTable, TABLE)
-    held_out = HeldOut(ROWS, table, DataGroup.single(), CPU)
-    return Losses.of(held_out.loss(model, BASES, heartbeat), table)
+    validator = Validator(ROWS, table, DataGroup.single(), CPU)
+    return Losses.of(validator.validate(model, BASES, heartbeat), table)
 
 
 def with_dropout(share: float) -> MaskedLanguageModel:

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch._C._distributed_c10d import ProcessGroup, Work
 
-from mmbert.training.metrics.step_timer import TimeSplit
+from mmbert.training.metrics.step_timer import StepTimer
 
-ACTIVITY = "communication"
-BESIDE = "communication_beside_computing"
+EXPOSED = "communication"
+OVERLAPPED = "communication_beside_computing"
 # By all their names in torch 2.11 to 2.15.
 COLLECTIVES = (
     "allreduce",
@@ -46,10 +46,10 @@ COLLECTIVES = (
 )
 
 
-class CommunicationClock:
+class CollectiveTimer:
     """Adds the time of every collective to `time` until `close()`; one per process."""
 
-    def __init__(self, time: TimeSplit) -> None:
+    def __init__(self, time: StepTimer) -> None:
         self._time = time
         self._originals: list[tuple[type, str, Any]] = []
         for name in COLLECTIVES:
@@ -64,7 +64,7 @@ class CommunicationClock:
 
         @wraps(original)
         def timed(*arguments: Any, **keywords: Any) -> Any:
-            with self._time.device(BESIDE if self._time.beside_computing() else ACTIVITY):
+            with self._time.device(OVERLAPPED if self._time.on_side_stream() else EXPOSED):
                 return original(*arguments, **keywords)
 
         self._originals.append((owner, name, descriptor))

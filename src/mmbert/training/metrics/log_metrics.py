@@ -1,4 +1,6 @@
-"""The figures of a log line: how the data stand, and how fast it goes."""
+"""Metrics of a log line about the data seen so far and about throughput."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -8,65 +10,84 @@ from mmbert.schedule import StepPlan
 from mmbert.training.metrics.interval_metrics import IntervalSums
 
 MEBIBYTE = 1 << 20
+# A step counts half as much as one that is 20 steps younger.
+RATE_DECAY = 0.5 ** (1 / 20)
 
 
-def data_figures(
-    table: ComponentTable, at: StepPlan, realised: npt.NDArray[np.float64]
+def data_metrics(
+    table: ComponentTable, at: StepPlan, trained: npt.NDArray[np.float64]
 ) -> dict[str, float | None]:
-    """Realised shares against wanted ones, and epochs, since the run began.
+    """Compute how far the token shares are from the planned ones, and epochs, since the run began.
 
-    `realised` [C]: tokens trained on of each component by the end of step `at`.
+    Args:
+        trained: float64 [components], tokens trained on up to the end of step `at`.
     """
-    wanted = table.wanted_tokens(at)
-    shares = realised / max(1.0, realised.sum())
-    wanted_shares = wanted / max(1.0, wanted.sum())
-    epochs = realised / np.maximum(1, table.train_tokens)
+    planned = table.scheduled_tokens(at)
+    shares = trained / max(1.0, trained.sum())
+    planned_shares = planned / max(1.0, planned.sum())
+    epochs = trained / np.maximum(1, table.train_tokens)
     return {
-        "share_error_max": float(np.abs(shares - wanted_shares).max()),
+        "share_error_max": float(np.abs(shares - planned_shares).max()),
         "epochs_max": float(epochs.max()),
-        "epochs_median": float(np.median(epochs[realised > 0])) if realised.any() else 0.0,
+        "epochs_median": float(np.median(epochs[trained > 0])) if trained.any() else 0.0,
     }
 
 
-def language_figures(
-    table: ComponentTable, at: StepPlan, realised: npt.NDArray[np.float64]
+def language_metrics(
+    table: ComponentTable, at: StepPlan, trained: npt.NDArray[np.float64]
 ) -> dict[str, dict[str, float]]:
-    """Per language: its share of the tokens so far, the share wanted, and epochs.
+    """Compute each language's share of the tokens so far, its planned share, and its epochs.
 
-    `realised` [C]: tokens trained on of each component by the end of step `at`.
+    Args:
+        trained: float64 [components], tokens trained on up to the end of step `at`.
     """
-    wanted = table.by_language(table.wanted_tokens(at))
-    seen, one_epoch = table.by_language(realised), table.by_language(table.train_tokens)
-    all_seen, all_wanted = max(1, sum(seen.values())), max(1, sum(wanted.values()))
-    names = sorted(seen.keys() | wanted.keys())
+    planned = table.by_language(table.scheduled_tokens(at))
+    seen, one_epoch = table.by_language(trained), table.by_language(table.train_tokens)
+    all_seen, all_planned = max(1, sum(seen.values())), max(1, sum(planned.values()))
+    names = sorted(seen.keys() | planned.keys())
     return {
         "share_by_language": {name: seen.get(name, 0) / all_seen for name in names},
-        "wanted_share_by_language": {name: wanted.get(name, 0) / all_wanted for name in names},
+        "wanted_share_by_language": {name: planned.get(name, 0) / all_planned for name in names},
         "epochs_by_language": {name: seen.get(name, 0) / one_epoch[name] for name in names},
     }
 
 
-def smoothed_rate(before: float | None, sums: IntervalSums) -> float:
-    """Nominal tokens a second lately, given the rate before this interval (None: there is none)."""
-    nominal_rate = sums.row_tokens / sums.seconds
-    return nominal_rate if before is None else 0.7 * before + 0.3 * nominal_rate
+@dataclass
+class SmoothedRate:
+    """Nominal tokens per second of recent steps, for the remaining time.
+
+    Tokens and seconds are averaged exponentially, so that one slow step hardly changes it.
+    """
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def update(self, tokens: int, seconds: float) -> None:
+        """Take in a step of `tokens` (with padding)."""
+        self.tokens = RATE_DECAY * self.tokens + tokens
+        self.seconds = RATE_DECAY * self.seconds + seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The rate; 0 before the first step."""
+        return self.tokens / self.seconds if self.seconds else 0.0
 
 
-def speed_figures(
+def throughput_metrics(
     sums: IntervalSums,
     *,
     devices: int,
     peak_flops: float | None,
     recent_rate: float,
-    left_in_phase: int,
-    left: int,
+    phase_tokens_left: int,
+    tokens_left: int,
 ) -> dict[str, object]:
-    """Rates, utilisation, where the time went, memory, and the time left at the recent rate.
+    """Compute rates, MFU, time per region, memory, and the remaining time at the recent rate.
 
     Args:
-        peak_flops: FLOP/s that a device can do; None where that is not known.
-        recent_rate: nominal tokens a second, for the time left.
-        left_in_phase, left: nominal tokens still to come in the phase and in the run.
+        peak_flops: peak FLOP/s of a device; None if unknown.
+        recent_rate: nominal tokens per second, for the remaining time.
+        phase_tokens_left, tokens_left: nominal tokens still to train in the phase and in the run.
     """
     return {
         "tokens_per_second": sums.tokens / sums.seconds,
@@ -76,6 +97,6 @@ def speed_figures(
         "time": {name: round(value, 4) for name, value in sums.time_split.items()},
         "interval_seconds": sums.seconds,
         "peak_memory_mib": sums.peak_memory_bytes / MEBIBYTE,
-        "seconds_left_in_phase": left_in_phase / max(1.0, recent_rate),
-        "seconds_left": left / max(1.0, recent_rate),
+        "seconds_left_in_phase": phase_tokens_left / max(1.0, recent_rate),
+        "seconds_left": tokens_left / max(1.0, recent_rate),
     }

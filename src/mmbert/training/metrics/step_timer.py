@@ -1,9 +1,9 @@
-"""Where a step's time goes: seconds per activity, without waiting for the device.
+"""Where a step's time goes: seconds per region, without waiting for the device.
 
-Activities may lie within one another: `communication` is part of forward, backward and optimizer.
+Regions may lie within one another: `communication` is part of forward, backward and optimizer.
 
 On a GPU the work is queued, so the clock of the host would measure the queueing. There an event is
-put before and after each activity, and the events are read when the interval is logged, long after
+put before and after each region, and the events are read when the interval is logged, long after
 the device has passed them. On a CPU the host's clock is the truth.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 
-class TimeSplit:
-    """Seconds per activity since the last `collect()`."""
+class StepTimer:
+    """Seconds per region since the last `collect()`."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -25,11 +25,11 @@ class TimeSplit:
         self._events: list[tuple[str, Any, Any]] = []
 
     @contextmanager
-    def host(self, activity: str) -> Iterator[None]:
+    def host(self, region: str) -> Iterator[None]:
         """Time work of the host (reading data, writing checkpoints)."""
         begin = time.perf_counter()
         yield
-        self._seconds[activity] += time.perf_counter() - begin
+        self._seconds[region] += time.perf_counter() - begin
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -40,13 +40,13 @@ class TimeSplit:
         del self._events[events:]
 
     @contextmanager
-    def device(self, activity: str) -> Iterator[None]:
+    def device(self, region: str) -> Iterator[None]:
         """Time work that runs on the device."""
         begin = self.mark()
         yield
-        self.between(activity, begin, self.mark())
+        self.add(region, begin, self.mark())
 
-    def beside_computing(self) -> bool:
+    def on_side_stream(self) -> bool:
         """Whether what is queued now goes to another stream than the one that computes."""
         return self._on_gpu and torch.cuda.current_stream() != torch.cuda.default_stream()
 
@@ -58,19 +58,19 @@ class TimeSplit:
         event.record()
         return event
 
-    def between(self, activity: str, begin: Any, end: Any) -> None:
-        """Add the time between two marks to an activity."""
+    def add(self, region: str, begin: Any, end: Any) -> None:
+        """Add the time between two marks to an region."""
         if self._on_gpu:
-            self._events.append((activity, begin, end))
+            self._events.append((region, begin, end))
         else:
-            self._seconds[activity] += end - begin
+            self._seconds[region] += end - begin
 
     def collect(self) -> dict[str, float]:
-        """The seconds since the last call, by activity, and start anew. Waits for the device."""
+        """The seconds since the last call, by region, and start anew. Waits for the device."""
         if self._events:
             torch.cuda.synchronize()
-        for activity, begin, end in self._events:
-            self._seconds[activity] += begin.elapsed_time(end) / 1000.0
+        for region, begin, end in self._events:
+            self._seconds[region] += begin.elapsed_time(end) / 1000.0
         seconds = dict(self._seconds)
         self._seconds.clear()
         self._events.clear()

@@ -22,7 +22,7 @@ from mmbert.recipe import RotaryBases
 from mmbert.training.metrics.loss_meter import LossMeter
 
 
-class HeldOut:
+class Validator:
     """This rank's held-out rows, and the way to their loss.
 
     Every rank has equally many rows (some may be empty), so that ZeRO 3, which gathers weights in
@@ -40,7 +40,7 @@ class HeldOut:
         self._group, self._device = data_group, device
 
     @torch.no_grad()
-    def loss(
+    def validate(
         self, module: nn.Module, rotary_bases: RotaryBases, heartbeat: Callable[[], None]
     ) -> LossTable:
         """Evaluate every row (all ranks call it); `module` comes back in the mode it was in.

@@ -5,25 +5,21 @@ comes last, in groups of its own that the board shows closed: two thousand langu
 the rest. Curves that belong together are drawn together on the page CUSTOM SCALARS.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.tensorboard_writer import Layout
+
+# What TensorBoard's page CUSTOM SCALARS shows: {category: {title: [kind, [tags]]}}.
+CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
 SECONDS_PER_HOUR = 3600.0
 
 _TAGS = {
     "loss": "1_loss/train",
-    "learning_rate": "3_schedule/learning_rate",
-    "weight_decay": "3_schedule/weight_decay",
-    "mask_ratio": "3_schedule/mask_ratio",
-    "temperature": "3_schedule/temperature",
-    "dropout": "3_schedule/dropout",
     "rows_per_step": "3_schedule/rows_per_step",
     "tokens": "3_schedule/tokens",
     "gradient_norm": "4_optimizer/gradient_norm",
-    "update_rms_clipped_share": "4_optimizer/update_rms_clipped_share",
     "packing_efficiency": "5_data/packing_efficiency",
     "share_error_max": "5_data/share_error_max",
     "epochs_max": "5_data/epochs_max",
@@ -41,12 +37,21 @@ _LANGUAGE_GROUPS = {
     "epochs_by_language": "language_epochs",
 }
 # Languages whose realised and wanted shares are drawn in one chart.
-LANGUAGES_CHARTED = 4
+MAX_CHARTED_LANGUAGES = 4
 
 
-def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """A log line's figures by tag; time as the share of the interval that each activity took."""
+def training_tags(
+    record: Mapping[str, Any], *, settings: Iterable[str], optimizer_metrics: Iterable[str]
+) -> dict[str, float | None]:
+    """A log line's figures by tag; time as the share of the interval that each activity took.
+
+    Args:
+        settings: keys of the record that are settings of the step.
+        optimizer_metrics: keys of the record that the optimizer reported.
+    """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
+    values |= {f"3_schedule/{name}": record[name] for name in settings}
+    values |= {f"4_optimizer/{name}": record[name] for name in optimizer_metrics}
     for name in ("seconds_left_in_phase", "seconds_left"):
         tag = name.replace("seconds", "hours")
         values[f"6_speed/{tag}"] = record[name] / SECONDS_PER_HOUR
@@ -60,14 +65,16 @@ def training_tags(record: Mapping[str, Any]) -> dict[str, float | None]:
     return values
 
 
-def held_out_tags(losses: Losses) -> dict[str, float | None]:
+def validation_tags(losses: Losses) -> dict[str, float | None]:
     """A held-out evaluation's losses by tag."""
     tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
     languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}
     return {"1_loss/held_out": losses.overall} | tiers | languages
 
 
-def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> Layout:
+def custom_scalars_layout(
+    tiers: Sequence[str], largest_languages: Sequence[str]
+) -> CustomScalarsLayout:
     """Charts of several curves, for a run whose phases (and so tiers) are `tiers`; a chart takes
     every tag in which one of its own is found."""
 
@@ -76,7 +83,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> Layout:
 
     shares = [
         f"{group}/{language}"
-        for language in largest_languages[:LANGUAGES_CHARTED]
+        for language in largest_languages[:MAX_CHARTED_LANGUAGES]
         for group in ("language_share", "language_share_wanted")
     ]
     return {

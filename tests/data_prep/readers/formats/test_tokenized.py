@@ -1,10 +1,9 @@
-"""Input that is tokenised already: Megatron pairs and MDS shards arrive unchanged."""
+"""Tokenized input: tokens of Megatron pairs and MDS shards are unchanged."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +14,8 @@ from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWri
 from mmbert.data.shards.manifest import read_manifest
 from mmbert.errors import UserError
 from mmbert_prep.tokenization.encoders import open_encoder
+from tests.support.mds_shards import array, write_mds
 from tests.support.texts import documents, run
-
-
-def write_mds(path: Path, samples: list[dict[str, bytes]], encodings: dict[str, str]) -> bytes:
-    """One MDS shard as MosaicML streaming lays it out (streaming/base/format/mds/writer.py)."""
-    names = list(encodings)
-    config = {
-        "column_encodings": [encodings[name] for name in names],
-        "column_names": names,
-        "column_sizes": [None for _ in names],
-        "compression": None,
-        "format": "mds",
-        "hashes": [],
-        "size_limit": 1 << 26,
-        "version": 2,
-    }
-    data = json.dumps(config, sort_keys=True).encode()
-    bodies = []
-    for sample in samples:
-        sizes = b"".join(struct.pack("<I", len(sample[name])) for name in names)
-        bodies.append(sizes + b"".join(sample[name] for name in names))
-    offsets = np.cumsum([0, *map(len, bodies)]) + 4 + 4 * (len(bodies) + 1) + len(data)
-    shard = struct.pack("<I", len(bodies)) + offsets.astype("<u4").tobytes() + data
-    shard += b"".join(bodies)
-    path.write_bytes(shard)
-    return shard
-
-
-def array(values: np.ndarray, fixed: bool) -> bytes:
-    """An array as streaming encodes it: [dtype] axes and width, shape, values."""
-    head = b"" if fixed else bytes([32])
-    return head + bytes([1 << 2 | 1]) + struct.pack("<H", len(values)) + values.tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +102,7 @@ def test_tokens_that_cannot_be_are_rejected(shards: Path, tmp_path: Path) -> Non
 
 
 def test_tokenised_input_needs_its_tokenizer(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs its --tokenizer"):
+    with pytest.raises(UserError, match="tokenized input needs the --tokenizer"):
         run(shards / "text", tmp_path)
 
 

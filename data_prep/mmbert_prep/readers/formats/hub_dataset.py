@@ -1,4 +1,4 @@
-"""Hugging Face `datasets` by name, streamed: `hf:NAME[:CONFIG[:SPLIT]]`, where a network exists."""
+"""Datasets of the Hugging Face hub, streamed: `hf:NAME[:CONFIG[:SPLIT]]`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_codes import is_language_key
 from mmbert_prep.readers.language_columns import language_of
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.settings import InputSettings
 
 PREFIX = "hf:"
-# A dataset does not tell its bytes before it is read: work and progress count its shards.
+# The size of a dataset is unknown before it is read: planning and progress count its shards.
 _SHARD_BYTES = 64_000_000
 
 
@@ -37,72 +39,56 @@ class _DatasetName:
         return cls(name, revision, config, split)
 
 
-def list_hub_dataset(settings: PrepSettings) -> list[InputFile]:
-    """Every wanted configuration of the dataset as an input; its `size` counts its shards.
+def list_hub_dataset(settings: InputSettings) -> list[InputFile]:
+    """List the configurations of the dataset; the `size` of each is its number of shards.
 
-    The revision is looked up once and kept, so that all units and a continued run see the same
-    data. Configurations named by a language (`swh_Latn`, as in FineWeb2) are of that language.
+    The current revision becomes part of the path, so that all workers and a continued run read the
+    same data. A configuration named by a language key (`swh_Latn`, as in FineWeb2) has that
+    language. Raises UserError if the hub cannot be reached.
     """
     parts = settings.input.removeprefix(PREFIX).split(":")
     name, config, split = (*parts, "", "")[:3]
     datasets = _library()
     try:
         revision = _revision(name)
-        configs = (
-            [config]
-            if config
-            else datasets.get_dataset_config_names(name, **_revision_argument(revision))
-        )
+        options = _revision_argument(revision)
+        configs = [config] if config else datasets.get_dataset_config_names(name, **options)
         files = []
         for each in sorted(configs):
             language = settings.language or (each if is_language_key(each) else None)
             path = str(_DatasetName(name, revision, each, split or "train"))
             count = _shard_count(_load(path))
-            files.append(InputFile(path, "hub", "none", language, count, 0))
+            files.append(InputFile(path, HUB_DATASET.name, "none", language, count, 0))
         return files
-    except Exception as error:  # the library and its transports have many kinds
+    except Exception as error:  # the library and its transports raise many types
         raise _read_error(settings.input, error) from error
 
 
-def hub_ranges(file: InputFile) -> list[FileRange]:
-    """One segment per shard of the dataset."""
-    return [
-        FileRange(
-            path=file.path,
-            format="hub",
-            compression="none",
-            language=file.language,
-            size=file.size,
-            modified=file.modified,
-            start=number,
-            stop=number + 1,
-            input_bytes=_SHARD_BYTES,
-        )
-        for number in range(file.size)
-    ]
+def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    return [file.range(number, number + 1, _SHARD_BYTES) for number in range(file.size)]
 
 
-def read_hub_dataset(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
-    """Documents of one shard. A failing network raises UserError: nothing is missed silently."""
+def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    # A network error raises UserError: documents are never lost silently.
     try:
         rows = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
         for row in rows:
             yield _document(row, file_range.language, settings)
     except UserError:
         raise
-    except Exception as error:  # the library and its transports have many kinds
+    except Exception as error:  # the library and its transports raise many types
         raise _read_error(file_range.path, error) from error
 
 
-def _document(row: dict[str, Any], language: str | None, settings: PrepSettings) -> Document:
+def _document(row: dict[str, Any], language: str | None, settings: InputSettings) -> Document:
     language = language or language_of([row.get(name) for name in settings.language_columns])
     text = row.get(settings.text_column)
     if not isinstance(text, str):
-        return Document(None, language, "missing_text")
+        return Document.reject(language, RejectReason.MISSING_TEXT)
     try:
         return Document(text.encode(), language)
     except UnicodeEncodeError:
-        return Document(None, language, "invalid_utf8")
+        return Document.reject(language, RejectReason.INVALID_UTF8)
 
 
 def _load(path: str) -> Any:
@@ -118,7 +104,7 @@ def _load(path: str) -> Any:
 
 
 def _shard_count(dataset: Any) -> int:
-    # Before version 3 the attribute had another name.
+    # The attribute was called n_shards before datasets 3.
     return int(dataset.num_shards if hasattr(dataset, "num_shards") else dataset.n_shards)
 
 
@@ -127,7 +113,7 @@ def _revision_argument(revision: str) -> dict[str, str]:
 
 
 def _revision(name: str) -> str:
-    if os.path.isdir(name):  # a local copy in the hub's layout has no revision
+    if os.path.isdir(name):  # a local copy in the layout of the hub has no revision
         return ""
     from huggingface_hub import HfApi
 
@@ -145,10 +131,13 @@ def _library() -> Any:
     return datasets
 
 
-def _read_error(what: str, error: Exception) -> UserError:
-    reported = (str(error).splitlines() or [type(error).__name__])[0]
+def _read_error(name: str, error: Exception) -> UserError:
+    message = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"{what} cannot be read: {reported}",
-        remedy="check the name, the configuration and the network, and run the same command again: "
-        "what is done is kept",
+        f"{name} cannot be read: {message}",
+        remedy="check the name, the configuration and the network, and run the same command again; "
+        "finished work is kept",
     )
+
+
+HUB_DATASET = FileFormat(name="hub", read=_read, plan=_plan, local=False)

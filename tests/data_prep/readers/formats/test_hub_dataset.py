@@ -1,4 +1,4 @@
-"""Datasets by name, with a stand-in for the library (no network in tests)."""
+"""Datasets of the hub, with a mock of the library (tests have no network)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.texts import documents, run, settings
 
 
 class _Dataset:
-    """What `load_dataset(…, streaming=True)` gives, as far as the reader uses it."""
+    """Mock of the result of `load_dataset(…, streaming=True)`."""
 
     num_shards = 3
 

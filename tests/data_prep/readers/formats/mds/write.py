@@ -11,25 +11,25 @@ import numpy as np
 from streaming import MDSWriter
 
 HERE = Path(__file__).parent
-# Below and above what one and two bytes of a shape can say.
+# Around the limits of shapes of one and two bytes.
 LENGTHS = (1, 7, 255, 256, 300, 70_000)
 
 
 def ids(number: int) -> np.ndarray:
-    """The ids of document `number`: int64, between 5 and 1,004."""
+    """Return the ids of document `number`: int64, between 5 and 1,004."""
     return (np.arange(LENGTHS[number]) * 31 + number * 389) % 1000 + 5
 
 
 # folder -> encodings, compression, dtype of the ids ("" for text)
 FORMS = {
-    # how the mmBERT authors publish their shards
+    # as published by the authors of mmBERT
     "uint32_zstd": ({"input_ids": "ndarray:uint32", "id": "str"}, "zstd", "uint32"),
     "int32_zstd": ({"input_ids": "ndarray:int32"}, "zstd:19", "int32"),
     "uint16_zstd": ({"input_ids": "ndarray:uint16", "id": "str"}, "zstd", "uint16"),
     "int64_gzip": ({"input_ids": "ndarray:int64", "length": "int"}, "gz", "int64"),
     "dynamic_zstd": ({"input_ids": "ndarray", "id": "str"}, "zstd", "uint16"),
     "fixed_plain": ({"input_ids": "ndarray:int32:300", "id": "str"}, None, "int32"),
-    # llm-foundry's: raw bytes of int64, later of int32
+    # llm-foundry: raw bytes of int64, in newer versions int32
     "bytes_int64_zstd": ({"tokens": "bytes"}, "zstd", "int64"),
     "bytes_int32_zstd": ({"tokens": "bytes"}, "zstd", "int32"),
 }

@@ -1,25 +1,24 @@
-"""Input that is tokenised already: Megatron pairs (.bin/.idx) and MosaicML MDS shards (.mds)."""
+"""MosaicML Streaming shards (`.mds`) of token ids or texts."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mmbert.data.shards.indexed_dataset import IndexedDataset
-from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import language_of
-from mmbert_prep.readers.streams import DamagedFileError, read_blocks
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.readers.streams import COMPRESSIONS, DamagedFileError, read_blocks
+from mmbert_prep.settings import InputSettings
 
 _TOKEN_COLUMNS = ("input_ids", "tokens")
 _MAX_SAMPLES = 1 << 28
-# streaming/base/format/mds/encodings.py: the byte that names an array's dtype where none is fixed.
+# Byte codes of array dtypes, from streaming/base/format/mds/encodings.py.
 _ARRAY_DTYPES = {
     8: "u1", 9: "i1", 16: "<u2", 17: "<i2", 32: "<u4", 33: "<i4", 64: "<u8", 65: "<i8",
 }  # fmt: skip
@@ -29,63 +28,33 @@ _NAMED_DTYPES = {
 }  # fmt: skip
 
 
-def megatron_documents(path: str) -> int:
-    """Number of documents of the pair whose `.idx` is at `path`; DamagedFileError if unsound."""
-    return len(_open_pair(path))
+def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    """Yield the `input_ids` (or `tokens`) column of each sample, else its text column.
 
-
-def _open_pair(path: str) -> IndexedDataset:
-    try:
-        return IndexedDataset(Path(path).with_suffix(""))
-    except UserError as error:
-        raise DamagedFileError(error.message) from error
-
-
-def read_megatron(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
-    """Documents start … stop of a Megatron pair."""
-    pair = _open_pair(file_range.path)
-    for number in range(file_range.start, file_range.stop):
-        try:
-            tokens = pair.document(number)
-        except UserError as error:
-            raise DamagedFileError(error.message) from error
-        yield _tokens(tokens, file_range.language)
-
-
-def _tokens(tokens: np.ndarray, language: str | None) -> Document:
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        return Document(None, language, "invalid_tokens")
-    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
-        return Document(None, language, "invalid_tokens")
-    return Document(None, language, tokens=tokens.astype(np.int32))
-
-
-def read_mds(file_range: FileRange, settings: PrepSettings) -> Iterator[Document]:
-    """Documents of an MDS shard: its `input_ids` (or `tokens`) column, else its text column.
-
-    Layout: u32 number of samples, u32 offsets (one more than samples) from the file's start, the
-    configuration as JSON, then the samples: u32 size of each column without a fixed one, then the
-    columns' bytes. Read from front to back, so memory does not grow with the shard.
+    Layout of a shard: u32 number of samples; u32 offsets from the start of the file, one more than
+    samples; the configuration as JSON; the samples. Layout of a sample: u32 size of each column
+    without a fixed size, then the bytes of all columns. The shard is read from front to back, so
+    memory does not grow with its size.
     """
     reader = _ByteReader(read_blocks(file_range.path, file_range.compression, 0, file_range.size))
     (count,) = struct.unpack("<I", reader.read_exactly(4))
     if count > _MAX_SAMPLES:
-        raise DamagedFileError(f"it claims to have {count} samples")
+        raise DamagedFileError(f"its header claims {count} samples")
     offsets = np.frombuffer(reader.read_exactly(4 * (count + 1)), dtype="<u4").astype(np.int64)
     config_size = int(offsets[0]) - 8 - 4 * count
     if config_size < 2 or np.any(np.diff(offsets) < 0):
-        raise DamagedFileError("its offsets are not in order: no MDS shard, or a damaged one")
+        raise DamagedFileError("its offsets are not in order; it is damaged or not an MDS shard")
     columns = _columns(reader.read_exactly(config_size), settings)
     for size in np.diff(offsets):
         sample = reader.read_exactly(int(size))
         try:
             yield columns.document(sample, file_range.language)
         except (ValueError, struct.error, KeyError) as error:
-            raise DamagedFileError(f"a sample cannot be decoded: {error}") from error
+            raise DamagedFileError(f"invalid sample: {error}") from error
 
 
 class _Columns:
-    def __init__(self, config: dict[str, Any], settings: PrepSettings) -> None:
+    def __init__(self, config: dict[str, Any], settings: InputSettings) -> None:
         self._names = config["column_names"]
         self._encodings = config["column_encodings"]
         self._sizes = config["column_sizes"]
@@ -99,7 +68,7 @@ class _Columns:
             )
 
     def document(self, sample: bytes, language: str | None) -> Document:
-        """The document of a sample. ValueError when the sample does not fit its columns."""
+        """Decode a sample. Raises ValueError if its size does not match its columns."""
         values: dict[str, bytes] = {}
         free = [index for index, size in enumerate(self._sizes) if not size]
         sizes = list(self._sizes)
@@ -110,12 +79,12 @@ class _Columns:
             values[name] = sample[start : start + size]
             start += size
         if start != len(sample):
-            raise ValueError(f"its columns take {start} bytes of {len(sample)}")
+            raise ValueError(f"its columns have {start} bytes, the sample {len(sample)}")
         if language is None:
             language = language_of([self._string(values, name) for name in self._languages])
         if self._tokens is not None:
             encoding = self._encodings[self._names.index(self._tokens)]
-            return _tokens(_array(values[self._tokens], encoding), language)
+            return Document.from_tokens(_array(values[self._tokens], encoding), language)
         assert self._text is not None
         return Document(values[self._text], language)
 
@@ -125,39 +94,39 @@ class _Columns:
         return values[name].decode(errors="replace")
 
 
-def _columns(data: bytes, settings: PrepSettings) -> _Columns:
+def _columns(data: bytes, settings: InputSettings) -> _Columns:
     try:
         return _Columns(json.loads(data), settings)
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"its configuration cannot be read: {error}") from error
+        raise DamagedFileError(f"invalid configuration: {error}") from error
 
 
 def _array(data: bytes, encoding: str) -> np.ndarray:
-    """Decode a column of numbers: `ndarray[:dtype[:shape]]`, or raw `bytes` of int64 or int32."""
+    """Decode a column of integers: `ndarray[:dtype[:shape]]`, or raw `bytes` of int64 or int32."""
     kind, *arguments = encoding.split(":")
     if kind == "bytes":
-        # llm-foundry writes int64, newer versions int32: only one of them gives small numbers.
+        # llm-foundry writes int64, newer versions int32; only the right one gives small numbers.
         if len(data) % 8 == 0:
             wide = np.frombuffer(data, dtype="<i8")
             if wide.size == 0 or (int(wide.min()) >= 0 and int(wide.max()) < 2**31):
                 return wide
         return np.frombuffer(data, dtype="<i4")
     if kind != "ndarray":
-        raise ValueError(f"ids encoded as {encoding}")
+        raise ValueError(f"unsupported encoding {encoding} of ids")
     start = 0
     if arguments:
         dtype = np.dtype(_NAMED_DTYPES[arguments[0]])
     else:
         dtype = np.dtype(_ARRAY_DTYPES[data[0]])
         start = 1
-    if len(arguments) < 2:  # the number of axes and the width of each, then the shape itself
+    if len(arguments) < 2:  # a byte with the number of axes and the width of each, then the shape
         axes, width = data[start] >> 2, 1 << (data[start] % 4)
         start += 1 + axes * width
     return np.frombuffer(data[start:], dtype=dtype)
 
 
 class _ByteReader:
-    """Exact numbers of bytes from a stream of blocks."""
+    """Reads exact numbers of bytes from a stream of blocks."""
 
     def __init__(self, stream: Iterator[bytes]) -> None:
         self._stream = stream
@@ -168,9 +137,27 @@ class _ByteReader:
         while self._size < size:
             block = next(self._stream, None)
             if block is None:
-                raise DamagedFileError(f"it ends where {size - self._size} more bytes should be")
+                raise DamagedFileError(f"it is truncated ({size - self._size} more bytes expected)")
             self._parts.append(block)
             self._size += len(block)
         data = b"".join(self._parts)
         self._parts, self._size = [data[size:]], len(data) - size
         return data[:size]
+
+
+def _companions(paths: Sequence[str]) -> Mapping[str, str | None]:
+    # The index and the statistics of a folder of shards; and shards that exist unpacked, too, as
+    # training on them with MosaicML Streaming needs them.
+    known = set(paths)
+    folders = {os.path.dirname(path) for path in paths if ".mds" in os.path.basename(path)}
+    found: dict[str, str | None] = {}
+    for path in paths:
+        unpacked, suffix = os.path.splitext(path)
+        if suffix == ".json" and os.path.dirname(path) in folders:
+            found[path] = "beside MDS shards"
+        elif suffix.lower() in COMPRESSIONS and unpacked.endswith(".mds") and unpacked in known:
+            found[path] = "packed copy of an MDS shard beside it"
+    return found
+
+
+MDS = FileFormat(name="mds", read=_read, suffixes=(".mds",), companions=_companions)

@@ -1,6 +1,7 @@
-"""Our own model in float32 from parameters that come one by one, and packed rows to try it on."""
+"""Models in memory: the encoder built from given parameters, and its transformers counterpart."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -12,9 +13,9 @@ from mmbert.parallel.process_grid import TensorGroup
 
 
 class ModelBuilder:
-    """Fills the parameters of a model one by one, on the CPU in float32.
+    """Builds a model parameter by parameter, on the CPU in float32.
 
-    ValueError if a parameter is unknown, of another shape, comes twice, or is missing at the end.
+    ValueError if a parameter is unknown, has the wrong shape, is set twice, or is missing.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -27,23 +28,23 @@ class ModelBuilder:
     def fill(self, name: str, tensor: torch.Tensor) -> None:
         """Set the parameter `name`."""
         if name not in self._missing:
-            raise ValueError(f"{name} is unknown or came twice")
+            raise ValueError(f"{name} is unknown or was set twice")
         target = self._missing.pop(name)
         if target.shape != tensor.shape:
             raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(target.shape)}")
         target.copy_(tensor)
 
     def finish(self) -> MaskedLanguageModel:
-        """The whole model, ready to evaluate."""
+        """Return the complete model in evaluation mode, without gradients."""
         if self._missing:
-            raise ValueError(f"no values came for {', '.join(self._missing)}")
+            raise ValueError(f"missing parameters: {', '.join(self._missing)}")
         return self._model.eval().requires_grad_(False)
 
 
 def build_model(
     config: EncoderConfig, parameters: Iterable[tuple[str, torch.Tensor]]
 ) -> MaskedLanguageModel:
-    """The model that `parameters` (name, full tensor) make; ValueError as ModelBuilder."""
+    """Build a model from `parameters` (name, full tensor); ValueError as in ModelBuilder."""
     builder = ModelBuilder(config)
     for name, tensor in parameters:
         builder.fill(name, tensor)
@@ -51,7 +52,7 @@ def build_model(
 
 
 def pack(documents: Sequence[torch.Tensor]) -> PackedBatch:
-    """Documents (int64 token ids) end to end as one row with no masked positions."""
+    """Pack documents (int64 token ids) into one row without masked positions."""
     lengths = torch.tensor([len(document) for document in documents])
     cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).int()
     return PackedBatch(
@@ -63,3 +64,23 @@ def pack(documents: Sequence[torch.Tensor]) -> PackedBatch:
         weights=torch.zeros(0, dtype=torch.float32),
         row_index=0,
     )
+
+
+def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """Load AutoModelForMaskedLM from `folder` in `dtype`, on the CPU, in evaluation mode.
+
+    Shows no progress bar.
+    """
+    # Imported here: transformers takes seconds to load, and most users of this module need none.
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        # Cast afterwards: the dtype argument has different names in 4.x and 5.x.
+        model: torch.nn.Module = AutoModelForMaskedLM.from_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return model.to(dtype).eval()

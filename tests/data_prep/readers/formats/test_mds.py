@@ -1,4 +1,4 @@
-"""MDS shards written by MosaicML's own writer (mds/write.py) are read token for token."""
+"""Reading of MDS shards written by MosaicML's own writer (mds/write.py)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmbert_prep.readers.discovery import discover
 from tests.support.texts import settings
 
 SHARDS = Path(__file__).parent / "mds"
-# As in mds/write.py, which cannot be imported without mosaicml-streaming.
+# From mds/write.py, which cannot be imported without mosaicml-streaming.
 LENGTHS = (1, 7, 255, 256, 300, 70_000)
 FORMS = {folder.name: list(range(6)) for folder in sorted(SHARDS.iterdir()) if folder.is_dir()}
-FORMS["fixed_plain"] = [4]  # an encoding with a shape holds documents of one length
+FORMS["fixed_plain"] = [4]  # encodings with a shape have documents of one length
 
 
 def ids(number: int) -> list[int]:
@@ -30,7 +30,7 @@ def read(folder: Path) -> list[list[int]]:
         assert file.language == "eng_Latn"
         for file_range in plan_ranges(file, 1000, options):
             for document in read_range(file_range, options):
-                assert document.problem is None, document.detail
+                assert document.rejected is None, document.rejected
                 assert document.tokens is not None
                 found.append(document.tokens.tolist())
     return found
@@ -47,7 +47,7 @@ def test_shards_of_the_real_writer(form: str, tmp_path: Path) -> None:
 
 
 def test_a_shard_beside_its_packed_self_is_read_once(tmp_path: Path) -> None:
-    """Training on MDS directly needs them unpacked, and many keep both."""
+    """Training directly on MDS needs unpacked shards, and users may keep both."""
     folder = tmp_path / "eng_Latn"
     shutil.copytree(SHARDS / "fixed_plain", folder)
     (folder / "shard.00000.mds.zstd").write_bytes(b"never read")
