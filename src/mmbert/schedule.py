@@ -6,9 +6,10 @@ the padding of at most half a percent counted in, as mmBERT's own token clock di
 
 import bisect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
-from mmbert.recipe import Recipe
+from mmbert.recipe import Recipe, RotaryBases
 
 
 @dataclass(frozen=True)
@@ -195,3 +196,55 @@ def temperature(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
     phase, settings = plan.phases[at.phase_index], recipe.phases[at.phase_index].temperature
     progress = (at.tokens_before - phase.first_token) / phase.tokens
     return settings.start + (settings.end - settings.start) * progress
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What the phases set of a step; log lines, charts and `--dry-run` print it field by field."""
+
+    learning_rate: float
+    weight_decay: float
+    mask_ratio: float
+    dropout: float
+    temperature: float
+    rotary_bases: RotaryBases
+
+    def scalars(self) -> dict[str, float]:
+        """The fields that are numbers, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Those fields that the model's forward pass takes, by name."""
+        return {"rotary_bases": self.rotary_bases, "dropout": self.dropout}
+
+
+def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings:
+    """Return the settings of `step`."""
+    phase = recipe.phases[plan.at(step).phase_index]
+    return StepSettings(
+        learning_rate=learning_rate(recipe, plan, step),
+        weight_decay=weight_decay(recipe, plan, step),
+        mask_ratio=phase.mask_ratio,
+        dropout=recipe.dropout_in(phase),
+        temperature=temperature(recipe, plan, step),
+        rotary_bases=phase.rotary_bases,
+    )
+
+
+def describe_phase_settings(recipe: Recipe, plan: TrainingPlan, phase_index: int) -> str:
+    """List the settings of a phase's steps; a value that changes as its first and last."""
+    phase = plan.phases[phase_index]
+    first = step_settings(recipe, plan, phase.first_step)
+    last = step_settings(recipe, plan, phase.end_step - 1)
+    described = []
+    for field in fields(StepSettings):
+        ends = [_format(getattr(settings, field.name)) for settings in (first, last)]
+        described.append(f"{field.name.replace('_', ' ')} {' to '.join(dict.fromkeys(ends))}")
+    return ", ".join(described)
+
+
+def _format(value: float | RotaryBases) -> str:
+    if isinstance(value, RotaryBases):
+        return f"{value.global_:g}/{value.local_:g}"
+    return f"{value:.4g}"

@@ -31,6 +31,7 @@ from mmbert.recipe import parse_quantity
 from mmbert.training.engine.engine import Engine
 from tests.support.prescribed_gradients import recipe, start
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 
 WIDTH = 1024
 
@@ -79,8 +80,8 @@ def measure(
     store, figures = CheckpointStore(folder, keep_last=1), []
     store.prepare(engine)
     for step in range(saves):
-        engine.forward_backward(None, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
-        engine.optimizer_step(1e-3, 0.0)
+        engine.forward_backward(None, make_settings(), dropout_seed=None, loss_scale=1.0)
+        engine.optimizer_step(make_settings(1e-3, 0.0))
         path = store.save(engine, RunState(step=step, tokens=0, phase="only", recipe=""))
         waited, begin = store.blocked_seconds, time.monotonic()
         store.wait()

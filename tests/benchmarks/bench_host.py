@@ -45,6 +45,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
 from mmbert.recipe.loading import override_recipe
+from mmbert.schedule import step_settings, training_plan
 from mmbert.training.engine.engine import Engine
 from mmbert_kernels.support.dispatch import triton_is_installed
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, recipe_of
@@ -116,7 +117,7 @@ def fake_driver() -> Iterator[Callable[..., Any]]:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from tests.kernels.test_compilation import FakeDriver
+    from tests.kernels.compilation import FakeDriver
 
     launch = JITFunction.run
 
@@ -170,7 +171,7 @@ def engine_overhead(recipe: Recipe, repetitions: int) -> float:
     contexts = {f"phases.{phase.name}.context": FEW_TOKENS for phase in recipe.phases}
     recipe = override_recipe(recipe, FEW_NUMBERS | contexts)
     config = encoder_config(recipe.model, FEW_NUMBERS["model.vocab_size"])
-    device, phase = torch.device("cpu"), recipe.phases[0]
+    device = torch.device("cpu")
     join_a_group_of_one(device)
     grid = build_grid(tensor_parallel=1)
     alone, inside = (
@@ -181,17 +182,18 @@ def engine_overhead(recipe: Recipe, repetitions: int) -> float:
     alone.to(torch.bfloat16)
     engine = Engine(inside, recipe, grid, device)
     batch = to_batch(row_of(FEW_TOKENS, FEW_TOKENS, FEW_NUMBERS["model.vocab_size"]))
-    how: dict[str, Any] = {"rotary_bases": phase.rotary_bases, "dropout_seed": recipe.seed}
+    settings = step_settings(recipe, training_plan(recipe), 0)
 
     def by_model() -> float:
         alone.zero_grad()
         begun = time.perf_counter()
-        (alone(batch, **how).sum() * LOSS_SCALE).backward()
+        losses = alone(batch, dropout_seed=recipe.seed, **settings.model_arguments())
+        (losses.sum() * LOSS_SCALE).backward()
         return time.perf_counter() - begun
 
     def by_engine() -> float:
         begun = time.perf_counter()
-        engine.forward_backward(batch, **how, loss_scale=LOSS_SCALE)
+        engine.forward_backward(batch, settings, dropout_seed=recipe.seed, loss_scale=LOSS_SCALE)
         return time.perf_counter() - begun
 
     for _ in range(WARMING_UP):

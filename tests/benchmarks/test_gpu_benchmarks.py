@@ -20,7 +20,8 @@ from mmbert.parallel import collectives
 from mmbert.recipe import ModelSettings
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
 from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, bottleneck, floors
-from tests.benchmarks.kernel_cases import Case, Function, cases
+from tests.benchmarks.kernel_cases import benchmarks
+from tests.kernels.case import Benchmark, Function
 from tests.support.environment import ON_A_CPU, with_packages
 from tests.support.gpu_step_models import (
     IGNORED,
@@ -73,10 +74,10 @@ def test_every_operation_has_its_name_in_a_trace() -> None:
 def test_all_that_are_compared_compute_the_same() -> None:
     """Values and gradients, for an upstream gradient of ones."""
     torch.manual_seed(21)
-    for case in cases(torch.device("cpu"), torch.float32, 256, 512):
+    for _, case in benchmarks(torch.device("cpu"), torch.float32, 256, 512):
         leaves = [each for each in case.arguments if each.requires_grad]
 
-        def summed(function: Function, case: Case = case) -> torch.Tensor:
+        def summed(function: Function, case: Benchmark = case) -> torch.Tensor:
             out = function(*case.arguments)
             return (
                 sum((each.sum() for each in out), torch.zeros(()))

@@ -18,7 +18,8 @@ from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_c
 from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
 from mmbert.errors import UserError
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec, local_slice
-from mmbert.parallel.zero_fragment import STATES, ParameterFragment
+from mmbert.parallel.zero_fragment import ParameterFragment
+from tests.support.step_weights import STATES
 
 ONES = InitialDistribution("ones")
 STATE = RunState(step=7, tokens=700, phase="first", recipe="name: test\n", data={"streams": [1, 2]})
@@ -84,7 +85,7 @@ def fragments_of(
         start, stop = borders[data_rank], borders[data_rank + 1]
         if start < stop:
             pieces = {state: full.flatten()[start:stop] for state, full in states.items()}
-            yield ParameterFragment(spec, tensor_rank, tensor, start, stop - start, **pieces)
+            yield ParameterFragment(spec, tensor_rank, tensor, start, stop - start, pieces)
 
 
 @st.composite

@@ -19,7 +19,6 @@ from mmbert.checkpoint.format import Index, write_file
 from mmbert.checkpoint.reader import CheckpointReader
 from mmbert.checkpoint.store import CheckpointStore, RunState, logger
 from mmbert.errors import UserError
-from mmbert.parallel.zero_fragment import STATES
 from mmbert.training.engine.engine import Engine
 from tests.support.prescribed_gradients import (
     SPECS,
@@ -30,6 +29,8 @@ from tests.support.prescribed_gradients import (
     start,
 )
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
+from tests.support.step_weights import STATES
 
 Array = npt.NDArray[np.float32]
 GRIDS = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)]  # tensor × data
@@ -46,9 +47,9 @@ def train(engine: Engine, first: int, last: int) -> None:
                 for name, spec in SPECS.items()
             }
             engine.forward_backward(
-                PrescribedBatch(gradients), rotary_bases=None, dropout_seed=None, loss_scale=0.25
+                PrescribedBatch(gradients), make_settings(), dropout_seed=None, loss_scale=0.25
             )
-        assert engine.optimizer_step(1e-2, 0.1).finite
+        assert engine.optimizer_step(make_settings(1e-2, 0.1)).finite
 
 
 def state_at(step: int, **changes: Any) -> RunState:

@@ -87,7 +87,7 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
     engine = StepWeights(layers=1, length=16)
     engine.steps_taken = 1
     (whole,) = engine.fragments()
-    half = {state: tensor[:8] for state, tensor in whole.states().items()}
+    half = {state: tensor[:8] for state, tensor in whole.states.items()}
     for rank in (1, 0):
         job = SaveJob(
             path=root / "step-00000001", partial=partial, rank=rank, world_size=2, writer="test",
@@ -96,7 +96,7 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
         )  # fmt: skip
         snapshot = HostStaging()
         pieces = snapshot.take(
-            [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
+            [replace(whole, start=8 * rank, length=8, states=half)], torch.device("cpu")
         )
         writer = Writer(job, snapshot, pieces, after_commit=lambda: None)
         writer.start()

@@ -26,6 +26,7 @@ from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.training.engine.engine import Engine
 from tests.support.prescribed_gradients import gather_shards, recipe, start
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 STEPS, ROWS = 6, 4
@@ -158,7 +159,7 @@ def train(grid: ProcessGrid, case: Case, steps: int) -> Result:
                 scale /= grid.data.size
             values = engine.forward_backward(
                 row,
-                rotary_bases=BASES,
+                make_settings(rotary_bases=BASES),
                 dropout_seed=7,
                 loss_scale=scale,
                 last=step % 2 == 0 and number + grid.data.size >= ROWS,
@@ -167,7 +168,7 @@ def train(grid: ProcessGrid, case: Case, steps: int) -> Result:
             if step == 0:
                 result.row_losses[number] = values.numpy()
         result.losses.append(loss)
-        report = engine.optimizer_step(1e-3, 1e-2)
+        report = engine.optimizer_step(make_settings(1e-3, 1e-2))
         if step == 0:
             result.norm = float(report.gradient_norm)
             result.gradients = gather(engine, result, "exp_avg")

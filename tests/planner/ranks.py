@@ -18,6 +18,7 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import parse_recipe
 from mmbert.training.engine.engine import Engine
+from tests.support.step_settings import make_settings
 
 RECIPE = """
 name: memory
@@ -72,15 +73,18 @@ def bytes_after_backward(
         initialize_parameters(model, 0)
         engine = Engine(model, recipe, grid, torch.device("cpu"))
         del model
-        bases = recipe.phases[0].rotary_bases
+        settings = make_settings(rotary_bases=recipe.phases[0].rotary_bases)
         for step in range(2):
             for _ in range(2):
                 engine.forward_backward(
-                    small_row(), rotary_bases=bases, dropout_seed=1, loss_scale=1 / 32
+                    small_row(),
+                    settings,
+                    dropout_seed=1,
+                    loss_scale=1 / 32,
                 )
             if step == 1:
                 found[zero_stage] = live_bytes(grid.data.group) - before
-            engine.optimizer_step(1e-3, 0.0)
+            engine.optimizer_step(make_settings(1e-3, 0.0))
         engine.close()
         del engine
     return found
@@ -110,12 +114,12 @@ def bytes_sent_in_a_step(
                 for number in range(2):
                     engine.forward_backward(
                         small_row(),
-                        rotary_bases=recipe.phases[0].rotary_bases,
+                        make_settings(rotary_bases=recipe.phases[0].rotary_bases),
                         dropout_seed=1,
                         loss_scale=1 / 32,
                         last=number == 1,
                     )
-                engine.optimizer_step(1e-3, 0.0)
+                engine.optimizer_step(make_settings(1e-3, 0.0))
         ring = (world_size - 1) / world_size
         gradients = 2 * counts.get("all-reduce", 0) + counts.get("reduce-scatter", 0)
         found[zero_stage] = (gradients * ring, counts.get("all-gather", 0) * ring)

@@ -21,6 +21,7 @@ def planned(zero_stage: int, data: int, **changes: int) -> DeviceMemory:
         sequence=False,
         zero_stage=zero_stage,
         compute_bytes=2,
+        optimizer_bytes=recipe.optimizer.bytes_per_parameter,
         **sizes,
     )
 

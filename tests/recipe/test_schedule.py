@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbert.recipe import Recipe, override_recipe, parse_recipe
-from mmbert.schedule import StepPlan, learning_rate, temperature, training_plan, weight_decay
+from mmbert.schedule import (
+    StepPlan,
+    describe_phase_settings,
+    learning_rate,
+    step_settings,
+    temperature,
+    training_plan,
+    weight_decay,
+)
 
 RECIPE = parse_recipe("""
 name: schedule
@@ -126,6 +134,34 @@ def test_a_phase_may_have_no_weight_decay() -> None:
     plan = training_plan(recipe)
     boundary = plan.phases[1].first_step
     assert [weight_decay(recipe, plan, step) for step in (boundary - 1, boundary)] == [0.1, 0.0]
+
+
+def test_the_settings_of_a_step_are_those_of_its_phase() -> None:
+    recipe = _with(phases__two__dropout=0.2)
+    plan = training_plan(recipe)
+    boundary = plan.phases[1].first_step
+    before, after = (step_settings(recipe, plan, step) for step in (boundary - 1, boundary))
+    assert (before.dropout, after.dropout) == (recipe.model.attention_output_dropout, 0.2)
+    assert after.scalars() == {
+        "learning_rate": 1.0,
+        "weight_decay": 0.5,
+        "mask_ratio": 0.1,
+        "dropout": 0.2,
+        "temperature": 0.5,
+    }
+    assert after.model_arguments() == {
+        "rotary_bases": recipe.phases[1].rotary_bases,
+        "dropout": 0.2,
+    }
+
+
+def test_a_phase_is_described_by_its_first_and_last_settings() -> None:
+    plan = training_plan(RECIPE)
+    last = temperature(RECIPE, plan, plan.steps - 1)
+    assert describe_phase_settings(RECIPE, plan, 1) == (
+        "learning rate 1, weight decay 0.5, mask ratio 0.1, dropout 0.1, "
+        f"temperature 0.5 to {last:.4g}, rotary bases 10000/10000"
+    )
 
 
 @pytest.mark.parametrize(

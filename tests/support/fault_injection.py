@@ -36,10 +36,10 @@ HEARTBEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.heartbeat
 TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
-    kind: Hook("mmbert.parallel.host_group", f"HostGroup.{kind}")
+    kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
-WRITE_METRICS = Hook("mmbert.training.metrics.loggers", "LoggerContainer.attempt")
+WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer.attempt")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
 RUN_STEP = Hook("mmbert.training.train_step", "StepRunner.run")
 MEMORY_CHECK = Hook("mmbert.training.build_trainer", "run_memory_check")
@@ -136,7 +136,7 @@ def limit_file_size(rank: int, largest: int) -> None:
 
 def limit_log_size_at(rank: int, step: int, activity: Activity, largest: int) -> None:
     """From `activity` of `step` on let figures alone meet a full disk: the limit holds while the
-    loggers write."""
+    loggers writes."""
 
     def limiting(original: Any) -> Any:
         def attempt(loggers: Any, what: Any, write: Any) -> None:
@@ -191,10 +191,10 @@ def run_out_of_memory(rank: int, rotary_base: float) -> None:
     """Let the first pass with this rotary base fail as on a full GPU."""
 
     def failing(original: Any) -> Any:
-        def forward_backward(engine: Any, batch: Any, **arguments: Any) -> Any:
-            if arguments["rotary_bases"].global_ == rotary_base:
+        def forward_backward(engine: Any, batch: Any, settings: Any, **arguments: Any) -> Any:
+            if settings.rotary_bases.global_ == rotary_base:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return original(engine, batch, **arguments)
+            return original(engine, batch, settings, **arguments)
 
         return forward_backward
 

@@ -7,6 +7,7 @@ PyTorch's fused AdamW and no dropout, all of which is in its favour.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import build_grid
 from mmbert.recipe import Recipe
+from mmbert.schedule import step_settings, training_plan
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
@@ -40,8 +42,8 @@ class Ours:
         encoder = encoder_config(recipe.model, recipe.model.vocab_size)
         model = MaskedLanguageModel(encoder, grid.tensor, sequence_parallel=False)
         initialize_parameters(model, recipe.seed)
-        self._recipe, phase = recipe, recipe.phases[0]
-        self._phase = phase
+        settings = step_settings(recipe, training_plan(recipe), 0)
+        self._settings = replace(settings, learning_rate=1e-5, weight_decay=0.0)
         self.engine = Engine(model.to(device), recipe, grid, device)
         self._runner = StepRunner(
             self.engine,
@@ -54,11 +56,8 @@ class Ours:
         """Train on the rows; the mean loss per masked token."""
         outcome = self._runner.run(
             rows,
+            self._settings,
             pending_requests=LoopRequests,
-            rotary_bases=self._phase.rotary_bases,
-            dropout=self._recipe.dropout_in(self._phase),
-            learning_rate=1e-5,
-            weight_decay=0.0,
         )
         if not outcome.report.finite:
             raise RuntimeError(f"the step's loss is {outcome.loss}")

@@ -155,7 +155,7 @@ def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
 def gather_shards(engine: Engine, state: str = "master") -> dict[str, list[Tensor]]:
     """Every tensor rank's share of each parameter's master (or optimiser state), on every rank."""
     entries = [
-        (fragment.name, fragment.tensor_rank, fragment.start, fragment.states()[state].clone())
+        (fragment.name, fragment.tensor_rank, fragment.start, fragment.states[state].clone())
         for fragment in engine.fragments()
     ]
     gathered: list[Any] = [None] * dist.get_world_size()

@@ -9,9 +9,12 @@ from mmbert.checkpoint.reader import CheckpointReader
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_fragment import STATES, ParameterFragment
+from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
+from mmbert.recipe.sections import OPTIMIZER_STATES
 
 ONES = InitialDistribution("ones")
+# The tensors per parameter in a checkpoint of StableAdamW.
+STATES = (MASTER, *OPTIMIZER_STATES["stable_adamw"])
 
 
 class StepWeights:
@@ -28,7 +31,7 @@ class StepWeights:
                 state: torch.full((self._length,), float(self.steps_taken)) for state in STATES
             }
             spec = ParameterSpec((self._length,), ONES, name=f"layer{number}.weight")
-            yield ParameterFragment(spec, 0, 1, 0, self._length, **states)
+            yield ParameterFragment(spec, 0, 1, 0, self._length, states)
 
 
 def newest_step(root: Path) -> int:

@@ -15,8 +15,9 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
-from mmbert.parallel.zero_fragment import ParameterFragment
+from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
 from mmbert.recipe import Recipe, dump_recipe, parse_recipe
+from tests.support.step_weights import STATES
 from tests.support.tokenizers import (
     SENTENCES,
     metaspace_tokenizer,
@@ -122,7 +123,8 @@ class EngineOfOneRank:
         for _, parameter in self._model.named_parameters():
             flat: Tensor = parameter.detach().flatten()
             zeros = torch.zeros_like(flat)
-            yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), flat, zeros, zeros)
+            states = dict.fromkeys(STATES, zeros) | {MASTER: flat}
+            yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), states)
 
 
 def save_run(

@@ -34,8 +34,11 @@ def trainer_at(step: int) -> Any:
 @pytest.mark.parametrize(
     ("step", "phase", "exit_reason"),
     [
-        # The process died between the end of the phase and its own.
-        (10, "first", ExitReason.PHASE_DONE),
+        (
+            10,
+            "first",
+            ExitReason.PHASE_DONE,
+        ),  # the process died between the phase's end and its own
         (16, "first", ExitReason.PHASE_DONE),
         (16, "second", ExitReason.FINISHED),
         (16, None, ExitReason.FINISHED),

@@ -23,6 +23,7 @@ from tests.support.gpu_step_models import join_a_group_of_one
 from tests.support.packed_rows import packed_rows
 from tests.support.prescribed_gradients import recipe
 from tests.support.small_run import log_of, step_losses
+from tests.support.step_settings import make_settings
 from tests.support.tiny_models import BASES, tiny_config
 
 
@@ -83,11 +84,8 @@ def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
     def run() -> None:
         runner.run(
             rows,
+            make_settings(1e-3, 0.1, rotary_bases=BASES, dropout=0.1),
             pending_requests=LoopRequests,
-            rotary_bases=BASES,
-            dropout=0.1,
-            learning_rate=1e-3,
-            weight_decay=0.1,
         )
 
     for _ in range(3):  # tables are made, kernels compiled, memory is taken

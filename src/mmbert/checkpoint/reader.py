@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmbert.checkpoint.format import (
@@ -21,7 +21,6 @@ from mmbert.checkpoint.format import (
     shape_of_shard,
 )
 from mmbert.errors import UserError
-from mmbert.parallel.zero_fragment import STATES
 
 
 class CheckpointReader:
@@ -120,10 +119,19 @@ class CheckpointReader:
             begin = max(start, slice_.start)
             end = min(start + length, slice_.start + slice_.length)
             if begin < end:
-                saved = self._open(slice_.file).get_slice(f"{name}/{state}")
+                saved = self._slice(slice_.file, name, state)
                 part = saved[begin - slice_.start : end - slice_.start]
                 result[begin - start : end - start] = part
         return result
+
+    def _slice(self, file: str, name: str, state: str) -> Any:
+        try:
+            return self._open(file).get_slice(f"{name}/{state}")
+        except SafetensorError:
+            raise UserError(
+                f"{self.path / file} has no {state} of {name}",
+                remedy="continue with the optimizer that wrote the checkpoint (recipe.yaml in it)",
+            ) from None
 
     def _open(self, file: str) -> Any:
         if file not in self._files:
@@ -208,4 +216,4 @@ def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> User
     return None
 
 
-__all__ = ["STATES", "CheckpointReader", "read_parameters", "verify_checkpoint"]
+__all__ = ["CheckpointReader", "read_parameters", "verify_checkpoint"]

@@ -218,7 +218,7 @@ class CheckpointStore:
             _check_same_model(engine, reader.index, path)
             for fragment in engine.fragments():
                 ranges = fragment.spec.ranges(fragment.tensor_rank, fragment.tensor_size)
-                for state, tensor in fragment.states().items():
+                for state, tensor in fragment.states.items():
                     values = reader.shard_range(
                         fragment.name,
                         state,

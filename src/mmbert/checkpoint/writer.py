@@ -88,7 +88,7 @@ class HostStaging:
         self.buffer.zero_()
 
     def _reserve(self, fragments: list[ParameterFragment], device: torch.device) -> None:
-        total = sum(f.length * len(f.states()) for f in fragments)
+        total = sum(f.length * len(f.states) for f in fragments)
         if self.buffer is None or self.buffer.numel() != total:
             self.buffer = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
 
@@ -104,7 +104,7 @@ class HostStaging:
         assert self.buffer is not None
         offset = 0
         for fragment in chosen:
-            for tensor in fragment.states().values():
+            for tensor in fragment.states.values():
                 target = self.buffer[offset : offset + fragment.length]
                 target.copy_(tensor, non_blocking=True)
                 offset += fragment.length
@@ -119,7 +119,7 @@ class HostStaging:
                 ranges=tuple(f.spec.ranges(f.tensor_rank, f.tensor_size)),
                 start=f.start,
                 length=f.length,
-                states=tuple(f.states()),
+                states=tuple(f.states),
             )
             for f in chosen
         )

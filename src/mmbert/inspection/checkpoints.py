@@ -49,7 +49,8 @@ def render_checkpoint(path: Path, console: Console) -> None:
     )
     count = sum(math.prod(parameter.shape) for parameter in index.parameters.values())
     console.print(
-        f"{count:,} parameters, each with a float32 master weight, exp_avg and exp_avg_sq"
+        f"{count:,} parameters, each with a float32 master weight and "
+        f"{' and '.join(recipe.optimizer.state_names)}"
     )
     table = Table("parameter", "shape", "split along", box=None, pad_edge=False)
     for name, parameter in index.parameters.items():

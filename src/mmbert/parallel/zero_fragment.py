@@ -1,4 +1,4 @@
-"""What ZeRO left of a parameter on this rank: float32 master and optimiser states, as views."""
+"""ZeRO's fragment of a parameter on this rank: views of float32 master and optimizer states."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ from torch import Tensor
 
 from mmbert.parallel.parameter_spec import ParameterSpec
 
-STATES = ("master", "exp_avg", "exp_avg_sq")
-"""The tensors kept per parameter, as they are called in checkpoints."""
+MASTER = "master"
+"""Name of the float32 weight among the tensors kept per parameter, in checkpoints too."""
 
 
 @dataclass(frozen=True)
 class ParameterFragment:
-    """Elements [start, start + length) of this tensor rank's flattened share of one parameter.
+    """Elements [start, start + length) of this tensor rank's flattened shard of one parameter.
 
-    The tensors are float32 [length] views into ZeRO's own partition: writing to them and then
-    `Engine.sync_model_weights()` changes the model.
+    The tensors are float32 [length] views into ZeRO's partition; after writing to them, call
+    `Engine.sync_model_weights()` to update the model.
     """
 
     spec: ParameterSpec
@@ -23,15 +23,15 @@ class ParameterFragment:
     tensor_size: int
     start: int
     length: int
-    master: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
+    states: dict[str, Tensor]
+    """`MASTER` and the optimizer's states, by their names in checkpoints."""
 
     @property
     def name(self) -> str:
-        """The parameter's name in the whole model."""
+        """Name of the parameter in the whole model."""
         return self.spec.name
 
-    def states(self) -> dict[str, Tensor]:
-        """The tensors by name, in the order of `STATES`."""
-        return {name: getattr(self, name) for name in STATES}
+    @property
+    def master(self) -> Tensor:
+        """The float32 weight."""
+        return self.states[MASTER]

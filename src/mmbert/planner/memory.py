@@ -60,15 +60,17 @@ def device_memory(
     sequence: bool,
     zero_stage: int,
     compute_bytes: int,
+    optimizer_bytes: int,
 ) -> DeviceMemory:
     """Estimate the peak memory of one device in bytes.
 
     `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` is the number of data ranks;
-    `masked_tokens` the mask slots of a row, `document_slots` its maximum number of documents.
-    Master weights, both moments and accumulated gradients are float32. ZeRO 1 shards masters and
-    moments over the data ranks, ZeRO 2 also gradients, ZeRO 3 also weights: a device then holds
-    the embedding (shared with the decoder) and one layer, and during the passes as many other
-    parameters as may stay resident.
+    `masked_tokens` the mask slots of a row, `document_slots` its maximum number of documents;
+    `optimizer_bytes` is what the optimizer keeps per parameter, including its float32 master
+    weight. Accumulated gradients are float32. ZeRO 1 shards masters and states over the data
+    ranks, ZeRO 2 also gradients, ZeRO 3 also weights: a device then holds the embedding (shared
+    with the decoder) and one layer, and during the passes as many other parameters as may stay
+    resident.
     """
     local = local_parameters(parameters, tensor)
     shard = -(-local // data)
@@ -96,7 +98,7 @@ def device_memory(
     return DeviceMemory(
         weights=compute_bytes * (shard if zero_stage == 3 else local) + gathered,
         gradients=4 * (shard if zero_stage >= 2 else local),
-        optimizer=12 * shard,
+        optimizer=optimizer_bytes * shard,
         activations=passes.kept,
         working=working,
     )

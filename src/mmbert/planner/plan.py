@@ -84,8 +84,7 @@ def estimate(
         phases=phases,
         layouts=layouts,
         languages=statistics.languages,
-        # float32 master weight and two optimizer moments of every parameter.
-        checkpoint_bytes=12 * parameters.total,
+        checkpoint_bytes=recipe.optimizer.bytes_per_parameter * parameters.total,
         checkpoints_written=written,
         checkpoints_kept=min(kept, written),
         length_origin=statistics.length_origin,
@@ -237,6 +236,7 @@ def _peak_memory(setup: _Setup, tensor: int, zero_stage: int) -> DeviceMemory:
                 sequence=recipe.parallel.sequence,
                 zero_stage=zero_stage,
                 compute_bytes=setup.compute_bytes,
+                optimizer_bytes=recipe.optimizer.bytes_per_parameter,
             )
             for index, phase in enumerate(recipe.phases)
         ),

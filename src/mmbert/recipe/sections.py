@@ -159,10 +159,18 @@ class BatchSettings(Settings):
         return self
 
 
+OptimizerName = Literal["stable_adamw", "adamw"]
+OPTIMIZER_STATES: dict[OptimizerName, tuple[str, ...]] = {
+    "stable_adamw": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+}
+"""float32 tensors that an optimizer keeps per parameter, besides the master weight."""
+
+
 class OptimizerSettings(Settings):
     """StableAdamW as mmBERT used it, or AdamW."""
 
-    name: Literal["stable_adamw", "adamw"] = "stable_adamw"
+    name: OptimizerName = "stable_adamw"
     learning_rate: float = Field(gt=0)
     """The peak; weight decay is scaled by the learning rate over this."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -170,6 +178,16 @@ class OptimizerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step."""
     gradient_clipping: float | None = Field(default=None, gt=0)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the optimizer's states per parameter."""
+        return OPTIMIZER_STATES[self.name]
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """Memory of a parameter's float32 master weight and optimizer states."""
+        return 4 * (1 + len(self.state_names))
 
 
 class ParallelSettings(Settings):
@@ -202,9 +220,11 @@ class EvaluationSettings(Settings):
 
 
 class LoggingSettings(Settings):
-    """How often a line is logged."""
+    """When and where metrics are logged."""
 
     every_steps: int = Field(default=10, ge=1)
+    loggers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    """Loggers besides the console and `log.jsonl`, which are always on."""
 
 
 class GuardSettings(Settings):

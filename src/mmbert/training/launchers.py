@@ -1,4 +1,4 @@
-"""Moved to mmbert.training.launcher_env; this name goes with the next version."""
+"""Deprecated alias of mmbert.training.launcher_env, to be removed in the next version."""
 
 import sys
 import warnings
@@ -7,5 +7,10 @@ from mmbert.training import launcher_env
 
 warnings.warn(
     "mmbert.training.launchers is now mmbert.training.launcher_env", FutureWarning, stacklevel=2
+)
+vars(launcher_env).update(
+    Placement=launcher_env.RankInfo,
+    discover_placement=launcher_env.rank_info_from_env,
+    device_number=launcher_env.device_index,
 )
 sys.modules[__name__] = launcher_env

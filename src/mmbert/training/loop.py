@@ -12,8 +12,7 @@ is read with a step's loss, and done before the next step.
 from enum import Enum
 
 from mmbert.data.loading.rows import Row
-from mmbert.recipe import Phase
-from mmbert.schedule import StepPlan, learning_rate, weight_decay
+from mmbert.schedule import StepPlan, step_settings
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics_processor import MetricsProcessor
@@ -47,7 +46,7 @@ def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReaso
         if requests.save:
             trainer.save("time")
         at = plan.at(trainer.step)
-        phase_plan, phase = plan.phases[at.phase_index], trainer.recipe.phases[at.phase_index]
+        phase_plan = plan.phases[at.phase_index]
         if trainer.step == phase_plan.first_step or not metrics.in_phase(phase_plan):
             metrics.start_phase(phase_plan)
         trainer.heartbeat(Activity.READ_ROWS)
@@ -57,7 +56,7 @@ def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReaso
             metrics.log_skipped(at)
             requests = sync_requests(trainer)
         else:
-            outcome = take_step(trainer, at, phase, rows)
+            outcome = take_step(trainer, at, rows)
             requests = outcome.requests.resolve(outcome.request_counts, trainer.host_group)
             if not check_loss(trainer, metrics, at, outcome, rows):
                 continue  # rolled back: the trainer stands at an earlier step
@@ -77,23 +76,19 @@ def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReaso
 def sync_requests(trainer: Trainer) -> LoopRequests:
     """What the ranks want, in a message of its own: no training step has carried it."""
     trainer.heartbeat(Activity.SYNC_REQUESTS)
-    own = trainer.pending_requests()
-    return own.resolve(trainer.host_group.sum(own.flags()), trainer.host_group)
+    return trainer.pending_requests().sync(trainer.host_group)
 
 
-def take_step(trainer: Trainer, at: StepPlan, phase: Phase, rows: list[Row]) -> StepOutcome:
+def take_step(trainer: Trainer, at: StepPlan, rows: list[Row]) -> StepOutcome:
     """Train on one step's rows."""
     trace = trainer.profiler.step()
     if trace is not None:
-        trainer.loggers.say(f"profiler trace: {trace}")
+        trainer.loggers.message(f"profiler trace: {trace}")
     trainer.heartbeat(Activity.TRAIN_STEP)
     return trainer.runner.run(
         rows,
+        step_settings(trainer.recipe, trainer.plan, at.step),
         pending_requests=trainer.pending_requests,
-        rotary_bases=phase.rotary_bases,
-        dropout=trainer.recipe.dropout_in(phase),
-        learning_rate=learning_rate(trainer.recipe, trainer.plan, at.step),
-        weight_decay=weight_decay(trainer.recipe, trainer.plan, at.step),
     )
 
 

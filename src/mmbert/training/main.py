@@ -127,8 +127,8 @@ def _set_thread_count(host_group: HostGroup) -> None:
     """Divide the machine's processors among its ranks, unless the user has."""
     if "OMP_NUM_THREADS" in os.environ:
         return
-    neighbors = host_group.gather(socket.gethostname()).count(socket.gethostname())
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbors))
+    neighbours = host_group.gather(socket.gethostname()).count(socket.gethostname())
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
 
 
 def _print_once(text: str, host_group: HostGroup, store: Any) -> None:

@@ -12,8 +12,8 @@ from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.recipe.division import check_data_ranks
-from mmbert.schedule import TrainingPlan, training_plan
-from mmbert.training.metrics.loggers import format_count
+from mmbert.schedule import TrainingPlan, describe_phase_settings, training_plan
+from mmbert.training.metrics.loggers.console_logger import format_count
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
             f"# {phase.name}: steps {phase.first_step:,} to {phase.end_step - 1:,}, "
             f"{format_count(phase.tokens)} tokens, {rows} rows of {recipe.batch.row_tokens:,} "
             f"tokens a step ({rows // data_ranks} per data rank), context {settings.context:,}, "
-            f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row, "
-            f"dropout {recipe.dropout_in(settings):g}\n"
+            f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row\n"
+            f"#   {describe_phase_settings(recipe, plan, phase.index)}\n"
         )
     file.writelines(f"# warning: {warning}\n" for warning in run_config.warnings)

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from mmbert.data.loading.device_inputs import prefetch_to_device
 from mmbert.data.loading.rows import Row
-from mmbert.recipe import RotaryBases
+from mmbert.schedule import StepSettings
 from mmbert.training.engine.engine import Engine, OptimizerReport
-from mmbert.training.fault_tolerance.loop_requests import LoopRequests
+from mmbert.training.engine.step_scalars import StepScalars, to_device
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests, RequestCounts
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import StepTimer
 
@@ -38,8 +39,7 @@ class StepOutcome:
     not."""
     requests: LoopRequests
     """This rank's, when the step was queued."""
-    request_counts: tuple[float, ...]
-    """How many ranks had each of `LoopRequests.flags`."""
+    request_counts: RequestCounts
 
 
 class StepRunner:
@@ -68,12 +68,9 @@ class StepRunner:
     def run(
         self,
         rows: Sequence[Row],
+        settings: StepSettings,
         *,
         pending_requests: Callable[[], LoopRequests],
-        rotary_bases: RotaryBases,
-        dropout: float,
-        learning_rate: float,
-        weight_decay: float,
     ) -> StepOutcome:
         """Train on this rank's `rows` of one step.
 
@@ -91,9 +88,8 @@ class StepRunner:
             begin = self._step_timer.mark()
             losses = self._engine.forward_backward(
                 batch,
-                rotary_bases=rotary_bases,
+                settings,
                 dropout_seed=self._seed,
-                dropout=dropout,
                 loss_scale=loss_scale,
                 last=number == len(rows) - 1,
             )
@@ -101,11 +97,10 @@ class StepRunner:
             self._step_timer.add("backward", self._forward_end, self._step_timer.mark())
             passes.append((losses, batch.weights, components))
         row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
-        own = pending_requests()
-        step_scalars = self._sum_over_ranks(row_losses.sum(), [masked_tokens, *own.flags()])
+        requests = pending_requests()
+        scalars = self._step_scalars(row_losses.sum(), masked_tokens, requests)
         with self._step_timer.device("optimizer"):
-            report = self._engine.optimizer_step(learning_rate, weight_decay, step_scalars)
-        total_loss, all_masked_tokens, *request_counts = report.step_scalars
+            report = self._engine.optimizer_step(settings, scalars)
         bad: tuple[int, ...] = ()
         if report.finite:
             for losses, weights, components in passes:
@@ -113,29 +108,31 @@ class StepRunner:
         else:
             finite = torch.isfinite(row_losses).tolist()
             bad = tuple(row.index for row, good in zip(rows, finite, strict=True) if not good)
-        return StepOutcome(total_loss / all_masked_tokens, report, bad, own, tuple(request_counts))
+        sums = report.step_scalars
+        return StepOutcome(
+            loss=sums.loss / sums.masked_tokens,
+            report=report,
+            non_finite_rows=bad,
+            requests=requests,
+            request_counts=RequestCounts(sums.stop, sums.save, sums.failure),
+        )
 
     def _inverse_masked_tokens(self, own: float) -> Tensor:
         """float64 []: one over the masked tokens of all data ranks, this one's being `own`."""
-        count, data = self._to_device([own]).squeeze(0), self._engine.grid.data
+        data = self._engine.grid.data
+        count = to_device([own], self._engine.device).squeeze(0)
         if data.size > 1:
             distributed.all_reduce(count, group=data.group)
         return 1.0 / count
 
-    def _sum_over_ranks(self, loss: Tensor, numbers: Sequence[float]) -> Tensor:
-        """float64 [1 + n]: the sums over all ranks of `loss` and of `numbers`, of which the first
-        is this rank's masked tokens."""
+    def _step_scalars(self, loss: Tensor, masked_tokens: float, requests: LoopRequests) -> Tensor:
+        """The step's `StepScalars`, summed over all ranks, on the device."""
         grid = self._engine.grid
-        step_scalars = torch.cat((loss.reshape(1), self._to_device(numbers)))
-        if grid.tensor.rank != 0:
-            step_scalars[:2] = 0.0  # the first of the tensor group has the same rows
+        if grid.tensor.rank != 0:  # the first of the tensor group has the same rows
+            loss, masked_tokens = torch.zeros_like(loss), 0.0
+        scalars = StepScalars.to_tensor(
+            loss=loss, masked_tokens=masked_tokens, **requests.flags()._asdict()
+        )
         if grid.world_size > 1:
-            distributed.all_reduce(step_scalars)
-        return step_scalars
-
-    def _to_device(self, numbers: Sequence[float]) -> Tensor:
-        """float64 [n] on its way to the device; from pinned memory, so that the host goes on."""
-        tensor = torch.tensor(numbers, dtype=torch.float64)
-        if self._engine.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self._engine.device, non_blocking=True)
+            distributed.all_reduce(scalars)
+        return scalars

@@ -19,6 +19,7 @@ from torch import nn
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.engine import engine as engine_module
 from mmbert.training.engine.deepspeed_config import ModelParallelUnit, deepspeed_settings
+from mmbert.training.engine.zero_views import VIEWS
 from tests.support.prescribed_gradients import (
     SPECS,
     PrescribedBatch,
@@ -27,6 +28,7 @@ from tests.support.prescribed_gradients import (
     start,
 )
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 
 SOURCES = Path(deepspeed.__file__).parent
 OURS = Path(engine_module.__file__).parent
@@ -37,9 +39,9 @@ BF16 = "deepspeed.runtime.bf16_optimizer"
 MODULES: dict[str, set[str]] = {
     "deepspeed": {"initialize", "ops"},
     "deepspeed.ops": {"__compatible_ops__"},
-    BF16: {"BF16_Optimizer", "is_invalid_grad_norm", "clip_tensors_by_global_norm"},
-    STAGES_1_2: {"DeepSpeedZeroOptimizer", "is_invalid_grad_norm"},
-    STAGE_3: {"DeepSpeedZeroOptimizer_Stage3", "is_invalid_grad_norm"},
+    BF16: {"is_invalid_grad_norm", "clip_tensors_by_global_norm"},
+    STAGES_1_2: {"is_invalid_grad_norm"},
+    STAGE_3: {"is_invalid_grad_norm"},
     # Names that only appear in text: whose children the ranks are, and where a rank waits.
     "deepspeed.launcher.launch": set(),
     "deepspeed.comm": set(),
@@ -64,14 +66,17 @@ OPTIMIZERS: dict[str, set[str]] = {
 LINKED, PARTITIONED = {"_hp_mapping"}, {"ds_numel", "all_gather"}
 MAPPING = {"hp_fragment_address", "lp_fragment_address", "param_group_index"}
 ADDRESS = {"numel", "start"}
-# Names by which the engine calls them, and their lists.
-VARIABLES: dict[str, set[str]] = {
-    "self._engine": ENGINE,
-    "self._zero_optimizer": set().union(*OPTIMIZERS.values()),
-    "mapping": MAPPING,
-    "here": ADDRESS,
-    "there": ADDRESS,
-    "self._zero_optimizer.persistent_parameters[]": PARTITIONED,
+# Files that use them, the names by which these call them, and their lists.
+VARIABLES: dict[str, dict[str, set[str]]] = {
+    "engine.py": {"self._engine": ENGINE, "self._engine.optimizer": {"overflow"}},
+    "zero_views.py": {
+        "self._zero": set().union(*OPTIMIZERS.values()) - {"check_overflow", "overflow"},
+        "zero": {"check_overflow"},
+        "mapping": MAPPING,
+        "here": ADDRESS,
+        "there": ADDRESS,
+        "self._zero.persistent_parameters[]": PARTITIONED - {"ds_numel"},
+    },
 }
 # Arguments that are given or taken by name or place.
 SIGNATURES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -98,10 +103,11 @@ def missing_in_engines(rank: int, world_size: int) -> list[str]:
         engine = prescribed_engine(grid, **changes)
         batch = PrescribedBatch({n: torch.ones(d.full_shape) for n, d in SPECS.items()})
         engine.forward_backward(
-            batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0, last=True
+            batch, make_settings(), dropout_seed=None, loss_scale=1.0, last=True
         )
-        engine.optimizer_step(1e-3, 0.0)
-        zero, kind = engine._zero_optimizer, type(engine._zero_optimizer).__name__
+        engine.optimizer_step(make_settings(1e-3, 0.0))
+        zero = engine._engine.optimizer
+        kind = type(zero).__name__
         seen.add(kind)
         look(engine._engine, ENGINE, "DeepSpeedEngine")
         # What the engine has put its own in place of is looked up in the class.
@@ -181,20 +187,23 @@ def test_the_grids_names_are_those_that_deepspeed_looks_for() -> None:
 
 def test_nothing_else_is_used() -> None:
     """A new use wants an entry above."""
-    used = dict(uses(OURS / "engine.py"))
-    listed = {*VARIABLES.keys(), *(alias for alias in used if alias in MODULES)}
-    assert used.keys() == listed
-    for owner, names in used.items():
-        known = MODULES[owner] if owner in MODULES else VARIABLES[owner]
-        assert names <= known, f"not listed: {owner}: {names - known}"
-    # And the lists hold nothing that is not used.
-    for owner, known in VARIABLES.items():
-        if owner not in ("here", "there", "self._zero_optimizer.persistent_parameters[]"):
-            assert known == used[owner], owner
-    assert used["here"] | used["there"] == ADDRESS
-    hidden = attributes(OURS / "engine.py", "parameter")
+    assert VIEWS.keys() == OPTIMIZERS.keys()
+    for file, variables in VARIABLES.items():
+        used = dict(uses(OURS / file))
+        modules = {owner for owner in used if owner in MODULES}
+        assert used.keys() - modules == variables.keys(), file
+        for owner, names in used.items():
+            known = MODULES[owner] if owner in MODULES else variables[owner]
+            assert names <= known, f"not listed: {owner}: {names - known}"
+        # And the lists hold nothing that is not used.
+        for owner, known in variables.items():
+            if known is not ADDRESS:
+                assert known == used[owner], owner
+    addresses = dict(uses(OURS / "zero_views.py"))
+    assert addresses["here"] | addresses["there"] == ADDRESS
+    hidden = attributes(OURS / "zero_views.py", "parameter")
     assert {name for name in hidden if name.startswith(("_hp", "ds_"))} <= LINKED | PARTITIONED
-    # The other files beside it know DeepSpeed by what engine.py hands them.
+    # The other files beside them know DeepSpeed by what engine.py hands them.
     strings = {
         node.value
         for node in ast.walk(ast.parse((OURS / "host_sync.py").read_text()))
@@ -230,7 +239,7 @@ def uses(path: Path) -> Iterator[tuple[str, set[str]]]:
             if head in aliases:
                 owner = aliases[head] + (f".{rest}" if rest else "")
                 found.setdefault(owner, set()).add(node.attr)
-            elif owner in VARIABLES and path.name == "engine.py":
+            elif owner in VARIABLES.get(path.name, ()):
                 found.setdefault(owner, set()).add(node.attr)
     yield from found.items()
 
@@ -257,8 +266,8 @@ def test_a_use_that_is_not_listed_is_found(tmp_path: Path) -> None:
     text = Path(engine_module.__file__).read_text()
     changed = tmp_path / "engine.py"
     changed.write_text(
-        f"{text}\n\ndef more(self):\n    self._zero_optimizer._secret()\n    stage3.hidden\n"
+        f"{text}\n\ndef more(self):\n    self._engine._secret()\n    stage3.hidden\n"
     )
     before, after = dict(uses(Path(engine_module.__file__))), dict(uses(changed))
-    assert after["self._zero_optimizer"] - before["self._zero_optimizer"] == {"_secret"}
-    assert after[STAGE_3] - before[STAGE_3] == {"hidden"}
+    assert after["self._engine"] - before["self._engine"] == {"_secret"}
+    assert after[STAGE_3] - before.get(STAGE_3, set()) == {"hidden"}

@@ -34,6 +34,7 @@ from tests.support.prescribed_gradients import (
     start,
 )
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 
 STAGES = (1, 2, 3)
 Array = npt.NDArray[np.float32]
@@ -53,7 +54,7 @@ def run_microbatches(
     for number in range(engine.grid.data.rank, count, size):
         engine.forward_backward(
             PrescribedBatch({name: gradient(name, number) for name in SPECS}),
-            rotary_bases=None,
+            make_settings(),
             dropout_seed=None,
             loss_scale=loss_scale,
             last=last and number + size >= count,
@@ -74,7 +75,7 @@ def steps_of_any_size(rank: int, world_size: int, tensor: int) -> list[Any]:
         for count in (4, 12, 8):
             engine.set_steps_taken(0)  # the next step's exp_avg is its gradient
             run_microbatches(engine, count, 1 / count)
-            norms.append(float(engine.optimizer_step(0.0, 0.0).gradient_norm))
+            norms.append(float(engine.optimizer_step(make_settings(0.0, 0.0)).gradient_norm))
             gradients.append(as_numpy(gather_full(engine, "exp_avg")))
         engine.close()
         results.append((gradients, norms))
@@ -105,7 +106,7 @@ def scales_of_both_kinds(rank: int, world_size: int) -> bool:
         for scale in (1 / 7, 1 / torch.tensor(7.0, dtype=torch.float64)):
             engine = prescribed_engine(grid, parallel__zero_stage=stage)
             run_microbatches(engine, 6, scale)
-            engine.optimizer_step(0.0, 0.0)
+            engine.optimizer_step(make_settings(0.0, 0.0))
             gradients.append(gather_full(engine, "exp_avg"))
             engine.close()
         of_number, of_tensor = gradients
@@ -143,11 +144,11 @@ def bfloat16_details(rank: int, world_size: int) -> list[dict[str, Any]]:
             size = 1.0 if micro == 0 and rank == 0 else 2.0**-9
             gradients = {name: torch.full(spec.full_shape, size) for name, spec in SPECS.items()}
             engine.forward_backward(
-                PrescribedBatch(gradients), rotary_bases=None, dropout_seed=None, loss_scale=1.0
+                PrescribedBatch(gradients), make_settings(), dropout_seed=None, loss_scale=1.0
             )
         for hook in hooks:
             hook.remove()
-        report = engine.optimizer_step(0.0, 0.0)
+        report = engine.optimizer_step(make_settings(0.0, 0.0))
         results.append(
             {
                 "masters": masters,
@@ -183,17 +184,17 @@ def skip_a_step(rank: int, world_size: int) -> list[str]:
                 grid = start(rank, world_size, world_size // 2)
                 engine = prescribed_engine(grid, parallel__zero_stage=stage, precision=precision)
                 run_microbatches(engine, 4, 0.25)
-                engine.optimizer_step(1e-2, 0.1)
+                engine.optimizer_step(make_settings(1e-2, 0.1))
                 if disturbed:
                     run_microbatches(engine, 4, 0.25, last=False)
                     run_microbatches(engine, 4, math.nan if rank == 0 else 0.25)
-                    report = engine.optimizer_step(1e-2, 0.1)
+                    report = engine.optimizer_step(make_settings(1e-2, 0.1))
                     if report.finite or math.isfinite(float(report.gradient_norm)):
                         problems.append(f"{precision} {stage}: taken for finite")
                     if engine.steps_taken != 1:
                         problems.append(f"{precision} {stage}: counted")
                 run_microbatches(engine, 8, 0.125)
-                if not engine.optimizer_step(1e-2, 0.1).finite:
+                if not engine.optimizer_step(make_settings(1e-2, 0.1)).finite:
                     problems.append(f"{precision} {stage}: the next step was skipped too")
                 ends.append({s: gather_full(engine, s) for s in ("master", "exp_avg_sq")})
                 engine.close()
@@ -218,7 +219,7 @@ def clip_gradients(rank: int, world_size: int) -> list[Any]:
                 grid, parallel__zero_stage=stage, optimizer__gradient_clipping=limit
             )
             run_microbatches(engine, 4, 0.25)
-            norm = float(engine.optimizer_step(0.0, 0.0).gradient_norm)
+            norm = float(engine.optimizer_step(make_settings(0.0, 0.0)).gradient_norm)
             tensors = gather_full(engine, "exp_avg").values()
             results.append((limit, norm, math.sqrt(sum(float((t**2).sum()) for t in tensors))))
             engine.close()
@@ -238,7 +239,7 @@ def adamw_steps(rank: int, world_size: int) -> list[dict[str, Array]]:
         engine = prescribed_engine(grid, parallel__zero_stage=stage, optimizer__name="adamw")
         for step in range(5):
             run_microbatches(engine, 4, 0.25)
-            engine.optimizer_step(1e-2 * (step + 1) / 5, 0.1)
+            engine.optimizer_step(make_settings(1e-2 * (step + 1) / 5, 0.1))
         results.append(as_numpy(gather_full(engine)))
         engine.close()
     return results
@@ -280,7 +281,7 @@ def start_quietly(rank: int, world_size: int) -> list[str]:
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(output):
         engine = prescribed_engine(start(rank, world_size, 1), precision="bfloat16")
         run_microbatches(engine, 2, 1.0)
-        engine.optimizer_step(1e-2, 0.1)
+        engine.optimizer_step(make_settings(1e-2, 0.1))
     return [*records, *(str(warning.message) for warning in caught), *output.getvalue().split()]
 
 
@@ -334,13 +335,13 @@ def reduce_while_computing(rank: int, world_size: int, optimizer: str) -> list[d
                 batch = {n: gradient(n, number) for n in SPECS if n not in left_out}
                 engine.forward_backward(
                     PrescribedBatch(batch),
-                    rotary_bases=None,
+                    make_settings(),
                     dropout_seed=None,
                     loss_scale=1.0,
                     last=said and micro == 2,
                 )
             sent = CountedReductions.sent
-            norm = float(engine.optimizer_step(1e-2, 0.1).gradient_norm)
+            norm = float(engine.optimizer_step(make_settings(1e-2, 0.1)).gradient_norm)
         states = as_numpy(gather_full(engine, "exp_avg"))
         results.append(
             {"sent": sent, "in all": CountedReductions.sent, "norm": norm, "states": states}

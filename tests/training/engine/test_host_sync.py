@@ -18,7 +18,9 @@ from mmbert.data.loading.device_inputs import prefetch_to_device
 from mmbert.model.config import Recompute
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import ProcessGrid
+from mmbert.schedule import StepSettings
 from mmbert.training.engine.engine import Engine, OptimizerReport
+from mmbert.training.engine.step_scalars import StepScalars
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.step_timer import StepTimer
@@ -28,6 +30,7 @@ from tests.support.host_waits import CPU_IMPLEMENTATIONS, HostSyncCounter
 from tests.support.packed_rows import packed_rows
 from tests.support.prescribed_gradients import recipe, start
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 from tests.support.tiny_models import BASES, tiny_config, tiny_model
 
 ROWS = packed_rows(3, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
@@ -81,11 +84,8 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
                 engine.optimizer_step = counted  # type: ignore[method-assign]
                 outcome = runner.run(
                     ROWS[rank::world_size],
+                    make_settings(1e-3, 0.1, rotary_bases=BASES, dropout=0.1),
                     pending_requests=lambda: requests,
-                    rotary_bases=BASES,
-                    dropout=0.1,
-                    learning_rate=1e-3,
-                    weight_decay=0.1,
                 )
         at_end = counts[0]
         key = f"{precision}, ZeRO {stage}, clipping {clipping}"
@@ -200,17 +200,17 @@ class PretendedEngine:
 
     device, grid, module = torch.device("cuda", 0), ProcessGrid.single(), torch.nn.Identity()
 
-    def forward_backward(self, batch: PackedBatch, *, loss_scale: Any, **_: Any) -> torch.Tensor:
+    def forward_backward(
+        self, batch: PackedBatch, settings: StepSettings, *, loss_scale: Any, **_: Any
+    ) -> torch.Tensor:
         assert (loss_scale.device, loss_scale.shape) == (self.device, ())
         return batch.weights * loss_scale
 
-    def optimizer_step(
-        self, rate: float, decay: float, step_scalars: torch.Tensor
-    ) -> OptimizerReport:
+    def optimizer_step(self, settings: StepSettings, step_scalars: torch.Tensor) -> OptimizerReport:
         assert (step_scalars.device, step_scalars.dtype) == (self.device, torch.float64)
-        numbers = [6.0, 2.0, 0.0, 1.0, 0.0]
-        assert len(step_scalars) == len(numbers)
-        return OptimizerReport(1.0, step_scalars.sum(), finite=True, step_scalars=numbers)
+        scalars = StepScalars(loss=6.0, masked_tokens=2.0, stop=0.0, save=1.0, failure=0.0)
+        assert len(step_scalars) == len(scalars)
+        return OptimizerReport(1.0, finite=True, metrics={}, step_scalars=scalars)
 
 
 def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
@@ -225,11 +225,8 @@ def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
         runner._forward_end = step_timer.mark()
         outcome = runner.run(
             ROWS,
+            make_settings(1e-3, 0.1, rotary_bases=BASES, dropout=0.1),
             pending_requests=lambda: LoopRequests(save=True),
-            rotary_bases=BASES,
-            dropout=0.1,
-            learning_rate=1e-3,
-            weight_decay=0.1,
         )
     assert waits.found == []
     assert (outcome.loss, outcome.request_counts) == (3.0, (0.0, 1.0, 0.0))

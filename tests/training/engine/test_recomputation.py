@@ -12,6 +12,7 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.training.engine.engine import Engine
 from tests.support.prescribed_gradients import gather_full, recipe, start
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
 ROWS = 4
@@ -34,13 +35,13 @@ def train(engine: Engine, steps: int) -> list[float]:
         for number in range(engine.grid.data.rank, ROWS, engine.grid.data.size):
             losses = engine.forward_backward(
                 row_of(step, number),
-                rotary_bases=BASES,
+                make_settings(rotary_bases=BASES),
                 dropout_seed=7,
                 loss_scale=0.01,
                 last=number + engine.grid.data.size >= ROWS,
             )
             figures.append(float(losses.double().sum()))
-        figures.append(float(engine.optimizer_step(1e-3, 0.01).gradient_norm))
+        figures.append(float(engine.optimizer_step(make_settings(1e-3, 0.01)).gradient_norm))
     return figures
 
 

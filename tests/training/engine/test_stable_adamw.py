@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmbert.training.engine.engine import Engine
-from mmbert.training.engine.stable_adamw import PartitionLayout, StableAdamW, skips_weight_decay
+from mmbert.training.engine.partitions import PartitionLayout, skips_weight_decay
+from mmbert.training.engine.stable_adamw import StableAdamW
 from tests.support.prescribed_gradients import (
     SPECS,
     PrescribedBatch,
@@ -22,6 +23,7 @@ from tests.support.prescribed_gradients import (
     start,
 )
 from tests.support.ranks import run_ranks
+from tests.support.step_settings import make_settings
 
 STEPS = 100
 SPIKING = "embeddings.norm"
@@ -85,10 +87,10 @@ def train(engine: Engine, steps: int) -> float:
         for micro in range(count):
             part = partial(part_of_gradient, step=step, part=first + micro, parts=parts)
             batch = PrescribedBatch({name: part(name) for name in SPECS})
-            engine.forward_backward(batch, rotary_bases=None, dropout_seed=None, loss_scale=1.0)
-        report = engine.optimizer_step(*schedule(step))
+            engine.forward_backward(batch, make_settings(), dropout_seed=None, loss_scale=1.0)
+        report = engine.optimizer_step(make_settings(*schedule(step)))
         assert report.finite
-        clipped += float(report.update_rms_clipped_share)
+        clipped += float(report.metrics["update_rms_clipped_share"])
     return clipped / steps
 
 
@@ -187,7 +189,7 @@ def wrong_layout(rank: int, world_size: int) -> str:
     assert optimizer.layout is not None
     twice = replace(optimizer.layout, owned=2 * optimizer.layout.owned)
     try:
-        optimizer.use_layout(next(iter(optimizer.state)), twice)
+        optimizer.attach(list(optimizer.state), [twice])
     except RuntimeError as error:
         return str(error)
     return ""

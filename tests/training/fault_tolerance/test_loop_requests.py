@@ -9,7 +9,7 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert.parallel.host_group import HostGroup
-from mmbert.training.fault_tolerance.loop_requests import LoopRequests
+from mmbert.training.fault_tolerance.loop_requests import LoopRequests, RequestCounts
 from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
@@ -166,7 +166,8 @@ def test_the_ranks_wishes_become_one() -> None:
     """One process: nothing is sent. A wish that nobody was counted for is not heard."""
     alone, failure = HostGroup(0, 1), UserError("no room", remedy="make some")
     own = LoopRequests(stop="enough", save=True, failure=failure)
-    assert own.flags() == [1, 1, 1]
-    assert own.resolve([2, 1, 1], alone) == own
-    assert own.resolve([0, 0, 0], alone) == LoopRequests()
-    assert LoopRequests().resolve([0, 3, 0], alone) == LoopRequests(save=True)
+    assert own.flags() == RequestCounts(stop=1, save=1, failure=1)
+    assert own.resolve(RequestCounts(stop=2, save=1, failure=1), alone) == own
+    assert own.resolve(RequestCounts(stop=0, save=0, failure=0), alone) == LoopRequests()
+    only_save = RequestCounts(stop=0, save=3, failure=0)
+    assert LoopRequests().resolve(only_save, alone) == LoopRequests(save=True)

@@ -10,11 +10,9 @@ import torch.distributed as dist
 from torch import nn
 
 from mmbert.errors import UserError
-from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.recipe import Recipe
-from mmbert.training.engine.stable_adamw import StableAdamW, skips_weight_decay
 
 
 class ModelParallelUnit:
@@ -65,34 +63,6 @@ def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or parameter.dtype != torch.float32:
             raise RuntimeError(f"{name}: the engine trains every parameter, from float32")
-
-
-def build_client_optimizer(
-    model: nn.Module, recipe: Recipe, device: torch.device
-) -> torch.optim.Optimizer:
-    settings = recipe.optimizer
-    named = list(model.named_parameters())
-    if settings.name == "stable_adamw":
-        return StableAdamW(
-            [parameter for _, parameter in named],
-            learning_rate=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
-    no_decay = {name for name, p in named if skips_weight_decay(name, len(spec_of(p).full_shape))}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in named if n in no_decay], "weight_decay": 0.0, "decays": False},
-        {"params": [p for n, p in named if n not in no_decay], "decays": True},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay / settings.learning_rate,
-        fused=device.type == "cuda",
-    )
 
 
 def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:

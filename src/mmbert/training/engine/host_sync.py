@@ -21,17 +21,17 @@ class HostSync:
         """`modules`: DeepSpeed's, in which `is_invalid_grad_norm` and, in some,
         `clip_tensors_by_global_norm` are looked up."""
         self._modules = modules
-        self._step_scalars: Tensor | None = None
+        self._scalars: Tensor | None = None
         self._norm = 0.0
         self._read: list[float] | None = None
 
     @contextmanager
-    def patched_norm_check(self, step_scalars: Tensor) -> Iterator[None]:
+    def patched_norm_check(self, scalars: Tensor) -> Iterator[None]:
         """Answer DeepSpeed's norm checks while its optimizer steps.
 
-        `step_scalars` (float64 [n]) are read with the norm.
+        `scalars` (float64 [n]) are read with the norm.
         """
-        self._step_scalars, self._read = step_scalars, None
+        self._scalars, self._read = scalars, None
         own = {"is_invalid_grad_norm": self._is_invalid, "clip_tensors_by_global_norm": _clip}
         places = [
             (module, name) for module in self._modules for name in own if name in vars(module)
@@ -51,7 +51,7 @@ class HostSync:
         return self._norm
 
     @property
-    def step_scalars(self) -> list[float]:
+    def values(self) -> list[float]:
         """The scalars of the step that has been taken."""
         if self._read is None:
             raise RuntimeError("DeepSpeed's optimiser has not asked whether its norm is finite")
@@ -59,10 +59,10 @@ class HostSync:
 
     def _is_invalid(self, norm: Tensor) -> bool:
         if self._read is None:
-            assert self._step_scalars is not None
-            own = norm.detach().to(self._step_scalars).reshape(1)
-            scalars = torch.cat((own, self._step_scalars))
-            value, *self._read = scalars.tolist()  # the host waits here
+            assert self._scalars is not None
+            own = norm.detach().to(self._scalars).reshape(1)
+            numbers = torch.cat((own, self._scalars))
+            value, *self._read = numbers.tolist()  # the host waits here
             # DeepSpeed says −1 for what is not finite.
             self._norm = value if 0 <= value < torch.inf else torch.inf
         return self._norm == torch.inf

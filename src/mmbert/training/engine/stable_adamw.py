@@ -16,46 +16,28 @@ p with gradient g at step t = 1, 2, …, scheduled rate lr and peak rate lr_max:
     p -= rate · m / (sqrt(v) + eps)
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import overload
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmbert_kernels import TensorSpans, stable_adamw_apply, stable_adamw_sums, update_rms
-
-
-@dataclass(frozen=True)
-class PartitionLayout:
-    """What this rank's flat partition holds, and how its sums become sums over whole tensors."""
-
-    spans: TensorSpans
-    """Where parts of tensors lie in the partition."""
-    tensors: Tensor
-    """int64 [spans]: the number of the tensor each is a part of, the same on every rank."""
-    decays: Tensor
-    """float32 [spans], 1 or 0: whether weight decay applies to it."""
-    full_sizes: Tensor
-    """float64 [tensors]: elements of each whole tensor."""
-    owned: Tensor
-    """float64 [tensors], 1 or 0: whether this rank's elements enter the sum. A tensor that every
-    tensor-parallel rank holds is counted on the first of them only."""
-
-
-def skips_weight_decay(name: str, dimensions: int) -> bool:
-    """Whether a parameter is spared weight decay: norms and biases are, embeddings are not."""
-    return dimensions <= 1 or name.endswith(".bias")
+from mmbert.recipe import OptimizerSettings
+from mmbert.schedule import StepSettings
+from mmbert.training.engine.partitions import PartitionLayout
+from mmbert_kernels import stable_adamw_apply, stable_adamw_sums, update_rms
 
 
 class StableAdamW(torch.optim.Optimizer):
-    """StableAdamW for one flat float32 partition whose spans `use_layout` describes.
+    """StableAdamW for one flat float32 partition whose spans `attach` describes.
 
     It is given the model's parameters, as DeepSpeed wants a client optimizer to be; ZeRO then puts
     its flat partition in their place, and the engine says what lies where. All parameters are in
     one group, so that ZeRO makes one partition, one call of `step` and thus one all-reduce.
     """
+
+    state_names = ("exp_avg", "exp_avg_sq")
 
     def __init__(
         self,
@@ -80,11 +62,25 @@ class StableAdamW(torch.optim.Optimizer):
         self.rms: Tensor | None = None
         """float64 [tensors]: the update's RMS of every tensor at the last step."""
 
-    def use_layout(self, flat: Tensor, layout: PartitionLayout) -> None:
-        """Say what lies where in `flat` (float32, one dimension) and make its states, zero.
+    @classmethod
+    def build(
+        cls, model: nn.Module, settings: OptimizerSettings, device: torch.device
+    ) -> "StableAdamW":
+        """Create the optimizer over the model's parameters."""
+        return cls(
+            model.parameters(),
+            learning_rate=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+
+    def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
+        """Take the one partition's layout and create its states, zero.
 
         Collective. RuntimeError unless the spans of all ranks make every tensor exactly once.
         """
+        (flat,), (layout,) = partitions, layouts
         self.layout = layout
         self.state[flat] = {
             "exp_avg": torch.zeros_like(flat, requires_grad=False),
@@ -101,12 +97,17 @@ class StableAdamW(torch.optim.Optimizer):
                 f"which has {int(layout.full_sizes[wrong])}"
             )
 
-    @property
-    def clipped_fraction(self) -> Tensor:
-        """float32 scalar on the device: the share of tensors whose rate the last step divided."""
+    def set_step(self, settings: StepSettings) -> None:
+        """Set the learning rate and weight decay of the next step."""
+        for group in self.param_groups:
+            group["lr"], group["weight_decay"] = settings.learning_rate, settings.weight_decay
+
+    def metrics(self) -> Mapping[str, Tensor]:
+        """Fraction of tensors whose learning rate the last step divided, a float32 scalar on the
+        device: reading it waits."""
         if self.rms is None:
             raise RuntimeError("StableAdamW has not taken a step yet")
-        return (self.rms > 1).float().mean()
+        return {"update_rms_clipped_share": (self.rms > 1).float().mean()}
 
     @overload
     def step(self, closure: None = None) -> None: ...

@@ -5,11 +5,19 @@ train_step.py), or, where there was no step to carry it, in a message of its own
 wants to leave do the ranks also tell each other why.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmbert.errors import UserError
 from mmbert.parallel.host_group import HostGroup
+
+
+class RequestCounts(NamedTuple):
+    """Number of ranks that make each request."""
+
+    stop: float
+    save: float
+    failure: float
 
 
 @dataclass(frozen=True)
@@ -22,19 +30,26 @@ class LoopRequests:
     failure: UserError | None = None
     """Why rank 0 can write no more figures: to be raised when all is saved."""
 
-    def flags(self) -> list[float]:
-        """1 for each wish that there is, else 0."""
-        return [float(self.stop is not None), float(self.save), float(self.failure is not None)]
+    def flags(self) -> RequestCounts:
+        """1 for each request that is made, else 0."""
+        return RequestCounts(
+            stop=float(self.stop is not None),
+            save=float(self.save),
+            failure=float(self.failure is not None),
+        )
 
-    def resolve(self, counts: Sequence[float], host_group: HostGroup) -> "LoopRequests":
+    def sync(self, host_group: HostGroup) -> "LoopRequests":
+        """Combine the requests of all ranks in a message of its own (every rank calls it)."""
+        return self.resolve(RequestCounts._make(host_group.sum(self.flags())), host_group)
+
+    def resolve(self, counts: RequestCounts, host_group: HostGroup) -> "LoopRequests":
         """All ranks' wishes, alike on every rank, given each one's own and the sums of their flags.
 
         Every rank calls it, but it sends nothing unless some rank wants to leave.
         """
-        stop, save, failure = (count > 0 for count in counts)
-        reasons = host_group.gather(self.stop) if stop else []
+        reasons = host_group.gather(self.stop) if counts.stop > 0 else []
         return LoopRequests(
             stop=next((reason for reason in reasons if reason is not None), None),
-            save=save,
-            failure=host_group.broadcast(self.failure) if failure else None,
+            save=counts.save > 0,
+            failure=host_group.broadcast(self.failure) if counts.failure > 0 else None,
         )

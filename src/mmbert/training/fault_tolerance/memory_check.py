@@ -17,6 +17,7 @@ from mmbert.data.loading.packing import RowShape
 from mmbert.errors import UserError
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Phase, Recipe
+from mmbert.schedule import StepSettings, step_settings, training_plan
 from mmbert.training.engine.engine import Engine, OptimizerReport
 
 
@@ -52,14 +53,15 @@ def run_memory_check(
     Raises:
         UserError: a phase does not fit into the device's memory.
     """
-    peaks = {}
-    for phase, shape in zip(recipe.phases, shapes, strict=True):
+    peaks, plan = {}, training_plan(recipe)
+    for phase, phase_plan, shape in zip(recipe.phases, plan.phases, shapes, strict=True):
+        settings = step_settings(recipe, plan, phase_plan.first_step)
         if engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         batch = worst_case_batch(phase, shape, vocabulary_size, engine.device)
         try:
             with _without_warnings():
-                report = _run(engine, batch, phase, recipe)
+                report = _run(engine, batch, settings, recipe.seed)
         except torch.OutOfMemoryError as error:
             raise _does_not_fit(recipe, phase) from error
         if report.finite:
@@ -68,16 +70,13 @@ def run_memory_check(
     return peaks
 
 
-def _run(engine: Engine, batch: PackedBatch, phase: Phase, recipe: Recipe) -> OptimizerReport:
+def _run(
+    engine: Engine, batch: PackedBatch, settings: StepSettings, dropout_seed: int
+) -> OptimizerReport:
     engine.forward_backward(
-        batch,
-        rotary_bases=phase.rotary_bases,
-        dropout_seed=recipe.seed,
-        dropout=recipe.dropout_in(phase),
-        loss_scale=math.nan,
-        last=True,
+        batch, settings, dropout_seed=dropout_seed, loss_scale=math.nan, last=True
     )
-    return engine.optimizer_step(0.0, 0.0)
+    return engine.optimizer_step(settings)
 
 
 @contextmanager

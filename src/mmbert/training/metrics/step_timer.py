@@ -59,7 +59,7 @@ class StepTimer:
         return event
 
     def add(self, region: str, begin: Any, end: Any) -> None:
-        """Add the time between two marks to a region."""
+        """Add the time between two marks to an region."""
         if self._on_gpu:
             self._events.append((region, begin, end))
         else:

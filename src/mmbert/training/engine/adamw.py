@@ -1,0 +1,62 @@
+"""AdamW of PyTorch, with weight decay relative to the peak learning rate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmbert.recipe import OptimizerSettings
+from mmbert.schedule import StepSettings
+from mmbert.training.engine.partitions import PartitionLayout, weight_decay_groups
+
+
+class AdamW(torch.optim.AdamW):
+    """A `ClientOptimizer`; ZeRO makes one partition of each parameter group."""
+
+    state_names = ("exp_avg", "exp_avg_sq")
+
+    @classmethod
+    def build(cls, model: nn.Module, settings: OptimizerSettings, device: torch.device) -> "AdamW":
+        """Create the optimizer over the model's parameters."""
+        groups = weight_decay_groups(model)
+        for group in groups:
+            group["lr_max"] = settings.learning_rate
+        return cls(
+            groups,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            fused=device.type == "cuda",
+        )
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken, which the bias correction depends on."""
+        return max(int(state["step"]) for state in self.state.values())
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        for state in self.state.values():
+            state["step"].fill_(steps)
+
+    def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
+        """Create the states of the partitions, zero."""
+        for partition in partitions:
+            self.state[partition] = {
+                "step": torch.zeros((), device=partition.device if partition.is_cuda else "cpu"),
+                "exp_avg": torch.zeros_like(partition, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(partition, requires_grad=False),
+            }
+
+    def set_step(self, settings: StepSettings) -> None:
+        """Set the learning rate and weight decay of the next step."""
+        for group in self.param_groups:
+            group["lr"] = settings.learning_rate
+            # PyTorch multiplies by the rate; in the recipe decay is relative to the peak rate.
+            decay = settings.weight_decay / group["lr_max"]
+            group["weight_decay"] = decay if group["decays"] else 0.0
+
+    def metrics(self) -> dict[str, Any]:
+        """Nothing is clipped; the key is there so that log lines of all optimizers are alike."""
+        return {"update_rms_clipped_share": 0.0}

@@ -1,0 +1,152 @@
+"""DeepSpeed's three ZeRO optimizers behind one interface.
+
+They differ in where the float32 masters are, in how a parameter's part is found in them, and in who
+reduces the gradients. Uses DeepSpeed only through the objects that the engine hands over.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from mmbert.parallel.gradient_hooks import attach_main_grad
+from mmbert.parallel.process_grid import ProcessGrid
+
+
+class FragmentAddress(NamedTuple):
+    """Location of this rank's part of a parameter."""
+
+    partition: int
+    """Index of the flat partition."""
+    offset: int
+    """First element in the partition."""
+    start: int
+    """First element in the flattened parameter."""
+    length: int
+
+
+class ZeroView(Protocol):
+    """What the engine needs of a ZeRO optimizer."""
+
+    def partitions(self) -> list[Tensor]:
+        """This rank's flat float32 masters, one per parameter group."""
+
+    def address(self, parameter: Any) -> FragmentAddress | None:
+        """Where this rank holds a part of the parameter; None if it holds none."""
+
+    def sync_model_weights(self) -> None:
+        """Copy the masters into the model's weights; collective."""
+
+    def unreduced_gradients(self) -> list[tuple[Tensor, Sequence[nn.Parameter]]]:
+        """Flat gradient buffers, with their parameters, that the engine has to reduce itself."""
+
+
+class Stage12View:
+    """ZeRO 1 in float32, and ZeRO 2."""
+
+    def __init__(self, zero: Any, grid: ProcessGrid) -> None:
+        self._zero = zero
+        # It would read every gradient first, and wait; the norm shows the same.
+        zero.check_overflow = lambda **_: None
+
+    def partitions(self) -> list[Tensor]:
+        return list(self._zero.single_partition_of_fp32_groups)
+
+    def address(self, parameter: Any) -> FragmentAddress | None:
+        return _mapped_address(parameter)
+
+    def sync_model_weights(self) -> None:
+        self._zero.update_lp_params()
+
+    def unreduced_gradients(self) -> list[tuple[Tensor, Sequence[nn.Parameter]]]:
+        return []
+
+
+class Bf16View:
+    """ZeRO 1 in bfloat16: float32 sums of gradients, reduced by the engine.
+
+    DeepSpeed would begin to reduce when the last backward pass has ended.
+    """
+
+    def __init__(self, zero: Any, grid: ProcessGrid) -> None:
+        self._zero = zero
+        self._attach_main_grads()
+
+    def partitions(self) -> list[Tensor]:
+        return list(self._zero.fp32_groups_flat_partition)
+
+    def address(self, parameter: Any) -> FragmentAddress | None:
+        return _mapped_address(parameter)
+
+    def sync_model_weights(self) -> None:
+        self._zero.update_lp_params()
+
+    def unreduced_gradients(self) -> list[tuple[Tensor, Sequence[nn.Parameter]]]:
+        flats, groups = self._zero.fp32_groups_gradients_flat, self._zero.bf16_groups
+        return list(zip(flats, groups, strict=True))
+
+    def _attach_main_grads(self) -> None:
+        """Add bfloat16 gradients to the float32 sums directly.
+
+        DeepSpeed would make a float32 copy of each first. Parameters with a float32 gradient add it
+        through `_update_hp_grad`.
+        """
+        sums = self._zero.fp32_groups_gradients
+        for parameters, totals in zip(self._zero.bf16_groups, sums, strict=True):
+            for parameter, total in zip(parameters, totals, strict=True):
+                attach_main_grad(parameter, total.view(parameter.shape))
+
+        def add(parameter: nn.Parameter, group: int, index: int, clear_lp_grads: bool) -> None:
+            if parameter.grad is not None:
+                sums[group][index].add_(parameter.grad.view(sums[group][index].shape))
+                self._zero.fp32_groups_has_gradients[group][index] = True
+
+        self._zero._update_hp_grad = add
+
+
+class Stage3View:
+    """ZeRO 3: every parameter is cut evenly over the data ranks; the last parts are padded."""
+
+    def __init__(self, zero: Any, grid: ProcessGrid) -> None:
+        self._zero, self._rank = zero, grid.data.rank
+
+    def partitions(self) -> list[Tensor]:
+        return list(self._zero.fp32_partitioned_groups_flat)
+
+    def address(self, parameter: Any) -> FragmentAddress | None:
+        group, offset, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
+        start = self._rank * padded
+        length = min(padded, parameter.ds_numel - start)
+        return FragmentAddress(group, offset, start, length) if length > 0 else None
+
+    def sync_model_weights(self) -> None:
+        self._zero._partition_all_parameters()
+        for sub_group in range(len(self._zero.fp16_groups)):
+            self._zero._reassign_or_swap_out_partitioned_parameters(sub_group)
+        if self._zero.persistent_parameters:
+            self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
+
+    def unreduced_gradients(self) -> list[tuple[Tensor, Sequence[nn.Parameter]]]:
+        return []
+
+
+# By the names of DeepSpeed's classes.
+VIEWS: dict[str, Callable[[Any, ProcessGrid], ZeroView]] = {
+    "DeepSpeedZeroOptimizer": Stage12View,
+    "BF16_Optimizer": Bf16View,
+    "DeepSpeedZeroOptimizer_Stage3": Stage3View,
+}
+
+
+def zero_view(zero: Any, grid: ProcessGrid) -> ZeroView:
+    """Wrap a ZeRO optimizer that DeepSpeed has just made."""
+    return VIEWS[type(zero).__name__](zero, grid)
+
+
+def _mapped_address(parameter: Any) -> FragmentAddress | None:
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return None
+    here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+    assert here.numel == there.numel
+    return FragmentAddress(mapping.param_group_index, here.start, there.start, here.numel)
