@@ -125,7 +125,7 @@ def test_another_recipe_is_refused_in_the_same_folder(
 ) -> None:
     output, _ = ended
     for override, named in (
-        ("phases.pretrain.mask_ratio=0.2", "phases.pretrain.mask_ratio 0.3, the recipe now says"),
+        ("phases.pretrain.mask_ratio=0.2", "phases.pretrain.mask_ratio=0.3, the recipe has"),
         ("optimizer.learning_rate=1e-3", "a different `optimizer`"),
         ("phases.decay.learning_rate.final=0.5", "a different `phases`"),
     ):

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbert.data.shards.continuation_index import count_parts, part_bounds
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -33,6 +32,7 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import RotaryBases
 from mmbert_kernels import keep_freed_memory
+from tests.support.packed_rows import web_lengths
 
 BATCH_SIZES = (1, 4, 8, 16)
 MASK_RATIO = 0.3
@@ -47,16 +47,6 @@ class Document:
 
     input_ids: Tensor
     labels: Tensor
-
-
-def web_lengths(generator: np.random.Generator, context: int, tokens: int) -> list[int]:
-    """Draw lengths of web documents (log-normal, median 500, mean 916), split at the context."""
-    lengths: list[int] = []
-    while sum(lengths) < tokens:
-        length = max(16, int(generator.lognormal(np.log(500), np.sqrt(2 * np.log(916 / 500)))))
-        starts, ends = part_bounds(length, context, np.arange(count_parts(length, context)))
-        lengths += (ends - starts + 2).tolist()
-    return lengths
 
 
 def make_documents(

@@ -58,10 +58,10 @@ def write_checkpoint(
             zero_stage=3,
             commit_timeout=10,
         )
-        snapshot = HostStaging()
+        staging = HostStaging()
         fragments = fragments_of(specs, tensor_rank, tensor, data_rank, cuts)
-        pieces = snapshot.take(fragments, torch.device("cpu"))
-        writers.append(Writer(job, snapshot, pieces, after_commit=lambda: None))
+        pieces = staging.stage(fragments, torch.device("cpu"))
+        writers.append(Writer(job, staging, pieces, after_commit=lambda: None))
     for writer in writers:
         writer.start()
     assert [writer.result() for writer in writers] == [None] * len(writers)

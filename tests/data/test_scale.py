@@ -15,13 +15,8 @@ from mmbert.data.loading.streams import Stream
 from mmbert.data.sampling.phase_sampler import PieceLocator
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.schedule import training_plan
-from tests.benchmarks.bench_data_scale import (
-    STREAMS,
-    hashed_find,
-    scale_recipe,
-    state_at_the_end,
-)
 from tests.support.generated_corpora import simulated_manifests
+from tests.support.scale_run import STREAMS, hashed_locate, scale_recipe, state_at_the_end
 
 LANGUAGES, DOCUMENTS, TOKENS = 300, 4_000_000_000, 3 * 10**12
 
@@ -38,7 +33,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PieceLocator, "find", hashed_find)
+    monkeypatch.setattr(PieceLocator, "locate", hashed_locate)
 
 
 def test_start_is_small_and_opens_nothing(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +64,7 @@ def test_resuming_deep_in_the_run_is_a_look_up(shards: Path) -> None:
     corpus = open_corpus(shards)
     fresh = DataCursor(corpus, recipe, plan, None)
     state = state_at_the_end(fresh, plan.phases[1].end_step)
-    fresh._order(1, fresh.order.consumption)
+    fresh._open_sampler(1, fresh.sampler.consumption)
     state["digests"] = fresh._digests
     state = json.loads(json.dumps(state))
     tracemalloc.start()

@@ -94,11 +94,11 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
             number=0, permanent=False, state=RunState(step=1, tokens=1, phase="only", recipe=""),
             optimizer_steps=1, tensor=1, data=2, zero_stage=1, commit_timeout=10,
         )  # fmt: skip
-        snapshot = HostStaging()
-        pieces = snapshot.take(
-            [replace(whole, start=8 * rank, length=8, states=half)], torch.device("cpu")
+        staging = HostStaging()
+        pieces = staging.stage(
+            [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
         )
-        writer = Writer(job, snapshot, pieces, after_commit=lambda: None)
+        writer = Writer(job, staging, pieces, after_commit=lambda: None)
         writer.start()
         assert writer.result() is None
     done()

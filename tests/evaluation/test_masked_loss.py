@@ -17,10 +17,10 @@ from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import UserError
-from mmbert.evaluation import masked_loss
-from mmbert.evaluation.loaded_model import LoadedModel
+from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.evaluation.loss_report import EXTREMES_SHOWN, render_losses, write_losses
 from mmbert.evaluation.masked_loss import HeldOutEvaluation, masked_losses
+from mmbert.recipe import EvaluationSettings, MaskingSettings
 from tests.support.corpora import write_corpus
 from tests.support.tokenizers import metaspace_tokenizer, save_tokenizer
 from tests.support.written_runs import Run
@@ -29,10 +29,17 @@ from tests.support.written_runs import Run
 def reference_losses(exported: Path, shards: Path, context: int) -> dict[str, tuple[float, int]]:
     """Compute {language: (summed loss, tokens)} by transformers, one document at a time."""
     corpus = open_corpus(shards)
-    recipe = masked_loss._recipe(corpus, 32, 0.3, context)
     model = AutoModelForMaskedLM.from_pretrained(exported).eval()
     sums: dict[str, tuple[float, int]] = {}
-    for row in validation_rows(corpus, recipe):
+    rows = validation_rows(
+        corpus,
+        sources={component.source for component in corpus.components},
+        settings=EvaluationSettings(mask_ratio=0.3),
+        context=context,
+        row_tokens=ROW_TOKENS,
+        masking=MaskingSettings(),
+    )
+    for row in rows:
         ids, starts = torch.from_numpy(row.input_ids).long(), row.cu_seqlens.tolist()
         used = row.weights > 0
         for number, component in enumerate(row.segment_components.tolist()):

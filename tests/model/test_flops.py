@@ -12,7 +12,6 @@ from mmbert.planner import flops_per_token
 from mmbert.recipe import ModelSettings
 from mmbert.training.metrics import interval_metrics
 from mmbert_kernels.support import dispatch
-from tests.benchmarks import gpu_step_shares
 from tests.support.packed_rows import document_lengths, packed_rows
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
@@ -59,7 +58,6 @@ def test_pytorch_counts_as_many(plain: None, documents: tuple[int, ...]) -> None
 
 def test_every_user_counts_by_the_same_function() -> None:
     assert interval_metrics.training_flops is training_flops
-    assert gpu_step_shares.training_flops is training_flops
     lengths = np.array([1024, 600, 200, 130, 129, 5000])
     tokens, masked = int(lengths.sum()), 2000
     mean = float((lengths.astype(float) ** 2).sum() / tokens)

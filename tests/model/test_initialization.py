@@ -13,10 +13,10 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
-    assemble,
     spec_of,
 )
 from mmbert.parallel.process_grid import TensorGroup
+from tests.support.assembling import assemble
 from tests.support.tiny_models import tiny_config
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
-    assemble,
     balanced_range,
     empty_parameter,
     local_slice,
@@ -16,6 +15,7 @@ from mmbert.parallel.parameter_spec import (
     spec_of,
 )
 from mmbert.parallel.process_grid import TensorGroup
+from tests.support.assembling import assemble
 
 ONES = InitialDistribution("ones")
 

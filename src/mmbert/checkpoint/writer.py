@@ -1,7 +1,8 @@
-"""Writing a checkpoint beside the training: the copy in host memory, one file per rank, the commit.
+"""Asynchronous checkpoint writer: staging in host memory, one file per rank, commit.
 
-Runs in a thread of each rank. Ranks tell rank 0 that their file is safe by a note in the hidden
-folder; only rank 0 renames it. A rank that fails leaves a note of that, and rank 0 gives up.
+Runs in a thread of each rank. A rank reports a safely written file to rank 0 by a manifest in the
+hidden folder, a failure by a marker file, on which rank 0 aborts the save. Only rank 0 renames the
+folder.
 """
 
 import json
@@ -39,12 +40,12 @@ logger = logging.getLogger(__name__)
 
 
 class PeerFailedError(Exception):
-    """Another rank could not write its part; it tells the reason itself."""
+    """Another rank failed to write its part and reports the reason itself."""
 
 
 @dataclass(frozen=True)
 class SaveJob:
-    """One save, as one rank sees it."""
+    """Parameters of one save on one rank."""
 
     path: Path
     partial: Path
@@ -63,7 +64,7 @@ class SaveJob:
 
 @dataclass(frozen=True)
 class FragmentSpec:
-    """A fragment that this rank writes: which range of which share, without the numbers."""
+    """Location of a fragment that this rank writes: a range of a shard, without its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -76,13 +77,13 @@ class FragmentSpec:
 
 
 class HostStaging:
-    """Host memory for one rank's copy, kept from save to save (on a GPU: pinned)."""
+    """Host buffer for one rank's states, reused between saves (pinned if training on a GPU)."""
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
 
     def prepare(self, fragments: Iterable[ParameterFragment], device: torch.device) -> None:
-        """Take the memory now: the system's handing it out costs more than the copy."""
+        """Allocate and touch the buffer ahead: allocation takes longer than the copy."""
         self._reserve(_written_here(fragments), device)
         assert self.buffer is not None
         self.buffer.zero_()
@@ -95,9 +96,9 @@ class HostStaging:
     def stage(
         self, fragments: Iterable[ParameterFragment], device: torch.device
     ) -> tuple[FragmentSpec, ...]:
-        """Copy what this rank has to write, in the file's order. On return the copy is whole.
+        """Copy the fragments that this rank writes in file order; complete on return.
 
-        A parameter that every tensor rank holds is written by the first of them.
+        A parameter replicated on all tensor ranks is written by the first of them.
         """
         chosen = _written_here(fragments)
         self._reserve(chosen, device)
@@ -130,7 +131,7 @@ def _written_here(fragments: Iterable[ParameterFragment]) -> list[ParameterFragm
 
 
 class Writer:
-    """The thread that writes one save; `result` waits for it."""
+    """Thread that writes one save; `result` waits for it."""
 
     def __init__(
         self,
@@ -146,26 +147,23 @@ class Writer:
             after_commit,
         )
         self._failure: str | None = None
-        # A daemon: a run that dies must not wait for a checkpoint that will never be whole.
+        # A daemon, so that a crashing run does not wait for a checkpoint that cannot complete.
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it is still writing."""
-        return self._thread.is_alive()
-
     def finished_within(self, seconds: float) -> bool:
-        """Wait for the end, `seconds` at most; whether it has come."""
+        """Wait up to `seconds`; return whether the thread has finished."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def result(self) -> str | None:
-        """Wait for the end; None if all went well, else what went wrong on this rank ("" if it is
-        another rank that failed)."""
+        """Wait for the thread; return None on success, else the error of this rank.
+
+        The error is "" if another rank failed.
+        """
         self._thread.join()
         return self._failure
 
@@ -185,7 +183,7 @@ class Writer:
             _mark_failure(job)
 
     def _write(self) -> None:
-        """This rank's file, then its note (renamed into place: rank 0 never reads half of one)."""
+        """Write this rank's file, then its manifest (renamed: rank 0 never reads half of it)."""
         job, fragment_specs = self.job, self._fragment_specs
         assert self._staging.buffer is not None
         name = f"rank-{job.rank:05d}.safetensors"
@@ -211,15 +209,17 @@ def _failure_marker(job: SaveJob, rank: int) -> Path:
 
 
 def _mark_failure(job: SaveJob) -> None:
-    """Tell rank 0 with an empty file: that needs no room on the disk."""
+    """Report a failure to rank 0 by an empty file, which needs no disk space."""
     try:
         _failure_marker(job, job.rank).touch()
     except OSError as error:
-        logger.error("checkpoint %s: rank %d cannot say so: %s", job.path.name, job.rank, error)
+        logger.error(
+            "checkpoint %s: rank %d cannot report its failure: %s", job.path.name, job.rank, error
+        )
 
 
 def _collect_manifests(job: SaveJob) -> list[dict[str, Any]]:
-    """All ranks' notes, once they are there. PeerFailedError, or TimeoutError if one is late."""
+    """Wait for the manifests of all ranks. Raises PeerFailedError or TimeoutError."""
     manifests: dict[int, dict[str, Any]] = {}
     deadline, pause = time.monotonic() + job.commit_timeout, 0.005
     while len(manifests) < job.world_size:
@@ -231,14 +231,14 @@ def _collect_manifests(job: SaveJob) -> list[dict[str, Any]]:
         if len(manifests) < job.world_size:
             missing = sorted(set(range(job.world_size)) - set(manifests))
             if time.monotonic() > deadline:
-                raise TimeoutError(f"ranks {missing} had not written after {job.commit_timeout} s")
+                raise TimeoutError(f"ranks {missing} did not finish within {job.commit_timeout} s")
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
     return [manifests[rank] for rank in range(job.world_size)]
 
 
 def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
-    """Write recipe and index, then make the folder current by a rename."""
+    """Write recipe and index, then make the checkpoint visible by a rename."""
     files = {
         rank_manifest["file"]: FileEntry.model_validate(rank_manifest["entry"])
         for rank_manifest in manifests
@@ -247,7 +247,7 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
     parameters = _merge(manifests)
     gaps = list(coverage_errors(parameters))
     if gaps:
-        raise RuntimeError(f"the ranks' slices do not make whole tensors: {gaps[0]}")
+        raise RuntimeError(f"the slices of the ranks do not cover every tensor: {gaps[0]}")
     index = Index(
         writer=job.writer,
         number=job.number,
@@ -263,7 +263,9 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
         _manifest_path(job, rank).unlink()
     sync_folder(job.partial)
     replaced = job.path.with_name(f".replaced-{job.path.name}-{uuid.uuid4().hex[:8]}")
-    if job.path.exists():  # the same step again, after an older or a damaged one was continued
+    if (
+        job.path.exists()
+    ):  # the same step again, after resuming from an older or replacing a damaged one
         job.path.rename(replaced)
     job.partial.rename(job.path)
     sync_folder(job.path.parent)
@@ -271,7 +273,7 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
 
 
 def _merge(manifests: list[dict[str, Any]]) -> dict[str, SavedParameter]:
-    """What all ranks wrote, by parameter and share."""
+    """Merge the manifests of all ranks by parameter and shard."""
     shapes: dict[str, tuple[tuple[int, ...], int | None]] = {}
     ranges: dict[str, dict[int, Any]] = {}
     slices: dict[tuple[str, int], list[Slice]] = {}

@@ -15,7 +15,7 @@ from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
-from mmbert.recipe import Recipe
+from mmbert.recipe import EvaluationSettings, MaskingSettings, Recipe
 from mmbert.schedule import training_plan
 from mmbert.training.metrics.loss_meter import LossMeter
 
@@ -62,8 +62,16 @@ def masked_losses(
     corpus = open_corpus(shards)
     _check_tokenizer(model, corpus, shards)
     context = min(context or model.model.context, model.model.context, ROW_TOKENS)
-    settings = _recipe(corpus, documents_per_language, mask_ratio, context)
-    rows = validation_rows(corpus, settings)
+    rows = validation_rows(
+        corpus,
+        sources={component.source for component in corpus.components},
+        settings=EvaluationSettings(
+            documents_per_language=documents_per_language, mask_ratio=mask_ratio
+        ),
+        context=context,
+        row_tokens=ROW_TOKENS,
+        masking=MaskingSettings(),
+    )
     if not any(row.weights.any() for row in rows):
         raise UserError(
             f"{shards} has no held-out text",
@@ -109,37 +117,3 @@ def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
             remedy="evaluate on shards made with the model's tokenizer"
             " (preprocess with TOKENIZER=its folder)",
         )
-
-
-def _recipe(corpus: Corpus, documents_per_language: int, mask_ratio: float, context: int) -> Recipe:
-    """Build a recipe with the settings that held-out rows depend on; the rest is unused."""
-    return Recipe.model_validate(
-        {
-            "name": "evaluation",
-            "model": {"preset": "small"},
-            "data": {
-                "sources": [
-                    {"name": source, "tokens": {"none": 1}}
-                    for source in sorted({c.source for c in corpus.components})
-                ]
-            },
-            "batch": {"row_tokens": ROW_TOKENS, "rows": 1, "quantum": 1},
-            "optimizer": {"learning_rate": 1.0},
-            "evaluation": {
-                "documents_per_language": documents_per_language,
-                "mask_ratio": mask_ratio,
-                "context": context,
-            },
-            "phases": [
-                {
-                    "name": "none",
-                    "tokens": 1,
-                    "context": context,
-                    "languages": "all",
-                    "temperature": 1.0,
-                    "mask_ratio": mask_ratio,
-                    "rotary_bases": {"global": 10_000, "local": 10_000},
-                }
-            ],
-        }
-    )

@@ -49,7 +49,7 @@ def render_checkpoint(path: Path, console: Console) -> None:
     )
     count = sum(math.prod(parameter.shape) for parameter in index.parameters.values())
     console.print(
-        f"{count:,} parameters, each with a float32 master weight and "
+        f"{count:,} parameters, each with a float32 master weight, "
         f"{' and '.join(recipe.optimizer.state_names)}"
     )
     table = Table("parameter", "shape", "split along", box=None, pad_edge=False)

@@ -7,7 +7,6 @@ separately. Shards consist of whole units (such as a head's width); if the numbe
 be divisible, the first ranks hold one unit more.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -112,22 +111,6 @@ def local_slice(full: Tensor, spec: ParameterSpec, rank: int, size: int) -> Tens
     dimension = spec.split_dimension
     pieces = [full.narrow(dimension, a, b - a) for a, b in spec.ranges(rank, size)]
     return torch.cat(pieces, dim=dimension)
-
-
-def assemble(slices: Sequence[Tensor], spec: ParameterSpec) -> Tensor:
-    """Assemble the full tensor from all ranks' shards, the inverse of `local_slice`."""
-    if spec.split_dimension is None:
-        return slices[0]
-    dimension, size = spec.split_dimension, len(slices)
-    full = slices[0].new_empty(spec.full_shape)
-    for rank, piece in enumerate(slices):
-        assert tuple(piece.shape) == spec.local_shape(rank, size), (rank, piece.shape)
-        offset = 0
-        for start, stop in spec.ranges(rank, size):
-            part = piece.narrow(dimension, offset, stop - start)
-            full.narrow(dimension, start, stop - start).copy_(part)
-            offset += stop - start
-    return full
 
 
 def empty_parameter(spec: ParameterSpec, group: Group) -> nn.Parameter:

@@ -66,8 +66,8 @@ def device_memory(
 
     `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` is the number of data ranks;
     `masked_tokens` the mask slots of a row, `document_slots` its maximum number of documents;
-    `optimizer_bytes` is what the optimizer keeps per parameter, including its float32 master
-    weight. Accumulated gradients are float32. ZeRO 1 shards masters and states over the data
+    `optimizer_bytes` the bytes per parameter that the optimizer keeps, float32 master included.
+    Accumulated gradients are float32. ZeRO 1 shards masters and optimizer states over the data
     ranks, ZeRO 2 also gradients, ZeRO 3 also weights: a device then holds the embedding (shared
     with the decoder) and one layer, and during the passes as many other parameters as may stay
     resident.

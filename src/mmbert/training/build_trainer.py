@@ -97,7 +97,16 @@ def build_trainer(
         engine=engine,
         store=_checkpoint_store(run_folder, run_config, watchdog),
         validator=Validator(
-            validation_rows(corpus, recipe, rank=grid.data.rank, ranks=grid.data.size),
+            validation_rows(
+                corpus,
+                sources={source.folder for source in recipe.data.sources},
+                settings=recipe.evaluation,
+                context=recipe.evaluation.context or recipe.phases[0].context,
+                row_tokens=recipe.batch.row_tokens,
+                masking=recipe.data.masking,
+                rank=grid.data.rank,
+                ranks=grid.data.size,
+            ),
             table,
             grid.data,
             device,

@@ -13,7 +13,6 @@ from mmbert.data.sampling.mixture_weights import (
     ComponentSize,
     PhaseMixture,
     component_tiers,
-    missing_languages,
     phase_mixtures,
 )
 from mmbert.errors import UserError
@@ -151,24 +150,6 @@ def test_selection_by_minimum_size() -> None:
     recipe = small_recipe(phase("a", 61_440, languages={"minimum_bytes": 19_997}))
     (mixture,) = _mix(recipe, _size("web/big", 5000), _size("web/small", 4999))
     assert mixture.active.tolist() == [True, False]
-
-
-def test_languages_that_are_named_but_not_there() -> None:
-    recipe = small_recipe(
-        phase("a", 61_440, languages=["deu", "fra_Latn", "frr"]),
-        phase("b", 61_440, languages=["deu_Latn", "eng"]),
-        sources=[
-            {"name": "web", "tokens": {"a": 1, "b": 1}},
-            {"name": "news", "tokens": {"b": 1}, "sampling": "budget"},
-        ],
-    )
-    sizes = (
-        _size("web/deu_Latn", 1000),
-        _size("web/fra_Cyrl", 1000),
-        _size("news/eng_Latn", 1000),
-        _size("unused/frr_Latn", 1000),
-    )
-    assert missing_languages(sizes, recipe) == {"a": ("fra_Latn", "frr")}
 
 
 def test_one_folder_for_two_sources_is_refused() -> None:

@@ -29,7 +29,7 @@ from mmbert.data.shards.tokenizer_description import (
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from tests.support.corpora import FINGERPRINT, SPECIALS
-from tests.support.recipes import phase, small_recipe
+from tests.support.recipes import phase, phase_of_row, small_recipe
 
 COUNTS = Path(__file__).parent / "mmbert_language_counts.csv"
 NOT_SAMPLED = ("eng", "code")  # fixed-size sources in mmBERT, not temperature-sampled
@@ -168,7 +168,7 @@ def test_phase_two_comes_out_of_the_sampler(
     drawn: list[dict[str, int]] = [{}, {}]
     sources: list[dict[str, int]] = [{}, {}]
     for row in RowLoader(corpus, recipe, plan):
-        index = plan.phase_of_row(row.index).index
+        index = phase_of_row(plan, row.index).index
         for component, _, _, size in row.documents.tolist():
             source, language = corpus.components[component].name.split("/")
             name = language.split("_")[0]

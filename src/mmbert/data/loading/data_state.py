@@ -1,4 +1,4 @@
-"""The data state of a checkpoint, and the way from it to the order of any phase."""
+"""Data state of a checkpoint, and the cursor that restores it and moves between phases."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ STATE_FORMAT = 1
 
 
 class EndedPhase(TypedDict):
-    """Pieces drawn by each stream, and [component, number] of those that went back whole."""
+    """Pieces drawn by each stream, and [component, number] of whole pieces returned unused."""
 
     positions: list[int]
     returned: list[list[int]]
 
 
 class DataState(TypedDict):
-    """JSON-able: where the order of data stands before `step`.
+    """Position in the order of data before `step`; JSON-serializable.
 
     Component indices refer to `components`, the names at the time of writing, so that a corpus may
-    gain languages. `digests` identify the sequences of the phases begun so far; `streams` (key:
-    the stream's number) may be those of one rank or of all.
+    gain languages. `digests` identify the sequences of the phases started so far; `streams` (by
+    stream number) holds those of one rank or of all.
     """
 
     format: int
@@ -50,7 +50,7 @@ class DataState(TypedDict):
 
 
 def merge_states(states: Sequence[DataState]) -> DataState:
-    """One state with all streams from those of the data ranks. Raises ValueError on a mismatch."""
+    """Merge the states of the data ranks into one. Raises ValueError on a mismatch."""
     first = states[0]
     merged = dict(first)
     streams: dict[str, StreamState] = {}
@@ -64,10 +64,10 @@ def merge_states(states: Sequence[DataState]) -> DataState:
 
 
 class DataCursor:
-    """The order of the current phase and the states of all streams in it.
+    """Sampler of the current phase and the states of all its streams; the same on every rank.
 
-    Built from a corpus, a recipe and a checkpoint's state (None: the beginning), then moved from
-    phase to phase with `advance`. The same on every rank.
+    Starts from a checkpoint's state (None: the beginning of the run); `advance` moves it to the
+    next phase.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class DataCursor:
             self._restore(state, count)
 
     def advance(self, streams: Sequence[StreamState]) -> None:
-        """End the current phase with the states of all streams, and open the next."""
+        """End the current phase with the states of all streams and start the next one."""
         end, remainders = close_phase(self.locator, list(streams))
         self._ended.append(
             {
@@ -103,7 +103,7 @@ class DataCursor:
         self.streams = open_phase(self.sampler, remainders)
 
     def state_dict(self, step: int, streams: dict[int, StreamState]) -> DataState:
-        """The state before `step` of the given streams in the current phase."""
+        """Return the state of the given streams of the current phase before `step`."""
         return {
             "format": STATE_FORMAT,
             "step": step,
@@ -124,13 +124,13 @@ class DataCursor:
             raise UserError(
                 f"the checkpoint's data state has format {state['format']}, "
                 f"this version reads {STATE_FORMAT}",
-                remedy="continue with the version that wrote it",
+                remedy="resume with the version that wrote it",
             )
         if set(state["streams"]) != {str(number) for number in range(count)}:
             raise UserError(
-                f"the checkpoint has {len(state['streams'])} data streams, the recipe asks for "
-                f"{count}",
-                remedy="set batch.quantum as it was; it cannot change during a run",
+                f"the checkpoint has {len(state['streams'])} data streams, the recipe has "
+                f"batch.quantum={count}",
+                remedy="restore batch.quantum; it cannot change during a run",
             )
         rename = self._renaming(state)
         for index, ended in enumerate(state["ended"]):
@@ -155,25 +155,25 @@ class DataCursor:
         ends = self._plan.phases[self.sampler.index].end_step
         if not first <= self.step <= ends:
             raise UserError(
-                f"the checkpoint's data stand at step {self.step}, but phase "
+                f"the checkpoint's data state is at step {self.step}, but phase "
                 f"'{self._recipe.phases[self.sampler.index].name}' has steps {first} to {ends}",
-                remedy="restore the recipe that is saved beside the checkpoint",
+                remedy="restore the recipe saved in the checkpoint",
             )
         if self.step == ends and self.sampler.index + 1 < len(self._plan.phases):
             self.advance(self.streams)
 
     def _renaming(self, state: DataState) -> np.ndarray:
-        """int64: the state's component indices -> this corpus's; -1 where one is gone."""
+        """Map the state's component indices to this corpus's (int64; -1: missing)."""
         found = [self._corpus.named(name) for name in state["components"]]
         return np.array([-1 if component is None else component.index for component in found])
 
     def _check_digest(self, state: DataState, index: int) -> None:
         if state["digests"][index] != self._digests[index]:
             raise UserError(
-                f"phase '{self._recipe.phases[index].name}' was begun with another order of data: "
-                "the recipe's mixture or the shards have changed",
-                remedy="restore the recipe saved beside the checkpoint and the shards, or start a "
-                "new run; phases that have not begun may be changed freely",
+                f"phase '{self._recipe.phases[index].name}' was started with another order of "
+                "data: the recipe's mixture or the shards have changed",
+                remedy="restore the shards and the recipe saved in the checkpoint, or start a new "
+                "run; phases that have not started may change freely",
             )
 
 
@@ -182,7 +182,7 @@ def _renamed(state: StreamState, rename: np.ndarray) -> StreamState:
     deferred = [[int(rename[entry[0]]), *entry[1:]] for entry in state["kept"]]
     if any(entry[0] < 0 for entry in (*pending, *deferred)):
         raise UserError(
-            "a language of which the checkpoint carries text is missing from the shards",
+            "the shards lack a language with text pending in the checkpoint",
             remedy="restore the shards that the run was started with",
         )
     return {"position": state["position"], "carried": pending, "kept": deferred}

@@ -1,4 +1,4 @@
-"""A step's rows as tensors on the device, each on its way while the one before is computed."""
+"""Prefetching of a step's rows to the device during the computation of the previous row."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,15 @@ class Microbatch:
 
     batch: PackedBatch
     components: Tensor
-    """int64 [K]: the component of each masked token, −1 for an empty slot."""
+    """int64 [K]: component of each masked token, −1 for an empty slot."""
 
 
 def prefetch_to_device(device: torch.device, rows: Sequence[Row]) -> Iterator[Microbatch]:
-    """The rows in order. On a GPU the next one is copied, from pinned memory and on a stream of its
-    own, before the present one is given; nothing here waits for the device."""
+    """Yield the rows in order as microbatches on `device`.
+
+    On a GPU, the next row is copied from pinned memory on a separate stream before the current one
+    is yielded. Never waits for the device.
+    """
     if device.type != "cuda":
         yield from (_send(row, device) for row in rows)
         return
@@ -37,7 +40,7 @@ def prefetch_to_device(device: torch.device, rows: Sequence[Row]) -> Iterator[Mi
         computing.wait_event(arrived)
         for tensor in (present.components, *vars(present.batch).values()):
             if isinstance(tensor, Tensor):
-                tensor.record_stream(computing)  # or the other stream took its memory early
+                tensor.record_stream(computing)  # else the copy stream may reuse it too early
         yield present
 
 
@@ -49,7 +52,7 @@ def _send(row: Row, device: torch.device) -> Microbatch:
 
 
 def _send_on(stream: Any, row: Row, device: torch.device) -> tuple[Microbatch, Any]:
-    """The row, on its way on `stream`, and the event of its arrival."""
+    """Copy a row on `stream`; returns it and the event of its arrival."""
     with torch.cuda.stream(stream):
         sent = _send(row, device)
         arrived = torch.cuda.Event()

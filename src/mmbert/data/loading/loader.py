@@ -1,4 +1,4 @@
-"""The rows of one data rank, in order, from any step of the run on; optionally read ahead."""
+"""Ordered rows of one data rank from any step of the run, optionally read ahead."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ _MAX_STATES = 16
 class RowLoader:
     """Iterates over a data rank's rows from `first_step` to the end of the run.
 
-    Row i of the run belongs to stream i mod V and to data rank i mod `data_ranks`; what it holds
-    depends on neither. At a phase's end the streams of all ranks meet: `exchange` gives the states
-    of all data ranks for this rank's (called on every rank at the same row); one data rank needs
-    none. `workers` > 0 processes read ahead (torch is not imported there).
+    Row i of the run belongs to stream i mod V and to data rank i mod `data_ranks`; its contents
+    depend on neither.
 
-    Raises UserError when the number of data ranks does not divide the streams, or the state does
-    not belong to this recipe and corpus; ValueError without an exchange where one is needed.
+    Args:
+        workers: number of processes that read ahead (they do not import torch); 0: none.
+        exchange: all-gathers the states of the data ranks at the end of a phase, called on every
+            rank at the same row; not needed for one data rank.
+
+    Raises:
+        UserError: the number of data ranks does not divide the streams, or the state belongs to
+            another recipe or corpus.
+        ValueError: a required exchange is missing.
     """
 
     def __init__(
@@ -52,15 +57,13 @@ class RowLoader:
         self._rank, self._ranks = data_rank, data_ranks
         self._cursor = DataCursor(corpus, recipe, plan, state)
         if self._cursor.step != first_step:
-            raise ValueError(
-                f"the data state stands before step {self._cursor.step}, not {first_step}"
-            )
+            raise ValueError(f"the data state is before step {self._cursor.step}, not {first_step}")
         last_phase = self._cursor.sampler.index == len(plan.phases) - 1
         if exchange is None and data_ranks > 1 and not last_phase:
-            raise ValueError("more than one data rank needs an exchange at the phases' ends")
+            raise ValueError("more than one data rank needs an exchange at the end of phases")
         self._exchange: Exchange = exchange or (lambda own: [own])
         self._first_step = first_step
-        self._masker = row_masker(corpus, recipe, recipe.seed)
+        self._masker = row_masker(corpus, recipe.data.masking, recipe.seed)
         self._worker_count = workers
         self._workers: WorkerPool | None = None
         self._started = False
@@ -70,9 +73,9 @@ class RowLoader:
         self._states[first_step - 1] = self._cursor.state_dict(first_step, self._latest)
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows; once only, as their states move on with them."""
+        """Iterate over the rows; only once, since the states advance with them."""
         if self._started:
-            raise RuntimeError("a RowLoader is iterated once; make another one from a state")
+            raise RuntimeError("a RowLoader can be iterated only once; create another from a state")
         self._started = True
         return self._rows()
 
@@ -89,13 +92,13 @@ class RowLoader:
         self.close()
 
     def state_after(self, step: int) -> DataState:
-        """This rank's state once all its rows of `step` were given; for the last 16 such steps.
+        """Return this rank's state after all its rows of `step`, one of the last 16 finished steps.
 
-        The step before the first one counts as given. Raises ValueError for others.
+        The step before the first one counts as finished. Raises ValueError for other steps.
         """
         state = self._states.get(step)
         if state is None:
-            raise ValueError(f"step {step} is not among the last ones whose rows were all given")
+            raise ValueError(f"step {step} is not among the last finished steps")
         return state
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which documents the rows of any step hold, by going through the order of data without text."""
+"""Documents in the rows of any step, found by replaying the order of data without text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmbert.schedule import TrainingPlan
 
 @dataclass(frozen=True)
 class DocumentUse:
-    """Tokens `start` … `start + tokens` of a document, in row `row`, in the component's `epoch`."""
+    """Tokens `start` to `start + tokens` of a document in row `row`, in the component's `epoch`."""
 
     row: int
     component: str
@@ -28,17 +28,17 @@ class DocumentUse:
 def documents_of_step(
     corpus: Corpus, recipe: Recipe, plan: TrainingPlan, step: int, state: DataState | None = None
 ) -> list[DocumentUse]:
-    """The documents of all rows of `step`, on all ranks, in order.
+    """Return the documents of all rows of `step`, on all ranks, in order.
 
-    Starts from the data state of a checkpoint before the step (of all streams), or from the
-    beginning of the run; takes microseconds per piece on the way. Raises UserError when the step
-    lies before the state or after the run.
+    Replays from the data state of an earlier checkpoint (of all streams), or from the beginning of
+    the run, at microseconds per piece. Raises UserError if the step is before the state or after
+    the run.
     """
     cursor = DataCursor(corpus, recipe, plan, state)
     if not cursor.step <= step < plan.steps:
         raise UserError(
-            f"step {step} lies outside {cursor.step} … {plan.steps - 1}",
-            remedy="give an earlier checkpoint, or a step of the run",
+            f"step {step} is outside {cursor.step} … {plan.steps - 1}",
+            remedy="choose a step of the run, or an earlier checkpoint",
         )
     wanted = plan.at(step)
     current = cursor.step

@@ -1,4 +1,4 @@
-"""Rows of some of a phase's streams, made in this process, and which rows a data rank reads."""
+"""Rows of some of a phase's streams, built in this process, and the rows of a data rank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmbert.schedule import PhasePlan, TrainingPlan
 
 
 class RowSource:
-    """Rows of `streams` in the current phase of `progress`: each call gives one's next row."""
+    """Builds rows of `streams` in the cursor's current phase."""
 
     def __init__(
         self, cursor: DataCursor, recipe: Recipe, masker: Masker, streams: Sequence[int]
@@ -34,7 +34,7 @@ class RowSource:
         self._count = sampler.streams
 
     def row(self, index: int) -> Row:
-        """Row `index` of the run; each stream's rows must be asked for in order."""
+        """Build row `index` of the run; rows of a stream must be requested in order."""
         stream = self._streams[index % self._count]
         table = stream.next_row()
         return self._builder.build(index, table, stream.state_dict())
@@ -43,7 +43,7 @@ class RowSource:
 def rows_of_rank(
     plan: TrainingPlan, phase: PhasePlan, first_step: int, rank: int, ranks: int
 ) -> Iterator[tuple[int, range]]:
-    """(step, the rows of it that data rank `rank` reads) of a phase from `first_step` on."""
+    """Yield (step, rows of data rank `rank`) for the steps of a phase from `first_step` on."""
     for step in range(max(phase.first_step, first_step), phase.end_step):
         at = plan.at(step)
         first = at.first_row + (rank - at.first_row) % ranks

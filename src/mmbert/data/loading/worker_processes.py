@@ -1,4 +1,4 @@
-"""Processes that make rows ahead of their use: each owns some of the rank's streams for a phase."""
+"""Worker processes that build rows ahead; each owns some of a rank's streams for a phase."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHUTDOWN_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class _Task:
-    """All that a worker is told: the phase's order and which rows of which streams to make."""
+    """Input of a worker: the data cursor, and the rows and streams to build."""
 
     cursor: DataCursor
     recipe: Recipe
@@ -39,11 +39,11 @@ class _Task:
 
 
 class WorkerPool:
-    """`count` processes that together make a data rank's rows of a phase, in order.
+    """`count` processes that together build a data rank's rows of a phase in order.
 
-    Worker w owns the rank's streams w, w + count, …, so that what a row holds does not depend on
-    `count`. They are started as programs of their own: no fork of a process with threads and
-    devices, and nothing of the main program is imported.
+    Worker w owns the rank's streams w, w + count, …, so that rows do not depend on `count`. Workers
+    are started as separate programs: this avoids forking a process with threads and devices, and
+    importing the main program.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class WorkerPool:
             self._start(_Task(cursor, recipe, plan, phase, masker, own, first_step, rank, ranks))
 
     def row(self, index: int) -> Row:
-        """Row `index`, waiting for it if need be. Raises what the worker raised."""
+        """Return row `index`, waiting if necessary. Re-raises the worker's exception."""
         worker = self._owner[index % self._streams]
         try:
             message = self._pipes[worker].recv()
-        except (EOFError, OSError):  # at a message, or in the middle of one
+        except (EOFError, OSError):  # between messages, or within one
             code = self._processes[worker].wait(_SHUTDOWN_SECONDS)
             problem = self._corpus.find_truncated_shard() if code == -signal.SIGBUS else None
-            if problem is not None:  # cut short in the moment between looking at it and reading
+            if problem is not None:  # truncated between the check and the read
                 raise problem from None
             raise RuntimeError(f"the data worker died before row {index} (exit {code})") from None
         if isinstance(message, BaseException):
@@ -88,7 +88,7 @@ class WorkerPool:
         return message
 
     def close(self) -> None:
-        """End the processes: a closed pipe tells them, and those that do not listen are killed."""
+        """Stop the processes by closing their pipes; those that do not exit are killed."""
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -107,7 +107,7 @@ class WorkerPool:
             pass_fds=(writing,),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        os.close(writing)  # only the worker holds it: its exit is then seen here
+        os.close(writing)  # left open only in the worker, so that its exit is noticed here
         self._pipes.append(Connection(reading, writable=False))
         self._processes.append(process)
         assert process.stdin is not None
@@ -116,9 +116,9 @@ class WorkerPool:
 
 
 def main(writing: int) -> None:
-    """The worker's program: its task comes from standard input, rows go to the pipe `writing`."""
-    # The training process decides when to stop; a signal to the whole group must not leave it
-    # without rows for the step it finishes.
+    """Run a worker: read its task from standard input, write rows to the pipe `writing`."""
+    # The training process decides when to stop: a signal to the whole process group must not
+    # leave it without rows for the step that it is finishing.
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
     for number in watched:
         signal.signal(number, signal.SIG_IGN)
@@ -141,7 +141,7 @@ def main(writing: int) -> None:
 
 
 def _send(pipe: Connection, ready: queue.Queue[Row | BaseException | None]) -> None:
-    """Send what is ready; when nobody listens any more, the process ends."""
+    """Send ready rows; exit the process once the reader is gone."""
     try:
         while (message := ready.get()) is not None:
             pipe.send(message)

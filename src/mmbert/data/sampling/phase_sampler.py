@@ -1,4 +1,4 @@
-"""One phase's order of data, shared by its streams: which piece comes next, and where it lies."""
+"""Data order of one phase, shared by its streams: the sequence of pieces and their locations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 
 # Columns of a table of segments (int64). NUMBER counts a component's pieces over all its epochs;
-# START and SIZE are text tokens of the document; SHARD and OFFSET say where they lie.
+# START and SIZE are text tokens of the document; SHARD and OFFSET are their location.
 COMPONENT, NUMBER, DOCUMENT, START, SIZE, SHARD, OFFSET = range(7)
 COLUMNS = 7
 
@@ -32,18 +32,20 @@ READ_AHEAD_FROM = 64 << 20  # bytes of a shard
 
 @dataclass(frozen=True)
 class Pieces:
-    """Where pieces lie. int64 arrays [n]: document, first and last + 1 token within it, shard and
-    token offset of the document within the shard."""
+    """Locations of n pieces; int64 arrays [n]."""
 
     document: np.ndarray
     start: np.ndarray
+    """First token within the document."""
     end: np.ndarray
+    """Last token within the document + 1."""
     shard: np.ndarray
     offset: np.ndarray
+    """Token offset of the document within the shard."""
 
 
 class PieceLocator:
-    """Finds the document behind a component's number: epoch, permutation, cutting, shard."""
+    """Maps a component's piece number to its document: epoch, permutation, part and shard."""
 
     def __init__(self, corpus: Corpus, recipe: Recipe) -> None:
         self.corpus = corpus
@@ -63,15 +65,15 @@ class PieceLocator:
 
     @property
     def pieces_per_epoch(self) -> np.ndarray:
-        """int64 [C]: pieces of each component."""
+        """Pieces of each component in one epoch, int64 [C]."""
         return self._pieces
 
     def epochs(self, components: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """int64: the epoch that each number of a component belongs to."""
+        """Return the epoch (int64) of each number of a component."""
         return numbers // self._pieces[components]
 
     def locate(self, components: np.ndarray, numbers: np.ndarray) -> Pieces:
-        """Locate pieces given by component and number. Reads the indexes, never the text."""
+        """Locate pieces given by component and number. Reads only indexes, no text."""
         per_epoch = self._pieces[components]
         epochs = numbers // per_epoch
         with np.errstate(over="ignore"):
@@ -80,7 +82,7 @@ class PieceLocator:
         document, part = piece.copy(), np.zeros(len(piece), dtype=np.int64)
         length = np.empty(len(piece), dtype=np.int64)
         shard = np.zeros(len(piece), dtype=np.int64)
-        offset = np.empty(len(piece), dtype=np.int64)  # in bytes, until they are checked
+        offset = np.empty(len(piece), dtype=np.int64)  # in bytes until verified
         following, item, size = np.empty((3, len(piece)), dtype=np.int64)
         order = np.argsort(components, kind="stable")
         cuts = np.flatnonzero(np.diff(components[order])) + 1
@@ -117,8 +119,8 @@ class PieceLocator:
                 following[inside] = dataset.next_offsets[places]
                 item[inside] = dataset.dtype.itemsize
                 size[inside] = dataset.byte_count
-        # Documents lie one after the other: each ends where the next begins, the last one where
-        # the data end. A flipped bit in an index does not pass this.
+        # Documents are contiguous: each ends where the next begins, the last at the end of the
+        # data. This catches a flipped bit in an index.
         ends = offset + length * item
         sound = (length >= 0) & (offset >= 0) & (offset % item == 0) & (ends <= size)
         sound &= (ends == following) | ((following == 0) & (ends == size))
@@ -130,9 +132,9 @@ class PieceLocator:
         return Pieces(document, start, end, shard, offset // item)
 
     def read_ahead(self, table: np.ndarray) -> None:
-        """Ask the system to read the text of a table's segments in the background.
+        """Ask the OS to read the text of a table's segments in the background.
 
-        Small shards are left out: they are in memory after a few pieces anyway.
+        Skips small shards, which are cached after a few pieces anyway.
         """
         table = table[self._has_big_shards[table[:, COMPONENT]]]
         for component, shard, offset, size in table[:, (COMPONENT, SHARD, OFFSET, SIZE)].tolist():
@@ -141,22 +143,27 @@ class PieceLocator:
                 dataset.read_ahead(offset, offset + size)
 
     def _damaged(self, component: int, shard: int, document: int) -> UserError:
-        """What to say of an index whose entry cannot be."""
+        """Return the error for an index with an impossible entry."""
         owner = self.corpus.components[component]
         name = owner.manifest.train.shards[shard].name
         return UserError(
             f"{owner.folder / name}.idx or {pieces_file_name(self._context)} beside it is damaged: "
-            f"document {document} lies outside the data",
+            f"document {document} is outside the data",
             remedy="restore the files from a copy, or remove the language's folder and run the "
             "preprocessing again",
         )
 
 
 class PhaseSampler:
-    """The sequence of pieces of one phase and their mean sizes; the same on every rank.
+    """Sequence of pieces of one phase and their mean sizes; the same on every rank.
 
-    `mixes` are those of all phases; `before` is what earlier phases consumed. `digest` identifies
-    the sequence: a run goes on only with the sequence it was begun with.
+    Args:
+        mixtures: mixtures of all phases.
+        index: index of the phase.
+        before: consumption of earlier phases.
+
+    Attributes:
+        digest: identifies the sequence; a run resumes only with the sequence that it started with.
     """
 
     def __init__(
@@ -189,9 +196,9 @@ class PhaseSampler:
         self.mean_segment = mean_segment(locator.sizes, phase_mixture, index)
 
     def draw(self, stream: int, position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Components and numbers of the `count` pieces of a stream from its `position` on.
+        """Return components and numbers of `count` pieces of a stream from `position` on.
 
-        Fewer, where the epoch caps leave no more.
+        Returns fewer if the epoch caps leave no more.
         """
         groups = np.arange(position, position + count, dtype=np.int64)
         turned = stream + stream_rotation(groups, self.rotation_key, self.streams)
@@ -204,8 +211,12 @@ class PhaseSampler:
     def segments(
         self, components: np.ndarray, numbers: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The pieces cut to this phase's context: a table [segments, COLUMNS] in order, and int64
-        [pieces] how many segments each has."""
+        """Cut pieces to this phase's context.
+
+        Returns:
+            A table [segments, COLUMNS] in order, and the number of segments of each piece, int64
+            [pieces].
+        """
         pieces = self.locator.locate(components, numbers)
         return self.cut(components, numbers, pieces, pieces.start, pieces.end)
 
@@ -217,7 +228,7 @@ class PhaseSampler:
         start: np.ndarray,
         end: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Like `segments`, for the token ranges `start` … `end` of the pieces' documents."""
+        """Like `segments`, for token ranges `start` to `end` of the pieces' documents."""
         counts = count_parts(end - start, self.context)
         owner = np.repeat(np.arange(len(counts)), counts)
         part = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -236,14 +247,14 @@ class PhaseSampler:
 def mean_segment(
     sizes: tuple[ComponentSize, ...], phase_mixture: PhaseMixture, index: int
 ) -> float:
-    """Mean row tokens of a segment of phase `index`, whose mix is `mix_`."""
+    """Return the mean row tokens of a segment of phase `index`, given its mixture."""
     cuts = [size.segments[index] / max(1, size.pieces) for size in sizes]
     segments = float(phase_mixture.pieces.sum(axis=0) @ np.array(cuts))
     return float(phase_mixture.tokens.sum()) / segments
 
 
 def _epoch_limits(locator: PieceLocator, recipe: Recipe) -> np.ndarray:
-    """int64 [C]: how many pieces of each component exist under its source's epoch cap."""
+    """Return the pieces of each component under its source's epoch cap, int64 [C]."""
     limits = np.full(len(locator.pieces_per_epoch), UNLIMITED)
     caps = {source.folder: source.max_epochs for source in recipe.data.sources}
     for component in locator.corpus.components:
@@ -256,9 +267,10 @@ def _epoch_limits(locator: PieceLocator, recipe: Recipe) -> np.ndarray:
 def _digest(
     sizes: tuple[ComponentSize, ...], recipe: Recipe, index: int, phase_mixture: PhaseMixture
 ) -> str:
-    """A hash of all that the sequence of a phase follows from (earlier phases have their own).
+    """Hash everything that determines the sequence of a phase (earlier phases have their own).
 
-    Of what goes into the arithmetic, not of what comes out: last bits may differ between machines.
+    Hashes the inputs of the arithmetic, not its results, whose last bits may differ between
+    machines.
     """
     phase = recipe.phases[index]
     parts: list[object] = [
@@ -276,5 +288,5 @@ def _digest(
 
 
 def segment_sizes(table: np.ndarray) -> np.ndarray:
-    """int64: row tokens that each segment of a table takes, begin and end included."""
+    """Return the row tokens of each segment of a table, including begin and end, int64."""
     return table[:, SIZE] + SPECIAL_TOKENS_PER_SEGMENT
