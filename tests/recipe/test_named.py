@@ -53,8 +53,8 @@ def test_the_file_taken_is_said(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message", "remedy"),
     [
-        ("mmbert-bsae", "no recipe named 'mmbert-bsae'", "did you mean 'mmbert-base'"),
-        ("nothing", "no recipe named 'nothing'", ", ".join(NAMES)),
+        ("mmbert-bsae", "no recipe or file named 'mmbert-bsae'", "did you mean 'mmbert-base'"),
+        ("nothing", "no recipe or file named 'nothing'", ", ".join(NAMES)),
         ("nothing.yaml", "no recipe at nothing.yaml", ", ".join(NAMES)),
         ("mmbert-base.yaml", "no recipe at mmbert-base.yaml", "or give mmbert-base"),
         ("there/mmbert-base.yaml", "no recipe at there/mmbert-base.yaml", "or give mmbert-base"),

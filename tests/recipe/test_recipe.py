@@ -98,7 +98,7 @@ def test_overrides_reach_nested_keys_and_named_entries() -> None:
         ("modle.hidden_size=3", ["modle", "'model'"]),
         ("batch.rows=7", ["batch", "rows 7", "quantum 2"]),
         ("model.num_attention_heads=3", ["hidden_size 64", "num_attention_heads 3"]),
-        ("parallel.tensor=4", ["parallel.tensor 4", "num_attention_heads 2"]),
+        ("parallel.tensor=4", ["parallel.tensor (4)", "num_attention_heads (2)"]),
         ("phases.decay.context=2048", ["phases.decay.context 2048", "row_tokens 1024"]),
         ("phases.decay.tokens=many", ["phases.decay.tokens", "'many'"]),
         ("phases.decay.name=pretrain", ["two entries named 'pretrain'"]),
