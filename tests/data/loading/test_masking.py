@@ -179,7 +179,7 @@ def test_word_starts_come_from_the_vocabulary(tmp_path: Path) -> None:
     path.write_text(json.dumps({"model": {"vocab": {"play": 0, "##ing": 1}}}))
     assert np.flatnonzero(read_word_starts(tmp_path, 2)).tolist() == [0]
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json holds no vocabulary"):
+    with pytest.raises(UserError, match=r"tokenizer\.json has no vocabulary"):
         read_word_starts(tmp_path, 10)
     with pytest.raises(UserError, match="needs"):
         read_word_starts(tmp_path / "elsewhere", 10)
