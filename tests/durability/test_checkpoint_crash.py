@@ -1,7 +1,6 @@
 """After a power loss in a save, a deletion or a rollback, a run can resume."""
 
 import os
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,8 @@ from mmbert.checkpoint.staging import HostStaging
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.files import make_folder
+from mmbert.recipe import CheckpointSettings
+from mmbert.training.components.checkpoints import Checkpoints
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Trainer
 from tests.durability.replay import Files, Replay, write
@@ -145,24 +146,27 @@ def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def roll_back(run: Path, spike: int) -> None:
-    """Run Trainer.roll_back on the parts of a trainer that it uses."""
+    """`Trainer.roll_back` with stand-ins for what it does not write through."""
+    store = CheckpointStore(run / "checkpoints", asynchronous=False)
+    host_group: Any = SimpleNamespace(is_rank_zero=True, barrier=lambda: None)
+    ranks: Any = SimpleNamespace(host_group=host_group)
+    guard = SimpleNamespace(rollback=True, rollback_limit=3)
     trainer: Any = SimpleNamespace(
-        recipe=SimpleNamespace(guard=SimpleNamespace(rollback_limit=3)),
-        finish_saving=lambda: None,
-        store=CheckpointStore(run / "checkpoints", asynchronous=False),
+        run=SimpleNamespace(recipe=SimpleNamespace(guard=guard)),
+        ranks=ranks,
+        checkpoints=Checkpoints(store, CheckpointSettings(), ranks),
         skipped=SkippedSteps.read(run),
-        loggers=SimpleNamespace(
-            event=lambda *_: None, attempt=lambda what, action: action(), rewind=lambda step: None
+        metrics=SimpleNamespace(
+            loggers=SimpleNamespace(event=lambda *_: None, attempt=lambda what, action: action()),
+            rewind=lambda step: None,
         ),
-        host_group=SimpleNamespace(is_rank_zero=True, barrier=lambda: None),
+        finish_saving=lambda: None,
         load=lambda path: None,
-        meter=SimpleNamespace(collect=lambda group: None),
-        step_timer=SimpleNamespace(collect=lambda: None, paused=nullcontext),
-        interval=SimpleNamespace(restart=lambda: None),
-        grid=SimpleNamespace(data=None),
         step=0,
     )
-    assert Trainer.roll_back(trainer, spike)
+    target = Trainer.rollback_target(trainer, spike)
+    assert target is not None
+    Trainer.roll_back(trainer, spike, target)
 
 
 def test_every_crash_in_a_rollback_leaves_the_spike_to_be_seen_again_or_passed_over(

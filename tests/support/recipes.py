@@ -17,7 +17,7 @@ PHASE: dict[str, Any] = {
 
 
 def phase(name: str, tokens: int, **changes: Any) -> dict[str, Any]:
-    """Return the settings of a phase with changes."""
+    """Return the settings of a phase, with `changes`."""
     return {"name": name, "tokens": tokens, **PHASE, **changes}
 
 
