@@ -18,3 +18,10 @@ def test_an_old_name_gives_the_new_module(old: str) -> None:
     sys.modules.pop(old, None)
     with pytest.warns(FutureWarning, match=f"{old} is now {MOVED[old]}"):
         assert importlib.import_module(old) is importlib.import_module(MOVED[old])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_old_names_in_a_moved_module_are_the_new_ones() -> None:
+    sys.modules.pop("mmbert.training.preparation", None)
+    old = importlib.import_module("mmbert.training.preparation")
+    assert (old.prepare, old.Prepared) == (old.resolve_run_config, old.RunConfig)

@@ -1,1 +1,1 @@
-"""Offline pipeline: text in many languages -> tokenizer and memory-mapped token shards."""
+"""Offline preprocessing: text in many languages to a tokenizer and memory-mapped token shards."""

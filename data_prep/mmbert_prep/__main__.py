@@ -1,4 +1,4 @@
-"""Preprocessing as a module: `python -m mmbert_prep`, the same program as launch/preprocess.py."""
+"""`python -m mmbert_prep`: preprocessing from an installed package."""
 
 from mmbert_prep.cli import main
 

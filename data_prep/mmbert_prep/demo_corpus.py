@@ -1,4 +1,4 @@
-"""Moved to mmbert_prep.demo.corpus; this name goes with the next version."""
+"""Moved to mmbert_prep.demo.corpus; removed in the next version."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""Moved to mmbert_prep.cli; this name goes with the next version."""
+"""Moved to mmbert_prep.cli; removed in the next version."""
 
 import sys
 import warnings

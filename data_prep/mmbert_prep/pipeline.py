@@ -1,4 +1,4 @@
-"""The offline pipeline, stage by stage: every worker runs this program and shares its work."""
+"""The offline pipeline, stage by stage. Every worker runs this program and shares the work."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder, check_damaged_fraction, count_damaged
@@ -34,10 +35,10 @@ from mmbert_prep.tokenization.stage import TokenizerStage
 
 
 def preprocess(group: WorkerGroup, settings: PrepSettings) -> Summary | None:
-    """Run the pipeline as one worker of a team; the leader (rank 0) returns the summary.
+    """Run the pipeline as one worker of a group; rank 0 returns the summary.
 
-    Running again continues where an earlier run stopped. Raises UserError for everything that the
-    user can mend.
+    A second run continues where an earlier one stopped. Raises UserError for errors that the user
+    can fix.
     """
     run = _Pipeline(group, settings)
     with contextlib.ExitStack() as stack:
@@ -50,14 +51,14 @@ def preprocess(group: WorkerGroup, settings: PrepSettings) -> Summary | None:
         return run.run()
 
 
-# Beside the parts: a worker found kitoken to differ; lasts from one start to the next.
+# File beside the intermediate shards: a worker has disabled kitoken, in this or an earlier start.
 _DISABLED_MARKER = "accelerator-given-up"
 
 
 class _Pipeline:
     def __init__(self, group: WorkerGroup, settings: PrepSettings) -> None:
         self.group, self.settings = group, settings
-        self.workspace = Workspace(settings)
+        self.workspace = Workspace(settings.output, settings.source)
         self.is_rank_zero = group.rank == 0
         self.console = Console(stderr=True)
         self.stages = Stages(group, self.workspace, self.console)
@@ -76,8 +77,8 @@ class _Pipeline:
         suspects = files_being_read(self.workspace.progress)
         if suspects:
             self.console.print(
-                f"[yellow]the last run ended abruptly while it read {', '.join(suspects[:5])}: "
-                "should it happen again, look at these files[/]",
+                f"[yellow]the last run ended abruptly while reading {', '.join(suspects[:5])}; if "
+                "that happens again, check these files[/]",
                 soft_wrap=True,
             )
         if not self.workspace.plan.exists() or (
@@ -101,7 +102,7 @@ class _Pipeline:
             summary = self._finished()
             if self.is_rank_zero:
                 assert summary is not None
-                self.console.print("already done: same input, same settings")
+                self.console.print("already finished with the same input and settings")
                 print_summary(self.console, summary, self.workspace.source)
                 self.group.barrier()
                 self.workspace.remove()
@@ -150,7 +151,7 @@ class _Pipeline:
         return summary
 
     def _choose_fast_encoder(self, description: TokenizerDescription) -> str:
-        """The fast encoder that is tried: kitoken, or none."""
+        """Return the fast encoder to use: "kitoken" or "none"."""
         wanted = self.settings.fast_encoder
         if wanted == "none":
             return "none"
@@ -158,8 +159,9 @@ class _Pipeline:
             return "kitoken"
         if wanted == "kitoken":
             raise UserError(
-                "kitoken is not installed, or the tokenizer is not a SentencePiece model",
-                remedy="pip install 'mmbert-train[fast]', or give --fast-encoder auto",
+                "--fast-encoder kitoken: kitoken is not installed, or the tokenizer is not a "
+                "SentencePiece model",
+                remedy="pip install 'mmbert-train[fast]', or use --fast-encoder auto",
             )
         return "none"
 
@@ -180,47 +182,49 @@ class _Pipeline:
         if fast_encoder == "none":
             return ReferenceEncoder(reference)
         assert isinstance(reference, SentencePieceEncoder)
-        # A worker begins with neighbouring units: of a small language one worker sees everything.
-        most = plan.input_bytes // self.group.size
+        # Workers start with neighboring units, so that one worker encodes all of a small language.
+        per_worker = plan.input_bytes // self.group.size
         expected: dict[str, int] = {}
         for unit in plan.units:
             for file_range in unit.file_ranges:
                 if file_range.language is not None:
                     known = expected.get(file_range.language, 0)
-                    expected[file_range.language] = min(most, known + file_range.input_bytes)
+                    expected[file_range.language] = min(per_worker, known + file_range.input_bytes)
         model = (self.workspace.tokenizer / "tokenizer.model").read_bytes()
         return FastEncoder(reference, model, expected)
 
     def _check(self, languages: Languages) -> None:
         read = sum(counts.read for counts in languages.counts.values())
         damaged = sum(count_damaged(counts.rejected) for counts in languages.counts.values())
-        check_damaged_fraction(damaged, read, self.settings.maximum_rejected_share)
+        check_damaged_fraction(damaged, read, self.settings.maximum_rejected_fraction)
         if not languages.sections:
-            reasons: dict[str, int] = {}
+            reasons: dict[RejectReason, int] = {}
             for counts in languages.counts.values():
                 for reason, count in counts.rejected.items():
                     reasons[reason] = reasons.get(reason, 0) + count
-            reported = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+            reasons_text = ", ".join(
+                f"{reason} {count}" for reason, count in sorted(reasons.items())
+            )
             files = "; ".join(languages.damaged[:3])
             raise UserError(
-                f"nothing of {self.settings.input} is left: {reported}"
+                f"all documents of {self.settings.input} were rejected: {reasons_text}"
                 + (f" ({files})" if files else ""),
-                remedy="mend the input, or name its columns with --text-column and "
+                remedy="fix the input, or name its columns with --text-column and "
                 "--language-column",
             )
 
 
 _REMEDY = (
-    "give --replace to make it again from this input, another --source to add to it, or another "
-    "output folder"
+    "use --replace to remake it from this input, another --source to add to it, or another output "
+    "folder"
 )
 
 
 def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:
     changed = [
-        f"{name} was {finished.settings.get(name)!r}, is {value!r}"
+        f"{name} was {finished.settings.get(name)!r}, is now {value!r}"
         for name, value in plan.settings.items()
         if finished.settings.get(name) != value
     ]
-    why = "; ".join(changed) if changed else "the input has changed since"
-    return f"{folder} is finished, but not from this: {why}"
+    difference = "; ".join(changed) if changed else "the input has changed"
+    return f"{folder} was made from other input or settings: {difference}"

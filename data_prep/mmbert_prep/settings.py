@@ -1,4 +1,7 @@
-"""What one preprocessing run does, as a frozen typed model; everything that decides its bytes."""
+"""Settings of a preprocessing run, as frozen typed models.
+
+Each part of the pipeline takes a small model; `PrepSettings` combines them.
+"""
 
 from __future__ import annotations
 
@@ -10,61 +13,122 @@ from pydantic import BaseModel, ConfigDict, Field
 DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
 
-# Of these settings the produced bytes do not depend.
+# Settings that do not affect the shards.
 _NOT_IN_OUTPUT = {
     "input",
     "output",
     "workers",
     "replace",
-    "maximum_rejected_share",
+    "maximum_rejected_fraction",
     "fast_encoder",
 }
 
+# Order of the others in summary.json, so that equal runs of different versions write equal bytes.
+_OUTPUT_ORDER = (
+    "source",
+    "language",
+    "language_columns",
+    "text_column",
+    "text_unit",
+    "tokenizer",
+    "vocabulary_size",
+    "tokenizer_sample_bytes",
+    "tokenizer_temperature",
+    "heldout_share",
+    "minimum_characters",
+    "maximum_bytes",
+    "deduplicate",
+    "remove_control_characters",
+    "normalization",
+    "decontaminate",
+    "decontaminate_ngram",
+    "maximum_tokens_per_language",
+    "contexts",
+    "shard_tokens",
+    "unit_bytes",
+)
 
-class PrepSettings(BaseModel):
-    """Settings of one run of the pipeline, for one source."""
 
+class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: str
-    """A folder, a file, or a glob pattern."""
-    output: Path
-    source: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "text"
-    replace: bool = False
-    """Make the source again where it exists with other input or settings."""
-    workers: Annotated[int, Field(ge=1)] = 1
 
+class SizeLimit(_Settings):
+    """The maximum size of a document."""
+
+    maximum_bytes: Annotated[int, Field(ge=1000)] = 256_000_000
+    """Longer documents (or JSON lines) are rejected; also bounds the memory of a worker."""
+
+
+class InputSettings(SizeLimit):
+    """Location of the input, and columns and languages of its documents."""
+
+    input: str
+    """Folder, file, glob pattern, or `hf:DATASET`."""
     language: str | None = None
-    """The language of everything, where neither path nor column says it."""
+    """Language key of the whole input; overrides paths and columns."""
     language_columns: tuple[str, ...] = ("language", "language_script")
     text_column: str = "text"
     text_unit: Literal["block", "line", "file"] = "block"
 
-    tokenizer: Path | None = None
-    """SentencePiece model or Hugging Face tokenizer folder; None: the output's, or train one."""
-    vocabulary_size: Annotated[int, Field(ge=300)] | None = None
-    tokenizer_sample_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
-    tokenizer_temperature: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Bytes of a language in the training sample ~ (bytes in the input) ** temperature."""
-    fast_encoder: Literal["auto", "none", "kitoken"] = "auto"
 
-    heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+class CleaningSettings(SizeLimit):
+    """Cleaning and rejection of single documents."""
+
     minimum_characters: Annotated[int, Field(ge=1)] = 1
-    maximum_bytes: Annotated[int, Field(ge=1000)] = 256_000_000
-    """A longer document (or JSON line) is rejected; also what bounds a worker's memory."""
-    deduplicate: bool = True
     remove_control_characters: bool = True
     normalization: Literal["NFC", "NFKC"] | None = None
     decontaminate: tuple[Path, ...] = ()
     decontaminate_ngram: Annotated[int, Field(ge=4)] = 13
-    maximum_tokens_per_language: Annotated[int, Field(ge=1)] | None = None
-    maximum_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.1
 
-    contexts: tuple[int, ...] = DEFAULT_CONTEXTS
+
+class SplitSettings(_Settings):
+    """Size of the held-out split."""
+
+    heldout_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Fraction of documents, chosen by content hash."""
+
+
+class EncodingSettings(InputSettings, CleaningSettings):
+    """Reading, cleaning and encoding of documents."""
+
+    maximum_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Maximum fraction of damaged documents."""
+
+
+class SamplingSettings(InputSettings, SplitSettings):
+    """The sample of the input that a tokenizer is trained on or checked with."""
+
+    tokenizer_sample_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
+    tokenizer_temperature: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Bytes of a language in the sample ~ (bytes in the input) ** temperature."""
+
+
+class SelectionSettings(SplitSettings):
+    """Selection of the documents of a language, and their division into shards."""
+
+    deduplicate: bool = True
+    maximum_tokens_per_language: Annotated[int, Field(ge=1)] | None = None
     shard_tokens: Annotated[int, Field(ge=1000)] = 1 << 28
+
+
+class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
+    """All settings of one run of the pipeline, for one source."""
+
+    output: Path
+    source: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "text"
+    replace: bool = False
+    """Remake a finished source if its input or settings have changed."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    tokenizer: Path | None = None
+    """SentencePiece model or Hugging Face folder; None: the output's own, else train one."""
+    vocabulary_size: Annotated[int, Field(ge=300)] | None = None
+    fast_encoder: Literal["auto", "none", "kitoken"] = "auto"
+    contexts: tuple[int, ...] = DEFAULT_CONTEXTS
     unit_bytes: Annotated[int, Field(ge=1000)] | None = None
-    """Input bytes of one unit of work; None: a 256th of the input, between 0.5 and 64 MB."""
+    """Input bytes per work unit; None: 1/256 of the input, between 2 and 64 MB."""
 
     def output_settings(self) -> dict[str, object]:
-        """The settings that decide what is written, JSON-able, for comparison between runs."""
-        return self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        """Return the settings that the shards depend on, as JSON values."""
+        values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

@@ -1,7 +1,16 @@
-"""Fused operations of the encoder and its optimiser, with a plain-PyTorch reference each.
+"""Fused operations of the encoder and its optimizer, each with a plain-PyTorch reference.
 
-Every operation chooses its implementation once, by device (dispatch.py). This package
-knows nothing of mmbert.
+`support.dispatch` chooses the backend of every operation once per device type. The package does
+not import mmbert.
+
+- `geglu`: gated GELU.
+- `gather_rows`, `scatter_rows`: gather of rows, and its deterministic backward pass.
+- `rotary`, `rotary_kernels`, `rotary_tables`: rotary position embedding.
+- `cross_entropy`: linear cross-entropy over a large vocabulary.
+- `norms`: layer norm with residual addition, dropout and embedding look-up.
+- `packed_attention`: attention within the documents of a packed row.
+- `stable_adamw`: the optimizer step on flat partitions.
+- `support`: dispatch, argument checks, Triton's import, matrix products.
 """
 
 from mmbert_kernels.cross_entropy.linear_cross_entropy import linear_cross_entropy

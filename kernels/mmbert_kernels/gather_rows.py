@@ -1,4 +1,4 @@
-"""Gathering the rows at the masked positions; the way back adds in a fixed order.
+"""Gather of rows, such as those at the masked positions, with a deterministic backward pass.
 
 y[k] = x[positions[k]]          dx[t] = sum of dy[k] over the k with positions[k] = t, k ascending
 """
@@ -10,24 +10,24 @@ from torch import Tensor
 
 from mmbert_kernels.scatter_rows import scatter_rows_reference, scatter_rows_triton
 from mmbert_kernels.support.checks import require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 
 
+@fused_operation("gather_rows")
 def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Tensor:
-    """Take the rows of `x` at `positions`, which may repeat.
+    """Gather the rows of `x` at `positions`, which may repeat.
 
     Args:
         x: [T, d].
         positions: int64 [K], each in [0, T). Not checked on a GPU.
-        ascending: the caller's word that no position is lower than the one before. On a GPU the
-            way back then need not sort them.
+        ascending: whether `positions` is sorted; skips a sort in the backward pass on a GPU.
 
     Returns:
         [K, d].
 
     Raises:
-        ValueError: shapes do not fit.
-        RuntimeError (on a GPU, an assertion there): positions fall though said to ascend.
+        ValueError: shapes do not match.
+        RuntimeError (on a GPU, a device-side assertion): `ascending`, but positions are not sorted.
     """
     require(x.ndim == 2, f"gather_rows: x must be [T, d]; got {list(x.shape)}")
     require(
@@ -36,7 +36,7 @@ def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Ten
     )
     if ascending:
         holds = (positions[1:] >= positions[:-1]).all()
-        torch._assert_async(holds, "gather_rows: the positions do not ascend")
+        torch._assert_async(holds, "gather_rows: positions are not sorted")
     if backend("gather_rows", x.device.type) == "reference":
         return gather_rows_reference(x, positions)
     require_triton_dtype("gather_rows", x)
@@ -45,13 +45,13 @@ def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Ten
 
 
 def gather_rows_reference(x: Tensor, positions: Tensor) -> Tensor:
-    """`gather_rows` in plain PyTorch."""
+    """Compute `gather_rows` in plain PyTorch."""
     rows: Tensor = _GatherRows.apply(x, positions, False, False)
     return rows
 
 
 class _GatherRows(torch.autograd.Function):
-    """PyTorch gathers as fast as any kernel; what it lacks is a way back in a fixed order."""
+    """PyTorch's index_select, which is as fast as any kernel, with a deterministic backward."""
 
     @staticmethod
     def forward(

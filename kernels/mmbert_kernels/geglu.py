@@ -1,4 +1,4 @@
-"""The gated GELU of the feed-forward layers: the first half activated, the second the gate.
+"""Gated GELU of the feed-forward layers: the first half is activated, the second is the gate.
 
     y = gelu(a) * b,   (a, b) = halves of x,   gelu(a) = a/2 * (1 + erf(a / sqrt 2))
 
@@ -8,7 +8,7 @@ Backward:
     db = dy * gelu(a)
 """
 
-# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+# ruff: noqa: N803  (Triton's compile-time arguments are in capitals)
 
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.triton_import import blocks, contiguous_rows, launch, tl, triton
 
-# A program's tile; 128 divides the widths of the models, so no lane idles.
+# Tile of a program; 128 divides the widths of the models, so no lane is idle.
 BLOCK_M, BLOCK_N = 16, 128
 
 
+@fused_operation("geglu")
 def geglu(x: Tensor) -> Tensor:
     """Apply the gated GELU.
 
@@ -31,10 +32,10 @@ def geglu(x: Tensor) -> Tensor:
         x: [T, 2f]; columns [0, f) are activated, columns [f, 2f) are the gate.
 
     Returns:
-        [T, f], of x's dtype, rounded once from float32.
+        [T, f] in x's dtype, rounded once from float32.
 
     Raises:
-        ValueError: x is not of an even width.
+        ValueError: x is not two-dimensional with an even width.
     """
     require(x.ndim == 2 and x.shape[1] % 2 == 0, f"geglu: x must be [T, 2f]; got {list(x.shape)}")
     if backend("geglu", x.device.type) == "reference":
@@ -45,13 +46,13 @@ def geglu(x: Tensor) -> Tensor:
 
 
 def geglu_reference(x: Tensor) -> Tensor:
-    """`geglu` in plain PyTorch."""
+    """Compute `geglu` in plain PyTorch."""
     out: Tensor = _GeGLUReference.apply(x)
     return out
 
 
 class _GeGLUReference(torch.autograd.Function):
-    """The gradient is written into its two halves; autograd would join them by another copy."""
+    """Writes the gradient directly into its halves; autograd would concatenate them by a copy."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class _GeGLUReference(torch.autograd.Function):
 
 @triton.jit
 def _gelu_parts(a):  # type: ignore[no-untyped-def]
-    """gelu(a) and its derivative."""
+    """Return gelu(a) and its derivative."""
     half = 0.5 * (1.0 + tl.erf(a * 0.7071067811865476))
     density = 0.3989422804014327 * tl.exp(-0.5 * a * a)
     return a * half, half + a * density
@@ -125,7 +126,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
 
 
 class _GeGLU(torch.autograd.Function):
-    """Only x is kept for the way back."""
+    """Saves only x for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

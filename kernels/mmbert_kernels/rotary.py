@@ -1,4 +1,4 @@
-"""Rotary position embedding on packed queries and keys, positions restarting at every document.
+"""Rotary position embedding of packed queries and keys; positions restart at every document.
 
 For a head of size D, position p and i in [0, D/2), with the angle p * base^(-2i/D):
 
@@ -6,13 +6,13 @@ For a head of size D, position p and i in [0, D/2), with the angle p * base^(-2i
     second'[i] = second[i] * cos + first[i] * sin
 
 Angles, cosines and sines are float32 (rotary_tables.py). Values are not rotated. The backward pass
-is the rotation by the opposite angle. Source: Su et al. 2021 (RoFormer), in the half-split form of
-GPT-NeoX and ModernBERT.
+rotates by the opposite angle. Source: Su et al. 2021 (RoFormer), in the half-split form of GPT-NeoX
+and ModernBERT.
 
 The Triton kernel (rotary_kernels.py) works in place, forward on the argument and backward on the
-gradient, so that values are not touched and no memory is taken. Attention that takes queries, keys
-and values apart gives their gradients apart: `rotary_unpacked` rotates them on the way into the one
-tensor that the linear before wants.
+gradient, so that it neither touches the values nor allocates memory. Attention backends that take
+queries, keys and values as three tensors also return three gradients: `rotary_unpacked` rotates
+them while packing them into the one tensor that the preceding linear needs.
 """
 
 from typing import Any
@@ -23,25 +23,26 @@ from torch import Tensor
 from mmbert_kernels.rotary_kernels import rotate_in_place, rotate_packed
 from mmbert_kernels.rotary_tables import position_tables
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.sequences import check_cu_seqlens, token_positions
 
 
+@fused_operation("rotary")
 def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
-    """Rotate the queries and keys of `qkv`, which is given away.
+    """Apply RoPE to the queries and keys of `qkv`, possibly in place. Do not use `qkv` afterwards.
 
     Args:
-        qkv: [T, 3, H, D], D even: queries, keys, values. Not to be used afterwards: its memory may
-            be the result's. A tensor whose own gradient is wanted (a leaf) is copied first.
-        cu_seqlens: int32 [documents + 1]: 0, the end of each document, up to T.
+        qkv: [T, 3, H, D], D even: queries, keys and values. Its memory may be reused for the
+            result; a leaf that requires a gradient is copied first.
+        cu_seqlens: int32 [documents + 1]: 0 and the end of each document, up to T.
         base: the rotary base (theta).
 
     Returns:
-        [T, 3, H, D] with queries and keys rotated and values as they were. Its gradient is given
-        away too.
+        [T, 3, H, D] with rotated queries and keys and unchanged values. Its gradient may be
+        modified in place too.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, base)
     if backend("rotary", qkv.device.type) == "reference":
@@ -50,10 +51,11 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
     return rotated
 
 
+@fused_operation("rotary")
 def rotary_unpacked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`rotary`'s queries, keys and values as three tensors [T, H, D], views of its result.
+    """Return the queries, keys and values of `rotary`'s result as three views [T, H, D].
 
-    Arguments and errors as there. Their gradients, each of any layout, are read once.
+    Arguments and errors are those of `rotary`. The gradients may have any layout and are read once.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, base)
     if backend("rotary", qkv.device.type) == "reference":
@@ -64,30 +66,30 @@ def rotary_unpacked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> tuple[Tenso
 
 
 def _checked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
-    """cu_seqlens, contiguous."""
+    """Check the arguments and return cu_seqlens, contiguous."""
     require(
         qkv.ndim == 4 and qkv.shape[1] == 3 and qkv.shape[3] % 2 == 0,
         f"rotary: qkv must be [T, 3, H, D] with an even D; got {list(qkv.shape)}",
     )
     check_cu_seqlens(cu_seqlens)
-    require(base > 0, f"rotary: the base must be positive; got {base}")
+    require(base > 0, f"rotary: base must be positive; got {base}")
     return cu_seqlens.contiguous()
 
 
 def _inplace_input(qkv: Tensor) -> Tensor:
-    """qkv, or a copy of it if it is a leaf."""
+    """Return qkv, or a copy of it if it is a leaf that requires a gradient."""
     require_triton_dtype("rotary", qkv)
     return qkv.clone() if qkv.is_leaf and qkv.requires_grad else qkv
 
 
 def rotary_reference(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
-    """`rotary` in plain PyTorch."""
+    """Compute `rotary` in plain PyTorch."""
     rotated: Tensor = _RotaryReference.apply(qkv, cu_seqlens, base)
     return rotated
 
 
 class _RotaryReference(torch.autograd.Function):
-    """Written out so that each element is read and written few times, forward and backward."""
+    """Written as an autograd function, to read and write each element few times."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
@@ -102,7 +104,7 @@ class _RotaryReference(torch.autograd.Function):
 
 
 def _rotated(qkv: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """qkv with its first two parts rotated by angles of these cosines and sines [T, D / 2]."""
+    """Return qkv with queries and keys rotated, by cosines and sines [T, D / 2]."""
     compute = computation_dtype(qkv.dtype)
     cosine = cosine.repeat(1, 2)[:, None, None, :].to(compute)
     sine = sine[:, None, None, :].to(compute)
@@ -119,7 +121,7 @@ def _rotated(qkv: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def rotation_tables(
     cu_seqlens: Tensor, tokens: int, head_size: int, base: float
 ) -> tuple[Tensor, Tensor]:
-    """(cosine, sine), float32 [tokens, head_size / 2] each: the rotation of every token."""
+    """Return (cosine, sine) of every token, float32 [tokens, head_size / 2] each."""
     tables = position_tables(tokens, head_size, base, cu_seqlens.device)
     positions = token_positions(cu_seqlens, tokens)
     cosine, sine = tables[positions].unbind(1)
@@ -127,8 +129,8 @@ def rotation_tables(
 
 
 class _Rotary(torch.autograd.Function):
-    """Autograd is not told that the memory is the argument's own: it would copy the gradient of the
-    view that the argument is. Nobody else holds either."""
+    """Rotates in place without telling autograd, which would copy the gradient of the view that the
+    argument is. Nothing else refers to the argument or the gradient."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:

@@ -1,11 +1,11 @@
-"""The Triton kernel of rotary position embedding (rotary.py has the formulae).
+"""Triton kernel of rotary position embedding (for the formulas see rotary.py).
 
-A program turns one part (queries or keys) of some tokens, all heads of it: their cosines and sines
-are read once, from a table that stays in the L2 cache. Where a gradient is brought together from
-three tensors, a third kind of program copies the values' part.
+Each program rotates the queries or the keys of some tokens in all heads, and reads their cosines
+and sines once, from a table that stays in the L2 cache. When packing a gradient from three tensors,
+additional programs copy the values.
 """
 
-# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+# ruff: noqa: N803  (Triton's compile-time arguments are in capitals)
 
 import torch
 from torch import Tensor
@@ -13,14 +13,16 @@ from torch import Tensor
 from mmbert_kernels.rotary_tables import position_tables
 from mmbert_kernels.support.triton_import import blocks, launch, next_power_of_2, tl, triton
 
-# Tokens and heads of a program's tile: with heads of 64, eight pairs to each lane of its two warps,
-# which are two reads of 16 bytes.
+# Tokens and heads of a tile: with a head size of 64, eight pairs per lane of the two warps, which
+# are two 16-byte reads.
 BLOCK_TOKENS, BLOCK_HEADS = 8, 2
 
 
 def rotate_in_place(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: float) -> Tensor:
-    """qkv [T, 3, H, D] rotated where it lies; a copy if neighbours in a head are apart or elements
-    shared. direction: 1, or -1 for the opposite angle."""
+    """Rotate qkv [T, 3, H, D] in place, or a copy if heads have strides or elements are shared.
+
+    direction: 1, or -1 for the opposite angle.
+    """
     if qkv.stride(3) != 1 or 0 in qkv.stride():
         qkv = qkv.contiguous()
     query, key, _ = qkv.unbind(1)
@@ -31,7 +33,7 @@ def rotate_in_place(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: flo
 def rotate_packed(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, base: float, direction: float
 ) -> Tensor:
-    """[T, 3, H, D] of three [T, H, D], the first two rotated."""
+    """Pack three [T, H, D] into [T, 3, H, D], rotating the first two."""
     parts = [part if part.stride(2) == 1 else part.contiguous() for part in (query, key, value)]
     tokens, heads, size = query.shape
     out = torch.empty(tokens, 3, heads, size, dtype=query.dtype, device=query.device)
@@ -143,7 +145,7 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
 ):
     token = tl.program_id(0).to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     token_inside = token < tokens
-    # the last boundary that is at most the token: where its document starts
+    # Binary search for the last boundary at or before the token, the start of its document.
     low = tl.zeros([BLOCK_TOKENS], dtype=tl.int32)
     high = tl.zeros([BLOCK_TOKENS], dtype=tl.int32) + boundaries
     for _ in range(SEARCH_STEPS):

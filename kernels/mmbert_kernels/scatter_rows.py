@@ -1,18 +1,18 @@
-"""Adding rows to their indices in a larger array, in a fixed order: the way back of a gather.
+"""Deterministic scatter-add of rows, the backward pass of a gather.
 
     out[r] = sum of grad[k] over the k with indices[k] = r
 
-Sums are float32, whatever the type of the rows, and the same in every run. In Triton:
+Sums are float32, whatever the dtype of the rows, and added in a fixed order. In Triton:
 
-1. The indices are sorted (stably), unless they ascend already: rows of one place become neighbours.
-2. A program takes 32 neighbours and adds up those of one place, by a product with the 32 x 32
-   matrix of equal indices. What begins and ends among the 32 is a row of the result; what goes on
-   before or after them is kept as a part of one.
-3. Where a place goes on over several programs' rows, its parts are added in their order. The mask
-   token's embedding gets thousands of rows in this way.
+1. The indices are sorted (stably) unless they already are, so that rows of one index are adjacent.
+2. Each program takes a block of 32 rows and sums those of equal index by a product with the 32 x 32
+   matrix of index equality. A run of equal indices inside the block is written to the result; one
+   that crosses the block's edge is stored as a partial sum.
+3. The partial sums of a run that spans several blocks are added in order. The mask token's
+   embedding receives thousands of rows this way.
 """
 
-# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+# ruff: noqa: N803  (Triton's compile-time arguments are in capitals)
 
 import torch
 from torch import Tensor
@@ -22,14 +22,14 @@ from mmbert_kernels.support.triton_import import blocks, contiguous_rows, launch
 
 BLOCK_ROWS = 32
 BLOCK_N = 128
-# Parts of one place that are added at a time.
+# Partial sums of one index that are added at a time.
 BLOCK_PARTS = 32
 
 
 def scatter_rows_reference(
     grad: Tensor, indices: Tensor, rows: int, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """[rows, d] of `dtype` (grad's if not given) in plain PyTorch; in order on a CPU alone."""
+    """Return [rows, d] in `dtype` (default: grad's); plain PyTorch, deterministic on CPUs only."""
     compute = computation_dtype(grad.dtype)
     out = torch.zeros(rows, grad.shape[1], dtype=compute, device=grad.device)
     return out.index_add_(0, indices, grad.to(compute)).to(dtype or grad.dtype)
@@ -43,8 +43,10 @@ def scatter_rows_triton(
     *,
     ascending: bool = False,
 ) -> Tensor:
-    """[rows, d] of `dtype` (grad's if not given), by the Triton kernels. `ascending` says that the
-    indices do not fall."""
+    """Return [rows, d] in `dtype` (default: grad's) by the Triton kernels.
+
+    `ascending`: whether `indices` is sorted.
+    """
     grad, indices = contiguous_rows(grad), indices.contiguous()
     count, width = grad.shape
     out = torch.zeros(rows, width, dtype=dtype or grad.dtype, device=grad.device)
@@ -52,7 +54,7 @@ def scatter_rows_triton(
         return out
     order = None
     if not ascending:
-        # half the bits to sort by
+        # int32 halves the bits to sort by.
         indices, order = torch.sort(indices.to(torch.int32), stable=True)
     row_blocks = blocks(count, BLOCK_ROWS)
     parts = torch.empty(row_blocks, 2, width, dtype=torch.float32, device=grad.device)
@@ -116,10 +118,10 @@ def _block_sums_kernel(  # type: ignore[no-untyped-def]
     grad_at = grad_pointer + source[:, None] * grad_stride + column[None, :]
     sums = tl.load(grad_at, mask=inside, other=0.0).to(tl.float32)
     begins = (index != before) | (slot == block * BLOCK_ROWS)
-    if tl.sum(begins.to(tl.int32)) < BLOCK_ROWS:  # else every place has one row
+    if tl.sum(begins.to(tl.int32)) < BLOCK_ROWS:  # else every index occurs once
         same = (index[:, None] == index[None, :]).to(tl.float32)
         sums = tl.dot(same, sums, input_precision="ieee")
-    # what the neighbouring programs have at their edges
+    # Indices at the edges of the neighboring blocks.
     first, last = block * BLOCK_ROWS, tl.minimum(block * BLOCK_ROWS + BLOCK_ROWS, count) - 1
     first_index = tl.load(indices_pointer + first)
     last_index = tl.load(indices_pointer + last)
@@ -134,7 +136,7 @@ def _block_sums_kernel(  # type: ignore[no-untyped-def]
     out_at = out_pointer + index.to(tl.int64)[:, None] * width + column[None, :]
     out = sums.to(out_pointer.dtype.element_ty)
     tl.store(out_at, out, mask=whole[:, None] & column_inside[None, :])
-    # part 0 is of the place that comes from before, part 1 of the one that begins here and goes on
+    # Part 0 belongs to the run that started in an earlier block, part 1 to one that starts here.
     part = begins & slot_inside & crosses
     parts_at = parts_pointer + (block * 2 + goes_after.to(tl.int64))[:, None] * width
     tl.store(parts_at + column[None, :], sums, mask=part[:, None] & column_inside[None, :])
@@ -157,7 +159,7 @@ def _add_parts_kernel(  # type: ignore[no-untyped-def]
         index = tl.load(indices_pointer + after - 1)
         index_before = tl.load(indices_pointer + tl.maximum(first - 1, 0))
         begins = (index != index_before) | (first == 0)
-        if begins & (index == tl.load(indices_pointer + after)):  # it begins here and goes on
+        if begins & (index == tl.load(indices_pointer + after)):  # starts here and continues
             column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
             column_inside = column < width
             at = parts_pointer + column

@@ -1,4 +1,4 @@
-"""What this machine has for preprocessing and training: versions, devices, kernels, gaps."""
+"""Report of `mmbert doctor`: versions, devices, backends, kernels and programs of this machine."""
 
 import importlib.metadata
 import importlib.util
@@ -37,18 +37,18 @@ REQUIRED = (
     "pydantic",
     "typer",
 )
-# package, what it is for, how to get it
+# package, purpose, installation
 OPTIONAL = (
     ("triton", "fused kernels on a GPU", "comes with the CUDA build of torch"),
     ("flash_attn", "the fastest attention on a GPU", "pip install -e '.[gpu]'"),
-    ("kitoken", "tokenizing about 2.5 times faster", "pip install -e '.[fast]'"),
-    ("mpi4py", "preprocessing over several nodes", "pip install -e '.[mpi]'"),
+    ("kitoken", "about 2.5 times faster tokenization", "pip install -e '.[fast]'"),
+    ("mpi4py", "preprocessing on several nodes", "pip install -e '.[mpi]'"),
     ("sentence_transformers", "evaluation of embeddings", "pip install -e '.[eval]'"),
 )
 
 
 def collect_findings() -> list[Finding]:
-    """Look at this machine; starts nothing but what a GPU needs to tell its free memory."""
+    """Inspect this machine. Creates a CUDA context on each GPU to read its free memory."""
     return [*_versions(), *_devices(), *_backends(), *_kernels(), *_programs()]
 
 
@@ -60,11 +60,11 @@ def _versions() -> list[Finding]:
     for package in REQUIRED:
         version = _version(package)
         if version and package == "torch":
-            version = torch.__version__  # which says the build, too
+            version = torch.__version__  # includes the build
         bounds = supported_versions(package)
         remedy = "" if version else "run `make setup`"
         if version and not bounds.contains(version, prereleases=True):
-            remedy = f"supported is {package} {bounds}"
+            remedy = f"supported: {package} {bounds}"
         findings.append(Finding("versions", package, version or "missing", remedy))
     for package, purpose, how in OPTIONAL:
         version = _version(package.replace("_", "-"))
@@ -111,7 +111,7 @@ def _programs() -> list[Finding]:
     purposes = (
         ("deepspeed", "the launcher", "run `make setup`"),
         ("srun", "Slurm jobs (slurm/*.sbatch)", ""),
-        ("mpirun", "preprocessing over several nodes", ""),
+        ("mpirun", "preprocessing on several nodes", ""),
         ("nvidia-smi", "GPU driver", ""),
     )
     beside = str(Path(sys.executable).parent)
@@ -132,8 +132,10 @@ def _version(package: str) -> str | None:
 
 
 def supported_versions(package: str) -> SpecifierSet:
-    """The versions of a required package that setup.py allows, which is where they are said: read
-    from the tree or, where the system was installed without it, from what the install noted."""
+    """Return the versions of a required package that setup.py allows.
+
+    Reads setup.py, or the installed metadata if there is no repository.
+    """
     try:
         requirements = required()
     except UserError:
@@ -148,7 +150,7 @@ def supported_versions(package: str) -> SpecifierSet:
 
 
 def render(findings: list[Finding], console: Console) -> None:
-    """Print the findings as one table."""
+    """Print the findings as a table."""
     table = Table("", "what", "here", "remedy", box=None, pad_edge=False)
     section = ""
     for finding in findings:

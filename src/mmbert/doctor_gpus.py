@@ -1,4 +1,4 @@
-"""What `mmbert doctor` says about GPUs: their kinds, memory and driver, and FlashAttention-3."""
+"""GPU section of `mmbert doctor`: models, memory, driver and FlashAttention-3."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from mmbert_kernels.support.dispatch import ATTENTION_PACKAGES, is_hopper, is_in
 
 MIN_FREE_FRACTION = 0.9
 NVIDIA_SMI_TIMEOUT = 20
-# Folders of PyTorch's index that hold flash-attn-3, by CUDA version; any later torch takes them.
+# CUDA versions for which PyTorch's index has flash-attn-3; builds work with any later torch.
 FLASH_3_BUILDS = ((12, 6), (12, 8), (12, 9), (13, 0))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `remedy` is empty when nothing is amiss."""
+    """One line of the report; `remedy` is empty if nothing is wrong."""
 
     section: str
     name: str
@@ -28,7 +28,7 @@ class Finding:
 
 
 def gpu_findings() -> list[Finding]:
-    """A line for each GPU and one if they differ; where there is none, why."""
+    """Report each GPU and whether they differ, or why there is none."""
     if not torch.cuda.is_available():
         return [_no_gpu()]
     count = torch.cuda.device_count()
@@ -39,8 +39,8 @@ def gpu_findings() -> list[Finding]:
             Finding(
                 "devices",
                 "GPUs",
-                f"of {len(kinds)} kinds: {', '.join(kinds)}",
-                "choose those of one kind by CUDA_VISIBLE_DEVICES: the slowest sets the pace",
+                f"{len(kinds)} different models: {', '.join(kinds)}",
+                "select one model with CUDA_VISIBLE_DEVICES: the slowest GPU sets the pace",
             )
         )
     return findings
@@ -52,24 +52,28 @@ def _gpu(index: int) -> Finding:
     remedies = []
     if not computes_in_bfloat16(index):
         value += ", no bfloat16"
-        remedies.append("too old for bfloat16: train with precision=float32, or take an A100")
+        remedies.append(
+            "no bfloat16 support: train with precision=float32, or use an A100 or newer"
+        )
     try:
         free, total = torch.cuda.mem_get_info(index)
-    except RuntimeError as error:  # not even a context has room, or another process owns it
+    except (
+        RuntimeError
+    ) as error:  # no memory for a context, or exclusively owned by another process
         value += ", not usable"
-        remedies.append(f"{str(error).splitlines()[0]}: see nvidia-smi for who uses it")
+        remedies.append(f"{str(error).splitlines()[0]}: nvidia-smi shows the processes using it")
     else:
         value += f", {free / total:.0%} free"
         if free < MIN_FREE_FRACTION * total:
             remedies.append(
-                f"another process fills it: {free / 2**30:.0f} GiB are free; nvidia-smi names it, "
-                "CUDA_VISIBLE_DEVICES chooses another GPU"
+                f"in use by another process: {free / 2**30:.0f} GiB free; nvidia-smi shows it, "
+                "CUDA_VISIBLE_DEVICES selects another GPU"
             )
     return Finding("devices", f"GPU {index}", value, "; ".join(remedies))
 
 
 def _no_gpu() -> Finding:
-    """Why torch finds none: it is a CPU build, there is none, or the driver does not fit."""
+    """Report why torch finds no GPU: CPU build, no GPU, or an incompatible driver."""
     built = torch.version.cuda
     if built is None:
         remedy = "install a CUDA build of torch" if _nvidia_smi() else ""
@@ -81,7 +85,7 @@ def _no_gpu() -> Finding:
     version = re.search(r"CUDA (?:UMD )?Version: *(\d+)\.(\d+)", output)
     if version is None:
         return Finding(
-            "devices", "GPU", "none usable: nvidia-smi fails", "start or install NVIDIA's driver"
+            "devices", "GPU", "none usable: nvidia-smi fails", "load or install the NVIDIA driver"
         )
     if hidden is not None and not re.match(r"\d|GPU-|MIG-", hidden):
         value = f"none usable: CUDA_VISIBLE_DEVICES is {hidden!r}"
@@ -91,19 +95,19 @@ def _no_gpu() -> Finding:
         return Finding(
             "devices",
             "GPU",
-            f"none usable: the driver is for CUDA {driver} at most, torch for {built}",
-            f"install a newer driver, or a torch built for CUDA {version[1]}",
+            f"none usable: the driver supports CUDA up to {driver}, torch needs {built}",
+            f"install a newer driver, or a torch build for CUDA {version[1]}",
         )
     return Finding(
         "devices",
         "GPU",
         f"none usable, though nvidia-smi runs (driver for CUDA {driver}, torch for {built})",
-        "restart the machine or reload the driver if it was updated; in a container, pass GPUs in",
+        "reboot or reload the driver if it was updated; expose the GPUs to a container",
     )
 
 
 def _nvidia_smi() -> str | None:
-    """What it prints, whether it succeeds or not; None where there is no such program."""
+    """Return the output of nvidia-smi: empty if it fails, None if it does not exist."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -117,7 +121,7 @@ def _nvidia_smi() -> str | None:
 
 
 def flash_attention_3() -> list[Finding]:
-    """On Hopper, whether FlashAttention-3 is there, with the command that installs it."""
+    """Report on Hopper whether FlashAttention-3 is installed, else how to install it."""
     if not is_hopper():
         return []
     package = ATTENTION_PACKAGES["flash_attn_3"]
@@ -134,10 +138,10 @@ def flash_attention_3() -> list[Finding]:
 
 
 def flash_attention_3_command(cuda: str | None) -> str:
-    """How to install it for a torch built for this CUDA version; empty if there is no build.
+    """Return the install command for a torch built for CUDA `cuda`; empty if there is no build.
 
-    The package registry does not have it: whoever took the name there could run anything here.
-    Without dependencies, as PyTorch's index would put another torch in place of the present one.
+    The package registry does not have the package, so anyone could take its name there: only
+    PyTorch's index is used, with --no-deps, as it would replace the installed torch.
     """
     own = tuple(int(part) for part in (cuda or "0.0").split(".")[:2])
     fitting = [build for build in FLASH_3_BUILDS if build[0] == own[0] and build <= own]

@@ -1,11 +1,11 @@
-"""The one exception for what the user can mend; entry points turn it into exit status 2."""
+"""Exception for errors that the user can fix; entry points exit with status 2."""
 
 EXIT_USER_ERROR = 2
 EXIT_SAVED_START_AGAIN = 75
 
 
 class UserError(Exception):
-    """The user's input is wrong: `message` names the file, line or key, `remedy` what to do."""
+    """Invalid input: `message` names the file, line or key, `remedy` the fix."""
 
     def __init__(self, message: str, *, remedy: str) -> None:
         super().__init__(message)
@@ -16,7 +16,7 @@ class UserError(Exception):
         return f"{self.message}\n  → {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions with keyword arguments do not survive pickling between processes by default.
+        # By default, exceptions with keyword arguments cannot be unpickled in another process.
         return (_rebuild, (self.message, self.remedy))
 
 

@@ -1,4 +1,4 @@
-"""Files put in place as a whole and made durable, and their checksums."""
+"""Atomic, durable file writes and checksums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _READ_SIZE = 1 << 22
 
 
 def checksum_file(path: Path) -> str:
-    """XXH3-128 of a file's bytes as 32 hexadecimal digits, read in pieces of 4 MiB."""
+    """Return the XXH3-128 of a file as 32 hexadecimal digits, reading 4 MiB at a time."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(_READ_SIZE):
@@ -27,7 +27,7 @@ def checksum_file(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable; file systems that cannot are left alone."""
+    """Make renames in `folder` durable, where the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,7 +39,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make all files and folders in `folder` durable, but for its own name."""
+    """Make all files and folders in `folder` durable, except its own name."""
     for path in folder.iterdir():
         if path.is_dir():
             sync_tree(path)
@@ -50,8 +50,10 @@ def sync_tree(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and what is missing above it, durable: a folder whose own entry was not synced
-    may be lost with all that was synced in it."""
+    """Create `folder` and missing parents durably.
+
+    A folder whose own entry is not synced may be lost with everything synced in it.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -61,7 +63,7 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def explained_write_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or an exceeded quota into a UserError that names the file."""
+    """Convert a full disk or an exceeded quota to a UserError that names the file."""
     try:
         yield
     except OSError as error:
@@ -69,17 +71,17 @@ def explained_write_errors(path: Path) -> Iterator[None]:
             raise UserError(
                 f"no space left while writing {path}",
                 remedy="free disk space (or choose another output folder) and run the same "
-                "command again: what is already written is kept",
+                "command again: finished files are kept",
             ) from error
         raise
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` only when the block ends without an error.
+    """Open a binary file that appears at `path` only if the block succeeds.
 
-    The bytes go to `<path>.partial`, which is flushed, synced and renamed. On an error the
-    partial file is removed and whatever was at `path` before stays.
+    Data is written to `<path>.partial`, which is flushed, synced and renamed. On an error the
+    partial file is removed and the previous file at `path` stays.
     """
     partial = path.with_name(path.name + ".partial")
     with explained_write_errors(path):
@@ -96,6 +98,6 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON so that the file appears complete or not at all."""
+    """Write `value` as JSON atomically."""
     with atomic_write(path) as file:
         file.write((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())

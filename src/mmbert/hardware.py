@@ -1,4 +1,4 @@
-"""What a GPU of each kind can do: what a plan's times and memory and a run's MFU rest on."""
+"""GPU specifications, used for memory and time estimates and MFU."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,14 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak specifications of one GPU model, as the vendor states them (dense, no sparsity).
+    """Peak specifications of a GPU model as stated by the vendor (dense, no sparsity).
 
-    `memory_bytes` is the total that the driver reports; `flops` is dense bfloat16 FLOP/s with
-    float32 accumulation. Both bandwidths are bytes/s per GPU in one direction: within a node
-    (NVLink, or PCIe without it) and between nodes (assumes one network card per GPU where the
-    vendor's reference system has one).
+    Attributes:
+        memory_bytes: total reported by the driver.
+        flops: dense bfloat16 FLOP/s with float32 accumulation.
+        intra_node_bandwidth: bytes/s per GPU in one direction, NVLink or else PCIe.
+        inter_node_bandwidth: bytes/s per GPU in one direction, with one network card per GPU if
+            the vendor's reference system has one.
     """
 
     name: str
@@ -26,7 +28,7 @@ class Gpu:
 
 
 # Sources: NVIDIA data sheets (H100 and H200 SXM 989 TFLOP/s, B200 2,250, A100 SXM 312, L40S 362,
-# RTX 4090 165); memory as nvidia-smi shows it; network 400, 200 or 100 Gb/s a GPU.
+# RTX 4090 165); memory as shown by nvidia-smi; network 400, 200 or 100 Gb/s per GPU.
 GPUS: tuple[Gpu, ...] = (
     Gpu("b200", 183_359 * MEBIBYTE, 2_250e12, 900e9, 50e9),
     Gpu("h200", 143_771 * MEBIBYTE, 989e12, 450e9, 50e9),
@@ -37,22 +39,25 @@ GPUS: tuple[Gpu, ...] = (
     Gpu("rtx-4090", 24_564 * MEBIBYTE, 165e12, 26e9, 12.5e9),
 )
 
-# Dense bfloat16 FLOP/s of cards that no plan is made for.
+# Dense bfloat16 FLOP/s of cards that the planner does not support.
 _OTHER_PEAKS = (("H100 PCIe", 756e12),)
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak FLOP/s of a device called `device_name` (torch.cuda.get_device_name), dense bfloat16
-    with float32 accumulation; None: not known."""
+    """Return the peak dense bfloat16 FLOP/s (float32 accumulation) of a device; None if unknown.
+
+    Args:
+        device_name: name from torch.cuda.get_device_name.
+    """
     names = ((gpu.name.upper().replace("-", " "), gpu.flops) for gpu in GPUS)
     return next((peak for name, peak in (*_OTHER_PEAKS, *names) if name in device_name), None)
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU called `name`, case and "_" for "-" aside; UserError names the known ones."""
+    """Return the GPU named `name` (case-insensitive, "_" for "-"). Raises UserError if unknown."""
     wanted = name.strip().lower().replace("_", "-")
     for gpu in GPUS:
         if gpu.name == wanted:
             return gpu
     known = ", ".join(gpu.name for gpu in GPUS)
-    raise UserError(f"no figures are known for the GPU {name!r}", remedy=f"choose one of: {known}")
+    raise UserError(f"unknown GPU {name!r}", remedy=f"choose one of: {known}")

@@ -1,10 +1,9 @@
-"""The plan of a run as pure functions of the recipe: steps, rows, tokens, learning rates.
+"""Training schedule as pure functions of the recipe: steps, rows, tokens, learning rates.
 
-Nothing here depends on the number of ranks. Tokens are nominal: rows times the row's tokens, with
-the padding of at most half a percent counted in, as mmBERT's own token clock did.
+Nothing here depends on the number of ranks. Tokens are nominal: rows times tokens per row,
+including up to half a percent of padding, as in mmBERT's own token count.
 """
 
-import bisect
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,7 +13,7 @@ from mmbert.recipe import Recipe, RotaryBases
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of steps of equally many rows within a phase."""
+    """Consecutive steps with the same number of rows within a phase."""
 
     first_step: int
     steps: int
@@ -24,7 +23,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """A phase in steps, rows and tokens; `first_…` count from the start of the run."""
+    """Steps, rows and tokens of a phase; `first_…` count from the start of the run."""
 
     index: int
     name: str
@@ -38,13 +37,13 @@ class PhasePlan:
 
     @property
     def end_step(self) -> int:
-        """The first step after this phase."""
+        """First step after this phase."""
         return self.first_step + self.steps
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One optimiser step: rows `first_row` up to `first_row + rows` of the global sequence."""
+    """One optimizer step, with rows `first_row` to `first_row + rows` of the global sequence."""
 
     step: int
     phase_index: int
@@ -59,24 +58,24 @@ class StepPlan:
 
     @property
     def tokens_after(self) -> int:
-        """Nominal tokens of the run by the end of this step."""
+        """Nominal tokens of the run up to the end of this step."""
         return (self.first_row + self.rows) * self.row_tokens
 
     def crosses_multiple_of(self, tokens: int) -> bool:
-        """Whether the step goes up to or past a multiple of `tokens`."""
+        """Return whether the step reaches or passes a multiple of `tokens`."""
         return self.tokens_after // tokens > self.tokens_before // tokens
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """All phases in order."""
+    """Schedule of all phases, in order."""
 
     phases: tuple[PhasePlan, ...]
     row_tokens: int
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimizer steps of the whole run."""
         return self.phases[-1].end_step
 
     @property
@@ -84,16 +83,8 @@ class TrainingPlan:
         """Nominal tokens of the whole run."""
         return self.phases[-1].first_token + self.phases[-1].tokens
 
-    def phase_of_row(self, row: int) -> PhasePlan:
-        """The phase that the global row `row` belongs to; IndexError past the end."""
-        starts = [phase.first_row for phase in self.phases]
-        phase = self.phases[bisect.bisect_right(starts, row) - 1]
-        if not 0 <= row < phase.first_row + phase.rows:
-            raise IndexError(f"row {row} is not in a run of {phase.first_row + phase.rows} rows")
-        return phase
-
     def at(self, step: int) -> StepPlan:
-        """The plan of optimiser step `step` (counted from 0); IndexError past the end."""
+        """Return the plan of optimizer step `step` (from 0). Raises IndexError past the end."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is not in a run of {self.steps} steps")
         phase = next(phase for phase in self.phases if step < phase.end_step)
@@ -103,11 +94,11 @@ class TrainingPlan:
 
 
 def training_plan(recipe: Recipe) -> TrainingPlan:
-    """Lay the recipe's phases out in steps. A phase ends on the first step that reaches its tokens.
+    """Compute the steps of all phases. A phase ends on the first step that reaches its tokens.
 
-    Growth (the first phase only) goes through the multiples of the quantum from `from_rows` to the
-    full batch, with equally many steps at each, as ModernBERT's packer does (its token share is
-    proportional to the batch).
+    The batch-size warm-up (`batch.growth`, first phase only) goes through the multiples of the
+    quantum from `from_rows` to the full batch, with the same number of steps at each, as in
+    ModernBERT's packer (where the tokens of each size are proportional to it).
     """
     row_tokens = recipe.batch.row_tokens
     phases: list[PhasePlan] = []
@@ -117,7 +108,7 @@ def training_plan(recipe: Recipe) -> TrainingPlan:
         full = phase.rows or recipe.batch.rows
         rows_left = math.ceil(phase.tokens / row_tokens)
         stages: list[Stage] = []
-        for rows, steps in _growth(recipe, full) if index == 0 else ():
+        for rows, steps in _batch_size_warmup(recipe, full) if index == 0 else ():
             steps = min(steps, math.ceil(rows_left / rows))
             if steps > 0:
                 stages.append(Stage(step, steps, rows, row))
@@ -142,7 +133,7 @@ def training_plan(recipe: Recipe) -> TrainingPlan:
     return TrainingPlan(tuple(phases), row_tokens)
 
 
-def _growth(recipe: Recipe, full: int) -> list[tuple[int, int]]:
+def _batch_size_warmup(recipe: Recipe, full: int) -> list[tuple[int, int]]:
     growth = recipe.batch.growth
     if growth is None:
         return []
@@ -154,9 +145,9 @@ def _growth(recipe: Recipe, full: int) -> list[tuple[int, int]]:
 
 
 def learning_rate(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
-    """The learning rate of `step`, a function of the tokens seen before it.
+    """Return the learning rate of `step`, a function of the tokens before it.
 
-    The warm-up alone looks at the tokens after the step, so that the first step is not lost.
+    Only the warm-up uses the tokens after the step, so that the first step has a nonzero rate.
     """
     at = plan.at(step)
     phase_plan = plan.phases[at.phase_index]
@@ -179,19 +170,19 @@ def _decayed(shape: str, progress: float, final: float) -> float:
         remaining = 1.0 - progress
     elif shape == "cosine":
         remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
-    else:  # one_minus_sqrt: base's decay; the paper's "inverse square root"
+    else:  # one_minus_sqrt: the decay of mmBERT-base, "inverse square root" in the paper
         remaining = 1.0 - math.sqrt(progress)
     return final + (1.0 - final) * remaining
 
 
 def weight_decay(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
-    """The weight decay of the phase that `step` is in (before its scaling by the rate)."""
+    """Return the weight decay in the phase of `step` (before scaling by the learning rate)."""
     phase = recipe.phases[plan.at(step).phase_index]
     return recipe.optimizer.weight_decay if phase.weight_decay is None else phase.weight_decay
 
 
 def temperature(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
-    """The sampling temperature (exponent) at the start of `step`."""
+    """Return the sampling temperature (exponent) at the start of `step`."""
     at = plan.at(step)
     phase, settings = plan.phases[at.phase_index], recipe.phases[at.phase_index].temperature
     progress = (at.tokens_before - phase.first_token) / phase.tokens

@@ -1,1 +1,1 @@
-"""Tests of the ablations."""
+"""Tests of mmbert.ablation."""

@@ -1,4 +1,4 @@
-"""The small run's recipe, and shards of its languages with a tokenizer that evaluation can open."""
+"""The small run's recipe, and shards of its languages with a loadable tokenizer."""
 
 import random
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.tokenizers import metaspace_tokenizer, save_tokenizer
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with recipe.yaml and shards/: 22 steps, three phases, tiers of 2, 2 and 1."""
+    """Folder with recipe.yaml and shards/: 22 steps, three phases with 2, 2 and 1 languages."""
     folder = tmp_path_factory.mktemp("ablation")
     generator = random.Random(0)
     languages = {

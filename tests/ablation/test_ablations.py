@@ -1,4 +1,4 @@
-"""The variations: each is a recipe of the same size that differs in nothing but its idea."""
+"""Ablations: each is a recipe of the same size that differs only in the ablated idea."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.support.environment import ROOT
 RECIPES = ROOT / "src" / "mmbert" / "recipes"
 ANNEALED = ("demo", "mmbert-base", "mmbert-small", "small-corpus")
 NAMES = ("constant-mask", "constant-temperature", "all-languages-first", "two-phases")
-# What an ablation may touch: the keys of a phase.
+# Phase keys that an ablation may change.
 TOUCHES = {
     "constant-mask": {"mask_ratio"},
     "constant-temperature": {"temperature"},
@@ -83,7 +83,7 @@ def test_a_temperature_that_moves_within_a_phase_is_held_too() -> None:
 
 
 def test_languages_whose_codes_are_yaml_words_stay_languages() -> None:
-    """`yes` and `nan` are languages; unquoted, YAML would take them for something else."""
+    """`yes` and `nan` are languages, which YAML would read as other types if unquoted."""
     named = ("phases.decay.languages=['yes', 'nan', 'no']", "phases.extension.languages=['nan']")
     full = _load("demo", named)
     varied = _load("demo", named + _ablation(full, "all-languages-first").overrides)
@@ -94,9 +94,9 @@ def test_what_the_recipe_does_not_change_is_left_out() -> None:
     full = _load("demo", ("phases.extension.mask_ratio=0.3", "phases.decay.mask_ratio=0.3"))
     names = [ablation.name for ablation in select_ablations(full)]
     assert names == [FULL, *(name for name in NAMES if name != "constant-mask")]
-    with pytest.raises(UserError, match="'constant-mask' is recipe demo itself"):
+    with pytest.raises(UserError, match="'constant-mask' does not change recipe demo"):
         select_ablations(full, ["constant-mask"])
-    with pytest.raises(UserError, match="anneals nothing"):
+    with pytest.raises(UserError, match="nothing to ablate"):
         select_ablations(_load("adapt"))
 
 

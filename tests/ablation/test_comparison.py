@@ -1,4 +1,4 @@
-"""The figures of the comparison, from made-up results whose answer is known."""
+"""Statistics of the comparison, on synthetic losses with known results."""
 
 import io
 import math
@@ -33,7 +33,7 @@ def _moved(
 
 
 def test_differences_are_paired_by_seed() -> None:
-    """The seeds lie 0.4 apart; what they share does not count as chance."""
+    """Seeds differ by up to 0.4, which must not enter the standard error."""
     entry = compare(_moved((0.10, 0.12, 0.11)), FULL)["all"]
     assert entry.mean == pytest.approx(3.31)
     assert entry.difference == pytest.approx(0.11)
@@ -61,7 +61,7 @@ def test_one_seed_has_no_error_and_claims_nothing() -> None:
     entry = compare({1: {"all": 3.5, "decay": 5.0}}, {1: FULL[1]})["all"]
     assert entry.difference == pytest.approx(0.5)
     assert entry.standard_error is None
-    assert entry.verdict == "one seed: chance not known"
+    assert entry.verdict == "one seed: no error estimate"
 
 
 def test_the_full_recipe_has_losses_and_no_difference() -> None:

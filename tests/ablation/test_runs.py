@@ -1,4 +1,4 @@
-"""The command with real trainings of some seconds: results, resumption, failures, refusals."""
+"""`mmbert ablate` with real training runs of a few seconds: results, resuming, failures."""
 
 import json
 import signal
@@ -22,21 +22,21 @@ VARIED = "constant-mask"
 
 @dataclass(frozen=True)
 class Call:
-    """Exit status of a call of the command, and what it printed."""
+    """Exit status and output of a call of the command."""
 
     status: int
     said: str
 
 
 def ablate(inputs: Path, output: Path, *words: str, launch: str = LAUNCH) -> Call:
-    """`mmbert ablate` of the small recipe, in this process; its trainings are real ones."""
+    """Run `mmbert ablate` on the small recipe in this process, with real training."""
     command = ["ablate", inputs / "recipe.yaml", "--data", inputs / "shards", "--output", output]
     options = [] if "--seeds" in words else ["--seeds", "1"]
     result = CliRunner(env=ENVIRONMENT).invoke(
         app, [*map(str, command), "--launch", launch, *options, *words]
     )
     if isinstance(result.exception, UserError):
-        return Call(2, f"error: {result.exception}")  # what `main` makes of it
+        return Call(2, f"error: {result.exception}")  # as `main` prints it
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Call(result.exit_code, result.output)
@@ -44,7 +44,7 @@ def ablate(inputs: Path, output: Path, *words: str, launch: str = LAUNCH) -> Cal
 
 @pytest.fixture(scope="module")
 def ended(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
-    """The output of three calls: one that was told to stop, one that went on, one more."""
+    """The output folder of three calls: stopped, continued, and repeated."""
     output = tmp_path_factory.mktemp("ablations") / "out"
     (output / "full" / "seed-3").mkdir(parents=True)
     (output / "full" / "seed-3" / "STOP").touch()
@@ -58,7 +58,7 @@ def ended(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def _logs(output: Path) -> dict[str, str]:
-    """All that the runs wrote while they trained."""
+    """Return the logs that the runs wrote during training."""
     found = [*output.rglob("log.jsonl"), *output.rglob("seed-*.log")]
     return {str(path): path.read_text() for path in sorted(found)}
 
@@ -66,7 +66,7 @@ def _logs(output: Path) -> dict[str, str]:
 def test_a_stopped_run_passes_its_status_on(ended: tuple[Path, list[Call]]) -> None:
     _, (stopped, _, _) = ended
     assert stopped.status == 75, stopped.said
-    assert "full, seed 3 was stopped and has saved" in stopped.said
+    assert "full, seed 3 was stopped after saving" in stopped.said
 
 
 def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> None:
@@ -83,15 +83,15 @@ def test_both_recipes_train_and_are_compared(ended: tuple[Path, list[Call]]) -> 
         own, other = entry["losses"]["3"], full["tiers"][tier]["losses"]["3"]
         assert 3 < own < 7
         assert entry["difference"] == pytest.approx(own - other)
-        assert own != other, "the ablation trained as the recipe itself"
+        assert own != other, "the ablation trained the unchanged recipe"
         assert f"{own:.3f}" in call.said
-    assert "chance not known" in call.said
+    assert "no error estimate" in call.said
 
 
 def test_the_same_command_again_trains_nothing(ended: tuple[Path, list[Call]]) -> None:
     _, (_, second, third) = ended
     assert third.status == 0, third.said
-    assert "0 are left" in third.said
+    assert "remaining: 0 runs" in third.said
     assert "training" not in third.said
     assert _table(third.said) == _table(second.said)
 
@@ -103,9 +103,9 @@ def _table(printed: str) -> list[str]:
 def test_a_shared_phase_is_trained_once_and_changes_nothing(
     ended: tuple[Path, list[Call]], inputs: Path, tmp_path: Path
 ) -> None:
-    """The ablation that began at the end of the first phase, against one trained from step 0."""
+    """The ablation started at the end of the first phase equals one trained from step 0."""
     output, (_, call, _) = ended
-    assert "2 are left, 34,816 tokens" in call.said, "22 steps, and 12 more, of 1,024 tokens"
+    assert "remaining: 2 runs, 34,816 tokens" in call.said, "22 + 12 steps of 1,024 tokens"
     own = output / VARIED / "seed-3"
     alone = run(
         *(sys.executable, PRETRAIN, "--recipe", inputs / "recipe.yaml"),
@@ -125,9 +125,9 @@ def test_another_recipe_is_refused_in_the_same_folder(
 ) -> None:
     output, _ = ended
     for override, named in (
-        ("phases.pretrain.mask_ratio=0.2", "phases.pretrain.mask_ratio 0.3, the recipe now says"),
-        ("optimizer.learning_rate=1e-3", "another `optimizer`"),
-        ("phases.decay.learning_rate.final=0.5", "another `phases`"),
+        ("phases.pretrain.mask_ratio=0.2", "phases.pretrain.mask_ratio=0.3, the recipe has"),
+        ("optimizer.learning_rate=1e-3", "a different `optimizer`"),
+        ("phases.decay.learning_rate.final=0.5", "a different `phases`"),
     ):
         refused = ablate(inputs, output, "--only", VARIED, override)
         assert refused.status == 2, refused.said
@@ -158,7 +158,7 @@ sys.exit(75)
 
 
 def test_a_signal_lets_the_run_save_first(inputs: Path, tmp_path: Path) -> None:
-    """A launcher would die of the signal; the run is asked by its STOP file, which goes then."""
+    """The signal would kill a launcher; the run gets a STOP file, removed afterwards."""
     (tmp_path / "waits.py").write_text(WAITS)
     given = ("--data", inputs / "shards", "--output", tmp_path)
     launch = f"{sys.executable} {tmp_path / 'waits.py'}"
@@ -174,14 +174,14 @@ def test_a_signal_lets_the_run_save_first(inputs: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75, said
-    assert "the same command goes on" in said
+    assert "repeat the command to continue" in said
     assert not (tmp_path / "full" / "seed-3" / "STOP").exists()
 
 
 def test_a_failing_run_is_named_and_its_status_passed_on(inputs: Path, tmp_path: Path) -> None:
     failed = ablate(inputs, tmp_path, launch="sh -c 'echo no room left on the disk; exit 7'")
     assert failed.status == 7, failed.said
-    assert "full, seed 3 ended with status 7" in failed.said
+    assert "full, seed 3 failed with exit status 7" in failed.said
     assert "no room left on the disk" in failed.said
     killed = ablate(inputs, tmp_path, launch="sh -c 'kill -9 $$'")
     assert killed.status == 128 + 9, killed.said
@@ -199,7 +199,7 @@ def test_the_dry_run_says_what_would_be_trained(inputs: Path, tmp_path: Path) ->
         "phases.decay.temperature=0.7",
         "phases.pretrain.languages=all",
         'phases.decay.learning_rate={"shape": "constant"}',
-        "10 runs (5 × 2 seeds) of 22 steps and 22,528 tokens each; 10 are left, 151,552 tokens",
+        "10 runs (5 × 2 seeds), each 22 steps and 22,528 tokens; remaining: 10 runs, 151,552 ",
     ):
         assert words in planned.said, planned.said
     assert not (tmp_path / "out").exists()
@@ -209,8 +209,8 @@ def test_the_dry_run_says_what_would_be_trained(inputs: Path, tmp_path: Path) ->
     ("words", "message"),
     [
         (("--only", "constant-masks"), "did you mean 'constant-mask'"),
-        (("--launch", "deepspeed launch/pretrian.py"), "there is no launch/pretrian.py"),
-        (("--launch", "sruun python launch/pretrain.py"), "there is no sruun"),
+        (("--launch", "deepspeed launch/pretrian.py"), "launch/pretrian.py not found"),
+        (("--launch", "sruun python launch/pretrain.py"), "sruun not found"),
         (("data.sources=[{name: text, max_epochs: 0.01}]",), "full, seed 3: "),
         (("phases.dekay.tokens=1",), "'decay'"),
     ],

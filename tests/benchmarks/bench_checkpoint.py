@@ -89,7 +89,7 @@ def measure(
         size = sum(file.stat().st_size for file in path.iterdir())
         figures.append({"waited": waited, "written": written, "bytes": size, "parameters": total})
     begin = time.monotonic()
-    newest = store.newest_sound()
+    newest = store.latest_valid()
     checked, begin = time.monotonic() - begin, time.monotonic()
     assert newest is not None
     store.load(engine, newest)

@@ -1,11 +1,11 @@
-"""A training step on CPU: this program's packed model against transformers' ModernBERT.
+"""Training step on a CPU: this package's packed model compared with transformers' ModernBERT.
 
 Both train the same architecture from the same weights on the same documents with the same masks,
-threads, type and optimiser (AdamW, fused), and take an optimiser step after the same documents.
+threads, dtype and optimizer (fused AdamW), and take an optimizer step after the same documents.
 transformers runs with sdpa attention and sparse prediction, padded to the longest document of a
-batch, at its fastest batch size of 1, 4, 8 and 16; smaller batches accumulate. The process keeps
-its memory, for both, as our training does on a CPU. Neither uses dropout, as transformers'
-ModernBERT has none where ours has it. Before anything is timed, the two losses of a step are
+batch, at the fastest of the batch sizes 1, 4, 8 and 16; smaller batches accumulate. The process
+reuses freed memory for both, as our training does on a CPU. Neither uses dropout, because
+transformers' ModernBERT has none where ours has it. Before the measurement the losses of a step are
 compared. Figures are real tokens (no padding) per second, the best of several interleaved
 repetitions.
 
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbert.data.shards.continuation_index import count_parts, part_bounds
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -33,36 +32,27 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import RotaryBases
 from mmbert_kernels import keep_freed_memory
+from tests.support.packed_rows import web_lengths
 
 BATCH_SIZES = (1, 4, 8, 16)
 MASK_RATIO = 0.3
 IGNORED = -100
-# How many times as fast as transformers this program has to be.
+# Required speedup over transformers.
 WANTED = {"random order": 2.0, "sorted by length": 1.3, "equal lengths": 1.0}
 
 
 @dataclass(frozen=True)
 class Document:
-    """A masked document: input ids, and labels where something was masked (-100 elsewhere)."""
+    """A masked document: input ids, and labels of masked tokens (-100 elsewhere)."""
 
     input_ids: Tensor
     labels: Tensor
 
 
-def web_lengths(generator: np.random.Generator, context: int, tokens: int) -> list[int]:
-    """Lengths of web documents (log-normal, median 500, mean 916), cut to the context."""
-    lengths: list[int] = []
-    while sum(lengths) < tokens:
-        length = max(16, int(generator.lognormal(np.log(500), np.sqrt(2 * np.log(916 / 500)))))
-        starts, ends = part_bounds(length, context, np.arange(count_parts(length, context)))
-        lengths += (ends - starts + 2).tolist()
-    return lengths
-
-
 def make_documents(
     generator: np.random.Generator, lengths: list[int], vocabulary: int
 ) -> list[Document]:
-    """Documents of these lengths; token frequencies fall off as in text (Zipf)."""
+    """Create documents of these lengths with Zipf-distributed tokens."""
     documents = []
     for length in lengths:
         ids = torch.from_numpy(np.minimum(generator.zipf(1.2, length) + 4, vocabulary - 1))
@@ -74,7 +64,7 @@ def make_documents(
 
 
 def pack(documents: list[Document]) -> PackedBatch:
-    """All documents of a step as one row."""
+    """Pack all documents of a step into one row."""
     lengths = [len(document.input_ids) for document in documents]
     labels = torch.cat([document.labels for document in documents])
     positions = (labels != IGNORED).nonzero()[:, 0]
@@ -90,7 +80,7 @@ def pack(documents: list[Document]) -> PackedBatch:
 
 
 def pad(documents: list[Document]) -> dict[str, Tensor]:
-    """A padded batch as transformers takes it."""
+    """Return a padded batch for transformers."""
     length = max(len(document.input_ids) for document in documents)
     shape = (len(documents), length)
     batch = {
@@ -107,7 +97,7 @@ def pad(documents: list[Document]) -> dict[str, Tensor]:
 
 
 def build(vocabulary: int, context: int, dtype: torch.dtype) -> tuple[torch.nn.Module, ...]:
-    """This program's model and transformers', with the same weights."""
+    """Create this package's model and transformers' with the same weights."""
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
     config = EncoderConfig(
@@ -146,14 +136,17 @@ def build(vocabulary: int, context: int, dtype: torch.dtype) -> tuple[torch.nn.M
 
 
 class Trainer:
-    """A model with its optimiser; `step` returns the mean loss of a list of documents."""
+    """A model with its optimizer."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def step(self, documents: list[Document], batch_size: int | None) -> float:
-        """Forward, backward and update; batch_size None is the packed model."""
+        """Run forward, backward and update, and return the documents' mean loss.
+
+        `batch_size`: None for the packed model.
+        """
         masked = sum(int((document.labels != IGNORED).sum()) for document in documents)
         if batch_size is None:
             losses = self.model(
@@ -185,7 +178,7 @@ def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def require_same_loss(ours: Trainer, theirs: Trainer, documents: list[Document]) -> None:
-    """RuntimeError unless the first step's losses agree (later ones need not: both train on)."""
+    """Raise RuntimeError unless the losses of the first step agree (later ones may diverge)."""
     losses = ours.step(documents, None), theirs.step(documents, 8)
     if abs(losses[0] - losses[1]) > 2e-3 * losses[1]:
         raise RuntimeError(f"the two models' losses differ: {losses}")
@@ -198,7 +191,7 @@ def compare(
     repeats: int,
     clock: Callable[[], float],
 ) -> tuple[float, float, int]:
-    """Real tokens per second of both on one step's documents, and their fastest batch size."""
+    """Return real tokens per second of both on one step's documents, and the fastest batch size."""
     tokens = sum(len(document.input_ids) for document in documents)
     ours.step(documents, None)
     theirs_by_size = {
@@ -214,7 +207,7 @@ def compare(
 
 
 def main() -> int:
-    """Run the comparison, print it as a table; 1 if a wanted ratio was missed."""
+    """Run the comparison and print a table; return 1 if a required ratio was missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_768, 256_000])
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 1024])
@@ -226,7 +219,7 @@ def main() -> int:
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="count CPU seconds instead of seconds: for one thread on a machine that others use",
+        help="measure CPU time instead of wall time, for one thread on a shared machine",
     )
     arguments = parser.parse_args()
     clock = time.process_time if arguments.cpu_time else time.perf_counter

@@ -15,106 +15,28 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mmbert.data.loading.data_state import DataState, Progress
+from mmbert.data.loading.data_state import DataCursor
 from mmbert.data.loading.streams import Stream
-from mmbert.data.sampling.permutation import mix
-from mmbert.data.sampling.phase_order import PieceFinder, Pieces
+from mmbert.data.sampling.phase_sampler import PieceLocator
 from mmbert.data.shards.corpus import open_corpus
-from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from tests.support.generated_corpora import simulated_manifests
-
-ROW_TOKENS, STREAMS, CONTEXT = 49_152, 96, 8192
-
-
-def scale_recipe() -> Recipe:
-    """The three phases of mmBERT-base over one temperature-sampled source."""
-
-    def phase(name: str, tokens: str, **changes: Any) -> dict[str, Any]:
-        return {
-            "name": name,
-            "tokens": tokens,
-            "context": CONTEXT,
-            "mask_ratio": 0.15,
-            "rotary_bases": {"global": 160_000, "local": 160_000},
-            **changes,
-        }
-
-    return Recipe.model_validate(
-        {
-            "name": "scale",
-            "model": {"preset": "base"},
-            "data": {"sources": [{"name": "web"}]},
-            "batch": {"row_tokens": ROW_TOKENS, "rows": STREAMS, "quantum": STREAMS},
-            "optimizer": {"learning_rate": 8e-4},
-            "phases": [
-                phase(
-                    "pretrain",
-                    "2.3T",
-                    context=1024,
-                    temperature=0.7,
-                    languages=[f"l{i:04d}_Latn" for i in range(60)],
-                ),
-                phase(
-                    "extend",
-                    "600B",
-                    temperature=0.5,
-                    languages=[f"l{i:04d}_Latn" for i in range(110)],
-                ),
-                phase("decay", "100B", temperature=0.3, languages="all"),
-            ],
-        }
-    )
-
-
-def hashed_find(self: PieceFinder, components: np.ndarray, numbers: np.ndarray) -> Pieces:
-    """In place of the indexes: log-normal lengths of mean 750 from a hash of the piece's number."""
-    words = mix(numbers.astype(np.uint64) * np.uint64(1833) + components.astype(np.uint64))
-    uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
-    # a logistic stands in for the normal: heavy-tailed enough, and in closed form
-    lengths = np.exp(np.log(500.0) + np.log(uniform / (1 - uniform)) * 0.55)
-    lengths = np.clip(lengths, 1, CONTEXT - 2).astype(np.int64)
-    zeros = np.zeros(len(numbers), dtype=np.int64)
-    return Pieces(numbers, zeros, lengths, zeros, zeros)
-
-
-def state_at_the_end(progress: Progress, steps: int) -> DataState:
-    """The data state at the end of the second phase, with positions as lengths scatter them."""
-    random = np.random.default_rng(0)
-    ended = []
-    for phase in range(2):
-        pieces = progress._mixes[phase].pieces.sum() / STREAMS
-        # standard deviation of a sum of n lengths whose own deviation is 1.5 times their mean
-        positions = pieces + random.normal(0, 1.5 * np.sqrt(pieces), STREAMS)
-        ended.append({"positions": positions.astype(int).tolist(), "returned": []})
-    state = progress.state(steps, {n: progress.streams[n] for n in range(STREAMS)})
-    state["phase"] = 1
-    state["ended"] = ended[:1]  # type: ignore[typeddict-item]
-    for number in range(STREAMS):
-        state["streams"][str(number)] = {
-            "position": ended[1]["positions"][number],
-            "carried": [],
-            "kept": [],
-        }
-    return state
+from tests.support.scale_run import CONTEXT, hashed_locate, scale_recipe, state_at_the_end
 
 
 def child(shards: Path, state_file: Path | None) -> None:
     """A fresh process: start (or resume), then plan one row of one stream."""
-    PieceFinder.find = hashed_find  # type: ignore[method-assign]
+    PieceLocator.locate = hashed_locate  # type: ignore[method-assign]
     recipe = scale_recipe()
     plan = training_plan(recipe)
     begin = time.perf_counter()
     state = json.loads(state_file.read_text()) if state_file else None
     corpus = open_corpus(shards)
     opened = time.perf_counter() - begin
-    progress = Progress(corpus, recipe, plan, state)
+    cursor = DataCursor(corpus, recipe, plan, state)
     ready = time.perf_counter() - begin
-    stream = Stream(progress.order, 0, progress.streams[0])
+    stream = Stream(cursor.sampler, 0, cursor.streams[0])
     stream.next_row()
     first = time.perf_counter() - begin
     rows = 200
@@ -125,7 +47,7 @@ def child(shards: Path, state_file: Path | None) -> None:
     print(
         f"manifests {opened:.2f} s, ready {ready:.2f} s, first row planned {first:.2f} s, "
         f"each row {1000 * each:.2f} ms, peak {memory:.0f} MB, "
-        f"holes {int(progress.order.consumption.hole_counts.sum()):,}",
+        f"gaps {int(cursor.sampler.consumption.gap_counts.sum()):,}",
         flush=True,
     )
 
@@ -144,13 +66,13 @@ def main() -> None:
         )
         recipe = scale_recipe()
         plan = training_plan(recipe)
-        progress = Progress(open_corpus(shards), recipe, plan, None)
+        cursor = DataCursor(open_corpus(shards), recipe, plan, None)
         # digests of phases begun, as a checkpoint would have them
-        state = state_at_the_end(progress, plan.phases[1].end_step)
-        consumption = progress.order.consumption
-        second = progress._order(1, consumption)
+        state = state_at_the_end(cursor, plan.phases[1].end_step)
+        consumption = cursor.sampler.consumption
+        second = cursor._open_sampler(1, consumption)
         del second
-        state["digests"] = progress._digests
+        state["digests"] = cursor._digests
         file = Path(folder) / "state.json"
         file.write_text(json.dumps(state))
         for name, arguments in (("start", [shards]), ("resume at 2.9T", [shards, file])):

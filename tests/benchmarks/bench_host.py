@@ -117,7 +117,7 @@ def fake_driver() -> Iterator[Callable[..., Any]]:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from tests.kernels.test_compilation import FakeDriver
+    from tests.kernels.compilation import FakeDriver
 
     launch = JITFunction.run
 

@@ -1,12 +1,12 @@
-"""Every kernel against its byte or FLOP floor, then PyTorch eager, torch.compile and others.
+"""Kernel times compared with their roofline, PyTorch eager, torch.compile and other packages.
 
-It measures the device's own copy bandwidth and bf16 product rate, and from them each operation's
-floor: the bytes that it must move (each argument read and each result written once) or the products
-that it must make. Times are medians over repetitions, with the L2 cache emptied before each; "both"
-is forward and backward together. Shapes are those of mmBERT base: 49,152 tokens, 14,746 masked. All
-of ours come first, then the others of all, the compiled last: they take longest.
+The device's copy bandwidth and bf16 matmul rate are measured, and from them each operation's floor:
+the time to move its bytes (each argument read and each result written once) or to compute its
+products. Times are medians over repetitions, with the L2 cache flushed before each; "both" is
+forward and backward together. Shapes are those of mmBERT base: 49,152 tokens, 14,746 masked. Our
+kernels run first, then the others, torch.compile last, which takes longest.
 
-A part of the GPU report (make gpu-report); alone:
+Part of the GPU report (make gpu-report); alone:
 
     python -m tests.benchmarks.bench_kernels
     python -m tests.benchmarks.bench_kernels --only-ours
@@ -28,44 +28,27 @@ from torch import Tensor
 import mmbert_kernels as kernels
 from tests.benchmarks.gpu_report.options import device_of, part_parser
 from tests.benchmarks.gpu_report.records import Recorder
-from tests.benchmarks.kernel_cases import Case, Function, cases
+from tests.benchmarks.kernel_cases import benchmarks
+from tests.kernels.case import Benchmark, Function
+from tests.support.gpu_files import report_name
 
-# What is wanted on an H200: of the measured copy bandwidth where bytes are the floor, and of the
-# vocabulary head at 14,746 × 768 × 256,000.
+# Targets on an H200: fraction of the measured copy bandwidth where bytes are the floor, and time of
+# the vocabulary head at 14,746 × 768 × 256,000.
 WANTED_SHARE, WANTED_HEAD_MILLISECONDS = 0.8, 35.0
 HEAD = "linear cross-entropy"
-OPTIMISER = "stable adamw"
+OPTIMIZER = "stable adamw"
 Times = tuple[float, float]
-# The beginnings of cases' names -> the operation whose tests verify them.
-OPERATIONS = {
-    "layer norm": "layer norms",
-    "add + layer norm": "layer norms",
-    "dropout + add": "layer norms",
-    "embedding": "embedding",
-    "geglu": "geglu",
-    "rotary": "rotary",
-    "attention": "attention",
-    "window": "attention",
-    "gather rows": "gather rows",
-    HEAD: "vocabulary head",
-    OPTIMISER: "optimiser",
-}
-
-
-def operations_of_case(name: str) -> tuple[str, ...]:
-    """What verifies the case of this name."""
-    return (next(value for key, value in OPERATIONS.items() if name.startswith(key)),)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Times calls on a device."""
+    """Measures the time of calls on a device."""
 
     device: torch.device
     repetitions: int
 
     def milliseconds(self, call: Callable[[], object]) -> float:
-        """Median time of a call, after warming up."""
+        """Return the median time of a call, after warm-up."""
         for _ in range(3):
             call()
         times = []
@@ -86,8 +69,8 @@ class Clock:
                 times.append((time.perf_counter() - begun) * 1e3)
         return statistics.median(times)
 
-    def forward_and_both(self, function: Function, case: Case) -> Times:
-        """Milliseconds of the forward pass, and of forward and backward."""
+    def forward_and_both(self, function: Function, case: Benchmark) -> Times:
+        """Return milliseconds of the forward pass, and of forward and backward."""
         leaves = [each for each in case.arguments if each.requires_grad]
 
         def forward() -> tuple[Tensor, ...]:
@@ -100,7 +83,7 @@ class Clock:
 
 
 def verdict(name: str, by_bytes: bool, floor: float, both: float, full_size: bool) -> str:
-    """What was wanted on an H200 and whether it was reached; "" if nothing was."""
+    """Return the target on an H200 and whether it was reached; "" if there is none."""
     if by_bytes:
         reached = floor / both >= WANTED_SHARE
         return (
@@ -113,7 +96,7 @@ def verdict(name: str, by_bytes: bool, floor: float, both: float, full_size: boo
 
 
 def device_rates(clock: Clock, dtype: torch.dtype) -> tuple[float, float]:
-    """Bytes per second of a copy (read and written) and FLOP per second of a product."""
+    """Measure bytes per second of a copy (read and written) and FLOP per second of a matmul."""
     on_gpu = clock.device.type == "cuda"
     source = torch.empty(1 << (30 if on_gpu else 26), dtype=torch.uint8, device=clock.device)
     target = torch.empty_like(source)
@@ -125,37 +108,43 @@ def device_rates(clock: Clock, dtype: torch.dtype) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What measures and records the cases of one device."""
+    """Measures and records benchmarks on one device."""
 
     clock: Clock
     recorder: Recorder
     bandwidth: float
     rate: float
     full_size: bool
-    """The shapes are base's, for which there are wishes."""
+    """Whether the shapes are base's, for which there are targets."""
 
-    def ours(self, case: Case) -> None:
-        """Our own times, floor, and verdict."""
+    def ours(self, operation: str, case: Benchmark) -> None:
+        """Record our times, floor and verdict."""
         by_bytes = case.both_bytes / self.bandwidth >= case.both_flops / self.rate
         floor = 1e3 * max(case.both_bytes / self.bandwidth, case.both_flops / self.rate)
         forward, both = self.clock.forward_and_both(case.ours, case)
-        self.record_ours(case.name, floor, forward, both, by_bytes)
+        self.record_ours(operation, case.name, floor, forward, both, by_bytes)
 
     def record_ours(
-        self, name: str, floor: float, forward: float | None, both: float, by_bytes: bool
+        self,
+        operation: str,
+        name: str,
+        floor: float,
+        forward: float | None,
+        both: float,
+        by_bytes: bool,
     ) -> None:
-        verified_by = operations_of_case(name)
+        verified_by = (report_name(operation),)
         self.recorder.figure(name, "floor", floor, "ms")
         if forward is not None:
             self.recorder.figure(name, "forward", forward, "ms", verified_by)
         self.recorder.figure(name, "both", both, "ms", verified_by)
         self.recorder.figure(name, "floor / both", floor / both, "", verified_by)
-        told = verdict(name, by_bytes, floor, both, self.full_size)
-        if told and self.clock.device.type == "cuda":
-            self.recorder.remark(name, told)
+        message = verdict(name, by_bytes, floor, both, self.full_size)
+        if message and self.clock.device.type == "cuda":
+            self.recorder.remark(name, message)
 
-    def rival(self, case: Case, name: str, function: Function) -> None:
-        """Another's time of both passes, unless it needs too much memory or does not compile."""
+    def rival(self, case: Benchmark, name: str, function: Function) -> None:
+        """Record another implementation's time, unless it runs out of memory or cannot compile."""
         try:
             _, both = self.clock.forward_and_both(function, case)
         except (torch.OutOfMemoryError, torch._dynamo.exc.BackendCompilerFailed) as error:
@@ -163,20 +152,22 @@ class Bench:
             return
         self.recorder.figure(case.name, f"{name}, both", both, "ms")
 
-    def rivals(self, case: Case) -> None:
-        """PyTorch eager and what public package is installed."""
+    def rivals(self, _: str, case: Benchmark) -> None:
+        """Record PyTorch eager and the installed packages."""
         self.rival(case, "eager", case.eager)
         for name, function in case.public.items():
             self.rival(case, name, function)
 
-    def compiled(self, case: Case) -> None:
-        """torch.compile of the eager formula."""
+    def compiled(self, _: str, case: Benchmark) -> None:
+        """Record torch.compile of the eager formula."""
         self.rival(case, "compiled", torch.compile(case.eager, dynamic=False))
 
 
 def measure_optimizer(bench: Bench, count: int, others: bool) -> None:
-    """StableAdamW on `count` parameters in 140 tensors, against PyTorch's fused AdamW (which needs
-    no RMS by tensor) and optimi's StableAdamW."""
+    """Measure StableAdamW on `count` parameters in 140 tensors.
+
+    Compared with PyTorch's fused AdamW, which needs no RMS per tensor, and optimi's StableAdamW.
+    """
     clock = bench.clock
     tensors = 140
     parameter, gradient, m, v = (torch.zeros(count, device=clock.device) for _ in range(4))
@@ -203,15 +194,17 @@ def measure_optimizer(bench: Bench, count: int, others: bool) -> None:
 
     # 2 arrays read by the first pass, 4 read and 3 written by the second
     floor = 1e3 * 36 * count / bench.bandwidth
-    bench.record_ours(OPTIMISER, floor, None, clock.milliseconds(step), by_bytes=True)
+    bench.record_ours(
+        "stable_adamw", OPTIMIZER, floor, None, clock.milliseconds(step), by_bytes=True
+    )
     if others:
         for name, optimizer in optimizers(gradient, bounds).items():
             taken = clock.milliseconds(optimizer.step)
-            bench.recorder.figure(OPTIMISER, f"{name}, both", taken, "ms")
+            bench.recorder.figure(OPTIMIZER, f"{name}, both", taken, "ms")
 
 
 def optimizers(gradient: Tensor, bounds: list[int]) -> dict[str, Any]:
-    """The installed optimisers over tensors of the same sizes."""
+    """Create the installed optimizers over tensors of the same sizes."""
 
     def parameters() -> list[Tensor]:
         made = []
@@ -231,22 +224,22 @@ def optimizers(gradient: Tensor, bounds: list[int]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure and report; 2 without a GPU."""
+    """Measure and report; exit with 2 without a GPU."""
     parser = part_parser(__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, help="49,152, on a CPU 256")
     parser.add_argument("--vocabulary", type=int, help="256,000, on a CPU 512")
     parser.add_argument(
-        "--parameters", type=int, help="that the optimiser has; 2^26, on a CPU 9,000"
+        "--parameters", type=int, help="parameters of the optimizer; 2^26, on a CPU 9,000"
     )
     parser.add_argument("--repetitions", type=int, help="20, on a CPU 1")
-    parser.add_argument("--only-ours", action="store_true", help="no other implementations")
+    parser.add_argument("--only-ours", action="store_true", help="skip other implementations")
     arguments = parser.parse_args()
     run(arguments, device_of(arguments), Recorder("kernels", arguments.report))
     return 0
 
 
 def run(arguments: argparse.Namespace, device: torch.device, recorder: Recorder) -> None:
-    """Measure all cases: ours, then eager and public ones, then compiled ones."""
+    """Measure all benchmarks: ours, then eager and public ones, then compiled ones."""
     on_gpu = device.type == "cuda"
     tokens = arguments.tokens or (49_152 if on_gpu else 256)
     vocabulary = arguments.vocabulary or (256_000 if on_gpu else 512)
@@ -265,8 +258,8 @@ def run(arguments: argparse.Namespace, device: torch.device, recorder: Recorder)
     if on_gpu and not arguments.only_ours:
         steps.append(bench.compiled)  # on a CPU it would want a C++ compiler
     for number, step in enumerate(steps):
-        for case in cases(device, dtype, tokens, vocabulary):
-            step(case)
+        for operation, case in benchmarks(device, dtype, tokens, vocabulary):
+            step(operation, case)
         if number == 0:
             measure_optimizer(bench, parameters, others=not arguments.only_ours)
 

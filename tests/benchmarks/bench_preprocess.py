@@ -1,13 +1,13 @@
-"""Preprocessing per CPU-second: against the raw tokenizer, and against Megatron-LM's own tool.
+"""Throughput of preprocessing, compared with the tokenizer alone and with Megatron-LM.
 
     python tests/benchmarks/bench_preprocess.py [--input FOLDER] [--megatron CHECKOUT]
 
-Text: documents of web-like lengths, put together anew from the lines of `--input` (anything that
-launch/preprocess.py reads; its largest languages), else of CLDR's data. `--megatron` is a checkout
-of NVIDIA/Megatron-LM, whose tools/preprocess_data.py is run as it is (Python 3.12 or newer, or 3.11
-with typing.override given by a sitecustomize module on PYTHONPATH).
-Every figure is bytes of text by CPU-seconds (user and system, all processes), after what the same
-run costs on one document was taken off (imports, loading the model).
+The text consists of documents with lengths as on the web, composed from lines of the largest
+languages of `--input` (any input of launch/preprocess.py), by default from CLDR. `--megatron` is a
+checkout of NVIDIA/Megatron-LM, whose tools/preprocess_data.py is run unchanged (Python 3.12 or
+newer, or 3.11 with typing.override from a sitecustomize module on PYTHONPATH).
+Throughput is bytes of text per CPU-second (user and system, all processes), without the time that
+the same run takes on one document (imports, loading the model).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HIGH = {
 
 
 def make_text(folder: Path, lines: dict[str, list[str]], megabytes: float) -> None:
-    """JSON lines per language: documents with a median of 2.4 kB, made of runs of some lines."""
+    """Write JSON lines per language: documents with a median of 2.4 kB, of consecutive lines."""
     folder.mkdir(parents=True)
     generator = random.Random(21)
     for language, known in lines.items():
@@ -55,7 +55,7 @@ def make_text(folder: Path, lines: dict[str, list[str]], megabytes: float) -> No
 
 
 def lines_of(documents: Iterable[tuple[str, str]], languages: int) -> dict[str, list[str]]:
-    """The lines of the languages with most text, of (language, text) pairs."""
+    """Return the lines of the largest languages, from (language, text) pairs."""
     lines: dict[str, list[str]] = {}
     for language, text in documents:
         lines.setdefault(language, []).extend(text.split("\n"))
@@ -64,7 +64,7 @@ def lines_of(documents: Iterable[tuple[str, str]], languages: int) -> dict[str, 
 
 
 def cldr_documents(languages: int) -> Iterator[tuple[str, str]]:
-    """(language, text) of some megabytes of CLDR's data per language."""
+    """Yield (language, text) of some megabytes of CLDR data per language."""
     from mmbert_prep.demo.text import DocumentGenerator
 
     for language, locale in list(HIGH.items())[:languages]:
@@ -73,7 +73,7 @@ def cldr_documents(languages: int) -> Iterator[tuple[str, str]]:
 
 
 def documents_of(folder: Path) -> Iterator[tuple[str, str]]:
-    """(language, text) of the documents of an input, as the pipeline reads them."""
+    """Yield (language, text) of the documents of an input."""
     from mmbert_prep.executor.work_units import plan_work_units
     from mmbert_prep.readers import read_range
     from mmbert_prep.readers.discovery import discover
@@ -88,7 +88,7 @@ def documents_of(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def raw(lines: Path, model: Path, way: str) -> None:
-    """Only the tokenizer: all documents in memory, batches of 500 but for "one by one"."""
+    """Run only the tokenizer, on documents in memory, in batches of 500 or one by one."""
     with open(lines, encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file]
     batches = [texts[start : start + 500] for start in range(0, len(texts), 500)]
@@ -112,7 +112,7 @@ def raw(lines: Path, model: Path, way: str) -> None:
 
 
 def ours(folder: Path, model: Path, output: Path, workers: int, fast_encoder: str) -> list[str]:
-    """The command that a user gives."""
+    """Return the command of a run."""
     return [
         str(ROOT / "launch" / "preprocess.py"),
         *("--input", str(folder), "--output", str(output), "--tokenizer", str(model)),
@@ -124,7 +124,7 @@ PATHS = [str(ROOT / name) for name in ("src", "kernels", "data_prep")]
 
 
 def measured(command: list[str], paths: list[str] = PATHS) -> tuple[float, float]:
-    """(CPU-seconds of all processes, wall seconds) of a Python command."""
+    """Return the CPU-seconds of all processes and the wall seconds of a Python command."""
     path = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
@@ -141,7 +141,7 @@ def measured(command: list[str], paths: list[str] = PATHS) -> tuple[float, float
 
 
 class Bench:
-    """Runs each way on the whole text and on a single document; the difference is what counts."""
+    """Measures the difference between runs on the whole text and on a single document."""
 
     def __init__(self, work: Path, folder: Path, vocabulary_size: int, repeats: int) -> None:
         self.work, self.folder, self.repeats = work, folder, repeats
@@ -164,7 +164,7 @@ class Bench:
     def rate(
         self, name: str, make: Callable[[bool], list[str]], paths: list[str] = PATHS
     ) -> tuple[float, float]:
-        """MB per CPU-second and MB per wall second, the best of some repeats."""
+        """Return MB per CPU-second and MB per wall second, the best of several repeats."""
         best = [float("inf"), float("inf")]
         for _ in range(self.repeats):
             fixed = measured(make(True), paths)
@@ -175,7 +175,7 @@ class Bench:
         return cpu, wall
 
     def raw_rate(self, way: str) -> float:
-        """MB per CPU-second of the tokenizer alone."""
+        """Return MB per CPU-second of the tokenizer alone."""
         script = [__file__, "raw", str(self.lines), str(self.model), way]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         seconds = min(
@@ -186,14 +186,14 @@ class Bench:
         return self.size / 1e6 / seconds
 
     def our_command(self, fast_encoder: str, workers: int, one: bool) -> list[str]:
-        """The pipeline on everything or on one document, into a fresh folder."""
+        """Return the command of the pipeline on all text or one document, into a new folder."""
         output = self.work / "ours"
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(self.model.parent, output / "tokenizer")
         return ours(self.one if one else self.folder, self.model, output, workers, fast_encoder)
 
     def megatron_command(self, checkout: Path, workers: int, one: bool) -> list[str]:
-        """Megatron-LM's own tool on everything or on one document."""
+        """Return the command of Megatron-LM on all text or one document."""
         lines = self.one / "eng_Latn.jsonl" if one else self.lines
         return [
             str(checkout / "tools" / "preprocess_data.py"),
@@ -204,12 +204,12 @@ class Bench:
 
 
 def main() -> None:
-    """Run everything and print the ratios."""
+    """Run all measurements and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--input", type=Path)
     parser.add_argument("--megabytes", type=float, default=480, help="of text, all languages")
     parser.add_argument(
-        "--languages", type=int, default=4, help="200 documents of each are a proof"
+        "--languages", type=int, default=4, help="200 documents of each are used for verification"
     )
     parser.add_argument("--vocab-size", type=int, default=32_768)
     parser.add_argument("--repeats", type=int, default=2)
@@ -240,7 +240,7 @@ def main() -> None:
         print(f"ours / raw, kitoken, one by one  {fast / raw_single:5.2f}")
         print(f"1 -> 2 workers, wall             {two_wall / one_wall:5.2f}  (at least 1.8)")
         if options.megatron is None:
-            print("no comparison with Megatron-LM: give --megatron CHECKOUT")
+            print("skipping Megatron-LM; use --megatron CHECKOUT to compare with it")
             return
         other, _ = bench.rate(
             "Megatron-LM, SentencePiece, 2 workers",

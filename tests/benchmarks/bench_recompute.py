@@ -1,9 +1,9 @@
-"""What recomputation saves and costs: memory by formula and as measured, and time per step.
+"""Memory and time of recomputation: memory by formula and measured, and time per step.
 
 One row of packed documents, forward and backward, with dropout. On a GPU the preset itself runs in
-bfloat16 and the peak is the allocator's; on a CPU a few layers of its width run in float32, and
-the peak is that of the CPU's allocator. Times are the least of several interleaved repetitions
-(processor time on a CPU, as other programs may share it).
+bfloat16; on a CPU a few layers of its width run in float32. The peak is the allocator's. Times are
+the minimum of several interleaved repetitions (processor time on a CPU, which other programs may
+share).
 
     python tests/benchmarks/bench_recompute.py                       # base: about 3 minutes on CPU
     python tests/benchmarks/bench_recompute.py --preset large --tokens 49152      # on a GPU
@@ -32,7 +32,7 @@ MASK_RATIO = 0.3
 
 
 def row_of(tokens: int, vocabulary: int, device: str) -> PackedBatch:
-    """A row of equally long documents with a share of its tokens masked."""
+    """Create a row of equally long documents with a fraction of the tokens masked."""
     generator = torch.Generator().manual_seed(0)
     masked = round(MASK_RATIO * tokens)
     ends = torch.arange(0, tokens + 1, min(DOCUMENT, tokens), dtype=torch.int32)
@@ -48,7 +48,7 @@ def row_of(tokens: int, vocabulary: int, device: str) -> PackedBatch:
 
 
 def build(config: EncoderConfig, device: str) -> MaskedLanguageModel:
-    """The model with its gradients in place, so that they are not counted as activations."""
+    """Create the model with allocated gradients, so that they are not counted as activations."""
     with torch.device(device):
         model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
     initialize_parameters(model, seed=21)
@@ -60,7 +60,7 @@ def build(config: EncoderConfig, device: str) -> MaskedLanguageModel:
 
 
 def peak_bytes(step: Callable[[], None], device: str) -> int:
-    """The most that one step has at once beyond what is there before it."""
+    """Measure the peak memory of one step above the memory before it."""
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -78,7 +78,7 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
 
 
 def seconds(step: Callable[[], None], device: str) -> float:
-    """Time of one step."""
+    """Measure the time of one step."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     start = clock()
     step()

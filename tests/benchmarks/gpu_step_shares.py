@@ -10,24 +10,15 @@ from torch.profiler import ProfilerActivity, profile
 from mmbert.data.loading.rows import Row
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
+from tests.kernels.cases import all_cases
+from tests.support.gpu_files import report_name
 from tests.support.packed_rows import document_lengths
 
 # The outermost range of the trace that names an operation: autograd functions by the beginning of
 # their names, forward and (…Backward) backward; the optimiser by torch's own range.
 OPERATIONS: dict[str, tuple[str, ...]] = {
-    "vocabulary head": ("_LinearCrossEntropy",),
+    **{report_name(case.operation): case.trace_names for case in all_cases() if case.trace_names},
     "linear layers": ("_ColumnLinear", "_RowLinear"),
-    "attention": (
-        "torch_attn::_varlen_attn",
-        "FlashAttn",
-        "_BlockedAttention",
-    ),
-    "layer norms": ("_AddLayerNorm", "_PrenormLayerNorm", "_LayerNorm"),
-    "embedding": ("_EmbeddingLayerNorm",),
-    "geglu": ("_GeGLU",),
-    "rotary": ("_Rotary",),
-    "gather rows": ("_GatherRows",),
-    "optimiser": ("Optimizer.step#",),
 }
 OTHER = "everything else"
 BYTES = 2  # bfloat16

@@ -16,11 +16,14 @@ import torch
 import mmbert.parallel
 import mmbert_kernels
 from mmbert.model.config import encoder_config
+from mmbert.model.flops import training_flops
 from mmbert.parallel import collectives
 from mmbert.recipe import ModelSettings
+from tests.benchmarks import gpu_step_shares
 from tests.benchmarks.bench_gpu_step import MASK_RATIO, Speed, recipe_of, verdict
 from tests.benchmarks.gpu_step_shares import OPERATIONS, OTHER, bottleneck, floors
-from tests.benchmarks.kernel_cases import Case, Function, cases
+from tests.benchmarks.kernel_cases import benchmarks
+from tests.kernels.case import Benchmark, Function
 from tests.support.environment import ON_A_CPU, with_packages
 from tests.support.gpu_step_models import (
     IGNORED,
@@ -73,10 +76,10 @@ def test_every_operation_has_its_name_in_a_trace() -> None:
 def test_all_that_are_compared_compute_the_same() -> None:
     """Values and gradients, for an upstream gradient of ones."""
     torch.manual_seed(21)
-    for case in cases(torch.device("cpu"), torch.float32, 256, 512):
+    for _, case in benchmarks(torch.device("cpu"), torch.float32, 256, 512):
         leaves = [each for each in case.arguments if each.requires_grad]
 
-        def summed(function: Function, case: Case = case) -> torch.Tensor:
+        def summed(function: Function, case: Benchmark = case) -> torch.Tensor:
             out = function(*case.arguments)
             return (
                 sum((each.sum() for each in out), torch.zeros(()))
@@ -117,6 +120,7 @@ def test_verdicts() -> None:
 def test_the_floors_are_the_known_ones() -> None:
     """Base at context 1024 on an H200 (4.3 TB/s, 790 TFLOP/s), whose floors were worked out before:
     about 111 ms a row, of which the products of layers and head 64 ms."""
+    assert gpu_step_shares.training_flops is training_flops
     recipe = recipe_of("base", 1024, 49_152, tiny=False)
     rows = packed_rows(1, tokens=49_152, context=1024, mask_ratio=MASK_RATIO, vocabulary=256_000)
     least = floors(recipe.model, rows, 4.3e12, 790e12)

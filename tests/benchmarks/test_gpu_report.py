@@ -24,8 +24,8 @@ from tests.support.environment import ON_A_CPU, ROOT, with_packages
 from tests.support.tiny_run import PREPROCESS, write_text
 
 RECIPE = ROOT / "src" / "mmbert" / "recipes" / "demo.yaml"
-GEGLU = "tests/kernels/test_triton.py::test_geglu"
-ROTARY = "tests/kernels/test_triton.py::test_rotary"
+GEGLU = "tests/kernels/test_triton.py::test_values_and_gradients[geglu-"
+ROTARY = "tests/kernels/test_triton.py::test_values_and_gradients[rotary-"
 
 
 def part(
@@ -252,7 +252,7 @@ def write_tests(folder: Path, outcomes: dict[str, str], collected: tuple[str, ..
 
 def test_a_figure_is_verified_by_the_tests_of_its_operation_alone(tmp_path: Path) -> None:
     """Whatever became of others; a run cut short counts for the tests that had ended."""
-    attention = "tests/kernels/test_implementation.py::test_attention_on_a_gpu"
+    attention = "tests/kernels/packed_attention/test_gpu_libraries.py::test_attention_on_a_gpu"
     collected = (f"{GEGLU}[a]", f"{GEGLU}[b]", f"{ROTARY}[a]", f"{ROTARY}_x[a]", f"{attention}[a]")
     outcomes = {
         f"{GEGLU}[a]": "passed",

@@ -26,7 +26,7 @@ def save_until(root: Path, call: int) -> None:
     changes a file."""
     torch.set_num_threads(1)
     store, engine = CheckpointStore(root, keep_last=2), StepWeights()
-    newest = store.newest_sound()
+    newest = store.latest_valid()
     step = 0 if newest is None else Index.read(newest).state.step
 
     def die(number: int) -> None:

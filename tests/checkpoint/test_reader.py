@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from mmbert.checkpoint.format import CheckpointDamagedError, Index, RunState
-from mmbert.checkpoint.reader import CheckpointReader, problem_with, read_parameters
-from mmbert.checkpoint.writer import Job, Snapshot, Writer
+from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
+from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
 from mmbert.errors import UserError
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec, local_slice
 from mmbert.parallel.zero_fragment import ParameterFragment
@@ -43,7 +43,7 @@ def write_checkpoint(
     writers = []
     for rank in range(tensor * data):
         tensor_rank, data_rank = rank % tensor, rank // tensor
-        job = Job(
+        job = SaveJob(
             path=path,
             partial=partial,
             rank=rank,
@@ -58,10 +58,10 @@ def write_checkpoint(
             zero_stage=3,
             commit_timeout=10,
         )
-        snapshot = Snapshot()
+        staging = HostStaging()
         fragments = fragments_of(specs, tensor_rank, tensor, data_rank, cuts)
-        pieces = snapshot.take(fragments, torch.device("cpu"))
-        writers.append(Writer(job, snapshot, pieces, after_commit=lambda: None))
+        pieces = staging.stage(fragments, torch.device("cpu"))
+        writers.append(Writer(job, staging, pieces, after_commit=lambda: None))
     for writer in writers:
         writer.start()
     assert [writer.result() for writer in writers] == [None] * len(writers)
@@ -131,7 +131,7 @@ def test_any_range_of_any_split_reads_back(
 ) -> None:
     folder = tmp_path_factory.mktemp("checkpoint")
     path = write_checkpoint(folder, [spec], tensor=tensor, cuts=cuts)
-    assert problem_with(path) is None
+    assert verify_checkpoint(path) is None
     with CheckpointReader(path) as reader:
         for state in STATES:
             full = full_tensor(spec, state)
@@ -139,7 +139,7 @@ def test_any_range_of_any_split_reads_back(
             for rank in range(reading):
                 share = local_slice(full, spec, rank, reading).flatten()
                 start, stop = sorted(int(border * share.numel()) for border in borders)
-                values = reader.share_range(
+                values = reader.shard_range(
                     "p",
                     state,
                     ranges=spec.ranges(rank, reading),
@@ -168,7 +168,7 @@ def test_every_range_of_a_matrix_that_is_cut_along_columns(checkpoint: Path, rea
             share = local_slice(full, spec, rank, reading).flatten()
             for start in range(share.numel()):
                 for stop in range(start + 1, share.numel() + 1):
-                    values = reader.share_range(
+                    values = reader.shard_range(
                         "a.weight",
                         "master",
                         ranges=spec.ranges(rank, reading),

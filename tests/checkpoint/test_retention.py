@@ -21,9 +21,9 @@ def test_damaged_ones_further_on_do_not_count(tmp_path: Path) -> None:
     save(store, 10)
     for step in (20, 30):
         (tmp_path / f"step-{step:08d}" / "index.json").write_bytes(b"")
-    assert step_of(store.newest_sound() or Path()) == 10
+    assert step_of(store.latest_valid() or Path()) == 10
     save(store, 15)
-    assert step_of(store.newest_sound() or Path()) == 15
+    assert step_of(store.latest_valid() or Path()) == 15
     save(store, 25)
     assert [step_of(path) for path in store.list()] == [20, 25, 30]
     save(store, 35)

@@ -1,1 +1,1 @@
-"""Tests of the `mmbert` command itself."""
+"""Tests of mmbert.cli."""

@@ -1,9 +1,10 @@
-"""The `mmbert` command: every command explains itself, doctor and plan say what they should."""
+"""The `mmbert` command: help texts, doctor, plan and user errors."""
 
 import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -39,6 +40,17 @@ def test_every_command_has_help_with_an_example() -> None:
         assert f"mmbert {command} " in text.replace("\n", " ") + " ", command
 
 
+def test_no_help_text_loses_words_to_markup() -> None:
+    """Rich's Markdown drops anything that looks like an HTML or markup tag."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        hints = get_type_hints(command.callback, include_extras=True).values()
+        options = [option for hint in hints for option in get_args(hint)[1:]]
+        texts = [option.help or "" for option in options if hasattr(option, "help")]
+        for text in [*texts, command.callback.__doc__ or "", command.epilog or ""]:
+            assert not re.search(r"<\w+>|\[/?[a-z]+\]", text), text
+
+
 def test_doctor_says_what_is_here_and_what_is_missing() -> None:
     printed = _output("doctor")
     for package in ("torch", "deepspeed", "transformers", "numpy"):
@@ -70,18 +82,18 @@ def test_doctor_minds_an_unsupported_torch(monkeypatch: pytest.MonkeyPatch) -> N
     assert bounds is not None
     for number in ("2.9.1+cpu", "9.0.0"):
         monkeypatch.setattr(torch, "__version__", number)
-        assert "supported is torch" in torch_line().remedy
+        assert "supported: torch" in torch_line().remedy
         assert set(bounds[1].split(",")) <= set(re.split("[ ,]", torch_line().remedy))
 
 
 def test_doctor_minds_every_bound_of_setup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as DeepSpeed's, whose private parts the engine uses."""
+    """For example DeepSpeed, whose private API the engine uses."""
     monkeypatch.setattr("mmbert.doctor._version", lambda _: "0.0.1")
     lines = {
         finding.name: finding for finding in collect_findings() if finding.section == "versions"
     }
-    assert lines["deepspeed"].remedy.startswith("supported is deepspeed ")
-    assert lines["typer"].remedy.startswith("supported is typer ")
+    assert lines["deepspeed"].remedy.startswith("supported: deepspeed ")
+    assert lines["typer"].remedy.startswith("supported: typer ")
 
 
 def test_without_the_tree_the_bounds_are_those_of_the_install(

@@ -1,5 +1,4 @@
-"""What `mmbert doctor` says about GPUs that are not here: stand-ins for torch's and the driver's
-answers."""
+"""GPU findings of `mmbert doctor`, with fake answers of torch and the driver."""
 
 import ast
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ def with_gpus(
     *gpus: tuple[str, tuple[int, int], int, int],
     cuda: str = "13.0",
 ) -> None:
-    """GPUs by name, compute capability, GiB and free GiB."""
+    """Fake GPUs: name, compute capability, total and free GiB."""
 
     def properties(index: int) -> SimpleNamespace:
         name, (major, minor), memory, _ = gpus[index]
@@ -72,8 +71,8 @@ def test_what_is_wrong_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = found()
     assert "no bfloat16" in findings["GPU 0"].value
     assert "precision=float32" in findings["GPU 0"].remedy
-    assert "another process fills it: 125 GiB are free" in findings["GPU 1"].remedy
-    assert findings["GPUs"].value == "of 2 kinds: NVIDIA H200, Tesla T4"
+    assert "in use by another process: 125 GiB free" in findings["GPU 1"].remedy
+    assert findings["GPUs"].value == "2 different models: NVIDIA H200, Tesla T4"
     assert "CUDA_VISIBLE_DEVICES" in findings["GPUs"].remedy
 
 
@@ -85,7 +84,7 @@ def test_a_gpu_that_takes_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", full)
     gpu = found()["GPU 0"]
     assert "not usable" in gpu.value
-    assert gpu.remedy == "CUDA error: out of memory: see nvidia-smi for who uses it"
+    assert gpu.remedy == "CUDA error: out of memory: nvidia-smi shows the processes using it"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_a_gpu_that_takes_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "| NVIDIA-SMI 550.54.14  Driver Version: 550.54.14  CUDA Version: 12.4 |",
             None,
-            "the driver is for CUDA 12.4 at most, torch for 13.0",
+            "the driver supports CUDA up to 12.4, torch needs 13.0",
             "newer driver",
         ),
         ("| Driver Version: 610.10  CUDA UMD Version: 13.2 |", None, "nvidia-smi runs", "reload"),
@@ -159,7 +158,7 @@ def test_flash_attention_3_is_built_for_some_versions(cuda: str | None, folder: 
 
 
 def test_no_extra_asks_the_registry_for_flash_attention_3() -> None:
-    """It does not have it: an install would fail, or take what someone puts there by that name."""
+    """An install from there would fail, or get a package that someone else registered."""
     (call,) = (
         node
         for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))

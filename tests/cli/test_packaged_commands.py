@@ -1,4 +1,4 @@
-"""The commands that list or copy what comes with the package."""
+"""Commands that list or copy packaged files."""
 
 from pathlib import Path
 
@@ -34,6 +34,6 @@ def test_slurm_scripts_are_copied_but_nothing_is_overwritten(tmp_path: Path) -> 
     for name in files:
         assert (folder / name).read_bytes() == (ROOT / "slurm" / name).read_bytes()
     (folder / "pretrain.sbatch").write_text("mine")
-    with pytest.raises(UserError, match=r"common\.bash exists already"):
+    with pytest.raises(UserError, match=r"common\.bash already exists"):
         _output("slurm-scripts", str(folder))
     assert (folder / "pretrain.sbatch").read_text() == "mine"

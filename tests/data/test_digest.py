@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.data_state import DataCursor
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe, override_recipe
 from mmbert.schedule import training_plan
@@ -38,9 +38,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def _digests(corpus: Corpus, recipe: Recipe) -> list[str]:
     """Of both phases, each as if it came first: what earlier phases drew has its own digest."""
-    progress = Progress(corpus, recipe, training_plan(recipe), None)
-    progress._order(1, progress.order.consumption)
-    return progress._digests
+    cursor = DataCursor(corpus, recipe, training_plan(recipe), None)
+    cursor._open_sampler(1, cursor.sampler.consumption)
+    return cursor._digests
 
 
 @pytest.mark.parametrize(

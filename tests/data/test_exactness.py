@@ -12,10 +12,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.data_state import DataCursor
 from mmbert.data.loading.streams import Stream
 from mmbert.data.sampling.consumption import PhaseEnd
-from mmbert.data.sampling.phase_order import COMPONENT, NUMBER, SIZE, START
+from mmbert.data.sampling.phase_sampler import COMPONENT, NUMBER, SIZE, START
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan, training_plan
@@ -30,13 +30,13 @@ class Ledger:
 
     def __init__(self, corpus: Corpus, recipe: Recipe, plan: TrainingPlan) -> None:
         self.placed: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        self.progress = Progress(corpus, recipe, plan, None)
+        self.cursor = DataCursor(corpus, recipe, plan, None)
         for planned in plan.phases:
             if planned.index:
-                self.progress.advance(self.states)
-            order = self.progress.order
+                self.cursor.advance(self.states)
+            order = self.cursor.sampler
             streams = [
-                Stream(order, number, self.progress.streams[number])
+                Stream(order, number, self.cursor.streams[number])
                 for number in range(order.streams)
             ]
             for row in range(planned.first_row, planned.first_row + planned.rows):
@@ -47,18 +47,18 @@ class Ledger:
                 ].tolist():
                     assert size + 2 <= recipe.phases[planned.index].context
                     self.placed[component, number].append((start, start + size))
-            self.states = [stream.state() for stream in streams]
+            self.states = [stream.state_dict() for stream in streams]
 
     def check(self) -> None:
         """Placed, carried and kept ranges tile every piece that was consumed, exactly once."""
-        finder = self.progress.finder
+        locator = self.cursor.locator
         waiting: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for state in self.states:
             for component, number, start, size in (*state["carried"], *state["kept"]):
                 waiting[component, number].append((start, start + size))
         highest: dict[int, int] = defaultdict(lambda: -1)
         keys = sorted({*self.placed, *waiting})
-        pieces = finder.find(np.array([c for c, _ in keys]), np.array([n for _, n in keys]))
+        pieces = locator.locate(np.array([c for c, _ in keys]), np.array([n for _, n in keys]))
         for place, key in enumerate(keys):
             component, number = key
             highest[component] = max(highest[component], number)
@@ -68,7 +68,7 @@ class Ledger:
             for (_, end), (start, _) in itertools.pairwise(ranges):
                 assert end == start, (key, ranges)
         # what no stream has drawn yet are exactly the numbers that would be drawn next
-        order = self.progress.order
+        order = self.cursor.sampler
         end = PhaseEnd(
             np.array([state["position"] for state in self.states]),
             np.empty(0, dtype=np.int64),
@@ -177,13 +177,13 @@ def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
     So are D numbers after 2^40 of them.
     """
     recipe = small_recipe(phase("a", 9000, context=256))
-    finder = Progress(corpus, recipe, training_plan(recipe), None).finder
+    locator = DataCursor(corpus, recipe, training_plan(recipe), None).locator
     for component in corpus.components:
-        many = int(finder.pieces_per_epoch[component.index])
+        many = int(locator.pieces_per_epoch[component.index])
         owner = np.full(3 * many, component.index)
         far = 2**40 // many * many
         numbers = np.concatenate((np.arange(2 * many), np.arange(far, far + many)))
-        pieces = finder.find(owner, numbers)
+        pieces = locator.locate(owner, numbers)
         tokens = component.manifest.train.tokens
         orders = []
         for epoch in range(3):
@@ -217,7 +217,7 @@ def test_realised_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) ->
     )
     ledger = Ledger(corpus, recipe, training_plan(recipe))
     ledger.check()
-    planned = sum(mix.tokens for mix in ledger.progress._mixes)
+    planned = sum(mixture.tokens for mixture in ledger.cursor._mixtures)
     realised = np.zeros(3)
     for (component, _), ranges in ledger.placed.items():
         realised[component] += sum(end - start + 2 for start, end in ranges)
@@ -246,7 +246,7 @@ def test_caps_that_the_run_uses_up_end_in_padding(tmp_path: Path, quantum: int) 
     )
     ledger = Ledger(corpus, recipe, training_plan(recipe))
     ledger.check()
-    sizes = ledger.progress.finder.pieces_per_epoch
+    sizes = ledger.cursor.locator.pieces_per_epoch
     assert all(number < sizes[component] for component, number in ledger.placed)
     used = sum(end - start + 2 for ranges in ledger.placed.values() for start, end in ranges)
     assert used > 0.93 * available
@@ -284,7 +284,7 @@ def test_epoch_caps_are_never_exceeded(small_and_large: Corpus, seed: int) -> No
     assert max(placed | waiting) < 45
     # The first phase asks for all of them, so that the second has none: what its end gave back, or
     # streams had not reached, stays undrawn. (The ledger has seen that nothing was placed twice.)
-    left = ledger.progress.order.consumption
-    assert left.horizon[tiny] in (44, 45)  # the schedule is followed within one piece
+    left = ledger.cursor.sampler.consumption
+    assert left.high_water_mark[tiny] in (44, 45)  # the schedule is followed within one piece
     assert len(placed | waiting) == left.drawn()[tiny]
     assert len(placed) > 30  # the cap was come near to: the second epoch is under way

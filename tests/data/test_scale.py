@@ -10,18 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.data_state import DataCursor
 from mmbert.data.loading.streams import Stream
-from mmbert.data.sampling.phase_order import PieceFinder
+from mmbert.data.sampling.phase_sampler import PieceLocator
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.schedule import training_plan
-from tests.benchmarks.bench_data_scale import (
-    STREAMS,
-    hashed_find,
-    scale_recipe,
-    state_at_the_end,
-)
 from tests.support.generated_corpora import simulated_manifests
+from tests.support.scale_run import STREAMS, hashed_locate, scale_recipe, state_at_the_end
 
 LANGUAGES, DOCUMENTS, TOKENS = 300, 4_000_000_000, 3 * 10**12
 
@@ -38,7 +33,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PieceFinder, "find", hashed_find)
+    monkeypatch.setattr(PieceLocator, "locate", hashed_locate)
 
 
 def test_start_is_small_and_opens_nothing(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,8 +47,8 @@ def test_start_is_small_and_opens_nothing(shards: Path, monkeypatch: pytest.Monk
     begin = time.perf_counter()
     corpus = open_corpus(shards)
     assert sum(c.manifest.train.documents for c in corpus.components) > 0.99 * DOCUMENTS
-    progress = Progress(corpus, recipe, plan, None)
-    stream = Stream(progress.order, 0, progress.streams[0])
+    cursor = DataCursor(corpus, recipe, plan, None)
+    stream = Stream(cursor.sampler, 0, cursor.streams[0])
     for _ in range(5):
         stream.next_row()
     seconds = time.perf_counter() - begin
@@ -67,25 +62,25 @@ def test_resuming_deep_in_the_run_is_a_look_up(shards: Path) -> None:
     recipe = scale_recipe()
     plan = training_plan(recipe)
     corpus = open_corpus(shards)
-    fresh = Progress(corpus, recipe, plan, None)
+    fresh = DataCursor(corpus, recipe, plan, None)
     state = state_at_the_end(fresh, plan.phases[1].end_step)
-    fresh._order(1, fresh.order.consumption)
+    fresh._open_sampler(1, fresh.sampler.consumption)
     state["digests"] = fresh._digests
     state = json.loads(json.dumps(state))
     tracemalloc.start()
-    progress = Progress(corpus, recipe, plan, state)
-    stream = Stream(progress.order, 3, progress.streams[3])
+    cursor = DataCursor(corpus, recipe, plan, state)
+    stream = Stream(cursor.sampler, 3, cursor.streams[3])
     row = stream.next_row()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert progress.order.index == 2
+    assert cursor.sampler.index == 2
     assert len(row)
     # proportional to how far the streams have drifted apart, not to the 2.9T tokens behind
-    assert int(progress.order.consumption.hole_counts.sum()) < 10_000_000
+    assert int(cursor.sampler.consumption.gap_counts.sum()) < 10_000_000
     assert peak < 700e6
     # what is drawn next was never drawn before, and lies where the pieces before it end
-    drawn = progress.order.consumption.drawn()
-    expected = sum(mix.pieces.sum(axis=0) for mix in fresh._mixes[:2])
+    drawn = cursor.sampler.consumption.drawn()
+    expected = sum(mixture.pieces.sum(axis=0) for mixture in fresh._mixtures[:2])
     positions = [*state["ended"][0]["positions"]]
     positions += [state["streams"][str(n)]["position"] for n in range(STREAMS)]
     assert drawn.sum() == sum(positions)
@@ -96,8 +91,8 @@ def test_resuming_deep_in_the_run_is_a_look_up(shards: Path) -> None:
 def test_blocks_are_evaluated_only_where_pieces_are_taken(shards: Path) -> None:
     recipe = scale_recipe()
     plan = training_plan(recipe)
-    progress = Progress(open_corpus(shards), recipe, plan, None)
-    mixture = progress.order.mixture
+    cursor = DataCursor(open_corpus(shards), recipe, plan, None)
+    mixture = cursor.sampler.mixture
     evaluated: list[int] = []
     original = type(mixture)._counts
 
@@ -106,8 +101,8 @@ def test_blocks_are_evaluated_only_where_pieces_are_taken(shards: Path) -> None:
         return original(mixture, block)
 
     mixture._counts = counted  # type: ignore[method-assign]
-    state = {**progress.streams[5], "position": 20_000_000}
-    stream = Stream(progress.order, 5, state)  # type: ignore[arg-type]
+    state = {**cursor.streams[5], "position": 20_000_000}
+    stream = Stream(cursor.sampler, 5, state)  # type: ignore[arg-type]
     stream.next_row()
     assert mixture.blocks > 100_000
     assert 0 < len(evaluated) < 200

@@ -1,10 +1,10 @@
-"""Holds a report of `mmbert inspect SHARDS --report` against the input, counted independently:
+"""Compares a report of `mmbert inspect SHARDS --report` with independent counts of the input.
 
     python -m tests.data_prep.check_report INPUT REPORT.tsv
 
-Counts the documents of every language with pyarrow, json and Python's own text files, none of the
-project's readers, and compares them with what the report says was read, and that with what it says
-became of them. For folders whose files or folders name the language, or columns named as usual.
+Counts the documents of each language with pyarrow, json and plain Python, without the readers of
+the project, and compares them with the documents read in the report, and those with the sum of kept
+and rejected documents. The language must be in the path or in columns with the default names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEY = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
 
 def count_documents(folder: Path) -> Counter[str]:
-    """Language -> documents below `folder`, whatever they are like."""
+    """Return language -> number of documents below `folder`, valid or not."""
     found: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
         language = _language(path.relative_to(folder))
@@ -69,7 +69,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def differences(folder: Path, report: Path) -> list[str]:
-    """What does not agree, in words; empty when every sum of every language matches the input."""
+    """Return the differences as text; empty if the report matches the input."""
     with open(report, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     expected = count_documents(folder)
@@ -96,7 +96,7 @@ def main() -> int:
         print(line)
     if not wrong:
         found = count_documents(folder)
-        print(f"{found.total():,} documents of {len(found)} languages: every sum matches the input")
+        print(f"{found.total():,} documents in {len(found)} languages: all sums match the input")
     return bool(wrong)
 
 

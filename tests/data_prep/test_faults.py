@@ -1,4 +1,4 @@
-"""Faults: killed at any moment, a full disk, two runs at once; a rerun gives the same bytes."""
+"""Faults: killed processes, a full disk, concurrent runs. A rerun gives the same bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,17 @@ from mmbert.errors import UserError
 from mmbert_prep.executor.lock import output_lock
 from mmbert_prep.shards import intermediate, languages
 from mmbert_prep.tokenization.fast_encoder import FastEncoder
-from tests.support.texts import ROOT, command, command_line, environment, run, tree, write_corpus
+from tests.support.sample_files import TEXT_FILES
+from tests.support.texts import (
+    ROOT,
+    command,
+    command_line,
+    documents,
+    environment,
+    run,
+    tree,
+    write_corpus,
+)
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 
@@ -29,6 +39,9 @@ MPIRUN = Path(sys.executable).with_name("mpirun")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_corpus(folder, scale=3)
+    for number, (suffix, write) in enumerate(TEXT_FILES.items()):
+        language = f"aa{'abcdefghijklmnop'[number]}_Latn"
+        write(folder / f"{language}{suffix}", documents(language, 40))
     return folder
 
 
@@ -41,7 +54,7 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def bigger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """So many units that a run is still at them when a test comes to harm it."""
+    """Enough work units that a run is still busy when a test kills it."""
     folder = tmp_path_factory.mktemp("bigger")
     write_corpus(folder, scale=15)
     return folder
@@ -59,29 +72,29 @@ def start(corpus: Path, output: Path, workers: int) -> subprocess.Popen:
     )
 
 
-def wait_for_parts(output: Path, count: int) -> None:
+def wait_for_units(output: Path, count: int) -> None:
     deadline = time.monotonic() + 60
     while len(list(output.glob(".preprocess/text/units-*/*.json"))) < count:
-        assert time.monotonic() < deadline, "the run made no parts"
+        assert time.monotonic() < deadline, "the run wrote no intermediate shards"
         time.sleep(0.01)
 
 
 def suspend_while_reading(first: psutil.Process, output: Path) -> None:
-    """Stop worker 1 (worker 0 is the command itself) when it has noted the file that it reads."""
+    """Suspend worker 1 (worker 0 is the command itself) while it reads a file."""
     deadline = time.monotonic() + 60
     while True:
         first.suspend()
         if any(note.read_text() for note in output.glob(".preprocess/*/progress/reading-1")):
             return
-        assert time.monotonic() < deadline, "the worker never reads"
+        assert time.monotonic() < deadline, "the worker reads nothing"
         first.resume()
         time.sleep(0.01)
 
 
-def part_times(output: Path) -> dict[str, int]:
+def unit_times(output: Path) -> dict[str, int]:
     times = {}
     for path in output.glob(".preprocess/text/units-*/*.json"):
-        with contextlib.suppress(FileNotFoundError):  # a run that ends removes them
+        with contextlib.suppress(FileNotFoundError):  # removed at the end of a run
             times[path.name] = path.stat().st_mtime_ns
     return times
 
@@ -91,20 +104,20 @@ def test_a_killed_run_continues_with_what_is_not_done(
 ) -> None:
     output = tmp_path / "out"
     process = start(corpus, output, workers=2)
-    wait_for_parts(output, 5)
+    wait_for_units(output, 5)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = part_times(output)
+    done = unit_times(output)
     assert len(done) >= 5
     kept: dict[str, int] = {}
     second = start(corpus, output, workers=3)
     while second.poll() is None:
-        kept |= part_times(output)
+        kept |= unit_times(output)
         time.sleep(0.005)
     assert second.stderr is not None
     assert second.returncode == 0, second.stderr.read().decode()
     assert len(kept) > len(done)
-    assert {name: kept[name] for name in done} == done, "finished units were done again"
+    assert {name: kept[name] for name in done} == done, "finished units were redone"
     assert tree(output) == undisturbed
 
 
@@ -124,7 +137,7 @@ def test_killed_at_many_moments(
                 os.killpg(process.pid, signal.SIGKILL)
             if process.wait() == 0:
                 break
-            # Whatever is visible is complete.
+            # Published languages are complete.
             for path in output.glob("text/*/manifest.json"):
                 name = str(path.relative_to(output))
                 assert path.read_bytes() == undisturbed[name]
@@ -134,7 +147,7 @@ def test_killed_at_many_moments(
 def test_a_killed_worker_ends_the_run_and_leaves_no_process(bigger: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = start(bigger, output, workers=3)
-    wait_for_parts(output, 1)
+    wait_for_units(output, 1)
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
     suspend_while_reading(workers[0], output)
@@ -143,18 +156,18 @@ def test_a_killed_worker_ends_the_run_and_leaves_no_process(bigger: Path, tmp_pa
     assert process.returncode == 1, errors
     assert b"killed" in errors
     assert b"workers were reading: " in errors
-    assert str(bigger).encode() in errors, "the file that may have ended it is named"
+    assert str(bigger).encode() in errors, "the error names the file"
     assert b"run the same command again" in errors
     _, alive = psutil.wait_procs(children, timeout=10)
     again = command_line("--input", bigger, "--output", output, "--workers", 1)
     assert again.returncode == 0, again.stderr
-    assert "the last run ended abruptly while it read" in again.stderr
+    assert "the last run ended abruptly while reading" in again.stderr
     assert not alive
 
 
 def test_a_killed_leader_takes_its_workers_with_it(corpus: Path, tmp_path: Path) -> None:
     process = start(corpus, tmp_path / "out", workers=3)
-    wait_for_parts(tmp_path / "out", 3)
+    wait_for_units(tmp_path / "out", 3)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     process.kill()
@@ -170,7 +183,7 @@ def test_two_runs_into_one_output_refuse_each_other(corpus: Path, tmp_path: Path
         result = command_line("--input", corpus, "--output", output, "--workers", 1)
     assert result.returncode == 2
     assert f"process {os.getpid()} on" in result.stderr
-    assert "→ wait until it ends" in result.stderr
+    assert "→ wait for it to end" in result.stderr
 
 
 def test_locks_of_the_dead_are_taken_over(tmp_path: Path) -> None:
@@ -180,7 +193,7 @@ def test_locks_of_the_dead_are_taken_over(tmp_path: Path) -> None:
     started = psutil.Process().create_time()
     dead = [
         {"host": host, "pid": 2**22 + 5, "started": 1.0},
-        {"host": host, "pid": os.getpid(), "started": started - 1000},  # a number given again
+        {"host": host, "pid": os.getpid(), "started": started - 1000},  # a reused process id
         {"host": host},
     ]
     for holder in dead:
@@ -194,7 +207,7 @@ def test_locks_of_the_dead_are_taken_over(tmp_path: Path) -> None:
     path.write_text(json.dumps({"host": "elsewhere", "pid": 3, "started": 1.0}))
     with pytest.raises(UserError, match="process 3 on elsewhere"), output_lock(path):
         pass
-    os.utime(path, (1, 1))  # no sign of life for long
+    os.utime(path, (1, 1))  # no heartbeat for a long time
     with output_lock(path):
         pass
 
@@ -246,7 +259,7 @@ def test_parts_of_another_accelerator_are_not_mixed_in(
 def test_a_run_that_gave_up_its_accelerator_says_so(
     corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when it was found in an earlier start; the shards are the same."""
+    """Also if an earlier start disabled it; the shards are the same."""
     pytest.importorskip("kitoken")
     original = FastEncoder._verify_adversarial
 
@@ -301,7 +314,7 @@ def test_a_write_that_fails_leaves_nothing_half_visible(
 
 @pytest.mark.skipif(not MPIRUN.exists(), reason="no MPI in this environment")
 class TestMpi:
-    """Real ranks under mpirun."""
+    """Runs of real MPI ranks."""
 
     LAUNCHER = (str(MPIRUN), "--allow-run-as-root", "--oversubscribe", "-n", "2")
 
@@ -330,7 +343,7 @@ class TestMpi:
     def test_killed_ranks_redo_only_what_they_were_at(self, bigger: Path, tmp_path: Path) -> None:
         output = tmp_path / "out"
         process = self.start("--input", bigger, "--output", output)
-        wait_for_parts(output, 5)
+        wait_for_units(output, 5)
         ranks = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
@@ -347,15 +360,15 @@ class TestMpi:
         process.communicate(timeout=60)
         assert process.returncode != 0
         psutil.wait_procs(ranks, timeout=15)
-        done = part_times(output)
+        done = unit_times(output)
         assert len(done) >= 5
         kept: dict[str, int] = {}
         again = self.start("--input", bigger, "--output", output)
         while again.poll() is None:
-            kept |= part_times(output)
+            kept |= unit_times(output)
             time.sleep(0.005)
         assert again.returncode == 0, again.communicate()[1]
-        assert {name: kept[name] for name in done} == done, "finished units were done again"
+        assert {name: kept[name] for name in done} == done, "finished units were redone"
         run(bigger, tmp_path / "one")
         assert tree(output) == tree(tmp_path / "one")
 

@@ -1,4 +1,4 @@
-"""Memory stays flat: reading a file sixty times as big takes no more of it."""
+"""Memory of the readers is constant: a file sixty times as large takes no more."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DOCUMENT = "".join(random.Random(1).choices("abcdefgh \\n", k=10_000))
 def _write(path: Path, count: int) -> None:
     texts = (f"{number} {_DOCUMENT}" for number in range(count))
     if path.suffix == ".parquet":
-        # One row group, as some writers make them.
+        # A single row group, as some writers make.
         pq.write_table(
             pa.table({"text": list(texts)}), path, row_group_size=1 << 30, use_dictionary=False
         )

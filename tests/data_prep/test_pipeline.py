@@ -1,7 +1,9 @@
-"""The pipeline from files to shards: nothing lost, the same bytes however it is run."""
+"""The pipeline from files to shards: no document is lost, and the bytes are reproducible."""
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import json
 import os
 import subprocess
@@ -104,7 +106,7 @@ def test_the_same_bytes_for_any_number_of_workers(
 def test_the_same_bytes_whatever_is_kept_in_memory(
     corpus: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Units larger than a worker's memory leave sections; languages are copied in many steps."""
+    """Units that exceed the buffer of a worker have several sections; copying takes many steps."""
     flushed: dict[IntermediateWriter, int] = {}
     flush = IntermediateWriter._flush
 
@@ -132,7 +134,7 @@ def test_a_second_run_has_nothing_to_do(corpus: Path, shards: Path) -> None:
 
 
 def test_other_settings_into_a_finished_source_are_refused(corpus: Path, shards: Path) -> None:
-    with pytest.raises(UserError, match=r"deduplicate was True, is False.*\n.*--replace"):
+    with pytest.raises(UserError, match=r"deduplicate was True, is now False.*\n.*--replace"):
         run(corpus, shards, deduplicate=False)
 
 
@@ -150,7 +152,7 @@ def test_replace_makes_the_source_again(tmp_path: Path) -> None:
     run(second, output, vocabulary_size=400, replace=True)
     assert [path.name for path in (output / "text").glob("*_*")] == ["swh_Latn"]
     assert read_manifest(output / "text" / "swh_Latn").documents_read == 80
-    assert tree(output / "tokenizer") == tokenizer, "other sources may depend on it"
+    assert tree(output / "tokenizer") == tokenizer, "other sources depend on it"
 
 
 def test_two_sources_share_a_tokenizer(corpus: Path, tmp_path: Path) -> None:
@@ -204,9 +206,14 @@ def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
     [
         (["--input", "missing"], "missing does not exist"),
         (["--input", "{empty}"], "no text to read in"),
-        (["--input", "{corpus}", "--heldout-fraction", "2"], "heldout_share"),
+        (["--input", "{corpus}", "--heldout-fraction", "2"], "--heldout-fraction: "),
+        (["--input", "{corpus}", "--maximum-bytes", "many"], "'many' is not a quantity"),
+        ([], "Missing option '--input'"),
         (["--input", "{corpus}", "--tokenizer", "missing.model"], "missing.model cannot be read"),
-        (["--input", "{corpus}", "--vocab-size", "60000"], "too little for a vocabulary of 60000"),
+        (
+            ["--input", "{corpus}", "--vocab-size", "60000"],
+            "too little text for a vocabulary of 60000",
+        ),
     ],
 )
 def test_wrong_input_ends_with_status_2(
@@ -249,10 +256,35 @@ def test_contexts_vocabulary_and_source_from_a_recipe(corpus: Path, tmp_path: Pa
 
 def test_the_source_that_a_recipe_means() -> None:
     recipe = load_recipe(ROOT / "src" / "mmbert" / "recipes" / "mmbert-base.yaml")
-    assert source_folder(recipe, None) == "fineweb2", "its only multilingual one"
+    assert source_folder(recipe, None) == "fineweb2", "the only multilingual one"
     assert source_folder(recipe, "starcoder") == "starcoder"
     with pytest.raises(UserError, match="not nothing"):
         source_folder(recipe, "nothing")
+
+
+def test_options_are_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option is a field, and none of them changes a default."""
+    given: list[PrepSettings] = []
+    monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.append(chosen))
+    arguments = ["--input", "text", "--output", str(tmp_path), "--workers", "1"]
+    assert CliRunner().invoke(cli.app, arguments).exception is None
+    assert given == [PrepSettings(input="text", output=tmp_path)]
+    parameters = set(inspect.signature(cli.command).parameters)
+    assert parameters - {"context", "recipe", "dry_run"} == set(PrepSettings.model_fields)
+
+
+def test_an_installed_package_starts_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "swh_Latn.txt").write_text("some text")
+    options = ["--input", "swh_Latn.txt", "--output", "out", "--dry-run"]
+    result = subprocess.run(
+        [sys.executable, "-m", "mmbert_prep", *options],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "swh_Latn" in result.stdout
 
 
 def test_former_spellings_of_options_are_accepted(
@@ -260,24 +292,28 @@ def test_former_spellings_of_options_are_accepted(
 ) -> None:
     given: list[PrepSettings] = []
     monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.append(chosen))
-    for options in (
-        ["--accelerator", "none", "--heldout-share", "0.2"],
-        ["--fast-encoder", "none", "--heldout-fraction", "0.2"],
+    for names in (
+        ("--accelerator", "--heldout-share", "--maximum-rejected-share"),
+        ("--fast-encoder", "--heldout-fraction", "--maximum-rejected-fraction"),
     ):
-        arguments = ["--input", str(corpus), "--output", str(tmp_path), *options]
+        options = zip(names, ("none", "0.2", "0.3"), strict=True)
+        arguments = ["--input", str(corpus), "--output", str(tmp_path), *itertools.chain(*options)]
         result = CliRunner().invoke(cli.app, arguments)
         assert result.exception is None, result.output
     assert given[0] == given[1]
-    assert (given[0].fast_encoder, given[0].heldout_share) == ("none", 0.2)
+    chosen = given[0]
+    assert (chosen.fast_encoder, chosen.heldout_share) == ("none", 0.2)
+    assert chosen.maximum_rejected_fraction == 0.3
     help_text = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"}).output
     assert "--fast-encoder" in help_text
     assert "--accelerator" not in help_text
+    assert "-share" not in help_text
 
 
 def test_fingerprints_of_finished_outputs_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As computed by the release before work units were renamed: its outputs stay finished."""
+    """The fingerprint was computed before the fields of work units were renamed."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     for name in ("swh_Latn.txt", "yor_Latn.jsonl"):

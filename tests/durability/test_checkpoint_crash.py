@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
-from mmbert.checkpoint.writer import Job, Snapshot, Writer
+from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
 from mmbert.files import make_folder
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Trainer
@@ -68,7 +68,7 @@ def test_every_crash_while_saving_leaves_the_newest_that_was_saved(
         saved = sum(end <= calls for end in done)
         store = store_in(run)
         visible = store.list()
-        assert [problem_with(path) for path in visible] == [None] * len(visible)
+        assert [verify_checkpoint(path) for path in visible] == [None] * len(visible)
         newest = newest_step(store.root) if visible else 0
         assert newest in (saved, saved + 1), (calls, newest, saved)
         if newest >= PHASE_END:
@@ -89,16 +89,16 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
     (whole,) = engine.fragments()
     half = {state: tensor[:8] for state, tensor in whole.states.items()}
     for rank in (1, 0):
-        job = Job(
+        job = SaveJob(
             path=root / "step-00000001", partial=partial, rank=rank, world_size=2, writer="test",
             number=0, permanent=False, state=RunState(step=1, tokens=1, phase="only", recipe=""),
             optimizer_steps=1, tensor=1, data=2, zero_stage=1, commit_timeout=10,
         )  # fmt: skip
-        snapshot = Snapshot()
-        pieces = snapshot.take(
-            [replace(whole, start=8 * rank, length=8, states=half)], torch.device("cpu")
+        staging = HostStaging()
+        pieces = staging.stage(
+            [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
         )
-        writer = Writer(job, snapshot, pieces, after_commit=lambda: None)
+        writer = Writer(job, staging, pieces, after_commit=lambda: None)
         writer.start()
         assert writer.result() is None
     done()
@@ -131,14 +131,14 @@ def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def again(run: Path, done: Any) -> None:
         store = CheckpointStore(run / "checkpoints", asynchronous=False)
-        assert step_of(store.newest_sound() or Path()) == 1
+        assert step_of(store.latest_valid() or Path()) == 1
         save(store, range(2, 3))
         done()
 
     replay, done = record(tmp_path / "again", monkeypatch, again, damaged)
     for number, (calls, files) in enumerate(replay.crashes()):
         run = write(files, tmp_path / f"crash-{number}")
-        newest = CheckpointStore(run / "checkpoints").newest_sound()
+        newest = CheckpointStore(run / "checkpoints").latest_valid()
         assert newest is not None
         assert step_of(newest) in ((2,) if calls >= done[0] else (1, 2))
 
@@ -185,7 +185,7 @@ def test_every_crash_in_a_rollback_leaves_the_spike_to_be_seen_again_or_passed_o
     )
     for number, (calls, files) in enumerate(replay.crashes()):
         run = write(files, tmp_path / f"crash-{number}")
-        newest = CheckpointStore(run / "checkpoints").newest_sound()
+        newest = CheckpointStore(run / "checkpoints").latest_valid()
         assert newest is not None
         skipped = SkippedSteps.read(run)
         if calls >= done[0]:

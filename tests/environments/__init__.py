@@ -1,1 +1,1 @@
-"""Virtual environments: of the oldest releases allowed, and of wheels without a network."""
+"""Tests in separate virtual environments: oldest releases, and offline installation."""

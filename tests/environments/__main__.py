@@ -1,4 +1,4 @@
-"""`python3 -m tests.environments oldest|newest [pytest's arguments]`: the suite in that one."""
+"""`python3 -m tests.environments oldest|newest [pytest arguments]`: run the suite there."""
 
 import os
 import sys
@@ -8,13 +8,13 @@ from tests.environments.making import RESOLUTIONS, make_environment, run_tests
 
 
 def main(kind: str, arguments: list[str]) -> int:
-    """Make or find the environment and run pytest in it; its exit status."""
+    """Run pytest in the environment, creating it if necessary; returns its exit status."""
     try:
         python = make_environment(kind)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    # Its programs (deepspeed, mmbert), and not those of the environment that make puts first.
+    # Its own programs (deepspeed, mmbert) before those of the environment that make puts first.
     os.environ["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     return run_tests(python, arguments)
 

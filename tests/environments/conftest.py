@@ -1,4 +1,4 @@
-"""A registry of invented packages, and the `wheels` command against it and nothing else."""
+"""A registry of fake packages, and the `wheels` command restricted to it."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Its address. `bound` has wheels for this Python's and for another's platform only."""
+    """URL of the registry. `bound` only has wheels for the platforms of two Pythons."""
     place = tmp_path_factory.mktemp("registry")
     compiled = f"cp{HERE.replace('.', '')}"
     write_wheel(place / "maker", "maker", "2.5")
@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def only_registry(registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither pip nor uv knows of another registry, or of what they fetched before."""
+    """Hide all other registries and caches from pip and uv."""
     for name in [*os.environ]:
         if name.startswith(("PIP_", "UV_")):
             monkeypatch.delenv(name)
@@ -55,7 +55,7 @@ def only_registry(registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def collect(
     only_registry: None, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """`wheels collect` into `tmp_path/wheels`: status, and all that it printed."""
+    """`wheels collect` into `tmp_path/wheels`, returning status and output."""
 
     def run(*options: str) -> tuple[int, str]:
         given = ["collect", str(tmp_path / "wheels"), f"--root={tree}", *options]

@@ -1,4 +1,4 @@
-"""Invented packages of a few hundred bytes, and a registry in a folder that offers them."""
+"""Fake packages of a few hundred bytes, and a registry in a folder."""
 
 import io
 import tarfile
@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-# A build system without requirements: it writes the wheel whose tag stands in the file TAG.
+# A build system without requirements that writes the wheel described in WHEEL_TO_MAKE.
 BACKEND = """
 import pathlib, sys
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -25,7 +25,7 @@ SYSTEM = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path
 def write_wheel(
     folder: Path, name: str, version: str, requires: Iterable[str] = (), tag: str = "py3-none-any"
 ) -> Path:
-    """A wheel with one module, `name`, that has `version`."""
+    """Write a wheel with one module `name`, which defines `version`."""
     information = f"{name}-{version}.dist-info"
     lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"]
     lines += [f"Requires-Dist: {requirement}\n" for requirement in requires]
@@ -46,7 +46,7 @@ def write_wheel(
 
 
 def write_source(folder: Path, name: str, version: str, tag: str) -> Path:
-    """A source archive that builds into a wheel of that tag."""
+    """Write a source archive that builds into a wheel with the tag."""
     metadata = f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n"
     files = {"PKG-INFO": metadata, **source_files(name, version, tag)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def write_source(folder: Path, name: str, version: str, tag: str) -> Path:
 
 
 def source_files(name: str, version: str, tag: str) -> dict[str, str]:
-    """What a folder must hold to build into a wheel of that tag."""
+    """Return the files of a project that builds into a wheel with the tag."""
     return {
         "pyproject.toml": SYSTEM + f'[project]\nname = "{name}"\nversion = "{version}"\n',
         "backend.py": BACKEND,
@@ -70,7 +70,7 @@ def source_files(name: str, version: str, tag: str) -> dict[str, str]:
 
 
 def write_pages(registry: Path) -> str:
-    """A page per folder of `registry` (PEP 503); its address."""
+    """Write a page per folder of `registry` (PEP 503) and return its URL."""
     for folder in sorted(path for path in registry.iterdir() if path.is_dir()):
         files = sorted(path.name for path in folder.iterdir() if path.name != "index.html")
         links = "".join(f'<a href="{file}">{file}</a>\n' for file in files)
@@ -79,7 +79,7 @@ def write_pages(registry: Path) -> str:
 
 
 def write_tree(root: Path, requirements: Iterable[str], build: Iterable[str] = ()) -> Path:
-    """A repository's setup.py and pyproject.toml."""
+    """Write setup.py and pyproject.toml of a repository."""
     root.mkdir(parents=True, exist_ok=True)
     text = f"setup(install_requires={list(requirements)!r}, extras_require={{'more': ['extra']}})\n"
     (root / "setup.py").write_text(text)

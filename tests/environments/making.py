@@ -1,7 +1,7 @@
-"""Makes an environment with the oldest or the newest releases that setup.py allows, or finds it.
+"""Virtual environments with the oldest or newest releases that setup.py allows.
 
-It stands outside `.venv` and says first what it downloads. It is made anew when setup.py has
-changed, and that of the newest releases also when there are newer ones.
+They are separate from `.venv`, print what they download first, and are recreated if setup.py
+changes; that of the newest releases also if there are newer ones.
 """
 
 import hashlib
@@ -17,25 +17,25 @@ from mmbert.wheels.required import ROOT, required
 from mmbert.wheels.resolution import resolve
 from mmbert.wheels.target import parse_target
 
-# kind: how uv chooses. Of what setup.py does not name, the newest in both.
+# uv's resolution by kind. Packages that setup.py does not name are the newest in both.
 RESOLUTIONS = {"oldest": "--resolution=lowest-direct", "newest": "--resolution=highest"}
-# The releases of the lower bounds have no wheels for later ones.
+# The oldest releases have no wheels for later Python versions.
 NEWEST_PYTHON = {"oldest": (3, 12), "newest": (3, 99)}
 SAID_FIRST = ("torch", "triton", "deepspeed", "numpy", "transformers")
 
 
 def make_environment(kind: str, root: Path = ROOT, extras: tuple[str, ...] = ("dev",)) -> Path:
-    """The Python of the environment `.venv-KIND` in the repository `root`, made if need be.
+    """Return the Python of the environment `.venv-KIND` in `root`, creating it if necessary.
 
     Raises:
-        UserError: this Python is too new for the oldest releases, no versions fit together, or
-            the registry cannot be reached.
+        UserError: this Python is too new for the oldest releases, the requirements conflict, or
+            the registry is unreachable.
     """
     here = (sys.version_info[0], sys.version_info[1])
     if here > NEWEST_PYTHON[kind]:
         raise UserError(
             f"the {kind} releases have no wheels for Python {here[0]}.{here[1]}",
-            remedy="name an older interpreter: PYTHON=python3.11",
+            remedy="use an older interpreter: PYTHON=python3.11",
         )
     place = root / f".venv-{kind}"
     python, note = place / "bin" / "python", place / "made-from"
@@ -43,7 +43,7 @@ def make_environment(kind: str, root: Path = ROOT, extras: tuple[str, ...] = ("d
     made_from = hashlib.sha256(source).hexdigest()
     fits = note.exists() and note.read_text() == made_from
     if fits and kind == "oldest":
-        print(f"{place} is there and fits setup.py; it stays")
+        print(f"reusing {place}: it matches setup.py")
         return python
     uv = find_uv()
     target = parse_target(None, f"manylinux_2_28_{platform.machine()}")
@@ -52,13 +52,13 @@ def make_environment(kind: str, root: Path = ROOT, extras: tuple[str, ...] = ("d
     pins = "".join(f"{name}=={version}\n" for name, version in chosen.items())
     versions = place / "versions.txt"
     if fits and versions.read_text() == pins:
-        print(f"{place} is there and has the {kind} releases; it stays")
+        print(f"reusing {place}: it has the {kind} releases")
         return python
     named = ", ".join(f"{name} {chosen[name]}" for name in SAID_FIRST if name in chosen)
     print(f"{place}: the {kind} releases ({named})")
-    print(f"downloading {len(packages)} packages, {describe_size(packages)}, less what uv has kept")
+    print(f"downloading {len(packages)} packages, {describe_size(packages)}, unless cached by uv")
     sys.stdout.flush()
-    purpose = f"making {place}"
+    purpose = f"creating {place}"
     run([sys.executable, "-m", "venv", "--clear", str(place)], purpose)
     versions.write_text(pins)
     install = [uv, "pip", "install", "--quiet", f"--python={python}"]
@@ -69,7 +69,7 @@ def make_environment(kind: str, root: Path = ROOT, extras: tuple[str, ...] = ("d
 
 
 def run_tests(python: Path, arguments: list[str], root: Path = ROOT) -> int:
-    """pytest's exit status."""
+    """Run pytest with `python` and return its exit status."""
     return subprocess.run(
         [str(python), "-m", "pytest", *arguments], cwd=root, check=False
     ).returncode

@@ -1,4 +1,4 @@
-"""`make wheels`: what is collected for a machine, what stays, what is named and why."""
+"""`make wheels`: collected and kept wheels, and error messages."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ FROM_PIP_LIST = "Package  Version   Editable project location\n-------- -------\
 
 
 def collected(tmp_path: Path) -> set[str]:
-    """Names and versions of the wheels."""
+    """Return names and versions of the collected wheels."""
     return {"-".join(p.name.split("-")[:2]) for p in (tmp_path / "wheels").glob("*.whl")}
 
 
@@ -43,18 +43,18 @@ def test_everything_with_its_dependencies_for_that_machine(
     bound.write_bytes(bound.read_bytes()[:100])
     status, printed = collect()
     assert status == 0, printed
-    assert "[2/2]" in printed, "it goes on with what is missing"
+    assert "[2/2]" in printed, "collects only what is missing"
     assert "damaged" in printed
     assert plain.stat().st_mtime_ns == before
     assert collected(tmp_path) == NEEDED
-    assert "has all that is missing" in collect()[1]
+    assert "is complete" in collect()[1]
 
 
 def test_one_version_of_each(collect: Command, tmp_path: Path, tree: Path) -> None:
     write_wheel(tmp_path / "wheels", "plain", "1.0", ["below>=1"])
     write_wheel(tmp_path / "wheels", "below", "1.5")
     write_tree(tree, ["plain"])
-    assert "has all that is missing" in collect()[1], "what is there is used"
+    assert "is complete" in collect()[1], "existing wheels are used"
     write_tree(tree, ["plain>=2"])
     collect()
     assert collected(tmp_path) == {"plain-2.0", "below-1.5"}
@@ -74,7 +74,7 @@ def test_another_machine(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "needed"),
     [
-        ("plain 1.0\nmaker 2.0", {"bound-3.0", "pure-4.0"}),  # its own dependencies are there, too
+        ("plain 1.0\nmaker 2.0", {"bound-3.0", "pure-4.0"}),  # with its dependencies
         ("plain    0.9\nmaker 2.0", {"bound-3.0", "pure-4.0", "plain-2.0", "below-1.5"}),
         ("plain==0.9\nbelow==1.2+cu130\npure==4", {"bound-3.0", "plain-2.0", "maker-2.5"}),
         (
@@ -102,8 +102,8 @@ def test_a_source_that_builds_for_this_machine_only_is_named(
     status, printed = collect()
     assert status == 2
     assert "impure==5.0 has no wheel for Python" in printed
-    assert "runs on machines like this one only" in printed
-    assert collected(tmp_path) == {"below-1.5"}, "the others are there"
+    assert "is specific to this platform" in printed
+    assert collected(tmp_path) == {"below-1.5"}, "collects only what is missing"
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_a_source_that_builds_for_this_machine_only_is_named(
         (["--platform=manylinux_2_28_amd64"], ["PLATFORM", "x86_64, aarch64"]),
         (["--missing-from={place}/absent.txt"], ["absent.txt", "pip list >"]),
         (["--missing-from={place}/recipe.txt"], ["recipe.txt, line 2", "optimizer: {", "pip list"]),
-        (["--missing-from={place}/empty.txt"], ["empty.txt names no package"]),
-        (["--missing-from={place}/bytes.txt"], ["bytes.txt cannot be read: not UTF-8"]),
-        (["--extras=moer"], ["no extra 'moer'", "more"]),
+        (["--missing-from={place}/empty.txt"], ["empty.txt lists no package"]),
+        (["--missing-from={place}/bytes.txt"], ["bytes.txt: not UTF-8"]),
+        (["--extras=moer"], ["unknown extra 'moer'", "more"]),
     ],
 )
 def test_wrong_input_ends_with_a_remedy(
@@ -148,7 +148,7 @@ def test_what_the_registry_lacks_is_named(collect: Command, tree: Path) -> None:
 
 
 def test_without_a_network(collect: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nothing listens there
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     status, printed = collect()
     assert status == 2
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_written(collect: Command, tmp_path: Path) -> No
     (tmp_path / "wheels").write_text("a file")
     status, printed = collect()
     assert status == 2
-    assert "cannot be written" in printed
+    assert "cannot write to" in printed
 
 
 def test_sizes_are_said_as_far_as_the_registry_says_them() -> None:
@@ -168,6 +168,6 @@ def test_sizes_are_said_as_far_as_the_registry_says_them() -> None:
 
     cuda = [package("torch", 500 << 20), package("nvidia-cublas", 400 << 20)]
     some = describe_size([*cuda, package("small", 3000), package("dark", None)])
-    assert some.startswith("900.0 MiB, of which torch and its CUDA libraries 900.0 MiB")
-    assert "dark, of which the registry says no size" in some
+    assert some.startswith("900.0 MiB (torch and its CUDA libraries: 900.0 MiB)")
+    assert "dark of unknown size" in some
     assert describe_size([package("small", 3000)]) == "3 KiB"

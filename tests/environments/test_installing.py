@@ -1,4 +1,4 @@
-"""`make setup WHEELS=` and the installing into a given interpreter, with no network at all."""
+"""Offline installation: `make setup WHEELS=`, and into a given interpreter."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.environments.fakes import source_files, write_tree, write_wheel
 from tests.support.environment import ROOT, with_packages
 
-# An index that nobody answers for, should anything ask it.
+# An index that is unreachable, in case anything queries it.
 NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
 PROXY = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
@@ -31,7 +31,7 @@ def make_setup(tree: Path, wheels: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository like this one that needs invented packages and has been set up from wheels."""
+    """A repository like this one that requires fake packages, set up from wheels."""
     tree = write_tree(tmp_path_factory.mktemp("tree"), ["plain>=1", "choice[more]>=1", "torch"])
     (tree / "src").symlink_to(ROOT / "src")
     (tree / "launch").mkdir()
@@ -41,7 +41,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheels = tree / "wheels"
     refused = make_setup(tree, wheels)
     assert refused.returncode == 2, refused.stdout
-    assert f"there is no folder {wheels}" in refused.stdout
+    assert f"{wheels} is not a folder" in refused.stdout
     write_wheel(wheels, "plain", "1.0", ["below>=1", "elsewhere; python_version<'3'"])
     write_wheel(wheels, "choice", "1.0", ["unasked; extra == 'less'", "asked; extra == 'more'"])
     refused = make_setup(tree, wheels)
@@ -62,7 +62,7 @@ def version_in(tree: Path, name: str) -> str:
 
 
 def install_into(tree: Path, wheels: Path, requirements: list[str]) -> tuple[int, str]:
-    """`wheels install` of a tree with other requirements, by the first one's Python."""
+    """Run `wheels install` for a tree with other requirements, in the first tree's Python."""
     other = write_tree(wheels.parent / "other", requirements)
     command = [tree / ".venv/bin/python", "-m", "mmbert.wheels", "install", wheels]
     result = subprocess.run(
@@ -84,7 +84,7 @@ def test_a_fresh_environment_without_a_network(tree: Path) -> None:
 
 
 def test_torch_of_the_interpreter_beneath_is_used(tree: Path) -> None:
-    """A virtual environment's, too: here and in many images `python3` is one."""
+    """Also for a virtual environment, as `python3` is in many images."""
     program = "import importlib.metadata; print(importlib.metadata.version('torch'))"
     command = [tree / ".venv/bin/python", "-c", program]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -103,7 +103,7 @@ def test_what_satisfies_stays_and_the_rest_comes(tree: Path, tmp_path: Path) -> 
     assert version_in(tree, "choice") == "2.5"
     status, printed = install_into(tree, wheels, ["plain>=1", "choice>=2"])
     assert status == 0
-    assert "has all that is required" in printed
+    assert "already satisfies all requirements" in printed
 
 
 def test_every_missing_package_is_named_with_why(tree: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_damaged_wheel_is_named(tree: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_there_comes_though_something_is_missing(tree: Path, tmp_path: Path) -> None:
-    """The same command then goes on with the rest."""
+    """The same command then installs the rest."""
     wheels = tmp_path / "wheels"
     write_wheel(wheels, "here", "1.0")
     bad = write_wheel(wheels, "unneeded", "1.0")
@@ -143,7 +143,7 @@ def test_what_is_there_comes_though_something_is_missing(tree: Path, tmp_path: P
 
 
 def test_what_a_wheel_replaces_must_still_satisfy_all(tree: Path, tmp_path: Path) -> None:
-    """In whatever order they are asked: `plain` 1.0 is here, `needs` wants 2, the folder has it."""
+    """In any order: `plain` 1.0 is installed, `needs` requires 2, which the folder has."""
     wheels = tmp_path / "wheels"
     write_wheel(wheels, "plain", "2.0")
     write_wheel(wheels, "needs", "1.0", ["plain>=2"])
@@ -161,11 +161,11 @@ def test_a_vendors_pre_release_satisfies(tree: Path, tmp_path: Path) -> None:
     (wheels / "vendored-2.12.0a0+nv25.12-py3-none-any.whl").unlink()
     status, printed = install_into(tree, wheels, ["vendored>=2.11,<2.16"])
     assert status == 0, printed
-    assert "has all that is required" in printed
+    assert "already satisfies all requirements" in printed
 
 
 def test_a_bare_interpreter_is_enough() -> None:
-    """With the standard library and pip alone; torch and the rest are not imported."""
+    """Only the standard library and pip are imported, not torch and the rest."""
     program = "import sys; sys.modules['packaging'] = None; import mmbert.wheels.__main__\n"
     program += "print(*{n.split('.')[0] for n in sys.modules})"
     command = [sys.executable, "-c", program]

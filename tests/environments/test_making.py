@@ -1,4 +1,4 @@
-"""`make test-oldest`: the lowest versions, outside `.venv`, reused while setup.py is the same."""
+"""`make test-oldest`: the lowest versions, outside `.venv`, reused until setup.py changes."""
 
 import subprocess
 from pathlib import Path
@@ -21,8 +21,8 @@ def test_the_oldest_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert python == tree / ".venv-oldest" / "bin" / "python"
     program = "import plain, below, pure, tiny; print(plain.version, below.version, pure.version)"
     result = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["1.0", "1.5", "4.0"], "what is not named is the newest"
-    assert run_tests(python, [], tree) == 1, "pytest is not in it, and its status comes through"
+    assert result.stdout.split() == ["1.0", "1.5", "4.0"], "packages not named are the newest"
+    assert run_tests(python, [], tree) == 1, "it lacks pytest, whose exit status is returned"
     before = python.stat().st_ctime_ns
     assert make_environment("oldest", tree, ()) == python
     assert "it stays" in capsys.readouterr().out

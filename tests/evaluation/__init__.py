@@ -1,1 +1,1 @@
-"""Tests of evaluation."""
+"""Tests of mmbert.evaluation."""

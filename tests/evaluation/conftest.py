@@ -1,4 +1,4 @@
-"""A trained run with its export, and shards made with its tokenizer."""
+"""A trained run, its export, and shards with its tokenizer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fine-tuning learns a simple task, reports honestly, and names what is wrong with its files."""
+"""Fine-tuning: a simple task is learned, accuracies are correct, bad files are named."""
 
 import random
 from dataclasses import replace
@@ -97,12 +97,12 @@ def test_a_label_that_training_has_not_seen(run: Run, tmp_path: Path) -> None:
 
 def test_nothing_to_score_is_said_before_training(run: Run, tmp_path: Path) -> None:
     train = write_examples(tmp_path / "train.tsv", 20, 0)
-    with pytest.raises(UserError, match="nothing to score"):
+    with pytest.raises(UserError, match="no file to score"):
         fine_tune(LoadedModel(run.checkpoint), train, [], SETTINGS)
 
 
 def test_long_documents_are_cut_and_short_ones_are_not(run: Run, tmp_path: Path) -> None:
-    """Beyond `max_length` nothing is read: two files that differ only there score the same."""
+    """Files that differ only beyond `max_length` score the same."""
     train = write_examples(tmp_path / "train.tsv", 40, 0)
     test = write_examples(tmp_path / "test.tsv", 20, 1)
     settings = replace(SETTINGS, epochs=1, max_length=12)

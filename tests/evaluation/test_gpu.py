@@ -1,4 +1,4 @@
-"""On a GPU the evaluations give what they give on a CPU."""
+"""Evaluations on a GPU agree with those on a CPU."""
 
 from pathlib import Path
 

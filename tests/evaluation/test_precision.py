@@ -1,4 +1,4 @@
-"""Evaluation in bfloat16: a little off what float32 gives, and near it; float32 unless asked."""
+"""Evaluation in bfloat16 is close to float32, the default, but not equal."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mmbert.evaluation.masked_loss import masked_losses
 from tests.evaluation.test_classification import write_examples
 from tests.support.written_runs import Run
 
-# A number in bfloat16 is off by 2^-8 of itself at most; a few layers add such errors up.
+# The relative error of bfloat16 is at most 2^-8; a few layers accumulate such errors.
 NEAR = 2**-5
 
 
@@ -37,14 +37,14 @@ def test_vectors_differ_a_little_and_are_float32(run: Run) -> None:
 
 
 def test_means_are_taken_in_float32() -> None:
-    """The mean of two neighbours in bfloat16 is no number of bfloat16."""
+    """The mean of two adjacent bfloat16 numbers is not representable in bfloat16."""
     hidden = torch.tensor([[1.0], [1 + 2**-7]] * 500, dtype=torch.bfloat16)
     means = mean_by_document(hidden, torch.tensor([0, 1000], dtype=torch.int32))
     assert means.tolist() == [[1 + 2**-8]]
 
 
 def test_fine_tuning_makes_steps_that_bfloat16_could_not(run: Run, tmp_path: Path) -> None:
-    """Each step moves a weight by a tenth of what would take it to the next number, at most."""
+    """Each step moves a weight by at most a tenth of the distance to the next bfloat16 number."""
     train, test = (write_examples(tmp_path / f"{name}.tsv", 60, 0) for name in ("train", "test"))
     model = both(run)[1]
     before = {name: tensor.clone() for name, tensor in model.module.model.named_parameters()}
@@ -53,7 +53,7 @@ def test_fine_tuning_makes_steps_that_bfloat16_could_not(run: Run, tmp_path: Pat
     moved = [
         not torch.equal(before[name], tensor)
         for name, tensor in model.module.model.named_parameters()
-        if "norm" in name  # near 1, where the next numbers lie 2^-8 below and 2^-7 above
+        if "norm" in name  # near 1, where adjacent numbers are 2^-8 below and 2^-7 above
     ]
     assert all(tensor.dtype == torch.bfloat16 for tensor in before.values())
     assert any(moved)
@@ -83,12 +83,12 @@ def test_other_types_are_refused_by_name(run: Run) -> None:
     assert status == 2
     assert "float16" in said
     assert "bfloat16" in said
-    with pytest.raises(UserError, match=r"not evaluated in torch\.float16\n.*float32, bfloat16"):
+    with pytest.raises(UserError, match=r"unsupported dtype torch\.float16\n.*float32, bfloat16"):
         LoadedModel(run.checkpoint, "cpu", torch.float16)
 
 
 def test_a_gpu_too_old_for_bfloat16_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    with pytest.raises(UserError, match="Tesla T4 is too old for bfloat16"):
+    with pytest.raises(UserError, match="Tesla T4 does not support bfloat16"):
         LoadedModel(run.checkpoint, "cuda", torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Cross-lingual retrieval on aligned files written here."""
+"""Cross-lingual retrieval on synthetic aligned files."""
 
 import random
 from pathlib import Path
@@ -98,9 +98,9 @@ def test_only_shared_identifiers_count(model: LoadedModel, tmp_path: Path) -> No
 def test_nearest_by_hand() -> None:
     first = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.7, 0.7]])
     second = torch.tensor([[1.0, 0.0], [0.7, 0.7], [0.0, 1.0]])
-    # 0 → 0 right; 1 → 2 and 2 → 1 wrong.
+    # 0 → 0 is correct; 1 → 2 and 2 → 1 are wrong.
     assert nearest_neighbor_accuracy(first, second) == pytest.approx((1 / 3, 1 / 3))
-    # Two sentences that look alike: both find the first of the two.
+    # Two equal vectors: both find the first.
     twice = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert nearest_neighbor_accuracy(torch.eye(2)[[0, 0, 1]], twice) == pytest.approx(
         (2 / 3, 2 / 3)
@@ -110,9 +110,9 @@ def test_nearest_by_hand() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("v1 no tab here\n", r"a.tsv:1: no identifier, tab and text"),
+        ("v1 no tab here\n", r"a.tsv:1: expected identifier, tab and text"),
         ("v1\ttext\n\nv2\t\n", r"a.tsv:3"),
-        ("v1\ttext\nv1\tagain\n", r"a.tsv:2: the identifier 'v1' came before"),
+        ("v1\ttext\nv1\tagain\n", r"a.tsv:2: duplicate identifier 'v1'"),
         (b"v1\t\xff\xfe\n", r"cannot read .*a.tsv"),
     ],
 )

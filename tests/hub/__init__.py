@@ -1,1 +1,1 @@
-"""Tests of export, import and merging."""
+"""Tests of mmbert.hub."""

@@ -1,4 +1,4 @@
-"""A stranger's model, beside the run and its export that the tests of evaluation have too."""
+"""An external model, a trained run and its export."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An exported folder computes what was trained, in every way that transformers can run it."""
+"""Exported folders give the trained model's outputs in all modes of transformers."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_logits_equal_transformers(run: Run, exported: Path, attention: str, bat
         with torch.no_grad():
             found = [model(input_ids=text[None]).logits[0] for text in texts]
     largest = max(float(logits.abs().max()) for logits in expected)
-    assert largest > 3  # it has learnt something
+    assert largest > 3  # it has learned something
     worst = max(
         float((ours - theirs).abs().max()) for ours, theirs in zip(expected, found, strict=True)
     )
@@ -64,7 +64,7 @@ def test_weights_are_stored_bit_for_bit_and_tied_ones_once(run: Run, exported: P
 
 def test_config_avoids_the_known_traps(run: Run, exported: Path) -> None:
     config = AutoConfig.from_pretrained(exported)
-    assert config.classifier_activation == "gelu"  # it drives the head
+    assert config.classifier_activation == "gelu"  # used by the head
     assert rotary_bases(config) == (20_000, 500)  # the last phase's, never −1 or 10,000
     assert (config.cls_token_id, config.bos_token_id) == (2, 2)  # not eos, as mmBERT's says
     assert (config.sep_token_id, config.eos_token_id, config.pad_token_id) == (1, 1, 0)
@@ -75,7 +75,7 @@ def test_config_avoids_the_known_traps(run: Run, exported: Path) -> None:
     assert config.max_position_embeddings == 256
     assert config.tie_word_embeddings
     written = json.loads((exported / "config.json").read_text())
-    # What 4.48 reads; it knows neither rope_parameters nor layer_types.
+    # Read by 4.48, which knows neither rope_parameters nor layer_types.
     assert (written["global_rope_theta"], written["local_rope_theta"]) == (20_000, 500)
     assert (written["global_attn_every_n_layers"], written["local_attention"]) == (3, 16)
 
@@ -110,7 +110,7 @@ def test_a_wrong_configuration_does_not_get_out(
         "hugging_face_config",
         lambda *arguments, **options: right(*arguments, **options) | {key: wrong},
     )
-    with pytest.raises(ExportMismatchError, match="logits differ"):
+    with pytest.raises(ExportMismatchError, match="differ from the trained model"):
         export_checkpoint(run.checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -140,10 +140,10 @@ def test_card_says_what_is_known_and_no_more(exported: Path) -> None:
     for expected in (
         "license: unknown", "Not stated.", "after step 30", "`last`", "tiny-run",
         "| eng_Latn | 30,000 |", "4 languages, 61,440 tokens", "- swh", "mask_ratio: 0.15",
-        "20000 (global layers), 500 (local layers)", "logits differ by at most",
+        "20000 (global layers), 500 (local layers)", "maximum difference",
     ):  # fmt: skip
         assert expected in card, expected
-    assert str(exported.parent) not in card  # nobody's file system is published
+    assert str(exported.parent) not in card  # no local paths are published
 
 
 def test_provenance_names_the_checkpoint(run: Run, exported: Path) -> None:
@@ -156,7 +156,7 @@ def test_provenance_names_the_checkpoint(run: Run, exported: Path) -> None:
 def test_existing_folder_is_never_overwritten(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export_checkpoint(run.checkpoint, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
 
@@ -190,7 +190,7 @@ def test_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path, what: str) -> N
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes: as on a full disk."""
+    """Limit the size of every file of this process to `size` bytes, like a full disk."""
     import resource
     import signal
 
@@ -220,7 +220,7 @@ def test_exported_folder_can_be_exported_again(exported: Path, tmp_path: Path) -
 
 
 def test_safetensors_library_reads_and_writes_the_same(exported: Path, tmp_path: Path) -> None:
-    """Our streamed file is an ordinary one."""
+    """The streamed file is an ordinary safetensors file."""
     stored = load_file(exported / "model.safetensors")
     save_file(stored, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     again = load_file(tmp_path / "theirs.safetensors")

@@ -1,4 +1,4 @@
-"""What people do with an exported folder: other precisions, pipelines, embeddings, ONNX, heads."""
+"""Uses of an exported folder: other data types, pipelines, embeddings, ONNX, heads."""
 
 import re
 from dataclasses import replace
@@ -15,15 +15,15 @@ from transformers import (
 )
 
 from mmbert.errors import UserError
-from mmbert.hub.building import build_model, pack
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.fill_mask import fill_masks
+from mmbert.hub.models import build_model, pack
 from tests.support.transformers_versions import load_in
 from tests.support.written_runs import TOLERANCE, Run, documents, our_logits
 
 
 def test_bfloat16_folder_and_its_error_against_float64(run: Run, tmp_path: Path) -> None:
-    """Both computed in bfloat16 from the same rounded weights; ours at most 1.25 times theirs."""
+    """Both in bfloat16 from the same rounded weights; our error is at most 1.25 times theirs."""
     export_checkpoint(run.checkpoint, tmp_path / "out", "bfloat16")
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert all(tensor.dtype == torch.bfloat16 for tensor in stored.values())
@@ -83,7 +83,7 @@ def test_works_in_sentence_transformers(run: Run, exported: Path) -> None:
 
 
 def snippets(card: Path) -> list[str]:
-    """The programs in a model card, made runnable."""
+    """Return the programs in a model card, made runnable."""
     found = re.findall(r"```python\n(.+?)```", card.read_text(), flags=re.DOTALL)
     return [text.replace("PATH_OR_NAME", str(card.parent)) for text in found]
 
@@ -94,11 +94,11 @@ def test_the_cards_first_program_fills_a_mask(exported: Path) -> None:
     assert len(names["fill"]("the old <mask> by the river")) == 5
 
 
-@pytest.mark.filterwarnings("ignore")  # of the exporter, about itself
+@pytest.mark.filterwarnings("ignore")  # from the exporter
 def test_exports_to_onnx_and_runs_there(
     run: Run, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the card's own program; then other lengths and batches than the one it was traced with."""
+    """With the card's program, then with other lengths and batch sizes than traced."""
     import onnxruntime
 
     monkeypatch.chdir(tmp_path)
@@ -122,7 +122,7 @@ def test_exports_to_onnx_and_runs_there(
 
 
 def test_other_heads_load_the_body(exported: Path) -> None:
-    """What fine-tuning begins with: nothing of the encoder is missing or new."""
+    """For fine-tuning, no encoder weight is missing or newly initialized."""
     model, loading = AutoModelForSequenceClassification.from_pretrained(
         exported, num_labels=3, output_loading_info=True
     )

@@ -1,4 +1,4 @@
-"""`mmbert inspect` says what a checkpoint and a run hold, and which checkpoint is damaged."""
+"""`mmbert inspect` on checkpoints and runs, including damaged ones."""
 
 from pathlib import Path
 
@@ -24,13 +24,15 @@ def test_a_checkpoint_is_told_whole(run: Run) -> None:
     count = sum(parameter.numel() for parameter in parameters.values())
     for expected in (
         "sound,", "step 30 of 30, 61,440 tokens, phase last, recipe tiny-run",
-        "written on 1 tensor × 1 data ranks under ZeRO 1; reads onto any other grid",
+        "saved from 1 tensor × 1 data ranks under ZeRO 1; loads on any grid",
         f"{count:,} parameters: float32 masters and the optimiser's exp_avg and exp_avg_sq",
     ):  # fmt: skip
         assert expected in text, (expected, text)
     for name, parameter in parameters.items():
         assert f"{name} {' × '.join(map(str, parameter.shape))} " in text, name
-    assert "model.layers.1.attn.Wo.weight 64 × 64 1" in text  # where a tensor group cuts it
+    assert (
+        "model.layers.1.attn.Wo.weight 64 × 64 1" in text
+    )  # dimension split by tensor parallelism
     for language, tokens in LANGUAGE_TOKENS.items():
         assert f"{language} {tokens:,}" in text
 

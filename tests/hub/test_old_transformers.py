@@ -1,4 +1,4 @@
-"""Exported folders give our own logits in older releases of transformers, batched with padding."""
+"""Exported folders give the same logits in older transformers, batched with padding."""
 
 import json
 import subprocess

@@ -1,10 +1,10 @@
-"""Configurations and tokenizers as they are published, at reduced sizes.
+"""Import of published configurations and tokenizers at reduced sizes.
 
-Keys and values are those of the checkpoints' config.json, as public programs and tests quote them:
-answerdotai/ModernBERT-base (written for transformers 4.48) and -large (saved by 5.0, which writes
-new keys beside old ones), jhu-clsp/mmBERT-small and a copy of it with `rope_parameters` appended,
-ibm-granite's embedding models, llm-semantic-router's mmBERT with a context of 32,768 tokens; of
-jhu-clsp/ettin-encoder-17m the sizes, bases and layers. Weights and vocabularies are made here.
+Keys and values are from the config.json of the checkpoints, as quoted by public programs and tests:
+answerdotai/ModernBERT-base (written for transformers 4.48) and -large (saved by 5.0, with both new
+and old keys), jhu-clsp/mmBERT-small and a copy with `rope_parameters` appended, ibm-granite's
+embedding models, llm-semantic-router's mmBERT with a context of 32,768 tokens; and the sizes, bases
+and layers of jhu-clsp/ettin-encoder-17m. Weights and vocabularies are synthetic.
 """
 
 import json
@@ -128,12 +128,12 @@ def gemma(folder: Path) -> Tokenizer:
 
 
 def published(folder: Path, name: str, *, unused_rows: int = 0) -> Path:
-    """The model `name` at reduced sizes, as its config.json would have transformers read it."""
+    """Return the model `name` at reduced sizes, as configured by its config.json."""
     config = dict(PUBLISHED[name])
     is_gemma = config["vocab_size"] == 256_000
     make: Callable[[Path], Tokenizer] = gemma if is_gemma else modernbert_like_tokenizer
     tokenizer = make(folder)
-    # As in the real one, whose last id is the last row: the same distances from the end.
+    # As in the original, where the last id is the last row: same distances from the end.
     rows = tokenizer.get_vocab_size()
     if not is_gemma:
         names = {"bos": "[CLS]", "cls": "[CLS]", "eos": "[SEP]", "sep": "[SEP]", "pad": "[PAD]"}
@@ -190,7 +190,7 @@ def test_an_imported_model_is_the_published_one(
     assert all(torch.equal(before[tensor], after[tensor]) for tensor in after)
     assert report.model.encoder.vocab_size == FastTokenizer(theirs).size + unused_rows
     assert any("19 rows" in line for line in report.lines()) == bool(unused_rows)
-    # Longer than the window, and with every special token: the config alone decides the result.
+    # Longer than the window and with all special tokens: only the config determines the result.
     ids = torch.randint(
         report.model.encoder.vocab_size, (1, 90), generator=torch.Generator().manual_seed(2)
     )
@@ -207,7 +207,7 @@ def test_its_tokenizer_is_used_as_it_is(tmp_path: Path, name: str) -> None:
     )
     assert first(text)["input_ids"] == second(text)["input_ids"]
     assert first.mask_token == second.mask_token
-    # No prefix space in either: a word at the start of a text and after a space are two tokens.
+    # Neither has a prefix space: a word has one token at the start and another after a space.
     assert first.tokenize("the river")[0] != first.tokenize("river the")[1]
     ids = FastTokenizer(theirs).special_ids
     assert ids is not None
@@ -241,13 +241,13 @@ REFUSED = {
     # mmbert-32k-yarn, in the older and in the newer form.
     "yarn": (
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-        "scales its rotary positions",
+        "RoPE scaling",
     ),
     "yarn in 5.x": (
         {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 160000.0}}},
-        "scales its rotary positions",
+        "RoPE scaling",
     ),
-    # What the public converter writes where the local base was left at its default.
+    # Written by the public converter if the local base has its default.
     "base of -1": ({"local_rope_theta": -1}, "local_rope_theta is -1, not a positive number"),
     "one base for all": ({"rope_parameters": PLAIN | {"rope_theta": 1e4}}, "rotary positions"),
     "backbone alone": ({"architectures": ["ModernBertModel"]}, "ModernBertModel"),
@@ -263,7 +263,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str)
 
 
 def test_an_eps_that_transformers_does_not_read_is_not_read(tmp_path: Path) -> None:
-    """Some configurations say `layer_norm_eps` alone, and another one than is meant."""
+    """Some configurations only contain `layer_norm_eps`, with an unintended value."""
     config = {key: value for key, value in MMBERT_SMALL.items() if key != "norm_eps"}
     (tmp_path / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-12}))
     assert transformers_configuration(tmp_path).norm_eps == 1e-5

@@ -1,4 +1,4 @@
-"""Whoever only reads checkpoints does not wait for DeepSpeed to be loaded."""
+"""Reading checkpoints does not import DeepSpeed."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel
-from mmbert.hub import export  # `mmbert export`; that it exports is other tests' matter
+from mmbert.hub import export  # `mmbert export`; other tests run it
 from mmbert.merging.merge_run import merge_run
 from mmbert.hub.model_source import open_model
 from mmbert.inspection.checkpoints import render_checkpoint, render_run
@@ -29,14 +29,14 @@ from mmbert.checkpoint.store import CheckpointStore
 run = Path(sys.argv[1])
 console = Console()
 render_run(run, console)
-checkpoint = CheckpointStore(run / "checkpoints").newest_sound()
+checkpoint = CheckpointStore(run / "checkpoints").latest_valid()
 render_checkpoint(checkpoint, console)
 for name, weight in open_model(checkpoint).items():
     assert weight.isfinite().all(), name
 LoadedModel(checkpoint, "cpu")
 try:
     merge_run(run, run / "merged")
-except UserError as error:  # after its recipe was read from the newest checkpoint
+except UserError as error:  # after reading the recipe from the newest checkpoint
     assert "has no `merge`" in error.message
 else:
     raise AssertionError("this run has nothing to merge")

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from mmbert.hub.export import export_checkpoint
 from mmbert.hub.importing.import_model import import_model
-from tests.support.external_model import stranger
+from tests.support.external_model import external_model
 from tests.support.hub_ranks import save_after_no_step
 from tests.support.ranks import run_ranks
 from tests.support.tokenizers import byte_level_tokenizer, save_described_tokenizer
@@ -15,7 +15,7 @@ from tests.support.tokenizers import byte_level_tokenizer, save_described_tokeni
 
 def test_weights_through_bfloat16_runs_of_no_steps(tmp_path: Path) -> None:
     """Split over a tensor group under ZeRO 1, and partitioned over data ranks under ZeRO 3."""
-    theirs = stranger(tmp_path / "theirs")
+    theirs = external_model(tmp_path / "theirs")
     import_model(theirs, tmp_path / "imported")
     runs = {(2, 1): tmp_path / "tensor", (1, 3): tmp_path / "zero"}
     for run in runs.values():

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from mmbert.model.initialization import initial_values
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.parallel.parameter_spec import assemble, spec_of
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import TensorGroup, build_grid
+from tests.support.assembling import assemble
 from tests.support.ranks import run_ranks
 from tests.support.tiny_models import BASES, WEIGHT_SCALE, random_row, tiny_config, tiny_model
 

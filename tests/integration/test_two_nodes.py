@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ranks import free_port
-from tests.support.tiny_run import ENVIRONMENT, PRETRAIN, ROOT, figures, run, weights
+from tests.support.tiny_run import ENVIRONMENT, PRETRAIN, ROOT, losses_and_norms, run, weights
 
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
 TORCHRUN = Path(sys.executable).with_name("torchrun")
@@ -30,7 +30,7 @@ def one_node(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run(*launch, *program(inputs, output), timeout=240)
     assert result.returncode == 0, result.stdout
     assert "2 × cpu" in result.stdout
-    assert len(figures(output)) == 40
+    assert len(losses_and_norms(output)) == 40
     return output
 
 
@@ -58,7 +58,7 @@ def test_two_nodes_of_deepspeed_train_as_one(inputs: Path, one_node: Path, tmp_p
             node.kill()
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)
     assert "2 × cpu" in said[0]
-    assert figures(output) == figures(one_node)
+    assert losses_and_norms(output) == losses_and_norms(one_node)
     assert weights(output) == weights(one_node)
 
 
@@ -67,5 +67,5 @@ def test_torchrun_trains_the_same(inputs: Path, one_node: Path, tmp_path: Path) 
     launch = (TORCHRUN, "--nproc_per_node", "2", "--master_port", str(free_port()))
     result = run(*launch, *program(inputs, tmp_path / "run"), timeout=240)
     assert result.returncode == 0, result.stdout
-    assert figures(tmp_path / "run") == figures(one_node)
+    assert losses_and_norms(tmp_path / "run") == losses_and_norms(one_node)
     assert weights(tmp_path / "run") == weights(one_node)

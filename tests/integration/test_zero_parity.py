@@ -20,10 +20,11 @@ import torch
 from mmbert.model.config import Recompute
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
-from mmbert.parallel.parameter_spec import assemble, spec_of
+from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.training.engine.engine import Engine
+from tests.support.assembling import assemble
 from tests.support.prescribed_gradients import gather_shards, recipe, start
 from tests.support.ranks import run_ranks
 from tests.support.step_settings import make_settings

@@ -1,4 +1,4 @@
-"""What a GPU's path launches and calls in a row's forward and backward, without a GPU."""
+"""Kernel launches and operators of the GPU path in forward and backward, without a GPU."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from tests.support.tiny_models import BASES, tiny_config
 
 pytest.importorskip("triton")
 
-# What of PyTorch's operators raises on a GPU when it is to use deterministic algorithms only, by
-# the list in torch.use_deterministic_algorithms' description.
+# Operators that raise on a GPU under torch.use_deterministic_algorithms, from the list in its
+# documentation.
 RAISING = (
     "adaptive_", "avg_pool3d", "bincount", "ctc_loss", "cumsum", "embedding_bag", "fractional_max",
     "grid_sampler", "histc", "kthvalue", "max_unpool", "median", "nll_loss", "put", "put_",
@@ -21,8 +21,7 @@ RAISING = (
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_launches_and_operators(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    """Every launch says whether products and sums are fused; no operator raises in a deterministic
-    run."""
+    """Every launch sets FP fusion explicitly; no operator raises in a deterministic run."""
     monkeypatch.setattr(
         "mmbert_kernels.packed_attention.cpu_blocked.host_ends", lambda _: [0, 100, 512]
     )

@@ -1,4 +1,4 @@
-"""Runs test_triton.py in Triton's interpreter, which must be switched on before Triton's import."""
+"""The test_triton*.py files in Triton's interpreter, which must be on before Triton's import."""
 
 import importlib.util
 import os
@@ -12,11 +12,13 @@ import pytest
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_kernels_are_right_in_the_interpreter() -> None:
     root = Path(__file__).parents[2]
+    files = [str(path) for path in sorted(Path(__file__).parent.rglob("test_triton*.py"))]
+    files.remove(__file__)
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     environment["PYTEST_ADDOPTS"] = "-p no:xdist -p no:cacheprovider"
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/kernels/test_triton.py"],
+        [sys.executable, "-m", "pytest", "-q", *files],
         cwd=root,
         env=environment,
         capture_output=True,

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.environment import FOLDERS, ON_A_CPU, ROOT
 from tests.support.ranks import free_port
-from tests.support.tiny_run import RECIPE, figures, write_text
+from tests.support.tiny_run import RECIPE, losses_and_norms, write_text
 
 CACHES = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
@@ -123,7 +123,7 @@ def test_preprocessing_and_training_start_as_modules(installed: Installation) ->
         timeout=240,
     )
     assert "recipe: recipe.yaml" in printed
-    assert len(figures(folder / "run")) == 40
+    assert len(losses_and_norms(folder / "run")) == 40
     installed.run("mmbert", "export", "run", "model")
     module = "import mmbert, mmbert_prep, mmbert_kernels as k; print(mmbert, mmbert_prep, k)"
     assert installed.run("python", "-c", module).count(str(installed.packages)) == 3

@@ -1,4 +1,4 @@
-"""A run and its export, as the tests of hub have them."""
+"""A trained run and its export."""
 
 from tests.support.exported_run import exported, run
 

@@ -1,4 +1,4 @@
-"""Merging against plain float64 formulae written here, and its provenance and refusals."""
+"""Merging against float64 references, with provenance and errors."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mmbert.errors import UserError
-from mmbert.hub.building import build_model
 from mmbert.hub.export import export_checkpoint
+from mmbert.hub.models import build_model
 from mmbert.merging import methods
 from mmbert.merging.merge import MergeOptions, merge_models
 from mmbert.merging.methods import exponential_weights, ties, weighted_mean
@@ -23,7 +23,7 @@ from tests.support.written_runs import Run, save_run
 def plain_ties(
     base: np.ndarray, models: list[np.ndarray], weights: list[float], density: float
 ) -> np.ndarray:
-    """Yadav et al. 2023, step by step and element by element, in float64."""
+    """Float64 reference of TIES (Yadav et al. 2023), element by element."""
     deltas = [model.astype(np.float64) - base.astype(np.float64) for model in models]
     trimmed = []
     for delta in deltas:
@@ -65,7 +65,7 @@ def test_ties_equals_the_plain_algorithm(
 
 
 def test_ties_by_hand() -> None:
-    """Trim the smaller half, elect a sign, average what agrees with it."""
+    """Trim the smaller half, elect a sign, average the values that agree with it."""
     base = torch.tensor([1.0, 1.0, 1.0, 1.0])
     models = [
         base + torch.tensor([4.0, -3.0, 0.1, 0.2]),
@@ -90,14 +90,14 @@ def test_ties_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_exponential_weights() -> None:
     weights = exponential_weights(3, 0.5)
-    assert weights == pytest.approx([1 / 7, 2 / 7, 4 / 7])  # the newest weighs most
+    assert weights == pytest.approx([1 / 7, 2 / 7, 4 / 7])  # the newest has the largest weight
     assert exponential_weights(4, 1.0) == [0.25] * 4
     with pytest.raises(ValueError, match="decay"):
         exponential_weights(3, 0.0)
 
 
 def changed(run: Run, seed: int) -> MaskedLanguageModel:
-    """The run's model with every weight moved a little."""
+    """Return the run's model with all weights perturbed."""
     generator = torch.Generator().manual_seed(seed)
     moved = (
         (name, tensor + 0.02 * torch.randn(tensor.shape, generator=generator))
@@ -112,7 +112,7 @@ def build_described(run: Run, tensors: dict[str, torch.Tensor]) -> MaskedLanguag
 
 @pytest.fixture(scope="module")
 def variants(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three checkpoints of one run, as three decays would leave them."""
+    """Three checkpoints of one run, like those of three decay variants."""
     folder = tmp_path_factory.mktemp("variants") / "tiny"
     return [save_run(folder, changed(run, seed), step=40 + 10 * seed) for seed in range(3)]
 
@@ -141,7 +141,7 @@ def test_ties_of_checkpoints_onto_their_base(
     assert provenance["base"]["step"] == 30
     card = (tmp_path / "out" / "README.md").read_text()
     assert "the TIES merge of 3 models" in card
-    # The base's text once; none of the three trained on more.
+    # The tokens of the base once; none of the three trained on more.
     assert "| eng_Latn | 30,000 |" in card
 
 
@@ -150,10 +150,10 @@ def test_averages_of_checkpoints(
     run: Run, variants: list[Path], tmp_path: Path, method: str
 ) -> None:
     if method == "linear":
-        # Given newest first: each weight is of the model at its place.
+        # Given newest first: weights belong to models by position.
         options, weights = MergeOptions("linear", weights=(1.0, 1.0, 3.0)), [0.6, 0.2, 0.2]
     else:
-        # The steps decide, not the order.
+        # Sorted by step, regardless of the order.
         options, weights = MergeOptions("ema", decay=0.5), [1 / 7, 2 / 7, 4 / 7]
     merge_models(variants[::-1], tmp_path / "out", options)
     merged = load_file(tmp_path / "out" / "model.safetensors")
@@ -185,10 +185,10 @@ def test_a_model_merged_with_itself_is_itself(run: Run, tmp_path: Path) -> None:
     ("options", "count", "with_base", "says"),
     [
         (MergeOptions("ties"), 2, False, "branched from"),
-        (MergeOptions("linear"), 2, True, "no use for a base"),
+        (MergeOptions("linear"), 2, True, "takes no base"),
         (MergeOptions("linear"), 1, False, "at least two"),
         (MergeOptions("linear", weights=(1.0,)), 2, False, "1 weights for 2 models"),
-        (MergeOptions("linear", weights=(1.0, 0.0)), 2, False, "a weight of 0"),
+        (MergeOptions("linear", weights=(1.0, 0.0)), 2, False, "weight 0 is not positive"),
         (MergeOptions("ema", weights=(1.0, 1.0)), 2, False, "from the decay"),
     ],
 )

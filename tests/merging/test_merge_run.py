@@ -1,4 +1,4 @@
-"""Merging a run by its own recipe finds the right checkpoints."""
+"""Merging a run by its recipe selects the right checkpoints."""
 
 import json
 from pathlib import Path
@@ -49,12 +49,12 @@ def test_ties_of_the_variants_onto_where_they_branched(run: Run, tmp_path: Path)
     save(run, folder, merge, step=BRANCH, phase="first", seed=0)
     save(run, folder, merge, step=BRANCH + 3, phase="last", seed=1)
     save(run, folder, merge, step=END, phase="last", seed=2)
-    with pytest.raises(UserError, match=r"variants/english holds no checkpoints") as caught:
+    with pytest.raises(UserError, match=r"variants/english has no checkpoints") as caught:
         merge_run(folder, tmp_path / "out")
     assert "--variant english" in caught.value.remedy
     variant = folder / "variants" / "english"
     save(run, variant, merge, step=END - 1, phase="last", seed=3)
-    with pytest.raises(UserError, match=f"at step {END - 1} of {END}"):
+    with pytest.raises(UserError, match=rf"unfinished \(step {END - 1} of {END}\)"):
         merge_run(folder, tmp_path / "out")
     save(run, variant, merge, step=END, phase="last", seed=4)
     merge_run(folder, tmp_path / "out")
@@ -68,7 +68,7 @@ def test_average_of_the_last_phase(run: Run, tmp_path: Path) -> None:
     merge, folder = "{method: ema, decay: 0.5}", tmp_path / "run"
     save(run, folder, merge, step=BRANCH, phase="first", seed=0)
     save(run, folder, merge, step=BRANCH + 2, phase="last", seed=1)
-    with pytest.raises(UserError, match="keeps 1 checkpoints of phase last"):
+    with pytest.raises(UserError, match="has only 1 checkpoints of phase last"):
         merge_run(folder, tmp_path / "out")
     save(run, folder, merge, step=END, phase="last", seed=2)
     merge_run(folder, tmp_path / "out")
@@ -79,5 +79,5 @@ def test_average_of_the_last_phase(run: Run, tmp_path: Path) -> None:
 def test_a_recipe_without_merge(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no `merge`"):
         merge_run(run.folder, tmp_path / "out")
-    with pytest.raises(UserError, match="holds no checkpoints"):
+    with pytest.raises(UserError, match="has no checkpoints"):
         merge_run(tmp_path, tmp_path / "out")

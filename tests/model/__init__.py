@@ -1,1 +1,1 @@
-"""Tests of the encoder: parity, sameness at every grid, initialisation, memory."""
+"""Tests of the encoder: parity with transformers, initialization, memory."""

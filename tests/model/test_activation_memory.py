@@ -1,9 +1,8 @@
-"""The formula for activation memory against the bytes that small models really keep and reach.
+"""Activation memory by formula, compared with the bytes measured for small models.
 
-On CPU the attention is of the flash type, like that on a GPU; the other operations run as plain
-PyTorch, which keeps a little more than the fused kernels do (`reference_extras` says what; the
-fused kernels themselves are held to the formula in test_fused_kernels.py). On a GPU the
-allocator's own peak is the truth.
+On a CPU attention is of the flash type, as on a GPU; the other operations run in plain PyTorch,
+which saves a little more than the fused kernels do (`reference_extras`; for the fused kernels see
+test_fused_kernels.py). On a GPU the allocator's peak is measured.
 """
 
 import gc
@@ -40,8 +39,8 @@ def row_of(config: EncoderConfig, documents: tuple[int, ...] = DOCUMENTS) -> Pac
 
 
 def allocations(function: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that the CPU's allocator gave out and has not got back, and the most at once."""
-    gc.collect()  # what earlier tests left is not to be freed while this is counted
+    """Measure the CPU allocator's live bytes and their peak."""
+    gc.collect()  # so that garbage of earlier tests is not freed during the measurement
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         outcome = function()
         gc.collect()  # Triton's interpreter leaves cycles
@@ -56,12 +55,12 @@ def allocations(function: Callable[[], object]) -> tuple[int, int]:
 
 
 def kept_bytes(model: MaskedLanguageModel, row: PackedBatch) -> int:
-    """What is allocated by a forward pass and still is at its end."""
+    """Return the bytes allocated by a forward pass that are still alive at its end."""
 
     def forward() -> Tensor:
         return model(row, rotary_bases=BASES, dropout_seed=3)
 
-    forward()  # fills caches, which are no part of it
+    forward()  # fills caches, which are not counted
     return allocations(forward)[0]
 
 
@@ -73,7 +72,7 @@ def predicted(config: EncoderConfig, tokens: int) -> dict[str, int]:
 
 
 def reference_layer_extras(config: EncoderConfig, tokens: int, ranks: int, shards: int) -> int:
-    """What plain PyTorch keeps for one layer beyond the fused kernels."""
+    """Return the bytes that plain PyTorch saves for a layer beyond the fused kernels."""
     gelu_output = tokens * config.intermediate_size * FLOAT32 // ranks
     dropout_mask = tokens * config.hidden_size // shards
     rotation_tables = tokens * config.head_size * FLOAT32
@@ -82,9 +81,9 @@ def reference_layer_extras(config: EncoderConfig, tokens: int, ranks: int, shard
 
 
 def reference_extras(config: EncoderConfig, tokens: int, ranks: int = 1, shards: int = 1) -> int:
-    """The same for the model: layers (unless they run again), and the embedding's rows."""
+    """Return the same for the model: layers (unless recomputed), and the embedding's rows."""
     layers = config.num_hidden_layers * reference_layer_extras(config, tokens, ranks, shards)
-    # With a split table the formula counts the rows, and this rank's places in it are kept too.
+    # With a sharded table the formula counts the rows; this rank's indices are saved too.
     embedding = tokens * config.hidden_size * FLOAT32 if ranks == 1 else tokens * (8 + 1)
     return embedding + (layers if config.recompute != "full" else 0)
 
@@ -98,9 +97,9 @@ def test_what_is_kept_is_what_the_formula_says(recompute: str) -> None:
 
 
 def saved_on_rank(rank: int, world_size: int, recompute: str, sequence_parallel: bool) -> int:
-    """Bytes of the storages that autograd saves in the layers, parameters and the row apart.
+    """Return the bytes of storages saved by autograd in the layers, without parameters and the row.
 
-    (gloo frees tensors in threads of its own, where the allocator's record does not see it.)
+    (gloo frees tensors in its own threads, where the allocator's record misses it.)
     """
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     group = build_grid(tensor_parallel=world_size).tensor
@@ -157,7 +156,7 @@ def test_peaks_are_near_the_formula(recompute: str) -> None:
     kept, forward_peak = allocations(forward)
     backward_peak = kept + allocations(lambda: outcome.pop().backward())[1]
     expected, extras = predicted(config, tokens), reference_extras(config, tokens)
-    # One layer's worth of plain PyTorch's passing tensors (in `full` most of what there is).
+    # Temporary tensors of one layer in plain PyTorch (with `full`, most of the peak).
     passing = reference_layer_extras(config, tokens, 1, 1) if recompute == "full" else 0
     tolerance = 0.15 if recompute == "full" else 0.05
     assert forward_peak == pytest.approx(expected["forward"] + extras + passing, rel=tolerance)
@@ -165,7 +164,7 @@ def test_peaks_are_near_the_formula(recompute: str) -> None:
 
 
 def test_recomputation_keeps_the_promised_share_of_base() -> None:
-    """Selective keeps about 72%, full about 8% of what layers keep."""
+    """Selective saves about 72%, full about 8% of the bytes without recomputation."""
     layers = {
         recompute: activation_memory(
             EncoderConfig(256_000, 768, 1152, 22, 12, recompute=recompute),  # type: ignore[arg-type]
@@ -202,7 +201,7 @@ def test_sequence_parallelism_splits_what_tensor_parallelism_alone_does_not() ->
 @pytest.mark.gpu
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 def test_peak_on_a_gpu(recompute: str) -> None:
-    """In bfloat16 at a real width: the allocator's peak within a tenth of the formula."""
+    """In bfloat16 at a real width: the allocator's peak is within a tenth of the formula."""
     config = EncoderConfig(50_000, 768, 1152, 6, 12, recompute=recompute)  # type: ignore[arg-type]
     with torch.device("cuda"):
         model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
@@ -216,7 +215,7 @@ def test_peak_on_a_gpu(recompute: str) -> None:
     expected = activation_memory(
         config, row_tokens=tokens, masked_tokens=masked, document_slots=slots
     )
-    for _ in range(2):  # the first run compiles and allocates workspaces that stay
+    for _ in range(2):  # the first run compiles and allocates permanent workspaces
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""Sizes: the presets' parameters, the recipe's settings, and groups that cannot hold a model."""
+"""Configuration: parameters of the presets, the recipe's settings, and unsuitable groups."""
 
 from dataclasses import asdict
 

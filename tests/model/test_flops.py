@@ -1,4 +1,4 @@
-"""The one count of a step's FLOPs against PyTorch's own counter, and against figures by hand."""
+"""FLOPs of training, compared with PyTorch's counter and with figures computed by hand."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,6 @@ from mmbert.planner import flops_per_token
 from mmbert.recipe import ModelSettings
 from mmbert.training.metrics import interval_metrics
 from mmbert_kernels.support import dispatch
-from tests.benchmarks import gpu_step_shares
 from tests.support.packed_rows import document_lengths, packed_rows
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 
@@ -23,7 +22,7 @@ BASE = ModelSettings(
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plain PyTorch everywhere, which its counter understands."""
+    """Use plain PyTorch for all operations, for its FLOP counter."""
     monkeypatch.setenv("MMBERT_KERNELS", "reference")
     monkeypatch.setenv("MMBERT_ATTENTION", "reference")
     dispatch.backend.cache_clear()
@@ -33,7 +32,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def counted(documents: tuple[int, ...], **changes: int) -> list[tuple[int, float]]:
-    """PyTorch's count and ours: of a whole pass, and of the encoder's forward pass."""
+    """Return PyTorch's count and ours: of both passes, and of the encoder's forward pass."""
     config = tiny_config(hidden_size=32, intermediate_size=40, vocab_size=90, **changes)
     model, row = tiny_model(config), random_row(documents=documents, masked=20, vocab_size=90)
     with FlopCounterMode(display=False) as both_ways:
@@ -52,14 +51,13 @@ def counted(documents: tuple[int, ...], **changes: int) -> list[tuple[int, float
 
 @pytest.mark.parametrize("documents", [(40,), (45, 7, 60, 1, 15)])
 def test_pytorch_counts_as_many(plain: None, documents: tuple[int, ...]) -> None:
-    """With attention over whole documents there is nothing that a kernel computes in vain."""
+    """With global attention no kernel computes masked scores."""
     for theirs, ours in counted(documents, global_attention_every=1):
         assert theirs == ours
 
 
 def test_every_user_counts_by_the_same_function() -> None:
     assert interval_metrics.training_flops is training_flops
-    assert gpu_step_shares.training_flops is training_flops
     lengths = np.array([1024, 600, 200, 130, 129, 5000])
     tokens, masked = int(lengths.sum()), 2000
     mean = float((lengths.astype(float) ** 2).sum() / tokens)
@@ -71,8 +69,8 @@ def test_every_user_counts_by_the_same_function() -> None:
 
 
 def test_base_by_hand() -> None:
-    """A full document of 1,024 tokens, per token in MFLOP: and so 360,000 tokens/s are 399
-    TFLOP/s; with the lengths of the web, of which global attention sees less, 393."""
+    """Full documents of 1,024 tokens, per token: 360,000 tokens/s are 399 TFLOP/s, or 393 with the
+    shorter documents of web text."""
     parts = flops_by_part(BASE, 256_000, [1024], 0.3 * 1024).per(1024)
     assert parts.encoder == 6 * 22 * (4 * 768**2 + 3 * 768 * 1152)
     assert parts.head == pytest.approx(6 * 0.3 * 768 * (768 + 256_000))
@@ -85,9 +83,9 @@ def test_base_by_hand() -> None:
 
 
 def test_a_public_figure_of_bert_large() -> None:
-    """MLPerf 4.1's BERT-large on 8 H200: 255,000 tokens/s a GPU, reported as about 495 TFLOP/s.
+    """MLPerf 4.1's BERT-large on 8 H200: 255,000 tokens/s per GPU, reported as about 495 TFLOP/s.
 
-    BERT's feed-forward has no gate, 2df instead of 3df; its mean length lies somewhere below 512.
+    BERT's MLP has no gate, so 2df instead of 3df; its mean length is somewhat below 512.
     """
     large = ModelSettings(
         hidden_size=1024, intermediate_size=2731, num_hidden_layers=24, num_attention_heads=16,

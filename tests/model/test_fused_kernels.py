@@ -1,7 +1,7 @@
-"""The model on the fused kernels, run by Triton's interpreter: same results, predicted memory.
+"""The model on the fused kernels in Triton's interpreter: equal results, predicted memory.
 
-The interpreter must be on before the kernels are imported, so all of it runs in one process of its
-own, in float32 (the interpreter's bfloat16 is wrong).
+The interpreter must be on before the kernels are imported, so this runs in a separate process, in
+float32 (the interpreter's bfloat16 is wrong).
 """
 
 import io
@@ -33,7 +33,7 @@ def row() -> PackedBatch:
 
 
 def results(recompute: str) -> dict[str, Tensor]:
-    """Losses, gradients by parameter name, and the bytes kept for the backward pass."""
+    """Return losses, gradients by parameter name, and the bytes saved for the backward pass."""
     model = tiny_model(config_of(recompute))
     kept = kept_bytes(model, row())
     losses = model(row(), rotary_bases=BASES, dropout_seed=3)
@@ -43,7 +43,7 @@ def results(recompute: str) -> dict[str, Tensor]:
 
 
 def write_results() -> None:
-    """What the process with the interpreter runs."""
+    """Entry point of the process with the interpreter."""
     buffer = io.BytesIO()
     torch.save({recompute: results(recompute) for recompute in RECOMPUTE}, buffer)
     sys.stdout.buffer.write(buffer.getvalue())
@@ -79,5 +79,5 @@ def test_what_is_kept_is_what_the_formula_says(recompute: str) -> None:
         masked_tokens=MASKED,
         element_size=4,
     )
-    # Beside what is counted: document numbers and a few vectors.
+    # Not counted by the formula: document numbers and a few vectors.
     assert fused_results()[recompute]["kept"] == pytest.approx(expected.kept, rel=0.015)

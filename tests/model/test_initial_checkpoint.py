@@ -1,4 +1,4 @@
-"""Weights that would become another function in this run are refused before anything starts."""
+"""Initial checkpoints that do not match recipe or shards are rejected before training starts."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def resolve(
     inputs: Path, tmp_path: Path, *overrides: str, rows: int = 256, **changes: Any
 ) -> RunConfig:
-    """What training would begin with, from weights of a config.json with `changes`."""
+    """Prepare a run from initial weights whose config.json has `changes`."""
     table = {"model.embeddings.tok_embeddings.weight": torch.zeros(rows, 32)}
     folder = tmp_path / "imported"
     if not folder.exists():
@@ -65,7 +65,7 @@ def test_another_function_is_refused(
 
 
 def test_other_rotary_bases_are_warned_of(inputs: Path, tmp_path: Path) -> None:
-    """They may be meant: a phase with a longer context has larger ones."""
+    """They may be intended: a phase with a longer context has larger bases."""
     ready = resolve(inputs, tmp_path, local_rope_theta=10_000.0)
     (warning,) = ready.warnings
     assert "rotary_bases.local of the first phase is 160000" in warning
@@ -76,7 +76,7 @@ def test_other_rotary_bases_are_warned_of(inputs: Path, tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(inputs: Path, tmp_path: Path) -> None:
-    """The shapes fit, the ids mean other tokens: nothing else would show it."""
+    """The shapes match but the ids differ, which nothing else would detect."""
     resolve(inputs, tmp_path)
     path = tmp_path / "imported" / "tokenizer.json"
     definition = json.loads(path.read_text())
@@ -90,7 +90,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(inputs: Path, tmp_path: P
 
 
 def test_rows_that_no_token_uses_stay(inputs: Path, tmp_path: Path) -> None:
-    """Many published models round their vocabulary up."""
+    """Many published models pad their vocabulary."""
     assert resolve(inputs, tmp_path, rows=320).encoder.vocab_size == 320
 
 

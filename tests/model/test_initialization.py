@@ -1,4 +1,4 @@
-"""First weights: the original's distributions, and the same full tensors at every grid."""
+"""Initial weights: the original's distributions, and equal full tensors at every grid."""
 
 import math
 
@@ -13,10 +13,10 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
-    assemble,
     spec_of,
 )
 from mmbert.parallel.process_grid import TensorGroup
+from tests.support.assembling import assemble
 from tests.support.tiny_models import tiny_config
 
 
@@ -39,7 +39,7 @@ def test_the_shares_of_any_group_make_up_the_same_full_weights(size: int) -> Non
 @given(st.integers(1, 7), st.integers(1, 4), st.integers(1, 40), st.integers(1, 3))
 @settings(deadline=None, max_examples=60)
 def test_blocks_of_rows_do_not_show(block: int, size: int, rows: int, parts: int) -> None:
-    """Whatever rows a rank draws, and wherever blocks begin, the full tensor is the same."""
+    """The full tensor does not depend on the rows that a rank draws, nor on the block size."""
     spec = ParameterSpec(
         full_shape=(rows * parts, 3),
         initial=InitialDistribution("truncated_normal", 0.5),
@@ -79,7 +79,7 @@ def test_a_rank_draws_only_the_blocks_that_hold_its_rows(monkeypatch: pytest.Mon
 
 
 def test_the_distributions_are_megatrons_as_the_original_used_them() -> None:
-    """Deviations by kind of weight, cut at two of them; a cut normal's deviation is 0.88 times."""
+    """Standard deviations by kind of weight; truncation at two of them leaves 0.88 times."""
     layers = 4
     model = fresh_model(hidden_size=256, intermediate_size=384, vocab_size=5000)
     output = 0.02 / math.sqrt(2 * layers)
@@ -110,7 +110,7 @@ def test_the_cut_normal_has_the_right_shape() -> None:
     tail = normal.cdf(torch.tensor(-2.0))
     expected = (normal.cdf(points) - tail) / (1 - 2 * tail)
     got = torch.stack([(values <= point).double().mean() for point in points])
-    # Four standard errors of a share of 400,000 draws.
+    # Four standard errors of a proportion of 400,000 draws.
     assert (got - expected).abs().max() < 4 * 0.5 / math.sqrt(values.numel())
 
 
@@ -129,7 +129,7 @@ def test_no_two_parameters_or_blocks_or_seeds_start_alike() -> None:
 
 
 def test_the_first_weights_are_what_they_were() -> None:
-    """Frozen numbers: another generator or hash would change every run from its start."""
+    """Frozen numbers: a different generator or hash would change every run from its start."""
     weight = fresh_model().model.layers[0].attn.Wqkv.weight
     frozen = [-0.013801616, 0.000227608, 0.004843424]
     assert weight.flatten()[:3].tolist() == pytest.approx(frozen, abs=1e-8)

@@ -1,4 +1,4 @@
-"""Every layer, every run and every row has a dropout mask of its own."""
+"""Every layer, run and row has a different dropout mask."""
 
 import itertools
 from typing import Any
@@ -12,7 +12,7 @@ SHARE, WIDTH = 0.3, 64
 
 
 def dropouts_of(seed: int, *, row_index: int = 5) -> list[Dropout]:
-    """What each layer hands to its norm in one forward pass."""
+    """Return the dropout that each layer passes to its norm in one forward pass."""
     model = tiny_model(tiny_config(attention_output_dropout=SHARE))
     given: list[Dropout] = []
 
@@ -26,7 +26,7 @@ def dropouts_of(seed: int, *, row_index: int = 5) -> list[Dropout]:
 
 
 def agreement(one: Dropout, other: Dropout) -> float:
-    """The share of places where both masks say the same."""
+    """Return the fraction of elements on which both masks agree."""
     masks = [keep_mask(each, 4096, WIDTH, torch.device("cpu")) for each in (one, other)]
     return float((masks[0] == masks[1]).float().mean())
 
@@ -36,7 +36,7 @@ def test_no_two_layers_and_no_two_seeds_share_a_mask() -> None:
     everything = [dropout for layers in given.values() for dropout in layers]
     assert [dropout.p for dropout in everything] == [SHARE] * 12
     assert len({dropout.seed for dropout in everything}) == 12
-    # Independent masks agree where both keep or both drop; of 262,144 places, 5 deviations.
+    # Independent masks agree where both keep or both drop; 5 standard deviations of 262,144 draws.
     expected = SHARE**2 + (1 - SHARE) ** 2
     others = [given[0][1], given[0][3], given[1][0], given[2][3]]
     for one, other in itertools.pairwise([given[0][0], *others]):
@@ -44,7 +44,7 @@ def test_no_two_layers_and_no_two_seeds_share_a_mask() -> None:
 
 
 def test_the_rows_of_a_run_lie_one_after_the_other() -> None:
-    """A token's mask is that of its number in the whole run: no row has another one's."""
+    """A token's mask is determined by its index in the whole run, so rows do not share masks."""
     tokens = len(random_row().input_ids)
     for index in (0, 1, 7):
         assert {dropout.first_token for dropout in dropouts_of(4, row_index=index)} == {

@@ -1,7 +1,6 @@
-"""The formula for activation memory against the tensors that the GPU's path allocates, to a byte
-or two, on a machine without a GPU: they have sizes but no content, and their storages are counted.
+"""Activation memory by formula, compared with the storages of the GPU path on meta tensors.
 
-What FlashAttention's backward pass takes for itself inside is added as its source has it.
+Needs no GPU. The internal memory of FlashAttention's backward pass is added as in its source.
 """
 
 import gc
@@ -26,7 +25,7 @@ ATTENTION_BACKWARD = "torch_attn::_varlen_attn_backward"
 
 
 class Storages(TorchDispatchMode):
-    """Bytes of the storages that operators make and that still are, and the most at once."""
+    """Counts the live bytes of the storages that operators create, and their peak."""
 
     def __init__(self, known: list[Tensor], inside_attention: int) -> None:
         super().__init__()
@@ -60,13 +59,15 @@ class Storages(TorchDispatchMode):
 
 
 def flash_attention_bytes(slots: int) -> int:
-    """dq_accum and softmax_d of mha_varlen_bwd: float32, [T + 128 · slots, heads, head size] and
-    [heads, T + 128 · slots]."""
+    """Return the bytes of mha_varlen_bwd's dq_accum and softmax_d.
+
+    float32 [T + 128 · slots, heads, head size] and [heads, T + 128 · slots].
+    """
     return 4 * (TOKENS + 128 * slots) * (HIDDEN + HEADS)
 
 
 def measured(config: EncoderConfig, slots: int) -> dict[str, int]:
-    """What a pass keeps, and its two peaks."""
+    """Return the bytes saved by the forward pass, and the peaks of both passes."""
     (row,) = packed_rows(
         1, tokens=TOKENS, context=1024, mask_ratio=0.125, vocabulary=config.vocab_size
     )
@@ -89,7 +90,7 @@ def measured(config: EncoderConfig, slots: int) -> dict[str, int]:
 @pytest.mark.parametrize("vocabulary", [3000, 50_000])
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_the_formula_is_what_the_path_allocates(recompute: Recompute, vocabulary: int) -> None:
-    """With as few slots as there are documents, and with so many that attention needs the most."""
+    """With as many slots as documents, and with so many that attention determines the peak."""
     config = EncoderConfig(vocabulary, HIDDEN, INNER, 4, HEADS, recompute=recompute)
     peaks = []
     for slots in (32, 1000):
@@ -105,8 +106,8 @@ def test_the_formula_is_what_the_path_allocates(recompute: Recompute, vocabulary
 
 
 def test_attentions_own_memory_by_hand() -> None:
-    """Base with full recomputation and documents of 100 tokens: 1,970 slots, 948 MB; each slot
-    more takes 128 rows of 768 and 12 float32."""
+    """Base with full recomputation and documents of 100 tokens: 1,970 slots, 948 MB; each further
+    slot takes 128 rows of 768 and 12 float32 numbers."""
     config = EncoderConfig(256_000, 768, 1152, 22, 12, recompute="full")
     small = replace(config, vocab_size=1000)
 

@@ -1,11 +1,11 @@
-"""Products of half precision add up in float32 on a GPU, whoever makes the model."""
+"""Half-precision products accumulate in float32 on a GPU, for every creator of the model."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from mmbert.hub.building import ModelBuilder
+from mmbert.hub.models import ModelBuilder
 from tests.support.prescribed_gradients import prescribed_engine, start
 from tests.support.ranks import run_ranks
 from tests.support.tiny_models import tiny_config
@@ -14,13 +14,13 @@ NAMES = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision
 
 
 def reduced() -> list[bool]:
-    """Whether products of bfloat16 and float16 may add up in their own type."""
+    """Whether bfloat16 and float16 products may be reduced in their own dtype."""
     return [getattr(torch.backends.cuda.matmul, name) for name in NAMES]
 
 
 @pytest.fixture
 def allowed() -> Iterator[None]:
-    """Both may, as in a fresh process."""
+    """Allow reduced precision for both, as in a new process."""
     before = reduced()
     for name in NAMES:
         setattr(torch.backends.cuda.matmul, name, True)
@@ -30,7 +30,7 @@ def allowed() -> Iterator[None]:
 
 
 def before_and_after(rank: int, world_size: int) -> list[list[bool]]:
-    """In a fresh process, and once training has its engine."""
+    """Return the settings in a new process and after training created its engine."""
     grid = start(rank, world_size, 1)
     before = reduced()
     prescribed_engine(grid).close()

@@ -1,4 +1,4 @@
-"""Recomputation changes what is kept, not what is computed."""
+"""Recomputation changes memory, not results."""
 
 import pytest
 import torch

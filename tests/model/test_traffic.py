@@ -1,8 +1,8 @@
-"""Nothing heavy is left to PyTorch's point-wise operations on a GPU.
+"""Memory traffic of PyTorch's pointwise operators on a GPU is small.
 
-The model's GPU path runs at base's real widths on tensors without content. Counted is what
-PyTorch's operators read and write besides matrix products and attention, whose bytes cannot be
-saved; Triton's kernels are launched by no operator and so do not count.
+The model's GPU path runs at base's real widths on meta tensors. Counted are the bytes read and
+written by PyTorch's operators, except matrix products and attention, whose traffic is necessary.
+Triton's kernels are not launched by operators and not counted.
 """
 
 from collections import Counter
@@ -21,20 +21,20 @@ WIDTH, INNER_WIDTH, HEADS = 768, 1152, 12
 NEEDED = ("aten::mm", "aten::addmm", "torch_attn::")
 HIDDEN = 2 * TOKENS * WIDTH
 """Bytes of one tensor of hidden states."""
-# What a layer's kernels read and write, forward and backward: attention 12 such tensors, two norms
-# 17 (one with dropout), rotary 10, the gated unit 8 of its own width.
+# Tensors read and written by a layer's kernels, forward and backward: attention 12, two norms 17
+# (one with dropout), rotary 10, the gated unit 8 of its own width.
 LAYER = 39 * HIDDEN + 8 * 2 * TOKENS * INNER_WIDTH
-# The share of this that may be left, in a layer as in any one operation outside the layers.
+# Allowed fraction of this for other operators, per layer and per operator outside the layers.
 SMALL = 0.01
 # The operations outside the layers that move more: …
 KNOWN = {
     # the vocabulary's gradient, float32: scaled into bfloat16, added to the embedding's
     ("aten::mul", (VOCABULARY, WIDTH)),
     ("aten::add", (VOCABULARY, WIDTH)),
-    # what rows of gradients are scattered into
+    # the target of the scattered gradient rows
     ("aten::zeros", (VOCABULARY, WIDTH)),
     ("aten::zeros", (TOKENS, WIDTH)),
-    # the embedding's two gradients: the first layer has no norm that would add them
+    # the embedding's two gradients: the first layer has no norm to add them
     ("aten::add", (TOKENS, WIDTH)),
     # the head before the decoder, on masked positions
     ("aten::index_select", (MASKED, WIDTH)),
@@ -49,7 +49,7 @@ Traffic = Counter[tuple[str, tuple[int, ...]]]
 
 
 def traffic(layers: int, recompute: Recompute) -> Traffic:
-    """Bytes by operation and shape of a row's forward and backward."""
+    """Return the bytes by operator and shape of a row's forward and backward pass."""
     config = EncoderConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
@@ -68,7 +68,7 @@ def traffic(layers: int, recompute: Recompute) -> Traffic:
 
     with fake_gpu(launch), OperatorRecorder() as operators:
         model, batch = on_meta_device(config, row)
-        for _ in range(2):  # the first pass makes tables that are kept
+        for _ in range(2):  # the first pass creates cached tables
             operators.calls.clear()
             model.zero_grad()
             (model(batch, rotary_bases=BASES, dropout_seed=3).sum() * 0.25).backward()
@@ -82,11 +82,11 @@ def traffic(layers: int, recompute: Recompute) -> Traffic:
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_nothing_heavy_is_left_to_point_wise_operations(recompute: Recompute) -> None:
     few, more = traffic(4, recompute), traffic(7, recompute)
-    # a global layer and two local ones, all with a norm before the attention
+    # a global layer and two local ones, all with a norm before attention
     in_layers = {key: (more[key] - few[key]) / 3 for key in more}
     outside = {key: few[key] - 4 * in_layers.get(key, 0) for key in few}
     if recompute == "full":
-        # before a layer that is kept by its input alone, the residual is added by itself
+        # before a fully recomputed layer, the residual addition is not fused
         assert in_layers.pop(("aten::add", (TOKENS, WIDTH))) == 3 * HIDDEN
     heaviest = sorted(in_layers.items(), key=lambda item: -item[1])[:3]
     left = sum(in_layers.values()) / LAYER

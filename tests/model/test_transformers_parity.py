@@ -1,4 +1,4 @@
-"""The model's logits are those of transformers' AutoModelForMaskedLM, packed and alone."""
+"""Parity of logits with transformers' AutoModelForMaskedLM, for packed and single documents."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -15,14 +15,14 @@ from mmbert.recipe import RotaryBases
 from tests.support.tiny_models import BASES, random_row, tiny_config, tiny_model
 from tests.support.transformers_versions import load_in, logits_under_masks
 
-# The largest difference allowed, as a share of the largest logit.
+# Largest allowed difference, relative to the largest logit.
 TOLERANCE = 1e-5
 
 
 def reference_model(
     config: EncoderConfig, bases: RotaryBases, weights: dict[str, Tensor], attention: str
 ) -> PreTrainedModel:
-    """transformers' model of the same sizes and weights, in evaluation mode."""
+    """Create transformers' model with the same sizes and weights, in evaluation mode."""
     reference = AutoModelForMaskedLM.from_config(
         ModernBertConfig(
             vocab_size=config.vocab_size,
@@ -31,7 +31,7 @@ def reference_model(
             num_hidden_layers=config.num_hidden_layers,
             num_attention_heads=config.num_attention_heads,
             norm_eps=config.norm_eps,
-            # The defaults lie outside the small vocabulary.
+            # The defaults are outside the small vocabulary.
             bos_token_id=1,
             eos_token_id=2,
             cls_token_id=1,
@@ -52,8 +52,10 @@ def reference_model(
 
 
 def packed_inputs(row: PackedBatch, window: int) -> tuple[dict[str, Tensor], Tensor]:
-    """transformers has no packed path: what each kind of layer may see [1, 1, T, T], and the
-    positions [1, T]."""
+    """Return each kind of layer's attention mask [1, 1, T, T] and the positions [1, T].
+
+    transformers has no packed path.
+    """
     lengths = row.cu_seqlens.diff().tolist()
     documents = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     positions = torch.cat([torch.arange(n) for n in lengths])
@@ -65,14 +67,14 @@ def packed_inputs(row: PackedBatch, window: int) -> tuple[dict[str, Tensor], Ten
 
 
 def packed_reference_logits(reference: PreTrainedModel, row: PackedBatch, window: int) -> Tensor:
-    """[T, vocabulary], without a gradient."""
+    """Return logits [T, vocabulary], without a gradient."""
     masks, positions = packed_inputs(row, window)
     with torch.no_grad():
         return logits_under_masks(reference, row.input_ids[None], masks, positions)[0]
 
 
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference as a share of the largest logit."""
+    """Return the largest difference relative to the largest logit."""
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
@@ -103,7 +105,7 @@ def test_each_document_gets_the_logits_it_has_alone(attention: str) -> None:
 
 
 def test_a_document_of_8192_tokens() -> None:
-    """The rotary frequencies are theirs to the last bit: at such distances one would show."""
+    """The rotary frequencies equal theirs to the last bit, which would matter at such distances."""
     bases = RotaryBases.model_validate({"global": 160_000.0, "local": 160_000.0})
     config, row = tiny_config(hidden_size=256), random_row(documents=(8192,))
     model = tiny_model(config)
@@ -147,7 +149,7 @@ def test_gradients_equal_those_of_transformers() -> None:
         assert parameter.grad is not None, name
         assert expected is not None, name
         if name == "model.embeddings.tok_embeddings.weight":
-            # transformers gives the padding token's row no gradient as an input.
+            # transformers masks the embedding gradient of the padding token.
             parameter.grad[0], expected[0] = 0, 0
         difference = (parameter.grad - expected).norm() / expected.norm()
         assert difference < 1e-5, (name, difference)
@@ -156,7 +158,7 @@ def test_gradients_equal_those_of_transformers() -> None:
 def packed_logits_with_gradient(
     reference: PreTrainedModel, row: PackedBatch, window: int
 ) -> Tensor:
-    """As `packed_reference_logits`, for eager attention (which adds its mask) with a gradient."""
+    """Return `packed_reference_logits` with a gradient, by eager attention (with additive mask)."""
     masks, positions = packed_inputs(row, window)
     lowest = torch.finfo(torch.float32).min
     added = {kind: torch.where(allowed, 0.0, lowest) for kind, allowed in masks.items()}
@@ -164,9 +166,9 @@ def packed_logits_with_gradient(
 
 
 def test_bfloat16_is_as_near_to_the_truth_as_transformers_is(tmp_path: Path) -> None:
-    """Errors of both in bfloat16 against float64 on the rounded weights: ours 1.25 times at most.
+    """Our bfloat16 error is at most 1.25 times theirs, against float64 on the rounded weights.
 
-    The reference must be loaded in bfloat16: casting it would round its rotary frequencies too.
+    The reference must be loaded in bfloat16, because a cast would round its rotary frequencies.
     """
     config = tiny_config(hidden_size=256, intermediate_size=384, num_hidden_layers=7)
     model, row = tiny_model(config).to(torch.bfloat16), random_row(documents=(100, 45, 7, 60))
@@ -189,7 +191,7 @@ def test_bfloat16_is_as_near_to_the_truth_as_transformers_is(tmp_path: Path) -> 
     ],
 )
 def test_the_comparison_sees_each_rotary_base(changed: RotaryBases) -> None:
-    """Negative control: the wrong base in either kind of layer must show in the logits."""
+    """Negative control: a wrong base in either kind of layer changes the logits."""
     config, row = tiny_config(), random_row()
     model = tiny_model(config)
     reference = reference_model(config, changed, dict(model.state_dict()), "sdpa")
@@ -200,7 +202,7 @@ def test_the_comparison_sees_each_rotary_base(changed: RotaryBases) -> None:
 
 @pytest.mark.parametrize("change", [{"local_window": 14}, {"local_window": 18}, {"norm_eps": 1e-3}])
 def test_the_comparison_sees_window_and_eps(change: dict[str, float]) -> None:
-    """Negative control: one token more or less to each side, or another eps, must show."""
+    """Negative control: a window one token wider or narrower, or another eps, changes them."""
     config, row = tiny_config(), random_row()
     model = tiny_model(config)
     other = replace(config, **change)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""Tests of the grid, the collectives, sharded parameters and the parallel layers."""
+"""Tests of the process grid, collectives, sharded parameters and parallel layers."""

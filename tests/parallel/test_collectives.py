@@ -1,8 +1,8 @@
-"""Each conjugate pair: values and gradients equal those of the same computation in one process.
+"""Conjugate pairs of collectives: values and gradients equal those in one process.
 
-In every case each of four ranks starts from its own tensor, the pair's forward runs, and the rank
-weighs what it gets by its own numbers; the reference writes the same function out for all ranks
-at once and lets autograd differentiate it.
+In every case each of four ranks applies the collective to its own tensor and weights the result by
+its own factors; the reference computes the same function for all ranks at once and differentiates
+it by autograd.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def shares(x: Tensor) -> list[Tensor]:
     return list(x.chunk(RANKS))
 
 
-# What all ranks' outputs are, from all ranks' inputs. Where the inputs are copies of one tensor
-# (replicated), the gradient of a rank's copy is that of the one tensor.
+# All ranks' outputs from all ranks' inputs. If the inputs are replicated, the gradient of a rank's
+# copy is that of the single tensor.
 PAIRS: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
     "copy_to_group": lambda x: x,
     "reduce_from_group": lambda x: [sum(x)] * RANKS,  # type: ignore[list-item]
@@ -68,7 +68,7 @@ def reference(name: str) -> tuple[list[Tensor], list[Tensor]]:
         x = [x[0]] * RANKS
     leaves = {id(t): t.requires_grad_() for t in x}
     outputs = PAIRS[name](x)
-    # A replicated output is one tensor, so its gradient counts once.
+    # A replicated output is a single tensor, so its gradient counts once.
     counted = outputs[:1] if name in REPLICATED_OUTPUT else outputs
     total = sum((y * weights(name, y.shape, rank)).sum() for rank, y in enumerate(counted))
     total.backward()  # type: ignore[union-attr]
@@ -87,7 +87,7 @@ def test_the_pairs_are_conjugate() -> None:
 
 
 def linears_on_rank(rank: int, world_size: int, sequence_parallel: bool) -> list[list]:
-    """A column- and then a row-parallel linear with a nonlinearity between them."""
+    """Run a column-parallel linear, a nonlinearity and a row-parallel linear."""
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     group = build_grid(tensor_parallel=world_size).tensor
     x, up, down, upstream = mlp_numbers()
@@ -128,7 +128,7 @@ def test_column_then_row_is_the_whole_map(sequence_parallel: bool) -> None:
 
 
 def test_one_rank_communicates_nothing() -> None:
-    """torch.distributed is not initialised here: any communication would raise."""
+    """torch.distributed is not initialized here, so that communication would raise."""
     assert not dist.is_initialized()
     alone: Group = TensorGroup.single()
     x = numbers(0, TOKENS, WIDTH)

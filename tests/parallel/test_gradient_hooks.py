@@ -1,7 +1,7 @@
-"""Gradients of replicated weights on sharded tokens are summed, at every ZeRO stage.
+"""All-reduced gradients of replicated weights on sharded tokens, at every ZeRO stage.
 
-The hooks work whether they are registered before or after deepspeed.initialize. Without them the
-copies drift apart, which the loss would not show.
+The hooks work if registered before or after deepspeed.initialize. Without them the copies drift
+apart, which the loss does not show.
 """
 
 import pytest
@@ -24,7 +24,7 @@ WIDTH, TOKENS, STEPS = 8, 12, 3
 
 
 class Block(nn.Module):
-    """A norm on sharded tokens between nothing and a column- and row-parallel pair."""
+    """A norm on sharded tokens followed by a column-parallel and a row-parallel linear."""
 
     def __init__(self, group: TensorGroup) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Block(nn.Module):
             self.down.weight.copy_(down.chunk(group.size, dim=1)[group.rank])
 
     def forward(self, x: Tensor) -> Tensor:
-        normed, _ = self.norm(x)
+        normed = self.norm.norm(x)
         return self.down(torch.tanh(self.up(normed))).square().sum()
 
 
@@ -51,7 +51,7 @@ def tokens(step: int) -> Tensor:
 
 
 class ModelParallelUnit:
-    """What DeepSpeed asks of a grid."""
+    """The interface that DeepSpeed expects of a grid."""
 
     def __init__(self, grid: ProcessGrid) -> None:
         self.get_model_parallel_rank = lambda: grid.tensor.rank
@@ -65,7 +65,7 @@ class ModelParallelUnit:
 def train_on_rank(
     rank: int, world_size: int, hooks: str, stage: int
 ) -> tuple[list[float], list[list[float]]]:
-    """Global gradient norms, and the norm's weight after every step."""
+    """Return the global gradient norm and the norm's weight after every step."""
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -126,14 +126,14 @@ def test_the_hooks_give_one_process_results(hooks: str, stage: int) -> None:
 
 
 def test_without_the_hooks_the_copies_drift_apart() -> None:
-    """Negative control: the comparison above would see a missing hook."""
+    """Negative control: the comparison above detects a missing hook."""
     results = run_ranks(train_on_rank, 2, "none", 1)
     assert results[0][1] != results[1][1]
     assert results[0][0] != pytest.approx(train_alone()[0], rel=1e-5)
 
 
 def norm_gradient_on_rank(rank: int, world_size: int) -> list[float]:
-    """What backward leaves in a bfloat16 norm; of each entry one rank has the large part."""
+    """Return the gradient of a bfloat16 norm; for each entry one rank has the large part."""
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     parallel = TensorParallel(build_grid(tensor_parallel=world_size).tensor, sequence=True)
     norm = LayerNorm(WIDTH, parallel, eps=1e-5, sequence_parallel=True)
@@ -148,7 +148,7 @@ def norm_gradient_on_rank(rank: int, world_size: int) -> list[float]:
 
 
 def test_partial_bfloat16_gradients_are_rounded_once() -> None:
-    """Added in bfloat16, each small part would vanish beside the large one."""
+    """In bfloat16, adding each small part to the large one would not change it."""
     exact = torch.tensor(1 + 2 * 1.5 * 2**-9).to(torch.bfloat16).item()
     assert exact > 1
     for gradient in run_ranks(norm_gradient_on_rank, 3).values():

@@ -1,4 +1,4 @@
-"""Messages between the ranks: sums of counts as large as a run's are exact."""
+"""Host-side collectives: sums of counts as large as a run's are exact."""
 
 from datetime import timedelta
 
@@ -7,7 +7,7 @@ import torch.distributed as distributed
 from mmbert.parallel.host_group import HostGroup
 from tests.support.ranks import run_ranks
 
-# Of each rank: together the largest count that float64 holds, and one that float32 does not.
+# Per rank; the sums are the largest count exact in float64, and one not exact in float32.
 COUNTS = ([float(2**53 - 3), float(2**24)], [2.0, 1.0])
 
 

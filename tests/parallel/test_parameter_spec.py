@@ -1,4 +1,4 @@
-"""Shares of parameters: they make up the whole exactly, and never mix the parts of a fused one."""
+"""Shards of parameters: they form the full tensor exactly and keep fused parts apart."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
-    assemble,
     balanced_range,
     empty_parameter,
     local_slice,
@@ -16,13 +15,14 @@ from mmbert.parallel.parameter_spec import (
     spec_of,
 )
 from mmbert.parallel.process_grid import TensorGroup
+from tests.support.assembling import assemble
 
 ONES = InitialDistribution("ones")
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> tuple[ParameterSpec, int]:
-    """A description and a group size that can hold it."""
+    """Draw a spec and a group size that it can be sharded over."""
     size = draw(st.integers(1, 5))
     granularity = draw(st.integers(1, 4))
     other = draw(st.integers(1, 3))
@@ -76,7 +76,7 @@ def test_a_replicated_parameter_is_whole_everywhere() -> None:
 
 
 def test_query_key_and_value_of_a_head_stay_together() -> None:
-    """Four heads of size 2 over two ranks: rank 1 holds heads 2 and 3 of each of the three."""
+    """With four heads of size 2 over two ranks, rank 1 holds heads 2 and 3 of each of the three."""
     spec = ParameterSpec(
         full_shape=(24, 1), initial=ONES, split_dimension=0, fused_sizes=(8, 8, 8), granularity=2
     )
@@ -117,6 +117,6 @@ def test_the_flags_that_deepspeed_reads_follow_the_description() -> None:
         assert parameter.model_parallel is expected
     name_parameters(module)
     assert spec_of(module.split).name == "split"
-    # Casting keeps the parameter object, and so what is known of it.
+    # A cast keeps the parameter object and therefore its spec.
     module.to(torch.bfloat16)
     assert spec_of(module.whole).name == "whole"

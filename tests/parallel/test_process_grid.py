@@ -1,4 +1,4 @@
-"""Where every rank stands, and which ranks it talks to."""
+"""Position of every rank in the grid, and the members of its groups."""
 
 import pytest
 import torch

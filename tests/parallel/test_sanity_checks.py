@@ -1,4 +1,4 @@
-"""The checks of a real run find each fault that is planted, and nothing where there is none."""
+"""Consistency checks: every injected fault is found, and none without a fault."""
 
 import math
 
@@ -23,7 +23,7 @@ from tests.support.ranks import run_ranks
 
 
 def small_module(group: TensorGroup) -> torch.nn.Module:
-    """One replicated parameter and one split one, filled with numbers of the tensor rank."""
+    """Create one replicated and one split parameter, filled with values of the tensor rank."""
     parallel = TensorParallel(group, sequence=True)
     module = torch.nn.Module()
     module.norm = LayerNorm(8, parallel, eps=1e-5, sequence_parallel=True)
@@ -56,7 +56,7 @@ def checks_on_rank(rank: int, world_size: int) -> dict[str, list[str]]:
     module = fresh()
     with torch.no_grad():
         if grid.data.rank == 1:
-            # Two elements swapped: a plain sum would not see it.
+            # Two swapped elements, which a plain sum would miss.
             module.linear.weight[0, 0], module.linear.weight[0, 1] = 5.0, 6.0
         else:
             module.linear.weight[0, 0], module.linear.weight[0, 1] = 6.0, 5.0
@@ -75,7 +75,7 @@ def checks_on_rank(rank: int, world_size: int) -> dict[str, list[str]]:
     found["rows differ"] = check_same(row, grid.tensor, "rows on tensor ranks")
     device = torch.device("cpu")
     require_sane_model(fresh(), grid)
-    # Under ZeRO 3 data ranks hold different parts, of which only the finiteness can be wrong.
+    # Under ZeRO 3 data ranks hold different partitions, which are only checked to be finite.
     parts = {n: p.detach() + grid.data.rank for n, p in fresh().named_parameters()}
     require_sane_model(fresh(), grid, partitions=parts)
     require_sane(found["sound"], grid, device)
@@ -127,7 +127,7 @@ def test_a_sound_grid_passes(found: dict[int, dict[str, list[str]]]) -> None:
 
 
 def test_all_ranks_fail_together(found: dict[int, dict[str, list[str]]]) -> None:
-    """Each knows what is wrong, and where."""
+    """Each reports every problem with its ranks."""
     assert all(found[rank]["together"] == ["my own (on ranks [2])"] for rank in range(4))
 
 

@@ -1,7 +1,7 @@
-"""The recipe can have the ranks of a real run compared every few steps: each fault stops it there.
+"""Periodic comparison of the ranks in a real run: every fault stops the run.
 
-Two real ranks train the small run; in one of them something goes wrong that the loss would not
-show. No checkpoint is near, so that nothing but the recipe's own setting makes the comparison.
+Two real ranks train the small run; in one of them a fault is injected that the loss does not show.
+No checkpoint is due, so that only the recipe's setting triggers the comparison.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def after_step(rank: int, victim: int, step: int, action: Callable[[Any], None]) -> None:
-    """Let rank `victim` do something to its engine's model when step `step` is done."""
+    """Make rank `victim` modify its engine's model after step `step`."""
     from mmbert.training import train_step
 
     original, count = train_step.StepRunner.run, 0
@@ -62,7 +62,7 @@ def disown(parameters: dict[str, torch.Tensor]) -> None:
 
 
 def other_rows(rank: int, victim: int, step: int) -> None:
-    """From `step` on rank `victim` reads its masked positions one further on."""
+    """From `step` on, shift the masked positions of rank `victim` by one."""
     from mmbert.training.trainer import Trainer
 
     original = Trainer.next_rows
@@ -93,7 +93,7 @@ def test_a_fault_stops_the_run_at_the_next_comparison(
     inputs: Path, tmp_path: Path, tensor: int, fault: Callable[[Any], None], message: str
 ) -> None:
     options = options_for(inputs, tmp_path / "run", f"parallel.tensor={tensor}", *EVERY)
-    # Step 5 is the sixth, after which the ranks are compared.
+    # Step 5 is the sixth step, after which the ranks are compared.
     ranks = start_ranks(options, before=after_step, arguments=(1, 5, fault))
     assert exit_statuses(ranks) == [1, 1], output_of(options)
     assert message in output_of(options)
@@ -109,7 +109,7 @@ def test_a_tensor_rank_that_sees_other_rows_stops_the_run(inputs: Path, tmp_path
 
 
 def test_sound_runs_are_not_disturbed(inputs: Path, tmp_path: Path) -> None:
-    """With and without the comparisons the same losses; switched on for ZeRO 3 as well."""
+    """The losses are the same with and without the comparison, also for ZeRO 3."""
     losses = []
     for name, more in (("off", ()), ("on", EVERY), ("zero 3", (*EVERY, "parallel.zero_stage=3"))):
         options = options_for(inputs, tmp_path / name, *more, stop_after_phase="pretrain")

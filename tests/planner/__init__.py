@@ -1,1 +1,1 @@
-"""Tests of the planner."""
+"""Tests of mmbert.planner."""

@@ -1,4 +1,4 @@
-"""Rank functions of the planner's tests."""
+"""Rank functions of the planner tests."""
 
 import gc
 import time
@@ -39,8 +39,7 @@ VOCABULARY = 9001
 
 
 def live_bytes(group: dist.ProcessGroup | None = None) -> int:
-    """Bytes of all storages that live tensors refer to, each once; without what reductions in
-    `group` that are still on their way hold."""
+    """Return the bytes of all live tensor storages, after pending reductions in `group`."""
     counts = [-1]
     dist.barrier(group)
     while counts[-3:] != [counts[-1]] * 3:
@@ -52,7 +51,7 @@ def live_bytes(group: dist.ProcessGroup | None = None) -> int:
 def _bytes_of_storages() -> int:
     gc.collect()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecated objects that merely are looked at
+        warnings.simplefilter("ignore")  # from deprecated objects among those inspected
         tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer)
@@ -61,7 +60,7 @@ def _bytes_of_storages() -> int:
 def bytes_after_backward(
     rank: int, world_size: int, zero_stages: tuple[int, ...]
 ) -> dict[int, int]:
-    """{ZeRO stage: bytes that an engine holds after the backward passes of its second step}."""
+    """Return the bytes held by an engine after its second step's backward passes, by ZeRO stage."""
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     found = {}
     for zero_stage in zero_stages:
@@ -94,8 +93,10 @@ def bytes_after_backward(
 def bytes_sent_in_a_step(
     rank: int, world_size: int, zero_stages: tuple[int, ...]
 ) -> dict[int, tuple[float, float]]:
-    """{ZeRO stage: bytes of gradients, of weights} that ring algorithms send for the collectives
-    that a step of two rows on each rank asks for."""
+    """Return the (gradient, weight) bytes sent by ring collectives in a step, by ZeRO stage.
+
+    The step has two rows per rank.
+    """
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     found = {}
     for zero_stage in zero_stages:
@@ -107,7 +108,7 @@ def bytes_sent_in_a_step(
         initialize_parameters(model, 0)
         engine = Engine(model, recipe, grid, torch.device("cpu"))
         del model
-        for _ in range(2):  # the first one also learns what ZeRO 3 fetches when
+        for _ in range(2):  # in the first one ZeRO 3 records its prefetch order
             counts: dict[str, int] = {}
             with _counting(counts):
                 for number in range(2):
@@ -129,7 +130,7 @@ def bytes_sent_in_a_step(
 
 @contextmanager
 def _counting(counts: dict[str, int]) -> Iterator[None]:
-    """Add up the bytes of every collective's full tensors, small ones (norms, flags) left out."""
+    """Sum the bytes of the full tensors of collectives, ignoring small ones (norms, flags)."""
     kinds = {
         "allreduce": "all-reduce",
         "_allgather_base": "all-gather",
@@ -141,14 +142,14 @@ def _counting(counts: dict[str, int]) -> Iterator[None]:
     }
     kinds = {name: kind for name, kind in kinds.items() if name in dist.ProcessGroup.__dict__}
     originals = {name: getattr(dist.ProcessGroup, name) for name in kinds}
-    # What binds a method to its object; the function alone would not, once put back.
+    # Descriptors, since a restored plain function would not bind to its object.
     descriptors = {name: dist.ProcessGroup.__dict__[name] for name in kinds}
 
     def counted(name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
             tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
-            # The full tensor: what all-gather makes, what reduce-scatter is given. One that is
-            # both given and made in parts is counted by its whole.
+            # The full tensor is the output of all-gather and the input of reduce-scatter. A tensor
+            # passed both whole and in parts counts once.
             size = max(sum(t.nbytes for t in tensors) - min(t.nbytes for t in tensors), 0)
             size = tensors[0].nbytes if name == "allreduce" else size
             if size > 10_000:
@@ -167,7 +168,7 @@ def _counting(counts: dict[str, int]) -> Iterator[None]:
 
 
 def small_row() -> PackedBatch:
-    """One document, so small that its activations do not count."""
+    """Return a row with one document, whose activations are negligible."""
     return PackedBatch(
         input_ids=torch.arange(64),
         cu_seqlens=torch.tensor([0, 64], dtype=torch.int32),

@@ -1,4 +1,4 @@
-"""Plans from shards: languages, epochs and lengths are those of the text that is there."""
+"""Estimates from shards: languages, epochs and lengths match the text."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_epochs_per_language_follow_the_temperature(shards: Path) -> None:
             assert first.tokens == pytest.approx(401_408 * share, rel=1e-6)
     swahili = table.languages["swh_Latn"][1]
     assert swahili is not None
-    # 20 documents of 35 tokens and begin and end on average: 740 tokens an epoch.
+    # 20 documents of 35 tokens on average, plus begin and end: 740 tokens per epoch.
     assert swahili.epochs == pytest.approx(swahili.tokens / 740, rel=0.01)
 
 

@@ -1,4 +1,4 @@
-"""The plan's memory against what a real engine holds."""
+"""Estimated memory against that of a real engine."""
 
 import pytest
 
@@ -27,12 +27,12 @@ def planned(zero_stage: int, data: int, **changes: int) -> DeviceMemory:
 
 
 def test_states_are_what_an_engine_holds() -> None:
-    """bfloat16 on two data ranks under ZeRO 1, 2 and 3, between backward pass and step."""
+    """bfloat16, two data ranks, ZeRO 1 to 3, between backward pass and step."""
     measured = run_ranks(bytes_after_backward, 2, (1, 2, 3), timeout=300)[0]
     parameters = count_parameters(parse_recipe(RECIPE).model, VOCABULARY).total
     for zero_stage in (1, 2):
         assert planned(zero_stage, 2).states == pytest.approx(measured[zero_stage], rel=0.01)
-    # ZeRO 3 keeps its bucket of gradients, here as large as the model.
+    # ZeRO 3 keeps its gradient bucket, here as large as the model.
     assert planned(3, 2).states + 4 * parameters == pytest.approx(measured[3], rel=0.03)
 
 
@@ -53,5 +53,5 @@ def test_activations_are_the_models_own_formula() -> None:
     memory = planned(2, 8, **sizes)
     assert memory.activations == passes.kept
     assert memory.activations + memory.working >= passes.peak
-    # So many documents, empty or not, are what attention's backward pass takes the most for.
+    # Attention's backward pass needs memory per document slot, empty or not.
     assert memory.working > planned(2, 8, **sizes | {"document_slots": 1000}).working

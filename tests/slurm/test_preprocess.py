@@ -66,7 +66,7 @@ def test_same_bytes_as_one_process(cluster: Cluster, runner: Runner, nodes: int)
     assert tree(runner.shards) == runner.in_one_process()
     again = runner.submit(f"--nodes={nodes}")
     cluster.wait_state(again, "COMPLETED", timeout=240)
-    assert "already done" in cluster.log(again)
+    assert "already finished" in cluster.log(again)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Small real shards for the data tests: languages with documents of given lengths."""
+"""Small shards with documents of given lengths, for the tests of data loading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIRST_TEXT_ID = 5
 def document_tokens(
     language_number: int, document: int, length: int, vocabulary_size: int
 ) -> np.ndarray:
-    """Deterministic text ids that tell language, document and position apart."""
+    """Return ids that depend on language, document and position."""
     position = np.arange(length, dtype=np.int64)
     mixed = language_number * 7919 + document * 104_729 + position * 31
     return FIRST_TEXT_ID + mixed % (vocabulary_size - FIRST_TEXT_ID)
@@ -47,7 +47,7 @@ def write_language(
     documents_per_shard: int = 1000,
     number: int = 0,
 ) -> Manifest:
-    """Write one language's shards, indexes and manifest."""
+    """Write the shards, indexes and manifest of a language."""
     folder = root / source / language
     folder.mkdir(parents=True)
     dtype = dtype_for_vocabulary(vocabulary_size)

@@ -1,4 +1,4 @@
-"""One trained run and its export, which no test must change: for hub and evaluation."""
+"""Read-only session fixtures: one trained run and its export."""
 
 from pathlib import Path
 

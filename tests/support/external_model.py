@@ -1,4 +1,4 @@
-"""A ModernBERT that somebody else trained: written by transformers, with a tokenizer of its own."""
+"""A ModernBERT trained elsewhere: written by transformers, with its own tokenizer."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ EMBEDDING = "model.embeddings.tok_embeddings.weight"
 
 
 def external_model(folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> Path:
-    """A ModernBERT as transformers itself writes it, with its byte-level tokenizer."""
+    """Write a ModernBERT with transformers, with a byte-level tokenizer."""
     tokenizer = byte_level_tokenizer()
     save_tokenizer(folder, tokenizer)
     values: dict = {

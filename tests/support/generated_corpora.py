@@ -1,4 +1,4 @@
-"""Corpora for the data benchmarks: many real tokens written fast, or manifests without any text."""
+"""Corpora for the data benchmarks: random tokens, or manifests without shards."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _manifest(language: str, train: TrainSplit) -> Manifest:
 def real_corpus(
     root: Path, *, tokens: int, mean_length: int, languages: int, context: int
 ) -> Corpus:
-    """`languages` languages with sizes falling like 1 / rank and log-normal document lengths."""
+    """Write languages of sizes ~ 1 / rank, with log-normal document lengths."""
     _tokenizer(root)
     random = np.random.default_rng(0)
     weights = 1 / np.arange(1, languages + 1)
@@ -103,7 +103,7 @@ def real_corpus(
 def simulated_manifests(
     root: Path, *, languages: int, documents: int, tokens: int, context: int
 ) -> None:
-    """Manifests alone, of a corpus of the size of mmBERT's: shards of a million documents."""
+    """Write only the manifests of a large corpus, with shards of a million documents."""
     _tokenizer(root)
     weights = np.exp(-np.arange(languages) / (languages / 12))
     nothing = "0" * 32

@@ -10,45 +10,64 @@ from pathlib import Path
 from tests.support.environment import ROOT
 
 MARKED = re.compile(r"^(@|pytestmark\b).*pytest\.mark\.gpu\b", re.MULTILINE)
-KERNELS = "tests/kernels/test_triton.py"
+KERNELS = "tests/kernels"
 STEP = "tests/training/test_on_gpu.py"
-DRAWING = f"{KERNELS}::test_dropout_has_the_masks_of_the_reference"
 EVERY = tuple(
-    f"{KERNELS}::{name}"
+    f"{KERNELS}/{name}"
     for name in (
-        "test_results_do_not_depend_on_memory_layout",
-        "test_expanded_gradients_are_read_right",
-        "test_nothing_gives_nothing",
-        "test_rows_more_than_two_to_the_31_elements_apart",
-        "test_float64_is_refused",
+        "norms/test_triton.py::test_expanded_gradients_are_read_right",
+        "test_triton.py::test_rows_more_than_two_to_the_31_elements_apart",
+        "test_triton.py::test_float64_is_refused",
     )
 )
 """Tests that cover several operations and count for each of them."""
+NAMES = {
+    "layer_norm": "layer norms",
+    "embedding_layer_norm": "embedding",
+    "linear_cross_entropy": "vocabulary head",
+    "stable_adamw": "optimiser",
+}
+"""A report's names of operations; that of another is the name of its file of cases."""
+# Tests of one operation besides those of its cases.
+OF_ONE_OPERATION = {
+    "layer_norm": ("norms/test_triton.py",),
+    "embedding_layer_norm": ("test_triton_rows.py::test_scatter_of_runs",),
+    "rotary": ("test_triton_rotary.py",),
+    "gather_rows": ("test_triton_rows.py",),
+    "linear_cross_entropy": ("cross_entropy/test_triton.py",),
+    "stable_adamw": ("stable_adamw/test_triton.py",),
+}
 
 
-def _of(*names: str) -> tuple[str, ...]:
-    return tuple(f"{KERNELS}::{name}" for name in names)
+def report_name(operation: str) -> str:
+    """The name in reports and traces of the operation whose file of cases is `operation`.py."""
+    return NAMES.get(operation, operation.replace("_", " "))
+
+
+def _of_cases(root: Path = ROOT) -> dict[str, tuple[str, ...]]:
+    """Operation -> the beginnings of the ids of its tests on Triton, by the files of cases."""
+    found = {}
+    for path in sorted((root / KERNELS / "cases").glob("[a-z]*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "triton_kernels=" not in text:
+            continue
+        checks = ["values_and_gradients[{}-", "nothing_gives_nothing[{}"]
+        if "any_layout=False" not in text:
+            checks.append("results_do_not_depend_on_memory_layout[{}")
+        own = OF_ONE_OPERATION.get(path.stem, ())
+        found[report_name(path.stem)] = (
+            *(f"{KERNELS}/test_triton.py::test_{check.format(path.stem)}" for check in checks),
+            *(f"{KERNELS}/{name}" for name in own),
+            *EVERY,
+        )
+    return found
 
 
 # Test ids without parameters. An id also stands for all ids that it is a prefix of.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "layer norms": (
-        *_of("test_layer_norm", "test_add_layer_norm", "test_branching_layer_norm"),
-        *_of("test_the_norm_is_that_of_the_sum_that_is_given"),
-        DRAWING,
-        *EVERY,
-    ),
-    "embedding": (*_of("test_embedding_layer_norm", "test_scatter_of_runs"), *EVERY),
-    "geglu": (*_of("test_geglu"), *EVERY),
-    "rotary": (*_of("test_rotary"), *EVERY),
-    "attention": ("tests/kernels/test_implementation.py::test_attention_on_a_gpu",),
-    "attention in float32": ("tests/kernels/test_plain_attention.py",),
-    "gather rows": (*_of("test_gather_rows", "test_scatter_of_runs"), *EVERY),
-    "vocabulary head": (
-        *_of("test_linear_cross_entropy", "test_a_chunk_of_more_than_two_to_the_31_logits"),
-        *EVERY,
-    ),
-    "optimiser": _of("test_stable_adamw"),
+    **_of_cases(),
+    "attention": (f"{KERNELS}/packed_attention/test_gpu_libraries.py::test_attention_on_a_gpu",),
+    "attention in float32": (f"{KERNELS}/packed_attention/test_plain_attention.py",),
     "memory": ("tests/model/test_activation_memory.py::test_peak_on_a_gpu",),
     "batches": ("tests/data/loading/test_device_batch.py::test_on_a_gpu_it_is_the_same",),
     "training step": (STEP,),

@@ -1,4 +1,4 @@
-"""Rank functions of the hub's tests; apart, so that ranks need not import transformers."""
+"""Rank functions of the hub tests, kept apart so that ranks do not import transformers."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ phases:
 def save_after_no_step(
     rank: int, world_size: int, imported: Path, runs: dict[tuple[int, int], Path]
 ) -> None:
-    """Imported weights into engines of each (tensor, ZeRO stage), straight into checkpoints."""
+    """Load imported weights into an engine per (tensor, ZeRO stage) and save it without a step."""
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     for (tensor, zero_stage), run in runs.items():
         recipe = parse_recipe(

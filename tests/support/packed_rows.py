@@ -4,11 +4,21 @@ import math
 
 import numpy as np
 
-from mmbert.data.loading.packing import segments_in_a_row
+from mmbert.data.loading.packing import max_segments_per_row
 from mmbert.data.loading.rows import Row
-from tests.benchmarks.bench_cpu_step import web_lengths
+from mmbert.data.shards.continuation_index import count_parts, part_bounds
 
 MASK_ID = 4
+
+
+def web_lengths(generator: np.random.Generator, context: int, tokens: int) -> list[int]:
+    """Lengths of web documents (log-normal, median 500, mean 916), cut to the context."""
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        length = max(16, int(generator.lognormal(np.log(500), np.sqrt(2 * np.log(916 / 500)))))
+        starts, ends = part_bounds(length, context, np.arange(count_parts(length, context)))
+        lengths += (ends - starts + 2).tolist()
+    return lengths
 
 
 def packed_rows(
@@ -19,7 +29,7 @@ def packed_rows(
     generator = np.random.default_rng(seed)
     # As many slots as training's rows have, of which most stay empty.
     mean = float(np.mean(web_lengths(np.random.default_rng(seed), context, tokens)))
-    segments = segments_in_a_row(tokens, mean)
+    segments = max_segments_per_row(tokens, mean)
     return [
         packed_row(index, generator, tokens, context, mask_ratio, vocabulary, segments)
         for index in range(count)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
-    assemble,
     empty_parameter,
     local_slice,
     name_parameters,
@@ -23,6 +22,7 @@ from mmbert.parallel.parameter_spec import (
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup, build_grid
 from mmbert.recipe import Recipe
 from mmbert.training.engine.engine import Engine
+from tests.support.assembling import assemble
 
 ONES = InitialDistribution("ones")
 # A table of uneven rows, fused and plain column- and row-parallel weights, norms, a split bias. The

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmbert.recipe import Recipe
+from mmbert.schedule import PhasePlan, TrainingPlan
 
 PHASE: dict[str, Any] = {
     "context": 64,
@@ -18,6 +19,11 @@ PHASE: dict[str, Any] = {
 def phase(name: str, tokens: int, **changes: Any) -> dict[str, Any]:
     """A phase's settings with some changed."""
     return {"name": name, "tokens": tokens, **PHASE, **changes}
+
+
+def phase_of_row(plan: TrainingPlan, row: int) -> PhasePlan:
+    """Return the phase that row `row` of the run belongs to."""
+    return next(p for p in plan.phases if p.first_row <= row < p.first_row + p.rows)
 
 
 def small_recipe(

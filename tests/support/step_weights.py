@@ -37,7 +37,7 @@ class StepWeights:
 def newest_step(root: Path) -> int:
     """The step of the newest checkpoint, which must be sound; every number in it must be that."""
     store = CheckpointStore(root)
-    newest = store.newest_sound()
+    newest = store.latest_valid()
     assert newest is not None
     assert newest == store.list()[-1], "what has its name must be whole"
     with CheckpointReader(newest) as reader:

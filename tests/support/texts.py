@@ -1,4 +1,4 @@
-"""Generated text and settings for the tests of the offline pipeline."""
+"""Generated text, settings and runs for the tests of preprocessing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ALPHABETS = [
 
 
 def documents(language: str, count: int, words: int = 30) -> list[str]:
-    """Distinct documents of made-up words; the same for the same arguments."""
+    """Return distinct documents of random words; deterministic."""
     generator = random.Random(language)
     alphabet = _ALPHABETS[sum(language.encode()) % len(_ALPHABETS)]
     vocabulary = [
@@ -46,18 +46,18 @@ def documents(language: str, count: int, words: int = 30) -> list[str]:
 
 
 def rows(language: str, texts: Iterable[str]) -> list[dict[str, str]]:
-    """Rows with the language in two columns, as FineWeb2 has them."""
+    """Return rows with the language in two columns, as in FineWeb2."""
     code, script = language.split("_")
     return [{"text": text, "language": code, "language_script": script} for text in texts]
 
 
 def json_lines(items: Iterable[Any]) -> bytes:
-    """JSON lines of some rows."""
+    """Encode rows as JSON lines."""
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items).encode()
 
 
 def write_corpus(folder: Path, scale: int = 1) -> dict[str, int]:
-    """Six languages in every format, one of them in three places; language -> documents."""
+    """Write six languages in several formats; return language -> number of documents."""
     counts = {
         "eng_Latn": 120 * scale,
         "rus_Cyrl": 90 * scale,
@@ -88,7 +88,7 @@ def write_corpus(folder: Path, scale: int = 1) -> dict[str, int]:
 
 
 def settings(path: Path | str, output: Path, **changes: Any) -> PrepSettings:
-    """Settings for a small corpus."""
+    """Make settings for a small corpus."""
     values: dict[str, Any] = {
         "input": str(path),
         "output": output,
@@ -109,7 +109,7 @@ def run(path: Path | str, output: Path, **changes: Any) -> Summary:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every visible file below a folder with its bytes."""
+    """Return the bytes of every visible file below a folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -130,14 +130,14 @@ def command_line(*arguments: object, launcher: Iterable[str] = ()) -> subprocess
 
 
 def command(*arguments: object) -> list[str]:
-    """The script and options of a small run."""
+    """Return the script and options of a small run."""
     options = ["--vocab-size", "1000", "--heldout-fraction", "0.1", "--unit-bytes", "3000"]
     options += ["--context", "16", "--context", "64"]
     return ["launch/preprocess.py", *options, *(str(argument) for argument in arguments)]
 
 
 def environment() -> dict[str, str]:
-    """An environment in which the packages are found and no launcher is seen."""
+    """Return an environment with the packages on the path and without a launcher."""
     return {
         name: value
         for name, value in with_packages().items()

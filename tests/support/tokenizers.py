@@ -1,4 +1,4 @@
-"""Small Hugging Face tokenizers, made on the spot."""
+"""Small Hugging Face tokenizers."""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ SENTENCES = [
 
 
 def metaspace_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 300) -> Tokenizer:
-    """Byte-pair encoding with ▁ for spaces, Gemma's special ids, begin and end around a text."""
+    """Train a BPE with ▁ for spaces, the special ids of Gemma, and begin and end tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -45,7 +45,7 @@ def metaspace_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 300) -
 
 
 def byte_level_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 400) -> Tokenizer:
-    """Byte-level byte-pair encoding, as ModernBERT's own tokenizer is."""
+    """Train a byte-level BPE, like the tokenizer of ModernBERT."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,7 +53,7 @@ def byte_level_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 400) 
 
 
 def gemma_like_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 420) -> Tokenizer:
-    """As mmBERT's (Gemma 2's): spaces become ▁, none is put before a text, bytes fall back."""
+    """Train a BPE like that of mmBERT (Gemma 2): ▁ for spaces, no prefix, byte fallback."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -62,7 +62,7 @@ def gemma_like_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 420) 
     )
     in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
     definition = json.loads(_trained(tokenizer, sentences, size, more=in_bytes).to_str())
-    # Only this trainer makes special tokens of them; they are ordinary ones.
+    # The trainer makes them special tokens, but they are ordinary ones.
     definition["added_tokens"] = [
         token for token in definition["added_tokens"] if token["content"] not in in_bytes
     ]
@@ -72,8 +72,11 @@ def gemma_like_tokenizer(sentences: Sequence[str] = SENTENCES, size: int = 420) 
 def modernbert_like_tokenizer(
     folder: Path, sentences: Sequence[str] = SENTENCES, size: int = 390
 ) -> Tokenizer:
-    """As ModernBERT's and Ettin's, written to `folder`: byte-level, BERT's names for its special
-    tokens, which come behind the text's, then unused ones; no bos or eos is named."""
+    """Write a tokenizer like those of ModernBERT and Ettin to `folder`.
+
+    Byte-level, with the special tokens of BERT after the ordinary ones, then unused tokens. It has
+    no bos or eos token.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -126,7 +129,7 @@ def _trained(
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """The folder as transformers writes it (with token types, as its default is)."""
+    """Write the folder as transformers does (with its default of token types)."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
@@ -143,7 +146,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def save_described_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """As preprocessing leaves it beside the shards and in the run."""
+    """Write the folder as preprocessing does, with a description."""
     save_tokenizer(folder, tokenizer)
     write_tokenizer_description(
         folder,

@@ -1,4 +1,4 @@
-"""What transformers says differently between 4.48, the oldest supported, and 5: for the tests."""
+"""Differences between transformers 4.48, the oldest supported, and 5, hidden from the tests."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ HAS_ROPE_PARAMETERS = Version(transformers.__version__) >= Version("5")
 
 
 def load_in(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of `folder`, loaded in `dtype` (not cast, which would round its buffers too)."""
+    """Load the model of `folder` in `dtype` (casting it would also round its buffers)."""
     chosen = {"dtype" if HAS_DTYPE else "torch_dtype": dtype}
     return AutoModelForMaskedLM.from_pretrained(folder, **chosen).eval()
 
 
 def rotary_bases(config: Any) -> tuple[float, float]:
-    """Of the global and of the local layers, as transformers has read them."""
+    """Return the global and local RoPE bases as read by transformers."""
     if HAS_ROPE_PARAMETERS:
         found = {kind: value["rope_theta"] for kind, value in config.rope_parameters.items()}
         return found["full_attention"], found["sliding_attention"]
@@ -28,7 +28,7 @@ def rotary_bases(config: Any) -> tuple[float, float]:
 
 
 def kinds_of_layers(config: Any) -> list[str]:
-    """`full_attention` or `sliding_attention` of every layer, as transformers has read them."""
+    """Return `full_attention` or `sliding_attention` per layer, as read by transformers."""
     if HAS_ROPE_PARAMETERS:
         return list(config.layer_types)
     every, count = config.global_attn_every_n_layers, config.num_hidden_layers
@@ -38,9 +38,13 @@ def kinds_of_layers(config: Any) -> list[str]:
 def logits_under_masks(
     model: PreTrainedModel, ids: Tensor, masks: dict[str, Tensor], positions: Tensor
 ) -> Tensor:
-    """[1, T, vocabulary] with each kind of layer seeing what its mask [1, 1, T, T] lets it: true,
-    or what is to be added to the scores."""
-    if hasattr(model.model, "_update_attention_mask"):  # before 5 the model made both by itself
+    """Return logits [1, T, vocabulary] under an attention mask [1, 1, T, T] per layer type.
+
+    Masks are boolean, or added to the scores.
+    """
+    if hasattr(
+        model.model, "_update_attention_mask"
+    ):  # before 5 the model builds both masks itself
 
         def added(mask: Tensor) -> Tensor:
             if mask.dtype != torch.bool:

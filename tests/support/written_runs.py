@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmbert.checkpoint.store import CheckpointStore, RunState
-from mmbert.hub.building import pack
+from mmbert.hub.models import pack
 from mmbert.model.config import EncoderConfig, encoder_config
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel

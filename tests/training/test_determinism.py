@@ -122,7 +122,7 @@ def test_an_implementation_that_cannot_is_refused_by_name(
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("MMBERT_KERNELS", "tritn", "it may be 'reference' or 'triton'"),
+        ("MMBERT_KERNELS", "tritn", "choose 'reference' or 'triton'"),
         ("MMBERT_ATTENTION", "flash_attn", "not installed"),
         ("MMBERT_ATTENTION", "blocked", "does not run on cuda"),
         ("MMBERT_ATTENTION", "varlen", "takes bfloat16 and float16 alone"),

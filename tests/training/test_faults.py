@@ -124,7 +124,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
     ranks = start_ranks(options, before=fault_injection.limit_file_size, arguments=(100_000,))
     assert exit_statuses(ranks) == [2, 2], output_of(options)
     said = output_of(options)
-    assert said.count("could not be written") == 1
+    assert said.count("cannot write checkpoint") == 1
     assert "free space" in said
     assert run_to_the_end(options) == [0, 0], output_of(options)
     assert step_losses(options.output) == step_losses(undisturbed)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.store import read_parameters
+from mmbert.training.fault_tolerance.watchdog import Activity
+from tests.support import fault_injection
+from tests.support.job_processes import exit_statuses, output_of, start_ranks
 from tests.support.ranks import run_ranks
 from tests.support.small_run import (
     STEPS,
@@ -124,6 +128,30 @@ def test_tokens_are_counted_whatever_lies_between_two_lines(
         assert "evaluation" not in line["time"]
         shown = sum(line["time"].get(name, 0) for name in ("forward", "backward", "optimizer"))
         assert shown <= line["interval_seconds"]
+
+
+def test_tokens_and_phase_results_do_not_depend_on_the_logging_interval(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """One run logs every step, the other never before it is stopped in the second phase."""
+    found = []
+    for every in (1, 50):
+        overrides = (f"logging.every_steps={every}", "checkpoint.every_tokens=1M")
+        options = options_for(inputs, tmp_path / str(every), *overrides)
+        ranks = start_ranks(
+            options,
+            world_size=1,
+            before=fault_injection.signal_at,
+            arguments=(0, 12, Activity.TRAIN_STEP, signal.SIGTERM),
+        )
+        assert exit_statuses(ranks) == [75], output_of(options)
+        state = Index.read(options.output / "checkpoints" / "step-00000013").state
+        phases = json.loads((options.output / "results.json").read_text())["phases"]
+        assert all(phase["seconds"] > 0 for phase in phases[:2])
+        tokens = [phase["tokens"] for phase in phases]
+        found.append((state.extra["component_tokens"], state.language_tokens, tokens))
+    assert found[0] == found[1]
+    assert found[0][2] == [10 * TOKENS_A_STEP, 3 * TOKENS_A_STEP, 0]
 
 
 def test_a_checkpoint_is_of_the_phase_whose_step_came_last(undisturbed: Path) -> None:

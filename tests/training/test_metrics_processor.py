@@ -46,7 +46,9 @@ def trainer_with(clock: Clock) -> Any:
     return SimpleNamespace(
         step=0,
         plan=SimpleNamespace(
-            steps=100, row_tokens=TOKENS_A_STEP, phases=[SimpleNamespace(index=0, end_step=100)]
+            steps=100,
+            row_tokens=TOKENS_A_STEP,
+            phases=[SimpleNamespace(index=0, end_step=100, first_token=0)],
         ),
         recipe=SimpleNamespace(
             phases=[phase],
@@ -61,10 +63,12 @@ def trainer_with(clock: Clock) -> Any:
         step_timer=StepTimer(CPU),
         interval=IntervalMetrics(1, MODEL, 100, ProcessGrid.single(), CPU),
         loggers=SimpleNamespace(
-            advance=lambda step: None,
+            progress=lambda step: None,
             event=lambda *a, **k: None,
-            scalars=lambda *a: None,
+            log=lambda *a: None,
         ),
+        results=SimpleNamespace(phases=[SimpleNamespace(tokens=0, seconds=0.0)]),
+        skipped=SimpleNamespace(steps=()),
         heartbeat=lambda activity: None,
     )
 
@@ -77,5 +81,7 @@ def test_the_time_of_evaluations_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         clock.passes(7)
         trainer.step = step + 1
         processor.after_step(StepPlan(step, 0, step, 1, TOKENS_A_STEP))
+        result = trainer.results.phases[0]
+        assert (result.tokens, result.seconds) == ((step + 1) * TOKENS_A_STEP, (step + 1) * 7)
     assert clock.seconds == 1e6 + 6 * 7 + 3 * 100
     assert trainer.interval.collect(HostGroup(0, 1), {}).seconds == 6 * 7

@@ -1,1 +1,5 @@
-"""The demo's corpus, written on the spot: `python -m mmbert_prep.demo.corpus FOLDER`."""
+"""Demo corpus of generated text: `python -m mmbert_prep.demo.corpus FOLDER`.
+
+- `corpus`: languages, tiers and files.
+- `text`: documents in one language.
+"""

@@ -1,9 +1,9 @@
-"""`python -m mmbert_prep.demo.corpus OUT`: a small corpus in 246 languages, no download.
+"""Demo corpus in 246 languages, without a download: `python -m mmbert_prep.demo.corpus OUT`.
 
-Composed from the CLDR data in the Babel package, in three tiers as a web corpus has them, and
-written in the formats that users bring: Parquet per language folder (high tier), zstd JSON lines
-per language (middle), text files with a blank line between documents (low), and, for a part of the
-low tier, one gzip JSON lines file with the language in columns.
+Generated from the CLDR data of the Babel package, in three tiers of languages like a web corpus and
+in different formats: Parquet in language folders (high tier), zstd JSON lines (middle tier), text
+files with blank lines between documents (low tier), and one gzip JSON lines file with language
+columns (a part of the low tier).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 HIGH = ("en", "de", "fr", "es", "ru", "zh", "ja", "pt", "it", "tr", "ar", "pl")
 MIDDLE_COUNT = 46
 HIGH_BYTES, MIDDLE_BYTES, LOW_BYTES = 260_000, 55_000, 12_000
-# Languages with fewer characters of names cannot give 20 distinct documents.
+# Languages with fewer characters of names do not suffice for 20 distinct documents.
 _MIN_NAME_CHARACTERS = 1_300
 _MIN_DOCUMENTS = 20
 
 
 def demo_languages() -> dict[str, str]:
-    """Language key -> CLDR locale: the high tier, then by the size of the data; deterministic."""
+    """Return language key -> CLDR locale: the high tier first, then by size of the data."""
     likely = get_global("likely_subtags")
     sizes: dict[str, tuple[int, str]] = {}
     for identifier in sorted(localedata.locale_identifiers()):
         parts = identifier.split("_")
         if len(parts) > 2 or (len(parts) == 2 and len(parts[1]) != 4):
-            continue  # a regional variant of a language that is there anyway
+            continue  # a regional variant
         full = likely.get(identifier) or likely.get(parts[0])
         script = parts[1] if len(parts) == 2 else (full.split("_")[1] if full else "")
         try:
@@ -84,9 +84,9 @@ def _json_lines(rows: list[dict[str, str]]) -> bytes:
 
 
 def write_demo_corpus(folder: Path) -> dict[str, int]:
-    """Write the corpus under `folder`; returns language key -> number of documents.
+    """Write the corpus to `folder`; return language key -> number of documents.
 
-    The same Babel release always gives the same files. FileExistsError if `folder` has files.
+    Deterministic for a Babel release. Raises FileExistsError if `folder` is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")

@@ -1,8 +1,8 @@
 """Short documents in one language from its CLDR data: places, languages, money, units, time.
 
-Everything said is in the language's own words as CLDR has them and holds together inside a
-document (a country with its languages and currencies, a run of days, one unit with its amounts),
-so that a masked word can be guessed from its surroundings.
+The words are those of the language in CLDR. The facts of a document belong together (a country with
+its languages and currencies, consecutive days, a unit with amounts), so that a masked word can be
+predicted from its context.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LAST_DAY = datetime.date(2035, 12, 31).toordinal()
 
 
 def own_names(identifier: str) -> dict[str, dict[str, str]]:
-    """Names that the locale gives and CLDR's root does not: kind -> {code: name}."""
+    """Return the names that the locale defines itself: kind -> {code: name}."""
     data: Any = localedata.load(identifier)
     root: Any = localedata.load("root")
     names: dict[str, dict[str, str]] = {}
@@ -38,7 +38,7 @@ def own_names(identifier: str) -> dict[str, dict[str, str]]:
         names[kind] = {
             code: name
             for code, name in sorted(data.get(kind, {}).items())
-            # A name equal to its code, or CLDR's "same as above" arrows, is not the language's own.
+            # Skip names that equal their code or the root's, and CLDR's arrows for "inherited".
             if isinstance(name, str)
             and name not in (code, inherited.get(code))
             and "↑" not in name
@@ -48,7 +48,7 @@ def own_names(identifier: str) -> dict[str, dict[str, str]]:
 
 
 class DocumentGenerator:
-    """Endless distinct documents of one locale, the same for the same locale and CLDR release."""
+    """Generator of distinct documents of one locale; deterministic for a CLDR release."""
 
     def __init__(self, identifier: str) -> None:
         self.locale = Locale.parse(identifier)
@@ -82,11 +82,11 @@ class DocumentGenerator:
 
     @property
     def variety(self) -> int:
-        """How many kinds of documents the locale's data is enough for."""
+        """Number of kinds of documents that the data of the locale suffices for."""
         return len(self._kinds)
 
     def documents(self) -> Iterator[str]:
-        """Distinct documents, each of a few lines, without blank lines."""
+        """Yield distinct documents of a few lines, without blank lines."""
         seen: set[str] = set()
         while len(seen) < 1_000_000:
             text = self._kinds[self._random.randrange(len(self._kinds))]()
@@ -103,8 +103,8 @@ class DocumentGenerator:
     def _list(self, items: list[str]) -> str:
         return format_list(items, locale=self.locale) if items else ""
 
-    def _sample(self, names: dict[str, str], least: int, most: int) -> list[str]:
-        count = min(len(names), self._random.randint(least, most))
+    def _sample(self, names: dict[str, str], minimum: int, maximum: int) -> list[str]:
+        count = min(len(names), self._random.randint(minimum, maximum))
         return self._random.sample(list(names.values()), count)
 
     def _date(self, style: str = "long") -> str:
@@ -137,10 +137,10 @@ class DocumentGenerator:
             lines.append(f"{self._list(spoken[: self._random.randint(1, 6)])} ({name})")
         if money:
             lines.append(f"{self._list(money)} – {name}")
-        share = format_percent(
+        percent = format_percent(
             self._random.randint(1, 100) / 100, locale=self.locale, numbering_system=self._digits
         )
-        lines.append(f"{name}, {self._date()}: {share}")
+        lines.append(f"{name}, {self._date()}: {percent}")
         return "\n".join(lines)
 
     def _language(self) -> str:
@@ -186,9 +186,9 @@ class DocumentGenerator:
             amounts: list[float] = [self._random.randint(1, 12), self._random.randint(13, 5_000)]
             if self._random.random() < 0.5:
                 amounts.append(self._random.randint(1, 999) / 10)
-            said = [text for text in (self._unit(unit, amount) for amount in amounts) if text]
+            measures = [text for text in (self._unit(unit, amount) for amount in amounts) if text]
             label = self.locale.unit_display_names[unit]["long"]
-            lines.append(f"{label}: {self._list(said)}")
+            lines.append(f"{label}: {self._list(measures)}")
         return "\n".join(lines)
 
     def _days(self) -> str:
@@ -208,12 +208,12 @@ class DocumentGenerator:
 
 
 def _has_month_names(locale: Locale) -> bool:
-    """Whether the locale has month names (CLDR's root has M01, M02, …)."""
+    """Return whether the locale has month names (the root of CLDR has M01, M02, …)."""
     return not locale.months["format"]["wide"][1].startswith("M0")
 
 
 def _languages_by_territory() -> dict[str, list[str]]:
-    """Territory -> codes of the languages that CLDR's population data lists for it."""
+    """Return territory -> codes of its languages in the population data of CLDR."""
     table = get_global("territory_languages")
     return {
         territory: sorted(code.split("_")[0] for code in languages)

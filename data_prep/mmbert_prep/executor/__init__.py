@@ -1,8 +1,11 @@
-"""Work shared by any number of processes: units, claims, stages, progress.
+"""Distribution of work over any number of processes.
 
-- `workers`: processes of this machine, Slurm tasks or MPI ranks that work together.
-- `work_units`: what is shared: byte ranges of the input.
-- `stages`: between two barriers, tasks are claimed and progress is shown.
-- `workspace`, `storage`, `lock`: intermediate files, JSON among them, and whose folder it is.
+- `workers`: groups of Slurm tasks, MPI ranks, or a single process.
+- `local_workers`: groups of processes of this machine.
+- `claims`: which worker runs which task.
+- `work_units`: the tasks: ranges of input files.
+- `stages`: phases of shared work between two barriers.
+- `workspace`, `storage`: folder and JSON files of intermediate results.
+- `lock`: lock of the output folder.
 - `progress`: one progress bar for all workers.
 """

@@ -1,4 +1,4 @@
-"""The lock of an output folder: two runs into one output refuse each other, a dead run does not."""
+"""Lock of an output folder: keeps two runs out of it, and is taken over from a dead run."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from mmbert.errors import UserError
 from mmbert.files import write_json
 
 _HEARTBEAT_SECONDS = 20.0
-# A run on another host cannot be asked whether it lives; after this long without a heartbeat it is
-# taken for dead.
+# Whether a process on another host is alive cannot be checked; it is considered dead after this
+# long without a heartbeat.
 _STALE_SECONDS = 600.0
 
 
 @contextlib.contextmanager
 def output_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block. Raises UserError while another run holds it."""
+    """Hold the lock file `path` for the block. Raises UserError if another run holds it."""
     token = _acquire(path)
     stop = threading.Event()
-    heart = threading.Thread(target=_keep_alive, args=(path, stop), daemon=True)
-    heart.start()
+    heartbeat = threading.Thread(target=_keep_alive, args=(path, stop), daemon=True)
+    heartbeat.start()
     try:
         yield
     finally:
         stop.set()
-        heart.join()
+        heartbeat.join()
         with contextlib.suppress(OSError, ValueError):
             if json.loads(path.read_bytes()) == token:
                 path.unlink()
@@ -55,7 +55,7 @@ def _acquire(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"another run is writing to {path.parent.parent}: process {holder.get('pid')} on "
                 f"{holder.get('host')}",
-                remedy="wait until it ends or stop it; if you are sure that it no longer runs, "
+                remedy="wait for it to end, or stop it; if you are sure that it is not running, "
                 f"remove {path}",
             )
         write_json(path, token)
@@ -64,9 +64,9 @@ def _acquire(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
-    """Keeps looking at the lock and taking it from happening twice at once."""
+    """Serialize checking and taking the lock."""
     with open(path.with_name(path.name + ".guard"), "a") as guard:
-        # Some network file systems know no file locks: then the check alone has to do.
+        # Some network file systems have no file locks: then only the lock file protects.
         with contextlib.suppress(OSError):
             fcntl.flock(guard, fcntl.LOCK_EX)
         yield
@@ -83,8 +83,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
 def _alive(path: Path, holder: dict[str, Any]) -> bool:
     job = os.environ.get("SLURM_JOB_ID")
     if job is not None and holder.get("slurm_job") == job:
-        # Slurm starts a job again only after its earlier start has ended, whatever became of the
-        # host it ran on.
+        # Slurm requeues a job only after its previous run has ended, even if its host was lost.
         restart = os.environ.get("SLURM_RESTART_COUNT", "0")
         if holder.get("slurm_restart") != restart:
             return False
@@ -92,7 +91,7 @@ def _alive(path: Path, holder: dict[str, Any]) -> bool:
         return time.time() - path.stat().st_mtime < _STALE_SECONDS
     try:
         process = psutil.Process(int(holder["pid"]))
-        # A process number is given again after a while: the start time tells the two apart.
+        # Process ids are reused: the start time identifies the process.
         same = abs(process.create_time() - float(holder["started"])) < 1.0
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, KeyError, ValueError, TypeError):

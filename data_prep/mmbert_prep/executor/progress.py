@@ -1,4 +1,4 @@
-"""Progress across all workers: each writes its counters to a small file, the leader shows them."""
+"""Progress of all workers: each writes counters to a small file, rank 0 displays their sums."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rich.progress import (
 _RECORD = struct.Struct("<qqqq")
 _WRITE_SECONDS = 0.25
 _DRAW_SECONDS = 0.5
-_LINE_SECONDS = 30.0  # between the lines of a log file, the first after a third of it
+_LINE_SECONDS = 30.0  # between lines of a log file; the first one comes after a third of this
 _READING = "reading-"
 
 
 class Meter:
-    """One worker's counters of the present stage: work done (weight), documents, bytes, tokens."""
+    """Counters of one worker in a stage: progress, documents, bytes, tokens."""
 
     def __init__(self, folder: Path, stage: str, rank: int) -> None:
         self._path = folder / f"{stage}-{rank}"
@@ -34,35 +34,35 @@ class Meter:
         self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115
         self._reading = folder / f"{_READING}{rank}"
 
-    def add(self, weight: int = 0, documents: int = 0, size: int = 0, tokens: int = 0) -> None:
-        """Count work; written a few times a second."""
-        for index, value in enumerate((weight, documents, size, tokens)):
+    def add(self, progress: int = 0, documents: int = 0, size: int = 0, tokens: int = 0) -> None:
+        """Add to the counters, which are written a few times per second."""
+        for index, value in enumerate((progress, documents, size, tokens)):
             self._values[index] += value
         if time.monotonic() - self._written > _WRITE_SECONDS:
             self._write()
 
     def reading(self, path: str) -> None:
-        """Note which file is read: should a library crash on it, its name is what is left."""
+        """Record the file that is being read, so that it is known if a library crashes on it."""
         with contextlib.suppress(OSError):
             self._reading.write_text(path, encoding="utf-8", errors="surrogateescape")
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        with contextlib.suppress(OSError):  # a full disk is reported by what matters
+        with contextlib.suppress(OSError):  # a full disk is reported by the writers of results
             self._file.seek(0)
             self._file.write(_RECORD.pack(*self._values))
 
     def close(self) -> None:
-        """Write the last counts."""
+        """Write the final counts."""
         self._write()
         self._file.close()
         self._reading.unlink(missing_ok=True)
 
 
 class ProgressBar:
-    """Shows a stage's sums over all workers with tokens/s and time left, in the leader.
+    """Progress of a stage over all workers, with tokens/s and time left; shown by rank 0.
 
-    On a terminal as a bar; elsewhere (a Slurm job's log, mpirun) as a line now and then.
+    A bar on a terminal, else (in the log of a Slurm job, under mpirun) a line every 30 s.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ProgressBar:
         self._stop.set()
         self._thread.join()
         self._draw()
-        if not self._progress.disable:  # else rich 13.7 ends it with an empty line in the log
+        if not self._progress.disable:  # rich 13.7 would add an empty line to the log
             self._progress.stop()
 
     def _run(self) -> None:
@@ -110,39 +110,39 @@ class ProgressBar:
                 next_line += _LINE_SECONDS
 
     def _read(self) -> tuple[int, str, str]:
-        """Weight done, by whomever and whenever; this run's speed; the time left or taken."""
-        weight, documents, size, tokens = read_meters(self._folder, self._stage)
+        """Return the total progress, the speed of this run, and the time left or taken."""
+        progress, documents, size, tokens = read_meters(self._folder, self._stage)
         seconds = max(1e-3, time.monotonic() - self._begin)
         speed = f"{documents:,} documents" if documents else ""
         if tokens:
             speed += f", {tokens / seconds / 1e6:.2f} M tokens/s, {size / seconds / 1e6:.1f} MB/s"
-        rest = self._total - self._done - weight
+        remaining = self._total - self._done - progress
         left = ""
-        if rest <= 0:
+        if remaining <= 0:
             left = f"in {timedelta(seconds=round(seconds))}"
-        elif weight:
-            left = f"{timedelta(seconds=round(rest * seconds / weight))} left"
-        return self._done + weight, speed, left
+        elif progress:
+            left = f"{timedelta(seconds=round(remaining * seconds / progress))} left"
+        return self._done + progress, speed, left
 
     def _draw(self) -> None:
-        weight, speed, left = self._read()
-        self._progress.update(self._task, completed=weight, speed=speed, left=left)
+        progress, speed, left = self._read()
+        self._progress.update(self._task, completed=progress, speed=speed, left=left)
 
     def _print_line(self) -> None:
-        weight, speed, left = self._read()
-        reported = (f"{self._title}: {weight / self._total:.1%}", speed, left)
-        self._console.print(", ".join(filter(None, reported)), soft_wrap=True, highlight=False)
+        progress, speed, left = self._read()
+        parts = (f"{self._title}: {progress / self._total:.1%}", speed, left)
+        self._console.print(", ".join(filter(None, parts)), soft_wrap=True, highlight=False)
 
 
 def files_being_read(folder: Path) -> list[str]:
-    """What workers were reading that ended without closing their meters."""
+    """Return the files that workers were reading when they ended abruptly."""
     return sorted(
         {path.read_text("utf-8", "surrogateescape") for path in folder.glob(f"{_READING}*")}
     )
 
 
 def read_meters(folder: Path, stage: str) -> tuple[int, int, int, int]:
-    """Sums over workers: weight, documents, bytes, tokens."""
+    """Return the sums over workers: progress, documents, bytes, tokens."""
     sums = [0, 0, 0, 0]
     for path in folder.glob(f"{stage}-*"):
         data = path.read_bytes()

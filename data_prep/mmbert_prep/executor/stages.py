@@ -1,4 +1,4 @@
-"""Stages of shared work: between two barriers, tasks are claimed and progress is shown."""
+"""Stages of shared work: tasks claimed by workers between two barriers, with a progress bar."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from mmbert_prep.executor.claims import claim_tasks, make_empty_folder
 from mmbert_prep.executor.progress import Meter, ProgressBar
 from mmbert_prep.executor.work_units import WorkPlan
-from mmbert_prep.executor.workers import WorkerGroup, claim_tasks, make_empty_folder
+from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.executor.workspace import Workspace
 
 
 class Stages:
-    """Runs stages for one worker."""
+    """The stages of a run, from the view of one worker."""
 
     def __init__(self, group: WorkerGroup, workspace: Workspace, console: Console) -> None:
         self.group, self._workspace, self._console = group, workspace, console
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this worker plans and reports."""
+        """True for the worker that plans and reports, in addition to working."""
         return self.group.rank == 0
 
     def begin(self) -> None:
-        """Forget the claims and counters of the stage before (the leader, while others wait)."""
+        """Clear the claims and counters of the previous stage (rank 0, while the others wait)."""
         make_empty_folder(self._workspace.claims)
         make_empty_folder(self._workspace.progress)
 
     @contextlib.contextmanager
     def stage(self, name: str, title: str, total: int, done: int = 0) -> Iterator[Meter]:
-        """A stage of `total` weight, `done` of it by an earlier run; ends when all have ended."""
+        """Run a stage until all workers have finished it.
+
+        `total` and `done` count its units of progress, the latter those of an earlier run.
+        """
         with contextlib.ExitStack() as stack:
             if self.is_rank_zero:
                 bar = ProgressBar(self._console, self._workspace.progress, name, title, total, done)
@@ -46,10 +50,10 @@ class Stages:
         self.group.barrier()
 
     def claim_tasks(self, tasks: Sequence[str], weights: Sequence[int]) -> Iterator[int]:
-        """Indices of the tasks that this worker is to do."""
+        """Yield the indices of the tasks that this worker claims."""
         return claim_tasks(self.group, self._workspace.claims, tasks, weights)
 
     def claim_units(self, plan: WorkPlan) -> Iterator[int]:
-        """Indices of the units of work that this worker is to do."""
+        """Yield the indices of the work units that this worker claims."""
         weights = [unit.input_bytes for unit in plan.units]
         return self.claim_tasks([unit.key for unit in plan.units], weights)

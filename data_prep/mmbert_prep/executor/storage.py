@@ -1,4 +1,4 @@
-"""Small JSON files of the pipeline, read with a clear error."""
+"""JSON files of the pipeline."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmbert.errors import UserError
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a damaged file raises UserError naming it."""
+    """Read a JSON file. Raises UserError if it is damaged."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged: {error}",
-            remedy="remove this file and run the same command again: what it described is redone",
+            f"{path} is not valid JSON: {error}",
+            remedy="remove this file and run the same command again; its work is redone",
         ) from error

@@ -1,4 +1,4 @@
-"""Units of work: segments of the input grouped by size, the same for any number of workers."""
+"""Work units: file ranges grouped by size, the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mmbert_prep.readers import FileRange, plan_ranges
 from mmbert_prep.readers.discovery import Discovery
+from mmbert_prep.readers.registry import FORMATS
 from mmbert_prep.settings import PrepSettings
 
 _MIN_UNIT_BYTES, _MAX_UNIT_BYTES = 2_000_000, 64_000_000
@@ -17,37 +18,39 @@ _TARGET_UNITS = 256
 
 
 class WorkUnit(BaseModel):
-    """What a worker does in one go: `key` names its results and changes with its content."""
+    """Input that a worker processes at once, into one intermediate shard."""
 
     model_config = ConfigDict(frozen=True)
 
     key: str
+    """Hash of the ranges and settings; names the files of the intermediate shard."""
     file_ranges: tuple[FileRange, ...]
     input_bytes: int
 
 
 class WorkPlan(BaseModel):
-    """All units in the order that fixes the order of documents."""
+    """All work units, in the order of their documents in the shards."""
 
     model_config = ConfigDict(frozen=True)
 
     fingerprint: str
+    """Hash of all units and settings: equal for equal input and settings."""
     units: tuple[WorkUnit, ...]
     settings: dict[str, object]
 
     @property
     def input_bytes(self) -> int:
-        """Input bytes of all units."""
+        """Input bytes of all work units."""
         return sum(unit.input_bytes for unit in self.units)
 
 
 def plan_work_units(found: Discovery, settings: PrepSettings) -> WorkPlan:
-    """Divide the input into units, big files apart and small ones together."""
-    total = sum(file.size for file in found.files if file.format != "hub")
+    """Divide the input into work units: large files are split, small ones are grouped."""
+    total = sum(file.size for file in found.files if FORMATS[file.format].local)
     unit_bytes = settings.unit_bytes or min(
         _MAX_UNIT_BYTES, max(_MIN_UNIT_BYTES, total // _TARGET_UNITS)
     )
-    with ThreadPoolExecutor(8) as pool:  # waits for the file system, mostly
+    with ThreadPoolExecutor(8) as pool:  # mostly waits for the file system
         divided = pool.map(lambda file: plan_ranges(file, unit_bytes, settings), found.files)
         file_ranges = [file_range for parts in divided for file_range in parts]
     groups: list[list[FileRange]] = []
@@ -65,7 +68,7 @@ def plan_work_units(found: Discovery, settings: PrepSettings) -> WorkPlan:
     return WorkPlan(fingerprint=fingerprint, units=units, settings=output_settings)
 
 
-# Settings that act after a unit is encoded: changing them does not redo units.
+# Settings that do not affect intermediate shards, which are kept if these change.
 _UNUSED_BY_UNITS = {
     "contexts",
     "deduplicate",
@@ -88,7 +91,7 @@ def _work_unit(file_ranges: list[FileRange], output_settings: dict[str, object])
 
 
 def _key_content(file_range: FileRange) -> dict[str, object]:
-    # `weight` is the former name of `input_bytes`; finished outputs hold fingerprints made with it.
+    # `weight` is the former name of `input_bytes`; the fingerprints of finished outputs contain it.
     content = file_range.model_dump(mode="json")
     content["weight"] = content.pop("input_bytes")
     return content

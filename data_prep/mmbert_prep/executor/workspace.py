@@ -1,28 +1,38 @@
-"""Where a run keeps what it needs to continue: SHARDS/.preprocess/<source>/, removed at the end."""
+"""Folder of intermediate results, SHARDS/.preprocess/<source>/; removed when a run has finished."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmbert.files import atomic_write, make_folder, sync_folder
-from mmbert_prep.settings import PrepSettings
 
 WORK_FOLDER = ".preprocess"
 SUMMARY_NAME = "summary.json"
 
 
-class Workspace:
-    """The paths of one run."""
+@dataclass(frozen=True)
+class LanguagePaths:
+    """Paths of a language before and after it is published."""
 
-    def __init__(self, settings: PrepSettings) -> None:
-        output = settings.output
-        self.output = output
+    staging: Path
+    """Folder in which its files are written."""
+    target: Path
+    """Folder in which it becomes visible, complete."""
+    commit_marker: Path
+    """Copy of the manifest, which marks `target` as written by this run."""
+
+
+class Workspace:
+    """Paths of one run."""
+
+    def __init__(self, output: Path, source: str) -> None:
         self.tokenizer = output / "tokenizer"
-        self.source = output / settings.source
+        self.source = output / source
         self.summary = self.source / SUMMARY_NAME
         self.lock = output / WORK_FOLDER / "lock.json"
-        self.root = output / WORK_FOLDER / settings.source
+        self.root = output / WORK_FOLDER / source
         self.plan = self.root / "plan.json"
         self.claims = self.root / "claims"
         self.progress = self.root / "progress"
@@ -33,15 +43,23 @@ class Workspace:
         self.commit_markers = self.root / "receipts"
         self._merged_units = self.root / "merged-units"
 
-    def units(self, fingerprint: str, fast_encoder: str) -> Path:
-        """Parts made with a tokenizer of this fingerprint, with or without a fast encoder.
+    def language(self, language: str) -> LanguagePaths:
+        """Return the paths of one language."""
+        return LanguagePaths(
+            staging=self.staging / language,
+            target=self.source / language,
+            commit_marker=self.commit_markers / f"{language}.json",
+        )
 
-        Apart, so that a run without it never takes over what a doubtful fast encoder made.
+    def units(self, fingerprint: str, fast_encoder: str) -> Path:
+        """Return the folder of intermediate shards made with a tokenizer and a fast encoder.
+
+        One folder per encoder: a run without it never uses the results of a faulty fast encoder.
         """
         return self.root / f"units-{fingerprint[:12]}-{fast_encoder}"
 
     def create(self) -> None:
-        """Make the folders."""
+        """Create the folders."""
         for folder in (
             self.root,
             self.claims,
@@ -54,11 +72,11 @@ class Workspace:
             make_folder(folder)
 
     def is_merged_from(self, units: Path) -> bool:
-        """Whether what is merged so far was made of these parts."""
+        """Return whether the merged results so far come from these intermediate shards."""
         return self._merged_units.exists() and self._merged_units.read_text() == units.name
 
     def remove_merge(self, units: Path | None) -> None:
-        """Forget what was merged, as the plan or the parts changed; from now on `units` are."""
+        """Discard the merged results; the next ones come from `units`."""
         self._merged_units.unlink(missing_ok=True)
         sync_folder(self.root)
         for folder in (self.merge, self.staging, self.commit_markers):
@@ -69,5 +87,5 @@ class Workspace:
                 file.write(units.name.encode())
 
     def remove(self) -> None:
-        """Remove everything that only a continued run needs."""
+        """Remove the intermediate results."""
         shutil.rmtree(self.root, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""Filters of single documents: cleaning and decontamination.
+"""Filters of single documents.
 
-Duplicates and caps need all documents of a language: mmbert_prep.shards.selection.
+- `cleaning`: control characters, Unicode normalization, length limits, held-out split.
+- `decontamination`: n-grams shared with evaluation files.
+
+Duplicates and token caps need all documents of a language: see `shards/selection`.
 """

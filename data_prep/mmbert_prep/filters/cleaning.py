@@ -1,4 +1,4 @@
-"""Cleaning of single documents: each step switchable, each rejection with its reason."""
+"""Cleaning and rejection of single documents, and the held-out split."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import xxhash
 
 from mmbert_prep.filters.decontamination import Decontaminator
 from mmbert_prep.readers.documents import Document
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.readers.rejection import Rejected, RejectReason
+from mmbert_prep.settings import CleaningSettings
 
-# C0 controls but tab, newline and carriage return; DEL. None of these bytes occurs inside a
-# multi-byte UTF-8 character, so they can be deleted from the bytes.
+# C0 controls except tab, newline and carriage return; DEL. None of these bytes occurs inside a
+# multi-byte UTF-8 character, so they can be deleted before decoding.
 _ASCII_CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
-# C1 controls U+0080 … U+009F but NEL (U+0085), and the byte order mark inside text.
+# C1 controls U+0080 … U+009F except NEL (U+0085), and the byte order mark inside text.
 _OTHER_CONTROLS = re.compile(rb"\xc2[\x80-\x84\x86-\x9f]|\xef\xbb\xbf")
 
 _SALT = 0x9E3779B97F4A7C15
@@ -24,7 +25,7 @@ _MASK = (1 << 64) - 1
 
 
 class CleanText(NamedTuple):
-    """A document that is kept: its text, the same as UTF-8, and whether cleaning changed it."""
+    """A cleaned document: its text, the same in UTF-8, and whether cleaning changed it."""
 
     text: str
     data: bytes
@@ -32,9 +33,9 @@ class CleanText(NamedTuple):
 
 
 class Cleaner:
-    """Applies the settings' cleaning to documents, one at a time."""
+    """Cleans documents one by one, according to the settings."""
 
-    def __init__(self, settings: PrepSettings) -> None:
+    def __init__(self, settings: CleaningSettings) -> None:
         self._settings = settings
         self._decontaminator = (
             Decontaminator(settings.decontaminate, settings.decontaminate_ngram)
@@ -42,52 +43,52 @@ class Cleaner:
             else None
         )
 
-    def clean(self, document: Document) -> CleanText | str:
-        """The cleaned text, or the reason for rejecting the document."""
-        if document.problem is not None:
-            return document.problem
+    def clean(self, document: Document) -> CleanText | Rejected:
+        """Return the cleaned text, or why the document is rejected."""
+        if document.rejected is not None:
+            return document.rejected
         data = document.data
-        assert data is not None, "a reader gave neither text nor problem"
+        assert data is not None, "a reader gave neither a text nor a reason"
         if document.language is None:
-            return "missing_language"
+            return Rejected(RejectReason.MISSING_LANGUAGE)
         size = len(data)
         if size > self._settings.maximum_bytes:
-            return "too_long"
+            return Rejected(RejectReason.TOO_LONG)
         if self._settings.remove_control_characters:
             data = data.translate(None, _ASCII_CONTROLS)
-            # Looking for a byte is many times faster than the expression, and most text has none.
+            # Searching for a byte is many times faster than the expression, and rarely hits.
             if b"\xc2" in data or (b"\xef" in data and b"\xef\xbb\xbf" in data):
                 data = _OTHER_CONTROLS.sub(b"", data)
         changed = len(data) != size
         try:
             text = data.decode() if changed or document.text is None else document.text
         except UnicodeDecodeError:
-            return "invalid_utf8"
+            return Rejected(RejectReason.INVALID_UTF8)
         if self._settings.normalization is not None:
             normal = unicodedata.normalize(self._settings.normalization, text)
             if normal != text:
                 text, data, changed = normal, normal.encode(), True
         if not text or text.isspace():
-            return "empty"
+            return Rejected(RejectReason.EMPTY)
         if len(text) < self._settings.minimum_characters:
-            return "too_short"
+            return Rejected(RejectReason.TOO_SHORT)
         if self._decontaminator is not None and self._decontaminator.is_contaminated(text):
-            return "contaminated"
+            return Rejected(RejectReason.CONTAMINATED)
         return CleanText(text, data, changed)
 
 
 def content_hashes(data: list[bytes]) -> np.ndarray:
-    """XXH3-128 of each text as uint64[n, 2] (high and low half)."""
+    """Return the XXH3-128 hash of each text, uint64[n, 2] (high and low half)."""
     digests = b"".join([xxhash.xxh3_128_digest(text) for text in data])
     return np.frombuffer(digests, dtype=">u8").astype("<u8").reshape(-1, 2)
 
 
-def heldout_mask(hashes: np.ndarray, share: float) -> np.ndarray:
-    """Which documents are held out (bool[n]): decided by the content hash alone.
+def heldout_mask(hashes: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the mask of held-out documents, bool[n], from content hashes uint64[n, 2].
 
-    So a document's split is the same in every run, order and amount of data. The high half is
-    mixed once more, so that it stays independent of other uses of the hash.
+    The split of a document depends only on its content: it is the same in every run, for any order
+    and amount of data. Mixing the high half makes the split independent of other uses of the hash.
     """
     mixed = hashes[:, 0] * np.uint64(_SALT)
     mixed ^= mixed >> np.uint64(32)
-    return mixed < np.uint64(min(_MASK, int(share * 2.0**64)))
+    return mixed < np.uint64(min(_MASK, int(fraction * 2.0**64)))

@@ -1,4 +1,4 @@
-"""n-gram decontamination: reject documents that share a run of words with evaluation files."""
+"""Decontamination: detection of n-grams of words shared with evaluation files."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Compression
 from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, read_blocks, split_lines
 
-# A word; in scripts that write without spaces each character counts as one, so that a run of
-# Chinese, Japanese, Thai, Lao, Khmer, Burmese or Tibetan can be found at any place.
+# A word. In scripts without spaces each character is a word, so that an n-gram of Chinese,
+# Japanese, Thai, Lao, Khmer, Burmese or Tibetan matches at any position.
 _WORD = re.compile(
     r"[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
     r"\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+"
 )
 _UNSPACED_SCRIPT = re.compile(r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-# A character says less than a word: runs of them are this many times longer.
+# Characters are less specific than words: n-grams of them are this many times longer.
 _CHARACTERS_PER_WORD = 2
 _MAX_LINE_BYTES = 64_000_000
 
 
 def _words(text: str) -> list[str]:
-    # Only letters and digits in lower case, so that punctuation and layout do not hide a copy.
+    # Letters and digits in lower case: punctuation and layout must not hide a copy.
     return _WORD.findall(text.lower())
 
 
 class Decontaminator:
-    """Knows the n-grams of evaluation texts: each line of a text file, each string of JSON."""
+    """The n-grams of evaluation texts: of each line of a text file, each string of JSON."""
 
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         self._size = size
@@ -44,12 +44,12 @@ class Decontaminator:
                 texts += 1
             if not texts:
                 raise UserError(
-                    f"evaluation file {path} holds no text",
+                    f"evaluation file {path} contains no text",
                     remedy="give .txt, .tsv or .jsonl files (or .gz, .zst) to --decontaminate",
                 )
 
     def is_contaminated(self, text: str) -> bool:
-        """Whether the text shares an n-gram with an evaluation text."""
+        """Return whether the text shares an n-gram with an evaluation text."""
         known = self._known
         return any(ngram in known for ngram in self._ngrams(_words(text)))
 

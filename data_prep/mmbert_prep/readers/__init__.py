@@ -1,6 +1,22 @@
-"""Readers: files of many formats -> a stream of documents, each with its text or its problem."""
+"""Readers: input files of any format to a stream of documents.
 
-from mmbert_prep.readers.documents import DAMAGE_REASONS, Document, FileRange
+- `discovery`: the input files, with format, compression and language.
+- `registry`: the list of formats; divides a file into ranges and reads a range.
+- `file_format`, `formats`: the interface of a format, and one module per format.
+- `documents`, `rejection`: documents, file ranges, and reasons for rejecting a document.
+- `streams`, `line_ranges`: decompression, lines of bounded length, division at line ends.
+- `language_columns`, `language_codes`: language keys such as `swh_Latn`.
+"""
+
+from mmbert_prep.readers.documents import Document, FileRange
 from mmbert_prep.readers.registry import plan_ranges, read_range
+from mmbert_prep.readers.rejection import Rejected, RejectReason
 
-__all__ = ["DAMAGE_REASONS", "Document", "FileRange", "plan_ranges", "read_range"]
+__all__ = [
+    "Document",
+    "FileRange",
+    "RejectReason",
+    "Rejected",
+    "plan_ranges",
+    "read_range",
+]

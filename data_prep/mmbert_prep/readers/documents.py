@@ -1,4 +1,4 @@
-"""What readers take and give: segments of files in, documents (or what is wrong with them) out."""
+"""Input and output of the readers: files, ranges of files, and documents."""
 
 from __future__ import annotations
 
@@ -8,59 +8,49 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-Format = Literal["parquet", "jsonl", "text", "megatron", "mds", "hub"]
-Compression = Literal["none", "gzip", "zstd"]
+from mmbert_prep.readers.rejection import Rejected, RejectReason
 
-# Reasons that mean that the input is damaged (as opposed to not wanted); their share is limited.
-DAMAGE_REASONS = frozenset(
-    {
-        "invalid_utf8",
-        "broken_json",
-        "missing_text",
-        "missing_language",
-        "damaged_file",
-        "too_long",
-        "invalid_tokens",
-    }
-)
+Compression = Literal["none", "gzip", "zstd"]
 
 
 class Document(NamedTuple):
-    """One document, or one thing that was meant to be one.
-
-    `data` is the text in valid UTF-8 or None; `language` its key, None when nothing says it;
-    `problem` the reason for rejecting it where the reader already knows; `detail` says more about
-    a problem of a whole file; `tokens` the ids (int32) where the input is already tokenised.
-    """
+    """One record of the input: a text, token ids, or a reason for rejection."""
 
     data: bytes | None
+    """The text as UTF-8, not validated yet."""
     language: str | None
-    problem: str | None = None
-    detail: str | None = None
+    """Language key, None when neither the path nor a column gives one."""
+    rejected: Rejected | None = None
+    """Reason for rejection, if the reader cannot use the record."""
     tokens: np.ndarray | None = None
+    """int32[n] ids of input that is already tokenized."""
     text: str | None = None
-    """The same as `data` where the reader had to decode it anyway."""
+    """`data` decoded, if the reader had to decode it anyway."""
 
+    @classmethod
+    def reject(
+        cls, language: str | None, reason: RejectReason, detail: str | None = None
+    ) -> Document:
+        """Make the document of a record that cannot be used."""
+        return cls(None, language, Rejected(reason, detail))
 
-@dataclass(frozen=True)
-class InputFile:
-    """One input file: its path, form, language (None: its columns say) and state on disk."""
-
-    path: str
-    format: Format
-    compression: Compression
-    language: str | None
-    size: int
-    modified: int
+    @classmethod
+    def from_tokens(cls, tokens: np.ndarray, language: str | None) -> Document:
+        """Make a document of token ids; rejected unless they are a vector of int32 from 0 on."""
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            return cls.reject(language, RejectReason.INVALID_TOKENS)
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
+            return cls.reject(language, RejectReason.INVALID_TOKENS)
+        return cls(None, language, tokens=tokens.astype(np.int32))
 
 
 class FileRange(BaseModel):
-    """A part of one input file that one worker reads: bytes, row groups or everything."""
+    """A range of one input file that one worker reads."""
 
     model_config = ConfigDict(frozen=True)
 
     path: str
-    format: Format
+    format: str
     compression: Compression
     language: str | None
     size: int
@@ -68,8 +58,51 @@ class FileRange(BaseModel):
     """Size and modification time (ns) of the file when the work was planned."""
     start: int
     stop: int
-    """Byte range of plain lines, range of row groups of Parquet; 0 … size for whole files."""
+    """Range in the units of the format: bytes of lines, row groups, documents."""
     input_bytes: int
-    """Input bytes that this part stands for: what work is divided by and progress is shown in."""
+    """Input bytes that the range accounts for, in planning and progress."""
     problem: str | None = None
-    """Why the file cannot be read at all, found while planning."""
+    """Why the file cannot be read at all, if planning found that."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input file and its state when it was found."""
+
+    path: str
+    format: str
+    """Name of its `FileFormat`."""
+    compression: Compression
+    language: str | None
+    """Language key of the whole file; None if columns give it."""
+    size: int
+    modified: int
+    """Modification time in ns."""
+
+    def range(self, start: int, stop: int, input_bytes: int) -> FileRange:
+        """Return a range of this file."""
+        return self._range(start, stop, input_bytes)
+
+    def whole(self) -> list[FileRange]:
+        """Return the file as a single range."""
+        return [self._range(0, self.size, self.size)]
+
+    def unreadable(self, problem: str) -> list[FileRange]:
+        """Return an empty range that reports `problem`."""
+        return [self._range(0, 0, 1, problem)]
+
+    def _range(
+        self, start: int, stop: int, input_bytes: int, problem: str | None = None
+    ) -> FileRange:
+        return FileRange(
+            path=self.path,
+            format=self.format,
+            compression=self.compression,
+            language=self.language,
+            size=self.size,
+            modified=self.modified,
+            start=start,
+            stop=stop,
+            input_bytes=input_bytes,
+            problem=problem,
+        )

@@ -1,7 +1,7 @@
-"""Language keys `iso639-3_Script`: their form, and the ISO 639-3 code for ISO 639-1 codes.
+"""Language keys `iso639-3_Script`, and ISO 639-3 codes of ISO 639-1 codes.
 
-Where ISO 639-1 names a macrolanguage, the individual language is the one FineWeb2 uses for it
-(`ar` is `arb`, `zh` is `cmn`), so that a corpus made here and a downloaded one share their keys.
+A macrolanguage of ISO 639-1 maps to the individual language that FineWeb2 uses for it (`ar` to
+`arb`, `zh` to `cmn`), so that the keys of local and downloaded corpora agree.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ISO_639_3 = dict(pair.split(":") for pair in _TABLE.split())
 
 
 def iso639_3(code: str) -> str:
-    """The ISO 639-3 code of a two- or three-letter code. Raises KeyError for an unknown one."""
+    """Return the ISO 639-3 code of a two- or three-letter code. Raises KeyError if unknown."""
     return code if len(code) == 3 else _ISO_639_3[code]
 
 
 def is_language_key(text: str) -> bool:
-    """Whether `text` has the form `iso639-3_Script`, such as `swh_Latn`."""
+    """Return whether `text` has the form `iso639-3_Script`, such as `swh_Latn`."""
     return LANGUAGE_KEY.fullmatch(text) is not None

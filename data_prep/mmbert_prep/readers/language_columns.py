@@ -1,4 +1,4 @@
-"""The language of a row from its columns: one with the whole key, or code and script in two."""
+"""Language key of a row from its columns."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 
 
 def language_of(values: Sequence[object]) -> str | None:
-    """The key from the values of the language columns; None where they do not make one.
+    """Return the language key from the values of the language columns; None if they give none.
 
-    The first value may be the whole key (`swh_Latn`); else first and second are code and script
-    (`swh` or `sw`, and `Latn`).
+    The first value is the whole key (`swh_Latn`), or the first two are code and script (`swh` or
+    `sw`, and `Latn`).
     """
     if not values or not isinstance(values[0], str):
         return None

@@ -1,8 +1,8 @@
-"""Byte streams of plain, gzip and zstd files, cut into lines of bounded length.
+"""Streams of bytes and lines from plain, gzip and zstd files.
 
-Everything is an iterator of blocks, so memory is a block and the longest allowed line, whatever the
-size of the file. A compressed file that ends in the middle raises DamagedFileError after everything
-before the damage was given.
+Streams are iterators of blocks: memory is bounded by a block and the longest allowed line,
+regardless of the size of the file. A truncated compressed file yields everything before the damage,
+then raises DamagedFileError.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ import zstandard
 
 from mmbert_prep.readers.documents import Compression
 
+COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+"""Compression of files by the end of their name."""
+
 BLOCK = 1 << 20
-_CHUNK = 512  # compressed bytes given to zstd at once: at most some 20 MB when decompressed
+_CHUNK = 512  # compressed bytes per call of zstd; at most about 20 MB when decompressed
 
 
 class DamagedFileError(Exception):
-    """The file cannot be read further; the message says why."""
+    """The file cannot be read any further, for the reason in the message."""
 
 
 class OversizedLine:
-    """Stands for a line that is longer than allowed and was skipped."""
+    """Placeholder for a skipped line that is longer than allowed."""
 
 
 OVERSIZED_LINE = OversizedLine()
 
 
 def read_blocks(path: str, compression: Compression, start: int, stop: int) -> Iterator[bytes]:
-    """Decompressed blocks of a file; `start` and `stop` are bytes of plain files only."""
+    """Yield decompressed blocks of a file. `start` and `stop` apply to uncompressed files only."""
     with open(path, "rb") as file:
         if compression == "none":
             file.seek(start)
@@ -38,7 +41,7 @@ def read_blocks(path: str, compression: Compression, start: int, stop: int) -> I
             while remaining > 0:
                 block = file.read(min(BLOCK, remaining))
                 if not block:
-                    raise DamagedFileError(f"{remaining} bytes are missing at its end")
+                    raise DamagedFileError(f"it is truncated ({remaining} bytes are missing)")
                 remaining -= len(block)
                 yield block
             return
@@ -53,12 +56,12 @@ def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
         data = block
         while data:
             if not inside and not data.strip(b"\0"):
-                break  # zero padding after the last member, as tape and block devices leave it
+                break  # zero padding after the last member, from tape and block devices
             inside = True
             try:
                 out = member.decompress(data, BLOCK)
                 yield out
-                # A full block of output may leave more of it, with or without unused input.
+                # After a full block there may be more output, with or without unconsumed input.
                 while not member.eof and (member.unconsumed_tail or len(out) == BLOCK):
                     out = member.decompress(member.unconsumed_tail, BLOCK)
                     yield out
@@ -70,16 +73,16 @@ def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
                 member = zlib.decompressobj(wbits=31)
                 inside = False
     if inside:
-        raise DamagedFileError("the gzip stream is cut short")
+        raise DamagedFileError("the gzip stream is truncated")
 
 
 def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
-    # Frames made with --long need a window of up to 2 GB; 128 MB is what zstd -d itself allows.
+    # 128 MB is the limit of zstd -d itself; frames made with --long need up to 2 GB.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     frame = decompressor.decompressobj()
     inside = False
     for block in compressed:
-        # A highly compressible block would expand without bound: feed it in small pieces.
+        # Small pieces bound the output of a highly compressible block.
         for position in range(0, len(block), _CHUNK):
             piece = block[position : position + _CHUNK]
             while piece:
@@ -96,12 +99,12 @@ def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
                     frame = decompressor.decompressobj()
                     inside = False
     if inside:
-        raise DamagedFileError("the zstd frame is cut short")
+        raise DamagedFileError("the zstd frame is truncated")
 
 
 def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | OversizedLine]:
-    """Lines without their end; TOO_LONG once for each longer than `maximum_bytes`."""
-    parts: list[bytes] = []  # of the line that is not complete yet
+    """Yield lines without their ends; OVERSIZED_LINE for each longer than `maximum_bytes`."""
+    parts: list[bytes] = []  # of the incomplete line
     length = 0
     skipping = False
     for block in stream:

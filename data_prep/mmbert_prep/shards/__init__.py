@@ -1,9 +1,9 @@
-"""From documents to finished shards.
+"""Documents to finished shards.
 
-- `encode`: documents of a work unit, cleaned and tokenized.
-- `intermediate`: intermediate shards of one unit.
-- `selection`: train, held out, duplicate or over the cap: the status of every document.
-- `merge`, `languages`: a language's parts become its shards and manifest.
-- `summary`, `report`: what was done, for people.
-- `verify`: shards against their checksums and their source text.
+- `encode`: clean and tokenize the documents of a work unit.
+- `intermediate`: the intermediate shard of a work unit.
+- `selection`: assign each document to train, held-out, duplicate or over-cap.
+- `merge`, `languages`: write the shards and manifest of a language, and publish it.
+- `summary`, `report`: counts of a run, as JSON, on the console and as a table.
+- `verify`: compare shards with their source text.
 """

@@ -1,4 +1,4 @@
-"""Encode one unit of work: read, clean, hash, tokenise in batches, write its part."""
+"""Encoding of a work unit: read, clean, hash and tokenize documents into an intermediate shard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes
-from mmbert_prep.readers import DAMAGE_REASONS, Document, FileRange, read_range
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.readers import Document, FileRange, Rejected, RejectReason, read_range
+from mmbert_prep.readers.registry import expansion
+from mmbert_prep.settings import EncodingSettings
 from mmbert_prep.shards.intermediate import (
     DOCUMENT_DTYPE,
     IntermediateWriter,
@@ -25,19 +26,19 @@ from mmbert_prep.tokenization.fast_encoder import BatchEncoder
 
 _BATCH_BYTES = 2_000_000
 _BATCH_DOCUMENTS = 4_096
-_MAX_DOCUMENT_TOKENS = 2**31 - 1  # tokens: what Megatron's index can say
+_MAX_DOCUMENT_TOKENS = 2**31 - 1  # limit of Megatron's index
 _ORDINARY, _BYTE, _UNKNOWN, _RESERVED = range(4)
-_MEASURE_EVERY = 16  # every so many-th document by hash is measured for the fertility report
-# Below so many documents a share of bad ones says nothing.
+_MEASURE_EVERY = 16  # one in so many documents, by hash, is measured for the fertility report
+# The fraction of damaged documents is not meaningful below this number.
 MIN_DOCUMENTS_FOR_CHECK = 1_000
 
 
 class UnitEncoder:
-    """Encodes units one after the other; one per worker, for a whole run."""
+    """Encodes work units one by one. One per worker, for a whole run."""
 
     def __init__(
         self,
-        settings: PrepSettings,
+        settings: EncodingSettings,
         encoder: BatchEncoder,
         folder: Path,
         meter: Meter,
@@ -48,7 +49,7 @@ class UnitEncoder:
         self._cleaner = Cleaner(settings)
         description = encoder.reference.description
         self._dtype = dtype_for_vocabulary(description.vocabulary_size)
-        # One look-up per token tells what it is.
+        # Kind of each token id, for a single look-up per token.
         self._kinds = np.full(description.vocabulary_size, _ORDINARY, dtype=np.uint8)
         self._kinds[encoder.reference.byte_ids] = _BYTE
         self._kinds[list(description.special_ids.all())] = _RESERVED
@@ -56,7 +57,7 @@ class UnitEncoder:
         self._read = self._damaged = 0
 
     def run(self, unit: WorkUnit) -> None:
-        """Encode a unit; its part appears when it is complete."""
+        """Encode a work unit. Its intermediate shard appears when it is complete."""
         writer = IntermediateWriter(self._folder, unit.key, self._dtype)
         try:
             for file_range in unit.file_ranges:
@@ -70,19 +71,19 @@ class UnitEncoder:
     def _encode_range(self, file_range: FileRange, writer: IntermediateWriter) -> None:
         batch: list[tuple[str, CleanText]] = []
         tokenized: list[tuple[str, np.ndarray]] = []
-        size = shown = 0
-        # Progress inside a big file, whose text is about so many times its size on disk.
-        expansion = 3 if file_range.compression != "none" or file_range.format == "parquet" else 1
+        size = reported = 0
+        growth = expansion(file_range)  # for progress inside a large file
         self._meter.reading(file_range.path)
         for document in read_range(file_range, self._settings):
             counts = writer.counts(document.language or "")
             counts.read += 1
             clean = self._clean(document)
-            if isinstance(clean, str):
-                _count(counts.rejected, clean, 1)
-                self._note_damage(document, clean, writer)
+            if isinstance(clean, Rejected):
+                counts.reject(clean.reason)
+                if clean.detail is not None:
+                    writer.report.damaged.append(clean.detail)
                 continue
-            assert document.language is not None, "what has no language is rejected"
+            assert document.language is not None, "documents without a language are rejected"
             if isinstance(clean, np.ndarray):
                 tokenized.append((document.language, clean))
                 size += clean.nbytes
@@ -92,20 +93,20 @@ class UnitEncoder:
                 size += len(clean.data)
             if size >= _BATCH_BYTES or len(batch) + len(tokenized) >= _BATCH_DOCUMENTS:
                 self._flush(batch, tokenized, writer)
-                step = min(size // expansion, file_range.input_bytes - shown)
-                self._meter.add(weight=step)
-                shown += step
+                step = min(size // growth, file_range.input_bytes - reported)
+                self._meter.add(progress=step)
+                reported += step
                 batch, tokenized, size = [], [], 0
                 self._group.check()
         self._flush(batch, tokenized, writer)
-        self._meter.add(weight=file_range.input_bytes - shown)
+        self._meter.add(progress=file_range.input_bytes - reported)
 
-    def _clean(self, document: Document) -> CleanText | np.ndarray | str:
+    def _clean(self, document: Document) -> CleanText | np.ndarray | Rejected:
         if document.tokens is None:
             return self._cleaner.clean(document)
-        return (
-            "missing_language" if document.language is None else self._check_tokens(document.tokens)
-        )
+        if document.language is None:
+            return Rejected(RejectReason.MISSING_LANGUAGE)
+        return self._check_tokens(document.tokens)
 
     def _flush(
         self,
@@ -118,15 +119,10 @@ class UnitEncoder:
         if tokenized:
             self._write_tokenized(tokenized, writer)
 
-    @staticmethod
-    def _note_damage(document: Document, reason: str, writer: IntermediateWriter) -> None:
-        if reason == "damaged_file" and document.detail:
-            writer.report.damaged.append(document.detail)
-
     def _write_tokenized(
         self, batch: list[tuple[str, np.ndarray]], writer: IntermediateWriter
     ) -> None:
-        """Write documents that are tokenised already."""
+        """Write documents that were tokenized already."""
         languages: dict[str, list[np.ndarray]] = {}
         for language, tokens in batch:
             languages.setdefault(language, []).append(tokens)
@@ -137,7 +133,7 @@ class UnitEncoder:
 
     @staticmethod
     def strip_special_tokens(tokens: np.ndarray, special_ids: SpecialIds) -> np.ndarray:
-        """Tokens without the begin and end that frame them."""
+        """Return the tokens without leading begin and trailing end tokens."""
         start, end = 0, len(tokens)
         while start < end and tokens[start] == special_ids.begin:
             start += 1
@@ -145,13 +141,13 @@ class UnitEncoder:
             end -= 1
         return tokens[start:end]
 
-    def _check_tokens(self, tokens: np.ndarray) -> np.ndarray | str:
-        """Tokens without what frames a document, or the reason for rejecting them."""
+    def _check_tokens(self, tokens: np.ndarray) -> np.ndarray | Rejected:
+        """Return the tokens without special tokens, or why the document is rejected."""
         tokens = self.strip_special_tokens(tokens, self._encoder.reference.description.special_ids)
         if not len(tokens):
-            return "empty"
+            return Rejected(RejectReason.EMPTY)
         if int(tokens.max()) >= len(self._kinds) or np.any(self._kinds[tokens] == _RESERVED):
-            return "invalid_tokens"
+            return Rejected(RejectReason.INVALID_TOKENS)
         return tokens
 
     def _encode(self, batch: list[tuple[str, CleanText]], writer: IntermediateWriter) -> None:
@@ -181,7 +177,7 @@ class UnitEncoder:
         sizes: list[int],
         writer: IntermediateWriter,
     ) -> np.ndarray:
-        """Write documents of one language; returns the hashes of their `data`, uint64[n, 2]."""
+        """Write documents of one language; return the hashes of their `data`, uint64[n, 2]."""
         counts = writer.counts(language)
         hashes = content_hashes(data)
         documents = np.empty(len(arrays), dtype=DOCUMENT_DTYPE)
@@ -190,17 +186,16 @@ class UnitEncoder:
         documents["bytes"] = sizes
         good = (lengths > 0) & (lengths <= _MAX_DOCUMENT_TOKENS)
         if not good.all():
-            _count(counts.rejected, "no_tokens", int(np.count_nonzero(lengths == 0)))
-            _count(
-                counts.rejected, "too_long", int(np.count_nonzero(lengths > _MAX_DOCUMENT_TOKENS))
-            )
+            counts.reject(RejectReason.NO_TOKENS, int(np.count_nonzero(lengths == 0)))
+            too_long = int(np.count_nonzero(lengths > _MAX_DOCUMENT_TOKENS))
+            counts.reject(RejectReason.TOO_LONG, too_long)
             arrays = [array for array, kept in zip(arrays, good, strict=True) if kept]
         documents["tokens"] = np.where(good, lengths, 0)
         if arrays:
             tokens = np.concatenate(arrays)
             kinds = self._kinds[tokens]
             if np.any(kinds == _RESERVED):
-                raise AssertionError(f"the tokenizer made a reserved id out of {language} text")
+                raise AssertionError(f"the tokenizer produced a reserved id from {language} text")
             counts.tokens += len(tokens)
             counts.byte_tokens += int(np.count_nonzero(kinds == _BYTE))
             counts.unknown_tokens += int(np.count_nonzero(kinds == _UNKNOWN))
@@ -221,26 +216,20 @@ class UnitEncoder:
         for counts in report.counts.values():
             self._read += counts.read
             self._damaged += count_damaged(counts.rejected)
-        check_damaged_fraction(self._damaged, self._read, self._settings.maximum_rejected_share)
+        check_damaged_fraction(self._damaged, self._read, self._settings.maximum_rejected_fraction)
 
 
-def count_damaged(rejected: dict[str, int]) -> int:
-    """How many documents were rejected because the input is damaged."""
-    return sum(count for reason, count in rejected.items() if reason in DAMAGE_REASONS)
+def count_damaged(rejected: dict[RejectReason, int]) -> int:
+    """Return the number of documents rejected because the input is damaged."""
+    return sum(count for reason, count in rejected.items() if reason.damage)
 
 
-def check_damaged_fraction(damaged: int, read: int, most: float) -> None:
-    """Raise UserError when more than the allowed share of the documents read so far is bad."""
-    if read >= MIN_DOCUMENTS_FOR_CHECK and damaged > most * read:
+def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
+    """Raise UserError if more than the allowed fraction of the documents so far is damaged."""
+    if read >= MIN_DOCUMENTS_FOR_CHECK and damaged > maximum * read:
         raise UserError(
             f"{damaged:,} of the {read:,} documents read so far are damaged "
-            f"({damaged / read:.1%}), more than the allowed {most:.1%}",
-            remedy="mend the input (the reasons are broken JSON, missing columns, invalid UTF-8, "
-            "damaged files: see --dry-run and the input itself), or allow more with "
-            "--maximum-rejected-share; running again continues",
+            f"({damaged / read:.1%}), more than the allowed {maximum:.1%}",
+            remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8 and "
+            "damaged files), or allow more with --maximum-rejected-fraction; a new run continues",
         )
-
-
-def _count(counts: dict[str, int], reason: str, number: int) -> None:
-    if number:
-        counts[reason] = counts.get(reason, 0) + number

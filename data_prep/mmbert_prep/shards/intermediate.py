@@ -1,8 +1,8 @@
-"""Part files: what one unit of work leaves behind, its documents' tokens and facts by language.
+"""Intermediate shards: the tokens, hashes and lengths of the documents of one work unit.
 
-`<key>.tokens` is a raw token array, `<key>.documents` an array of DOCUMENT_DTYPE, both made of
-sections of one language each; `<key>.json` (written last: it makes the unit done) lists the
-sections and the counts.
+`<key>.tokens` is a raw array of tokens and `<key>.documents` an array of DOCUMENT_DTYPE, both in
+sections of one language each. `<key>.json` lists the sections and the counts; it is written last
+and marks the unit as done.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from pydantic import BaseModel, Field
 
 from mmbert.files import explained_write_errors, sync_folder, write_json
 from mmbert_prep.executor.storage import read_json
+from mmbert_prep.readers import RejectReason
 
-# high, low: halves of the text's XXH3-128; tokens and bytes of the document.
+# Halves of the XXH3-128 hash of a document, and its length in tokens and bytes.
 DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
 
-# Tokens that a worker keeps in memory before it writes sections: bounds its memory.
+# Tokens that a worker buffers before it writes sections; bounds its memory.
 _FLUSH_TOKENS = 8_000_000
 
 
 class Section(BaseModel):
-    """Consecutive documents of one language in a part."""
+    """Consecutive documents of one language in an intermediate shard."""
 
     language: str
     first_document: int
@@ -36,45 +37,50 @@ class Section(BaseModel):
 
 @dataclass(slots=True)
 class LanguageCounts:
-    """Counts of one language in a part; sums of them make the report."""
+    """Counts of one language in an intermediate shard."""
 
-    # No pydantic model: it is added to once per document.
+    # Not a pydantic model, because it is updated for each document.
     read: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
+    rejected: dict[RejectReason, int] = field(default_factory=dict)
     cleaned: int = 0
-    """Kept documents that cleaning changed."""
+    """Number of kept documents changed by cleaning."""
     tokens: int = 0
-    """Tokens before duplicates were dropped, of which the next two are parts."""
+    """Tokens before duplicates are dropped; include the next two."""
     byte_tokens: int = 0
-    """Tokens that stand for single bytes of characters outside the vocabulary."""
+    """Byte-fallback tokens: single bytes of characters outside the vocabulary."""
     unknown_tokens: int = 0
     measured_words: int = 0
     measured_tokens: int = 0
     measured_characters: int = 0
-    """Words, tokens and characters of every 16th document, for tokens per word."""
+    """Words, tokens and characters of one in 16 documents, for tokens per word."""
+
+    def reject(self, reason: RejectReason, documents: int = 1) -> None:
+        """Count rejected documents."""
+        if documents:
+            self.rejected[reason] = self.rejected.get(reason, 0) + documents
 
     def add(self, other: LanguageCounts) -> None:
-        """Add another part's counts."""
+        """Add the counts of another intermediate shard."""
         for name in (entry.name for entry in fields(self)):
             value = getattr(other, name)
             if name == "rejected":
-                for reason, count in value.items():
-                    self.rejected[reason] = self.rejected.get(reason, 0) + count
+                for reason, documents in value.items():
+                    self.reject(reason, documents)
             else:
                 setattr(self, name, getattr(self, name) + value)
 
 
 class UnitReport(BaseModel):
-    """What a unit's JSON says. The language "" stands for documents that name none."""
+    """Content of the JSON file of a work unit. The language "" is for documents without one."""
 
     sections: list[Section] = Field(default_factory=list)
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
-    """Files that could not be read (further), with the reason."""
+    """Files that could not be read completely, with the reason."""
 
 
 class IntermediateWriter:
-    """Collects a unit's documents by language and writes its three files."""
+    """Collects the documents of a work unit by language and writes its three files."""
 
     def __init__(self, folder: Path, key: str, dtype: np.dtype) -> None:
         self.report = UnitReport()
@@ -90,14 +96,14 @@ class IntermediateWriter:
         return self._folder / f"{self._key}.{suffix}"
 
     def counts(self, language: str) -> LanguageCounts:
-        """The counts of a language, to be added to."""
+        """Return the counts of a language, to be updated."""
         counts = self.report.counts.get(language)
         if counts is None:
             counts = self.report.counts[language] = LanguageCounts()
         return counts
 
     def add(self, language: str, tokens: np.ndarray, documents: np.ndarray) -> None:
-        """Append documents: their tokens one after the other, DOCUMENT_DTYPE facts of each."""
+        """Append documents: their concatenated tokens, and DOCUMENT_DTYPE[n] records."""
         self._tokens.setdefault(language, []).append(tokens.astype(self._dtype, copy=False))
         self._documents.setdefault(language, []).append(documents)
         self._pending += len(tokens)
@@ -125,7 +131,7 @@ class IntermediateWriter:
         self._tokens, self._documents, self._pending = {}, {}, 0
 
     def finish(self) -> UnitReport:
-        """Write everything; the unit counts as done from here on."""
+        """Write everything and mark the unit as done."""
         self._flush()
         with explained_write_errors(self._path("tokens")):
             for file, suffix in ((self._token_file, "tokens"), (self._document_file, "documents")):
@@ -138,26 +144,26 @@ class IntermediateWriter:
         return self.report
 
     def abort(self) -> None:
-        """Close and remove what was written so far."""
+        """Close and remove the files written so far."""
         for file, suffix in ((self._token_file, "tokens"), (self._document_file, "documents")):
             file.close()
             self._path(f"{suffix}.partial").unlink(missing_ok=True)
 
 
 def read_unit_report(folder: Path, key: str) -> UnitReport:
-    """The report of a finished unit."""
+    """Read the report of a finished unit."""
     return UnitReport.model_validate(read_json(folder / f"{key}.json"))
 
 
 def is_done(folder: Path, key: str) -> bool:
-    """Whether the unit was finished."""
+    """Return whether the unit is finished."""
     return (folder / f"{key}.json").exists()
 
 
 def map_section(
     folder: Path, key: str, section: Section, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and DOCUMENT_DTYPE facts of a section, as read-only memory maps."""
+    """Return the tokens and the DOCUMENT_DTYPE records of a section, as read-only memory maps."""
     tokens = np.memmap(
         folder / f"{key}.tokens",
         dtype=dtype,
@@ -169,7 +175,7 @@ def map_section(
 
 
 def map_documents(folder: Path, key: str, section: Section) -> np.ndarray:
-    """The DOCUMENT_DTYPE facts of a section alone."""
+    """Return the DOCUMENT_DTYPE records of a section, as a read-only memory map."""
     return np.memmap(
         folder / f"{key}.documents",
         dtype=DOCUMENT_DTYPE,

@@ -1,4 +1,4 @@
-"""From all units' reports to finished languages: select, write shards, make visible."""
+"""Merging of all work units into languages: select documents, write shards, publish."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.intermediate import LanguageCounts, Section, read_unit_report
-from mmbert_prep.shards.merge import finish_language, published_manifest, write_shard
+from mmbert_prep.shards.merge import StagedLanguage, finish_language, is_published, write_shard
 from mmbert_prep.shards.selection import LanguageSections, Selection, ShardPlan, select
 from mmbert_prep.shards.summary import LanguageSummary, summarize_language
 
 
 class Languages(BaseModel):
-    """Everything that the units found: where each language's documents lie, and the counts."""
+    """Sections and counts of all languages, from the reports of all work units."""
 
     sections: dict[str, list[tuple[str, Section]]] = Field(default_factory=dict)
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
 
     def sections_of(self, language: str) -> LanguageSections:
-        """Where a language's documents lie."""
+        """Return the sections of a language."""
         return LanguageSections(language, tuple(self.sections[language]))
 
 
 def collect_languages(plan: WorkPlan, units: Path) -> Languages:
-    """Read all units' reports in the plan's order, which becomes the order of documents."""
+    """Combine the reports of all work units, in the order of the plan."""
     languages = Languages()
     for unit in plan.units:
         report = read_unit_report(units, unit.key)
         for section in report.sections:
             languages.sections.setdefault(section.language, []).append((unit.key, section))
-        for file_range in unit.file_ranges:  # a language without a single document is reported, too
+        for file_range in unit.file_ranges:  # languages without documents are reported, too
             if file_range.language is not None:
                 languages.counts.setdefault(file_range.language, LanguageCounts())
         for language, counts in report.counts.items():
@@ -53,7 +54,10 @@ def collect_languages(plan: WorkPlan, units: Path) -> Languages:
 
 
 class LanguageMerger:
-    """Turns parts into shards; each step's results lie in the workspace, so a rerun continues."""
+    """Merges intermediate shards into languages.
+
+    Each step leaves its results in the workspace, from which a rerun continues.
+    """
 
     def __init__(
         self,
@@ -70,12 +74,12 @@ class LanguageMerger:
         self._names = sorted(languages.sections)
 
     def run(self) -> dict[str, LanguageSummary]:
-        """Do this worker's share of all steps; returns the summaries of all languages."""
+        """Run this worker's tasks of all steps; return the summaries of all languages."""
         documents = [self._languages.sections_of(name).documents for name in self._names]
         with self._stages.stage("select", "selecting", sum(documents)) as meter:
             for index in self._stages.claim_tasks(self._names, documents):
                 self._select(self._names[index])
-                meter.add(weight=documents[index])
+                meter.add(progress=documents[index])
         tasks = list(self._shards())
         weights = [shard.last - shard.first for _, shard in tasks]
         with self._stages.stage("shards", "writing shards", sum(weights)) as meter:
@@ -85,7 +89,7 @@ class LanguageMerger:
         with self._stages.stage("publish", "finishing", len(self._names)) as meter:
             for index in self._stages.claim_tasks(self._names, documents):
                 self._finish(self._names[index])
-                meter.add(weight=1)
+                meter.add(progress=1)
         if self._stages.is_rank_zero:
             self._remove_stale_languages()
         return {
@@ -96,17 +100,12 @@ class LanguageMerger:
         }
 
     def _remove_stale_languages(self) -> None:
-        """Remove languages that a replaced run had and this one has not."""
+        """Remove the languages of a replaced run that this one does not have."""
         for manifest in sorted(self._workspace.source.glob(f"*/{MANIFEST_NAME}")):
             if manifest.parent.name not in self._languages.sections:
-                manifest.unlink()  # invisible first: what follows may be interrupted
+                manifest.unlink()  # makes the folder invisible, as its removal may be interrupted
                 sync_folder(manifest.parent)
                 shutil.rmtree(manifest.parent)
-
-    def _published(self, language: str) -> bool:
-        target = self._workspace.source / language
-        commit_marker = self._workspace.commit_markers / f"{language}.json"
-        return published_manifest(target, commit_marker) is not None
 
     def _select(self, language: str) -> None:
         path = self._workspace.merge / f"{language}.json"
@@ -125,7 +124,8 @@ class LanguageMerger:
         statuses = np.load(self._workspace.merge / f"{language}.npy", mmap_mode="r")
         shards = [ShardPlan(*shard) for shard in stored["shards"]]
         totals = {split: tuple(values) for split, values in stored["totals"].items()}
-        return Selection(statuses, stored["dropped"], shards, totals)
+        dropped = {RejectReason(reason): count for reason, count in stored["dropped"].items()}
+        return Selection(statuses, dropped, shards, totals)
 
     def _shards(self) -> Iterator[tuple[str, ShardPlan]]:
         for language in self._names:
@@ -152,26 +152,24 @@ class LanguageMerger:
         write_json(self._entry(language, shard.name), entry.model_dump(mode="json"))
 
     def _finish(self, language: str) -> None:
-        if self._published(language):
+        paths = self._workspace.language(language)
+        if is_published(paths):
             return
         selection = self._selection(language)
         counts = self._languages.counts[language]
         rejected = dict(counts.rejected)
         for reason, count in selection.dropped.items():
             rejected[reason] = rejected.get(reason, 0) + count
-        finish_language(
-            language=language,
+        staged = StagedLanguage(
             source=self._settings.source,
-            folder=self._workspace.staging / language,
-            target=self._workspace.source / language,
-            commit_marker=self._workspace.commit_markers / f"{language}.json",
+            language=language,
+            paths=paths,
             shards=[
                 Shard.model_validate(read_json(self._entry(language, shard.name)))
                 for shard in selection.shards
             ],
             totals=selection.totals,
-            read=counts.read,
+            documents_read=counts.read,
             rejected=rejected,
-            tokenizer=self._description,
-            contexts=self._settings.contexts,
         )
+        finish_language(staged, self._description, self._settings.contexts)

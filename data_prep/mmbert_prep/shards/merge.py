@@ -1,9 +1,10 @@
-"""From parts to shards: write each language's Megatron pairs, piece indexes and manifest."""
+"""Final shards of a language: Megatron pairs, continuation indexes and manifest."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,13 @@ from mmbert.data.shards.manifest import (
     Shard,
     Split,
     TrainSplit,
-    read_manifest,
     write_manifest,
 )
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.files import atomic_write, explained_write_errors, make_folder, sync_folder
 from mmbert_prep.executor.progress import Meter
+from mmbert_prep.executor.workspace import LanguagePaths
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.shards.intermediate import map_section
 from mmbert_prep.shards.selection import DocumentStatus, LanguageSections, Selection, ShardPlan
 
@@ -47,7 +49,7 @@ def write_shard(
     vocabulary_size: int,
     meter: Meter,
 ) -> Shard:
-    """Copy a shard's documents out of the parts; returns its manifest entry."""
+    """Copy the documents of a shard from intermediate shards; return its manifest entry."""
     dtype = dtype_for_vocabulary(vocabulary_size)
     status = DocumentStatus.HELDOUT if shard.name.startswith("heldout") else DocumentStatus.TRAIN
     first = 0
@@ -62,7 +64,7 @@ def write_shard(
                     stop = min(start + _DOCUMENTS_PER_COPY, end - first)
                     kept = selection.statuses[first + start : first + stop] == status
                     _copy(writer, tokens, lengths, ends, start, kept)
-                    meter.add(weight=stop - start)
+                    meter.add(progress=stop - start)
             first += section.documents
         return writer.finish()
 
@@ -75,37 +77,50 @@ def _copy(
     start: int,
     kept: np.ndarray,
 ) -> None:
-    """Append the kept ones of the documents from `start`: run by run of neighbours."""
+    """Append the kept documents from `start` on, in runs of consecutive ones."""
     edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0)) + start
     for begin, end in edges.reshape(-1, 2):
         first_token = int(ends[begin] - lengths[begin])
         writer.add_many(tokens[first_token : int(ends[end - 1])], lengths[begin:end])
 
 
-def finish_language(
-    language: str,
-    source: str,
-    folder: Path,
-    target: Path,
-    commit_marker: Path,
-    shards: list[Shard],
-    totals: dict[str, tuple[int, int, int]],
-    read: int,
-    rejected: dict[str, int],
-    tokenizer: TokenizerDescription,
-    contexts: tuple[int, ...],
-) -> Manifest:
-    """Write piece indexes and manifest in `folder`, then make the language visible at `target`.
+@dataclass(frozen=True)
+class StagedLanguage:
+    """A language with written shards, not published yet."""
 
-    `receipt`, a copy of the manifest, tells a later run that this one made what is at `target`.
-    """
-    train = [shard for shard in shards if shard.name.startswith("train")]
-    heldout = [shard for shard in shards if shard.name.startswith("heldout")]
+    source: str
+    language: str
+    paths: LanguagePaths
+    shards: list[Shard]
+    totals: dict[str, tuple[int, int, int]]
+    """Split -> documents, tokens, bytes."""
+    documents_read: int
+    rejected: dict[RejectReason, int]
+
+    def shards_of(self, split: str) -> list[Shard]:
+        """Return the shards of a split."""
+        return [shard for shard in self.shards if shard.name.startswith(split)]
+
+
+def finish_language(
+    staged: StagedLanguage, tokenizer: TokenizerDescription, contexts: tuple[int, ...]
+) -> None:
+    """Write the continuation indexes and the manifest of a language, then publish it."""
+    folder = staged.paths.staging
+    manifest = _manifest(staged, tokenizer, _write_indexes(staged, contexts))
+    write_manifest(folder, manifest)
+    with atomic_write(staged.paths.commit_marker) as file:
+        file.write((folder / MANIFEST_NAME).read_bytes())
+    publish(folder, staged.paths.target)
+
+
+def _write_indexes(staged: StagedLanguage, contexts: tuple[int, ...]) -> dict[int, PiecesEntry]:
+    folder = staged.paths.staging
     pieces: dict[int, PiecesEntry] = {}
     for context in sorted(set(contexts)):
         indexes = []
         first_document = 0
-        for shard in train:
+        for shard in staged.shards_of("train"):
             lengths = IndexedDataset(folder / shard.name).lengths
             indexes.append(continuation_index(lengths, context, first_document))
             first_document += shard.documents
@@ -113,38 +128,41 @@ def finish_language(
         name = pieces_file_name(context)
         checksum = write_continuation_index(folder / name, index)
         pieces[context] = PiecesEntry(file=name, continuations=len(index), xxh3_128=checksum)
+    return pieces
+
+
+def _manifest(
+    staged: StagedLanguage, tokenizer: TokenizerDescription, pieces: dict[int, PiecesEntry]
+) -> Manifest:
+    documents, tokens, size = staged.totals["train"]
+    heldout_documents, heldout_tokens, heldout_size = staged.totals["heldout"]
     two_bytes = dtype_for_vocabulary(tokenizer.vocabulary_size).itemsize == 2
-    manifest = Manifest(
+    return Manifest(
         writer=f"mmbert {mmbert.__version__}",
-        source=source,
-        language=language,
+        source=staged.source,
+        language=staged.language,
         tokenizer=tokenizer.fingerprint,
         dtype="uint16" if two_bytes else "int32",
         train=TrainSplit(
-            documents=totals["train"][0],
-            tokens=totals["train"][1],
-            bytes=totals["train"][2],
-            shards=tuple(train),
+            documents=documents,
+            tokens=tokens,
+            bytes=size,
+            shards=tuple(staged.shards_of("train")),
             pieces=pieces,
         ),
         heldout=Split(
-            documents=totals["heldout"][0],
-            tokens=totals["heldout"][1],
-            bytes=totals["heldout"][2],
-            shards=tuple(heldout),
+            documents=heldout_documents,
+            tokens=heldout_tokens,
+            bytes=heldout_size,
+            shards=tuple(staged.shards_of("heldout")),
         ),
-        documents_read=read,
-        rejected=dict(sorted(rejected.items())),
+        documents_read=staged.documents_read,
+        rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
     )
-    write_manifest(folder, manifest)
-    with atomic_write(commit_marker) as file:
-        file.write((folder / MANIFEST_NAME).read_bytes())
-    publish(folder, target)
-    return manifest
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Move a complete language folder to its place, in the place of an older one."""
+    """Move the complete folder of a language to `target`, replacing an older one."""
     with explained_write_errors(target):
         make_folder(target.parent)
         old = folder.with_name(f"{folder.name}.replaced")
@@ -152,15 +170,14 @@ def publish(folder: Path, target: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
             os.replace(target, old)
         os.replace(folder, target)
-        for changed in (target.parent, folder.parent):  # before anything of the old one goes
+        for changed in (target.parent, folder.parent):  # before the old folder is deleted
             sync_folder(changed)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def published_manifest(target: Path, commit_marker: Path) -> Manifest | None:
-    """The manifest of a language that this run has made visible already."""
-    if not commit_marker.exists() or not (target / MANIFEST_NAME).exists():
-        return None
-    if commit_marker.read_bytes() != (target / MANIFEST_NAME).read_bytes():
-        return None
-    return read_manifest(target)
+def is_published(paths: LanguagePaths) -> bool:
+    """Return whether this run has already published the language."""
+    manifest = paths.target / MANIFEST_NAME
+    if not paths.commit_marker.exists() or not manifest.exists():
+        return False
+    return paths.commit_marker.read_bytes() == manifest.read_bytes()

@@ -1,4 +1,4 @@
-"""What became of every document of every language, as a table for other programs."""
+"""Report: documents of each language by outcome, as a CSV or TSV file."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from mmbert.errors import UserError
 from mmbert.files import atomic_write
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.workspace import SUMMARY_NAME
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.shards.summary import LanguageSummary, Summary
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -25,17 +26,17 @@ _RATES = (
 
 
 def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]:
-    """Header and one row per language of every finished source.
+    """Return the header and one row per language of every finished source.
 
-    In every row the documents read are those trained on, those held out and those rejected for
-    each reason. Languages of which nothing was left have rows too; an empty language is text that
-    names none. Raises UserError when no source is finished.
+    In every row, `documents_read` is the sum of training, held-out and rejected documents.
+    Languages without kept documents have rows, too; the empty language is text without one. There
+    is a column for each reason that occurs. Raises UserError if no source is finished.
     """
     paths = sorted(shards.glob(f"*/{SUMMARY_NAME}"))
     if not paths:
         raise UserError(
-            f"{shards} holds no finished source",
-            remedy="run the preprocessing command again: it continues where it stopped",
+            f"{shards} contains no finished source",
+            remedy="run the preprocessing command again to continue it",
         )
     summaries = {path.parent.name: Summary.model_validate(read_json(path)) for path in paths}
     reasons = sorted({reason for summary in summaries.values() for reason in summary.rejected()})
@@ -55,9 +56,11 @@ def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]
 
 
 def write_report(shards: Path, path: Path, console: Console) -> None:
-    """Write the report to `path` (.csv or .tsv) and print its sums."""
+    """Write the report to `path` (.csv or .tsv) and print its totals."""
     if path.suffix not in _DELIMITERS:
-        raise UserError(f"{path} is neither .csv nor .tsv", remedy="name it report.tsv, say")
+        raise UserError(
+            f"unknown report format {path.suffix!r} of {path}", remedy="use .csv or .tsv"
+        )
     header, rows = report_rows(shards)
     text = io.StringIO()
     writer = csv.writer(text, delimiter=_DELIMITERS[path.suffix], lineterminator="\n")
@@ -67,11 +70,11 @@ def write_report(shards: Path, path: Path, console: Console) -> None:
         file.write(text.getvalue().encode())
     counted = header[2 : header.index(_SIZES[1]) + 1]
     sums = {name: sum(int(row[header.index(name)]) for row in rows) for name in counted}
-    reported = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sums.items())
-    console.print(f"{path}: {len(rows):,} languages: {reported}", soft_wrap=True)
+    totals = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sums.items())
+    console.print(f"{path}: {len(rows):,} languages: {totals}", soft_wrap=True)
 
 
-def _empty_summary(rejected: dict[str, int]) -> LanguageSummary:
+def _empty_summary(rejected: dict[RejectReason, int]) -> LanguageSummary:
     names = LanguageSummary.model_fields
     zeros = {name: 0 for name in names if name != "rejected"}
     read = sum(rejected.values())

@@ -1,4 +1,4 @@
-"""What becomes of each document of a language: train, held out, duplicate, over the cap."""
+"""Assigns each document of a language to train, held-out, duplicate or over-cap."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from mmbert_prep.filters.cleaning import heldout_mask
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.readers import RejectReason
+from mmbert_prep.settings import SelectionSettings
 from mmbert_prep.shards.intermediate import Section, map_documents
 
-_HASHES_PER_PASS = 16_000_000  # bounds memory of finding duplicates; more documents take passes
+_HASHES_PER_PASS = 16_000_000  # bounds the memory of deduplication
 _CAP_BINS = 1 << 16
 
 
 class DocumentStatus(IntEnum):
-    """What becomes of a document."""
+    """Assignment of a document."""
 
     TRAIN = 0
     HELDOUT = 1
@@ -29,20 +30,20 @@ class DocumentStatus(IntEnum):
 
 @dataclass(frozen=True)
 class LanguageSections:
-    """Where a language's documents lie: (unit key, section), in the order of documents."""
+    """Sections of a language in intermediate shards: (unit key, section), in document order."""
 
     language: str
     sections: tuple[tuple[str, Section], ...]
 
     @property
     def documents(self) -> int:
-        """Number of documents, before any is dropped."""
+        """Number of documents before any is dropped."""
         return sum(section.documents for _, section in self.sections)
 
 
 @dataclass
 class ShardPlan:
-    """One shard: kept documents among first … last (exclusive) of the language's documents."""
+    """One shard: the kept documents from `first` to `last` (exclusive) of a language."""
 
     name: str
     first: int
@@ -51,17 +52,18 @@ class ShardPlan:
 
 @dataclass
 class Selection:
-    """The fate of each document (uint8) and the shards that follow from it."""
+    """Status of each document of a language, and the resulting shards."""
 
     statuses: np.ndarray
-    dropped: dict[str, int]
+    """uint8[documents]: `DocumentStatus` of each document."""
+    dropped: dict[RejectReason, int]
     shards: list[ShardPlan] = field(default_factory=list)
     totals: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Split -> documents, tokens, bytes."""
 
 
-def select(language: LanguageSections, folder: Path, settings: PrepSettings) -> Selection:
-    """Decide every document's fate, in passes over hashes and lengths on disk."""
+def select(language: LanguageSections, folder: Path, settings: SelectionSettings) -> Selection:
+    """Assign every document of a language, in passes over hashes and lengths on disk."""
     statuses = np.zeros(language.documents, dtype=np.uint8)
     if settings.deduplicate:
         _mark_duplicates(language, folder, statuses)
@@ -71,20 +73,20 @@ def select(language: LanguageSections, folder: Path, settings: PrepSettings) -> 
         hashes = np.stack([documents["high"], documents["low"]], axis=1)
         held = heldout_mask(hashes, settings.heldout_share)
         view[held & (view == DocumentStatus.TRAIN)] = DocumentStatus.HELDOUT
-    # Held-out documents are of no use without anything to train on.
+    # Without training documents, held-out ones are useless: train on them.
     if not np.any(statuses == DocumentStatus.TRAIN):
         statuses[statuses == DocumentStatus.HELDOUT] = DocumentStatus.TRAIN
     if settings.maximum_tokens_per_language is not None:
         _cap(language, folder, statuses, settings.maximum_tokens_per_language)
     over = int(np.count_nonzero(statuses == DocumentStatus.OVER_CAP))
-    dropped = {"duplicate": duplicates, "over_token_cap": over}
+    dropped = {RejectReason.DUPLICATE: duplicates, RejectReason.OVER_TOKEN_CAP: over}
     selection = Selection(statuses, {reason: n for reason, n in dropped.items() if n})
     _plan_shards(language, folder, settings.shard_tokens, selection)
     return selection
 
 
 def _sections(language: LanguageSections, folder: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """(index of the first document, facts of a section's documents), section by section."""
+    """Yield the index of the first document and the records of each section."""
     start = 0
     for key, section in language.sections:
         documents = map_documents(folder, key, section)
@@ -93,7 +95,7 @@ def _sections(language: LanguageSections, folder: Path) -> Iterator[tuple[int, n
 
 
 def _mark_duplicates(language: LanguageSections, folder: Path, statuses: np.ndarray) -> None:
-    """Mark every document whose text occurred before; each pass looks at one range of hashes."""
+    """Mark documents whose hash occurred before. Each pass covers one residue class of hashes."""
     passes = -(-language.documents // _HASHES_PER_PASS)
     for number in range(passes):
         highs, lows, places = [], [], []
@@ -106,16 +108,16 @@ def _mark_duplicates(language: LanguageSections, folder: Path, statuses: np.ndar
         if not highs:
             continue
         high, low, place = np.concatenate(highs), np.concatenate(lows), np.concatenate(places)
-        order = np.lexsort((low, high))  # stable: equal texts stay in the order of documents
+        order = np.lexsort((low, high))  # stable: the first of equal texts is kept
         high, low = high[order], low[order]
         again = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
         statuses[place[order[1:][again]]] = DocumentStatus.DUPLICATE
 
 
-def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, most: int) -> None:
-    """Keep the training documents of the smallest hashes, as many tokens as fit into `most`.
+def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, maximum: int) -> None:
+    """Keep the training documents with the smallest hashes, up to `maximum` tokens.
 
-    So the choice is a uniform one, does not favour the first files, and grows with the cap.
+    The choice is uniform, does not favor the first files, and a larger cap keeps a superset.
     """
     bins = np.zeros(_CAP_BINS, dtype=np.int64)
     shift = np.uint64(48)
@@ -124,25 +126,27 @@ def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, most: i
         index = (np.asarray(documents["low"])[train] >> shift).astype(np.int64)
         tokens = np.asarray(documents["tokens"])[train].astype(np.int64)
         np.add.at(bins, index, tokens)
-    if int(bins.sum()) <= most:
+    if int(bins.sum()) <= maximum:
         return
     ends = np.cumsum(bins)
-    border = int(np.searchsorted(ends, most, side="right"))  # the bin that is partly kept
-    room = most - (int(ends[border - 1]) if border else 0)
-    low_border: list[np.ndarray] = []
+    border = int(np.searchsorted(ends, maximum, side="right"))  # the bin that is kept in part
+    remaining = maximum - (int(ends[border - 1]) if border else 0)
+    in_border: list[np.ndarray] = []
     for start, documents in _sections(language, folder):
         view = statuses[start : start + len(documents)]
         index = (np.asarray(documents["low"]) >> shift).astype(np.int64)
         view[(view == DocumentStatus.TRAIN) & (index > border)] = DocumentStatus.OVER_CAP
-        inside = np.flatnonzero((view == DocumentStatus.TRAIN) & (index == border))
-        facts = np.empty(len(inside), dtype=[("low", "<u8"), ("place", "<i8"), ("tokens", "<i8")])
-        facts["low"] = documents["low"][inside]
-        facts["place"] = inside + start
-        facts["tokens"] = documents["tokens"][inside]
-        low_border.append(facts)
-    facts = np.sort(np.concatenate(low_border), order=["low", "place"])
-    statuses[facts["place"][np.cumsum(facts["tokens"]) > room]] = DocumentStatus.OVER_CAP
-    # Even the first document is longer than the cap.
+        border_documents = np.flatnonzero((view == DocumentStatus.TRAIN) & (index == border))
+        facts = np.empty(
+            len(border_documents), dtype=[("low", "<u8"), ("place", "<i8"), ("tokens", "<i8")]
+        )
+        facts["low"] = documents["low"][border_documents]
+        facts["place"] = border_documents + start
+        facts["tokens"] = documents["tokens"][border_documents]
+        in_border.append(facts)
+    facts = np.sort(np.concatenate(in_border), order=["low", "place"])
+    statuses[facts["place"][np.cumsum(facts["tokens"]) > remaining]] = DocumentStatus.OVER_CAP
+    # The first document alone exceeds the cap: keep it.
     if not np.any(statuses == DocumentStatus.TRAIN):
         statuses[facts["place"][:1]] = DocumentStatus.TRAIN
 

@@ -1,4 +1,4 @@
-"""What a run found and made: summary.json, and the table that a person reads."""
+"""Summary of a run: `summary.json` and the table on the console."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.data.shards.manifest import Manifest
+from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import Discovery
 from mmbert_prep.shards.intermediate import LanguageCounts
 
-# Narrow enough for 80 characters; "b/tok" and "tok/word" are bytes and words against tokens.
+# Fits into 80 characters. b/tok is bytes per token, tok/word tokens per word.
 _COLUMNS = ("language", "train", "heldout", "tokens", "b/tok", "tok/word", "bytes", "rejected")
 DISABLED = "given up"
 _MAX_ROWS = 25
@@ -22,7 +23,7 @@ _MAX_NAMES = 5
 
 
 class LanguageSummary(BaseModel):
-    """One language; documents_read = train + heldout + the sum of rejected."""
+    """Summary of a language. `documents_read` = train + heldout + the sum of `rejected`."""
 
     documents_read: int
     train_documents: int
@@ -30,7 +31,7 @@ class LanguageSummary(BaseModel):
     train_bytes: int
     heldout_documents: int
     heldout_tokens: int
-    rejected: dict[str, int]
+    rejected: dict[RejectReason, int]
     cleaned: int
     bytes_per_token: float
     tokens_per_word: float
@@ -40,21 +41,21 @@ class LanguageSummary(BaseModel):
 
 
 class Summary(BaseModel):
-    """The whole run; written when every language is visible."""
+    """Summary of a run, written once all languages are published."""
 
     fingerprint: str
     settings: dict[str, object]
     tokenizer: str
     accelerator: str
-    """kitoken, none, or given up: kitoken at first, until it was found to differ."""
+    """Fast encoder: "kitoken", "none", or "given up" (kitoken until its ids differed)."""
     languages: dict[str, LanguageSummary]
-    without_text: dict[str, dict[str, int]]
-    """Languages of which nothing was left, with the reasons; "" is text that names no language."""
+    without_text: dict[str, dict[RejectReason, int]]
+    """Language without kept documents -> rejected by reason; "" is text without a language."""
     damaged_files: list[str]
     ignored_files: dict[str, list[str]]
 
     def totals(self) -> dict[str, int]:
-        """Sums over languages, of numbers of documents, tokens and bytes."""
+        """Return the sums over languages of documents, tokens and bytes."""
         names = (
             "documents_read",
             "train_documents",
@@ -72,9 +73,9 @@ class Summary(BaseModel):
         )
         return sums
 
-    def rejected(self) -> dict[str, int]:
-        """Rejected documents by reason, over everything."""
-        sums: dict[str, int] = {}
+    def rejected(self) -> dict[RejectReason, int]:
+        """Return the rejected documents by reason, over all languages."""
+        sums: dict[RejectReason, int] = {}
         reasons = [language.rejected for language in self.languages.values()]
         for rejected in [*reasons, *self.without_text.values()]:
             for reason, count in rejected.items():
@@ -83,7 +84,7 @@ class Summary(BaseModel):
 
 
 def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSummary:
-    """Counts of a language as rates."""
+    """Compute the rates of a language from its counts."""
     tokens = manifest.train.tokens + manifest.heldout.tokens
     size = manifest.train.bytes + manifest.heldout.bytes
     words, measured = max(1, counts.measured_words), max(1, counts.measured_tokens)
@@ -95,7 +96,7 @@ def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSu
         train_bytes=manifest.train.bytes,
         heldout_documents=manifest.heldout.documents,
         heldout_tokens=manifest.heldout.tokens,
-        rejected=manifest.rejected,
+        rejected={RejectReason(reason): n for reason, n in manifest.rejected.items()},
         cleaned=counts.cleaned,
         bytes_per_token=round(size / counted, 3),
         tokens_per_word=round(counts.measured_tokens / words, 3),
@@ -106,9 +107,9 @@ def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSu
 
 
 def print_summary(console: Console, summary: Summary, output: object) -> None:
-    """The table of the biggest languages and everything that a user should look at."""
+    """Print the largest languages, totals and everything that needs attention."""
     table = Table(
-        title=f"{len(summary.languages)} languages (documents; bytes: share of byte fallback)",
+        title=f"{len(summary.languages)} languages (bytes: fraction of byte-fallback tokens)",
         title_justify="left",
         box=box.SIMPLE,
         pad_edge=False,
@@ -124,12 +125,12 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
     console.print(table)
     totals = summary.totals()
     console.print(
-        f"{totals['documents_read']:,} documents read: {totals['train_documents']:,} to train on "
+        f"{totals['documents_read']:,} documents read: {totals['train_documents']:,} for training "
         f"({totals['train_tokens']:,} tokens), {totals['heldout_documents']:,} held out"
     )
     cleaned = sum(language.cleaned for language in summary.languages.values())
     if cleaned:
-        console.print(f"changed (control characters, normalisation): {cleaned:,}")
+        console.print(f"changed by cleaning: {cleaned:,}")
     rejected = summary.rejected()
     if rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
@@ -137,26 +138,26 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
     without = [key for key, language in summary.languages.items() if not language.heldout_documents]
     if without:
         console.print(
-            f"no held-out part (too small): {len(without)} languages: {_first_names(without)}; "
+            f"too small for held-out documents: {len(without)} languages: {_first_names(without)}; "
             "a larger --heldout-fraction leaves fewer",
             soft_wrap=True,
         )
     if summary.accelerator == DISABLED:
         console.print(
-            "[yellow]kitoken gave other ids than SentencePiece while it was being tried: what came "
-            "after was encoded by SentencePiece alone[/]",
+            "[yellow]disabled kitoken: its ids differed from those of SentencePiece, which encoded "
+            "all later documents[/]",
             soft_wrap=True,
         )
-    empty = [key or "(no language given)" for key in summary.without_text]
+    empty = [key or "(no language)" for key in summary.without_text]
     if empty:
-        console.print(f"[yellow]nothing left of: {_first_names(empty)}[/]")
+        console.print(f"[yellow]no documents kept of: {_first_names(empty)}[/]")
     for text in summary.damaged_files[:_MAX_NAMES]:
-        console.print(f"[yellow]damaged, read as far as possible: {text}[/]", soft_wrap=True)
+        console.print(f"[yellow]damaged, read in part: {text}[/]", soft_wrap=True)
     if len(summary.damaged_files) > _MAX_NAMES:
         console.print(f"[yellow]… and {len(summary.damaged_files) - _MAX_NAMES} more[/]")
-    for why, names in summary.ignored_files.items():
-        console.print(f"not read, {why}: {len(names)} ({_first_names(names)})", soft_wrap=True)
-    console.print(f"shards in {output}, everything about them in summary.json", soft_wrap=True)
+    for reason, names in summary.ignored_files.items():
+        console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
+    console.print(f"wrote shards to {output}; details in summary.json", soft_wrap=True)
 
 
 def _add_row(table: Table, key: str, language: LanguageSummary) -> None:
@@ -179,5 +180,5 @@ def _first_names(names: Iterable[str]) -> str:
 
 
 def ignored_files(found: Discovery) -> dict[str, list[str]]:
-    """Files that were not read, by reason, in a fixed order."""
-    return {why: sorted(names) for why, names in sorted(found.ignored.items())}
+    """Return the ignored files by reason, in a fixed order."""
+    return {reason: sorted(names) for reason, names in sorted(found.ignored.items())}

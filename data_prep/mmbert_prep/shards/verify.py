@@ -1,4 +1,4 @@
-"""Hold finished shards against their source: every document decoded and found again, both ways."""
+"""Verifies shards against the source text, in both directions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmbert_prep.executor.workspace import SUMMARY_NAME
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
 from mmbert_prep.readers import Document, read_range
 from mmbert_prep.readers.discovery import discover
-from mmbert_prep.settings import PrepSettings
+from mmbert_prep.settings import PrepSettings, SelectionSettings
 from mmbert_prep.shards.encode import UnitEncoder
 from mmbert_prep.shards.summary import Summary
 from mmbert_prep.tokenization.encoders import Encoder, open_encoder
@@ -31,14 +31,14 @@ _MAX_REPORTED = 5
 
 @dataclass
 class Verification:
-    """What was found for one language; `faults` is empty when the shards hold what they should."""
+    """Result for one language; `errors` is empty if its shards are correct."""
 
     documents: int = 0
-    """Documents of the shards that were decoded and found in the source."""
+    """Number of documents of the shards found in the source."""
     errors: list[str] = field(default_factory=list)
 
     def add_error(self, text: str) -> None:
-        """Note a fault; after the first few only that there are more."""
+        """Record an error; after the first few, only that there are more."""
         if len(self.errors) < _MAX_REPORTED:
             self.errors.append(text)
         elif len(self.errors) == _MAX_REPORTED:
@@ -48,19 +48,20 @@ class Verification:
 def verify_source(
     source_folder: Path, input_: str, advance: Callable[[int], None] = lambda size: None
 ) -> dict[str, Verification]:
-    """Re-read `input_`, from which SHARDS/<source> was made, and compare it with the shards.
+    """Compare SHARDS/<source> with `input_`, the input that it was made from.
 
-    For each language: checksums; every stored document decodes to a document of the source; every
-    kept document of the source is stored exactly once (or as often as it occurs, when copies were
-    kept), in the split that its hash says; the counts of the manifest add up to the documents read.
-    `advance` is told of bytes of input as they are read. Memory: some 100 bytes per document.
-    Raises UserError when the folder is not finished or the input cannot be found.
+    For each language: checksums match; every stored document decodes to a document of the source;
+    every kept document of the source is stored exactly once (or as often as it occurs, if
+    duplicates were kept), in the split given by its hash; the counts of the manifest add up to the
+    documents read. `advance` is called with the bytes of input that were read. Takes about 100
+    bytes of memory per document. Raises UserError if the folder is not finished or the input does
+    not exist.
     """
     path = source_folder / SUMMARY_NAME
     if not path.exists():
         raise UserError(
-            f"{path} is missing: the preprocessing never finished",
-            remedy="run the preprocessing command again: it continues where it stopped",
+            f"{path} does not exist: the preprocessing never finished",
+            remedy="run the preprocessing command again to continue it",
         )
     summary = Summary.model_validate(read_json(path))
     settings = PrepSettings.model_validate(
@@ -72,7 +73,9 @@ def verify_source(
     for language in sorted(set(summary.languages) | set(expected)):
         check = found[language] = Verification()
         if language not in summary.languages:
-            check.add_error(f"{expected[language].total()} documents of the source are in no shard")
+            check.add_error(
+                f"{expected[language].total()} documents of the source are missing from the shards"
+            )
             continue
         manifest = read_manifest(source_folder / language)
         try:
@@ -86,15 +89,15 @@ def verify_source(
 
 
 def verify_against_text(shards: Path, text: str, console: Console) -> None:
-    """Decode every document and find it in `text`, the preprocessing's input, and the reverse.
+    """Compare the only source in `shards` with `text`, the input that it was made from.
 
-    UserError names the languages that do not hold what they should.
+    Raises UserError with the languages that differ.
     """
     sources = sorted(path.parent for path in shards.glob(f"*/{SUMMARY_NAME}"))
     if len(sources) != 1:
         raise UserError(
             f"{shards} has {len(sources)} finished sources",
-            remedy="--input compares one source with its text: verify shards of one source",
+            remedy="--input needs shards with exactly one source",
         )
     found = verify_source(sources[0], text)
     for language, verification in found.items():
@@ -104,7 +107,7 @@ def verify_against_text(shards: Path, text: str, console: Console) -> None:
     if bad:
         raise UserError(
             f"{len(bad)} languages differ from {text}: {', '.join(bad[:10])}",
-            remedy="check that this is the input they were made from; if so, preprocess them again",
+            remedy="check that this is the input of these shards; if so, preprocess them again",
         )
     documents = sum(verification.documents for verification in found.values())
     console.print(f"{documents:,} documents in {len(found)} languages decode to those of {text}")
@@ -115,7 +118,7 @@ def _key(data: bytes) -> bytes:
 
 
 def _text_key(text: str) -> bytes:
-    # What decoding cannot tell apart is not told apart here either.
+    # Decoding cannot distinguish these two characters.
     return _key(b"text" + text.replace(SPACE, " ").encode())
 
 
@@ -150,7 +153,7 @@ def _compare(
     folder: Path,
     manifest: Manifest,
     expected: Counter[bytes],
-    settings: PrepSettings,
+    settings: SelectionSettings,
     encoder: Encoder,
     check: Verification,
 ) -> None:
@@ -165,32 +168,30 @@ def _compare(
                 by_text, by_tokens = _text_key(text), _token_key(tokens)
                 key = by_text if by_text in expected else by_tokens
                 if key not in expected:
-                    check.add_error(
-                        f"{shard.name}, document {number}: not in the source: {text[:80]!r}"
-                    )
+                    check.add_error(f"{where} is not in the source: {text[:80]!r}")
                     continue
                 stored[key] += 1
                 check.documents += 1
                 if key == by_text and manifest.heldout.documents:
-                    _check_split(text, split, settings, where, check)
-    most = 1 if settings.deduplicate else None
+                    _check_split(text, split, settings.heldout_share, where, check)
+    copies = 1 if settings.deduplicate else None
     for key, count in stored.items():
-        if count > (most or expected[key]):
+        if count > (copies or expected[key]):
             check.add_error(f"a document is stored {count} times")
     if settings.maximum_tokens_per_language is None:
-        lost = sum(1 for key in expected if key not in stored)
-        if lost:
-            check.add_error(f"{lost} documents of the source are in no shard")
+        missing = sum(1 for key in expected if key not in stored)
+        if missing:
+            check.add_error(f"{missing} documents of the source are missing from the shards")
     kept = manifest.train.documents + manifest.heldout.documents
     if manifest.documents_read != kept + sum(manifest.rejected.values()):
-        check.add_error("the manifest's counts do not add up to the documents read")
+        check.add_error("the counts of the manifest do not add up to the documents read")
 
 
 def _check_split(
-    text: str, split: str, settings: PrepSettings, where: str, check: Verification
+    text: str, split: str, heldout_share: float, where: str, check: Verification
 ) -> None:
     if SPACE in text:
-        return  # the stored text may have had this very sign, and another hash
-    held = bool(heldout_mask(content_hashes([text.encode()]), settings.heldout_share)[0])
+        return  # the original text may have had this character, and a different hash
+    held = bool(heldout_mask(content_hashes([text.encode()]), heldout_share)[0])
     if held != (split == "heldout"):
-        check.add_error(f"{where}: is in the wrong split")
+        check.add_error(f"{where} is in the wrong split")

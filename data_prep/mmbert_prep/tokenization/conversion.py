@@ -1,4 +1,4 @@
-"""A SentencePiece model as a Hugging Face fast tokenizer with the same ids."""
+"""Conversion of a SentencePiece model to a Hugging Face fast tokenizer with the same ids."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAX_INPUT_TOKENS = 8192
 
 
 def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
-    """Build the fast tokenizer. Raises UserError for a model that is not BPE."""
+    """Build the fast tokenizer. Raises UserError if the model is not BPE."""
     proto = parse_model(model)
     pieces = proto.pieces
     kind = proto.trainer_spec.model_type
     if kind != BPE:
-        # The fast unigram model takes control pieces for text and counts unknowns differently.
+        # The fast unigram model encodes control pieces as text and scores unknowns differently.
         raise UserError(
-            "only SentencePiece models of the kind BPE can be converted with the same ids",
+            "only BPE models of SentencePiece can be converted with the same ids",
             remedy="give the Hugging Face tokenizer folder (with tokenizer.json) instead",
         )
     vocabulary = {piece.piece: id_ for id_, piece in enumerate(pieces)}
@@ -38,7 +38,7 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
     )
     tokenizer = Tokenizer(inner)
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
-    # Piece by piece, as one token of many layouts would otherwise be found only inside merges.
+    # As added tokens, because BPE would find user-defined pieces only through merges.
     tokenizer.add_tokens(
         [
             AddedToken(piece.piece, normalized=SPACE in piece.piece, special=False)
@@ -49,7 +49,7 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
     names = {name: pieces[id_].piece for name, id_ in special_ids.model_dump().items()}
     tokenizer.add_special_tokens(
         [
-            # The space before a mask belongs to the word that is to be guessed.
+            # The space before a mask is part of the word to be predicted.
             AddedToken(piece, special=True, normalized=False, lstrip=name == "mask")
             for name, piece in names.items()
         ]
@@ -68,16 +68,16 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
 
 
 def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to join two pieces into a third, in the order in which BPE prefers them."""
+    """Return all merges of two pieces into a third, in the order of priority in BPE."""
     ranked: list[tuple[float, int, int, tuple[str, str]]] = []
     for piece in pieces:
         text = piece.piece
         if piece.type != NORMAL or len(text) < 2:
             continue
-        for cut in range(1, len(text)):
-            left, right = vocabulary.get(text[:cut]), vocabulary.get(text[cut:])
+        for split in range(1, len(text)):
+            left, right = vocabulary.get(text[:split]), vocabulary.get(text[split:])
             if left is not None and right is not None:
-                ranked.append((-piece.score, left, right, (text[:cut], text[cut:])))
+                ranked.append((-piece.score, left, right, (text[:split], text[split:])))
     ranked.sort()
     return [pair for *_, pair in ranked]
 
@@ -95,7 +95,7 @@ def _normalizer(spec: Any) -> Any:
 
 
 def write_huggingface_files(folder: Path, tokenizer: Tokenizer, special_ids: SpecialIds) -> None:
-    """tokenizer.json and the two small files that `transformers` reads beside it."""
+    """Write tokenizer.json and the two files that `transformers` reads beside it."""
     names = {name: tokenizer.id_to_token(id_) for name, id_ in special_ids.model_dump().items()}
     roles = {
         "bos_token": names["begin"],

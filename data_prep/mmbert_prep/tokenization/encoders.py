@@ -1,4 +1,4 @@
-"""Encoders: batches of texts -> token ids, exact for any text, never a reserved id."""
+"""Encoders: batches of texts to token ids. Text never produces a reserved id."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from mmbert_prep.tokenization.text_splitter import (
     encode_in_chunks,
 )
 
-# Parts of a text in characters: what SentencePiece encodes fastest, and what bounds its memory.
+# Characters per chunk: fastest for SentencePiece, and the limit that bounds its memory.
 _CHUNK_CHARACTERS, _LONG_CHUNK_CHARACTERS = 500, 60_000
 
 
 class Encoder(Protocol):
-    """Turns texts into ids without special tokens."""
+    """Encodes texts into ids without special tokens."""
 
     description: TokenizerDescription
     byte_ids: np.ndarray
-    """bool[vocabulary]: ids that stand for one byte of a character outside the vocabulary."""
+    """bool[vocabulary]: mask of byte-fallback ids."""
 
     byte_lengths: np.ndarray
-    """int64[vocabulary]: UTF-8 bytes of text that an id stands for."""
+    """int64[vocabulary]: UTF-8 bytes of text per id."""
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
+        """Return the ids of each text, int32."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids."""
+        """Return the text of ids."""
 
 
 class SentencePieceEncoder:
-    """SentencePiece with its reserved pieces made unreachable from text."""
+    """SentencePiece. Its reserved pieces are control pieces, which text cannot produce."""
 
     def __init__(self, model: bytes, description: TokenizerDescription) -> None:
         self.description = description
@@ -55,20 +55,20 @@ class SentencePieceEncoder:
         self.byte_ids = np.array([self._processor.is_byte(id_) for id_ in range(len(proto.pieces))])
         pieces = [piece.piece for piece in proto.pieces]
         self.byte_lengths = _byte_lengths(pieces, self.byte_ids)
-        # Only a model that changes nothing at a text's beginning can be given a text in parts.
+        # Texts can be split anywhere only if the model does not change the beginning of a text.
         self._plain = proto.normalizer_spec.name == "identity" and not (
             proto.normalizer_spec.add_dummy_prefix or proto.normalizer_spec.remove_extra_whitespaces
         )
-        # Between equally good segmentations, unigram's sums of float32 decide: parts may differ.
+        # Rounding in float32 decides between equal unigram segmentations: chunks may differ.
         self._by_merges = proto.trainer_spec.model_type == BPE
         self._splitter = TextSplitter(pieces, joins_unknown=not self.byte_ids.any())
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
+        """Return the ids of each text, int32."""
         return encode_in_chunks(texts, self._split, self._encode)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        # One thread: the workers are what runs side by side.
+        # One thread, as workers run in parallel.
         return self._processor.encode(texts, return_type="numpy", num_threads=1)
 
     def _split(self, text: str) -> list[str]:
@@ -77,24 +77,24 @@ class SentencePieceEncoder:
         return self.split_long(text)
 
     def split_long(self, text: str) -> list[str]:
-        """The text in parts that can be encoded one by one: a single one but for a long text."""
+        """Split a long text into chunks that can be encoded separately."""
         if len(text) <= LONG_CHARACTERS:
             return [text]
         return self._splitter.split(text, _LONG_CHUNK_CHARACTERS, at_spaces_only=not self._plain)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids."""
+        """Return the text of ids."""
         return self._processor.decode([int(id_) for id_ in ids])
 
 
 class HuggingFaceEncoder:
-    """A Hugging Face fast tokenizer (tokenizer.json) whose reserved tokens text cannot produce."""
+    """Hugging Face fast tokenizer (tokenizer.json). Text cannot produce its reserved tokens."""
 
     def __init__(self, definition: bytes, description: TokenizerDescription) -> None:
         self.description = description
         data = json.loads(definition)
         reserved = set(description.special_ids.all())
-        # What is no added token is not looked for in text; its id stays in the vocabulary.
+        # Only added tokens are matched in text; the ids stay in the vocabulary.
         data["added_tokens"] = [
             token for token in data.get("added_tokens", []) if token["id"] not in reserved
         ]
@@ -110,13 +110,13 @@ class HuggingFaceEncoder:
                 if (id_ := vocabulary.get(f"<0x{byte:02X}>")) is not None:
                     self.byte_ids[id_] = True
         names = [self._whole.id_to_token(id_) or "" for id_ in range(description.vocabulary_size)]
-        if "ByteLevel" in json.dumps(data.get("decoder")):  # one character stands for each byte
+        if "ByteLevel" in json.dumps(data.get("decoder")):  # one character per byte
             self.byte_lengths = np.array([len(name) for name in names], dtype=np.int64)
         else:
             self.byte_lengths = _byte_lengths(names, self.byte_ids)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
+        """Return the ids of each text, int32."""
         return encode_in_chunks(texts, self.split, self._encode)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
@@ -124,9 +124,9 @@ class HuggingFaceEncoder:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def split(self, text: str) -> list[str]:
-        """The text in parts, if the parts are certain to give the text's own tokens."""
+        """Split a long text, if the tokens of the chunks are certain to be those of the text."""
         chunks, start = [], 0
-        # Pre-tokenizers differ; what all of them end at is a line that is not followed by blanks.
+        # All pre-tokenizers split at the end of a line that is not followed by whitespace.
         while len(text) - start > LONG_CHARACTERS:
             position = text.find("\n", start + LONG_CHARACTERS // 2)
             while 0 <= position < len(text) - 1 and text[position + 1].isspace():
@@ -138,7 +138,7 @@ class HuggingFaceEncoder:
         return [*chunks, text[start:]]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids."""
+        """Return the text of ids."""
         return self._whole.decode([int(id_) for id_ in ids], skip_special_tokens=False)
 
 
@@ -148,7 +148,7 @@ def _byte_lengths(pieces: Sequence[str], byte_ids: np.ndarray) -> np.ndarray:
 
 
 def open_encoder(folder: Path) -> Encoder:
-    """The encoder of a SHARDS/tokenizer folder. Raises UserError when its files do not fit."""
+    """Open the encoder of a tokenizer folder. Raises UserError if its files are invalid."""
     description = read_tokenizer_description(folder)
     name = "tokenizer.model" if description.kind == "sentencepiece" else "tokenizer.json"
     make: Any = SentencePieceEncoder if description.kind == "sentencepiece" else HuggingFaceEncoder
@@ -158,5 +158,5 @@ def open_encoder(folder: Path) -> Encoder:
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder / name} cannot be used: {error}",
-            remedy="restore the folder from a copy, or give another output folder",
+            remedy="restore the folder from a copy, or use another output folder",
         ) from error

@@ -1,8 +1,8 @@
-"""kitoken beside SentencePiece: used for a language only after its ids were found identical there.
+"""Encoding with kitoken, verified against SentencePiece.
 
-SentencePiece stays the reference. kitoken is two to three times as fast and has one maintainer, so
-nothing is taken on trust: it must agree on a fixed adversarial set, then on 200 documents of every
-language that it is used for, in each worker; afterwards on every 1,000th document.
+kitoken is two to three times as fast as SentencePiece, the reference, but has only one maintainer.
+In each worker it must give the same ids on the adversarial texts, then on 200 documents of each
+language before it is used for that language, and later on every 1,000th document.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from mmbert_prep.tokenization.text_splitter import encode_in_chunks
 
 VERIFY_DOCUMENTS = 200
 CHECK_EVERY = 1000
-# Proving 200 documents pays from about twice their size on: 1 MB is that for common web text.
+# Verifying 200 documents pays off from about twice their size: 1 MB of common web text.
 MIN_LANGUAGE_BYTES = 1_000_000
 
 
 def fast_encoder_installed() -> bool:
-    """Whether kitoken can be imported."""
+    """Return whether kitoken can be imported."""
     return importlib.util.find_spec("kitoken") is not None
 
 
 class FastEncoder:
-    """Encodes batches with kitoken where that is verified, with the reference everywhere else.
+    """Encodes batches with kitoken for verified languages, else with the reference.
 
-    `expected_bytes` says how much text of a language this worker will see, where that is known;
-    of other languages, the worker first sees MIN_LANGUAGE_BYTES.
+    `expected_bytes` is the amount of text per language that this worker will encode, if known. The
+    verification of other languages starts after MIN_LANGUAGE_BYTES of text.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class FastEncoder:
 
         self.reference = reference
         self.checked = 0
-        """Documents on which the two were compared."""
+        """Number of documents on which the two were compared."""
         self.enabled = True
-        """Whether all comparisons made before use were equal."""
+        """False after a difference during verification: kitoken is not used any more."""
         self._fast: Any = kitoken.Kitoken.from_sentencepiece(model)
         self._expected = expected_bytes
         self._seen: dict[str, int] = {}
@@ -61,16 +61,16 @@ class FastEncoder:
         self.enabled = all(np.array_equal(fast, exact) for fast, exact in pairs)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        # False: a literal "<eos>" in a text is text.
+        # False: special tokens in the text are encoded as text.
         encode = self._fast.encode
         return [_array(encode(text, False)) for text in texts]
 
     def encode(self, texts: Sequence[str], languages: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text. Raises UserError when a spot check finds a difference."""
+        """Return the ids of each text, int32. Raises UserError if a spot check fails."""
         modes = [
             self._mode(text, language) for text, language in zip(texts, languages, strict=True)
         ]
-        # kitoken, which looks for words first, gains nothing from short parts.
+        # kitoken pre-tokenizes into words: short chunks would not be faster.
         exact = _EncodedSubset(texts, [mode != "fast" for mode in modes], self.reference.encode)
         fast = _EncodedSubset(
             texts,
@@ -85,11 +85,11 @@ class FastEncoder:
             ids.append(exact[index])
             if mode != "reference":
                 self._compare(mode, exact[index], fast[index], texts[index], languages[index])
-        # What follows the last proof in this very batch was encoded by it already.
+        # Texts after a failed verification in the same batch were encoded by kitoken: redo them.
         return ids if self.enabled or "fast" not in modes else self.reference.encode(texts)
 
     def _mode(self, text: str, language: str) -> str:
-        """How a text is encoded: reference, fast, or both ways (verify, check)."""
+        """Return how to encode a text: "reference", "fast", or with both ("verify", "check")."""
         if not self.enabled:
             return "reference"
         if self._verified.get(language, 0) >= VERIFY_DOCUMENTS:
@@ -111,29 +111,29 @@ class FastEncoder:
         if np.array_equal(exact, fast):
             return
         if mode == "verify":
-            # Nothing of this language was encoded by it yet; from here on nothing at all is.
+            # Nothing of this language was encoded by kitoken yet, and from now on nothing is.
             self.enabled = False
             return
         raise UserError(
             f"kitoken and SentencePiece give different ids for a {language} text: {text[:200]!r}",
-            remedy="run again with --fast-encoder none: everything is encoded by SentencePiece, "
-            "and what kitoken encoded is not used",
+            remedy="run again with --fast-encoder none, which encodes all with SentencePiece and "
+            "discards the results of kitoken",
         )
 
 
 def _array(ids: list[int]) -> np.ndarray:
-    """int32 of a list; packing it takes half as long as np.array."""
+    """Convert a list to int32; struct.pack takes half as long as np.array."""
     return np.frombuffer(struct.pack(f"{len(ids)}i", *ids), dtype=np.int32)
 
 
 class ReferenceEncoder:
-    """An encoder for whom all languages are the same."""
+    """Encodes batches with the reference only."""
 
     def __init__(self, reference: Encoder) -> None:
         self.reference = reference
 
     def encode(self, texts: Sequence[str], languages: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
+        """Return the ids of each text, int32."""
         return self.reference.encode(texts)
 
 
@@ -141,7 +141,7 @@ BatchEncoder = ReferenceEncoder | FastEncoder
 
 
 class _EncodedSubset:
-    """The encodings of some of the texts, by the index among all."""
+    """Encodings of a subset of texts, by index among all texts."""
 
     def __init__(self, texts: Sequence[str], chosen: Sequence[bool], encode: Any) -> None:
         indices = [index for index, wanted in enumerate(chosen) if wanted]

@@ -1,4 +1,4 @@
-"""Make the SHARDS/tokenizer folder: from training, a SentencePiece model, or a Hugging Face one."""
+"""Tokenizer folders (SHARDS/tokenizer), from a SentencePiece model or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -33,23 +33,22 @@ _COPIED_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.
 def write_sentencepiece_folder(
     folder: Path, model: bytes, samples: Iterable[tuple[str, str]]
 ) -> TokenizerDescription:
-    """Write the folder for a SentencePiece model; its description comes last.
+    """Write the folder of a SentencePiece model, with an equivalent fast tokenizer.
 
-    `samples` are (language, text) pairs on which the fast tokenizer must give the same ids, beside
-    a fixed adversarial set. Raises UserError when it does not, or when the model lacks a reserved
-    piece.
+    `samples` are (language, text) pairs on which both must give the same ids, in addition to the
+    adversarial texts. Raises UserError if they do not, or if the model lacks a reserved piece.
     """
     try:
         proto = parse_model(model)
     except ValueError as error:
         raise UserError(
-            f"the tokenizer cannot be used: {error}",
+            f"invalid tokenizer: {error}",
             remedy="give a SentencePiece .model file or a Hugging Face tokenizer folder",
         ) from error
     special_ids = _sentencepiece_ids(proto)
     for id_ in special_ids.all():
-        # A user-defined <mask> (Gemma's) would be found in text that contains it literally; as a
-        # control piece it keeps its id and is never produced.
+        # A user-defined <mask>, as in Gemma, would match a literal one in text; a control piece
+        # keeps its id and is never produced.
         if proto.pieces[id_].type not in (CONTROL, UNKNOWN):
             proto.pieces[id_].type = CONTROL
     model = proto.SerializeToString(deterministic=True)
@@ -99,14 +98,14 @@ def _sentencepiece_ids(proto: Any) -> SpecialIds:
 
 
 def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription:
-    """Copy a Hugging Face fast tokenizer's files; its description comes last."""
+    """Write the folder of a Hugging Face fast tokenizer, with copies of its files."""
     remedy = "give a folder that AutoTokenizer loads as a fast tokenizer, with tokenizer.json"
     try:
         definition = (source / "tokenizer.json").read_bytes()
         tokenizer = Tokenizer.from_str(definition.decode())
         config = json.loads((source / "tokenizer_config.json").read_bytes())
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise UserError(f"{source} is no fast tokenizer: {error}", remedy=remedy) from error
+        raise UserError(f"{source} is not a fast tokenizer: {error}", remedy=remedy) from error
     special_ids = _huggingface_ids(source, tokenizer, config)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     description = TokenizerDescription(
@@ -134,13 +133,13 @@ def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any])
         names = {**json.loads(map_path.read_bytes()), **names}
     framed, plain = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
     found: dict[str, int] = {}
-    if len(framed) >= 2 and framed[1:-1] == plain:  # what it frames a text with, whatever the names
+    if len(framed) >= 2 and framed[1:-1] == plain:  # the tokens it adds, regardless of names
         found = {"begin": framed[0], "end": framed[-1]}
     roles = {
         "pad": ("pad_token",),
         "begin": ("bos_token", "cls_token"),
         "end": ("eos_token", "sep_token"),
-        "unknown": ("unk_token", "pad_token"),  # byte-level vocabularies have no unknown
+        "unknown": ("unk_token", "pad_token"),  # byte-level vocabularies have no unknown token
         "mask": ("mask_token",),
     }
     for role, keys in roles.items():
@@ -171,14 +170,14 @@ def _partial(folder: Path) -> Path:
 def check_identity(
     first: Encoder, second: Encoder, samples: Iterable[tuple[str, str]], batch: int = 256
 ) -> dict[str, int]:
-    """Compare two encoders on every sample and the adversarial set; texts compared per language.
+    """Compare two encoders on all samples and the adversarial texts.
 
-    Raises UserError naming the language and the text of the first difference, and when a reserved
-    id comes out of text.
+    Return the number of texts per language. Raises UserError with the language and text of the
+    first difference or reserved id.
     """
     reserved = np.array(first.description.special_ids.all())
     unknown = first.description.special_ids.unknown
-    reserved = reserved[reserved != unknown]  # a model without byte fallback needs it
+    reserved = reserved[reserved != unknown]  # models without byte fallback produce it
     compared: dict[str, int] = {}
     pending: list[tuple[str, str]] = [("adversarial", text) for text in ADVERSARIAL_TEXTS]
 
@@ -205,10 +204,11 @@ def check_identity(
 
 
 def is_huggingface_folder(given: Path) -> bool:
-    """Whether a given tokenizer is to be used as a Hugging Face one, exactly as it is.
+    """Return whether the tokenizer `given` is used as a Hugging Face one.
 
-    So is every folder with a tokenizer.json, even beside a SentencePiece model, except one that was
-    written here: its model is the original, and several times as fast.
+    True for folders with a tokenizer.json, even beside a SentencePiece model. False for a folder
+    that this package wrote from a SentencePiece model, which is the original and several times as
+    fast.
     """
     if not given.is_dir():
         return False
@@ -218,12 +218,12 @@ def is_huggingface_folder(given: Path) -> bool:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a finished tokenizer folder is there."""
+    """Return whether `folder` is a complete tokenizer folder."""
     return (folder / DESCRIPTION_NAME).exists()
 
 
 def same_tokenizer(given: Path, folder: Path) -> bool:
-    """Whether the folder was made from what is given."""
+    """Return whether `folder` was made from the tokenizer `given`."""
     description = read_tokenizer_description(folder)
     if description.kind == "huggingface":
         path = given / "tokenizer.json"
@@ -238,5 +238,5 @@ def same_tokenizer(given: Path, folder: Path) -> bool:
         theirs = parse_model(path.read_bytes())
     except ValueError:
         return False
-    # The type of a reserved piece may have been changed; nothing else is.
+    # Only the type of a reserved piece may differ.
     return [(p.piece, p.score) for p in ours.pieces] == [(p.piece, p.score) for p in theirs.pieces]

@@ -1,4 +1,4 @@
-"""SentencePiece's model file as an object whose pieces can be read and changed."""
+"""The protobuf of SentencePiece models."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-# Types of pieces in the model file.
+# Types of pieces.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
-BPE = 2  # the type of models
+BPE = 2  # type of model
 
 
 def parse_model(model: bytes) -> Any:
-    """The ModelProto in a .model file. Raises ValueError when it is none."""
+    """Parse a .model file into a ModelProto. Raises ValueError if it is not one."""
     message: Any = sentencepiece_model_pb2
     try:
         proto = message.ModelProto.FromString(model)
-    except Exception as error:  # protobuf's DecodeError is no ValueError in every version
-        raise ValueError(f"no SentencePiece model: {error}") from error
+    except Exception as error:  # DecodeError is a ValueError only in some versions of protobuf
+        raise ValueError(f"not a SentencePiece model: {error}") from error
     if not proto.pieces:
-        raise ValueError("no SentencePiece model: it has no pieces")
+        raise ValueError("not a SentencePiece model: it has no pieces")
     return proto

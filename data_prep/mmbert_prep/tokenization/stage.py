@@ -1,4 +1,4 @@
-"""The tokenizer of an output: the one it has, one that is given, or one trained on a sample."""
+"""The tokenizer of an output folder: existing, given, or trained on a sample."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mmbert_prep.tokenization.training import train_bpe
 
 
 class TokenizerStage:
-    """Sees to it that SHARDS/tokenizer exists and is the wanted one."""
+    """Provides SHARDS/tokenizer and checks that it matches the settings."""
 
     def __init__(
         self, stages: Stages, settings: PrepSettings, workspace: Workspace, console: Console
@@ -39,7 +39,7 @@ class TokenizerStage:
         self._console = console
 
     def run(self, plan: WorkPlan) -> TokenizerDescription:
-        """Make the tokenizer unless the output has one; all workers take part in sampling."""
+        """Make the tokenizer unless the output folder has one. All workers take part."""
         folder, given = self._workspace.tokenizer, self._settings.tokenizer
         if is_complete(folder):
             if self._stages.is_rank_zero:
@@ -59,7 +59,7 @@ class TokenizerStage:
         description = read_tokenizer_description(folder)
         wanted = self._settings.vocabulary_size
         given = self._settings.tokenizer
-        remedy = "use another output folder, or leave out the option: all sources of an output "
+        remedy = "use another output folder, or omit the option: all sources of an output folder "
         remedy += "share its tokenizer"
         if given is None:
             if wanted is not None and wanted != description.vocabulary_size:
@@ -68,7 +68,7 @@ class TokenizerStage:
                     remedy=remedy,
                 )
         elif not same_tokenizer(given, folder):
-            raise UserError(f"{folder} is another tokenizer than {given}", remedy=remedy)
+            raise UserError(f"{folder} is a different tokenizer than {given}", remedy=remedy)
 
     def _given_model(self, given: Path | None) -> bytes | None:
         if given is None:
@@ -102,14 +102,14 @@ class TokenizerStage:
         if not pairs and model is None:
             raise UserError(
                 f"no readable text in {self._settings.input}",
-                remedy="look at a file by hand: are the columns named as --text-column and "
-                "--language-column say, is it UTF-8? Input that is tokenised needs its --tokenizer",
+                remedy="check that the columns match --text-column and --language-column and that "
+                "the text is UTF-8; tokenized input needs the --tokenizer that made it",
             )
         if model is None:
             size = self._settings.vocabulary_size or DEFAULT_VOCABULARY_SIZE
-            with self._console.status(f"training a tokenizer of {size:,} ids"):
+            with self._console.status(f"training a tokenizer with a vocabulary of {size:,}"):
                 model = train_bpe((text for _, text in pairs), size, os.cpu_count() or 1)
-        with self._console.status("comparing the tokenizer with its fast twin"):
+        with self._console.status("comparing the tokenizer with its fast version"):
             write_sentencepiece_folder(self._workspace.tokenizer, model, _first_documents(samples))
 
 

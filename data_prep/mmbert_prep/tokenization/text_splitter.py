@@ -1,8 +1,8 @@
-"""Cut texts where no token can span the cut: the parts' tokens are the text's, and cost less.
+"""Splitting of texts where no token can span the boundary, so that tokens do not change.
 
-Merging a long text takes a queue of all its neighbours: SentencePiece is a quarter faster on parts
-of some hundred characters, and needs some 100 bytes of memory per character that it encodes at
-once, so that a document of 100 MB on one line would take many gigabytes.
+BPE keeps a queue of all pairs of neighbors in a text. SentencePiece is a quarter faster on chunks
+of a few hundred characters, and takes about 100 bytes of memory per character of a text: a document
+of 100 MB on one line would take many gigabytes.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ import numpy as np
 
 SPACE = "\u2581"
 LONG_CHARACTERS = 200_000
-"""Texts beyond this are cut whatever they are."""
+"""Longer texts are always split."""
 
-_FORCED_CHUNK = 60_000  # where a long text without any place to cut is cut
-_SEARCH_CHARACTERS = 20_000  # how far a place to cut is looked for
-_BATCH_CHARACTERS = 4_000_000  # characters given to a tokenizer at once: bounds memory
+_FORCED_CHUNK = 60_000  # characters per chunk of a long text without a position to split at
+_SEARCH_CHARACTERS = 20_000  # how far a position to split at is searched
+_BATCH_CHARACTERS = 4_000_000  # characters per call of a tokenizer; bounds memory
 
 
 class TextSplitter:
-    """Knows which pairs of characters occur next to each other inside a piece of the vocabulary.
+    """Splits texts between characters that are not adjacent in any piece of the vocabulary.
 
-    A merge never joins two characters whose pair is in no piece, so the text may be cut between
-    them: every BPE encoding of the parts, joined, is the encoding of the whole. So is unigram's but
-    for which of two equally good ones is chosen.
-    `joins_unknown`: neighbours outside the vocabulary become one token together (SentencePiece
-    without byte fallback), so that no cut comes after such a one.
+    A merge never joins such a pair: the concatenated BPE encodings of the chunks are the encoding
+    of the text. The same holds for unigram, except for the choice between equally good encodings.
+
+    `joins_unknown`: adjacent characters outside the vocabulary become one token (SentencePiece
+    without byte fallback), so texts are not split after such a character.
     """
 
     def __init__(self, pieces: Sequence[str], joins_unknown: bool = False) -> None:
         self._pairs: set[str] = set()
         for piece in pieces:
             for pair in map("".join, itertools.pairwise(piece)):
-                # A text may hold the space as well as the character that stands for it in pieces.
+                # A text may contain the space and also the character that represents it in pieces.
                 choices = [SPACE + " " if character == SPACE else character for character in pair]
                 self._pairs.update(map("".join, itertools.product(*choices)))
         self._known: set[str] | None = set("".join(pieces)) | {" "} if joins_unknown else None
 
     def split(self, text: str, characters: int, at_spaces_only: bool = False) -> list[str]:
-        """Parts of about so many characters; joined, they are the text.
+        """Split a text into chunks of about `characters`; concatenated, they are the text.
 
-        With `at_spaces_only` they are joined by single spaces. Where there is no place to cut for
-        20,000 characters, the part goes on; with more than LONG_CHARACTERS left it is cut at 60,000
-        all the same (not with `at_spaces_only`), and its tokens still decode to the text.
+        With `at_spaces_only`, chunks are separated by single spaces instead. If 20,000 characters
+        contain no position to split at, the chunk is the rest of the text, unless that is longer
+        than LONG_CHARACTERS: then it is split after 60,000 (not with `at_spaces_only`), and the
+        tokens still decode to the text.
         """
         chunks: list[str] = []
         start = 0
@@ -68,7 +69,7 @@ class TextSplitter:
                 continue
             if not at_spaces_only:
                 return position
-            # A single space between two characters becomes the next part's own prefix.
+            # A single space between two characters becomes the prefix of the next chunk.
             if (
                 pair[1] == " "
                 and pair[0] not in (" ", SPACE)
@@ -83,7 +84,7 @@ def encode_in_chunks(
     split: Callable[[str], list[str]],
     encode: Callable[[list[str]], list[np.ndarray]],
 ) -> list[np.ndarray]:
-    """The ids of each text, from those of the parts that `cut` makes of it."""
+    """Encode each text in the chunks that `split` makes of it."""
     chunks: list[str] = []
     counts: list[int] = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""Train a SentencePiece BPE with byte fallback on a sample of all languages, Gemma-like."""
+"""Training of a SentencePiece BPE with byte fallback, similar to the tokenizer of Gemma."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from mmbert_prep.tokenization.model_proto import parse_model
 PAD, END, BEGIN, UNKNOWN, MASK = range(5)
 PIECES = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 
-# Runs of layout are one token each, as in Gemma's vocabulary. (Runs of spaces are written with the
-# sign that SentencePiece puts for a space.)
+# Runs of whitespace that are single tokens, as in the vocabulary of Gemma. SentencePiece writes a
+# space as U+2581.
 _LAYOUT = [
     *("\n" * count for count in range(1, 9)),
     *("\t" * count for count in range(1, 5)),
     *("\u2581" * count for count in range(2, 17)),
 ]
-_MAX_LINE_CHARACTERS = (
-    2_000  # characters; SentencePiece would leave out lines beyond its limit of bytes
-)
-_MAX_ALPHABET_FRACTION = 0.4  # of the vocabulary at most: the rest is for longer pieces
+_MAX_LINE_CHARACTERS = 2_000  # SentencePiece skips lines beyond its limit of bytes
+_MAX_ALPHABET_FRACTION = 0.4  # of the vocabulary; the rest is for longer pieces
 _COVERAGE = 0.9999
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes:
-    """Train on the texts and return the model; the same texts always give the same model.
+    """Train on the texts and return the model; deterministic.
 
-    Single characters beyond 99.99% of the text (or beyond 40% of the vocabulary) are left to byte
-    fallback. Raises UserError when the texts are too few for the vocabulary.
+    The rarest characters, beyond 99.99% of the text or 40% of the vocabulary, are left to byte
+    fallback. Raises UserError if there is too little text for the vocabulary.
     """
     lines = [line for text in texts for line in _lines(text)]
     characters: Counter[str] = Counter()
@@ -63,23 +61,23 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
             eos_piece=PIECES[END],
             bos_piece=PIECES[BEGIN],
             unk_piece=PIECES[UNKNOWN],
-            # A control symbol, unlike Gemma's user-defined one, is never found in text: a document
-            # that contains "<mask>" literally keeps it as text.
+            # A control symbol, unlike the user-defined one of Gemma, never matches text: a literal
+            # "<mask>" in a document stays text.
             control_symbols=[PIECES[MASK]],
             user_defined_symbols=_LAYOUT,
             num_threads=threads,
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        most = re.search(r"(?:<=|value <=) (\d+)", str(error))
-        hint = f"; it is enough for {most.group(1)}" if most else ""
+        maximum = re.search(r"(?:<=|value <=) (\d+)", str(error))
+        hint = f" (enough for {maximum.group(1)})" if maximum else ""
         raise UserError(
-            f"the text is too little for a vocabulary of {vocabulary_size}{hint} "
-            f"({str(error).splitlines()[0]})",
-            remedy="give a smaller --vocab-size or more text, or bring a --tokenizer",
+            f"too little text for a vocabulary of {vocabulary_size}{hint}: "
+            f"{str(error).splitlines()[0]}",
+            remedy="give a smaller --vocab-size, more text, or a --tokenizer",
         ) from error
     proto = parse_model(model.getvalue())
-    proto.trainer_spec.ClearField("num_threads")  # or the file would depend on the machine
+    proto.trainer_spec.ClearField("num_threads")  # else the file depends on the machine
     trained: bytes = proto.SerializeToString(deterministic=True)
     return trained
 
@@ -92,12 +90,12 @@ def _lines(text: str) -> Iterator[str]:
                 yield part
 
 
-def _coverage(characters: Counter[str], most: int) -> float:
-    """The share of characters that are to be in the vocabulary, so that they fit into `most`."""
+def _coverage(characters: Counter[str], maximum: int) -> float:
+    """Return the fraction of the text covered by `maximum` distinct characters, up to 99.99%."""
     total = sum(characters.values())
     covered = 0
     for rank, (_, count) in enumerate(characters.most_common()):
-        if rank >= most or covered >= _COVERAGE * total:
+        if rank >= maximum or covered >= _COVERAGE * total:
             break
         covered += count
     return min(_COVERAGE, covered / max(1, total))

@@ -1,1 +1,6 @@
-"""Linear cross-entropy: logits, softmax and loss in one operation that never holds all logits."""
+"""Linear cross-entropy: logits, softmax and loss without materializing all logits.
+
+- `linear_cross_entropy`: the operation.
+- `cpu_blocks`: its reference, cache-blocked for CPUs.
+- `triton_softmax_gradient`: its Triton kernels.
+"""

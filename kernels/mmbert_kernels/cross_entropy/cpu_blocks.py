@@ -1,13 +1,14 @@
-"""A chunk of the linear cross-entropy in blocks of the vocabulary: the reference, quick on a CPU.
+"""Reference linear cross-entropy of a chunk of rows, in vocabulary blocks that fit a CPU's cache.
 
-linear_cross_entropy.py has the formulae. Memory is what costs here, so a block of logits is
-exponentiated while it is in the cache, against the maximum of the blocks so far; when all sums
-are known, each block is read once more for its two products. What a block's exponentials still
-lack is one factor per row,
+For the formulas see linear_cross_entropy.py. The computation is memory-bound, so each block of
+logits is exponentiated while in cache, relative to the running maximum; once all sums are known,
+each block is read once more for its two products. The remaining factor of the exponentials is one
+number per row,
 
     dz = u * exp(z - maximum) / sum - u * onehot(y),
 
-and scales the narrow side of the products. The part of the label is added to its rows alone.
+and is applied to the narrow side of the products. The one-hot term is added to the label's rows
+only.
 """
 
 from dataclasses import dataclass
@@ -18,29 +19,35 @@ from torch import Tensor
 
 from mmbert_kernels.support.matmul import matmul
 
-# Logits of a block: 16 MiB in float32, small enough for a shared cache.
+# Logits per block: 16 MiB in float32, small enough for a shared cache.
 BLOCK_LOGITS = 1 << 22
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows: hidden [rows, d], labels int64 [rows] counted from this process' first row of
-    the vocabulary (others' lie outside), factors float32 [rows], losses [rows] to be written."""
+    """Arguments and outputs for a chunk of rows."""
 
     hidden: Tensor
+    """[rows, d]."""
     labels: Tensor
+    """int64 [rows], relative to this process' first vocabulary row; out of range if another
+    process holds the label."""
     factors: Tensor
+    """float32 [rows], the weights u."""
     losses: Tensor
+    """[rows], written."""
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """For an upstream gradient of 1: `hidden` of a chunk's rows, to be written; `weight` [V, d]
-    and `bias` [V], to be added to, or written by the first chunk."""
+    """Gradients for an upstream gradient of 1."""
 
     hidden: Tensor
+    """[rows, d] of a chunk, written."""
     weight: Tensor
+    """[V, d], written by the first chunk and accumulated by the others."""
     bias: Tensor
+    """[V], like `weight`."""
 
 
 def chunk_in_blocks(
@@ -51,7 +58,7 @@ def chunk_in_blocks(
     is_first: bool,
     group: dist.ProcessGroup | None,
 ) -> None:
-    """Write the chunk's losses and, unless they are None, its gradients."""
+    """Compute the chunk's losses and, unless `gradients` is None, its gradients."""
     hidden, labels, losses = chunk.hidden, chunk.labels, chunk.losses
     vocabulary = weight.shape[0]
     width = max(64, BLOCK_LOGITS // len(hidden) // 64 * 64)
@@ -73,7 +80,7 @@ def chunk_in_blocks(
         if gradients is not None:
             blocks.append((block, values.to(hidden.dtype), maxima))
     if group is not None:
-        # A copy: the last block's exponentials refer to the maxima of this process alone.
+        # Clone, because the last block's exponentials are relative to this process' own maxima.
         own, maxima = maxima, maxima.clone()
         dist.all_reduce(maxima, dist.ReduceOp.MAX, group=group)
         both = torch.stack((sums * (own - maxima).exp(), label_logits))
@@ -81,7 +88,7 @@ def chunk_in_blocks(
         sums, label_logits = both[0], both[1]
     factors = chunk.factors.to(losses.dtype)
     torch.mul(sums.log() + maxima - label_logits, factors, out=losses)
-    losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
+    losses.masked_fill_(factors == 0, 0.0)  # even where the row's loss is not finite
     if gradients is not None:
         _add_gradients(chunk, weight, blocks, maxima, factors, factors / sums, gradients, is_first)
 

@@ -1,22 +1,22 @@
-"""Cross-entropy of a linear classifier over a large vocabulary, a chunk of logits at a time.
+"""Cross-entropy of a linear classifier over a large vocabulary, one chunk of logits at a time.
 
 For the rows h of `hidden`, with weights u and labels y:
 
     z = h W^T + bias          loss = u * (log(sum_v exp z_v) - z_y)
     dz = u * (softmax(z) - onehot(y))        dh = dz W        dW = dz^T h        dbias = sum of dz
 
-Chunks are rows: no more than one chunk of logits exists at a time. Gradients are computed in the
-forward pass, while the chunk is there, so that nothing is computed twice; the backward pass only
-scales them. This needs one upstream gradient for all rows, as the sum or the mean of the losses
-has; what differs between rows is passed as `weights`. The loss and the gradients of weight and
-bias are accumulated in float32 whatever the type of the arguments.
+Rows are processed in chunks, and only one chunk of logits exists at a time. The forward pass also
+computes the gradients while it has the logits, so that nothing is recomputed; the backward pass
+only scales them. This requires the same upstream gradient for all rows, as for the sum or the mean
+of the losses; per-row factors are passed as `weights`. The loss and the gradients of weight and
+bias are accumulated in float32 whatever the dtype of the arguments.
 
-Vocabulary-parallel (Shoeybi et al. 2019): a process holds the rows [vocab_start, vocab_start + V)
-of weight and bias; two small all-reduces per chunk (maxima; sums and label logits) make the
-losses whole. Ranges need not be equal.
+Vocabulary-parallel (Shoeybi et al. 2019): each process holds the rows [vocab_start, vocab_start +
+V) of weight and bias; two small all-reduces per chunk (maxima; sums and label logits) complete the
+losses. Ranges may differ in length.
 
-On a GPU a chunk is one product, the Triton kernels of triton_softmax_gradient.py, and two products.
-The reference (cpu_blocks.py) works in blocks of the vocabulary that fit a CPU's cache.
+On a GPU a chunk takes one matrix product, the Triton kernels of triton_softmax_gradient.py, and
+two more products. The reference is in cpu_blocks.py.
 """
 
 from dataclasses import replace
@@ -35,13 +35,14 @@ from mmbert_kernels.support.checks import (
     require,
     require_triton_dtype,
 )
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 
-# A chunk of logits takes this much at most; at the widths of these models the traffic of weight
-# and gradient per chunk is then small beside the products (2,048 rows and more of 256,000).
+# Upper limit of a chunk of logits. At the widths of these models the memory traffic of weight and
+# gradient per chunk is then small compared with the products (at least 2,048 rows of 256,000).
 CHUNK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
 
 
+@fused_operation("linear_cross_entropy")
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -54,31 +55,30 @@ def linear_cross_entropy(
     chunk: int | None = None,
     main_grad: Tensor | None = None,
 ) -> Tensor:
-    """Per-row losses of `labels` under softmax(hidden @ weight.T + bias).
+    """Compute the per-row losses of `labels` under softmax(hidden @ weight.T + bias).
 
     Args:
         hidden: [K, d]; the same on all processes of `group`.
         weight: [V, d], this process' rows of the classifier.
         bias: [V].
-        labels: int64 [K], in the numbering of the whole vocabulary. What stands where the
-            weight is 0, and any negative label, is not looked at.
-        weights: float32 [K], factor of each row's loss; 1 if not given. Not differentiated.
-        vocab_start: number of this process' first row in the whole vocabulary.
-        group: the processes that share the vocabulary; None is this process alone.
-        chunk: rows whose logits exist at a time; chosen by size if not given.
-        main_grad: float32 [V, d], to which the backward pass adds the weight's gradient; the
-            weight itself then gets none. For a weight of a narrower type, whose own gradient
-            would be rounded to that.
+        labels: int64 [K], indices into the whole vocabulary. Negative labels, and labels whose
+            weight is 0, are ignored.
+        weights: float32 [K], factors of the losses; default 1. Not differentiated.
+        vocab_start: index of this process' first row in the whole vocabulary.
+        group: the processes among which the vocabulary is split; None for a single process.
+        chunk: rows per chunk of logits; default: by size.
+        main_grad: float32 [V, d], to which the backward pass adds the weight's gradient instead
+            of returning it to autograd, which would round it to a narrower dtype of the weight.
 
     Returns:
         float32 [K], the weighted losses, the same on all processes of `group`; 0 where the
-        weight is 0 or the label is negative. Their upstream gradient must be one number (of rows
-        of weight 0 it does not matter). With a group, the gradient that `hidden` receives is this
-        process' part: the caller adds it up over the group (the conjugate of its copy).
+        weight is 0 or the label is negative. Their upstream gradient must be the same for all
+        rows of nonzero weight. With a group, the gradient of `hidden` is this process' partial
+        sum, to be all-reduced by the caller (the conjugate of its copy).
 
     Raises:
-        ValueError: shapes or types do not fit, or (on CPU) a label lies outside the vocabulary.
-        ValueError in backward (on a GPU, an assertion): the upstream gradient differs by row.
+        ValueError: shapes or dtypes do not match, or (on CPU) a label is out of range. In the
+            backward pass (on a GPU, an assertion): the upstream gradient differs between rows.
     """
     _check(hidden, weight, bias, labels, weights, chunk)
     require(
@@ -93,7 +93,7 @@ def linear_cross_entropy(
     if group is None and is_host_readable(labels) and labels.numel():
         require(
             int(labels.max()) < vocab_start + weight.shape[0],
-            f"linear_cross_entropy: label {int(labels.max())} lies outside the vocabulary of "
+            f"linear_cross_entropy: label {int(labels.max())} is outside the vocabulary of "
             f"{vocab_start + weight.shape[0]}",
         )
     if chunk is None:
@@ -107,7 +107,7 @@ def linear_cross_entropy(
 def linear_cross_entropy_reference(
     hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """The formula with all logits at once, for one process. Arguments as above."""
+    """Compute `linear_cross_entropy` with all logits at once, in one process."""
     compute = computation_dtype(hidden.dtype)
     logits = hidden.to(compute) @ weight.to(compute).T + bias.to(compute)
     losses = torch.nn.functional.cross_entropy(
@@ -117,13 +117,13 @@ def linear_cross_entropy_reference(
 
 
 def default_chunk(device_type: str, vocabulary: int, element_size: int) -> int:
-    """Rows per chunk: as many as CHUNK_BYTES holds, a multiple of 64, at least 64."""
+    """Return the rows per chunk that fit CHUNK_BYTES: a multiple of 64, at least 64."""
     limit = CHUNK_BYTES.get(device_type, CHUNK_BYTES["cpu"])
     return max(64, limit // (max(vocabulary, 1) * element_size) // 64 * 64)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Losses and unit gradients chunk by chunk; the backward pass scales the gradients."""
+    """Computes losses and unit gradients in forward; scales the gradients in backward."""
 
     @staticmethod
     def forward(
@@ -173,8 +173,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (factors,) = ctx.saved_tensors
         if ctx.gradients is None:
-            raise RuntimeError("linear_cross_entropy gives its gradients once")
-        # scaled in place: the weight's gradient is the largest tensor of the whole step
+            raise RuntimeError("linear_cross_entropy: backward may run only once")
+        # Scaled in place: the weight's gradient is the largest tensor of the whole step.
         gradients, ctx.gradients = ctx.gradients, None
         scale = _common_gradient(upstream, factors)
         weight_dtype, bias_dtype = ctx.dtypes
@@ -192,7 +192,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """gradient * scale in `dtype`, in place if it has that type."""
+    """Return gradient * scale in `dtype`, in place if the gradient has that dtype."""
     out = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
     return torch.mul(gradient, scale, out=out)
 
@@ -205,7 +205,7 @@ def _chunk_by_triton(
     is_first: bool,
     group: dist.ProcessGroup | None,
 ) -> None:
-    """A chunk as classifier_blocks.chunk_in_blocks does it, with all its logits at once."""
+    """Do the work of cpu_blocks.chunk_in_blocks with all logits of the chunk at once."""
     logits = torch.addmm(bias, chunk.hidden, weight.t())
     column_sums = softmax_gradient(logits, chunk.labels, chunk.factors, chunk.losses, group)
     if gradients is None:
@@ -218,8 +218,10 @@ def _chunk_by_triton(
 
 
 def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
-    """total = kept * total + left @ right, where total may be float32 and the factors narrower. If
-    kept is 0, nothing in total is looked at."""
+    """Compute total = kept * total + left @ right; total may be float32 and the factors narrower.
+
+    With kept = 0 the previous content of total is not read.
+    """
     if total.dtype == left.dtype:
         total.addmm_(left, right, beta=kept)
     elif left.device.type == "cuda" and _takes_float32_addend(left.device, left.dtype):
@@ -227,7 +229,7 @@ def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int)
     else:
         if left.device.type == "cuda":
             product = torch.mm(left, right, out_dtype=total.dtype)
-        else:  # the interpreter; a CPU has no product of mixed types
+        else:  # the interpreter: on a CPU there is no matmul of mixed dtypes
             product = left @ right
         if kept:
             total.add_(product)
@@ -237,8 +239,10 @@ def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int)
 
 @lru_cache(maxsize=8)
 def _takes_float32_addend(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this PyTorch adds a product of `dtype` to a float32 matrix in one call: the first
-    releases with `out_dtype` want the addend to be of the factors' type."""
+    """Whether `torch.addmm` accepts a float32 addend with factors of `dtype`.
+
+    The first releases with `out_dtype` require the addend to have the factors' dtype.
+    """
     factor, total = torch.zeros(8, 8, dtype=dtype, device=device), torch.zeros(8, 8, device=device)
     try:
         torch.addmm(total, factor, factor, out_dtype=torch.float32, out=total)
@@ -248,7 +252,7 @@ def _takes_float32_addend(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:
-    """The one upstream gradient of all rows with a weight, as a scalar tensor."""
+    """Return the upstream gradient common to all rows of nonzero weight, as a scalar tensor."""
     counted = factors != 0
     if upstream.numel() == 0:
         return upstream.new_zeros(())
@@ -257,8 +261,8 @@ def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:
     none_counted = highest < lowest
     common = (highest == lowest) | none_counted | highest.isnan()
     message = (
-        "linear_cross_entropy: the gradient of the losses differs from row to row; take their "
-        "sum or mean, and pass what differs between rows as `weights`"
+        "linear_cross_entropy: the upstream gradient differs between rows; reduce the losses by "
+        "sum or mean, and pass per-row factors as `weights`"
     )
     if is_host_readable(common):
         require(bool(common), message)
@@ -284,10 +288,10 @@ def _check(
         "linear_cross_entropy: hidden must be [K, d], weight [V, d], bias [V]; got "
         f"{list(hidden.shape)}, {list(weight.shape)}, {list(bias.shape)}",
     )
-    require(weight.shape[0] > 0, "linear_cross_entropy: this process holds no row of the weight")
+    require(weight.shape[0] > 0, "linear_cross_entropy: this process has no rows of the weight")
     require(
         hidden.dtype == weight.dtype == bias.dtype,
-        "linear_cross_entropy: hidden, weight and bias must be of one type; got "
+        "linear_cross_entropy: hidden, weight and bias must have the same dtype; got "
         f"{hidden.dtype}, {weight.dtype}, {bias.dtype}",
     )
     require(
@@ -299,4 +303,6 @@ def _check(
         weights is None or (weights.shape == (rows,) and weights.dtype == torch.float32),
         f"linear_cross_entropy: weights must be float32[{rows}]",
     )
-    require(chunk is None or chunk > 0, f"linear_cross_entropy: a chunk of {chunk} rows")
+    require(
+        chunk is None or chunk > 0, f"linear_cross_entropy: chunk must be positive; got {chunk}"
+    )

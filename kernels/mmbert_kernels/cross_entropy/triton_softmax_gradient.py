@@ -1,16 +1,16 @@
-"""The losses of a chunk of logits, and the gradient of those losses in the logits' own memory.
+"""Triton kernels for the losses of a chunk of logits and, in place, their gradients.
 
 For a row z of logits, its label y and its weight u:
 
     loss = u * (log(sum_v exp z_v) - z_y)          dz = u * (softmax(z) - onehot(y))
 
-The Triton kernels read the chunk twice and write it once; the second pass also adds up the
-columns, which is the gradient of the bias, in a fixed order. With the vocabulary split over
-processes, maxima are reduced first, then sums and label logits together: two all-reduces of a
-number or two per row.
+The kernels read the chunk twice and write it once. The second pass also sums the columns, which
+gives the bias gradient, in a fixed order. With a vocabulary split over processes, an all-reduce of
+the maxima and one of the sums and label logits come between the passes: one and two numbers per
+row.
 """
 
-# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+# ruff: noqa: N803  (Triton's compile-time arguments are in capitals)
 
 import torch
 import torch.distributed as dist
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from mmbert_kernels.support.triton_import import blocks, launch, tl, triton
 
-# Columns that the first pass reads at a time, and neighbours among them that share a maximum: they
-# are one lane's read of 16 bytes.
+# Columns per iteration of the first pass, and adjacent columns that share a running maximum: one
+# lane's 16-byte read.
 STATISTICS_BLOCK_N, STATISTICS_GROUP = 4096, 8
-# The second pass' tile, as wide as its lanes read at once, so that each adds up columns of its own;
-# and the rows that one of its programs walks over.
+# Tile of the second pass, as wide as its lanes read at once, so that each lane sums columns of its
+# own; and the rows that each program iterates over.
 GRADIENT_BLOCK_N, GRADIENT_BLOCK_M, GRADIENT_ROWS_PER_PROGRAM = 1024, 4, 256
 
 
@@ -33,18 +33,18 @@ def softmax_gradient(
     losses: Tensor,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Turn logits [rows, V] into the gradients of their losses in place and write the losses.
+    """Compute the losses and replace the logits by the gradients of their losses.
 
     Args:
         logits: [rows, V], contiguous; overwritten.
-        labels: int64 [rows], counted from this process' first row of the vocabulary; others'
-            labels lie outside [0, V).
+        labels: int64 [rows], relative to this process' first vocabulary row; outside [0, V) if
+            another process holds the label.
         factors: float32 [rows], the weights u.
         losses: float32 [rows], written.
-        group: the processes that share the vocabulary, or None.
+        group: the processes among which the vocabulary is split, or None.
 
     Returns:
-        float32 [V]: the sums of the columns of the gradients.
+        float32 [V], the column sums of the gradients.
     """
     rows, vocabulary = logits.shape
     maxima, sums, label_logits = losses.new_empty(3, rows)
@@ -68,7 +68,7 @@ def softmax_gradient(
         dist.all_reduce(both, group=group)
         sums, label_logits = both[0], both[1]
     torch.mul(sums.log() + maxima - label_logits, factors, out=losses)
-    losses.masked_fill_(factors == 0, 0.0)  # whatever such a row holds
+    losses.masked_fill_(factors == 0, 0.0)  # even where the row's loss is not finite
     row_programs = blocks(rows, GRADIENT_ROWS_PER_PROGRAM)
     column_sums = torch.empty(row_programs, vocabulary, dtype=torch.float32, device=logits.device)
     launch(
@@ -103,7 +103,7 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
 ):
     row = tl.program_id(0)
     row_at = logits_pointer + row.to(tl.int64) * vocabulary
-    # every lane keeps a running maximum and sum of its groups of columns; they meet at the end
+    # Each lane keeps a running maximum and sum of its columns; they are combined at the end.
     lane = tl.arange(0, BLOCK_N // GROUP)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     maximum = tl.full([BLOCK_N // GROUP], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_N // GROUP], dtype=tl.float32)
@@ -112,7 +112,7 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
         logits = tl.load(row_at + column, mask=column < vocabulary, other=float("-inf"))
         logits = logits.to(tl.float32)
         higher = tl.maximum(maximum, tl.max(logits, axis=1))
-        # a group that has seen no number yet has the maximum -inf: its sum stays 0
+        # Where all columns so far were masked the maximum is -inf, and the sum must stay 0.
         reference = tl.where(higher > float("-inf"), higher, 0.0)
         exponentials = tl.exp(logits - reference[:, None])
         total = total * tl.exp(maximum - reference) + tl.sum(exponentials, axis=1)

@@ -1,10 +1,10 @@
-"""Dropout with masks that any grid agrees on.
+"""Dropout with masks that are independent of the process grid.
 
     out[t, c] = x[t, c] * keep(seed, first_token + t, c) / (1 - p)
 
-`keep` is a counter-based generator: a function of the seed, the token's index in the whole
-training and the channel alone, so that the mask depends neither on the process grid nor on
-recomputation, and no mask has to be stored. Two channels share one 32-bit word:
+`keep` is a counter-based generator: a pure function of the seed, the token's index in the whole
+training and the channel. The mask therefore depends neither on the process grid nor on
+recomputation, and is never stored. Two channels share one 32-bit word:
 
     a, m    two 32-bit keys of the token, m odd: halves of splitmix64(splitmix64(seed) + token)
     w       = mix(g(channel // 2) * m + a),  g(i) = the low half of splitmix64(i)
@@ -12,11 +12,11 @@ recomputation, and no mask has to be stored. Two channels share one 32-bit word:
     keep    = the word's low (even channel) or high (odd channel) 16 bits, read as a signed
               number, are at least the threshold
 
-Each word is uniform because `a` is; two words of a token are independent in pairs because the
-product with a random odd `m` is. p is rounded to a multiple of 2^-16, and the scale
-1 / (1 - p) uses the rounded p. splitmix64: Steele, Lea and Flood 2014.
+Each word is uniform because `a` is; the words of a token are pairwise independent because their
+products with a random odd `m` are. p is rounded to a multiple of 2^-16, and the scale 1 / (1 - p)
+uses the rounded p. splitmix64: Steele, Lea and Flood 2014.
 
-It is part of layer_norm.py's addition of a branch to the residual, forward and backward.
+Fused into the residual addition of layer_norm.py, forward and backward.
 """
 
 from dataclasses import dataclass
@@ -37,21 +37,21 @@ _LEVELS = 1 << 16
 
 @dataclass(frozen=True)
 class Dropout:
-    """Which elements of a [T, d], d even, are dropped."""
+    """Dropout of a [T, d] tensor, d even."""
 
     p: float
     """Probability in [0, 1)."""
     seed: int
-    """Any integer; another for every layer."""
+    """Any integer; must differ between layers."""
     first_token: int = 0
-    """Index of row 0 in the whole training (not in this process' part of it)."""
+    """Index of row 0 in the whole training (not within this process' shard)."""
 
     def __post_init__(self) -> None:
         require(0 <= self.p < 1, f"dropout: p must be in [0, 1); got {self.p}")
 
     @property
     def threshold(self) -> int:
-        """The signed 16-bit number below which elements are dropped."""
+        """Signed 16-bit number below which elements are dropped."""
         return self._dropped_levels - _LEVELS // 2
 
     @property
@@ -61,7 +61,7 @@ class Dropout:
 
     @property
     def first_counter(self) -> int:
-        """What splitmix64 is taken of for row 0, as a signed 64-bit number."""
+        """Argument of splitmix64 for row 0, as a signed 64-bit number."""
         bits = 2**64 - 1
         return _signed((split_mix(self.seed & bits) + self.first_token) & bits)
 
@@ -71,7 +71,7 @@ class Dropout:
 
 
 def add_dropped(x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
-    """residual [T, d] + dropout of x [T, d], of the residual's dtype, in plain PyTorch."""
+    """Return residual [T, d] + dropout(x [T, d]) in the residual's dtype, in plain PyTorch."""
     keep = keep_mask(dropout, x.shape[0], x.shape[1], x.device)
     compute = computation_dtype(x.dtype)
     kept = torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device)).to(compute)
@@ -79,7 +79,7 @@ def add_dropped(x: Tensor, residual: Tensor, dropout: Dropout) -> Tensor:
 
 
 def keep_mask(dropout: Dropout, tokens: int, width: int, device: torch.device) -> Tensor:
-    """bool [tokens, width]: which elements are kept."""
+    """Return the mask of kept elements, bool [tokens, width]."""
     counters = torch.arange(tokens, device=device, dtype=torch.int64)
     token_keys = _split_mix_tensor(counters + dropout.first_counter)
     additive = token_keys.to(torch.int32)
@@ -92,13 +92,13 @@ def keep_mask(dropout: Dropout, tokens: int, width: int, device: torch.device) -
 
 @lru_cache(maxsize=32)
 def channel_words(count: int, device: torch.device) -> Tensor:
-    """int32 [count]: g(0), g(1), …"""
+    """Return g(0), g(1), … as int32 [count]."""
     words = _split_mix_tensor(torch.arange(count, dtype=torch.int64)).to(torch.int32)
     return words.to(device, non_blocking=True)
 
 
 def split_mix(value: int) -> int:
-    """One output of splitmix64: a 64-bit mix of `value`."""
+    """Return one output of splitmix64, a 64-bit mix of `value`."""
     bits = 2**64 - 1
     value = (value + _GOLDEN) & bits
     value = ((value ^ (value >> 30)) * _FIRST) & bits
@@ -107,7 +107,7 @@ def split_mix(value: int) -> int:
 
 
 def _split_mix_tensor(value: Tensor) -> Tensor:
-    """`split_mix` of every element of an int64 tensor."""
+    """Apply `split_mix` to every element of an int64 tensor."""
     value = value + _signed(_GOLDEN)
     value = (value ^ _logical_shift(value, 30)) * _signed(_FIRST)
     value = (value ^ _logical_shift(value, 27)) * _signed(_SECOND)
@@ -119,13 +119,13 @@ def _logical_shift(value: Tensor, bits: int) -> Tensor:
 
 
 def _signed(value: int) -> int:
-    """A 64-bit pattern as the signed number with the same bits."""
+    """Reinterpret an unsigned 64-bit number as signed."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 @triton.jit
 def _split_mix_kernel(value):  # type: ignore[no-untyped-def]
-    """`split_mix` of uint64 values."""
+    """Apply `split_mix` to uint64 values."""
     value += 0x9E3779B97F4A7C15
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB
@@ -136,7 +136,7 @@ def _split_mix_kernel(value):  # type: ignore[no-untyped-def]
 def keep_tile(  # type: ignore[no-untyped-def]
     row, column, words_pointer, width, threshold, first_counter
 ):
-    """bool [rows, columns]: which elements of these rows (int64) and columns are kept."""
+    """Return the mask of kept elements of these rows (int64) and columns, bool [rows, columns]."""
     key = _split_mix_kernel((row + first_counter).to(tl.uint64))
     additive = key.to(tl.uint32)
     odd = (key >> 32).to(tl.uint32) | 1

@@ -1,9 +1,9 @@
-"""The embedding of tokens followed by layer normalisation (layer_norm.py has the formulae).
+"""Embedding look-up followed by layer norm (for the formulas see layer_norm.py).
 
     y[t] = layer_norm(table[ids[t]])
 
-Backward gives the table a dense gradient: row i is the sum over the tokens with id i, taken in
-the order of the tokens, so that it is the same in every run.
+The table's gradient is dense: row i is the sum over the tokens with id i, added in the order of
+the tokens and therefore deterministic.
 """
 
 from typing import Any
@@ -16,24 +16,25 @@ from mmbert_kernels.norms.layer_norm import layer_norm_reference
 from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.scatter_rows import scatter_rows_triton
 from mmbert_kernels.support.checks import is_host_readable, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.triton_import import contiguous_rows
 
 
+@fused_operation("embedding_layer_norm")
 def embedding_layer_norm(ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Look up the rows of `table` and normalise them.
+    """Look up rows of `table` and normalize them.
 
     Args:
-        ids: int64 [T], each in [0, V). Not checked on a GPU, where a look would make it wait.
+        ids: int64 [T], each in [0, V). Not checked on a GPU, to avoid a synchronization.
         table: [V, d].
         weight: [d].
         eps: added to the variance.
 
     Returns:
-        [T, d], of the table's dtype.
+        [T, d] in the table's dtype.
 
     Raises:
-        ValueError: shapes do not fit, or (on CPU) an id lies outside the table.
+        ValueError: shapes do not match, or (on CPU) an id is outside the table.
     """
     _check(ids, table, weight)
     if backend("embedding_layer_norm", table.device.type) == "reference":
@@ -46,7 +47,7 @@ def embedding_layer_norm(ids: Tensor, table: Tensor, weight: Tensor, eps: float)
 def embedding_layer_norm_reference(
     ids: Tensor, table: Tensor, weight: Tensor, eps: float
 ) -> Tensor:
-    """`embedding_layer_norm` in plain PyTorch."""
+    """Compute `embedding_layer_norm` in plain PyTorch."""
     return layer_norm_reference(gather_rows_reference(table, ids), weight, eps)
 
 
@@ -64,18 +65,18 @@ def _check(ids: Tensor, table: Tensor, weight: Tensor) -> None:
         lowest, highest = int(ids.min()), int(ids.max())
         require(
             lowest >= 0 and highest < table.shape[0],
-            f"embedding_layer_norm: ids go from {lowest} to {highest}, but the table has "
+            f"embedding_layer_norm: ids range from {lowest} to {highest}, but the table has "
             f"{table.shape[0]} rows",
         )
 
 
 class _EmbeddingLayerNorm(torch.autograd.Function):
-    """The layer norm's kernels reading through ids; the looked-up rows are never stored."""
+    """Layer norm kernels that read rows through `ids`, without storing the looked-up rows."""
 
     @staticmethod
     def forward(ctx: Any, ids: Tensor, table: Tensor, weight: Tensor, eps: float) -> Tensor:
         ids = ids.contiguous()
-        out, _, mean, rstd = triton_forward(table, None, ids, weight, eps)
+        out, _, mean, rstd = triton_forward(table, weight=weight, eps=eps, ids=ids)
         ctx.save_for_backward(ids, contiguous_rows(table), contiguous_rows(weight), mean, rstd)
         return out
 
@@ -83,7 +84,13 @@ class _EmbeddingLayerNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[None, Tensor, Tensor, None]:
         ids, table, weight, mean, rstd = ctx.saved_tensors
         rows, _, grad_weight = triton_backward(
-            grad_out, None, table, ids, weight, mean, rstd, torch.float32
+            x=table,
+            weight=weight,
+            mean=mean,
+            rstd=rstd,
+            grad_out=grad_out,
+            ids=ids,
+            dtype=torch.float32,
         )
         grad_table = scatter_rows_triton(rows, ids, table.shape[0], table.dtype)
         return None, grad_table, grad_weight, None

@@ -1,4 +1,4 @@
-"""Layer normalisation without bias, alone and fused with the addition of the residual.
+"""Layer norm without bias, alone or fused with the residual addition.
 
 For each row x of width d:
 
@@ -10,10 +10,10 @@ Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
     dx = (g - mean(g) - n * mean(g * n)) / sqrt(variance + eps)
     dweight = sum over the rows of dy * n
 
-`prenorm_layer_norm` gives x itself beside its norm, and adds the gradients of both in one pass.
-`add_layer_norm` first takes s = x + residual, rounded to the residual's type because that is
-what the next layer reads, and gives both s and its norm; both summands get the gradient dx + ds.
-With dropout (dropout.py) it is s = dropout(x) + residual, and x gets the dropout of that gradient.
+`prenorm_layer_norm` also returns x, and adds the gradients of both outputs in one pass.
+`add_layer_norm` computes s = x + residual, rounded to the residual's dtype because that is what the
+next layer reads, and returns the norm of s and s; both summands receive the gradient dx + ds. With
+dropout (dropout.py), s = dropout(x) + residual, and the same mask is applied to the gradient of x.
 
 The Triton kernels are in triton_kernels.py.
 """
@@ -27,12 +27,13 @@ from torch.nn import functional
 from mmbert_kernels.norms.dropout import Dropout, add_dropped
 from mmbert_kernels.norms.triton_kernels import triton_backward, triton_forward
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.triton_import import contiguous_rows
 
 
+@fused_operation("layer_norm")
 def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalise the rows of `x`.
+    """Normalize the rows of `x`.
 
     Args:
         x: [T, d].
@@ -40,10 +41,10 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         eps: added to the variance.
 
     Returns:
-        [T, d], of x's dtype; statistics are float32.
+        [T, d] in x's dtype; statistics are float32.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     _check(x, weight)
     if backend("layer_norm", x.device.type) == "reference":
@@ -53,10 +54,11 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
+@fused_operation("layer_norm")
 def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(`layer_norm` of x, x): for an x that goes on beside its norm, as a residual stream does.
+    """Return (`layer_norm(x)`, x), for an x that is used besides its norm, as a residual stream is.
 
-    Arguments and errors as there.
+    Arguments and errors are those of `layer_norm`.
     """
     _check(x, weight)
     if backend("layer_norm", x.device.type) == "reference":
@@ -66,27 +68,32 @@ def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, T
     return normed, same
 
 
+@fused_operation("add_layer_norm")
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Add the residual and normalise the rows of the sum.
+    """Add the residual and normalize the rows of the sum.
 
     Args:
-        x: [T, d], the branch's output.
+        x: [T, d], the output of a branch.
         residual: [T, d].
         weight: [d].
         eps: added to the variance.
-        dropout: what of x is dropped before it is added; d must then be even.
+        dropout: applied to x before the addition; requires an even d.
 
     Returns:
-        (normed [T, d], sum [T, d]), both of the residual's dtype; the norm is that of the
+        (normed [T, d], sum [T, d]), both in the residual's dtype; the norm is computed from the
         rounded sum.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     _check(x, weight)
-    require(x.shape == residual.shape, "add_layer_norm: x and residual differ in shape")
+    require(
+        x.shape == residual.shape,
+        "add_layer_norm: x and residual must have the same shape; got "
+        f"{list(x.shape)} and {list(residual.shape)}",
+    )
     require(
         dropout is None or x.shape[1] % 2 == 0,
         f"add_layer_norm: dropout needs an even width; got {x.shape[1]}",
@@ -99,8 +106,8 @@ def add_layer_norm(
 
 
 def layer_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`layer_norm` in plain PyTorch."""
-    if x.dtype == weight.dtype:  # PyTorch's own keeps its statistics in float32
+    """Compute `layer_norm` in plain PyTorch."""
+    if x.dtype == weight.dtype:  # PyTorch's layer norm keeps its statistics in float32
         return functional.layer_norm(x, weight.shape, weight, None, eps)
     compute = computation_dtype(x.dtype)
     out = functional.layer_norm(x.to(compute), weight.shape, weight.to(compute), None, eps)
@@ -110,7 +117,7 @@ def layer_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_layer_norm_reference(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`add_layer_norm` in plain PyTorch."""
+    """Compute `add_layer_norm` in plain PyTorch."""
     if dropout is None:
         residual_out = (x + residual).to(residual.dtype)
     else:
@@ -129,14 +136,16 @@ def _check(x: Tensor, weight: Tensor) -> None:
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        out, residual_out, mean, rstd = triton_forward(x, None, None, weight, eps)
+        out, residual_out, mean, rstd = triton_forward(x, weight=weight, eps=eps)
         ctx.save_for_backward(residual_out, contiguous_rows(weight), mean, rstd)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, mean, rstd = ctx.saved_tensors
-        grad, _, grad_weight = triton_backward(grad_out, None, x, None, weight, mean, rstd, x.dtype)
+        grad, _, grad_weight = triton_backward(
+            x=x, weight=weight, mean=mean, rstd=rstd, grad_out=grad_out, dtype=x.dtype
+        )
         return grad, grad_weight, None
 
 
@@ -144,7 +153,7 @@ class _PrenormLayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out, rows, mean, rstd = triton_forward(x, None, None, weight, eps)
+        out, rows, mean, rstd = triton_forward(x, weight=weight, eps=eps)
         ctx.save_for_backward(rows, contiguous_rows(weight), mean, rstd)
         return out, x
 
@@ -154,7 +163,13 @@ class _PrenormLayerNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None]:
         rows, weight, mean, rstd = ctx.saved_tensors
         grad, _, grad_weight = triton_backward(
-            grad_out, grad_x, rows, None, weight, mean, rstd, rows.dtype
+            x=rows,
+            weight=weight,
+            mean=mean,
+            rstd=rstd,
+            grad_out=grad_out,
+            grad_residual=grad_x,
+            dtype=rows.dtype,
         )
         return grad, grad_weight, None
 
@@ -165,7 +180,9 @@ class _AddLayerNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float, dropout: Dropout | None
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out, residual_out, mean, rstd = triton_forward(x, residual, None, weight, eps, dropout)
+        out, residual_out, mean, rstd = triton_forward(
+            x, weight=weight, eps=eps, residual=residual, dropout=dropout
+        )
         ctx.save_for_backward(residual_out, contiguous_rows(weight), mean, rstd)
         ctx.x_dtype, ctx.dropout = x.dtype, dropout
         return out, residual_out
@@ -176,14 +193,13 @@ class _AddLayerNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         residual_out, weight, mean, rstd = ctx.saved_tensors
         grad, grad_x, grad_weight = triton_backward(
-            grad_out,
-            grad_residual,
-            residual_out,
-            None,
-            weight,
-            mean,
-            rstd,
-            residual_out.dtype,
-            ctx.dropout,
+            x=residual_out,
+            weight=weight,
+            mean=mean,
+            rstd=rstd,
+            grad_out=grad_out,
+            grad_residual=grad_residual,
+            dropout=ctx.dropout,
+            dtype=residual_out.dtype,
         )
         return grad_x.to(ctx.x_dtype), grad, grad_weight, None, None

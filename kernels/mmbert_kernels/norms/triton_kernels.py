@@ -1,12 +1,12 @@
-"""The Triton kernels of layer normalisation (layer_norm.py has the formulae), each row read once.
+"""Triton kernels of layer norm, which read each row once (for the formulas see layer_norm.py).
 
-In the backward pass every program walks over blocks of rows and keeps its share of dweight in
-float32 registers; the shares are then added in a fixed order, so the gradient is the same in every
-run. With `ids` row t is row ids[t] of a table (embedding_layer_norm.py); with dropout the first
-summand is dropped (dropout.py).
+In the backward pass each program iterates over blocks of rows and accumulates its partial dweight
+in float32 registers; the partial sums are then added in a fixed order, so the gradient is
+deterministic. With `ids`, row t is row ids[t] of a table (embedding_layer_norm.py). With dropout,
+the mask of dropout.py is applied to the first summand.
 """
 
-# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+# ruff: noqa: N803  (Triton's compile-time arguments are in capitals)
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from mmbert_kernels.support.triton_import import (
     triton,
 )
 
-# Of a lane in the backward pass, so that as many programs as are started fit a multiprocessor's
-# 65,536 at once (for widths above 2,048, half of them).
+# Registers per lane in the backward pass. All launched programs are then resident at once within
+# a multiprocessor's 65,536 registers (half of them for widths above 2,048).
 REGISTERS = 128
 
 
@@ -153,13 +153,15 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
 
 
 def _rows_per_program(width: int, elements: int = 4096) -> int:
-    """Rows of a block: about so many elements."""
+    """Return the rows of a block of about `elements` elements."""
     return max(1, min(16, elements // next_power_of_2(width)))
 
 
 def _rows_per_step(width: int, dtype: torch.dtype) -> int:
-    """Rows that a program of the backward pass has in hand at once: fewer where REGISTERS would not
-    do, because the gradient is float32 or the lanes beyond the width are many."""
+    """Return the rows per iteration of a backward program.
+
+    Fewer where REGISTERS would not suffice: with float32 gradients, or many lanes past the width.
+    """
     small = dtype == torch.float32 or width <= 512
     return _rows_per_program(width, 2048 if small else 4096)
 
@@ -170,13 +172,14 @@ def _warps(width: int) -> int:
 
 def triton_forward(
     x: Tensor,
-    residual: Tensor | None,
-    ids: Tensor | None,
+    *,
     weight: Tensor,
     eps: float,
+    residual: Tensor | None = None,
+    ids: Tensor | None = None,
     dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(normed, sum or x, means, reciprocal standard deviations) of the rows of x or x[ids]."""
+    """Return (normed, sum or x, mean, rstd) of the rows of x or x[ids]."""
     x, weight = contiguous_rows(x), contiguous_rows(weight)
     rows, width = (x.shape[0] if ids is None else ids.shape[0]), x.shape[1]
     dtype = x.dtype if residual is None else residual.dtype
@@ -218,17 +221,18 @@ def triton_forward(
 
 
 def triton_backward(
-    grad_out: Tensor | None,
-    grad_residual: Tensor | None,
+    *,
     x: Tensor,
-    ids: Tensor | None,
     weight: Tensor,
     mean: Tensor,
     rstd: Tensor,
-    dtype: torch.dtype,
+    grad_out: Tensor | None,
+    grad_residual: Tensor | None = None,
+    ids: Tensor | None = None,
     dropout: Dropout | None = None,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(gradient of the rows, of `dtype`; its dropout; gradient of the weight)."""
+    """Return (gradient of the rows in `dtype`, the same after dropout, gradient of the weight)."""
     rows, width = mean.shape[0], x.shape[1]
     grad_x = torch.empty(rows, width, dtype=dtype, device=x.device)
     grad_dropped = grad_x if dropout is None else torch.empty_like(grad_x)
@@ -271,7 +275,7 @@ def triton_backward(
 
 
 def _settings(dropout: Dropout | None) -> tuple[int, float, int]:
-    """Threshold, scale and first counter as the kernels take them."""
+    """Return the kernels' dropout arguments: threshold, scale and first counter."""
     return (
         (0, 0.0, 0)
         if dropout is None

@@ -1,1 +1,7 @@
-"""Attention over packed sequences: the operation and its implementations."""
+"""Attention over packed sequences.
+
+- `attention`: the operation, with or without rotation.
+- `cpu_blocked`, `cpu_dense`: attention on a CPU.
+- `gpu`: flash-attn and PyTorch's variable-length attention.
+- `gpu_plain`: attention on a GPU in plain PyTorch, for float32.
+"""

@@ -1,21 +1,21 @@
-"""Attention inside the documents of a packed row, over all of a document or a local window.
+"""Attention within the documents of a packed row, global or in a local window.
 
-`attention` takes what is rotated already; `rotary_attention`, which the encoder calls, rotates too.
+`attention` takes rotated queries and keys; `rotary_attention`, used by the encoder, rotates them.
 
     out[t] = sum over s of softmax_s(q[t] . k[s] / sqrt D) v[s]
 
 where s runs over the tokens of t's own document, and with a window only over those with
 |s - t| <= window // 2.
 
-Implementations, in the order of preference (dispatch.py chooses):
+Backends, in order of preference (chosen by dispatch.py):
 
-`flash_attn_3`  flash-attn 3 (its package flash_attn_interface), on Hopper where it is installed;
-`flash_attn`    flash-attn 2, on a GPU where it is installed;
-`varlen`        PyTorch's torch.nn.attention.varlen, on a GPU;
-`plain`         on a GPU in float32, which the three above do not take (cpu_blocked.py with
-                gpu_plain.py): linear memory, but the host waits for the lengths;
-`blocked`       on a CPU (cpu_blocked.py): linear in the length for a local window;
-`reference`     document by document and block by block, in plain PyTorch, on any device.
+`flash_attn_3`  flash-attn 3 (package flash_attn_interface), on Hopper GPUs if installed;
+`flash_attn`    flash-attn 2, on GPUs if installed;
+`varlen`        PyTorch's torch.nn.attention.varlen, on GPUs;
+`plain`         on GPUs in float32, which the three above do not support (cpu_blocked.py with
+                gpu_plain.py): linear memory, but the host synchronizes to read the lengths;
+`blocked`       on CPUs (cpu_blocked.py): linear in the length for a local window;
+`reference`     per document or block of a window, in plain PyTorch, on any device.
 """
 
 import logging
@@ -35,27 +35,26 @@ from mmbert_kernels.support.sequences import check_cu_seqlens
 
 logger = logging.getLogger("mmbert.kernels")
 
-# Those that take queries, keys and values as three tensors.
+# Backends that take queries, keys and values as three tensors.
 UNPACKED = {"flash_attn_3": flash_attention_3, "varlen": varlen_attention}
 
 
 def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
-    """Attend within documents.
+    """Compute attention within documents.
 
     Args:
-        qkv: [T, 3, H, D]: queries, keys, values, already rotated.
-        cu_seqlens: int32 [documents + 1]: 0, the end of each document, up to T; padding
-            repeats T.
-        max_seqlen: length of the longest document (an upper bound will do). A host number, so
-            that nothing waits for the device.
-        window: total width of the local window, window // 2 tokens to each side; None is all
-            of the document.
+        qkv: [T, 3, H, D]: queries, keys and values, already rotated.
+        cu_seqlens: int32 [documents + 1]: 0 and the end of each document, up to T; padded with T.
+        max_seqlen: length of the longest document or an upper bound. A host number, to avoid a
+            synchronization.
+        window: total width of the local window, window // 2 tokens to each side; None for the
+            whole document.
 
     Returns:
-        [T, H, D], of qkv's dtype.
+        [T, H, D] in qkv's dtype.
 
     Raises:
-        ValueError: shapes do not fit, or the window is no positive even number.
+        ValueError: shapes do not match, or the window is not a positive even number.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, window)
     if qkv.shape[0] == 0:
@@ -63,7 +62,8 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
     chosen = backend("attention", qkv.device.type, qkv.dtype)
     if chosen in UNPACKED:
-        # unbind, because its gradient is one stack; three slices would each fill a zeroed qkv
+        # unbind, because its backward is a single stack; each of three slices would fill a zeroed
+        # qkv
         query, key, value = qkv.unbind(1)
         return UNPACKED[chosen]((query, key, value), cu_seqlens, max_seqlen, window)
     if chosen == "flash_attn":
@@ -77,7 +77,7 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
 
 @cache
 def _warn_of_plain(dtype: torch.dtype) -> None:
-    """Once in a process for each type."""
+    """Log a warning, once per process and dtype."""
     logger.warning(
         "attention in %s on a GPU runs in plain PyTorch: memory is linear in the tokens, but it "
         "is slower than in bfloat16, and every global layer waits for the documents' lengths",
@@ -88,10 +88,10 @@ def _warn_of_plain(dtype: torch.dtype) -> None:
 def rotary_attention(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None, base: float
 ) -> Tensor:
-    """`attention` of `qkv` after `rotary` with this base; `qkv` is given away.
+    """Apply `rotary` with this base, possibly in place, then `attention`. Do not reuse `qkv`.
 
-    Arguments, result and errors as there. Where attention gives the gradients of queries, keys and
-    values apart, they are rotated and brought together in one pass.
+    Arguments, result and errors are those of the two. If the backend returns the gradients of
+    queries, keys and values as three tensors, one pass rotates and packs them.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, window)
     chosen = backend("attention", qkv.device.type, qkv.dtype)
@@ -102,7 +102,7 @@ def rotary_attention(
 
 
 def _checked(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
-    """cu_seqlens, contiguous."""
+    """Check the arguments and return cu_seqlens, contiguous."""
     require(
         qkv.ndim == 4 and qkv.shape[1] == 3,
         f"attention: qkv must be [T, 3, H, D]; got {list(qkv.shape)}",
@@ -110,15 +110,15 @@ def _checked(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
     check_cu_seqlens(cu_seqlens)
     require(
         window is None or (window > 0 and window % 2 == 0),
-        f"attention: the window must be a positive even number of tokens; got {window}",
+        f"attention: window must be a positive even number of tokens; got {window}",
     )
     return cu_seqlens.contiguous()
 
 
 def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
-    """`attention` in plain PyTorch: one call per document, or per block of a window's width.
+    """Compute `attention` in plain PyTorch: one call per document or per block of a window's width.
 
-    It reads the lengths on the host, so on a GPU it waits for them.
+    Reads the lengths on the host, which synchronizes with a GPU.
     """
     ends = cu_seqlens.tolist()
     pieces = []
@@ -133,7 +133,7 @@ def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> 
 def _attend_block(
     qkv: Tensor, first: int, last: int, start: int, end: int, window: int | None
 ) -> Tensor:
-    """Queries [first, last) of the document [start, end) over the keys that they may see."""
+    """Compute attention of queries [first, last) of the document [start, end)."""
     if window is None:
         lowest, highest, mask = start, end, None
     else:

@@ -1,19 +1,19 @@
-"""Attention by few large calls of a kernel on views of the packed row; memory is linear.
+"""Attention by few large kernel calls on views of the packed row, with linear memory.
 
-The kernel is PyTorch's flash kernel for a CPU, or gpu_plain.py's anywhere, such as on a GPU
-in float32, which no library for GPUs takes.
+The kernel is PyTorch's flash kernel for CPUs or, on any device, that of gpu_plain.py: on a GPU in
+float32, which no GPU library supports.
 
-All of a document: one call per document; neighbouring short ones share a call, with a mask. On a
-CPU long ones in float32 go another way (cpu_dense.py). The lengths are read on the host.
+Global: one call per document; adjacent short documents share a call, with a mask. On a CPU, long
+documents in float32 use cpu_dense.py. The lengths are read on the host.
 
-Local window: the row is cut into blocks of as many queries as the window reaches to a side. A
-block sees the block before it, itself and the one after it, so many blocks together are one
-batched call whose keys and values are overlapping views of the row, with a mask for the band
-and the documents. Cost and memory are linear in the length of the row. The first and last
-blocks, which lack a neighbour, are a call each.
+Local window: the row is split into blocks of as many queries as the window extends to one side. A
+block attends to its predecessor, itself and its successor, so many blocks form one batched call
+whose keys and values are overlapping views of the row, masked by window and document. Cost and
+memory are linear in the length of the row. The first and last blocks, which lack a neighbor, are
+separate calls.
 
-The kernel's own backward is called in the same way; the gradients of overlapping keys and values
-are then added up.
+The backward pass calls the kernel's backward in the same way and adds the gradients of overlapping
+keys and values.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ from mmbert_kernels.packed_attention.cpu_dense import MIN_TOKENS, dense_backward
 from mmbert_kernels.packed_attention.gpu_plain import plain_backward, plain_forward
 from mmbert_kernels.support.sequences import document_numbers
 
-# Neighbouring documents share a masked call up to this many tokens: a call costs about as much
-# as the pairs of tokens that this wastes. A plain call is a dozen small ones.
+# Adjacent documents share a masked call up to this many tokens: a call costs about as much as the
+# masked token pairs that this wastes. A plain call consists of a dozen small operations.
 SHARED_CALL_TOKENS = 192
 SHARED_PLAIN_TOKENS = 1024
-# Blocks of a window in one plain call, whose scores and copies of keys are temporary tensors.
+# Window blocks per plain call, which limits its temporary scores and copies of keys.
 PLAIN_BLOCKS = 64
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One call of the kernel: `blocks` blocks of queries, each over its own span of keys."""
+    """One kernel call: `blocks` blocks of queries, each attending to its own range of keys."""
 
     first_query: int
     queries: int
@@ -50,9 +50,10 @@ class _Part:
 def blocked_attention(
     qkv: Tensor, cu_seqlens: Tensor, window: int | None, *, plain: bool = False
 ) -> Tensor:
-    """`attention` for CPU tensors, or with `plain` for any. Neighbours in a head lie side by side.
+    """Compute `attention` of CPU tensors or, with `plain`, of any; heads must have stride 1.
 
-    Arguments and result as there. Without a window the host waits for the documents' lengths.
+    Arguments and result are those of `attention`. Without a window the host synchronizes to read
+    the lengths.
     """
     if window is not None:
         parts = _window_parts(qkv.shape[0], window, PLAIN_BLOCKS if plain else qkv.shape[0])
@@ -64,13 +65,13 @@ def blocked_attention(
 
 
 def host_ends(cu_seqlens: Tensor) -> list[int]:
-    """The cumulative lengths on the host, which waits for them if they are a device's."""
+    """Copy the cumulative lengths to the host, which synchronizes with a GPU."""
     ends: list[int] = cu_seqlens.tolist()
     return ends
 
 
 def _document_parts(ends: list[int], shared: int) -> list[_Part]:
-    """A part per document, or per run of short neighbours of `shared` tokens at most."""
+    """Return a part per document, or per run of short documents of at most `shared` tokens."""
     parts: list[_Part] = []
     start, documents = 0, 0
     for previous, end in pairwise(ends):
@@ -86,7 +87,7 @@ def _document_parts(ends: list[int], shared: int) -> list[_Part]:
 
 
 def _window_parts(tokens: int, window: int, most: int) -> list[_Part]:
-    """The blocks of a row: the first, all whole inner ones, `most` to a batch, and what is left."""
+    """Return the parts of a row: first block, whole inner blocks in batches of `most`, the rest."""
     reach = window // 2
     inner = (tokens - 2 * reach) // reach
     if inner < 1:
@@ -103,13 +104,13 @@ def _window_parts(tokens: int, window: int, most: int) -> list[_Part]:
 
 
 def _is_dense(part: _Part, window: int | None, qkv: Tensor) -> bool:
-    """Whether the part is one long document, seen as a whole, in float32."""
+    """Whether the part is a single long document with global attention in float32."""
     long = part.queries >= MIN_TOKENS and not part.masked
     return long and window is None and qkv.dtype == torch.float32
 
 
 def _mask(part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    """0 where a query of the part may see a key and -inf elsewhere: [blocks, 1, queries, keys]."""
+    """Return the part's additive mask, 0 or -inf: [blocks, 1, queries, keys]; None if all 0."""
     if not part.masked:
         return None
     query_numbers = numbers.as_strided(
@@ -128,7 +129,8 @@ def _mask(part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype) 
 
 
 def _blocks(tensor: Tensor, part: _Part, first: int, length: int) -> Tensor:
-    """A view [blocks, H, length, D] of tensor[T, H, D]; block b starts at first + b * queries."""
+    """Return a view [blocks, H, length, D] of tensor [T, H, D]; block b starts at first + b *
+    queries."""
     token_stride, head_stride, channel_stride = tensor.stride()
     return tensor.as_strided(
         (part.blocks, tensor.shape[1], length, tensor.shape[2]),
@@ -138,7 +140,7 @@ def _blocks(tensor: Tensor, part: _Part, first: int, length: int) -> Tensor:
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """The kernel over all parts, forward and backward."""
+    """Calls the kernel for all parts, forward and backward."""
 
     @staticmethod
     def forward(
@@ -175,7 +177,7 @@ class _BlockedAttention(torch.autograd.Function):
         window: int | None = ctx.window
         parts: list[_Part] = ctx.parts
         kernel = plain_backward if ctx.plain else _flash_backward
-        # with a window, keys get gradients from up to three blocks: these are added up
+        # With a window, up to three blocks contribute to the gradient of a key.
         grad = torch.empty_like(qkv) if window is None else torch.zeros_like(qkv)
         for part, log_sum in zip(parts, log_sums, strict=True):
             if not ctx.plain and _is_dense(part, window, qkv):
@@ -196,7 +198,7 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def _arguments(qkv: Tensor, part: _Part) -> tuple[Tensor, Tensor, Tensor]:
-    """A part's blocks of queries, of keys and of values, as views."""
+    """Return a part's blocks of queries, keys and values, as views."""
     return (
         _blocks(qkv[:, 0], part, part.first_query, part.queries),
         _blocks(qkv[:, 1], part, part.first_key, part.keys),
@@ -214,20 +216,20 @@ def _flash_forward(
 
 
 def _flash_backward(*tensors: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """PyTorch's in place of `plain_backward`, with its arguments."""
+    """Call PyTorch's flash backward with the arguments of `plain_backward`."""
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     grads: tuple[Tensor, Tensor, Tensor] = backward(*tensors, 0.0, False, attn_mask=mask)
     return grads
 
 
 def _add_overlapping(target: Tensor, blocks: Tensor, part: _Part, window: int | None) -> None:
-    """Add blocks [blocks, H, keys, D] of keys' gradients to their places in target [T, H, D]."""
+    """Add key or value gradients [blocks, H, keys, D] to target [T, H, D]."""
     if window is None:
         _blocks(target, part, part.first_key, part.keys).copy_(blocks)
         return
     if part.blocks == 1:
         _blocks(target, part, part.first_key, part.keys).add_(blocks)
         return
-    for first in range(0, part.keys, part.queries):  # views that do not overlap among themselves
+    for first in range(0, part.keys, part.queries):  # blocks of such a view do not overlap
         piece = blocks[:, :, first : first + part.queries]
         _blocks(target, part, part.first_key + first, part.queries).add_(piece)

@@ -1,7 +1,7 @@
-"""Attention over all of one long document on a CPU, by oneDNN's products head by head.
+"""Global attention over one long document on a CPU, by oneDNN matrix products per head.
 
-PyTorch's flash kernel multiplies by MKL (see matmul.py); where scores are large enough for
-oneDNN, whole matrices of them are quicker. Queries go in blocks, so that memory stays linear in
+PyTorch's flash kernel uses MKL (see matmul.py); where the score matrices are large enough for
+oneDNN, materializing them is faster. Queries are processed in blocks, so that memory is linear in
 the length. With S = q k^T / sqrt D:
 
     P = exp(S - log_sum)        out = P v
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mmbert_kernels.support.matmul import matmul
 
-# Below this many tokens the flash kernel is as quick.
+# With fewer tokens the flash kernel is as fast.
 MIN_TOKENS = 320
 QUERIES = 1024
 
 
 def dense_forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
-    """qkv [L, 3, H, D] of one document -> (out [L, H, D], log_sum [H, L])."""
+    """Return (out [L, H, D], log_sum [H, L]) of one document's qkv [L, 3, H, D]."""
     query, key, value = _by_heads(qkv)
     heads, length, _ = query.shape
     out, log_sum = torch.empty_like(query), query.new_empty(heads, length)
@@ -37,7 +37,7 @@ def dense_forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dense_backward(grad_out: Tensor, qkv: Tensor, out: Tensor, log_sum: Tensor) -> Tensor:
-    """The gradient of qkv [L, 3, H, D]."""
+    """Return the gradient of qkv, [L, 3, H, D]."""
     query, key, value = _by_heads(qkv)
     upstream = grad_out.transpose(0, 1).contiguous()
     along = (grad_out * out).sum(dim=2).t()
@@ -58,6 +58,6 @@ def dense_backward(grad_out: Tensor, qkv: Tensor, out: Tensor, log_sum: Tensor) 
 
 
 def _by_heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (scaled), keys and values, each [H, L, D] and contiguous."""
+    """Return scaled queries, keys and values, each contiguous [H, L, D]."""
     query, key, value = qkv.permute(1, 2, 0, 3).contiguous()
     return query.mul_(1 / math.sqrt(qkv.shape[3])), key, value

@@ -1,6 +1,6 @@
-"""Attention on a GPU through flash-attn (3 or 2) or PyTorch's own variable-length attention.
+"""Attention on a GPU by flash-attn (3 or 2) or PyTorch's variable-length attention.
 
-Their backward passes add in no fixed order unless torch.use_deterministic_algorithms asks for one.
+Their backward passes are nondeterministic unless torch.use_deterministic_algorithms is set.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ Parts = tuple[Tensor, Tensor, Tensor]
 def flash_attention_3(
     parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None
 ) -> Tensor:
-    """`attention` by flash-attn 3, the version for Hopper chips.
+    """Compute `attention` by flash-attn 3, the version for Hopper GPUs.
 
-    Not run yet: the call is held against the signature in hopper/flash_attn_interface.py of
-    Dao-AILab/flash-attention, whose wheels (flash-attn-3 on PyTorch's index) have the module
+    Not run yet: the call is tested against the signature in hopper/flash_attn_interface.py of
+    Dao-AILab/flash-attention, whose wheels (flash-attn-3 on PyTorch's index) provide the module
     flash_attn_interface.
     """
     _require_half("flash_attn_3", parts[0])
@@ -39,7 +39,7 @@ def flash_attention_3(
 
 
 def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
-    """`attention` by flash-attn 2 (its packed form, so that the gradient comes back packed)."""
+    """Compute `attention` by flash-attn 2, in its packed form for a packed gradient."""
     _require_half("flash_attn", qkv)
     attend: Callable[..., Tensor] = import_module("flash_attn").flash_attn_varlen_qkvpacked_func
     return attend(
@@ -57,7 +57,7 @@ def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: in
 def varlen_attention(
     parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None
 ) -> Tensor:
-    """`attention` by torch.nn.attention.varlen (PyTorch 2.11 and later, GPUs from A100 on)."""
+    """Compute `attention` by torch.nn.attention.varlen (PyTorch 2.11 and later, A100 and later)."""
     _require_half("varlen", parts[0])
     from torch.nn.attention.varlen import varlen_attn
 
@@ -69,19 +69,19 @@ def varlen_attention(
         max_seqlen,
         window_size=_sides(window),
     )
-    if not isinstance(out, Tensor):  # with return_aux, which is not asked for
-        raise TypeError("varlen_attn gave more than its output")
+    if not isinstance(out, Tensor):  # only with return_aux
+        raise TypeError("varlen_attn returned more than its output")
     return out
 
 
 def _sides(window: int | None) -> tuple[int, int]:
-    """The window as both libraries take it: tokens to the left and right, -1 for no limit."""
+    """Return the libraries' window_size: tokens to the left and right, -1 for no limit."""
     return (-1, -1) if window is None else (window // 2, window // 2)
 
 
 def _require_half(name: str, tensor: Tensor) -> None:
     require(
         tensor.dtype in (torch.bfloat16, torch.float16),
-        f"attention by {name} takes bfloat16 or float16, not {tensor.dtype}; unset "
-        "MMBERT_ATTENTION, or set it to 'plain', for other types",
+        f"attention by {name} supports bfloat16 or float16, not {tensor.dtype}; unset "
+        "MMBERT_ATTENTION, or set it to 'plain', for other dtypes",
     )

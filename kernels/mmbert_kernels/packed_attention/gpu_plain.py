@@ -1,8 +1,8 @@
-"""Attention of blocks of queries over blocks of keys, in plain PyTorch: for any device and type.
+"""Attention of blocks of queries to blocks of keys in plain PyTorch, for any device and dtype.
 
-Scores exist for QUERIES queries of a block at a time and are computed again in the backward pass,
-so that memory is linear in the number of keys. Narrow types are computed in float32. Nothing is
-added in an order that chance decides. With S = q k^T / sqrt D + mask:
+Scores are computed for QUERIES queries of a block at a time and recomputed in the backward pass,
+so that memory is linear in the number of keys. Narrow dtypes are computed in float32. All sums are
+deterministic. With S = q k^T / sqrt D + mask:
 
     P = exp(S - log_sum)        out = P v
     dv = P^T dout        dS = P * (dout v^T - sum(dout * out))        dq = dS k        dk = dS^T q
@@ -15,20 +15,20 @@ from torch import Tensor
 
 from mmbert_kernels.support.checks import computation_dtype
 
-# Of base's 12 heads and a document of 8,192 tokens, 100 MB of scores in float32.
+# For base's 12 heads and a document of 8,192 tokens, 100 MB of scores in float32.
 QUERIES = 256
 
 
 def plain_forward(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Outputs [B, H, Q, D] and the logarithms [B, H, Q] of the sums of exponentials.
+    """Return outputs [B, H, Q, D] and the log-sum-exps [B, H, Q] of the scores.
 
     Args:
         query: [B, H, Q, D].
-        key: [B, H, K, D], as `value`.
+        key: [B, H, K, D].
         value: [B, H, K, D].
-        mask: [B, 1, Q, K], added to the scores; None: every query sees every key.
+        mask: [B, 1, Q, K], added to the scores; None if every query attends to every key.
     """
     query, key, value = _widened(query, key, value)
     scale = 1 / math.sqrt(query.shape[3])
@@ -51,7 +51,8 @@ def plain_backward(
     log_sum: Tensor,
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values. Arguments as of `plain_forward`, and its results."""
+    """Return the gradients of queries, keys and values, from arguments and results of
+    `plain_forward`."""
     grad_out, query, key, value, out = _widened(grad_out, query, key, value, out)
     scale = 1 / math.sqrt(query.shape[3])
     along = (grad_out * out).sum(dim=3, keepdim=True)

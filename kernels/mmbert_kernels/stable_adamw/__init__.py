@@ -1,1 +1,5 @@
-"""The optimizer step on flat partitions."""
+"""StableAdamW step on flat partitions.
+
+- `stable_adamw`: the operation.
+- `triton_kernels`: its Triton kernels.
+"""

@@ -1,4 +1,4 @@
-"""StableAdamW on a flat float32 partition that holds (parts of) many tensors.
+"""StableAdamW on a flat float32 partition that contains (parts of) many tensors.
 
 Per tensor, at step t counted from 1, with gradient g (Wortsman et al. 2023; the debiased
 averages are those of optimi and ModernBERT):
@@ -10,8 +10,8 @@ averages are those of optimi and ModernBERT):
     p = p (1 - rate / peak_learning_rate * weight_decay)
     p = p - rate * m / (sqrt(v) + eps)
 
-ZeRO and tensor parallelism cut tensors anywhere, so the step is in two passes. The first changes
-nothing; then the caller adds up the sums of each tensor over the ranks that hold parts of it:
+ZeRO and tensor parallelism may split tensors anywhere, so the step takes two passes. The first
+modifies nothing; the caller then adds the sums of each tensor over the ranks that hold parts of it:
 
     sums = stable_adamw_sums(...)           # [spans, 2]: sum of g^2 / max(v, eps^2), elements
     all_reduce(sums)                        # by tensor, in the caller's order of tensors
@@ -25,28 +25,28 @@ from torch import Tensor
 
 from mmbert_kernels.stable_adamw.triton_kernels import apply_triton, sums_triton
 from mmbert_kernels.support.checks import require
-from mmbert_kernels.support.dispatch import backend
+from mmbert_kernels.support.dispatch import backend, fused_operation
 
-# The reference sums in pieces that stay in a core's cache.
+# The reference sums pieces of this many elements, which stay in a core's cache.
 REFERENCE_PIECE = 1 << 16
-# Elements that PyTorch's CPU kernels take at a time, at most (512 bits).
+# Maximum number of elements per vector of PyTorch's CPU kernels (512 bits).
 VECTOR = 16
 
 
 @dataclass(frozen=True)
 class TensorSpans:
-    """Where the tensors lie in a flat partition: span i is [starts[i], ends[i])."""
+    """Positions of the tensors in a flat partition: span i is [starts[i], ends[i])."""
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        require(len(self.starts) == len(self.ends), "spans: as many starts as ends are needed")
+        require(len(self.starts) == len(self.ends), "spans: starts and ends differ in number")
         previous = 0
         for start, end in zip(self.starts, self.ends, strict=True):
             require(
                 previous <= start <= end,
-                f"spans must be in order and apart: [{start}, {end}) follows {previous}",
+                f"spans must be in order and disjoint: [{start}, {end}) follows {previous}",
             )
             previous = end
 
@@ -55,11 +55,12 @@ class TensorSpans:
 
 
 def debiased_beta(beta: float, step: int) -> float:
-    """The averaging factor of step `step` (from 1) that keeps the average free of bias."""
+    """Return the averaging factor that gives an unbiased average at `step` (counted from 1)."""
     require(step >= 1, f"steps are counted from 1; got {step}")
     return beta * (1 - beta ** (step - 1)) / (1 - beta**step)
 
 
+@fused_operation("stable_adamw")
 def stable_adamw_sums(
     gradient: Tensor,
     exp_avg_sq: Tensor,
@@ -69,23 +70,22 @@ def stable_adamw_sums(
     step: int,
     eps: float,
 ) -> Tensor:
-    """First pass: the sums behind each tensor's RMS. Changes nothing.
+    """First pass: compute the sums for each tensor's RMS. Modifies nothing.
 
     Args:
         gradient: float32 [N], the flat partition's gradient.
         exp_avg_sq: float32 [N], v before this step.
-        spans: where the tensors lie; what lies in none (padding) is left alone.
-        betas: the undebiased averaging factors.
-        step: number of this step, from 1.
-        eps: the optimiser's epsilon.
+        spans: positions of the tensors; elements outside (padding) are ignored.
+        betas: the averaging factors before debiasing.
+        step: number of this step, counted from 1.
+        eps: the optimizer's epsilon.
 
     Returns:
-        float64 [spans, 2] on the partition's device: for each span the sum of
-        g^2 / max(v, eps^2) with the v of after this step, and the number of elements. Both may be
-        added over ranks.
+        float64 [spans, 2] on the partition's device: for each span the sum of g^2 / max(v, eps^2),
+        with v updated by this step, and the number of elements. Both can be added over ranks.
 
     Raises:
-        ValueError: shapes or types do not fit, or a span ends after the partition.
+        ValueError: shapes or dtypes do not match, or a span ends after the partition.
     """
     _check(spans, gradient, exp_avg_sq)
     b2 = debiased_beta(betas[1], step)
@@ -94,6 +94,7 @@ def stable_adamw_sums(
     return _sums_reference(gradient, exp_avg_sq, spans, b2, eps)
 
 
+@fused_operation("stable_adamw")
 def stable_adamw_apply(
     parameter: Tensor,
     gradient: Tensor,
@@ -116,17 +117,16 @@ def stable_adamw_apply(
         gradient: float32 [N], as in the first pass.
         exp_avg: float32 [N], m; updated.
         exp_avg_sq: float32 [N], v; updated.
-        spans: as in the first pass; what lies in none is left alone.
-        sums: float64 [spans, 2]: what the first pass gave, added over the ranks that hold
-            parts of the same tensor.
+        spans: as in the first pass; elements outside are left unchanged.
+        sums: float64 [spans, 2], the first pass' result added over the ranks that hold parts of
+            the same tensor.
         betas, step, eps: as in the first pass.
-        learning_rate: this step's.
-        peak_learning_rate: what the decay is relative to: weights shrink by `weight_decay` a
-            step at this learning rate.
+        learning_rate: learning rate of this step.
+        peak_learning_rate: learning rate at which weights decay by `weight_decay` per step.
         weight_decay: float32 [spans].
 
     Raises:
-        ValueError: shapes or types do not fit.
+        ValueError: shapes or dtypes do not match.
     """
     _check(spans, parameter, gradient, exp_avg, exp_avg_sq)
     require(
@@ -138,7 +138,9 @@ def stable_adamw_apply(
         f"weight_decay must be float32 [{len(spans)}]; got "
         f"{weight_decay.dtype}{list(weight_decay.shape)}",
     )
-    require(peak_learning_rate > 0, f"the peak learning rate is {peak_learning_rate}")
+    require(
+        peak_learning_rate > 0, f"peak_learning_rate must be positive; got {peak_learning_rate}"
+    )
     factors = debiased_beta(betas[0], step), debiased_beta(betas[1], step)
     rates = learning_rate / update_rms(sums).clamp(min=1.0)
     flats = (parameter, gradient, exp_avg, exp_avg_sq)
@@ -151,14 +153,14 @@ def stable_adamw_apply(
 
 
 def update_rms(sums: Tensor) -> Tensor:
-    """float64 [spans]: each tensor's RMS from its sums; 0 for a tensor without elements."""
+    """Return each tensor's RMS from its sums, float64 [spans]; 0 for a tensor without elements."""
     return (sums[:, 0] / sums[:, 1].clamp(min=1.0)).sqrt()
 
 
 def _sums_reference(
     gradient: Tensor, exp_avg_sq: Tensor, spans: TensorSpans, b2: float, eps: float
 ) -> Tensor:
-    """Ratios in pieces of the partition, whatever tensors lie in them; then each tensor's sum."""
+    """Compute the ratios piece by piece across tensors, then each tensor's sum."""
     buffer = gradient.new_empty(2, REFERENCE_PIECE)
     parts: list[Tensor] = []
     owners: list[int] = []
@@ -174,7 +176,7 @@ def _sums_reference(
             parts.append(ratio[start - first : stop - first].sum())
             owners.append(index)
             if spans.ends[index] > end:
-                break  # it goes on in the next piece
+                break  # the span continues in the next piece
             index += 1
     out = gradient.new_zeros(len(spans), 2, dtype=torch.float64)
     if parts:
@@ -193,8 +195,10 @@ def _apply_reference(
     factors: tuple[float, float],
     eps: float,
 ) -> None:
-    """By PyTorch's fused AdamW, a call for all tensors that have the same rate and decay: most do.
-    At a step this far there is nothing left of its own correction of the bias."""
+    """Update by PyTorch's fused AdamW, one call per pair of rate and decay; most tensors share one.
+
+    The factors are debiased already; at step 1e9 its own bias correction vanishes.
+    """
     far = torch.full((), 1e9, device=flats[0].device)
     alike: dict[tuple[float, float], list[slice]] = {}
     per_span = zip(spans.starts, spans.ends, rates.tolist(), decays.tolist(), strict=True)
@@ -223,16 +227,16 @@ def _apply_reference(
             amsgrad=False,
             maximize=False,
         )
-        for number in (0, 2, 3):  # the gradients stay
+        for number in (0, 2, 3):  # all but the gradients
             for rest, copy in zip(rests, padded[number], strict=True):
                 flats[number][rest] = copy[: rest.stop - rest.start]
 
 
 def _whole_vectors(places: list[slice]) -> tuple[list[slice], list[slice]]:
-    """Each place cut into what fills whole vectors and the rest, empty ones left out.
+    """Split each slice into whole vectors and a remainder, without empty ones.
 
-    The fused AdamW rounds the elements after the last whole vector differently. Where ZeRO cuts a
-    tensor differs between tensor ranks, and copies of it must get the same bits all the same.
+    The fused AdamW rounds the elements after the last whole vector differently. ZeRO may split
+    copies of a tensor differently on different tensor ranks, yet they must stay bitwise equal.
     """
     cuts = [place.stop - (place.stop - place.start) % VECTOR for place in places]
     whole = [slice(p.start, cut) for p, cut in zip(places, cuts, strict=True) if cut > p.start]
@@ -240,7 +244,7 @@ def _whole_vectors(places: list[slice]) -> tuple[list[slice], list[slice]]:
 
 
 def _padded(rest: Tensor) -> Tensor:
-    """A copy as long as a vector, filled up with zeros."""
+    """Return a copy padded with zeros to a whole vector."""
     return torch.nn.functional.pad(rest, (0, VECTOR - len(rest)))
 
 

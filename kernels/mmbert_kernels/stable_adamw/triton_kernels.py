@@ -1,10 +1,10 @@
-"""The Triton kernels of StableAdamW (stable_adamw.py has the formulae): all tensors at once.
+"""Triton kernels of StableAdamW for all tensors at once (for the formulas see stable_adamw.py).
 
-A program works on one block of one tensor. Whole blocks that begin at a multiple of ALIGNMENT are
-read in wide pieces without a mask; what lies before and after them has blocks of its own.
+Each program processes one block of one tensor. Whole blocks that start at a multiple of ALIGNMENT
+are read in wide loads without a mask; the elements before and after form separate blocks.
 """
 
-# ruff: noqa: N803  (Triton's compile-time arguments are written in capitals)
+# ruff: noqa: N803  (Triton's compile-time arguments are in capitals)
 
 from functools import lru_cache
 
@@ -21,10 +21,10 @@ ALIGNMENT = 4
 def _block_table(
     starts: tuple[int, ...], ends: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The blocks that the kernels' programs work on: no block holds parts of two tensors.
+    """Return the blocks of the kernels' programs; no block contains parts of two tensors.
 
-    Returns int64 [blocks, 3] of (span, first element, end) and int64 [spans + 1], the
-    first block of every span.
+    int64 [blocks, 3] of (span, first element, end), and int64 [spans + 1], the first block of
+    every span.
     """
     rows: list[tuple[int, int, int]] = []
     firsts = [0]
@@ -40,7 +40,7 @@ def _block_table(
 
 @triton.jit
 def _second_average(v, gradient, second_weight):  # type: ignore[no-untyped-def]
-    """v of after the step; both passes compute it, to the same bits."""
+    """Return v after the step; both passes compute the same bits."""
     return v + second_weight * (gradient * gradient - v)
 
 
@@ -187,7 +187,7 @@ def sums_triton(
     b2: float,
     eps: float,
 ) -> Tensor:
-    """float64 [spans, 2], as stable_adamw_sums gives them."""
+    """Return the result of stable_adamw_sums, float64 [spans, 2]."""
     table, firsts = _block_table(starts, ends, gradient.device)
     count = table.shape[0]
     sums = torch.empty(count, dtype=torch.float32, device=gradient.device)
@@ -221,7 +221,7 @@ def apply_triton(
 ) -> None:
     """Update exp_avg, exp_avg_sq and parameter; `flats`: parameter, gradient, exp_avg, exp_avg_sq.
 
-    `factors` are the debiased betas; rates and shrink float64 [spans].
+    `factors`: the debiased betas. `rates` and `shrink`: float64 [spans].
     """
     table, _ = _block_table(starts, ends, flats[0].device)
     if table.shape[0]:

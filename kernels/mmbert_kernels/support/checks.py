@@ -1,4 +1,4 @@
-"""Checks of arguments that every operation shares."""
+"""Argument checks shared by all operations."""
 
 import torch
 from torch import Tensor
@@ -13,20 +13,20 @@ def require(condition: bool, message: str) -> None:
 
 
 def is_host_readable(tensor: Tensor) -> bool:
-    """Whether the host may look at the tensor's values: only where it need not wait for them."""
+    """Whether the host can read the tensor's values without synchronizing with a device."""
     return tensor.device.type == "cpu"
 
 
 def require_triton_dtype(operation: str, *tensors: Tensor) -> None:
-    """Refuse element types that the Triton kernels do not compute in (float64 above all)."""
+    """Raise ValueError for dtypes without Triton kernels (mainly float64)."""
     for tensor in tensors:
         if tensor.dtype not in TRITON_DTYPES:
             raise ValueError(
-                f"{operation}: the Triton kernel takes float32, float16 or bfloat16, not "
-                f"{tensor.dtype}; MMBERT_KERNELS=reference takes any floating type"
+                f"{operation}: the Triton kernel supports float32, float16 or bfloat16, not "
+                f"{tensor.dtype}; MMBERT_KERNELS=reference supports any floating-point dtype"
             )
 
 
 def computation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float32, or float64 for float64 arguments."""
+    """Return the dtype to compute in: float32, or float64 for float64 arguments."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,7 +1,7 @@
-"""Which implementation of each operation runs on a device: chosen once, forcible, logged.
+"""Choice of each operation's backend: once per device type, overridable and logged.
 
-Attention's depends on the tensors' type too. Environment variables, read when an operation is
-first used on a kind of device:
+The backend of attention also depends on the dtype. Environment variables, read when an operation
+is first used on a device type:
 
 `MMBERT_KERNELS`    `reference` or `triton`: every operation but attention.
 `MMBERT_ATTENTION`  attention: `flash_attn_3`, `flash_attn`, `varlen`, `plain`, `blocked` or
@@ -12,23 +12,17 @@ import importlib
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 
 logger = logging.getLogger("mmbert.kernels")
 
-FUSED_OPERATIONS = (
-    "layer_norm",
-    "add_layer_norm",
-    "embedding_layer_norm",
-    "geglu",
-    "rotary",
-    "linear_cross_entropy",
-    "gather_rows",
-    "stable_adamw",
-)
-# Those of attention with the packages that they need, None for PyTorch alone.
+FUSED_OPERATIONS: list[str] = []
+"""Operations with a Triton kernel and a reference, as declared by `fused_operation`."""
+# Backends of attention with the modules that they need, None if PyTorch suffices.
 ATTENTION_PACKAGES = {
     "flash_attn_3": "flash_attn_interface",
     "flash_attn": "flash_attn.flash_attn_interface",
@@ -39,31 +33,53 @@ ATTENTION_PACKAGES = {
 }
 ON_GPUS = ("flash_attn_3", "flash_attn", "varlen")
 ANY_DEVICE = ("plain", "reference")
-# Those that add in the same order in every run on a GPU once torch is to use deterministic
-# algorithms: by their sources. What PyTorch picks for `reference` is not known to.
+# Backends that are deterministic on a GPU under torch.use_deterministic_algorithms, according to
+# their source code. That is not known of the operators that PyTorch picks for `reference`.
 DETERMINISTIC = ("triton", "flash_attn_3", "flash_attn", "varlen", "plain")
 HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def fused_operation(name: str) -> Callable[[Function], Function]:
+    """Register the decorated function as (part of) the fused operation `name`.
+
+    `backend` then accepts this name, and `backends` lists it.
+    """
+
+    def declare(function: Function) -> Function:
+        if name not in FUSED_OPERATIONS:
+            FUSED_OPERATIONS.append(name)
+        return function
+
+    return declare
+
+
 def triton_is_installed() -> bool:
-    """Whether Triton can be imported (the CPU build of PyTorch comes without it)."""
+    """Whether Triton is installed (the CPU build of PyTorch does not include it)."""
     return importlib.util.find_spec("triton") is not None
 
 
 def triton_interprets() -> bool:
-    """Whether Triton's interpreter is switched on, so that its kernels run on CPU tensors."""
+    """Whether Triton's interpreter is on, so that its kernels run on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache
 def backend(operation: str, device_type: str, dtype: torch.dtype | None = None) -> str:
-    """The implementation of `operation` on devices of `device_type` ("cpu", "cuda").
+    """Return the backend of `operation` on devices of `device_type` ("cpu", "cuda").
 
-    `dtype` is that of the tensors, and attention's alone. The answer is kept for the life of the
-    process, and logged when it is first made.
+    Logged at the first call and then cached for the life of the process.
+
+    Args:
+        operation: a fused operation, or "attention".
+        device_type: "cpu", "cuda", …
+        dtype: the dtype of the tensors; only for attention.
 
     Raises:
-        ValueError: an environment variable names something unknown or impossible here.
+        ValueError: unknown operation, or an environment variable has an unknown value or one that
+            this machine does not support.
     """
     if operation == "attention" and dtype is not None:
         chosen, reason = _attention_backend(device_type, dtype)
@@ -71,16 +87,16 @@ def backend(operation: str, device_type: str, dtype: torch.dtype | None = None) 
     elif operation in FUSED_OPERATIONS:
         chosen, reason = _fused_backend(device_type)
     else:
-        raise ValueError(f"there is no operation named {operation!r} (attention has a dtype)")
+        raise ValueError(f"unknown operation {operation!r} (attention requires a dtype)")
     logger.info("%s on %s: %s (%s)", operation, device_type, chosen, reason)
     return chosen
 
 
 def backends(device_type: str | None = None) -> dict[str, str]:
-    """The implementation of every operation on this machine's device, by operation.
+    """Return the backend of every operation on this machine, by operation.
 
-    `device_type` defaults to "cuda" where a GPU is present and to "cpu" elsewhere. "attention" is
-    that of bfloat16, "attention in float32" the other.
+    `device_type` defaults to "cuda" if there is a GPU, else "cpu". "attention" is the backend for
+    bfloat16, "attention in float32" the one for float32.
     """
     if device_type is None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,8 +107,8 @@ def backends(device_type: str | None = None) -> dict[str, str]:
 
 
 def nondeterministic_operations(dtype: torch.dtype) -> dict[str, str]:
-    """Operations, with their implementations, whose results on a GPU may differ from run to run
-    even if torch is to use deterministic algorithms; empty where all are repeatable."""
+    """Return the operations, with their backends, that may be nondeterministic on a GPU even under
+    torch.use_deterministic_algorithms."""
     chosen = {name: backend(name, "cuda") for name in FUSED_OPERATIONS}
     chosen["attention"] = backend("attention", "cuda", dtype)
     return {name: how for name, how in chosen.items() if how not in DETERMINISTIC}
@@ -101,22 +117,22 @@ def nondeterministic_operations(dtype: torch.dtype) -> dict[str, str]:
 def _fused_backend(device_type: str) -> tuple[str, str]:
     forced = os.environ.get("MMBERT_KERNELS")
     if forced not in (None, "", "reference", "triton"):
-        raise ValueError(f"MMBERT_KERNELS is {forced!r}; it may be 'reference' or 'triton'")
+        raise ValueError(f"MMBERT_KERNELS={forced} is unknown; choose 'reference' or 'triton'")
     if forced == "reference":
         return "reference", "forced by MMBERT_KERNELS"
     if forced == "triton":
         if not triton_is_installed():
-            raise ValueError("MMBERT_KERNELS is 'triton', but Triton is not installed")
+            raise ValueError("MMBERT_KERNELS=triton, but Triton is not installed")
         if device_type != "cuda" and not triton_interprets():
             raise ValueError(
-                f"MMBERT_KERNELS is 'triton', but Triton has no {device_type} backend; "
+                f"MMBERT_KERNELS=triton, but Triton has no {device_type} backend; "
                 "TRITON_INTERPRET=1 runs its kernels on CPU, very slowly, for tests"
             )
         return "triton", "forced by MMBERT_KERNELS"
     if device_type != "cuda":
-        return "reference", "the device is no GPU"
+        return "reference", "the device is not a GPU"
     if not triton_is_installed():
-        logger.warning("Triton is not installed: the GPU runs plain PyTorch operations")
+        logger.warning("Triton is not installed: falling back to plain PyTorch on the GPU")
         return "reference", "Triton is not installed"
     return "triton", "the device is a GPU"
 
@@ -125,39 +141,40 @@ def _attention_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
     forced = os.environ.get("MMBERT_ATTENTION")
     if forced not in (None, "", *ATTENTION_PACKAGES):
         names = ", ".join(ATTENTION_PACKAGES)
-        raise ValueError(f"MMBERT_ATTENTION is {forced!r}; it may be one of {names}")
+        raise ValueError(f"MMBERT_ATTENTION={forced} is unknown; choose one of {names}")
     if forced:
         if forced not in ANY_DEVICE and (forced in ON_GPUS) != (device_type == "cuda"):
             raise ValueError(f"MMBERT_ATTENTION={forced} does not run on {device_type}")
         package = ATTENTION_PACKAGES[forced]
         if package is not None and not is_installed(package):
-            raise ValueError(f"MMBERT_ATTENTION is {forced!r}, but {package} is not installed")
+            raise ValueError(f"MMBERT_ATTENTION={forced}, but {package} is not installed")
         return forced, "forced by MMBERT_ATTENTION"
     if device_type == "cpu":
         return "blocked", "the device is a CPU"
     if device_type != "cuda":
-        return "reference", f"nothing faster is known for {device_type}"
+        return "reference", f"no faster backend for {device_type}"
     if dtype not in HALF_TYPES:
-        return "plain", "no library for GPUs takes this type"
+        return "plain", "no GPU library supports this dtype"
     if is_hopper() and is_installed("flash_attn_interface"):
         return "flash_attn_3", "a Hopper GPU, and flash-attn 3 is installed"
     if is_installed("flash_attn.flash_attn_interface"):
         return "flash_attn", "flash-attn is installed"
-    return "varlen", "PyTorch's own; flash-attn is not installed"
+    return "varlen", "flash-attn is not installed"
 
 
 def is_installed(module: str) -> bool:
-    """Whether `module` is here and can be imported; what is here but cannot be is warned of.
+    """Whether `module` can be imported; logs a warning if it is installed but fails to import.
 
-    flash-attn 4 alone has a `flash_attn` without version 2's. A wheel for another CUDA or torch
-    lacks a library or a symbol, which shows when it is imported.
+    `find_spec` is not enough: flash-attn 4 alone installs a `flash_attn` package without version
+    2's module, and a wheel for another CUDA or torch fails to import for want of a library or
+    symbol.
     """
     try:
         if importlib.util.find_spec(module) is None:
             return False
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
-        # the module or a package that it lies in is not here; else it is, without what it needs
+        # Not installed if the missing module is this one or a parent package, else a dependency.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is None or not f"{module}.".startswith(f"{missing}."):
             logger.warning("%s is installed but cannot be imported: %s", module, error)
@@ -166,10 +183,10 @@ def is_installed(module: str) -> bool:
 
 
 def is_hopper() -> bool:
-    """Whether the GPU is of the one kind that flash-attn 3 is made for."""
+    """Whether the GPU is a Hopper, which flash-attn 3 requires."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
 def computes_in_bfloat16(device: torch.device | int) -> bool:
-    """Whether the GPU has instructions for bfloat16: those from the A100 (2020) on have."""
+    """Whether the GPU has bfloat16 instructions (A100, 2020, and later)."""
     return torch.cuda.get_device_capability(device)[0] >= 8

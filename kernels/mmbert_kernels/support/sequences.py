@@ -7,10 +7,8 @@ from mmbert_kernels.support.checks import require
 
 
 def check_cu_seqlens(cu_seqlens: Tensor) -> None:
-    """Refuse cumulative lengths that are not a one-dimensional integer tensor of two or more.
-
-    Their values are not looked at: that would make a GPU wait.
-    """
+    """Raise ValueError unless the cumulative lengths are a one-dimensional int32 tensor of two or
+    more. Their values are not checked, which would synchronize with a GPU."""
     require(
         cu_seqlens.ndim == 1 and cu_seqlens.numel() >= 2 and cu_seqlens.dtype == torch.int32,
         "cu_seqlens must be int32[documents + 1], starting with 0 and ending with the number of "
@@ -19,15 +17,15 @@ def check_cu_seqlens(cu_seqlens: Tensor) -> None:
 
 
 def document_numbers(cu_seqlens: Tensor, tokens: int) -> Tensor:
-    """int64[tokens]: the number of the document that each token belongs to.
+    """Return the document number of each token, int64 [tokens].
 
-    Entries repeated at the end of `cu_seqlens` (its padding) are empty documents.
+    Repeated entries at the end of `cu_seqlens` (its padding) are empty documents.
     """
     indices = torch.arange(tokens, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
     return torch.searchsorted(cu_seqlens, indices, right=True) - 1
 
 
 def token_positions(cu_seqlens: Tensor, tokens: int) -> Tensor:
-    """int32[tokens]: each token's position in its document, counted from 0."""
+    """Return each token's position in its document, from 0, int32 [tokens]."""
     indices = torch.arange(tokens, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
     return indices - cu_seqlens[document_numbers(cu_seqlens, tokens)]

@@ -1,7 +1,7 @@
-"""Triton, or stand-ins where it is not installed, so that every file defines its kernels anywhere.
+"""Triton, or stubs where it is not installed, so that modules with kernels import everywhere.
 
-The CPU build of PyTorch comes without Triton. There `triton.jit` leaves functions as they are and
-dispatch.py never chooses them.
+The CPU build of PyTorch does not include Triton. The stub of `triton.jit` returns functions
+unchanged, and dispatch.py never chooses them.
 """
 
 from functools import cache
@@ -27,35 +27,35 @@ except ImportError:
     tl = SimpleNamespace(constexpr=lambda value: value)
 
 
-# Whether a product and a sum become one instruction with one rounding: faster, and what every
-# kernel was compiled and compared with so far. Triton's own default is on in 3.6 to 3.9, off from
-# 3.10 on, and another one if the environment says so.
+# Fused multiply-add, with a single rounding: faster, and the setting with which all kernels have
+# been compiled and compared so far. Set explicitly, because Triton's default is on in 3.6 to 3.9,
+# off from 3.10 on, and can be changed by the environment.
 FP_FUSION = True
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Start a Triton kernel over `grid`: the one way in which kernels are launched here."""
+    """Launch a Triton kernel over `grid`. All kernels of the package are launched here."""
     kernel[grid](*arguments, enable_fp_fusion=FP_FUSION, **options)
 
 
 def next_power_of_2(number: int) -> int:
-    """The smallest power of two that is at least `number` (at least 1)."""
+    """Return the smallest power of two that is at least `number`, and at least 1."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def blocks(length: int, block: int) -> int:
-    """How many blocks cover `length`."""
+    """Return the number of blocks that cover `length`."""
     return -(-length // block)
 
 
 def contiguous_rows(tensor: Tensor) -> Tensor:
-    """The tensor, copied unless neighbouring elements of its last dimension are neighbours."""
+    """Return the tensor, or a contiguous copy unless its last dimension has stride 1."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
 
 
 @cache
 def persistent_programs(device: torch.device) -> int:
-    """How many programs to start where each walks over many rows: some per multiprocessor."""
+    """Return the number of persistent programs, each of which iterates over many rows."""
     if device.type != "cuda":
-        return 3  # the interpreter: few, so that each has several blocks to walk over
+        return 3  # interpreter: few, so that each iterates over several blocks
     return 4 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,7 +1,7 @@
-"""The recipe without one of its ideas: each ablation is a list of overrides and nothing else.
+"""Ablations of a recipe: each is a list of overrides that removes one idea.
 
-All have the recipe's model, tokens, steps, batches and contexts; only `two-phases` has another
-learning rate, because the decay of the last phase is what it leaves out.
+All keep the recipe's model, tokens, steps, batches and contexts; only `two-phases` changes the
+learning rate, because it removes the decay of the last phase.
 """
 
 import difflib
@@ -17,15 +17,17 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Ablation:
-    """The recipe with `overrides` (`key=value`); none: the recipe has nothing there to leave out,
-    or is the full recipe itself."""
+    """Overrides (`key=value`) that remove one idea from the recipe.
+
+    `overrides` is empty for the full recipe, and if the recipe does not use the idea.
+    """
 
     name: str
     meaning: str
     overrides: tuple[str, ...]
 
     def for_display(self) -> tuple[str, ...]:
-        """The overrides, long lists of languages cut short."""
+        """Return the overrides with long language lists abbreviated."""
         return tuple(
             text if len(text) <= 100 else f"{text[:60]}… ({text.count(',') + 1:,} languages)"
             for text in self.overrides
@@ -33,7 +35,7 @@ class Ablation:
 
 
 def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
-    """The full recipe and every ablation of it, those without overrides counted in."""
+    """Return the full recipe and all of its ablations, including those without overrides."""
     first, last = recipe.phases[0], recipe.phases[-1]
     start = first.temperature.start
     constant = Temperature(start=start, end=start)
@@ -41,7 +43,7 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
         Ablation(FULL, "the recipe as it is", ()),
         Ablation(
             "constant-mask",
-            # As ModernBERT was trained: 30% from the first token to the last.
+            # ModernBERT: 30% throughout.
             f"the first phase's mask ratio, {first.mask_ratio:g}, in all phases",
             tuple(
                 f"phases.{phase.name}.mask_ratio={first.mask_ratio!r}"
@@ -68,29 +70,31 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
             ),
         ),
         Ablation(
-            "two-phases", "the last phase goes on as the one before it", _without_last_phase(recipe)
+            "two-phases",
+            "the last phase continues like the one before it",
+            _without_last_phase(recipe),
         ),
     )
 
 
 def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation, ...]:
-    """The full recipe and the variations that differ from it, or of these those in `only`.
+    """Return the full recipe and the ablations that change it, limited to `only` if given.
 
     Raises:
-        UserError: `only` names no ablation, or one that would be the recipe itself.
+        UserError: `only` contains an unknown ablation, or one that does not change the recipe.
     """
     found = {ablation.name: ablation for ablation in all_ablations(recipe)}
     for name in only:
         if name not in found:
             nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.0)[0]
             raise UserError(
-                f"there is no ablation '{name}'; did you mean '{nearest}'?",
-                remedy=f"the variations: {', '.join(found)}",
+                f"unknown ablation '{name}'; did you mean '{nearest}'?",
+                remedy=f"choose from: {', '.join(found)}",
             )
         if name != FULL and not found[name].overrides:
             raise UserError(
-                f"ablation '{name}' is recipe {recipe.name} itself: {found[name].meaning}",
-                remedy="leave it out",
+                f"ablation '{name}' does not change recipe {recipe.name}: {found[name].meaning}",
+                remedy="omit it",
             )
     chosen = [
         ablation
@@ -99,15 +103,15 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
     ]
     if len(chosen) == 1 and not only:
         raise UserError(
-            f"recipe {recipe.name} anneals nothing: its phases have one mask ratio, one "
-            "temperature and the same languages",
-            remedy="name a recipe whose phases differ, such as `demo`",
+            f"recipe {recipe.name} has nothing to ablate: its phases share mask ratio, "
+            "temperature and languages",
+            remedy="use a recipe whose phases differ, such as `demo`",
         )
     return tuple(chosen)
 
 
 def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
-    """Overrides that give the last phase the mixture, masks and rate of the one before it."""
+    """Return overrides that give the last phase the settings of the one before it."""
     if len(recipe.phases) < 2:
         return ()
     before, last = recipe.phases[-2:]
@@ -119,7 +123,7 @@ def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
         overrides.append(f"temperature={end!r}")
     if last.mask_ratio != before.mask_ratio:
         overrides.append(f"mask_ratio={before.mask_ratio!r}")
-    # No second warm-up: the rate goes on where it was.
+    # No second warm-up: the learning rate continues.
     rate = before.learning_rate.model_copy(update={"warmup": 0})
     if last.learning_rate != rate:
         overrides.append(f"learning_rate={_rate(rate)}")
@@ -131,7 +135,7 @@ def _rate(rate: LearningRate) -> str:
 
 
 def _selection(languages: LanguageSelection) -> str:
-    """The selection as an override says it."""
+    """Return the selection as the value of an override."""
     if languages.all:
         return "all"
     values = languages.model_dump(mode="json", exclude_defaults=True)

@@ -1,7 +1,7 @@
-"""The comparison: final held-out losses by tier, and their differences paired by seed.
+"""Comparison of ablations: final held-out losses by tier, with differences paired by seed.
 
-Every model is measured on the same documents behind the same masks, whatever its last phase masked,
-and a language keeps the tier that the full recipe gives it.
+All models are evaluated on the same documents and masks, whatever the mask ratio of their last
+phase, and every language keeps its tier of the full recipe.
 """
 
 import math
@@ -33,22 +33,24 @@ RESULT_NAME = "ablations.json"
 
 
 class TierComparison(BaseModel):
-    """Final loss over the languages of a tier, in nats per masked token; differences are those to
-    the full recipe with the same seed."""
+    """Final loss over the languages of a tier, in nats per masked token.
+
+    Differences are relative to the full recipe with the same seed.
+    """
 
     model_config = ConfigDict(populate_by_name=True)
 
     losses: dict[int, float]
-    """By seed."""
+    """Loss by seed."""
     mean: float
     difference: float | None = None
     standard_error: float | None = None
-    """Of the difference, over the seeds; None with one seed."""
+    """Standard error of the difference over the seeds; None with one seed."""
     verdict: str = Field("", alias="reading")
 
 
 class AblationResult(BaseModel):
-    """One ablation: its overrides, and its losses by tier."""
+    """Overrides and losses by tier of one ablation."""
 
     name: str
     meaning: str
@@ -57,7 +59,7 @@ class AblationResult(BaseModel):
 
 
 class Comparison(BaseModel):
-    """The content of ablations.json; the full recipe comes first."""
+    """Content of ablations.json, with the full recipe first."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -67,26 +69,26 @@ class Comparison(BaseModel):
     mask_ratio: float
     context: int
     languages: dict[str, int]
-    """How many languages of each tier have held-out text."""
+    """Number of languages with held-out text, by tier."""
     ablations: list[AblationResult] = Field(alias="variations")
 
     def write(self, folder: Path) -> Path:
-        """Put the file in place at once; its path."""
+        """Write ablations.json atomically and return its path."""
         path = folder / RESULT_NAME
         write_json(path, self.model_dump(mode="json", by_alias=True))
         return path
 
 
 def check_data(runs: Sequence[Run], data: Path) -> None:
-    """What would be found out only after the training.
+    """Check before training that the shards suffice for training and comparison.
 
     Raises:
-        UserError: no held-out text, or an ablation asks for text that the shards do not hold.
+        UserError: no held-out text, or an ablation needs text that the shards lack.
     """
     corpus = open_corpus(data)
     if not any(component.manifest.heldout.documents for component in corpus.components):
         raise UserError(
-            f"{data} holds no held-out text, by which models are compared",
+            f"{data} has no held-out text to compare models on",
             remedy="preprocess with a larger --heldout-fraction, or more text",
         )
     for run in runs:
@@ -97,7 +99,7 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
 
 
 def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:
-    """Evaluate the last checkpoint of every run, which must have ended."""
+    """Evaluate the final checkpoint of every run. All runs must be finished."""
     full = next(run for run in runs if run.ablation.name == FULL)
     plan = training_plan(full.recipe)
     table = ComponentTable.build(open_corpus(data), full.recipe, plan)
@@ -131,28 +133,28 @@ def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Compari
 
 
 def tier_losses(losses: LossTable, table: ComponentTable) -> dict[str, float]:
-    """Mean loss over the masked tokens of all tiers together (`all`) and of each."""
+    """Return the mean loss per masked token over all tiers (`all`) and of each tier."""
     overall = losses.mean(_in_a_tier(table))
     assert overall is not None
     return {ALL: overall, **losses.by_tier(table)}
 
 
 def _languages_by_tier(losses: LossTable, table: ComponentTable) -> dict[str, int]:
-    """Number of languages with held-out text, in all tiers and in each."""
+    """Count the languages with held-out text, over all tiers and in each."""
     found = Counter(table.tiers[index] for index in _in_a_tier(table) if losses.count[index])
     tiers = {phase.name: found[phase.name] for phase in table.plan.phases if found[phase.name]}
     return {ALL: found.total(), **tiers}
 
 
 def _in_a_tier(table: ComponentTable) -> npt.NDArray[np.int64]:
-    """Indices of the components that some phase draws from."""
+    """Return the indices of components that a phase draws from."""
     return np.flatnonzero(np.asarray(table.tiers) != NO_TIER)
 
 
 def compare(
     own: Mapping[int, Mapping[str, float]], full: Mapping[int, Mapping[str, float]]
 ) -> dict[str, TierComparison]:
-    """The losses {seed: {tier: loss}} of an ablation against those of the full recipe."""
+    """Compare the losses {seed: {tier: loss}} of an ablation with those of the full recipe."""
     found = {}
     for tier in next(iter(full.values())):
         losses = {seed: tiers[tier] for seed, tiers in own.items()}
@@ -169,25 +171,25 @@ def compare(
 
 
 def verdict(difference: float, standard_error: float | None) -> str:
-    """What a loss without the idea, higher by `difference`, says of the idea."""
+    """Return the verdict on a loss that differs by `difference` from the full recipe's."""
     if standard_error is None:
-        return "one seed: chance not known"
+        return "one seed: no error estimate"
     if abs(difference) <= 2 * standard_error:
         return "no difference seen"
     return "worse than full" if difference > 0 else "better than full"
 
 
 def render(comparison: Comparison) -> Table:
-    """For people: a block of rows for each ablation."""
+    """Build a table with a block of rows per ablation."""
     seeds = len(comparison.ablations[0].tiers[ALL].losses)
     table = Table(
-        title=f"{comparison.recipe} and variations, {comparison.tokens:,} tokens each, {seeds} "
-        f"seed{'s' if seeds > 1 else ''}: held-out loss at the end (nats per masked token, "
+        title=f"{comparison.recipe} and ablations, {comparison.tokens:,} tokens each, {seeds} "
+        f"seed{'s' if seeds > 1 else ''}: final held-out loss (nats per masked token, "
         f"{comparison.mask_ratio:.0%} masked, documents cut to {comparison.context:,})",
         title_justify="left",
     )
     table.add_column("ablation")
-    table.add_column("languages first seen in")
+    table.add_column("tier (languages)")
     for heading in ("loss", "minus full", "standard error"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")

@@ -1,7 +1,7 @@
-"""The runs of an ablation: started one after another by the user's launcher, each in its folder.
+"""Training runs of an ablation study, launched one after another by the user's launcher.
 
-An ablation whose first phases are the full recipe's is not trained through them again: it begins
-from a copy of the checkpoint that the full recipe with the same seed left at their end.
+Phases that an ablation shares with the full recipe are not trained again: its run starts from a
+copy of the checkpoint that the full recipe with the same seed saved at their end.
 """
 
 import os
@@ -29,12 +29,12 @@ from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
 
 POLL_SECONDS = 0.3
 LOG_TAIL_LINES = 15
-# What decides the weights that a run ends with, beyond what `check_same_run` looks at.
+# Recipe keys that determine the final weights, beyond those that `check_same_run` compares.
 _CHECKED_KEYS = ("model", "precision", "initial_checkpoint", "batch", "optimizer")
 
 
 class RunIncompleteError(Exception):
-    """A run did not reach its end; `status` is what the command leaves with."""
+    """A run failed or was stopped; `status` is the exit status of the command."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -43,9 +43,9 @@ class RunIncompleteError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One ablation with one seed, and the folder it trains in.
+    """One ablation with one seed, and its run folder.
 
-    Up to `shared_steps` it is the run in `base_run`, the full recipe with the same seed.
+    Its first `shared_steps` are those of `base_run`, the full recipe with the same seed.
     """
 
     ablation: Ablation
@@ -57,30 +57,30 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Name in messages."""
         return f"{self.ablation.name}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """What the run printed, over all its starts."""
+        """Log file with the output of all starts of the run."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What is added to the user's own overrides."""
+        """Overrides to add to the user's."""
         return (*self.ablation.overrides, f"seed={self.seed}")
 
     @property
     def tokens(self) -> int:
-        """What it has to train itself, in nominal tokens."""
+        """Tokens that the run itself trains on, in nominal tokens."""
         plan = training_plan(self.recipe)
         return plan.tokens - (plan.at(self.shared_steps).tokens_before if self.shared_steps else 0)
 
     def final_checkpoint(self) -> Path | None:
-        """The checkpoint of the last step; None while the run has not ended.
+        """Return the checkpoint of the last step, None if the run is unfinished.
 
         Raises:
-            UserError: the folder holds a run of another recipe.
+            UserError: the folder contains a run of another recipe.
         """
         checkpoints = CheckpointStore(self.folder / "checkpoints").list()
         if not checkpoints:
@@ -97,9 +97,9 @@ class Run:
             changed.append("phases")
         if changed:
             raise UserError(
-                f"{newest} was trained with another `{changed[0]}` than the recipe now says "
-                f"(see {newest}/recipe.yaml)",
-                remedy=f"set {changed[0]} back, or give another --output",
+                f"cannot use {newest}: it was trained with a different `{changed[0]}` than the "
+                f"recipe's (see {newest}/recipe.yaml)",
+                remedy=f"restore {changed[0]}, or give another --output",
             )
         return newest if state.step == training_plan(self.recipe).steps else None
 
@@ -111,7 +111,7 @@ def plan_runs(
     seeds: int,
     output: Path,
 ) -> list[Run]:
-    """Every ablation with the recipe's own seed and those after it, all of one seed together."""
+    """Plan a run per ablation and seed, counting up from the recipe's seed, grouped by seed."""
     full = load_recipe(recipe, overrides)
     runs = []
     for seed in range(full.seed, full.seed + seeds):
@@ -125,7 +125,7 @@ def plan_runs(
 
 
 def _shared_steps(full: Recipe, varied: Recipe) -> int:
-    """Steps of the whole phases at the beginning that both recipes have alike."""
+    """Return the steps of the leading phases that both recipes share."""
     steps = 0
     for phase, own, other in zip(
         training_plan(full).phases, full.phases, varied.phases, strict=True
@@ -137,10 +137,10 @@ def _shared_steps(full: Recipe, varied: Recipe) -> int:
 
 
 def launcher_command(launch: str) -> list[str]:
-    """The words of the command that starts a training.
+    """Split the launch command into words.
 
     Raises:
-        UserError: its program or its script does not exist.
+        UserError: its program or script does not exist.
     """
     words = shlex.split(launch)
     missing = [word for word in words if word.endswith(".py") and not Path(word).is_file()]
@@ -148,7 +148,7 @@ def launcher_command(launch: str) -> list[str]:
         missing = words[:1] or ["a command"]
     if missing:
         raise UserError(
-            f"--launch '{launch}': there is no {missing[0]}",
+            f"--launch '{launch}': {missing[0]} not found",
             remedy="start it in the repository with .venv/bin on PATH, or give --launch a command "
             "such as 'deepspeed --num_gpus 8 --module mmbert.pretrain'",
         )
@@ -163,11 +163,11 @@ def train_all(
     overrides: Sequence[str],
     console: Console,
 ) -> None:
-    """Bring every run to its end; what has ended before is not started again.
+    """Train every unfinished run to its end.
 
     Raises:
-        RunIncompleteError: a run failed or was stopped; the same call again goes on with it.
-        UserError: a folder holds a run of another recipe.
+        RunIncompleteError: a run failed or was stopped; the same call continues it.
+        UserError: a folder contains a run of another recipe.
     """
     waiting = [run for run in runs if run.final_checkpoint() is None]
     with tqdm(
@@ -180,7 +180,7 @@ def train_all(
         for run in waiting:
             _start_from_base_run(run)
             bar.clear()
-            console.print(f"training {run.title}; see {run.log}", soft_wrap=True)
+            console.print(f"training {run.title}; log: {run.log}", soft_wrap=True)
             bar.refresh()
             options = ["--recipe", recipe, "--data", data, "--output", run.folder]
             _train(run, [*launcher, *map(str, options), *overrides, *run.overrides])
@@ -188,7 +188,7 @@ def train_all(
 
 
 def _start_from_base_run(run: Run) -> None:
-    """Put the base run's checkpoint at the end of the shared phases into a run that has none."""
+    """Copy the base run's checkpoint at the end of the shared phases into a run without any."""
     checkpoints = run.folder / "checkpoints"
     source = run.base_run / "checkpoints" / f"step-{run.shared_steps:08d}"
     if not run.shared_steps or CheckpointStore(checkpoints).list() or not source.is_dir():
@@ -197,18 +197,18 @@ def _start_from_base_run(run: Run) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
     shutil.copytree(run.base_run / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
-    # What the shared phases came to; the run forgets what lies after them.
+    # Results of the shared phases; on resuming, the run drops those of later phases.
     shutil.copyfile(run.base_run / "results.json", run.folder / "results.json")
     partial.rename(checkpoints / source.name)
 
 
 def _train(run: Run, command: Sequence[str]) -> None:
-    """Start `command` and wait; the wish to stop reaches it as a STOP file in the run's folder."""
+    """Run `command` to its end; forward a request to stop as a STOP file in the run folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     stop = StopRequest(run.folder)
     stop_file = run.folder / STOP_FILE
     with run.log.open("ab") as log:
-        # A session of its own: Ctrl-C would kill `deepspeed` before the ranks have saved.
+        # A new session: Ctrl-C would kill `deepspeed` before the ranks have saved.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -223,25 +223,26 @@ def _train(run: Run, command: Sequence[str]) -> None:
             time.sleep(POLL_SECONDS)
         stopped = stop.reason() is not None
     finally:
-        if process.poll() is None:  # the second Ctrl-C
+        if process.poll() is None:  # second Ctrl-C
             process.terminate()
         stop_file.unlink(missing_ok=True)
         stop.close()
     if status == EXIT_SAVED_START_AGAIN or (status == 0 and stopped):
         raise RunIncompleteError(
-            f"{run.title} was stopped and has saved; the same command goes on",
+            f"{run.title} was stopped after saving; repeat the command to continue",
             EXIT_SAVED_START_AGAIN,
         )
     if status:
         raise RunIncompleteError(
-            f"{run.title} ended with status {status}; the end of {run.log}:\n{_tail(run.log)}\n"
-            "  → mend it and give the same command again: what has ended is not repeated",
-            # As a shell says it of a process that died of a signal.
+            f"{run.title} failed with exit status {status}; last lines of {run.log}:\n"
+            f"{_tail(run.log)}\n"
+            "  → fix the cause and repeat the command: finished runs are not repeated",
+            # Shell convention for a process killed by a signal.
             status if status > 0 else 128 - status,
         )
     if run.final_checkpoint() is None:
         raise RunIncompleteError(
-            f"{run.title} left with status 0 before its last step: {run.log}", 1
+            f"{run.title} exited with status 0 before its last step; see {run.log}", 1
         )
 
 

@@ -1,13 +1,13 @@
-"""A checkpoint on disk: safetensors files of float32 slices, and an index that explains them.
+"""Checkpoint format: safetensors files of float32 slices, and an index that describes them.
 
     step-00000100/
-        index.json              the run's state, what lies where, checksums of all files and itself
-        recipe.yaml             the resolved recipe
+        index.json              run state, locations of slices, checksums of all files and itself
+        recipe.yaml             resolved recipe
         rank-00000.safetensors  "NAME/master", "NAME/exp_avg", "NAME/exp_avg_sq", each a vector
 
-A slice is a range of the flattened share of one parameter that one tensor rank held. The index says
-which ranges of the full tensor make that share, so that nothing about the grid that wrote a
-checkpoint, nor about the code that cut it, is needed to read it.
+A slice is a range of the flattened shard of one parameter on one tensor rank. The index lists the
+ranges of the full tensor that make up the shard, so that reading needs to know neither the grid
+that wrote the checkpoint nor the code that split it.
 """
 
 import json
@@ -31,7 +31,7 @@ CHUNK = 16 * 2**20
 
 
 class CheckpointDamagedError(UserError):
-    """A checkpoint cannot be used: `message` names the file and what is wrong with it."""
+    """A checkpoint is damaged; `message` names the file and the problem."""
 
 
 class _Model(BaseModel):
@@ -39,37 +39,37 @@ class _Model(BaseModel):
 
 
 class RunState(_Model):
-    """All that a run must know to continue, beside the weights and the optimiser's states."""
+    """State needed to resume a run besides weights and optimizer states."""
 
     step: int
-    """Optimiser steps finished; the next one to do."""
+    """Finished optimizer steps, which is also the index of the next step."""
     tokens: int
-    """Nominal tokens finished."""
+    """Nominal tokens of the finished steps."""
     phase: str
-    """The phase that the last finished step belongs to."""
+    """Phase of the last finished step."""
     recipe: str
-    """The resolved recipe as YAML."""
+    """Resolved recipe as YAML."""
     data: dict[str, Any] = {}
-    """The data streams' positions, as the loader gave them."""
+    """State of the data streams, from the row loader."""
     tokenizer: str = ""
-    """The tokenizer's folder, relative to the run's."""
+    """Tokenizer folder, relative to the run folder."""
     language_tokens: dict[str, int] = {}
-    """Tokens seen by language."""
+    """Tokens seen of each language."""
     extra: dict[str, Any] = {}
-    """Anything else JSON can hold that the loop wants back."""
+    """Other JSON-serializable state of the training loop."""
     phase_end: bool = False
-    """Whether a phase ends here: such a checkpoint is never deleted."""
+    """Whether a phase ends here; such a checkpoint is never deleted."""
 
 
 class FileEntry(_Model):
-    """A file's size and checksum."""
+    """Size and checksum of a file."""
 
     bytes: int
     xxh3_128: str
 
 
 class Slice(_Model):
-    """Elements [start, start + length) of a flattened share, in `file`."""
+    """Elements [start, start + length) of a flattened shard, in `file`."""
 
     file: str
     start: int
@@ -77,26 +77,26 @@ class Slice(_Model):
 
 
 class Shard(_Model):
-    """One tensor rank's share: its ranges along the split dimension, and where its slices lie."""
+    """Shard of one tensor rank: its ranges along the split dimension, and its slices."""
 
     ranges: tuple[tuple[int, int], ...]
     slices: tuple[Slice, ...]
 
 
 class SavedParameter(_Model):
-    """A parameter: its full shape, how it was split (None: not at all) and the shares."""
+    """Full shape, split dimension (None: not split) and shards of a parameter."""
 
     shape: tuple[int, ...]
     split_dimension: int | None
     shards: tuple[Shard, ...]
 
     def shard_shape(self, shard: Shard) -> tuple[int, ...]:
-        """The shape of a share."""
-        return share_shape(self.shape, self.split_dimension, shard.ranges)
+        """Return the shape of a shard."""
+        return shape_of_shard(self.shape, self.split_dimension, shard.ranges)
 
 
 class SavedGrid(_Model):
-    """The grid that wrote a checkpoint; for people, reading does not need it."""
+    """Grid that wrote a checkpoint; informational, not needed for reading."""
 
     tensor: int
     data: int
@@ -104,14 +104,14 @@ class SavedGrid(_Model):
 
 
 class Index(_Model):
-    """index.json."""
+    """Contents of index.json."""
 
     format: int = FORMAT
     writer: str
     number: int
-    """How many checkpoints the run had written before."""
+    """Number of checkpoints that the run wrote before this one."""
     permanent: bool
-    """Never deleted by retention: a phase's end, or every Nth."""
+    """Exempt from retention: the end of a phase, or every Nth checkpoint."""
     state: RunState
     optimizer_steps: int
     grid: SavedGrid
@@ -120,27 +120,27 @@ class Index(_Model):
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all files but the index."""
+        """Bytes of all files except the index."""
         return sum(entry.bytes for entry in self.files.values())
 
     def dump(self) -> bytes:
-        """The file's content, with a checksum of the rest as its last entry."""
+        """Serialize the index, with a checksum of the rest as its last entry."""
         values = self.model_dump(mode="json")
         return json.dumps(values | {"xxh3_128": _digest(values)}, indent=1).encode()
 
     @classmethod
     def read(cls, checkpoint: Path) -> Self:
-        """Read and check index.json; CheckpointDamagedError if it is missing or not as written."""
+        """Read and verify index.json. Raises CheckpointDamagedError if it is missing or damaged."""
         path = checkpoint / INDEX_NAME
         try:
             values = json.loads(path.read_bytes())
             checksum = values.pop("xxh3_128")
         except FileNotFoundError:
-            raise damaged(path, "is missing") from None
+            raise damaged_error(path, "is missing") from None
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise damaged(path, f"cannot be read ({error})") from None
+            raise damaged_error(path, f"cannot be read ({error})") from None
         if checksum != _digest(values):
-            raise damaged(path, "is not as it was written (its checksum differs)")
+            raise damaged_error(path, "is corrupted (checksum mismatch)")
         if values.get("format") != FORMAT:
             raise UserError(
                 f"{path} has format {values.get('format')}; this version reads {FORMAT}",
@@ -149,7 +149,7 @@ class Index(_Model):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise damaged(path, f"does not make sense ({error})") from None
+            raise damaged_error(path, f"is invalid ({error})") from None
 
 
 def _digest(values: dict[str, Any]) -> str:
@@ -157,19 +157,19 @@ def _digest(values: dict[str, Any]) -> str:
     return str(xxhash.xxh3_128_hexdigest(canonical.encode()))
 
 
-def damaged(path: Path, what: str) -> CheckpointDamagedError:
-    """The error for a file that cannot be used."""
+def damaged_error(path: Path, what: str) -> CheckpointDamagedError:
+    """Return the error for an unusable file; `what` continues a sentence after its name."""
     return CheckpointDamagedError(
         f"{path} {what}",
-        remedy=f"delete the folder {path.parent} or copy it again from a sound copy; "
-        "the checkpoint before it is untouched",
+        remedy=f"delete the folder {path.parent} or restore it from a copy; earlier checkpoints "
+        "are not affected",
     )
 
 
-def share_shape(
+def shape_of_shard(
     shape: Sequence[int], split_dimension: int | None, ranges: Sequence[tuple[int, int]]
 ) -> tuple[int, ...]:
-    """The shape of the share that `ranges` along `split_dimension` cut out of `shape`."""
+    """Return the shape of the shard of `ranges` along `split_dimension` of `shape`."""
     if split_dimension is None:
         return tuple(shape)
     width = sum(stop - start for start, stop in ranges)
@@ -177,15 +177,15 @@ def share_shape(
 
 
 def vectors_header(lengths: dict[str, int]) -> bytes:
-    """The head of a safetensors file of float32 vectors that follow each other in this order."""
+    """Build the header of a safetensors file of float32 vectors in this order."""
     vectors = {name: ("F32", [length], 4 * length) for name, length in lengths.items()}
     return safetensors_header(vectors)[0]
 
 
 def write_file(path: Path, parts: Sequence[bytes | memoryview]) -> FileEntry:
-    """Write `parts` one after the other, flush them to disk, read them back and compare.
+    """Write `parts` to a file, flush it to disk, read it back and compare checksums.
 
-    Returns the file's size and checksum. OSError if the disk is full or gives back something else.
+    Returns the file's size and checksum. Raises OSError if the disk is full or returns other data.
     """
     hashing, size = xxhash.xxh3_128(), 0
     with path.open("wb", buffering=0) as file:
@@ -201,17 +201,17 @@ def write_file(path: Path, parts: Sequence[bytes | memoryview]) -> FileEntry:
     entry = FileEntry(bytes=size, xxh3_128=hashing.hexdigest())
     problem = check_file(path, entry)
     if problem is not None:
-        raise OSError(f"{path} {problem} right after it was written")
+        raise OSError(f"{path} {problem} immediately after writing")
     return entry
 
 
 def check_file(path: Path, entry: FileEntry) -> str | None:
-    """What is wrong with a file, as the end of a sentence that its name begins; None: nothing."""
+    """Return the problem with a file as a predicate to its name; None if it is valid."""
     try:
         size = path.stat().st_size
         if size != entry.bytes:
-            how = "is cut short" if size < entry.bytes else "is too long"
-            return f"{how}: {size} bytes instead of {entry.bytes}"
+            how = "is truncated" if size < entry.bytes else "is too long"
+            return f"{how} ({size} of {entry.bytes} bytes)"
         hashing = xxhash.xxh3_128()
         with path.open("rb", buffering=0) as file:
             buffer = memoryview(bytearray(min(CHUNK, max(1, size))))
@@ -222,19 +222,22 @@ def check_file(path: Path, entry: FileEntry) -> str | None:
     except OSError as error:
         return f"cannot be read ({error})"
     if hashing.hexdigest() != entry.xxh3_128:
-        return "is not as it was written (its checksum differs)"
+        return "is corrupted (checksum mismatch)"
     return None
 
 
-def check_complete(parameters: dict[str, SavedParameter]) -> Iterator[str]:
-    """What is missing or doubled in the slices, as sentences; nothing if they cover every share."""
+def coverage_errors(parameters: dict[str, SavedParameter]) -> Iterator[str]:
+    """Yield a message for every gap or overlap of slices; none if they cover every shard."""
     for name, parameter in parameters.items():
         for number, shard in enumerate(parameter.shards):
             covered = 0
-            for piece in sorted(shard.slices, key=lambda piece: piece.start):
-                if piece.start != covered:
-                    yield f"{name}, share {number}: slices meet at {covered} and {piece.start}"
-                covered = piece.start + piece.length
+            for slice_ in sorted(shard.slices, key=lambda slice_: slice_.start):
+                if slice_.start != covered:
+                    yield (
+                        f"{name}, shard {number}: a slice ends at {covered}, "
+                        f"the next starts at {slice_.start}"
+                    )
+                covered = slice_.start + slice_.length
             wanted = math.prod(parameter.shard_shape(shard))
             if covered != wanted:
-                yield f"{name}, share {number}: slices end at {covered} of {wanted}"
+                yield f"{name}, shard {number}: slices end at {covered} of {wanted}"

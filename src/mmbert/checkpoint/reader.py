@@ -1,10 +1,12 @@
-"""Reading checkpoints, whatever grid wrote them: ranges of a new grid's shares, or whole tensors.
+"""Reader of checkpoints written on any grid: ranges of a new grid's shards, or full tensors.
 
 Needs neither deepspeed nor torch.distributed, and reads no pickle.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,17 +16,36 @@ from torch import Tensor
 
 from mmbert.checkpoint.format import (
     Index,
-    SavedParameter,
     Shard,
     check_file,
-    damaged,
-    share_shape,
+    damaged_error,
+    shape_of_shard,
 )
 from mmbert.errors import UserError
 
 
+@dataclass(frozen=True)
+class _SavedShard:
+    """One state of a saved shard as an array [outer, width, inner] around the split dimension."""
+
+    read: Callable[[int, int], Tensor]
+    """Reads `length` elements of the flattened shard from `start` on."""
+    width: int
+    inner: int
+
+    def part(self, rows: range, columns: range) -> Tensor:
+        """Read float32 [rows, columns, inner]; of a single row, only the columns."""
+        if len(rows) == 1:
+            start = (rows.start * self.width + columns.start) * self.inner
+            values = self.read(start, len(columns) * self.inner)
+            return values.view(1, len(columns), self.inner)
+        stride = self.width * self.inner
+        values = self.read(rows.start * stride, len(rows) * stride)
+        return values.view(len(rows), self.width, self.inner)[:, columns.start : columns.stop]
+
+
 class CheckpointReader:
-    """An open checkpoint; its files are mapped into memory until it is closed."""
+    """Open checkpoint; its files are memory-mapped until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,16 +59,16 @@ class CheckpointReader:
         self._files.clear()
 
     def full(self, name: str, state: str = "master") -> Tensor:
-        """The full float32 tensor of one parameter (or of an optimiser's state of it)."""
+        """Return the full float32 tensor of a parameter, or of one of its optimizer states."""
         parameter = self.index.parameters[name]
         tensor = torch.empty(parameter.shape, dtype=torch.float32)
         for shard in parameter.shards:
             shape = parameter.shard_shape(shard)
-            share = self._flat(name, state, shard, 0, math.prod(shape)).view(shape)
-            _copy_ranges(share, tensor, parameter.split_dimension, shard.ranges)
+            values = self._flat(name, state, shard, 0, math.prod(shape)).view(shape)
+            _copy_ranges(values, tensor, parameter.split_dimension, shard.ranges)
         return tensor
 
-    def share_range(
+    def shard_range(
         self,
         name: str,
         state: str,
@@ -56,23 +77,26 @@ class CheckpointReader:
         start: int,
         length: int,
     ) -> Tensor:
-        """float32 [length]: elements from `start` of the flattened share that `ranges` cut out.
+        """Return elements from `start` of a flattened shard, float32 [length].
 
-        The ranges are those of a tensor rank of the grid that reads. Reads no more than the rows
-        of the saved shares that these elements lie in.
+        Reads only the rows of the saved shards that contain these elements.
+
+        Args:
+            ranges: ranges of the shard along the split dimension, those of a tensor rank of the
+                reading grid.
         """
         parameter = self.index.parameters[name]
         dimension = parameter.split_dimension
         if dimension is None:
             return self._flat(name, state, parameter.shards[0], start, length)
         for shard in parameter.shards:
-            if tuple(ranges) == shard.ranges:  # split as it was: no rearranging
+            if tuple(ranges) == shard.ranges:  # same split: no rearranging
                 return self._flat(name, state, shard, start, length)
-        shape = share_shape(parameter.shape, dimension, ranges)
+        shape = shape_of_shard(parameter.shape, dimension, ranges)
         outer, width = math.prod(shape[:dimension]), shape[dimension]
         inner = math.prod(shape[dimension + 1 :])
-        # Rows [first, last) of the outer dimensions hold the wanted elements; when there is only
-        # one (a split along dimension 0), entries [low, high) of the split dimension do.
+        # Rows [first, last) of the outer dimensions contain the elements; if there is only one (a
+        # split along dimension 0), entries [low, high) of the split dimension do.
         row = width * inner
         first, last = start // row, -(-(start + length) // row)
         low, high = 0, width
@@ -81,46 +105,26 @@ class CheckpointReader:
         wanted = _cut(ranges, low, high)
         block = torch.empty((last - first, high - low, inner), dtype=torch.float32)
         for shard in parameter.shards:
-            self._fill(block, name, state, parameter, shard, wanted, first, last)
+            saved = _SavedShard(
+                partial(self._flat, name, state, shard),
+                width=parameter.shard_shape(shard)[dimension],
+                inner=inner,
+            )
+            for target, source, count in _overlaps(wanted, shard.ranges):
+                part = saved.part(range(first, last), range(source, source + count))
+                block[:, target : target + count] = part
         offset = start - first * row - low * inner
         return block.flatten()[offset : offset + length]
 
-    def _fill(
-        self,
-        block: Tensor,
-        name: str,
-        state: str,
-        parameter: SavedParameter,
-        shard: Shard,
-        wanted: list[tuple[int, int]],
-        first: int,
-        last: int,
-    ) -> None:
-        """Copy into `block` [rows, wanted entries, inner] what `shard` has of it."""
-        shape = parameter.shard_shape(shard)
-        assert parameter.split_dimension is not None
-        width = shape[parameter.split_dimension]
-        inner = math.prod(shape[parameter.split_dimension + 1 :])
-        for target, source, count in _overlaps(wanted, shard.ranges):
-            if last - first == 1:
-                begin = (first * width + source) * inner
-                piece = self._flat(name, state, shard, begin, count * inner)
-                block[0, target : target + count] = piece.view(count, inner)
-            else:
-                rows = self._flat(
-                    name, state, shard, first * width * inner, (last - first) * width * inner
-                ).view(last - first, width, inner)
-                block[:, target : target + count] = rows[:, source : source + count]
-
     def _flat(self, name: str, state: str, shard: Shard, start: int, length: int) -> Tensor:
-        """float32 [length]: elements from `start` of a saved share, from all files they lie in."""
+        """Return elements from `start` of a flattened saved shard, float32 [length]."""
         result = torch.empty(length, dtype=torch.float32)
-        for piece in shard.slices:
-            begin = max(start, piece.start)
-            end = min(start + length, piece.start + piece.length)
+        for slice_ in shard.slices:
+            begin = max(start, slice_.start)
+            end = min(start + length, slice_.start + slice_.length)
             if begin < end:
-                saved = self._slice(piece.file, name, state)
-                part = saved[begin - piece.start : end - piece.start]
+                saved = self._slice(slice_.file, name, state)
+                part = saved[begin - slice_.start : end - slice_.start]
                 result[begin - start : end - start] = part
         return result
 
@@ -138,13 +142,13 @@ class CheckpointReader:
             path = self.path / file
             try:
                 self._files[file] = safe_open(path, framework="pt")
-            except Exception as error:  # safetensors raises its own and OS errors alike
-                raise damaged(path, f"cannot be read ({error})") from None
+            except Exception as error:  # safetensors raises its own and OS errors
+                raise damaged_error(path, f"cannot be read ({error})") from None
         return self._files[file]
 
 
 def _cut(ranges: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
-    """The part of the concatenated ranges that lies at positions [low, high)."""
+    """Return the part of the concatenated ranges at positions [low, high)."""
     result, position = [], 0
     for start, stop in ranges:
         begin, end = max(low - position, 0), min(high - position, stop - start)
@@ -157,7 +161,7 @@ def _cut(ranges: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple[i
 def _overlaps(
     wanted: Sequence[tuple[int, int]], held: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int, int]]:
-    """(position in the concatenation of `wanted`, position in that of `held`, length) in common."""
+    """Yield overlaps as (position in concatenated `wanted`, in concatenated `held`, length)."""
     target = 0
     for start, stop in wanted:
         source = 0
@@ -170,29 +174,32 @@ def _overlaps(
 
 
 def _copy_ranges(
-    share: Tensor, full: Tensor, dimension: int | None, ranges: Sequence[tuple[int, int]]
+    values: Tensor, full: Tensor, dimension: int | None, ranges: Sequence[tuple[int, int]]
 ) -> None:
     if dimension is None:
-        full.copy_(share)
+        full.copy_(values)
         return
     offset = 0
     for start, stop in ranges:
-        part = share.narrow(dimension, offset, stop - start)
+        part = values.narrow(dimension, offset, stop - start)
         full.narrow(dimension, start, stop - start).copy_(part)
         offset += stop - start
 
 
 def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, full float32 weight) of every parameter of the checkpoint at `path`, one at a time.
+    """Yield (name, full float32 weight) of every parameter of the checkpoint at `path`.
 
-    UserError if `path` is no checkpoint or a damaged one: every checksum is compared first.
+    Verifies every checksum first.
+
+    Raises:
+        UserError: `path` is not a checkpoint, or a damaged one.
     """
     if not path.is_dir():
         raise UserError(
             f"{path} is not a checkpoint folder",
-            remedy="name a folder such as RUN/checkpoints/step-00000100",
+            remedy="give a folder such as RUN/checkpoints/step-00000100",
         )
-    problem = problem_with(path)
+    problem = verify_checkpoint(path)
     if problem is not None:
         raise problem
     with CheckpointReader(path) as reader:
@@ -200,20 +207,20 @@ def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, reader.full(name)
 
 
-def problem_with(path: Path, *, share: int = 0, shares: int = 1) -> UserError | None:
-    """The first thing wrong with a checkpoint, None if it is sound. Reads every file once.
+def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> UserError | None:
+    """Return the first error in a checkpoint, None if it is valid. Reads every file once.
 
-    With `shares` > 1 only every `shares`-th file is looked at, from number `share` on.
+    With several ranks, each verifies every `world_size`-th file.
     """
     try:
         index = Index.read(path)
     except UserError as error:
         return error
-    for name in list(index.files)[share::shares]:
+    for name in list(index.files)[rank::world_size]:
         what = check_file(path / name, index.files[name])
         if what is not None:
-            return damaged(path / name, what)
+            return damaged_error(path / name, what)
     return None
 
 
-__all__ = ["CheckpointReader", "problem_with", "read_parameters"]
+__all__ = ["CheckpointReader", "read_parameters", "verify_checkpoint"]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint may be continued with a recipe: what was drawn already must not change."""
+"""Refuse to resume a checkpoint with a recipe that would have drawn other training data."""
 
 from pathlib import Path
 
@@ -7,41 +7,44 @@ from mmbert.errors import UserError
 from mmbert.recipe import Recipe, parse_recipe
 from mmbert.schedule import training_plan
 
-# What decides which rows are drawn, and what the weights mean: with another value a checkpoint
-# would continue as something else. Of the phases only those already begun count.
-_FIXED = ("seed", "data", "tokenizer")
+# Keys that determine which rows are drawn and what the weights mean. Phases count only once begun.
+# The tokenizer's path is not among them, since folders move: a run folder keeps a copy of its
+# tokenizer, and training compares that copy's fingerprint with the shards'.
+_FIXED = ("seed", "data")
 _FIXED_BATCH = ("row_tokens", "quantum")
 _FIXED_PHASE = ("name", "tokens", "context", "languages", "temperature", "mask_ratio", "rows")
 
 
 def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
-    """Refuse to continue a checkpoint as another run.
+    """Verify that `recipe` may continue the checkpoint.
 
-    Learning rates, phases still to come, logging and the grid may change; what was already drawn
-    from the data may not.
+    Learning rates, future phases, logging and the grid may change; data that was already drawn
+    may not.
 
     Raises:
         UserError: names the first key that differs.
     """
     before = parse_recipe(state.recipe, origin=f"{checkpoint}/recipe.yaml")
     for key in _FIXED:
-        _same(key, getattr(before, key), getattr(recipe, key), checkpoint)
+        _check_equal(key, getattr(before, key), getattr(recipe, key), checkpoint)
     for key in _FIXED_BATCH:
-        _same(f"batch.{key}", getattr(before.batch, key), getattr(recipe.batch, key), checkpoint)
+        old_value, new_value = getattr(before.batch, key), getattr(recipe.batch, key)
+        _check_equal(f"batch.{key}", old_value, new_value, checkpoint)
     for index, phase in enumerate(training_plan(before).phases):
         if phase.first_step > state.step or (phase.first_step == state.step and index):
             break
         if index >= len(recipe.phases):
-            _same("phases", phase.name, "nothing", checkpoint)
+            _check_equal("phases", phase.name, "nothing", checkpoint)
         old, new = before.phases[index], recipe.phases[index]
         for key in _FIXED_PHASE:
             where = f"phases.{phase.name}.{key}"
-            _same(where, getattr(old, key), getattr(new, key), checkpoint)
+            _check_equal(where, getattr(old, key), getattr(new, key), checkpoint)
 
 
-def _same(key: str, before: object, now: object, checkpoint: Path) -> None:
+def _check_equal(key: str, before: object, now: object, checkpoint: Path) -> None:
     if before != now:
         raise UserError(
-            f"{checkpoint} was trained with {key} {before}, the recipe now says {now}",
-            remedy=f"set {key} back, or begin a new run in another --output",
+            f"cannot resume {checkpoint}: it was trained with {key}={before}, the recipe has "
+            f"{key}={now}",
+            remedy=f"set {key} back, or start a new run in another --output",
         )

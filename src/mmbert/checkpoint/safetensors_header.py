@@ -1,4 +1,4 @@
-"""The head of a safetensors file that is written tensor by tensor."""
+"""Header of a safetensors file that is written tensor by tensor."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 def safetensors_header(
     tensors: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, int]]:
-    """The head of a safetensors file whose tensors follow each other in the order given.
+    """Build the header of a safetensors file with tensors in the given order.
 
-    The format is 8 bytes of length, JSON, then the tensors. Written here because safetensors' own
-    writer takes all tensors at once, in copies, and cannot be asked for a checksum as it goes.
+    The format is 8 bytes of length, JSON, then the tensors. The writer of safetensors itself is
+    not used since it takes copies of all tensors at once and cannot compute a checksum on the fly.
 
     Args:
-        tensors: for each name its dtype as the format spells it ("F32"), its shape and its bytes.
-        metadata: what the file says of itself; None: nothing.
+        tensors: dtype as spelled by the format ("F32"), shape and size in bytes of each name.
+        metadata: contents of `__metadata__`.
 
     Returns:
-        The head, and where each tensor starts behind it, in bytes.
+        The header, and the offset of each tensor after it in bytes.
     """
     entries: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offsets, end = {}, 0

@@ -1,11 +1,11 @@
-"""A run's checkpoints: written beside the training, made current by a rename, read at any grid.
+"""Checkpoints of a run: saved asynchronously, committed by a rename, loaded on any grid.
 
-Saving is three things. The copy: every rank copies its masters and states to host memory; the step
-waits for this alone. The writing: a thread writes, flushes and reads back one file per rank in a
-hidden folder, and leaves a note of what it wrote. The commit: rank 0's thread collects the notes,
-writes the index and renames the folder. The ranks thus agree through the file system, so that
-nothing of it meets the training's collectives; whether a save succeeded is settled at the next one
-(or at `wait`), on all ranks alike.
+A save has three stages. Staging: every rank copies its master weights and optimizer states to host
+memory; the training step waits only for this. Writing: a thread writes, flushes and reads back one
+file per rank in a hidden folder, and adds a manifest of its contents. Commit: the thread of rank 0
+collects the manifests, writes the index and renames the folder. Ranks synchronize through the file
+system, so that saving does not interfere with the collectives of training; all ranks learn at the
+next save (or `wait`) whether it succeeded.
 """
 
 import logging
@@ -21,8 +21,8 @@ import torch
 
 from mmbert import __version__
 from mmbert.checkpoint.format import Index, RunState
-from mmbert.checkpoint.reader import CheckpointReader, problem_with, read_parameters
-from mmbert.checkpoint.writer import Job, Snapshot, Writer
+from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
+from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
 from mmbert.errors import UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.parallel.host_group import HostGroup
@@ -33,50 +33,50 @@ from mmbert.parallel.zero_fragment import ParameterFragment
 logger = logging.getLogger(__name__)
 
 FOLDER = re.compile(r"step-(\d{8,})")
-Paths = list[Path]  # the store has a method `list`, which hides the type within its class
+Paths = list[Path]  # the method `list` of the store hides the type within the class
 PATIENCE_SECONDS = 10.0
 HIDDEN = (".partial-", ".deleted-", ".replaced-")
 
 
 class SavableEngine(Protocol):
-    """What saving asks of an engine; no more, so that reading checkpoints loads no engine."""
+    """Interface of an engine for saving; a protocol, so that reading imports no engine."""
 
     @property
     def grid(self) -> ProcessGrid:
-        """The grid that the model is spread over."""
+        """Process grid of the model."""
 
     @property
     def device(self) -> torch.device:
-        """Where the fragments' tensors are."""
+        """Device of the fragments' tensors."""
 
     @property
     def zero_stage(self) -> int:
-        """ZeRO's stage, for people who read the index."""
+        """ZeRO stage, recorded in the index for information."""
 
     @property
     def steps_taken(self) -> int:
-        """Optimizer steps so far, those of earlier runs included."""
+        """Optimizer steps so far, including those before a resume."""
 
     def fragments(self) -> Iterable[ParameterFragment]:
-        """What this rank holds of each parameter, as views that may be written to."""
+        """Return this rank's fragments of all parameters, as writable views."""
 
 
 class LoadableEngine(SavableEngine, Protocol):
-    """What loading asks of an engine beside that."""
+    """Interface of an engine for loading."""
 
     @property
     def specs(self) -> Sequence[ParameterSpec]:
-        """Every parameter of the model, held by this rank or not."""
+        """Specs of all parameters of the model, held by this rank or not."""
 
     def set_steps_taken(self, steps: int) -> None:
-        """Continue counting from `steps`."""
+        """Set the step counter."""
 
     def sync_model_weights(self) -> None:
-        """Bring the model's weights into line with the fragments' masters; collective."""
+        """Copy the master weights of the fragments to the model's weights. Collective."""
 
 
 class CheckpointStore:
-    """The folder of a run's checkpoints; every rank has one. Methods say if all must call them."""
+    """Checkpoint folder of a run; one instance per rank. Collective methods say so."""
 
     def __init__(
         self,
@@ -88,34 +88,44 @@ class CheckpointStore:
         commit_timeout: float = 3600.0,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """`commit_timeout`: seconds rank 0 waits for all ranks' files before it gives a save up;
-        `alive` is called now and then while a slow disk is waited for."""
+        """Create the store.
+
+        Args:
+            keep_last: number of latest checkpoints to keep.
+            keep_every: keep every Nth checkpoint permanently.
+            asynchronous: return from `save` after staging.
+            commit_timeout: seconds that rank 0 waits for all ranks' files before a save fails.
+            alive: called periodically while waiting for a slow disk.
+        """
         self.root = root
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
         self._alive = alive
         self._host_group = HostGroup.on_default_group()
-        self._snapshot = Snapshot()
+        self._staging = HostStaging()
         self._writer: Writer | None = None
         self.blocked_seconds = 0.0
-        """What the last `save` cost the step: waiting for the one before, and copying."""
+        """Time that the last `save` blocked training: wait for the previous save, and staging."""
 
     def prepare(self, engine: SavableEngine) -> None:
-        """Take the host memory for the copies, so that the first save does not have to."""
-        self._snapshot.prepare(engine.fragments(), engine.device)
+        """Allocate the host memory for staging ahead of the first save."""
+        self._staging.prepare(engine.fragments(), engine.device)
 
     def save(self, engine: SavableEngine, state: RunState) -> Path:
-        """Write a checkpoint after `state.step` steps; collective. The folder it will have.
+        """Save a checkpoint after `state.step` steps and return its folder. Collective.
 
-        Returns when the states are copied; waits for the disk only if the store is not asynchronous
-        or the save before has not ended. UserError if that one (or this one) failed.
+        Returns once the states are staged; waits for the disk only if the store is synchronous or
+        the previous save has not finished.
+
+        Raises:
+            UserError: the previous save (or this one) failed.
         """
         begin = time.monotonic()
         self.wait()
         path = self.root / f"step-{state.step:08d}"
         begun = self._begin(path) if self._host_group.is_rank_zero else None
         number, partial = self._host_group.broadcast(begun)
-        job = Job(
+        job = SaveJob(
             path=path,
             partial=self.root / partial,
             rank=self._host_group.rank,
@@ -131,9 +141,9 @@ class CheckpointStore:
             zero_stage=engine.zero_stage,
             commit_timeout=self._commit_timeout,
         )
-        pieces = self._snapshot.take(engine.fragments(), engine.device)
+        fragment_specs = self._staging.stage(engine.fragments(), engine.device)
         self._writer = Writer(
-            job, self._snapshot, pieces, after_commit=lambda: self.prune(state.step)
+            job, self._staging, fragment_specs, after_commit=lambda: self.prune(state.step)
         )
         self._writer.start()
         if not self._asynchronous:
@@ -142,15 +152,16 @@ class CheckpointStore:
         return path
 
     def wait(self) -> None:
-        """Wait until the save under way has ended on all ranks; collective.
+        """Wait until the current save has finished on all ranks. Collective.
 
-        UserError, on every rank, if it failed on any. The checkpoints before it are untouched.
+        Raises:
+            UserError: on every rank if the save failed on any; earlier checkpoints are unaffected.
         """
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
-        # All ranks come back to one another, so that none seems to hang while one still writes.
-        while not all(self._host_group.gather(writer.ends_within(PATIENCE_SECONDS))):
+        # Ranks wait for each other in short intervals, so that none appears to hang meanwhile.
+        while not all(self._host_group.gather(writer.finished_within(PATIENCE_SECONDS))):
             self._alive()
         results = self._host_group.gather(writer.result())
         failures = [failure for failure in results if failure is not None]
@@ -159,30 +170,28 @@ class CheckpointStore:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
             reason = next((failure for failure in failures if failure), "see the log")
             raise UserError(
-                f"the checkpoint {writer.job.path} could not be written: {reason}",
-                remedy="free space (or raise the quota) or mend the disk, then start the same "
-                "command again: it continues from the newest sound checkpoint",
+                f"cannot write checkpoint {writer.job.path}: {reason}",
+                remedy="free space (or raise the quota) or repair the disk, then run the same "
+                "command again: it resumes from the latest valid checkpoint",
             )
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether this rank is still writing."""
-        return self._writer is not None and self._writer.is_alive
-
     def list(self) -> Paths:
-        """Committed checkpoints, oldest first; whether they are sound is not looked at."""
+        """Return committed checkpoints, oldest first, without verifying them."""
         if not self.root.is_dir():
             return []
         folders = [path for path in self.root.iterdir() if FOLDER.fullmatch(path.name)]
         return sorted(folders, key=step_of)
 
-    def newest_sound(self, *, up_to_step: int | None = None) -> Path | None:
-        """The newest checkpoint whose every byte is as written; None if there are none; collective.
+    def latest_valid(self, *, up_to_step: int | None = None) -> Path | None:
+        """Return the latest checkpoint with valid checksums; None if there are none. Collective.
 
-        With `up_to_step`, those of later steps are left out of account.
+        The ranks verify different files. Damaged checkpoints are logged and skipped.
 
-        The ranks share the reading. A damaged checkpoint is logged by name and passed over.
-        UserError if there are checkpoints but none is sound: starting anew must be a decision.
+        Args:
+            up_to_step: ignore checkpoints of later steps.
+
+        Raises:
+            UserError: all checkpoints are damaged; starting over must be the user's decision.
         """
         candidates = self._host_group.broadcast(
             self.list() if self._host_group.is_rank_zero else None
@@ -191,33 +200,38 @@ class CheckpointStore:
             candidates = [path for path in candidates if step_of(path) <= up_to_step]
         problems = []
         for path in reversed(candidates):
-            share, shares = self._host_group.rank, self._host_group.world_size
-            found = self._host_group.gather(problem_with(path, share=share, shares=shares))
+            rank, world_size = self._host_group.rank, self._host_group.world_size
+            found = self._host_group.gather(
+                verify_checkpoint(path, rank=rank, world_size=world_size)
+            )
             problem = next((problem for problem in found if problem is not None), None)
             if problem is None:
                 return Path(path)
             problems.append(problem)
             if self._host_group.is_rank_zero:
-                logger.warning("passing over a damaged checkpoint: %s", problem.message)
+                logger.warning("skipping a damaged checkpoint: %s", problem.message)
         if problems:
             raise UserError(
-                f"none of the {len(problems)} checkpoints in {self.root} is sound; the newest: "
+                f"none of the {len(problems)} checkpoints in {self.root} is valid; the latest: "
                 f"{problems[0].message}",
-                remedy=f"restore one from a copy, or move {self.root} away to begin anew",
+                remedy=f"restore one from a copy, or move {self.root} away to start over",
             )
         return None
 
     def load(self, engine: LoadableEngine, path: Path) -> RunState:
-        """Set `engine` to the checkpoint at `path`, of whatever grid and ZeRO stage; collective.
+        """Load the checkpoint at `path`, of any grid and ZeRO stage, into `engine`. Collective.
 
-        Each rank reads the slices that it needs. UserError if the model is another one.
+        Each rank reads only the slices that it needs.
+
+        Raises:
+            UserError: the checkpoint is of another model.
         """
         with CheckpointReader(path) as reader:
             _check_same_model(engine, reader.index, path)
             for fragment in engine.fragments():
                 ranges = fragment.spec.ranges(fragment.tensor_rank, fragment.tensor_size)
                 for state, tensor in fragment.states.items():
-                    values = reader.share_range(
+                    values = reader.shard_range(
                         fragment.name,
                         state,
                         ranges=ranges,
@@ -230,10 +244,10 @@ class CheckpointStore:
             return reader.index.state
 
     def prune(self, step: int) -> Paths:
-        """Delete all but the last `keep_last` up to `step` and the permanent ones; rank 0 alone.
+        """Delete all but the last `keep_last` up to `step` and permanent ones. Rank 0 only.
 
-        Those after `step` were damaged when the run went back before them, and do not count: the
-        one just written would be the first to go. Returns what went.
+        Checkpoints after `step` were damaged when the run resumed before them, and do not count:
+        otherwise the one just written would be the first to be deleted. Returns the deleted ones.
         """
         deleted = []
         for path in [path for path in self.list() if step_of(path) <= step][: -self._keep_last]:
@@ -241,25 +255,28 @@ class CheckpointStore:
                 if Index.read(path).permanent:
                     continue
             except UserError:
-                pass  # a damaged one is of no use to anyone
+                pass  # damaged checkpoints are useless
             self.remove(path)
             deleted.append(path)
         return deleted
 
     def remove(self, path: Path) -> None:
-        """Delete a checkpoint; one rank alone."""
-        # Renamed first, for good: a half-deleted checkpoint is never seen as one.
-        grave = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
-        path.rename(grave)
+        """Delete a checkpoint. Call on one rank only."""
+        # Rename first, so that a half-deleted checkpoint is never mistaken for a checkpoint.
+        trash = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
+        path.rename(trash)
         sync_folder(self.root)
-        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def _begin(self, path: Path) -> tuple[int, str]:
-        """The save's number and the name of its hidden folder, made; remains of others go."""
+        """Create the hidden folder of a save; return the save's number and the folder's name.
+
+        Removes leftovers of killed saves.
+        """
         make_folder(self.root)
-        for remains in self.root.iterdir():
-            if remains.name.startswith(HIDDEN):
-                shutil.rmtree(remains, ignore_errors=True)
+        for leftover in self.root.iterdir():
+            if leftover.name.startswith(HIDDEN):
+                shutil.rmtree(leftover, ignore_errors=True)
         number = 0
         for earlier in reversed(self.list()):
             try:
@@ -273,27 +290,27 @@ class CheckpointStore:
 
 
 def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
-    """UserError unless the checkpoint holds exactly the parameters of the engine's model."""
+    """Raise UserError unless the checkpoint has exactly the parameters of the engine's model."""
     wanted = {spec.name: spec.full_shape for spec in engine.specs}
     for name in [*wanted, *index.parameters]:
         shape = wanted.get(name)
         saved = index.parameters[name].shape if name in index.parameters else None
         if shape == saved:
             continue
-        what = f"has {name} of shape {saved}, the model {shape}"
+        what = f"has {name} of shape {saved}, the model of shape {shape}"
         if saved is None:
-            what = f"has no parameter {name}, which the model has"
+            what = f"lacks parameter {name} of the model"
         elif shape is None:
-            what = f"has a parameter {name}, which the model has not"
+            what = f"has parameter {name}, which is not in the model"
         raise UserError(
             f"the checkpoint {path} {what}",
-            remedy="continue with the recipe that wrote it (recipe.yaml in its folder), "
-            "or begin in another output folder",
+            remedy="resume with the recipe that wrote it (recipe.yaml in its folder), "
+            "or start in another output folder",
         )
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step in the name of a checkpoint's folder."""
+    """Return the step in the name of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("step-"))
 
 

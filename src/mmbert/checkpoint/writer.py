@@ -1,7 +1,8 @@
-"""Writing a checkpoint beside the training: the copy in host memory, one file per rank, the commit.
+"""Asynchronous checkpoint writer: staging in host memory, one file per rank, commit.
 
-Runs in a thread of each rank. Ranks tell rank 0 that their file is safe by a note in the hidden
-folder; only rank 0 renames it. A rank that fails leaves a note of that, and rank 0 gives up.
+Runs in a thread of each rank. A rank reports a safely written file to rank 0 by a manifest in the
+hidden folder, a failure by a marker file, on which rank 0 aborts the save. Only rank 0 renames the
+folder.
 """
 
 import json
@@ -28,7 +29,7 @@ from mmbert.checkpoint.format import (
     SavedParameter,
     Shard,
     Slice,
-    check_complete,
+    coverage_errors,
     vectors_header,
     write_file,
 )
@@ -39,12 +40,12 @@ logger = logging.getLogger(__name__)
 
 
 class PeerFailedError(Exception):
-    """Another rank could not write its part; it tells the reason itself."""
+    """Another rank failed to write its part and reports the reason itself."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One save, as one rank sees it."""
+class SaveJob:
+    """Parameters of one save on one rank."""
 
     path: Path
     partial: Path
@@ -62,8 +63,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A fragment that this rank writes: which range of which share, without the numbers."""
+class FragmentSpec:
+    """Location of a fragment that this rank writes: a range of a shard, without its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -75,14 +76,14 @@ class Piece:
     states: tuple[str, ...]
 
 
-class Snapshot:
-    """Host memory for one rank's copy, kept from save to save (on a GPU: pinned)."""
+class HostStaging:
+    """Host buffer for one rank's states, reused between saves (pinned if training on a GPU)."""
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
 
     def prepare(self, fragments: Iterable[ParameterFragment], device: torch.device) -> None:
-        """Take the memory now: the system's handing it out costs more than the copy."""
+        """Allocate and touch the buffer ahead: allocation takes longer than the copy."""
         self._reserve(_written_here(fragments), device)
         assert self.buffer is not None
         self.buffer.zero_()
@@ -92,12 +93,12 @@ class Snapshot:
         if self.buffer is None or self.buffer.numel() != total:
             self.buffer = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
 
-    def take(
+    def stage(
         self, fragments: Iterable[ParameterFragment], device: torch.device
-    ) -> tuple[Piece, ...]:
-        """Copy what this rank has to write, in the file's order. On return the copy is whole.
+    ) -> tuple[FragmentSpec, ...]:
+        """Copy the fragments that this rank writes in file order; complete on return.
 
-        A parameter that every tensor rank holds is written by the first of them.
+        A parameter replicated on all tensor ranks is written by the first of them.
         """
         chosen = _written_here(fragments)
         self._reserve(chosen, device)
@@ -111,7 +112,7 @@ class Snapshot:
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
         return tuple(
-            Piece(
+            FragmentSpec(
                 name=f.name,
                 shape=tuple(f.spec.full_shape),
                 split_dimension=f.spec.split_dimension,
@@ -130,38 +131,39 @@ def _written_here(fragments: Iterable[ParameterFragment]) -> list[ParameterFragm
 
 
 class Writer:
-    """The thread that writes one save; `result` waits for it."""
+    """Thread that writes one save; `result` waits for it."""
 
     def __init__(
         self,
-        job: Job,
-        snapshot: Snapshot,
-        pieces: tuple[Piece, ...],
+        job: SaveJob,
+        staging: HostStaging,
+        fragment_specs: tuple[FragmentSpec, ...],
         after_commit: Callable[[], Any],
     ) -> None:
         self.job = job
-        self._snapshot, self._pieces, self._after_commit = snapshot, pieces, after_commit
+        self._staging, self._fragment_specs, self._after_commit = (
+            staging,
+            fragment_specs,
+            after_commit,
+        )
         self._failure: str | None = None
-        # A daemon: a run that dies must not wait for a checkpoint that will never be whole.
+        # A daemon, so that a crashing run does not wait for a checkpoint that cannot complete.
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it is still writing."""
-        return self._thread.is_alive()
-
-    def ends_within(self, seconds: float) -> bool:
-        """Wait for the end, `seconds` at most; whether it has come."""
+    def finished_within(self, seconds: float) -> bool:
+        """Wait up to `seconds`; return whether the thread has finished."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def result(self) -> str | None:
-        """Wait for the end; None if all went well, else what went wrong on this rank ("" if it is
-        another rank that failed)."""
+        """Wait for the thread; return None on success, else the error of this rank.
+
+        The error is "" if another rank failed.
+        """
         self._thread.join()
         return self._failure
 
@@ -170,77 +172,82 @@ class Writer:
         try:
             self._write()
             if job.rank == 0:
-                notes = _collect_notes(job)
-                commit(job, notes)
+                manifests = _collect_manifests(job)
+                commit(job, manifests)
                 self._after_commit()
         except PeerFailedError:
             self._failure = ""
         except Exception as error:  # reported by `result`, on the main thread of every rank
             self._failure = f"rank {job.rank}: {error}"
             logger.error("checkpoint %s: %s", job.path.name, self._failure)
-            _leave_failure_note(job)
+            _mark_failure(job)
 
     def _write(self) -> None:
-        """This rank's file, then its note (renamed into place: rank 0 never reads half of one)."""
-        job, pieces = self.job, self._pieces
-        assert self._snapshot.buffer is not None
+        """Write this rank's file, then its manifest (renamed: rank 0 never reads half of it)."""
+        job, fragment_specs = self.job, self._fragment_specs
+        assert self._staging.buffer is not None
         name = f"rank-{job.rank:05d}.safetensors"
-        lengths = {f"{p.name}/{state}": p.length for p in pieces for state in p.states}
-        data = self._snapshot.buffer.numpy().data
+        lengths = {f"{p.name}/{state}": p.length for p in fragment_specs for state in p.states}
+        data = self._staging.buffer.numpy().data
         entry = write_file(job.partial / name, [vectors_header(lengths), data])
-        note = {
+        rank_manifest = {
             "file": name,
             "entry": entry.model_dump(),
-            "pieces": [piece.__dict__ for piece in pieces],
+            "pieces": [fragment.__dict__ for fragment in fragment_specs],
         }
         draft = job.partial / f".note-{job.rank:05d}"
-        write_file(draft, [json.dumps(note).encode()])
-        draft.rename(_note(job, job.rank))
+        write_file(draft, [json.dumps(rank_manifest).encode()])
+        draft.rename(_manifest_path(job, job.rank))
 
 
-def _note(job: Job, rank: int) -> Path:
+def _manifest_path(job: SaveJob, rank: int) -> Path:
     return job.partial / f"note-{rank:05d}.json"
 
 
-def _failure_note(job: Job, rank: int) -> Path:
+def _failure_marker(job: SaveJob, rank: int) -> Path:
     return job.partial / f"failed-{rank:05d}"
 
 
-def _leave_failure_note(job: Job) -> None:
-    """Tell rank 0 with an empty file: that needs no room on the disk."""
+def _mark_failure(job: SaveJob) -> None:
+    """Report a failure to rank 0 by an empty file, which needs no disk space."""
     try:
-        _failure_note(job, job.rank).touch()
+        _failure_marker(job, job.rank).touch()
     except OSError as error:
-        logger.error("checkpoint %s: rank %d cannot say so: %s", job.path.name, job.rank, error)
+        logger.error(
+            "checkpoint %s: rank %d cannot report its failure: %s", job.path.name, job.rank, error
+        )
 
 
-def _collect_notes(job: Job) -> list[dict[str, Any]]:
-    """All ranks' notes, once they are there. PeerFailedError, or TimeoutError if one is late."""
-    notes: dict[int, dict[str, Any]] = {}
+def _collect_manifests(job: SaveJob) -> list[dict[str, Any]]:
+    """Wait for the manifests of all ranks. Raises PeerFailedError or TimeoutError."""
+    manifests: dict[int, dict[str, Any]] = {}
     deadline, pause = time.monotonic() + job.commit_timeout, 0.005
-    while len(notes) < job.world_size:
-        for rank in set(range(job.world_size)) - set(notes):
-            if _note(job, rank).exists():
-                notes[rank] = json.loads(_note(job, rank).read_bytes())
-            elif _failure_note(job, rank).exists():
+    while len(manifests) < job.world_size:
+        for rank in set(range(job.world_size)) - set(manifests):
+            if _manifest_path(job, rank).exists():
+                manifests[rank] = json.loads(_manifest_path(job, rank).read_bytes())
+            elif _failure_marker(job, rank).exists():
                 raise PeerFailedError(rank)
-        if len(notes) < job.world_size:
-            missing = sorted(set(range(job.world_size)) - set(notes))
+        if len(manifests) < job.world_size:
+            missing = sorted(set(range(job.world_size)) - set(manifests))
             if time.monotonic() > deadline:
-                raise TimeoutError(f"ranks {missing} had not written after {job.commit_timeout} s")
+                raise TimeoutError(f"ranks {missing} did not finish within {job.commit_timeout} s")
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
-    return [notes[rank] for rank in range(job.world_size)]
+    return [manifests[rank] for rank in range(job.world_size)]
 
 
-def commit(job: Job, notes: list[dict[str, Any]]) -> None:
-    """Write recipe and index, then make the folder current by a rename."""
-    files = {note["file"]: FileEntry.model_validate(note["entry"]) for note in notes}
+def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
+    """Write recipe and index, then make the checkpoint visible by a rename."""
+    files = {
+        rank_manifest["file"]: FileEntry.model_validate(rank_manifest["entry"])
+        for rank_manifest in manifests
+    }
     files[RECIPE_NAME] = write_file(job.partial / RECIPE_NAME, [job.state.recipe.encode()])
-    parameters = _merge(notes)
-    gaps = list(check_complete(parameters))
+    parameters = _merge(manifests)
+    gaps = list(coverage_errors(parameters))
     if gaps:
-        raise RuntimeError(f"the ranks' slices do not make whole tensors: {gaps[0]}")
+        raise RuntimeError(f"the slices of the ranks do not cover every tensor: {gaps[0]}")
     index = Index(
         writer=job.writer,
         number=job.number,
@@ -253,27 +260,31 @@ def commit(job: Job, notes: list[dict[str, Any]]) -> None:
     )
     write_file(job.partial / INDEX_NAME, [index.dump()])
     for rank in range(job.world_size):
-        _note(job, rank).unlink()
+        _manifest_path(job, rank).unlink()
     sync_folder(job.partial)
     replaced = job.path.with_name(f".replaced-{job.path.name}-{uuid.uuid4().hex[:8]}")
-    if job.path.exists():  # the same step again, after an older or a damaged one was continued
+    if (
+        job.path.exists()
+    ):  # the same step again, after resuming from an older or replacing a damaged one
         job.path.rename(replaced)
     job.partial.rename(job.path)
     sync_folder(job.path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _merge(notes: list[dict[str, Any]]) -> dict[str, SavedParameter]:
-    """What all ranks wrote, by parameter and share."""
+def _merge(manifests: list[dict[str, Any]]) -> dict[str, SavedParameter]:
+    """Merge the manifests of all ranks by parameter and shard."""
     shapes: dict[str, tuple[tuple[int, ...], int | None]] = {}
     ranges: dict[str, dict[int, Any]] = {}
     slices: dict[tuple[str, int], list[Slice]] = {}
-    for note in notes:
-        for piece in note["pieces"]:
-            name, rank = piece["name"], piece["tensor_rank"]
-            shapes[name] = (tuple(piece["shape"]), piece["split_dimension"])
-            ranges.setdefault(name, {})[rank] = piece["ranges"]
-            place = Slice(file=note["file"], start=piece["start"], length=piece["length"])
+    for rank_manifest in manifests:
+        for fragment in rank_manifest["pieces"]:
+            name, rank = fragment["name"], fragment["tensor_rank"]
+            shapes[name] = (tuple(fragment["shape"]), fragment["split_dimension"])
+            ranges.setdefault(name, {})[rank] = fragment["ranges"]
+            place = Slice(
+                file=rank_manifest["file"], start=fragment["start"], length=fragment["length"]
+            )
             slices.setdefault((name, rank), []).append(place)
     return {
         name: SavedParameter(
@@ -282,7 +293,7 @@ def _merge(notes: list[dict[str, Any]]) -> dict[str, SavedParameter]:
             shards=tuple(
                 Shard(
                     ranges=ranges[name][rank],
-                    slices=tuple(sorted(slices[name, rank], key=lambda piece: piece.start)),
+                    slices=tuple(sorted(slices[name, rank], key=lambda slice_: slice_.start)),
                 )
                 for rank in sorted(ranges[name])
             ),

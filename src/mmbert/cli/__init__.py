@@ -1,4 +1,11 @@
-"""The `mmbert` command: what is done with recipes, shards, runs and models besides training."""
+"""The `mmbert` command: everything but preprocessing and training.
+
+- `app`: the Typer application and its output console.
+- `inspect_commands`: `doctor`, `plan`, `inspect`, `results`.
+- `model_commands`: `export`, `fill-mask`, `import`, `merge`, `evaluate`.
+- `ablate_command`: `ablate`.
+- `packaged_commands`: `recipes`, `slurm-scripts`.
+"""
 
 import sys
 
@@ -19,7 +26,7 @@ __all__ = [
 
 
 def main() -> None:
-    """Entry point: a UserError becomes exit status 2 with its message and remedy."""
+    """Run the command line; a UserError exits with status 2, its message and its remedy."""
     try:
         app()
     except UserError as error:

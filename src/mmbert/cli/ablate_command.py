@@ -1,4 +1,4 @@
-"""The command that trains a recipe with and without each of its ideas."""
+"""`mmbert ablate`: train a recipe with and without each of its ideas."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,35 +17,36 @@ from mmbert.cli.app import app, console_for_output
 )
 def ablate(
     recipe: Annotated[
-        str, typer.Argument(help="Name of a packaged recipe (`mmbert recipes`), or a YAML file.")
+        str, typer.Argument(help="Packaged recipe (see `mmbert recipes`) or YAML file.")
     ],
-    data: Annotated[Path, typer.Option(help="The folder of token shards.")],
-    output: Annotated[Path, typer.Option(help="Where each run gets its folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of token shards.")],
+    output: Annotated[Path, typer.Option(help="Folder for the run folders and ablations.json.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Runs of each, with seeds from the recipe's on.", min=1)
+        int, typer.Option(help="Runs per ablation; seeds count up from the recipe's.", min=1)
     ] = 3,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this ablation, beside the full recipe.")
+        list[str] | None,
+        typer.Option(help="Run only this ablation and the full recipe; repeatable."),
     ] = None,
     launch: Annotated[
-        str, typer.Option(help="How a training is started.")
+        str, typer.Option(help="Command that launches a training run.")
     ] = "deepspeed --module mmbert.pretrain",
     mask_ratio: Annotated[
         float,
-        typer.Option(help="Share of held-out tokens masked, the same for all.", min=0.01, max=0.99),
+        typer.Option(help="Fraction of held-out tokens to mask in every run.", min=0.01, max=0.99),
     ] = 0.15,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the variations and runs; train nothing.")
+        bool, typer.Option("--dry-run", help="Print ablations and runs without training.")
     ] = False,
 ) -> None:
-    """Train a recipe and one ablation without each of its ideas; compare their held-out losses.
+    """Ablate the ideas of a recipe: train with and without each, compare held-out losses.
 
-    Falling mask ratio, falling temperature, late languages, the decay phase: does each help on
-    this text at this size? Differences are paired by seed. What has ended is not repeated; status
-    75 is saved, start again; that of a failing run is passed on.
+    Ablated are the falling mask ratio, the falling temperature, late languages and the decay
+    phase. Differences are paired by seed. Finished runs are not repeated. Exit status 75: stopped
+    after saving, repeat the command to continue; a failed run passes its own status on.
     """
     from mmbert.ablation.ablations import all_ablations, select_ablations
     from mmbert.ablation.comparison import check_data, evaluate_runs, render
@@ -65,13 +66,14 @@ def ablate(
             typer.echo(f"    {override}")
     for ablation in all_ablations(resolved)[1:]:
         if not ablation.overrides:
-            typer.echo(f"{ablation.name}: left out, the recipe has nothing to change there")
+            typer.echo(f"{ablation.name}: skipped, the recipe has nothing to change there")
     plan = training_plan(resolved)
     left = [run for run in runs if run.final_checkpoint() is None]
     typer.echo(
-        f"{len(runs)} runs ({len(ablations)} × {seeds} seeds) of {plan.steps:,} steps and "
-        f"{plan.tokens:,} tokens each; {len(left)} are left, {sum(run.tokens for run in left):,} "
-        "tokens (phases that are the full recipe's are trained once)"
+        f"{len(runs)} runs ({len(ablations)} × {seeds} seeds), each {plan.steps:,} steps and "
+        f"{plan.tokens:,} tokens; remaining: {len(left)} runs, "
+        f"{sum(run.tokens for run in left):,} tokens (phases shared with the full recipe are "
+        "trained once)"
     )
     if dry_run:
         return

@@ -1,4 +1,4 @@
-"""The application object that commands are added to, and where they print."""
+"""The Typer application that the command modules extend, and its output console."""
 
 import sys
 
@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 app = typer.Typer(
-    help="Pretrain multilingual encoders: plan, inspect, export, import, merge, evaluate.",
+    help="Plan and inspect pretraining runs; export, import, merge and evaluate their models.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -15,5 +15,5 @@ app = typer.Typer(
 
 
 def console_for_output() -> Console:
-    """Standard output; what is piped into a file is not folded to a narrow terminal."""
+    """Return a console on standard output, 140 columns wide if that is not a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=140)

@@ -1,6 +1,6 @@
-"""The commands that look at things: doctor, plan, inspect, results.
+"""Read-only commands: `doctor`, `plan`, `inspect`, `results`.
 
-Commands import what they need when they run: torch takes seconds, `--help` should not.
+Commands import their dependencies when called: torch takes seconds, which `--help` must not.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmbert.errors import UserError
 
 @app.command(epilog="Example: `mmbert doctor`")
 def doctor() -> None:
-    """Print versions, devices, backends, the kernels that will be used, and what is missing."""
+    """Report versions, devices, backends and kernels of this machine, and what is missing."""
     from mmbert.doctor import collect_findings, render
 
     render(collect_findings(), console_for_output())
@@ -26,24 +26,24 @@ def doctor() -> None:
 )
 def plan(
     recipe: Annotated[
-        str, typer.Argument(help="Name of a packaged recipe (`mmbert recipes`), or a YAML file.")
+        str, typer.Argument(help="Packaged recipe (see `mmbert recipes`) or YAML file.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Shards: their languages, lengths and vocabulary.")
+        Path | None, typer.Option(help="Shards to take languages, lengths and vocabulary from.")
     ] = None,
-    gpus: Annotated[int, typer.Option(help="How many GPUs.", min=1)] = 8,
-    gpu: Annotated[str, typer.Option(help="Kind of GPU: h100, h200, a100, …")] = "h100",
+    gpus: Annotated[int, typer.Option(help="Number of GPUs.", min=1)] = 8,
+    gpu: Annotated[str, typer.Option(help="GPU model: h100, h200, a100, …")] = "h100",
     mfu: Annotated[
-        float | None, typer.Option(help="Model FLOPs utilization assumed, a fraction of the peak.")
+        float | None, typer.Option(help="Assumed model FLOPs utilization (fraction of peak).")
     ] = None,
     utilisation: Annotated[
         float | None, typer.Option(hidden=True, help="Former name of --mfu.")
     ] = None,
 ) -> None:
-    """Say what a recipe costs before it is run: memory, steps, epochs per language, time."""
+    """Estimate memory, steps, epochs per language and training time of a recipe."""
     from mmbert import planner
     from mmbert.recipe import describe_recipe, load_recipe
 
@@ -71,33 +71,41 @@ def plan(
     "`mmbert inspect my_run --step 1200 --data my_shards`"
 )
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A folder of shards, a run, or a checkpoint.")],
+    path: Annotated[Path, typer.Argument(help="Folder of shards, run, or checkpoint.")],
     language: Annotated[
-        str | None, typer.Option(help="Language (or source/language) of a document to print.")
+        str | None, typer.Option(help="Print a document of this language (or source/language).")
     ] = None,
-    document: Annotated[int, typer.Option(help="Number of the document to print.", min=0)] = 0,
-    held_out: Annotated[bool, typer.Option(help="Take it from the held-out part.")] = False,
+    document: Annotated[int, typer.Option(help="Index of the document to print.", min=0)] = 0,
+    held_out: Annotated[
+        bool, typer.Option(help="Take the document from the held-out split.")
+    ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="Show epochs of each language under this recipe.")
+        str | None, typer.Option(help="Show epochs per language under this recipe.")
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write documents read, kept and rejected by reason per language (.tsv)."),
+        typer.Option(
+            help="Write document counts per language to this file (.tsv): read, kept, rejected."
+        ),
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option(help="Compare every file with its checksum (training checks sizes alone)."),
+        typer.Option(help="Verify the checksum of every file (training checks only sizes)."),
     ] = False,
     source_text: Annotated[
         str | None,
-        typer.Option("--input", help="With --verify: decode all shards against this text."),
+        typer.Option(
+            "--input", help="With --verify: compare all decoded shards with this source text."
+        ),
     ] = None,
     step: Annotated[
-        int | None, typer.Option(help="Print the documents of this step of a run.", min=0)
+        int | None, typer.Option(help="Print the documents of this training step of a run.", min=0)
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The run's shards (with --step).")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Shards of the run (required with --step).")
+    ] = None,
 ) -> None:
-    """Show what lies at a path: languages and tokens, checkpoints, one document, one step."""
+    """Show the contents of shards, a run or a checkpoint, down to one document or one step."""
     from mmbert.inspection import checkpoints, shards
     from mmbert_prep.shards.report import write_report
     from mmbert_prep.shards.verify import verify_against_text
@@ -123,20 +131,20 @@ def inspect(
             shards.render_shards(path, console, recipe)
     else:
         raise UserError(
-            f"{path} holds neither shards, nor a run, nor a checkpoint",
+            f"{path} contains no shards, run or checkpoint",
             remedy="name the OUTPUT folder of preprocessing or training, or RUN/checkpoints/step-…",
         )
 
 
 @app.command(epilog="Example: `mmbert results my_run`")
-def results(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Print what each phase of a run saw and what it did to the held-out loss."""
+def results(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Print tokens, throughput and held-out loss of each phase of a run."""
     from mmbert.training.metrics.results import Results, print_summary
 
     found = Results.read(run)
     if found is None:
         raise UserError(
             f"{run} has no results.json",
-            remedy="name the --output folder of training, once its first phase has begun",
+            remedy="name the --output folder of a training run whose first phase has begun",
         )
     print_summary(found, run, console_for_output())

@@ -1,4 +1,4 @@
-"""The commands about models: export, import, merge, evaluate, fill masks."""
+"""Model commands: `export`, `fill-mask`, `import`, `merge`, `evaluate`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,21 +11,21 @@ from mmbert.errors import UserError
 
 
 class Dtype(StrEnum):
-    """Precision of exported weights, and of evaluation."""
+    """Data type of exported weights and of evaluation."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class Initialization(StrEnum):
-    """Where the embedding rows of new tokens come from."""
+    """Source of the embedding rows of new tokens."""
 
     subwords = "subwords"
     mean = "mean"
 
 
 class Method(StrEnum):
-    """How models are merged."""
+    """Merge method."""
 
     ties = "ties"
     linear = "linear"
@@ -38,33 +38,33 @@ class Method(StrEnum):
 )
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A run (its newest sound checkpoint is taken) or a checkpoint.")
+        Path, typer.Argument(help="Checkpoint, or run (uses its latest valid checkpoint).")
     ],
-    out: Annotated[Path, typer.Argument(help="The Hugging Face folder to write.")],
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.float32,
+    out: Annotated[Path, typer.Argument(help="Hugging Face folder to write.")],
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.float32,
 ) -> None:
-    """Write a Hugging Face folder that `transformers` loads; its logits are compared first."""
+    """Export a checkpoint as a Hugging Face folder, verified against `transformers`."""
     from mmbert.hub.export import export_checkpoint
 
     comparison = export_checkpoint(_checkpoint(checkpoint), out, dtype.value)
-    typer.echo(f"{out}: transformers gives the same logits ({comparison})")
+    typer.echo(f"{out}: logits match transformers ({comparison})")
 
 
 @app.command(
     name="fill-mask", epilog="Example: `mmbert fill-mask my_model 'The capital is [MASK].'`"
 )
 def fill_mask(
-    model: Annotated[Path, typer.Argument(help="A Hugging Face folder, such as export writes.")],
-    sentences: Annotated[list[str], typer.Argument(help="Sentences with [MASK] in them.")],
-    top: Annotated[int, typer.Option(help="Candidates for each mask.", min=1)] = 5,
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder, such as export writes.")],
+    sentences: Annotated[list[str], typer.Argument(help="Sentences that contain [MASK].")],
+    top: Annotated[int, typer.Option(help="Number of candidates per mask.", min=1)] = 5,
 ) -> None:
-    """Fill masked tokens with an exported model, through `transformers`."""
+    """Predict masked tokens with an exported model, through `transformers`."""
     from mmbert.hub.fill_mask import fill_masks
 
     for sentence, masks in zip(sentences, fill_masks(model, sentences, top=top), strict=True):
         typer.echo(sentence)
-        for fillings in masks:
-            words = (f"{filling.text!r} {filling.probability:.3f}" for filling in fillings)
+        for candidates in masks:
+            words = (f"{found.text!r} {found.probability:.3f}" for found in candidates)
             typer.echo(f"  {'  '.join(words)}")
 
 
@@ -75,22 +75,23 @@ def fill_mask(
     "`mmbert import mmBERT-base small --sizes mmbert-small`",
 )
 def import_(
-    model: Annotated[Path, typer.Argument(help="A Hugging Face folder with a ModernBERT model.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write, for `initial_checkpoint`.")],
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder of a ModernBERT model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; set `initial_checkpoint` to it.")],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="A new or extended tokenizer's folder.")
+        Path | None, typer.Option(help="Folder of a new or extended tokenizer.")
     ] = None,
     initialization: Annotated[
-        Initialization, typer.Option(help="Rows of new tokens: their old subwords, or the mean.")
+        Initialization,
+        typer.Option(help="Embeddings of new tokens: mean of their subwords, or of all."),
     ] = Initialization.subwords,
     initialisation: Annotated[
         Initialization | None, typer.Option(hidden=True, help="Former name of --initialization.")
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(help="Make it smaller, to this recipe's sizes, by striding.")
+        str | None, typer.Option(help="Shrink to the model sizes of this recipe, by striding.")
     ] = None,
 ) -> None:
-    """Make a ModernBERT model (ModernBERT, mmBERT, Ettin, …) a start for training."""
+    """Import a ModernBERT model (ModernBERT, mmBERT, Ettin, …) as a starting point for training."""
     from mmbert.hub.importing.import_model import import_model
     from mmbert.recipe import load_recipe
 
@@ -103,7 +104,7 @@ def import_(
     )
     for line in report.lines():
         typer.echo(line)
-    typer.echo(f"{out}: name it in the recipe as `initial_checkpoint: {out}`")
+    typer.echo(f"to train from it, set `initial_checkpoint: {out}` in the recipe")
 
 
 @app.command(
@@ -114,21 +115,24 @@ def import_(
 )
 def merge(
     models: Annotated[
-        list[Path], typer.Argument(help="Runs (newest checkpoint), checkpoints or HF folders.")
+        list[Path],
+        typer.Argument(help="Checkpoints, runs (latest checkpoint) or Hugging Face folders."),
     ],
-    output: Annotated[Path, typer.Option(help="The Hugging Face folder to write.")],
+    output: Annotated[Path, typer.Option(help="Hugging Face folder to write.")],
     method: Annotated[
-        Method | None, typer.Option(help="How to merge; not given: as the run's recipe says.")
+        Method | None, typer.Option(help="Merge method (default: that of the run's recipe).")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="What the models branched from (ties needs it).")
+        Path | None, typer.Option(help="Model that the others branched from (required by ties).")
     ] = None,
     weight: Annotated[
-        list[float] | None, typer.Option(help="One for each model, in order; equal if not given.")
+        list[float] | None, typer.Option(help="Weight of each model, in order (default: equal).")
     ] = None,
-    density: Annotated[float, typer.Option(help="Share of each difference that ties keeps.")] = 0.5,
-    decay: Annotated[float, typer.Option(help="What an older checkpoint weighs (ema).")] = 0.9,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.float32,
+    density: Annotated[float, typer.Option(help="Fraction of each difference kept by ties.")] = 0.5,
+    decay: Annotated[
+        float, typer.Option(help="Weight of a checkpoint relative to the next newer one (ema).")
+    ] = 0.9,
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.float32,
 ) -> None:
     """Merge models of one architecture and tokenizer into one Hugging Face folder."""
     from mmbert.merging.merge import MergeOptions, merge_models
@@ -137,8 +141,8 @@ def merge(
     if method is None:
         if len(models) != 1 or base is not None or weight:
             raise UserError(
-                "without --method, one run is merged as its recipe says",
-                remedy="name one run alone, or give --method ties, linear or ema",
+                "merging without --method takes exactly one run and no --base or --weight",
+                remedy="name a single run, or give --method ties, linear or ema",
             )
         comparison = merge_run(models[0], output, dtype=dtype.value)
     else:
@@ -159,52 +163,70 @@ def merge(
     "`mmbert evaluate my_model --data my_shards --dtype bfloat16`"
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run, a checkpoint or a Hugging Face folder.")],
-    data: Annotated[Path | None, typer.Option(help="Shards: held-out loss per language.")] = None,
+    model: Annotated[Path, typer.Argument(help="Run, checkpoint or Hugging Face folder.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Shards to measure the held-out loss on.")
+    ] = None,
     documents: Annotated[int, typer.Option(help="Held-out documents per language.", min=1)] = 32,
-    mask_ratio: Annotated[float, typer.Option(help="Share of tokens masked.")] = 0.15,
-    context: Annotated[int | None, typer.Option(help="Cut documents to this.")] = None,
+    mask_ratio: Annotated[float, typer.Option(help="Fraction of tokens to mask.")] = 0.15,
+    context: Annotated[
+        int | None, typer.Option(help="Truncate documents to this many tokens.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe that defines the tiers (default: the checkpoint's).")
+    ] = None,
+    all_languages: Annotated[
+        bool, typer.Option("--all", help="Show every language instead of the extremes.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the loss of every language to this file (.tsv).")
+    ] = None,
     retrieval: Annotated[
         list[Path] | None,
-        typer.Option(help="Aligned files, identifier<tab>text; the first is the pivot."),
+        typer.Option(help="TSV file: identifier, text. Repeat for each language, pivot first."),
     ] = None,
     train: Annotated[
-        Path | None, typer.Option(help="Fine-tune on this file, label<tab>text.")
+        Path | None, typer.Option(help="TSV file to fine-tune on: label, text.")
     ] = None,
-    test: Annotated[list[Path] | None, typer.Option(help="Files to score then.")] = None,
+    test: Annotated[
+        list[Path] | None,
+        typer.Option(help="TSV file to score after fine-tuning; repeatable."),
+    ] = None,
     dtype: Annotated[
-        Dtype, typer.Option(help="Precision to compute in; sums and losses are float32.")
+        Dtype, typer.Option(help="Compute data type; sums and losses stay in float32.")
     ] = Dtype.float32,
 ) -> None:
-    """Measure a model: held-out loss per language, cross-lingual retrieval, classification."""
+    """Evaluate a model: held-out loss per language, cross-lingual retrieval, classification."""
     from mmbert.evaluation.classification import FineTuningSettings, fine_tune, render_scores
     from mmbert.evaluation.loaded_model import DTYPES, LoadedModel
-    from mmbert.evaluation.masked_loss import masked_losses, render_losses
+    from mmbert.evaluation.loss_report import render_losses, write_losses
+    from mmbert.evaluation.masked_loss import masked_losses
     from mmbert.evaluation.retrieval import render_retrieval, retrieval_accuracies
+    from mmbert.recipe import load_recipe
 
     if not (data or retrieval or train):
         raise UserError(
             "nothing to evaluate on", remedy="give --data, --retrieval (twice or more), or --train"
         )
     if test and not train:
-        raise UserError("--test is given without --train", remedy="name the file to fine-tune on")
+        raise UserError("--test requires --train", remedy="name the file to fine-tune on")
     console, path = console_for_output(), _checkpoint(model)
 
     def loaded() -> LoadedModel:
         return LoadedModel(path, dtype=DTYPES[dtype.value])
 
     if data:
-        console.print(
-            render_losses(
-                masked_losses(
-                    loaded(),
-                    data,
-                    documents_per_language=documents,
-                    mask_ratio=mask_ratio,
-                    context=context,
-                )
-            )
+        found = masked_losses(
+            loaded(),
+            data,
+            documents_per_language=documents,
+            mask_ratio=mask_ratio,
+            context=context,
+            recipe=load_recipe(recipe) if recipe else None,
         )
+        console.print(render_losses(found, all_languages=all_languages))
+        if report:
+            write_losses(found, report)
     if retrieval:
         accuracies = retrieval_accuracies(loaded(), retrieval)
         console.print(render_retrieval(retrieval[0].stem, accuracies))
@@ -213,12 +235,12 @@ def evaluate(
 
 
 def _checkpoint(path: Path) -> Path:
-    """`path` itself, or the newest sound checkpoint if it is a run's folder."""
+    """Return `path`, or the latest valid checkpoint if it is a run folder."""
     if not (path / "checkpoints").is_dir():
         return path
     from mmbert.checkpoint.store import CheckpointStore
 
-    newest = CheckpointStore(path / "checkpoints").newest_sound()
+    newest = CheckpointStore(path / "checkpoints").latest_valid()
     if newest is None:
         raise UserError(f"{path} has no checkpoint yet", remedy="train it first")
     return newest

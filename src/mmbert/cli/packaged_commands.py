@@ -1,4 +1,4 @@
-"""The commands that list or copy what comes with the package: recipes and Slurm scripts."""
+"""Packaged files: `recipes` lists them, `slurm-scripts` copies them."""
 
 import shutil
 from pathlib import Path
@@ -12,9 +12,9 @@ from mmbert.errors import UserError
 
 @app.command(epilog="Examples: `mmbert recipes`, `mmbert recipes mmbert-base > my-recipe.yaml`")
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Recipe to print as YAML.")] = None,
 ) -> None:
-    """List the recipes that come with the package, or print one to start your own from."""
+    """List the packaged recipes, or print one as a starting point for your own."""
     from mmbert.recipe.named import find_recipe, language_list_names, recipe_names
 
     if name is not None:
@@ -34,16 +34,16 @@ def recipes(
     "`sbatch --nodes=8 --gpus-per-node=8 slurm/pretrain.sbatch mmbert-base my_shards my_run`",
 )
 def slurm_scripts(
-    folder: Annotated[Path, typer.Argument(help="Folder to copy them to.")] = Path("slurm"),
+    folder: Annotated[Path, typer.Argument(help="Folder to copy to.")] = Path("slurm"),
 ) -> None:
-    """Copy the Slurm batch scripts into a folder; call sbatch in the folder above it."""
+    """Copy the Slurm batch scripts into a folder. Call sbatch from its parent folder."""
     packaged = Path(__file__).parents[1] / "slurm"
-    if not packaged.is_dir():  # not installed, but imported from a clone of the repository
+    if not packaged.is_dir():  # imported from a repository, not installed
         packaged = Path(__file__).parents[3] / "slurm"
     files = sorted(path for path in packaged.iterdir() if path.suffix in (".bash", ".sbatch"))
     existing = [folder / file.name for file in files if (folder / file.name).exists()]
     if existing:
-        raise UserError(f"{existing[0]} exists already", remedy="name another folder, or remove it")
+        raise UserError(f"{existing[0]} already exists", remedy="name another folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         typer.echo(shutil.copyfile(file, folder / file.name))

@@ -1,10 +1,10 @@
 """Training data, from shards on disk to batches on the device.
 
-- `shards`: what preprocessing wrote, opened through its manifests. A *piece* is a document or a
-  part of a long one, a *component* one language of one source.
-- `sampling`: which piece comes next; a pure function of recipe, manifests and seed.
-- `loading`: pieces become packed, masked rows, in this process or read ahead by others.
+- `shards`: preprocessed tokens, opened through their manifests. A *piece* is a document or a part
+  of a long one, a *component* one language of one source.
+- `sampling`: the order of pieces, a pure function of recipe, manifests and seed.
+- `loading`: packed, masked rows of pieces, built in this process or read ahead by workers.
 
-Row i of a run depends on recipe, manifests, seed and i alone: ranks, workers and restarts only
-decide who makes it.
+Row i of a run depends only on recipe, manifests, seed and i: ranks, workers and restarts only
+determine which process builds it.
 """

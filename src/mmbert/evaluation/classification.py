@@ -1,7 +1,7 @@
-"""Fine-tuning on a classification file: the whole encoder, mean pooling and a linear layer.
+"""Fine-tuning for text classification: the whole encoder, mean pooling and a linear layer.
 
-A file is TSV: a label, a tab, the text. Trained on one file, a model can be tested on others, in
-other languages too.
+Input files are TSV: label, tab, text. A model trained on one file can be tested on several, for
+example in other languages.
 """
 
 import math
@@ -19,12 +19,12 @@ from tqdm import tqdm
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel, mean_by_document
 from mmbert.evaluation.tsv import read_lines
-from mmbert.hub.building import pack
+from mmbert.hub.models import pack
 
 
 @dataclass(frozen=True)
 class Example:
-    """One line of a file."""
+    """One labeled text."""
 
     label: str
     text: str
@@ -32,10 +32,10 @@ class Example:
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """How to train: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0.
+    """Training settings: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0.
 
-    A model in bfloat16 is trained by float32 copies of its weights: a step at this learning rate is
-    smaller than what bfloat16 can add to a weight.
+    A bfloat16 model is trained through float32 master weights: updates at this learning rate are
+    too small to change a bfloat16 weight.
     """
 
     epochs: int = 3
@@ -48,7 +48,7 @@ class FineTuningSettings:
 
 @dataclass(frozen=True)
 class ClassificationScore:
-    """Accuracy on one file, beside that of always giving the training file's commonest label."""
+    """Accuracy on one file, and that of predicting the training file's majority label."""
 
     name: str
     examples: int
@@ -57,20 +57,20 @@ class ClassificationScore:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The examples of one file; UserError names file and line of whatever is wrong."""
+    """Read the examples of one file; UserError names file and line of the first problem."""
     examples = [Example(label, text) for _, label, text in read_lines(path, "label")]
     if not examples:
-        raise UserError(f"{path} holds no examples", remedy="write lines as label<tab>text")
+        raise UserError(f"{path} contains no examples", remedy="write lines as label<tab>text")
     return examples
 
 
 class Classifier(nn.Module):
-    """The encoder of a loaded model with a linear layer over the mean of its hidden states."""
+    """Encoder of a loaded model with a linear layer on its mean-pooled hidden states."""
 
     def __init__(self, model: LoadedModel, labels: int) -> None:
         super().__init__()
         self.encoder = model.module.model
-        # Not the whole model as a part of this one: its head and decoder are not trained.
+        # Not a submodule: the head and decoder of the model are not trained.
         self._hidden_states = partial(
             model.module.hidden_states, rotary_bases=model.model.rotary_bases
         )
@@ -79,7 +79,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, documents: Sequence[Tensor]) -> Tensor:
-        """Token ids of each document to float32 [documents, labels]."""
+        """Map the token ids of each document to logits, float32 [documents, labels]."""
         batch = pack(documents).to(self.output.weight.device)
         hidden = self._hidden_states(batch)
         logits: Tensor = self.output(mean_by_document(hidden, batch.cu_seqlens))
@@ -89,28 +89,29 @@ class Classifier(nn.Module):
 def fine_tune(
     model: LoadedModel, train: Path, tests: Sequence[Path], settings: FineTuningSettings
 ) -> list[ClassificationScore]:
-    """Train on `train`, score on each of `tests`. `model` is trained itself: load it afresh after.
+    """Train on `train` and score each of `tests`. Modifies `model`: reload it before other use.
 
-    UserError: no test file, a malformed one, fewer than two labels, a test label that training has
-    not seen.
+    Raises:
+        UserError: no test file, a malformed file, fewer than two labels, or a test label that is
+            not in the training file.
     """
     if not tests:
         raise UserError(
-            f"nothing to score after training on {train}", remedy="name at least one --test file"
+            f"no file to score after training on {train}", remedy="give at least one --test file"
         )
     examples = read_examples(train)
     labels = sorted({example.label for example in examples})
     if len(labels) < 2:
-        raise UserError(f"{train} has one label only", remedy="give at least two labels")
+        raise UserError(f"{train} has only one label", remedy="classification needs at least two")
     test_sets = {path: read_examples(path) for path in tests}
     for path, others in test_sets.items():
         unknown = sorted({example.label for example in others} - set(labels))
         if unknown:
             raise UserError(
-                f"{path} has the label {unknown[0]!r}, which {train} has not",
+                f"{path} has the label {unknown[0]!r}, which is not in {train}",
                 remedy="train and test on the same labels",
             )
-    torch.manual_seed(settings.seed)  # the linear layer's start
+    torch.manual_seed(settings.seed)  # initializes the linear layer
     classifier = Classifier(model, len(labels)).to(model.device)
     _train(classifier, model, examples, labels, settings)
     counts = [sum(example.label == label for example in examples) for label in labels]
@@ -166,7 +167,7 @@ def _train(
 
 
 def _master_weights(module: nn.Module) -> dict[Tensor, nn.Parameter]:
-    """What is trained, with the parameter each is for: itself, or a copy where it is narrower."""
+    """Map trained weights to parameters: each itself, or a float32 copy if it is narrower."""
     return {p if p.dtype == torch.float32 else p.detach().float(): p for p in module.parameters()}
 
 
@@ -179,7 +180,7 @@ def _gradients_to_masters(weights: dict[Tensor, nn.Parameter]) -> None:
 
 @torch.no_grad()
 def _masters_to_parameters(weights: dict[Tensor, nn.Parameter]) -> None:
-    """Give the narrower parameters the weights that they are to have."""
+    """Round the master weights into the narrower parameters."""
     for weight, parameter in weights.items():
         if weight is not parameter:
             parameter.copy_(weight)
@@ -205,10 +206,10 @@ def _accuracy(
 
 
 def render_scores(scores: Sequence[ClassificationScore]) -> Table:
-    """One line per test file."""
+    """Build a table with one row per test file."""
     table = Table(title="Classification", title_justify="left")
     table.add_column("test")
-    for heading in ("examples", "accuracy", "commonest label"):
+    for heading in ("examples", "accuracy", "majority label"):
         table.add_column(heading, justify="right")
     for score in scores:
         table.add_row(

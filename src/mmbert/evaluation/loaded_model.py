@@ -1,4 +1,4 @@
-"""A checkpoint or Hugging Face folder, loaded to be evaluated: texts in, packed, vectors out."""
+"""A checkpoint or Hugging Face folder loaded for inference, with packing and mean pooling."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from mmbert.errors import UserError
-from mmbert.hub.building import build_model, pack
 from mmbert.hub.configuration import HuggingFaceModel
-from mmbert.hub.model_source import open_model
+from mmbert.hub.model_source import CheckpointSource, open_model
+from mmbert.hub.models import build_model, pack
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert_kernels import computes_in_bfloat16
 
-# Tokens of a packed row: enough to keep a device busy, little enough for any.
+# Tokens of a packed row: enough to keep a GPU busy, and few enough for any GPU.
 ROW_TOKENS = 8192
 
 
@@ -22,10 +22,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class LoadedModel:
-    """A model with its tokenizer, in `dtype` on `device` (a GPU where there is one unless given).
+    """A model in `dtype` on `device` (default: a GPU if available), with its tokenizer.
 
-    `module` is the model, `model` its description, `tokenizer` its tokenizer. UserError if `path`
-    holds no sound model, `dtype` is none of DTYPES, or the GPU is too old for it.
+    Attributes:
+        module: the model.
+        model: its configuration.
+        tokenizer: its tokenizer.
+        recipe: the recipe it was trained with; None for a Hugging Face folder.
+
+    Raises:
+        UserError: `path` contains no valid model, `dtype` is not in DTYPES, or the GPU does not
+            support it.
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class LoadedModel:
         _check_dtype(dtype, self.device)
         source = open_model(path)
         self.path = path
+        self.recipe = source.recipe if isinstance(source, CheckpointSource) else None
         self.model: HuggingFaceModel = source.model
         self.module: MaskedLanguageModel = build_model(source.model.encoder, source.items())
         self.module.to(self.device, dtype)
@@ -46,13 +54,13 @@ class LoadedModel:
         self.special_ids = source.special_ids
 
     def encode(self, text: str, *, max_length: int | None = None) -> Tensor:
-        """int64 ids of `text` between begin and end, cut to `max_length` (at most the context)."""
+        """Return int64 ids of `text` with begin and end, truncated to `max_length` and context."""
         room = min(max_length or self.model.context, self.model.context) - 2
         ids = self.tokenizer.encode(text)[:room]
         return torch.tensor([self.special_ids.begin, *ids, self.special_ids.end])
 
     def rows(self, documents: Sequence[Tensor]) -> Iterator[list[int]]:
-        """Numbers of documents that go into one row together: those of like length."""
+        """Yield the document indices of each packed row, grouping similar lengths."""
         order = sorted(range(len(documents)), key=lambda number: len(documents[number]))
         row: list[int] = []
         tokens = 0
@@ -67,7 +75,7 @@ class LoadedModel:
 
     @torch.no_grad()
     def sentence_vectors(self, texts: Sequence[str], *, max_length: int | None = None) -> Tensor:
-        """float32 [texts, d] on the CPU: the mean of the last hidden states of each text."""
+        """Return the mean last hidden state of each text, float32 [texts, d] on the CPU."""
         documents = [self.encode(text, max_length=max_length) for text in texts]
         vectors = torch.empty(len(texts), self.model.encoder.hidden_size)
         for row in self.rows(documents):
@@ -79,18 +87,16 @@ class LoadedModel:
 
 def _check_dtype(dtype: torch.dtype, device: torch.device) -> None:
     if dtype not in DTYPES.values():
-        raise UserError(
-            f"models are not evaluated in {dtype}", remedy=f"choose one of {', '.join(DTYPES)}"
-        )
+        raise UserError(f"unsupported dtype {dtype}", remedy=f"choose one of {', '.join(DTYPES)}")
     if dtype == torch.bfloat16 and device.type == "cuda" and not computes_in_bfloat16(device):
         raise UserError(
-            f"{torch.cuda.get_device_name(device)} is too old for bfloat16",
-            remedy="evaluate in float32, which is the default",
+            f"{torch.cuda.get_device_name(device)} does not support bfloat16",
+            remedy="evaluate in float32, the default",
         )
 
 
 def mean_by_document(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """[T, d] and document starts int32 [S + 1] to the documents' means float32 [S, d]."""
+    """Average [T, d] over documents with starts int32 [S + 1]; returns float32 [S, d]."""
     hidden = hidden.float()
     lengths = cu_seqlens.diff().long()
     owner = torch.repeat_interleave(lengths)

@@ -1,35 +1,37 @@
-"""Masked-language-model loss per language on the held-out part of the shards."""
+"""Masked-language-modeling loss per language on the held-out split of shards."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from rich.table import Table
 
 from mmbert.data.loading.device_batch import to_batch
-from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.loading.validation_rows import unigram_loss, validation_rows
+from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
-from mmbert.recipe import Recipe
+from mmbert.recipe import EvaluationSettings, MaskingSettings, Recipe
+from mmbert.schedule import training_plan
 from mmbert.training.metrics.loss_meter import LossMeter
 
 
 @dataclass(frozen=True)
 class HeldOutEvaluation:
-    """Held-out loss of a model by component, and that of a unigram model on the same tokens."""
+    """Held-out loss of a model and of a unigram model on the same masked tokens, by component."""
 
     names: tuple[str, ...]
-    """Language of each component; `source/language` where there are several sources."""
+    """Language of each component, or `source/language` if there are several sources."""
     losses: LossTable
     unigram: LossTable
     mask_ratio: float
     context: int
+    table: ComponentTable | None
+    """Tiers of the components; None without a recipe that matches the shards."""
 
 
 def masked_losses(
@@ -39,24 +41,41 @@ def masked_losses(
     documents_per_language: int = 32,
     mask_ratio: float = 0.15,
     context: int | None = None,
+    recipe: Recipe | None = None,
 ) -> HeldOutEvaluation:
-    """The loss of `model` on held-out documents of every language of `shards`.
+    """Evaluate `model` on held-out documents of every language of `shards`.
 
-    Documents and masks depend on the shards and the three options alone, so that figures of
-    different models with one tokenizer compare. Documents are cut to `context` (the model's own
-    unless given, at most 8,192). UserError: the shards hold no held-out text, or were made with
-    another tokenizer than the model's.
+    Documents and masks depend only on the shards and options, so that models with the same
+    tokenizer are comparable.
+
+    Args:
+        model: the model.
+        shards: folder of token shards.
+        documents_per_language: number of held-out documents per component.
+        mask_ratio: fraction of tokens to mask.
+        context: documents are truncated to it (default: the model's, at most 8,192).
+        recipe: defines the tiers (default: the recipe of the checkpoint).
+
+    Raises:
+        UserError: the shards have no held-out text, or another tokenizer than the model.
     """
     corpus = open_corpus(shards)
     _check_tokenizer(model, corpus, shards)
     context = min(context or model.model.context, model.model.context, ROW_TOKENS)
-    recipe = _recipe(corpus, documents_per_language, mask_ratio, context)
-    rows = heldout_rows(corpus, recipe)
+    rows = validation_rows(
+        corpus,
+        sources={component.source for component in corpus.components},
+        settings=EvaluationSettings(
+            documents_per_language=documents_per_language, mask_ratio=mask_ratio
+        ),
+        context=context,
+        row_tokens=ROW_TOKENS,
+        masking=MaskingSettings(),
+    )
     if not any(row.weights.any() for row in rows):
         raise UserError(
-            f"{shards} holds no held-out text",
-            remedy="preprocess more text: each language that"
-            " has enough of it gives a held-out part",
+            f"{shards} has no held-out text",
+            remedy="preprocess more text: languages with enough of it get a held-out split",
         )
     meter = LossMeter(len(corpus.components), model.device)
     with torch.no_grad():
@@ -74,7 +93,20 @@ def masked_losses(
         unigram=unigram_loss(corpus, rows),
         mask_ratio=mask_ratio,
         context=context,
+        table=_component_table(corpus, model.recipe, recipe),
     )
+
+
+def _component_table(
+    corpus: Corpus, own: Recipe | None, given: Recipe | None
+) -> ComponentTable | None:
+    """Build the tiers of `given`, else of the model's `own` recipe if the shards match it."""
+    if given is not None:
+        return ComponentTable.build(corpus, given, training_plan(given))
+    if own is not None:
+        with contextlib.suppress(UserError):  # other text than the model was trained on
+            return ComponentTable.build(corpus, own, training_plan(own))
+    return None
 
 
 def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
@@ -82,65 +114,6 @@ def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
     if theirs.vocabulary != model.tokenizer.vocabulary:
         raise UserError(
             f"{model.path} and {shards} have different tokenizers",
-            remedy="evaluate on shards that were made with the model's own tokenizer"
+            remedy="evaluate on shards made with the model's tokenizer"
             " (preprocess with TOKENIZER=its folder)",
         )
-
-
-def _recipe(corpus: Corpus, documents_per_language: int, mask_ratio: float, context: int) -> Recipe:
-    """What choosing and masking held-out documents reads of a recipe; the rest is not used."""
-    return Recipe.model_validate(
-        {
-            "name": "evaluation",
-            "model": {"preset": "small"},
-            "data": {
-                "sources": [
-                    {"name": source, "tokens": {"none": 1}}
-                    for source in sorted({c.source for c in corpus.components})
-                ]
-            },
-            "batch": {"row_tokens": ROW_TOKENS, "rows": 1, "quantum": 1},
-            "optimizer": {"learning_rate": 1.0},
-            "evaluation": {
-                "documents_per_language": documents_per_language,
-                "mask_ratio": mask_ratio,
-                "context": context,
-            },
-            "phases": [
-                {
-                    "name": "none",
-                    "tokens": 1,
-                    "context": context,
-                    "languages": "all",
-                    "temperature": 1.0,
-                    "mask_ratio": mask_ratio,
-                    "rotary_bases": {"global": 10_000, "local": 10_000},
-                }
-            ],
-        }
-    )
-
-
-def render_losses(found: HeldOutEvaluation) -> Table:
-    """Languages by their loss, best first, and all together."""
-    table = Table(
-        title=f"Held-out loss, {found.mask_ratio:.0%} masked, documents cut to {found.context:,}",
-        title_justify="left",
-    )
-    table.add_column("language")
-    for heading in ("masked tokens", "loss (nats)", "unigram", "gain"):
-        table.add_column(heading, justify="right")
-    losses = found.losses.by_label(found.names)
-    for name in sorted(losses, key=lambda name: losses[name]):
-        table.add_row(name, *_cells(found, np.array([found.names.index(name)])))
-    table.add_row("all", *_cells(found, np.arange(len(found.names))), style="bold")
-    return table
-
-
-def _cells(found: HeldOutEvaluation, components: npt.NDArray[np.int64]) -> tuple[str, ...]:
-    """Tokens, losses and their difference over `components`, which have tokens."""
-    loss, unigram = found.losses.mean(components), found.unigram.mean(components)
-    assert loss is not None
-    assert unigram is not None
-    tokens = int(found.losses.count[components].sum())
-    return f"{tokens:,}", f"{loss:.3f}", f"{unigram:.3f}", f"{unigram - loss:.3f}"

@@ -1,7 +1,7 @@
-"""Cross-lingual retrieval: does a sentence's vector find its translation among all others?
+"""Cross-lingual retrieval: nearest-neighbor search for the translation of a sentence.
 
-Aligned texts are TSV files, one per language: an identifier (of a verse, say), a tab, the text.
-Lines with the same identifier in two files are translations of each other.
+Aligned texts are TSV files, one per language: identifier (of a verse, for example), tab, text.
+Lines with the same identifier are translations of each other.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from mmbert.evaluation.tsv import read_lines
 
 @dataclass(frozen=True)
 class RetrievalAccuracy:
-    """Of `sentences` aligned ones, the share whose nearest neighbour is the right one.
+    """Fraction of `sentences` aligned sentences whose nearest neighbor is their translation.
 
-    `forward` looks from the pivot into the language, `backward` the other way; `chance` is what
-    guessing gives.
+    `forward` searches from the pivot in the language, `backward` the other way; `chance` is the
+    accuracy of guessing.
     """
 
     language: str
@@ -44,15 +44,23 @@ def retrieval_accuracies(
     centered: bool = True,
     max_length: int | None = 256,
 ) -> list[RetrievalAccuracy]:
-    """Accuracy between the first file (the pivot) and each of the others, by cosine similarity.
+    """Measure retrieval between the first file (the pivot) and each other, by cosine similarity.
 
-    The first `max_sentences` identifiers that a pair shares are used. `centered` subtracts each
-    language's mean vector first, which takes out much of what merely tells languages apart.
-    UserError: fewer than two files, a malformed line, a pair that shares fewer than two lines.
+    Args:
+        model: the model.
+        files: aligned files, one per language.
+        max_sentences: use this many of the first identifiers that a pair shares.
+        centered: subtract the mean vector of each language first, which removes much of what only
+            distinguishes languages.
+        max_length: truncate sentences to this many tokens.
+
+    Raises:
+        UserError: fewer than two files, a malformed line, or a pair with fewer than two shared
+            identifiers.
     """
     if len(files) < 2:
         raise UserError(
-            "retrieval needs at least two aligned files", remedy="name one TSV file per language"
+            "retrieval needs at least two aligned files", remedy="give one TSV file per language"
         )
     texts = {path: read_aligned(path) for path in files}
     pivot, *others = files
@@ -77,12 +85,12 @@ def retrieval_accuracies(
 
 
 def read_aligned(path: Path) -> dict[str, str]:
-    """{identifier: text} of one file; UserError names file and line of whatever is wrong."""
+    """Read {identifier: text}; UserError names file and line of the first problem."""
     found: dict[str, str] = {}
     for number, key, text in read_lines(path, "identifier"):
         if key in found:
             raise UserError(
-                f"{path}:{number}: the identifier {key!r} came before",
+                f"{path}:{number}: duplicate identifier {key!r}",
                 remedy="identifiers must be unique within a file",
             )
         found[key] = text
@@ -90,9 +98,9 @@ def read_aligned(path: Path) -> dict[str, str]:
 
 
 def nearest_neighbor_accuracy(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """Shares of rows of `first` whose nearest row of `second` has its number, and the reverse.
+    """Return the fraction of rows of `first` nearest to the same row of `second`, and vice versa.
 
-    Both [n, d], rows of length 1. A tie counts as wrong unless the right row comes first.
+    Both are [n, d] with unit rows. A tie counts as wrong unless the correct row comes first.
     """
     similarity = first @ second.T
     numbers = torch.arange(len(first))
@@ -108,8 +116,8 @@ def _unit_vectors(vectors: Tensor, centered: bool) -> Tensor:
 
 
 def render_retrieval(pivot: str, accuracies: Sequence[RetrievalAccuracy]) -> Table:
-    """One line per language, and their mean."""
-    table = Table(title=f"Retrieval from and to {pivot}", title_justify="left")
+    """Build a table with one row per language and their mean."""
+    table = Table(title=f"Retrieval accuracy from and to {pivot}", title_justify="left")
     table.add_column("language")
     for heading in ("sentences", f"{pivot} → it", f"it → {pivot}", "chance"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""Reading the two-column TSV files of the evaluations, with errors that name file and line."""
+"""Reader of two-column TSV files, with errors that name file and line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +7,13 @@ from mmbert.errors import UserError
 
 
 def read_lines(path: Path, first: str) -> Iterator[tuple[int, str, str]]:
-    """(line number, first column, text) of every line that is not empty.
+    """Yield (line number, first column, text) of every non-empty line.
 
-    `first` is what the first column is called. UserError: the file cannot be read, or a line lacks
-    a column.
+    `first` is the name of the first column in messages. UserError: the file cannot be read, or a
+    line lacks a column.
     """
     try:
-        # Not splitlines(): a text may hold Unicode's own line separators.
+        # Not splitlines(): a text may contain Unicode line separators.
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}", remedy="give a UTF-8 TSV file") from error
@@ -23,7 +23,7 @@ def read_lines(path: Path, first: str) -> Iterator[tuple[int, str, str]]:
         key, _, text = line.partition("\t")
         if not key.strip() or not text.strip():
             raise UserError(
-                f"{path}:{number}: no {first}, tab and text",
+                f"{path}:{number}: expected {first}, tab and text",
                 remedy=f"write each line as {first}<tab>text",
             )
         yield number, key.strip(), text.strip()

@@ -1,1 +1,11 @@
-"""Models in and out: Hugging Face export and import, fillings of masks."""
+"""Hugging Face interoperability: export, import and masked-token prediction.
+
+- `export`: a checkpoint as a Hugging Face folder, with `model_card`.
+- `importing`: Hugging Face models as starting points for training.
+- `model_source`: checkpoints and Hugging Face folders behind one interface.
+- `configuration`, `tokenizer`, `weights`: the files of a folder.
+- `models`: models in memory.
+- `verification`: logits in transformers against this project's model.
+- `fill_mask`: masked-token prediction.
+- `output_folder`: atomic output folders.
+"""

@@ -1,4 +1,4 @@
-"""Hugging Face `config.json` of a ModernBERT model: written from ours, and read into ours."""
+"""Hugging Face `config.json` of ModernBERT: written from and read into EncoderConfig."""
 
 import json
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from mmbert.recipe import RotaryBases
 
 @dataclass(frozen=True)
 class HuggingFaceModel:
-    """What a Hugging Face configuration says of a ModernBERT model, in this project's terms.
+    """Configuration of a ModernBERT model, read from or written to a Hugging Face folder.
 
-    `context` is the longest document it was trained for, in tokens, special tokens included.
+    `context` is the longest document it was trained on, in tokens, including special tokens.
     """
 
     encoder: EncoderConfig
@@ -26,11 +26,11 @@ class HuggingFaceModel:
 def hugging_face_config(
     model: HuggingFaceModel, special_ids: SpecialIds, *, dtype: str
 ) -> dict[str, Any]:
-    """The `config.json` for `model`, with keys that transformers 4.48 to 5.x all read.
+    """Build the `config.json` of `model`, for transformers 4.48 to 5.x.
 
-    The rotary bases, the window and the layer pattern are written under the names of 4.48, which
-    5.x still reads; its own names for them are unknown to 4.48. `classifier_activation` drives
-    the masked-language-model head and so must be gelu; `dtype` is "float32" or "bfloat16".
+    Rotary bases, window and layer pattern have their names of 4.48, which 5.x still reads, while
+    4.48 does not know those of 5.x. `classifier_activation` is used by the masked-language-model
+    head and so must be gelu. `dtype` is "float32" or "bfloat16".
     """
     encoder = model.encoder
     return {
@@ -44,7 +44,7 @@ def hugging_face_config(
         **FIXED_BY_ARCHITECTURE,
         "max_position_embeddings": model.context,
         "norm_eps": encoder.norm_eps,
-        # The output dropout of training has no counterpart there, and is off when a model is used.
+        # The output dropout of training has no counterpart, and is inactive in inference.
         "attention_dropout": 0.0,
         "mlp_dropout": 0.0,
         "embedding_dropout": 0.0,
@@ -76,10 +76,11 @@ _SIZES = (
 
 
 def read_configuration(folder: Path) -> HuggingFaceModel:
-    """The model that `folder`/config.json describes.
+    """Read `folder`/config.json.
 
-    UserError: no such file, not JSON, another architecture, a key of the wrong kind, or a variant
-    of ModernBERT that this encoder does not compute.
+    Raises:
+        UserError: missing file, invalid JSON, another architecture, a value of the wrong type, or
+            a variant of ModernBERT that this encoder does not support.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -90,33 +91,34 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not JSON: {error}", remedy="download the file again") from error
+        raise UserError(
+            f"{path} is not valid JSON: {error}", remedy="download the file again"
+        ) from error
     if not isinstance(config, dict) or config.get("model_type") != "modernbert":
         kind = config.get("model_type") if isinstance(config, dict) else None
         raise UserError(
-            f"{path} describes a model of type {kind!r}, not 'modernbert'",
+            f"{path}: model_type is {kind!r}, not 'modernbert'",
             remedy="only ModernBERT checkpoints (ModernBERT, mmBERT, Ettin encoders, …) can be"
             " imported",
         )
     architectures = config.get("architectures") or ["ModernBertForMaskedLM"]
     if "ModernBertForMaskedLM" not in architectures:
         raise UserError(
-            f"{path} is of a {architectures[0]}, which has no masked-language-model head",
-            remedy="import the pretrained model (ModernBertForMaskedLM) that it was made from",
+            f"{path}: {architectures[0]} has no masked-language-model head",
+            remedy="import the pretrained model (ModernBertForMaskedLM) that it was derived from",
         )
     for key, wanted in FIXED_BY_ARCHITECTURE.items():
         if config.get(key, wanted) != wanted:
             raise UserError(
-                f"{path}: {key} is {config[key]!r}; this encoder only computes {wanted!r}",
-                remedy="a model with another value would give other logits here; it cannot be"
-                " imported",
+                f"{path}: {key} is {config[key]!r}; this encoder only supports {wanted!r}",
+                remedy="the model cannot be imported: its logits would differ",
             )
     sizes = {key: _integer(config, key, path) for key in _SIZES}
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise UserError(
             f"{path}: hidden_size {sizes['hidden_size']} is not a multiple of"
             f" num_attention_heads {sizes['num_attention_heads']}",
-            remedy="download the file again, or correct it",
+            remedy="download or correct the file",
         )
     encoder = EncoderConfig(
         **sizes,
@@ -135,8 +137,8 @@ def _integer(config: dict[str, Any], key: str, path: Path, default: int | None =
     value = config.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise UserError(
-            f"{path}: {key} is {value!r}, not a positive whole number",
-            remedy="download the file again, or correct it",
+            f"{path}: {key} is {value!r}, not a positive integer",
+            remedy="download or correct the file",
         )
     return value
 
@@ -146,7 +148,7 @@ def _number(config: dict[str, Any], key: str, path: Path, default: float) -> flo
     if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
         raise UserError(
             f"{path}: {key} is {value!r}, not a positive number",
-            remedy="download the file again, or correct it",
+            remedy="download or correct the file",
         )
     return float(value)
 
@@ -156,20 +158,20 @@ def _read_global_attention_every(config: dict[str, Any], path: Path) -> int:
     if layer_types is None:
         return _integer(config, "global_attn_every_n_layers", path, 3)
     layers = _integer(config, "num_hidden_layers", path)
-    # Few layers fit several periods: the one that is named, if it does.
+    # Few layers match several periods: prefer the configured one.
     named = _integer(config, "global_attn_every_n_layers", path, 3)
     for every in (named, *range(1, layers + 1)):
         pattern = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
         if layer_types == pattern:
             return every
     raise UserError(
-        f"{path}: layer_types is not a global layer followed by a fixed number of local ones",
-        remedy="only models whose every n-th layer is global can be imported",
+        f"{path}: layer_types is not a global layer every n layers",
+        remedy="only models with global attention in every n-th layer can be imported",
     )
 
 
 def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
-    """From `rope_parameters` (5.x) or from the two older keys, with transformers' defaults."""
+    """Read `rope_parameters` (5.x) or the two older keys, with the defaults of transformers."""
     parameters = config.get("rope_parameters") or {}
     full = parameters.get("full_attention") or {}
     sliding = parameters.get("sliding_attention") or {}
@@ -178,13 +180,13 @@ def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     )
     if scaled or parameters.keys() - {"full_attention", "sliding_attention"}:
         raise UserError(
-            f"{path} scales its rotary positions",
-            remedy="only plain rotary embeddings (a base for each kind of layer) can be imported",
+            f"{path}: RoPE scaling is not supported",
+            remedy="only models with one unscaled RoPE base per layer type can be imported",
         )
     global_base = _number({**config, **_base(full)}, "global_rope_theta", path, 160_000.0)
     legacy = "global_rope_theta" in config and config.get("local_rope_theta", 0) is None
     if legacy and not sliding:
-        # 4.48: a local base of null means the global one.
+        # 4.48: a local base of null means the global base.
         return rotary_bases(global_base, global_base)
     local = {"local_rope_theta": config.get("local_rope_theta", 10_000.0)}
     if "rope_theta" in sliding:
@@ -194,7 +196,7 @@ def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
 
 
 def rotary_bases(global_base: float, local_base: float) -> RotaryBases:
-    """The two bases as the recipe's type."""
+    """Build RotaryBases from the two values."""
     return RotaryBases.model_validate({"global": global_base, "local": local_base})
 
 

@@ -1,4 +1,4 @@
-"""Export: a checkpoint as a Hugging Face folder, proven to compute the same before it appears."""
+"""Export of a checkpoint as a Hugging Face folder, verified before it appears."""
 
 import json
 import math
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
-from mmbert.hub.building import ModelBuilder
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.hub.model_card import model_card
 from mmbert.hub.model_source import PROVENANCE_NAME, CheckpointSource, open_model
-from mmbert.hub.output_folder import atomic_folder
+from mmbert.hub.models import ModelBuilder
+from mmbert.hub.output_folder import atomic_folder, write_json
 from mmbert.hub.tokenizer import copy_tokenizer
 from mmbert.hub.verification import LogitComparison, compare_logits
 from mmbert.hub.weights import WEIGHTS_FILE, parameter_shapes, write_weights
@@ -25,12 +25,15 @@ DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.
 
 
 def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> LogitComparison:
-    """Write the model of `checkpoint` as the Hugging Face folder `out`.
+    """Export the model of `checkpoint` as the Hugging Face folder `out`.
 
-    The folder holds model.safetensors (decoder tied, so not stored), config.json, the run's
-    tokenizer, a model card and provenance.json. It is written beside its place, its logits
-    compared with our own model's, and only then renamed. UserError: no sound checkpoint, `out`
-    exists, no space. ExportMismatchError: the logits differ.
+    The folder contains model.safetensors (without the tied decoder), config.json, the tokenizer of
+    the run, a model card and provenance.json. It is written to a temporary folder and renamed once
+    its logits in transformers match those of this project's model.
+
+    Raises:
+        UserError: no valid checkpoint, `out` exists, or no space.
+        ExportMismatchError: the logits differ.
     """
     source = open_model(checkpoint)
     recipe, language_tokens, name = None, {}, out.name
@@ -53,7 +56,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
 
 
 def _without_folders(recipe: Recipe) -> Recipe:
-    """The recipe as it is published: of files their names, not the folders they lie in."""
+    """Return the recipe for publication, with paths reduced to their last component."""
     tokenizer, start = recipe.tokenizer, recipe.initial_checkpoint
     if tokenizer.path is not None:
         tokenizer = tokenizer.model_copy(update={"path": Path(tokenizer.path.name)})
@@ -75,17 +78,17 @@ def write_hugging_face_folder(
     language_tokens: dict[str, int],
     recipe: str | None,
 ) -> LogitComparison:
-    """Write a folder and verify it; `parameters` gives every (name, full float32 tensor) once."""
+    """Write a folder and verify it; `parameters` yields every (name, full float32 tensor) once."""
     shapes = parameter_shapes(model.encoder)
     target = DTYPES[dtype]
     with atomic_folder(out) as folder:
-        # Ours is filled from the origin, rounded as the file is: a wrong file would show.
+        # The reference model comes from the source, rounded like the file, to detect a wrong file.
         builder = ModelBuilder(model.encoder)
         copied = _copy_to_builder(builder, parameters, target)
         write_weights(folder / WEIGHTS_FILE, shapes, copied, target)
         config = hugging_face_config(model, special_ids, dtype=dtype)
-        _write_json(folder / "config.json", config)
-        _write_json(folder / PROVENANCE_NAME, provenance)
+        write_json(folder / "config.json", config)
+        write_json(folder / PROVENANCE_NAME, provenance)
         copy_tokenizer(tokenizer, folder, context=model.context)
         comparison = compare_logits(folder, builder.finish(), model)
         card = model_card(
@@ -106,7 +109,7 @@ def write_hugging_face_folder(
 def _copy_to_builder(
     builder: ModelBuilder, parameters: Iterable[tuple[str, Tensor]], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """The parameters as they come, each put into the builder's model on its way."""
+    """Pass the parameters through, copying each into the builder's model."""
     for name, tensor in parameters:
         builder.fill(name, tensor.to(dtype))
         yield name, tensor
@@ -116,7 +119,3 @@ def _mask_token(folder: Path) -> str:
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     token = config.get("mask_token", "[MASK]")
     return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Top fillings of masked sentences by an exported model, through transformers."""
+"""Masked-token prediction with an exported model, through transformers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import torch
 from transformers import AutoTokenizer
 
 from mmbert.errors import UserError
-from mmbert.hub.loading import load_masked_language_model
+from mmbert.hub.models import load_masked_language_model
 
 
 @dataclass(frozen=True)
 class MaskPrediction:
-    """One candidate for a mask: the text that the tokenizer gives it, and its probability."""
+    """A candidate token for a mask: its decoded text and probability."""
 
     text: str
     probability: float
@@ -22,10 +22,10 @@ class MaskPrediction:
 def fill_masks(
     folder: Path, sentences: Sequence[str], *, top: int = 5
 ) -> list[list[list[MaskPrediction]]]:
-    """For each sentence and each mask token in it, the `top` most probable fillings.
+    """Return the `top` most probable tokens for each mask of each sentence.
 
-    `folder` is an exported Hugging Face folder; a mask is written as its tokenizer's mask token
-    or as "[MASK]". UserError for a sentence without a mask.
+    `folder` is an exported Hugging Face folder. A mask is its tokenizer's mask token or "[MASK]".
+    UserError for a sentence without a mask.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = load_masked_language_model(folder, torch.float32)
@@ -37,7 +37,7 @@ def fill_masks(
         if len(masks) == 0:
             raise UserError(
                 f"the sentence {sentence!r} has no mask",
-                remedy=f"write {tokenizer.mask_token} or [MASK] where a token is to be filled in",
+                remedy=f"write {tokenizer.mask_token} or [MASK] for each token to predict",
             )
         with torch.no_grad():
             logits = model(**inputs).logits[0, masks].float()

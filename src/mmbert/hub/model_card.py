@@ -1,4 +1,4 @@
-"""README.md of an exported model: what it is, what it was trained on, and what is not known."""
+"""Model card (README.md) of an exported model."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ _TEMPLATE = """\
 
 # {name}
 
-A multilingual encoder of the ModernBERT architecture, written by mmBERT-train {version}, for masked
-language modelling. {sentence}
+A multilingual encoder of the ModernBERT architecture for masked language modeling, exported by
+mmBERT-train {version}. {sentence}
 
 | | |
 | --- | --- |
 | parameters | {parameters:,} |
 | layers, width, heads | {layers}, {width}, {heads} |
 | vocabulary | {vocabulary:,} |
-| longest input | {context:,} tokens |
+| maximum input length | {context:,} tokens |
 | rotary bases | {global_base:g} (global layers), {local_base:g} (local layers) |
 | weights | {dtype} |
 
@@ -35,8 +35,8 @@ fill = pipeline("fill-mask", model="PATH_OR_NAME")
 fill("... {mask} ...")
 ```
 
-The weights are those of pretraining: for classification, retrieval and the like, fine-tune them.
-`SentenceTransformer("PATH_OR_NAME")` begins with the mean of the last hidden states.
+These are pretrained weights: fine-tune them for classification, retrieval and similar tasks.
+`SentenceTransformer("PATH_OR_NAME")` starts from the mean of the last hidden states.
 
 As ONNX, for inputs of any length and batches of any size (`pip install onnx onnxscript`):
 
@@ -50,16 +50,15 @@ free = dict.fromkeys(inputs, dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC))
 torch.onnx.export(model, f="model.onnx", kwargs=inputs, dynamic_shapes=free, dynamo=True)
 ```
 
-## Licence
+## License
 
-Not stated. The licence of the weights is for whoever publishes them to choose, with regard to the
-licences of the training text, which this card does not know. Replace this paragraph, and `license`
-at the top.
+Not stated. Whoever publishes the weights chooses their license, with regard to the licenses of the
+training text, which are unknown to this card. Replace this paragraph, and `license` at the top.
 
-## Checked
+## Verification
 
-When this folder was written, the logits that transformers computes from it were compared in float32
-with those of the training program: {comparison}.
+At export, the logits that transformers computes from this folder were compared in float32 with
+those of the training program: {comparison}.
 """
 
 
@@ -75,10 +74,10 @@ def model_card(
     language_tokens: dict[str, int],
     recipe: str | None,
 ) -> str:
-    """The card as Markdown with YAML metadata.
+    """Build the card as Markdown with YAML metadata.
 
-    `language_tokens` (training tokens by `iso639-3_Script`) and the `recipe` as YAML are shown
-    where they are known; without them the card says where the model came from instead.
+    `language_tokens` (training tokens by `iso639-3_Script`) and `recipe` (YAML) are included if
+    known.
     """
     encoder = model.encoder
     metadata: dict[str, Any] = {
@@ -89,7 +88,7 @@ def model_card(
     }
     if language_tokens:
         codes = {language.split("_")[0] for language in language_tokens}
-        # Hugging Face metadata knows languages only; code is not one.
+        # Hugging Face metadata accepts only languages, which code is not.
         metadata["language"] = sorted(code for code in codes if len(code) == 3)
     text = _TEMPLATE.format(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
@@ -118,26 +117,26 @@ def model_card(
 
 def _sentence(provenance: dict[str, Any]) -> str:
     if provenance["kind"] == "checkpoint":
-        began = " Its training began from the weights that `started_from` names below."
+        began = " Training started from the weights of `started_from` below."
         return (
-            f"It is the state after step {provenance['step']:,} ({provenance['tokens']:,} tokens),"
-            f" in the phase `{provenance['phase']}`, of the recipe `{provenance['recipe']}`."
+            f"It is the checkpoint of step {provenance['step']:,} ({provenance['tokens']:,}"
+            f" tokens), phase `{provenance['phase']}`, of the recipe `{provenance['recipe']}`."
             + (began if "started_from" in provenance else "")
         )
     if provenance["kind"] == "merge":
         how = {"ties": "the TIES merge", "linear": "the weighted mean"}.get(
             provenance["method"], "an exponentially weighted average"
         )
-        return f"It is {how} of {len(provenance['models'])} models, which are named below."
+        return f"It is {how} of {len(provenance['models'])} models, listed below."
     if provenance["kind"] == "import":
-        return "It was imported as a start for further training, from what is named below."
-    return "What it was made from is named below."
+        return "It was imported as a starting point for training, from the source below."
+    return "Its source is given below."
 
 
 def _languages(tokens: dict[str, int]) -> str:
     total = sum(tokens.values())
     lines = [
-        f"\n## Languages\n\n{len(tokens):,} languages, {total:,} tokens of training in all.\n",
+        f"\n## Languages\n\n{len(tokens):,} languages, {total:,} training tokens in total.\n",
         "<details><summary>Tokens by language</summary>\n",
         "| language | tokens | share |",
         "| --- | ---: | ---: |",

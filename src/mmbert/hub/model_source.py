@@ -1,4 +1,4 @@
-"""A model on disk of either kind: a training checkpoint, or a Hugging Face folder."""
+"""Models on disk behind one interface: training checkpoints and Hugging Face folders."""
 
 import json
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmbert.checkpoint.format import INDEX_NAME, Index
-from mmbert.checkpoint.reader import CheckpointReader, problem_with
+from mmbert.checkpoint.reader import CheckpointReader, verify_checkpoint
 from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
 from mmbert.errors import UserError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
@@ -22,10 +22,14 @@ PROVENANCE_NAME = "provenance.json"
 
 
 class ModelSource(ABC):
-    """Sizes, rotary bases and tokenizer of a model, and its parameters one at a time.
+    """Configuration and tokenizer of a model, and its parameters one at a time.
 
-    `model` describes it; `tokenizer` is the folder with its tokenizer's files; `special_ids` the
-    tokenizer's ids by role; `provenance` (JSON-able) says where it came from.
+    Attributes:
+        path: the checkpoint or folder.
+        model: its configuration.
+        tokenizer: the folder of its tokenizer files.
+        special_ids: token ids by role.
+        provenance: where the model came from, serializable as JSON.
     """
 
     path: Path
@@ -36,28 +40,28 @@ class ModelSource(ABC):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter's name and full shape, in the order of the forward pass."""
+        """Full shape by parameter name, in the order of the forward pass."""
         return parameter_shapes(self.model.encoder)
 
     @abstractmethod
     def read(self, name: str) -> torch.Tensor:
-        """The full parameter `name`, float32 on the CPU."""
+        """Return the full parameter `name`, float32 on the CPU."""
 
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every (name, full float32 tensor), one in memory at a time."""
+        """Yield every (name, full float32 tensor), with one in memory at a time."""
         for name in self.shapes:
             yield name, self.read(name)
 
 
 class CheckpointSource(ModelSource):
-    """A checkpoint of a training run (RUN/checkpoints/step-…); checksums are compared on opening.
+    """A checkpoint of a training run (RUN/checkpoints/step-…), verified on opening.
 
-    The rotary bases are those of the phase it was trained in last, and the context is the longest
-    it has seen; `recipe` is the resolved recipe and `index` the checkpoint's own description.
+    The rotary bases are those of its phase, and the context is the longest of the phases so far.
+    `recipe` is the resolved recipe and `index` the index of the checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
-        problem = problem_with(path)
+        problem = verify_checkpoint(path)
         if problem is not None:
             raise problem
         self.path = path
@@ -81,15 +85,15 @@ class CheckpointSource(ModelSource):
                 if saved.get(name) != self.shapes.get(name)
             )
             raise UserError(
-                f"{path}/{INDEX_NAME}: the parameters are not those of its recipe's model:"
+                f"{path}/{INDEX_NAME}: parameters do not match the model of its recipe:"
                 f" {', '.join(differing[:5])}",
-                remedy="the checkpoint was not written by this program as it is; restore it",
+                remedy="the checkpoint was modified; restore it from a copy",
             )
         self.tokenizer = path.parent.parent / (state.tokenizer or "tokenizer")
         if not self.tokenizer.is_dir():
             raise UserError(
-                f"{path} belongs to a run whose tokenizer is not at {self.tokenizer}",
-                remedy="keep checkpoints in their run's folder (RUN/checkpoints/step-…), beside"
+                f"{self.tokenizer}, the tokenizer of {path}, does not exist",
+                remedy="keep checkpoints in their run folder (RUN/checkpoints/step-…) with"
                 " RUN/tokenizer",
             )
         description = read_tokenizer_description(self.tokenizer)
@@ -110,12 +114,12 @@ class CheckpointSource(ModelSource):
             )
 
     def read(self, name: str) -> torch.Tensor:
-        """The full master weight."""
+        """Return the full master weight `name`."""
         return self.reader.full(name)
 
 
 class HuggingFaceSource(ModelSource):
-    """A Hugging Face folder with a ModernBERT masked language model, every tensor checked."""
+    """A Hugging Face folder of a ModernBERT masked language model, with all tensors checked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,8 +129,8 @@ class HuggingFaceSource(ModelSource):
         special_ids = FastTokenizer(path).special_ids
         if special_ids is None:
             raise UserError(
-                f"the tokenizer in {path} does not name all of its pad, begin (cls or bos), end"
-                " (sep or eos), unknown and mask tokens",
+                f"the tokenizer in {path} lacks a special token: it needs pad, begin (cls or bos),"
+                " end (sep or eos), unknown and mask",
                 remedy="set them in its tokenizer_config.json",
             )
         self.special_ids = special_ids
@@ -135,7 +139,7 @@ class HuggingFaceSource(ModelSource):
             self.provenance["made_from"] = _read_provenance(path)
 
     def read(self, name: str) -> torch.Tensor:
-        """The stored weight as float32; UserError if it is not finite."""
+        """Return the stored weight as float32; UserError if it is not finite."""
         return self.weights.read(name)
 
 
@@ -144,31 +148,31 @@ def _read_provenance(folder: Path) -> Any:
 
 
 def _origin_of_initial_checkpoint(imported: Path) -> Any:
-    """What the folder that training began from says of itself; its name if it is elsewhere now."""
+    """Return the provenance of the initial checkpoint, or its name if it has been moved."""
     if (imported / PROVENANCE_NAME).is_file():
         return _read_provenance(imported)
     return {"kind": "import", "path": imported.name}
 
 
 def _without_folders(checkpoint: Path) -> str:
-    """RUN/checkpoints/step-…: provenance is published, the folders above it are not."""
+    """Return RUN/checkpoints/step-… without the folders above: provenance is published."""
     return "/".join(checkpoint.resolve().parts[-3:])
 
 
 def open_model(path: Path) -> CheckpointSource | HuggingFaceSource:
-    """The model at `path`; UserError says what is wrong with it, or that there is none."""
+    """Open the model at `path`; UserError if there is none or it is damaged."""
     if (path / INDEX_NAME).is_file():
         return CheckpointSource(path)
     if (path / "checkpoints").is_dir():
         newest = sorted((path / "checkpoints").glob("step-*"))
         hint = f", such as {newest[-1]}" if newest else ""
         raise UserError(
-            f"{path} is a run, not one of its checkpoints",
-            remedy=f"name a checkpoint folder{hint}",
+            f"{path} is a run, not a checkpoint",
+            remedy=f"give one of its checkpoints{hint}",
         )
     if not path.is_dir():
         raise UserError(
-            f"there is no folder {path}",
+            f"{path} is not a folder",
             remedy="give a checkpoint (RUN/checkpoints/step-…) or a Hugging Face folder",
         )
     return HuggingFaceSource(path)

@@ -1,12 +1,14 @@
-"""Output folders that appear complete or not at all: written beside their place, then renamed."""
+"""Atomic output folders: written to a temporary folder, then renamed."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmbert.errors import UserError
 
@@ -15,19 +17,19 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EAC
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `out` when the block ends without an error.
+    """Yield a temporary folder that is renamed to `out` when the block succeeds.
 
-    UserError if `out` exists (nothing is ever overwritten) or its parent cannot be written.
-    On an error the temporary folder is removed and `out` does not exist.
+    On an error the temporary folder is removed. UserError if `out` exists (nothing is overwritten)
+    or its parent is not writable.
     """
     if out.exists():
-        raise UserError(f"{out} exists already", remedy="give another folder, or remove this one")
+        raise UserError(f"{out} already exists", remedy="give another folder, or remove this one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise UserError(
-            f"cannot write beside {out}: {error.strerror}", remedy="give a folder you can write to"
+            f"cannot create {out}: {error.strerror}", remedy="give a writable folder"
         ) from error
     try:
         yield temporary
@@ -42,7 +44,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             raise
         raise UserError(
             f"cannot write {out}: {error.strerror}",
-            remedy="free some space or give another folder; nothing was left behind",
+            remedy="free some space or give another folder; no partial output remains",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -54,3 +56,8 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write `values` as JSON in the format of Hugging Face: UTF-8, indent 2, final newline."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What import and export need of a Hugging Face fast tokenizer: its tokens, texts and roles."""
+"""Hugging Face fast tokenizers: token bytes, special tokens and export."""
 
 import json
 import shutil
@@ -9,8 +9,9 @@ from tokenizers import Tokenizer
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import UserError
+from mmbert.hub.output_folder import write_json
 
-# Files that make up a tokenizer in a Hugging Face folder.
+# Tokenizer files of a Hugging Face folder.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -18,21 +19,23 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "tokenizer.model",
 )
-# The same choices that preprocessing makes, so that both give one token the same role.
+# Same as in preprocessing, so that both give a token the same role.
 _ROLES = {
     "pad": ("pad_token",),
     "begin": ("bos_token", "cls_token"),
     "end": ("eos_token", "sep_token"),
-    "unknown": ("unk_token", "pad_token"),  # byte-level vocabularies may have no unknown
+    "unknown": ("unk_token", "pad_token"),  # byte-level vocabularies may lack unknown
     "mask": ("mask_token",),
 }
 
 
 class FastTokenizer:
-    """The tokenizer of `folder` (tokenizer.json, tokenizer_config.json); UserError if unsound.
+    """The tokenizer of `folder` (tokenizer.json, tokenizer_config.json); UserError if invalid.
 
-    `vocabulary` maps tokens to ids; `size` is the largest id plus one; `special_ids` the ids by
-    role, None where one of the roles is missing.
+    Attributes:
+        vocabulary: id of each token.
+        size: the largest id plus one.
+        special_ids: ids by role; None if a role is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,13 +57,13 @@ class FastTokenizer:
         self.size = max(self.vocabulary.values()) + 1
         self._added = {t.content for t in self._tokenizer.get_added_tokens_decoder().values()}
         definition = json.loads(path.read_text(encoding="utf-8"))
-        # Not in all of the file: a vocabulary may hold that very word.
+        # Not the whole file: a vocabulary may contain that word.
         parts = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
         self._byte_level = '"ByteLevel"' in parts
         self.special_ids = self._special_ids()
 
     def token_bytes(self, token: str) -> bytes:
-        """The UTF-8 bytes that `token` stands for, spaces included; not always whole characters."""
+        """Return the UTF-8 bytes of `token`, including spaces; not always whole characters."""
         if token in self._added:
             return token.encode()
         if self._byte_level:
@@ -70,14 +73,14 @@ class FastTokenizer:
         return token.replace("▁", " ").encode()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` without special tokens."""
+        """Encode `text` without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_bytes(self, content: bytes) -> list[int]:
-        """Ids whose contents joined are `content`; as near as the tokenizer comes if none are.
+        """Return ids whose bytes join to `content`, or the tokenizer's closest encoding.
 
-        Some tokenizers put a space before every text: then the one at the front of `content` is
-        left to them, or the one that they added is taken off. Empty: `content` is not text.
+        For tokenizers that prepend a space to every text, the leading space of `content` is left
+        to them, or the one that they prepended is removed. Empty if `content` is not valid UTF-8.
         """
         try:
             text = content.decode("utf-8")
@@ -106,7 +109,9 @@ class FastTokenizer:
                 ) from error
         found: dict[str, int] = {}
         framed, plain = list(self._tokenizer.encode("a").ids), self.encode("a")
-        if len(framed) >= 2 and framed[1:-1] == plain:  # what frames a text, whatever the names
+        if (
+            len(framed) >= 2 and framed[1:-1] == plain
+        ):  # the tokens that frame a text, regardless of names
             found = {"begin": framed[0], "end": framed[-1]}
         for role, keys in _ROLES.items():
             for key in keys:
@@ -118,9 +123,9 @@ class FastTokenizer:
 
 
 def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
-    """Copy the tokenizer's files; its configuration gets what ModernBERT needs.
+    """Copy the tokenizer files and adapt the configuration to ModernBERT.
 
-    ModernBERT takes no token types, and its longest input is `context`.
+    ModernBERT takes no token types; its maximum input length is `context`.
     """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
@@ -130,13 +135,13 @@ def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
     config["model_max_length"] = context
     config["model_input_names"] = ["input_ids", "attention_mask"]
     if config.get("tokenizer_class") in (None, "TokenizersBackend"):
-        # 5.x knows its generic class by the old name too, 4.x only by that.
+        # 5.x also knows its generic class by the old name, 4.x only by that.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, config)
 
 
 def _character_bytes() -> dict[str, int]:
-    """Byte-level BPE's printable character for each byte, backwards (GPT-2's table)."""
+    """Return the byte of each printable character of byte-level BPE (inverse GPT-2 table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]

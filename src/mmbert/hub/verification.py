@@ -1,26 +1,25 @@
-"""Does transformers compute what we compute? Logits of a folder against those of our own model."""
+"""Verification of a Hugging Face folder: logits in transformers against this project's model."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mmbert.hub.building import pack
 from mmbert.hub.configuration import HuggingFaceModel
-from mmbert.hub.loading import load_masked_language_model
+from mmbert.hub.models import load_masked_language_model, pack
 from mmbert.model.modernbert import MaskedLanguageModel
 
-# Of the largest logit, in float32.
+# Relative to the largest logit, in float32.
 TOLERANCE = 1e-5
 
 
 class ExportMismatchError(RuntimeError):
-    """The folder gives other logits than the model it was made from: a bug, not an input."""
+    """The logits of the folder differ from those of its source model: a bug, not a user error."""
 
 
 @dataclass(frozen=True)
 class LogitComparison:
-    """Largest difference and largest logit over all compared documents, in float32."""
+    """Maximum difference and maximum logit over all compared documents, in float32."""
 
     documents: int
     tokens: int
@@ -29,13 +28,13 @@ class LogitComparison:
 
     @property
     def relative(self) -> float:
-        """Largest difference over largest logit."""
+        """Maximum difference relative to the maximum logit."""
         return self.max_difference / self.max_logit
 
     def __str__(self) -> str:
         return (
-            f"{self.documents} documents, {self.tokens} tokens: logits differ by at most"
-            f" {self.max_difference:.2e} ({self.relative:.1e} of the largest,"
+            f"{self.documents} documents, {self.tokens} tokens: maximum difference"
+            f" {self.max_difference:.2e} ({self.relative:.1e} of the largest logit,"
             f" {self.max_logit:.2f})"
         )
 
@@ -43,11 +42,11 @@ class LogitComparison:
 def compare_logits(
     folder: Path, ours: MaskedLanguageModel, model: HuggingFaceModel
 ) -> LogitComparison:
-    """Logits of AutoModelForMaskedLM from `folder` and of `ours`, on a few packed documents.
+    """Compare the logits of AutoModelForMaskedLM from `folder` with those of `ours`.
 
-    Documents of random ids (always the same), among them one that local attention cannot see
-    whole. Ours sees them packed in one row, transformers one at a time. ExportMismatchError if they
-    differ by more than TOLERANCE of the largest logit.
+    The documents have fixed random ids; one is longer than the local attention window. `ours` gets
+    them packed in one row, transformers one at a time. ExportMismatchError if the logits differ by
+    more than TOLERANCE of the largest logit.
     """
     documents = probe_documents(model)
     packed = ours.logits(pack(documents), rotary_bases=model.rotary_bases, all_tokens=True)
@@ -64,13 +63,13 @@ def compare_logits(
         difference = max(difference, float((logits - mine).abs().max()))
         largest = max(largest, float(logits.abs().max()))
     result = LogitComparison(len(documents), start, difference, largest)
-    if not difference <= TOLERANCE * largest:  # also when not a number
-        raise ExportMismatchError(f"{folder} does not compute what was trained: {result}")
+    if not difference <= TOLERANCE * largest:  # also if NaN
+        raise ExportMismatchError(f"logits of {folder} differ from the trained model: {result}")
     return result
 
 
 def probe_documents(model: HuggingFaceModel) -> list[torch.Tensor]:
-    """Documents of random token ids: short, of the window's size, and longer than the window."""
+    """Return documents of random ids: short, about the window's size, and longer than it."""
     window = model.encoder.local_window
     lengths = (5, window // 2 + 3, 2 * window + 37)
     generator = torch.Generator().manual_seed(4)

@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face ModernBERT folder: read with every check, written tensor by tensor."""
+"""Weights of a Hugging Face ModernBERT folder: checked reader and streaming writer."""
 
 import json
 import math
@@ -23,18 +23,18 @@ _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 def parameter_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, in the order of the forward pass, decoder tied."""
+    """Return the shape of every parameter in the order of the forward pass, decoder tied."""
     with torch.device("meta"):
         model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 class HuggingFaceWeights:
-    """The tensors of a Hugging Face folder, each read from its file when asked for.
+    """Tensors of a Hugging Face folder, read on demand.
 
-    Construction checks that every parameter of `config` is there with its shape, that nothing
-    else is, and that a decoder weight stored beside the embedding it is tied to equals it.
-    UserError names the tensor and the file.
+    The constructor checks that the folder contains exactly the parameters of `config` with their
+    shapes, and that a stored decoder weight equals the embedding it is tied to. UserError names
+    the tensor and the file.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig) -> None:
@@ -44,51 +44,51 @@ class HuggingFaceWeights:
         for name, shape in self.shapes.items():
             if name not in self._files:
                 raise UserError(
-                    f"{folder}: no file holds the tensor {name}",
-                    remedy="the folder must hold a masked language model with its head"
+                    f"{folder}: tensor {name} is missing",
+                    remedy="the folder must contain a masked language model with its head"
                     " (ModernBertForMaskedLM); download it again if a file is missing",
                 )
             found = self._shape(name)
             if found != shape:
                 raise UserError(
-                    f"{self._files[name]}: {name} has shape {list(found)}; config.json asks for"
+                    f"{self._files[name]}: {name} has shape {list(found)}; config.json requires"
                     f" {list(shape)}",
-                    remedy="config.json and the weights are of different models; take both from"
-                    " the same place",
+                    remedy="config.json and the weights belong to different models; download both"
+                    " from the same source",
                 )
         for name in self._files:
             if name not in self.shapes and name != DECODER_WEIGHT:
                 raise UserError(
-                    f"{self._files[name]}: ModernBERT's masked language model has no tensor {name}",
-                    remedy="import the masked language model itself, not a model fine-tuned or"
-                    " extended from it",
+                    f"{self._files[name]}: unexpected tensor {name}",
+                    remedy="import ModernBERT's masked language model itself, not a model that was"
+                    " fine-tuned or extended from it",
                 )
         if DECODER_WEIGHT in self._files:
             self._check_tied()
 
     def names(self) -> Iterable[str]:
-        """Every parameter's name, in the order of the forward pass."""
+        """Return the parameter names in the order of the forward pass."""
         return self.shapes.keys()
 
     def read(self, name: str) -> torch.Tensor:
-        """The parameter `name` in float32 on the CPU; UserError if it is not finite."""
+        """Read the parameter `name` as float32 on the CPU; UserError if it is not finite."""
         tensor = self._raw(name)
         if not tensor.is_floating_point():
             raise UserError(
-                f"{self._files[name]}: {name} is stored as {tensor.dtype}",
-                remedy="quantised weights cannot be trained; take the float32 or bfloat16 ones",
+                f"{self._files[name]}: {name} has dtype {tensor.dtype}",
+                remedy="quantized weights cannot be trained; use float32 or bfloat16 weights",
             )
         tensor = tensor.to(torch.float32)
         wrong = int((~torch.isfinite(tensor)).sum())
         if wrong:
             raise UserError(
-                f"{self._files[name]}: {name} has {wrong} values that are not finite",
-                remedy="the checkpoint is damaged or its training diverged; take another one",
+                f"{self._files[name]}: {name} has {wrong} non-finite values",
+                remedy="the checkpoint is damaged or its training diverged; use another one",
             )
         return tensor
 
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every (name, float32 tensor), one in memory at a time."""
+        """Yield every (name, float32 tensor), with one in memory at a time."""
         for name in self.names():
             yield name, self.read(name)
 
@@ -105,14 +105,13 @@ class HuggingFaceWeights:
         if decoder.shape != embedding.shape or not torch.equal(decoder, embedding):
             raise UserError(
                 f"{self._files[DECODER_WEIGHT]}: {DECODER_WEIGHT} differs from {EMBEDDING}"
-                f" ({self._files[EMBEDDING]}), to which config.json ties it",
-                remedy="the two must be equal; if the model was trained with separate weights it"
-                " is not a ModernBERT with tied embeddings and cannot be imported",
+                f" ({self._files[EMBEDDING]}), although config.json ties them",
+                remedy="only models with tied embeddings can be imported",
             )
 
 
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """Which file of `folder` holds each tensor; UserError if none can be read safely."""
+    """Return the file of each tensor; UserError if none can be read safely."""
     index = folder / _INDEX_FILE
     if (folder / WEIGHTS_FILE).is_file():
         files = [folder / WEIGHTS_FILE]
@@ -122,22 +121,20 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"{index} is not an index of weights", remedy="download it again"
-            ) from (error)
+            raise UserError(f"{index} is not a weight index", remedy="download it again") from error
         files = [folder / name for name in names]
     else:
         pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
         if pickles:
             raise UserError(
-                f"{folder} has its weights only as a pickle ({pickles[0].name}); reading one can"
-                " run any program it contains, so it is refused",
-                remedy="take the model's safetensors version, or convert it where that is safe"
-                " (in a container): AutoModelForMaskedLM.from_pretrained(folder)"
+                f"{folder} has weights only as a pickle ({pickles[0].name}), which can execute"
+                " arbitrary code when loaded",
+                remedy="use the model's safetensors version, or convert it in a safe place (a"
+                " container): AutoModelForMaskedLM.from_pretrained(folder)"
                 ".save_pretrained(out, safe_serialization=True)",
             )
         raise UserError(
-            f"{folder} holds no weights ({WEIGHTS_FILE})",
+            f"{folder} has no weights ({WEIGHTS_FILE})",
             remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
         )
     located: dict[str, Path] = {}
@@ -147,11 +144,11 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
                 located.update(dict.fromkeys(file.keys(), path))
         except FileNotFoundError as error:
             raise UserError(
-                f"{path} is missing", remedy=f"{index.name} names it; download it again"
+                f"{path} is missing", remedy=f"download it again: {index.name} lists it"
             ) from error
         except SafetensorError as error:
             raise UserError(
-                f"{path} cannot be read: {error}", remedy="the file is damaged; download it again"
+                f"cannot read {path}: {error}", remedy="the file is damaged; download it again"
             ) from error
     return located
 
@@ -162,10 +159,10 @@ def write_weights(
     parameters: Iterable[tuple[str, torch.Tensor]],
     dtype: torch.dtype,
 ) -> None:
-    """Write `parameters` (float32, any order) as the safetensors file `path` in `dtype`.
+    """Write `parameters` (float32, any order) to the safetensors file `path` in `dtype`.
 
-    `shapes` says beforehand what will come, so that one tensor is in memory at a time. ValueError
-    if a tensor is unknown, of another shape, not finite, missing, or comes twice.
+    `shapes` is known in advance, so that only one tensor is in memory at a time. ValueError if a
+    tensor is unknown, has the wrong shape, is not finite, is missing, or is given twice.
     """
     sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
     header, missing = safetensors_header(
@@ -176,14 +173,14 @@ def write_weights(
         file.write(header)
         for name, tensor in parameters:
             if name not in missing:
-                raise ValueError(f"{name} is unknown or came twice")
+                raise ValueError(f"{name} is unknown or was given twice")
             if tuple(tensor.shape) != shapes[name]:
                 raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(shapes[name])}")
             data = tensor.to(dtype).contiguous()
             if not bool(torch.isfinite(data).all()):
-                raise ValueError(f"{name} has values that are not finite in {dtype}")
+                raise ValueError(f"{name} has non-finite values in {dtype}")
             file.seek(len(header) + missing.pop(name))
             file.write(data.view(torch.uint8).numpy().data)
         if missing:
-            raise ValueError(f"no values came for {', '.join(missing)}")
+            raise ValueError(f"missing parameters: {', '.join(missing)}")
         file.truncate(len(header) + sum(sizes.values()))

@@ -1,1 +1,5 @@
-"""What lies at a path, for people: shards, runs, checkpoints, single documents and steps."""
+"""Human-readable views of files.
+
+- `shards`: languages and tokens, epochs under a recipe, single documents.
+- `checkpoints`: runs, checkpoints and the documents of a training step.
+"""

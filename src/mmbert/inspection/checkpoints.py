@@ -1,4 +1,4 @@
-"""What a run and its checkpoints hold, and the exact documents of any step."""
+"""Views of a run, its checkpoints, and the exact documents of a training step."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.checkpoint.format import INDEX_NAME, Index
-from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import open_corpus
@@ -18,39 +18,39 @@ from mmbert.schedule import training_plan
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is one checkpoint's folder."""
+    """Return whether `path` is the folder of a checkpoint."""
     return (path / INDEX_NAME).is_file()
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is the folder of a training run."""
+    """Return whether `path` is the folder of a training run."""
     return (path / "checkpoints").is_dir()
 
 
 def render_checkpoint(path: Path, console: Console) -> None:
-    """Print what the checkpoint at `path` holds; every byte is compared with its checksum."""
-    problem = problem_with(path)
+    """Print the contents of the checkpoint at `path` after verifying all checksums."""
+    problem = verify_checkpoint(path)
     if problem is not None:
         raise problem
     index = Index.read(path)
     state, grid = index.state, index.grid
     recipe = parse_recipe(state.recipe, origin=f"{path}/{INDEX_NAME}")
     console.print(
-        f"{path}: sound, {index.total_bytes / 2**20:,.1f} MiB in {len(index.files)} files, "
-        f"by {index.writer}"
+        f"{path}: valid, {index.total_bytes / 2**20:,.1f} MiB in {len(index.files)} files, "
+        f"written by {index.writer}"
     )
     console.print(
         f"step {state.step:,} of {training_plan(recipe).steps:,}, {state.tokens:,} tokens, "
         f"phase {state.phase}{' (its end)' if state.phase_end else ''}, recipe {recipe.name}"
     )
     console.print(
-        f"written on {grid.tensor} tensor × {grid.data} data ranks under ZeRO {grid.zero_stage}; "
-        "reads onto any other grid"
+        f"saved from {grid.tensor} tensor × {grid.data} data ranks under ZeRO {grid.zero_stage}; "
+        "loads on any grid"
     )
     count = sum(math.prod(parameter.shape) for parameter in index.parameters.values())
     console.print(
-        f"{count:,} parameters: float32 masters and the optimiser's "
-        f"{' and '.join(recipe.optimizer.state_names)} of each"
+        f"{count:,} parameters, each with a float32 master weight, "
+        f"{' and '.join(recipe.optimizer.state_names)}"
     )
     table = Table("parameter", "shape", "split along", box=None, pad_edge=False)
     for name, parameter in index.parameters.items():
@@ -65,7 +65,7 @@ def render_checkpoint(path: Path, console: Console) -> None:
 
 
 def render_run(path: Path, console: Console) -> None:
-    """Print the checkpoints of the run at `path`, oldest first."""
+    """Print a table of the checkpoints of the run at `path`, oldest first."""
     table = Table("checkpoint", "step", "tokens", "phase", "kept", "size", box=None, pad_edge=False)
     for folder in CheckpointStore(path / "checkpoints").list():
         try:
@@ -78,18 +78,16 @@ def render_run(path: Path, console: Console) -> None:
             f"{index.state.step:,}",
             format_quantity(index.state.tokens),
             index.state.phase + (" (end)" if index.state.phase_end else ""),
-            "for ever" if index.permanent else "among the last",
+            "permanently" if index.permanent else "while recent",
             f"{index.total_bytes / 2**20:,.1f} MiB",
         )
     console.print(table)
 
 
 def render_step(path: Path, step: int, shards: Path | None, console: Console) -> None:
-    """Print every document that the rows of `step` hold, found again from the order of data."""
+    """Print the documents in the rows of `step`, recomputed from the data order."""
     if shards is None:
-        raise UserError(
-            "the documents of a step lie in the run's shards", remedy="name them with --data"
-        )
+        raise UserError("--step requires --data", remedy="give the shards of the run with --data")
     recipe_file = path / "recipe.yaml"
     recipe = parse_recipe(recipe_file.read_text(encoding="utf-8"), origin=str(recipe_file))
     state = None

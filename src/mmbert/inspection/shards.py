@@ -1,4 +1,4 @@
-"""What shards hold: languages, tokens, rejected documents, epochs under a recipe, one document."""
+"""Views of shards: languages, tokens, rejected documents, epochs under a recipe, documents."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from rich.progress import track
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixes
+from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixtures
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import MANIFEST_NAME, Manifest, Split, read_manifest, verify_files
@@ -20,33 +20,33 @@ from mmbert.recipe import Recipe, load_recipe
 
 @dataclass(frozen=True)
 class LanguageFolder:
-    """A finished language of one source."""
+    """Folder and manifest of a finished language of one source."""
 
     path: Path
     manifest: Manifest
 
 
 def is_shards_folder(path: Path) -> bool:
-    """Whether `path` is a folder that the preprocessing wrote (tokenizer and sources)."""
+    """Return whether `path` is an output folder of preprocessing (tokenizer and sources)."""
     return (path / "tokenizer" / DESCRIPTION_NAME).is_file()
 
 
 def language_folders(shards: Path) -> list[LanguageFolder]:
-    """All finished languages of all sources, in order of source and language."""
+    """Return all finished languages, sorted by source and language."""
     found = [
         LanguageFolder(path.parent, read_manifest(path.parent))
         for path in sorted(shards.glob(f"*/*/{MANIFEST_NAME}"))
     ]
     if not found:
         raise UserError(
-            f"{shards} holds no finished language",
-            remedy="run the preprocessing command again: it continues where it stopped",
+            f"{shards} contains no finished language",
+            remedy="run the preprocessing command again to continue it",
         )
     return found
 
 
 def render_shards(shards: Path, console: Console, recipe_file: str | Path | None = None) -> None:
-    """Print one line per language, and the sums; with a recipe, each phase's epochs too."""
+    """Print one line per language and the totals; with a recipe also the epochs of each phase."""
     description = read_tokenizer_description(shards / "tokenizer")
     folders = language_folders(shards)
     table = Table("source", "language", box=None, pad_edge=False)
@@ -85,7 +85,7 @@ def render_shards(shards: Path, console: Console, recipe_file: str | Path | None
     console.print(
         f"\n{len(languages)} languages, {sums['read']:,} documents read: "
         f"{sums['documents']:,} in training ({sums['tokens']:,} tokens, "
-        f"{per_token:.2f} bytes a token), {sums['heldout']:,} held out, "
+        f"{per_token:.2f} bytes per token), {sums['heldout']:,} held out, "
         f"{sum(rejected.values()):,} rejected"
     )
     for reason, count in rejected.most_common():
@@ -97,27 +97,28 @@ def render_shards(shards: Path, console: Console, recipe_file: str | Path | None
 
 
 def _epochs(shards: Path, recipe: Recipe) -> dict[tuple[str, str], list[str]]:
-    """(source, language) -> how often each phase of `recipe` passes over its text."""
+    """Return the epochs in each phase of `recipe` by (source, language)."""
     sizes = component_sizes(open_corpus(shards), recipe)
-    mixes = phase_mixes(sizes, recipe)
+    mixtures = phase_mixtures(sizes, recipe)
     return {
         (size.source, size.language): [
-            f"{mix.epochs[number]:.2f}" if mix.epochs[number] else "-" for mix in mixes
+            f"{mixture.epochs[number]:.2f}" if mixture.epochs[number] else "-"
+            for mixture in mixtures
         ]
         for number, size in enumerate(sizes)
     }
 
 
 def verify_shards(shards: Path, console: Console) -> None:
-    """Compare every file with its checksum; UserError names the first that differs."""
+    """Verify the checksum of every file; UserError names the first corrupted one."""
     folders = language_folders(shards)
     for folder in track(folders, description="verifying", console=console, transient=True):
         verify_files(folder.path, folder.manifest)
-    console.print(f"{shards}: every file of {len(folders)} languages is as it was written")
+    console.print(f"{shards}: all files of {len(folders)} languages match their checksums")
 
 
 def decode_document(shards: Path, language: str, number: int, *, held_out: bool = False) -> str:
-    """The text of document `number` of `language` ('source/language', or the language alone)."""
+    """Decode document `number` of `language` ('language' or 'source/language')."""
     folders = [
         folder
         for folder in language_folders(shards)
@@ -125,24 +126,25 @@ def decode_document(shards: Path, language: str, number: int, *, held_out: bool 
     ]
     if len(folders) != 1:
         known = sorted({folder.manifest.language for folder in language_folders(shards)})
-        problem = "is in several sources" if folders else "is not in these shards"
+        problem = "is in several sources" if folders else "not found in these shards"
         remedy = "name it as source/language" if folders else f"languages: {', '.join(known[:20])}…"
         raise UserError(f"language {language} {problem}", remedy=remedy)
     manifest = folders[0].manifest
     split: Split = manifest.heldout if held_out else manifest.train
     if not 0 <= number < split.documents:
         raise UserError(
-            f"{language} has no document {number}", remedy=f"there are {split.documents:,}, from 0"
+            f"{language} has no document {number}",
+            remedy=f"give a number below {split.documents:,}",
         )
     for shard in split.shards:
         if number < shard.documents:
             tokens = IndexedDataset(folders[0].path / shard.name).document(number)
             return decode(shards, tokens.tolist())
         number -= shard.documents
-    raise AssertionError("the manifest's document counts were checked when it was read")
+    raise AssertionError("document counts are verified when the manifest is read")
 
 
 def decode(shards: Path, token_ids: list[int]) -> str:
-    """The text of `token_ids` by the shards' own tokenizer, special tokens shown."""
+    """Decode `token_ids` with the tokenizer of the shards, including special tokens."""
     tokenizer = Tokenizer.from_file(str(shards / "tokenizer" / "tokenizer.json"))
     return str(tokenizer.decode(token_ids, skip_special_tokens=False))

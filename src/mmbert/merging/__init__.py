@@ -1,1 +1,6 @@
-"""Merging of checkpoints: averages and TIES, of given models or by a run's own recipe."""
+"""Model merging: averages and TIES.
+
+- `methods`: the arithmetic, on tensors.
+- `merge`: merging given models into a Hugging Face folder.
+- `merge_run`: merging a run according to its recipe.
+"""

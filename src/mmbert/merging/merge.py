@@ -1,7 +1,7 @@
-"""Merging models of one architecture: TIES, linear, and exponentially weighted averages.
+"""Merging of models with the same architecture: TIES, linear, exponentially weighted average.
 
-Decay variants that branched from one checkpoint are merged by TIES with that checkpoint as the
-base; the checkpoints of one run are averaged. Parameters are read, merged and written one by one.
+Use TIES for variants that branched from one checkpoint, with that checkpoint as the base, and an
+average for the checkpoints of one run. Parameters are read, merged and written one at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +22,14 @@ Method = Literal["ties", "linear", "ema"]
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How to merge. `weights`: one per model (empty: equal); `density`: the share of each
-    difference that TIES keeps; `decay`: what an older checkpoint weighs beside the next (ema)."""
+    """Method and parameters of a merge.
+
+    Attributes:
+        method: ties, linear or ema (exponentially weighted average).
+        weights: one per model; empty means equal.
+        density: fraction of each difference that TIES keeps.
+        decay: weight of a checkpoint relative to the next newer one (ema).
+    """
 
     method: Method
     weights: tuple[float, ...] = ()
@@ -41,15 +47,22 @@ def merge_models(
 ) -> LogitComparison:
     """Merge checkpoints or Hugging Face folders into the Hugging Face folder `out`.
 
-    `base` is what the models of a TIES merge branched from. The checkpoints of an exponentially
-    weighted average are put in the order of their steps (Hugging Face folders stay as given,
-    oldest first). The tokenizer and rotary bases are those of the last model; all must agree on
-    them. `out` gets provenance.json with every model, its weight and the options, and is verified
-    as an export is. UserError: fewer than two models, models that differ in sizes, bases or
-    tokenizer, weights that do not match, TIES without a base or another method with one.
+    All models must have the same architecture, tokenizer and rotary bases. `out` includes a
+    provenance.json with every model, its weight and the options, and is verified like an export.
+
+    Args:
+        models: for an exponentially weighted average oldest first; checkpoints are sorted by step.
+        out: the folder to write.
+        options: method and parameters.
+        base: the model that the models of a TIES merge branched from.
+        dtype: data type of the weights.
+
+    Raises:
+        UserError: fewer than two models, incompatible models, a wrong number of weights, TIES
+            without a base, or another method with one.
     """
     if len(models) < 2:
-        raise UserError("a merge needs at least two models", remedy="name two or more")
+        raise UserError("a merge needs at least two models", remedy="give two or more")
     sources: list[ModelSource] = [open_model(path) for path in models]
     if options.method == "ema":
         sources = _by_step(sources)
@@ -59,7 +72,7 @@ def merge_models(
         _check_compatible(other, sources[-1])
         if other.model.rotary_bases != sources[-1].model.rotary_bases:
             raise UserError(
-                f"{other.path} and {sources[-1].path} differ in their rotary bases",
+                f"{other.path} and {sources[-1].path} have different rotary bases",
                 remedy="merge models that ended in the same phase",
             )
     if reference is not None:
@@ -85,7 +98,7 @@ def merge_models(
 
 
 def _by_step(sources: list[ModelSource]) -> list[ModelSource]:
-    """Checkpoints of one run by their steps; folders in the order given."""
+    """Sort checkpoints by step; leave Hugging Face folders in the given order."""
     if not all(isinstance(source, CheckpointSource) for source in sources):
         return sources
     return sorted(sources, key=lambda source: int(source.provenance["step"]))
@@ -95,38 +108,36 @@ def _weights(sources: Sequence[ModelSource], options: MergeOptions) -> list[floa
     if options.method == "ema":
         if options.weights:
             raise UserError(
-                "an exponentially weighted average takes its weights from the decay",
-                remedy="leave the weights out, or merge with method linear",
+                "method ema takes no weights: they follow from the decay",
+                remedy="omit the weights, or use method linear",
             )
         return exponential_weights(len(sources), options.decay)
     weights = list(options.weights) or [1.0] * len(sources)
     if len(weights) != len(sources):
         raise UserError(
             f"{len(weights)} weights for {len(sources)} models",
-            remedy="give one weight for each model, in their order",
+            remedy="give one weight per model, in the same order",
         )
     if min(weights) <= 0:
-        raise UserError(f"a weight of {min(weights):g}", remedy="weights must be positive")
+        raise UserError(f"weight {min(weights):g} is not positive", remedy="give positive weights")
     return weights
 
 
 def _reference(base: Path | None, options: MergeOptions) -> ModelSource | None:
     if options.method != "ties":
         if base is not None:
-            raise UserError(
-                f"method {options.method} has no use for a base", remedy="leave the base out"
-            )
+            raise UserError(f"method {options.method} takes no base", remedy="omit the base")
         return None
     if base is None:
         raise UserError(
-            "a TIES merge needs the model that the others branched from",
-            remedy="name it with --base: the checkpoint at the end of the phase before",
+            "method ties requires the model that the others branched from",
+            remedy="give it as --base: the checkpoint at the end of the preceding phase",
         )
     return open_model(base)
 
 
 def _check_compatible(one: ModelSource, other: ModelSource) -> None:
-    """The architecture decides what a weight means; the tokenizer what a row does."""
+    """Raise UserError unless architecture and tokenizer of the two models are the same."""
     for what, first, second in (
         ("sizes", one.shapes, other.shapes),
         ("local window", one.model.encoder.local_window, other.model.encoder.local_window),
@@ -140,8 +151,8 @@ def _check_compatible(one: ModelSource, other: ModelSource) -> None:
     ):
         if first != second:
             raise UserError(
-                f"{one.path} and {other.path} differ in their {what}",
-                remedy="only models of one architecture and tokenizer can be merged",
+                f"{one.path} and {other.path} have different {what}",
+                remedy="merge only models with the same architecture and tokenizer",
             )
 
 
@@ -184,10 +195,10 @@ def _provenance(
 def _language_tokens(
     sources: Sequence[ModelSource], options: MergeOptions, reference: ModelSource | None
 ) -> dict[str, int]:
-    """All training tokens that went into the merge, by language, where the checkpoints tell.
+    """Return the training tokens of the merge by language; empty if unknown.
 
-    An average over one run has seen what its newest checkpoint has; variants of one base have
-    seen the base's text once and each its own since. Anything else is not known: empty.
+    The average of one run counts the tokens of its newest checkpoint. Variants of one base count
+    the base's tokens once, and their own since.
     """
     counts = [
         source.index.state.language_tokens

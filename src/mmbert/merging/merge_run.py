@@ -1,4 +1,4 @@
-"""Merging a run as its own recipe says: its finished variants, or its last phase's checkpoints."""
+"""Merging of a run by its recipe: its finished variants, or the checkpoints of its last phase."""
 
 from pathlib import Path
 
@@ -12,23 +12,26 @@ from mmbert.recipe import MergeSettings, Recipe, parse_recipe
 from mmbert.schedule import training_plan
 
 MAIN = "main"
-"""What a recipe's merge calls the run itself, beside its variants."""
+"""Name of the run itself among the variants of a recipe's merge."""
 
 
 def merge_run(run: Path, out: Path, *, dtype: Dtype = "float32") -> LogitComparison:
-    """Merge what the run in the folder `run` and its variants have trained into the folder `out`.
+    """Merge the run in folder `run` into the folder `out`, as its recipe's `merge` specifies.
 
-    With method ties or linear: the ends of the variants that the recipe's `merge.variants` names
-    (`main` is the run itself), ties onto the checkpoint that they branched from. With ema: the
-    kept checkpoints of the last phase. UserError: no run, a recipe without `merge`, a variant that
-    has not finished, variants of different branches, one checkpoint only.
+    Methods ties and linear merge the final checkpoints of `merge.variants` (`main` is the run
+    itself); the base of ties is the checkpoint they branched from. Method ema averages the kept
+    checkpoints of the last phase.
+
+    Raises:
+        UserError: no run, no `merge` in the recipe, an unfinished variant, variants of different
+            branches, or fewer than two checkpoints.
     """
     recipe = _recipe(run)
     settings = recipe.merge
     if settings is None:
         raise UserError(
             f"the recipe of {run} has no `merge`",
-            remedy="name the models and the method: mmbert merge A B … --method …",
+            remedy="give models and method: mmbert merge A B … --method …",
         )
     options = MergeOptions(settings.method, settings.weights, settings.density, settings.decay)
     if settings.method == "ema":
@@ -41,34 +44,34 @@ def merge_run(run: Path, out: Path, *, dtype: Dtype = "float32") -> LogitCompari
 def _recipe(run: Path) -> Recipe:
     checkpoints = CheckpointStore(run / "checkpoints").list()
     if not checkpoints:
-        raise UserError(f"{run} holds no checkpoints", remedy="name a run's folder")
+        raise UserError(f"{run} has no checkpoints", remedy="give the folder of a run")
     newest = Index.read(checkpoints[-1])
     return parse_recipe(newest.state.recipe, origin=f"the recipe in {checkpoints[-1]}")
 
 
 def _final_checkpoint(run: Path, name: str) -> Path:
-    """The last checkpoint of a variant; UserError unless its training has finished."""
+    """Return the last checkpoint of a variant; UserError if its training is unfinished."""
     folder = run if name == MAIN else run / "variants" / name
     checkpoints = CheckpointStore(folder / "checkpoints").list()
-    remedy = f"train it to its end first (python -m mmbert.pretrain … --output {run}" + (
+    remedy = f"finish its training first (python -m mmbert.pretrain … --output {run}" + (
         ")" if name == MAIN else f" --variant {name})"
     )
     if not checkpoints:
-        raise UserError(f"{folder} holds no checkpoints", remedy=remedy)
+        raise UserError(f"{folder} has no checkpoints", remedy=remedy)
     state = Index.read(checkpoints[-1]).state
     steps = training_plan(parse_recipe(state.recipe)).steps
     if state.step < steps:
-        raise UserError(f"{folder} is at step {state.step} of {steps}", remedy=remedy)
+        raise UserError(f"{folder} is unfinished (step {state.step} of {steps})", remedy=remedy)
     return checkpoints[-1]
 
 
 def _branch_checkpoint(run: Path, recipe: Recipe, settings: MergeSettings) -> Path:
-    """The run's checkpoint at the end of the one phase that all merged variants branched from."""
+    """Return the run's checkpoint from which all merged variants branched."""
     phases = {v.branch_from for v in recipe.variants if v.name in settings.variants}
     if len(phases) != 1:
         raise UserError(
             f"the merged variants branch from {len(phases)} different phases",
-            remedy="merge variants of one phase, or name models and base yourself",
+            remedy="merge variants of the same phase, or give models and base explicitly",
         )
     (phase,) = phases
     step = next(plan.end_step for plan in training_plan(recipe).phases if plan.name == phase)
@@ -76,13 +79,13 @@ def _branch_checkpoint(run: Path, recipe: Recipe, settings: MergeSettings) -> Pa
         if Index.read(path).state.step == step:
             return path
     raise UserError(
-        f"{run} holds no checkpoint of step {step}, the end of phase {phase}",
-        remedy="phase ends are kept by themselves; restore it from a copy",
+        f"{run} has no checkpoint of step {step}, the end of phase {phase}",
+        remedy="restore it from a copy: training never deletes phase ends",
     )
 
 
 def _last_phase_checkpoints(run: Path, recipe: Recipe) -> list[Path]:
-    """The kept checkpoints of the recipe's last phase, oldest first."""
+    """Return the kept checkpoints of the recipe's last phase, oldest first."""
     last = recipe.phases[-1].name
     found = [
         path
@@ -91,7 +94,7 @@ def _last_phase_checkpoints(run: Path, recipe: Recipe) -> list[Path]:
     ]
     if len(found) < 2:
         raise UserError(
-            f"{run} keeps {len(found)} checkpoints of phase {last}; an average needs two",
+            f"{run} has only {len(found)} checkpoints of phase {last}; an average needs two",
             remedy="raise checkpoint.keep_last, or set checkpoint.keep_every",
         )
     return found

@@ -1,7 +1,7 @@
-"""Ways to make one tensor out of several models' tensors: TIES, linear, exponentially weighted.
+"""Merge methods on tensors: TIES, weighted mean, exponential weights.
 
-TIES: Yadav et al. 2023, "Resolving Interference When Merging Models", trimmed tensor by tensor as
-the merging tools in use do, so that no more than one parameter of each model is in memory.
+TIES: Yadav et al. 2023, "Resolving Interference When Merging Models". Trimming is per tensor, as in
+common merging tools, so that only one parameter of each model is in memory.
 """
 
 import math
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import torch
 
-# Elements mixed at a time: their float64 copies stay in a processor's cache.
+# Elements processed at a time: their float64 copies fit in a CPU cache.
 _CHUNK = 1 << 17
 
 
 def exponential_weights(count: int, decay: float) -> list[float]:
-    """Weights of `count` checkpoints, oldest first: each older one weighs `decay` times the next.
+    """Return weights of `count` checkpoints, oldest first, each `decay` times the next; sum 1.
 
-    They sum to 1. ValueError unless 0 < decay ≤ 1.
+    ValueError unless 0 < decay ≤ 1.
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay {decay} is not between 0 and 1")
@@ -25,7 +25,7 @@ def exponential_weights(count: int, decay: float) -> list[float]:
 
 
 def weighted_mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """Σ wᵢ·xᵢ / Σ wᵢ of float32 tensors, summed in float64; float32."""
+    """Return Σ wᵢ·xᵢ / Σ wᵢ of float32 tensors as float32, accumulated in float64."""
     total = math.fsum(weights)
     flat = [tensor.reshape(-1) for tensor in tensors]
     mean = torch.empty_like(flat[0])
@@ -43,12 +43,13 @@ def ties(
     weights: Sequence[float],
     density: float,
 ) -> torch.Tensor:
-    """`base` plus the TIES merge of the tensors' differences from it; float32.
+    """Return `base` plus the TIES merge of the differences of `tensors` from it; float32.
 
-    Trim: of each difference the share `density` with the largest magnitude stays (at least one
-    element; equal magnitudes at the border all stay). Elect: per element, the sign of the weighted
-    sum of what stayed. Merge: the weighted mean of the differences that have that sign; where none
-    stayed, or what stayed cancels, the base's value.
+    1. Trim: keep the fraction `density` of each difference with the largest magnitude (at least
+       one element; ties at the threshold are kept).
+    2. Elect: per element, take the sign of the weighted sum of the kept values.
+    3. Merge: take the weighted mean of the kept values with that sign. Elements without any, or
+       whose kept values cancel, have the value of `base`.
     """
     reference = base.reshape(-1)
     flat = [tensor.reshape(-1) for tensor in tensors]
@@ -60,13 +61,13 @@ def ties(
         start_values = reference[part].double()
         trimmed = []
         for tensor, threshold in zip(flat, thresholds, strict=True):
-            # The border was found in float32 differences; the comparison must round as it did.
+            # Thresholds come from float32 differences; the comparison must round alike.
             kept = (tensor[part] - reference[part]).abs() >= threshold
             trimmed.append((tensor[part].double() - start_values) * kept)
         stacked = torch.stack(trimmed)
         scaled = stacked * scale
         elected = scaled.sum(0)
-        # Of the elected sign; what was trimmed, and all where nothing is elected, is 0.
+        # False for trimmed values, and for all if no sign is elected.
         agrees = torch.sign(stacked) * torch.sign(elected) > 0
         divisor = (agrees * scale).sum(0)
         mean = (scaled * agrees).sum(0) / divisor.clamp(min=1e-300)
@@ -75,9 +76,9 @@ def ties(
 
 
 def _threshold(difference: torch.Tensor, density: float) -> float:
-    """The smallest magnitude that stays; `difference` is used up. Zeros never count as staying."""
+    """Return the smallest magnitude to keep (zeros never count). Overwrites `difference`."""
     kept = max(1, int(density * difference.numel()))
     magnitude = difference.abs_().numpy()
     place = magnitude.size - kept
-    magnitude.partition(place)  # in place, and several times faster than torch.kthvalue
+    magnitude.partition(place)  # in place, several times faster than torch.kthvalue
     return float(magnitude[place])

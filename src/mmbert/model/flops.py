@@ -1,20 +1,20 @@
-"""The arithmetic that training a row needs: counted once, for plans, logs, benchmarks and reports.
+"""FLOPs of training on a row, used by plans, logs, benchmarks and reports.
 
-Counted are the multiply-adds (2 FLOPs) of the matrix products, forward once and backward twice
-(the gradients of both factors), of what the loss depends on and nothing else. Per token, with
-hidden size d, intermediate size f, vocabulary V:
+Counts the multiply-adds (2 FLOPs) of the matrix products that the loss depends on, once forward
+and twice backward (the gradients of both factors). Per token, with hidden size d, intermediate
+size f, vocabulary V:
 
     layers    6 · (4d² + 3df) each           attention   12 · d · keys each
     head      6 · (d² + dV) per masked token only
 
-4d² are queries, keys, values and attention's output; 3df are gate, up and down. `keys` is what a
-token attends to: its whole document in a global layer, at most the local window and itself in a
-local one; it counts twice, for scores and for their products with the values.
+4d² are queries, keys, values and attention's output; 3df are gate, up and down. `keys` is the
+number of tokens attended to: the whole document in a global layer, at most the local window and
+the token itself in a local one; it counts twice, for the scores and for their product with the
+values.
 
-Not counted: what runs again (recomputation, and the scores that flash attention makes anew in its
-backward pass), tiles that a kernel computes and masks, padding, the look-up of embeddings, norms,
-activations, rotations, softmax, and the optimiser. So it is the same for every implementation, and
-less than what a device executes.
+Excluded: recomputation (including the scores in flash attention's backward pass), masked tiles of a
+kernel, padding, embedding look-up, norms, activations, rotations, softmax and the optimizer. The
+count is therefore independent of the implementation, and less than a device executes.
 """
 
 from collections.abc import Sequence
@@ -36,18 +36,18 @@ class Flops:
     """Training FLOPs by part, forward and backward."""
 
     encoder: float
-    """The layers' linear products."""
+    """Linear products of the layers."""
     head: float
     global_attention: float
     local_attention: float
 
     @property
     def total(self) -> float:
-        """All parts together."""
+        """Sum of all parts."""
         return self.encoder + self.head + self.global_attention + self.local_attention
 
     def per(self, tokens: float) -> "Flops":
-        """The same for one of `tokens` tokens."""
+        """Return the FLOPs per token, of `tokens` tokens."""
         return Flops(
             self.encoder / tokens,
             self.head / tokens,
@@ -62,11 +62,13 @@ def flops_by_part(
     lengths: Sequence[float] | npt.NDArray[np.int64],
     masked_tokens: float,
 ) -> Flops:
-    """FLOPs of training on one row, forward and backward, as this file's heading counts them.
+    """Return the FLOPs of training on one row, forward and backward.
 
     Args:
-        lengths: tokens of each document really in the row, begin and end included.
-        masked_tokens: mask slots of the row, filled or not: they are computed either way.
+        model: the recipe's model.
+        vocabulary_size: number of token ids.
+        lengths: tokens of each document in the row, including begin and end, without padding.
+        masked_tokens: mask slots of the row, filled or not: all are computed.
     """
     d, f = model.hidden_size, model.intermediate_size
     documents = np.asarray(lengths, dtype=np.float64)
@@ -88,5 +90,5 @@ def training_flops(
     lengths: Sequence[float] | npt.NDArray[np.int64],
     masked_tokens: float,
 ) -> float:
-    """`flops_by_part`, all parts together."""
+    """Return the sum of `flops_by_part`."""
     return flops_by_part(model, vocabulary_size, lengths, masked_tokens).total

@@ -1,8 +1,8 @@
-"""The folder that training starts from (`mmbert import` writes it): does it suit recipe and shards?
+"""Checks of an initial checkpoint (a folder written by `mmbert import`) against recipe and shards.
 
-Weights of the right shapes can still be another function: another window, activation or pattern of
-layers, or a vocabulary whose ids mean other tokens. Nothing would fail then; the model would only
-be worse. So the folder's config.json and tokenizer.json are compared before anything starts.
+Weights of matching shapes may still belong to a different function: another window, activation or
+layer pattern, or a vocabulary with other ids. Nothing would fail then; the model would only be
+worse. The folder's config.json and tokenizer.json are therefore compared before training starts.
 """
 
 import json
@@ -13,7 +13,7 @@ from mmbert.errors import UserError
 from mmbert.model.config import FIXED_BY_ARCHITECTURE
 from mmbert.recipe import ModelSettings, RotaryBases
 
-# Keys of config.json and of the recipe's `model`, which must agree.
+# Keys of config.json and of the recipe's `model` that must agree.
 _SAME = {
     "hidden_size": "hidden_size",
     "intermediate_size": "intermediate_size",
@@ -27,46 +27,46 @@ _BASES = {"global_rope_theta": "global_", "local_rope_theta": "local_"}
 
 
 class InitialCheckpoint:
-    """`folder`/config.json; UserError if it cannot be read or says less than `mmbert import` does.
+    """The configuration in `folder`/config.json; UserError if it is unreadable or lacks a key.
 
-    `vocab_size` is the number of rows of the embedding, some of which no token may use.
+    `vocab_size`: rows of the embedding, some of which may be unused.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / "config.json"
-        self._remedy = f"set initial_checkpoint to what `mmbert import HF_FOLDER {folder}` writes"
+        self._remedy = f"set initial_checkpoint to the output of `mmbert import HF_FOLDER {folder}`"
         self._config = self._read_json(self._path)
         needed = {*_SAME, *_BASES, *FIXED_BY_ARCHITECTURE, "vocab_size"}
         missing = sorted(needed - self._config.keys())
         if missing:
-            raise UserError(f"{self._path} does not say {missing[0]}", remedy=self._remedy)
+            raise UserError(f"{self._path} lacks the key {missing[0]}", remedy=self._remedy)
         self.vocab_size: int = self._config["vocab_size"]
 
     def check_model(self, settings: ModelSettings) -> None:
-        """UserError naming each key in which the recipe's model is another function."""
+        """Raise UserError with every key in which the recipe's model differs."""
         differing = [
-            f"{ours} is {getattr(settings, ours)}, there {self._config[theirs]}"
+            f"{ours} is {getattr(settings, ours)} instead of {self._config[theirs]}"
             for theirs, ours in _SAME.items()
             if getattr(settings, ours) != self._config[theirs]
         ]
         differing += [
-            f"{key} is {value}, there {self._config[key]}"
+            f"{key} is {value} instead of {self._config[key]}"
             for key, value in FIXED_BY_ARCHITECTURE.items()
             if self._config[key] != value
         ]
         if settings.vocab_size not in (None, self.vocab_size):
-            differing.append(f"vocab_size is {settings.vocab_size}, there {self.vocab_size}")
+            differing.append(f"vocab_size is {settings.vocab_size} instead of {self.vocab_size}")
         if differing:
             raise UserError(
-                f"the recipe's model is not the one in {self.folder}: {'; '.join(differing)}",
-                remedy="give the recipe's `model:` the imported model's values, or import another",
+                f"the recipe's model differs from that in {self.folder}: {'; '.join(differing)}",
+                remedy="set the recipe's `model:` to the imported values, or import another model",
             )
 
     def rotary_differences(self, bases: RotaryBases) -> list[str]:
-        """One sentence for each kind of layer whose first rotary base is another.
+        """Return a warning for each kind of layer whose rotary base differs from the checkpoint's.
 
-        To change it can be meant, as when a context is extended; mostly it is a mistake.
+        A change may be intended, such as for a longer context, but usually is a mistake.
         """
         return [
             f"rotary_bases.{key.partition('_')[0]} of the first phase is {getattr(bases, ours):g},"
@@ -76,9 +76,9 @@ class InitialCheckpoint:
         ]
 
     def check_tokenizer(self, tokenizer: Path, special_ids: dict[str, int]) -> None:
-        """UserError unless ids mean to the model what they mean in the shards.
+        """Raise UserError unless the model and the shards have the same vocabulary.
 
-        `tokenizer` is the shards' tokenizer folder, `special_ids` its ids by role.
+        `tokenizer`: the shards' tokenizer folder. `special_ids`: its special ids by role.
         """
         ours, theirs = self.folder / "tokenizer.json", tokenizer / "tokenizer.json"
         remedy = (
@@ -89,7 +89,7 @@ class InitialCheckpoint:
         if first != second:
             differing = sorted(first.items() ^ second.items(), key=lambda entry: entry[1])
             raise UserError(
-                f"the shards were made with another tokenizer than the model in {self.folder} has:"
+                f"the shards and the model in {self.folder} have different tokenizers:"
                 f" {ours} and {theirs} differ in id {differing[0][1]}",
                 remedy=remedy,
             )
@@ -97,19 +97,19 @@ class InitialCheckpoint:
                           ("end", "eos_token_id"), ("mask", "mask_token_id")):  # fmt: skip
             if self._config.get(key) != special_ids[role]:
                 raise UserError(
-                    f"{self._path}: {key} is {self._config.get(key)}, but in the shards the"
+                    f"{self._path}: {key} is {self._config.get(key)}, but the shards'"
                     f" {role} token is {special_ids[role]}",
                     remedy=remedy,
                 )
         largest = max(first.values())
         if largest >= self.vocab_size:
             raise UserError(
-                f"{ours} has the id {largest}, {self._path} only {self.vocab_size} rows",
+                f"{ours} has the id {largest}, but {self._path} has only {self.vocab_size} rows",
                 remedy=remedy,
             )
 
     def _vocabulary(self, path: Path) -> dict[str, int]:
-        """Every token's id, added tokens included."""
+        """Return every token's id, including added tokens."""
         definition = self._read_json(path)
         try:
             vocabulary = definition["model"]["vocab"]
@@ -117,7 +117,7 @@ class InitialCheckpoint:
                 vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
             added = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
         except (KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{path} holds no vocabulary: {error}", remedy=self._remedy) from error
+            raise UserError(f"no vocabulary in {path}: {error}", remedy=self._remedy) from error
         return vocabulary | added
 
     def _read_json(self, path: Path) -> dict[str, Any]:
@@ -126,5 +126,5 @@ class InitialCheckpoint:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}", remedy=self._remedy) from error
         if not isinstance(values, dict):
-            raise UserError(f"{path} holds no object", remedy=self._remedy)
+            raise UserError(f"{path} is not a JSON object", remedy=self._remedy)
         return values

@@ -1,4 +1,4 @@
-"""Starting from weights that somebody else trained: the folder that `mmbert import` writes."""
+"""Initial weights from a model imported by `mmbert import`."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from mmbert.parallel.process_grid import TensorGroup
 
 @torch.no_grad()
 def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> None:
-    """Set every parameter of `model` to its shard of the float32 tensor of its name.
+    """Load every parameter's shard from the float32 tensor of its name.
 
     Raises:
-        UserError: no such folder, or it holds another model.
+        UserError: the file cannot be read, or belongs to a different model.
     """
     path = folder / "model.safetensors"
-    remedy = "give the folder that `mmbert import HF_FOLDER OUT` wrote, of a model of these sizes"
+    remedy = "use a folder written by `mmbert import HF_FOLDER OUT`, for a model of these sizes"
     try:
         with safe_open(str(path), framework="pt") as file:
             names = set(file.keys())
@@ -31,10 +31,11 @@ def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> 
                 shape = tuple(stored.get_shape())
                 if shape != spec.full_shape:
                     raise UserError(
-                        f"{path}: {name} has shape {shape}, the recipe's model {spec.full_shape}",
+                        f"{path}: {name} has shape {shape} instead of the recipe's "
+                        f"{spec.full_shape}",
                         remedy=remedy,
                     )
-                # Only this rank's rows or columns are read.
+                # Read only this rank's rows or columns.
                 ranges = spec.ranges(group.rank, group.size)
                 along = spec.split_dimension or 0
                 pieces = [stored[a:b] if along == 0 else stored[:, a:b] for a, b in ranges]

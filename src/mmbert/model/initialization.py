@@ -1,11 +1,11 @@
-"""First weights: the same full tensors at any grid, from the seed and the parameter's name.
+"""Random initial weights, independent of the process grid.
 
-Every parameter is drawn in blocks of rows, each from its own generator (SFC64, seeded with a hash
-of seed, name and block), on the CPU in float32. A rank draws only the blocks that hold its rows.
-The distributions are in the parameters' descriptions; for this model they are Megatron's as mmBERT
-used them: normals of deviation 0.02, or 0.02 / sqrt(2 * layers) for what writes to the residual
-stream, cut at two deviations; norm weights 1; the tied decoder's bias uniform within 1 / sqrt(d),
-as torch's linear leaves it.
+A parameter is drawn in blocks of rows, each from its own generator (SFC64, seeded with a hash of
+seed, name and block), on the CPU in float32. A rank draws only the blocks that contain its rows.
+The distributions are in the parameters' specs; for this model they are Megatron's as used by
+mmBERT: normals with standard deviation 0.02, or 0.02 / sqrt(2 * layers) for linears that write to
+the residual stream, truncated at two standard deviations; norm weights 1; the tied decoder's bias
+uniform within 1 / sqrt(d), the default of torch's linear.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from mmbert.parallel.parameter_spec import (
 )
 
 BLOCK_ROWS = 4096
-# The cut of the truncated normal in deviations, and the probability below -CUT.
+# Truncation of the normal in standard deviations, and the probability below -CUT.
 CUT = 2.0
 TAIL = 0.5 * math.erfc(CUT / math.sqrt(2))
 
 
 def initialize_parameters(model: MaskedLanguageModel, seed: int) -> None:
-    """Fill every parameter of `model` with its shard of the full tensor that `seed` gives.
+    """Initialize every parameter of `model` with its shard of the full tensor drawn from `seed`.
 
-    Works for any dtype and device of the parameters. The model must have no buffers.
+    Parameters may have any dtype and device. The model must not have buffers.
     """
-    assert not list(model.buffers()), "buffers are not initialised here"
+    assert not list(model.buffers()), "buffers are not initialized here"
     group = model.group
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,7 +43,7 @@ def initialize_parameters(model: MaskedLanguageModel, seed: int) -> None:
 
 
 def initial_values(spec: ParameterSpec, seed: int, rank: int = 0, size: int = 1) -> Tensor:
-    """float32 shard of tensor rank `rank` of `size`: `local_slice` of the full first tensor."""
+    """Return the float32 shard of tensor rank `rank` of `size` of the full initial tensor."""
     if spec.initial.kind == "ones":
         return torch.full(spec.local_shape(rank, size), spec.initial.scale)
     rows = spec.full_shape[0]
@@ -54,7 +54,7 @@ def initial_values(spec: ParameterSpec, seed: int, rank: int = 0, size: int = 1)
 
 
 def _draw_rows(spec: ParameterSpec, seed: int, start: int, stop: int) -> Tensor:
-    """Rows [start, stop) of the full tensor."""
+    """Draw rows [start, stop) of the full tensor."""
     blocks = []
     for block in range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
         first = block * BLOCK_ROWS
@@ -74,7 +74,7 @@ def _draw_block(spec: ParameterSpec, seed: int, block: int) -> Tensor:
 
 
 def _transform(uniform: Tensor, initial: InitialDistribution) -> Tensor:
-    """Uniform numbers in [0, 1) -> the distribution, through its inverse cumulative function."""
+    """Transform uniform numbers in [0, 1) by the distribution's inverse CDF."""
     if initial.kind == "uniform":
         return uniform.mul_(2 * initial.scale).sub_(initial.scale)
     quantile = uniform.mul_(1 - 2 * TAIL).add_(TAIL)

@@ -1,8 +1,8 @@
 """ModernBERT with its masked-language-model head, on packed tokens.
 
 Shapes: T tokens of a row, K masked positions, d hidden size, f inner width. Between the parallel
-layers heads and f are this rank's share, and with sequence parallelism the tokens outside
-attention and MLP too. The tree of modules gives the parameters Hugging Face's names.
+layers, heads and f are this rank's shard, and with sequence parallelism so are the tokens outside
+attention and MLP. The module tree gives the parameters Hugging Face's names.
 Architecture: Warner et al. 2024 (ModernBERT), as in transformers' ModernBertForMaskedLM.
 """
 
@@ -23,21 +23,20 @@ from mmbert.parallel.layers import (
     ReplicatedLinear,
     RowParallelLinear,
     TensorParallel,
-    VocabParallelDecoder,
-    VocabParallelEmbedding,
     gather_all_tokens,
     gather_token_rows,
 )
 from mmbert.parallel.linear import InputRecompute
 from mmbert.parallel.parameter_spec import name_parameters
 from mmbert.parallel.process_grid import TensorGroup
+from mmbert.parallel.vocab_layers import VocabParallelDecoder, VocabParallelEmbedding
 from mmbert.recipe import RotaryBases
 from mmbert_kernels import Dropout, geglu, rotary_attention
 
 
 @dataclass(frozen=True)
 class PackedSequenceInfo:
-    """What the layers must know of the row that they work on."""
+    """Per-row inputs shared by all layers: sequence boundaries, RoPE bases, dropout state."""
 
     cu_seqlens: Tensor
     max_seqlen: int
@@ -45,11 +44,11 @@ class PackedSequenceInfo:
     dropout: float
     dropout_seed: int | None
     first_token: int
-    """The number of this rank's first token in the whole training run."""
+    """Index of this rank's first token in the whole training run."""
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within documents, global or within the local window."""
+    """Multi-head self-attention within documents, global or in the local window."""
 
     def __init__(self, config: EncoderConfig, parallel: TensorParallel, index: int) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The gated unit: GELU of the first half times the second half."""
+    """Gated MLP: GELU of the first half times the second half."""
 
     def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
@@ -106,22 +105,22 @@ class Layer(nn.Module):
     def forward(
         self, update: Tensor | None, hidden: Tensor, info: PackedSequenceInfo
     ) -> tuple[Tensor, Tensor]:
-        """The residual stream is hidden + update; the next norm adds the two in passing."""
-        normed, hidden = self.attn_norm(hidden, update)
+        """Return (update, hidden); the residual stream is their sum, computed in the next norm."""
+        normed, hidden = self.attn_norm.add_norm(hidden, update)
         update = self.attn(normed, info, recompute_input=self.attn_norm.recompute_input(hidden))
         dropout = None
         if info.dropout_seed is not None and info.dropout > 0:
-            # Another seed for every layer; the operation mixes it well.
+            # A different seed for every layer; the operation hashes it.
             dropout = Dropout(
                 info.dropout, (info.dropout_seed << 16) + self.index, info.first_token
             )
-        normed, hidden = self.mlp_norm(hidden, update, dropout=dropout)
-        del update  # its memory serves the MLP
+        normed, hidden = self.mlp_norm.add_norm(hidden, update, dropout=dropout)
+        del update  # free its memory for the MLP
         return self.mlp(normed, recompute_input=self.mlp_norm.recompute_input(hidden)), hidden
 
 
 class Embeddings(nn.Module):
-    """Token embeddings and their norm; no positions, no token types."""
+    """Token embeddings and their norm, without positions or token types."""
 
     def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
@@ -132,7 +131,10 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """int64[T] -> [T, d]."""
-        return self.tok_embeddings(input_ids, self.norm)
+        if self.tok_embeddings.is_sharded:
+            return self.norm.norm(self.tok_embeddings(input_ids))
+        embeddings: Tensor = self.tok_embeddings(input_ids, lookup=self.norm.embed_norm)
+        return embeddings
 
 
 class Encoder(nn.Module):
@@ -152,20 +154,20 @@ class Encoder(nn.Module):
         update, hidden = None, self.embeddings(input_ids)
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
-                # Add now, so that one tensor is kept a layer. No generator's state need be kept,
-                # as dropout is counter-based.
+                # Add now, so that only one tensor per layer is saved. The RNG state need not be
+                # saved, because dropout is counter-based.
                 hidden = hidden if update is None else hidden + update
                 update, hidden = checkpoint(
                     layer, None, hidden, info, use_reentrant=False, preserve_rng_state=False
                 )
             else:
                 update, hidden = layer(update, hidden, info)
-        normed, _ = self.final_norm(hidden, update)
+        normed, _ = self.final_norm.add_norm(hidden, update)
         return normed
 
 
 class PredictionHead(nn.Module):
-    """What comes before the decoder, on masked positions alone: every rank computes all of it."""
+    """Dense layer, GELU and norm before the decoder, on masked positions; replicated."""
 
     def __init__(self, config: EncoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
@@ -175,16 +177,15 @@ class PredictionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, d] -> [K, d]."""
-        normed, _ = self.norm(nn.functional.gelu(self.dense(x)))
-        return normed
+        return self.norm.norm(nn.functional.gelu(self.dense(x)))
 
 
 class MaskedLanguageModel(nn.Module):
-    """The encoder with its head and the decoder tied to the embedding.
+    """Encoder with prediction head and tied decoder.
 
-    Its parameters are this rank's shares, not initialised (see initialization.py), on the default
-    device and in the default dtype; they may be cast and moved. UserError if the sizes do not
-    divide by the group's.
+    Parameters are this rank's shards, uninitialized (see initialization.py), on the default device
+    and in the default dtype; they may be cast and moved. UserError if the sizes are not divisible
+    by the group's size.
     """
 
     def __init__(
@@ -210,12 +211,16 @@ class MaskedLanguageModel(nn.Module):
         dropout_seed: int | None,
         dropout: float | None = None,
     ) -> Tensor:
-        """float32 losses [K] of the masked tokens, 0 where the weight is 0.
+        """Compute float32 losses [K] of the masked tokens, 0 where the weight is 0.
 
-        dropout_seed None: no dropout. The masks depend on the seed and the tokens' numbers in the
-        whole run alone, so one seed serves every row. `dropout`: the share of attention's outputs
-        that is dropped, the configuration's unless given. The gradient of the losses must be one
-        number, as that of their sum or mean is.
+        The upstream gradient of the losses must be the same for all, as for their sum or mean.
+
+        Args:
+            batch: the row.
+            rotary_bases: RoPE bases of global and local layers.
+            dropout_seed: None disables dropout. The masks depend only on the seed and the tokens'
+                indices in the whole run, so that all rows can share a seed.
+            dropout: probability of dropping an output of attention; default: the configuration's.
         """
         hidden = self._encode(batch, rotary_bases, dropout_seed, dropout)
         masked = gather_token_rows(hidden, batch.masked_positions, self.parallel)
@@ -225,7 +230,8 @@ class MaskedLanguageModel(nn.Module):
     def logits(
         self, batch: PackedBatch, *, rotary_bases: RotaryBases, all_tokens: bool = False
     ) -> Tensor:
-        """Full float32 logits on every rank: [K, vocabulary] of the masked positions, or [T, …]."""
+        """Compute float32 logits on every rank: [K, vocabulary] of the masked positions or, with
+        `all_tokens`, [T, vocabulary]."""
         hidden = self._encode(batch, rotary_bases, None)
         positions = batch.masked_positions
         if all_tokens:
@@ -233,7 +239,7 @@ class MaskedLanguageModel(nn.Module):
         return self.decoder(self.head(gather_token_rows(hidden, positions, self.parallel)))
 
     def hidden_states(self, batch: PackedBatch, *, rotary_bases: RotaryBases) -> Tensor:
-        """The normed last hidden states [T, d] of every token, on every rank, without dropout.
+        """Compute the normed last hidden states [T, d] on every rank, without dropout.
 
         Their gradient must be the same on all ranks of the group.
         """
@@ -260,7 +266,7 @@ class MaskedLanguageModel(nn.Module):
 
 
 def norm(config: EncoderConfig, parallel: TensorParallel) -> LayerNorm:
-    """A norm of the residual stream."""
+    """Create a norm of the residual stream."""
     return LayerNorm(
         config.hidden_size,
         parallel,
@@ -271,5 +277,5 @@ def norm(config: EncoderConfig, parallel: TensorParallel) -> LayerNorm:
 
 
 def residual_init_std(config: EncoderConfig) -> float:
-    """Initial deviation of the linears that write to the residual stream (Megatron)."""
+    """Return the initial std of linears that write to the residual stream (Megatron)."""
     return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)

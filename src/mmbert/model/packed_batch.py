@@ -1,4 +1,4 @@
-"""One row of packed documents as tensors: what the model's forward takes."""
+"""Input of the model's forward: one row of packed documents as tensors."""
 
 from dataclasses import dataclass
 
@@ -8,29 +8,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A row of T tokens: documents laid end to end, with K masked positions.
+    """A row of T tokens: concatenated documents with K masked positions.
 
-    Every tensor rank must get the same row. T and K are the same for all rows of a phase; S is the
-    number of documents with a few empty slots, so that it takes few values.
+    Every tensor rank must receive the same row. T and K are the same for all rows of a phase; S is
+    the number of documents, padded to one of few values.
     """
 
     input_ids: Tensor
-    """int64[T], with the masks in."""
+    """int64 [T], masked."""
     cu_seqlens: Tensor
-    """int32[S + 1]: where each document starts, from 0 to T; trailing entries may repeat T."""
+    """int32 [S + 1]: start of each document, from 0 to T; trailing entries may repeat T."""
     max_seqlen: int
-    """No document is longer than this."""
+    """Upper bound of the documents' lengths."""
     masked_positions: Tensor
-    """int64[K]: positions in the row, none lower than the one before."""
+    """int64 [K]: positions in the row, sorted."""
     labels: Tensor
-    """int64[K]: the tokens that were there (any valid id where the weight is 0)."""
+    """int64 [K]: original tokens (any valid id where the weight is 0)."""
     weights: Tensor
-    """float32[K]: 1, or 0 for a slot that is not used."""
+    """float32 [K]: 1, or 0 for unused slots."""
     row_index: int
-    """The row's number in the whole training run; dropout masks depend on it."""
+    """Index of the row in the whole training run, which dropout masks depend on."""
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same row on `device`; from pinned memory without waiting."""
+        """Copy the row to `device`, asynchronously from pinned memory."""
         return PackedBatch(
             input_ids=self.input_ids.to(device, non_blocking=True),
             cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),

@@ -1,15 +1,14 @@
-"""How a GPU adds up the products of a half-precision matrix product: in float32, always."""
+"""Float32 accumulation of half-precision matrix products on a GPU."""
 
 import torch
 
 
 def add_products_in_float32() -> None:
-    """Let no matrix product of bfloat16 or float16 add its parts in that type.
+    """Forbid reduced-precision reductions in bfloat16 and float16 matrix products.
 
-    A product over a long dimension (the gradient of a weight, over all tokens of a row) is split
-    into parts, whose sums PyTorch lets cuBLAS add in the type of the result unless it is told not
-    to. Splitting itself stays allowed. For the whole process, before its first product; on a CPU
-    it changes nothing.
+    A product over a long dimension (such as a weight's gradient, over all tokens of a row) is split
+    into parts, and by default PyTorch lets cuBLAS add their sums in the dtype of the result. Split
+    products remain allowed. Process-wide; call before the first product. No effect on a CPU.
     """
     matmul = torch.backends.cuda.matmul
     matmul.allow_bf16_reduced_precision_reduction = False

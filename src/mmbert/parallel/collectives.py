@@ -1,4 +1,4 @@
-"""Collectives that autograd understands, in conjugate pairs over a tensor group.
+"""Differentiable collectives over a tensor group, in conjugate pairs.
 
 | forward                      | backward       | where                                     |
 | ---------------------------- | -------------- | ----------------------------------------- |
@@ -8,10 +8,10 @@
 | gather_tokens_for_replicated | split          | sharded tokens enter replicated weights   |
 
 The fifth pair, all-gather and reduce-scatter where sharded tokens enter sharded weights, is part
-of linear.py. Which of the two gathers is right depends on what follows: after sharded weights
-every rank holds a part of the gradient (sum them), after replicated ones every rank holds all of
-it (summing would multiply it by the size of the group). Tokens are dimension 0. With a group of
-size one every function returns its input. Shoeybi et al. 2019, Korthikanti et al. 2022.
+of linear.py. The right gather depends on the consumer: with sharded weights every rank has a
+partial gradient (to be summed), with replicated weights every rank has the whole gradient (a sum
+would multiply it by the group's size). Tokens are dimension 0. With a group of size one every
+function returns its input. Shoeybi et al. 2019, Korthikanti et al. 2022.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from mmbert.parallel.process_grid import Group
 
-# torch 2.13 renamed the two and warns at every use of the old names, which are all 2.11 has.
+# torch 2.13 renamed these two and warns at every use of the old names; 2.11 has the old ones only.
 all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
 def all_reduce(x: Tensor, group: Group) -> Tensor:
-    """The sum of `x` over the group as a new tensor; not seen by autograd."""
+    """Return the sum of `x` over the group as a new tensor; not differentiable."""
     if group.size == 1:
         return x
     total = x.clone(memory_format=torch.contiguous_format)
@@ -37,7 +37,7 @@ def all_reduce(x: Tensor, group: Group) -> Tensor:
 
 
 def all_gather_tokens(x: Tensor, group: Group) -> Tensor:
-    """[n, …] of every rank, in rank order, as [n * size, …]; not seen by autograd."""
+    """Concatenate every rank's [n, …], in rank order, to [n * size, …]; not differentiable."""
     if group.size == 1:
         return x
     gathered = x.new_empty((x.shape[0] * group.size, *x.shape[1:]))
@@ -46,7 +46,7 @@ def all_gather_tokens(x: Tensor, group: Group) -> Tensor:
 
 
 def reduce_scatter(x: Tensor, group: Group) -> Tensor:
-    """This rank's [n / size, …] of the sum of all ranks' [n, …]; not seen by autograd."""
+    """Return this rank's [n / size, …] of the sum of all ranks' [n, …]; not differentiable."""
     if group.size == 1:
         return x
     shard = x.new_empty((_shard_size(x.shape[0], group), *x.shape[1:]))
@@ -55,11 +55,14 @@ def reduce_scatter(x: Tensor, group: Group) -> Tensor:
 
 
 def gather_last_dimension(x: Tensor, group: Group, widths: list[int] | None = None) -> Tensor:
-    """[…, w_r] of every rank r as […, sum of w]; `widths` if they differ; not seen by autograd."""
+    """Concatenate every rank r's […, w_r] to […, sum of w]; not differentiable.
+
+    `widths`: the w of all ranks; default: equal.
+    """
     if group.size == 1:
         return x
     widths = widths or [x.shape[-1]] * group.size
-    # Unequal blocks: pad to the widest, gather, cut. Only tests and evaluation come this way.
+    # Pad unequal blocks to the widest, gather, cut. Used by tests and evaluation only.
     widest = max(widths)
     padded = x.new_zeros((*x.shape[:-1], widest))
     padded[..., : x.shape[-1]] = x
@@ -74,7 +77,7 @@ def _shard_size(tokens: int, group: Group) -> int:
 
 
 class _Conjugate(torch.autograd.Function):
-    """Applies one function of (tensor, group) forward and another one backward."""
+    """Applies one function of (tensor, group) in forward and another in backward."""
 
     @staticmethod
     def forward(
@@ -106,22 +109,22 @@ def _local_tokens(x: Tensor, group: Group) -> Tensor:
 
 
 def copy_to_group(x: Tensor, group: Group) -> Tensor:
-    """`x` as it is; the backward pass sums the ranks' partial gradients."""
+    """Return `x`; the backward pass sums the ranks' partial gradients."""
     return x if group.size == 1 else _Conjugate.apply(x, group, _identity, all_reduce)
 
 
 def reduce_from_group(x: Tensor, group: Group) -> Tensor:
-    """The ranks' partial `x` summed; the backward pass hands the gradient on as it is."""
+    """Return the sum of the ranks' partial `x`; the backward pass is the identity."""
     return x if group.size == 1 else _Conjugate.apply(x, group, all_reduce, _identity)
 
 
 def gather_tokens_for_replicated(x: Tensor, group: Group) -> Tensor:
-    """[n, …] -> [n * size, …] before replicated computation; the backward pass takes its shard."""
+    """Gather [n, …] to [n * size, …] before replicated computation; backward takes its shard."""
     if group.size == 1:
         return x
     return _Conjugate.apply(x, group, all_gather_tokens, _local_tokens)
 
 
 def reduce_scatter_tokens(x: Tensor, group: Group) -> Tensor:
-    """Partial sums [n, …] -> this rank's [n / size, …] of the sum; the backward all-gathers."""
+    """Return this rank's [n / size, …] of the sum of partial [n, …]; backward all-gathers."""
     return x if group.size == 1 else _Conjugate.apply(x, group, reduce_scatter, all_gather_tokens)

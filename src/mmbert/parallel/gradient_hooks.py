@@ -1,12 +1,13 @@
-"""Gradients that take another way than autograd's: partial ones, and one kept in float32.
+"""Hooks that all-reduce partial gradients, and float32 gradients outside of autograd.
 
-With sequence parallelism each tensor rank runs the norms on its own tokens, so each holds a part
-of their gradient. A hook on the parameter sums the parts before anything else sees the gradient:
-it runs ahead of DeepSpeed's own hooks, whether registered before or after deepspeed.initialize,
-and once per backward pass. Forgetting it does not show in the loss; the copies drift apart.
+With sequence parallelism each tensor rank applies the norms to its own tokens and has a partial
+gradient of their weights. A hook on the parameter sums the partial gradients before anything else
+reads them: it runs ahead of DeepSpeed's hooks, whether registered before or after
+deepspeed.initialize, and once per backward pass. Without it the loss shows nothing, but the copies
+of the parameter drift apart.
 
-Autograd gives a bfloat16 weight a bfloat16 gradient. The vocabulary's weight has one that is a sum
-over all masked tokens in float32: whoever keeps float32 sums over microbatches can have it whole.
+Autograd gives a bfloat16 weight a bfloat16 gradient. The gradient of the vocabulary's weight is a
+float32 sum over all masked tokens, and can be accumulated over microbatches without rounding.
 """
 
 from functools import partial
@@ -21,9 +22,9 @@ from mmbert.parallel.process_grid import Group
 
 
 def all_reduce_partial_gradients(model: nn.Module, group: Group) -> list[RemovableHandle]:
-    """Hook every parameter whose description says that its gradient is partial.
+    """Register an all-reduce hook on every parameter whose spec is `sequence_parallel`.
 
-    Returns the hooks' handles, one a parameter.
+    Returns the hooks' handles, one per parameter.
     """
     return [
         parameter.register_hook(partial(_sum, group=group))
@@ -33,17 +34,17 @@ def all_reduce_partial_gradients(model: nn.Module, group: Group) -> list[Removab
 
 
 def attach_main_grad(parameter: nn.Parameter, total: Tensor) -> None:
-    """Let operations that have `parameter`'s gradient in float32 add it to `total` (of its shape)
-    during the backward pass, and give autograd none."""
+    """Make operations with a float32 gradient of `parameter` add it to `total`, of the same shape,
+    in the backward pass instead of returning it to autograd."""
     parameter.main_grad = total  # type: ignore[attr-defined]
 
 
 def main_grad(parameter: nn.Parameter) -> Tensor | None:
-    """Where a float32 gradient of `parameter` is to be added, if anybody collects it."""
+    """Return the tensor given to `attach_main_grad`, or None."""
     total: Tensor | None = getattr(parameter, "main_grad", None)
     return total
 
 
 def _sum(gradient: Tensor, *, group: Group) -> Tensor:
-    # In float32, as the parts are sums over many tokens; the tensors are as small as the width.
+    # In float32, because each part is a sum over many tokens; the tensors are only [width].
     return all_reduce(gradient.to(torch.float32), group).to(gradient.dtype)

@@ -1,7 +1,7 @@
-"""What the ranks tell each other beside the training: small host-side messages over gloo.
+"""Host-side (gloo) collectives for bookkeeping, separate from training communication.
 
-The group is its own, so that a message never queues behind the device's collectives and reading it
-never waits on the device.
+A separate group, so that a message never queues behind the device's collectives and reading it
+never waits for the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from mmbert.errors import UserError
 
 @dataclass(frozen=True)
 class HostGroup:
-    """Messages between all ranks; with one process each answer is the rank's own."""
+    """Collectives between the hosts of all ranks; with one process they return its own value."""
 
     rank: int
     world_size: int
@@ -25,7 +25,7 @@ class HostGroup:
 
     @classmethod
     def build(cls, timeout: timedelta) -> "HostGroup":
-        """A gloo group over all ranks of the initialised default group (every rank calls it)."""
+        """Create a gloo group over all ranks of the initialized default group. Collective."""
         if not distributed.is_initialized() or distributed.get_world_size() == 1:
             return cls(0, 1)
         group = distributed.new_group(backend="gloo", timeout=timeout)
@@ -33,8 +33,8 @@ class HostGroup:
 
     @classmethod
     def on_default_group(cls) -> "HostGroup":
-        """Messages over the default group itself, for those that meet no collective of training;
-        this process alone where there is none."""
+        """Use the default group, for programs without collectives of training; a single process if
+        there is no default group."""
         if not distributed.is_initialized():
             return cls(0, 1)
         world = distributed.group.WORLD
@@ -42,11 +42,11 @@ class HostGroup:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is the rank that writes and prints."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sums over all ranks, in float64 (exact for counts below 2**53)."""
+        """Return element-wise sums over all ranks, in float64 (exact for counts below 2**53)."""
         if self.group is None:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
@@ -54,7 +54,7 @@ class HostGroup:
         return [float(value) for value in tensor]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's picklable `value`, in rank order, on every rank."""
+        """Return every rank's picklable `value`, in rank order, on every rank."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -62,7 +62,7 @@ class HostGroup:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's picklable `value`, on every rank."""
+        """Return rank 0's picklable `value` on every rank."""
         if self.group is None:
             return value
         box = [value]
@@ -70,8 +70,10 @@ class HostGroup:
         return box[0]
 
     def raise_on_all_ranks(self, action: Callable[[], None] | None) -> None:
-        """Do `action` where there is one, and raise its UserError, if any, on every rank alike: one
-        that leaves alone leaves the others with a broken connection as the only message."""
+        """Run `action`, if given, and raise any rank's UserError on all ranks.
+
+        If only one rank exited, the others would report a broken connection and nothing else.
+        """
         error = None
         try:
             if action is not None:

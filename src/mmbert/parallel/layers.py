@@ -1,31 +1,25 @@
-"""Layers over a tensor group: they look like their ordinary counterparts to the model.
+"""Tensor-parallel layers with the interfaces of their ordinary counterparts.
 
-Every layer makes its own parameters, of this rank's shard, uninitialised, each with a description
-(see parameter_spec.py). With sequence parallelism input or output tokens are the rank's shard.
-Each weight is used inside its own module's forward, as ZeRO 3 gathers it only there.
+Each layer creates its own parameters: this rank's shards, uninitialized, each with a ParameterSpec
+(parameter_spec.py). With sequence parallelism input or output tokens are the rank's shard. Each
+weight is used inside its own module's forward only, where ZeRO 3 gathers it.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmbert.parallel.collectives import (
-    copy_to_group,
-    gather_last_dimension,
     gather_tokens_for_replicated,
     reduce_from_group,
-    reduce_scatter_tokens,
 )
-from mmbert.parallel.gradient_hooks import main_grad
 from mmbert.parallel.linear import InputRecompute, column_linear, row_linear
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
     empty_parameter,
-    spec_of,
 )
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert_kernels import (
@@ -34,31 +28,30 @@ from mmbert_kernels import (
     embedding_layer_norm,
     gather_rows,
     layer_norm,
-    linear_cross_entropy,
     prenorm_layer_norm,
 )
 
 
 @dataclass(frozen=True)
 class TensorParallel:
-    """How a model is spread over its tensor group."""
+    """Parallelism of a model over its tensor group."""
 
     group: TensorGroup
     sequence: bool
-    """Whether tokens are spread over the group too, outside attention and MLP."""
+    """Whether tokens are sharded over the group outside attention and MLP."""
 
     def token_offset(self, tokens: int) -> int:
-        """The place in the row of the first token that this rank holds of `tokens`."""
+        """Return the position in the row of this rank's first token, of `tokens` in all."""
         return self.group.rank * (tokens // self.group.size) if self.sequence else 0
 
 
 def truncated_normal(std: float) -> InitialDistribution:
-    """Normal around 0 with this std, cut at two of it."""
+    """Return a normal distribution of mean 0, truncated at two standard deviations."""
     return InitialDistribution("truncated_normal", std)
 
 
 class _ParallelLinear(nn.Module):
-    """A bias-free linear over the group, by one of the two functions of linear.py."""
+    """Bias-free linear over the group, by one of the two functions of linear.py."""
 
     def __init__(
         self,
@@ -71,7 +64,7 @@ class _ParallelLinear(nn.Module):
         self.weight = empty_parameter(spec, parallel.group)
 
     def forward(self, x: Tensor, *, recompute_input: InputRecompute | None = None) -> Tensor:
-        """`recompute_input`: how to make x again in the backward pass instead of keeping it."""
+        """`recompute_input`: recomputes x in the backward pass, so that it is not saved."""
         group, sequence = self.parallel.group, self.parallel.sequence
         return self._linear(
             x, self.weight, group, sequence_parallel=sequence, recompute_input=recompute_input
@@ -79,7 +72,7 @@ class _ParallelLinear(nn.Module):
 
 
 class ColumnParallelLinear(_ParallelLinear):
-    """Bias-free linear whose outputs are spread over the group: [T, in] -> [T, out / size].
+    """Bias-free linear with outputs sharded over the group: [T, in] -> [T, out / size].
 
     With sequence parallelism the input is the rank's shard of the tokens, [T / size, in].
     """
@@ -105,7 +98,7 @@ class ColumnParallelLinear(_ParallelLinear):
 
 
 class RowParallelLinear(_ParallelLinear):
-    """Bias-free linear whose inputs are spread over the group: [T, in / size] -> [T, out].
+    """Bias-free linear with inputs sharded over the group: [T, in / size] -> [T, out].
 
     With sequence parallelism the output is the rank's shard of the tokens, [T / size, out].
     """
@@ -119,7 +112,7 @@ class RowParallelLinear(_ParallelLinear):
         granularity: int = 1,
         std: float,
     ) -> None:
-        """`granularity`: inputs that must stay together on a rank."""
+        """`granularity`: number of adjacent inputs that must stay on one rank."""
         spec = ParameterSpec(
             full_shape=(out_features, in_features),
             initial=truncated_normal(std),
@@ -130,7 +123,7 @@ class RowParallelLinear(_ParallelLinear):
 
 
 class ReplicatedLinear(nn.Module):
-    """Bias-free linear of which every rank holds all, used on replicated rows."""
+    """Bias-free linear replicated on every rank, for replicated rows."""
 
     def __init__(
         self, in_features: int, out_features: int, parallel: TensorParallel, *, std: float
@@ -145,7 +138,7 @@ class ReplicatedLinear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Bias-free layer norm; replicated. `sequence_parallel` if its rows are the rank's shard."""
+    """Bias-free, replicated layer norm with three operations: `norm`, `add_norm`, `embed_norm`."""
 
     def __init__(
         self,
@@ -156,7 +149,15 @@ class LayerNorm(nn.Module):
         sequence_parallel: bool,
         recompute: bool = False,
     ) -> None:
-        """`recompute`: the linear that takes the output is to make it again, not to keep it."""
+        """Create the weight.
+
+        Args:
+            width: hidden size.
+            parallel: the tensor group.
+            eps: added to the variance.
+            sequence_parallel: whether the rows are the rank's shard of the tokens.
+            recompute: whether the next linear recomputes the output instead of saving it.
+        """
         super().__init__()
         self.eps, self.recompute = eps, recompute
         spec = ParameterSpec(
@@ -166,150 +167,74 @@ class LayerNorm(nn.Module):
         )
         self.weight = empty_parameter(spec, parallel.group)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        update: Tensor | None = None,
-        *,
-        rows: Tensor | None = None,
-        dropout: Dropout | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """hidden, update: [T, width] -> (norm(hidden + update), hidden + update); None adds 0.
-        `dropout`: of the update, before it is added.
+    def forward(self, *tensors: Tensor, operation: Callable[..., Any], **options: Any) -> Any:
+        """Call `operation` on the tensors, this weight and eps. Called by the methods below: ZeRO 3
+        gathers a weight only around its module's forward."""
+        return operation(*tensors, self.weight, self.eps, **options)
 
-        With `rows` int64[T], hidden is a table: (norm(hidden[rows]), hidden).
+    def norm(self, x: Tensor) -> Tensor:
+        """Normalize x [T, width]."""
+        normed: Tensor = self(x, operation=layer_norm)
+        return normed
+
+    def add_norm(
+        self, hidden: Tensor, update: Tensor | None, *, dropout: Dropout | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (norm(hidden + update), hidden + update), [T, width] each.
+
+        Args:
+            hidden: the residual stream [T, width].
+            update: a branch's output [T, width]; None adds nothing.
+            dropout: applied to the update before the addition.
         """
-        if rows is not None:
-            return embedding_layer_norm(rows, hidden, self.weight, self.eps), hidden
         if update is None:
-            return prenorm_layer_norm(hidden, self.weight, self.eps)
-        return add_layer_norm(update, hidden, self.weight, self.eps, dropout)
+            normed, residual_out = self(hidden, operation=prenorm_layer_norm)
+        else:
+            normed, residual_out = self(update, hidden, operation=add_layer_norm, dropout=dropout)
+        return normed, residual_out
+
+    def embed_norm(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Normalize the rows table[ids], [T, width], without storing them."""
+        normed: Tensor = self(ids, table, operation=embedding_layer_norm)
+        return normed
 
     def recompute_input(self, total: Tensor) -> InputRecompute | None:
-        """How to make the normed output again from hidden + update, if it is not to be kept."""
+        """Return a recomputation of the normed output from hidden + update, or None to save it."""
         if not self.recompute:
             return None
-        # A copy of the weight, as ZeRO 3 may have put the parameter away by then.
+        # A copy of the weight, because ZeRO 3 may have released the parameter by then.
         return InputRecompute(layer_norm, total, (self.weight.detach().clone(), self.eps))
 
 
 class IdentityNorm(nn.Module):
-    """Stands where another layer has a norm."""
+    """Replacement of the norm in a layer that has none."""
 
-    def forward(self, hidden: Tensor, update: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(hidden + update, hidden + update); None adds 0."""
+    def add_norm(self, hidden: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return hidden + update twice: in place of its norm, and as the residual stream."""
         total = hidden if update is None else hidden + update
         return total, total
 
     def recompute_input(self, total: Tensor) -> None:
-        """There is nothing to make again: the output is kept as the residual stream."""
+        """Return None: the output is the residual stream, which is saved anyway."""
         return None
 
 
-class VocabParallelEmbedding(nn.Module):
-    """The embedding table by row ranges over the group, not necessarily equal ones."""
-
-    def __init__(
-        self, vocab_size: int, hidden_size: int, parallel: TensorParallel, *, std: float
-    ) -> None:
-        super().__init__()
-        self.parallel = parallel
-        spec = ParameterSpec(
-            full_shape=(vocab_size, hidden_size),
-            initial=truncated_normal(std),
-            split_dimension=0,
-            granularity=vocabulary_granularity(vocab_size),
-            require_even=False,
-        )
-        self.weight = empty_parameter(spec, parallel.group)
-        self.start, self.stop = spec.ranges(parallel.group.rank, parallel.group.size)[0]
-
-    def forward(self, input_ids: Tensor, norm: LayerNorm) -> Tensor:
-        """input_ids int64[T] -> norm(table[ids])[T, hidden], or the rank's [T / size, hidden]."""
-        group = self.parallel.group
-        if group.size == 1:
-            normed, _ = norm(self.weight, rows=input_ids)
-            return normed
-        mine = (input_ids >= self.start) & (input_ids < self.stop)
-        rows = nn.functional.embedding((input_ids - self.start) * mine, self.weight)
-        # One rank adds the row, the others exact zeros: the sum is the row, bit for bit.
-        rows = rows * mine.unsqueeze(-1)
-        reduce = reduce_scatter_tokens if self.parallel.sequence else reduce_from_group
-        normed, _ = norm(reduce(rows, group))
-        return normed
-
-
-class VocabParallelDecoder(nn.Module):
-    """The tied decoder with its bias, by the same row ranges as the embedding."""
-
-    def __init__(self, embedding: VocabParallelEmbedding) -> None:
-        super().__init__()
-        self.group, self.vocab_start = embedding.parallel.group, embedding.start
-        self.weight = embedding.weight
-        table = spec_of(embedding.weight)
-        vocab_size, hidden_size = table.full_shape
-        self.bias = empty_parameter(
-            ParameterSpec(
-                full_shape=(vocab_size,),
-                # What torch's own linear draws: the original initialisation leaves it so.
-                initial=InitialDistribution("uniform", 1 / math.sqrt(hidden_size)),
-                split_dimension=0,
-                granularity=table.granularity,
-                require_even=False,
-            ),
-            self.group,
-        )
-
-    def forward(
-        self, hidden: Tensor, labels: Tensor | None = None, weights: Tensor | None = None
-    ) -> Tensor:
-        """hidden[K, d], replicated: float32 losses [K] of `labels` int64[K] times `weights`
-        float32[K], without ever holding the logits (their upstream gradient must be one number).
-        Without labels: the full float32 logits [K, vocabulary], which have no gradient.
-        """
-        hidden = copy_to_group(hidden, self.group)
-        if labels is not None:
-            return linear_cross_entropy(
-                hidden,
-                self.weight,
-                self.bias,
-                labels,
-                weights=weights,
-                vocab_start=self.vocab_start,
-                group=self.group.group if self.group.size > 1 else None,
-                main_grad=main_grad(self.weight),
-            )
-        table = spec_of(self.weight)
-        widths = [table.local_shape(rank, self.group.size)[0] for rank in range(self.group.size)]
-        with torch.no_grad():
-            logits = nn.functional.linear(hidden, self.weight, self.bias).float()
-            return gather_last_dimension(logits, self.group, widths)
-
-
-def vocabulary_granularity(vocab_size: int) -> int:
-    """Rows by which the vocabulary is cut: 64 where that leaves every rank many, else single ones.
-
-    Matrix products over ranges that are not multiples of 8 wide are several times slower on GPUs.
-    """
-    return 64 if vocab_size >= 16_384 else 1
-
-
 def gather_token_rows(x: Tensor, positions: Tensor, parallel: TensorParallel) -> Tensor:
-    """Rows x[positions] of the whole row's tokens, replicated: [K, d].
+    """Gather x[positions] from the tokens of all ranks, replicated: [K, d].
 
-    positions: int64[K] in [0, T), not falling. x is [T, d], or with sequence parallelism the
-    rank's shard [T / size, d]: then each rank gives its own rows and zeros, and only [K, d] is
+    positions: int64 [K] in [0, T), sorted. x: [T, d], or with sequence parallelism the rank's shard
+    [T / size, d]; each rank then contributes its own rows and zeros, and only [K, d] is
     communicated.
     """
     if not parallel.sequence or parallel.group.size == 1:
         return gather_rows(x, positions, ascending=True)
     local = positions - parallel.group.rank * x.shape[0]
     mine = (local >= 0) & (local < x.shape[0])
-    held = local.clamp(0, x.shape[0] - 1)  # still not falling
+    held = local.clamp(0, x.shape[0] - 1)  # still sorted
     rows = gather_rows(x, held, ascending=True) * mine.unsqueeze(-1)
     return reduce_from_group(rows, parallel.group)
 
 
 def gather_all_tokens(x: Tensor, parallel: TensorParallel) -> Tensor:
-    """All of the row's tokens on every rank, [T, d], for computation that every rank repeats."""
+    """Gather all tokens of the row on every rank, [T, d], for replicated computation."""
     return gather_tokens_for_replicated(x, parallel.group) if parallel.sequence else x

@@ -1,9 +1,9 @@
-"""The two linear maps of tensor parallelism as autograd functions that overlap communication.
+"""Column-parallel and row-parallel linear functions that overlap communication in backward.
 
-Backward, the sum of the input's gradients over the group travels while the weight's gradient is
-computed. What is saved is the rank's own tokens (not the gathered ones, which are gathered again)
-and the parameter itself, not a view of it: under ZeRO 3 a saved view would keep the gathered
-weight alive. With a group of one these are an ordinary bias-free linear.
+The backward pass all-reduces the input's gradient while it computes the weight's. Saved are the
+rank's own tokens (gathered again in the backward pass) and the parameter itself, not a view of it:
+under ZeRO 3 a saved view would keep the gathered weight alive. With a group of size one these are
+an ordinary bias-free linear.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from mmbert_kernels import matmul
 
 @dataclass(frozen=True)
 class InputRecompute:
-    """How to make a linear's input again when the backward pass needs it: function(source, …)."""
+    """Recomputation of a linear's input in the backward pass: function(source, *constants)."""
 
     function: Callable[..., Tensor]
     source: Tensor
@@ -44,11 +44,12 @@ def column_linear(
     sequence_parallel: bool,
     recompute_input: InputRecompute | None = None,
 ) -> Tensor:
-    """x[T, in] (or [T / size, in] with sequence parallelism) · weight[out_r, in]ᵀ -> [T, out_r].
+    """Compute x [T, in] · weight [out_r, in]ᵀ, [T, out_r].
 
-    With `recompute_input` the input is not kept for the backward pass, only what rebuilds it.
+    With sequence parallelism x is the rank's shard, [T / size, in]. With `recompute_input`, its
+    source is saved instead of x.
     """
-    return _ColumnLinear.apply(x, weight, _How(group, sequence_parallel, recompute_input))
+    return _ColumnLinear.apply(x, weight, _LinearOptions(group, sequence_parallel, recompute_input))
 
 
 def row_linear(
@@ -59,23 +60,25 @@ def row_linear(
     sequence_parallel: bool,
     recompute_input: InputRecompute | None = None,
 ) -> Tensor:
-    """x[T, in_r] · weight[out, in_r]ᵀ, summed over the group -> [T, out], or its rank's shard
-    [T / size, out] with sequence parallelism. `recompute_input` as in `column_linear`.
+    """Compute x [T, in_r] · weight [out, in_r]ᵀ summed over the group, [T, out].
+
+    With sequence parallelism the result is the rank's shard, [T / size, out]. `recompute_input` as
+    in `column_linear`.
     """
-    return _RowLinear.apply(x, weight, _How(group, sequence_parallel, recompute_input))
+    return _RowLinear.apply(x, weight, _LinearOptions(group, sequence_parallel, recompute_input))
 
 
 @dataclass(frozen=True)
-class _How:
-    """What the two functions below need besides their tensors."""
+class _LinearOptions:
+    """Non-tensor arguments of the autograd functions."""
 
     group: Group
     sequence_parallel: bool
     recompute_input: InputRecompute | None
 
 
-class _Pending:
-    """A collective under way and the tensor that will hold its result."""
+class _AsyncResult:
+    """An asynchronous collective and the tensor that receives its result."""
 
     def __init__(self, result: Tensor, work: "dist.Work | None") -> None:
         self._result, self._work = result, work
@@ -86,33 +89,35 @@ class _Pending:
         return self._result
 
 
-def _start_sum(partial: Tensor, group: Group, *, scatter: bool) -> _Pending:
-    """Start summing `partial` over the group (into its own memory, or into this rank's shard)."""
+def _start_sum(partial: Tensor, group: Group, *, scatter: bool) -> _AsyncResult:
+    """Start to sum `partial` over the group, in place or scattered to this rank's shard."""
     if group.size == 1:
-        return _Pending(partial, None)
+        return _AsyncResult(partial, None)
     if not scatter:
-        return _Pending(partial, dist.all_reduce(partial, group=group.group, async_op=True))
+        return _AsyncResult(partial, dist.all_reduce(partial, group=group.group, async_op=True))
     shard = partial.new_empty((partial.shape[0] // group.size, *partial.shape[1:]))
     work = reduce_scatter_single(shard, partial, group=group.group, async_op=True)
-    return _Pending(shard, work)
+    return _AsyncResult(shard, work)
 
 
-def _start_gather(x: Tensor, group: Group, *, needed: bool) -> _Pending:
-    """Start gathering all ranks' tokens, if that is needed."""
+def _start_gather(x: Tensor, group: Group, *, needed: bool) -> _AsyncResult:
+    """Start to gather all ranks' tokens, if `needed`."""
     if group.size == 1 or not needed:
-        return _Pending(x, None)
+        return _AsyncResult(x, None)
     tokens = x.new_empty((x.shape[0] * group.size, *x.shape[1:]))
     work = all_gather_single(tokens, x.contiguous(), group=group.group, async_op=True)
-    return _Pending(tokens, work)
+    return _AsyncResult(tokens, work)
 
 
-def _save(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> None:
-    ctx.group, ctx.sequence_parallel = how.group, how.sequence_parallel
-    # The source goes the ordinary way too, so that autograd frees it as the backward pass goes on.
-    ctx.save_for_backward(x if how.recompute_input is None else how.recompute_input.source, weight)
-    ctx.recompute_input = how.recompute_input and (
-        how.recompute_input.function,
-        how.recompute_input.constants,
+def _save(ctx: Any, x: Tensor, weight: Tensor, options: _LinearOptions) -> None:
+    ctx.group, ctx.sequence_parallel = options.group, options.sequence_parallel
+    # Save the source through autograd too, so that it is freed during the backward pass.
+    ctx.save_for_backward(
+        x if options.recompute_input is None else options.recompute_input.source, weight
+    )
+    ctx.recompute_input = options.recompute_input and (
+        options.recompute_input.function,
+        options.recompute_input.constants,
     )
 
 
@@ -126,9 +131,9 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
 
 class _ColumnLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> Tensor:
-        _save(ctx, x, weight, how)
-        tokens = all_gather_tokens(x, how.group) if how.sequence_parallel else x
+    def forward(ctx: Any, x: Tensor, weight: Tensor, options: _LinearOptions) -> Tensor:
+        _save(ctx, x, weight, options)
+        tokens = all_gather_tokens(x, options.group) if options.sequence_parallel else x
         return matmul(tokens, weight.t())
 
     @staticmethod
@@ -143,10 +148,10 @@ class _ColumnLinear(torch.autograd.Function):
 
 class _RowLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, how: _How) -> Tensor:
-        _save(ctx, x, weight, how)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, options: _LinearOptions) -> Tensor:
+        _save(ctx, x, weight, options)
         partial = matmul(x, weight.t())
-        return _start_sum(partial, how.group, scatter=how.sequence_parallel).wait()
+        return _start_sum(partial, options.group, scatter=options.sequence_parallel).wait()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -1,13 +1,12 @@
-"""How a parameter is sharded, said once; everything that must know reads it from here.
+"""Sharding of parameters, the single source for everything that depends on it.
 
-Initialisation, DeepSpeed's norm flags, the summing of replicated gradients, checkpoints and export
-all read `parameter.spec`. A split parameter is cut along one dimension. Fused parameters
-(query, key and value; gate and up) have several parts along it, and every rank holds its shard of
-each part, so that no shard mixes them. Shares are whole units (a head's width, say); where the
-number of units need not divide, the first ranks hold one more.
+Initialization, DeepSpeed's norm flags, the all-reduce of replicated gradients, checkpoints and
+export all read `parameter.spec`. A split parameter is sharded along one dimension. Fused
+parameters (query, key and value; gate and up) have several parts along it, and each part is sharded
+separately. Shards consist of whole units (such as a head's width); if the number of units need not
+be divisible, the first ranks hold one unit more.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,31 +18,32 @@ from mmbert.parallel.process_grid import Group
 
 @dataclass(frozen=True)
 class InitialDistribution:
-    """How a parameter starts: ones, a normal cut at two deviations, or uniform within ±scale."""
+    """Initial distribution: ones, a normal truncated at two standard deviations, or uniform."""
 
     kind: Literal["ones", "truncated_normal", "uniform"]
     scale: float = 1.0
-    """Standard deviation before the cut (truncated_normal) or the bound (uniform)."""
+    """Standard deviation before truncation (truncated_normal) or the bound ±scale (uniform)."""
 
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """The full tensor behind a parameter and the shard of it that a tensor rank holds."""
+    """A parameter's full tensor and its sharding over a tensor group."""
 
     full_shape: tuple[int, ...]
     initial: InitialDistribution
     name: str = ""
-    """Its name in the whole model, equal to Hugging Face's; set once the model is built."""
+    """Name in the whole model, equal to Hugging Face's; set once the model is built."""
     split_dimension: int | None = None
-    """None: replicated, every tensor rank holds all of it."""
+    """Sharded dimension; None if replicated."""
     fused_sizes: tuple[int, ...] = field(default=())
-    """Sizes of the fused parts along the split dimension; they sum to its size. Empty: one."""
+    """Sizes of the fused parts along the split dimension, summing to its size; empty: one part."""
     granularity: int = 1
-    """Shares are multiples of this (the last one of a part may hold a rest)."""
+    """Size of a unit: shards are multiples of it (a part's last shard may have a remainder)."""
     require_even: bool = True
-    """Every rank's shard must be equal; otherwise the first ranks may hold one unit more."""
+    """Whether all shards must have the same size; otherwise the first may be one unit larger."""
     sequence_parallel: bool = False
-    """Replicated, but used on sharded tokens: its gradient is the sum over the tensor group."""
+    """Whether the parameter is replicated but used on sharded tokens, so that its gradient is
+    partial and must be summed over the group."""
 
     def __post_init__(self) -> None:
         if self.split_dimension is None:
@@ -59,14 +59,14 @@ class ParameterSpec:
 
     @property
     def is_split(self) -> bool:
-        """Whether the tensor ranks hold different shards."""
+        """Whether the tensor ranks hold different shards (not copies)."""
         return self.split_dimension is not None
 
     def ranges(self, rank: int, size: int) -> list[tuple[int, int]]:
-        """The [start, stop) along the split dimension that `rank` of `size` holds, one per part.
+        """Return the [start, stop) along the split dimension of `rank` of `size`, one per part.
 
-        Their concatenation is the rank's shard. A replicated parameter has the one range of
-        everything along dimension 0. ValueError if the shard must be equal and cannot.
+        Their concatenation is the rank's shard. A replicated parameter has a single range, all of
+        dimension 0. ValueError if shards must be even and cannot be.
         """
         if self.split_dimension is None:
             return [(0, self.full_shape[0])]
@@ -75,7 +75,7 @@ class ParameterSpec:
             if self.require_even and part % (self.granularity * size):
                 raise ValueError(
                     f"{self.name or 'parameter'}: {part} along dimension {self.split_dimension} "
-                    f"does not divide into {size} shards of whole units of {self.granularity}"
+                    f"is not divisible into {size} shards with granularity {self.granularity}"
                 )
             start, stop = balanced_range(part, rank, size, granularity=self.granularity)
             ranges.append((offset + start, offset + stop))
@@ -83,7 +83,7 @@ class ParameterSpec:
         return ranges
 
     def local_shape(self, rank: int, size: int) -> tuple[int, ...]:
-        """The shape of `rank`'s shard."""
+        """Return the shape of `rank`'s shard."""
         if self.split_dimension is None:
             return self.full_shape
         shape = list(self.full_shape)
@@ -92,9 +92,9 @@ class ParameterSpec:
 
 
 def balanced_range(length: int, rank: int, size: int, *, granularity: int = 1) -> tuple[int, int]:
-    """[start, stop) of `rank`'s shard of `length` cut into `size` shards of whole `granularity`s.
+    """Return [start, stop) of `rank`'s shard of `length`, in multiples of `granularity`.
 
-    Shares differ by one unit at most; a rest smaller than a unit goes to the last one.
+    Shards differ by at most one unit; a remainder smaller than a unit belongs to the last one.
     """
     granules = -(-length // granularity)
     each, more = divmod(granules, size)
@@ -104,7 +104,7 @@ def balanced_range(length: int, rank: int, size: int, *, granularity: int = 1) -
 
 
 def local_slice(full: Tensor, spec: ParameterSpec, rank: int, size: int) -> Tensor:
-    """The shard of the full tensor that tensor rank `rank` of `size` holds (a copy if split)."""
+    """Return the shard of the full tensor on tensor rank `rank` of `size` (a copy if split)."""
     assert tuple(full.shape) == spec.full_shape, (full.shape, spec)
     if spec.split_dimension is None:
         return full
@@ -113,45 +113,29 @@ def local_slice(full: Tensor, spec: ParameterSpec, rank: int, size: int) -> Tens
     return torch.cat(pieces, dim=dimension)
 
 
-def assemble(slices: Sequence[Tensor], spec: ParameterSpec) -> Tensor:
-    """The full tensor from the shards of all tensor ranks in order: `local_slice` undone."""
-    if spec.split_dimension is None:
-        return slices[0]
-    dimension, size = spec.split_dimension, len(slices)
-    full = slices[0].new_empty(spec.full_shape)
-    for rank, piece in enumerate(slices):
-        assert tuple(piece.shape) == spec.local_shape(rank, size), (rank, piece.shape)
-        offset = 0
-        for start, stop in spec.ranges(rank, size):
-            part = piece.narrow(dimension, offset, stop - start)
-            full.narrow(dimension, start, stop - start).copy_(part)
-            offset += stop - start
-    return full
-
-
 def empty_parameter(spec: ParameterSpec, group: Group) -> nn.Parameter:
-    """An uninitialised parameter of the rank's shard, on the default device and dtype."""
+    """Create an uninitialized parameter for the rank's shard, on the default device and dtype."""
     parameter = nn.Parameter(torch.empty(spec.local_shape(group.rank, group.size)))
     _attach(parameter, spec)
     return parameter
 
 
 def spec_of(parameter: nn.Parameter) -> ParameterSpec:
-    """The description a parallel layer attached to its parameter."""
+    """Return the spec that a parallel layer attached to its parameter."""
     spec = getattr(parameter, "spec", None)
     assert isinstance(spec, ParameterSpec)
     return spec
 
 
 def name_parameters(model: nn.Module) -> None:
-    """Write each parameter's name in the whole model into its description."""
+    """Set each parameter's name in the whole model in its spec."""
     for name, parameter in model.named_parameters():
         _attach(parameter, replace(spec_of(parameter), name=name))
 
 
 def _attach(parameter: nn.Parameter, spec: ParameterSpec) -> None:
     setattr(parameter, "spec", spec)  # noqa: B010 (torch does not declare it)
-    # DeepSpeed adds a gradient to the global norm on every model-parallel rank if the parameter
-    # says so, else on rank 0 alone. Its versions ask under one name or the other.
+    # DeepSpeed counts a gradient in the global norm on every model-parallel rank if the parameter
+    # has this flag, else on rank 0 only. The flag's name depends on its version.
     for flag in ("tensor_model_parallel", "model_parallel"):
         setattr(parameter, flag, spec.is_split)

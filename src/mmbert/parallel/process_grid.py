@@ -1,9 +1,8 @@
-"""The grid of ranks: tensor-parallel groups inside data-parallel ones, passed as values.
+"""Process grid of tensor-parallel and data-parallel groups, passed as values.
 
-Rank r has tensor rank r % T and data rank r // T: tensor groups are innermost, so that they sit on
-neighbouring devices of one node, where the most talkative collectives belong. A group of size one
-needs no process group; every collective of this package is then the identity, so one device and
-many run the same code.
+Rank r has tensor rank r % T and data rank r // T: tensor groups are innermost, on adjacent devices
+of one node, because they communicate the most. A group of size one needs no process group; all
+collectives of this package are then the identity, so one device and many run the same code.
 """
 
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from mmbert.errors import UserError
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks that communicate: the process group, this process's rank in it and its size."""
+    """A process group, this process's rank in it and its size."""
 
     group: dist.ProcessGroup | None
     rank: int
@@ -28,27 +27,27 @@ class Group:
 
 @dataclass(frozen=True)
 class TensorGroup(Group):
-    """The ranks that hold the slices of one copy of the model."""
+    """The ranks that hold the shards of one copy of the model."""
 
     @staticmethod
     def single() -> "TensorGroup":
-        """A whole model in one process; torch.distributed need not be initialised."""
+        """Return the group of an unsharded model; torch.distributed need not be initialized."""
         return TensorGroup(group=None, rank=0, size=1)
 
 
 @dataclass(frozen=True)
 class DataGroup(Group):
-    """The ranks that hold the same slice of the model and see different rows."""
+    """The ranks that hold the same shard of the model and train on different rows."""
 
     @staticmethod
     def single() -> "DataGroup":
-        """The only copy of the model; torch.distributed need not be initialised."""
+        """Return the group of a single copy; torch.distributed need not be initialized."""
         return DataGroup(group=None, rank=0, size=1)
 
 
 @dataclass(frozen=True)
 class ProcessGrid:
-    """This process's place among all: its tensor group, its data group and its global rank."""
+    """This process's tensor group, data group and global rank."""
 
     tensor: TensorGroup
     data: DataGroup
@@ -57,15 +56,15 @@ class ProcessGrid:
 
     @staticmethod
     def single() -> "ProcessGrid":
-        """The grid of one process without torch.distributed."""
+        """Return the grid of one process without torch.distributed."""
         return ProcessGrid(TensorGroup.single(), DataGroup.single(), rank=0, world_size=1)
 
 
 def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
-    """The grid over all processes of torch.distributed, or over this one if it is not initialised.
+    """Build the grid over all processes of torch.distributed, or over this one if uninitialized.
 
-    Every process must call this with the same size. UserError if `tensor_parallel` does not divide
-    the number of processes.
+    Collective: every process must pass the same size. UserError if `tensor_parallel` does not
+    divide the number of processes.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     check_grid(world_size=world_size, tensor_parallel=tensor_parallel)
@@ -74,7 +73,7 @@ def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
     rank = dist.get_rank()
     data_parallel = world_size // tensor_parallel
     tensor_rank, data_rank = rank % tensor_parallel, rank // tensor_parallel
-    # With local synchronisation only the members meet, so thousands of ranks build in one step.
+    # With local synchronization only a group's members meet, so it scales to thousands of ranks.
     tensor_group = dist.new_group(
         [data_rank * tensor_parallel + i for i in range(tensor_parallel)],
         use_local_synchronization=True,
@@ -92,11 +91,11 @@ def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
 
 
 def check_grid(*, world_size: int, tensor_parallel: int) -> None:
-    """UserError unless `world_size` processes fall into whole groups of `tensor_parallel`."""
+    """Raise UserError unless `tensor_parallel` divides `world_size`."""
     if tensor_parallel < 1 or world_size % tensor_parallel:
         raise UserError(
-            f"parallel.tensor is {tensor_parallel}, but the run has {world_size} process(es), "
-            "which do not fall into groups of that size",
+            f"parallel.tensor ({tensor_parallel}) does not divide the number of processes "
+            f"({world_size})",
             remedy="start a multiple of parallel.tensor processes, or change parallel.tensor "
             f"to one of {[n for n in range(1, world_size + 1) if world_size % n == 0]}",
         )

@@ -1,8 +1,8 @@
-"""Checks of what must hold on every rank, cheap enough to run every N steps of a real run.
+"""Consistency checks across ranks, cheap enough for every N steps of a real run.
 
-Copies are compared by digests of their bits, so that a check moves a few bytes per parameter.
-The functions return what they found, the same on all ranks of the group that they were given;
-`require_sane` then makes every process of the grid fail together, so that none is left waiting.
+Copies are compared by digests of their bits, so that a check communicates a few bytes per
+parameter. The functions return the problems found, equal on all ranks of the given group;
+`require_sane` then fails on every process of the grid together, so that none is left waiting.
 """
 
 import math
@@ -18,14 +18,14 @@ from mmbert.parallel.process_grid import Group, ProcessGrid
 
 # Elements digested at a time: their 64-bit copies take 32 MiB.
 DIGEST_BLOCK = 1 << 22
-# Two odd 64-bit multipliers (those of splitmix64), as signed numbers.
+# The two odd 64-bit multipliers of splitmix64, as signed numbers.
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 MIX = 0xBF58476D1CE4E5B9 - (1 << 64)
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class SanityError(RuntimeError):
-    """Something that must hold in every run does not; the run's results are not to be trusted."""
+    """A violated invariant, after which the run's results cannot be trusted."""
 
 
 def require_sane_model(
@@ -35,11 +35,11 @@ def require_sane_model(
     partitions: Mapping[str, Tensor] | None = None,
     rows: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """All checks of a model in training; SanityError on every process of the grid if one fails.
+    """Run all checks of a model in training; SanityError on every process if one fails.
 
-    `partitions`: under ZeRO 3 this rank's parts of the parameters by name, as the parameters
-    themselves are put away. `rows`: what this rank has trained on, which its whole tensor group
-    must have. Every process calls this.
+    Collective. `partitions`: under ZeRO 3 this rank's partitions of the parameters by name, because
+    the parameters themselves are released. `rows`: this rank's training data, which must be equal
+    on its tensor group.
     """
     named = dict(model.named_parameters())
     specs = {name: spec_of(parameter) for name, parameter in named.items()}
@@ -60,10 +60,11 @@ def check_parameters(
     *,
     partitioned_over_data: bool = False,
 ) -> list[str]:
-    """Replicated parameters bit-equal across the tensor group, all across data ranks, all finite.
+    """Check that replicated parameters are bitwise equal on the tensor group, that all parameters
+    are on the data group, and that all are finite. Collective.
 
-    `parameters` are this rank's shares by name; under ZeRO 3 its partitions of them, with
-    `partitioned_over_data` (then no two data ranks hold the same). Every rank calls this.
+    `parameters`: this rank's shards by name or, with `partitioned_over_data` (ZeRO 3, where no two
+    data ranks hold the same), its partitions of them.
     """
     replicated = {n: p for n, p in parameters.items() if not specs[n].is_split}
     problems = check_same(replicated, grid.tensor, "replicated parameters on tensor ranks")
@@ -73,10 +74,7 @@ def check_parameters(
 
 
 def check_same(tensors: Mapping[str, Tensor], group: Group, what: str) -> list[str]:
-    """Which tensors do not have the same bits on all ranks of the group.
-
-    Also for a row's tensors over the tensor group: tensor ranks must see the same row.
-    """
+    """Report tensors that are not bitwise equal on all ranks of the group. Collective."""
     if group.size == 1 or not tensors:
         return []
     digests = torch.stack([digest(tensor) for tensor in tensors.values()])
@@ -87,7 +85,7 @@ def check_same(tensors: Mapping[str, Tensor], group: Group, what: str) -> list[s
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Which tensors hold an infinity or a NaN (on this rank alone; no communication)."""
+    """Report tensors with an infinity or NaN on this rank, without communication."""
     if not tensors:
         return []
     finite = torch.stack([torch.isfinite(t.detach()).all() for t in tensors.values()]).tolist()
@@ -96,11 +94,11 @@ def check_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_gradient_ownership(model: nn.Module, group: Group) -> list[str]:
-    """Which parameters' gradient elements are not counted exactly once over the tensor group.
+    """Report parameters with gradient elements not counted exactly once over the tensor group.
 
     DeepSpeed counts a parameter for the global norm on every tensor rank if it is flagged
-    `tensor_model_parallel`, else on rank 0 alone. So a split parameter must be flagged and a
-    replicated one must not. Shapes come from the descriptions: ZeRO 3 empties the parameters.
+    `tensor_model_parallel`, else on rank 0 only. A split parameter must therefore be flagged and a
+    replicated one must not. Shapes are those of the specs, because ZeRO 3 empties the parameters.
     """
     names, owned, full = [], [], []
     for name, parameter in model.named_parameters():
@@ -113,14 +111,14 @@ def check_gradient_ownership(model: nn.Module, group: Group) -> list[str]:
     device = next(model.parameters()).device
     totals = all_reduce(torch.tensor(owned, dtype=torch.int64, device=device), group).tolist()
     return [
-        f"gradient of {name}: {total} elements are counted for the norm, it has {expected}"
+        f"gradient of {name}: the norm counts {total} elements instead of {expected}"
         for name, total, expected in zip(names, totals, full, strict=True)
         if total != expected
     ]
 
 
 def require_sane(problems: Iterable[str], grid: ProcessGrid, device: torch.device) -> None:
-    """SanityError with all ranks' problems, on every process of the grid, if any has one."""
+    """Raise SanityError with all ranks' problems on every process if there is any. Collective."""
     found = list(problems)
     count = torch.tensor([len(found)], dtype=torch.int64, device=device)
     if not int(all_reduce(all_reduce(count, grid.tensor), grid.data).item()):
@@ -139,12 +137,12 @@ def require_sane(problems: Iterable[str], grid: ProcessGrid, device: torch.devic
 
 
 def digest(tensor: Tensor) -> Tensor:
-    """int64[2] of the tensor's bits and their places: equal for equal bits, else hardly ever."""
+    """Return a hash of the tensor's bits and their positions, int64 [2]."""
     words = tensor.detach().contiguous().flatten().view(BITS[tensor.element_size()])
     sums = torch.zeros(2, dtype=torch.int64, device=words.device)
     for start in range(0, words.numel(), DIGEST_BLOCK):
         block = words[start : start + DIGEST_BLOCK].to(torch.int64)
-        # A hash of word and place, not linear in either, so that no pattern of changes cancels.
+        # Nonlinear in both word and position, so that no pattern of changes cancels.
         places = torch.arange(start, start + block.numel(), device=words.device)
         mixed = (block + places * GOLDEN) * MIX
         mixed = (mixed ^ (mixed >> 31)) * GOLDEN

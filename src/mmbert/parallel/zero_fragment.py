@@ -1,4 +1,4 @@
-"""What ZeRO left of a parameter on this rank: float32 master and optimiser states, as views."""
+"""ZeRO's fragment of a parameter on this rank: views of float32 master and optimizer states."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ MASTER = "master"
 
 @dataclass(frozen=True)
 class ParameterFragment:
-    """Elements [start, start + length) of this tensor rank's flattened share of one parameter.
+    """Elements [start, start + length) of this tensor rank's flattened shard of one parameter.
 
-    The tensors are float32 [length] views into ZeRO's own partition: writing to them and then
-    `Engine.sync_model_weights()` changes the model.
+    The tensors are float32 [length] views into ZeRO's partition; after writing to them, call
+    `Engine.sync_model_weights()` to update the model.
     """
 
     spec: ParameterSpec
@@ -28,7 +28,7 @@ class ParameterFragment:
 
     @property
     def name(self) -> str:
-        """The parameter's name in the whole model."""
+        """Name of the parameter in the whole model."""
         return self.spec.name
 
     @property

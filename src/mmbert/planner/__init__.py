@@ -1,4 +1,12 @@
-"""Analytical cost model of a recipe: `estimate(recipe, …)` and `render(estimate)`."""
+"""Analytical cost model of a recipe: `estimate(recipe, …)` and `render(estimate)`.
+
+- `plan`: the estimate of memory, communication and time on given GPUs.
+- `estimate`: its result types.
+- `memory`, `communication`, `parameter_count`: the formulas.
+- `data_statistics`, `languages`: document lengths and language sizes, from shards or published.
+- `warnings`: recommendations and likely mistakes.
+- `render`: tables for the terminal.
+"""
 
 from mmbert.hardware import GPUS, Gpu, find_gpu
 from mmbert.planner.estimate import Estimate, ParallelLayout, PhaseCost

@@ -1,4 +1,4 @@
-"""Bytes that each GPU sends per optimiser step, and how long that takes beside the arithmetic."""
+"""Communication volume of each GPU per optimizer step, and its exposed time."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from mmbert.recipe import ModelSettings
 
 @dataclass(frozen=True)
 class Communication:
-    """Bytes sent by each GPU in one step, and the seconds they take if nothing hides them."""
+    """Bytes sent by each GPU in one step, and their time in seconds without overlap."""
 
     gradient_bytes: float
     weight_bytes: float
@@ -20,30 +20,30 @@ class Communication:
 
     @property
     def seconds(self) -> float:
-        """All parts together."""
+        """Time of all parts, in seconds."""
         return self.gradient_seconds + self.weight_seconds + self.tensor_seconds
 
     def exposed_seconds(
-        self, arithmetic: float, *, rows_per_rank: int, zero_stage: int, overlapped: bool
+        self, compute_seconds: float, *, rows_per_rank: int, zero_stage: int, overlapped: bool
     ) -> float:
-        """What lengthens a step of `arithmetic` seconds, two thirds of them backward passes.
+        """Return the communication time that does not overlap with `compute_seconds` of a step.
 
-        Gradients travel during the backward passes, under ZeRO 1 during that of the last row
-        (not at all unless `overlapped`, which it is in bfloat16); weights after the step, under
-        ZeRO 3 during all passes. Tensor parallelism waits for its sums.
+        Two thirds of the compute are backward passes. Gradients are sent during them, under ZeRO 1
+        during the last row's (only if `overlapped`, which bfloat16 is); weights after the step,
+        under ZeRO 3 during all passes. Tensor parallelism never overlaps.
         """
-        backward = 2 / 3 * arithmetic
+        backward = 2 / 3 * compute_seconds
         if zero_stage == 1:
             backward = backward / rows_per_rank if overlapped else 0.0
         if zero_stage == 3:
-            hidden = min(self.gradient_seconds + self.weight_seconds, arithmetic)
+            hidden = min(self.gradient_seconds + self.weight_seconds, compute_seconds)
         else:
             hidden = min(self.gradient_seconds, backward)
         return self.seconds - hidden
 
     @property
     def total_bytes(self) -> float:
-        """All parts together."""
+        """Bytes of all parts."""
         return self.gradient_bytes + self.weight_bytes + self.tensor_bytes
 
 
@@ -60,17 +60,21 @@ def step_communication(
     zero_stage: int,
     compute_bytes: int,
 ) -> Communication:
-    """Ring algorithms: a reduce-scatter or all-gather of n bytes over k ranks sends n·(k−1)/k.
+    """Estimate the communication of one step, assuming ring collectives.
 
-    Gradients travel in float32: all-reduced (both of these) once a step under ZeRO 1 and once a row
-    under ZeRO 2, as DeepSpeed does it, scattered once a row under ZeRO 3.
-    Weights are gathered in the compute dtype: once a step under ZeRO 1 and 2, under ZeRO 3 twice
-    a row, but once where all of them may stay until the row is done.
-    Tensor parallelism sums [row_tokens, d] four times a layer (twice forward, twice backward), once
-    for the embedding and the masked rows once; sequence parallelism sends the same bytes.
-    A tensor group lies within a node; data groups cross nodes when the GPUs do not fit one. A ring
-    through many nodes leaves each of them once, so that a node's network cards carry the groups'
-    rings together: a data group has its members' share of them.
+    A ring reduce-scatter or all-gather of n bytes over k ranks sends n·(k−1)/k.
+
+    - Gradients (float32): all-reduce (both of these) once per step under ZeRO 1 and once per row
+      under ZeRO 2, as in DeepSpeed; reduce-scatter once per row under ZeRO 3.
+    - Weights (compute dtype): all-gather once per step under ZeRO 1 and 2; under ZeRO 3 twice per
+      row, or once if all of them may stay resident for the row.
+    - Tensor parallelism: all-reduce of [row_tokens, d] four times per layer (twice forward, twice
+      backward), once for the embedding, and of the masked rows once. Sequence parallelism sends
+      the same bytes.
+
+    Tensor groups stay within a node; data groups cross nodes if the GPUs exceed one node. A ring
+    leaves each node once, so the rings of a node's data groups share its network cards in
+    proportion to their members.
     """
     ring_data = (data - 1) / data
     gradient_times = {1: 2, 2: 2 * rows_per_rank, 3: rows_per_rank}[zero_stage]

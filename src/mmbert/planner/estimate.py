@@ -1,4 +1,4 @@
-"""The result of `mmbert plan`: cost of each phase, layouts, and the figures of the whole run."""
+"""Result types of `mmbert plan`: phase costs, parallel layouts and totals of the run."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ from mmbert.schedule import PhasePlan
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """One phase: its steps, arithmetic, traffic and time at the recipe's own layout.
+    """Compute, communication and time of one phase in the recipe's own layout.
 
-    `mean_length` is the token-weighted mean document length that global attention was costed with.
+    `mean_length` is the token-weighted mean document length that global attention is costed with.
     `communication_bound_gpus` is the smallest number of GPUs, doubling the data ranks from the
     present one, at which communication takes longer than arithmetic (None: not before a rank has
     less than one row).
-    `step_seconds` is the mean over the phase, with the communication that nothing hides;
-    `compute_seconds` the arithmetic of a step at its largest batch, which the traffic is of too.
+    `step_seconds` is the mean over the phase, including exposed communication; `compute_seconds`
+    and `communication` are those of a step with the phase's largest batch.
     """
 
     steps: PhasePlan
@@ -36,7 +36,7 @@ class PhaseCost:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the phase."""
+        """Wall time of the phase in seconds."""
         return self.step_seconds * self.steps.steps
 
     @property
@@ -47,7 +47,11 @@ class PhaseCost:
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """A way to spread the model: memory at its peak over the phases, or why it is not possible."""
+    """A tensor, data and ZeRO configuration with its peak memory over the phases.
+
+    `memory` is None if the layout is infeasible, for the reason in `infeasible_reason`; `chosen`
+    marks the recipe's own.
+    """
 
     tensor: int
     data: int
@@ -60,7 +64,7 @@ class ParallelLayout:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Everything `mmbert plan` says."""
+    """Everything that `mmbert plan` reports."""
 
     recipe: Recipe
     gpu: Gpu

@@ -1,4 +1,4 @@
-"""Tokens and epochs per language: from the shards at hand, or from mmBERT's published datasets."""
+"""Tokens and epochs per language, by phase; also of mmBERT's published datasets."""
 
 import csv
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from importlib import resources
 from mmbert.recipe import Phase, Recipe
 from mmbert.schedule import TrainingPlan
 
-# The published columns in the order in which phases look for theirs.
+# Columns of the published table, in the order in which phases claim them.
 # Source: statistics/language_counts.csv of github.com/JHU-CLSP/mmBERT (MIT licence).
 _COLUMNS = ("pretrain", "ext", "decay-mid", "decay-eng", "decay-all")
 _CODE = "code"
@@ -15,7 +15,7 @@ _CODE = "code"
 
 @dataclass(frozen=True)
 class LanguagePhase:
-    """What one phase trains on in one language: tokens, and how often its text is passed."""
+    """Tokens and epochs of one language in one phase."""
 
     tokens: float
     epochs: float
@@ -23,10 +23,10 @@ class LanguagePhase:
 
 @dataclass(frozen=True)
 class LanguageTable:
-    """Tokens and epochs of every language in every phase, and what they were computed from.
+    """Tokens and epochs of every language in every phase, with their origin.
 
-    `languages` maps a language to one entry per phase, None where the phase does not use it.
-    `same_text`: whether the phases draw from the same text, so that epochs add up over them.
+    `languages` maps a language to one entry per phase, None if the phase does not use it.
+    `same_text` is true if all phases draw from the same text, so that their epochs add up.
     """
 
     origin: str
@@ -35,9 +35,9 @@ class LanguageTable:
     languages: dict[str, tuple[LanguagePhase | None, ...]]
 
     def most_repeated(self) -> list[tuple[str, float]]:
-        """Languages with their passes, most repeated first: over the run, or in a phase.
+        """Return languages with their epochs, most repeated first.
 
-        Where each phase has a text of its own, the phase with the most counts.
+        Epochs are summed over the phases, or the largest of a phase if phases have separate text.
         """
         combine = sum if self.same_text else max
         totals = {
@@ -48,7 +48,7 @@ class LanguageTable:
 
 
 def published_counts() -> dict[str, dict[str, int]]:
-    """{dataset: {language: tokens}} as the mmBERT authors published them; zero entries left out."""
+    """Load {dataset: {language: tokens}} as published by the mmBERT authors, without zeros."""
     text = resources.files(__package__).joinpath("published_language_counts.csv").read_text()
     counts: dict[str, dict[str, int]] = {column: {} for column in _COLUMNS}
     for row in csv.DictReader(text.splitlines()):
@@ -59,11 +59,11 @@ def published_counts() -> dict[str, dict[str, int]]:
 
 
 def published_languages(recipe: Recipe, plan: TrainingPlan) -> LanguageTable | None:
-    """The table for a recipe that selects the languages of mmBERT's published datasets, else None.
+    """Build the table of a recipe that selects mmBERT's published languages, else return None.
 
-    Each phase takes the first dataset, not taken by an earlier phase, whose languages are the ones
-    it selects. Those datasets are already resampled by temperature, so that a phase passes over
-    all of one equally often: its tokens over the dataset's.
+    Each phase uses the first dataset with exactly its selected languages that no earlier phase
+    uses. The datasets are already resampled by temperature, so every language of one is repeated
+    equally often: the phase's tokens over the dataset's.
     """
     counts = published_counts()
     entries: dict[str, list[LanguagePhase | None]] = {}

@@ -1,4 +1,4 @@
-"""Memory of one device by part, for a tensor-parallel size and a ZeRO stage."""
+"""Peak memory of one device by part, for a tensor-parallel size and ZeRO stage."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mmbert.model.config import EncoderConfig
 from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.planner.parameter_count import ParameterCount
 
-# What the driver, NCCL and the allocator's fragments take: an assumption, stated in the plan.
+# Assumed use by the driver, NCCL and allocator fragmentation; `mmbert plan` prints the rest.
 RESERVE_BYTES = 3 << 30
 RESERVE_FRACTION = 0.05
 
@@ -16,8 +16,8 @@ RESERVE_FRACTION = 0.05
 class DeviceMemory:
     """Bytes on one device at the peak of a step, by part.
 
-    `activations` are kept from the forward to the backward pass; `working` is the most that lives
-    beside them for a moment: logits, gradients on their way, communication buffers.
+    `activations` are saved for the backward pass; `working` is the largest temporary memory on top
+    of them: logits, intermediate gradients, communication buffers.
     """
 
     weights: int
@@ -28,22 +28,22 @@ class DeviceMemory:
 
     @property
     def states(self) -> int:
-        """What lives between the steps' passes: weights, gradients and the optimiser."""
+        """Persistent memory: weights, gradients and optimizer states."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """The peak."""
+        """Peak memory of a step."""
         return self.states + self.activations + self.working
 
 
 def usable_bytes(memory_bytes: int) -> int:
-    """What a device of `memory_bytes` leaves to the program: less a reserve and a twentieth."""
+    """Return `memory_bytes` less a reserve of 3 GiB and 5%."""
     return int(memory_bytes * (1 - RESERVE_FRACTION)) - RESERVE_BYTES
 
 
 def local_parameters(parameters: ParameterCount, tensor: int) -> int:
-    """Parameters on one of `tensor` ranks; norms and the head's dense are on every one."""
+    """Return the parameters per tensor rank; norms and the head's dense layer are replicated."""
     split = parameters.total - parameters.replicated
     return -(-split // tensor) + parameters.replicated
 
@@ -62,14 +62,15 @@ def device_memory(
     compute_bytes: int,
     optimizer_bytes: int,
 ) -> DeviceMemory:
-    """Peak bytes on one device.
+    """Estimate the peak memory of one device in bytes.
 
-    `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` the number of data ranks;
-    `masked_tokens` the mask slots of a row, `document_slots` the most slots that it may have for
-    documents; `optimizer_bytes` what the optimizer keeps per parameter, its float32 master weight
-    included. The accumulated gradients are float32. ZeRO 1 spreads masters and states over the data
-    ranks, 2 the gradients too, 3 the weights as well; of those a device then holds the embedding,
-    which the decoder shares, and a layer, and during the passes what it may keep of the others.
+    `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` is the number of data ranks;
+    `masked_tokens` the mask slots of a row, `document_slots` its maximum number of documents;
+    `optimizer_bytes` the bytes per parameter that the optimizer keeps, float32 master included.
+    Accumulated gradients are float32. ZeRO 1 shards masters and optimizer states over the data
+    ranks, ZeRO 2 also gradients, ZeRO 3 also weights: a device then holds the embedding (shared
+    with the decoder) and one layer, and during the passes as many other parameters as may stay
+    resident.
     """
     local = local_parameters(parameters, tensor)
     shard = -(-local // data)
@@ -87,8 +88,9 @@ def device_memory(
         layer = (parameters.attention + parameters.feed_forward) // config.num_hidden_layers
         gathered = compute_bytes * (parameters.embedding + layer) // tensor
         live = max(0, compute_bytes * min(local, MAX_LIVE_PARAMETERS) - gathered)
-    # ZeRO 2 and 3 reduce a bucket beside the backward pass. ZeRO 1 reduces in place (in float32 by
-    # a bucket, when the activations are gone); the others flatten their share before the step.
+    # ZeRO 2 and 3 reduce a bucket during the backward pass. ZeRO 1 reduces in place (in float32
+    # with a bucket, after the activations are freed); ZeRO 2 and 3 flatten their shard before the
+    # step.
     bucket = 4 * min(local, BUCKET_ELEMENTS)
     reduction = bucket if zero_stage == 1 else 4 * shard
     bucket = bucket if zero_stage >= 2 else 0

@@ -1,4 +1,4 @@
-"""Parameters and arithmetic of a ModernBERT encoder, by part, from its sizes alone."""
+"""Parameters and FLOPs of a ModernBERT encoder by part, computed from its sizes."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from mmbert.recipe import ModelSettings
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many parameters each part of the model has; the decoder is tied to the embedding."""
+    """Number of parameters of each part of the model; the decoder is tied to the embedding."""
 
     embedding: int
     attention: int
@@ -19,7 +19,7 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All parameters, the tied decoder counted once."""
+        """Number of all parameters, counting the tied decoder once."""
         return (
             self.embedding
             + self.attention
@@ -30,24 +30,19 @@ class ParameterCount:
         )
 
     @property
-    def without_embedding(self) -> int:
-        """All but the embedding table."""
-        return self.total - self.embedding
-
-    @property
     def replicated(self) -> int:
-        """Parameters that tensor parallelism does not split: every norm, and the head's dense."""
+        """Parameters that tensor parallelism replicates: norms and the head's dense layer."""
         return self.norms + self.head
 
 
 def count_parameters(model: ModelSettings, vocabulary_size: int) -> ParameterCount:
-    """Parameters of the encoder with its masked-language-model head."""
+    """Count the parameters of the encoder with its masked-language-model head."""
     d, f, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     return ParameterCount(
         embedding=vocabulary_size * d,
         attention=layers * 4 * d * d,
         feed_forward=layers * 3 * d * f,
-        # The first layer has no attention norm; one norm follows the embedding, one the layers.
+        # The first layer has no attention norm; the embedding and the last layer have one each.
         norms=(2 * layers - 1) * d + 2 * d,
         head=d * d + d,
         decoder_bias=vocabulary_size,
@@ -57,11 +52,11 @@ def count_parameters(model: ModelSettings, vocabulary_size: int) -> ParameterCou
 def flops_per_token(
     model: ModelSettings, vocabulary_size: int, mask_ratio: float, mean_length: float
 ) -> Flops:
-    """Training FLOPs per token of a row, as `mmbert.model.flops` counts them.
+    """Return the training FLOPs per token of a row, as `mmbert.model.flops` counts them.
 
-    `mean_length` is the token-weighted mean document length, the sum of squared lengths over the
-    sum of lengths: a row of documents of that length alone costs as much, but for documents shorter
-    than a local window.
+    `mean_length` is the token-weighted mean document length: the sum of squared lengths over the
+    sum of lengths. A row of documents of that length costs the same as the actual row, except for
+    documents shorter than the local window.
     """
     masked = mask_ratio * mean_length
     return flops_by_part(model, vocabulary_size, [mean_length], masked).per(mean_length)

@@ -1,4 +1,4 @@
-"""What a recipe will take on given GPUs, as a pure function: arithmetic, memory, traffic, time."""
+"""Cost estimate of a recipe on given GPUs, as a pure function: compute, memory, traffic, time."""
 
 import math
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from mmbert.recipe import Recipe
 from mmbert.recipe.division import check_data_ranks, divided_by_data, not_divided_by_tensor
 from mmbert.schedule import PhasePlan, training_plan
 
-# Model-FLOPs utilisation when none is stated: what ModernBERT-base, the same architecture, reached
-# on 8 H100 (1.7T tokens in 194 hours; AnswerDotAI/ModernBERT issue 236).
+# Default model FLOPs utilization: that of ModernBERT-base, the same architecture, on 8 H100 (1.7T
+# tokens in 194 hours; AnswerDotAI/ModernBERT issue 236).
 DEFAULT_MFU = 0.25
 
 _KEY_NAMES = {
@@ -36,13 +36,20 @@ def estimate(
     shards: Path | None = None,
     mfu: float = DEFAULT_MFU,
 ) -> Estimate:
-    """Cost `recipe` on `gpus` GPUs of the kind `gpu`.
+    """Estimate the cost of `recipe` on `gpus` GPUs of model `gpu`.
 
-    `mfu` is the fraction of the GPU's dense bfloat16 FLOP/s that the model's own arithmetic
-    reaches; times rest on it. With `shards`, vocabulary, languages and document lengths come from
-    them; without, documents are taken to fill the context (an upper bound). UserError: an unknown
-    GPU, an mfu outside 0 … 1, GPUs that the tensor size or the quantum does not divide,
-    shards that are unsound or lack what the recipe asks for.
+    Args:
+        recipe: the recipe.
+        gpus: number of GPUs.
+        gpu: name of the GPU model.
+        shards: source of vocabulary, languages and document lengths; without them, documents are
+            assumed to fill the context (an upper bound).
+        mfu: model FLOPs utilization, the fraction of the GPU's dense bfloat16 FLOP/s that the
+            model's own FLOPs reach. Determines all times.
+
+    Raises:
+        UserError: unknown GPU, mfu outside (0, 1], a number of GPUs that does not fit the tensor
+            size or the quantum, or shards that are damaged or lack what the recipe needs.
     """
     hardware = find_gpu(gpu)
     _check(recipe, gpus, mfu)
@@ -77,7 +84,7 @@ def estimate(
         phases=phases,
         layouts=layouts,
         languages=statistics.languages,
-        # The float32 master and the optimiser's two moments of every parameter.
+        # float32 master weight and two optimizer moments of every parameter.
         checkpoint_bytes=12 * parameters.total,
         checkpoints_written=written,
         checkpoints_kept=min(kept, written),
@@ -88,7 +95,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class _Setup:
-    """A recipe on given GPUs: what every part of the costing needs."""
+    """A recipe on given GPUs with the data statistics that its cost depends on."""
 
     recipe: Recipe
     gpu: Gpu
@@ -103,7 +110,7 @@ class _Setup:
         return 2 if self.recipe.precision == "bfloat16" else 4
 
     def masked_tokens(self, phase: int) -> int:
-        """Mask slots of a row in the phase of that index."""
+        """Return the mask slots of a row in the phase with index `phase`."""
         return math.ceil(self.recipe.phases[phase].mask_ratio * self.recipe.batch.row_tokens)
 
 
@@ -111,11 +118,12 @@ def _check(recipe: Recipe, gpus: int, mfu: float) -> None:
     if not 0 < mfu <= 1:
         raise UserError(
             f"mfu must be in (0, 1], not {mfu}",
-            remedy="give the share of the GPU's FLOP/s that the model reaches, such as 0.25",
+            remedy="give the fraction of the GPU's peak FLOP/s that is reached, such as 0.25",
         )
     if gpus < 1 or gpus % recipe.parallel.tensor:
         raise UserError(
-            f"{gpus} GPUs are not a multiple of parallel.tensor {recipe.parallel.tensor}",
+            f"the number of GPUs ({gpus}) must be a multiple of parallel.tensor"
+            f" ({recipe.parallel.tensor})",
             remedy="change the number of GPUs or parallel.tensor",
         )
     check_data_ranks(recipe.batch, recipe.parallel, gpus, unit="GPUs")
@@ -175,7 +183,7 @@ def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCos
 
 
 def _layouts(setup: _Setup) -> tuple[ParallelLayout, ...]:
-    """The usual tensor sizes within a node, and the recipe's own, with every ZeRO stage."""
+    """Evaluate the common tensor sizes and the recipe's own, with every ZeRO stage."""
     recipe = setup.recipe
     layouts = []
     sizes = sorted({1, 2, 4, setup.gpu.gpus_per_node, recipe.parallel.tensor})
@@ -208,9 +216,9 @@ def _infeasible_reason(recipe: Recipe, tensor: int, data: int) -> str | None:
     )
     if found is not None:
         key, value = found
-        return f"{value} {_KEY_NAMES[key]} do not divide by {tensor}"
+        return f"{value} {_KEY_NAMES[key]} not divisible by {tensor}"
     if not divided_by_data(recipe.batch, data):
-        return f"{data} data ranks do not divide the quantum {recipe.batch.quantum}"
+        return f"quantum {recipe.batch.quantum} not divisible by {data} data ranks"
     return None
 
 

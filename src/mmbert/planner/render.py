@@ -1,4 +1,4 @@
-"""A plan as tables for the terminal."""
+"""Tables of an estimate for the terminal."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from mmbert.planner.memory import usable_bytes
 from mmbert.recipe import format_quantity
 
 _GIB = 1 << 30
-# Beyond this many languages the table shows the largest and the most repeated.
+# A table of more than twice as many languages shows the largest and the most repeated.
 _ROWS_SHOWN = 12
 
 
 def render(estimate: Estimate) -> Group:
-    """Everything the plan says; print it with a rich Console."""
+    """Build the tables and sentences of an estimate, to be printed by a rich Console."""
     return Group(*_parts(estimate))
 
 
@@ -38,14 +38,14 @@ def _parts(estimate: Estimate) -> Iterator[RenderableType]:
     if estimate.languages is not None:
         yield _languages(estimate)
     yield Text(
-        f"In all {estimate.total_flops:.3g} FLOPs: {_duration(estimate.seconds)},"
+        f"Total: {estimate.total_flops:.3g} FLOPs: {_duration(estimate.seconds)},"
         f" {estimate.gpu_hours:,.0f} GPU-hours at {estimate.mfu:.0%} MFU"
-        f" ({estimate.mfu * gpu.flops / 1e12:.0f} TFLOP/s a GPU) and with the communication"
-        f" that nothing hides. {estimate.length_origin}."
+        f" ({estimate.mfu * gpu.flops / 1e12:.0f} TFLOP/s per GPU), including exposed"
+        f" communication. {estimate.length_origin}."
     )
     yield Text(
         f"A checkpoint takes {estimate.checkpoint_bytes / _GIB:.2f} GiB;"
-        f" {estimate.checkpoints_written} are written on token intervals and phase"
+        f" {estimate.checkpoints_written} are written at token intervals and phase"
         f" ends, at most {estimate.checkpoints_kept} kept"
         f" ({estimate.checkpoints_kept * estimate.checkpoint_bytes / _GIB:.1f} GiB)."
     )
@@ -83,7 +83,7 @@ def _parameters(estimate: Estimate) -> Table:
 def _phases(estimate: Estimate) -> Table:
     table = _table("Phases")
     for heading in (
-        "phase", "tokens", "context", "mask", "dropout", "steps", "rows a step", "tokens a step",
+        "phase", "tokens", "context", "mask", "dropout", "steps", "rows/step", "tokens/step",
         "step", "time", "GPU-hours",
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "phase" else "right")
@@ -124,8 +124,8 @@ def _flops(estimate: Estimate) -> Table:
 
 
 def _memory(estimate: Estimate) -> Table:
-    table = _table("Memory of one GPU at its peak (GiB)")
-    headings = ("weights", "gradients", "optimiser", "activations", "working", "total", "fits")
+    table = _table("Peak memory per GPU (GiB)")
+    headings = ("weights", "gradients", "optimizer", "activations", "working", "total", "fits")
     for heading in ("tensor × data", "ZeRO", *headings):
         table.add_column(heading, justify="right")
     for layout in estimate.layouts:
@@ -157,10 +157,10 @@ def _memory(estimate: Estimate) -> Table:
 
 
 def _communication(estimate: Estimate) -> Table:
-    table = _table("Sent by one GPU in a step (GB)")
+    table = _table("Communication per GPU and step (GB sent)")
     for heading in (
-        "phase", "gradients", "weights", "tensor parallel", "time if not hidden", "of a step",
-        "limits from",
+        "phase", "gradients", "weights", "tensor parallel", "time without overlap",
+        "of compute", "bound from",
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "phase" else "right")
     for phase in estimate.phases:
@@ -189,7 +189,7 @@ def _languages(estimate: Estimate) -> Table:
         table.add_column(phase, justify="right")
         table.add_column("epochs", justify="right")
     if languages.same_text:
-        table.add_column("epochs in all", justify="right")
+        table.add_column("total epochs", justify="right")
     totals = dict(languages.most_repeated())
     size = {
         language: sum(entry.tokens for entry in entries if entry is not None)

@@ -1,4 +1,4 @@
-"""The recipe: one YAML file, checked by typed models, that says all of a training run."""
+"""The recipe: one YAML file with all settings of a training run, validated by typed models."""
 
 from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
 from mmbert.recipe.named import describe_recipe

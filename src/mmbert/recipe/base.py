@@ -1,4 +1,4 @@
-"""What all parts of a recipe have in common: immutable, and no unknown keys."""
+"""Base class of all recipe sections: immutable, without unknown keys."""
 
 import difflib
 from typing import Any
@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
-    """A part of the recipe: immutable, and a key it does not know is refused with the nearest."""
+    """Section of the recipe: immutable; unknown keys are rejected with the closest known key."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -36,7 +36,7 @@ class Settings(BaseModel):
 
 
 def require_distinct(key: str, names: list[str]) -> None:
-    """ValueError if two of `names`, the entries of `key`, are the same."""
+    """Raise ValueError if two of `names`, the entries of `key`, are equal."""
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{key} has two entries named '{name}'")

@@ -1,4 +1,4 @@
-"""What tensor and data parallelism must divide, so that every rank has the same share."""
+"""Sizes that tensor and data parallelism must divide, so that all ranks hold equal parts."""
 
 from mmbert.errors import UserError
 from mmbert.recipe.sections import BatchSettings, ParallelSettings
@@ -7,13 +7,13 @@ from mmbert.recipe.sections import BatchSettings, ParallelSettings
 def not_divided_by_tensor(
     tensor: int, *, num_attention_heads: int, intermediate_size: int, row_tokens: int | None
 ) -> tuple[str, int] | None:
-    """The first size that a tensor group of `tensor` ranks has no equal shares of.
+    """Find the first size that is not divisible by the tensor-parallel size.
 
     Args:
-        row_tokens: None where the tokens of a row stay together.
+        row_tokens: None if the tokens of a row are not split.
 
     Returns:
-        The size's key in the recipe, and the size; None: all divide.
+        The recipe key and value of the size; None if all are divisible.
     """
     for key, value in (
         ("model.num_attention_heads", num_attention_heads),
@@ -26,22 +26,26 @@ def not_divided_by_tensor(
 
 
 def divided_by_data(batch: BatchSettings, data_ranks: int) -> bool:
-    """Whether the virtual data streams fall evenly to `data_ranks` ranks."""
+    """Return whether the virtual data streams divide evenly among `data_ranks` ranks."""
     return batch.quantum % data_ranks == 0
 
 
 def check_data_ranks(
     batch: BatchSettings, parallel: ParallelSettings, world_size: int, *, unit: str = "processes"
 ) -> None:
-    """UserError unless the data ranks of `world_size` ranks (called `unit`) divide the quantum."""
+    """Raise UserError unless the data-parallel size divides the number of data streams.
+
+    Args:
+        world_size: number of ranks, called `unit` in the message.
+    """
     data_ranks = world_size // parallel.tensor
     if divided_by_data(batch, data_ranks):
         return
     fitting = [str(n) for n in range(1, batch.quantum + 1) if divided_by_data(batch, n)]
     raise UserError(
-        f"{world_size} {unit} with parallel.tensor {parallel.tensor} make {data_ranks} data ranks,"
-        f" which do not divide batch.quantum {batch.quantum}",
-        remedy=f"choose data ranks that divide it ({', '.join(fitting)}), or set batch.quantum to a"
-        f" multiple of {data_ranks} (batch.rows, batch.growth.from_rows and the phases' rows must"
-        " be multiples of it)",
+        f"batch.quantum ({batch.quantum}) must be divisible by the data-parallel size ({data_ranks}"
+        f" = {world_size} {unit} / parallel.tensor {parallel.tensor})",
+        remedy=f"choose a data-parallel size that divides it ({', '.join(fitting)}), or set"
+        f" batch.quantum to a multiple of {data_ranks} (batch.rows, batch.growth.from_rows and the"
+        " rows of phases must be multiples of it)",
     )

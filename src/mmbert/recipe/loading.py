@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML, language files, overrides, and errors that name file, line and key."""
+"""Recipe loading: YAML, language files, overrides, and errors with file, line and key."""
 
 import difflib
 from collections.abc import Sequence
@@ -14,10 +14,13 @@ from mmbert.recipe.recipe import Recipe
 
 
 def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by name or path, with `phases.decay.mask_ratio=0.05`-like `overrides` applied.
+    """Load a recipe by name or path and apply `overrides` such as `phases.decay.mask_ratio=0.05`.
 
-    A relative tokenizer path is resolved beside the recipe, a language list beside it or in the
-    package; lists are read here, so that the result needs nothing but itself. Raises UserError.
+    Relative tokenizer paths are resolved from the recipe's folder, language lists from there or the
+    package. Lists are read here, so that the result is self-contained.
+
+    Raises:
+        UserError: the recipe is missing or invalid.
     """
     path = find_recipe(recipe)
     try:
@@ -30,14 +33,14 @@ def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(
     text: str, overrides: Sequence[str] = (), *, folder: Path = Path(), origin: str = "recipe"
 ) -> Recipe:
-    """The recipe that `text` (YAML) says; `folder` is where its relative paths begin."""
+    """Parse a recipe from YAML; its relative paths are resolved from `folder`."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{origin} is not YAML: {error}", remedy="mend the line named") from error
+        raise UserError(f"{origin} is not valid YAML: {error}", remedy="fix that line") from error
     if not isinstance(values, dict):
-        raise UserError(f"{origin} holds no recipe", remedy="`mmbert recipes` lists examples")
+        raise UserError(f"{origin} is not a recipe", remedy="see `mmbert recipes` for examples")
     for override in overrides:
         _apply_override(values, override)
     _read_language_files(values, folder)
@@ -49,13 +52,13 @@ def parse_recipe(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML that `parse_recipe` reads back to an equal one."""
+    """Serialize a recipe to YAML that `parse_recipe` reads back to an equal recipe."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    """`recipe` with dotted keys set to given values (a variant's overrides)."""
+    """Return `recipe` with the dotted keys of a variant's overrides set."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     for key, value in overrides.items():
         _set(values, key, value)
@@ -76,7 +79,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; entries of a list are found by their `name`, or by position."""
+    """Set a dotted key; list entries are selected by `name` or position."""
     parts = key.split(".")
     target: Any = values
     for depth, part in enumerate(parts):
@@ -124,8 +127,8 @@ def _read_language_files(values: dict[str, Any], folder: Path) -> None:
         except OSError as error:
             raise UserError(
                 f"cannot read language file {path}: {error.strerror}",
-                remedy="give a file with one language a line, relative to the recipe, or one of "
-                f"the package: {', '.join(language_list_names())}",
+                remedy="give a file with one language per line, relative to the recipe, or a list "
+                f"of the package: {', '.join(language_list_names())}",
             ) from error
         names = [line.split("#")[0].strip() for line in lines]
         selection["names"] = [*selection.get("names", []), *(name for name in names if name)]
@@ -140,10 +143,10 @@ def _resolve_tokenizer_path(values: dict[str, Any], folder: Path) -> None:
 def _user_error(
     error: ValidationError, values: dict[str, Any], root: yaml.Node | None, origin: str
 ) -> UserError:
-    """One message with every mistake: its line, its key (entries by name), and what is wrong."""
+    """Combine all validation errors in one message, with line and key (entries by name)."""
     messages = []
     mistakes = error.errors()
-    # A tuple whose only entry is wrong is also called too short: a consequence, not a mistake.
+    # pydantic also reports a tuple whose only entry is invalid as too short: not a separate error.
     for mistake in [m for m in mistakes if m["type"] != "too_short"] or mistakes:
         location = [part for part in mistake["loc"] if part not in ("function-before", "")]
         line = _line(root, location)
@@ -151,7 +154,7 @@ def _user_error(
         where = f"{origin}:{line}" if line else origin
         text = mistake["msg"].removeprefix("Value error, ")
         messages.append(f"{where}: {key}: {text}" if key else f"{where}: {text}")
-    return UserError("\n".join(messages), remedy="mend the recipe or the override and start again")
+    return UserError("\n".join(messages), remedy="fix the recipe or the override and run again")
 
 
 def _key(values: Any, location: Sequence[int | str]) -> str:

@@ -1,4 +1,4 @@
-"""Recipes and language lists that come with the package, and how a name finds them."""
+"""Recipes and language lists in the package, and their lookup by name."""
 
 import difflib
 import warnings
@@ -50,23 +50,23 @@ def find_recipe(recipe: Path | str) -> Path:
         nearest = difflib.get_close_matches(recipe, names, n=1)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
         raise UserError(
-            f"no recipe named '{recipe}', and no file either",
-            remedy=f"{hint}{listed}; any other is given by the path of its YAML file",
+            f"no recipe or file named '{recipe}'",
+            remedy=f"{hint}{listed}; or give the path of a YAML file",
         )
     raise UserError(f"no recipe at {path}", remedy=f"check the path; {listed}")
 
 
 def describe_recipe(recipe: Path | str) -> str:
-    """Return a line that says which recipe file a name or path stands for. Raises UserError."""
+    """Return a line with the recipe file of a name or path. Raises UserError."""
     path = find_recipe(recipe)
     return f"recipe: {path}" if str(path) == str(recipe) else f"recipe: {recipe} ({path})"
 
 
 def find_language_list(file: str, folder: Path) -> Path:
-    """Return the path of a recipe's language list: beside the recipe, else in the package.
+    """Return the path of a recipe's language list, in the recipe's folder or the package.
 
-    `languages/mmbert-60.txt` and `mmbert-60` both name a packaged list, which lets a copy of a
-    packaged recipe be used as it is. A list found nowhere is returned beside the recipe.
+    `languages/mmbert-60.txt` and `mmbert-60` both name a packaged list, so that a copy of a
+    packaged recipe works unchanged. For a missing list, returns the path in the recipe's folder.
     """
     beside = folder / file
     if beside.is_file():
@@ -77,7 +77,7 @@ def find_language_list(file: str, folder: Path) -> Path:
 
 
 def _moved(path: Path, *, named: str) -> Path | None:
-    """Return the new place of a missing file that launch/recipes held up to version 0.1."""
+    """Return the new location of a file that was in launch/recipes up to version 0.1."""
     parts = path.parts
     for end in range(2, len(parts)):
         if parts[end - 2 : end] == _OLD_FOLDER:

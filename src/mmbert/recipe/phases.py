@@ -1,4 +1,4 @@
-"""The phases of the annealed schedule, and the variants that a run may end in."""
+"""Phases of the annealed schedule, variants of the last phase, and merging."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,16 +10,16 @@ from mmbert.recipe.quantities import Quantity
 
 
 class LanguageSelection(Settings):
-    """Which languages take part: all, or those named, or those of a minimum size.
+    """Languages to sample: all, by name, or by minimum size.
 
-    A name is `iso639-3_Script`, or a bare ISO 639-3 code that stands for all its scripts. With
-    names and a minimum, a language must satisfy both.
+    A name is `iso639-3_Script`, or an ISO 639-3 code for all of its scripts. A language must
+    satisfy both names and minimum if both are given.
     """
 
     all: bool = False
     names: tuple[str, ...] = ()
     file: Path | None = None
-    """One name a line, `#` begins a comment; read when the recipe is loaded."""
+    """File with one name per line, `#` for comments; read when the recipe is loaded."""
     minimum_tokens: Quantity | None = None
     minimum_bytes: Quantity | None = None
 
@@ -44,7 +44,7 @@ class LanguageSelection(Settings):
         return self
 
     def includes(self, language: str, *, tokens: int, size_bytes: int) -> bool:
-        """Whether `language` (with this many training tokens and UTF-8 bytes) takes part."""
+        """Return whether `language`, with its training tokens and UTF-8 bytes, is selected."""
         if self.all:
             return True
         if self.names and language not in self.names and language.split("_")[0] not in self.names:
@@ -55,14 +55,14 @@ class LanguageSelection(Settings):
 
 
 class RotaryBases(Settings):
-    """Bases (theta) of the rotary embedding in global and in local attention."""
+    """RoPE bases (theta) of global and local attention."""
 
     global_: float = Field(alias="global", gt=1)
     local_: float = Field(alias="local", gt=1)
 
 
 class Temperature(Settings):
-    """The sampling exponent, which may move linearly within a phase."""
+    """Sampling exponent, constant or changing linearly within a phase."""
 
     start: float = Field(ge=0, le=1)
     end: float = Field(ge=0, le=1)
@@ -76,15 +76,15 @@ class Temperature(Settings):
 
 
 class LearningRate(Settings):
-    """A phase's learning rate: linear warm-up, plateau at `peak`, a decay to `final · peak`."""
+    """Learning rate of a phase: linear warm-up, plateau at `peak`, decay to `final · peak`."""
 
     peak: float | None = Field(default=None, gt=0)
-    """The optimizer's learning_rate unless given."""
+    """Default: the optimizer's learning_rate."""
     warmup: Quantity = Field(default=0, ge=0)
     shape: Literal["constant", "linear", "cosine", "one_minus_sqrt"] = "constant"
     final: float = Field(default=0.0, ge=0, le=1)
     decay_tokens: Quantity | None = None
-    """Tokens of the decay at the phase's end; all that follows the warm-up unless given."""
+    """Tokens of the decay at the end of the phase. Default: everything after the warm-up."""
 
 
 class Phase(Settings):
@@ -99,29 +99,29 @@ class Phase(Settings):
     rotary_bases: RotaryBases
     learning_rate: LearningRate = LearningRate()
     weight_decay: float | None = Field(default=None, ge=0)
-    """The optimizer's unless given."""
+    """Default: the optimizer's weight_decay."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Share of attention's outputs dropped; the model's attention_output_dropout unless given."""
+    """Attention output dropout. Default: the model's attention_output_dropout."""
     rows: int | None = Field(default=None, gt=0)
-    """Rows of a step in this phase; the batch's unless given."""
+    """Rows per step in this phase. Default: batch.rows."""
 
 
 class Variant(Settings):
-    """Another end of the run: branches where `branch_from` ended, with overrides of the recipe."""
+    """Alternative end of the run: branches off after `branch_from`, with recipe overrides."""
 
     name: str
     branch_from: str
-    """The phase from whose last checkpoint it starts."""
+    """Phase whose last checkpoint it starts from."""
     overrides: dict[str, Any]
-    """`phases.decay.languages: …` as on the command line."""
+    """Overrides by dotted key, as on the command line: `phases.decay.languages: …`."""
 
 
 class MergeSettings(Settings):
-    """How finished variants become one model."""
+    """Merging of finished variants into one model."""
 
     method: Literal["ties", "linear", "ema"]
     variants: tuple[str, ...] = ()
     density: float = Field(default=0.5, gt=0, le=1)
     weights: tuple[float, ...] = ()
     decay: float = Field(default=0.9, gt=0, lt=1)
-    """Weight of the older checkpoints in the exponentially weighted average."""
+    """Weight of older checkpoints in the exponential moving average."""

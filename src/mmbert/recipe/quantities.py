@@ -1,4 +1,4 @@
-"""Quantities as people write them: `2.3T`, `600B`, `48k`, `1.5M` are exact integers."""
+"""Exact integers with decimal suffixes: `2.3T`, `600B`, `48k`, `1.5M`."""
 
 import re
 from decimal import Decimal, InvalidOperation
@@ -11,9 +11,9 @@ _PATTERN = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([kKm
 
 
 def parse_quantity(value: object) -> int:
-    """The integer that `value` says: 1000, '1_000', '2.3T', '600B', '4.5k' (decimal factors).
+    """Parse an integer such as 1000, '1_000', '2.3T', '600B' or '4.5k' (decimal factors).
 
-    Raises ValueError for anything else, and for a fraction of one.
+    Raises ValueError for anything else and for non-integers.
     """
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a quantity; write a number such as 600B, 48k or 1024")
@@ -32,7 +32,7 @@ def parse_quantity(value: object) -> int:
 
 
 def format_quantity(value: int) -> str:
-    """The shortest exact way to write `value`, so that `parse_quantity` gives it back."""
+    """Format `value` in the shortest exact form that `parse_quantity` reads back."""
     for suffix, factor in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if value >= factor and value % (factor // 10) == 0:
             return f"{Decimal(value) / factor:f}".removesuffix(".0") + suffix

@@ -1,4 +1,4 @@
-"""The recipe as a whole, and what of its parts cannot go together."""
+"""The complete recipe, with validation across its sections."""
 
 import difflib
 from pathlib import Path
@@ -24,21 +24,20 @@ from mmbert.recipe.sections import (
 
 
 class Recipe(Settings):
-    """All of a training run; see DESIGN in the README for how the parts work together."""
+    """Settings of a training run; DESIGN in the README explains how the sections interact."""
 
     name: str
     seed: int = Field(default=21, ge=0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     deterministic: bool = False
-    """On GPUs, add in the same order in every run: two runs on the same kind of GPU, grid and
-    versions then have the same losses and weights to the bit, but more slowly. On a CPU it
-    changes nothing."""
+    """Fixed order of sums on GPUs: two runs on the same GPU model, grid and versions have bitwise
+    equal losses and weights, but are slower. No effect on a CPU."""
     model: ModelSettings
     initial_checkpoint: Path | None = None
-    """A folder that `mmbert import` wrote: the weights that training starts from, instead of those
-    that the seed would give. It holds model.safetensors, with every parameter in float32 under its
-    own name, and config.json and tokenizer.json, which recipe and shards must agree with. A
-    relative path is looked for where the command is run."""
+    """Folder written by `mmbert import` with initial weights; default: random initialization. It
+    contains model.safetensors, with every parameter in float32 under its own name, and config.json
+    and tokenizer.json, which must match recipe and shards. Relative paths start from the working
+    directory."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     data: DataSettings = DataSettings()
     batch: BatchSettings
@@ -53,20 +52,20 @@ class Recipe(Settings):
     merge: MergeSettings | None = None
 
     def phase(self, name: str) -> Phase:
-        """The phase called `name`; KeyError when there is none."""
+        """Return the phase named `name`. Raises KeyError if missing."""
         for phase in self.phases:
             if phase.name == name:
                 return phase
         raise KeyError(name)
 
     def dropout_in(self, phase: Phase) -> float:
-        """Share of attention's outputs dropped in `phase`."""
+        """Return the attention output dropout in `phase`."""
         own = phase.dropout
         return self.model.attention_output_dropout if own is None else own
 
     @property
     def longest_context(self) -> int:
-        """The context that pieces are cut to: every phase cuts them further."""
+        """Context that pieces are cut to; phases with a shorter one cut them further."""
         return max(phase.context for phase in self.phases)
 
     @model_validator(mode="after")
@@ -91,8 +90,8 @@ class Recipe(Settings):
                 if name not in names:
                     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
                     raise ValueError(
-                        f"data.sources.{source.name}.tokens names phase '{name}', which does not "
-                        f"exist; did you mean '{nearest}'?"
+                        f"unknown phase '{name}' in data.sources.{source.name}.tokens; "
+                        f"did you mean '{nearest}'?"
                     )
         for phase_name in names:
             if not any(s.tokens is None or s.tokens.get(phase_name) for s in self.data.sources):
@@ -100,8 +99,9 @@ class Recipe(Settings):
         for variant in self.variants:
             if variant.branch_from not in names:
                 raise ValueError(
-                    f"variants.{variant.name}.branch_from names phase '{variant.branch_from}', "
-                    f"which does not exist; phases: {', '.join(names)}"
+                    f"unknown phase '{variant.branch_from}' in "
+                    f"variants.{variant.name}.branch_from; "
+                    f"phases: {', '.join(names)}"
                 )
         self._parallel_divides()
         return self
@@ -116,4 +116,4 @@ class Recipe(Settings):
         )
         if found is not None:
             key, value = found
-            raise ValueError(f"parallel.tensor {tensor} does not divide {key} {value}")
+            raise ValueError(f"{key} ({value}) must be divisible by parallel.tensor ({tensor})")

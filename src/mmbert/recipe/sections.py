@@ -1,4 +1,4 @@
-"""The parts of a recipe that hold for the whole run: model, data, batch, optimiser and the rest."""
+"""Recipe sections for the whole run: model, data, batch, optimizer and others."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,25 +19,25 @@ MODEL_PRESETS: dict[str, tuple[int, int, int, int]] = {
 
 
 class ModelSettings(Settings):
-    """The encoder's sizes (ModernBERT); `preset` fills those that are not given."""
+    """Sizes of the encoder (ModernBERT); `preset` provides defaults."""
 
     preset: Literal["small", "base", "large", "huge"] | None = None
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
-    """Width of the gated unit's inner layer (the first linear has twice as many outputs)."""
+    """Width of the GeGLU layer (its input projection has twice as many outputs)."""
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)
     vocab_size: int | None = Field(default=None, gt=0)
-    """Rows of the embedding; the tokenizer's vocabulary size unless given (they must agree)."""
+    """Rows of the embedding. Default: the tokenizer's vocabulary size, which it must equal."""
     global_attention_every: int = Field(default=3, gt=0)
-    """Layer i attends globally if i is a multiple of this, else within the local window."""
+    """Layers whose index is a multiple of this use global attention, the others local."""
     local_window: int = Field(default=128, gt=0, multiple_of=2)
-    """Width of local attention in tokens: half of it to each side."""
+    """Width of local attention in tokens, half of it on each side."""
     norm_eps: float = Field(default=1e-5, gt=0)
     attention_output_dropout: float = Field(default=0.1, ge=0, lt=1)
     initializer_range: float = Field(default=0.02, gt=0)
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activations recomputed in the backward pass instead of kept."""
+    """Activations recomputed in the backward pass instead of stored."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,35 +65,35 @@ class ModelSettings(Settings):
 
 
 class TokenizerSettings(Settings):
-    """The tokenizer that preprocessing uses: an existing one, or one trained on the text."""
+    """Tokenizer for preprocessing: an existing one, or one trained on the text."""
 
     path: Path | None = None
-    """A SentencePiece model or a Hugging Face tokenizer folder; none: train SentencePiece BPE."""
+    """SentencePiece model or Hugging Face tokenizer folder. Default: train SentencePiece BPE."""
     vocab_size: Quantity = Field(default=256_000, gt=300)
 
 
 class Source(Settings):
-    """One source of text: its folder within the shards and how languages are drawn from it."""
+    """A source of text: its folder within the shards, and the sampling of its languages."""
 
     name: str
     path: str | None = None
-    """Sub-folder of the shards; the name unless given."""
+    """Subfolder of the shards. Default: the name."""
     sampling: Literal["temperature", "budget"] = "temperature"
     """`temperature`: tokens in proportion to n**temperature over the phase's languages.
-    `budget`: all of the source's languages, in proportion to their size."""
+    `budget`: all languages of the source, in proportion to their size."""
     tokens: dict[str, Quantity] | None = None
-    """Its weight in each phase's mix (as tokens of the published tables); absent = not used."""
+    """Weight in the mixture of each phase (tokens in the published tables); absent: not used."""
     max_epochs: float | None = Field(default=None, gt=0)
-    """No language is seen more often than this over the whole run; the rest goes to the others."""
+    """Maximum epochs of a language over the whole run; excess tokens go to the others."""
 
     @property
     def folder(self) -> str:
-        """The sub-folder of the shards that holds this source."""
+        """Subfolder of the shards with this source."""
         return self.path or self.name
 
 
 class MaskingSettings(Settings):
-    """What becomes of a chosen token: shares of mask token, random token, and (the rest) itself."""
+    """Replacement of chosen tokens: fractions of mask and random tokens; the rest stay."""
 
     mask: float = Field(default=0.8, ge=0, le=1)
     random: float = Field(default=0.1, ge=0, le=1)
@@ -102,12 +102,12 @@ class MaskingSettings(Settings):
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.mask + self.random > 1 + 1e-12:
-            raise ValueError(f"mask {self.mask} and random {self.random} add up to more than 1")
+            raise ValueError(f"mask {self.mask} and random {self.random} sum to more than 1")
         return self
 
 
 class DataSettings(Settings):
-    """Where the text comes from and how it is masked."""
+    """Sources of text and masking."""
 
     sources: tuple[Source, ...] = (Source(name="text"),)
     masking: MaskingSettings = MaskingSettings()
@@ -121,28 +121,29 @@ class DataSettings(Settings):
             for source in self.sources:
                 if source.tokens is None:
                     raise ValueError(
-                        f"source '{source.name}' needs `tokens` (its weight in each phase's mix), "
-                        "because there is more than one source"
+                        f"source '{source.name}' needs `tokens` (its weight in each phase's "
+                        "mixture), since there is more than one source"
                     )
         return self
 
 
 class Growth(Settings):
-    """Batch-size growth at the start of training, with equally many steps at each size."""
+    """Batch-size warm-up at the start of training, with the same number of steps at each size."""
 
     tokens: Quantity = Field(gt=0)
     from_rows: int = Field(gt=0)
 
 
 class BatchSettings(Settings):
-    """A row is one microbatch of `row_tokens` tokens; a step takes `rows` of them."""
+    """Batch sizes. A row is one microbatch of `row_tokens` tokens; a step has `rows` rows."""
 
     row_tokens: Quantity = Field(gt=0)
     rows: int = Field(gt=0)
     quantum: int = Field(gt=0)
-    """The number of virtual data streams. Every batch is a multiple of it, and the number of data
-    ranks must divide it; nothing else about the data depends on the ranks."""
+    """Number of virtual data streams. Every batch is a multiple of it, and the data-parallel size
+    must divide it; nothing else about the data depends on the ranks."""
     growth: Growth | None = None
+    """Batch-size warm-up."""
 
     @model_validator(mode="after")
     def _multiples(self) -> Self:
@@ -168,11 +169,11 @@ OPTIMIZER_STATES: dict[OptimizerName, tuple[str, ...]] = {
 
 
 class OptimizerSettings(Settings):
-    """StableAdamW as mmBERT used it, or AdamW."""
+    """StableAdamW as used by mmBERT, or AdamW."""
 
     name: OptimizerName = "stable_adamw"
     learning_rate: float = Field(gt=0)
-    """The peak; weight decay is scaled by the learning rate over this."""
+    """Peak learning rate; weight decay is scaled by the current rate over this."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -191,7 +192,7 @@ class OptimizerSettings(Settings):
 
 
 class ParallelSettings(Settings):
-    """How the model is spread: tensor parallel size, sequence parallelism, ZeRO stage."""
+    """Tensor-parallel size, sequence parallelism and ZeRO stage."""
 
     tensor: int = Field(default=1, gt=0)
     sequence: bool = False
@@ -199,49 +200,51 @@ class ParallelSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """When checkpoints are written and which are kept; each phase's end always is."""
+    """Checkpoint interval and retention; checkpoints at the end of a phase are always kept."""
 
     every_tokens: Quantity | None = None
     every_minutes: float | None = Field(default=None, gt=0)
     keep_last: int = Field(default=3, ge=1)
     keep_every: int | None = Field(default=None, ge=1)
-    """Every Nth checkpoint is kept for ever."""
+    """Keep every Nth checkpoint permanently."""
     asynchronous: bool = True
 
 
 class EvaluationSettings(Settings):
-    """The held-out loss: the same documents and the same masks every time."""
+    """Validation loss on held-out documents, with the same documents and masks every time."""
 
     every_tokens: Quantity | None = None
     documents_per_language: int = Field(default=32, ge=1)
     mask_ratio: float = Field(default=0.15, gt=0, lt=1)
     context: Quantity | None = None
-    """Held-out documents are cut to this; the first phase's context unless given."""
+    """Context that held-out documents are truncated to. Default: the first phase's context."""
 
 
 class LoggingSettings(Settings):
-    """How often a line is logged."""
+    """When and where metrics are logged."""
 
     every_steps: int = Field(default=10, ge=1)
+    loggers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    """Loggers besides the console and `log.jsonl`, which are always on."""
 
 
 class GuardSettings(Settings):
-    """What happens when numbers or ranks go wrong."""
+    """Handling of non-finite losses, loss spikes and hanging ranks."""
 
     non_finite_limit: int = Field(default=10, ge=0)
-    """Steps skipped for a loss or gradient that is not finite before the run stops, counted over
-    the last thousand steps."""
+    """Maximum steps skipped for a non-finite loss or gradient within the last thousand steps
+    before the run stops."""
     spike_window: int = Field(default=200, ge=10)
-    """Steps of the running median that a spike is measured against (within one phase)."""
+    """Steps in the running median used to detect spikes (within one phase)."""
     spike_threshold: float | None = Field(default=8.0, gt=0)
-    """A loss this many (robust) standard deviations above the running median is a spike; none: do
-    not look for spikes."""
+    """Robust standard deviations above the running median that make a loss a spike; none: no
+    spike detection."""
     rollback: bool = False
-    """After a spike, go back to the last checkpoint and skip the rows of the steps around it."""
+    """After a spike, return to the last checkpoint and skip the rows of the steps around it."""
     rollback_limit: int = Field(default=5, ge=1)
-    """Rollbacks in one run before it stops for a person to look."""
+    """Maximum rollbacks before the run stops for inspection."""
     hang_minutes: float = Field(default=15.0, gt=0)
-    """A rank that makes no progress for this long is named with its stack, and the run stops."""
+    """Minutes without progress after which a rank is reported with its stack and the run stops."""
     sanity_every: int | None = Field(default=None, gt=0)
-    """Steps between comparisons of all ranks: copies of weights and the rows of a tensor group
-    equal, weights finite, every gradient counted once. None: only before a checkpoint is saved."""
+    """Steps between sanity checks across ranks: equal weight copies, equal rows in a tensor group,
+    finite weights, every gradient counted once. None: only before a checkpoint is saved."""

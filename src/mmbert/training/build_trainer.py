@@ -11,7 +11,7 @@ from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
-from mmbert.data.loading.validation_rows import heldout_rows
+from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.mixture_weights import component_sizes
 from mmbert.errors import UserError
@@ -30,12 +30,13 @@ from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.communication_timer import CollectiveTimer
 from mmbert.training.metrics.interval_metrics import IntervalMetrics
-from mmbert.training.metrics.loggers import LoggerContainer, format_count
+from mmbert.training.metrics.loggers.base_logger import RunInfo
+from mmbert.training.metrics.loggers.console_logger import format_count
+from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.profiler import Profiler
 from mmbert.training.metrics.results import Losses, PhaseResult, Results
 from mmbert.training.metrics.step_timer import StepTimer
-from mmbert.training.metrics.tensorboard_tags import custom_scalars_layout
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.run_config import RunConfig, RunOptions
 from mmbert.training.run_folder import set_up_run_folder
@@ -96,12 +97,21 @@ def build_trainer(
         engine=engine,
         store=_checkpoint_store(run_folder, run_config, watchdog),
         validator=Validator(
-            heldout_rows(corpus, recipe, rank=grid.data.rank, ranks=grid.data.size),
+            validation_rows(
+                corpus,
+                sources={source.folder for source in recipe.data.sources},
+                settings=recipe.evaluation,
+                context=recipe.evaluation.context or recipe.phases[0].context,
+                row_tokens=recipe.batch.row_tokens,
+                masking=recipe.data.masking,
+                rank=grid.data.rank,
+                ranks=grid.data.size,
+            ),
             table,
             grid.data,
             device,
         ),
-        loggers=LoggerContainer(run_folder, active=host_group.is_rank_zero),
+        loggers=LoggerContainer(active=host_group.is_rank_zero),
         results=_build_results(run_config, table, run_folder, host_group),
         loss_monitor=LossMonitor(recipe.guard),
         skipped=SkippedSteps.read(run_folder),
@@ -119,14 +129,13 @@ def build_trainer(
         ),
         peak_flops=_peak_flops(device),
     )
-    trainer.component_tokens = table.from_names({})
     _resume_or_start(trainer, options, run_config)
     if trainer.results.unigram is None:
         watchdog.heartbeat(trainer.step, Activity.COUNT_UNIGRAMS)
         trainer.results.unigram = Losses.of(trainer.validator.unigram(corpus), table)
     trainer.store.prepare(engine)
     watchdog.heartbeat(trainer.step, Activity.CHECK_MEMORY)
-    shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixes)
+    shapes = row_shapes(component_sizes(corpus, recipe), recipe, table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run_config.encoder.vocab_size)
     hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
     _log_setup(trainer, hosts, peaks)
@@ -148,7 +157,7 @@ def _checkpoint_store(
 
 def _resume_or_start(trainer: Trainer, options: RunOptions, run_config: RunConfig) -> None:
     """Continue from the newest sound checkpoint, branch from the main run, or start at step 0."""
-    newest = trainer.store.newest_sound()
+    newest = trainer.store.latest_valid()
     if newest is not None:
         check_same_run(trainer.recipe, Index.read(newest).state, newest)
         trainer.load(newest)
@@ -160,12 +169,15 @@ def _resume_or_start(trainer: Trainer, options: RunOptions, run_config: RunConfi
         what = f"variant {options.variant} branches from {path}"
     else:
         what = f"starting {trainer.recipe.name}: {trainer.plan.steps} steps"
-    languages = trainer.table.largest_languages()
-    trainer.loggers.open(
-        trainer.step,
-        trainer.plan.steps,
-        custom_scalars_layout([p.name for p in trainer.plan.phases], languages),
+    info = RunInfo(
+        folder=trainer.run_folder,
+        name=trainer.recipe.name,
+        first_step=trainer.step,
+        steps=trainer.plan.steps,
+        phases=tuple(phase.name for phase in trainer.plan.phases),
+        largest_languages=tuple(trainer.table.largest_languages()),
     )
+    trainer.loggers.open(info, trainer.recipe.logging.loggers)
     trainer.loggers.event("start", trainer.step, what)
     for warning in run_config.warnings:
         trainer.loggers.event("warning", trainer.step, f"warning: {warning}")
@@ -226,7 +238,7 @@ def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> Non
     device = trainer.engine.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     memory = ", ".join(f"{name} {peak / 2**30:.1f} GiB" for name, peak in peaks.items() if peak)
-    trainer.loggers.say(
+    trainer.loggers.message(
         f"{grid.world_size} × {device.type} ({kind}) on {_describe_nodes(hosts)}: "
         f"{grid.data.size} data ranks × {grid.tensor.size} tensor ranks, "
         f"ZeRO {recipe.parallel.zero_stage}, {recipe.precision}; "

@@ -83,7 +83,7 @@ def take_step(trainer: Trainer, at: StepPlan, rows: list[Row]) -> StepOutcome:
     """Train on one step's rows."""
     trace = trainer.profiler.step()
     if trace is not None:
-        trainer.loggers.say(f"profiler trace: {trace}")
+        trainer.loggers.message(f"profiler trace: {trace}")
     trainer.heartbeat(Activity.TRAIN_STEP)
     return trainer.runner.run(
         rows,

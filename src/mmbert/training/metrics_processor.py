@@ -7,6 +7,7 @@ sums over them; rank 0 writes (see report.py).
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,16 @@ from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.schedule import PhasePlan, StepPlan, describe_phase_settings, step_settings
 from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.metrics.interval_metrics import IntervalSums
 from mmbert.training.metrics.log_metrics import (
+    SmoothedRate,
     data_metrics,
     language_metrics,
-    smoothed_rate,
     throughput_metrics,
 )
-from mmbert.training.metrics.loggers import format_count
+from mmbert.training.metrics.loggers.console_logger import format_count
+from mmbert.training.metrics.loggers.tensorboard_tags import training_tags, validation_tags
 from mmbert.training.metrics.results import Losses
-from mmbert.training.metrics.tensorboard_tags import training_tags, validation_tags
 from mmbert.training.train_step import StepOutcome
 from mmbert.training.trainer import Trainer
 
@@ -31,6 +33,18 @@ from mmbert.training.trainer import Trainer
 # this often in all: at every line, 1,800 languages would make tens of gigabytes of them.
 MIN_LINES_BETWEEN_LANGUAGES = 10
 MAX_LANGUAGE_LINES = 400
+
+
+@dataclass(frozen=True)
+class ClosedInterval:
+    """Sums over all ranks of the steps since the last log line."""
+
+    sums: IntervalSums
+    losses: LossTable
+    outcome: StepOutcome | None
+    """Of the last finished step; None if all of them were skipped or non-finite."""
+    losses_for_languages: LossTable | None
+    """Since the last line with metrics per language; None if this line has none."""
 
 
 class MetricsProcessor:
@@ -41,7 +55,7 @@ class MetricsProcessor:
         self._phase: str | None = None
         self._last: StepOutcome | None = None
         self._lines = 0
-        self._recent_rate: float | None = None
+        self._rate = SmoothedRate()
         lines = trainer.plan.steps / trainer.recipe.logging.every_steps
         self._languages_every = max(
             MIN_LINES_BETWEEN_LANGUAGES, math.ceil(lines / MAX_LANGUAGE_LINES)
@@ -89,13 +103,19 @@ class MetricsProcessor:
             self._trainer.interval.add(row)
 
     def after_step(self, at: StepPlan) -> None:
-        """A log line and an evaluation, if they are due."""
+        """Account for a finished step, then log and validate if due."""
         trainer = self._trainer
-        trainer.loggers.advance(trainer.step)
+        trainer.loggers.progress(trainer.step)
         phase_plan = trainer.plan.phases[at.phase_index]
+        seconds = trainer.interval.end_step()
+        result = trainer.results.phases[at.phase_index]
+        result.tokens = at.tokens_after - phase_plan.first_token
+        result.seconds += seconds
+        if at.step not in trainer.skipped.steps:
+            self._rate.update(at.tokens_after - at.tokens_before, seconds)
         ends = trainer.step == phase_plan.end_step
         if trainer.step % trainer.recipe.logging.every_steps == 0 or ends:
-            self._log_interval(at, phase_plan, with_languages=ends)
+            self._log_interval(at, with_languages=ends)
         every = trainer.recipe.evaluation.every_tokens
         if every and at.crosses_multiple_of(every) and not ends:
             self._validate(phase_plan)
@@ -168,63 +188,80 @@ class MetricsProcessor:
             rows=rows_logged,
         )
 
-    def _log_interval(self, at: StepPlan, phase_plan: PhasePlan, *, with_languages: bool) -> None:
-        """One line of figures: on the screen, in log.jsonl and in TensorBoard."""
-        trainer, phase = self._trainer, self._trainer.recipe.phases[at.phase_index]
+    def close_interval(self, *, with_languages: bool) -> ClosedInterval:
+        """Sum the steps since the last log line over all ranks (all call it), and begin anew.
+
+        Args:
+            with_languages: whether the line has metrics per language, whatever its number.
+        """
+        trainer = self._trainer
         losses = trainer.meter.collect(trainer.grid.data)
         sums = trainer.interval.collect(trainer.host_group, trainer.step_timer.collect())
-        trainer.add_tokens(sums)
-        result = trainer.results.phases[at.phase_index]
-        result.tokens = (trainer.step - phase_plan.first_step) and (
-            at.tokens_after - phase_plan.first_token
-        )
-        result.seconds += sums.seconds
-        if self._last is None:
-            return  # every step of the interval was passed over
-        self._by_language += losses
-        self._lines += 1
-        self._recent_rate = smoothed_rate(self._recent_rate, sums)
-        table = trainer.table
-        report = self._last.report
-        settings = step_settings(trainer.recipe, trainer.plan, at.step)
+        outcome, self._last = self._last, None
+        by_language = None
+        if outcome is not None:
+            self._by_language += losses
+            self._lines += 1
+            if with_languages or self._lines % self._languages_every == 0:
+                by_language = self._by_language
+                self._by_language = LossTable.zeros(len(trainer.table.names))
+        return ClosedInterval(sums, losses, outcome, by_language)
+
+    def record(self, at: StepPlan, interval: ClosedInterval) -> dict[str, Any]:
+        """Compute the record of an interval that ends with step `at`. Changes nothing."""
+        trainer = self._trainer
+        recipe, plan, table, sums = trainer.recipe, trainer.plan, trainer.table, interval.sums
+        phase_plan, phase = plan.phases[at.phase_index], recipe.phases[at.phase_index]
+        assert interval.outcome is not None
+        report = interval.outcome.report
         record = {
-            "step": trainer.step,
-            "steps": trainer.plan.steps,
+            "step": at.step + 1,
+            "steps": plan.steps,
             "phase": phase.name,
             "tokens": at.tokens_after,
-            "loss": losses.mean(),
-            "step_loss": self._last.loss,
-            **settings.scalars(),
+            "loss": interval.losses.mean(),
+            "step_loss": interval.outcome.loss,
+            **step_settings(recipe, plan, at.step).scalars(),
             "gradient_norm": float(report.gradient_norm),
             **{name: float(value) for name, value in report.metrics.items()},
             "packing_efficiency": sums.packing_efficiency,
             "rows_per_step": at.rows,
-            **data_metrics(table, at, trainer.component_tokens),
+            **data_metrics(table, at, sums.trained_tokens),
             **throughput_metrics(
                 sums,
                 devices=trainer.host_group.world_size,
                 peak_flops=trainer.peak_flops,
-                recent_rate=self._recent_rate,
+                recent_rate=self._rate.tokens_per_second,
                 phase_tokens_left=phase_plan.first_token + phase_plan.tokens - at.tokens_after,
-                tokens_left=trainer.plan.tokens - at.tokens_after,
+                tokens_left=plan.tokens - at.tokens_after,
             ),
-            "loss_by_tier": losses.by_tier(table),
+            "loss_by_tier": interval.losses.by_tier(table),
         }
-        if with_languages or self._lines % self._languages_every == 0:
-            by_language = self._by_language.by_language(table)
-            figures = language_metrics(table, at, trainer.component_tokens)
-            record |= {"loss_by_language": by_language, **figures}
-            self._by_language = LossTable.zeros(len(table.names))
-            self._distributions(record)
-        trainer.loggers.line(record)
-        trainer.loggers.scalars(
-            trainer.step,
-            training_tags(record, settings=settings.scalars(), optimizer_metrics=report.metrics),
-        )
-        self._last = None
+        if interval.losses_for_languages is not None:
+            record["loss_by_language"] = interval.losses_for_languages.by_language(table)
+            record |= language_metrics(table, at, sums.trained_tokens)
+        return record
 
-    def _distributions(self, record: dict[str, Any]) -> None:
-        """All languages in one picture each: losses, how far shares are from the wanted, epochs."""
+    def _log_interval(self, at: StepPlan, *, with_languages: bool) -> None:
+        """Close the interval and log it on rank 0, unless it has no finished step."""
+        interval, loggers = (
+            self.close_interval(with_languages=with_languages),
+            self._trainer.loggers,
+        )
+        if interval.outcome is None or not loggers.active:
+            return
+        record = self.record(at, interval)
+        if interval.losses_for_languages is not None:
+            self._log_distributions(record)
+        loggers.record(record)
+        settings = step_settings(self._trainer.recipe, self._trainer.plan, at.step).scalars()
+        tags = training_tags(
+            record, settings=settings, optimizer_metrics=interval.outcome.report.metrics
+        )
+        loggers.log(record["step"], tags)
+
+    def _log_distributions(self, record: dict[str, Any]) -> None:
+        """Log a histogram over languages of each: loss, share over planned share, epochs."""
         wanted = record["wanted_share_by_language"]
         shares = {
             name: share / wanted[name]
@@ -269,5 +306,5 @@ class MetricsProcessor:
             tiers=losses.tiers,
             languages=losses.languages,
         )
-        trainer.loggers.scalars(trainer.step, validation_tags(losses))
+        trainer.loggers.log(trainer.step, validation_tags(losses))
         return losses

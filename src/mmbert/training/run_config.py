@@ -13,7 +13,7 @@ from mmbert.parallel.process_grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.recipe.division import check_data_ranks
 from mmbert.schedule import TrainingPlan, describe_phase_settings, training_plan
-from mmbert.training.metrics.loggers import format_count
+from mmbert.training.metrics.loggers.console_logger import format_count
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from mmbert.data.loading.device_inputs import inputs_on
+from mmbert.data.loading.device_inputs import prefetch_to_device
 from mmbert.data.loading.rows import Row
 from mmbert.schedule import StepSettings
 from mmbert.training.engine.engine import Engine, OptimizerReport
@@ -80,7 +80,7 @@ class StepRunner:
         masked_tokens = sum(float(row.weights.sum()) for row in rows)
         loss_scale = self._inverse_masked_tokens(masked_tokens)
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
-        inputs = inputs_on(self._engine.device, rows)
+        inputs = prefetch_to_device(self._engine.device, rows)
         for number in range(len(rows)):
             with self._step_timer.host("data"):
                 present = next(inputs)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from mmbert.checkpoint.reader import problem_with
+from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
@@ -27,8 +26,8 @@ from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSte
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.communication_timer import CollectiveTimer
-from mmbert.training.metrics.interval_metrics import IntervalMetrics, IntervalSums
-from mmbert.training.metrics.loggers import LoggerContainer
+from mmbert.training.metrics.interval_metrics import IntervalMetrics
+from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.metrics.loss_meter import LossMeter
 from mmbert.training.metrics.profiler import Profiler
 from mmbert.training.metrics.results import Results
@@ -68,8 +67,6 @@ class Trainer:
     profiler: Profiler
     peak_flops: float | None
     step: int = 0
-    component_tokens: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    """Real tokens trained on, by component, since the run began."""
     _loader: RowLoader | None = None
     _rows: Iterator[Row] | None = None
     _data_state: DataState | None = None
@@ -108,10 +105,6 @@ class Trainer:
         if self._loader is not None:
             self._loader.close()
         self._loader = self._rows = None
-
-    def add_tokens(self, sums: IntervalSums) -> None:
-        """Add an interval's tokens to the run's."""
-        self.component_tokens = self.component_tokens + sums.component_tokens
 
     def pending_requests(self) -> LoopRequests:
         """What this rank wants now; costs a few system calls."""
@@ -188,8 +181,10 @@ class Trainer:
             UserError: on every rank, naming the damaged file.
         """
         self.heartbeat(Activity.VERIFY_CHECKPOINT)
-        share, shares = self.host_group.rank, self.host_group.world_size
-        for problem in self.host_group.gather(problem_with(path, share=share, shares=shares)):
+        rank, world_size = self.host_group.rank, self.host_group.world_size
+        for problem in self.host_group.gather(
+            verify_checkpoint(path, rank=rank, world_size=world_size)
+        ):
             if problem is not None:
                 raise problem
 
@@ -197,7 +192,7 @@ class Trainer:
         """Continue where `state` says; weights and optimiser are there already."""
         self.step = state.step
         self._data_state = cast(DataState, state.data) if state.data else None
-        self.component_tokens = self.table.from_names(state.extra["component_tokens"])
+        self.interval.resume(self.table.from_names(state.extra["component_tokens"]))
         self.loss_monitor.load_state_dict(state.extra["guard"])
         self.results.rewind(self.step)
         self.close_loader()
@@ -212,7 +207,7 @@ class Trainer:
         limit = self.recipe.guard.rollback_limit
         self.finish_saving()
         first = max(0, spike - 1)
-        target = self.store.newest_sound(up_to_step=first)
+        target = self.store.latest_valid(up_to_step=first)
         if target is None or self.skipped.rollbacks >= limit:
             why = (
                 "no checkpoint lies before it"
@@ -250,7 +245,7 @@ class Trainer:
         self.close_loader()
         trace = self.profiler.close()
         if trace is not None:
-            self.loggers.say(f"profiler trace: {trace}")
+            self.loggers.message(f"profiler trace: {trace}")
         self.loggers.close()
         self.stop.close()
         self.collective_timer.close()
@@ -259,8 +254,7 @@ class Trainer:
         """What a checkpoint of this moment says besides weights and optimiser."""
         done = self.plan.at(self.step - 1) if self.step else None
         phase = self.plan.phases[done.phase_index if done else 0]
-        interval = self.interval.totals(self.host_group)
-        tokens = self.component_tokens + interval
+        tokens = self.interval.totals(self.host_group)
         return RunState(
             step=self.step,
             tokens=0 if done is None else done.tokens_after,

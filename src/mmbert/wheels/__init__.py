@@ -1,11 +1,19 @@
-"""Python packages for machines without a network: collecting wheels and installing from them.
+"""Offline installation: collect wheels where there is a network, install them where there is none.
 
-Runs on a bare interpreter (`python3 -m mmbert.wheels`, with pip and nothing else), before any
-setup, so nothing here imports a third-party package but `packaging`, which pip carries with it.
+Runs on a bare interpreter with only pip (`python3 -m mmbert.wheels`), before any setup. The only
+third-party import is therefore `packaging`, which pip vendors.
+
+- `collecting`, `resolution`: which wheels another machine lacks, and their download.
+- `installing`, `folder`: which of them this interpreter lacks, and their installation.
+- `required`: the requirements in setup.py.
+- `target`: the machine to collect for.
+- `installed`: parser of `pip list` output.
+- `programs`: uv and pip.
+- `pep`: the `packaging` library.
 """
 
 import sys
 
-# Said here, as the modules below would not even be read by an older one.
+# Checked here: older interpreters cannot parse the modules below.
 if sys.version_info < (3, 11):  # noqa: UP036
-    sys.exit("error: Python 3.11 or newer is needed\n  → name one: PYTHON=python3.12")
+    sys.exit("error: Python 3.11 or newer is required\n  → give one: PYTHON=python3.12")

@@ -1,6 +1,6 @@
-"""`python3 -m mmbert.wheels`: collect wheels for a machine without a network, install them there.
+"""Command line of `python3 -m mmbert.wheels`: `collect` and `install`.
 
-argparse and no typer: this runs on an interpreter that has nothing yet.
+Uses argparse instead of Typer, as it runs on a bare interpreter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the status is 2 where the user can mend what is wrong."""
+    """Run the command; returns exit status 2 for a UserError."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("interrupted; repeat the command to continue", file=sys.stderr)
         return 130
     return 0
 
@@ -39,27 +39,30 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 -m mmbert.wheels",
-        description="What setup.py requires, for a machine without a network.",
+        description="Collect and install the requirements of setup.py without a network.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="collect|install")
-    collecting = commands.add_parser("collect", help="fill a folder with the wheels it lacks")
-    collecting.add_argument("--python-version", metavar="3.12", help="there; as here if not given")
+    collecting = commands.add_parser("collect", help="download missing wheels into a folder")
+    collecting.add_argument(
+        "--python-version", metavar="3.12", help="of the target machine (default: this one's)"
+    )
     collecting.add_argument("--platform", default="manylinux_2_28_x86_64")
     collecting.add_argument(
-        "--missing-from", type=Path, metavar="FILE", help="that machine's `pip list`, saved"
+        "--missing-from",
+        type=Path,
+        metavar="FILE",
+        help="saved output of `pip list` on the target machine",
     )
     collecting.set_defaults(run=_collect)
-    installing = commands.add_parser(
-        "install", help="install from the folder what this interpreter lacks"
-    )
+    installing = commands.add_parser("install", help="install missing packages from the folder")
     installing.set_defaults(run=_install)
     for command in (collecting, installing):
         command.add_argument("folder", type=Path)
-        command.add_argument("--extras", default="", help="of setup.py, with commas between")
+        command.add_argument("--extras", default="", help="extras of setup.py, comma-separated")
         command.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
-    installing.add_argument("--build", action="store_true", help="what installing the tree needs")
+    installing.add_argument("--build", action="store_true", help="also install build requirements")
     return parser
 
 

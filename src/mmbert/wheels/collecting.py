@@ -1,4 +1,4 @@
-"""Collects, where there is a network, the wheels that a machine without one lacks."""
+"""Download of the wheels that a machine without a network lacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmbert.wheels.resolution import Package, resolve
 from mmbert.wheels.target import Target
 
 _MEBIBYTE = 1 << 20
-# From this many bytes on a package has a bar of its own.
+# Packages of at least this size show a progress bar.
 _PROGRESS_BAR_BYTES = 32 * _MEBIBYTE
 _CUDA = ("torch", "triton", "nvidia-", "cuda-")
 
@@ -27,30 +27,30 @@ def collect(
     target: Target,
     present: dict[str, version.Version],
 ) -> None:
-    """Fill `folder` with the wheels that `target` lacks of `wanted`; what is there already stays.
+    """Download the wheels of `wanted` that `target` lacks into `folder`, keeping existing ones.
 
     Args:
-        folder: made if it is missing.
-        wanted: requirements; their dependencies come with them.
+        folder: created if missing.
+        wanted: requirements; dependencies are included.
         target: the machine to collect for.
-        present: what it has; what satisfies is not collected.
+        present: packages of that machine; those that satisfy a requirement are not collected.
 
     Raises:
-        UserError: a package has no wheel for the machine and none that could be built here, the
-            registry cannot be reached, or the folder cannot be written; packages are named.
+        UserError: a package has no wheel for the machine and cannot be built here, the registry is
+            unreachable, or the folder is not writable. Names the packages.
     """
     contents = _writable(folder, target)
     packages = resolve(find_uv(), wanted, target, present, contents.wheels.values())
     if not packages:
-        print(f"{folder} has all that is missing there: {_summary(folder)}")
+        print(f"{folder} is complete: {_summary(folder)}")
         return
     total = sum(package.size or 0 for package in packages)
     print(f"for {target}: {len(packages)} packages to collect, {describe_size(packages)}")
     free = shutil.disk_usage(folder).free
     if free < total:
         raise UserError(
-            f"{folder} has {_bytes(free)} free, and that is not enough",
-            remedy="name a folder on a larger disk with DIR=",
+            f"not enough space for {folder}: {_bytes(free)} free, {_bytes(total)} needed",
+            remedy="give a folder on a larger disk with DIR=",
         )
     failures = []
     for number, package in enumerate(packages, start=1):
@@ -67,10 +67,10 @@ def collect(
         raise UserError(
             f"{len(failures)} of {len(packages)} packages are missing in {folder}:\n  "
             + "\n  ".join(error.message for error in failures),
-            remedy="the same command tries again for these alone; what has no wheel must be built "
-            "on a machine like that one (pip wheel --no-deps NAME) and laid into the folder"
+            remedy="repeat the command to retry only these; build packages without a wheel on a "
+            "machine like the target (pip wheel --no-deps NAME) and copy them into the folder"
             if any("registry cannot be reached" not in error.remedy for error in failures)
-            else failures[0].remedy + "; the same command goes on",
+            else failures[0].remedy + "; repeat the command to continue",
         )
 
 
@@ -80,21 +80,21 @@ def _writable(folder: Path, target: Target) -> Contents:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error.strerror})",
-            remedy="name another folder with DIR=",
+            f"cannot write to {folder}: {error.strerror}",
+            remedy="give another folder with DIR=",
         ) from None
     contents = read_folder(folder, target.tags)
     for path in contents.damaged.values():
-        print(f"{path.name} is damaged and is collected anew")
+        print(f"{path.name} is damaged; collecting it again")
         path.unlink()
     return contents
 
 
 def _fetch(package: Package, folder: Path, target: Target) -> None:
-    """Put one wheel into `folder`, whole or not at all, in place of other versions of it."""
+    """Add one wheel to `folder` atomically, replacing other versions of it."""
     exact = f"{package.name}=={package.version}"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    # On the same disk, so that the wheel appears by a rename.
+    # On the same file system, so that the wheel can be renamed into place.
     with tempfile.TemporaryDirectory(prefix=".collecting-", dir=folder) as place:
         if package.wheel:
             line = exact + (f" --hash=sha256:{package.sha256}" if package.sha256 else "")
@@ -106,14 +106,14 @@ def _fetch(package: Package, folder: Path, target: Target) -> None:
             )
         else:
             options = ["--no-deps", f"--no-binary={package.name}", f"--wheel-dir={place}"]
-            # DeepSpeed compiles its CUDA operations when it runs; none may be built here.
+            # DeepSpeed compiles its CUDA operations at run time; build none here.
             run([*pip, "wheel", *options, exact], f"{exact} from source", {"DS_BUILD_OPS": "0"})
         made = next(Path(place).glob("*.whl"))
         if not package.wheel and not is_pure(made):
             raise UserError(
-                f"{exact} has no wheel for {target}, and what its source gives here "
-                f"({made.name}) runs on machines like this one only",
-                remedy="build it on a machine like that one",
+                f"{exact} has no wheel for {target}, and the one built from source here "
+                f"({made.name}) is specific to this platform",
+                remedy="build it on a machine like the target",
             )
         for stale in folder.glob("*.whl"):
             try:
@@ -127,16 +127,16 @@ def _fetch(package: Package, folder: Path, target: Target) -> None:
 
 
 def describe_size(packages: list[Package]) -> str:
-    """The bytes of some packages in words, with what the registry does not say."""
+    """Describe the total size of packages, naming those of unknown size."""
     known = [package for package in packages if package.size is not None]
     if not known:
-        return "of a size that the registry does not say"
+        return "size unknown"
     words = _bytes(sum(package.size or 0 for package in known))
     cuda = [package.size or 0 for package in known if package.name.startswith(_CUDA)]
     if len(packages) > 1 and cuda:
-        words += f", of which torch and its CUDA libraries {_bytes(sum(cuda))}"
+        words += f" (torch and its CUDA libraries: {_bytes(sum(cuda))})"
     if unknown := [package.name for package in packages if package.size is None]:
-        words += f" and {', '.join(unknown)}, of which the registry says no size"
+        words += f" plus {', '.join(unknown)} of unknown size"
     return words
 
 

@@ -1,4 +1,4 @@
-"""A folder of wheels: which of them a machine takes, and what they say of themselves."""
+"""A folder of wheels: which are compatible with a machine, and their metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmbert.wheels.pep import requirements, tags, utils, version
 
 @dataclass(frozen=True)
 class Wheel:
-    """One file: its normalised name, its version, and what it requires."""
+    """A wheel file with its normalized name, version and requirements."""
 
     path: Path
     name: str
@@ -26,25 +26,25 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Contents:
-    """The wheels of a folder by name (the newest version each), and what does not count."""
+    """Compatible wheels of a folder by name (newest version each), and the others."""
 
     wheels: dict[str, Wheel]
-    others: dict[str, str]  # wheels for another machine: name to file name
+    others: dict[str, str]  # file names of wheels for other machines, by name
     damaged: dict[str, Path]
 
 
 def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
-    """Look through the wheels in `folder` for a machine that takes `accepted` tags.
+    """Read the wheels in `folder` for a machine that accepts the tags `accepted`.
 
-    A file whose name is not a wheel's is passed over.
+    Files without a valid wheel name are ignored.
 
     Raises:
-        UserError: `folder` is none, or a file in it cannot be read.
+        UserError: `folder` is not a folder, or a file in it cannot be read.
     """
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}",
-            remedy=f"collect the wheels where there is a network: make wheels DIR={folder}",
+            f"{folder} is not a folder",
+            remedy=f"collect the wheels on a machine with a network: make wheels DIR={folder}",
         )
     taken = frozenset(accepted)
     wheels: dict[str, Wheel] = {}
@@ -65,7 +65,7 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
             continue
         except OSError as error:
             raise UserError(
-                f"{path} cannot be read ({error.strerror})", remedy="mend that, or copy it again"
+                f"cannot read {path}: {error.strerror}", remedy="copy it again"
             ) from None
         if name not in wheels or wheels[name].version < number:
             wheels[name] = wheel
@@ -73,14 +73,14 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
 
 
 def is_pure(path: Path) -> bool:
-    """Whether a wheel runs on every platform: by its tags and by its own word."""
+    """Return whether a wheel runs on every platform, by its tags and its metadata."""
     _, _, _, wheel_tags = utils.parse_wheel_filename(path.name)
     anywhere = all((tag.abi, tag.platform) == ("none", "any") for tag in wheel_tags)
     return anywhere and _message(path, "WHEEL").get("Root-Is-Purelib", "").strip() == "true"
 
 
 def metadata(path: Path) -> bytes:
-    """The METADATA file of a wheel."""
+    """Return the METADATA file of a wheel."""
     return _read(path, "METADATA")
 
 

@@ -1,4 +1,4 @@
-"""What a machine has already: the output of `pip list` or `pip freeze`, read line by line."""
+"""Parser of saved `pip list` or `pip freeze` output: the packages that a machine has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmbert.wheels.pep import utils, version
 _FREEZE = re.compile(r"([A-Za-z0-9][\w.-]*)\s*===?\s*(\S+)")
 _LIST = re.compile(r"([A-Za-z0-9][\w.-]*)\s+(\d\S*)(\s+\S.*)?")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)\s*@\s*\S+|(?:-e|--editable)\s+\S+")
-# pip writes these around its lists when both its streams go to one file.
+# Other pip output, present if both of its streams go to one file.
 _IGNORED_LINES = re.compile(
     r"Package\s+Version\b.*|-[- ]+|#.*|WARNING:.*|DEPRECATION:.*|\[notice\].*|"
 )
@@ -19,21 +19,21 @@ _WHEEL = re.compile(r"@\s*\S*?([^/\s]+\.whl)(?:#\S*)?$")
 
 
 def read_list(path: Path) -> dict[str, version.Version]:
-    """The packages of a saved `pip list` or `pip freeze` and their versions.
+    """Read package versions from saved `pip list` or `pip freeze` output.
 
-    A line that names a package but no version (`name @ file:…`, an editable install) does not
-    count: what it stands for cannot be compared.
+    Packages without a version (`name @ file:…`, editable installs) are ignored, as they cannot be
+    compared.
 
     Raises:
-        UserError: the file cannot be read, has a line of neither format, or no package at all;
-            file and line are named.
+        UserError: the file cannot be read, has a line in neither format, or lists no package.
+            Names file and line.
     """
-    remedy = f"make it on that machine with: python3 -m pip list > {path.name}"
+    remedy = f"create it on the target machine: python3 -m pip list > {path.name}"
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path} cannot be read: {reason}", remedy=remedy) from None
+        raise UserError(f"cannot read {path}: {reason}", remedy=remedy) from None
     found: dict[str, version.Version] = {}
     for number, line in enumerate(lines, start=1):
         words = line.strip()
@@ -42,13 +42,13 @@ def read_list(path: Path) -> dict[str, version.Version]:
         pair = _pair(words)
         if pair is None and not _NAMED.fullmatch(words):
             raise UserError(
-                f"{path}, line {number}: {words[:60]!r} is no line of pip list or pip freeze",
+                f"{path}, line {number}: {words[:60]!r} is not pip list or pip freeze output",
                 remedy=remedy,
             )
         if pair is not None:
             found[pair[0]] = pair[1]
     if not found:
-        raise UserError(f"{path} names no package with a version", remedy=remedy)
+        raise UserError(f"{path} lists no package with a version", remedy=remedy)
     return found
 
 

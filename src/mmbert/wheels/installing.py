@@ -1,4 +1,4 @@
-"""Installs into this interpreter, without a network, what it lacks, from a folder of wheels."""
+"""Offline installation into this interpreter from a folder of wheels."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from mmbert.wheels.programs import run
 
 @dataclass(frozen=True)
 class MissingPackages:
-    """What an interpreter lacks: the wheels that mend it, and what no wheel mends, with why."""
+    """Wheels that an interpreter needs, and requirements without a wheel, with reasons."""
 
     wheels: dict[str, Wheel]
     missing: list[str]
 
 
 def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
-    """Install the wheels of `folder` that this interpreter lacks, and no other.
+    """Install only the wheels of `folder` that this interpreter lacks.
 
-    What is installed in a version that satisfies stays as it is, with its dependencies. Where
-    something is missing, what does not need it is installed all the same.
+    Installed packages with a satisfying version are kept, with their dependencies. If a package is
+    missing, all others that do not need it are installed.
 
     Raises:
-        UserError: `folder` lacks a package, or has it damaged or for another machine; all such are
-            named.
+        UserError: packages are missing from `folder`, damaged, or for another machine. Names all.
     """
     lack = find_missing(wanted, read_folder(folder, tags.sys_tags()))
     if lack.wheels:
@@ -43,17 +42,17 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
     if lack.missing:
         python = ".".join(map(str, sys.version_info[:2]))
         raise UserError(
-            f"{folder} lacks what {sys.executable} needs: " + ", ".join(lack.missing),
-            remedy=f"collect it where there is a network: make wheels DIR={folder} "
+            f"{folder} lacks packages for {sys.executable}: " + ", ".join(lack.missing),
+            remedy=f"collect them on a machine with a network: make wheels DIR={folder} "
             f"PYTHON_VERSION={python} (with MISSING_FROM= the output of this interpreter's "
             "`-m pip list`)",
         )
     if not lack.wheels:
-        print(f"{sys.executable} has all that is required")
+        print(f"{sys.executable} already satisfies all requirements")
 
 
 def find_missing(wanted: Iterable[requirements.Requirement], contents: Contents) -> MissingPackages:
-    """Walk the requirements, and those of the wheels that they call for, through both places."""
+    """Resolve requirements, including those of needed wheels, in the interpreter and the folder."""
     wheels: dict[str, Wheel] = {}
     missing: dict[str, tuple[specifiers.SpecifierSet, str]] = {}
     needed_by: dict[str, set[str]] = {}
@@ -81,13 +80,13 @@ def find_missing(wanted: Iterable[requirements.Requirement], contents: Contents)
         wheels[name] = wheel
         for part in ("", *requirement.extras):
             waiting += [(needed, part, name) for needed in wheel.requires]
-    for requirement in seen.values():  # some were satisfied by what a wheel then replaces
+    for requirement in seen.values():  # some were satisfied by a version that a wheel replaces
         name = utils.canonicalize_name(requirement.name)
         chosen = wheels.get(name)
         if chosen and not requirement.specifier.contains(chosen.version, prereleases=True):
             missing[name] = (requirement.specifier, _reason(chosen, contents, name))
     useless, found = set(missing), set(missing)
-    while found:  # what needs what is missing: once installed, it would be taken for complete
+    while found:  # dependents of missing packages: if installed, they would pass as complete
         found = {by for name in found for by in needed_by[name]} - useless - {""}
         useless |= found
     wheels = {name: wheel for name, wheel in wheels.items() if name not in useless}
@@ -101,7 +100,7 @@ def _is_installed(requirement: requirements.Requirement) -> bool:
         version: str | None = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return False
-    # None: half removed. Vendors' images carry torch as a pre-release of the next one.
+    # None: partly removed. Vendor images contain pre-releases of torch.
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 

@@ -1,9 +1,9 @@
-"""The library `packaging`, from where this interpreter has it: on its own or inside pip."""
+"""The `packaging` library, installed or vendored by pip."""
 
 import sys
 from typing import TYPE_CHECKING
 
-# A bare interpreter has no `packaging` but pip's own copy, and collecting must not need a setup.
+# A bare interpreter only has the copy vendored by pip, and collecting must not require a setup.
 if TYPE_CHECKING:
     from packaging import requirements, specifiers, tags, utils, version
 else:
@@ -15,7 +15,7 @@ else:
         except ImportError:
             sys.exit(
                 f"error: {sys.executable} has neither packaging nor pip\n"
-                f"  → {sys.executable} -m ensurepip, or name another interpreter"
+                f"  → {sys.executable} -m ensurepip, or give another interpreter"
             )
 
 __all__ = ["requirements", "specifiers", "tags", "utils", "version"]

@@ -1,4 +1,4 @@
-"""The two programs that do the work: uv resolves for another machine, pip downloads and builds."""
+"""External programs: uv resolves for another machine, pip downloads and builds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from mmbert.errors import UserError
 from mmbert.wheels.required import ROOT
 
-# Older ones write no pylock.toml, which has the sizes.
+# Older versions write no pylock.toml, which contains the sizes.
 _OLDEST_UV = (0, 7)
 _NO_NETWORK = re.compile(
     r"error sending request|Request failed after|Failed to fetch|Max retries exceeded"
@@ -23,20 +23,20 @@ _NO_NETWORK = re.compile(
 
 
 def find_uv(private: Path = ROOT / ".venv-tools") -> str:
-    """The path of uv: this interpreter's, the shell's, or one put into `private` for the purpose.
+    """Return the path of uv: this interpreter's, the shell's, or one installed into `private`.
 
     Raises:
-        UserError: there is none, and it cannot be installed.
+        UserError: uv is missing and cannot be installed.
     """
     beside = shutil.which("uv", path=str(Path(sys.executable).parent))
     for known in (beside, shutil.which("uv"), str(private / "bin" / "uv")):
         if known and _is_new_enough(known):
             return known
     if not os.access(private.parent, os.W_OK):
-        private = Path.home() / ".cache" / "mmbert-tools"  # no folder that others can write to
+        private = Path.home() / ".cache" / "mmbert-tools"  # not writable by others
         if _is_new_enough(str(private / "bin" / "uv")):
             return str(private / "bin" / "uv")
-    print(f"installing uv (about 25 MiB), which resolves for other machines, into {private}")
+    print(f"installing uv (about 25 MiB) into {private} to resolve for other machines")
     run([sys.executable, "-m", "venv", str(private)], "a virtual environment for uv")
     wanted = f"uv>={'.'.join(map(str, _OLDEST_UV))}"
     run([str(private / "bin" / "python"), "-m", "pip", "install", "--quiet", wanted], "uv")
@@ -61,16 +61,16 @@ def run(
     *,
     shown: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, quietly.
+    """Run a program quietly to its end.
 
     Args:
         command: the program and its arguments.
-        purpose: what is being made, for the message when it fails.
-        environment: variables on top of this process's.
-        shown: let its standard output through where a person looks on: pip's bars are there.
+        purpose: what it is for, used in error messages.
+        environment: additional environment variables.
+        shown: show its standard output (pip's progress bars) if this is a terminal.
 
     Raises:
-        UserError: it failed; with what it said, and whether the network was at fault.
+        UserError: it failed; with its error output, and whether the network was the cause.
     """
     try:
         variables = {**os.environ, **(environment or {})}
@@ -80,8 +80,8 @@ def run(
         )
     except OSError as error:
         raise UserError(
-            f"{purpose}: {command[0]} cannot be run ({error.strerror})",
-            remedy="name an interpreter that is there",
+            f"{purpose}: cannot run {command[0]}: {error.strerror}",
+            remedy="give an existing interpreter",
         ) from None
     if result.returncode:
         raise failure(purpose, result.stderr or result.stdout or "")
@@ -89,23 +89,23 @@ def run(
 
 
 def failure(purpose: str, output: str) -> UserError:
-    """What a program's last words mean to the user."""
+    """Convert the error output of a program to a UserError."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"(error|cause|hint)\b", line, re.IGNORECASE)]
-    words = "; ".join((told or lines)[:3]) or "it said nothing"
+    words = "; ".join((told or lines)[:3]) or "no error output"
     if _NO_NETWORK.search(output):
         remedy = "the package registry cannot be reached: run this where it can (PIP_INDEX_URL="
         return UserError(f"{purpose}: {words}", remedy=remedy + "… names a mirror)")
     if "externally-managed-environment" in output:
         return UserError(
-            f"{purpose}: the system keeps this interpreter's packages",
-            remedy="use one of your own on top of it: python3 -m venv --system-site-packages DIR",
+            f"{purpose}: this interpreter's packages are managed by the system",
+            remedy="use a virtual environment: python3 -m venv --system-site-packages DIR",
         )
-    return UserError(f"{purpose}: {words}", remedy="mend what is said there and start again")
+    return UserError(f"{purpose}: {words}", remedy="fix the problem and repeat the command")
 
 
 def uv_environment() -> dict[str, str]:
-    """The index and the certificates that pip is told to use, in uv's words."""
+    """Return uv's environment variables for pip's configured index and certificates."""
     words = {}
     index = os.environ.get("PIP_INDEX_URL") or _configured("index-url")
     if index and "UV_DEFAULT_INDEX" not in os.environ:

@@ -1,4 +1,4 @@
-"""What the system requires, read from setup.py without running it: versions are said only there."""
+"""Requirements from setup.py, the only place that defines versions, read without running it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[3]
 def required(
     extras: tuple[str, ...] = (), *, build: bool = False, root: Path = ROOT
 ) -> list[requirements.Requirement]:
-    """The requirements of setup.py, with those of `extras`; markers are not evaluated here.
+    """Return the requirements of setup.py and of `extras`, without evaluating markers.
 
     Args:
         extras: names from `extras_require`.
-        build: with what pyproject.toml's build system needs, too.
+        build: include the build requirements of pyproject.toml.
         root: the repository.
 
     Raises:
-        UserError: no setup.py in `root`, or no extra of that name in it.
+        UserError: no setup.py in `root`, or an unknown extra.
     """
     lists = _lists(root / "setup.py")
     optional = lists["extras_require"]
@@ -32,7 +32,7 @@ def required(
     for extra in extras:
         if extra not in optional:
             raise UserError(
-                f"setup.py has no extra {extra!r}", remedy=f"one of {', '.join(sorted(optional))}"
+                f"unknown extra {extra!r}", remedy=f"choose from {', '.join(sorted(optional))}"
             )
         texts += optional[extra]
     if build:
@@ -42,12 +42,12 @@ def required(
 
 
 def _lists(path: Path) -> dict[str, list[str] | dict[str, list[str]]]:
-    """The literal keyword arguments of `setup(…)`."""
+    """Parse the literal requirement arguments of `setup(…)`."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}), and the requirements stand there",
+            f"cannot read the requirements from {path}: {error.strerror}",
             remedy="run this in the repository",
         ) from None
     return {

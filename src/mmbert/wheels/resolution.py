@@ -1,4 +1,4 @@
-"""Which packages another machine lacks, in which files: uv's resolution against what it has."""
+"""Resolution by uv of the packages and files that another machine lacks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CHANGE = re.compile(r"^\s*([+-])\s+([\w.-]+)==(\S+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Package:
-    """A package to bring: the wheel that fits the machine best, if the registry has one.
+    """A package to collect, with the most specific compatible wheel.
 
     Attributes:
-        name: the normalised name.
-        version: the one version that was chosen.
-        wheel: the wheel's file name, or None where there is only source.
-        sha256: that file's checksum, where the registry says it.
-        size: bytes of the wheel or of the source, or None where the registry does not say it.
+        name: normalized name.
+        version: resolved version.
+        wheel: file name of the wheel; None if there is only a source distribution.
+        sha256: checksum of that file, if the registry has it.
+        size: bytes of the wheel or source distribution; None if the registry does not have it.
     """
 
     name: str
@@ -45,21 +45,21 @@ def resolve(
     collected: Iterable[Wheel],
     *options: str,
 ) -> list[Package]:
-    """What to bring so that `wanted` and all that it needs is there.
+    """Return the packages to collect so that `wanted` and its dependencies are available.
 
-    What is present stays wherever its version satisfies, and is taken to have its own
-    dependencies: the machine's builds (a torch for its CUDA, say) are never replaced for being old.
+    Present packages with a satisfying version are kept and assumed to have their dependencies, so
+    that the machine's own builds (a torch for its CUDA) are not replaced by newer versions.
 
     Args:
-        uv: the path of uv.
+        uv: path of uv.
         wanted: requirements.
         target: the machine.
-        present: what it has.
-        collected: wheels that go there anyway.
-        options: further ones of uv, on how it chooses versions.
+        present: its packages.
+        collected: wheels that are already collected for it.
+        options: additional uv options that affect the choice of versions.
 
     Raises:
-        UserError: nothing satisfies them all, or the registry cannot be reached.
+        UserError: the requirements are unsatisfiable, or the registry is unreachable.
     """
     with tempfile.TemporaryDirectory() as place:
         site = Path(place) / "site"
@@ -75,7 +75,7 @@ def resolve(
         python = ".".join(map(str, target.python))
         about = [f"--python-platform={target.uv_platform}", f"--python-version={python}"]
         command = [uv, "pip", "install", "--dry-run", "--target", str(site), *about, *options]
-        # A build of a package's metadata must not look for a CUDA compiler.
+        # Building package metadata must not search for a CUDA compiler.
         environment = {**uv_environment(), "DS_BUILD_OPS": "0", "NO_COLOR": "1"}
         output = run([*command, "-r", str(lines)], "resolving the requirements", environment).stderr
         chosen = [match for match in _CHANGE.findall(output) if match[0] == "+"]
@@ -88,7 +88,7 @@ def resolve(
 
 
 def _write_metadata(site: Path, name: str, number: str, text: bytes) -> None:
-    """Make `site` look as if a package was installed there."""
+    """Write metadata to `site` as if the package were installed there."""
     folder = site / f"{name.replace('-', '_')}-{number}.dist-info"
     folder.mkdir(parents=True, exist_ok=True)
     head = b"" if text.startswith(b"Metadata-Version") else b"Metadata-Version: 2.1\n"
@@ -96,7 +96,7 @@ def _write_metadata(site: Path, name: str, number: str, text: bytes) -> None:
 
 
 def _package(entry: dict, target: Target) -> Package:
-    """The entry of a pylock.toml (PEP 751) with the best of its wheels."""
+    """Convert an entry of pylock.toml (PEP 751), choosing its best wheel."""
     order = {tag: rank for rank, tag in enumerate(target.tags)}
     ranked = []
     for file in entry.get("wheels", []):

@@ -1,4 +1,4 @@
-"""The machine that wheels are collected for: its Python, its platform, and the tags it takes."""
+"""The machine to collect wheels for: Python version, platform and accepted tags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmbert.errors import UserError
 from mmbert.wheels.pep import tags
 
 OLDEST_PYTHON = (3, 11)
-# The newest first; uv knows these, and none that an older glibc than 2.17 could run.
+# glibc minor versions known to uv, newest first; none is older than 2.17.
 _GLIBC_OF_UV = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
 _ARCHITECTURES = ("x86_64", "aarch64")
 _OLD_NAMES = {"manylinux2014": 17}
@@ -18,7 +18,7 @@ _OLD_NAMES = {"manylinux2014": 17}
 
 @dataclass(frozen=True)
 class Target:
-    """A Python version and a Linux: glibc 2.`glibc` or newer on `architecture`."""
+    """A Python version on Linux with glibc 2.`glibc` or newer on `architecture`."""
 
     python: tuple[int, int]
     glibc: int
@@ -30,7 +30,7 @@ class Target:
 
     @property
     def platforms(self) -> list[str]:
-        """Every platform tag that it takes, best first: pip compares them letter by letter."""
+        """All accepted platform tags, best first; pip compares them literally."""
         names = []
         for minor in range(self.glibc, 16, -1):
             names.append(f"manylinux_2_{minor}_{self.architecture}")
@@ -43,7 +43,7 @@ class Target:
 
     @property
     def tags(self) -> list[tags.Tag]:
-        """The wheels' tags that it takes, best first."""
+        """All accepted wheel tags, best first."""
         found = list(tags.cpython_tags(self.python, platforms=self.platforms))
         interpreter = f"cp{self.python[0]}{self.python[1]}"
         found += tags.compatible_tags(self.python, interpreter, self.platforms)
@@ -51,23 +51,23 @@ class Target:
 
     @property
     def uv_platform(self) -> str:
-        """uv's name for the newest platform that it knows and this machine runs."""
+        """Name in uv of the newest platform that is compatible with this machine."""
         known = next(minor for minor in _GLIBC_OF_UV if minor <= self.glibc)
         return f"{self.architecture}-manylinux_2_{known}"
 
     @property
     def pip_options(self) -> list[str]:
-        """pip's options that make it choose for this machine."""
+        """pip options that select wheels for this machine."""
         options = ["--only-binary=:all:", "--implementation=cp"]
         options += [f"--python-version={self.python[0]}.{self.python[1]}"]
         return options + [f"--platform={name}" for name in self.platforms]
 
 
 def parse_target(python: str | None, platform: str) -> Target:
-    """A target from PYTHON_VERSION (None: this interpreter's) and PLATFORM as a user writes them.
+    """Parse PYTHON_VERSION (None: this interpreter's) and PLATFORM.
 
     Raises:
-        UserError: not of the form, or older than what the system runs on.
+        UserError: malformed, or older than the oldest supported version.
     """
     if python is None:
         number = (sys.version_info[0], sys.version_info[1])
@@ -76,8 +76,8 @@ def parse_target(python: str | None, platform: str) -> Target:
         number = (int(match[1]), int(match[2])) if match else (0, 0)
     if number < OLDEST_PYTHON:
         raise UserError(
-            f"PYTHON_VERSION {python!r} is not a Python version from 3.11 on",
-            remedy="say what `python3 --version` says on that machine, as PYTHON_VERSION=3.12",
+            f"PYTHON_VERSION {python!r} is not Python 3.11 or newer",
+            remedy="give the output of `python3 --version` on the target, as PYTHON_VERSION=3.12",
         )
     architecture = "|".join(_ARCHITECTURES)
     named = re.fullmatch(rf"(manylinux2014)_({architecture})", platform.strip())
@@ -88,6 +88,6 @@ def parse_target(python: str | None, platform: str) -> Target:
         return Target(number, int(numbered[1]), numbered[2])
     raise UserError(
         f"PLATFORM {platform!r} is not manylinux_2_N_ARCHITECTURE",
-        remedy="N from `ldd --version` on that machine (glibc 2.N, 17 or more), ARCHITECTURE "
-        f"one of {', '.join(_ARCHITECTURES)}, as PLATFORM=manylinux_2_28_x86_64",
+        remedy="take N from `ldd --version` on the target (glibc 2.N, 17 or more), ARCHITECTURE "
+        f"from {', '.join(_ARCHITECTURES)}, as PLATFORM=manylinux_2_28_x86_64",
     )

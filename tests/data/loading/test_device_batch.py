@@ -12,7 +12,7 @@ from mmbert.data.loading.device_batch import to_batch
 from mmbert.data.loading.loader import RowLoader
 from mmbert.data.loading.packing import SLOT_STEP, row_shapes, slots_for
 from mmbert.data.loading.rows import Row
-from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixes
+from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixtures
 from mmbert.data.shards.corpus import Corpus
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Recipe
@@ -83,7 +83,7 @@ def test_no_row_has_more_slots_than_its_phases_shape_allows(
 ) -> None:
     """The dry batch has exactly as many: what fits then fits always."""
     sizes = component_sizes(corpus, recipe)
-    short, long = row_shapes(sizes, recipe, phase_mixes(sizes, recipe))
+    short, long = row_shapes(sizes, recipe, phase_mixtures(sizes, recipe))
     for row in rows:
         shape = short if row.max_seqlen == 1024 else long
         assert len(row.cu_seqlens) == shape.max_segments + 1

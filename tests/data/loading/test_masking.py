@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.loading.masking import LONGEST_WORD, Masker, read_word_starts
+from mmbert.data.loading.masking import MAX_WORD_TOKENS, Masker, read_word_starts
 from mmbert.data.shards.tokenizer_description import SpecialIds, TokenizerDescription
 from mmbert.errors import UserError
 from mmbert.recipe import MaskingSettings
@@ -165,8 +165,8 @@ def test_words_without_spaces_are_cut() -> None:
     masker = Masker(TOKENIZER, MaskingSettings(whole_word=True), 21, starts)
     before = np.full(800, 11, dtype=np.int32)
     masked = masker.mask(before, 0.3, 1)
-    many = np.bincount(masked.positions // LONGEST_WORD, minlength=100)
-    assert np.isin(many, [0, LONGEST_WORD]).sum() >= 99
+    many = np.bincount(masked.positions // MAX_WORD_TOKENS, minlength=100)
+    assert np.isin(many, [0, MAX_WORD_TOKENS]).sum() >= 99
     assert len(masked.positions) == 240
 
 

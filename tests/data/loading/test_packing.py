@@ -11,8 +11,8 @@ from mmbert.data.loading.packing import (
     CLOSING_WINDOWS,
     RowShape,
     choose_segments,
+    max_segments_per_row,
     prefix_length,
-    segments_in_a_row,
 )
 from mmbert.data.shards.continuation_index import count_parts, part_bounds
 
@@ -64,7 +64,7 @@ def _pack(sizes: np.ndarray, shape: RowShape, rows: int) -> tuple[list[int], lis
 def test_rows_are_full_and_nothing_starves(row_tokens: int, context: int, mean: float) -> None:
     random = np.random.default_rng(1)
     sizes = _segments(random, 30_000, mean, context)
-    shape = RowShape(row_tokens, segments_in_a_row(row_tokens, float(sizes.mean())))
+    shape = RowShape(row_tokens, max_segments_per_row(row_tokens, float(sizes.mean())))
     rows = min(60, int(sizes.sum() * 0.9 / row_tokens))
     padding, waits, before = _pack(sizes, shape, rows)
     assert min(padding) >= 0
@@ -119,8 +119,8 @@ def test_what_the_next_segments_cannot_close_later_ones_do() -> None:
 
 
 def test_slots_suffice_for_short_pieces_and_are_few_for_long_ones() -> None:
-    assert segments_in_a_row(49_152, 500.0) < 600
-    assert segments_in_a_row(2048, 5.0) == 2048 // 3 + 1
+    assert max_segments_per_row(49_152, 500.0) < 600
+    assert max_segments_per_row(2048, 5.0) == 2048 // 3 + 1
     sizes = np.full(4000, 3)
-    chosen = choose_segments(sizes, RowShape(2048, segments_in_a_row(2048, 3.0)))
+    chosen = choose_segments(sizes, RowShape(2048, max_segments_per_row(2048, 3.0)))
     assert sizes[chosen].sum() >= 0.995 * 2048

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.loading.validation_rows import heldout_rows, unigram_loss
+from mmbert.data.loading.rows import Row
+from mmbert.data.loading.validation_rows import unigram_loss, validation_rows
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
@@ -42,15 +43,28 @@ def _recipe(seed: int = 21, documents: int = 6) -> Recipe:
     )
 
 
+def _rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> list[Row]:
+    return validation_rows(
+        corpus,
+        sources={source.folder for source in recipe.data.sources},
+        settings=recipe.evaluation,
+        context=recipe.evaluation.context or recipe.phases[0].context,
+        row_tokens=recipe.batch.row_tokens,
+        masking=recipe.data.masking,
+        rank=rank,
+        ranks=ranks,
+    )
+
+
 def test_fixed_whatever_the_seed_and_the_ranks(corpus: Corpus) -> None:
-    rows = heldout_rows(corpus, _recipe())
+    rows = _rows(corpus, _recipe())
     assert rows
-    for other in (heldout_rows(corpus, _recipe(seed=5)), heldout_rows(corpus, _recipe())):
+    for other in (_rows(corpus, _recipe(seed=5)), _rows(corpus, _recipe())):
         for a, b in zip(rows, other, strict=True):
             np.testing.assert_array_equal(a.input_ids, b.input_ids)
             np.testing.assert_array_equal(a.masked_positions, b.masked_positions)
     for ranks in (2, 3):
-        parts = [heldout_rows(corpus, _recipe(), rank=r, ranks=ranks) for r in range(ranks)]
+        parts = [_rows(corpus, _recipe(), rank=r, ranks=ranks) for r in range(ranks)]
         assert len({len(part) for part in parts}) == 1  # collectives need equally many
         together = [row for place in zip(*parts, strict=True) for row in place]
         for a, b in zip(rows, together, strict=False):
@@ -62,7 +76,7 @@ def test_fixed_whatever_the_seed_and_the_ranks(corpus: Corpus) -> None:
 
 
 def test_documents_are_distinct_and_cut_to_the_context(corpus: Corpus) -> None:
-    rows = heldout_rows(corpus, _recipe())
+    rows = _rows(corpus, _recipe())
     documents = np.concatenate([row.documents for row in rows])
     names = {corpus.components[c].name for c in documents[:, 0]}
     assert names == {"web/aaa_Latn", "web/bbb_Latn"}
@@ -71,7 +85,7 @@ def test_documents_are_distinct_and_cut_to_the_context(corpus: Corpus) -> None:
         assert len(own) == len(np.unique(own[:, 1])) == 6
         assert (own[:, 2] == 0).all()
         assert own[:, 3].max() <= 62
-    everything = heldout_rows(corpus, _recipe(documents=100))
+    everything = _rows(corpus, _recipe(documents=100))
     documents = np.concatenate([row.documents for row in everything])
     assert len(documents) == 16
     numbers = {"web/aaa_Latn": 0, "web/bbb_Latn": 1}
@@ -88,7 +102,7 @@ def test_documents_are_distinct_and_cut_to_the_context(corpus: Corpus) -> None:
 
 def test_more_documents_keep_those_that_were_there(corpus: Corpus) -> None:
     def chosen(count: int) -> set[tuple[int, ...]]:
-        rows = heldout_rows(corpus, _recipe(documents=count))
+        rows = _rows(corpus, _recipe(documents=count))
         return {tuple(entry) for row in rows for entry in row.documents[:, :2].tolist()}
 
     assert chosen(3) < chosen(5)
@@ -97,19 +111,19 @@ def test_more_documents_keep_those_that_were_there(corpus: Corpus) -> None:
 def test_a_context_longer_than_a_row_is_refused(corpus: Corpus) -> None:
     recipe = small_recipe(phase("a", 4096), row_tokens=256, evaluation={"context": 300})
     with pytest.raises(UserError, match=r"evaluation\.context 300"):
-        heldout_rows(corpus, recipe)
+        _rows(corpus, recipe)
 
 
 def test_no_held_out_text_gives_no_rows(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path, {"web": {"aaa_Latn": [50] * 60}}, contexts=[64])
-    assert heldout_rows(corpus, _recipe()) == []
+    assert _rows(corpus, _recipe()) == []
     loss = unigram_loss(corpus, [])
     assert loss.mean() is None
     assert loss.count.tolist() == [0.0]
 
 
 def test_unigram_loss_is_the_smoothed_frequencies(corpus: Corpus) -> None:
-    rows = heldout_rows(corpus, _recipe())
+    rows = _rows(corpus, _recipe())
     loss = unigram_loss(corpus, rows, tokens_per_component=10**9)
     counts = np.zeros(1000)
     for component in corpus.components:
@@ -145,5 +159,5 @@ def test_unigram_sample_is_bounded(corpus: Corpus, monkeypatch: pytest.MonkeyPat
         return tokens
 
     monkeypatch.setattr(Corpus, "document", counted)
-    unigram_loss(corpus, heldout_rows(corpus, _recipe()), tokens_per_component=100)
+    unigram_loss(corpus, _rows(corpus, _recipe()), tokens_per_component=100)
     assert 300 <= sum(read) <= 3 * (100 + 50)

@@ -74,12 +74,12 @@ def test_a_phase_of_trillions_of_pieces_ends_exactly() -> None:
     components, draws = mixture.pieces(numbers)
     assert len(set(zip(components.tolist(), draws.tolist(), strict=True))) == len(numbers)
     end = PhaseEnd(positions, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-    after = Consumption.nothing(3).after(mixture, key, end)
+    after = Consumption.empty(3).after(mixture, key, end)
     for component in range(3):
-        holes = np.sort(draws[missed & (components == component)]).tolist()
+        gaps = np.sort(draws[missed & (components == component)]).tolist()
         drawn = draws[~missed & (components == component)]
-        upcoming = after.numbers(np.full(len(holes) + 2, component), np.arange(len(holes) + 2))
-        horizon = int(after.horizon[component])
-        assert upcoming.tolist() == [*holes, horizon, horizon + 1]
-        assert horizon > max([*holes, *drawn.tolist(), 0])
+        upcoming = after.numbers(np.full(len(gaps) + 2, component), np.arange(len(gaps) + 2))
+        high_water_mark = int(after.high_water_mark[component])
+        assert upcoming.tolist() == [*gaps, high_water_mark, high_water_mark + 1]
+        assert high_water_mark > max([*gaps, *drawn.tolist(), 0])
     assert after.drawn().sum() == positions.sum()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmbert.data.loading.loader import RowLoader
-from mmbert.data.sampling.mixture_weights import ComponentSize, phase_mixes
+from mmbert.data.sampling.mixture_weights import ComponentSize, phase_mixtures
 from mmbert.data.shards.continuation_index import (
     continuation_index,
     pieces_file_name,
@@ -29,7 +29,7 @@ from mmbert.data.shards.tokenizer_description import (
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 from tests.support.corpora import FINGERPRINT, SPECIALS
-from tests.support.recipes import phase, small_recipe
+from tests.support.recipes import phase, phase_of_row, small_recipe
 
 COUNTS = Path(__file__).parent / "mmbert_language_counts.csv"
 NOT_SAMPLED = ("eng", "code")  # fixed-size sources in mmBERT, not temperature-sampled
@@ -168,7 +168,7 @@ def test_phase_two_comes_out_of_the_sampler(
     drawn: list[dict[str, int]] = [{}, {}]
     sources: list[dict[str, int]] = [{}, {}]
     for row in RowLoader(corpus, recipe, plan):
-        index = plan.phase_of_row(row.index).index
+        index = phase_of_row(plan, row.index).index
         for component, _, _, size in row.documents.tolist():
             source, language = corpus.components[component].name.split("/")
             name = language.split("_")[0]
@@ -207,14 +207,16 @@ def test_decay_mixes_follow_the_rule_but_for_known_deviations(
         ComponentSize("web", f"{name}_Latn", round(sizes[name]), 1, 1_000_000, (1_000_000,))
         for name in shared
     ]
-    (mix,) = phase_mixes(components, small_recipe(phase("decay", 10**9, temperature=0.3)))
-    planned = dict(zip(shared, mix.tokens.tolist(), strict=True))
+    (mixture,) = phase_mixtures(components, small_recipe(phase("decay", 10**9, temperature=0.3)))
+    planned = dict(zip(shared, mixture.tokens.tolist(), strict=True))
     published = {name: float(counts[column][name]) for name in shared}
     distance = _distance(planned, published)
     assert 0.005 < distance < DECAY_DEVIATIONS[column]
     # the wrong temperature would be noticed
     for wrong in (0.2, 0.5):
-        (other,) = phase_mixes(components, small_recipe(phase("decay", 10**9, temperature=wrong)))
+        (other,) = phase_mixtures(
+            components, small_recipe(phase("decay", 10**9, temperature=wrong))
+        )
         assert (
             _distance(dict(zip(shared, other.tokens.tolist(), strict=True)), published) > distance
         )

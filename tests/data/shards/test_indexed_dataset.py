@@ -103,7 +103,7 @@ def test_wrong_ids_are_refused(tmp_path: Path) -> None:
             writer.add([-1])
         with pytest.raises(ValueError, match="integers"):
             writer.add([1.5])
-        with pytest.raises(ValueError, match="add up"):
+        with pytest.raises(ValueError, match="sum to"):
             writer.add_many(np.arange(3), [1, 1])
     assert list(tmp_path.iterdir()) == []
 
@@ -143,7 +143,7 @@ def test_a_wrong_length_or_offset_is_named(tmp_path: Path, place: int, value: in
     assert content[place] != value
     content[place] = value
     (tmp_path / "a.idx").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.idx is not a sound Megatron index"):
+    with pytest.raises(UserError, match=r"a\.idx is not a valid Megatron index"):
         IndexedDataset(tmp_path / "a").document(0)
 
 

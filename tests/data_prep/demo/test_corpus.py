@@ -1,4 +1,4 @@
-"""The demo corpus: enough languages and distinct documents, every format, always the same."""
+"""The demo corpus: number of languages, distinct documents, formats, reproducibility."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of all workers together: a bar on a terminal, lines in a log."""
+"""Progress of all workers: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def work(folder: Path, console: Console) -> None:
-    """Two workers do half of what is left of 400; a quarter was done before."""
+    """Two workers do half of the remaining 300 of 400 units; 100 were done before."""
     with ProgressBar(console, folder, "encode", "encoding", 400, 100):
         meters = [Meter(folder, "encode", rank) for rank in range(2)]
         for meter in meters:
-            meter.add(weight=75, documents=1000, size=3_000_000, tokens=1_000_000)
+            meter.add(progress=75, documents=1000, size=3_000_000, tokens=1_000_000)
         time.sleep(0.5)
 
 

@@ -1,4 +1,4 @@
-"""Stages of shared work: nobody begins the next one before the claims of the last are gone."""
+"""Stages of shared work: a stage starts after the claims of the previous one are removed."""
 
 from pathlib import Path
 
@@ -7,11 +7,10 @@ from rich.console import Console
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.workers import SingleProcess
 from mmbert_prep.executor.workspace import Workspace
-from tests.support.texts import settings
 
 
 class Listening(SingleProcess):
-    """Notes at each barrier which claims there are."""
+    """Records the claims that exist at each barrier."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.heard = workspace, list[list[str]]()
@@ -21,7 +20,7 @@ class Listening(SingleProcess):
 
 
 def test_the_next_stage_waits_until_the_claims_are_gone(tmp_path: Path) -> None:
-    workspace = Workspace(settings(tmp_path / "text", tmp_path / "out"))
+    workspace = Workspace(tmp_path / "out", "text")
     workspace.create()
     group = Listening(workspace)
     stages = Stages(group, workspace, Console(quiet=True))

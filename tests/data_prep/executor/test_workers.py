@@ -1,4 +1,4 @@
-"""Sharing work: every task once, whoever begins; launchers told apart."""
+"""Workers: each task is claimed once; launchers are recognized."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from mmbert.errors import UserError
+from mmbert_prep.executor.claims import claim_tasks, make_empty_folder
+from mmbert_prep.executor.local_workers import run_local
 from mmbert_prep.executor.workers import (
     SingleProcess,
-    claim_tasks,
     launched_process_count,
-    make_empty_folder,
-    run_local,
     slurm_worker_group,
 )
 
@@ -27,7 +26,7 @@ class _Member(SingleProcess):
 def test_each_start_of_a_job_meets_in_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A requeued job keeps its number; barriers of its first start would hold nobody."""
+    """A requeued job keeps its id: the barriers of its first start would all be open."""
     for name in [*os.environ]:
         if name.startswith(("OMPI", "PMI", "SLURM", "MPI_")):
             monkeypatch.delenv(name)
@@ -50,7 +49,7 @@ def test_every_task_goes_to_exactly_one_worker(size: int, tmp_path: Path) -> Non
     make_empty_folder(tmp_path)
     workers = [claim_tasks(_Member(rank, size), tmp_path, tasks, weights) for rank in range(size)]
     taken: list[int] = []
-    while workers:  # workers of very different speed
+    while workers:  # workers of different speeds
         worker = generator.choice(workers[: 1 + len(workers) // 2])
         try:
             taken.append(next(worker))

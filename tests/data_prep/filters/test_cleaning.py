@@ -1,4 +1,4 @@
-"""Cleaning, held-out split, duplicates and caps: each decision exact and counted."""
+"""Cleaning, held-out split, duplicates and caps: exact decisions and counts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from mmbert.errors import UserError
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
 from mmbert_prep.filters.decontamination import Decontaminator
-from mmbert_prep.readers import Document
+from mmbert_prep.readers import Document, Rejected, RejectReason
 from mmbert_prep.tokenization.sample import temperature_budgets
 from tests.support.texts import documents, run, settings
 
 
-def clean(data: bytes, **changes: object) -> CleanText | str:
-    return Cleaner(settings("in", Path("out"), **changes)).clean(Document(data, "eng_Latn"))
+def clean(data: bytes, **changes: object) -> CleanText | RejectReason:
+    cleaner = Cleaner(settings("in", Path("out"), **changes))
+    result = cleaner.clean(Document(data, "eng_Latn"))
+    return result.reason if isinstance(result, Rejected) else result
 
 
 def test_reasons() -> None:
@@ -32,8 +34,19 @@ def test_reasons() -> None:
     assert clean("äöü".encode(), minimum_characters=3) == CleanText("äöü", "äöü".encode(), False)
     assert clean(b"a" * 2000, maximum_bytes=1000) == "too_long"
     cleaner = Cleaner(settings("in", Path("out")))
-    assert cleaner.clean(Document(b"text", None)) == "missing_language"
-    assert cleaner.clean(Document(None, "eng_Latn", "broken_json")) == "broken_json"
+    assert cleaner.clean(Document(b"text", None)) == Rejected(RejectReason.MISSING_LANGUAGE)
+    broken = Document.reject("eng_Latn", RejectReason.BROKEN_JSON, "detail")
+    assert cleaner.clean(broken) == Rejected(RejectReason.BROKEN_JSON, "detail")
+
+
+def test_reasons_are_keys_of_manifests() -> None:
+    """Manifests, summaries and reports contain these names."""
+    damage = {"broken_json", "damaged_file", "invalid_tokens", "invalid_utf8"}
+    damage |= {"missing_language", "missing_text", "too_long"}
+    unwanted = {"contaminated", "duplicate", "empty", "no_tokens", "over_token_cap", "too_short"}
+    assert {reason.value for reason in RejectReason if reason.damage} == damage
+    assert {reason.value for reason in RejectReason if not reason.damage} == unwanted
+    assert json.dumps({RejectReason.EMPTY: 1}) == '{"empty": 1}'
 
 
 @given(st.text(max_size=60))
@@ -67,7 +80,7 @@ def test_heldout_share_and_its_independence_of_company(share: float) -> None:
     deviation = 5 * np.sqrt(20_000 * share * (1 - share)) + 1
     assert abs(int(flags.sum()) - 20_000 * share) < deviation
     assert np.array_equal(heldout_mask(hashes[7000:7100], share), flags[7000:7100])
-    # More held out keeps what was held out.
+    # A larger fraction holds out a superset.
     assert not np.any(flags & ~heldout_mask(hashes, min(0.99, share + 0.05)))
 
 
@@ -85,7 +98,7 @@ def test_duplicates_caps_and_reasons_in_the_manifest(tmp_path: Path) -> None:
     assert language.train_documents + language.heldout_documents == 200
     twice = run(folder, tmp_path / "b", vocabulary_size=400, deduplicate=False)
     assert twice.languages["swh_Latn"].rejected == {"empty": 1}
-    # A document and its copies share a split, so copies never lead across it.
+    # A document and its copies are in the same split.
     assert twice.languages["swh_Latn"].heldout_documents >= language.heldout_documents
     most = language.train_tokens // 3
     capped = run(
@@ -118,7 +131,7 @@ def test_too_many_damaged_documents_stop_the_run(tmp_path: Path) -> None:
     (folder / "eng_Latn.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"of the 1,\d\d\d documents read so far are damaged"):
         run(folder, tmp_path / "out", vocabulary_size=400)
-    summary = run(folder, tmp_path / "out", vocabulary_size=400, maximum_rejected_share=0.2)
+    summary = run(folder, tmp_path / "out", vocabulary_size=400, maximum_rejected_fraction=0.2)
     assert summary.languages["eng_Latn"].rejected == {"broken_json": 200}
 
 
@@ -144,7 +157,7 @@ def test_decontamination(tmp_path: Path) -> None:
 
 
 def test_a_shared_run_is_found_wherever_it_lies(tmp_path: Path) -> None:
-    """First words, last words, all words: of the document and of the evaluation text."""
+    """At the start, at the end, or all of the document and of the evaluation text."""
     (tmp_path / "eval.txt").write_text("one two three four five six\nalpha beta gamma delta\n")
     known = Decontaminator([tmp_path / "eval.txt"], 4)
     runs = ["one two three four", "two three four five", "three four five six"]
@@ -153,9 +166,7 @@ def test_a_shared_run_is_found_wherever_it_lies(tmp_path: Path) -> None:
             assert known.is_contaminated(text), text
         assert not known.is_contaminated(words.rsplit(" ", 1)[0])
     assert not known.is_contaminated("four five six one two three")
-    assert not known.is_contaminated(
-        "six alpha beta gamma"
-    )  # no run leads from one text to the next
+    assert not known.is_contaminated("six alpha beta gamma")  # n-grams do not span texts
 
 
 @given(

@@ -1,71 +1,25 @@
-"""Mutated files of every format: whatever is in them, the file is named and nothing crashes."""
+"""Mutated files of every format: errors name the file, and nothing crashes."""
 
 from __future__ import annotations
 
-import gzip
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import zstandard
 
-from mmbert.data.shards.indexed_dataset import IndexedDatasetWriter
 from mmbert_prep.filters.cleaning import Cleaner
-from mmbert_prep.readers import DAMAGE_REASONS, plan_ranges, read_range
+from mmbert_prep.readers import Rejected, RejectReason, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
-from tests.data_prep.readers.test_tokenized import array, write_mds
-from tests.support.texts import documents, json_lines, settings
+from tests.support.sample_files import SAMPLE_FILES, TOKEN_IDS
+from tests.support.texts import documents, settings
 
 TEXTS = documents("eng_Latn", 60)
-DOCUMENT = list(range(300, 340))
-
-
-def _parquet(path: Path) -> None:
-    table = pa.table({"text": TEXTS, "language": ["eng"] * 60, "language_script": ["Latn"] * 60})
-    pq.write_table(table, path, row_group_size=13)
-
-
-def _parquet_plain(path: Path) -> None:
-    table = pa.table({"text": TEXTS})
-    pq.write_table(table, path, compression="none", use_dictionary=False, row_group_size=13)
-
-
-def _mds(path: Path) -> None:
-    samples = [
-        {"id": b"x", "input_ids": array(np.arange(300, 340, dtype="<u4"), True)} for _ in TEXTS
-    ]
-    write_mds(path, samples, {"id": "str", "input_ids": "ndarray:uint32"})
-
-
-def _pair(path: Path) -> None:
-    with IndexedDatasetWriter(path.with_suffix(""), np.uint16) as writer:
-        for _ in TEXTS:
-            writer.add(DOCUMENT)
-        writer.finish()
-
-
-def _lines() -> bytes:
-    return json_lines({"text": text, "n": [1.5, None]} for text in TEXTS)
-
-
-FORMATS: dict[str, Callable[[Path], object]] = {
-    "eng_Latn.parquet": _parquet,
-    "eng_Latn.1.parquet": _parquet_plain,
-    "eng_Latn.jsonl": lambda path: path.write_bytes(_lines()),
-    "eng_Latn.jsonl.gz": lambda path: path.write_bytes(gzip.compress(_lines())),
-    "eng_Latn.jsonl.zst": lambda path: path.write_bytes(zstandard.compress(_lines())),
-    "eng_Latn.txt": lambda path: path.write_text("\n\n".join(TEXTS)),
-    "eng_Latn.mds": _mds,
-    "eng_Latn.idx": _pair,
-}
+NAMES = [f"eng_Latn{suffix}" for suffix in SAMPLE_FILES]
 
 
 def mutate(data: bytes, generator: random.Random) -> bytes:
-    """Some of: bits flipped, a piece removed, doubled, filled, moved, or the end cut off."""
+    """Apply random mutations: flip bits; remove, repeat, fill or overwrite bytes; truncate."""
     changed = bytearray(data)
     for _ in range(generator.randint(1, 4)):
         start = generator.randrange(max(1, len(changed)))
@@ -88,10 +42,10 @@ def mutate(data: bytes, generator: random.Random) -> bytes:
 
 
 def check(name: str, seed: int, folder: Path) -> None:
-    """Read one mutated file; every document has a text, tokens or a reason."""
+    """Read one mutated file; every document has a text, tokens or a reason for rejection."""
     generator = random.Random(f"{name} {seed}")
     path = folder / name
-    FORMATS[name](path)
+    SAMPLE_FILES[name.removeprefix("eng_Latn")](path, TEXTS)
     victim = path
     if name.endswith(".idx") and generator.random() < 0.3:
         victim = path.with_suffix(".bin")
@@ -101,29 +55,29 @@ def check(name: str, seed: int, folder: Path) -> None:
     for file in discover(options).files:
         for file_range in plan_ranges(file, generator.choice((500, 1 << 30)), options):
             for document in read_range(file_range, options):
-                if document.problem is not None:
-                    assert document.problem in DAMAGE_REASONS
-                    if document.problem == "damaged_file":
-                        assert document.detail is not None
-                        assert name in document.detail
+                if document.rejected is not None:
+                    assert document.rejected.reason.damage
+                    if document.rejected.reason is RejectReason.DAMAGED_FILE:
+                        assert document.rejected.detail is not None
+                        assert name in document.rejected.detail
                 elif document.tokens is not None:
                     assert document.tokens.dtype == np.int32
                     assert document.tokens.size == 0 or int(document.tokens.min()) >= 0
-                    if victim.suffix == ".idx":  # whole documents, whatever their grouping
-                        assert document.tokens.tolist() == DOCUMENT * (len(document.tokens) // 40)
+                    if victim.suffix == ".idx":  # whole documents, possibly joined
+                        assert document.tokens.tolist() == TOKEN_IDS * (len(document.tokens) // 40)
                 else:
                     result = cleaner.clean(document)
-                    assert isinstance(result, str) or result.text.encode() == result.data
+                    assert isinstance(result, Rejected) or result.text.encode() == result.data
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_mutated_files(name: str, tmp_path: Path) -> None:
     for seed in range(40):
         check(name, seed, tmp_path)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_many_mutated_files(name: str, tmp_path: Path) -> None:
     for seed in range(1000, 2300):
         check(name, seed, tmp_path)

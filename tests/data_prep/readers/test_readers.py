@@ -1,4 +1,4 @@
-"""Readers: every record of every format once, damage told by reason, byte ranges exact."""
+"""Readers: each record is read once for any division, and damage is reported by reason."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from mmbert.errors import UserError
 from mmbert_prep.readers import Document, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
+from mmbert_prep.readers.registry import FORMAT_OF_SUFFIX
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
+from tests.support.sample_files import SAMPLE_FILES, TOKEN_FILES, TOKEN_IDS
 from tests.support.texts import documents, json_lines, rows, settings
 
 
 def read(path: Path, unit_bytes: int = 1 << 40, **changes: object) -> list[Document]:
-    """All documents of the files at a path, in segments of about `unit_bytes`."""
+    """Read all documents of a path, in ranges of about `unit_bytes`."""
     options = settings(path, path / "out", **changes)
     return [
         document
@@ -37,27 +39,30 @@ def texts(found: list[Document]) -> list[str]:
     return [document.data.decode() for document in found if document.data is not None]
 
 
-def problems(found: list[Document]) -> list[str]:
-    return [document.problem for document in found if document.problem is not None]
+def reasons(found: list[Document]) -> list[str]:
+    return [document.rejected.reason for document in found if document.rejected is not None]
+
+
+def test_every_format_has_a_sample_file() -> None:
+    suffixes = {suffix.split(".")[-1] for suffix in SAMPLE_FILES} - {"gz", "zst"}
+    formats = {FORMAT_OF_SUFFIX[f".{suffix}"].name for suffix in suffixes}
+    assert formats == {file_format.name for file_format in FORMAT_OF_SUFFIX.values()}
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 50, 333, 4000, 1 << 40])
-@pytest.mark.parametrize("name", ["swh_Latn.jsonl", "swh_Latn.txt", "swh_Latn/1.parquet"])
+@pytest.mark.parametrize("suffix", SAMPLE_FILES)
 def test_segments_of_any_size_give_the_same_documents(
-    name: str, unit_bytes: int, tmp_path: Path
+    suffix: str, unit_bytes: int, tmp_path: Path
 ) -> None:
-    expected = documents("swh_Latn", 57)
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    if name.endswith("parquet"):
-        pq.write_table(
-            pa.Table.from_pylist([{"text": t} for t in expected]), path, row_group_size=7
-        )
-    elif name.endswith("jsonl"):
-        path.write_bytes(json_lines({"text": text} for text in expected))
+    expected = documents("eng_Latn", 57)
+    SAMPLE_FILES[suffix](tmp_path / f"eng_Latn{suffix}", expected)
+    found = read(tmp_path, unit_bytes)
+    if suffix in TOKEN_FILES:
+        tokens = [document.tokens.tolist() for document in found if document.tokens is not None]
+        assert tokens == [TOKEN_IDS] * len(expected)
     else:
-        path.write_text("\n \n\t\n" + "\n\n \n".join(expected) + "\n\n\n", "utf-8")
-    assert texts(read(tmp_path, unit_bytes)) == expected
+        assert texts(found) == expected
+    assert {document.language for document in found} == {"eng_Latn"}
 
 
 @given(
@@ -112,7 +117,7 @@ def test_a_file_cut_short_keeps_what_came_before(name: str, tmp_path: Path) -> N
         pq.write_table(table, folder / name, row_group_size=100)
         data = bytearray((folder / name).read_bytes())
         middle = len(data) // 2
-        data[middle : middle + 20_000] = os.urandom(20_000)  # a cut one has no footer to read
+        data[middle : middle + 20_000] = os.urandom(20_000)  # a truncated file has no footer
     else:
         joined = json_lines({"text": text} for text in expected)
         if name.endswith("txt.gz"):
@@ -122,8 +127,9 @@ def test_a_file_cut_short_keeps_what_came_before(name: str, tmp_path: Path) -> N
         data = bytearray(whole[: len(whole) // 2])
     (folder / name).write_bytes(data)
     found = read(tmp_path)
-    assert "damaged_file" in problems(found)
-    detail = next(d.detail for d in found if d.problem == "damaged_file")
+    assert "damaged_file" in reasons(found)
+    [rejected] = [d.rejected for d in found if d.rejected is not None]
+    detail = rejected.detail
     assert detail is not None
     assert name in detail
     kept = texts(found)
@@ -134,7 +140,7 @@ def test_a_file_cut_short_keeps_what_came_before(name: str, tmp_path: Path) -> N
 def test_parquet_without_a_footer_is_named(tmp_path: Path) -> None:
     (tmp_path / "sna_Latn.parquet").write_bytes(b"PAR1" + os.urandom(500))
     found = read(tmp_path)
-    assert problems(found) == ["damaged_file"]
+    assert reasons(found) == ["damaged_file"]
     assert found[0].language == "sna_Latn"
 
 
@@ -154,7 +160,7 @@ def test_bad_json_lines_are_told_by_reason(tmp_path: Path) -> None:
     (tmp_path / "zul_Latn.jsonl").write_bytes(data)
     found = read(tmp_path, maximum_bytes=200_000)
     assert texts(found) == ["good"] * len(bad)
-    assert problems(found) == [reason for reason, _ in bad]
+    assert reasons(found) == [reason for reason, _ in bad]
 
 
 def test_parquet_columns_of_any_text_type(tmp_path: Path) -> None:
@@ -165,10 +171,10 @@ def test_parquet_columns_of_any_text_type(tmp_path: Path) -> None:
         try:
             pq.write_table(pa.table({"text": pa.array(values).cast(kind)}), path)
         except pa.ArrowNotImplementedError:
-            continue  # this Arrow cannot write the type, so no such file exists
+            continue  # not supported by this version of Arrow
         found = read(path)
         assert texts(found) == ["eins", "zwei ü", "drei"]
-        assert problems(found) == ["missing_text"]
+        assert reasons(found) == ["missing_text"]
 
 
 def test_parquet_with_invalid_utf8_rejects_only_that_row(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report per language: every document of the input is in it once, with what became of it."""
+"""The report per language: it counts every document of the input once, by outcome."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.support.texts import documents, json_lines, rows, run, write_corpus
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Every format, with copies, short, empty and contaminated documents, and a language of which
-    nothing is left."""
+    """All formats, with duplicate, short, empty and contaminated documents, and a language without
+    any kept document."""
     folder = tmp_path / "corpus"
     write_corpus(folder)
     swahili = documents("swh_Latn", 30)
@@ -98,5 +98,5 @@ def test_several_sources_and_the_command(corpus: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no finished source"):
         report_rows(tmp_path)
-    with pytest.raises(UserError, match=r"neither \.csv nor \.tsv"):
+    with pytest.raises(UserError, match="unknown report format"):
         write_report(tmp_path, tmp_path / "report.xlsx", Console())

@@ -1,4 +1,4 @@
-"""Duplicates and caps over parts made by hand: any number of documents, which copy stays."""
+"""Duplicates and caps on handmade intermediate shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.texts import settings
 
 
 def _language(folder: Path, facts: np.ndarray, units: int = 3) -> LanguageSections:
-    """The documents of `facts` in the parts of several units."""
+    """Write `facts` as the documents of several work units."""
     sections = []
     for number, part in enumerate(np.array_split(facts, units)):
         writer = IntermediateWriter(folder, f"unit-{number}", np.dtype(np.uint16))
@@ -27,10 +27,10 @@ def _language(folder: Path, facts: np.ndarray, units: int = 3) -> LanguageSectio
 
 
 def _sections(texts: Sequence[int], tokens: int = 10) -> np.ndarray:
-    """Facts of documents; equal numbers are equal texts."""
+    """Make records of documents; equal numbers are equal texts."""
     texts = np.asarray(texts, dtype=np.uint64)
     facts = np.zeros(len(texts), dtype=DOCUMENT_DTYPE)
-    # Texts that differ in one half of their hash only are no copies of each other.
+    # Texts whose hashes differ in only one half are not duplicates.
     facts["high"] = texts // np.uint64(8) * np.uint64(0x9E3779B97F4A7C15)
     facts["low"] = texts % np.uint64(8) * np.uint64(0xBF58476D1CE4E5B9)
     facts["tokens"], facts["bytes"] = tokens, 40
@@ -47,10 +47,12 @@ def _fates(folder: Path, facts: np.ndarray, **changes: object) -> list[DocumentS
 def test_the_first_of_equal_texts_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """In one pass over the hashes or in hundreds, among many copies and other texts."""
+    """In one pass or hundreds of passes, with many duplicates and other texts."""
     monkeypatch.setattr(selection, "_HASHES_PER_PASS", at_once)
     texts = np.random.default_rng(1).integers(0, 60, 1200)
-    texts[100:] = np.where(np.arange(1100) % 2, 61, texts[100:])  # hundreds of copies of one
+    texts[100:] = np.where(
+        np.arange(1100) % 2, 61, texts[100:]
+    )  # hundreds of duplicates of one text
     seen: set[int] = set()
     expected = []
     for text in texts.tolist():
@@ -61,11 +63,11 @@ def test_the_first_of_equal_texts_stays(
 
 @pytest.mark.parametrize("most", [9, 10, 11, 29, 30, 31, 49, 50, 51])
 def test_a_cap_keeps_what_fits_and_what_fills_it_exactly(tmp_path: Path, most: int) -> None:
-    """Five documents of ten tokens, three of whose hashes begin alike, in the order of hashes."""
+    """Five documents of ten tokens, ordered by hash; three hashes share a bin."""
     facts = _sections(range(5))
     facts["low"] = np.array([0xFFFF << 48, 5 << 48 | 2, 7, 5 << 48 | 1, 5 << 48 | 3], dtype="u8")
     order = [2, 3, 1, 4, 0]
-    kept = set(order[: max(1, most // 10)])  # one stays in any case
+    kept = set(order[: max(1, most // 10)])  # one is always kept
     statuses = _fates(tmp_path, facts, maximum_tokens_per_language=most)
     assert statuses == [
         DocumentStatus.TRAIN if place in kept else DocumentStatus.OVER_CAP for place in range(5)

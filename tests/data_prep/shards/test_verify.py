@@ -1,4 +1,4 @@
-"""Verification finds what is right, what is lost, what is foreign and what is damaged."""
+"""Verification of shards: correct, missing, foreign and damaged documents."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def test_a_changed_source_is_noticed(corpus: Path, shards: Path, tmp_path: Path)
     found = faults(shards, other)
     assert set(found) == {"yor_Latn", "zul_Latn"}
     assert any("not in the source" in text for text in found["yor_Latn"])
-    assert any("1 documents of the source are in no shard" in text for text in found["yor_Latn"])
+    assert any(
+        "1 documents of the source are missing from the shards" in text
+        for text in found["yor_Latn"]
+    )
 
 
 def test_damage_is_noticed(corpus: Path, shards: Path) -> None:
@@ -83,14 +86,14 @@ def test_a_document_in_the_wrong_split_is_noticed(corpus: Path, shards: Path) ->
         update={"shards": (shard,), "documents": shard.documents, "tokens": shard.tokens}
     )
     write_manifest(folder, manifest.model_copy(update={"heldout": heldout}))
-    told = faults(shards, corpus)["eng_Latn"]
-    assert any("wrong split" in text for text in told)
-    assert any("stored 2 times" in text for text in told)
+    errors = faults(shards, corpus)["eng_Latn"]
+    assert any("wrong split" in text for text in errors)
+    assert any("stored 2 times" in text for text in errors)
 
 
 def test_unfinished_shards_are_refused(corpus: Path, shards: Path) -> None:
     (shards / "text" / "summary.json").unlink()
-    with pytest.raises(UserError, match="never finished"):
+    with pytest.raises(UserError, match="unfinished"):
         verify_source(shards / "text", str(corpus))
 
 

@@ -1,4 +1,4 @@
-"""The sample that a tokenizer is trained on: of all files, and never of held-out documents."""
+"""The sample for the tokenizer: from all files, without held-out documents."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.texts import settings
 
 
 def sample(folder: Path, output: Path, **changes: float) -> list[str]:
-    """The texts that are sampled of the corpus in `folder`, in one unit."""
+    """Return the texts sampled from the corpus in `folder`, a single work unit."""
     chosen = settings(folder, output, unit_bytes=1 << 20, **changes)
     plan = plan_work_units(discover(chosen), chosen)
     (unit,) = plan.units
@@ -26,7 +26,7 @@ def sample(folder: Path, output: Path, **changes: float) -> list[str]:
 
 
 def write(folder: Path, documents: list[str], files: int) -> Path:
-    """The documents in so many files of one language."""
+    """Write the documents to several files of one language."""
     (folder / "eng_Latn").mkdir(parents=True)
     for number in range(files):
         text = "\n\n".join(documents[number::files])
@@ -46,7 +46,7 @@ def test_held_out_documents_are_not_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("files", [2, 20])
 def test_it_does_not_depend_on_the_number_of_files(tmp_path: Path, files: int) -> None:
-    """A unit of many small files is sampled for all of them."""
+    """The budget of a work unit covers all of its small files."""
     one = sample(write(tmp_path / "one", DOCUMENTS, 1), tmp_path / "out-1")
     many = sample(write(tmp_path / "many", DOCUMENTS, files), tmp_path / "out-2")
     assert len(one) > 20

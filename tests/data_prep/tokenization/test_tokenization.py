@@ -1,4 +1,4 @@
-"""Tokenizers: special ids, identity with the fast twin, text that looks like special tokens."""
+"""Tokenizers: special ids, equality with the fast tokenizer, text that resembles special tokens."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def folder(model: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gemma_like() -> bytes:
-    """A model in which <mask> is a user-defined piece with id 4, as Gemma-like models have it."""
+    """A model in which <mask> is a user-defined piece with id 4, as in Gemma."""
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text.replace("\n", " ") for _, text in SAMPLES),
@@ -89,21 +89,21 @@ def test_text_comes_back_and_never_gives_a_reserved_id(folder: Path) -> None:
     encoder = open_encoder(folder)
     for text, ids in zip(ADVERSARIAL_TEXTS, encoder.encode(ADVERSARIAL_TEXTS), strict=True):
         assert not np.isin(ids, encoder.description.special_ids.all()).any(), text
-        # The sign that SentencePiece puts for a space cannot be told from one.
+        # Decoding cannot distinguish U+2581 from a space.
         assert encoder.decode(ids) == text.replace("\u2581", " ")
 
 
 def test_a_literal_mask_is_text_in_a_gemma_like_model(gemma_like: bytes, tmp_path: Path) -> None:
     raw = sentencepiece.SentencePieceProcessor(model_proto=gemma_like)
     text = "fill <mask> and <eos> in"
-    assert 4 in raw.encode(text), "the trap is there"
+    assert 4 in raw.encode(text), "the unmodified model matches <mask>"
     write_sentencepiece_folder(tmp_path / "t", gemma_like, SAMPLES)
     encoder = open_encoder(tmp_path / "t")
     [ids] = encoder.encode([text])
     assert not np.isin(ids, [0, 1, 2, 3, 4]).any()
     assert encoder.decode(ids) == text
     unused = raw.piece_to_id("<unused0>")
-    assert unused in encoder.encode(["a <unused0> b"])[0], "only reserved pieces are taken out"
+    assert unused in encoder.encode(["a <unused0> b"])[0], "only reserved pieces are changed"
     (tmp_path / "given.model").write_bytes(gemma_like)
     assert same_tokenizer(tmp_path / "given.model", tmp_path / "t")
     assert not same_tokenizer(tmp_path / "missing.model", tmp_path / "t")
@@ -130,7 +130,7 @@ def test_transformers_loads_the_folder(folder: Path) -> None:
     assert tokenizer.pad_token_id == 0
     assert tokenizer.cls_token_id == 2
     assert tokenizer.sep_token_id == 1
-    # A user's mask is one, and the space before it belongs to the word to be guessed.
+    # A mask in the text of a user is a mask token, which includes the space before it.
     word = tokenizer("word")["input_ids"][1:-1]
     assert tokenizer("word <mask>")["input_ids"] == [2, *word, 4, 1]
 
@@ -145,7 +145,7 @@ def test_a_difference_is_found_and_told(folder: Path) -> None:
 
 
 class _WrongAbout:
-    """The encoder, but for one text, of which it loses the last token."""
+    """The encoder, except that it loses the last token of one text."""
 
     def __init__(self, encoder: Encoder, text: str) -> None:
         self.description = encoder.description
@@ -160,7 +160,7 @@ class _WrongAbout:
 
 @pytest.mark.parametrize("place", [0, 1, 6, 7, 13, -1])
 def test_a_difference_on_a_single_text_is_found(folder: Path, place: int) -> None:
-    """Wherever it lies in the batches that are compared, the last incomplete one included."""
+    """At any position of the compared batches, including the incomplete last one."""
     encoder = open_encoder(folder)
     samples = SAMPLES[::9][:17]
     language, text = samples[place]
@@ -181,7 +181,7 @@ def test_models_without_a_mask_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="no piece for 'mask'"):
         write_sentencepiece_folder(tmp_path / "t", buffer.getvalue(), SAMPLES)
-    with pytest.raises(UserError, match="no SentencePiece model"):
+    with pytest.raises(UserError, match="not a SentencePiece model"):
         write_sentencepiece_folder(tmp_path / "t", b"nonsense", SAMPLES)
     assert not (tmp_path / "t").exists()
 
@@ -223,7 +223,7 @@ def test_models_that_put_a_space_first(prefix: bool, tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_converted_faithfully_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="differ on"):
         write_sentencepiece_folder(tmp_path / "t", _other_model("bpe"), SAMPLES)
-    with pytest.raises(UserError, match="kind BPE"):
+    with pytest.raises(UserError, match="only BPE models"):
         write_sentencepiece_folder(tmp_path / "t", _other_model("unigram"), SAMPLES)
     assert not (tmp_path / "t").exists()
 
@@ -251,7 +251,7 @@ def test_a_hugging_face_folder_is_used_as_it_is(folder: Path, tmp_path: Path) ->
     (source / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="defines no mask_token"):
         write_huggingface_folder(tmp_path / "u", source)
-    with pytest.raises(UserError, match="no fast tokenizer"):
+    with pytest.raises(UserError, match="not a fast tokenizer"):
         write_huggingface_folder(tmp_path / "u", tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_parts_join_to_the_text(text: str, pieces: list[str], characters: int) -
 
 @pytest.fixture(scope="module", params=["byte fallback", "no byte fallback"])
 def processor(request: pytest.FixtureRequest) -> sentencepiece.SentencePieceProcessor:
-    """A model that changes nothing at a text's beginning; many characters are outside of it."""
+    """A model that does not change the beginning of a text and lacks many characters."""
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text.replace("\n", " ") for _, text in SAMPLES[:200]),
@@ -334,7 +334,7 @@ def test_short_parts_give_the_ids_of_the_whole(
 
 
 class _Wrong:
-    """Stands in for kitoken: right until it is asked about a certain word."""
+    """Mock of kitoken: correct except for texts with a certain word."""
 
     def __init__(self, encoder: SentencePieceEncoder, word: str) -> None:
         self._encoder, self._word = encoder, word
@@ -365,7 +365,7 @@ def test_kitoken_is_proven_before_it_is_used(folder: Path) -> None:
     assert accelerated.checked == 200 + 3
     few = _accelerated(folder, expected=1000)
     few.encode(texts[:300], ["eng_Latn"] * 300)
-    assert few.checked == 0, "proving does not pay for little text"
+    assert few.checked == 0, "verification does not pay off for little text"
 
 
 def test_a_difference_while_proving_falls_back(folder: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_difference_while_proving_falls_back(folder: Path) -> None:
     assert not accelerated.enabled
     calls = accelerated._fast.calls
     accelerated.encode(texts, ["eng_Latn"] * len(texts))
-    assert accelerated._fast.calls == calls, "never asked again"
+    assert accelerated._fast.calls == calls, "not called again"
 
 
 def test_a_difference_after_proving_stops_the_run(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Continuing a stranger's ModernBERT on added languages, from its folder to a better one.
+"""End-to-end adaptation of an external ModernBERT to new languages.
 
-By the recipe that users are given, made small.
+Uses the packaged `adapt` recipe, reduced in size.
 """
 
 import random
@@ -41,7 +41,7 @@ ADDED = (
 
 
 def write_text(folder: Path) -> Path:
-    """Documents of a language that the model knows and of one that is new to it."""
+    """Write documents of a known and of a new language."""
     generator = random.Random(0)
     known = " ".join(SENTENCES[:2]).split()
     for language, words in (("eng_Latn", known), ("swh_Latn", ADDED)):
@@ -89,18 +89,18 @@ def test_adapting_lowers_the_loss_of_the_added_language(tmp_path: Path, extended
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     export_checkpoint(checkpoint, tmp_path / "adapted")
     card = (tmp_path / "adapted" / "README.md").read_text()
-    assert "began from the weights" in card
-    assert "path: theirs" in card  # what was imported, by its name
+    assert "started from the weights" in card
+    assert "path: theirs" in card  # the imported model, by name
     assert str(tmp_path) not in card
     before = masked_losses(LoadedModel(tmp_path / "imported"), tmp_path / "shards")
     after = masked_losses(LoadedModel(tmp_path / "adapted"), tmp_path / "shards")
     for language in ("eng_Latn", "swh_Latn"):
         old, new = (found.losses.by_label(found.names)[language] for found in (before, after))
         assert new < old - 0.3
-    # It went on from the imported weights: ten steps do not carry them far.
+    # Trained from the imported weights: ten steps do not move them far.
     old = load_file(tmp_path / "imported" / "model.safetensors")
     new = load_file(tmp_path / "adapted" / "model.safetensors")
-    assert len(new["decoder.bias"]) == rows  # those that no token uses included
+    assert len(new["decoder.bias"]) == rows  # including unused ones
     for name, tensor in old.items():
         similarity = torch.cosine_similarity(tensor.flatten(), new[name].flatten(), dim=0)
         assert similarity > 0.5, name

@@ -1,4 +1,4 @@
-"""What cannot be imported is refused by the name of its file and tensor, and leaves nothing."""
+"""Failed imports name the file and tensor and leave no output."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ ODD_LAYERS = ["full_attention"] * 5 + ["sliding_attention"]
 SCALED = {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}
 BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
     ("no config", lambda f: (f / "config.json").unlink(), "has no config.json"),
-    ("config not JSON", lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+    ("config not JSON", lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
     ("other architecture", lambda f: _configure(f, model_type="bert"), "type 'bert'"),
     ("other activation", lambda f: _configure(f, hidden_activation="silu"), "hidden_activation"),
     ("head activation", lambda f: _configure(f, classifier_activation="silu"), "classifier_act"),
@@ -59,24 +59,24 @@ BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
     ("untied", lambda f: _configure(f, tie_word_embeddings=False), "tie_word_embeddings"),
     ("no width", lambda f: _configure(f, hidden_size="wide"), "hidden_size is 'wide'"),
     ("odd layers", lambda f: _configure(f, layer_types=ODD_LAYERS), "layer_types"),
-    ("scaled rotary", lambda f: _configure(f, rope_parameters=SCALED), "scales its rotary"),
-    ("no weights", lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
+    ("scaled rotary", lambda f: _configure(f, rope_parameters=SCALED), "RoPE scaling"),
+    ("no weights", lambda f: (f / "model.safetensors").unlink(), "has no weights"),
     ("pickle only", _pickle_only, r"pickle \(pytorch_model.bin\)"),
-    ("cut short", _cut_short, r"model.safetensors cannot be read"),
+    ("cut short", _cut_short, r"cannot read .*model.safetensors"),
     (
         "missing tensor",
         lambda f: _rewrite(f, lambda t: t.pop("model.layers.2.attn.Wo.weight")),
-        "no file holds the tensor model.layers.2.attn.Wo.weight",
+        "tensor model.layers.2.attn.Wo.weight is missing",
     ),
     (
         "wrong shape",
         lambda f: _rewrite(f, lambda t: t.update({"head.norm.weight": torch.ones(63)})),
-        r"head.norm.weight has shape \[63\]; config.json asks for \[64\]",
+        r"head.norm.weight has shape \[63\]; config.json requires \[64\]",
     ),
     (
         "foreign tensor",
         lambda f: _rewrite(f, lambda t: t.update({"classifier.weight": torch.ones(2, 64)})),
-        "has no tensor classifier.weight",
+        "unexpected tensor classifier.weight",
     ),
     (
         "decoder differs from embedding",
@@ -85,7 +85,7 @@ BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
     ),
     ("not a number", lambda f: _rewrite(f, _set_nan), r"layers.1.mlp.Wi.weight has 1 values"),
     (
-        "quantised",
+        "quantized",
         lambda f: _rewrite(f, lambda t: t.update({"head.norm.weight": torch.ones(64).char()})),
         "stored as torch.int8",
     ),
@@ -100,7 +100,7 @@ BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
         "tokenizer_config.json cannot be read",
     ),
     ("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
-    ("no mask", lambda f: (f / "tokenizer_config.json").write_text("{}"), "does not name all"),
+    ("no mask", lambda f: (f / "tokenizer_config.json").write_text("{}"), "lacks a special token"),
 ]  # fmt: skip
 
 

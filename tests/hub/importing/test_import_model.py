@@ -1,4 +1,4 @@
-"""Import: bit for bit, with other vocabularies and sizes, and refusals that name what is wrong."""
+"""Import: bit for bit, with other vocabularies and sizes, and errors."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_weights_come_in_and_go_out_bit_for_bit(their_folder: Path, tmp_path: Pa
         model = AutoModelForMaskedLM.from_pretrained(folder).eval()
         with torch.no_grad():
             logits.append(model(**inputs).logits)
-    # Some float32 roundings: a product's order of sums depends on where its weights lie in memory.
+    # float32 rounding: the summation order of a matmul depends on the alignment of its weights.
     torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_bfloat16_weights_come_through_unchanged(tmp_path: Path) -> None:
 
 def test_config_of_4_48_and_of_5_mean_the_same(their_folder: Path, tmp_path: Path) -> None:
     text = json.loads((their_folder / "config.json").read_text())
-    if "rope_parameters" not in text:  # this transformers is before 5: as 5 writes it
+    if "rope_parameters" not in text:  # transformers before 5: add what 5 writes
         bases = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
         plain = {"rope_type": "default"}
         rope = {kind: plain | {"rope_theta": text.pop(key)} for kind, key in bases.items()}
@@ -80,7 +80,7 @@ def test_config_of_4_48_and_of_5_mean_the_same(their_folder: Path, tmp_path: Pat
 
 
 def test_defaults_of_transformers_are_ours(tmp_path: Path) -> None:
-    """A config silent on bases, windows and layers means what transformers takes it to mean."""
+    """Missing bases, windows and layer types have the defaults of transformers."""
     sizes = {
         "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
         "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -131,7 +131,7 @@ def test_a_new_tokenizer_keeps_the_rows_of_tokens_it_shares(
     checked = {"kept": 0, "new": 0}
     for token, number in fresh.vocabulary.items():
         content = fresh.token_bytes(token)
-        if number < 5:  # special tokens correspond by role, and have the same ids here
+        if number < 5:  # special tokens match by role and have the same ids here
             assert torch.equal(after[EMBEDDING][number], before[EMBEDDING][number])
         elif content in old_rows:
             checked["kept"] += 1
@@ -176,7 +176,7 @@ def test_special_tokens_correspond_by_role_not_by_name(their_folder: Path, tmp_p
 
 
 def test_special_tokens_that_lie_elsewhere_keep_their_roles(tmp_path: Path) -> None:
-    """ModernBERT's come after the text's and have BERT's names: pad and end change places too."""
+    """ModernBERT's special tokens follow the text, have BERT's names, and swap pad and end."""
     save_tokenizer(tmp_path / "old", metaspace_tokenizer())
     modernbert_like_tokenizer(tmp_path / "new")
     old, new = FastTokenizer(tmp_path / "old"), FastTokenizer(tmp_path / "new")
@@ -191,7 +191,7 @@ def test_special_tokens_that_lie_elsewhere_keep_their_roles(tmp_path: Path) -> N
 
 
 def test_preparation_and_import_give_a_token_the_same_role(tmp_path: Path) -> None:
-    """What frames a text is begin and end, where other tokens have names of these roles, too."""
+    """The tokens that frame a text are begin and end, even if others have names of these roles."""
     modernbert_like_tokenizer(tmp_path / "given")
     path = tmp_path / "given" / "tokenizer_config.json"
     config = json.loads(path.read_text())
@@ -205,7 +205,7 @@ def test_preparation_and_import_give_a_token_the_same_role(tmp_path: Path) -> No
 
 
 def test_what_the_old_tokenizer_cannot_spell_has_no_part_in_a_row(tmp_path: Path) -> None:
-    """A token with a character outside the old vocabulary starts from what is known of it."""
+    """A token with an unknown character starts from the mean of its known subwords."""
     save_tokenizer(tmp_path / "old", metaspace_tokenizer())
     extended = metaspace_tokenizer()
     extended.add_tokens(["town☃bridge", "☃☃"])
@@ -234,7 +234,7 @@ def test_strided_sampling_takes_evenly_spaced_channels_heads_and_layers(
     inner = torch.arange(0, 96, 2)
     assert torch.equal(small[EMBEDDING], large[EMBEDDING][:, hidden])
     assert torch.equal(small["decoder.bias"], large["decoder.bias"])
-    # Layers 0, 3 of 6 are global, as 0 and 3 of 4 are; 1 and 2 come from local ones.
+    # Layers 0 and 3 are global in both models; 1 and 2 come from local layers.
     for ours, theirs in ((0, 0), (1, 2), (2, 4), (3, 3)):
         few, many = f"model.layers.{ours}", f"model.layers.{theirs}"
         qkv = large[f"{many}.attn.Wqkv.weight"].view(3, 4, 16, 64)[:, [0, 2]][..., hidden]
@@ -251,7 +251,7 @@ def test_strided_sampling_takes_evenly_spaced_channels_heads_and_layers(
 
 
 def test_small_from_base_keeps_all_layers_and_inner_channels(their_folder: Path) -> None:
-    """mmBERT's small has base's depth and inner width, half its width and heads."""
+    """mmBERT small has the depth and inner width of base, and half its width and heads."""
     source = read_configuration(their_folder).encoder
     target = replace(source, hidden_size=32, num_attention_heads=2)
     sampling = StridedSampling(source, target)
@@ -286,7 +286,7 @@ def test_sizes_that_sampling_cannot_make(
 
 
 def test_letters_are_not_mistaken_for_bytes_between_kinds_of_tokenizers(tmp_path: Path) -> None:
-    """A byte-level vocabulary shows as "Ð" a byte that is half of a Cyrillic letter."""
+    """In a byte-level vocabulary, "Ð" is a byte that is half of a Cyrillic letter."""
     save_tokenizer(tmp_path / "letters", metaspace_tokenizer(["Ð Ðð Ð ð", *SENTENCES]))
     save_tokenizer(tmp_path / "bytes", byte_level_tokenizer())
     letters, in_bytes = FastTokenizer(tmp_path / "letters"), FastTokenizer(tmp_path / "bytes")
@@ -306,8 +306,8 @@ def test_a_vocabulary_that_holds_the_word_byte_level_is_not_one(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["byte level", "metaspace"])
 def test_new_words_are_spelt_exactly(tmp_path: Path, kind: str) -> None:
-    """A tokenizer that puts a space before every text adds none to a word that has one, and can
-    only spell the inside of a word as if it began one."""
+    """A tokenizer that prepends a space adds none to a word that has one, and encodes the inside of
+    a word like its beginning."""
     make = metaspace_tokenizer if kind == "metaspace" else byte_level_tokenizer
     save_tokenizer(tmp_path, make())
     tokenizer = FastTokenizer(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmbert.data.loading.device_inputs import inputs_on
+from mmbert.data.loading.device_inputs import prefetch_to_device
 from mmbert.model.config import Recompute
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.process_grid import ProcessGrid
@@ -183,7 +183,7 @@ class Streams:
 def test_rows_are_copied_ahead_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     streams, device = Streams(monkeypatch), torch.device("cuda", 0)
     with FakeTensorMode(allow_non_fake_inputs=True), HostSyncCounter() as waits:
-        for number, present in enumerate(inputs_on(device, ROWS)):
+        for number, present in enumerate(prefetch_to_device(device, ROWS)):
             streams.notes.append("used")
             tensors = [v for v in vars(present.batch).values() if isinstance(v, torch.Tensor)]
             assert {tensor.device for tensor in (*tensors, present.components)} == {device}
@@ -192,7 +192,7 @@ def test_rows_are_copied_ahead_without_waiting(monkeypatch: pytest.MonkeyPatch) 
     one = ["waited for on computing", *["kept"] * 6, "used"]
     sent = "sent on copying"
     assert streams.notes == [sent, sent, *one, sent, *one, *one]
-    assert list(inputs_on(device, [])) == []
+    assert list(prefetch_to_device(device, [])) == []
 
 
 class PretendedEngine:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from mmbert.training.metrics.interval_metrics import IntervalSums
-from mmbert.training.metrics.log_metrics import smoothed_rate, throughput_metrics
+from mmbert.training.metrics.log_metrics import SmoothedRate, throughput_metrics
 
 SUMS = IntervalSums(
     component_tokens=np.array([300.0, 90.0]),
+    trained_tokens=np.array([600.0, 180.0]),
     row_tokens=400.0,
     flops=8e12,
     seconds=2.0,
@@ -43,5 +44,13 @@ def test_no_utilisation_where_the_peak_is_not_known() -> None:
 
 def test_rate_is_the_first_intervals_then_follows_slowly() -> None:
     """One slow interval does not throw the time left about."""
-    assert smoothed_rate(None, SUMS) == 200.0
-    assert smoothed_rate(100.0, SUMS) == pytest.approx(0.7 * 100 + 0.3 * 200)
+    rate = SmoothedRate()
+    rate.update(200, 2.0)
+    assert rate.tokens_per_second == 100.0
+    for _ in range(100):
+        rate.update(200, 2.0)
+    rate.update(200, 20.0)
+    assert 70 < rate.tokens_per_second < 80
+    for _ in range(200):
+        rate.update(200, 1.0)
+    assert rate.tokens_per_second == pytest.approx(200.0, rel=0.01)

@@ -4,18 +4,19 @@ import errno
 import json
 import math
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmbert.files import atomic_write
-from mmbert.training.metrics.loggers import LoggerContainer
-from mmbert.training.metrics.tensorboard_logger import TensorBoardLogger
-from mmbert.training.metrics.tensorboard_tags import custom_scalars_layout
+from mmbert.recipe.sections import LoggingSettings
+from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
+from mmbert.training.metrics.loggers.container import LOGGERS, LoggerContainer
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -24,16 +25,57 @@ def read(folder: Path) -> EventAccumulator:
     return accumulator
 
 
+def opened(folder: Path, first_step: int = 0) -> LoggerContainer:
+    loggers = LoggerContainer(active=True)
+    run = RunInfo(folder, "tiny", first_step, 9, phases=("one",), largest_languages=("eng_Latn",))
+    loggers.open(run, ["tensorboard"])
+    return loggers
+
+
+def test_a_recipe_may_name_every_logger_and_no_other() -> None:
+    (literal, _) = get_args(LoggingSettings.model_fields["loggers"].annotation)
+    assert set(get_args(literal)) == set(LOGGERS)
+
+
+def test_a_logger_needs_no_method_but_those_it_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[int, dict[str, float]]] = []
+
+    class Minimal(BaseLogger):
+        target = "nowhere"
+
+        def __init__(self, run: RunInfo) -> None:
+            assert (run.name, run.steps) == ("tiny", 9)
+
+        def log(self, step: int, metrics: Mapping[str, float]) -> None:
+            logged.append((step, dict(metrics)))
+
+    monkeypatch.setitem(LOGGERS, "minimal", Minimal)
+    loggers = LoggerContainer(active=True)
+    loggers.open(RunInfo(tmp_path, "tiny", 0, 9), ["minimal"])
+    loggers.event("start", 0, "starting")
+    loggers.log(1, {"loss": 2.0, "mfu": None})
+    loggers.text("about", "text")
+    loggers.histogram(1, "epochs", np.ones(3))
+    loggers.rewind(0)
+    loggers.progress(1)
+    loggers.sync()
+    loggers.close()
+    assert loggers.failure is None
+    assert logged == [(1, {"loss": 2.0})]
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_the_board_is_read_by_tensorboard(tmp_path: Path) -> None:
-    tensorboard = TensorBoardLogger(tmp_path, 0)
-    tensorboard.custom_scalars(custom_scalars_layout(["one"], ["eng_Latn"]))
-    tensorboard.text("about/recipe", "a recipe")
+    loggers = opened(tmp_path)
+    loggers.text("about/recipe", "a recipe")
     for step in range(3):
-        tensorboard.scalars(step, {"1_loss/train": 3.0 - step, "8_memory/peak_mib": None})
-    tensorboard.histogram(2, "languages/loss", np.array([1.0, 2.0, 2.0]))
-    tensorboard.histogram(2, "languages/epochs", np.array([]))
-    tensorboard.close()
-    found = read(tmp_path)
+        loggers.log(step, {"1_loss/train": 3.0 - step, "8_memory/peak_mib": None})
+    loggers.histogram(2, "languages/loss", np.array([1.0, 2.0, 2.0]))
+    loggers.histogram(2, "languages/epochs", np.array([]))
+    loggers.close()
+    found = read(tmp_path / "tensorboard")
     assert [(e.step, e.value) for e in found.Scalars("1_loss/train")] == [(0, 3), (1, 2), (2, 1)]
     assert found.Tags()["scalars"] == ["1_loss/train"]
     (histogram,) = found.Histograms("languages/loss")
@@ -42,20 +84,20 @@ def test_the_board_is_read_by_tensorboard(tmp_path: Path) -> None:
 
 
 def test_what_a_restart_or_a_rollback_repeats_is_shown_once(tmp_path: Path) -> None:
-    tensorboard = TensorBoardLogger(tmp_path, 0)
+    loggers = opened(tmp_path)
     for step in range(6):
-        tensorboard.scalars(step, {"loss": 0.0})
-    tensorboard.rewind(4)
-    tensorboard.scalars(4, {"loss": 1.0})
-    tensorboard.close()
-    assert [(e.step, e.value) for e in read(tmp_path).Scalars("loss")][-2:] == [(3, 0.0), (4, 1.0)]
+        loggers.log(step, {"loss": 0.0})
+    loggers.rewind(4)
+    loggers.log(4, {"loss": 1.0})
+    loggers.close()
+    scalars = read(tmp_path / "tensorboard").Scalars("loss")
+    assert [(e.step, e.value) for e in scalars][-2:] == [(3, 0.0), (4, 1.0)]
 
 
 def test_a_log_line_that_a_crash_tore_is_cut_off(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1}\n{"step": 2, "lo')
-    loggers = LoggerContainer(tmp_path, active=True)
-    loggers.open(1, 9, {})
+    loggers = opened(tmp_path, first_step=1)
     loggers.event("start", 1, "again")
     loggers.close()
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 1]
@@ -73,12 +115,11 @@ def files_no_longer_than(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("which", ["log.jsonl", "tensorboard"])
 def test_a_full_disk_is_kept_for_the_ranks_to_agree_on(tmp_path: Path, which: str) -> None:
-    loggers = LoggerContainer(tmp_path, active=True)
-    loggers.open(0, 9, {})
+    loggers = opened(tmp_path)
     with files_no_longer_than(20_000):
         for step in range(300):
             if which == "tensorboard":
-                loggers.scalars(step, {f"tag/{number}": math.pi for number in range(50)})
+                loggers.log(step, {f"tag/{number}": math.pi for number in range(50)})
             else:
                 loggers.event("something", step, "x" * 100)
     loggers.close()
@@ -90,7 +131,7 @@ def test_a_full_disk_is_kept_for_the_ranks_to_agree_on(tmp_path: Path, which: st
 def test_a_full_disk_that_was_explained_already_is_kept_for_all_ranks_to_hear(
     tmp_path: Path,
 ) -> None:
-    loggers, full = LoggerContainer(tmp_path, active=True), tmp_path / "results.json"
+    loggers, full = LoggerContainer(active=True), tmp_path / "results.json"
 
     def write() -> None:
         with atomic_write(full) as file:

@@ -13,7 +13,7 @@ from mmbert.hardware import peak_flops
 from mmbert.model.flops import training_flops
 from mmbert.recipe import ModelSettings
 from mmbert.training.metrics.communication_timer import COLLECTIVES, CollectiveTimer
-from mmbert.training.metrics.loggers import format_count, format_seconds
+from mmbert.training.metrics.loggers.console_logger import format_count, format_seconds
 from mmbert.training.metrics.step_timer import StepTimer
 from tests.support.ranks import run_ranks
 

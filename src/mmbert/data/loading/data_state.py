@@ -1,4 +1,4 @@
-"""The data state of a checkpoint, and the way from it to the order of any phase."""
+"""Data state of a checkpoint, and the cursor that restores it and moves between phases."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from mmbert.data.loading.streams import (
     StreamState,
     close_phase,
-    first_state,
+    initial_state,
     next_consumption,
     open_phase,
 )
 from mmbert.data.sampling.consumption import Consumption, PhaseEnd
-from mmbert.data.sampling.mixture_weights import phase_mixes
-from mmbert.data.sampling.phase_order import PhaseOrder, PieceFinder
+from mmbert.data.sampling.mixture_weights import phase_mixtures
+from mmbert.data.sampling.phase_sampler import PhaseSampler, PieceLocator
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
@@ -26,18 +26,18 @@ STATE_FORMAT = 1
 
 
 class EndedPhase(TypedDict):
-    """Pieces drawn by each stream, and [component, number] of those that went back whole."""
+    """Pieces drawn by each stream, and [component, number] of whole pieces returned unused."""
 
     positions: list[int]
     returned: list[list[int]]
 
 
 class DataState(TypedDict):
-    """JSON-able: where the order of data stands before `step`.
+    """Position in the order of data before `step`; JSON-serializable.
 
     Component indices refer to `components`, the names at the time of writing, so that a corpus may
-    gain languages. `digests` identify the sequences of the phases begun so far; `streams` (key:
-    the stream's number) may be those of one rank or of all.
+    gain languages. `digests` identify the sequences of the phases started so far; `streams` (by
+    stream number) holds those of one rank or of all.
     """
 
     format: int
@@ -50,7 +50,7 @@ class DataState(TypedDict):
 
 
 def merge_states(states: Sequence[DataState]) -> DataState:
-    """One state with all streams from those of the data ranks. Raises ValueError on a mismatch."""
+    """Merge the states of the data ranks into one. Raises ValueError on a mismatch."""
     first = states[0]
     merged = dict(first)
     streams: dict[str, StreamState] = {}
@@ -63,32 +63,32 @@ def merge_states(states: Sequence[DataState]) -> DataState:
     return merged  # type: ignore[return-value]
 
 
-class Progress:
-    """The order of the current phase and the states of all streams in it.
+class DataCursor:
+    """Sampler of the current phase and the states of all its streams; the same on every rank.
 
-    Built from a corpus, a recipe and a checkpoint's state (None: the beginning), then moved from
-    phase to phase with `advance`. The same on every rank.
+    Starts from a checkpoint's state (None: the beginning of the run); `advance` moves it to the
+    next phase.
     """
 
     def __init__(
         self, corpus: Corpus, recipe: Recipe, plan: TrainingPlan, state: DataState | None
     ) -> None:
-        self.finder = PieceFinder(corpus, recipe)
+        self.locator = PieceLocator(corpus, recipe)
         self._corpus, self._recipe, self._plan = corpus, recipe, plan
-        self._mixes = phase_mixes(self.finder.sizes, recipe)
+        self._mixtures = phase_mixtures(self.locator.sizes, recipe)
         self._names = [component.name for component in corpus.components]
         self._digests: list[str] = []
         self._ended: list[EndedPhase] = []
         count = recipe.batch.quantum
-        self.order = self._order(0, Consumption.nothing(len(corpus.components)))
-        self.streams: list[StreamState] = [first_state() for _ in range(count)]
+        self.sampler = self._open_sampler(0, Consumption.empty(len(corpus.components)))
+        self.streams: list[StreamState] = [initial_state() for _ in range(count)]
         self.step = 0
         if state is not None:
             self._restore(state, count)
 
     def advance(self, streams: Sequence[StreamState]) -> None:
-        """End the current phase with the states of all streams, and open the next."""
-        end, remainders = close_phase(self.finder, list(streams))
+        """End the current phase with the states of all streams and start the next one."""
+        end, remainders = close_phase(self.locator, list(streams))
         self._ended.append(
             {
                 "positions": end.positions.tolist(),
@@ -97,38 +97,40 @@ class Progress:
                 ).tolist(),
             }
         )
-        self.order = self._order(self.order.index + 1, next_consumption(self.order, end))
-        self.streams = open_phase(self.order, remainders)
+        self.sampler = self._open_sampler(
+            self.sampler.index + 1, next_consumption(self.sampler, end)
+        )
+        self.streams = open_phase(self.sampler, remainders)
 
-    def state(self, step: int, streams: dict[int, StreamState]) -> DataState:
-        """The state before `step` of the given streams in the current phase."""
+    def state_dict(self, step: int, streams: dict[int, StreamState]) -> DataState:
+        """Return the state of the given streams of the current phase before `step`."""
         return {
             "format": STATE_FORMAT,
             "step": step,
-            "phase": self.order.index,
+            "phase": self.sampler.index,
             "components": self._names,
             "digests": list(self._digests),
             "ended": list(self._ended),
             "streams": {str(number): streams[number] for number in sorted(streams)},
         }
 
-    def _order(self, index: int, before: Consumption) -> PhaseOrder:
-        order = PhaseOrder(self.finder, self._recipe, self._mixes, index, before)
-        self._digests.append(order.digest)
-        return order
+    def _open_sampler(self, index: int, before: Consumption) -> PhaseSampler:
+        sampler = PhaseSampler(self.locator, self._recipe, self._mixtures, index, before)
+        self._digests.append(sampler.digest)
+        return sampler
 
     def _restore(self, state: DataState, count: int) -> None:
         if state["format"] != STATE_FORMAT:
             raise UserError(
                 f"the checkpoint's data state has format {state['format']}, "
                 f"this version reads {STATE_FORMAT}",
-                remedy="continue with the version that wrote it",
+                remedy="resume with the version that wrote it",
             )
         if set(state["streams"]) != {str(number) for number in range(count)}:
             raise UserError(
-                f"the checkpoint has {len(state['streams'])} data streams, the recipe asks for "
-                f"{count}",
-                remedy="set batch.quantum as it was; it cannot change during a run",
+                f"the checkpoint has {len(state['streams'])} data streams, the recipe has "
+                f"batch.quantum={count}",
+                remedy="restore batch.quantum; it cannot change during a run",
             )
         rename = self._renaming(state)
         for index, ended in enumerate(state["ended"]):
@@ -145,42 +147,42 @@ class Progress:
                     ).tolist(),
                 }
             )
-            self.order = self._order(index + 1, next_consumption(self.order, end))
-        self._check_digest(state, self.order.index)
+            self.sampler = self._open_sampler(index + 1, next_consumption(self.sampler, end))
+        self._check_digest(state, self.sampler.index)
         self.step = state["step"]
         self.streams = [_renamed(state["streams"][str(number)], rename) for number in range(count)]
-        first = self._plan.phases[self.order.index].first_step
-        ends = self._plan.phases[self.order.index].end_step
+        first = self._plan.phases[self.sampler.index].first_step
+        ends = self._plan.phases[self.sampler.index].end_step
         if not first <= self.step <= ends:
             raise UserError(
-                f"the checkpoint's data stand at step {self.step}, but phase "
-                f"'{self._recipe.phases[self.order.index].name}' has steps {first} to {ends}",
-                remedy="restore the recipe that is saved beside the checkpoint",
+                f"the checkpoint's data state is at step {self.step}, but phase "
+                f"'{self._recipe.phases[self.sampler.index].name}' has steps {first} to {ends}",
+                remedy="restore the recipe saved in the checkpoint",
             )
-        if self.step == ends and self.order.index + 1 < len(self._plan.phases):
+        if self.step == ends and self.sampler.index + 1 < len(self._plan.phases):
             self.advance(self.streams)
 
     def _renaming(self, state: DataState) -> np.ndarray:
-        """int64: the state's component indices -> this corpus's; -1 where one is gone."""
+        """Map the state's component indices to this corpus's (int64; -1: missing)."""
         found = [self._corpus.named(name) for name in state["components"]]
         return np.array([-1 if component is None else component.index for component in found])
 
     def _check_digest(self, state: DataState, index: int) -> None:
         if state["digests"][index] != self._digests[index]:
             raise UserError(
-                f"phase '{self._recipe.phases[index].name}' was begun with another order of data: "
-                "the recipe's mixture or the shards have changed",
-                remedy="restore the recipe saved beside the checkpoint and the shards, or start a "
-                "new run; phases that have not begun may be changed freely",
+                f"phase '{self._recipe.phases[index].name}' was started with another order of "
+                "data: the recipe's mixture or the shards have changed",
+                remedy="restore the shards and the recipe saved in the checkpoint, or start a new "
+                "run; phases that have not started may change freely",
             )
 
 
 def _renamed(state: StreamState, rename: np.ndarray) -> StreamState:
-    carried = [[int(rename[entry[0]]), *entry[1:]] for entry in state["carried"]]
-    kept = [[int(rename[entry[0]]), *entry[1:]] for entry in state["kept"]]
-    if any(entry[0] < 0 for entry in (*carried, *kept)):
+    pending = [[int(rename[entry[0]]), *entry[1:]] for entry in state["carried"]]
+    deferred = [[int(rename[entry[0]]), *entry[1:]] for entry in state["kept"]]
+    if any(entry[0] < 0 for entry in (*pending, *deferred)):
         raise UserError(
-            "a language of which the checkpoint carries text is missing from the shards",
+            "the shards lack a language with text pending in the checkpoint",
             remedy="restore the shards that the run was started with",
         )
-    return {"position": state["position"], "carried": carried, "kept": kept}
+    return {"position": state["position"], "carried": pending, "kept": deferred}

@@ -1,4 +1,4 @@
-"""A row as the tensors that the model's forward takes."""
+"""Conversion of a row to the tensors of the model's forward pass."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mmbert.model.packed_batch import PackedBatch
 
 
 def to_batch(row: Row, device: torch.device | str = "cpu") -> PackedBatch:
-    """The row as a PackedBatch on `device`: int64 ids, positions and labels, float32 weights.
+    """Convert a row to a PackedBatch on `device`: int64 ids, positions, labels; float32 weights.
 
-    Of the row's slots for segments it has those in use and a few empty ones (`slots_for`). On a GPU
-    the copies leave pinned memory and do not wait.
+    Keeps the segment slots in use and a few empty ones (`slots_for`). Copies to a GPU are
+    asynchronous, from pinned memory.
     """
     on_gpu = torch.device(device).type == "cuda"
 
@@ -35,6 +35,6 @@ def to_batch(row: Row, device: torch.device | str = "cpu") -> PackedBatch:
 
 
 def _without_empty_slots(cu_seqlens: np.ndarray) -> np.ndarray:
-    """Its beginning, up to the few repetitions of its last entry that `slots_for` leaves."""
+    """Truncate `cu_seqlens` to the slots in use and the few empty ones that `slots_for` keeps."""
     used = int(np.searchsorted(cu_seqlens, cu_seqlens[-1]))
     return cu_seqlens[: slots_for(used, len(cu_seqlens) - 1) + 1]

@@ -1,4 +1,4 @@
-"""A step's rows as tensors on the device, each on its way while the one before is computed."""
+"""Prefetching of a step's rows to the device during the computation of the previous row."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,21 +14,24 @@ from mmbert.model.packed_batch import PackedBatch
 
 
 @dataclass(frozen=True)
-class Input:
+class Microbatch:
     """One microbatch on the device."""
 
     batch: PackedBatch
     components: Tensor
-    """int64 [K]: the component of each masked token, −1 for an empty slot."""
+    """int64 [K]: component of each masked token, −1 for an empty slot."""
 
 
-def inputs_on(device: torch.device, rows: Sequence[Row]) -> Iterator[Input]:
-    """The rows in order. On a GPU the next one is copied, from pinned memory and on a stream of its
-    own, before the present one is given; nothing here waits for the device."""
+def prefetch_to_device(device: torch.device, rows: Sequence[Row]) -> Iterator[Microbatch]:
+    """Yield the rows in order as microbatches on `device`.
+
+    On a GPU, the next row is copied from pinned memory on a separate stream before the current one
+    is yielded. Never waits for the device.
+    """
     if device.type != "cuda":
         yield from (_send(row, device) for row in rows)
         return
-    copying, waiting = torch.cuda.Stream(device), deque[tuple[Input, Any]]()
+    copying, waiting = torch.cuda.Stream(device), deque[tuple[Microbatch, Any]]()
     for number in range(len(rows)):
         for row in rows[number + len(waiting) : number + 2]:
             waiting.append(_send_on(copying, row, device))
@@ -37,19 +40,19 @@ def inputs_on(device: torch.device, rows: Sequence[Row]) -> Iterator[Input]:
         computing.wait_event(arrived)
         for tensor in (present.components, *vars(present.batch).values()):
             if isinstance(tensor, Tensor):
-                tensor.record_stream(computing)  # or the other stream took its memory early
+                tensor.record_stream(computing)  # else the copy stream may reuse it too early
         yield present
 
 
-def _send(row: Row, device: torch.device) -> Input:
+def _send(row: Row, device: torch.device) -> Microbatch:
     components = torch.from_numpy(row.masked_components).to(torch.int64, copy=True)
     if device.type == "cuda":
         components = components.pin_memory().to(device, non_blocking=True)
-    return Input(to_batch(row, device), components)
+    return Microbatch(to_batch(row, device), components)
 
 
-def _send_on(stream: Any, row: Row, device: torch.device) -> tuple[Input, Any]:
-    """The row, on its way on `stream`, and the event of its arrival."""
+def _send_on(stream: Any, row: Row, device: torch.device) -> tuple[Microbatch, Any]:
+    """Copy a row on `stream`; returns it and the event of its arrival."""
     with torch.cuda.stream(stream):
         sent = _send(row, device)
         arrived = torch.cuda.Event()

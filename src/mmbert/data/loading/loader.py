@@ -1,15 +1,15 @@
-"""The rows of one data rank, in order, from any step of the run on; optionally read ahead."""
+"""Ordered rows of one data rank from any step of the run, optionally read ahead."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
-from mmbert.data.loading.data_state import DataState, Progress, merge_states
+from mmbert.data.loading.data_state import DataCursor, DataState, merge_states
 from mmbert.data.loading.masking import row_masker
-from mmbert.data.loading.row_source import RowSource, own_rows
+from mmbert.data.loading.row_source import RowSource, rows_of_rank
 from mmbert.data.loading.rows import Row
-from mmbert.data.loading.worker_processes import Workers
+from mmbert.data.loading.worker_processes import WorkerPool
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
 from mmbert.recipe.division import check_data_ranks
@@ -19,19 +19,24 @@ __all__ = ["DataState", "Exchange", "RowLoader", "merge_states"]
 
 Exchange = Callable[[DataState], Sequence[DataState]]
 
-_REMEMBERED_STEPS = 16
+_MAX_STATES = 16
 
 
 class RowLoader:
     """Iterates over a data rank's rows from `first_step` to the end of the run.
 
-    Row i of the run belongs to stream i mod V and to data rank i mod `data_ranks`; what it holds
-    depends on neither. At a phase's end the streams of all ranks meet: `exchange` gives the states
-    of all data ranks for this rank's (called on every rank at the same row); one data rank needs
-    none. `workers` > 0 processes read ahead (torch is not imported there).
+    Row i of the run belongs to stream i mod V and to data rank i mod `data_ranks`; its contents
+    depend on neither.
 
-    Raises UserError when the number of data ranks does not divide the streams, or the state does
-    not belong to this recipe and corpus; ValueError without an exchange where one is needed.
+    Args:
+        workers: number of processes that read ahead (they do not import torch); 0: none.
+        exchange: all-gathers the states of the data ranks at the end of a phase, called on every
+            rank at the same row; not needed for one data rank.
+
+    Raises:
+        UserError: the number of data ranks does not divide the streams, or the state belongs to
+            another recipe or corpus.
+        ValueError: a required exchange is missing.
     """
 
     def __init__(
@@ -50,52 +55,50 @@ class RowLoader:
         check_data_ranks(recipe.batch, recipe.parallel, data_ranks * recipe.parallel.tensor)
         self._corpus, self._recipe, self._plan = corpus, recipe, plan
         self._rank, self._ranks = data_rank, data_ranks
-        self._progress = Progress(corpus, recipe, plan, state)
-        if self._progress.step != first_step:
-            raise ValueError(
-                f"the data state stands before step {self._progress.step}, not {first_step}"
-            )
-        last_phase = self._progress.order.index == len(plan.phases) - 1
+        self._cursor = DataCursor(corpus, recipe, plan, state)
+        if self._cursor.step != first_step:
+            raise ValueError(f"the data state is before step {self._cursor.step}, not {first_step}")
+        last_phase = self._cursor.sampler.index == len(plan.phases) - 1
         if exchange is None and data_ranks > 1 and not last_phase:
-            raise ValueError("more than one data rank needs an exchange at the phases' ends")
+            raise ValueError("more than one data rank needs an exchange at the end of phases")
         self._exchange: Exchange = exchange or (lambda own: [own])
         self._first_step = first_step
-        self._masker = row_masker(corpus, recipe, recipe.seed)
+        self._masker = row_masker(corpus, recipe.data.masking, recipe.seed)
         self._worker_count = workers
-        self._workers: Workers | None = None
-        self._begun = False
+        self._workers: WorkerPool | None = None
+        self._started = False
         own = self._own_streams()
-        self._latest = {number: self._progress.streams[number] for number in own}
+        self._latest = {number: self._cursor.streams[number] for number in own}
         self._states: OrderedDict[int, DataState] = OrderedDict()
-        self._states[first_step - 1] = self._progress.state(first_step, self._latest)
+        self._states[first_step - 1] = self._cursor.state_dict(first_step, self._latest)
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows; once only, as their states move on with them."""
-        if self._begun:
-            raise RuntimeError("a RowLoader is iterated once; make another one from a state")
-        self._begun = True
+        """Iterate over the rows; only once, since the states advance with them."""
+        if self._started:
+            raise RuntimeError("a RowLoader can be iterated only once; create another from a state")
+        self._started = True
         return self._rows()
 
     def _rows(self) -> Iterator[Row]:
-        for phase in self._plan.phases[self._progress.order.index :]:
-            if self._progress.order.index != phase.index:
+        for phase in self._plan.phases[self._cursor.sampler.index :]:
+            if self._cursor.sampler.index != phase.index:
                 ended = self.state_after(phase.first_step - 1)
                 everything = merge_states(list(self._exchange(ended)))["streams"]
-                self._progress.advance(
+                self._cursor.advance(
                     [everything[str(number)] for number in range(self._recipe.batch.quantum)]
                 )
-                self._latest = {n: self._progress.streams[n] for n in self._own_streams()}
+                self._latest = {n: self._cursor.streams[n] for n in self._own_streams()}
             yield from self._phase_rows(phase)
         self.close()
 
     def state_after(self, step: int) -> DataState:
-        """This rank's state once all its rows of `step` were given; for the last 16 such steps.
+        """Return this rank's state after all its rows of `step`, one of the last 16 finished steps.
 
-        The step before the first one counts as given. Raises ValueError for others.
+        The step before the first one counts as finished. Raises ValueError for other steps.
         """
         state = self._states.get(step)
         if state is None:
-            raise ValueError(f"step {step} is not among the last ones whose rows were all given")
+            raise ValueError(f"step {step} is not among the last finished steps")
         return state
 
     def close(self) -> None:
@@ -109,23 +112,25 @@ class RowLoader:
 
     def _phase_rows(self, phase: PhasePlan) -> Iterator[Row]:
         read = self._open_source(phase)
-        for step, rows in own_rows(self._plan, phase, self._first_step, self._rank, self._ranks):
+        for step, rows in rows_of_rank(
+            self._plan, phase, self._first_step, self._rank, self._ranks
+        ):
             for index in rows:
                 row = read(index)
                 assert row.stream_state is not None
                 self._latest[index % self._recipe.batch.quantum] = row.stream_state
                 if index == rows[-1]:
-                    self._states[step] = self._progress.state(step + 1, self._latest)
-                    if len(self._states) > _REMEMBERED_STEPS:
+                    self._states[step] = self._cursor.state_dict(step + 1, self._latest)
+                    if len(self._states) > _MAX_STATES:
                         self._states.popitem(last=False)
                 yield row
         self.close()
 
     def _open_source(self, phase: PhasePlan) -> Callable[[int], Row]:
         if not self._worker_count or self._first_step >= phase.end_step:
-            return RowSource(self._progress, self._recipe, self._masker, self._own_streams()).row
-        self._workers = Workers(
-            self._progress,
+            return RowSource(self._cursor, self._recipe, self._masker, self._own_streams()).row
+        self._workers = WorkerPool(
+            self._cursor,
             self._recipe,
             self._plan,
             self._masker,

@@ -1,7 +1,7 @@
-"""Which tokens of a row are masked and by what, from (seed, row) alone.
+"""Masked tokens of a row and their replacements, a pure function of (seed, row).
 
-Random words come from Philox, a counter-based generator, by its raw 64-bit output, which numpy
-keeps stable between versions; nothing depends on ranks, workers or what was drawn before.
+Random numbers are the raw 64-bit output of Philox, a counter-based generator, which numpy keeps
+stable between versions; nothing depends on ranks, workers or earlier draws.
 """
 
 from __future__ import annotations
@@ -15,29 +15,34 @@ import numpy as np
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import UserError
-from mmbert.recipe import MaskingSettings, Recipe
+from mmbert.recipe import MaskingSettings
 
-# A "word" of a script that writes no spaces would be a sentence: it is cut after so many tokens.
-LONGEST_WORD = 8
-# The key of a token that may not be chosen; others' keys have 31 bits.
-_NEVER = np.uint32(2**32 - 1)
+# Longer words are split: in scripts without spaces a "word" would be a whole sentence.
+MAX_WORD_TOKENS = 8
+# Key of a token that must not be chosen; all other keys have 31 bits.
+_INELIGIBLE = np.uint32(2**32 - 1)
 
 
 @dataclass(frozen=True)
 class MaskedRow:
-    """`input_ids` int32 [T] with the masks in, `positions` int32 [n] ascending and `labels` int32
-    [n], the tokens that were there."""
+    """A row after masking."""
 
     input_ids: np.ndarray
+    """int32 [T], with the replacements."""
     positions: np.ndarray
+    """int32 [n], ascending."""
     labels: np.ndarray
+    """int32 [n], the original tokens."""
 
 
 class Masker:
-    """Masks rows: exactly round(ratio · eligible) tokens, never a special one.
+    """Masks exactly round(ratio · eligible) tokens of a row, never special ones.
 
-    `seed` picks the masks of a run. `word_starts` bool [vocabulary] (ids that begin a word) turns
-    on whole-word masking. Random ids are uniform over the vocabulary without the special ids.
+    Random replacements are uniform over the vocabulary without the special ids.
+
+    Args:
+        seed: determines the masks of a run.
+        word_starts: bool [vocabulary], ids that begin a word; enables whole-word masking.
     """
 
     def __init__(
@@ -57,12 +62,12 @@ class Masker:
         self._word_starts = word_starts
 
     def mask(self, input_ids: np.ndarray, ratio: float, row: int) -> MaskedRow:
-        """Mask a row (int32 [T], left as it is) whose number in the run is `row`."""
+        """Mask row number `row` of the run (int32 [T], not modified)."""
         words = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64))
         keys = words.random_raw((len(input_ids) + 1) // 2).view(np.uint32)[: len(input_ids)]
         keys >>= np.uint32(1)
         special = np.flatnonzero(self._is_special.take(input_ids))
-        keys[special] = _NEVER
+        keys[special] = _INELIGIBLE
         count = round(ratio * (len(input_ids) - len(special)))
         if self._word_starts is None:
             positions = np.flatnonzero(_smallest(keys, count))
@@ -74,24 +79,24 @@ class Masker:
         return MaskedRow(masked, positions.astype(np.int32), labels)
 
     def _replacements(self, labels: np.ndarray, words: np.random.Philox) -> np.ndarray:
-        """The mask token, a random one or the token itself, each by its share."""
+        """Draw each replacement: mask token, random token or the token itself."""
         draws = words.random_raw(len(labels))
         choice = (draws >> np.uint64(32)).astype(np.float64) * 2.0**-32
         replaced = np.where(choice < self._settings.mask, np.int32(self._mask_id), labels)
-        share = self._settings.mask + self._settings.random
-        random = np.flatnonzero((choice >= self._settings.mask) & (choice < share))
-        # 32 bits scaled to the number of text ids: uniform within one part in ten thousand
+        replaced_fraction = self._settings.mask + self._settings.random
+        random = np.flatnonzero((choice >= self._settings.mask) & (choice < replaced_fraction))
+        # 32 bits scaled to the number of text ids: uniform to one part in ten thousand
         value = (draws[random] & np.uint64(0xFFFFFFFF)) * np.uint64(self._text_ids)
         random_ids = (value >> np.uint64(32)).astype(np.int32)
-        for special in self._specials:  # ascending: step over each special id
+        for special in self._specials:  # ascending: skip each special id
             random_ids += random_ids >= special
         replaced[random] = random_ids
         return replaced
 
     def _whole_words(self, input_ids: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
-        """Positions of `count` tokens that form whole words, but for the last one chosen."""
+        """Choose `count` positions that form whole words, except for the last word chosen."""
         assert self._word_starts is not None
-        eligible = np.flatnonzero(keys != _NEVER)
+        eligible = np.flatnonzero(keys != _INELIGIBLE)
         starts = self._word_starts[input_ids[eligible]]
         starts[np.flatnonzero(np.diff(eligible) != 1) + 1] = True  # after a special token
         if len(starts):
@@ -99,7 +104,7 @@ class Masker:
         first = np.flatnonzero(starts)
         lengths = np.diff(np.append(first, len(eligible)))
         within = np.arange(len(eligible)) - np.repeat(first, lengths)
-        starts |= within % LONGEST_WORD == 0
+        starts |= within % MAX_WORD_TOKENS == 0
         first = np.flatnonzero(starts)
         lengths = np.diff(np.append(first, len(eligible)))
         order = np.argsort(keys[eligible[first]], kind="stable")
@@ -115,7 +120,7 @@ class Masker:
 
 
 def _smallest(keys: np.ndarray, count: int) -> np.ndarray:
-    """bool: the `count` smallest keys; of equal ones those that come first."""
+    """Select the `count` smallest keys (bool); among equal keys, the first ones."""
     if count <= 0:
         return np.zeros(len(keys), dtype=bool)
     if count >= len(keys):
@@ -129,20 +134,25 @@ def _smallest(keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray:
-    """bool [vocabulary_size]: ids that begin a word, by the marks of the tokenizer's vocabulary.
+    """Find the ids that begin a word, from markers in the tokenizer's vocabulary.
 
     SentencePiece's ▁ and byte-level BPE's Ġ mark a space before a token, WordPiece's ## its
-    absence; line breaks and tabs begin words too. Raises UserError when tokenizer.json is missing
-    or has no vocabulary.
+    absence; line breaks and tabs begin words too.
+
+    Returns:
+        bool [vocabulary_size].
+
+    Raises:
+        UserError: tokenizer.json is missing or has no vocabulary.
     """
     path = tokenizer_folder / "tokenizer.json"
     remedy = "set data.masking.whole_word to false, or preprocess with a Hugging Face tokenizer"
     try:
         vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
     except FileNotFoundError:
-        raise UserError(f"whole-word masking needs {path}", remedy=remedy) from None
+        raise UserError(f"{path} is missing; whole-word masking needs it", remedy=remedy) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no vocabulary: {error}", remedy=remedy) from error
+        raise UserError(f"{path} has no vocabulary: {error}", remedy=remedy) from error
     pairs = (
         vocabulary.items()
         if isinstance(vocabulary, dict)
@@ -159,9 +169,9 @@ def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray
     return starts
 
 
-def row_masker(corpus: Corpus, recipe: Recipe, seed: int) -> Masker:
-    """The masker of a recipe; whole-word masking reads the tokenizer's vocabulary."""
+def row_masker(corpus: Corpus, settings: MaskingSettings, seed: int) -> Masker:
+    """Build the masker for `settings`; whole-word masking reads the tokenizer's vocabulary."""
     starts = None
-    if recipe.data.masking.whole_word:
+    if settings.whole_word:
         starts = read_word_starts(corpus.tokenizer_folder, corpus.tokenizer.vocabulary_size)
-    return Masker(corpus.tokenizer, recipe.data.masking, seed, starts)
+    return Masker(corpus.tokenizer, settings, seed, starts)

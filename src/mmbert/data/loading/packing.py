@@ -1,9 +1,9 @@
-"""Which waiting segments fill the next row: the oldest first, the last gap closed exactly.
+"""Packing of buffered segments into rows: oldest first, with an exact fill of the remaining gap.
 
-Segments are taken in order until the row is nearly full: what the last dozen of those that would
-fit occupy is left as a gap, which is closed by an exact subset sum over the lengths of the next
-waiting ones. The oldest segment is always taken, so a segment with j older ones before it waits
-for j rows at most.
+Segments are taken in order until the row is nearly full. The space of the last dozen that would
+still fit is left as a gap, which is filled by an exact subset sum over the lengths of the next
+buffered segments. The oldest segment is always taken, so that a segment behind j older ones waits
+for at most j rows.
 """
 
 from __future__ import annotations
@@ -13,55 +13,55 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMix
-from mmbert.data.sampling.phase_order import PhaseOrder, mean_segment
+from mmbert.data.sampling.mixture_weights import ComponentSize, PhaseMixture
+from mmbert.data.sampling.phase_sampler import PhaseSampler, mean_segment
 from mmbert.recipe import Recipe
 
-# Waiting segments among which a row's last gap is closed; the second only when the first fails.
+# Buffered segments searched to fill a row's gap; the second window only if the first fails.
 CLOSING_WINDOWS = (64, 256)
-# Segments that would still fit in order but are left to the closing, so that sums abound.
+# Segments that would still fit in order but are left to the gap, so that many sums are possible.
 CLOSING_RESERVE = 12
-# Slots of a batch come in multiples of this: fewer would mean more shapes, and kernels compiled
-# for them.
+# Slots of a batch come in multiples of this: a smaller step would mean more shapes, and kernels
+# compiled for them.
 SLOT_STEP = 32
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """Sizes that stay the same for all rows of a phase, in tokens and segments."""
+    """Tokens and segment slots of a row, fixed within a phase."""
 
     row_tokens: int
     max_segments: int
 
     @classmethod
     def of(cls, row_tokens: int, mean_segment: float) -> RowShape:
-        """The shape of rows of `row_tokens` tokens, for segments of `mean_segment` in the mean."""
-        return cls(row_tokens, segments_in_a_row(row_tokens, mean_segment))
+        """Return the shape of rows of `row_tokens` tokens for a mean segment length."""
+        return cls(row_tokens, max_segments_per_row(row_tokens, mean_segment))
 
     @property
-    def most_prefix_segments(self) -> int:
-        """Segments taken in order at most, so that the closing never exceeds `max_segments`."""
-        # one more is kept free for the padding at the row's end
+    def max_prefix_segments(self) -> int:
+        """Maximum segments taken in order, so that filling the gap never exceeds `max_segments`."""
+        # one slot is reserved for the padding at the end of the row
         return max(1, self.max_segments - 1 - CLOSING_WINDOWS[0])
 
 
-def row_shape(order: PhaseOrder) -> RowShape:
-    """The shape of the rows of a phase."""
-    return RowShape.of(order.row_tokens, order.mean_segment)
+def row_shape(sampler: PhaseSampler) -> RowShape:
+    """Return the shape of a phase's rows."""
+    return RowShape.of(sampler.row_tokens, sampler.mean_segment)
 
 
 def row_shapes(
-    sizes: tuple[ComponentSize, ...], recipe: Recipe, mixes: Sequence[PhaseMix]
+    sizes: tuple[ComponentSize, ...], recipe: Recipe, mixtures: Sequence[PhaseMixture]
 ) -> tuple[RowShape, ...]:
-    """The shapes of every phase's rows, from `component_sizes` and `phase_mixes`."""
-    means = (mean_segment(sizes, mix_, index) for index, mix_ in enumerate(mixes))
+    """Return the row shape of every phase, from `component_sizes` and `phase_mixtures`."""
+    means = (mean_segment(sizes, mixture, index) for index, mixture in enumerate(mixtures))
     return tuple(RowShape.of(recipe.batch.row_tokens, mean) for mean in means)
 
 
-def segments_in_a_row(row_tokens: int, mean_segment: float) -> int:
-    """A fixed number of segment slots: four times what the mean asks for, in steps of 64.
+def max_segments_per_row(row_tokens: int, mean_segment: float) -> int:
+    """Return a fixed number of segment slots: four times the expected segments, in steps of 64.
 
-    Bounded by row_tokens / 3 (a segment has at least begin, end and a token), plus the padding.
+    At most row_tokens / 3 (a segment has at least begin, end and one token), plus the padding.
     """
     expected = row_tokens / max(3.0, mean_segment)
     generous = 64 * (int(4 * expected) // 64 + 1) + CLOSING_WINDOWS[0]
@@ -69,26 +69,26 @@ def segments_in_a_row(row_tokens: int, mean_segment: float) -> int:
 
 
 def slots_for(segments: int, max_segments: int) -> int:
-    """Slots that a batch of `segments` segments (padding's own included) has, at most all.
+    """Return the slots of a batch with `segments` segments (padding included), at most all.
 
-    On a GPU every slot costs attention programs, and memory in the backward pass, filled or not.
+    On a GPU every slot, filled or not, costs attention programs, and memory in the backward pass.
     """
     return min(-(-segments // SLOT_STEP) * SLOT_STEP, max_segments)
 
 
 def prefix_length(ends: np.ndarray, shape: RowShape) -> int:
-    """How many of the oldest segments are taken in order; `ends` are running sums of sizes."""
+    """Return how many of the oldest segments are taken in order; `ends` are cumulative sizes."""
     fitting = int(np.searchsorted(ends, shape.row_tokens, side="right"))
-    return max(1, min(fitting - CLOSING_RESERVE, shape.most_prefix_segments))
+    return max(1, min(fitting - CLOSING_RESERVE, shape.max_prefix_segments))
 
 
 def choose_segments(sizes: np.ndarray, shape: RowShape) -> np.ndarray:
-    """Ascending indices of the waiting segments (`sizes` int64, oldest first) that form a row.
+    """Choose the buffered segments (`sizes` int64, oldest first) of a row; ascending indices.
 
-    Their sizes add up to at most `row_tokens`; exactly, wherever the waiting lengths allow.
+    Their sizes sum to at most `row_tokens`, exactly wherever the buffered lengths allow.
     """
     ends = np.cumsum(sizes)
-    if len(ends) <= shape.most_prefix_segments and (not len(ends) or ends[-1] <= shape.row_tokens):
+    if len(ends) <= shape.max_prefix_segments and (not len(ends) or ends[-1] <= shape.row_tokens):
         return np.arange(len(sizes))
     prefix = prefix_length(ends, shape)
     gap = shape.row_tokens - int(ends[prefix - 1])
@@ -104,9 +104,9 @@ def choose_segments(sizes: np.ndarray, shape: RowShape) -> np.ndarray:
 
 
 def _closest_subset(sizes: list[int], target: int) -> list[int]:
-    """Ascending indices of a subset whose sum is the largest one not above `target`.
+    """Find the subset with the largest sum up to `target`; ascending indices.
 
-    Bit s of an integer says that sum s can be reached; older sizes are preferred.
+    Bit s of `reachable[n]` is set if the first n sizes can sum to s; older sizes are preferred.
     """
     mask = (1 << (target + 1)) - 1
     reachable = [1]

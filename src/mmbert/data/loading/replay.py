@@ -1,12 +1,12 @@
-"""Which documents the rows of any step hold, by going through the order of data without text."""
+"""Documents in the rows of any step, found by replaying the order of data without text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbert.data.loading.data_state import DataState, Progress
+from mmbert.data.loading.data_state import DataCursor, DataState
 from mmbert.data.loading.streams import Stream
-from mmbert.data.sampling.phase_order import COMPONENT, DOCUMENT, NUMBER, SIZE, START
+from mmbert.data.sampling.phase_sampler import COMPONENT, DOCUMENT, NUMBER, SIZE, START
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
@@ -15,7 +15,7 @@ from mmbert.schedule import TrainingPlan
 
 @dataclass(frozen=True)
 class DocumentUse:
-    """Tokens `start` … `start + tokens` of a document, in row `row`, in the component's `epoch`."""
+    """Tokens `start` to `start + tokens` of a document in row `row`, in the component's `epoch`."""
 
     row: int
     component: str
@@ -28,25 +28,25 @@ class DocumentUse:
 def documents_of_step(
     corpus: Corpus, recipe: Recipe, plan: TrainingPlan, step: int, state: DataState | None = None
 ) -> list[DocumentUse]:
-    """The documents of all rows of `step`, on all ranks, in order.
+    """Return the documents of all rows of `step`, on all ranks, in order.
 
-    Starts from the data state of a checkpoint before the step (of all streams), or from the
-    beginning of the run; takes microseconds per piece on the way. Raises UserError when the step
-    lies before the state or after the run.
+    Replays from the data state of an earlier checkpoint (of all streams), or from the beginning of
+    the run, at microseconds per piece. Raises UserError if the step is before the state or after
+    the run.
     """
-    progress = Progress(corpus, recipe, plan, state)
-    if not progress.step <= step < plan.steps:
+    cursor = DataCursor(corpus, recipe, plan, state)
+    if not cursor.step <= step < plan.steps:
         raise UserError(
-            f"step {step} lies outside {progress.step} … {plan.steps - 1}",
-            remedy="give an earlier checkpoint, or a step of the run",
+            f"step {step} is outside {cursor.step} … {plan.steps - 1}",
+            remedy="choose a step of the run, or an earlier checkpoint",
         )
     wanted = plan.at(step)
-    current = progress.step
+    current = cursor.step
     while True:
-        phase = plan.phases[progress.order.index]
+        phase = plan.phases[cursor.sampler.index]
         streams = [
-            Stream(progress.order, number, progress.streams[number])
-            for number in range(progress.order.streams)
+            Stream(cursor.sampler, number, cursor.streams[number])
+            for number in range(cursor.sampler.streams)
         ]
         for earlier in range(current, min(step, phase.end_step)):
             at = plan.at(earlier)
@@ -54,12 +54,12 @@ def documents_of_step(
                 streams[row % len(streams)].next_row()
         if step < phase.end_step:
             break
-        progress.advance([stream.state() for stream in streams])
+        cursor.advance([stream.state_dict() for stream in streams])
         current = phase.end_step
     uses = []
     for row in range(wanted.first_row, wanted.first_row + wanted.rows):
         table = streams[row % len(streams)].next_row()
-        epochs = progress.finder.epochs(table[:, COMPONENT], table[:, NUMBER]).tolist()
+        epochs = cursor.locator.epochs(table[:, COMPONENT], table[:, NUMBER]).tolist()
         for epoch, (component, document, start, size) in zip(
             epochs, table[:, (COMPONENT, DOCUMENT, START, SIZE)].tolist(), strict=True
         ):

@@ -1,10 +1,10 @@
-"""Rows of some of a phase's streams, made in this process, and which rows a data rank reads."""
+"""Rows of some of a phase's streams, built in this process, and the rows of a data rank."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.data_state import DataCursor
 from mmbert.data.loading.masking import Masker
 from mmbert.data.loading.packing import row_shape
 from mmbert.data.loading.rows import Row, RowBuilder
@@ -14,36 +14,36 @@ from mmbert.schedule import PhasePlan, TrainingPlan
 
 
 class RowSource:
-    """Rows of `streams` in the current phase of `progress`: each call gives one's next row."""
+    """Builds rows of `streams` in the cursor's current phase."""
 
     def __init__(
-        self, progress: Progress, recipe: Recipe, masker: Masker, streams: Sequence[int]
+        self, cursor: DataCursor, recipe: Recipe, masker: Masker, streams: Sequence[int]
     ) -> None:
-        order, phase = progress.order, recipe.phases[progress.order.index]
+        sampler, phase = cursor.sampler, recipe.phases[cursor.sampler.index]
         self._streams = {
-            number: Stream(order, number, progress.streams[number], read_ahead=True)
+            number: Stream(sampler, number, cursor.streams[number], read_ahead=True)
             for number in streams
         }
         self._builder = RowBuilder(
-            progress.finder.corpus,
+            cursor.locator.corpus,
             masker,
-            row_shape(order),
+            row_shape(sampler),
             mask_ratio=phase.mask_ratio,
             context=phase.context,
         )
-        self._count = order.streams
+        self._count = sampler.streams
 
     def row(self, index: int) -> Row:
-        """Row `index` of the run; each stream's rows must be asked for in order."""
+        """Build row `index` of the run; rows of a stream must be requested in order."""
         stream = self._streams[index % self._count]
         table = stream.next_row()
-        return self._builder.build(index, table, stream.state())
+        return self._builder.build(index, table, stream.state_dict())
 
 
-def own_rows(
+def rows_of_rank(
     plan: TrainingPlan, phase: PhasePlan, first_step: int, rank: int, ranks: int
 ) -> Iterator[tuple[int, range]]:
-    """(step, the rows of it that data rank `rank` reads) of a phase from `first_step` on."""
+    """Yield (step, rows of data rank `rank`) for the steps of a phase from `first_step` on."""
     for step in range(max(phase.first_step, first_step), phase.end_step):
         at = plan.at(step)
         first = at.first_row + (rank - at.first_row) % ranks

@@ -1,4 +1,4 @@
-"""A row: one microbatch of packed, masked segments as fixed-shape numpy arrays."""
+"""Rows: microbatches of packed, masked segments as fixed-shape numpy arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from mmbert.data.loading.masking import Masker
 from mmbert.data.loading.packing import RowShape
 from mmbert.data.loading.streams import StreamState
-from mmbert.data.sampling.phase_order import (
+from mmbert.data.sampling.phase_sampler import (
     COMPONENT,
     DOCUMENT,
     OFFSET,
@@ -27,18 +27,19 @@ from mmbert.errors import UserError
 class Row:
     """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask_ratio · T): fixed per phase.
 
-    index: number of the row in the run.
-    input_ids: int32 [T], masks in; the tail after the last segment is padding.
-    cu_seqlens: int32 [S + 1], starts of segments; the padding has its own; then T repeats (a
-        batch leaves most of these out).
-    max_seqlen: the context (more only where many tiny segments leave no slots for padding).
-    segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
-    masked_positions, labels: int32 [K], positions ascending, unused slots repeating the last;
-        weights: float32 [K], 1 for a used slot, 0 for the rest.
-    masked_components: int32 [K], -1 for unused slots.
-    tokens: tokens that are not padding.
-    documents: int64 [segments, 4]: component, document of the split, first token, tokens.
-    stream_state: the state of the row's stream after this row (None for held-out rows).
+    Attributes:
+        index: number of the row in the run.
+        input_ids: int32 [T], masked; padded after the last segment.
+        cu_seqlens: int32 [S + 1], starts of segments, then of the padding, then T repeated (a batch
+            drops most of these).
+        max_seqlen: the context (more only if many tiny segments leave no slots for padding).
+        segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
+        masked_positions, labels: int32 [K], positions ascending; unused slots repeat the last one.
+        weights: float32 [K], 1 for a used slot, 0 otherwise.
+        masked_components: int32 [K], -1 for unused slots.
+        tokens: number of tokens without padding.
+        documents: int64 [segments, 4]: component, document of the split, first token, tokens.
+        stream_state: state of the row's stream after this row (None for validation rows).
     """
 
     index: int
@@ -56,7 +57,7 @@ class Row:
 
 
 class RowBuilder:
-    """Turns tables of segments into rows."""
+    """Builds rows from tables of segments."""
 
     def __init__(
         self,
@@ -76,9 +77,9 @@ class RowBuilder:
         self._split: SplitName = split
 
     def build(self, index: int, table: np.ndarray, state: StreamState | None) -> Row:
-        """The row number `index` of the segments in `table` [segments, COLUMNS].
+        """Build row number `index` from the segments in `table` [segments, COLUMNS].
 
-        Raises UserError naming the shard when it holds an id outside the vocabulary.
+        Raises UserError naming the shard if it contains an id outside the vocabulary.
         """
         row_tokens, slots = self._shape.row_tokens, self._shape.max_segments
         ends = np.cumsum(segment_sizes(table))
@@ -86,7 +87,7 @@ class RowBuilder:
         cu_seqlens = np.full(slots + 1, row_tokens, dtype=np.int32)
         cu_seqlens[0] = 0
         cu_seqlens[1 : len(ends) + 1] = ends
-        # Padding is cut to the context as well: attention over it costs no more than over text.
+        # Padding is split at the context too, so that attention over it costs no more than text.
         padding = np.arange(used + self._context, row_tokens, self._context)
         padding = padding[: slots - 1 - len(ends)]
         cu_seqlens[len(ends) + 1 : len(ends) + 1 + len(padding)] = padding
@@ -119,7 +120,7 @@ class RowBuilder:
         )
 
     def _tokens(self, table: np.ndarray, cu_seqlens: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """int32 [T]: begin, text and end of every segment, then padding."""
+        """Return begin, text and end of every segment, then padding, int32 [T]."""
         description = self._corpus.tokenizer
         special = description.special_ids
         ids = np.full(self._shape.row_tokens, special.pad, dtype=np.int32)
@@ -134,7 +135,7 @@ class RowBuilder:
             flat = flats.get((component, shard))
             if flat is None:
                 dataset = self._corpus.shard(self._corpus.components[component], self._split, shard)
-                dataset.require_whole_tokens()
+                dataset.check_tokens_not_truncated()
                 flats[component, shard] = flat = dataset.tokens
             ids[place + 1 : place + 1 + size] = flat[offset : offset + size]
         lowest, highest = int(ids.min()), int(ids.max())
@@ -149,9 +150,9 @@ class RowBuilder:
             if token in flat[offset : offset + size]:
                 name = owner.split(self._split).shards[shard].name
                 return UserError(
-                    f"{owner.folder / name}.bin holds id {token}, outside the vocabulary of "
+                    f"{owner.folder / name}.bin contains id {token}, outside the vocabulary of "
                     f"{self._corpus.tokenizer.vocabulary_size}",
-                    remedy="the shard is damaged: check it with `mmbert inspect --verify`, "
-                    "restore it from a copy or preprocess the language again",
+                    remedy="check the damaged shard with `mmbert inspect --verify`, restore it "
+                    "from a copy or preprocess the language again",
                 )
-        raise AssertionError("the id came from none of the row's segments")
+        raise AssertionError("the id is in none of the row's segments")

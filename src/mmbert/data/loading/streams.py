@@ -1,5 +1,7 @@
-"""A virtual stream: takes its share of a phase's pieces and packs them into rows, with a small
-state after every row that is all it needs to go on."""
+"""Virtual data streams, which pack their part of a phase's pieces into rows.
+
+A small state after every row is all that a stream needs to resume.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +12,32 @@ import numpy as np
 
 from mmbert.data.loading.packing import CLOSING_WINDOWS, choose_segments, prefix_length, row_shape
 from mmbert.data.sampling.consumption import Consumption, PhaseEnd
-from mmbert.data.sampling.phase_order import (
+from mmbert.data.sampling.phase_sampler import (
     COLUMNS,
     COMPONENT,
     NUMBER,
     SIZE,
     START,
-    PhaseOrder,
-    PieceFinder,
+    PhaseSampler,
+    PieceLocator,
     segment_sizes,
 )
 
-_FEWEST_FETCHED, _MOST_FETCHED = 64, 4096
+_MIN_FETCHED, _MAX_FETCHED = 64, 4096
 
 
 class StreamState(TypedDict):
-    """JSON-able state of one stream.
+    """State of one stream; JSON-serializable.
 
-    `position`: pieces drawn in this phase. `carried`: segments that wait, oldest first, and `kept`:
-    token ranges of pieces begun in an earlier phase whose language rests, each as
-    [component index, number, first token, tokens].
+    Segments and ranges are [component index, number, first token, tokens].
     """
 
     position: int
+    """Pieces drawn in this phase."""
     carried: list[list[int]]
+    """Pending segments, oldest first."""
     kept: list[list[int]]
+    """Deferred ranges: rest of pieces started in an earlier phase, of languages not sampled now."""
 
 
 @dataclass(frozen=True)
@@ -48,124 +51,127 @@ class Ranges:
 
     @classmethod
     def of(cls, entries: list[list[int]]) -> Ranges:
-        """From the lists of a StreamState."""
+        """Convert the lists of a StreamState."""
         table = np.array(entries, dtype=np.int64).reshape(-1, 4)
         return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
 
     def where(self, chosen: np.ndarray) -> list[list[int]]:
-        """The chosen ones as lists for a StreamState."""
+        """Return the chosen ranges as lists for a StreamState."""
         return np.stack((self.component, self.number, self.start, self.size), axis=1)[
             chosen
         ].tolist()
 
 
 class Stream:
-    """Stream `number` of a phase. `next_row()` gives the segments of its next row.
+    """Stream `number` of a phase; `next_row()` returns the segments of its next row.
 
-    Where epoch caps bind every language and the run asks for nearly all that they leave, a stream
-    may run out before the phase ends: its last rows are then padding rather than a repetition.
-    With `read_ahead` the system is asked for the text of pieces when they are drawn, a row or two
-    before it is needed, all at once: a disk far away answers many such questions together.
+    If epoch caps bind every language and the run needs nearly everything they leave, a stream may
+    run out before the end of the phase; its last rows are then padding, not repeated text.
+
+    Args:
+        read_ahead: request the text of pieces from the OS when they are drawn, a row or two before
+            use and all at once, since remote storage serves many requests in parallel.
     """
 
     def __init__(
-        self, order: PhaseOrder, number: int, state: StreamState, *, read_ahead: bool = False
+        self, sampler: PhaseSampler, number: int, state: StreamState, *, read_ahead: bool = False
     ) -> None:
-        self._order = order
-        self._shape = row_shape(order)
+        self._sampler = sampler
+        self._shape = row_shape(sampler)
         self._read_ahead = read_ahead
         self._number = number
         self._position = state["position"]
-        self._kept = state["kept"]
-        self._waiting = _located(order, Ranges.of(state["carried"]))
+        self._deferred = state["kept"]
+        self._buffer = _located(sampler, Ranges.of(state["carried"]))
         if read_ahead:
-            order.finder.read_ahead(self._waiting)
-        # Pieces fetched ahead of the position: their segments, and how many each piece has.
+            sampler.locator.read_ahead(self._buffer)
+        # Segments of pieces fetched ahead of the position, and the number of each piece.
         self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
         self._ahead_counts = np.empty(0, dtype=np.int64)
-        per_row = order.row_tokens / order.mean_piece
-        self._fetched = int(min(max(2 * per_row, _FEWEST_FETCHED), _MOST_FETCHED))
+        per_row = sampler.row_tokens / sampler.mean_piece
+        self._fetched = int(min(max(2 * per_row, _MIN_FETCHED), _MAX_FETCHED))
 
     def next_row(self) -> np.ndarray:
-        """The table [segments, COLUMNS] of the next row, oldest segment first."""
+        """Return the table [segments, COLUMNS] of the next row, oldest segment first."""
         shape = self._shape
-        self._admit_until_tokens(shape.row_tokens)
-        ends = np.cumsum(segment_sizes(self._waiting))
-        self._admit_until_segments(prefix_length(ends, shape) + CLOSING_WINDOWS[0])
-        chosen = choose_segments(segment_sizes(self._waiting), shape)
-        row = self._waiting[chosen]
-        stays = np.ones(len(self._waiting), dtype=bool)
+        self._fill_buffer_to_tokens(shape.row_tokens)
+        ends = np.cumsum(segment_sizes(self._buffer))
+        self._fill_buffer_to_segments(prefix_length(ends, shape) + CLOSING_WINDOWS[0])
+        chosen = choose_segments(segment_sizes(self._buffer), shape)
+        row = self._buffer[chosen]
+        stays = np.ones(len(self._buffer), dtype=bool)
         stays[chosen] = False
-        self._waiting = self._waiting[stays]
+        self._buffer = self._buffer[stays]
         return row
 
-    def state(self) -> StreamState:
-        """The state after the rows given so far."""
+    def state_dict(self) -> StreamState:
+        """Return the state after the rows returned so far."""
         return {
             "position": self._position,
-            "carried": self._waiting[:, [COMPONENT, NUMBER, START, SIZE]].tolist(),
-            "kept": self._kept,
+            "carried": self._buffer[:, [COMPONENT, NUMBER, START, SIZE]].tolist(),
+            "kept": self._deferred,
         }
 
-    def _admit_until_tokens(self, tokens: int) -> None:
-        """Draw pieces, whole and one after the other, until at least `tokens` wait."""
-        missing = tokens - int(segment_sizes(self._waiting).sum())
+    def _fill_buffer_to_tokens(self, tokens: int) -> None:
+        """Draw whole pieces one by one until at least `tokens` are buffered."""
+        missing = tokens - int(segment_sizes(self._buffer).sum())
         while missing > 0 and self._fetch():
             ends = np.cumsum(segment_sizes(self._ahead))
             piece_ends = np.cumsum(self._ahead_counts)
             needed = int(np.searchsorted(ends[piece_ends - 1], missing)) + 1
             missing -= int(ends[piece_ends[min(needed, len(piece_ends)) - 1] - 1])
-            self._admit(needed)
+            self._fill_buffer(needed)
 
-    def _admit_until_segments(self, segments: int) -> None:
-        """Draw pieces until at least `segments` segments wait."""
-        while (missing := segments - len(self._waiting)) > 0 and self._fetch():
-            self._admit(int(np.searchsorted(np.cumsum(self._ahead_counts), missing)) + 1)
+    def _fill_buffer_to_segments(self, segments: int) -> None:
+        """Draw pieces until at least `segments` segments are buffered."""
+        while (missing := segments - len(self._buffer)) > 0 and self._fetch():
+            self._fill_buffer(int(np.searchsorted(np.cumsum(self._ahead_counts), missing)) + 1)
 
-    def _admit(self, pieces: int) -> None:
+    def _fill_buffer(self, pieces: int) -> None:
         pieces = min(pieces, len(self._ahead_counts))
         segments = int(self._ahead_counts[:pieces].sum())
-        self._waiting = np.concatenate((self._waiting, self._ahead[:segments]))
+        self._buffer = np.concatenate((self._buffer, self._ahead[:segments]))
         self._ahead, self._ahead_counts = self._ahead[segments:], self._ahead_counts[pieces:]
         self._position += pieces
 
     def _fetch(self) -> bool:
-        """Whether pieces lie ahead, after fetching some if there were none."""
+        """Fetch pieces if none are left ahead; returns whether there are any."""
         if not len(self._ahead_counts):
-            components, numbers = self._order.draw(self._number, self._position, self._fetched)
-            self._ahead, self._ahead_counts = self._order.segments(components, numbers)
+            components, numbers = self._sampler.draw(self._number, self._position, self._fetched)
+            self._ahead, self._ahead_counts = self._sampler.segments(components, numbers)
             if self._read_ahead:
-                self._order.finder.read_ahead(self._ahead)
+                self._sampler.locator.read_ahead(self._ahead)
         return len(self._ahead_counts) > 0
 
 
-def first_state() -> StreamState:
-    """The state of a stream that has given no row."""
+def initial_state() -> StreamState:
+    """Return the state of a stream before its first row."""
     return {"position": 0, "carried": [], "kept": []}
 
 
-def _located(order: PhaseOrder, ranges: Ranges) -> np.ndarray:
-    """The table of segments that are given as ranges no longer than the context."""
-    pieces = order.finder.find(ranges.component, ranges.number)
-    table, _ = order.cut(
+def _located(sampler: PhaseSampler, ranges: Ranges) -> np.ndarray:
+    """Return the table of segments given as ranges no longer than the context."""
+    pieces = sampler.locator.locate(ranges.component, ranges.number)
+    table, _ = sampler.cut(
         ranges.component, ranges.number, pieces, ranges.start, ranges.start + ranges.size
     )
     return table
 
 
 def close_phase(
-    finder: PieceFinder, states: list[StreamState]
+    locator: PieceLocator, states: list[StreamState]
 ) -> tuple[PhaseEnd, list[list[list[int]]]]:
-    """What the end of a phase gives back, from the states of all streams, in order.
+    """End a phase, given the states of all streams in order.
 
-    Pieces that a stream still carries whole go back to their component. Of pieces that were begun
-    the remainders, joined into ranges, stay with the stream: the second result, per stream.
+    Returns:
+        The phase's end, in which whole pieces still pending are returned to their components; and
+        for each stream the remainders of pieces that were started, joined into ranges.
     """
     components, numbers = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     remainders = []
     for state in states:
         ranges = _joined(Ranges.of(state["carried"]))
-        pieces = finder.find(ranges.component, ranges.number)
+        pieces = locator.locate(ranges.component, ranges.number)
         whole = (ranges.start == pieces.start) & (ranges.size == pieces.end - pieces.start)
         components.append(ranges.component[whole])
         numbers.append(ranges.number[whole])
@@ -179,7 +185,7 @@ def close_phase(
 
 
 def _joined(ranges: Ranges) -> Ranges:
-    """Ranges of one piece that touch are joined; the order is that of their first tokens."""
+    """Join adjacent ranges of a piece, ordered by component, number and first token."""
     if not len(ranges.component):
         return ranges
     order = np.lexsort((ranges.start, ranges.number, ranges.component))
@@ -195,19 +201,19 @@ def _joined(ranges: Ranges) -> Ranges:
     return Ranges(component[first], number[first], start[first], np.add.reduceat(size, first))
 
 
-def open_phase(order: PhaseOrder, remainders: list[list[list[int]]]) -> list[StreamState]:
-    """The first states of all streams of a phase, given what earlier phases left with each.
+def open_phase(sampler: PhaseSampler, remainders: list[list[list[int]]]) -> list[StreamState]:
+    """Return the initial states of all streams of a phase, given remainders of earlier phases.
 
-    Remainders of languages that take part come first in the stream, cut to the phase's context;
-    the others stay kept.
+    Remainders of languages sampled in this phase come first in the stream, cut to the phase's
+    context; the others stay deferred.
     """
     states: list[StreamState] = []
     for entries in remainders:
         ranges = Ranges.of(entries)
-        takes_part = order.active[ranges.component]
+        takes_part = sampler.active[ranges.component]
         own = Ranges.of(ranges.where(takes_part))
-        pieces = order.finder.find(own.component, own.number)
-        table, _ = order.cut(own.component, own.number, pieces, own.start, own.start + own.size)
+        pieces = sampler.locator.locate(own.component, own.number)
+        table, _ = sampler.cut(own.component, own.number, pieces, own.start, own.start + own.size)
         states.append(
             {
                 "position": 0,
@@ -218,6 +224,6 @@ def open_phase(order: PhaseOrder, remainders: list[list[list[int]]]) -> list[Str
     return states
 
 
-def next_consumption(order: PhaseOrder, end: PhaseEnd) -> Consumption:
-    """What has been consumed of every component once this phase has ended."""
-    return order.consumption.after(order.mixture, order.rotation_key, end)
+def next_consumption(sampler: PhaseSampler, end: PhaseEnd) -> Consumption:
+    """Return the consumption of every component after this phase."""
+    return sampler.consumption.after(sampler.mixture, sampler.rotation_key, end)

@@ -1,9 +1,10 @@
-"""The held-out rows, the same at every evaluation, and what a unigram model loses on them."""
+"""Validation rows, the same at every evaluation, and the loss of a unigram model on them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from mmbert.data.loading.packing import RowShape, choose_segments
 from mmbert.data.loading.rows import Row, RowBuilder
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.sampling.permutation import key_of, permute
-from mmbert.data.sampling.phase_order import (
+from mmbert.data.sampling.phase_sampler import (
     COLUMNS,
     COMPONENT,
     DOCUMENT,
@@ -24,55 +25,69 @@ from mmbert.data.sampling.phase_order import (
 from mmbert.data.shards.continuation_index import part_bounds
 from mmbert.data.shards.corpus import Component, Corpus
 from mmbert.errors import UserError
-from mmbert.recipe import Recipe
+from mmbert.recipe import EvaluationSettings, MaskingSettings
 
 UNIGRAM_TOKENS_PER_COMPONENT = 50_000
 
 
-def heldout_rows(corpus: Corpus, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> list[Row]:
-    """This rank's held-out rows: `evaluation.documents_per_language` documents of every component.
+def validation_rows(
+    corpus: Corpus,
+    *,
+    sources: AbstractSet[str],
+    settings: EvaluationSettings,
+    context: int,
+    row_tokens: int,
+    masking: MaskingSettings,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[Row]:
+    """Build one rank's validation rows from the held-out split of every component.
 
-    Which documents and which masks depends on neither the run's seed nor the ranks; every rank
-    gets equally many rows (some may be empty, all weights 0). Documents longer than the context
-    are represented by their first part. Raises UserError when the context exceeds a row.
+    The choice of documents and masks depends on neither the run's seed nor the number of ranks.
+    Documents longer than `context` are represented by their first part.
+
+    Args:
+        sources: folders of the sources to take components from.
+        settings: number of documents per component and mask ratio.
+        context: tokens that a document is truncated to.
+        masking: how masked tokens are replaced.
+        rank, ranks: every rank gets the same number of rows; some may be empty (all weights 0).
+
+    Raises:
+        UserError: the context exceeds a row.
     """
-    settings = recipe.evaluation
-    context = settings.context or recipe.phases[0].context
-    if context > recipe.batch.row_tokens:
+    if context > row_tokens:
         raise UserError(
-            f"evaluation.context {context} is longer than batch.row_tokens "
-            f"{recipe.batch.row_tokens}",
-            remedy="a held-out document must fit a row: lower evaluation.context",
+            f"evaluation.context {context} exceeds batch.row_tokens {row_tokens}",
+            remedy="lower evaluation.context: a held-out document must fit a row",
         )
-    sources = {source.folder for source in recipe.data.sources}
     tables = [
         _segments(corpus, component, settings.documents_per_language, context)
         for component in corpus.components
         if component.source in sources
     ]
-    waiting = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
-    row_tokens = recipe.batch.row_tokens
-    mean = float(segment_sizes(waiting).mean()) if len(waiting) else context
+    remaining = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
+    mean = float(segment_sizes(remaining).mean()) if len(remaining) else context
     shape = RowShape.of(row_tokens, mean)
     builder = RowBuilder(
         corpus,
-        row_masker(corpus, recipe, key_of("held-out masks")),
+        row_masker(corpus, masking, key_of("held-out masks")),
         shape,
         mask_ratio=settings.mask_ratio,
         context=context,
         split="heldout",
     )
     packed = []
-    while len(waiting):
-        chosen = choose_segments(segment_sizes(waiting), shape)
-        packed.append(waiting[chosen])
-        waiting = np.delete(waiting, chosen, axis=0)
+    while len(remaining):
+        chosen = choose_segments(segment_sizes(remaining), shape)
+        packed.append(remaining[chosen])
+        remaining = np.delete(remaining, chosen, axis=0)
     packed += [np.empty((0, COLUMNS), dtype=np.int64)] * (-len(packed) % ranks)
     return [builder.build(index, packed[index], None) for index in range(rank, len(packed), ranks)]
 
 
 def _segments(corpus: Corpus, component: Component, count: int, context: int) -> np.ndarray:
-    """Table of the first parts of `count` held-out documents of a component."""
+    """Return the table of the first parts of `count` held-out documents of a component."""
     total = component.manifest.heldout.documents
     key = key_of("held-out", component.name)
     table = np.zeros((min(count, total), COLUMNS), dtype=np.int64)
@@ -94,10 +109,10 @@ def unigram_loss(
     *,
     tokens_per_component: int = UNIGRAM_TOKENS_PER_COMPONENT,
 ) -> LossTable:
-    """What the frequencies of single tokens predict: add-one smoothing over the text ids.
+    """Compute the loss of a unigram model with add-one smoothing over the text ids.
 
-    Frequencies come from at least `tokens_per_component` tokens of each component (all, where it
-    has fewer) of the train split, read in a fixed random order.
+    Frequencies are counted on at least `tokens_per_component` tokens of each component's train
+    split (all, if it has fewer), read in a fixed random order.
     """
     vocabulary = corpus.tokenizer.vocabulary_size
     counts = np.zeros(vocabulary, dtype=np.int64)
@@ -123,7 +138,7 @@ def unigram_loss(
 
 
 def _token_counts(corpus: Corpus, component: Component, enough: int, vocabulary: int) -> np.ndarray:
-    """int64 [vocabulary]: how often each id occurs in a sample of a component's train split."""
+    """Count each id in a sample of a component's train split, int64 [vocabulary]."""
     total = component.manifest.train.documents
     parts: list[np.ndarray] = []
     read = 0
@@ -132,7 +147,7 @@ def _token_counts(corpus: Corpus, component: Component, enough: int, vocabulary:
             break
         places = np.arange(first, min(first + 256, total))
         for document in permute(places, total, key_of("unigram", component.name)).tolist():
-            # a document of a hundred megabytes is sampled by its beginning
+            # of a document of a hundred megabytes, only the beginning is sampled
             tokens = corpus.document(component, "train", document)[: enough - read]
             parts.append(tokens)
             read += len(tokens)

@@ -1,4 +1,4 @@
-"""Processes that make rows ahead of their use: each owns some of the rank's streams for a phase."""
+"""Worker processes that build rows ahead; each owns some of a rank's streams for a phase."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from mmbert.data.loading.data_state import Progress
+from mmbert.data.loading.data_state import DataCursor
 from mmbert.data.loading.masking import Masker
-from mmbert.data.loading.row_source import RowSource, own_rows
+from mmbert.data.loading.row_source import RowSource, rows_of_rank
 from mmbert.data.loading.rows import Row
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, TrainingPlan
 
 ROWS_AHEAD = 8
-_PATIENCE_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class _Task:
-    """All that a worker is told: the phase's order and which rows of which streams to make."""
+    """Input of a worker: the data cursor, and the rows and streams to build."""
 
-    progress: Progress
+    cursor: DataCursor
     recipe: Recipe
     plan: TrainingPlan
     phase: PhasePlan
@@ -38,17 +38,17 @@ class _Task:
     ranks: int
 
 
-class Workers:
-    """`count` processes that together make a data rank's rows of a phase, in order.
+class WorkerPool:
+    """`count` processes that together build a data rank's rows of a phase in order.
 
-    Worker w owns the rank's streams w, w + count, …, so that what a row holds does not depend on
-    `count`. They are started as programs of their own: no fork of a process with threads and
-    devices, and nothing of the main program is imported.
+    Worker w owns the rank's streams w, w + count, …, so that rows do not depend on `count`. Workers
+    are started as separate programs: this avoids forking a process with threads and devices, and
+    importing the main program.
     """
 
     def __init__(
         self,
-        progress: Progress,
+        cursor: DataCursor,
         recipe: Recipe,
         plan: TrainingPlan,
         masker: Masker,
@@ -58,27 +58,27 @@ class Workers:
         ranks: int,
         count: int,
     ) -> None:
-        streams = range(rank, progress.order.streams, ranks)
+        streams = range(rank, cursor.sampler.streams, ranks)
         count = min(count, len(streams))
         self._owner = {stream: place % count for place, stream in enumerate(streams)}
-        self._streams = progress.order.streams
-        self._corpus = progress.finder.corpus
+        self._streams = cursor.sampler.streams
+        self._corpus = cursor.locator.corpus
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        phase = plan.phases[progress.order.index]
+        phase = plan.phases[cursor.sampler.index]
         for worker in range(count):
             own = list(streams)[worker::count]
-            self._start(_Task(progress, recipe, plan, phase, masker, own, first_step, rank, ranks))
+            self._start(_Task(cursor, recipe, plan, phase, masker, own, first_step, rank, ranks))
 
     def row(self, index: int) -> Row:
-        """Row `index`, waiting for it if need be. Raises what the worker raised."""
+        """Return row `index`, waiting if necessary. Re-raises the worker's exception."""
         worker = self._owner[index % self._streams]
         try:
             message = self._pipes[worker].recv()
-        except (EOFError, OSError):  # at a message, or in the middle of one
-            code = self._processes[worker].wait(_PATIENCE_SECONDS)
-            problem = self._corpus.find_cut_shard() if code == -signal.SIGBUS else None
-            if problem is not None:  # cut short in the moment between looking at it and reading
+        except (EOFError, OSError):  # between messages, or within one
+            code = self._processes[worker].wait(_SHUTDOWN_SECONDS)
+            problem = self._corpus.find_truncated_shard() if code == -signal.SIGBUS else None
+            if problem is not None:  # truncated between the check and the read
                 raise problem from None
             raise RuntimeError(f"the data worker died before row {index} (exit {code})") from None
         if isinstance(message, BaseException):
@@ -88,12 +88,12 @@ class Workers:
         return message
 
     def close(self) -> None:
-        """End the processes: a closed pipe tells them, and those that do not listen are killed."""
+        """Stop the processes by closing their pipes; those that do not exit are killed."""
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
             try:
-                process.wait(_PATIENCE_SECONDS)
+                process.wait(_SHUTDOWN_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -107,7 +107,7 @@ class Workers:
             pass_fds=(writing,),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        os.close(writing)  # only the worker holds it: its exit is then seen here
+        os.close(writing)  # left open only in the worker, so that its exit is noticed here
         self._pipes.append(Connection(reading, writable=False))
         self._processes.append(process)
         assert process.stdin is not None
@@ -116,9 +116,9 @@ class Workers:
 
 
 def main(writing: int) -> None:
-    """The worker's program: its task comes from standard input, rows go to the pipe `writing`."""
-    # The training process decides when to stop; a signal to the whole group must not leave it
-    # without rows for the step it finishes.
+    """Run a worker: read its task from standard input, write rows to the pipe `writing`."""
+    # The training process decides when to stop: a signal to the whole process group must not
+    # leave it without rows for the step that it is finishing.
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
     for number in watched:
         signal.signal(number, signal.SIG_IGN)
@@ -128,9 +128,9 @@ def main(writing: int) -> None:
     sender = threading.Thread(target=_send, args=(pipe, ready), daemon=True)
     sender.start()
     try:
-        source = RowSource(task.progress, task.recipe, task.masker, task.streams)
-        own, streams = set(task.streams), task.progress.order.streams
-        for _, rows in own_rows(task.plan, task.phase, task.first_step, task.rank, task.ranks):
+        source = RowSource(task.cursor, task.recipe, task.masker, task.streams)
+        own, streams = set(task.streams), task.cursor.sampler.streams
+        for _, rows in rows_of_rank(task.plan, task.phase, task.first_step, task.rank, task.ranks):
             for index in rows:
                 if index % streams in own:
                     ready.put(source.row(index))
@@ -141,7 +141,7 @@ def main(writing: int) -> None:
 
 
 def _send(pipe: Connection, ready: queue.Queue[Row | BaseException | None]) -> None:
-    """Send what is ready; when nobody listens any more, the process ends."""
+    """Send ready rows; exit the process once the reader is gone."""
     try:
         while (message := ready.get()) is not None:
             pipe.send(message)

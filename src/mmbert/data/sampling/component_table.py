@@ -1,4 +1,4 @@
-"""The components (one language of one source each) as the figures need them."""
+"""Table of the components (one language of one source each) for logs and results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mmbert.data.sampling.mixture_weights import (
-    PhaseMix,
+    PhaseMixture,
     component_sizes,
     component_tiers,
-    phase_mixes,
+    phase_mixtures,
 )
 from mmbert.data.shards.corpus import Corpus
 from mmbert.recipe import Recipe
@@ -26,21 +26,21 @@ class ComponentTable:
     """One entry per component of the corpus, in its order."""
 
     names: tuple[str, ...]
-    """`source/language`, which lasts when indices change."""
+    """`source/language`; stable when indices change."""
     languages: tuple[str, ...]
     tiers: tuple[str, ...]
     """The first phase that draws from the component."""
     train_tokens: npt.NDArray[np.int64]
-    """Row tokens of one epoch: its text, and begin and end of every piece."""
-    mixes: tuple[PhaseMix, ...]
+    """Row tokens of one epoch: text plus begin and end tokens of every piece."""
+    mixtures: tuple[PhaseMixture, ...]
     plan: TrainingPlan
 
     @classmethod
     def build(cls, corpus: Corpus, recipe: Recipe, plan: TrainingPlan) -> "ComponentTable":
-        """The table of `corpus` under `recipe`.
+        """Build the table of `corpus` under `recipe`.
 
         Raises:
-            UserError: a phase asks for text that is not there.
+            UserError: a phase needs text that the corpus does not have.
         """
         sizes = component_sizes(corpus, recipe)
         names = [phase.name for phase in recipe.phases]
@@ -50,32 +50,32 @@ class ComponentTable:
             languages=tuple(component.language for component in corpus.components),
             tiers=tuple(NO_TIER if tier < 0 else names[tier] for tier in tiers),
             train_tokens=np.array([size.tokens + 2 * size.pieces for size in sizes]),
-            mixes=phase_mixes(sizes, recipe),
+            mixtures=phase_mixtures(sizes, recipe),
             plan=plan,
         )
 
     def languages_in(self, phase: int) -> int:
-        """How many languages a phase draws from."""
-        return len({self.languages[c] for c in np.flatnonzero(self.mixes[phase].active)})
+        """Return the number of languages that a phase draws from."""
+        return len({self.languages[c] for c in np.flatnonzero(self.mixtures[phase].active)})
 
     def largest_languages(self) -> list[str]:
-        """Languages by the tokens that the whole run takes of them, most first."""
+        """Return languages by their tokens in the whole run, in descending order."""
         last = self.plan.phases[-1]
-        wanted = self.by_language(self.wanted_tokens(self.plan.at(last.end_step - 1)))
+        wanted = self.by_language(self.scheduled_tokens(self.plan.at(last.end_step - 1)))
         return sorted(wanted, key=lambda language: -wanted[language])
 
-    def wanted_tokens(self, at: StepPlan) -> npt.NDArray[np.float64]:
-        """Tokens of each component that the schedule has drawn by the end of a step."""
+    def scheduled_tokens(self, at: StepPlan) -> npt.NDArray[np.float64]:
+        """Return the scheduled tokens of each component up to the end of a step."""
         wanted = np.zeros(len(self.names))
-        for mix, phase in zip(self.mixes, self.plan.phases, strict=True):
+        for mixture, phase in zip(self.mixtures, self.plan.phases, strict=True):
             if phase.index > at.phase_index:
                 break
             progress = (at.first_row + at.rows - phase.first_row) / phase.rows
-            wanted += _drawn(mix, min(1.0, progress))
+            wanted += _drawn(mixture, min(1.0, progress))
         return wanted
 
     def by_language(self, tokens: npt.NDArray[Any]) -> dict[str, int]:
-        """Tokens by component added up by language, those with none left out."""
+        """Sum tokens over the components of each language, omitting zeros."""
         sums: dict[str, int] = {}
         for language, count in zip(self.languages, tokens, strict=True):
             if count:
@@ -83,16 +83,16 @@ class ComponentTable:
         return sums
 
     def to_names(self, tokens: npt.NDArray[np.float64]) -> dict[str, int]:
-        """Tokens by the components' lasting names, as a checkpoint keeps them."""
+        """Return tokens by component name, as stored in checkpoints."""
         return {name: int(count) for name, count in zip(self.names, tokens, strict=True) if count}
 
     def from_names(self, tokens: Mapping[str, int]) -> npt.NDArray[np.float64]:
-        """What `to_names` gave, in this table's order."""
+        """Return the tokens from `to_names` in this table's order."""
         return np.array([float(tokens.get(name, 0)) for name in self.names])
 
 
-def _drawn(mix: PhaseMix, progress: float) -> npt.NDArray[np.float64]:
-    """Row tokens of each component by `progress` (0 … 1) of a phase, linear between its knots."""
-    widths = np.diff(mix.knots)
-    parts = np.clip((progress - mix.knots[:-1]) / widths, 0.0, 1.0)
-    return np.asarray(parts @ mix.pieces * mix.row_tokens_per_piece, dtype=np.float64)
+def _drawn(mixture: PhaseMixture, progress: float) -> npt.NDArray[np.float64]:
+    """Return the row tokens of each component by `progress` (0 to 1), linear between the knots."""
+    widths = np.diff(mixture.knots)
+    parts = np.clip((progress - mixture.knots[:-1]) / widths, 0.0, 1.0)
+    return np.asarray(parts @ mixture.pieces * mixture.row_tokens_per_piece, dtype=np.float64)

@@ -1,12 +1,12 @@
-"""The mixture of one phase in closed form: which component the n-th piece comes from.
+"""Closed-form mixture of one phase: the component of its n-th piece.
 
-W_c(x), the expected number of pieces of component c drawn by progress x, is tabulated and linear
-between the knots of a phase. Piece k of component c (k = 0, 1, …) has its place where
-W_c(x) + phi_c reaches k + 1; all pieces of all components, ordered by place, are the phase's
-sequence. So at every point the number drawn of each component is floor(W_c + phi_c): never more
-than one off the schedule. The sequence is evaluated block by block, a block being a fixed stretch
-of progress: finding any piece is a binary search, and no array grows with the run. Past the
-phase's end the sequence goes on at its last pace, for streams that need more pieces than expected.
+W_c(x), the expected number of pieces of component c drawn by progress x, is tabulated at the knots
+of a phase and linear between them. Piece k of component c (k = 0, 1, …) is placed where
+W_c(x) + phi_c reaches k + 1; the phase's sequence is all pieces of all components in order of
+place. At every point floor(W_c + phi_c) pieces of a component have been drawn, which is never more
+than one off the schedule. The sequence is evaluated in blocks of equal progress: finding any piece
+is a binary search, and no array grows with the run. Past the end of the phase the sequence
+continues at its last rates, for streams that need more pieces than expected.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.sampling.permutation import mix, unit_of
+from mmbert.data.sampling.permutation import splitmix64, unit_of
 
 PIECES_PER_BLOCK = 16_384
 _CACHED_BLOCKS = 128
-UNLIMITED = 2**62  # a number of draws that no run reaches
+UNLIMITED = 2**62  # more draws than any run takes
 
 
 @dataclass(frozen=True)
 class Block:
-    """Pieces `first` … `first + len(components) - 1` of the sequence: component and number k."""
+    """Pieces `first` to `first + len(components) - 1` of the sequence: component and draw k."""
 
     first: int
     components: np.ndarray  # int32
@@ -35,13 +35,19 @@ class Block:
 
 
 class Mixture:
-    """The sequence of pieces of one phase.
+    """Sequence of pieces of one phase.
 
-    `pieces` float64 [K, C]: expected pieces of each of C components in K equal parts of the phase;
-    `names` their lasting names; `key` what its shifts phi derive from (seed and phase); `limits`
-    int64 [C] or None: draws that exist of each component (an epoch cap, or UNLIMITED), after which
-    it is absent. `expected_pieces` is the scheduled length of the sequence, `total` the number of
-    pieces that exist at all (None: no end).
+    Args:
+        pieces: float64 [K, C], expected pieces of each of C components in K equal parts of the
+            phase.
+        names: stable names of the components.
+        key: source of the shifts phi (seed and phase).
+        limits: int64 [C], draws available of each component (an epoch cap, or UNLIMITED), after
+            which it is left out.
+
+    Attributes:
+        expected_pieces: scheduled length of the sequence.
+        total: number of pieces available; None if unlimited.
     """
 
     def __init__(
@@ -69,7 +75,7 @@ class Mixture:
         self._firsts: dict[int, int] = {0: 0}
 
     def _total(self, last_pace: np.ndarray) -> int | None:
-        """Pieces that exist under the epoch caps; None where they never end."""
+        """Return the pieces available under the epoch caps; None if unlimited."""
         if self._limits is None:
             return None
         ends = (self._limits < UNLIMITED) | (last_pace == 0)
@@ -83,23 +89,23 @@ class Mixture:
 
     @property
     def blocks(self) -> int:
-        """Blocks of the phase as scheduled (the sequence goes on beyond)."""
+        """Scheduled number of blocks (the sequence continues beyond)."""
         return self._parts * self._blocks_per_part
 
     def expected(self, block: int) -> np.ndarray:
-        """float64 [C]: W_c at the start of a block."""
+        """Return W_c at the start of a block, float64 [C]."""
         result = np.zeros(self._component_count)
         result[self._active] = self._expected(block)
         return result
 
     def counts(self, block: int) -> np.ndarray:
-        """int64 [C]: pieces of each component before a block."""
+        """Return the pieces of each component before a block, int64 [C]."""
         result = np.zeros(self._component_count, dtype=np.int64)
         result[self._active] = self._counts(block)
         return result
 
     def first_piece(self, block: int) -> int:
-        """Number of the first piece of a block."""
+        """Return the number of the first piece of a block."""
         first = self._firsts.get(block)
         if first is None:
             first = int(self._counts(block).sum())
@@ -109,7 +115,7 @@ class Mixture:
         return first
 
     def block(self, block: int) -> Block:
-        """The pieces of one block, in order."""
+        """Return the pieces of one block in order."""
         cached = self._cache.get(block)
         if cached is not None:
             self._cache.move_to_end(block)
@@ -121,11 +127,11 @@ class Mixture:
         owner = np.repeat(np.arange(len(many)), many)
         ordinal = np.arange(total) - np.repeat(np.cumsum(many) - many, many)
         draws = start[owner] + ordinal
-        # Place within the block: where W reaches draws + 1 - shift, linear in the block.
+        # Position within the block where W, linear in the block, reaches draws + 1 - shift.
         pace = after - now
         place = ((draws + 1) - (now + self._shift)[owner]) / np.where(pace > 0, pace, 1.0)[owner]
-        # Sorting integers whose low bits are the ordinal makes every key distinct, so that any
-        # sorting algorithm (numpy picks one by processor) gives the same order.
+        # The ordinal in the low bits makes every key distinct, so that any sorting algorithm (numpy
+        # picks one by processor) gives the same order.
         low_bits = max(1, int(total).bit_length())
         high = float(2 ** (62 - low_bits))
         keys = (np.clip(place, 0.0, 1.0) * high).astype(np.int64) << low_bits
@@ -139,7 +145,7 @@ class Mixture:
         return result
 
     def block_of(self, piece: int) -> int:
-        """The block that holds piece number `piece`. Raises IndexError past the last there is."""
+        """Return the block of piece number `piece`. Raises IndexError past the last piece."""
         if self.total is not None and piece >= self.total:
             raise IndexError(f"the sequence has {self.total} pieces, not {piece + 1}")
         per_block = max(1.0, self.expected_pieces / self.blocks)
@@ -160,7 +166,7 @@ class Mixture:
         return low
 
     def pieces(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Component (int32) and draw k (int64) of pieces whose `numbers` ascend."""
+        """Return component (int32) and draw k (int64) of pieces; `numbers` must ascend."""
         components = np.empty(len(numbers), dtype=np.int32)
         draws = np.empty(len(numbers), dtype=np.int64)
         done = 0
@@ -171,14 +177,14 @@ class Mixture:
             places = numbers[done:end] - block.first
             components[done:end] = block.components[places]
             draws[done:end] = block.draws[places]
-            if end == done:  # an empty block: look further ahead instead of walking
+            if end == done:  # empty block: search ahead instead of walking
                 number = self.block_of(int(numbers[done]))
                 continue
             done, number = end, number + 1
         return components, draws
 
     def counts_before(self, piece: int) -> np.ndarray:
-        """int64 [C]: pieces of each component among the first `piece` pieces."""
+        """Return the pieces of each component among the first `piece` pieces, int64 [C]."""
         if self.total is not None:
             piece = min(piece, self.total)
         if piece == 0:
@@ -200,11 +206,11 @@ class Mixture:
 
 
 def stream_rotation(groups: np.ndarray, key: int, streams: int) -> np.ndarray:
-    """int64: how far group g of `streams` consecutive pieces is turned before it is dealt out.
+    """Return the rotation (int64) of each group of `streams` consecutive pieces.
 
-    Stream s takes, of each group, the piece at (s + rotation) mod streams. Without the turn a
-    language that comes every `streams` pieces would always meet the same stream.
+    Stream s takes the piece at (s + rotation) mod streams of each group. Without the rotation, a
+    language with a period of `streams` pieces would always go to the same stream.
     """
     with np.errstate(over="ignore"):
-        hashed = mix(groups.astype(np.uint64) + np.uint64(key))
+        hashed = splitmix64(groups.astype(np.uint64) + np.uint64(key))
     return (hashed % np.uint64(streams)).astype(np.int64)

@@ -1,10 +1,10 @@
-"""How many tokens and pieces each language of each source gets in each phase: arithmetic alone.
+"""Tokens and pieces of each language of each source in each phase, computed from sizes.
 
-Needs sizes, not text, so that a run can be planned from counts. A *component* is one language of
-one source. Sources share a phase by their `tokens`; within a temperature-sampled source language l
-gets tokens in proportion to n_l ** temperature over the phase's languages; within a budgeted one
-in proportion to n_l over all its languages. What `max_epochs` frees goes to the other languages of
-the source (water-filling).
+Needs no text, so that a run can be planned from counts. A *component* is one language of one
+source. A phase is divided among sources in proportion to their `tokens`. In a temperature-sampled
+source, language l gets tokens in proportion to n_l ** temperature over the phase's languages; in a
+budgeted source, in proportion to n_l over all its languages. Tokens cut off by `max_epochs` go to
+the other languages of the source (water-filling).
 """
 
 from __future__ import annotations
@@ -21,24 +21,22 @@ from mmbert.errors import UserError
 from mmbert.recipe import Phase, Recipe, Source
 from mmbert.schedule import training_plan
 
-# A temperature that moves within a phase is followed linearly between this many points.
+# Linear segments that approximate a temperature which changes within a phase.
 MOVING_TEMPERATURE_STEPS = 64
 
 
 @dataclass(frozen=True)
 class ComponentSize:
-    """Sizes of one language of one source (train split).
-
-    `pieces` are counted at the run's longest context; `segments` says, per phase, into how many
-    segments those pieces are cut altogether.
-    """
+    """Sizes of one language of one source (train split)."""
 
     source: str
     language: str
     tokens: int
     size_bytes: int
     pieces: int
+    """Pieces at the run's longest context."""
     segments: tuple[int, ...]
+    """Total segments of these pieces in each phase."""
 
     @property
     def name(self) -> str:
@@ -46,37 +44,37 @@ class ComponentSize:
         return f"{self.source}/{self.language}"
 
     def row_tokens_per_piece(self, phase: int) -> float:
-        """Mean tokens that a piece takes in rows of a phase, begin and end tokens included."""
+        """Return the mean row tokens of a piece in a phase, including begin and end tokens."""
         return (self.tokens + SPECIAL_TOKENS_PER_SEGMENT * self.segments[phase]) / self.pieces
 
 
 @dataclass(frozen=True)
-class PhaseMix:
-    """What one phase draws. Arrays are float64; C components in the order of the sizes given.
-
-    `knots` [K + 1] are points of the phase's progress (0 … 1); `pieces` [K, C] the expected pieces
-    between consecutive knots; `tokens` [C] the row tokens of the phase; `epochs` [C] how often it
-    passes over each component; `row_tokens_per_piece` [C].
-    """
+class PhaseMixture:
+    """Mixture of one phase over C components, in the order of the sizes. Arrays are float64."""
 
     name: str
     knots: np.ndarray
+    """[K + 1]: points of the phase's progress, 0 to 1."""
     pieces: np.ndarray
+    """[K, C]: expected pieces between consecutive knots."""
     tokens: np.ndarray
+    """[C]: row tokens of the phase."""
     epochs: np.ndarray
+    """[C]: epochs over each component."""
     row_tokens_per_piece: np.ndarray
+    """[C]: mean row tokens of a piece."""
 
     @property
     def active(self) -> np.ndarray:
-        """bool [C]: the components that take part in this phase."""
+        """Components sampled in this phase, bool [C]."""
         return self.tokens > 0
 
 
 def component_sizes(corpus: Corpus, recipe: Recipe) -> tuple[ComponentSize, ...]:
-    """The sizes of `corpus.components`, in their order, as the recipe's contexts cut them.
+    """Return the sizes of `corpus.components` at the recipe's contexts, in their order.
 
-    Sources that the recipe does not name have zero pieces. Raises UserError when a piece index for
-    the longest context is missing.
+    Sources that are not in the recipe have zero pieces. Raises UserError if the piece index of the
+    longest context is missing.
     """
     used = {source.folder for source in recipe.data.sources}
     longest = recipe.longest_context
@@ -91,7 +89,7 @@ def component_sizes(corpus: Corpus, recipe: Recipe) -> tuple[ComponentSize, ...]
             entry = train.pieces.get(phase.context)
             if entry is not None:
                 segments.append(train.documents + entry.continuations)
-            else:  # no index at this context: at least this many, and nearly always about as many
+            else:  # no index at this context: a lower bound that is nearly always close
                 segments.append(max(pieces, -(-train.tokens // payload_capacity(phase.context))))
         sizes.append(
             ComponentSize(
@@ -106,37 +104,37 @@ def component_sizes(corpus: Corpus, recipe: Recipe) -> tuple[ComponentSize, ...]
     return tuple(sizes)
 
 
-def phase_mixes(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMix, ...]:
-    """The mix of every phase of the recipe. A pure function of its arguments.
+def phase_mixtures(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMixture, ...]:
+    """Compute the mixture of every phase; a pure function of its arguments.
 
-    Raises UserError when a source has no text for a phase that asks for it, a selection leaves no
-    language, or the epoch caps do not leave as many tokens as a phase asks for.
+    Raises UserError if a source has no text for a phase that uses it, a selection matches no
+    language, or the epoch caps leave too few tokens for a phase.
     """
     plan = training_plan(recipe)
     _check_folders(recipe.data.sources)
     drawn_before = np.zeros(len(sizes))  # expected pieces of earlier phases
-    mixes = []
+    mixtures = []
     for index, phase in enumerate(recipe.phases):
         knots = _knots(phase)
         tokens = np.zeros((len(knots) - 1, len(sizes)))
         per_piece = np.array(
             [size.row_tokens_per_piece(index) if size.pieces else 1.0 for size in sizes]
         )
-        for source, share in _source_shares(recipe.data.sources, phase):
+        for source, fraction in _source_fractions(recipe.data.sources, phase):
             members = _members(sizes, source, phase)
-            budget = plan.phases[index].tokens * share * np.diff(knots)
-            shares = _language_shares([sizes[m] for m in members], source, phase, knots)
+            budget = plan.phases[index].tokens * fraction * np.diff(knots)
+            fractions = _language_fractions([sizes[m] for m in members], source, phase, knots)
             caps = np.full(len(members), np.inf)
             if source.max_epochs is not None:
                 pieces = np.array([sizes[m].pieces for m in members], dtype=np.float64)
                 left = np.maximum(0.0, source.max_epochs * pieces - drawn_before[members])
                 caps = left * per_piece[members]
-            tokens[:, members] = _fill(budget, shares, caps, source, phase)
+            tokens[:, members] = _fill(budget, fractions, caps, source, phase)
         pieces_drawn = tokens / per_piece
         phase_pieces = np.array([math.fsum(column) for column in pieces_drawn.T])
         available = np.array([max(1, size.pieces) for size in sizes], dtype=np.float64)
-        mixes.append(
-            PhaseMix(
+        mixtures.append(
+            PhaseMixture(
                 name=phase.name,
                 knots=knots,
                 pieces=pieces_drawn,
@@ -146,44 +144,28 @@ def phase_mixes(sizes: Sequence[ComponentSize], recipe: Recipe) -> tuple[PhaseMi
             )
         )
         drawn_before += phase_pieces
-    return tuple(mixes)
+    return tuple(mixtures)
 
 
 def component_tiers(sizes: Sequence[ComponentSize], recipe: Recipe) -> np.ndarray:
-    """int64 [C]: the first phase that a component takes part in, -1 for none."""
+    """Return the first phase that samples each component (-1: none), int64 [C]."""
     tiers = np.full(len(sizes), -1, dtype=np.int64)
     for index in reversed(range(len(recipe.phases))):
         phase = recipe.phases[index]
-        for source, _ in _source_shares(recipe.data.sources, phase):
+        for source, _ in _source_fractions(recipe.data.sources, phase):
             tiers[_members(sizes, source, phase)] = index
     return tiers
 
 
-def missing_languages(sizes: Sequence[ComponentSize], recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Phase -> languages that it names and none of the recipe's sources holds.
-
-    Not an error (a list of 1,833 languages serves a corpus of 500), but worth a word: a misspelt
-    name would be here. Phases without any are left out.
-    """
-    folders = {source.folder for source in recipe.data.sources}
-    languages = {size.language for size in sizes if size.source in folders and size.pieces}
-    known = languages | {language.split("_")[0] for language in languages}
-    missing = {
-        phase.name: tuple(name for name in phase.languages.names if name not in known)
-        for phase in recipe.phases
-    }
-    return {phase: names for phase, names in missing.items() if names}
-
-
 def _check_folders(sources: Sequence[Source]) -> None:
-    """Two sources of one folder would draw the same text without knowing of each other."""
+    """Reject sources that share a folder: both would draw the same text."""
     by_folder: dict[str, str] = {}
     for source in sources:
         other = by_folder.setdefault(source.folder, source.name)
         if other != source.name:
             raise UserError(
                 f"sources '{other}' and '{source.name}' both read '{source.folder}'",
-                remedy="give each source a folder of its own, or merge the two",
+                remedy="give each source its own folder, or merge the two",
             )
 
 
@@ -193,8 +175,8 @@ def _knots(phase: Phase) -> np.ndarray:
     return np.arange(count + 1) / count
 
 
-def _source_shares(sources: Sequence[Source], phase: Phase) -> list[tuple[Source, float]]:
-    """The sources of a phase with their shares of its tokens."""
+def _source_fractions(sources: Sequence[Source], phase: Phase) -> list[tuple[Source, float]]:
+    """Return the sources of a phase with their fractions of its tokens."""
     if len(sources) == 1 and sources[0].tokens is None:
         return [(sources[0], 1.0)]
     weights = [(source, float((source.tokens or {}).get(phase.name, 0))) for source in sources]
@@ -202,13 +184,13 @@ def _source_shares(sources: Sequence[Source], phase: Phase) -> list[tuple[Source
     if total <= 0:
         raise UserError(
             f"no source has tokens for phase '{phase.name}'",
-            remedy="give data.sources.<name>.tokens an entry for it",
+            remedy="add an entry for it to data.sources.<name>.tokens",
         )
     return [(source, weight / total) for source, weight in weights if weight > 0]
 
 
 def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> list[int]:
-    """Components of `source` that take part in `phase`."""
+    """Return the components of `source` that `phase` samples."""
     own = [i for i, size in enumerate(sizes) if size.source == source.folder and size.pieces]
     if not own:
         found = ", ".join(sorted({size.source for size in sizes})) or "nothing"
@@ -217,7 +199,7 @@ def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> li
             f"(they hold: {found})",
             remedy="preprocess it, set data.sources.<name>.path, or remove the source",
         )
-    if source.sampling == "budget":  # a budget is asked for by name: all its languages
+    if source.sampling == "budget":  # budgeted sources always use all their languages
         return own
     chosen = [
         i
@@ -235,13 +217,13 @@ def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> li
     return chosen
 
 
-def _language_shares(
+def _language_fractions(
     members: Sequence[ComponentSize], source: Source, phase: Phase, knots: np.ndarray
 ) -> np.ndarray:
-    """float64 [K, members]: shares of the source's tokens between knots; each row sums to 1.
+    """Return the fractions of the source's tokens between knots, float64 [K, members].
 
-    `math.pow` and `math.fsum` rather than numpy's vectorised ones: those differ in the last bit
-    between processors, and the order of data must not.
+    Each row sums to 1. Uses `math.pow` and `math.fsum` since numpy's vectorized versions differ in
+    the last bit between processors, and the order of data must not.
     """
     start, end = phase.temperature.start, phase.temperature.end
     at_knots = []
@@ -255,13 +237,16 @@ def _language_shares(
 
 
 def _fill(
-    budget: np.ndarray, shares: np.ndarray, caps: np.ndarray, source: Source, phase: Phase
+    budget: np.ndarray, fractions: np.ndarray, caps: np.ndarray, source: Source, phase: Phase
 ) -> np.ndarray:
-    """Tokens [K, members]: the budget [K] by shares, none above its cap, the rest to the others."""
+    """Divide the budget [K] by fractions with caps; returns tokens [K, members].
+
+    Tokens above a cap go to the members below theirs.
+    """
     capped = np.zeros(len(caps), dtype=bool)
     while True:
-        tokens = np.zeros_like(shares)
-        profile = shares[:, capped]
+        tokens = np.zeros_like(fractions)
+        profile = fractions[:, capped]
         columns = np.array([math.fsum(column) for column in profile.T])
         tokens[:, capped] = profile / np.where(columns > 0, columns, 1.0) * caps[capped]
         left = np.array(
@@ -271,12 +256,12 @@ def _fill(
             if math.fsum(left) > 1e-6 * math.fsum(budget):
                 raise UserError(
                     f"source '{source.name}': max_epochs {source.max_epochs:g} leaves "
-                    f"{math.fsum(caps):.4g} tokens for phase '{phase.name}', which asks for "
+                    f"{math.fsum(caps):.4g} tokens for phase '{phase.name}', which needs "
                     f"{math.fsum(budget):.4g}",
                     remedy="raise max_epochs, lower the source's tokens, or select more languages",
                 )
             return tokens
-        free = shares[:, ~capped]
+        free = fractions[:, ~capped]
         sums = np.array([math.fsum(row) for row in free])
         tokens[:, ~capped] = free * (left / sums)[:, None]
         totals = np.array([math.fsum(column) for column in tokens.T])

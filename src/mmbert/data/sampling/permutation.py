@@ -1,8 +1,8 @@
-"""Keyed permutations without arrays: a Feistel network with cycle walking, vectorised.
+"""Keyed permutations without arrays: a vectorized Feistel network with cycle walking.
 
-`permute(index, size, key)` is, for each key, a bijection of 0 … size - 1; evaluating it anywhere
-costs the same, so that an epoch's order needs no memory. 64-bit integer arithmetic only: the same
-on every machine.
+`permute(index, size, key)` is a bijection of 0 to size - 1 for each key. Every index costs the
+same, so that the order of an epoch takes no memory. Uses only 64-bit integer arithmetic, which is
+the same on every machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-_ROUNDS = 8  # even, so that left and right end as they began
+_ROUNDS = 8  # even, so that left and right end up in their original places
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
@@ -20,8 +20,8 @@ _SHIFT = np.uint64(29)
 _HALF = np.uint64(32)
 
 
-def mix(value: npt.ArrayLike) -> np.ndarray:
-    """SplitMix64's finaliser: a bijection of uint64 that scatters nearby values."""
+def splitmix64(value: npt.ArrayLike) -> np.ndarray:
+    """Apply the SplitMix64 finalizer, a bijection of uint64 that scatters nearby values."""
     x = np.array(value, dtype=np.uint64)
     with np.errstate(over="ignore"):
         x += _GOLDEN
@@ -34,20 +34,20 @@ def mix(value: npt.ArrayLike) -> np.ndarray:
 
 
 def key_of(*parts: object) -> int:
-    """A 64-bit key from the text of `parts`."""
+    """Hash the text of `parts` to a 64-bit key."""
     return xxhash.xxh3_64_intdigest("/".join(str(part) for part in parts).encode())
 
 
 def unit_of(*parts: object) -> float:
-    """A number in [0, 1) from the text of `parts`."""
+    """Hash the text of `parts` to a number in [0, 1)."""
     return (key_of(*parts) >> 11) * 2.0**-53
 
 
 def permute(index: npt.ArrayLike, size: npt.ArrayLike, key: npt.ArrayLike) -> np.ndarray:
-    """int64: the image of `index` under the permutation of 0 … `size` - 1 that `key` picks.
+    """Return the image (int64) of `index` under the permutation of 0 to `size` - 1 given by `key`.
 
-    The three (integers, keys uint64) broadcast to one flat array. Raises ValueError when an index
-    is not below its size.
+    The arguments (integers; keys are uint64) broadcast to one flat array. Raises ValueError if an
+    index is not below its size.
     """
     index, size, key = np.broadcast_arrays(
         np.asarray(index, dtype=np.int64),
@@ -56,8 +56,8 @@ def permute(index: npt.ArrayLike, size: npt.ArrayLike, key: npt.ArrayLike) -> np
     )
     if index.size and (int(index.min()) < 0 or bool((index >= size).any())):
         raise ValueError("an index lies outside its permutation")
-    # Places are written as (left, right) with left < height, right < width: a domain that is hardly
-    # larger than the size, so that almost nothing has to walk.
+    # Values are pairs (left, right) with left < height and right < width: a domain hardly larger
+    # than the size, so that cycle walking is rare.
     height = np.maximum(1, np.ceil(np.sqrt(size.astype(np.float64)))).astype(np.uint64)
     ends = size.astype(np.uint64)
     width = (ends + height - _ONE) // height
@@ -80,12 +80,12 @@ def permute(index: npt.ArrayLike, size: npt.ArrayLike, key: npt.ArrayLike) -> np
 def _feistel(
     value: np.ndarray, height: np.ndarray, width: np.ndarray, key: np.ndarray
 ) -> np.ndarray:
-    """One pass of the network over the places of a `height` by `width` table."""
+    """Run the network once over the cells of a `height` by `width` table."""
     left = value // width
     right = value - left * width
     with np.errstate(over="ignore"):
         for number in range(_ROUNDS):
-            # SplitMix64's multiplications; the upper half is the well mixed one
+            # SplitMix64 multiplications; the upper half is the well-mixed one
             hashed = right ^ key
             hashed += np.uint64(number + 1) * _GOLDEN
             hashed *= _FIRST

@@ -1,9 +1,9 @@
 """Shards on disk, opened through their manifests.
 
-- `manifest`: what preprocessing wrote for each language.
+- `manifest`: contents and checksums of one language of one source.
 - `corpus`: all manifests of a folder; a *component* is one language of one source.
 - `indexed_dataset`: Megatron's pairs of tokens and index.
-- `continuation_index`: where each *piece* begins: a document, or a part of a long one.
+- `continuation_index`: index of the *pieces* beyond each document's first part.
 - `tokenizer_description`: special tokens and fingerprint of the corpus' tokenizer.
-- `mapped_file`: read-only memory maps that notice a truncated file.
+- `mapped_file`: read-only memory maps with detection of truncated files.
 """

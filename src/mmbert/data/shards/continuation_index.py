@@ -1,10 +1,9 @@
-"""Cutting arithmetic: how a document is cut to a context, and the index of continuation parts.
+"""Splitting of documents at a context, and the index of continuation parts.
 
-A *piece* is what one draw of the mixture takes: a document, or one part of a document that is
-longer than the run's longest context. Pieces of a language's train split are numbered: piece `d`
-below the number of documents is the first part of document `d`; the numbers from there on are the
-continuation parts (part 1, 2, …) in the order of the *continuation index*, which is sorted by
-document and part and lists long documents only.
+A *piece* is the unit drawn by the mixture: a document, or one part of a document longer than the
+run's longest context. In a language's train split, piece `d` below the number of documents is the
+first part of document `d`. Higher numbers are continuation parts (part 1, 2, …) in the order of
+the *continuation index*, which is sorted by document and part and lists only long documents.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from mmbert.data.shards.mapped_file import MappedFile
 from mmbert.errors import UserError
 from mmbert.files import atomic_write, checksum_file
 
-SPECIAL_TOKENS_PER_SEGMENT = 2  # begin and end, added when a row is made
-_LONGEST_HEADER = 1024  # bytes of an .npy file; numpy writes 128 here
+SPECIAL_TOKENS_PER_SEGMENT = 2  # begin and end, added when a row is built
+_MAX_HEADER_BYTES = 1024  # bytes of an .npy file; numpy writes 128 here
 CONTINUATION_DTYPE = np.dtype([("document", "<i8"), ("part", "<i4")])
 
 
 def payload_capacity(context: int) -> int:
-    """Document tokens that fit a segment of `context` tokens. Raises ValueError below 1."""
+    """Return the document tokens in a segment of `context` tokens. Raises ValueError below 1."""
     capacity = context - SPECIAL_TOKENS_PER_SEGMENT
     if capacity < 1:
         raise ValueError(f"a context of {context} tokens leaves no room for text")
@@ -34,7 +33,7 @@ def payload_capacity(context: int) -> int:
 
 
 def count_parts(lengths: npt.ArrayLike, context: int) -> np.ndarray:
-    """int64 number of parts (at least 1) into which documents of `lengths` tokens are cut."""
+    """Return the number of parts (at least 1) of documents of `lengths` tokens, int64."""
     capacity = payload_capacity(context)
     return np.maximum(1, -(-np.asarray(lengths, dtype=np.int64) // capacity))
 
@@ -42,11 +41,11 @@ def count_parts(lengths: npt.ArrayLike, context: int) -> np.ndarray:
 def part_bounds(
     length: npt.ArrayLike, context: int, part: npt.ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end (int64, end exclusive) of part `part` of documents of `length` tokens.
+    """Return start and end (int64, end exclusive) of part `part` of documents of `length` tokens.
 
-    Parts are full (`context - 2` tokens), except that a last part of less than half of that
-    shares evenly with the part before it, so that no tiny last piece arises. Vectorised:
-    `length` and `part` broadcast. `part` must lie in 0 … count_parts(length) - 1.
+    Parts are full (`context - 2` tokens), except that a last part of less than half of that is
+    balanced with the part before it, to avoid tiny pieces. Vectorized: `length` and `part`
+    broadcast. `part` must be in 0 to count_parts(length) - 1.
     """
     capacity = payload_capacity(context)
     length = np.asarray(length, dtype=np.int64)
@@ -65,10 +64,10 @@ def part_bounds(
 
 
 def continuation_index(lengths: npt.ArrayLike, context: int, first_document: int = 0) -> np.ndarray:
-    """The continuation parts of documents `first_document`, `first_document + 1`, … of `lengths`.
+    """List the continuation parts of documents of `lengths`, numbered from `first_document`.
 
-    Returns a structured array (CONTINUATION_DTYPE) with one entry for each part beyond the first;
-    indexes of consecutive shards are simply concatenated.
+    Returns a structured array (CONTINUATION_DTYPE) with one entry per part beyond the first.
+    Indexes of consecutive shards can be concatenated.
     """
     extra = count_parts(lengths, context) - 1
     long_documents = np.flatnonzero(extra)
@@ -81,14 +80,14 @@ def continuation_index(lengths: npt.ArrayLike, context: int, first_document: int
 
 
 def pieces_file_name(context: int) -> str:
-    """Name of the continuation index of one context inside a language's folder."""
+    """Return the file name of the continuation index of a context in a language's folder."""
     return f"pieces-{context}.npy"
 
 
 def write_continuation_index(path: Path, index: np.ndarray) -> str:
-    """Write a continuation index atomically as .npy; returns its XXH3-128 for the manifest."""
+    """Write a continuation index atomically as .npy and return its XXH3-128."""
     if index.dtype != CONTINUATION_DTYPE:
-        raise ValueError(f"a continuation index has dtype {CONTINUATION_DTYPE}, not {index.dtype}")
+        raise ValueError(f"index has dtype {index.dtype}, expected {CONTINUATION_DTYPE}")
     with atomic_write(path) as file:
         np.lib.format.write_array(file, index, allow_pickle=False)
     return checksum_file(path)
@@ -96,41 +95,40 @@ def write_continuation_index(path: Path, index: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class ContinuationIndex:
-    """A mapped continuation index: `entries` of CONTINUATION_DTYPE, and the file they lie in."""
+    """Memory-mapped continuation index: `entries` of CONTINUATION_DTYPE and their file."""
 
     entries: np.ndarray
     file: MappedFile
 
 
 def read_continuation_index(path: Path, entries: int, documents: int) -> ContinuationIndex:
-    """Memory-map a continuation index and check its shape, dtype and outer bounds.
+    """Memory-map a continuation index and verify its shape, dtype and outer bounds.
 
-    Raises UserError naming the file when it is missing, damaged or not the one the manifest
-    (`entries`, `documents`) describes.
+    Raises UserError naming the file if it is missing, damaged or does not match the manifest
+    (`entries`, `documents`).
     """
-    remedy = "run the preprocessing again: it rebuilds the index without tokenising again"
+    remedy = "run the preprocessing again: it rebuilds the index without tokenizing again"
     try:
         file = MappedFile(path)
-        header = io.BytesIO(file.data[:_LONGEST_HEADER].tobytes())
+        header = io.BytesIO(file.data[:_MAX_HEADER_BYTES].tobytes())
         version = np.lib.format.read_magic(header)
         shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     except FileNotFoundError:
         raise UserError(f"{path} is missing", remedy=remedy) from None
-    except Exception as error:  # numpy's header parser lets errors of any kind through
+    except Exception as error:  # numpy's header parser raises errors of any kind
         raise UserError(f"{path} is not a continuation index: {error}", remedy=remedy) from error
     if version != (1, 0) or dtype != CONTINUATION_DTYPE or len(shape) != 1:
         raise UserError(f"{path} is not a continuation index", remedy=remedy)
     data = file.data[header.tell() :]
     if len(data) != shape[0] * dtype.itemsize:
         raise UserError(
-            f"{path} has {len(data)} bytes of entries where its header says "
-            f"{shape[0] * dtype.itemsize}",
+            f"{path} has {len(data)} bytes of entries, its header says {shape[0] * dtype.itemsize}",
             remedy=remedy,
         )
     index = data.view(CONTINUATION_DTYPE)
     if len(index) != entries:
         raise UserError(
-            f"{path} lists {len(index)} pieces where the manifest says {entries}", remedy=remedy
+            f"{path} lists {len(index)} pieces, the manifest says {entries}", remedy=remedy
         )
     if entries and not 0 <= int(index[0]["document"]) <= int(index[-1]["document"]) < documents:
         raise UserError(f"{path} refers to documents outside 0 … {documents - 1}", remedy=remedy)

@@ -1,4 +1,4 @@
-"""The corpus: all languages of all sources under one folder, opened through their manifests."""
+"""Corpus of all languages of all sources in one folder, opened through their manifests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmbert.data.shards.manifest import (
     manifest_files,
     parse_manifest,
 )
-from mmbert.data.shards.mapped_file import cut_short
+from mmbert.data.shards.mapped_file import truncated_error
 from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
@@ -37,28 +37,27 @@ SplitName = Literal["train", "heldout"]
 
 @dataclass(frozen=True)
 class Component:
-    """One language of one source: what the mixture draws from.
-
-    `index` is its place in `Corpus.components`; `source` is the folder below the shards.
-    """
+    """One language of one source, the unit sampled by the mixture."""
 
     index: int
+    """Position in `Corpus.components`."""
     source: str
+    """Name of the source's folder within the shards."""
     language: str
     folder: Path
     manifest: Manifest
 
     @property
     def name(self) -> str:
-        """`source/language`, the component's lasting name (indices change when data is added)."""
+        """`source/language`, the component's stable name (indices change when data is added)."""
         return f"{self.source}/{self.language}"
 
     def split(self, name: SplitName) -> Split:
-        """The manifest's entry of one split."""
+        """Return the manifest's entry of a split."""
         return self.manifest.train if name == "train" else self.manifest.heldout
 
     def starts(self, name: SplitName) -> np.ndarray:
-        """int64 [shards + 1]: number of the first document of each shard, then their count."""
+        """Return the first document number of each shard, then their total, int64 [shards + 1]."""
         return self.train_starts if name == "train" else self.heldout_starts
 
     @cached_property
@@ -72,7 +71,7 @@ class Component:
         return _starts(self.manifest.heldout.shards)
 
     def continuations(self, context: int) -> int:
-        """Number of continuation pieces at `context`. Raises UserError without an index for it."""
+        """Return the number of continuation pieces. Raises UserError if there is no index."""
         entry = self.manifest.train.pieces.get(context)
         if entry is None:
             known = ", ".join(str(c) for c in sorted(self.manifest.train.pieces)) or "none"
@@ -80,7 +79,7 @@ class Component:
                 f"{self.folder / MANIFEST_NAME} has no piece index for context {context} "
                 f"(it has: {known})",
                 remedy="run the preprocessing again with this recipe (make preprocess … "
-                "RECIPE=…): it adds the index without tokenising again",
+                "RECIPE=…): it adds the index without tokenizing again",
             )
         return entry.continuations
 
@@ -91,11 +90,11 @@ def _starts(shards: tuple[Shard, ...]) -> np.ndarray:
 
 
 class ShardPool:
-    """Opens shards when they are first read and keeps as many open as the system allows.
+    """LRU cache of open shards, opened on first use.
 
-    A shard costs two file descriptors and two memory maps; thousands of languages would exceed the
-    usual limits, so the least recently used ones are closed. Opening checks a pair's sizes against
-    its manifest, so that a replaced or shortened file is named and never read as something else.
+    A shard takes two file descriptors and two memory maps, so that thousands of languages would
+    exceed the usual limits. Opening verifies a pair's sizes against its manifest, so that a
+    replaced or truncated file is reported, not misread.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -103,7 +102,7 @@ class ShardPool:
         self._capacity = capacity
 
     def get(self, component: Component, split: SplitName, number: int) -> IndexedDataset:
-        """The pair of shard `number` of a component's split."""
+        """Return the pair of shard `number` of a component's split."""
         key = (component.index, split, number)
         dataset = self._open.get(key)
         if dataset is not None:
@@ -118,8 +117,8 @@ class ShardPool:
             or dataset.dtype != np.dtype(component.manifest.dtype)
         ):
             raise UserError(
-                f"{component.folder / shard.name}.bin/.idx is not the pair that the manifest "
-                f"describes ({shard.documents} documents, {shard.tokens} tokens of "
+                f"{component.folder / shard.name}.bin/.idx does not match the manifest "
+                f"({shard.documents} documents, {shard.tokens} tokens of "
                 f"{component.manifest.dtype})",
                 remedy="restore the files from a copy, or remove the language's folder and run "
                 "the preprocessing again",
@@ -131,28 +130,28 @@ class ShardPool:
 
 
 # With as many continuation indexes, 49,152 of the 65,530 maps that Linux allows a process.
-_MOST_OPEN_SHARDS = 16_384
-_READ_AT_ONCE = 16  # manifests
+_MAX_OPEN_SHARDS = 16_384
+_READER_THREADS = 16  # manifests
 
 
 def _open_shard_limit() -> int:
-    """How many shards, and as many continuation indexes beside them, may be open at once."""
+    """Return the limit of open shards, and of open continuation indexes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-        except (ValueError, OSError):  # a sandbox may forbid it; then fewer stay open
+        except (ValueError, OSError):  # forbidden in some sandboxes; then fewer stay open
             pass
     if soft == resource.RLIM_INFINITY:
-        return _MOST_OPEN_SHARDS
-    # a third each for .bin, .idx and continuation index; 256 for everything else in the process
-    return max(16, min(_MOST_OPEN_SHARDS, (soft - 256) // 3))
+        return _MAX_OPEN_SHARDS
+    # one third each for .bin, .idx and continuation index; 256 for the rest of the process
+    return max(16, min(_MAX_OPEN_SHARDS, (soft - 256) // 3))
 
 
 class Corpus:
-    """All components under one folder and random access to their text."""
+    """All components in one folder, with random access to their text."""
 
     def __init__(
         self, root: Path, tokenizer: TokenizerDescription, components: tuple[Component, ...]
@@ -167,28 +166,28 @@ class Corpus:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The tokenizer's own files."""
+        """Folder with the tokenizer's files."""
         return self.root / TOKENIZER_FOLDER
 
     def component(self, source: str, language: str) -> Component:
-        """The component of a source's folder and a language; KeyError when there is none."""
+        """Return the component of a source's folder and a language. Raises KeyError if missing."""
         return self._by_name[f"{source}/{language}"]
 
     def named(self, name: str) -> Component | None:
-        """The component called `source/language`, or None."""
+        """Return the component named `source/language`, or None."""
         return self._by_name.get(name)
 
     def shard(self, component: Component, split: SplitName, number: int) -> IndexedDataset:
-        """The opened pair of one shard."""
+        """Return the open pair of a shard."""
         return self._pool.get(component, split, number)
 
     def continuation_index(self, component: Component, context: int) -> np.ndarray:
-        """The memory-mapped continuation index of a component at `context`."""
+        """Return the memory-mapped continuation index of a component at `context`."""
         key = (component.index, context)
         index = self._continuations.get(key)
         if index is not None:
             self._continuations.move_to_end(key)
-            index.file.require_whole()
+            index.file.check_not_truncated()
             return index.entries
         entries = component.continuations(context)
         path = component.folder / component.manifest.train.pieces[context].file
@@ -198,36 +197,36 @@ class Corpus:
             self._continuations.popitem(last=False)
         return index.entries
 
-    def find_cut_shard(self) -> UserError | None:
-        """The error that names the first shard whose file is missing or shorter than it should be.
+    def find_truncated_shard(self) -> UserError | None:
+        """Return the error for the first missing or truncated shard file, or None.
 
-        Asks for the size of every file: for when something has gone wrong already.
+        Queries the size of every file: only for use after a failure.
         """
         for component in self.components:
             for name, (size, _) in manifest_files(component.manifest).items():
                 path = component.folder / name
                 found = path.stat().st_size if path.exists() else 0
                 if size is not None and found < size:
-                    return cut_short(path, found, size)
+                    return truncated_error(path, found, size)
         return None
 
     def locate(self, component: Component, split: SplitName, number: int) -> tuple[int, int]:
-        """Shard and place within it of a document of a split; IndexError when there is none."""
+        """Return a document's shard and its position there. Raises IndexError if out of range."""
         starts = component.starts(split)
         if not 0 <= number < starts[-1]:
             raise IndexError(
-                f"{component.name} has {starts[-1]} {split} documents, not {number + 1}"
+                f"document {number} of {component.name}: it has {starts[-1]} {split} documents"
             )
         shard = int(np.searchsorted(starts, number, side="right")) - 1
         return shard, number - int(starts[shard])
 
     def document(self, component: Component, split: SplitName, number: int) -> np.ndarray:
-        """All tokens of one document of a split (documents are numbered across its shards)."""
+        """Return all tokens of a document of a split (numbered across its shards)."""
         shard, place = self.locate(component, split, number)
         return self.shard(component, split, shard).sequence(place)
 
     def __getstate__(self) -> dict[str, object]:
-        # Maps and descriptors stay behind: a worker process opens what it reads.
+        # Without maps and descriptors: a worker process opens its own.
         return {"root": self.root, "tokenizer": self.tokenizer, "components": self.components}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -235,10 +234,10 @@ class Corpus:
 
 
 def _manifests(shards: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every manifest.json under `shards`/source/language with its bytes, in order of names.
+    """Yield every manifest.json in `shards`/source/language with its bytes, sorted by name.
 
-    A few are read at once and none is asked for twice: hundreds of ranks do this on one network
-    file system.
+    Reads a few concurrently and none twice, since hundreds of ranks do this on one network file
+    system.
     """
     paths = [
         Path(language.path) / MANIFEST_NAME
@@ -246,7 +245,7 @@ def _manifests(shards: Path) -> Iterator[tuple[Path, bytes]]:
         if source.name != TOKENIZER_FOLDER
         for language in _folders(source)
     ]
-    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_READER_THREADS) as pool:
         for path, data in zip(paths, pool.map(_bytes_of, paths), strict=True):
             if data is not None:
                 yield path, data
@@ -261,20 +260,20 @@ def _folders(parent: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 def _bytes_of(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except FileNotFoundError:  # a language that is not finished
+    except FileNotFoundError:  # unfinished language
         return None
 
 
 def open_corpus(shards: Path) -> Corpus:
-    """Read the tokenizer's description and every manifest under `shards`/source/language.
+    """Read the tokenizer's description and every manifest in `shards`/source/language.
 
-    Languages without a manifest are unfinished and not seen. No shard is opened. Raises UserError
-    when nothing is there, or when a language was made with another tokenizer.
+    Skips languages without a manifest, which are unfinished. Opens no shard. Raises UserError if
+    the folder is empty, or a language was preprocessed with another tokenizer.
     """
     shards = Path(shards)
     if not shards.is_dir():
         raise UserError(
-            f"there is no folder {shards}", remedy="point to the output of `make preprocess`"
+            f"folder {shards} does not exist", remedy="give the output of `make preprocess`"
         )
     tokenizer = read_tokenizer_description(shards / TOKENIZER_FOLDER)
     components: list[Component] = []
@@ -285,20 +284,20 @@ def open_corpus(shards: Path) -> Corpus:
         if (manifest.source, manifest.language) != (source, language):
             raise UserError(
                 f"{path} describes {manifest.source}/{manifest.language}, "
-                f"but lies in {source}/{language}",
-                remedy="move the folder back to where it was written",
+                f"but is in {source}/{language}",
+                remedy="move the folder back to its original location",
             )
         if manifest.tokenizer != tokenizer.fingerprint:
             raise UserError(
                 f"{path}: the shards were made with tokenizer {manifest.tokenizer[:12]}…, "
                 f"the folder's tokenizer is {tokenizer.fingerprint[:12]}…",
-                remedy="one corpus has one tokenizer: remove the language's folder and run the "
-                "preprocessing again",
+                remedy="remove the language's folder and run the preprocessing again: a corpus has "
+                "one tokenizer",
             )
         components.append(Component(len(components), source, language, folder, manifest))
     if not components:
         raise UserError(
-            f"{shards} holds no finished language",
+            f"{shards} has no finished language",
             remedy="run the same preprocessing command again: it continues where it stopped",
         )
     return Corpus(shards, tokenizer, tuple(components))

@@ -1,4 +1,4 @@
-"""Reader and streaming writer of Megatron's indexed dataset (.bin/.idx), byte-compatible.
+"""Byte-compatible reader and streaming writer of Megatron's indexed dataset (.bin/.idx).
 
 Layout (little-endian): `.bin` is the raw token array. `.idx` is the magic `MMIDIDX\\0\\0`, u64
 version 1, u8 dtype code, u64 number of sequences S, u64 number of documents + 1 (D), then
@@ -30,22 +30,32 @@ _DTYPES: dict[int, np.dtype] = {
     for code, name in {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}.items()
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_LARGEST_LENGTH = 2**31 - 1
+_MAX_LENGTH = 2**31 - 1
 
 
 def dtype_for_vocabulary(vocabulary_size: int) -> np.dtype:
-    """The narrowest dtype that holds every id: uint16 up to 65,536 ids, else int32."""
+    """Return the narrowest dtype for all ids: uint16 up to 65,536 ids, else int32."""
     return np.dtype("<u2") if vocabulary_size <= 65_536 else np.dtype("<i4")
 
 
 class IndexedDataset:
     """Random access to the documents of one pair through two flat memory maps.
 
-    `prefix` is the path without suffix. Attributes: `dtype` of the tokens, `lengths` int32[S],
-    `offsets` int64[S] (bytes), `next_offsets` int64[S] (0 for the last), `boundaries`
-    int64[documents + 1]. Raises UserError naming the file
-    when something is missing, cut short or inconsistent; `offsets` of single documents are checked
-    as they are read, so that opening costs the same for any size.
+    Offsets of single documents are verified as they are read, so that opening takes the same time
+    for any size.
+
+    Args:
+        prefix: path without suffix.
+
+    Attributes:
+        dtype: dtype of the tokens.
+        lengths: int32 [S], tokens of each sequence.
+        offsets: int64 [S], in bytes.
+        next_offsets: int64 [S], offset of the next sequence (0 for the last).
+        boundaries: int64 [documents + 1], first sequence of each document.
+
+    Raises:
+        UserError: names a file that is missing, truncated or inconsistent.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -67,7 +77,7 @@ class IndexedDataset:
             raise self._broken(f"its dtype code {code} is none of {sorted(_DTYPES)}")
         self.dtype = _DTYPES[code]
         expected = _HEADER.size + 12 * sequences + 8 * boundaries
-        # A multimodal pair carries one more byte per sequence, which text does not need.
+        # A multimodal pair has one more byte per sequence, which text does not need.
         if len(index) not in (expected, expected + sequences):
             raise self._broken(
                 f"{sequences} sequences and {boundaries} boundaries need {expected} bytes, "
@@ -77,8 +87,8 @@ class IndexedDataset:
         self.lengths: np.ndarray = index[start : start + 4 * sequences].view("<i4")
         start += 4 * sequences
         self.offsets: np.ndarray = index[start : start + 8 * sequences].view("<i8")
-        # Shifted by one: where the next sequence begins. After the last offset come the boundaries,
-        # the first of which is 0, so 0 stands behind the last sequence.
+        # Shifted by one: offset of the next sequence. The boundaries follow the last offset and
+        # start with 0, so the last entry is 0.
         self.next_offsets: np.ndarray = index[start + 8 : start + 8 + 8 * sequences].view("<i8")
         start += 8 * sequences
         self.boundaries: np.ndarray = index[start : start + 8 * boundaries].view("<i8")
@@ -91,8 +101,8 @@ class IndexedDataset:
             end = int(self.offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize
         if end != len(self._data):
             raise UserError(
-                f"{self._data_path} has {len(self._data)} bytes where its index says {end}",
-                remedy="the pair is cut short or mixed up: restore both files, or make them again",
+                f"{self._data_path} has {len(self._data)} bytes, its index says {end}",
+                remedy="restore both files or write them again: the pair is truncated or mixed up",
             )
 
     def __len__(self) -> int:
@@ -101,27 +111,27 @@ class IndexedDataset:
 
     @property
     def sequence_count(self) -> int:
-        """Number of sequences; equal to the number of documents in pairs written here."""
+        """Number of sequences; the number of documents in pairs written by this module."""
         return len(self.lengths)
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """All tokens of the pair as one flat read-only view."""
+        """All tokens of the pair as a flat read-only view."""
         if len(self._data) % self.dtype.itemsize:
-            raise self._broken("its tokens do not fill whole items")
+            raise self._broken("its data is not a whole number of tokens")
         return self._data.view(self.dtype)
 
-    def require_whole_index(self) -> None:
-        """Raise UserError if the `.idx` was cut short since it was opened: before reading it."""
-        self._index_file.require_whole()
+    def check_index_not_truncated(self) -> None:
+        """Raise UserError if the `.idx` was truncated since opening. Call before reading it."""
+        self._index_file.check_not_truncated()
 
-    def require_whole_tokens(self) -> None:
-        """Raise UserError if the `.bin` was cut short since it was opened: before reading it."""
-        self._data_file.require_whole()
+    def check_tokens_not_truncated(self) -> None:
+        """Raise UserError if the `.bin` was truncated since opening. Call before reading it."""
+        self._data_file.check_not_truncated()
 
     @property
     def byte_count(self) -> int:
-        """Bytes of the `.bin`."""
+        """Size of the `.bin` in bytes."""
         return len(self._data)
 
     @property
@@ -130,24 +140,24 @@ class IndexedDataset:
         return len(self._data) // self.dtype.itemsize
 
     def sequence(self, number: int, start: int = 0, end: int | None = None) -> np.ndarray:
-        """Tokens `start` … `end` of one sequence: a read-only view on the map, dtype `self.dtype`.
+        """Return tokens `start` to `end` of a sequence, a read-only view of dtype `self.dtype`.
 
         Raises IndexError outside the sequences or the sequence, UserError on a damaged index.
         """
         if not 0 <= number < len(self.lengths):
-            raise IndexError(f"{self.prefix} has {len(self.lengths)} sequences, not {number + 1}")
-        self.require_whole_index()
-        self.require_whole_tokens()
+            raise IndexError(f"sequence {number} of {self.prefix}: it has {len(self.lengths)}")
+        self.check_index_not_truncated()
+        self.check_tokens_not_truncated()
         length = int(self.lengths[number])
         offset = int(self.offsets[number])
         size = self.dtype.itemsize
         if length < 0 or offset < 0 or offset + length * size > len(self._data):
-            raise self._broken(f"sequence {number} lies outside the data")
-        # Sequences lie one after the other: a wrong length or offset does not pass this.
+            raise self._broken(f"sequence {number} is outside the data")
+        # Sequences are contiguous: this catches a wrong length or offset.
         is_last = number == len(self.lengths) - 1
         following = len(self._data) if is_last else int(self.next_offsets[number])
         if offset + length * size != following:
-            raise self._broken(f"sequence {number} does not end where the next begins")
+            raise self._broken(f"the end of sequence {number} is not the start of the next")
         if end is None:
             end = length
         if not 0 <= start <= end:
@@ -157,20 +167,20 @@ class IndexedDataset:
         return self._data[offset + start * size : offset + end * size].view(self.dtype)
 
     def document(self, number: int) -> np.ndarray:
-        """All tokens of one document (its sequences lie one after the other)."""
+        """Return all tokens of a document (its sequences are contiguous)."""
         if not 0 <= number < len(self):
-            raise IndexError(f"{self.prefix} has {len(self)} documents, not {number + 1}")
-        self.require_whole_index()
+            raise IndexError(f"document {number} of {self.prefix}: it has {len(self)}")
+        self.check_index_not_truncated()
         first, last = int(self.boundaries[number]), int(self.boundaries[number + 1])
         if not 0 <= first <= last <= len(self.lengths):
-            raise self._broken(f"document {number} lies outside the sequences")
+            raise self._broken(f"document {number} is outside the sequences")
         if last == first + 1:
             return self.sequence(first)
         parts = [self.sequence(sequence) for sequence in range(first, last)]
         return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 
     def read_ahead(self, start: int, end: int) -> None:
-        """Ask the system to read tokens `start` … `end` of the `.bin` in the background."""
+        """Ask the OS to read tokens `start` to `end` of the `.bin` in the background."""
         size = self.dtype.itemsize
         self._data_file.read_ahead(start * size, end * size)
 
@@ -180,22 +190,22 @@ class IndexedDataset:
         except FileNotFoundError:
             raise UserError(
                 f"{path} is missing",
-                remedy="a dataset is a pair of .bin and .idx: restore the file, or make it again",
+                remedy="restore the file or write the pair (.bin and .idx) again",
             ) from None
 
     def _broken(self, why: str) -> UserError:
         return UserError(
-            f"{self._index_path} is not a sound Megatron index: {why}",
-            remedy="restore the file from a copy, or make the shard again",
+            f"{self._index_path} is not a valid Megatron index: {why}",
+            remedy="restore the file from a copy, or write the shard again",
         )
 
 
 class IndexedDatasetWriter:
-    """Streams documents into a pair that appears under its names only when complete.
+    """Streams documents into a pair that becomes visible only when complete.
 
-    Tokens go to `<prefix>.bin.partial` as they come; memory holds 4 bytes per document.
-    `finish()` syncs and renames both files and returns the manifest's Shard entry. Leaving the
-    `with` block without `finish()` removes the partial file. One sequence per document.
+    Tokens are written to `<prefix>.bin.partial`; memory use is 4 bytes per document. `finish()`
+    syncs and renames both files and returns the manifest's Shard entry. Leaving the `with` block
+    without `finish()` removes the partial file. Writes one sequence per document.
     """
 
     def __init__(self, prefix: Path, dtype: npt.DTypeLike) -> None:
@@ -215,7 +225,7 @@ class IndexedDatasetWriter:
             np.iinfo(self.dtype).max,
         )
         with explained_write_errors(self._final):
-            # 1 MiB: documents are short, and a system call for each would cost more than the rest
+            # 1 MiB: a system call for each short document would dominate the cost
             self._file = open(self._partial, "wb", buffering=1 << 20)  # noqa: SIM115
 
     def add(self, tokens: npt.ArrayLike) -> None:
@@ -224,19 +234,20 @@ class IndexedDatasetWriter:
         self.add_many(array, np.array([array.size]))
 
     def add_many(self, tokens: np.ndarray, lengths: npt.ArrayLike) -> None:
-        """Append documents that lie one after the other in the flat integer array `tokens`.
+        """Append documents concatenated in the flat integer array `tokens`.
 
-        Raises ValueError when the lengths do not add up or an id does not fit the dtype: nothing
-        wrong is ever written silently.
+        Raises ValueError if the lengths do not sum to its size or an id does not fit the dtype.
         """
         tokens = np.asarray(tokens).reshape(-1)
         counts = np.asarray(lengths, dtype=np.int64).reshape(-1)
         if tokens.size and tokens.dtype.kind not in "iu":
-            raise ValueError(f"token ids are integers, not {tokens.dtype}")
+            raise ValueError(f"token ids have dtype {tokens.dtype}, expected integers")
         if int(counts.sum()) != tokens.size or (counts.size and int(counts.min()) < 0):
-            raise ValueError(f"lengths add up to {int(counts.sum())}, tokens are {tokens.size}")
-        if counts.size and int(counts.max()) > _LARGEST_LENGTH:
-            raise ValueError("a document of 2^31 tokens or more does not fit Megatron's format")
+            raise ValueError(
+                f"lengths sum to {int(counts.sum())}, but there are {tokens.size} tokens"
+            )
+        if counts.size and int(counts.max()) > _MAX_LENGTH:
+            raise ValueError("Megatron's format has no documents of 2^31 tokens or more")
         if tokens.dtype != self.dtype:
             if tokens.size and not (
                 self._limits[0] <= int(tokens.min()) and int(tokens.max()) <= self._limits[1]
@@ -252,7 +263,7 @@ class IndexedDatasetWriter:
         self.tokens += tokens.size
 
     def finish(self) -> Shard:
-        """Complete the pair and make it visible: `.bin` first, then `.idx`."""
+        """Complete the pair and make it visible, `.bin` first, then `.idx`."""
         lengths = np.concatenate(self._lengths) if self._lengths else np.empty(0, dtype="<i4")
         index = index_bytes(lengths, self.dtype)
         index_final = self._prefix.with_name(self._prefix.name + ".idx")
@@ -282,7 +293,7 @@ class IndexedDatasetWriter:
         )
 
     def abort(self) -> None:
-        """Remove what was written; does nothing after `finish()`."""
+        """Remove the partial files; does nothing after `finish()`."""
         if not self._finished:
             self._file.close()
             self._partial.unlink(missing_ok=True)
@@ -301,7 +312,7 @@ class IndexedDatasetWriter:
 
 
 def index_bytes(lengths: npt.ArrayLike, dtype: npt.DTypeLike) -> bytes:
-    """The bytes of the `.idx` of documents of `lengths` tokens, one sequence each."""
+    """Return the content of the `.idx` for documents of `lengths` tokens, one sequence each."""
     counts = np.asarray(lengths, dtype="<i4")
     token_bytes = np.dtype(dtype).newbyteorder("<")
     offsets = np.zeros(len(counts), dtype="<i8")

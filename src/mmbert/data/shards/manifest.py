@@ -1,4 +1,4 @@
-"""Typed manifest.json of one language of one source: what the shards hold, and their checksums."""
+"""Typed manifest.json of one language of one source: contents and checksums of its shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANIFEST_NAME = "manifest.json"
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-# A name that cannot leave the manifest's own folder.
+# A name that cannot point outside the manifest's folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Dtype = Literal["uint16", "int32"]
 
@@ -24,7 +24,7 @@ class _Frozen(BaseModel):
 
 
 class FileEntry(_Frozen):
-    """Size in bytes and XXH3-128 of one file."""
+    """Size in bytes and XXH3-128 of a file."""
 
     bytes: Count
     xxh3_128: Checksum
@@ -55,7 +55,7 @@ class PiecesEntry(_Frozen):
 
 
 class Split(_Frozen):
-    """Totals of one split; `bytes` counts the UTF-8 bytes of the text."""
+    """Totals of a split; `bytes` counts the UTF-8 bytes of the text."""
 
     documents: Count = 0
     tokens: Count = 0
@@ -68,19 +68,19 @@ class Split(_Frozen):
             total = sum(getattr(shard, field) for shard in self.shards)
             if total != getattr(self, field):
                 raise ValueError(
-                    f"the shards hold {total} {field}, but {field} says {getattr(self, field)}"
+                    f"{field} is {getattr(self, field)}, but the shards sum to {total}"
                 )
         return self
 
 
 class TrainSplit(Split):
-    """The train split also has a continuation index per context (key: the context)."""
+    """Train split, with a continuation index per context (key: the context)."""
 
     pieces: dict[int, PiecesEntry] = Field(default_factory=dict)
 
 
 class Manifest(_Frozen):
-    """Everything known about one language of one source without opening its shards."""
+    """Description of one language of one source, available without opening its shards."""
 
     format: Literal[1] = 1
     writer: str
@@ -100,18 +100,18 @@ class Manifest(_Frozen):
             if shard.files.bin.bytes != shard.tokens * token_bytes:
                 raise ValueError(
                     f"shard {shard.name} has {shard.tokens} tokens of {self.dtype}, "
-                    f"but its .bin is said to have {shard.files.bin.bytes} bytes"
+                    f"but its .bin is listed with {shard.files.bin.bytes} bytes"
                 )
         return self
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `folder`/manifest.json atomically; from then on the language is visible."""
+    """Write `folder`/manifest.json atomically, which makes the language visible."""
     write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """The manifest in `data`; errors (UserError) name `path`, the key and the remedy."""
+    """Parse a manifest; a UserError names `path` and the key."""
     remedy = "restore the file from a copy, or remove it and run the preprocessing again"
     try:
         return Manifest.model_validate_json(data)
@@ -122,20 +122,20 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check `folder`/manifest.json; raises UserError naming the file."""
+    """Read and validate `folder`/manifest.json. Raises UserError naming the file."""
     path = folder / MANIFEST_NAME
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing: the language was never finished",
+            f"{path} is missing: the language is unfinished",
             remedy="run the same preprocessing command again: it continues where it stopped",
         ) from None
     return parse_manifest(data, path)
 
 
 def manifest_files(manifest: Manifest) -> dict[str, tuple[int | None, str]]:
-    """File name -> (size in bytes or None, XXH3-128) of every file the manifest vouches for."""
+    """Map the name of every file in the manifest to (size in bytes or None, XXH3-128)."""
     files: dict[str, tuple[int | None, str]] = {}
     for shard in (*manifest.train.shards, *manifest.heldout.shards):
         for suffix in ("bin", "idx"):
@@ -147,19 +147,19 @@ def manifest_files(manifest: Manifest) -> dict[str, tuple[int | None, str]]:
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check presence, size and checksum of every file; raises UserError on the first bad one."""
+    """Verify presence, size and checksum of every file. Raises UserError on the first bad one."""
     remedy = (
-        f"restore the file from a copy, or remove {folder} and run the preprocessing again: "
-        "only this language is redone"
+        f"restore the file from a copy, or remove {folder} and run the preprocessing again, "
+        "which redoes only this language"
     )
     for name, (size, checksum) in manifest_files(manifest).items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path} is missing, but the manifest names it", remedy=remedy)
+            raise UserError(f"{path} is listed in the manifest but missing", remedy=remedy)
         if size is not None and path.stat().st_size != size:
             raise UserError(
-                f"{path} has {path.stat().st_size} bytes where the manifest says {size}",
+                f"{path} has {path.stat().st_size} bytes, the manifest says {size}",
                 remedy=remedy,
             )
         if checksum_file(path) != checksum:
-            raise UserError(f"{path} is damaged: its checksum is not the manifest's", remedy=remedy)
+            raise UserError(f"{path} is corrupted (checksum mismatch)", remedy=remedy)

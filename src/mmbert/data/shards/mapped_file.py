@@ -1,4 +1,4 @@
-"""Files as read-only memory maps that notice when they are cut short."""
+"""Read-only memory maps of files, with detection of truncation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from mmbert.errors import UserError
 
 
-def cut_short(path: Path, size: int, expected: int) -> UserError:
-    """What to say of a file that became shorter while it was in use."""
+def truncated_error(path: Path, size: int, expected: int) -> UserError:
+    """Return the error for a file that was truncated while in use."""
     return UserError(
-        f"{path} was cut short while it was being read: it has {size} bytes of {expected}",
-        remedy="restore it from a copy or make it again, and leave shards alone while they are "
-        "read (put a new file in an old one's place by renaming it)",
+        f"{path} was truncated while being read ({size} of {expected} bytes)",
+        remedy="restore it from a copy or write it again, and do not modify shards in use (to "
+        "replace a file, rename a new one over it)",
     )
 
 
 class MappedFile:
-    """A file as a read-only flat uint8 array `data`, backed by a memory map.
+    """Read-only flat uint8 array `data` of a file, backed by a memory map.
 
-    Costs one descriptor as long as it is open.
+    Holds one file descriptor while open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,17 +37,17 @@ class MappedFile:
             self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         self.data = np.frombuffer(self._map, dtype=np.uint8)
 
-    def require_whole(self) -> None:
-        """Raise UserError if the file was cut short since it was mapped.
+    def check_not_truncated(self) -> None:
+        """Raise UserError if the file was truncated since it was mapped.
 
-        Reading past its new end would end the process (SIGBUS) without a word. A file that was
-        renamed over is another one: the map keeps the old. Costs a third of a microsecond.
+        Reading past its new end would kill the process with SIGBUS. After another file is renamed
+        over it, the map still shows the old one. Takes a third of a microsecond.
         """
         if self._map is not None and self._map.size() < len(self.data):
-            raise cut_short(self.path, self._map.size(), len(self.data))
+            raise truncated_error(self.path, self._map.size(), len(self.data))
 
     def read_ahead(self, start: int, end: int) -> None:
-        """Ask the system to read bytes `start` … `end` in the background."""
+        """Ask the OS to read bytes `start` to `end` in the background."""
         if self._map is not None and end > start:
             first = start - start % mmap.PAGESIZE
             self._map.madvise(mmap.MADV_WILLNEED, first, end - first)

@@ -1,4 +1,4 @@
-"""Typed SHARDS/tokenizer/description.json: what the data path needs to know of a tokenizer."""
+"""Typed SHARDS/tokenizer/description.json: the tokenizer properties used by the data pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TokenId = Annotated[int, Field(ge=0, strict=True)]
 
 
 class SpecialIds(BaseModel):
-    """Ids that frame text and never stand for it; masking chooses none of them."""
+    """Special token ids; they never represent text and are never masked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class SpecialIds(BaseModel):
     mask: TokenId
 
     def all(self) -> tuple[int, ...]:
-        """The distinct ids in ascending order."""
+        """Return the distinct ids in ascending order."""
         return tuple(sorted({self.pad, self.begin, self.end, self.unknown, self.mask}))
 
 
@@ -48,9 +48,11 @@ class TokenizerDescription(BaseModel):
     def _ids_in_vocabulary(self) -> TokenizerDescription:
         largest = max(self.special_ids.all())
         if largest >= self.vocabulary_size:
-            raise ValueError(f"special id {largest} lies outside {self.vocabulary_size} ids")
+            raise ValueError(
+                f"special id {largest} is outside the vocabulary of {self.vocabulary_size}"
+            )
         if len({self.special_ids.mask, self.special_ids.pad}) < 2:
-            raise ValueError("mask and pad must be different ids")
+            raise ValueError("mask and pad have the same id")
         return self
 
 
@@ -60,14 +62,14 @@ def write_tokenizer_description(folder: Path, description: TokenizerDescription)
 
 
 def read_tokenizer_description(folder: Path) -> TokenizerDescription:
-    """Read and check `folder`/description.json; raises UserError naming the file."""
+    """Read and validate `folder`/description.json. Raises UserError naming the file."""
     path = folder / DESCRIPTION_NAME
-    remedy = "point to the folder that the preprocessing wrote, or run the preprocessing again"
+    remedy = "give the folder written by the preprocessing, or run the preprocessing again"
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing: these are not finished shards", remedy=remedy
+            f"{path} is missing: not a folder of finished shards", remedy=remedy
         ) from None
     try:
         return TokenizerDescription.model_validate_json(data)

@@ -1,1 +1,6 @@
-"""Import of foreign models: weights, another vocabulary, a smaller architecture."""
+"""Import of Hugging Face models as starting points for training.
+
+- `import_model`: the import itself.
+- `vocabulary`: embeddings for another tokenizer.
+- `striding`: a smaller model by strided sampling.
+"""

@@ -1,8 +1,8 @@
-"""Import: any ModernBERT checkpoint becomes a folder that training can start or continue from.
+"""Import of a ModernBERT checkpoint as a folder that training can start from.
 
-The folder is a Hugging Face one, normalised: one model.safetensors in float32 with every parameter
-under its own name (the tied decoder stored once), config.json and the tokenizer. The recipe names
-it as `initial_checkpoint`, and as `tokenizer.path`.
+The output is a normalized Hugging Face folder: one float32 model.safetensors with every parameter
+under its own name (tied decoder stored once), config.json and the tokenizer. Set the recipe's
+`initial_checkpoint` and `tokenizer.path` to it.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,13 @@ from mmbert.recipe import ModelSettings
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was imported: the model as written, and how its vocabulary came about (None: as was).
+    """Result of an import.
 
-    `unused_rows` of the embedding are of no token: many models round their vocabulary up.
+    Attributes:
+        model: configuration of the written model.
+        unused_rows: embedding rows without a token; many models round their vocabulary size up.
+        vocabulary: the change of vocabulary; None if it was kept.
+        comparison: verification against transformers.
     """
 
     model: HuggingFaceModel
@@ -38,7 +42,7 @@ class ImportReport:
     comparison: LogitComparison
 
     def lines(self) -> Iterator[str]:
-        """For the person who imported."""
+        """Yield the report as lines for the user."""
         encoder = self.model.encoder
         yield (
             f"{encoder.num_hidden_layers} layers of width {encoder.hidden_size}, vocabulary"
@@ -47,15 +51,15 @@ class ImportReport:
             f" {self.model.rotary_bases.local_:g} (local)"
         )
         if self.unused_rows:
-            yield f"{self.unused_rows:,} rows of the vocabulary are of no token; they stay"
+            yield f"keeping {self.unused_rows:,} unused embedding rows"
         if self.vocabulary is not None:
             change = self.vocabulary
             yield (
-                f"new vocabulary: {change.kept:,} tokens keep their rows, {change.composed:,} start"
-                f" from the mean of the old tokens that spell them, {change.averaged:,} from the"
-                " mean of all"
+                f"new vocabulary: {change.kept:,} tokens keep their embedding, {change.composed:,}"
+                f" start from the mean of their old subwords, {change.averaged:,} from the mean of"
+                " all tokens"
             )
-        yield f"checked against transformers: {self.comparison}"
+        yield f"verified against transformers: {self.comparison}"
 
 
 def import_model(
@@ -66,12 +70,20 @@ def import_model(
     initialization: Initialization = "subwords",
     sizes: ModelSettings | None = None,
 ) -> ImportReport:
-    """Write the ModernBERT masked language model in `folder` to `out`, for training to begin with.
+    """Import the ModernBERT masked language model in `folder` to the folder `out`.
 
-    With `tokenizer` (a Hugging Face tokenizer folder) the embedding gets its vocabulary, new rows
-    initialised as `initialization` says. With `sizes` the model is made smaller by strided
-    sampling. Without either, the weights are those of `folder`, bit for bit. UserError names the
-    file and tensor of whatever cannot be imported; `out` appears complete or not at all.
+    Without `tokenizer` and `sizes`, weights are copied bit for bit. `out` appears complete or not
+    at all.
+
+    Args:
+        folder: Hugging Face folder of the model.
+        out: folder to write.
+        tokenizer: Hugging Face folder of a tokenizer to adapt the embedding to.
+        initialization: initialization of embeddings of new tokens.
+        sizes: smaller model sizes to shrink to by strided sampling.
+
+    Raises:
+        UserError: the model cannot be imported; names the file and tensor.
     """
     source = HuggingFaceSource(folder)
     config = source.model.encoder
@@ -86,8 +98,8 @@ def import_model(
     unused_rows = config.vocab_size - old.size
     if unused_rows < 0:
         raise UserError(
-            f"{folder}: the tokenizer has {old.size} ids, the model {config.vocab_size} rows",
-            remedy="tokenizer and model are not of the same folder; download both again",
+            f"{folder}: the tokenizer has {old.size} ids, the embedding {config.vocab_size} rows",
+            remedy="tokenizer and model do not belong together; download both again",
         )
     if tokenizer is not None:
         new, unused_rows = FastTokenizer(tokenizer), 0
@@ -126,7 +138,7 @@ def import_model(
 
 
 def _shrunk(config: EncoderConfig, sizes: ModelSettings) -> EncoderConfig:
-    """The source's model at the recipe's sizes; everything else stays as it is."""
+    """Return the source's configuration with the recipe's sizes."""
     return replace(
         config,
         hidden_size=sizes.hidden_size,

@@ -1,7 +1,7 @@
-"""A smaller model out of a larger one by strided sampling, as mmBERT's small began from base.
+"""Strided sampling of a smaller model from a larger one, as mmBERT small was initialized from base.
 
-Every width keeps evenly spaced entries: hidden channels, heads (whole, so that rotary pairs stay
-together), inner channels of the gated unit (the same for its two halves), and layers.
+Keeps evenly spaced hidden channels, heads (whole, so that rotary pairs stay together), inner
+channels of the GLU (the same in both halves), and layers.
 """
 
 import torch
@@ -12,15 +12,15 @@ from mmbert.model.config import EncoderConfig
 
 
 def strided_indices(source: int, target: int) -> torch.Tensor:
-    """`target` evenly spaced indices of 0 … `source` − 1, from 0; int64."""
+    """Return `target` evenly spaced indices in 0 … `source` − 1, starting at 0; int64."""
     return torch.arange(target) * source // target
 
 
 class StridedSampling:
-    """Cuts tensors of a model of `source` sizes down to `target` sizes.
+    """Samples tensors of `target` sizes from those of `source` sizes.
 
-    UserError where a size of the target exceeds the source's, the head sizes differ, or the
-    pattern of global and local layers does.
+    UserError if a target size exceeds the source's, or the head sizes or the patterns of global
+    and local layers differ.
     """
 
     def __init__(self, source: EncoderConfig, target: EncoderConfig) -> None:
@@ -31,15 +31,15 @@ class StridedSampling:
             if smaller > larger:
                 raise UserError(
                     f"{key} {smaller} is larger than the source model's {larger}",
-                    remedy="strided sampling only makes models smaller; choose smaller sizes",
+                    remedy="choose smaller sizes: strided sampling only shrinks models",
                 )
         for key in ("head_size", "global_attention_every", "local_window", "vocab_size"):
             theirs, ours = getattr(source, key), getattr(target, key)
             if theirs != ours:
                 raise UserError(
-                    f"{key} is {ours}, the source model's is {theirs}",
-                    remedy="only widths, heads and layers may shrink; keep the head size (64 in"
-                    " the presets), the pattern of global layers and the vocabulary",
+                    f"{key} is {ours}, but the source model's is {theirs}",
+                    remedy="shrink only widths, heads and layers; keep the head size (64 in the"
+                    " presets), the pattern of global layers and the vocabulary",
                 )
         self.shapes = parameter_shapes(target)
         self._layers = _source_layers(source, target)
@@ -49,7 +49,7 @@ class StridedSampling:
         inner = strided_indices(source.intermediate_size, target.intermediate_size)
         fused = torch.cat([channels + part * source.hidden_size for part in range(3)])
         halves = torch.cat([inner, inner + source.intermediate_size])
-        # By the last two parts of a parameter's name: rows and columns that stay.
+        # Rows and columns to keep, by the end of the parameter name.
         self._kept_indices: dict[str, tuple[torch.Tensor, torch.Tensor | None] | None] = {
             "Wqkv.weight": (fused, hidden),
             "attn.Wo.weight": (hidden, channels),
@@ -62,14 +62,14 @@ class StridedSampling:
         }
 
     def source_name(self, name: str) -> str:
-        """The parameter of the larger model that `name` of the smaller one is cut from."""
+        """Return the parameter of the larger model that `name` is sampled from."""
         parts = name.split(".")
         if parts[:2] == ["model", "layers"]:
             parts[2] = str(self._layers[int(parts[2])])
         return ".".join(parts)
 
     def read(self, weights: HuggingFaceWeights, name: str) -> torch.Tensor:
-        """The smaller model's parameter `name`, float32."""
+        """Return parameter `name` of the smaller model, float32."""
         tensor = weights.read(self.source_name(name))
         kept = next(kept for ending, kept in self._kept_indices.items() if name.endswith(ending))
         if kept is None:
@@ -82,9 +82,9 @@ class StridedSampling:
 
 
 def _source_layers(source: EncoderConfig, target: EncoderConfig) -> list[int]:
-    """For each layer of the target, the nearest evenly spaced source layer of its own kind.
+    """Return for each target layer the nearest evenly spaced source layer of the same type.
 
-    Layer 0 alone has no attention norm, so that it only ever serves as layer 0.
+    Layer 0 maps only to layer 0, as only it has no attention norm.
     """
     spacing = (source.num_hidden_layers - 1) / max(1, target.num_hidden_layers - 1)
     chosen = [0]

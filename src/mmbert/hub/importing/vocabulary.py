@@ -1,4 +1,4 @@
-"""Embedding rows for a new or extended tokenizer, from those of the old one."""
+"""Embeddings for a new or extended tokenizer, derived from those of the old one."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,10 +13,10 @@ Initialization = Literal["subwords", "mean"]
 
 @dataclass(frozen=True)
 class VocabularyChange:
-    """For each id of the new tokenizer, the ids of the old one whose mean it starts from.
+    """Old ids whose mean initializes each new id.
 
-    `kept` tokens have one such id, `composed` ones several, `averaged` ones none: they get the
-    mean over the whole old vocabulary.
+    `sources` holds them for each new id. `kept` tokens have one, `composed` several, `averaged`
+    none: those get the mean of the whole old vocabulary.
     """
 
     sources: tuple[tuple[int, ...], ...]
@@ -25,7 +25,7 @@ class VocabularyChange:
     averaged: int
 
     def apply(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [old vocabulary, …] to rows [new vocabulary, …]; kept ones bit for bit."""
+        """Map rows [old vocabulary, …] to [new vocabulary, …]; kept rows are copied bit for bit."""
         changed = torch.empty((len(self.sources), *rows.shape[1:]), dtype=rows.dtype)
         single = [(new, old[0]) for new, old in enumerate(self.sources) if len(old) == 1]
         new_ids, old_ids = torch.tensor(single, dtype=torch.int64).reshape(-1, 2).T
@@ -42,18 +42,17 @@ class VocabularyChange:
 def change_vocabulary(
     old: FastTokenizer, new: FastTokenizer, initialization: Initialization
 ) -> VocabularyChange:
-    """How the rows of `new` follow from those of `old`.
+    """Match the tokens of `new` to those of `old`.
 
-    Special tokens correspond by role; other tokens by the bytes they stand for, so that the same
-    word matches between SentencePiece and byte-level vocabularies. What is new starts from the mean
-    of the old tokens that spell it ("subwords"), or of all old tokens ("mean"). UserError if either
-    tokenizer lacks a special token that training needs.
+    Special tokens match by role; other tokens by their bytes, so that SentencePiece and byte-level
+    vocabularies match. New tokens start from the mean of their old subwords ("subwords") or of all
+    old tokens ("mean"). UserError if either tokenizer lacks a required special token.
     """
     for tokenizer in (old, new):
         if tokenizer.special_ids is None:
             raise UserError(
-                f"the tokenizer in {tokenizer.folder} does not name all of its pad, begin (cls or"
-                " bos), end (sep or eos), unknown and mask tokens",
+                f"the tokenizer in {tokenizer.folder} lacks a special token: it needs pad, begin"
+                " (cls or bos), end (sep or eos), unknown and mask",
                 remedy="set them in its tokenizer_config.json",
             )
     assert old.special_ids is not None
@@ -85,7 +84,7 @@ def _spelling(
     by_bytes: dict[bytes, int],
     initialization: Initialization,
 ) -> tuple[int, ...]:
-    """Ids of the old tokenizer that stand for `content`: one, several, or none."""
+    """Return the old ids that encode `content`: one, several, or none."""
     if content in by_bytes:
         return (by_bytes[content],)
     if initialization == "mean":
@@ -93,7 +92,7 @@ def _spelling(
     assert old.special_ids is not None
     unknown = old.special_ids.unknown
     spelling = [identifier for identifier in old.encode_bytes(content) if identifier != unknown]
-    # The space that some tokenizers put before every text is no part of what they cannot spell.
+    # Drop the space that some tokenizers prepend to every text.
     if spelling and not content.startswith(b" ") and spelling[0] == by_bytes.get(b" "):
         del spelling[0]
     return tuple(spelling)

@@ -3,6 +3,6 @@
 - `loss_meter`, `interval_metrics`, `log_metrics`: losses and counts between two log lines.
 - `step_timer`, `communication_timer`, `profiler`: where time goes.
 - `validation`: held-out loss per language and tier.
-- `loggers`, `tensorboard_logger`, `tensorboard_tags`: console, `log.jsonl`, TensorBoard.
+- `loggers`: console, `log.jsonl`, TensorBoard.
 - `results`: `results.json` and the table at the end of a run.
 """

@@ -1,4 +1,4 @@
-"""What happened between two log lines: counted on every rank, added up once per line."""
+"""Counts and times of training steps, per rank, and their sums over ranks for a log line."""
 
 import resource
 import sys
@@ -18,60 +18,79 @@ from mmbert.recipe import ModelSettings
 
 @dataclass(frozen=True)
 class IntervalSums:
-    """Sums over all data ranks of one interval."""
+    """Sums over all data ranks and the steps of one interval."""
 
     component_tokens: npt.NDArray[np.float64]
-    """Real tokens (no padding) of each component, begin and end tokens counted in."""
+    """Tokens of each component, with the documents' begin and end tokens, without padding."""
+    trained_tokens: npt.NDArray[np.float64]
+    """The same since the run began."""
     row_tokens: float
-    """Tokens of the rows, padding counted in."""
+    """Tokens of the rows, with padding."""
     flops: float
     seconds: float
     time_split: dict[str, float]
-    """Seconds per region, the mean over ranks."""
+    """Mean over ranks of the seconds in each region (see `StepTimer`)."""
     peak_memory_bytes: float
-    """The largest of any rank: device memory on a GPU, the process's on a CPU."""
+    """Maximum over ranks: device memory on a GPU, the process's on a CPU."""
 
     @property
     def tokens(self) -> float:
-        """Real tokens."""
+        """Tokens without padding."""
         return float(self.component_tokens.sum())
 
     @property
     def packing_efficiency(self) -> float:
-        """The share of the rows that is not padding."""
+        """Fraction of the row tokens that is not padding."""
         return self.tokens / self.row_tokens if self.row_tokens else 0.0
 
 
 @dataclass
 class IntervalMetrics:
-    """This rank's counts since the last line. Tensor ranks see the same rows: only the first of a
-    tensor group counts them."""
+    """Counts of this rank: since the last log line, and since the run began or was resumed.
+
+    Tensor ranks see the same rows; only the first rank of a tensor group counts them.
+    """
 
     components: int
+    """Number of components."""
     model: ModelSettings
     vocabulary_size: int
     grid: ProcessGrid
     device: torch.device
     component_tokens: npt.NDArray[np.float64] = field(init=False)
+    """float64 [components]: tokens that this rank has trained on since it began or resumed."""
     row_tokens: float = field(init=False)
     flops: float = field(init=False)
     started: float = field(init=False)
+    step_started: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.resume(np.zeros(self.components))
+
+    def resume(self, trained_tokens: npt.NDArray[np.float64]) -> None:
+        """Continue a run that has trained on `trained_tokens` [components], over all ranks."""
+        self._resumed_with = trained_tokens
+        self.component_tokens = np.zeros(self.components)
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval now."""
-        self.component_tokens = np.zeros(self.components)
+        """Begin a new interval."""
+        self._before = self.component_tokens.copy()
         self.row_tokens = self.flops = 0.0
-        self.started = time.perf_counter()
+        self.started = self.step_started = time.perf_counter()
 
     def exclude(self, seconds: float) -> None:
-        """Time that just went into something else than training."""
+        """Leave out the last `seconds`, which were not spent on training."""
         self.started += seconds
+        self.step_started += seconds
+
+    def end_step(self) -> float:
+        """Return the seconds since the last step ended."""
+        before, self.step_started = self.step_started, time.perf_counter()
+        return self.step_started - before
 
     def add(self, row: Row) -> None:
-        """Count one row that was trained on."""
+        """Count a row that was trained on."""
         if self.grid.tensor.rank != 0:
             return
         lengths, components = document_lengths(row)
@@ -82,24 +101,30 @@ class IntervalMetrics:
         )
 
     def totals(self, host_group: HostGroup) -> npt.NDArray[np.float64]:
-        """Tokens by component so far, over all ranks (every rank calls it); nothing is reset."""
-        return np.asarray(host_group.sum(self.component_tokens.tolist()))
+        """Sum the tokens of the run by component over all ranks (every rank calls it)."""
+        return self._resumed_with + np.asarray(host_group.sum(self.component_tokens.tolist()))
 
     def collect(self, host_group: HostGroup, time_split: dict[str, float]) -> IntervalSums:
-        """Add up over the ranks (every rank calls it) and begin anew."""
+        """Sum over all ranks (every rank calls it) and begin a new interval.
+
+        Args:
+            time_split: this rank's seconds per region.
+        """
         seconds = time.perf_counter() - self.started
         regions = sorted(host_group.broadcast(time_split))
         own = [time_split.get(name, 0.0) for name in regions]
-        sums = host_group.sum([*self.component_tokens, self.row_tokens, self.flops, *own])
-        count = self.components
+        tokens = self.component_tokens
+        counts = [*(tokens - self._before), *tokens, self.row_tokens, self.flops]
+        sums, count = host_group.sum([*counts, *own]), self.components
         result = IntervalSums(
             component_tokens=np.asarray(sums[:count]),
-            row_tokens=sums[count],
-            flops=sums[count + 1],
+            trained_tokens=self._resumed_with + np.asarray(sums[count : 2 * count]),
+            row_tokens=sums[2 * count],
+            flops=sums[2 * count + 1],
             seconds=seconds,
             time_split={
                 name: total / host_group.world_size
-                for name, total in zip(regions, sums[count + 2 :], strict=True)
+                for name, total in zip(regions, sums[len(counts) :], strict=True)
             },
             peak_memory_bytes=max(host_group.gather(peak_memory(self.device))),
         )
@@ -108,7 +133,7 @@ class IntervalMetrics:
 
 
 def document_lengths(row: Row) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Lengths in tokens and components of a row's documents, its padding left out."""
+    """Return the lengths in tokens and the components of a row's documents, without padding."""
     starts = row.cu_seqlens.astype(np.int64)
     lengths = starts[1:] - starts[:-1]
     components = row.segment_components.astype(np.int64)
@@ -117,7 +142,7 @@ def document_lengths(row: Row) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak bytes of device memory on a GPU, of the process's memory on a CPU."""
+    """Return the peak memory in bytes: of the device on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,6 @@
-"""The figures of a log line: how the data stand, and how fast it goes."""
+"""Metrics of a log line about the data seen so far and about throughput."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -8,16 +10,19 @@ from mmbert.schedule import StepPlan
 from mmbert.training.metrics.interval_metrics import IntervalSums
 
 MEBIBYTE = 1 << 20
+# A step counts half as much as one that is 20 steps younger.
+RATE_DECAY = 0.5 ** (1 / 20)
 
 
 def data_metrics(
     table: ComponentTable, at: StepPlan, trained: npt.NDArray[np.float64]
 ) -> dict[str, float | None]:
-    """Realised shares against wanted ones, and epochs, since the run began.
+    """Compute how far the token shares are from the planned ones, and epochs, since the run began.
 
-    `trained` [C]: tokens trained on of each component by the end of step `at`.
+    Args:
+        trained: float64 [components], tokens trained on up to the end of step `at`.
     """
-    planned = table.wanted_tokens(at)
+    planned = table.scheduled_tokens(at)
     shares = trained / max(1.0, trained.sum())
     planned_shares = planned / max(1.0, planned.sum())
     epochs = trained / np.maximum(1, table.train_tokens)
@@ -31,11 +36,12 @@ def data_metrics(
 def language_metrics(
     table: ComponentTable, at: StepPlan, trained: npt.NDArray[np.float64]
 ) -> dict[str, dict[str, float]]:
-    """Per language: its share of the tokens so far, the share wanted, and epochs.
+    """Compute each language's share of the tokens so far, its planned share, and its epochs.
 
-    `trained` [C]: tokens trained on of each component by the end of step `at`.
+    Args:
+        trained: float64 [components], tokens trained on up to the end of step `at`.
     """
-    planned = table.by_language(table.wanted_tokens(at))
+    planned = table.by_language(table.scheduled_tokens(at))
     seen, one_epoch = table.by_language(trained), table.by_language(table.train_tokens)
     all_seen, all_planned = max(1, sum(seen.values())), max(1, sum(planned.values()))
     names = sorted(seen.keys() | planned.keys())
@@ -46,10 +52,25 @@ def language_metrics(
     }
 
 
-def smoothed_rate(before: float | None, sums: IntervalSums) -> float:
-    """Nominal tokens a second lately, given the rate before this interval (None: there is none)."""
-    nominal_rate = sums.row_tokens / sums.seconds
-    return nominal_rate if before is None else 0.7 * before + 0.3 * nominal_rate
+@dataclass
+class SmoothedRate:
+    """Nominal tokens per second of recent steps, for the remaining time.
+
+    Tokens and seconds are averaged exponentially, so that one slow step hardly changes it.
+    """
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def update(self, tokens: int, seconds: float) -> None:
+        """Take in a step of `tokens` (with padding)."""
+        self.tokens = RATE_DECAY * self.tokens + tokens
+        self.seconds = RATE_DECAY * self.seconds + seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The rate; 0 before the first step."""
+        return self.tokens / self.seconds if self.seconds else 0.0
 
 
 def throughput_metrics(
@@ -61,12 +82,12 @@ def throughput_metrics(
     phase_tokens_left: int,
     tokens_left: int,
 ) -> dict[str, object]:
-    """Rates, utilisation, where the time went, memory, and the time left at the recent rate.
+    """Compute rates, MFU, time per region, memory, and the remaining time at the recent rate.
 
     Args:
-        peak_flops: FLOP/s that a device can do; None where that is not known.
-        recent_rate: nominal tokens a second, for the time left.
-        left_in_phase, left: nominal tokens still to come in the phase and in the run.
+        peak_flops: peak FLOP/s of a device; None if unknown.
+        recent_rate: nominal tokens per second, for the remaining time.
+        phase_tokens_left, tokens_left: nominal tokens still to train in the phase and in the run.
     """
     return {
         "tokens_per_second": sums.tokens / sums.seconds,

@@ -150,9 +150,11 @@ def print_summary(results: Results, run_folder: Path, console: Console | None = 
     console.print(tiers)
     end = results.phases[-1].held_out_end
     if overall is not None and end is not None and end.overall is not None:
+        gain = overall - end.overall
         console.print(
             f"A unigram model's loss on the same held-out tokens is {overall:.3f} nats; this "
-            f"model's is {end.overall:.3f}, better by {overall - end.overall:.3f}."
+            f"model's is {end.overall:.3f}, {'better' if gain >= 0 else 'worse'} by "
+            f"{abs(gain):.3f}."
         )
     console.print(f"TensorBoard: {run_folder / 'tensorboard'}", soft_wrap=True)
     console.print(f"Checkpoints: {run_folder / 'checkpoints'}", soft_wrap=True)

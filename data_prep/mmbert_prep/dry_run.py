@@ -1,0 +1,33 @@
+"""`--dry-run`: the input of a run, without reading it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from mmbert_prep.executor.work_units import plan_work_units
+from mmbert_prep.readers.discovery import discover
+from mmbert_prep.settings import PrepSettings
+from mmbert_prep.shards.summary import ignored_files
+
+
+def list_input(settings: PrepSettings) -> None:
+    """Print the files and bytes of each language, and the files that are ignored."""
+    found = discover(settings)
+    plan = plan_work_units(found, settings)
+    console = Console()
+    sizes: dict[str, list[int]] = {}
+    for file in found.files:
+        entry = sizes.setdefault(file.language or "(by column)", [0, 0])
+        entry[0] += 1
+        entry[1] += file.size
+    table = Table(
+        title=f"{len(found.files)} files, {plan.input_bytes:,} bytes, {len(plan.units)} work units"
+    )
+    for column in ("language", "files", "bytes on disk"):
+        table.add_column(column, justify="left" if column == "language" else "right")
+    for name, (files, size) in sorted(sizes.items(), key=lambda item: -item[1][1]):
+        table.add_row(name, f"{files:,}", f"{size:,}")
+    console.print(table)
+    for reason, names in ignored_files(found).items():
+        console.print(f"ignored, {reason}: {len(names)} ({', '.join(names[:5])})", soft_wrap=True)

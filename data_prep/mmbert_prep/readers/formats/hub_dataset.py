@@ -1,0 +1,143 @@
+"""Datasets of the Hugging Face hub, streamed: `hf:NAME[:CONFIG[:SPLIT]]`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmbert.errors import UserError
+from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.file_format import FileFormat
+from mmbert_prep.readers.language_codes import is_language_key
+from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.settings import InputSettings
+
+PREFIX = "hf:"
+# The size of a dataset is unknown before it is read: planning and progress count its shards.
+_SHARD_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class _DatasetName:
+    """A dataset at a revision, one of its configurations and splits."""
+
+    dataset: str
+    revision: str
+    config: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.dataset}@{self.revision}:{self.config}:{self.split}"
+
+    @classmethod
+    def parse(cls, text: str) -> _DatasetName:
+        dataset, config, split = text.removeprefix(PREFIX).rsplit(":", 2)
+        name, _, revision = dataset.rpartition("@")
+        return cls(name, revision, config, split)
+
+
+def list_hub_dataset(settings: InputSettings) -> list[InputFile]:
+    """List the configurations of the dataset; the `size` of each is its number of shards.
+
+    The current revision becomes part of the path, so that all workers and a continued run read the
+    same data. A configuration named by a language key (`swh_Latn`, as in FineWeb2) has that
+    language. Raises UserError if the hub cannot be reached.
+    """
+    parts = settings.input.removeprefix(PREFIX).split(":")
+    name, config, split = (*parts, "", "")[:3]
+    datasets = _library()
+    try:
+        revision = _revision(name)
+        options = _revision_argument(revision)
+        configs = [config] if config else datasets.get_dataset_config_names(name, **options)
+        files = []
+        for each in sorted(configs):
+            language = settings.language or (each if is_language_key(each) else None)
+            path = str(_DatasetName(name, revision, each, split or "train"))
+            count = _shard_count(_load(path))
+            files.append(InputFile(path, HUB_DATASET.name, "none", language, count, 0))
+        return files
+    except Exception as error:  # the library and its transports raise many types
+        raise _read_error(settings.input, error) from error
+
+
+def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    return [file.range(number, number + 1, _SHARD_BYTES) for number in range(file.size)]
+
+
+def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    # A network error raises UserError: documents are never lost silently.
+    try:
+        rows = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
+        for row in rows:
+            yield _document(row, file_range.language, settings)
+    except UserError:
+        raise
+    except Exception as error:  # the library and its transports raise many types
+        raise _read_error(file_range.path, error) from error
+
+
+def _document(row: dict[str, Any], language: str | None, settings: InputSettings) -> Document:
+    language = language or language_of([row.get(name) for name in settings.language_columns])
+    text = row.get(settings.text_column)
+    if not isinstance(text, str):
+        return Document.reject(language, RejectReason.MISSING_TEXT)
+    try:
+        return Document(text.encode(), language)
+    except UnicodeEncodeError:
+        return Document.reject(language, RejectReason.INVALID_UTF8)
+
+
+def _load(path: str) -> Any:
+    name = _DatasetName.parse(path)
+    datasets = _library()
+    return datasets.load_dataset(
+        name.dataset,
+        name.config,
+        split=name.split,
+        streaming=True,
+        **_revision_argument(name.revision),
+    )
+
+
+def _shard_count(dataset: Any) -> int:
+    # The attribute was called n_shards before datasets 3.
+    return int(dataset.num_shards if hasattr(dataset, "num_shards") else dataset.n_shards)
+
+
+def _revision_argument(revision: str) -> dict[str, str]:
+    return {"revision": revision} if revision else {}
+
+
+def _revision(name: str) -> str:
+    if os.path.isdir(name):  # a local copy in the layout of the hub has no revision
+        return ""
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(name).sha or ""
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            "reading a dataset by name needs the datasets library",
+            remedy="pip install datasets, or download the files and give their folder",
+        ) from error
+    return datasets
+
+
+def _read_error(name: str, error: Exception) -> UserError:
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"{name} cannot be read: {message}",
+        remedy="check the name, the configuration and the network, and run the same command again; "
+        "finished work is kept",
+    )
+
+
+HUB_DATASET = FileFormat(name="hub", read=_read, plan=_plan, local=False)

@@ -1,0 +1,62 @@
+"""Megatron pairs (`.idx` and `.bin`) of token ids."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mmbert.data.shards.indexed_dataset import IndexedDataset
+from mmbert.errors import UserError
+from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.file_format import FileFormat
+from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.settings import InputSettings
+
+
+def _open_pair(path: str) -> IndexedDataset:
+    try:
+        return IndexedDataset(Path(path).with_suffix(""))
+    except UserError as error:
+        raise DamagedFileError(error.message) from error
+
+
+def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    try:
+        documents = len(_open_pair(file.path))
+        input_bytes = max(1, os.path.getsize(f"{file.path[:-4]}.bin"))
+    except (DamagedFileError, OSError) as error:
+        return file.unreadable(str(error))
+    count = max(1, min(documents, -(-input_bytes // unit_bytes)))
+    bounds = [documents * number // count for number in range(count + 1)]
+    return [
+        file.range(start, stop, max(1, input_bytes // count))
+        for start, stop in itertools.pairwise(bounds)
+    ]
+
+
+def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    pair = _open_pair(file_range.path)
+    for number in range(file_range.start, file_range.stop):
+        try:
+            tokens = pair.document(number)
+        except UserError as error:
+            raise DamagedFileError(error.message) from error
+        yield Document.from_tokens(tokens, file_range.language)
+
+
+def _companions(paths: Sequence[str]) -> Mapping[str, str | None]:
+    known = set(paths)
+    return {path: None for path in paths if path.endswith(".bin") and f"{path[:-4]}.idx" in known}
+
+
+MEGATRON = FileFormat(
+    name="megatron",
+    read=_read,
+    plan=_plan,
+    suffixes=(".idx",),
+    compressible=False,
+    needs_language=True,
+    companions=_companions,
+)

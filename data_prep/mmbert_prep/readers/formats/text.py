@@ -1,0 +1,82 @@
+"""Plain text: a document is a whole file, a line, or a block of lines between blank lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.file_format import FileFormat
+from mmbert_prep.readers.line_ranges import line_ranges
+from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
+from mmbert_prep.settings import InputSettings
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    if settings.text_unit == "file":
+        return file.whole()
+    return line_ranges(file, unit_bytes, blank_line=settings.text_unit == "block")
+
+
+def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
+    if settings.text_unit == "file":
+        yield _whole_file(stream, file_range, settings.maximum_bytes)
+        return
+    text_lines = split_lines(stream, settings.maximum_bytes)
+    first = file_range.start == 0
+    if settings.text_unit == "line":
+        for line in text_lines:
+            if isinstance(line, OversizedLine):
+                yield Document.reject(file_range.language, RejectReason.TOO_LONG)
+            elif line.strip():  # blank lines are skipped
+                yield Document(_strip_byte_order_mark(line) if first else line, file_range.language)
+            first = False
+        return
+    block: list[bytes] = []
+    length = 0
+    too_long = False
+    for line in text_lines:
+        if not isinstance(line, OversizedLine) and not line.strip():
+            if block or too_long:
+                yield _block(block, too_long, file_range.language)
+            block, length, too_long = [], 0, False
+            continue
+        if too_long:
+            continue
+        if isinstance(line, OversizedLine) or length + len(line) > settings.maximum_bytes:
+            block, too_long = [], True
+            continue
+        block.append(_strip_byte_order_mark(line) if first else line)
+        length += len(line) + 1
+        first = False
+    if block or too_long:
+        yield _block(block, too_long, file_range.language)
+
+
+def _block(block: list[bytes], too_long: bool, language: str | None) -> Document:
+    if too_long:
+        return Document.reject(language, RejectReason.TOO_LONG)
+    return Document(b"\n".join(block), language)
+
+
+def _whole_file(stream: Iterator[bytes], file_range: FileRange, maximum_bytes: int) -> Document:
+    parts: list[bytes] = []
+    length = 0
+    for part in stream:
+        length += len(part)
+        if length > maximum_bytes:
+            return Document.reject(file_range.language, RejectReason.TOO_LONG)
+        parts.append(part)
+    return Document(_strip_byte_order_mark(b"".join(parts)), file_range.language)
+
+
+def _strip_byte_order_mark(line: bytes) -> bytes:
+    return line.removeprefix(_BYTE_ORDER_MARK)
+
+
+TEXT = FileFormat(
+    name="text", read=_read, plan=_plan, suffixes=(".txt", ".text"), needs_language=True
+)

@@ -1,0 +1,79 @@
+"""Reports of held-out losses: a table for the terminal and a TSV file of all languages."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from mmbert.evaluation.masked_loss import HeldOutEvaluation
+from mmbert.files import atomic_write
+
+EXTREMES_SHOWN = 6
+"""Number of languages with the lowest, and with the highest, loss in a shortened table."""
+_HEADINGS = ("language", "masked tokens", "loss (nats)", "unigram", "gain")
+
+
+def render_losses(found: HeldOutEvaluation, *, all_languages: bool = False) -> Table:
+    """Build a table of languages by ascending loss, then tiers, then all masked tokens.
+
+    A long list is shortened to its extremes unless `all_languages`.
+    """
+    table = Table(
+        title=f"Held-out loss, {found.mask_ratio:.0%} masked, documents cut to {found.context:,}",
+        title_justify="left",
+    )
+    table.add_column(_HEADINGS[0])
+    for heading in _HEADINGS[1:]:
+        table.add_column(heading, justify="right")
+    languages = _languages(found)
+    left_out = len(languages) - 2 * EXTREMES_SHOWN
+    shortened = left_out > EXTREMES_SHOWN and not all_languages
+    for rank, (name, index) in enumerate(languages):
+        if shortened and EXTREMES_SHOWN <= rank < len(languages) - EXTREMES_SHOWN:
+            if rank == EXTREMES_SHOWN:
+                table.add_row(f"… {left_out} more: --all, or --report FILE", style="dim")
+            continue
+        table.add_row(name, *_cells(found, np.array([index])))
+    table.add_section()
+    for tier, components in _tiers(found).items():
+        table.add_row(f"first seen in {tier} ({len(components)})", *_cells(found, components))
+    table.add_row("all", *_cells(found, np.arange(len(found.names))), style="bold")
+    return table
+
+
+def write_losses(found: HeldOutEvaluation, path: Path) -> None:
+    """Write one line per language: name, tier (empty if unknown), tokens, loss, unigram loss."""
+    lines = ["language\ttier\tmasked_tokens\tloss\tunigram_loss"]
+    for name, index in _languages(found):
+        tier = "" if found.table is None else found.table.tiers[index]
+        tokens = found.losses.count[index]
+        losses = (table.loss[index] / tokens for table in (found.losses, found.unigram))
+        lines.append("\t".join([name, tier, f"{tokens:.0f}", *(f"{loss:.6f}" for loss in losses)]))
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _languages(found: HeldOutEvaluation) -> list[tuple[str, int]]:
+    """Return name and component index of the languages with masked tokens, by ascending loss."""
+    losses = found.losses.by_label(found.names)
+    return [(name, found.names.index(name)) for name in sorted(losses, key=lambda n: losses[n])]
+
+
+def _tiers(found: HeldOutEvaluation) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the components with masked tokens of each tier, in the order of the phases."""
+    if found.table is None:
+        return {}
+    of_component = np.where(found.losses.count > 0, np.asarray(found.table.tiers), "")
+    return {
+        tier: np.flatnonzero(of_component == tier) for tier in found.losses.by_tier(found.table)
+    }
+
+
+def _cells(found: HeldOutEvaluation, components: npt.NDArray[np.int64]) -> tuple[str, ...]:
+    """Format tokens, losses and their difference over `components`, which have masked tokens."""
+    loss, unigram = found.losses.mean(components), found.unigram.mean(components)
+    assert loss is not None
+    assert unigram is not None
+    tokens = int(found.losses.count[components].sum())
+    return f"{tokens:,}", f"{loss:.3f}", f"{unigram:.3f}", f"{unigram - loss:.3f}"

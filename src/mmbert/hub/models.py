@@ -1,0 +1,86 @@
+"""Models in memory: the encoder built from given parameters, and its transformers counterpart."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from mmbert.model.config import EncoderConfig
+from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.model.precision import add_products_in_float32
+from mmbert.parallel.process_grid import TensorGroup
+
+
+class ModelBuilder:
+    """Builds a model parameter by parameter, on the CPU in float32.
+
+    ValueError if a parameter is unknown, has the wrong shape, is set twice, or is missing.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        add_products_in_float32()
+        with torch.device("cpu"):
+            self._model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
+        self._missing = dict(self._model.named_parameters())
+
+    @torch.no_grad()
+    def fill(self, name: str, tensor: torch.Tensor) -> None:
+        """Set the parameter `name`."""
+        if name not in self._missing:
+            raise ValueError(f"{name} is unknown or was set twice")
+        target = self._missing.pop(name)
+        if target.shape != tensor.shape:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(target.shape)}")
+        target.copy_(tensor)
+
+    def finish(self) -> MaskedLanguageModel:
+        """Return the complete model in evaluation mode, without gradients."""
+        if self._missing:
+            raise ValueError(f"missing parameters: {', '.join(self._missing)}")
+        return self._model.eval().requires_grad_(False)
+
+
+def build_model(
+    config: EncoderConfig, parameters: Iterable[tuple[str, torch.Tensor]]
+) -> MaskedLanguageModel:
+    """Build a model from `parameters` (name, full tensor); ValueError as in ModelBuilder."""
+    builder = ModelBuilder(config)
+    for name, tensor in parameters:
+        builder.fill(name, tensor)
+    return builder.finish()
+
+
+def pack(documents: Sequence[torch.Tensor]) -> PackedBatch:
+    """Pack documents (int64 token ids) into one row without masked positions."""
+    lengths = torch.tensor([len(document) for document in documents])
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).int()
+    return PackedBatch(
+        input_ids=torch.cat(list(documents)),
+        cu_seqlens=cu_seqlens,
+        max_seqlen=int(lengths.max()),
+        masked_positions=torch.zeros(0, dtype=torch.int64),
+        labels=torch.zeros(0, dtype=torch.int64),
+        weights=torch.zeros(0, dtype=torch.float32),
+        row_index=0,
+    )
+
+
+def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """Load AutoModelForMaskedLM from `folder` in `dtype`, on the CPU, in evaluation mode.
+
+    Shows no progress bar.
+    """
+    # Imported here: transformers takes seconds to load, and most users of this module need none.
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        # Cast afterwards: the dtype argument has different names in 4.x and 5.x.
+        model: torch.nn.Module = AutoModelForMaskedLM.from_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return model.to(dtype).eval()

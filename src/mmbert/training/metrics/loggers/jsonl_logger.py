@@ -1,0 +1,54 @@
+"""`RUN/log.jsonl`: one JSON object per interval or event.
+
+The file is append-only: after a restart a step may occur twice, and the later line is valid.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbert.files import sync_folder
+from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
+
+
+class JsonlLogger(BaseLogger):
+    """Appends records and events to `log.jsonl`."""
+
+    def __init__(self, run: RunInfo) -> None:
+        path = run.folder / "log.jsonl"
+        self.target = str(path)
+        _truncate_partial_line(path)
+        self._file = path.open("a", buffering=1)
+        sync_folder(path.parent)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Append the record as it is."""
+        self._write(record)
+
+    def event(self, kind: str, step: int, text: str, details: Mapping[str, Any]) -> None:
+        """Append the event with its details."""
+        self._write({"event": kind, "step": step, "text": text, **details})
+
+    def sync(self) -> None:
+        """Flush the file to disk: a checkpoint must not be newer than the log's lines."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+
+
+def _truncate_partial_line(log: Path) -> None:
+    """Remove the incomplete last line that a crash or a full disk left, if any."""
+    if not log.is_file():
+        return
+    content = log.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        os.truncate(log, complete)

@@ -1,0 +1,68 @@
+"""A run resumes with a recipe that would have drawn the same data, and with its own tokenizer."""
+
+from pathlib import Path
+
+import pytest
+
+from mmbert.checkpoint.format import RunState
+from mmbert.checkpoint.resume_check import check_same_run
+from mmbert.data.shards.tokenizer_description import (
+    read_tokenizer_description,
+    write_tokenizer_description,
+)
+from mmbert.errors import UserError
+from mmbert.recipe import Recipe, dump_recipe, override_recipe
+from mmbert.training.run_folder import set_up_run_folder
+from tests.support.corpora import write_corpus
+from tests.support.recipes import phase, small_recipe
+
+RECIPE = small_recipe(phase("a", 12_288), phase("b", 12_288))
+
+
+def check(before: Recipe, now: Recipe, step: int = 1) -> None:
+    state = RunState(step=step, tokens=0, phase="a", recipe=dump_recipe(before))
+    check_same_run(now, state, Path("run/checkpoints/step-00000001"))
+
+
+def test_a_moved_tokenizer_folder_resumes(tmp_path: Path) -> None:
+    """The run and its checkpoint hold the path of the old folder."""
+    old, new = (
+        override_recipe(RECIPE, {"tokenizer.path": f"/{folder}/tokenizer"})
+        for folder in ("before", "moved")
+    )
+    check(old, new)
+    corpus = write_corpus(tmp_path / "shards", {"web": {"aaa_Latn": [50] * 60}}, contexts=[64])
+    for recipe in (old, new):
+        set_up_run_folder(tmp_path / "run", recipe, corpus)
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    """Whatever the recipe's path: the fingerprints of the run's copy and the shards decide."""
+    corpus = write_corpus(tmp_path / "shards", {"web": {"aaa_Latn": [50] * 60}}, contexts=[64])
+    run = tmp_path / "run"
+    set_up_run_folder(run, RECIPE, corpus)
+    description = read_tokenizer_description(run / "tokenizer")
+    other = description.model_copy(update={"fingerprint": "0" * 64})
+    write_tokenizer_description(run / "tokenizer", other)
+    with pytest.raises(UserError, match="another tokenizer"):
+        set_up_run_folder(run, RECIPE, corpus)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", 4, "seed=21, the recipe has seed=4"),
+        ("batch.row_tokens", 1024, "batch.row_tokens=512, the recipe has batch.row_tokens=1024"),
+        ("phases.a.mask_ratio", 0.2, "phases.a.mask_ratio=0.3, the recipe has"),
+    ],
+)
+def test_other_data_is_refused(key: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(RECIPE, override_recipe(RECIPE, {key: value}))
+
+
+def test_later_phases_may_change() -> None:
+    changed = override_recipe(RECIPE, {"phases.b.mask_ratio": 0.2})
+    check(RECIPE, changed)
+    with pytest.raises(UserError, match=r"phases\.b\.mask_ratio"):
+        check(RECIPE, changed, step=3)

@@ -1,0 +1,1 @@
+"""Tests of mmbert_kernels.packed_attention."""

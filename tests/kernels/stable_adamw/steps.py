@@ -1,0 +1,132 @@
+"""Steps of StableAdamW on flat partitions, and checks shared by the CPU's and Triton's tests."""
+
+import pytest
+import torch
+
+from mmbert_kernels import TensorSpans, stable_adamw_apply, stable_adamw_sums, update_rms
+from tests.kernels.cases import stable_adamw
+
+SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8}
+
+
+def run_steps(
+    cuts: tuple[int, ...], gradients: list[torch.Tensor], start: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Train three tensors of 5, 3000 and 70,000 elements in flat partitions split at `cuts`."""
+    ends = (5, 3005, 73005)
+    bounds = list(zip((0, *cuts), (*cuts, start.numel()), strict=True))
+    parts = [
+        {
+            "p": start[a:b].clone(),
+            "m": torch.zeros_like(start[a:b]),
+            "v": torch.zeros_like(start[a:b]),
+        }
+        for a, b in bounds
+    ]
+    rms = []
+    for step, gradient in enumerate(gradients, start=1):
+        span_lists, sums = [], torch.zeros(3, 2, dtype=torch.float64, device=start.device)
+        for (a, b), part in zip(bounds, parts, strict=True):
+            inside = [
+                min(max(end, a), b) - a for end in (0, *ends)
+            ]  # empty if the tensor is in another partition
+            spans = TensorSpans(tuple(inside[:-1]), tuple(inside[1:]))
+            span_lists.append(spans)
+            part["g"] = gradient[a:b].clone()
+            sums += stable_adamw_sums(part["g"], part["v"], spans, step=step, **SETTINGS)
+        for part, spans in zip(parts, span_lists, strict=True):
+            stable_adamw_apply(
+                *(part[name] for name in "pgmv"),
+                spans,
+                sums,
+                step=step,
+                learning_rate=3e-3,
+                peak_learning_rate=6e-3,
+                weight_decay=torch.tensor([0.0, 0.02, 0.02], device=start.device),
+                **SETTINGS,
+            )
+        rms.append(update_rms(sums))
+    return torch.cat([part["p"] for part in parts]), rms
+
+
+def spiking_gradients() -> list[torch.Tensor]:
+    """Return ten gradients; in the eighth, the second tensor's is 50 times the usual."""
+    generator = torch.Generator().manual_seed(3)
+    gradients = [torch.randn(73005, generator=generator) * 0.01 for _ in range(10)]
+    gradients[7][5:3005] *= 50
+    return gradients
+
+
+def check_steps(
+    computed: torch.Tensor,
+    rms: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    start: torch.Tensor,
+) -> None:
+    """Assert that parameters and RMS match the formula, tensor by tensor."""
+    for index, (first, last) in enumerate(((0, 5), (5, 3005), (3005, 73005))):
+        p = start[first:last].double()
+        m, v = torch.zeros_like(p), torch.zeros_like(p)
+        for step, gradient in enumerate(gradients, start=1):
+            p, m, v, true_rms = stable_adamw.formula(
+                p,
+                gradient[first:last],
+                m,
+                v,
+                step=step,
+                learning_rate=3e-3,
+                peak_learning_rate=6e-3,
+                weight_decay=0.0 if index == 0 else 0.02,
+                **SETTINGS,
+            )
+            assert rms[step - 1][index].item() == pytest.approx(true_rms, rel=1e-5)
+        torch.testing.assert_close(computed[first:last].double(), p, rtol=1e-5, atol=1e-6)
+
+
+def check_padding(device: torch.device) -> None:
+    """Assert that only [2, 4), the only span, changes."""
+    p, g, m, v = (torch.full((8,), value, device=device) for value in (1.0, 1.0, 5.0, 5.0))
+    spans = TensorSpans((2,), (4,))
+    sums = stable_adamw_sums(g, v, spans, step=1, **SETTINGS)
+    for tensor, value in ((p, 1.0), (g, 1.0), (m, 5.0), (v, 5.0)):
+        assert (tensor == value).all()
+    stable_adamw_apply(
+        p,
+        g,
+        m,
+        v,
+        spans,
+        sums,
+        step=1,
+        learning_rate=1e-3,
+        peak_learning_rate=1e-3,
+        weight_decay=torch.zeros(1, device=device),
+        **SETTINGS,
+    )
+    assert (g == 1.0).all()
+    for tensor, value in ((p, 1.0), (m, 5.0), (v, 5.0)):
+        assert (tensor == value).tolist() == [True, True, False, False, True, True, True, True]
+
+
+def check_no_elements(device: torch.device) -> None:
+    """Assert that empty spans and an empty partition are handled."""
+    for spans, size in ((TensorSpans((0, 3, 3), (3, 3, 5)), 5), (TensorSpans((0,), (0,)), 0)):
+        p, g, m, v = torch.ones(4, size, device=device).unbind()
+        sums = stable_adamw_sums(g, v, spans, step=2, **SETTINGS)
+        assert sums[:, 1].tolist() == [
+            float(end - start) for start, end in zip(spans.starts, spans.ends, strict=True)
+        ]
+        stable_adamw_apply(
+            p,
+            g,
+            m,
+            v,
+            spans,
+            sums,
+            step=2,
+            learning_rate=1e-3,
+            peak_learning_rate=1e-3,
+            weight_decay=torch.zeros(len(spans), device=device),
+            **SETTINGS,
+        )
+        assert p.isfinite().all()
