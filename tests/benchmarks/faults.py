@@ -203,7 +203,7 @@ def stop_a_rank(options: RunOptions) -> tuple[int, int]:
         arguments=(1, 6, Activity.TRAIN_STEP, signal.SIGSTOP),
     )
     ranks[0].join(300)
-    named = "does not answer" in output_of(options)
+    named = "is unresponsive" in output_of(options)
     ranks[1].kill()
     return 1, int(exit_statuses(ranks)[0] == FAILED and named)
 

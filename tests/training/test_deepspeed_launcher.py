@@ -93,7 +93,7 @@ def test_a_hostfile_that_is_not_there_is_refused(inputs: Path, run: Path) -> Non
     """`deepspeed` itself only warns, and trains on this one machine."""
     assert launch(inputs, run, ranks=1, hostfile="hosts-of-mine").wait(150) == 2
     said = run.with_suffix(".log").read_text()
-    assert said.count("was given the hostfile hosts-of-mine, which does not exist") == 1
+    assert said.count("hostfile hosts-of-mine does not exist") == 1
     assert not run.exists()
 
 

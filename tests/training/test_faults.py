@@ -106,7 +106,7 @@ def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) 
     ranks_of_stopped[1].kill()
     exit_statuses(ranks_of_stopped)
     assert "rank 1 (" in output_of(stopped)
-    assert "does not answer" in output_of(stopped)
+    assert "is unresponsive" in output_of(stopped)
 
     assert exit_statuses(ranks_of_hanging) == [1, 1], output_of(hanging)
     text = (hanging.output / "stacks" / "hang.txt").read_text()

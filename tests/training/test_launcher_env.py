@@ -42,7 +42,7 @@ def test_half_set_variables_are_refused() -> None:
 
 
 def test_a_rank_outside_the_world_is_refused() -> None:
-    with pytest.raises(UserError, match="rank 4 does not lie"):
+    with pytest.raises(UserError, match="rank 4 is out of range"):
         rank_info_from_env({**TORCH, "RANK": "4"})
 
 
@@ -98,7 +98,7 @@ def test_a_launcher_that_started_fewer_processes_than_tasks_is_refused() -> None
         "SLURM_PROCID": "0",
         "SLURM_NTASKS": "4",
     }
-    with pytest.raises(UserError, match="this run has 2"):
+    with pytest.raises(UserError, match="the world size is 2"):
         rank_info_from_env(environment)
 
 
@@ -136,7 +136,7 @@ def test_open_mpi_on_several_nodes_needs_one() -> None:
         "OMPI_COMM_WORLD_SIZE": "4",
         "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
     }
-    with pytest.raises(UserError, match="where rank 0 listens"):
+    with pytest.raises(UserError, match="the address of rank 0"):
         rank_info_from_env(environment)
 
 
@@ -155,12 +155,12 @@ def test_first_host(node_list: str, host: str) -> None:
 
 
 def test_an_unreadable_node_list_is_refused() -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot parse"):
         first_host("[1-2]")
 
 
 def test_each_rank_has_its_own_gpu_however_many_it_is_shown() -> None:
     assert [device_index(rank, 8) for rank in (0, 7)] == [0, 7]
     assert device_index(3, 1) == 0
-    with pytest.raises(UserError, match="local rank 2 has no GPU"):
+    with pytest.raises(UserError, match="no GPU for local rank 2"):
         device_index(2, 2)

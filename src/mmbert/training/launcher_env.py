@@ -1,7 +1,7 @@
-"""Which rank am I: one answer for `deepspeed`, `torchrun`, `srun`, `mpirun` and plain `python`.
+"""Rank and rendezvous address from `deepspeed`, `torchrun`, `srun`, `mpirun` or plain `python`.
 
-Each launcher tells its processes who they are in its own environment variables. A process that
-misreads them trains happily alone, N times over, so what does not fit together is refused here.
+Each launcher describes a process in environment variables of its own. A process that misreads them
+trains alone, once per rank, so contradictory variables are refused.
 """
 
 import os
@@ -16,13 +16,13 @@ from mmbert.training.fault_tolerance.process_tree import command_of, launcher_ch
 
 DEFAULT_PORT = 29500
 PRETRAIN_MODULE = "mmbert.pretrain"
-# From here on Slurm's step numbers mean the batch script, an interactive shell and the like.
+# Slurm's step ids from here on denote the batch script, an interactive shell and the like.
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where this process stands: its rank among all and on its node, and where rank 0 listens."""
+    """Rank of this process, globally and on its node, and the address of rank 0."""
 
     rank: int
     local_rank: int
@@ -32,7 +32,7 @@ class RankInfo:
     launcher: str
 
     def environment(self) -> dict[str, str]:
-        """The variables `torch.distributed` and DeepSpeed read."""
+        """Return the variables that `torch.distributed` and DeepSpeed read."""
         return {
             "RANK": str(self.rank),
             "LOCAL_RANK": str(self.local_rank),
@@ -45,15 +45,14 @@ class RankInfo:
 def rank_info_from_env(
     environment: Mapping[str, str], local_rank_argument: int | None = None
 ) -> RankInfo:
-    """Read the rank from what the launcher left in `environment`.
+    """Determine the rank from the launcher's variables in `environment`.
 
     Args:
-        environment: usually `os.environ`.
-        local_rank_argument: the `--local_rank` DeepSpeed's launcher puts first, None without it.
+        local_rank_argument: the `--local_rank` that DeepSpeed's launcher passes first, if any.
 
     Raises:
-        UserError: variables that contradict each other, or a batch script that asked Slurm for
-            several tasks and started only one.
+        UserError: contradictory variables, or a batch script that requested several Slurm tasks
+            and started only one.
     """
     if "RANK" in environment:
         rank_info = _from_torch_env(environment, local_rank_argument)
@@ -72,8 +71,8 @@ def rank_info_from_env(
         rank_info = RankInfo(0, 0, 1, "127.0.0.1", _free_port(), "python")
     if not 0 <= rank_info.rank < rank_info.world_size:
         raise UserError(
-            f"rank {rank_info.rank} does not lie within a world of {rank_info.world_size}",
-            remedy="start the program through one launcher only, in a clean environment",
+            f"rank {rank_info.rank} is out of range for a world size of {rank_info.world_size}",
+            remedy="start the program with a single launcher, in a clean environment",
         )
     _check_against_slurm(rank_info, environment)
     return rank_info
@@ -85,8 +84,8 @@ def _from_torch_env(environment: Mapping[str, str], local_rank: int | None) -> R
     ]
     if missing:
         raise UserError(
-            f"RANK is set in the environment but {', '.join(missing)} is not",
-            remedy="start through `deepspeed` or `torchrun`, or `unset RANK` for one process",
+            f"RANK is set in the environment, but {', '.join(missing)} is not",
+            remedy="start with `deepspeed` or `torchrun`, or `unset RANK` for a single process",
         )
     if local_rank is None:
         local_rank = int(environment.get("LOCAL_RANK", "0"))
@@ -101,16 +100,19 @@ def _from_torch_env(environment: Mapping[str, str], local_rank: int | None) -> R
 
 
 def _started_by_srun(step: str) -> bool:
-    """Whether a task of this SLURM_STEP_ID was started by `srun`: the batch script has none, or a
-    special one (a number or a word), though the other variables are those of a task."""
+    """Return whether SLURM_STEP_ID `step` belongs to a task started by `srun`.
+
+    The batch script has none, or a special one (a number or a word), though its other variables are
+    those of a task.
+    """
     return step.isdigit() and int(step) < FIRST_SPECIAL_STEP
 
 
 def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "127.0.0.1")
-    # Two jobs may share a node, and two steps a job: the port follows both. All tasks of a step
-    # compute the same one.
+    # Two jobs may share a node, and two steps a job: the port depends on both, and is the same for
+    # all tasks of a step.
     offset = 13 * int(environment.get("SLURM_JOB_ID", "0")) + int(environment["SLURM_STEP_ID"])
     port = int(environment.get("MASTER_PORT") or 20000 + offset % 10000)
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
@@ -134,8 +136,8 @@ def _from_mpi(
         on_one_node = world_size == int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", -1))
         if world_size > 1 and not on_one_node:
             raise UserError(
-                "mpirun does not say where rank 0 listens",
-                remedy="pass it on: mpirun -x MASTER_ADDR=<first host> -x MASTER_PORT=29500 …",
+                "MASTER_ADDR is not set, and mpirun does not provide the address of rank 0",
+                remedy="pass it: mpirun -x MASTER_ADDR=<first host> -x MASTER_PORT=29500 …",
             )
         address = "127.0.0.1"
     port = int(environment.get("MASTER_PORT", DEFAULT_PORT))
@@ -143,41 +145,43 @@ def _from_mpi(
 
 
 def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) -> None:
-    """A job that asked for N tasks must not train as fewer: that is N times the same run, or a
-    share of the machine idle. One launcher per node (torchrun, deepspeed --no_ssh) has a multiple
-    of the tasks."""
+    """Refuse a world size that is not a multiple of the job's Slurm tasks.
+
+    Fewer processes than tasks mean several copies of the same run, or idle nodes. One launcher per
+    node (torchrun, deepspeed --no_ssh) starts a multiple of the tasks.
+    """
     if "SLURM_PROCID" not in environment:
         return
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1"))
     if rank_info.launcher == "srun" and "SLURM_NTASKS" in environment:
-        # `srun --ntasks` inside a larger allocation is a choice; a step has its own count.
+        # `srun --ntasks` inside a larger allocation is allowed: a step has a count of its own.
         tasks = rank_info.world_size
     if rank_info.world_size % tasks:
         raise UserError(
-            f"Slurm was asked for {tasks} tasks (SLURM_NTASKS), but this run has "
-            f"{rank_info.world_size} process(es)",
+            f"the world size is {rank_info.world_size}, but the Slurm job has {tasks} tasks "
+            "(SLURM_NTASKS)",
             remedy="start the tasks with `srun python -m mmbert.pretrain …`, or give the launcher "
-            "an absolute --hostfile that names every node",
+            "an absolute --hostfile that lists every node",
         )
 
 
 def check_hostfile() -> None:
-    """Refuse to train under a `deepspeed` that was given a hostfile and did not find it.
+    """Refuse to train if the hostfile given to `deepspeed` does not exist.
 
-    It then says a line and takes this one machine, and the other nodes of the job stand idle.
+    `deepspeed` would only log a line and use this machine alone, leaving the other nodes idle.
 
     Raises:
-        UserError: names the hostfile.
+        UserError: the hostfile is missing.
     """
     for _, launcher in launcher_chain(os.getpid()):
         named = hostfile_argument(command_of(launcher))
         folder = Path(f"/proc/{launcher}/cwd").resolve()
         if named is not None and not (folder / named).is_file():
             raise UserError(
-                f"`deepspeed` was given the hostfile {named}, which does not exist in {folder}: "
-                "it has started this one machine only",
-                remedy="give --hostfile an absolute path that is there on the machine where "
-                "`deepspeed` is started, or leave it out to train on one machine",
+                f"hostfile {named} does not exist in {folder}: `deepspeed` has started this "
+                "machine only",
+                remedy="give --hostfile an absolute path that exists on the machine where "
+                "`deepspeed` is started, or omit it to train on one machine",
             )
 
 
@@ -194,34 +198,34 @@ def hostfile_argument(command: Sequence[str]) -> str | None:
 
 
 def device_index(local_rank: int, visible_devices: int) -> int:
-    """Which of the node's visible GPUs is this rank's.
+    """Return the index of this rank's GPU among the visible ones.
 
-    A launcher that shows every task its own GPU alone shows it as number 0.
+    If the launcher shows every task only its own GPU, that is 0.
 
     Raises:
-        UserError: more ranks on the node than GPUs.
+        UserError: the node has more ranks than GPUs.
     """
     if visible_devices == 1:
         return 0
     if local_rank >= visible_devices:
         raise UserError(
-            f"local rank {local_rank} has no GPU: this node shows {visible_devices}",
-            remedy="start as many processes per node as it has GPUs",
+            f"no GPU for local rank {local_rank}: {visible_devices} are visible on this node",
+            remedy="start one process per GPU of a node",
         )
     return local_rank
 
 
 def first_host(node_list: str) -> str:
-    """The first host of a Slurm node list: `gpu[003-004,7],login` gives `gpu003`.
+    """Return the first host of a Slurm node list: `gpu003` for `gpu[003-004,7],login`.
 
     Raises:
-        UserError: the list cannot be read.
+        UserError: the list cannot be parsed.
     """
     match = re.match(r"([^\[\],]+)(?:\[(\d+)[^\]]*\]([^\[\],]*))?", node_list)
     if match is None:
         raise UserError(
-            f"the Slurm node list {node_list!r} cannot be read",
-            remedy="set MASTER_ADDR to the first node's name",
+            f"cannot parse the Slurm node list {node_list!r}",
+            remedy="set MASTER_ADDR to the name of the first node",
         )
     prefix, number, suffix = match.groups()
     return f"{prefix}{number or ''}{suffix or ''}"

@@ -1,13 +1,13 @@
-"""One optimiser step, and the loss that comes out of it.
+"""One optimizer step over several microbatches, and its loss.
 
-The step's loss is the mean over all masked tokens of the global batch: every microbatch is scaled
-by one over their number, which is known before the first backward pass because the masks are drawn
-with the rows. The number is summed on the device and stays there, so that the host goes on. A loss
-that is not finite makes its gradients not finite, so that the engine's one check sees both, on all
-ranks alike.
+The loss of a step is the mean over all masked tokens of the global batch: every microbatch is
+scaled by one over their number, which is known before the first backward pass because masks are
+drawn with the rows. The number is summed on the device and stays there, so that the host does not
+wait. A non-finite loss makes its gradients non-finite, so that the engine's one check covers both,
+on all ranks alike.
 
-What the ranks have to tell each other is summed once, when the last microbatch has been queued:
-loss, masked tokens, and how many ranks have which wish. The host reads it with the gradient's norm.
+Loss, masked tokens and the ranks' requests are summed over the ranks once, after the last
+microbatch has been queued; the host reads them with the gradient norm.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,30 +30,26 @@ from mmbert.training.metrics.step_timer import StepTimer
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step did; `loss` in nats per masked token of the global batch."""
+    """Result of a training step."""
 
     loss: float
+    """Mean over the masked tokens of the global batch, in nats."""
     report: OptimizerReport
     non_finite_rows: tuple[int, ...]
-    """Of this rank's rows, those whose own loss is not finite; looked up only when the step was
-    not."""
+    """Indices of this rank's rows with a non-finite loss; determined only for a non-finite step."""
     requests: LoopRequests
-    """This rank's, when the step was queued."""
+    """This rank's requests when the step was queued."""
     request_counts: RequestCounts
 
 
 class StepRunner:
-    """Forward, backward and the optimiser's step, with the clock running."""
+    """Runs training steps and times their parts."""
 
     def __init__(
         self, engine: Engine, *, dropout_seed: int, meter: LossMeter, step_timer: StepTimer
     ) -> None:
-        self._engine, self._seed, self._meter, self._step_timer = (
-            engine,
-            dropout_seed,
-            meter,
-            step_timer,
-        )
+        self._engine, self._seed = engine, dropout_seed
+        self._meter, self._step_timer = meter, step_timer
         self._forward_end: Any = None
         engine.module.register_forward_hook(self._after_forward)
 
@@ -61,8 +57,7 @@ class StepRunner:
         if not torch.is_grad_enabled():
             return None
         self._forward_end = self._step_timer.mark()
-        # Exactly 1, and a gradient of exactly 1 times the old one, unless a loss is infinite or not
-        # a number; then every gradient becomes NaN.
+        # A factor of exactly 1, unless a loss is infinite or NaN; then every gradient becomes NaN.
         return losses * (1.0 + 0.0 * losses.detach().sum())
 
     def run(
@@ -75,7 +70,7 @@ class StepRunner:
         """Train on this rank's `rows` of one step.
 
         Args:
-            pending_requests: called as late as its answer can still travel with the step scalars.
+            pending_requests: called after the last microbatch, just before the scalars are summed.
         """
         masked_tokens = sum(float(row.weights.sum()) for row in rows)
         loss_scale = self._inverse_masked_tokens(masked_tokens)
@@ -118,7 +113,7 @@ class StepRunner:
         )
 
     def _inverse_masked_tokens(self, own: float) -> Tensor:
-        """float64 []: one over the masked tokens of all data ranks, this one's being `own`."""
+        """Return one over the masked tokens of all data ranks, float64 []; `own`: this rank's."""
         data = self._engine.grid.data
         count = to_device([own], self._engine.device).squeeze(0)
         if data.size > 1:
@@ -126,9 +121,9 @@ class StepRunner:
         return 1.0 / count
 
     def _step_scalars(self, loss: Tensor, masked_tokens: float, requests: LoopRequests) -> Tensor:
-        """The step's `StepScalars`, summed over all ranks, on the device."""
+        """Return the `StepScalars` of the step on the device, summed over all ranks."""
         grid = self._engine.grid
-        if grid.tensor.rank != 0:  # the first of the tensor group has the same rows
+        if grid.tensor.rank != 0:  # counted on the first of the tensor group
             loss, masked_tokens = torch.zeros_like(loss), 0.0
         scalars = StepScalars.to_tensor(
             loss=loss, masked_tokens=masked_tokens, **requests.flags()._asdict()

@@ -309,8 +309,8 @@ def refused(rank: int, world_size: int) -> list[str]:
 
 def test_what_would_train_wrongly_is_refused_by_name() -> None:
     messages = run_ranks(refused, 2)[0]
-    assert "parallel.zero_stage is 0" in messages[0]
-    assert "parallel.tensor is 1, the grid has 2" in messages[1]
+    assert "parallel.zero_stage=0 is not supported" in messages[0]
+    assert "parallel.tensor=1 does not match the grid's tensor-parallel size 2" in messages[1]
     with pytest.raises(ValidationError, match="zero_stage"):
         recipe(parallel__zero_stage=0)
 
@@ -384,4 +384,4 @@ def a_microbatch_too_many(rank: int, world_size: int) -> str:
 
 
 def test_a_microbatch_after_the_last_is_refused() -> None:
-    assert "after the last one" in run_ranks(a_microbatch_too_many, 1)[0]
+    assert "marked as the last" in run_ranks(a_microbatch_too_many, 1)[0]

@@ -63,7 +63,7 @@ def test_bad_steps_are_forgiven_up_to_the_limit_and_after_a_thousand_steps() -> 
     monitor.count_non_finite(5)
     monitor.count_non_finite(6)
     monitor.count_non_finite(1005)  # step 5 is out of the window
-    with pytest.raises(UserError, match="3 steps of the last 1000"):
+    with pytest.raises(UserError, match="in 3 of the last 1000 steps"):
         monitor.count_non_finite(1005)
 
 

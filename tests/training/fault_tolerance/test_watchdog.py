@@ -55,12 +55,12 @@ def test_among_equals_the_one_outside_a_collective_is_named() -> None:
 def test_a_silent_rank_is_named_before_any_other() -> None:
     told = heartbeats({}, {"process": 55}, {"progress": 3})
     message = report_stragglers(told, [0, 2], STACKS, 3)
-    assert message.startswith("rank 1 (host n1, process 55) does not answer")
+    assert message.startswith("rank 1 (host n1, process 55) is unresponsive")
 
 
 def test_a_rank_that_never_spoke_is_named() -> None:
     told = heartbeats({}, {})
-    assert report_stragglers(told, [0, 1], STACKS, 3) == "rank 2 never answered"
+    assert report_stragglers(told, [0, 1], STACKS, 3) == "rank 2 has never reported"
 
 
 def published_by(tmp_path: Path, stand: Callable[[Callable[[], None]], None]) -> Heartbeat:

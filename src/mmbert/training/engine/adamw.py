@@ -1,4 +1,4 @@
-"""AdamW of PyTorch, with weight decay relative to the peak learning rate."""
+"""PyTorch's AdamW, with weight decay relative to the peak learning rate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ class AdamW(torch.optim.AdamW):
 
     @property
     def steps(self) -> int:
-        """Number of steps taken, which the bias correction depends on."""
+        """Steps taken, including those of earlier runs."""
         return max(int(state["step"]) for state in self.state.values())
 
     @steps.setter
@@ -53,10 +53,10 @@ class AdamW(torch.optim.AdamW):
         """Set the learning rate and weight decay of the next step."""
         for group in self.param_groups:
             group["lr"] = settings.learning_rate
-            # PyTorch multiplies by the rate; in the recipe decay is relative to the peak rate.
+            # PyTorch multiplies by the learning rate; the recipe's decay is relative to its peak.
             decay = settings.weight_decay / group["lr_max"]
             group["weight_decay"] = decay if group["decays"] else 0.0
 
     def metrics(self) -> dict[str, Any]:
-        """Nothing is clipped; the key is there so that log lines of all optimizers are alike."""
+        """Return StableAdamW's metric as 0: log lines have the same keys for both optimizers."""
         return {"update_rms_clipped_share": 0.0}

@@ -1,6 +1,6 @@
-"""What the engine hands to DeepSpeed: the grid in its words, the optimiser, the configuration.
+"""Configuration of the DeepSpeed engine, its process grid, and checks of the recipe.
 
-Also what is refused before anything starts. Imports no deepspeed: engine.py alone does.
+Does not import deepspeed; only engine.py does.
 """
 
 from typing import Any
@@ -16,8 +16,11 @@ from mmbert.recipe import Recipe
 
 
 class ModelParallelUnit:
-    """The grid as DeepSpeed asks for it. It looks for other methods by name (for Ulysses, above
-    all) and behaves differently if it finds them: there must be no more than these."""
+    """The process grid in DeepSpeed's `mpu` interface.
+
+    Must have no other methods: DeepSpeed looks for some by name (for Ulysses, for instance) and
+    changes its behavior if it finds them.
+    """
 
     def __init__(self, grid: ProcessGrid) -> None:
         self._grid = grid
@@ -46,27 +49,33 @@ class ModelParallelUnit:
 
 
 def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None:
-    """Refuse by name what would train wrongly."""
+    """Refuse models and recipes that would train incorrectly.
+
+    Raises:
+        UserError: a setting of the recipe.
+        RuntimeError: an error of the caller.
+    """
     if recipe.parallel.zero_stage not in (1, 2, 3):
         raise UserError(
-            f"parallel.zero_stage is {recipe.parallel.zero_stage}: without ZeRO, DeepSpeed's "
-            "bfloat16 optimiser reports a wrong gradient norm and takes a step before the first",
+            f"parallel.zero_stage={recipe.parallel.zero_stage} is not supported: without ZeRO, "
+            "DeepSpeed's bfloat16 optimizer reports a wrong gradient norm and takes an extra step",
             remedy="set parallel.zero_stage to 1 (on one data rank it costs nothing), 2 or 3",
         )
     if recipe.parallel.tensor != grid.tensor.size:
         raise UserError(
-            f"parallel.tensor is {recipe.parallel.tensor}, the grid has {grid.tensor.size}",
+            f"parallel.tensor={recipe.parallel.tensor} does not match the grid's tensor-parallel "
+            f"size {grid.tensor.size}",
             remedy="build the grid with the recipe's parallel.tensor",
         )
     if not dist.is_initialized() or dist.get_world_size() != grid.world_size:
-        raise RuntimeError("the engine needs torch.distributed, with the grid over all its ranks")
+        raise RuntimeError("torch.distributed is not initialized with the ranks of the grid")
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or parameter.dtype != torch.float32:
-            raise RuntimeError(f"{name}: the engine trains every parameter, from float32")
+            raise RuntimeError(f"{name}: parameters must be float32 and require gradients")
 
 
 def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
-    """DeepSpeed's configuration: every key whose default would change a result is written out."""
+    """Return the DeepSpeed configuration, with every key whose default would change a result."""
     stage = recipe.parallel.zero_stage
     bucket = min(BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
     values: dict[str, Any] = {
@@ -78,24 +87,24 @@ def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
-        # Or it stops the device before each forward pass, and once more after the step.
+        # Synchronizes with the device before each forward pass and after the step.
         "timers": {"throughput": {"enabled": False}},
         "wall_clock_breakdown": False,
         "zero_optimization": {
             "stage": stage,
-            # ZeRO 1 reduces once a step: in bfloat16 gradient_reducer.py during the last backward
-            # pass; in float32, the precision of CPUs and tests, DeepSpeed when it has ended.
+            # ZeRO 1 reduces once a step: in bfloat16 gradient_reducer.py does, during the last
+            # backward pass; in float32 (CPUs and tests) DeepSpeed does, after it.
             "overlap_comm": stage > 1,
             "contiguous_gradients": True,
             "reduce_scatter": True,
-            # ZeRO 2 all-reduces its buckets, which is twice what it needs to send. DeepSpeed's only
-            # other way, a reduction to each rank in turn, stops the device before every one.
+            # ZeRO 2 all-reduces its buckets, twice the necessary traffic. DeepSpeed's alternative,
+            # a reduction to each rank in turn, synchronizes with the device before every one.
             "use_multi_rank_bucket_allreduce": True,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": BUCKET_ELEMENTS,
             "stage3_prefetch_bucket_size": bucket,
             "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
-            # One partition per parameter group, as StableAdamW and the checkpoints want it.
+            # One partition per parameter group, as StableAdamW and checkpoints expect.
             "sub_group_size": 10**15,
         },
     }

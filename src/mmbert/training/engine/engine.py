@@ -1,14 +1,14 @@
-"""DeepSpeed behind a small door: ZeRO 1, 2 and 3 over the grid. Nothing else imports deepspeed.
+"""Wrapper around the DeepSpeed engine for ZeRO 1-3. The only module that imports deepspeed.
 
-What is settled here and nowhere else:
-- The caller owns the accumulation boundary: every microbatch adds to the gradients, and
-  `optimizer_step` ends the step, whatever the number of microbatches, which changes as the batch
-  grows.
+Conventions that hold for every ZeRO stage:
+- The caller decides when a step ends: every microbatch accumulates gradients, `optimizer_step` ends
+  the step. The number of microbatches may change from step to step (batch-size warm-up).
 - The gradient is the sum over ranks and microbatches of loss_scale · (sum of per-token losses).
-  With loss_scale = 1 / (masked tokens of the global batch) it is that of the mean over those.
-- bfloat16 runs keep float32 masters that start unrounded, accumulate and reduce in float32.
-- Matrix products of half precision add up in float32, too.
-- Nothing is clipped unless the recipe says so, and nothing is compiled when the engine starts.
+  With loss_scale = 1 / (masked tokens of the global batch) it is the gradient of their mean loss.
+- bfloat16 runs have float32 master weights, initialized unrounded, and accumulate and reduce
+  gradients in float32.
+- Matrix products in half precision accumulate in float32.
+- Gradients are clipped only if the recipe asks for it; nothing is compiled at startup.
 """
 
 import contextlib
@@ -46,7 +46,9 @@ from mmbert.training.engine.step_scalars import StepScalars
 from mmbert.training.engine.zero_views import zero_view
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found none
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # otherwise every process warns that it found none
 
 import deepspeed
 from deepspeed.runtime import bf16_optimizer
@@ -54,44 +56,46 @@ from deepspeed.runtime.zero import stage3, stage_1_and_2
 
 deepspeed_logger = logging.getLogger("DeepSpeed")
 deepspeed_logger.setLevel(logging.WARNING)
-# A client optimizer is what this program wants, though DeepSpeed calls every one of them untested;
-# and a step passed over is in the report of `optimizer_step`.
+# DeepSpeed calls every client optimizer untested; a skipped step is in the report of
+# `optimizer_step`.
 NOISE = re.compile("untested optimizer|OVERFLOW! Skipping step")
 deepspeed_logger.addFilter(lambda record: NOISE.search(record.getMessage()) is None)
-# torch 2.13 on DeepSpeed's collectives, once per process and line.
+# Raised by torch 2.13 for DeepSpeed's collectives, once per process and line.
 warnings.filterwarnings(
     "ignore", r".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", FutureWarning
 )
 
-# An op for inference that DeepSpeed would compile with g++ whenever it starts on a CPU.
+# An inference op that DeepSpeed would compile with g++ at every start on a CPU.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-# Elements of a bucket of the reduction that overlaps the last backward pass (50 MB): small, so that
-# the first sets out early.
+# Bucket size in elements (50 MB) of the reduction that overlaps the last backward pass: small, so
+# that the first bucket is launched early.
 OVERLAP_BUCKET = 12_500_000
 
 
 @dataclass(frozen=True)
 class OptimizerReport:
-    """What a step did."""
+    """Result of an optimizer step."""
 
     gradient_norm: float
-    """L2 norm over all parameters before clipping; inf when not finite."""
+    """L2 norm over all parameters before clipping; inf if a gradient is not finite."""
     finite: bool
-    """False: a gradient was not finite, and the step changed nothing, on all ranks alike."""
+    """Whether all gradients were finite, the same on all ranks. If not, the step was skipped."""
     metrics: Mapping[str, Any]
-    """What the optimizer reports of the step, logged by name; empty if the step changed nothing.
-    Tensors are on the device: reading them waits."""
+    """Scalars that the optimizer reports, logged by name; empty for a skipped step. Tensors are on
+    the device: reading them synchronizes."""
     step_scalars: StepScalars
     """The step's scalars, read with the norm."""
 
 
 class Engine:
-    """A model in training: forward and backward passes, the optimiser's step, its sharded state.
+    """Trains a model: forward and backward passes, optimizer steps, sharded state.
 
-    `model` (float32, freshly initialised or not, with the same full weights on every rank) is taken
-    over; torch.distributed must be initialised and `grid` span all its ranks. UserError for what
-    does not work together.
+    Takes ownership of `model` (float32, the same full weights on every rank). torch.distributed
+    must be initialized, and `grid` must span all its ranks.
+
+    Raises:
+        UserError: settings that do not work together.
     """
 
     def __init__(
@@ -102,14 +106,14 @@ class Engine:
         self.grid, self.device = grid, device
         self.zero_stage = recipe.parallel.zero_stage
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
-        # ZeRO clones its masters from weights already rounded to bfloat16: keep the true ones.
+        # ZeRO clones its masters from weights already rounded to bfloat16: keep the originals.
         unrounded = {
             name: parameter.detach().to("cpu", torch.float32, copy=True).flatten()
             for name, parameter in model.named_parameters()
             if recipe.precision == "bfloat16"
         }
         self._client_optimizer = build_optimizer(model, recipe.optimizer, device)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory usage
+        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory usage
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model,
                 optimizer=self._client_optimizer,
@@ -130,22 +134,22 @@ class Engine:
 
     @property
     def module(self) -> nn.Module:
-        """The model itself, for evaluation; under ZeRO 3 its parameters are gathered as it runs."""
+        """The model, for evaluation. Under ZeRO 3 its forward pass gathers the parameters."""
         module: nn.Module = self._engine.module
         return module
 
     @property
     def specs(self) -> tuple[ParameterSpec, ...]:
-        """Every parameter of the model, in its order, held by this rank or not."""
+        """Specs of all parameters in the model's order, including those on other ranks."""
         return tuple(spec_of(parameter) for _, parameter in self._parameters)
 
     @property
     def steps_taken(self) -> int:
-        """Optimiser steps so far, those of earlier runs included; skipped ones are not counted."""
+        """Optimizer steps taken, including those of earlier runs; skipped steps do not count."""
         return self._client_optimizer.steps
 
     def set_steps_taken(self, steps: int) -> None:
-        """Continue counting from `steps` (the bias correction depends on it)."""
+        """Set the number of steps taken, which the bias correction depends on."""
         self._client_optimizer.steps = steps
 
     def forward_backward(
@@ -157,23 +161,28 @@ class Engine:
         loss_scale: float | Tensor,
         last: bool = False,
     ) -> Tensor:
-        """Add one microbatch's gradient of loss_scale · sum(losses); never waits for the device.
+        """Accumulate the gradient of loss_scale · sum(losses) of one microbatch.
 
-        `loss_scale` is rounded to float32 when it is used; a tensor of it has no dimensions.
-        `last` says that no other microbatch follows in this step on any rank: gradients may then
-        be reduced while they are still being computed. Returns
-        the detached per-token losses, float32 [K], 0 where the weight is 0.
+        Does not synchronize with the device.
+
+        Args:
+            loss_scale: rounded to float32; if a tensor, 0-dimensional.
+            last: whether this is the step's last microbatch, on all ranks. Its gradients are
+                reduced while the backward pass still runs.
+
+        Returns:
+            Detached per-token losses, float32 [K], 0 where the weight is 0.
         """
         if self._accumulation_done:
-            raise RuntimeError("a microbatch after the last one of its step")
+            raise RuntimeError("microbatch after the one marked as the last of its step")
         losses: Tensor = self._engine(
             batch, dropout_seed=dropout_seed, **settings.model_arguments()
         )
-        # ZeRO 3 can only average over the data ranks; the others are told to sum.
+        # ZeRO 3 can only average over the data ranks; the other stages are configured to sum.
         average = self.grid.data.size if self.zero_stage == 3 else 1
         scale = loss_scale * average
         if isinstance(scale, Tensor):
-            scale = scale.to(losses.dtype)  # as torch does with a number
+            scale = scale.to(losses.dtype)  # as torch does with a Python number
         self._accumulation_done = last
         if last and self._grad_reducer is not None:
             self._grad_reducer.start_backward()
@@ -183,10 +192,13 @@ class Engine:
     def optimizer_step(
         self, settings: StepSettings, step_scalars: Tensor | None = None
     ) -> OptimizerReport:
-        """End the step: reduce, clip if the recipe says so, update, clear the gradients.
+        """Reduce the gradients, clip them if the recipe asks for it, update, clear the gradients.
 
-        The host waits for the device once, to learn whether the gradients are finite; the
-        `StepScalars` (as `to_tensor` makes them; zeros unless given) are read at the same time.
+        Synchronizes with the device once, to learn whether the gradients are finite.
+
+        Args:
+            step_scalars: a `StepScalars.to_tensor`, read in the same synchronization; zeros unless
+                given.
         """
         self._client_optimizer.set_step(settings)
         if self._grad_reducer is not None:
@@ -207,7 +219,7 @@ class Engine:
         )
 
     def fragments(self) -> Iterator[ParameterFragment]:
-        """What this rank holds of each parameter, in the model's order; nothing of some."""
+        """Yield this rank's fragments of the parameters, in the model's order."""
         partitions = self._zero_view.partitions()
         for name, parameter in self._parameters:
             address = self._zero_view.address(parameter)
@@ -230,18 +242,18 @@ class Engine:
 
     @torch.no_grad()
     def sync_model_weights(self) -> None:
-        """Bring the model's weights into line with the masters; all ranks must call it."""
+        """Copy the masters into the model's weights; collective."""
         self._zero_view.sync_model_weights()
 
     def close(self) -> None:
-        """Let go of the model and of DeepSpeed's state, after all ranks have come this far."""
+        """Release the model and DeepSpeed's state, after a barrier."""
         dist.barrier()
         if self._grad_reducer is not None:
             self._grad_reducer.close()
         self._engine.destroy()
         del self._engine, self._zero_view, self._client_optimizer
         del self._grad_reducer, self._parameters
-        gc.collect()  # hooks and parameters refer to one another
+        gc.collect()  # hooks and parameters form reference cycles
 
     def _make_grad_reducer(self) -> OverlappedGradReducer | None:
         buffers = self._zero_view.unreduced_gradients()
@@ -256,7 +268,7 @@ class Engine:
         )
 
     def _layouts(self) -> list[PartitionLayout]:
-        """The layout of each partition."""
+        """Build the layout of each partition."""
         addresses = [self._zero_view.address(parameter) for _, parameter in self._parameters]
         return [
             PartitionLayout.build(

@@ -1,10 +1,10 @@
-"""Reducing float32 gradients over the data ranks while the last backward pass still runs.
+"""All-reduce of float32 gradients over the data ranks, overlapping the last backward pass (ZeRO 1).
 
-DeepSpeed's bfloat16 optimiser with float32 accumulation (ZeRO 1) keeps the sums of all microbatches
-in one flat buffer and reduces it when the step ends, with nothing left to hide it behind. Here the
-buffer is cut into buckets, and in the step's last microbatch each bucket sets out as soon as the
-gradients in it are final. Buckets set out in one fixed order, the same on every rank: that of
-the backward pass, from the model's end to its beginning.
+DeepSpeed's bfloat16 optimizer accumulates float32 gradients in one flat buffer and reduces it at
+the end of the step, with nothing left to overlap. Here the buffer is divided into buckets, and in
+the step's last microbatch each bucket is launched as soon as its gradients are final. The order of
+the buckets is fixed and the same on every rank: that of the backward pass, from the model's end to
+its beginning.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,20 @@ from mmbert.parallel.process_grid import DataGroup
 
 @dataclass
 class _Bucket:
-    """A range of a flat buffer and the parameters whose gradients lie in it."""
+    """A range of a flat gradient buffer."""
 
     gradients: Tensor
     size: int
+    """Number of parameters in the bucket."""
     first: int
-    """The place in the model of the parameter that comes first there: the last to be final."""
+    """Lowest position in the model of its parameters: the last gradient to become final."""
     pending: int = 0
+    """Number of gradients that are not final yet."""
     work: dist.Work | None = field(default=None, repr=False)
 
 
 class OverlappedGradReducer:
-    """Sums flat gradient buffers over `group`, bucket by bucket."""
+    """Sums flat gradient buffers over a data-parallel group, bucket by bucket."""
 
     def __init__(
         self,
@@ -39,9 +41,14 @@ class OverlappedGradReducer:
         order: Sequence[nn.Parameter],
         bucket_elements: int,
     ) -> None:
-        """`buffers`: each flat buffer with the parameters whose gradients follow one another in it
-        (padding may come last); `order`: all parameters as the model goes through them. What adds
-        the gradients must have hooked the parameters before.
+        """Divide the buffers into buckets and register a hook on every parameter.
+
+        Hooks that accumulate gradients into the buffers must be registered before.
+
+        Args:
+            buffers: flat gradient buffers, each with its parameters in order (padding at the end).
+            order: all parameters in the order of the forward pass.
+            bucket_elements: minimum size of a bucket.
         """
         self._position = {parameter: place for place, parameter in enumerate(order)}
         self._group, self._buckets = group, list[_Bucket]()
@@ -56,15 +63,14 @@ class OverlappedGradReducer:
         ]
 
     def start_backward(self) -> None:
-        """The next backward pass is the step's last one: buckets may set out as they fill."""
+        """Launch buckets as they become ready in the next backward pass, the step's last."""
         self._in_last_backward = self._group.size > 1
         self._next = 0
         for bucket in self._buckets:
             bucket.pending, bucket.work = bucket.size, None
 
     def finish(self) -> None:
-        """All buffers hold the sums over the group; sends what has not set out yet, and waits (on
-        a GPU, the device does)."""
+        """Launch the remaining buckets and wait for all; on a GPU only the device waits."""
         if self._group.size == 1:
             return
         if not self._in_last_backward:
@@ -77,14 +83,15 @@ class OverlappedGradReducer:
         self._in_last_backward = False
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
     def _add_buckets(
         self, flat: Tensor, parameters: list[nn.Parameter], bucket_elements: int
     ) -> None:
-        """Buckets of whole parameters, the buffer's end first: gradients come from the end."""
+        """Add buckets of whole parameters, from the end of the buffer: gradients arrive in
+        reverse order."""
         stop = flat.numel()
         starts, offset = [], 0
         for parameter in parameters:

@@ -1,9 +1,9 @@
-"""The one moment of a step at which the host waits for the device.
+"""The only device-to-host synchronization in a training step.
 
-All that the host must know of a step travels in one copy: the gradient's norm, and with it whether
-gradients and loss are finite, the loss, and whether some rank wants to stop or save before the next
-step. DeepSpeed's optimisers ask whether the norm is finite by themselves, two of them twice; here
-their question is answered from the copy.
+One copy brings everything that the host needs to know of a step: the gradient norm, and with it
+whether gradients and loss are finite; the loss; and whether a rank requests a stop or a checkpoint.
+DeepSpeed's optimizers check the norm themselves, two of them twice; while they step, their checks
+are answered from the copy.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,13 @@ from torch import Tensor
 
 
 class HostSync:
-    """Reads a step's scalars together with the norm that DeepSpeed asks about."""
+    """Reads a step's scalars together with the gradient norm that DeepSpeed checks."""
 
     def __init__(self, *modules: ModuleType) -> None:
-        """`modules`: DeepSpeed's, in which `is_invalid_grad_norm` and, in some,
-        `clip_tensors_by_global_norm` are looked up."""
+        """Args:
+        modules: DeepSpeed's modules that look up `is_invalid_grad_norm` and possibly
+            `clip_tensors_by_global_norm` in their globals.
+        """
         self._modules = modules
         self._scalars: Tensor | None = None
         self._norm = 0.0
@@ -27,9 +29,10 @@ class HostSync:
 
     @contextmanager
     def patched_norm_check(self, scalars: Tensor) -> Iterator[None]:
-        """Answer DeepSpeed's norm checks while its optimizer steps.
+        """Replace DeepSpeed's norm check and clipping while its optimizer steps.
 
-        `scalars` (float64 [n]) are read with the norm.
+        Args:
+            scalars: float64 [n], read with the norm.
         """
         self._scalars, self._read = scalars, None
         own = {"is_invalid_grad_norm": self._is_invalid, "clip_tensors_by_global_norm": _clip}
@@ -47,14 +50,14 @@ class HostSync:
 
     @property
     def norm(self) -> float:
-        """The gradient's norm before clipping; infinite if a gradient is not finite."""
+        """Gradient norm before clipping; infinite if a gradient is not finite."""
         return self._norm
 
     @property
     def values(self) -> list[float]:
-        """The scalars of the step that has been taken."""
+        """Scalars of the last step."""
         if self._read is None:
-            raise RuntimeError("DeepSpeed's optimiser has not asked whether its norm is finite")
+            raise RuntimeError("DeepSpeed's optimizer has not checked its gradient norm")
         return self._read
 
     def _is_invalid(self, norm: Tensor) -> bool:
@@ -63,13 +66,13 @@ class HostSync:
             own = norm.detach().to(self._scalars).reshape(1)
             numbers = torch.cat((own, self._scalars))
             value, *self._read = numbers.tolist()  # the host waits here
-            # DeepSpeed says −1 for what is not finite.
+            # DeepSpeed returns −1 if the norm is not finite.
             self._norm = value if 0 <= value < torch.inf else torch.inf
         return self._norm == torch.inf
 
 
 def _clip(input_tensors: list[Tensor], max_norm: float, global_norm: Tensor, mpu: object) -> Tensor:
-    """DeepSpeed's clipping by a norm, without asking on the host whether there is a need."""
+    """Clip by the global norm as DeepSpeed does, without checking on the host whether to."""
     scale = (max_norm / (global_norm + 1e-6)).clamp(max=1.0)
     for tensor in input_tensors:
         tensor.detach().mul_(scale)

@@ -1,4 +1,4 @@
-"""Optimizers that a recipe may name, and the interface through which the engine uses them."""
+"""Registry of the optimizers that a recipe may name, and the interface that they implement."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,35 +14,34 @@ from mmbert.training.engine.stable_adamw import StableAdamW
 
 
 class ClientOptimizer(Protocol):
-    """The engine's view of an optimizer; it is a `torch.optim.Optimizer` besides.
+    """The engine's interface to an optimizer, which is also a `torch.optim.Optimizer`.
 
-    DeepSpeed calls an optimizer that it does not make itself a client optimizer. It receives the
-    model's parameters; ZeRO then replaces them by flat float32 partitions.
+    "Client optimizer" is DeepSpeed's term for one that it did not create. It is created with the
+    model's parameters; ZeRO then replaces these by flat float32 partitions.
     """
 
     steps: int
-    """Steps taken, including those of earlier runs; saved in checkpoints."""
+    """Steps taken, including those of earlier runs; part of a checkpoint."""
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Keys of the float32 tensors kept per partition, each of its shape; checkpoints hold
-        them."""
+        """Names of the float32 states of a partition, each of its shape; part of a checkpoint."""
 
     @property
     def state(self) -> Mapping[Tensor, Mapping[str, Any]]:
-        """The states of each partition, by name."""
+        """States of each partition by name."""
 
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
-        """Create the states of ZeRO's partitions, so that a checkpoint can be loaded before a step.
+        """Create the states of ZeRO's partitions; collective.
 
-        Collective.
+        They must exist before the first step: a checkpoint may be loaded into them.
         """
 
     def set_step(self, settings: StepSettings) -> None:
-        """Set the learning rate, weight decay and so on of the next step."""
+        """Apply the settings of the next step: learning rate, weight decay."""
 
     def metrics(self) -> Mapping[str, Any]:
-        """Scalars of the last step, logged by name; tensors stay on the device."""
+        """Return scalars of the last step to log by name; tensors stay on the device."""
 
 
 Builder = Callable[[nn.Module, OptimizerSettings, torch.device], ClientOptimizer]
@@ -57,9 +56,10 @@ def build_optimizer(
 ) -> ClientOptimizer:
     """Create the recipe's optimizer over the model's parameters."""
     optimizer = OPTIMIZERS[settings.name](model, settings, device)
-    # The planner counts the states without loading torch.
+    # The planner takes the states from the recipe, because it does not load torch.
     if optimizer.state_names != settings.state_names:
         raise RuntimeError(
-            f"{settings.name} keeps {optimizer.state_names}, the recipe says {settings.state_names}"
+            f"{settings.name} keeps {optimizer.state_names}, OPTIMIZER_STATES has "
+            f"{settings.state_names}"
         )
     return optimizer

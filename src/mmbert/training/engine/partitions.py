@@ -1,4 +1,4 @@
-"""ZeRO's flat partitions: where the tensors of the model are in them, and which of them decay."""
+"""Layout of ZeRO's flat partitions, and the parameters exempt from weight decay."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mmbert_kernels import TensorSpans
 
 @dataclass(frozen=True)
 class PartitionLayout:
-    """Contents of this rank's flat partition, and how its sums become sums over whole tensors."""
+    """Spans of tensors in this rank's flat partition, and how to sum them over whole tensors."""
 
     spans: TensorSpans
     """Ranges of the partition that hold parts of tensors."""

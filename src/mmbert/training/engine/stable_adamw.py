@@ -1,12 +1,12 @@
-"""StableAdamW on a flat partition; a tensor's update RMS is taken over all ranks that hold it.
+"""StableAdamW on a flat partition, with the update RMS of a tensor taken over all its ranks.
 
-ZeRO flattens the parameters and hands every data rank one contiguous part; tensor parallelism has
-split the parameters before that. The update's RMS, by which StableAdamW divides a tensor's learning
-rate, is nevertheless that of the whole tensor: each rank sums over its spans of every tensor,
-one small all-reduce adds the sums up, and the step is the same as on one device.
+ZeRO flattens the parameters, already sharded by tensor parallelism, and gives every data rank one
+contiguous partition. StableAdamW divides a tensor's learning rate by its update RMS, which must be
+that of the whole tensor. So each rank sums over its span of every tensor, one small all-reduce adds
+the sums up, and the step is the same as on one device.
 
 Formula (Wortsman et al. 2023 as torch-optimi 0.2.1 implements it, which mmBERT used), for a tensor
-p with gradient g at step t = 1, 2, …, scheduled rate lr and peak rate lr_max:
+p with gradient g at step t = 1, 2, …, scheduled learning rate lr and its peak lr_max:
 
     b1 = beta1 · (1 − beta1^(t−1)) / (1 − beta1^t)      b2 likewise: bias correction folded in
     m = b1 · m + (1 − b1) · g                           v = b2 · v + (1 − b2) · g²
@@ -30,11 +30,10 @@ from mmbert_kernels import stable_adamw_apply, stable_adamw_sums, update_rms
 
 
 class StableAdamW(torch.optim.Optimizer):
-    """StableAdamW for one flat float32 partition whose spans `attach` describes.
+    """A `ClientOptimizer` for one flat float32 partition.
 
-    It is given the model's parameters, as DeepSpeed wants a client optimizer to be; ZeRO then puts
-    its flat partition in their place, and the engine says what lies where. All parameters are in
-    one group, so that ZeRO makes one partition, one call of `step` and thus one all-reduce.
+    All parameters are in one group, so that ZeRO makes one partition and a step needs one
+    all-reduce.
     """
 
     state_names = ("exp_avg", "exp_avg_sq")
@@ -58,9 +57,9 @@ class StableAdamW(torch.optim.Optimizer):
         super().__init__(list(parameters), defaults)
         self.layout: PartitionLayout | None = None
         self.steps = 0
-        """Steps taken; part of a checkpoint."""
+        """Steps taken, including those of earlier runs."""
         self.rms: Tensor | None = None
-        """float64 [tensors]: the update's RMS of every tensor at the last step."""
+        """float64 [tensors]: update RMS of every tensor in the last step."""
 
     @classmethod
     def build(
@@ -76,9 +75,10 @@ class StableAdamW(torch.optim.Optimizer):
         )
 
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
-        """Take the one partition's layout and create its states, zero.
+        """Set the layout of the one partition and create its states, zero; collective.
 
-        Collective. RuntimeError unless the spans of all ranks make every tensor exactly once.
+        Raises:
+            RuntimeError: the spans of all ranks do not cover every tensor exactly once.
         """
         (flat,), (layout,) = partitions, layouts
         self.layout = layout
@@ -103,8 +103,8 @@ class StableAdamW(torch.optim.Optimizer):
             group["lr"], group["weight_decay"] = settings.learning_rate, settings.weight_decay
 
     def metrics(self) -> Mapping[str, Tensor]:
-        """Fraction of tensors whose learning rate the last step divided, a float32 scalar on the
-        device: reading it waits."""
+        """Return the fraction of tensors with a clipped update in the last step (float32 scalar on
+        the device)."""
         if self.rms is None:
             raise RuntimeError("StableAdamW has not taken a step yet")
         return {"update_rms_clipped_share": (self.rms > 1).float().mean()}
@@ -115,9 +115,9 @@ class StableAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step from `flat.grad`. Nothing in it waits for the device."""
+        """Take one step with the partition's gradient, without synchronizing with the device."""
         if closure is not None:
-            raise NotImplementedError("StableAdamW takes no closure")
+            raise NotImplementedError("StableAdamW does not support closures")
         flats = [flat for group in self.param_groups for flat in group["params"]]
         if self.layout is None or len(flats) != 1 or flats[0].grad is None:
             raise RuntimeError(
@@ -155,7 +155,7 @@ class StableAdamW(torch.optim.Optimizer):
 
     @staticmethod
     def sum_over_ranks(sums: Tensor, layout: PartitionLayout) -> Tensor:
-        """float64 [spans, 2] of this rank -> [tensors, 2] over all ranks; the one all-reduce."""
+        """Sum float64 [spans, 2] of all ranks by tensor, to [tensors, 2], in one all-reduce."""
         totals = sums.new_zeros((len(layout.full_sizes), 2))
         totals.index_add_(0, layout.tensors, sums)
         totals *= layout.owned.unsqueeze(1)

@@ -1,7 +1,7 @@
-"""DeepSpeed's three ZeRO optimizers behind one interface.
+"""A common interface to DeepSpeed's three ZeRO optimizers.
 
-They differ in where the float32 masters are, in how a parameter's part is found in them, and in who
-reduces the gradients. Uses DeepSpeed only through the objects that the engine hands over.
+They differ in where they keep the float32 masters, in how a parameter's fragment is found, and in
+whether they reduce the gradients. Does not import deepspeed; the engine passes its objects in.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from mmbert.parallel.process_grid import ProcessGrid
 
 
 class FragmentAddress(NamedTuple):
-    """Location of this rank's part of a parameter."""
+    """Location of this rank's fragment of a parameter."""
 
     partition: int
     """Index of the flat partition."""
@@ -26,19 +26,19 @@ class FragmentAddress(NamedTuple):
 
 
 class ZeroView(Protocol):
-    """What the engine needs of a ZeRO optimizer."""
+    """The engine's interface to a ZeRO optimizer."""
 
     def partitions(self) -> list[Tensor]:
-        """This rank's flat float32 masters, one per parameter group."""
+        """Return this rank's flat float32 masters, one per parameter group."""
 
     def address(self, parameter: Any) -> FragmentAddress | None:
-        """Where this rank holds a part of the parameter; None if it holds none."""
+        """Return the address of this rank's fragment of the parameter, None without one."""
 
     def sync_model_weights(self) -> None:
         """Copy the masters into the model's weights; collective."""
 
     def unreduced_gradients(self) -> list[tuple[Tensor, Sequence[nn.Parameter]]]:
-        """Flat gradient buffers, with their parameters, that the engine has to reduce itself."""
+        """Return the flat gradient buffers that the engine must reduce, with their parameters."""
 
 
 class Stage12View:
@@ -46,7 +46,7 @@ class Stage12View:
 
     def __init__(self, zero: Any, grid: ProcessGrid) -> None:
         self._zero = zero
-        # It would read every gradient first, and wait; the norm shows the same.
+        # The check reads every gradient on the host; the norm shows the same.
         zero.check_overflow = lambda **_: None
 
     def partitions(self) -> list[Tensor]:
@@ -63,9 +63,9 @@ class Stage12View:
 
 
 class Bf16View:
-    """ZeRO 1 in bfloat16: float32 sums of gradients, reduced by the engine.
+    """ZeRO 1 in bfloat16, with float32 gradient accumulation.
 
-    DeepSpeed would begin to reduce when the last backward pass has ended.
+    The engine reduces the gradients: DeepSpeed would only begin after the last backward pass.
     """
 
     def __init__(self, zero: Any, grid: ProcessGrid) -> None:
@@ -86,10 +86,9 @@ class Bf16View:
         return list(zip(flats, groups, strict=True))
 
     def _attach_main_grads(self) -> None:
-        """Add bfloat16 gradients to the float32 sums directly.
+        """Accumulate bfloat16 gradients into the float32 buffers without DeepSpeed's float32 copy.
 
-        DeepSpeed would make a float32 copy of each first. Parameters with a float32 gradient add it
-        through `_update_hp_grad`.
+        Float32 gradients are added through `_update_hp_grad`.
         """
         sums = self._zero.fp32_groups_gradients
         for parameters, totals in zip(self._zero.bf16_groups, sums, strict=True):
@@ -105,7 +104,7 @@ class Bf16View:
 
 
 class Stage3View:
-    """ZeRO 3: every parameter is cut evenly over the data ranks; the last parts are padded."""
+    """ZeRO 3: every parameter is divided evenly over the data ranks, with padding at the end."""
 
     def __init__(self, zero: Any, grid: ProcessGrid) -> None:
         self._zero, self._rank = zero, grid.data.rank
@@ -130,7 +129,7 @@ class Stage3View:
         return []
 
 
-# By the names of DeepSpeed's classes.
+# Keyed by the names of DeepSpeed's classes.
 VIEWS: dict[str, Callable[[Any, ProcessGrid], ZeroView]] = {
     "DeepSpeedZeroOptimizer": Stage12View,
     "BF16_Optimizer": Bf16View,
@@ -139,7 +138,7 @@ VIEWS: dict[str, Callable[[Any, ProcessGrid], ZeroView]] = {
 
 
 def zero_view(zero: Any, grid: ProcessGrid) -> ZeroView:
-    """Wrap a ZeRO optimizer that DeepSpeed has just made."""
+    """Wrap a ZeRO optimizer that DeepSpeed has just created."""
     return VIEWS[type(zero).__name__](zero, grid)
 
 

@@ -1,8 +1,8 @@
-"""What ranks want before the next step: to stop, to save, to leave as figures cannot be written.
+"""Requests that a rank may raise between steps: stop, save, or abort on a logging failure.
 
-Each rank has its own wishes; how many ranks have which one travels with the figures of a step (see
-train_step.py), or, where there was no step to carry it, in a message of its own. Only when somebody
-wants to leave do the ranks also tell each other why.
+The number of ranks that raise each request is summed with the step's scalars (see train_step.py),
+or in a host-side message where no training step carries it. Reasons are exchanged only if a rank
+requests a stop or an abort.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mmbert.parallel.host_group import HostGroup
 
 
 class RequestCounts(NamedTuple):
-    """Number of ranks that make each request."""
+    """Number of ranks that raise each request."""
 
     stop: float
     save: float
@@ -22,16 +22,16 @@ class RequestCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class LoopRequests:
-    """Of one rank, or of all together; none unless given."""
+    """Requests of one rank, or of all ranks combined."""
 
     stop: str | None = None
-    """Why to save and leave."""
+    """Reason to save and exit."""
     save: bool = False
     failure: UserError | None = None
-    """Why rank 0 can write no more figures: to be raised when all is saved."""
+    """Rank 0's failure to write logs, to be raised after saving."""
 
     def flags(self) -> RequestCounts:
-        """1 for each request that is made, else 0."""
+        """Return 1 for each request that is raised, 0 for the others."""
         return RequestCounts(
             stop=float(self.stop is not None),
             save=float(self.save),
@@ -39,13 +39,13 @@ class LoopRequests:
         )
 
     def sync(self, host_group: HostGroup) -> "LoopRequests":
-        """Combine the requests of all ranks in a message of its own (every rank calls it)."""
+        """Combine the requests of all ranks with a host-side sum; collective."""
         return self.resolve(RequestCounts._make(host_group.sum(self.flags())), host_group)
 
     def resolve(self, counts: RequestCounts, host_group: HostGroup) -> "LoopRequests":
-        """All ranks' wishes, alike on every rank, given each one's own and the sums of their flags.
+        """Combine the requests of all ranks, given the sums of their flags; collective.
 
-        Every rank calls it, but it sends nothing unless some rank wants to leave.
+        Every rank gets the same result. Sends nothing unless a rank requests a stop or an abort.
         """
         reasons = host_group.gather(self.stop) if counts.stop > 0 else []
         return LoopRequests(

@@ -1,8 +1,8 @@
-"""Numbers that go wrong: steps that are not finite, spikes of the loss, and which steps to skip.
+"""Detection of non-finite steps and loss spikes, and the record of skipped steps.
 
-Every rank runs the same guard on the same (all-reduced) figures, so all decide alike without
-another word. What was decided is kept in `RUN/skipped_steps.json`, because a rollback outlives the
-checkpoint it goes back to.
+Every rank runs the same monitor on the same all-reduced values, so all ranks decide alike without
+communicating. Skipped steps are kept in `RUN/skipped_steps.json`, since a rollback must outlive the
+checkpoint that it returns to.
 """
 
 import json
@@ -16,46 +16,49 @@ from mmbert.files import write_json
 from mmbert.recipe import GuardSettings
 
 NON_FINITE_WINDOW = 1000
-# The spread of the window's losses is taken as at least this share of their median, or a plateau of
-# almost equal losses would make every ripple a spike.
+# Lower bound of the standard deviation relative to the median loss: on a plateau of almost equal
+# losses every ripple would otherwise be a spike.
 MIN_RELATIVE_STD = 0.01
-# How many of the window's losses must be there before anything counts as a spike.
+# Losses needed in the window before a loss can count as a spike.
 MIN_HISTORY = 10
 
 
 @dataclass
 class LossMonitor:
-    """Judges the loss of each step. `history` holds the losses of the current phase only: the mask
-    ratio and the languages of another phase give another level."""
+    """Detects loss spikes and counts non-finite steps.
+
+    `history` holds losses of the current phase only: mask ratio and languages, and with them the
+    level of the loss, change between phases.
+    """
 
     settings: GuardSettings
     history: deque[float] = field(default_factory=deque)
     non_finite_steps: deque[int] = field(default_factory=deque)
 
     def start_phase(self) -> None:
-        """Forget the losses of the phase before."""
+        """Clear the losses of the previous phase."""
         self.history.clear()
 
     def count_non_finite(self, step: int) -> None:
-        """Count a step that was not finite.
+        """Count a step with a non-finite loss or gradient.
 
         Raises:
-            UserError: more of them than the recipe allows within the last thousand steps.
+            UserError: more such steps than the recipe allows within the last thousand steps.
         """
         self.non_finite_steps.append(step)
         while self.non_finite_steps and self.non_finite_steps[0] <= step - NON_FINITE_WINDOW:
             self.non_finite_steps.popleft()
         if len(self.non_finite_steps) > self.settings.non_finite_limit:
             raise UserError(
-                f"{len(self.non_finite_steps)} steps of the last {NON_FINITE_WINDOW} had a loss or "
-                "gradient that is not finite (guard.non_finite_limit "
-                f"{self.settings.non_finite_limit}); the latest is step {step}",
-                remedy="look at the rows logged (mmbert inspect --step), lower the learning rate, "
-                "or set optimizer.gradient_clipping; then start again from the last checkpoint",
+                f"the loss or gradient was not finite in {len(self.non_finite_steps)} of the last "
+                f"{NON_FINITE_WINDOW} steps, most recently in step {step} "
+                f"(guard.non_finite_limit is {self.settings.non_finite_limit})",
+                remedy="inspect the logged rows (mmbert inspect --step), lower the learning rate "
+                "or set optimizer.gradient_clipping, and resume from the last checkpoint",
             )
 
     def is_spike(self, loss: float) -> bool:
-        """Whether `loss` stands out of the running window; a loss that does not joins it."""
+        """Return whether `loss` is a spike; add it to the window if not."""
         threshold = self.settings.spike_threshold
         if threshold is None:
             return False
@@ -63,7 +66,7 @@ class LossMonitor:
         if len(self.history) >= MIN_HISTORY:
             median = statistics.median(self.history)
             mad = statistics.median(abs(value - median) for value in self.history)
-            # 1.4826 times the median deviation is the standard deviation of a normal distribution.
+            # The standard deviation of a normal distribution is 1.4826 times its MAD.
             std = max(1.4826 * mad, MIN_RELATIVE_STD * abs(median))
             spike = loss > median + threshold * std
         if not spike:
@@ -73,18 +76,18 @@ class LossMonitor:
         return spike
 
     def state_dict(self) -> dict[str, list[float] | list[int]]:
-        """What a checkpoint keeps, so that a continued run judges as an undisturbed one."""
+        """Return the state for a checkpoint: a resumed run detects the same spikes."""
         return {"history": list(self.history), "skipped": list(self.non_finite_steps)}
 
     def load_state_dict(self, state: dict[str, list[float] | list[int]]) -> None:
-        """Take over what `state_dict()` gave."""
+        """Restore the state returned by `state_dict`."""
         self.history = deque(float(value) for value in state["history"])
         self.non_finite_steps = deque(int(value) for value in state["skipped"])
 
 
 @dataclass
 class SkippedSteps:
-    """Steps whose rows are passed over after a rollback, in a file that every rank reads."""
+    """Steps whose data is skipped after a rollback, in a file that every rank reads."""
 
     path: Path
     steps: set[int] = field(default_factory=set)
@@ -92,7 +95,7 @@ class SkippedSteps:
 
     @classmethod
     def read(cls, run_folder: Path) -> "SkippedSteps":
-        """The file of `run_folder`, or nothing skipped when there is none."""
+        """Read the file in `run_folder`; without one, no steps are skipped."""
         path = run_folder / "skipped_steps.json"
         if not path.exists():
             return cls(path)
@@ -100,11 +103,11 @@ class SkippedSteps:
         return cls(path, set(values["steps"]), int(values["rollbacks"]))
 
     def add(self, steps: range) -> None:
-        """Note one more rollback, past `steps` (every rank; `write` by one)."""
+        """Record a rollback that skips `steps`. Every rank calls this, one calls `write`."""
         self.steps |= set(steps)
         self.rollbacks += 1
 
     def write(self) -> None:
-        """Put the file in place at once, so that a crash leaves the old one or the new one."""
+        """Replace the file atomically."""
         values = {"steps": sorted(self.steps), "rollbacks": self.rollbacks}
         write_json(self.path, values)

@@ -1,9 +1,8 @@
-"""The dry first batch: each phase's largest shapes once before training, to run out of memory now.
+"""Runs the largest batch of every phase before training, so that OOM surfaces immediately.
 
-Phase 2 may come a week after phase 1, with eight times the context; that it does not fit should
-show in the first minute. The batch goes through the real engine, forward, backward, reduction and
-all, with a loss scale of NaN: the engine then finds its gradients not finite, throws them away and
-leaves weights and optimiser as they were.
+Phase 2 may begin a week after phase 1, with eight times the context. The batch goes through the
+engine as in training: forward, backward, reduction. Its loss scale is NaN, so the engine finds the
+gradients non-finite and skips the update: weights and optimizer states stay unchanged.
 """
 
 import logging
@@ -24,12 +23,15 @@ from mmbert.training.engine.engine import Engine, OptimizerReport
 def worst_case_batch(
     phase: Phase, shape: RowShape, vocabulary_size: int, device: torch.device
 ) -> PackedBatch:
-    """A row of `phase` and `shape` that costs the most: documents of the full context, every mask
-    slot filled, and as many slots for segments as there can be, which attention pays for."""
+    """Build the most expensive row of a phase.
+
+    Documents have the full context, every mask slot is filled, and there are as many segment slots
+    as possible, each of which costs attention time.
+    """
     tokens = shape.row_tokens
     slots = math.ceil(phase.mask_ratio * tokens)
     starts = torch.arange(shape.max_segments + 1) * phase.context
-    # Ids spread over the whole vocabulary, so that every tensor rank's rows are looked up.
+    # Ids are spread over the vocabulary, so that every tensor rank looks up some of its rows.
     ids = torch.arange(tokens) * (vocabulary_size // tokens + 1) % vocabulary_size
     positions = torch.arange(slots) * tokens // slots
     return PackedBatch(
@@ -46,12 +48,16 @@ def worst_case_batch(
 def run_memory_check(
     engine: Engine, recipe: Recipe, shapes: Sequence[RowShape], vocabulary_size: int
 ) -> dict[str, int]:
-    """Run every phase's largest batch; peak bytes of device memory by phase (0 on a CPU).
+    """Run the largest batch of every phase.
 
-    `shapes`: of the phases' rows.
+    Args:
+        shapes: shape of each phase's rows.
+
+    Returns:
+        Peak device memory in bytes by phase (0 on a CPU).
 
     Raises:
-        UserError: a phase does not fit into the device's memory.
+        UserError: a phase does not fit into device memory.
     """
     peaks, plan = {}, training_plan(recipe)
     for phase, phase_plan, shape in zip(recipe.phases, plan.phases, shapes, strict=True):
@@ -65,7 +71,7 @@ def run_memory_check(
         except torch.OutOfMemoryError as error:
             raise _does_not_fit(recipe, phase) from error
         if report.finite:
-            raise RuntimeError("the engine took a step with gradients that are not finite")
+            raise RuntimeError("the engine took a step with non-finite gradients")
         peaks[phase.name] = torch.cuda.max_memory_allocated() if engine.device.type == "cuda" else 0
     return peaks
 
@@ -81,7 +87,7 @@ def _run(
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """DeepSpeed warns of every step whose gradients are not finite; here they are meant to be."""
+    """Silence DeepSpeed's warnings about non-finite gradients, which are intended here."""
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -103,7 +109,7 @@ def _does_not_fit(recipe: Recipe, phase: Phase) -> UserError:
     if settings.zero_stage < 3:
         remedies.append(f"parallel.zero_stage={settings.zero_stage + 1}")
     return UserError(
-        f"phase '{phase.name}' (context {phase.context}, {recipe.batch.row_tokens} tokens a row) "
-        "does not fit into the device's memory",
-        remedy="try " + ", ".join(remedies) + "; `mmbert plan` shows what each one saves",
+        f"phase '{phase.name}' (context {phase.context}, {recipe.batch.row_tokens} tokens per row) "
+        "does not fit into device memory",
+        remedy=f"try {', '.join(remedies)}; `mmbert plan` shows the effect of each",
     )

@@ -1,10 +1,10 @@
-"""The processes above this one, read from /proc: is the launcher that started it still there?"""
+"""Ancestors of this process, read from /proc: is the launcher that started it still alive?"""
 
 import os
 from pathlib import Path
 
-# Command lines of processes whose death means that nobody looks after the ranks any more. A login
-# shell is not among them: `nohup python launch/pretrain.py &` must survive its terminal.
+# Commands of processes whose death leaves the ranks unsupervised. Login shells are not among them:
+# `nohup python -m mmbert.pretrain &` must survive its terminal.
 _LAUNCHERS = (
     "deepspeed",
     "torchrun",
@@ -17,17 +17,17 @@ _LAUNCHERS = (
     "hydra_pmi_proxy",
     "slurmstepd",
 )
-# What `deepspeed` has run on the other machines: by a shell that ssh's server starts there, and
-# that outlives the connection.
+# Run by `deepspeed` on the other machines, in a shell that sshd starts there and that outlives the
+# connection.
 _REMOTE_LAUNCHER = "deepspeed.launcher.launch"
 
 
 def launcher_chain(process: int) -> list[tuple[int, int]]:
-    """(child, parent) pairs upwards from `process` for as long as the parent is a launcher.
+    """Return (child, parent) pairs from `process` upwards, as long as the parent is a launcher.
 
-    `deepspeed` is two processes above a rank: when the upper one is killed, the lower one and the
-    ranks live on, untold; only the lower one's parent changes. On another machine the place of the
-    upper one is taken by ssh's server.
+    There are two `deepspeed` processes above a rank. If the upper one is killed, the lower one and
+    the ranks are not notified; only the parent of the lower one changes. On other machines sshd
+    takes the place of the upper one.
     """
     chain: list[tuple[int, int]] = []
     parent = parent_of(process)
@@ -38,20 +38,20 @@ def launcher_chain(process: int) -> list[tuple[int, int]]:
 
 
 def parent_of(process: int) -> int | None:
-    """The parent's process id, None when the process is gone or the system has no /proc."""
+    """Return the parent's process id, None if the process has ended or there is no /proc."""
     if process == os.getpid():
         return os.getppid()
     try:
         status = Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return None
-    # "pid (name) state ppid …"; the name may hold spaces and brackets.
+    # "pid (name) state ppid …"; the name may contain spaces and parentheses.
     state, parent = status.rpartition(")")[2].split()[:2]
     return None if state in "ZX" else int(parent)
 
 
 def command_of(process: int) -> list[str]:
-    """The words of the command line; none when the process is gone or there is no /proc."""
+    """Return the command line, empty if the process has ended or there is no /proc."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -59,10 +59,10 @@ def command_of(process: int) -> list[str]:
 
 
 def _is_launcher_of(parent: int, child: int) -> bool:
-    """Whether `parent` is there to start and end `child`, and nothing else is."""
+    """Return whether `parent` is a launcher that supervises `child`."""
     words = command_of(parent)
-    # The program, its script or its module (`python -u -m deepspeed.launcher.launch`): the first
-    # few words. Later ones are arguments, where a path may contain any of the names.
+    # The program, its script or its module (`python -u -m deepspeed.launcher.launch`) is among the
+    # first words. Later ones are arguments, where a path may contain any of the names.
     options = [word for word in words[:5] if word and not word.startswith("-")][:2]
     if any(Path(word).name.startswith(_LAUNCHERS) for word in options):
         return True

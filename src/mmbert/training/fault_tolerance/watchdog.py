@@ -1,12 +1,12 @@
-"""Which rank hangs: every rank reports its progress to a store; who falls behind is named.
+"""Hang detection from per-rank heartbeats; reports the ranks that fell behind.
 
-A rank that stands still leaves all the others waiting in a collective, and theirs is the only error
-anybody sees. So each rank has a thread that publishes where its main thread is. When a main thread
-has made no progress for the recipe's timeout, the ranks put their stacks side by side; the lowest
-rank that still answers writes down who is late, and all leave with a failure.
+A rank that hangs leaves all others waiting in a collective, so theirs are the only errors to be
+seen. A thread in each rank therefore publishes the progress of its main thread to a store. When a
+main thread has made no progress for the recipe's timeout, the ranks publish their stacks; the
+lowest responsive rank reports the stragglers, and all ranks exit with a failure.
 
-Two lines of defence, because a thread needs Python's lock: `faulthandler` dumps the stacks of a
-rank that holds the lock, from C; a rank that is stopped altogether is known by its silence.
+A thread needs the GIL, hence a second line of defense: `faulthandler` dumps the stacks of a rank
+that holds the GIL, from C, and a rank that is suspended is identified by its missing heartbeats.
 """
 
 import faulthandler
@@ -28,7 +28,7 @@ import torch.distributed as distributed
 from mmbert.parallel import host_group
 from mmbert.training.engine import host_sync
 
-# Frames of these files mean that a rank waits for the others rather than lets them wait.
+# A main thread in one of these files waits for other ranks, or for the device.
 _COLLECTIVE_FILES = (
     "torch/distributed/",
     "deepspeed/comm/",
@@ -39,41 +39,44 @@ EXIT_HUNG = 1
 
 
 class Activity(StrEnum):
-    """What a rank is about to do, as messages call it."""
+    """What a rank is doing, as shown in messages."""
 
-    START = "start"
+    START = "startup"
     BUILD_MODEL = "building the model"
-    READ_VALIDATION_ROWS = "reading held-out text"
+    READ_VALIDATION_ROWS = "reading validation rows"
     COUNT_UNIGRAMS = "counting tokens for the unigram model"
-    CHECK_MEMORY = "trying the largest batch of each phase"
+    CHECK_MEMORY = "memory check"
     VERIFY_CHECKPOINT = "verifying a checkpoint"
-    LOAD_CHECKPOINT = "reading a checkpoint"
-    SYNC_REQUESTS = "asking who wants to stop"
+    LOAD_CHECKPOINT = "loading a checkpoint"
+    SYNC_REQUESTS = "exchanging requests"
     READ_ROWS = "reading rows"
-    TRAIN_STEP = "forward, backward and optimiser step"
-    COMPARE_RANKS = "comparing the ranks' weights"
-    VALIDATE = "evaluating on held-out text"
+    TRAIN_STEP = "forward, backward and optimizer step"
+    COMPARE_RANKS = "comparing weights between ranks"
+    VALIDATE = "validation"
     SAVE_CHECKPOINT = "saving a checkpoint"
     FINISH_SAVING = "waiting for the checkpoint"
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a rank last told the store about itself."""
+    """Last published state of a rank."""
 
     rank: int
     host: str
     process: int
     count: int
+    """Number of publications; it increases as long as the watchdog thread runs."""
     progress: int
+    """Number of activities that the main thread has begun, the same sequence on all ranks."""
     step: int
     activity: str
     in_collective: bool
+    """Whether the main thread waits for other ranks."""
     idle_seconds: float
 
 
 class Watchdog:
-    """One per process; `heartbeat` from the main thread, `close` at the end."""
+    """Publishes and checks heartbeats; one per process."""
 
     def __init__(
         self,
@@ -87,8 +90,8 @@ class Watchdog:
         """Start watching.
 
         Args:
-            timeout_seconds: time without a heartbeat after which this rank counts as hanging.
-            store: a `torch.distributed.Store` of its own connection; None for one process.
+            timeout_seconds: time without a heartbeat after which a rank counts as hanging.
+            store: a `torch.distributed.Store` with a connection of its own; None for one process.
         """
         self._rank, self._world_size = rank, world_size
         self._timeout, self._store = timeout_seconds, store
@@ -105,17 +108,17 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.heartbeat(0, Activity.START)
-        # From the very first: a rank that stops within one interval must have a name and a place.
+        # Published at once: a rank that hangs within the first interval must be known.
         self._publish(0, 0.0)
         self._thread.start()
 
     def heartbeat(self, step: int, activity: Activity) -> None:
-        """Say that the main thread lives and what it does next."""
+        """Record progress of the main thread and its next activity."""
         self._position = (self._position[0] + 1, step, activity)
         self.keep_alive()
 
     def keep_alive(self) -> None:
-        """Say that what was begun goes on; it is no progress, which all ranks count alike."""
+        """Restart the timeout without recording progress, which all ranks must count alike."""
         self._since = time.monotonic()
         faulthandler.dump_traceback_later(self._timeout, file=self._stack_file)
 
@@ -138,11 +141,11 @@ class Watchdog:
                 self._publish(count, idle)
                 if idle > self._timeout or self._alarm_raised():
                     self._report_and_exit(count, idle)
-            except Exception as error:  # the store's own rank is the one that is gone
+            except Exception as error:  # the rank that hosts the store has exited
                 if self._closed.is_set():
                     return
                 if idle > self._timeout:
-                    self._exit(f"rank 0, which keeps the ranks' store, does not answer ({error})")
+                    self._exit(f"rank 0, which hosts the store, is unresponsive ({error})")
 
     def _publish(self, count: int, idle: float) -> None:
         if self._store is None:
@@ -169,13 +172,13 @@ class Watchdog:
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def _report_and_exit(self, count: int, idle: float) -> None:
-        """Put the ranks' stacks side by side; the lowest rank that answers names the late ones."""
+        """Publish this rank's stack; the lowest responsive rank reports the stragglers."""
         if self._store is None:
             self._exit(_describe_own(self._position, idle, self._main_stack()))
         self._store.set("alarm", str(self._rank))
         self._store.set(f"stack/{self._rank}", self._main_stack())
         before = self._read_heartbeats()
-        # Two intervals: whoever can still answer has published again by then.
+        # Every responsive rank publishes again within two intervals.
         for _ in range(3):
             time.sleep(self._interval)
             count += 1
@@ -190,7 +193,7 @@ class Watchdog:
         if self._rank == min(responsive, default=self._rank):
             stacks = {rank: self._read(f"stack/{rank}") or "" for rank in responsive}
             self._exit(report_stragglers(after, responsive, stacks, self._world_size))
-        time.sleep(4 * self._interval)  # let the one that names finish writing
+        time.sleep(4 * self._interval)  # let the reporting rank finish
         os._exit(EXIT_HUNG)
 
     def _read_heartbeats(self) -> dict[int, Heartbeat]:
@@ -210,10 +213,10 @@ class Watchdog:
             with (self._folder / "hang.txt").open("x") as file:
                 file.write(text)
         except FileExistsError:
-            os._exit(EXIT_HUNG)  # another rank has named the culprit; with it gone all look late
+            os._exit(EXIT_HUNG)  # another rank has reported; once it exits, all others look late
         sys.stderr.write(
-            f"\n{text}  → see {self._folder}; the same command continues from the "
-            "last checkpoint; guard.hang_minutes sets the time\n"
+            f"\n{text}  → see {self._folder}; the same command resumes from the last checkpoint; "
+            "guard.hang_minutes is the timeout\n"
         )
         sys.stderr.flush()
         os._exit(EXIT_HUNG)
@@ -222,8 +225,11 @@ class Watchdog:
 def report_stragglers(
     heartbeats: dict[int, Heartbeat], responsive: list[int], stacks: dict[int, str], world_size: int
 ) -> str:
-    """Who keeps the others waiting, with stacks: the silent ranks, else those furthest behind (all
-    ranks go through the same heartbeats), of these the ones that do not wait in a collective."""
+    """Describe the ranks that block the others, with their stacks.
+
+    Those are the unresponsive ranks; if there are none, the ranks with the least progress (all
+    ranks go through the same activities), preferably those that do not wait in a collective.
+    """
     unresponsive = [rank for rank in range(world_size) if rank not in responsive]
     if unresponsive:
         return "\n".join(
@@ -244,12 +250,11 @@ def _describe_straggler(heartbeat: Heartbeat, stack: str) -> str:
 
 def _describe_unresponsive(rank: int, heartbeat: Heartbeat | None) -> str:
     if heartbeat is None:
-        return f"rank {rank} never answered"
+        return f"rank {rank} has never reported"
     return (
-        f"rank {rank} (host {heartbeat.host}, process {heartbeat.process}) does not answer: "
-        "it is stopped, its machine is gone, or it holds Python's lock (then "
-        f"stacks/rank-{rank}.txt has its stack); last seen in step {heartbeat.step}, "
-        f"{heartbeat.activity}"
+        f"rank {rank} (host {heartbeat.host}, process {heartbeat.process}) is unresponsive: "
+        "suspended, node lost, or blocked while holding the GIL (then its stack is in "
+        f"stacks/rank-{rank}.txt); last seen in step {heartbeat.step}, {heartbeat.activity}"
     )
 
 
@@ -259,12 +264,12 @@ def _describe_own(position: tuple[int, int, Activity], idle: float, stack: str) 
 
 
 def open_store(address: str, rank: int, world_size: int, broadcast: Any) -> Any:
-    """A store for the watchdogs alone, kept by rank 0; None for one process.
+    """Open the watchdogs' own store, hosted by rank 0; None for one process.
 
-    The default group's store will not do: its one connection is busy when a rank waits in it.
+    The default group's store has one connection, which is busy while a rank waits in it.
 
     Args:
-        broadcast: callable that gives every rank rank 0's value (`Control.broadcast`).
+        broadcast: returns rank 0's value on every rank (`HostGroup.broadcast`).
     """
     if world_size == 1:
         return None
