@@ -5,10 +5,10 @@ not import mmbert.
 
 - `geglu`: gated GELU.
 - `gather_rows`, `scatter_rows`: gather of rows, and its deterministic backward pass.
-- `rotary`, `rotary_kernels`, `rotary_tables`: rotary position embedding.
 - `cross_entropy`: linear cross-entropy over a large vocabulary.
 - `norms`: layer norm with residual addition, dropout and embedding look-up.
 - `packed_attention`: attention within the documents of a packed row.
+- `rotary_embedding`: rotary position embedding.
 - `stable_adamw`: the optimizer step on flat partitions.
 - `support`: dispatch, argument checks, Triton's import, matrix products.
 """
@@ -20,7 +20,7 @@ from mmbert_kernels.norms.dropout import Dropout
 from mmbert_kernels.norms.embedding_layer_norm import embedding_layer_norm
 from mmbert_kernels.norms.layer_norm import add_layer_norm, layer_norm, prenorm_layer_norm
 from mmbert_kernels.packed_attention.attention import attention, rotary_attention
-from mmbert_kernels.rotary import rotary
+from mmbert_kernels.rotary_embedding.rotary import rotary
 from mmbert_kernels.stable_adamw.stable_adamw import (
     TensorSpans,
     debiased_beta,

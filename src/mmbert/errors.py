@@ -1,7 +1,11 @@
-"""Exception for errors that the user can fix; entry points exit with status 2."""
+"""Exit statuses of the programs, and the exception for errors that the user can fix."""
 
+EXIT_FAILURE = 1
+"""An unexpected error, or a hang that the watchdog ended."""
 EXIT_USER_ERROR = 2
+"""Invalid input (`UserError`)."""
 EXIT_SAVED_START_AGAIN = 75
+"""Stopped before the end with everything saved; the same command resumes."""
 
 
 class UserError(Exception):

@@ -118,7 +118,7 @@ def test_the_same_bytes_whatever_is_kept_in_memory(
     monkeypatch.setattr("mmbert_prep.shards.encode._BATCH_DOCUMENTS", 5)
     monkeypatch.setattr("mmbert_prep.shards.intermediate._FLUSH_TOKENS", 100)
     monkeypatch.setattr("mmbert_prep.shards.merge._DOCUMENTS_PER_COPY", 2)
-    monkeypatch.setattr("mmbert_prep.shards.selection._HASHES_PER_PASS", 11)
+    monkeypatch.setattr("mmbert_prep.shards.deduplicate_and_split._HASHES_PER_PASS", 11)
     run(corpus, tmp_path / "out")
     assert max(flushed.values()) > 3
     assert tree(tmp_path / "out") == tree(shards)

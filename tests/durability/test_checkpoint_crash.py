@@ -15,9 +15,9 @@ from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.files import make_folder
 from mmbert.recipe import CheckpointSettings
-from mmbert.training.components.checkpoints import Checkpoints
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Trainer
+from mmbert.training.trainer_parts.checkpointing import Checkpoints
 from tests.durability.replay import Files, Replay, write
 from tests.support.step_weights import StepWeights, newest_step
 from tests.support.write_recorder import Recorder

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.rotary import rotary_unpacked
+from mmbert_kernels.rotary_embedding.rotary import rotary_unpacked
 from tests.kernels import layouts
 from tests.kernels.case import LENGTHS, cumulative
 from tests.kernels.cases import rotary

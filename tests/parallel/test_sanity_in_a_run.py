@@ -63,7 +63,7 @@ def disown(parameters: dict[str, torch.Tensor]) -> None:
 
 def other_rows(rank: int, victim: int, step: int) -> None:
     """From `step` on, shift the masked positions of rank `victim` by one."""
-    from mmbert.training.components.data_feed import DataFeed
+    from mmbert.training.trainer_parts.data_feed import DataFeed
 
     original = DataFeed.next_rows
 

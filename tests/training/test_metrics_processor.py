@@ -14,8 +14,8 @@ from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
 from mmbert.schedule import StepPlan
-from mmbert.training.components.ranks import Ranks
 from mmbert.training.metrics_processor import MetricsProcessor
+from mmbert.training.trainer_parts.ranks import Ranks
 
 TOKENS_A_STEP = 1000
 MODEL = ModelSettings(

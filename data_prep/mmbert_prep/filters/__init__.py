@@ -3,5 +3,5 @@
 - `cleaning`: control characters, Unicode normalization, length limits, held-out split.
 - `decontamination`: n-grams shared with evaluation files.
 
-Duplicates and token caps need all documents of a language: see `shards/selection`.
+Duplicates and token caps need all documents of a language: see `shards/deduplicate_and_split`.
 """

@@ -2,7 +2,7 @@
 
 - `encode`: clean and tokenize the documents of a work unit.
 - `intermediate`: the intermediate shard of a work unit.
-- `selection`: assign each document to train, held-out, duplicate or over-cap.
+- `deduplicate_and_split`: assign each document to train, held-out, duplicate or over-cap.
 - `merge`, `languages`: write the shards and manifest of a language, and publish it.
 - `summary`, `report`: counts of a run, as JSON, on the console and as a table.
 - `verify`: compare shards with their source text.

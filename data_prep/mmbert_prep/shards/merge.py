@@ -34,8 +34,13 @@ from mmbert.files import atomic_write, explained_write_errors, make_folder, sync
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.workspace import LanguagePaths
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.shards.deduplicate_and_split import (
+    DocumentStatus,
+    LanguageSections,
+    Selection,
+    ShardPlan,
+)
 from mmbert_prep.shards.intermediate import map_section
-from mmbert_prep.shards.selection import DocumentStatus, LanguageSections, Selection, ShardPlan
 
 _DOCUMENTS_PER_COPY = 65_536
 

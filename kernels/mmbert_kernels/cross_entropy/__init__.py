@@ -2,5 +2,5 @@
 
 - `linear_cross_entropy`: the operation.
 - `cpu_blocks`: its reference, cache-blocked for CPUs.
-- `triton_softmax_gradient`: its Triton kernels.
+- `triton_kernels`: its Triton kernels.
 """

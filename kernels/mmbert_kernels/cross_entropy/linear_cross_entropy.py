@@ -15,7 +15,7 @@ Vocabulary-parallel (Shoeybi et al. 2019): each process holds the rows [vocab_st
 V) of weight and bias; two small all-reduces per chunk (maxima; sums and label logits) complete the
 losses. Ranges may differ in length.
 
-On a GPU a chunk takes one matrix product, the Triton kernels of triton_softmax_gradient.py, and
+On a GPU a chunk takes one matrix product, the Triton kernels of triton_kernels.py, and
 two more products. The reference is in cpu_blocks.py.
 """
 
@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmbert_kernels.cross_entropy.cpu_blocks import Chunk, Gradients, chunk_in_blocks
-from mmbert_kernels.cross_entropy.triton_softmax_gradient import softmax_gradient
+from mmbert_kernels.cross_entropy.triton_kernels import softmax_gradient
 from mmbert_kernels.support.checks import (
     computation_dtype,
     is_host_readable,

@@ -27,8 +27,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbert_kernels.packed_attention.cpu_blocked import blocked_attention
-from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
-from mmbert_kernels.rotary import rotary, rotary_unpacked
+from mmbert_kernels.packed_attention.gpu_libraries import (
+    flash_attention,
+    flash_attention_3,
+    varlen_attention,
+)
+from mmbert_kernels.rotary_embedding.rotary import rotary, rotary_unpacked
 from mmbert_kernels.support.checks import require
 from mmbert_kernels.support.dispatch import backend
 from mmbert_kernels.support.sequences import check_cu_seqlens

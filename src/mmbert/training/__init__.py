@@ -2,7 +2,7 @@
 
 - `main`: from options to exit status; `launcher_env`, `run_config`, `run_folder`, `determinism`:
   setup before training; `build_trainer` builds the parts.
-- `loop`, `trainer`, `train_step`, `metrics_processor`: training; `components`: its parts.
+- `loop`, `trainer`, `train_step`, `metrics_processor`: training; `trainer_parts`: its parts.
 - `engine`: DeepSpeed, the optimizer, and the one read of a step.
 - `fault_tolerance`: hangs, spikes, signals, memory.
 - `metrics`: measuring and logging.

@@ -21,9 +21,6 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid, build_grid
 from mmbert.recipe import dump_recipe
-from mmbert.training.components.checkpoints import Checkpoints
-from mmbert.training.components.data_feed import DataFeed
-from mmbert.training.components.ranks import Ranks
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.memory_check import run_memory_check
@@ -38,6 +35,9 @@ from mmbert.training.run_config import RunConfig, RunOptions
 from mmbert.training.run_folder import set_up_run_folder
 from mmbert.training.train_step import StepRunner
 from mmbert.training.trainer import Trainer
+from mmbert.training.trainer_parts.checkpointing import Checkpoints
+from mmbert.training.trainer_parts.data_feed import DataFeed
+from mmbert.training.trainer_parts.ranks import Ranks
 
 
 def build_trainer(

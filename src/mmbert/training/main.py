@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as distributed
 
-from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
+from mmbert.errors import EXIT_FAILURE, EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
 from mmbert.parallel.host_group import HostGroup
 from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
@@ -27,7 +27,6 @@ from mmbert.training.metrics.results import print_summary
 from mmbert.training.run_config import RunConfig, RunOptions, resolve_run_config
 from mmbert_kernels import keep_freed_memory
 
-EXIT_FAILURE = 1
 LAST_ERROR_SECONDS = 5.0
 # Until the recipe, which has its own timeout, is read.
 STARTUP_TIMEOUT = timedelta(minutes=10)

@@ -15,12 +15,6 @@ from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.hardware import peak_flops
 from mmbert.schedule import PhasePlan, StepPlan, describe_phase_settings, step_settings
-from mmbert.training.components.interval_record import (
-    ClosedInterval,
-    interval_record,
-    language_distributions,
-)
-from mmbert.training.components.ranks import Ranks
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.communication_timer import CollectiveTimer
@@ -36,6 +30,12 @@ from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.run_config import RunConfig
 from mmbert.training.train_step import StepOutcome
+from mmbert.training.trainer_parts.interval_record import (
+    ClosedInterval,
+    interval_record,
+    language_distributions,
+)
+from mmbert.training.trainer_parts.ranks import Ranks
 
 # Lines between those with metrics per language, and the largest number of such lines in a run: in
 # every line, 1,800 languages would make tens of gigabytes.

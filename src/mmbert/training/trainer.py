@@ -13,9 +13,6 @@ from mmbert.data.loading.rows import Row
 from mmbert.parallel.sanity_checks import require_sane_model
 from mmbert.recipe import dump_recipe
 from mmbert.schedule import StepPlan, step_settings
-from mmbert.training.components.checkpoints import Checkpoints
-from mmbert.training.components.data_feed import DataFeed
-from mmbert.training.components.ranks import Ranks
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
@@ -24,6 +21,9 @@ from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics_processor import MetricsProcessor
 from mmbert.training.run_config import RunConfig
 from mmbert.training.train_step import StepOutcome, StepRunner
+from mmbert.training.trainer_parts.checkpointing import Checkpoints
+from mmbert.training.trainer_parts.data_feed import DataFeed
+from mmbert.training.trainer_parts.ranks import Ranks
 
 
 class LossCheck(Enum):

@@ -22,7 +22,11 @@ from torch import Tensor
 import mmbert_kernels as kernels
 from mmbert.data.loading.device_batch import to_batch
 from mmbert_kernels.packed_attention.cpu_blocked import blocked_attention
-from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.packed_attention.gpu_libraries import (
+    flash_attention,
+    flash_attention_3,
+    varlen_attention,
+)
 from mmbert_kernels.support.dispatch import is_hopper, is_installed
 from tests.benchmarks.bench_kernels import Clock
 from tests.benchmarks.gpu_report.options import device_of, part_parser
@@ -174,7 +178,7 @@ def sweeps(bench: Bench) -> None:
         return with_rows("norms.triton_kernels", "_rows_per_program", lambda *_: rows)
 
     geglu_rows = partial(with_rows, "geglu", "ROWS")
-    rotary_rows = partial(with_rows, "rotary_kernels", "TOKENS")
+    rotary_rows = partial(with_rows, "rotary_embedding.triton_kernels", "TOKENS")
     for name, operation, function, argument, rows_setting in (
         ("add + layer norm", "layer norms", normed, x, norms_rows),
         ("geglu", "geglu", kernels.geglu, bench.random(bench.tokens, 2 * INNER), geglu_rows),

@@ -107,7 +107,7 @@ def varlen_attention(
     by_heads: Callable[[Tensor], Tensor], cu_seqlens: Tensor, length: int, window: int | None
 ) -> dict[str, Function]:
     """Return PyTorch's variable-length attention if ours is flash-attn."""
-    from mmbert_kernels.packed_attention.gpu import varlen_attention as by_torch
+    from mmbert_kernels.packed_attention.gpu_libraries import varlen_attention as by_torch
 
     if not kernels.backends(cu_seqlens.device.type)["attention"].startswith("flash_attn"):
         return {}

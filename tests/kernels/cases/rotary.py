@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import mmbert_kernels as kernels
-from mmbert_kernels.rotary import rotary_unpacked
+from mmbert_kernels.rotary_embedding.rotary import rotary_unpacked
 from tests.kernels.case import (
     LENGTHS,
     Benchmark,

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 import mmbert_kernels as kernels
-from mmbert_kernels.packed_attention.gpu import flash_attention, flash_attention_3, varlen_attention
+from mmbert_kernels.packed_attention.gpu_libraries import (
+    flash_attention,
+    flash_attention_3,
+    varlen_attention,
+)
 from mmbert_kernels.support.dispatch import ATTENTION_PACKAGES, is_hopper, is_installed
 from tests.kernels import layouts
 from tests.kernels.case import LENGTHS, cumulative

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch.distributed as distributed
 
+from mmbert.errors import EXIT_FAILURE
 from mmbert.parallel import host_group
 from mmbert.training.engine import host_sync
 
@@ -35,7 +36,6 @@ _COLLECTIVE_FILES = (
     host_group.__file__,
     host_sync.__file__,
 )
-EXIT_HUNG = 1
 
 
 class Activity(StrEnum):
@@ -194,7 +194,7 @@ class Watchdog:
             stacks = {rank: self._read(f"stack/{rank}") or "" for rank in responsive}
             self._exit(report_stragglers(after, responsive, stacks, self._world_size))
         time.sleep(4 * self._interval)  # let the reporting rank finish
-        os._exit(EXIT_HUNG)
+        os._exit(EXIT_FAILURE)
 
     def _read_heartbeats(self) -> dict[int, Heartbeat]:
         heartbeats = {}
@@ -213,13 +213,13 @@ class Watchdog:
             with (self._folder / "hang.txt").open("x") as file:
                 file.write(text)
         except FileExistsError:
-            os._exit(EXIT_HUNG)  # another rank has reported; once it exits, all others look late
+            os._exit(EXIT_FAILURE)  # another rank has reported; once it exits, all others look late
         sys.stderr.write(
             f"\n{text}  → see {self._folder}; the same command resumes from the last checkpoint; "
             "guard.hang_minutes is the timeout\n"
         )
         sys.stderr.flush()
-        os._exit(EXIT_HUNG)
+        os._exit(EXIT_FAILURE)
 
 
 def report_stragglers(

@@ -13,7 +13,7 @@ from mmbert.checkpoint.store import (
 )
 from mmbert.recipe import CheckpointSettings
 from mmbert.schedule import StepPlan
-from mmbert.training.components.ranks import Ranks
+from mmbert.training.trainer_parts.ranks import Ranks
 
 
 class Checkpoints:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert_prep.shards import selection
+from mmbert_prep.shards import deduplicate_and_split
+from mmbert_prep.shards.deduplicate_and_split import DocumentStatus, LanguageSections, select
 from mmbert_prep.shards.intermediate import DOCUMENT_DTYPE, IntermediateWriter
-from mmbert_prep.shards.selection import DocumentStatus, LanguageSections, select
 from tests.support.texts import settings
 
 
@@ -48,7 +48,7 @@ def test_the_first_of_equal_texts_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """In one pass or hundreds of passes, with many duplicates and other texts."""
-    monkeypatch.setattr(selection, "_HASHES_PER_PASS", at_once)
+    monkeypatch.setattr(deduplicate_and_split, "_HASHES_PER_PASS", at_once)
     texts = np.random.default_rng(1).integers(0, 60, 1200)
     texts[100:] = np.where(
         np.arange(1100) % 2, 61, texts[100:]

@@ -6,8 +6,8 @@ from typing import cast
 from mmbert.checkpoint.store import RunState
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
-from mmbert.training.components.ranks import Ranks
 from mmbert.training.run_config import RunConfig
+from mmbert.training.trainer_parts.ranks import Ranks
 
 # Processes that read ahead for a GPU. On a CPU they would compete with training.
 GPU_READER_PROCESSES = 2

@@ -5,11 +5,11 @@ For a head of size D, position p and i in [0, D/2), with the angle p * base^(-2i
     first'[i]  = first[i] * cos - second[i] * sin        (first, second: the halves of the head)
     second'[i] = second[i] * cos + first[i] * sin
 
-Angles, cosines and sines are float32 (rotary_tables.py). Values are not rotated. The backward pass
+Angles, cosines and sines are float32 (tables.py). Values are not rotated. The backward pass
 rotates by the opposite angle. Source: Su et al. 2021 (RoFormer), in the half-split form of GPT-NeoX
 and ModernBERT.
 
-The Triton kernel (rotary_kernels.py) works in place, forward on the argument and backward on the
+The Triton kernel (triton_kernels.py) works in place, forward on the argument and backward on the
 gradient, so that it neither touches the values nor allocates memory. Attention backends that take
 queries, keys and values as three tensors also return three gradients: `rotary_unpacked` rotates
 them while packing them into the one tensor that the preceding linear needs.
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert_kernels.rotary_kernels import rotate_in_place, rotate_packed
-from mmbert_kernels.rotary_tables import position_tables
+from mmbert_kernels.rotary_embedding.tables import position_tables
+from mmbert_kernels.rotary_embedding.triton_kernels import rotate_in_place, rotate_packed
 from mmbert_kernels.support.checks import computation_dtype, require, require_triton_dtype
 from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.sequences import check_cu_seqlens, token_positions

@@ -10,7 +10,7 @@ additional programs copy the values.
 import torch
 from torch import Tensor
 
-from mmbert_kernels.rotary_tables import position_tables
+from mmbert_kernels.rotary_embedding.tables import position_tables
 from mmbert_kernels.support.triton_import import blocks, launch, next_power_of_2, tl, triton
 
 # Tokens and heads of a tile: with a head size of 64, eight pairs per lane of the two warps, which
