@@ -42,5 +42,5 @@ def test_scatter_of_runs_of_one_length(size: int) -> None:
 @pytest.mark.skipif(not INTERPRETED, reason="a GPU's assertion would end the process")
 def test_gather_rows_that_ascend() -> None:
     positions = torch.arange(5, device=DEVICE)
-    with pytest.raises(RuntimeError, match="the positions do not ascend"):
+    with pytest.raises(RuntimeError, match="positions are not sorted"):
         kernels.gather_rows(randn(300, 8), positions.flip(0), ascending=True)

@@ -52,7 +52,7 @@ def fake_gpu(launch: Callable[..., Any]) -> Iterator[None]:
             mock.patch.dict(
                 linear_cross_entropy.CHUNK_BYTES, meta=linear_cross_entropy.CHUNK_BYTES["cuda"]
             ),
-            mock.patch.object(linear_cross_entropy, "_accumulate_matmul", _accumulate_matmul),
+            mock.patch.object(linear_cross_entropy, "accumulate_matmul", _accumulate_matmul),
             mock.patch.object(JITFunction, "run", lambda *a, **k: launch(*a, **k)),
         ):
             stack.enter_context(change)

@@ -20,7 +20,6 @@ two more products. The reference is in cpu_blocks.py.
 """
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from mmbert_kernels.support.checks import (
     require_triton_dtype,
 )
 from mmbert_kernels.support.dispatch import backend, fused_operation
+from mmbert_kernels.support.matmul import accumulate_matmul
 
 # Upper limit of a chunk of logits. At the widths of these models the memory traffic of weight and
 # gradient per chunk is then small compared with the products (at least 2,048 rows of 256,000).
@@ -214,41 +214,7 @@ def _chunk_by_triton(
     if is_first:
         gradients.bias.zero_()
     gradients.bias.add_(column_sums)
-    _accumulate_matmul(gradients.weight, logits.t(), chunk.hidden, kept=0 if is_first else 1)
-
-
-def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
-    """Compute total = kept * total + left @ right; total may be float32 and the factors narrower.
-
-    With kept = 0 the previous content of total is not read.
-    """
-    if total.dtype == left.dtype:
-        total.addmm_(left, right, beta=kept)
-    elif left.device.type == "cuda" and _takes_float32_addend(left.device, left.dtype):
-        torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
-    else:
-        if left.device.type == "cuda":
-            product = torch.mm(left, right, out_dtype=total.dtype)
-        else:  # the interpreter: on a CPU there is no matmul of mixed dtypes
-            product = left @ right
-        if kept:
-            total.add_(product)
-        else:
-            total.copy_(product)
-
-
-@lru_cache(maxsize=8)
-def _takes_float32_addend(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `torch.addmm` accepts a float32 addend with factors of `dtype`.
-
-    The first releases with `out_dtype` require the addend to have the factors' dtype.
-    """
-    factor, total = torch.zeros(8, 8, dtype=dtype, device=device), torch.zeros(8, 8, device=device)
-    try:
-        torch.addmm(total, factor, factor, out_dtype=torch.float32, out=total)
-    except RuntimeError:
-        return False
-    return True
+    accumulate_matmul(gradients.weight, logits.t(), chunk.hidden, kept=0 if is_first else 1)
 
 
 def _common_gradient(upstream: Tensor, factors: Tensor) -> Tensor:

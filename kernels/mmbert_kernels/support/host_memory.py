@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
         return False
     try:
         set_option = ctypes.CDLL(None).mallopt
-    except AttributeError:  # another C library than glibc
+    except AttributeError:  # not glibc
         logger.info("the C library has no mallopt: large tensors are mapped anew each time")
         return False
     options = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1))

@@ -5,6 +5,8 @@ generation EPYC it reaches 100 GFLOP/s per core, oneDNN 150 to 230. PyTorch incl
 linear (as used by torch.compile) accepts any two matrices once one is transposed.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -40,3 +42,37 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
     with torch.no_grad():
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return out
+
+
+def accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
+    """Compute total = kept * total + left @ right; total may be float32 and the factors narrower.
+
+    With kept = 0 the previous content of total is not read.
+    """
+    if total.dtype == left.dtype:
+        total.addmm_(left, right, beta=kept)
+    elif left.device.type == "cuda" and _takes_float32_addend(left.device, left.dtype):
+        torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
+    else:
+        if left.device.type == "cuda":
+            product = torch.mm(left, right, out_dtype=total.dtype)
+        else:  # the interpreter: on a CPU there is no matmul of mixed dtypes
+            product = left @ right
+        if kept:
+            total.add_(product)
+        else:
+            total.copy_(product)
+
+
+@lru_cache(maxsize=8)
+def _takes_float32_addend(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `torch.addmm` accepts a float32 addend with factors of `dtype`.
+
+    The first releases with `out_dtype` require the addend to have the factors' dtype.
+    """
+    factor, total = torch.zeros(8, 8, dtype=dtype, device=device), torch.zeros(8, 8, device=device)
+    try:
+        torch.addmm(total, factor, factor, out_dtype=torch.float32, out=total)
+    except RuntimeError:
+        return False
+    return True
