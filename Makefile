@@ -27,7 +27,7 @@ wheels: ## Collect wheels for an offline machine: DIR=… [PYTHON_VERSION=3.12 P
 # Each command continues where it was interrupted.
 demo: export DS_ACCELERATOR = cpu
 demo: demo-shards ## Text to filled masks on the CPU, in a few minutes: [DEMO=folder]
-	$(BIN)/deepspeed --num_gpus 2 launch/pretrain.py --recipe demo --data $(DEMO)/shards --output $(DEMO)/run
+	$(BIN)/deepspeed --log_level error --num_gpus 2 launch/pretrain.py --recipe demo --data $(DEMO)/shards --output $(DEMO)/run
 	test -d $(DEMO)/model || $(BIN)/mmbert export $(DEMO)/run $(DEMO)/model
 	@$(BIN)/mmbert results $(DEMO)/run
 	@echo; echo 'Masks filled by transformers.AutoModelForMaskedLM:'

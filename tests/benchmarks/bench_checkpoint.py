@@ -1,11 +1,11 @@
-"""How long a step waits for a checkpoint: saves of a model of some size, on real ranks.
+"""Benchmark of checkpoints of a model of a given size on real ranks.
 
     python -m tests.benchmarks.bench_checkpoint --parameters 300M --ranks 1 --folder /local/disk
 
-Prints a line per save: what the step waited (the copy), how long writing and committing took beside
-the training, and the rates; then how long the check and the load of the newest took. The model is
-one matrix per rank's worth of parameters with ZeRO 1: what is copied and written is 12 bytes a
-parameter, as in a real run.
+Prints a line per save with the time that the step waited (staging), the time of writing and commit
+during training, and the rates; then the time to verify and load the latest. The model is one
+matrix per rank's worth of parameters with ZeRO 1: 12 bytes per parameter are copied and written, as
+in a real run.
 """
 
 import argparse
@@ -37,7 +37,7 @@ WIDTH = 1024
 
 
 class Wide(nn.Module):
-    """Matrices of 1,024 columns; the loss touches one element of each, so that a step is cheap."""
+    """Matrices of 1,024 columns; the loss uses one element of each, so that steps are cheap."""
 
     def __init__(self, parameters: int, group: TensorGroup) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Wide(nn.Module):
 
 
 def _rows(parameters: int) -> list[int]:
-    """An embedding of two thirds of the parameters, the rest in 22 layers: base's proportions."""
+    """Return rows as in base: two thirds in the embedding, the rest in 22 layers."""
     table = 2 * parameters // 3 // WIDTH
     return [table, *[(parameters // WIDTH - table) // 22] * 22]
 
@@ -63,7 +63,7 @@ def _rows(parameters: int) -> list[int]:
 def measure(
     rank: int, world_size: int, parameters: int, folder: Path, saves: int, zero_stage: int
 ) -> list[dict[str, float]]:
-    """The figures of every save and of the load, as rank 0 sees them."""
+    """Measure every save and the load on rank 0."""
     torch.manual_seed(0)
     grid = start(rank, world_size, 1)
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -98,7 +98,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parameters", default="300M", type=parse_quantity)
     parser.add_argument("--ranks", default=1, type=int)
@@ -122,7 +122,7 @@ def main() -> None:
             f"the step waited {save['waited']:.2f} s, "
             f"then written in {save['written']:.1f} s ({gigabytes / save['written']:.2f} GB/s)"
         )
-    print(f"newest sound one found in {load['checked']:.1f} s, loaded in {load['loaded']:.1f} s")
+    print(f"latest valid one found in {load['checked']:.1f} s, loaded in {load['loaded']:.1f} s")
 
 
 if __name__ == "__main__":

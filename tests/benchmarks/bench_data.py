@@ -1,8 +1,8 @@
-"""How fast rows are packed and masked, per core: `python -m tests.benchmarks.bench_data`.
+"""Throughput of packing and masking per core: `python -m tests.benchmarks.bench_data`.
 
-Prints tokens per CPU-second of one process at mean piece lengths of 50 and of 1,000 tokens, rows of
-49,152 tokens, 96 streams, all of them on this one rank (which is what keeps every stream's pieces
-busy) and one of them alone (what a rank of a large cluster does).
+Prints tokens per CPU-second of one process for mean piece lengths of 50 and 1,000 tokens, rows of
+49,152 tokens and 96 streams: all streams on one rank (which keeps every stream's pieces in use),
+and one stream per rank (as on a large cluster).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROW_TOKENS = 49_152
 
 
 def bench_recipe(context: int, streams: int, mask_ratio: float = 0.3) -> Recipe:
-    """One long phase in mmBERT-base's shape."""
+    """Return a recipe with one long phase in the shape of mmBERT-base."""
     phase: dict[str, Any] = {
         "name": "bench",
         "tokens": ROW_TOKENS * streams * 1000,
@@ -48,7 +48,7 @@ def bench_recipe(context: int, streams: int, mask_ratio: float = 0.3) -> Recipe:
 
 
 def measure(corpus: Corpus, recipe: Recipe, ranks: int, rows: int) -> float:
-    """Tokens per CPU-second of one rank of `ranks`, after a warm-up that reads files once."""
+    """Measure tokens per CPU-second of one rank of `ranks`, after reading the files once."""
     loader = RowLoader(
         corpus, recipe, training_plan(recipe), data_ranks=ranks, exchange=lambda own: [own]
     )

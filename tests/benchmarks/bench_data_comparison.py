@@ -1,13 +1,13 @@
-"""Our rows against MosaicML Streaming and Megatron-LM on the same tokens and machine.
+"""Comparison with MosaicML Streaming and Megatron-LM on the same tokens and machine.
 
     python -m tests.benchmarks.bench_data_comparison --python OTHER/bin/python
 
-OTHER is an environment of its own with mosaicml-streaming (it pins older numpy and transformers)
+OTHER is a separate environment with mosaicml-streaming (it pins older numpy and transformers)
 and megatron-core, both with torch. All three read the same documents of 60 languages, blended in
 proportion to n ** 0.7, in one process, and report tokens per CPU-second and the seconds until the
-first token. Ours are packed whole into rows of 49,152 tokens and masked; Megatron's blended
-dataset concatenates documents and cuts samples of 1,024 tokens; Streaming gives one document a
-sample; those two neither pack whole documents nor mask, which they leave to their users.
+first token. Here, whole documents are packed into rows of 49,152 tokens and masked. Megatron's
+blended dataset concatenates documents and cuts samples of 1,024 tokens; Streaming returns one
+document per sample. Both leave packing of whole documents and masking to their users.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ print(json.dumps([tokens / (time.process_time() - cpu), start]))
 
 
 def child(python: Path, program: str, arguments: object) -> tuple[float, float]:
-    """Tokens per CPU-second and seconds to the first token, from the program's last line."""
+    """Run a program; returns tokens per CPU-second and seconds to the first token."""
     result = subprocess.run(
         [python, "-c", program, json.dumps(arguments)],
         capture_output=True,
@@ -113,7 +113,7 @@ def child(python: Path, program: str, arguments: object) -> tuple[float, float]:
 
 
 def ours(shards: Path, tokens: int) -> tuple[float, float]:
-    """The same of our rows, packed and masked."""
+    """Measure the same for packed, masked rows of this package."""
     begin = time.perf_counter()
     corpus = open_corpus(shards)
     recipe = bench_recipe(CONTEXT, STREAMS)

@@ -26,7 +26,7 @@ from tests.support.scale_run import CONTEXT, hashed_locate, scale_recipe, state_
 
 
 def child(shards: Path, state_file: Path | None) -> None:
-    """A fresh process: start (or resume), then plan one row of one stream."""
+    """Start or resume in a fresh process, then plan one row of one stream."""
     PieceLocator.locate = hashed_locate  # type: ignore[method-assign]
     recipe = scale_recipe()
     plan = training_plan(recipe)
@@ -67,7 +67,7 @@ def main() -> None:
         recipe = scale_recipe()
         plan = training_plan(recipe)
         cursor = DataCursor(open_corpus(shards), recipe, plan, None)
-        # digests of phases begun, as a checkpoint would have them
+        # digests of started phases, as in a checkpoint
         state = state_at_the_end(cursor, plan.phases[1].end_step)
         consumption = cursor.sampler.consumption
         second = cursor._open_sampler(1, consumption)

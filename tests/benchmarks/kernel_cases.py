@@ -1,4 +1,4 @@
-"""Benchmarks of tests/kernels/cases at the sizes of a step of mmBERT base (bench_kernels.py)."""
+"""Benchmarks of tests/kernels/cases/ at the sizes of a step of base, for bench_kernels.py."""
 
 from collections.abc import Iterator
 

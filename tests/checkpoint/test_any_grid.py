@@ -21,7 +21,7 @@ LAYOUTS = [(tensor, data, stage) for tensor, data in GRIDS for stage in (1, 2, 3
 
 
 def save_at_step_three(rank: int, world_size: int, root: Path, changes: dict[str, Any]) -> Any:
-    """Three steps, a checkpoint, two more; the states then, full."""
+    """Train three steps, save, train two more; returns the full states."""
     grid = start(rank, world_size, changes.pop("tensor", 1))
     engine, store = prescribed_engine(grid, **changes), CheckpointStore(root)
     train(engine, 0, 3)
@@ -39,8 +39,10 @@ def load_and_save_again(
     hops: Sequence[tuple[int, int]],
     changes: dict[str, Any],
 ) -> Any:
-    """Through each (tensor, ZeRO stage) in turn: load the last checkpoint, write it again; then two
-    steps more. The full states at the end."""
+    """Load and save the checkpoint again on each (tensor, ZeRO stage), then train two steps.
+
+    Returns the full states at the end.
+    """
     for tensor, stage in hops:
         grid = start(rank, world_size, tensor)
         engine = prescribed_engine(grid, parallel__zero_stage=stage, **changes)
@@ -56,8 +58,11 @@ def load_and_save_again(
 
 
 def chain(layouts: list[tuple[int, int, int]], tmp_path: Path, **changes: Any) -> int:
-    """Carry one checkpoint through `layouts`; every copy must equal the first bit for bit, and two
-    more steps must end where the first run did. The number of changes of layout."""
+    """Carry one checkpoint through `layouts` and return the number of layout changes.
+
+    Every copy must be bitwise equal to the first, and two more steps must end where the first run
+    did.
+    """
     (tensor, data, stage), *others = layouts
     root = tmp_path / "original"
     expected = run_ranks(
@@ -87,7 +92,7 @@ def chain(layouts: list[tuple[int, int, int]], tmp_path: Path, **changes: Any) -
 
 
 def drawn_layouts(seed: int) -> list[tuple[int, int, int]]:
-    """All layouts in a random order, in runs of equal world size (one launch each)."""
+    """Draw layouts in random order, grouped by world size (one launch each)."""
     generator, order = random.Random(seed), []
     for size in (2, 4, 1, 2):
         fitting = [layout for layout in LAYOUTS if layout[0] * layout[1] == size]

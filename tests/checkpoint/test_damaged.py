@@ -26,7 +26,7 @@ from tests.support.ranks import run_ranks
 
 @pytest.fixture(scope="module")
 def three_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints of steps 1, 2 and 3, and the remains of a save that was killed."""
+    """Checkpoints of steps 1, 2 and 3, and leftovers of a killed save."""
     root = tmp_path_factory.mktemp("checkpoints")
     run_ranks(save_three, 2, root)
     remains = root / ".partial-step-00000004-0badc0de"
@@ -45,7 +45,7 @@ def save_three(rank: int, world_size: int, root: Path) -> None:
 
 @pytest.fixture
 def three(three_checkpoints: Path, tmp_path: Path) -> Path:
-    """A copy of them to spoil."""
+    """A copy of the checkpoints to damage."""
     return shutil.copytree(three_checkpoints, tmp_path / "checkpoints")
 
 
@@ -81,12 +81,12 @@ def latest_valid_of(rank: int, world_size: int, root: Path) -> tuple[Path | None
 
 
 def test_ranks_that_share_the_reading_agree(three: Path) -> None:
-    """The second file, which only the second rank reads, is damaged: both hear of it."""
+    """Both ranks learn that the second file, which only the second rank reads, is damaged."""
     damage(three / "step-00000003" / "rank-00001.safetensors", "flipped")
     results = run_ranks(latest_valid_of, 2, three)
     assert [results[rank][0] for rank in (0, 1)] == [three / "step-00000002"] * 2
     assert "step-00000003/rank-00001.safetensors" in results[0][1][0]
-    assert results[1][1] == [], "said once, not by every rank"
+    assert results[1][1] == [], "reported once, not by every rank"
 
 
 def test_the_newest_of_some(three: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(three: Path)
     damage(three / "step-00000003" / "rank-00000.safetensors", "flipped")
     assert run_ranks(overwrite_a_damaged_one, 2, three)[1] == three / "step-00000003"
     assert_bits_equal(all_saved(three / "step-00000003"), original)
-    assert not list(three.glob(".*")), "remains of killed saves must go"
+    assert not list(three.glob(".*")), "leftovers of killed saves must be removed"
 
 
 OTHER_MODELS = {
@@ -130,7 +130,7 @@ OTHER_MODELS = {
 
 
 def load_into_another_model(rank: int, world_size: int, root: Path) -> dict[str, str]:
-    """Messages by fault; the index is made to speak of another model each time."""
+    """Return messages by fault; each index describes another model."""
     engine, store = prescribed_engine(start(rank, world_size, 1)), CheckpointStore(root)
     messages, index = {}, Index.read(root / "step-00000003")
     for fault in OTHER_MODELS:

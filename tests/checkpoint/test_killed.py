@@ -1,4 +1,4 @@
-"""A process killed in the middle of a save leaves a sound checkpoint behind, all of one step."""
+"""A process killed during a save leaves a valid checkpoint of a single step."""
 
 import itertools
 import os
@@ -18,12 +18,11 @@ from tests.support.step_weights import StepWeights, newest_step
 from tests.support.write_recorder import Recorder
 
 CALLS_OF_A_SAVE = 20
-"""About as many, those of a deletion included; the first save of a process is over by then."""
+"""Approximate calls of a save and a deletion; a process's first save has finished by then."""
 
 
 def save_until(root: Path, call: int) -> None:
-    """Save step after step, from the newest sound one on; die before the `call`-th call that
-    changes a file."""
+    """Save step after step from the latest checkpoint; die before the `call`-th file change."""
     torch.set_num_threads(1)
     store, engine = CheckpointStore(root, keep_last=2), StepWeights()
     newest = store.latest_valid()
@@ -41,7 +40,7 @@ def save_until(root: Path, call: int) -> None:
 
 
 def kill_at(root: Path, calls: Iterable[int]) -> list[int]:
-    """The steps of the newest sound checkpoint after each kill."""
+    """Return the step of the latest valid checkpoint after each kill."""
     steps = []
     context = rank_server()
     for call in calls:
@@ -54,11 +53,10 @@ def kill_at(root: Path, calls: Iterable[int]) -> list[int]:
 
 
 def test_a_killed_save_leaves_the_one_before(tmp_path: Path) -> None:
-    """At a few of the calls of a save, one after the other from what is left; what a crash at any
-    call leaves is looked at in tests/durability."""
+    """Kill at a few calls of a save, each time resuming; tests/durability covers all calls."""
     steps = kill_at(tmp_path, range(CALLS_OF_A_SAVE, 3 * CALLS_OF_A_SAVE, 8))
     assert all(later > earlier for earlier, later in itertools.pairwise(steps))
-    # The last process' remains go with the next save; no more than its own are ever there.
+    # The next save removes leftovers, so that at most those of the last process exist.
     assert len([path for path in tmp_path.iterdir() if path.name.startswith(".")]) <= 2
 
 

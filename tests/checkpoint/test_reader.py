@@ -1,4 +1,4 @@
-"""Reading a checkpoint: whatever split wrote it, any range of any other reads back; damage."""
+"""Checkpoints of any split read back in any range of another; damage is detected."""
 
 import contextlib
 import json
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mmbert.checkpoint.format import CheckpointDamagedError, Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
-from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
+from mmbert.checkpoint.staging import HostStaging
+from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.errors import UserError
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec, local_slice
 from mmbert.parallel.zero_fragment import ParameterFragment
@@ -26,7 +27,7 @@ STATE = RunState(step=7, tokens=700, phase="first", recipe="name: test\n", data=
 
 
 def full_tensor(spec: ParameterSpec, state: str) -> Tensor:
-    """Numbers that tell their place and state."""
+    """Return values that identify their position and state."""
     size = math.prod(spec.full_shape)
     return (torch.arange(size) + 10_000.0 * STATES.index(state)).view(spec.full_shape)
 
@@ -34,8 +35,10 @@ def full_tensor(spec: ParameterSpec, state: str) -> Tensor:
 def write_checkpoint(
     folder: Path, specs: list[ParameterSpec], *, tensor: int, cuts: list[list[float]]
 ) -> Path:
-    """A checkpoint as `tensor` × len(cuts) + 1 ranks write it: `cuts` are where ZeRO's partitions
-    end, as shares of each flattened parameter."""
+    """Write a checkpoint as from `tensor` × (len(cuts) + 1) ranks.
+
+    `cuts` are the ends of ZeRO's partitions as fractions of each flattened parameter.
+    """
     path = folder / "step-00000007"
     partial = folder / ".partial-test"
     partial.mkdir(parents=True)
@@ -90,7 +93,7 @@ def fragments_of(
 
 @st.composite
 def drawn_spec(draw: st.DrawFn) -> ParameterSpec:
-    """A replicated or split parameter of one to three dimensions, in parts, perhaps unevenly."""
+    """Draw a replicated or split parameter of one to three dimensions, perhaps split unevenly."""
     units = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     granularity = draw(st.integers(1, 3))
     even = draw(st.booleans())
@@ -179,7 +182,7 @@ def test_every_range_of_a_matrix_that_is_cut_along_columns(checkpoint: Path, rea
 
 
 def test_other_tools_can_read_the_files(checkpoint: Path) -> None:
-    """safetensors' own reader, JSON and YAML: no pickle in sight."""
+    """The files are readable by safetensors, JSON and YAML, without pickle."""
     assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json", ".yaml"}
     values = load_file(checkpoint / "rank-00000.safetensors")
     assert values["a.weight/master"].tolist() == full_share("a.weight")[:3]
@@ -223,7 +226,7 @@ def test_damage_is_named(checkpoint: Path, file: str, fault: str) -> None:
     assert file in raised.value.message
     assert raised.value.remedy
     if fault == "cut short" and file != "index.json":
-        assert "cut short" in raised.value.message
+        assert "is truncated" in raised.value.message
 
 
 def test_a_bit_flipped_anywhere_in_the_index_is_noticed(checkpoint: Path) -> None:

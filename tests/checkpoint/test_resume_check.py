@@ -25,7 +25,7 @@ def check(before: Recipe, now: Recipe, step: int = 1) -> None:
 
 
 def test_a_moved_tokenizer_folder_resumes(tmp_path: Path) -> None:
-    """The run and its checkpoint hold the path of the old folder."""
+    """The run and its checkpoint contain the path of the old folder."""
     old, new = (
         override_recipe(RECIPE, {"tokenizer.path": f"/{folder}/tokenizer"})
         for folder in ("before", "moved")
@@ -37,7 +37,7 @@ def test_a_moved_tokenizer_folder_resumes(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    """Whatever the recipe's path: the fingerprints of the run's copy and the shards decide."""
+    """The fingerprints of the run's copy and of the shards are compared, not the paths."""
     corpus = write_corpus(tmp_path / "shards", {"web": {"aaa_Latn": [50] * 60}}, contexts=[64])
     run = tmp_path / "run"
     set_up_run_folder(run, RECIPE, corpus)

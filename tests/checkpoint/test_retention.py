@@ -1,4 +1,4 @@
-"""Which checkpoints are deleted: never the one that a run would have to continue from."""
+"""Retention never deletes the checkpoint that a run would resume from."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def save(store: CheckpointStore, *steps: int, end: bool = False) -> None:
 
 
 def test_damaged_ones_further_on_do_not_count(tmp_path: Path) -> None:
-    """The run went back to step 10 and saves earlier than it did the first time."""
+    """The run resumed from step 10 and saves at earlier steps than before."""
     store = CheckpointStore(tmp_path, keep_last=2, asynchronous=False)
     save(store, 10, 20, 30)
     save(store, 10)

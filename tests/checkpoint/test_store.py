@@ -31,7 +31,7 @@ from tests.support.ranks import run_ranks
 def continue_on_the_same_grid(
     rank: int, world_size: int, root: Path, stages: Sequence[int], again: bool
 ) -> list[dict[str, Array]]:
-    """Three steps, a checkpoint and two steps more; or the two steps from the checkpoint."""
+    """Train three steps, save and train two more; or only the two from the checkpoint."""
     results = []
     for stage in stages:
         grid = start(rank, world_size, 1)
@@ -60,12 +60,12 @@ def test_at_the_same_grid_it_continues_bit_for_bit(tmp_path: Path) -> None:
 
 
 def is_writing(store: CheckpointStore) -> bool:
-    """Whether a save of this rank is under way."""
+    """Return whether this rank is still saving."""
     return store._writer is not None and not store._writer.finished_within(0)
 
 
 def save_while_training(rank: int, world_size: int, root: Path) -> dict[str, Any]:
-    """The disk stands still while steps are taken; what was seen meanwhile."""
+    """Train while the disk blocks; returns observations from meanwhile."""
     disk_may_go_on = threading.Event()
 
     def slow_write_file(*arguments: Any) -> Any:
@@ -89,15 +89,15 @@ def save_while_training(rank: int, world_size: int, root: Path) -> dict[str, Any
 def test_writing_happens_off_the_step(tmp_path: Path) -> None:
     for seen in run_ranks(save_while_training, 2, tmp_path).values():
         assert seen["writing"]
-        assert not seen["visible"], "a checkpoint must not be seen before it is whole"
+        assert not seen["visible"], "a checkpoint must not be visible before it is complete"
         assert seen["at last"]
         assert not seen["still writing"]
-    # What was saved is what was there then, though steps have been taken since.
+    # The saved states are those at the save, despite the steps since.
     assert_bits_equal(all_saved(tmp_path / "step-00000003"), seen["before"])
 
 
 def fill_the_disk(rank: int, world_size: int, root: Path, failing: int) -> dict[str, Any]:
-    """The second of three saves finds no room on one rank."""
+    """Save three times; the second finds no space on one rank."""
     engine, store = prescribed_engine(start(rank, world_size, 1)), CheckpointStore(root)
     train(engine, 0, 1)
     store.save(engine, state_at(1))
@@ -142,7 +142,7 @@ def save_often(rank: int, world_size: int, root: Path, options: dict[str, Any]) 
 
 def test_the_last_ones_every_nth_and_phase_ends_are_kept(tmp_path: Path) -> None:
     names = run_ranks(save_often, 1, tmp_path, {"keep_last": 2, "keep_every": 3})[0]
-    # Every third is 2 and 5; a phase ended at 4; the last two are 6 and 7.
+    # Every third: 2 and 5; end of a phase: 4; last two: 6 and 7.
     assert names == [f"step-0000000{step}" for step in (2, 4, 5, 6, 7)]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

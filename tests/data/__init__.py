@@ -1,1 +1,1 @@
-"""Tests of the data path: shards, order of data, packing, masking, loading."""
+"""Tests of mmbert.data: shards, order of data, packing, masking, loading."""

@@ -1,4 +1,4 @@
-"""A run goes on only with the order of data it was begun with: what that order follows from."""
+"""A run resumes only with its original order of data: settings and sizes that determine it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def _digests(corpus: Corpus, recipe: Recipe) -> list[str]:
-    """Of both phases, each as if it came first: what earlier phases drew has its own digest."""
+    """Return the digests of both phases, each without earlier phases (which have their own)."""
     cursor = DataCursor(corpus, recipe, training_plan(recipe), None)
     cursor._open_sampler(1, cursor.sampler.consumption)
     return cursor._digests
@@ -60,7 +60,7 @@ def _digests(corpus: Corpus, recipe: Recipe) -> list[str]:
         ({"data.sources.web.tokens": {"a": 301, "b": 100}}, [True, False]),
         ({"data.sources.web.max_epochs": 41}, [True, True]),
         ({"data.sources.wiki.sampling": "temperature"}, [True, True]),
-        # what decides of masks, rates and steps decides nothing of the order
+        # settings of masks, rates and steps do not affect the order
         ({"phases.a.mask_ratio": 0.2, "phases.a.dropout": 0.0, "phases.b.weight_decay": 0.1,
           "optimizer.learning_rate": 1.0, "name": "other", "model.num_hidden_layers": 4},
          [False, False]),
@@ -74,7 +74,7 @@ def test_every_setting_that_decides_of_the_order_is_seen(
 
 
 def test_contexts_without_an_index_are_told_apart(corpus: Corpus) -> None:
-    """Preparation made none for 100 and 101: how many segments there will be is an estimate."""
+    """There is no index for 100 and 101, so that the number of segments is an estimate."""
     first, second = (
         _digests(corpus, override_recipe(RECIPE, {"phases.a.context": context}))
         for context in (100, 101)

@@ -1,4 +1,4 @@
-"""No token is lost or seen twice: whole runs over several phases, accounted token by token."""
+"""No token is lost or repeated: whole runs over several phases, accounted token by token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LANGUAGES = ["l0_Latn", "l1_Latn", "l2_Cyrl", "l3_Latn"]
 
 
 class Ledger:
-    """Every token range placed in a row, per component and piece number, over a whole run."""
+    """Token ranges placed in rows over a whole run, by component and piece number."""
 
     def __init__(self, corpus: Corpus, recipe: Recipe, plan: TrainingPlan) -> None:
         self.placed: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
@@ -50,7 +50,7 @@ class Ledger:
             self.states = [stream.state_dict() for stream in streams]
 
     def check(self) -> None:
-        """Placed, carried and kept ranges tile every piece that was consumed, exactly once."""
+        """Assert that placed, pending and deferred ranges tile every consumed piece once."""
         locator = self.cursor.locator
         waiting: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for state in self.states:
@@ -67,7 +67,7 @@ class Ledger:
             assert ranges[-1][1] == pieces.end[place], key
             for (_, end), (start, _) in itertools.pairwise(ranges):
                 assert end == start, (key, ranges)
-        # what no stream has drawn yet are exactly the numbers that would be drawn next
+        # the numbers not drawn by any stream are exactly those that would be drawn next
         order = self.cursor.sampler
         end = PhaseEnd(
             np.array([state["position"] for state in self.states]),
@@ -96,7 +96,7 @@ def _corpus(root: Path, seed: int = 0) -> Corpus:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Four languages with documents of 1 to some thousand tokens, several shards and parts."""
+    """Four languages with documents of one to some thousand tokens, in several shards."""
     return _corpus(tmp_path_factory.mktemp("shards"))
 
 
@@ -120,7 +120,7 @@ PHASES = st.lists(
 
 
 @given(PHASES, st.sampled_from([(1, 256), (3, 256), (4, 512)]), st.integers(0, 5))
-# A failure is reported as it is found: to make a whole run's ledger smaller would take minutes.
+# Failures are reported without shrinking, which would take minutes for a whole run.
 @settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 def test_every_token_is_accounted_for(
     corpus: Corpus, phases: list[dict[str, Any]], shape: tuple[int, int], seed: int
@@ -138,7 +138,7 @@ def test_every_token_is_accounted_for(
 
 
 def test_a_variant_repeats_nothing_of_the_trunk(corpus: Corpus) -> None:
-    """Two ends from one trunk: each goes on exactly where the trunk stopped."""
+    """Two variants of one run each resume exactly where it stopped."""
     trunk = phase("trunk", 9000, context=64)
     for languages in (["l0", "l2"], "all"):
         end = phase("end", 9000, context=256, languages=languages, temperature=0.1)
@@ -147,7 +147,7 @@ def test_a_variant_repeats_nothing_of_the_trunk(corpus: Corpus) -> None:
 
 
 def test_resting_language_keeps_its_remainders(tmp_path: Path) -> None:
-    """A piece begun in phase 1 whose language rests in phase 2 is finished in phase 3."""
+    """A piece started in phase 1 whose language is not in phase 2 is finished in phase 3."""
     corpus = write_corpus(
         tmp_path,
         {"web": {"long_Latn": [250] * 30, "other_Latn": [30] * 200}},
@@ -167,14 +167,14 @@ def test_resting_language_keeps_its_remainders(tmp_path: Path) -> None:
     long = corpus.component("web", "long_Latn").index
     begun = {number for (component, number) in ledger.placed if component == long}
     unfinished = {entry[1] for s in ledger.states for entry in (*s["carried"], *s["kept"])}
-    # The remainders came first in phase c, so all of the small numbers are finished by its end.
+    # Remainders come first in phase c, so that all small numbers are finished by its end.
     assert not {number for number in begun if number < 10} & unfinished
 
 
 def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
-    """The first D numbers of a component are a permutation of its pieces; the next ones another.
+    """The first D numbers of a component are a permutation of its pieces, the next D another.
 
-    So are D numbers after 2^40 of them.
+    So are D numbers after 2^40.
     """
     recipe = small_recipe(phase("a", 9000, context=256))
     locator = DataCursor(corpus, recipe, training_plan(recipe), None).locator
@@ -200,7 +200,7 @@ def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
 
 
 def test_realised_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) -> None:
-    """Short and long documents, cut and whole: tokens, not pieces, come out as planned."""
+    """Tokens, not pieces, match the plan for short and long, split and unsplit documents."""
     random = np.random.default_rng(4)
     lengths = {
         "short_Latn": random.integers(3, 15, 4000).tolist(),
@@ -227,7 +227,7 @@ def test_realised_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) ->
 
 @pytest.mark.parametrize("quantum", [1, 5])
 def test_caps_that_the_run_uses_up_end_in_padding(tmp_path: Path, quantum: int) -> None:
-    """Two phases that ask for very nearly all that one epoch holds: everything once, no more."""
+    """Two phases that need nearly all of one epoch see every token once at most."""
     corpus = write_corpus(
         tmp_path, {"web": {"big_Latn": [60, 10, 100] * 150, "tiny_Latn": [20] * 30}}, contexts=[64]
     )
@@ -261,7 +261,7 @@ def small_and_large(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(seed=st.integers(0, 2**63 - 1))
 def test_epoch_caps_are_never_exceeded(small_and_large: Corpus, seed: int) -> None:
-    """1.5 epochs of 30 documents: 45 draws and no more, wherever they lie when the run ends."""
+    """1.5 epochs of 30 documents are exactly 45 draws, wherever they are at the end of the run."""
     recipe = small_recipe(
         phase("a", 12_000, temperature=0.0),
         phase("b", 12_000, temperature=0.0),

@@ -1,4 +1,4 @@
-"""The order of data as it is today: a change of it would break every run in progress."""
+"""Stored order of data: a change of it would break every run in progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmbert.schedule import training_plan
 from tests.support.corpora import write_corpus
 from tests.support.recipes import phase, small_recipe
 
-# If a change of the order is meant, raise mmbert.data.loading.data_state.STATE_FORMAT with it.
+# For an intended change of the order, increase mmbert.data.loading.data_state.STATE_FORMAT.
 GOLDEN = "1d6d19ebee80054ca348ef049eb8b27d"
 
 

@@ -1,4 +1,4 @@
-"""Reading, sampling and packing start fast: no torch but where tensors are made."""
+"""Reading, sampling and packing do not import torch, and so start fast."""
 
 from __future__ import annotations
 

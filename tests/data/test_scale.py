@@ -1,4 +1,4 @@
-"""Starting, seeking and resuming cost the same for any number of documents: sizes, not seconds."""
+"""Cost of starting, seeking and resuming is independent of the number of documents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LANGUAGES, DOCUMENTS, TOKENS = 300, 4_000_000_000, 3 * 10**12
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Manifests of 4 billion documents and 3T tokens; no shard exists."""
+    """Manifests of 4 billion documents and 3T tokens, without shards."""
     folder = tmp_path_factory.mktemp("shards") / "shards"
     simulated_manifests(
         folder, languages=LANGUAGES, documents=DOCUMENTS, tokens=TOKENS, context=8192
@@ -78,7 +78,7 @@ def test_resuming_deep_in_the_run_is_a_look_up(shards: Path) -> None:
     # proportional to how far the streams have drifted apart, not to the 2.9T tokens behind
     assert int(cursor.sampler.consumption.gap_counts.sum()) < 10_000_000
     assert peak < 700e6
-    # what is drawn next was never drawn before, and lies where the pieces before it end
+    # the next draws are new and directly follow the pieces before them
     drawn = cursor.sampler.consumption.drawn()
     expected = sum(mixture.pieces.sum(axis=0) for mixture in fresh._mixtures[:2])
     positions = [*state["ended"][0]["positions"]]

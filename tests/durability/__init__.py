@@ -1,1 +1,1 @@
-"""Tests of what a power loss leaves behind."""
+"""Tests of the state after a simulated power loss."""

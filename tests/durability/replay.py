@@ -1,10 +1,10 @@
-"""Of a recorded list of calls, every folder that a crash after any of them may leave behind.
+"""All folder states that a crash after any call of a recording may leave.
 
-The rules are those that POSIX leaves: a file holds what it held when it was last flushed, and if
-it has been written to since, that, nothing, a half or all. An entry of a folder (a new file, a
-rename, a deletion) is there for certain once that folder was flushed, before that it may be there
-or not, whatever became of other entries: file systems that keep the order give some of these
-folders, others give them all. A rename from one folder to another happens in both or in neither.
+By the guarantees of POSIX, a file has the content of its last flush; if written to since, it may
+have that content, none, half or all of the new content. A change of a folder (a new file, a
+rename, a deletion) is certain once the folder is flushed; before, it may have happened or not,
+independently of other changes: file systems that preserve the order produce some of these states,
+others all of them. A rename between folders happens in both or in neither.
 """
 
 import itertools
@@ -14,15 +14,15 @@ from pathlib import Path
 
 from tests.support.write_recorder import Event
 
-# Up to this many entries that may be there or not, all combinations are looked at.
+# With up to this many uncertain changes, all combinations are tested.
 ALL_COMBINATIONS = 5
 Files = Mapping[str, bytes | None]
-"""Paths and contents; of a folder None."""
+"""Contents by path; None for a folder."""
 
 
 @dataclass
 class _Node:
-    """A file or folder, whatever it is called."""
+    """A file or folder, independent of its name."""
 
     is_folder: bool
     entries: dict[str, int] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class _Change:
-    """A change of folders' entries; certain once folder `needs` is flushed."""
+    """Change of folder entries; certain once folder `needs` is flushed."""
 
     event: int
     entries: tuple[tuple[int, str, int | None], ...]
@@ -41,10 +41,10 @@ class _Change:
 
 
 class Replay:
-    """The nodes and changes of a recording that began with the files `before`."""
+    """Nodes and changes of a recording that started with the files `before`."""
 
     def __init__(self, before: Files, events: Sequence[Event], after: Files) -> None:
-        """`after`: what the files held at the end, to know all that was written."""
+        """Replay `events`; `after` has the final contents, to complete the last writes."""
         self._nodes = [_Node(is_folder=True)]
         self._live: dict[str, int] = {"": 0}
         self._changes: list[_Change] = []
@@ -77,7 +77,7 @@ class Replay:
         return node
 
     def _change(self, event: int, entries: Sequence[tuple[str, int | None]]) -> None:
-        """Change entries of folders, of the paths given; the last path's folder must be flushed."""
+        """Change the entries at the given paths; the folder of the last one must be flushed."""
         found = []
         for path, node in entries:
             folder = self._live[_parent(path)]
@@ -116,8 +116,11 @@ class Replay:
             del self._live[path]
 
     def crashes(self) -> Iterator[tuple[int, Files]]:
-        """(calls, files) of every different folder that a crash may leave, with the most calls
-        after which it may: what was promised by then must hold."""
+        """Yield (calls, files) for every distinct state that a crash may leave.
+
+        `calls` is the largest number of calls after which it may occur: guarantees made by then
+        must hold.
+        """
         found: dict[frozenset[tuple[str, bytes | None]], tuple[int, Files]] = {}
         for done in range(len(self.events) + 1):
             for chosen in self._choices(done):
@@ -127,14 +130,14 @@ class Replay:
         yield from found.values()
 
     def _choices(self, done: int) -> Iterator[list[_Change]]:
-        """The changes that have reached the disk: the certain ones and some of the others."""
+        """Yield possible sets of changes on disk: all certain ones and some of the others."""
         made = [change for change in self._changes if change.event < done]
         certain = [change for change in made if self._is_certain(change, done)]
         open_ = [change for change in made if change not in certain]
         count = len(open_)
         if count <= ALL_COMBINATIONS:
             masks = set(itertools.product((False, True), repeat=count))
-        else:  # what came first, all but one, one alone
+        else:  # prefixes, all but one, and single changes
             masks = {tuple(place < first for place in range(count)) for first in range(count + 1)}
             masks |= {tuple(place != one for place in range(count)) for one in range(count)}
             masks |= {tuple(place == one for place in range(count)) for one in range(count)}
@@ -176,7 +179,7 @@ class Replay:
                 files[below] = self._content(child, done, filling)
 
     def _content(self, node: int, done: int, filling: str) -> bytes:
-        """What a file holds: for certain, or as `filling` says if it was not flushed since."""
+        """Return the content of a file, chosen by `filling` if not flushed since its last write."""
         flushed, is_open = b"", False
         for event, kind, content in self._nodes[node].snapshots:
             if event >= done:
@@ -193,7 +196,7 @@ class Replay:
 
 
 def write(files: Files, folder: Path) -> Path:
-    """Lay out `files` in `folder`, new."""
+    """Write `files` to the new folder `folder`."""
     folder.mkdir()
     for path, content in files.items():
         if content is None:

@@ -1,7 +1,6 @@
-"""A power loss in a save, a deletion or a rollback leaves what a run continues from."""
+"""After a power loss in a save, a deletion or a rollback, a run can resume."""
 
 import os
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +10,12 @@ import pytest
 import torch
 
 from mmbert.checkpoint.reader import verify_checkpoint
+from mmbert.checkpoint.staging import HostStaging
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
-from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
+from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.files import make_folder
+from mmbert.recipe import CheckpointSettings
+from mmbert.training.components.checkpoints import Checkpoints
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Trainer
 from tests.durability.replay import Files, Replay, write
@@ -24,7 +26,7 @@ PHASE_END = 1
 
 
 def save(store: CheckpointStore, steps: range) -> None:
-    """Save these steps, and wait for each; every number in a checkpoint is its step's."""
+    """Save these steps, waiting for each; all values in a checkpoint equal its step."""
     engine = StepWeights(layers=2, length=8)
     for step in steps:
         engine.steps_taken = step
@@ -41,7 +43,7 @@ def store_in(run: Path) -> CheckpointStore:
 def record(
     folder: Path, monkeypatch: pytest.MonkeyPatch, action: Any, before: Files
 ) -> tuple[Replay, list[int]]:
-    """`action(run, done)` in a run's folder; it appends the number of calls so far to `done`."""
+    """Record `action(run, done)`, which appends the number of calls so far to `done`."""
     run = write(before, folder)
     recorder, done = Recorder(run), list[int]()
     with monkeypatch.context() as patch:
@@ -59,7 +61,7 @@ def save_three(run: Path, done: Any) -> None:
 def test_every_crash_while_saving_leaves_the_newest_that_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three saves of which the last and a phase's end are kept: the second one is deleted."""
+    """Of three saves, the last and a phase's end are kept and the second is deleted."""
     replay, done = record(tmp_path / "run", monkeypatch, save_three, {})
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # milliseconds each
     states = 0
@@ -76,12 +78,12 @@ def test_every_crash_while_saving_leaves_the_newest_that_was_saved(
         if states % 3 == 0:
             save(store, range(newest + 1, newest + 2))
             assert newest_step(store.root) == newest + 1
-            assert not list(store.root.glob(".*")), "remains go with the next save"
+            assert not list(store.root.glob(".*")), "the next save removes leftovers"
     assert states > 100
 
 
 def save_on_two_ranks(run: Path, done: Any) -> None:
-    """As CheckpointStore.save does it, the ranks one after the other: each has half of a weight."""
+    """Save like CheckpointStore.save, one rank after the other; each has half of a weight."""
     root, partial = run / "checkpoints", run / "checkpoints" / ".partial-step-00000001-0badc0de"
     make_folder(partial)
     engine = StepWeights(layers=1, length=16)
@@ -96,7 +98,7 @@ def save_on_two_ranks(run: Path, done: Any) -> None:
         )  # fmt: skip
         staging = HostStaging()
         pieces = staging.stage(
-            [replace(whole, start=8 * rank, length=8, **half)], torch.device("cpu")
+            [replace(whole, start=8 * rank, length=8, states=half)], torch.device("cpu")
         )
         writer = Writer(job, staging, pieces, after_commit=lambda: None)
         writer.start()
@@ -114,7 +116,7 @@ def test_every_crash_while_two_ranks_save(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A damaged checkpoint is replaced: the one before holds until the new one is whole."""
+    """When a damaged checkpoint is replaced, the previous one is valid until the new one is."""
 
     def save_two(run: Path, done: Any) -> None:
         make_folder(run / "checkpoints")
@@ -144,31 +146,34 @@ def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def roll_back(run: Path, spike: int) -> None:
-    """Trainer.roll_back with as much of a trainer as it touches."""
+    """`Trainer.roll_back` with stand-ins for what it does not write through."""
+    store = CheckpointStore(run / "checkpoints", asynchronous=False)
+    host_group: Any = SimpleNamespace(is_rank_zero=True, barrier=lambda: None)
+    ranks: Any = SimpleNamespace(host_group=host_group)
+    guard = SimpleNamespace(rollback=True, rollback_limit=3)
     trainer: Any = SimpleNamespace(
-        recipe=SimpleNamespace(guard=SimpleNamespace(rollback_limit=3)),
-        finish_saving=lambda: None,
-        store=CheckpointStore(run / "checkpoints", asynchronous=False),
+        run=SimpleNamespace(recipe=SimpleNamespace(guard=guard)),
+        ranks=ranks,
+        checkpoints=Checkpoints(store, CheckpointSettings(), ranks),
         skipped=SkippedSteps.read(run),
-        loggers=SimpleNamespace(
-            event=lambda *_: None, attempt=lambda what, action: action(), rewind=lambda step: None
+        metrics=SimpleNamespace(
+            loggers=SimpleNamespace(event=lambda *_: None, attempt=lambda what, action: action()),
+            rewind=lambda step: None,
         ),
-        host_group=SimpleNamespace(is_rank_zero=True, barrier=lambda: None),
+        finish_saving=lambda: None,
         load=lambda path: None,
-        meter=SimpleNamespace(collect=lambda group: None),
-        step_timer=SimpleNamespace(collect=lambda: None, paused=nullcontext),
-        interval=SimpleNamespace(restart=lambda: None),
-        grid=SimpleNamespace(data=None),
         step=0,
     )
-    assert Trainer.roll_back(trainer, spike)
+    target = Trainer.rollback_target(trainer, spike)
+    assert target is not None
+    Trainer.roll_back(trainer, spike, target)
 
 
 def test_every_crash_in_a_rollback_leaves_the_spike_to_be_seen_again_or_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never a checkpoint with suspect steps in it beside the note that these were passed over: the
-    run would continue with them in its weights and say that they had been undone."""
+    """No crash leaves a checkpoint with suspect steps together with the record that they were
+    skipped: the run would resume with them in its weights and report them as undone."""
     spike, prepared = 3, tmp_path / "prepared"
     make_folder(prepared / "checkpoints")
     save(CheckpointStore(prepared / "checkpoints", asynchronous=False), range(1, 4))

@@ -1,4 +1,4 @@
-"""A power loss in preprocessing: a language is seen whole or not at all; the command goes on."""
+"""After a power loss in preprocessing, languages are complete or invisible, and it resumes."""
 
 import os
 from pathlib import Path
@@ -24,15 +24,15 @@ from tests.support.write_recorder import Recorder
 
 LANGUAGE = "swh_Latn"
 SUMMARY = "text/summary.json"
-# What the command empties when it begins: whatever a crash leaves there does not matter.
+# Folders that the command empties at the start: their state after a crash is irrelevant.
 SCRATCH = ("claims", "progress", "lock.json", "lock.json.guard", "lock.json.partial")
-# Every so many of the different folders that a crash leaves is continued from in `make test`.
+# `make test` resumes from one in this many of the states that a crash may leave.
 EVERY = 50
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A language of twelve documents, and one of ten that replaces it; a tokenizer."""
+    """Write a language of twelve documents, one of ten that replaces it, and a tokenizer."""
     folder = tmp_path_factory.mktemp("inputs")
     for name, count in (("text", 12), ("other", 10)):
         (folder / name).mkdir()
@@ -43,7 +43,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def preprocess(inputs: Path, output: Path, text: str = "text") -> None:
-    """The command, beside the lock of a process that died with the machine."""
+    """Run the command next to the lock of a process that died in the crash."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lock, "_alive", lambda path, holder: False)
         run(
@@ -53,7 +53,7 @@ def preprocess(inputs: Path, output: Path, text: str = "text") -> None:
 
 
 def record(inputs: Path, output: Path, before: Files, text: str) -> Replay:
-    """A run of the command over what was there before."""
+    """Record a run of the command on an existing output folder."""
     write(before, output)
     recorder = Recorder(output, scratch=SCRATCH)
     with pytest.MonkeyPatch.context() as patch:
@@ -63,7 +63,7 @@ def record(inputs: Path, output: Path, before: Files, text: str) -> Replay:
 
 
 def check_what_is_seen(output: Path) -> None:
-    """Whatever a reader finds is whole."""
+    """Assert that everything visible to a reader is complete."""
     for path in output.glob(f"text/*/{MANIFEST_NAME}"):
         verify_files(path.parent, read_manifest(path.parent))
     if (output / "tokenizer").exists():
@@ -74,7 +74,7 @@ def check_what_is_seen(output: Path) -> None:
 
 
 def check_what_is_done(output: Path) -> None:
-    """Whatever a later start takes for done is whole."""
+    """Assert that everything a later start considers done is complete."""
     work = output / ".preprocess" / "text"
     for path in (work / "plan.json", work / "languages.json"):
         if path.exists():
@@ -94,7 +94,7 @@ def check_what_is_done(output: Path) -> None:
 
 
 def check_shard(output: Path, shard: Shard) -> None:
-    """A shard that is said to be done is, before or after it was made visible."""
+    """Assert that shards reported as done are complete, before or after becoming visible."""
     staged = output / ".preprocess" / "text" / "staging" / LANGUAGE
     commit_marker = output / ".preprocess" / "text" / "receipts" / f"{LANGUAGE}.json"
     if not staged.exists():
@@ -106,7 +106,7 @@ def check_shard(output: Path, shard: Shard) -> None:
 
 
 def go_through(inputs: Path, folder: Path, replay: Replay, text: str, every: int) -> None:
-    """Look at all folders, and run the command again in some: it ends where it would have."""
+    """Check all states, and rerun the command in some: the result is as without a crash."""
     expected = tree(folder / "out")
     number = 0
     for number, (_, files) in enumerate(replay.crashes(), 1):
@@ -123,7 +123,7 @@ def go_through(inputs: Path, folder: Path, replay: Replay, text: str, every: int
 def crashes_of(
     inputs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, every: int
 ) -> None:
-    """The text is preprocessed anew, or the other one in its place."""
+    """The same text is preprocessed again, or another one replaces it."""
     before: Files = {}
     if text == "other":
         preprocess(inputs, folder / "before")

@@ -1,4 +1,4 @@
-"""Recorder and replay find what the tests beside this one rely on them to find."""
+"""Recorder and replay find all states that the other durability tests rely on."""
 
 import os
 from collections.abc import Callable
@@ -36,7 +36,8 @@ def move(name: str, target: str) -> Step:
 
 
 def left(steps: list[Step], folder: Path, before: Files) -> tuple[set[object], set[object]]:
-    """What "file" may hold after a crash at any call, and after the last one (None: no file)."""
+    """Return possible contents of "file" after a crash at any call, and after the last (None: no
+    file)."""
     for name, content in before.items():
         (folder / name).write_bytes(content or b"")
     recorder = Recorder(folder)

@@ -1,4 +1,4 @@
-"""A power loss in a run: recipe, tokenizer, results and log are whole; the run is the same one."""
+"""After a power loss in a run, recipe, tokenizer, results and log are intact, and it resumes."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ FIRST, LAST = 0, -1
 def pretrain_recorded(
     rank: int, world_size: int, options: RunOptions
 ) -> tuple[int, list[Event], dict[str, bytes]]:
-    """Train the first phase; the status, and what was done to the run's folder."""
+    """Train the first phase; returns the status and the recorded file operations."""
     options.output.mkdir()
     recorder = Recorder(options.output, scratch=("tensorboard", "stacks"))
     recorder.patch(pytest.MonkeyPatch())
@@ -37,7 +37,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Replay]:
-    """A run of the first phase, its log's lines every step."""
+    """A run of the first phase that logs every step."""
     run = tmp_path_factory.mktemp("runs") / "run"
     options = options_for(inputs, run, stop_after_phase="pretrain")
     status, events, after = run_ranks(pretrain_recorded, 1, options)[0]
@@ -46,7 +46,7 @@ def recorded(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def whole(replay: Replay, name: str) -> set[bytes]:
-    """All that a file held when it was given its name."""
+    """Return the contents of a file each time it was renamed into place."""
     return {
         event.content
         for event in replay.events
@@ -71,7 +71,7 @@ def test_what_has_its_name_is_whole(recorded: tuple[Path, Replay]) -> None:
 
 
 def check_log(files: Files) -> None:
-    """It has every line of the steps before the newest checkpoint."""
+    """Assert that the log has every line of the steps before the latest checkpoint."""
     saved = [int(name[-8:]) for name in files if name.startswith("checkpoints/step-")
              and name.count("/") == 1]  # fmt: skip
     lines = (files.get("log.jsonl") or b"").decode().splitlines(keepends=True)
@@ -83,7 +83,7 @@ def check_log(files: Files) -> None:
 def continue_from(
     recorded: tuple[Path, Replay], inputs: Path, folder: Path, share: float, which: int
 ) -> None:
-    """The first folder that a crash after `share` of the calls may leave has the least."""
+    """Resume from the first state after `share` of the calls, the one with the fewest files."""
     run, replay = recorded
     calls = int(share * len(replay.events))
     states = [files for done, files in replay.crashes() if done == calls]

@@ -138,7 +138,7 @@ def test_a_wrongly_written_weight_does_not_get_out(
 def test_card_says_what_is_known_and_no_more(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     for expected in (
-        "license: unknown", "Not stated.", "after step 30", "`last`", "tiny-run",
+        "license: unknown", "Not stated.", "checkpoint of step 30", "`last`", "tiny-run",
         "| eng_Latn | 30,000 |", "4 languages, 61,440 tokens", "- swh", "mask_ratio: 0.15",
         "20000 (global layers), 500 (local layers)", "maximum difference",
     ):  # fmt: skip
@@ -180,11 +180,11 @@ def test_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path, what: str) -> N
             export_checkpoint(tmp_path / "run", tmp_path / "out")
         assert checkpoint.name in caught.value.remedy
     elif what == "nothing":
-        with pytest.raises(UserError, match="no folder"):
+        with pytest.raises(UserError, match="is not a folder"):
             export_checkpoint(tmp_path / "elsewhere", tmp_path / "out")
     else:
         (tmp_path / "run" / "tokenizer").rename(tmp_path / "moved")
-        with pytest.raises(UserError, match="tokenizer is not at"):
+        with pytest.raises(UserError, match="does not exist"):
             CheckpointSource(checkpoint)
 
 

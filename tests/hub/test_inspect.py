@@ -25,7 +25,7 @@ def test_a_checkpoint_is_told_whole(run: Run) -> None:
     for expected in (
         "sound,", "step 30 of 30, 61,440 tokens, phase last, recipe tiny-run",
         "saved from 1 tensor × 1 data ranks under ZeRO 1; loads on any grid",
-        f"{count:,} parameters: float32 masters and the optimiser's exp_avg and exp_avg_sq",
+        f"{count:,} parameters, each with a float32 master weight, exp_avg and exp_avg_sq",
     ):  # fmt: skip
         assert expected in text, (expected, text)
     for name, parameter in parameters.items():

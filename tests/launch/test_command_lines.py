@@ -95,7 +95,7 @@ def test_a_batch_script_without_srun_is_refused(inputs: Path, tmp_path: Path) ->
     [
         (("--input", "{folder}/nowhere"), "nowhere"),
         (("--input", "{folder}", "--tokenizer", "{folder}/missing.model"), "missing.model"),
-        (("--input", "{folder}", "--heldout-share", "7"), "heldout_share"),
+        (("--input", "{folder}", "--heldout-share", "7"), "--heldout-fraction"),
     ],
 )
 def test_preprocess_refuses_wrong_input_with_status_2(

@@ -69,10 +69,15 @@ def test_a_vocabulary_that_is_not_the_tokenizers_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "tensor_parallel", "row_tokens", "message"),
     [
-        ({"num_attention_heads": 4}, 3, 96, "model.num_attention_heads is 4, .* = 3"),
-        ({"intermediate_size": 98}, 4, 96, "model.intermediate_size is 98, .* = 4"),
-        ({}, 4, 98, "batch.row_tokens is 98, .* = 4"),
-        ({"vocab_size": 3}, 4, 96, "a vocabulary of 3 cannot be spread over 4"),
+        ({"num_attention_heads": 4}, 3, 96, "model.num_attention_heads \\(4\\) must .* \\(3\\)"),
+        ({"intermediate_size": 98}, 4, 96, "model.intermediate_size \\(98\\) must .* \\(4\\)"),
+        ({}, 4, 98, "batch.row_tokens \\(98\\) must .* \\(4\\)"),
+        (
+            {"vocab_size": 3},
+            4,
+            96,
+            "the vocabulary \\(3\\) is smaller than parallel.tensor \\(4\\)",
+        ),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused_before_anything_starts(

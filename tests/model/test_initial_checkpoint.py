@@ -45,14 +45,17 @@ def test_what_suits_begins_without_a_word(inputs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"local_attention": 18}, "local_window is 16, there 18"),
-        ({"norm_eps": 1e-6}, "norm_eps is 1e-05, there 1e-06"),
-        ({"global_attn_every_n_layers": 2}, "global_attention_every is 3, there 2"),
-        ({"num_attention_heads": 4}, "num_attention_heads is 2, there 4"),
-        ({"hidden_activation": "silu"}, "hidden_activation is gelu, there silu"),
-        ({"classifier_activation": "silu"}, "classifier_activation is gelu, there silu"),
-        ({"hidden_size": 64, "norm_bias": True}, "hidden_size is 32, there 64; norm_bias is False"),
-        ({"mask_token_id": 3}, "mask_token_id is 3, but in the shards the mask token is 4"),
+        ({"local_attention": 18}, "local_window is 16 instead of 18"),
+        ({"norm_eps": 1e-6}, "norm_eps is 1e-05 instead of 1e-06"),
+        ({"global_attn_every_n_layers": 2}, "global_attention_every is 3 instead of 2"),
+        ({"num_attention_heads": 4}, "num_attention_heads is 2 instead of 4"),
+        ({"hidden_activation": "silu"}, "hidden_activation is gelu instead of silu"),
+        ({"classifier_activation": "silu"}, "classifier_activation is gelu instead of silu"),
+        (
+            {"hidden_size": 64, "norm_bias": True},
+            "hidden_size is 32 instead of 64; norm_bias is False",
+        ),
+        ({"mask_token_id": 3}, "mask_token_id is 3, but the shards' mask token is 4"),
     ],
 )
 def test_another_function_is_refused(
@@ -83,7 +86,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(inputs: Path, tmp_path: P
     vocabulary = definition["model"]["vocab"]
     vocabulary["token 7"], vocabulary["token 9"] = 9, 7
     path.write_text(json.dumps(definition))
-    with pytest.raises(UserError, match=r"another tokenizer .* differ in id 7") as error:
+    with pytest.raises(UserError, match=r"different tokenizers: .* differ in id 7") as error:
         resolve(inputs, tmp_path)
     assert "TOKENIZER=" in error.value.remedy
     assert "--tokenizer" in error.value.remedy
@@ -97,7 +100,7 @@ def test_rows_that_no_token_uses_stay(inputs: Path, tmp_path: Path) -> None:
 def test_a_vocabulary_size_in_the_recipe_must_be_the_number_of_rows(
     inputs: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="vocab_size is 256, there 320"):
+    with pytest.raises(UserError, match="vocab_size is 256 instead of 320"):
         resolve(inputs, tmp_path, "model.vocab_size=256", rows=320)
 
 
@@ -111,10 +114,10 @@ def test_fewer_rows_than_tokens_are_refused(inputs: Path, tmp_path: Path) -> Non
     [
         ("config.json", None, "cannot read"),
         ("config.json", "{", "cannot read"),
-        ("config.json", "[]", "holds no object"),
-        ("config.json", '{"model_type": "modernbert"}', "does not say"),
+        ("config.json", "[]", "is not a JSON object"),
+        ("config.json", '{"model_type": "modernbert"}', "lacks the key"),
         ("tokenizer.json", None, "cannot read"),
-        ("tokenizer.json", '{"model": {}}', "holds no vocabulary"),
+        ("tokenizer.json", '{"model": {}}', "no vocabulary in"),
     ],
 )
 def test_a_folder_that_import_did_not_write(

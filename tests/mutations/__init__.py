@@ -1,1 +1,1 @@
-"""Faults kept as patches, each of which a test must see, and the command that tries them."""
+"""Mutation testing: faults as patches that tests must detect, and the command to run them."""

@@ -1,4 +1,4 @@
-"""`make test-mutations`: each fault is put into a copy of the tree, and its test must see it."""
+"""`make test-mutations`: applies each fault to a copy of the tree, where its test must fail."""
 
 import signal
 import sys
@@ -33,23 +33,25 @@ def _table(trials: list[Trial], whats: dict[str, str]) -> Table:
 
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Beginnings of the faults' names; all by default.")
+        list[str] | None, typer.Argument(help="Prefixes of fault names; all faults by default.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trials at the same time.")] = 2,
-    again: Annotated[bool, typer.Option(help="Try also what is known already.")] = False,
-    only_list: Annotated[bool, typer.Option("--list", help="Name the faults, try none.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of concurrent trials.")] = 2,
+    again: Annotated[bool, typer.Option(help="Repeat trials with a known verdict.")] = False,
+    only_list: Annotated[
+        bool, typer.Option("--list", help="List the faults without running them.")
+    ] = False,
     results: Annotated[
-        Path, typer.Option(help="Verdicts, kept as they come; an interrupted run goes on from it.")
+        Path, typer.Option(help="File of verdicts, from which an interrupted run continues.")
     ] = ROOT / "build" / "mutations.jsonl",
 ) -> None:
-    """Put each fault of tests/mutations/*.patch into a copy of the tree and run its test there.
+    """Apply each fault of tests/mutations/*.patch to a copy of the tree and run its test there.
 
-    A fault is seen if its test passes without it and fails with it; broken if the patch does not
-    apply or its test fails without it. Status 1 if fewer than 95% are seen or any is broken.
+    A fault is seen if its test passes without it and fails with it, and broken if the patch does
+    not apply or the test fails without it. Status 1 if fewer than 95% are seen or any is broken.
 
     \b
         make test-mutations                     # all, in about 12 minutes
-        make test-mutations FAULTS='404 31'     # whose names begin so
+        make test-mutations FAULTS='404 31'     # by name prefix
         python -m tests.mutations --list
         python -m tests.mutations 404 --again
     """

@@ -1,4 +1,4 @@
-"""Copies of the working tree for tests with a fault; the tree itself is never touched."""
+"""Copies of the working tree in which faults are applied; the tree itself is never modified."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from tests.support.environment import FOLDERS, ON_A_CPU, ROOT, with_packages
 
 
 def files_of(root: Path = ROOT) -> list[Path]:
-    """What git knows or would add, relative to `root`; deleted ones are left out."""
+    """Return tracked and untracked, not ignored files that exist, relative to `root`."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
@@ -26,7 +26,7 @@ def files_of(root: Path = ROOT) -> list[Path]:
 
 
 def fingerprint(root: Path = ROOT) -> str:
-    """Changes with everything that decides of a verdict except the patch itself."""
+    """Return a hash of everything that affects a verdict except the patch itself."""
     digest = hashlib.sha256()
     for path in sorted(files_of(root)):
         if path.suffix not in (".md", ".patch"):
@@ -37,8 +37,11 @@ def fingerprint(root: Path = ROOT) -> str:
 
 @contextlib.contextmanager
 def copy_of_the_tree(root: Path = ROOT) -> Iterator[Path]:
-    """A copy that is gone afterwards. A new one for each run: compiled files and Hypothesis'
-    examples of another fault would be taken up."""
+    """Yield a temporary copy of the tree.
+
+    Every run needs a new one, or it would reuse compiled files and Hypothesis examples of another
+    fault.
+    """
     with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
         place = Path(folder).resolve() / "tree"
         for path in files_of(root):
@@ -48,14 +51,17 @@ def copy_of_the_tree(root: Path = ROOT) -> Iterator[Path]:
 
 
 def environment_in(copy: Path, changes: dict[str, str]) -> dict[str, str]:
-    """This process's environment, with the copy's packages before the working tree's."""
+    """Return this process's environment with the copy's packages ahead of the working tree's."""
     return with_packages(*(copy / folder for folder in FOLDERS), **ON_A_CPU, **changes)
 
 
 def apply(patch: Path, copy: Path, *, check: bool = False) -> str:
-    """Put the fault into the copy; why that failed, "" if it did not. With `check` nothing is
-    written."""
-    # Inside another repository git would pass over all files in silence.
+    """Apply a patch to the copy, or only test whether it applies (`check`).
+
+    Returns:
+        The reason why it failed, "" on success.
+    """
+    # Inside another repository, git would silently skip all files.
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(copy.parent)}
     options = ["--whitespace=nowarn", *(["--check"] if check else [])]
     command = ["git", "apply", *options, str(patch.resolve())]

@@ -1,11 +1,11 @@
-"""A fault kept as a patch: what it is, what it would cost a training, and the test that sees it.
+"""Faults stored as patches: description, cost to a training run, and the test that detects each.
 
-A file NUMBER-NAME.patch begins with its header, up to an empty line; a unified diff follows.
+A file NUMBER-NAME.patch consists of a header, an empty line and a unified diff.
 
     What: rotary bases of global and local layers are swapped
     Cost: a run of forty days trains another architecture
     Test: tests/recipe/test_published.py::test_rotary_bases
-    Environment: TRITON_INTERPRET=1        (only where the test needs it)
+    Environment: TRITON_INTERPRET=1        (only if the test needs it)
 """
 
 import shlex
@@ -21,15 +21,15 @@ ALLOWED = (*REQUIRED, "Environment")
 
 @dataclass(frozen=True)
 class Fault:
-    """A patch and its header."""
+    """Patch of a fault and its parsed header."""
 
     path: Path
     what: str
     cost: str
     tests: tuple[str, ...]
-    """pytest's arguments: ids of tests, maybe -k."""
+    """Arguments for pytest: test ids, optionally -k."""
     environment: tuple[tuple[str, str], ...] = ()
-    """Names and values for the tests' process."""
+    """Environment variables of the test process, as (name, value)."""
 
     @property
     def name(self) -> str:
@@ -37,10 +37,10 @@ class Fault:
 
 
 def read_fault(path: Path) -> Fault:
-    """The fault of a patch file.
+    """Read the fault of a patch file.
 
     Raises:
-        UserError: its header is not as above; names the file and the line.
+        UserError: the header is malformed; names the file and the line.
     """
     found: dict[str, str] = {}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -50,15 +50,15 @@ def read_fault(path: Path) -> Fault:
         key, colon, value = line.partition(":")
         if not colon or key not in ALLOWED or not value.strip() or key in found:
             raise UserError(
-                f"{path}, line {number}: {line!r} is no line of a fault's header",
-                remedy=f"one line each: {', '.join(ALLOWED)}; an empty line; the diff",
+                f"{path}, line {number}: {line!r} is not a header line",
+                remedy=f"write one line each of {', '.join(ALLOWED)}, an empty line and the diff",
             )
         found[key] = value.strip()
     missing = [key for key in REQUIRED if key not in found]
     if missing:
         raise UserError(
             f"{path}, line {len(found) + 1}: the header ends without {' and '.join(missing)}",
-            remedy="say what the fault is, what it would cost, and which test sees it",
+            remedy="describe the fault, its cost and the test that detects it",
         )
     settings = [setting.partition("=") for setting in shlex.split(found.get("Environment", ""))]
     return Fault(
@@ -71,16 +71,16 @@ def read_fault(path: Path) -> Fault:
 
 
 def read_faults(beginnings: tuple[str, ...] = (), folder: Path = FOLDER) -> list[Fault]:
-    """The faults whose names begin with one of `beginnings`; all if none is given.
+    """Read the faults whose names start with one of `beginnings`, by default all.
 
     Raises:
-        UserError: a header is malformed, or a beginning fits no fault.
+        UserError: a header is malformed, or no fault starts with one of the prefixes.
     """
     paths = sorted(folder.glob("*.patch"))
     for beginning in beginnings:
         if not any(path.stem.startswith(beginning) for path in paths):
             raise UserError(
                 f"no fault in {folder} begins with {beginning!r}",
-                remedy="`python -m tests.mutations --list` shows them",
+                remedy="list them with `python -m tests.mutations --list`",
             )
     return [read_fault(path) for path in paths if path.stem.startswith(beginnings or "")]

@@ -1,4 +1,4 @@
-"""All trials, some at a time: first each fault's tests without it, then with it."""
+"""Concurrent trials: each fault's tests run without the fault first, then with it."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -27,8 +27,11 @@ def try_all(
     again: bool = False,
     root: Path = ROOT,
 ) -> list[Trial]:
-    """The verdict on every fault, each kept in `verdicts` as it comes; what is not seen is said at
-    once. With `again` also on those that are known."""
+    """Run the trials of `faults` and return them, including known ones.
+
+    Stores each verdict in `verdicts` immediately and reports faults that are not seen. Trials with
+    a known verdict are only repeated with `again`.
+    """
     unknown = faults if again else verdicts.without_known(faults)
     unsound = _unsound(unknown, verdicts, workers, root)
     broken = [Trial(fault.name, Verdict.BROKEN, 0.0, why) for fault, why in unsound.items()]
@@ -45,7 +48,10 @@ def try_all(
 def _each(
     work: Callable[[Fault], Result], faults: list[Fault], workers: int, purpose: str
 ) -> Iterator[tuple[Fault, Result]]:
-    """`work` of every fault, as they end. An interruption ends all that was started."""
+    """Run `work` on every fault and yield results as they complete.
+
+    Terminates all started processes on an interruption.
+    """
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=len(faults), desc=purpose, unit="", disable=not faults) as bar,
@@ -63,7 +69,7 @@ def _each(
 
 
 def _unsound(faults: list[Fault], verdicts: Verdicts, workers: int, root: Path) -> dict[Fault, str]:
-    """The faults whose tests do not pass without them, and why. Equal tests run once."""
+    """Return faults whose tests fail without them, with the reason. Runs equal tests once."""
     by_tests: dict[object, list[Fault]] = {}
     for fault in faults:
         if not verdicts.is_sound(fault):

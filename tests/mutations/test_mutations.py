@@ -1,4 +1,4 @@
-"""The faults' patches fit the code, and their trials tell seen, unseen and broken apart."""
+"""Patches of all faults apply to the code; trials distinguish seen, unseen and broken faults."""
 
 import difflib
 import shutil
@@ -45,7 +45,7 @@ def difference(before: str, after: str, name: str) -> str:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A repository with a module, its tests, and the plugin that trials load."""
+    """Repository with a module, its tests, and the plugin that trials load."""
     root = tmp_path / "tree"
     (root / "src").mkdir(parents=True)
     (root / "tests" / "mutations").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_each_verdict_and_that_it_is_kept(tree: Path, tmp_path: Path) -> None:
 
 
 def test_every_fault_fits_the_code_and_names_tests_that_exist() -> None:
-    """Or it would be found to be broken by the next `make test-mutations` only."""
+    """Otherwise, only the next `make test-mutations` would report it as broken."""
     faults = read_faults()
     assert len(faults) >= 150
     assert {

@@ -1,4 +1,4 @@
-"""A fault's trial: its tests pass in a copy of the tree, and fail in another that has the fault."""
+"""Trial of a fault: its tests must pass in a copy of the tree and fail in one with the fault."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.mutations.faults import Fault
 from tests.support.environment import ROOT
 from tests.support.sessions import end_session
 
-# Above pytest's own limit for a test (pyproject.toml), and far above any of those tests' durations.
+# Above pytest's own timeout per test (pyproject.toml) and far above the duration of these tests.
 LIMIT_SECONDS = 900.0
 PYTEST = (
     *("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
@@ -23,40 +23,40 @@ PYTEST = (
 
 
 class Verdict(StrEnum):
-    """What came of a fault."""
+    """Outcome of a trial."""
 
     SEEN = "seen"
     UNSEEN = "unseen"
     BROKEN = "broken"
-    """The trial says nothing: the patch does not fit, or its tests fail without it."""
+    """Inconclusive: the patch does not apply, or the tests fail without it."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault's verdict."""
+    """Verdict on a fault."""
 
     fault: str
     verdict: Verdict
     seconds: float
     remark: str
-    """The test that saw it, or what is broken."""
+    """The test that detected it, or the reason why none did."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of pytest found."""
+    """Result of one pytest run."""
 
     passed: int
     failed: tuple[str, ...]
-    """Ids of the tests that failed, or whose fixtures did."""
+    """Ids of the tests that failed, themselves or in a fixture."""
     obstacle: str = ""
-    """Why it says nothing: no test, one that cannot be imported, no end."""
+    """Reason for an inconclusive run: no tests, an import error, a timeout."""
 
 
 def run_tests(
     fault: Fault, *, with_the_fault: bool, root: Path = ROOT, limit: float = LIMIT_SECONDS
 ) -> Run:
-    """Run the fault's tests in a new copy of the tree; up to the first failure."""
+    """Run the fault's tests in a new copy of the tree, up to the first failure."""
     with copy_of_the_tree(root) as copy, tempfile.TemporaryDirectory() as folder:
         if with_the_fault and (obstacle := apply(fault.path, copy)):
             return Run(0, (), obstacle)
@@ -74,14 +74,14 @@ def run_tests(
         try:
             printed, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            return Run(0, (), f"no end within {limit:.0f} s")
+            return Run(0, (), f"timed out after {limit:.0f} s")
         finally:
             end_session(process.pid)
         return read_run(process.returncode, report, printed)
 
 
 def read_run(status: int, report: Path, printed: str) -> Run:
-    """pytest's exit status, its JUnit file and what it printed, as a `Run`."""
+    """Build a `Run` from pytest's exit status, JUnit file and output."""
     lines = printed.strip().splitlines() or [""]
     last = next((line for line in lines if line.startswith("ERROR")), lines[-1])
     if status not in (0, 1):  # nothing collected, not importable, killed
@@ -98,14 +98,14 @@ def read_run(status: int, report: Path, printed: str) -> Run:
 
 
 def soundness(run: Run) -> str:
-    """What is wrong with tests that ran without the fault, "" if they passed."""
+    """Return what is wrong with tests that ran without the fault, "" if they passed."""
     if run.obstacle:
         return f"without the fault: {run.obstacle}"
     return f"fails without the fault: {', '.join(run.failed)}" if run.failed else ""
 
 
 def try_fault(fault: Fault, root: Path = ROOT) -> Trial:
-    """The verdict on a fault whose tests are sound."""
+    """Try a fault whose tests are known to pass without it."""
     begun = time.monotonic()
     run = run_tests(fault, with_the_fault=True, root=root)
     if run.obstacle:

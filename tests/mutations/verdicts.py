@@ -1,4 +1,4 @@
-"""Known verdicts: kept as they come, good for as long as tree and patch stay as they are."""
+"""Persistent verdicts, valid as long as the tree and the patch are unchanged."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,10 +11,15 @@ from tests.support import json_lines
 
 
 class Verdicts:
-    """A file of trials, and of tests that were found to pass without a fault."""
+    """File of trials and of tests that are known to pass without a fault."""
 
     def __init__(self, path: Path, tree: str) -> None:
-        """`tree`: the fingerprint of everything but the patches."""
+        """Load the known verdicts.
+
+        Args:
+            path: the file, created when a verdict is added.
+            tree: fingerprint of everything except the patches.
+        """
         self._path, self._tree = path, tree
         path.parent.mkdir(parents=True, exist_ok=True)
         known = list(json_lines.records(path))
@@ -22,16 +27,16 @@ class Verdicts:
         self._trials = {record["key"]: record["trial"] for record in known if "key" in record}
 
     def without_known(self, faults: Iterable[Fault]) -> list[Fault]:
-        """Those to be tried: no verdict is known, or what was broken may have been mended."""
+        """Return the faults without a known verdict, including broken ones, for a new trial."""
         return [fault for fault in faults if self._key(fault) not in self._trials]
 
     def trials(self, faults: Iterable[Fault]) -> list[Trial]:
-        """The known ones."""
+        """Return the known trials of `faults`."""
         found = [self._trials[key] for key in map(self._key, faults) if key in self._trials]
         return [Trial(**{**record, "verdict": Verdict(record["verdict"])}) for record in found]
 
     def is_sound(self, fault: Fault) -> bool:
-        """Whether its tests are known to pass without it."""
+        """Return whether the fault's tests are known to pass without it."""
         return self._tests(fault) in self._sound
 
     def add_sound(self, fault: Fault) -> None:
@@ -39,7 +44,7 @@ class Verdicts:
         json_lines.append(self._path, {"tests": self._tests(fault)})
 
     def add(self, fault: Fault, trial: Trial) -> None:
-        """Broken ones are not kept: another cause than tree and patch may have mended them."""
+        """Store a trial unless it is broken: causes outside tree and patch may be fixed later."""
         if trial.verdict is not Verdict.BROKEN:
             self._trials[self._key(fault)] = asdict(trial)
             json_lines.append(self._path, {"key": self._key(fault), "trial": asdict(trial)})

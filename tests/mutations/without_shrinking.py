@@ -1,6 +1,6 @@
-"""A pytest plugin: Hypothesis stops at the first example that fails, and does not make it smaller.
+"""Pytest plugin: Hypothesis stops at the first failing example, without shrinking it.
 
-A property over a whole ledger takes minutes to shrink; a trial asks only whether a fault is seen.
+Shrinking a property over a whole ledger takes minutes; a trial only needs to know whether it fails.
 """
 
 from hypothesis import Phase, settings

@@ -106,11 +106,11 @@ def found() -> dict[int, dict[str, list[str]]]:
         ("an infinity", "not finite: linear.weight"),
         (
             "a flag removed",
-            "gradient of linear.weight: 16 elements are counted for the norm, it has 32",
+            "gradient of linear.weight: the norm counts 16 elements instead of 32",
         ),
         (
             "a flag too many",
-            "gradient of norm.weight: 16 elements are counted for the norm, it has 8",
+            "gradient of norm.weight: the norm counts 16 elements instead of 8",
         ),
         ("rows differ", "rows on tensor ranks differ: positions"),
     ],

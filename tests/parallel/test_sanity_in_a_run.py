@@ -33,9 +33,9 @@ def after_step(rank: int, victim: int, step: int, action: Callable[[Any], None])
 
     original, count = train_step.StepRunner.run, 0
 
-    def run(runner: Any, rows: Any, **arguments: Any) -> Any:
+    def run(runner: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal count
-        outcome = original(runner, rows, **arguments)
+        outcome = original(runner, *arguments, **options)
         if rank == victim and count == step:
             with torch.no_grad():
                 action(dict(runner._engine.module.named_parameters()))
@@ -63,13 +63,13 @@ def disown(parameters: dict[str, torch.Tensor]) -> None:
 
 def other_rows(rank: int, victim: int, step: int) -> None:
     """From `step` on, shift the masked positions of rank `victim` by one."""
-    from mmbert.training.trainer import Trainer
+    from mmbert.training.components.data_feed import DataFeed
 
-    original = Trainer.next_rows
+    original = DataFeed.next_rows
 
-    def next_rows(trainer: Trainer, count: int) -> Any:
-        rows = original(trainer, count)
-        if rank == victim and trainer.step >= step:
+    def next_rows(feed: DataFeed, now: int, count: int) -> Any:
+        rows = original(feed, now, count)
+        if rank == victim and now >= step:
             length = len(rows[0].input_ids)
             rows = [
                 replace(row, masked_positions=np.minimum(row.masked_positions + 1, length - 1))
@@ -77,7 +77,7 @@ def other_rows(rank: int, victim: int, step: int) -> None:
             ]
         return rows
 
-    Trainer.next_rows = next_rows  # type: ignore[method-assign]
+    DataFeed.next_rows = next_rows  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def other_rows(rank: int, victim: int, step: int) -> None:
         (2, flip_a_bit_of_a_norm, f"replicated parameters on tensor ranks differ: {NORM}"),
         (1, flip_a_bit_of_a_linear, "parameters on data ranks differ: model.layers.0.mlp.Wi"),
         (1, overflow, "not finite: decoder.bias"),
-        (2, disown, "gradient of head.dense.weight: 2048 elements are counted for the norm"),
+        (2, disown, "gradient of head.dense.weight: the norm counts 2048 elements"),
     ],
 )
 def test_a_fault_stops_the_run_at_the_next_comparison(

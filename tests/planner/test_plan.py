@@ -294,7 +294,7 @@ def test_a_start_that_the_recipe_does_not_suit_is_warned_of(tmp_path: Path) -> N
     assert "trained with 160000" in warning
     (tmp_path / "config.json").write_text(json.dumps(config | {"local_attention": 256}))
     (warning,) = estimate(recipe_of("base", start), gpus=8).warnings
-    assert "local_window is 128, there 256" in warning
+    assert "local_window is 128 instead of 256" in warning
 
 
 def test_an_unusual_tensor_size_is_among_the_layouts() -> None:

@@ -1,4 +1,4 @@
-"""Recipes by name: which file a word stands for, copies of packaged recipes, moved paths."""
+"""Recipes by name: lookup of names and paths, copies of packaged recipes, moved paths."""
 
 import warnings
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_every_packaged_recipe_goes_by_its_name(folder: Path) -> None:
 
 
 def test_a_name_means_the_package_whatever_the_working_folder_holds(folder: Path) -> None:
-    """`make demo` makes a folder `demo`; a file of that name is reached by its path."""
+    """`make demo` creates a folder `demo`; a file of that name needs a path."""
     (folder / "demo").mkdir()
     (folder / "mmbert-base").write_bytes((PACKAGED / "demo.yaml").read_bytes())
     assert load_recipe("demo").name == "demo"
@@ -53,8 +53,8 @@ def test_the_file_taken_is_said(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message", "remedy"),
     [
-        ("mmbert-bsae", "no recipe named 'mmbert-bsae'", "did you mean 'mmbert-base'"),
-        ("nothing", "no recipe named 'nothing'", ", ".join(NAMES)),
+        ("mmbert-bsae", "no recipe or file named 'mmbert-bsae'", "did you mean 'mmbert-base'"),
+        ("nothing", "no recipe or file named 'nothing'", ", ".join(NAMES)),
         ("nothing.yaml", "no recipe at nothing.yaml", ", ".join(NAMES)),
         ("mmbert-base.yaml", "no recipe at mmbert-base.yaml", "or give mmbert-base"),
         ("there/mmbert-base.yaml", "no recipe at there/mmbert-base.yaml", "or give mmbert-base"),
@@ -102,7 +102,7 @@ def test_paths_into_launch_recipes_work_with_a_warning(folder: Path, before: str
 
 
 def test_a_list_of_launch_recipes_works_with_a_warning(folder: Path) -> None:
-    """Named by a recipe that lies elsewhere, or beside one that was added to launch/recipes."""
+    """The recipe is elsewhere and names the list, or was added to launch/recipes beside it."""
     text = (PACKAGED / "mmbert-base.yaml").read_text()
     moved = text.replace("languages/mmbert-60.txt", "launch/recipes/languages/mmbert-60.txt")
     (folder / "mine.yaml").write_text(moved)

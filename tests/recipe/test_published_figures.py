@@ -1,8 +1,8 @@
-"""The shipped recipes of mmBERT base and small against the published figures, each with its source.
+"""Packaged recipes of mmBERT base and small against the published figures, with their sources.
 
 CFG: the configurations in github.com/JHU-CLSP/mmBERT; RDM: its README; PAPER: arXiv 2509.06888 as
-quoted; CODE: AnswerDotAI/ModernBERT, whose program read the configurations; OURS: a choice that no
-source makes. A figure here is changed only when its source is found to say something else.
+quoted; CODE: AnswerDotAI/ModernBERT, whose program read the configurations; OURS: a choice not in
+any source. Change a figure here only if its source says otherwise.
 """
 
 from typing import Any
@@ -138,7 +138,7 @@ def test_settings_of_every_phase(size: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_the_schedule_makes_of_them(size: str) -> None:
-    """Rates, decays, steps and rows as training asks for them."""
+    """Learning rates, decays, steps and rows from the functions that training uses."""
     recipe = _shipped(size)
     plan = training_plan(recipe)
     first, *later = plan.phases
@@ -202,11 +202,11 @@ def test_languages_and_variants(size: str) -> None:
     for variant in recipe.variants:
         assert variant.branch_from == "extension"
         changed = override_recipe(recipe, variant.overrides)
-        assert set(changed.phase("decay").languages.names) == lists[1]
+        assert set(changed.phases[-1].languages.names) == lists[1]
         # and nothing else: a decay's figures are those of the main one
         same = changed.model_copy(update={"phases": recipe.phases, "data": recipe.data})
         assert dump_recipe(same) == dump_recipe(recipe)
-        own, main = changed.phase("decay"), recipe.phase("decay")
+        own, main = changed.phases[-1], recipe.phases[-1]
         assert own.model_copy(update={"languages": main.languages}) == main
     filtered = override_recipe(recipe, recipe.variants[1].overrides).data.sources[2]
     assert filtered.name == "dclm-dolmino"

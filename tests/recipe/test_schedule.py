@@ -1,4 +1,4 @@
-"""The plan of a run: phases end on a step, growth has the published shape, rates are right."""
+"""Training plan: phase ends, batch-size warm-up and learning rates."""
 
 import math
 from typing import Any
@@ -113,7 +113,7 @@ def test_decays_follow_their_formula(
         if seen < warmup:
             expected = 0.5 * (seen + 800) / warmup
         assert learning_rate(recipe, plan, step) == pytest.approx(expected, rel=1e-12)
-    # The warm-up leads to the peak; the decay begins from there and not before.
+    # The warm-up ends at the peak, where the decay starts.
     after_warm_up = phase.first_step + warmup // 800
     assert learning_rate(recipe, plan, after_warm_up) == pytest.approx(0.5, rel=1e-12)
 
@@ -173,5 +173,5 @@ def test_a_phase_is_described_by_its_first_and_last_settings() -> None:
     ("tokens", "crossed"), [(200, False), (300, True), (400, False), (7, True)]
 )
 def test_a_step_that_ends_on_a_multiple_crosses_it(tokens: int, crossed: bool) -> None:
-    """The step from token 200 to token 300: its beginning is the end of the step before."""
+    """The step from token 200 to 300 starts at the end of the previous step."""
     assert StepPlan(2, 0, 2, 1, 100).crosses_multiple_of(tokens) is crossed

@@ -36,7 +36,7 @@ HEARTBEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.heartbeat
 TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
-    kind: Hook("mmbert.parallel.host_group", f"Control.{kind}")
+    kind: Hook("mmbert.parallel.host_group", f"HostGroup.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
 WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer.attempt")
@@ -95,7 +95,7 @@ def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity
         def heartbeat(trainer: Any, what: Activity) -> None:
             original(trainer, what)
             if trainer.step in steps and what == activity:
-                trainer._saved_at -= 60 * minutes
+                trainer.checkpoints.saved_at -= 60 * minutes
 
         return heartbeat
 
@@ -170,8 +170,8 @@ def fake_spike(rank: int, row_index: int) -> None:
     """Raise the reported loss of the step that contains this row, each time it is trained."""
 
     def raising(original: Any) -> Any:
-        def run(runner: Any, rows: Any, **arguments: Any) -> Any:
-            outcome = original(runner, rows, **arguments)
+        def run(runner: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
+            outcome = original(runner, rows, *arguments, **options)
             if any(row.index // 4 == row_index // 4 for row in rows):
                 outcome = replace(outcome, loss=outcome.loss + 50.0)
             return outcome

@@ -1,4 +1,4 @@
-"""Files of one JSON record a line, appended to by processes that may be killed at any moment."""
+"""JSON-lines files, appended to by processes that may be killed at any moment."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a record and see it onto the disk."""
+    """Append a record and flush it to disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()
@@ -16,7 +16,7 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; none if it is not there. Half a line at its end is passed over."""
+    """Return the records of a file, none if it is missing. Skips an incomplete last line."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""Rows of documents of web-like lengths, packed and masked as training's are."""
+"""Rows of documents of web-like lengths, packed and masked as in training."""
 
 import math
 
@@ -12,7 +12,7 @@ MASK_ID = 4
 
 
 def web_lengths(generator: np.random.Generator, context: int, tokens: int) -> list[int]:
-    """Lengths of web documents (log-normal, median 500, mean 916), cut to the context."""
+    """Draw lengths of web documents (log-normal, median 500, mean 916), split at the context."""
     lengths: list[int] = []
     while sum(lengths) < tokens:
         length = max(16, int(generator.lognormal(np.log(500), np.sqrt(2 * np.log(916 / 500)))))
@@ -24,10 +24,9 @@ def web_lengths(generator: np.random.Generator, context: int, tokens: int) -> li
 def packed_rows(
     count: int, *, tokens: int, context: int, mask_ratio: float, vocabulary: int, seed: int = 21
 ) -> list[Row]:
-    """`count` full rows of `tokens` tokens, of the same shapes; token frequencies fall off as in
-    text (Zipf)."""
+    """Return `count` full rows of `tokens` tokens with equal shapes and Zipf token frequencies."""
     generator = np.random.default_rng(seed)
-    # As many slots as training's rows have, of which most stay empty.
+    # As many slots as in training, most of them empty.
     mean = float(np.mean(web_lengths(np.random.default_rng(seed), context, tokens)))
     segments = max_segments_per_row(tokens, mean)
     return [
@@ -45,7 +44,7 @@ def packed_row(
     vocabulary: int,
     segments: int,
 ) -> Row:
-    """One row; the last document is cut to fill it."""
+    """Return one row; the last document is truncated to fill it."""
     lengths = web_lengths(generator, context, tokens)[: segments - 1]
     ends = np.minimum(np.cumsum(lengths), tokens)
     ends = np.append(ends[ends < tokens], tokens)
@@ -83,6 +82,6 @@ def packed_row(
 
 
 def document_lengths(row: Row) -> np.ndarray:
-    """int64: the lengths of a row's documents."""
+    """Return the lengths of a row's documents, int64."""
     lengths = np.diff(row.cu_seqlens.astype(np.int64))
     return lengths[lengths > 0]

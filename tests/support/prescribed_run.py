@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float32]
 
 
 def train(engine: Engine, first: int, last: int) -> None:
-    """Steps [first, last); what they do depends on nothing but their numbers."""
+    """Train steps [first, last); the gradients depend only on the step numbers."""
     rank, parts = engine.grid.data.rank, engine.grid.data.size
     for step in range(first, last):
         for micro in range(rank, 4, parts):
@@ -43,7 +43,10 @@ def state_at(step: int, **changes: Any) -> RunState:
 
 
 def all_states(engine: Engine) -> dict[str, Array]:
-    """Full masters and states as "NAME/STATE" (NumPy: torch's would not outlive their rank)."""
+    """Return full master weights and states by "NAME/STATE".
+
+    As NumPy arrays, since torch's shared memory does not outlive its rank.
+    """
     return {
         f"{name}/{state}": tensor.numpy()
         for state in STATES

@@ -17,7 +17,7 @@ PHASE: dict[str, Any] = {
 
 
 def phase(name: str, tokens: int, **changes: Any) -> dict[str, Any]:
-    """A phase's settings with some changed."""
+    """Return the settings of a phase, with `changes`."""
     return {"name": name, "tokens": tokens, **PHASE, **changes}
 
 
@@ -35,7 +35,7 @@ def small_recipe(
     seed: int = 21,
     **changes: Any,
 ) -> Recipe:
-    """A recipe of the given phases over the source `web`."""
+    """Return a recipe of the given phases over the source `web`."""
     return Recipe.model_validate(
         {
             "name": "test",

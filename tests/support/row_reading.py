@@ -26,7 +26,7 @@ def read_in_lockstep(
     workers: int = 0,
     stop: int | None = None,
 ) -> tuple[list[Row], DataState]:
-    """All rows of steps first_step … stop - 1 from `ranks` loaders, step by step as in training."""
+    """Read steps first_step to stop - 1 from `ranks` loaders, step by step as in training."""
     loaders: list[RowLoader] = []
 
     def exchange(own: DataState) -> list[DataState]:
@@ -61,7 +61,7 @@ def read_in_lockstep(
 
 
 def assert_same(first: Row, second: Row) -> None:
-    """Every field equal, bit for bit."""
+    """Assert that all fields are bitwise equal."""
     for name in Row.__dataclass_fields__:
         a, b = getattr(first, name), getattr(second, name)
         if isinstance(a, np.ndarray):

@@ -15,7 +15,7 @@ ROW_TOKENS, STREAMS, CONTEXT = 49_152, 96, 8192
 
 
 def scale_recipe() -> Recipe:
-    """The three phases of mmBERT-base over one temperature-sampled source."""
+    """Return a recipe with the three phases of mmBERT-base and one temperature-sampled source."""
 
     def phase(name: str, tokens: str, **changes: Any) -> dict[str, Any]:
         return {
@@ -55,10 +55,10 @@ def scale_recipe() -> Recipe:
 
 
 def hashed_locate(self: PieceLocator, components: np.ndarray, numbers: np.ndarray) -> Pieces:
-    """In place of the indexes: log-normal lengths of mean 750 from a hash of the piece's number."""
+    """Replace `PieceLocator.locate`: lengths of mean 750 from a hash of the piece's number."""
     words = splitmix64(numbers.astype(np.uint64) * np.uint64(1833) + components.astype(np.uint64))
     uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
-    # a logistic stands in for the normal: heavy-tailed enough, and in closed form
+    # exp of a logistic variable instead of log-normal: heavy-tailed enough, and in closed form
     lengths = np.exp(np.log(500.0) + np.log(uniform / (1 - uniform)) * 0.55)
     lengths = np.clip(lengths, 1, CONTEXT - 2).astype(np.int64)
     zeros = np.zeros(len(numbers), dtype=np.int64)
@@ -66,7 +66,7 @@ def hashed_locate(self: PieceLocator, components: np.ndarray, numbers: np.ndarra
 
 
 def state_at_the_end(cursor: DataCursor, steps: int) -> DataState:
-    """The data state at the end of the second phase, with positions as lengths scatter them."""
+    """Return the data state after the second phase, with stream positions scattered by lengths."""
     random = np.random.default_rng(0)
     ended = []
     for phase in range(2):

@@ -1,4 +1,4 @@
-"""A run small enough for tests: five languages, three phases, a few seconds on one core."""
+"""A small run for tests: five languages, three phases, a few seconds on one core."""
 
 import json
 import random
@@ -52,7 +52,7 @@ SIZES = {
 
 
 def write_inputs(folder: Path) -> Path:
-    """Shards in `folder`/shards and the recipe in `folder`/recipe.yaml; the folder."""
+    """Write `folder`/shards and `folder`/recipe.yaml; return `folder`."""
     generator = random.Random(0)
     languages = {
         name: [generator.randint(5, longest) for _ in range(documents)]
@@ -76,7 +76,7 @@ def write_inputs(folder: Path) -> Path:
 def write_initial_checkpoint(
     folder: Path, inputs: Path, weights: dict[str, torch.Tensor], **changes: Any
 ) -> Path:
-    """What `mmbert import` writes for a model with these weights; `changes` of its config.json."""
+    """Write an initial checkpoint as `mmbert import` does, with `changes` in its config.json."""
     folder.mkdir()
     save_file(weights, folder / "model.safetensors")
     corpus = open_corpus(inputs / "shards")
@@ -91,12 +91,12 @@ def write_initial_checkpoint(
 
 
 def options_for(inputs: Path, output: Path, *overrides: str, **more: Any) -> RunOptions:
-    """Options of the small run."""
+    """Return options of the small run."""
     return RunOptions(inputs / "recipe.yaml", inputs / "shards", output, overrides, **more)
 
 
 def pretrain_rank(rank: int, world_size: int, options: RunOptions) -> int:
-    """Rank function for `run_ranks`: train, give the exit status."""
+    """Train and return the exit status; a rank function for `run_ranks`."""
     import os
 
     from mmbert.training.main import pretrain
@@ -105,15 +105,15 @@ def pretrain_rank(rank: int, world_size: int, options: RunOptions) -> int:
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
-    """All entries of a run's log."""
+    """Read all entries of a run's log."""
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The log's events of one kind."""
+    """Read the events of one kind from the log."""
     return [entry for entry in log_of(run) if entry.get("event") == kind]
 
 
 def step_losses(run: Path) -> dict[int, float]:
-    """Loss of each step; of a step that was done twice the later one."""
+    """Read the loss of each step; the later one of a repeated step."""
     return {entry["step"]: entry["step_loss"] for entry in log_of(run) if "step_loss" in entry}

@@ -1,4 +1,4 @@
-"""Small encoders and rows of random documents for the tests of the model."""
+"""Tiny encoders and rows of random documents."""
 
 import torch
 
@@ -16,7 +16,7 @@ BASES = RotaryBases.model_validate({"global": 20_000.0, "local": 300.0})
 
 
 def tiny_config(**changes: object) -> EncoderConfig:
-    """Four heads, four layers (the first and last global), a window of 8 to each side."""
+    """Return a configuration with four heads and four layers: two global, two of window ±8."""
     sizes = {
         "vocab_size": 131,
         "hidden_size": 64,
@@ -36,7 +36,7 @@ def random_row(
     row_index: int = 5,
     seed: int = 0,
 ) -> PackedBatch:
-    """A row of random documents of these lengths; the last two mask slots are not used."""
+    """Build a row of random documents of these lengths; its last two mask slots are unused."""
     generator = torch.Generator().manual_seed(seed)
     tokens = sum(documents)
     ends = torch.tensor((0, *documents)).cumsum(0)
@@ -46,7 +46,7 @@ def random_row(
     positions[-2:] = positions[-3]
     return PackedBatch(
         input_ids=torch.randint(vocab_size, (tokens,), generator=generator),
-        # Padded with empty documents, as the loader pads it to a fixed length.
+        # Padded with empty documents to a fixed length, as the loader does.
         cu_seqlens=torch.cat([ends, ends[-1:].repeat(3)]).to(torch.int32),
         max_seqlen=max(documents),
         masked_positions=positions,
@@ -63,7 +63,7 @@ def tiny_model(
     sequence_parallel: bool = False,
     seed: int = 21,
 ) -> MaskedLanguageModel:
-    """An initialised model; norm weights and output linears are stirred so that nothing hides."""
+    """Build an initialized model; norms and output layers are perturbed to expose errors."""
     model = MaskedLanguageModel(
         config or tiny_config(),
         group or TensorGroup.single(),

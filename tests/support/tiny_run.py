@@ -1,4 +1,4 @@
-"""A training run small enough for tests: text in four invented languages, a recipe, its figures."""
+"""A tiny run from text to checkpoint, started as a user would: inputs, commands, results."""
 
 import json
 import os
@@ -58,7 +58,7 @@ _LANGUAGES = {"eng_Latn": 300, "deu_Latn": 150, "ell_Grek": 80, "swh_Latn": 40}
 
 
 def write_text(folder: Path, scale: int = 1) -> None:
-    """One folder per language with `scale` files of blank-line separated documents of noise."""
+    """Write a folder per language, each with `scale` files of documents of random words."""
     for number, (language, documents) in enumerate(_LANGUAGES.items()):
         generator = random.Random(number)
         letters = "αβγδεζηικλμνοπρστυ" if language.endswith("Grek") else "abdefghiklmnoprstu"
@@ -75,7 +75,7 @@ def write_text(folder: Path, scale: int = 1) -> None:
 def run(
     *command: str | Path, timeout: float = 120, folder: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder`; its stdout has what it printed, standard error included."""
+    """Run a command in `folder`; its stdout includes standard error."""
     return subprocess.run(
         [str(word) for word in command],
         cwd=folder,
@@ -89,7 +89,7 @@ def run(
 
 
 def make_inputs(folder: Path) -> None:
-    """`folder`/recipe.yaml, `folder`/text and the shards of it in `folder`/shards."""
+    """Write `folder`/recipe.yaml and `folder`/text, and the shards of it to `folder`/shards."""
     write_text(folder / "text")
     (folder / "recipe.yaml").write_text(RECIPE)
     result = run(
@@ -100,7 +100,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def losses_and_norms(run_folder: Path) -> dict[int, tuple[float, float]]:
-    """Loss and gradient norm of every step of a run, from its log, to the last bit."""
+    """Read the exact loss and gradient norm of every step from a run's log."""
     found = {}
     for line in (run_folder / "log.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -110,13 +110,13 @@ def losses_and_norms(run_folder: Path) -> dict[int, tuple[float, float]]:
 
 
 def weights(run_folder: Path) -> dict[str, bytes]:
-    """The tensor files of a run's newest checkpoint."""
+    """Read the tensor files of a run's newest checkpoint."""
     newest = max((run_folder / "checkpoints").glob("step-*"))
     return {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder of shards but what belongs to the work on it."""
+    """Read every file in a folder of shards except working files."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -1,7 +1,7 @@
-"""A pytest plugin: a test that starts a process is passed over at that moment (`make test-fast`).
+"""Pytest plugin that skips a test as soon as it starts a process (`make test-fast`).
 
-Starting ranks, launchers and Triton's interpreter is what takes the suite's time. Nothing says
-which tests do: whatever starts a process is skipped, so no list can fall behind the tests.
+Most of the suite's time goes into starting ranks, launchers and Triton's interpreter. Tests are not
+marked: any test that starts a process is skipped, so there is no list to keep up to date.
 
     python -m pytest -p tests.support.without_processes -n 2
 """
@@ -20,14 +20,14 @@ REASON = "starts a process"
 
 
 class WithoutProcesses:
-    """The hooks; python's audit events say what is being started."""
+    """Pytest hooks that detect process starts through Python's audit events."""
 
     def __init__(self) -> None:
         self._in_a_test = False
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        # Only pytest's own thread can be stopped by an exception.
+        # Only in pytest's own thread does an exception end the test.
         if event in STARTS and self._in_a_test and threading.current_thread() is self._thread:
             pytest.skip(REASON)
 
@@ -38,7 +38,7 @@ class WithoutProcesses:
 
         self._in_a_test, self._thread = True, threading.current_thread()
         try:
-            # Without an audit event where a server of processes is started or asked.
+            # Starting or asking a process server does not raise an audit event.
             with mock.patch.object(BaseProcess, "start", start):
                 return (yield)
         finally:
@@ -46,5 +46,5 @@ class WithoutProcesses:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In every worker; its controller runs no tests."""
+    """Register the plugin in every worker; the controller runs no tests."""
     config.pluginmanager.register(WithoutProcesses())

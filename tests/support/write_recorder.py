@@ -1,9 +1,9 @@
-"""Notes what a program does to the files under a folder, in order: the calls that a crash can cut.
+"""Recorder of a program's file operations in a folder, in order, for simulated crashes.
 
-A power loss keeps less than a kill: what was not flushed to disk may be missing, whatever the
-program has seen of it. So every creation, flush, rename and deletion is noted (replay.py makes of
-any beginning of that list the folders that a machine may come back with). File contents are noted
-when they are flushed, renamed or left; between two of these anything may be on disk.
+A power loss preserves less than a kill: data that was not flushed to disk may be missing even if
+the program could read it. So every creation, flush, rename and deletion is recorded; replay.py
+turns any prefix of the list into the folders that may exist after a restart. File contents are
+recorded when flushed, renamed or left; between two of these, the disk may have any mixture.
 """
 
 import builtins
@@ -22,19 +22,19 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 @dataclass(frozen=True)
 class Event:
-    """One call: `kind` is write (opened for it), sync, rename, remove, folder or remove folder."""
+    """One call; `kind` is write (when opened), sync, rename, remove, folder or remove folder."""
 
     kind: str
     path: str
-    """Relative to the recorder's folder; "" is the folder itself."""
+    """Path relative to the recorder's folder; "" is the folder itself."""
     target: str = ""
-    """Where a rename leads."""
+    """New path of a rename."""
     content: bytes | None = None
-    """Of a file: what it held when it was flushed, renamed or removed."""
+    """Content of a file when it was flushed, renamed or removed."""
 
 
 class Recorder:
-    """Records while `patch`ed in; `before` is called ahead of each event (to raise, say)."""
+    """Records while patched in; calls `before` ahead of each event (for example, to raise)."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class Recorder:
         before: Callable[[int], None] = lambda number: None,
         scratch: Collection[str] = (),
     ) -> None:
-        """`scratch`: names of files and folders whose contents are left out."""
+        """Create a recorder that ignores files and folders named in `scratch`."""
         self.root, self.events, self.scratch = root.resolve(), list[Event](), set(scratch)
         self._before, self._lock = before, threading.RLock()
         self._open: dict[int, str] = {}
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> "Recorder":
-        """Put this recorder between the program and the system until the monkeypatch is undone."""
+        """Intercept file operations until the monkeypatch is undone."""
         opener = self._opening(io.open, lambda mode="r", *_, **__: mode)
         monkeypatch.setattr(builtins, "open", opener)
         monkeypatch.setattr(io, "open", opener)
@@ -63,7 +63,7 @@ class Recorder:
         return self
 
     def contents(self) -> dict[str, bytes]:
-        """What all files hold now."""
+        """Return the current contents of all files."""
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
@@ -71,7 +71,7 @@ class Recorder:
         }
 
     def _name(self, path: Any, folder: int | None = None) -> str | None:
-        """The path relative to the root; None if it lies elsewhere."""
+        """Return the path relative to the root; None if it is elsewhere."""
         if isinstance(path, int):
             return self._open.get(path)
         whole = Path(os.path.abspath(os.fspath(path)))

@@ -1,4 +1,4 @@
-"""A small trained model in a run folder that the run's own checkpoint store wrote."""
+"""A small trained model in a run folder, written by the checkpoint store."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from tests.support.tokenizers import (
 )
 
 TOLERANCE = 1e-5
-"""Largest difference of logits, as a share of the largest logit."""
+"""Maximum difference of logits relative to the largest logit."""
 
 # Different bases for global and local attention, and for the first and the last phase.
 RECIPE = """
@@ -60,7 +60,7 @@ LANGUAGE_TOKENS = {"eng_Latn": 30_000, "deu_Latn": 20_000, "rus_Cyrl": 8_000, "s
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, one checkpoint in it, and the model that the checkpoint holds."""
+    """Run folder with one checkpoint, and the model in it."""
 
     folder: Path
     checkpoint: Path
@@ -73,7 +73,7 @@ def recipe() -> Recipe:
 
 
 def trained_model(config: EncoderConfig, *, steps: int = 80, seed: int = 1) -> MaskedLanguageModel:
-    """A model that has learnt something of the sentences: its logits are large."""
+    """Train a model on the sentences, so that its logits are large."""
     model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
     initialize_parameters(model, seed)
     tokenizer = metaspace_tokenizer()
@@ -91,7 +91,7 @@ def trained_model(config: EncoderConfig, *, steps: int = 80, seed: int = 1) -> M
 
 
 def masked(batch: PackedBatch, ratio: float, generator: torch.Generator) -> PackedBatch:
-    """The row with a share of its tokens behind mask tokens."""
+    """Return the row with a fraction of its tokens masked."""
     tokens = len(batch.input_ids)
     count = int(tokens * ratio)
     positions = torch.randperm(tokens, generator=generator)[:count].sort().values
@@ -109,7 +109,7 @@ def masked(batch: PackedBatch, ratio: float, generator: torch.Generator) -> Pack
 
 
 class EngineOfOneRank:
-    """What a checkpoint store asks of an engine, for a whole model that has not trained."""
+    """Engine interface of the checkpoint store for an unsharded model."""
 
     grid = ProcessGrid.single()
     zero_stage = 1
@@ -130,7 +130,7 @@ class EngineOfOneRank:
 def save_run(
     folder: Path, model: MaskedLanguageModel, *, phase: str = "last", step: int = 30
 ) -> Path:
-    """Write `folder` as a run does: tokenizer/ and one checkpoint, whose path is returned."""
+    """Write a run folder with tokenizer/ and one checkpoint; returns the checkpoint's path."""
     if not (folder / "tokenizer").exists():
         save_described_tokenizer(folder / "tokenizer", metaspace_tokenizer())
     state = RunState(
@@ -152,7 +152,7 @@ def make_run(folder: Path) -> Run:
 
 
 def documents(run: Run) -> list[Tensor]:
-    """Of several lengths, two of them longer than the local window of 16."""
+    """Return documents of several lengths, two of them longer than the local window of 16."""
     generator = torch.Generator().manual_seed(0)
     size = run.model.config.vocab_size
     return [torch.randint(5, size, (n,), generator=generator) for n in (9, 120, 3, 61)]

@@ -1,1 +1,1 @@
-"""Tests of the training loop, the engine, the optimiser, checkpoints and faults."""
+"""Tests of the training loop, the engine, metrics and fault tolerance."""

@@ -1,4 +1,4 @@
-"""Inputs and the undisturbed run that restarts are held against, made once."""
+"""Session fixtures: inputs of the small run, and an undisturbed run to compare others with."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of all three phases on two data ranks; not to be written to."""
+    """Folder of a run of all three phases on two data ranks; read-only."""
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     assert run_ranks(pretrain_rank, 2, options_for(inputs, run)) == {0: 0, 1: 0}
     return run

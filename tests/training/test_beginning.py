@@ -1,4 +1,4 @@
-"""Before the first step: the largest batches are tried, given weights are taken over."""
+"""Before the first step: the memory check and initial weights."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_weights_of_another_shape_than_their_config_says_are_refused_with_the_pa
 def test_other_rotary_bases_than_the_given_weights_had_are_warned_of(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """The small run's first phase has other bases than its last, whose weights these are."""
+    """The weights come from the last phase, whose rotary bases differ from those of the first."""
     weights = dict(read_parameters(undisturbed / "checkpoints" / f"step-{STEPS:08d}"))
     imported = write_initial_checkpoint(tmp_path / "imported", inputs, weights)
     options = options_for(

@@ -1,4 +1,4 @@
-"""A phase's own dropout: it acts in that phase alone, and a stop within it changes nothing."""
+"""Dropout of a phase: it acts only in that phase, and stopping within it changes nothing."""
 
 import shutil
 import signal
@@ -40,7 +40,7 @@ def test_the_share_is_given_with_the_row_and_is_the_models_unless_given() -> Non
 def test_another_dropout_begins_with_its_phase_and_outlives_a_stop(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """The checkpoints of a run with one dropout throughout are continued with another."""
+    """Checkpoints of a run with the same dropout throughout resume with another dropout."""
     for name in ("whole", "stopped"):
         shutil.copytree(undisturbed, tmp_path / name)
         for checkpoint in (tmp_path / name / "checkpoints").glob("step-*"):

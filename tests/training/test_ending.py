@@ -1,11 +1,10 @@
-"""Where a run ends that is to stop after a phase: there, however often it is started."""
+"""A run with a last phase stops after it, however often it is started."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mmbert.parallel.host_group import HostGroup
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.loop import ExitReason, train
 
@@ -13,32 +12,22 @@ PHASES = (("first", 0, 10), ("second", 10, 16))
 
 
 def trainer_at(step: int) -> Any:
-    """A trainer that has come to `step`; that it should read rows is an error."""
+    """A trainer before `step` that cannot train."""
+    phases = [
+        SimpleNamespace(name=name, first_step=first, end_step=end) for name, first, end in PHASES
+    ]
     return SimpleNamespace(
         step=step,
-        plan=SimpleNamespace(
-            steps=16,
-            phases=[
-                SimpleNamespace(name=name, first_step=first, end_step=end)
-                for name, first, end in PHASES
-            ],
-        ),
-        recipe=SimpleNamespace(logging=SimpleNamespace(every_steps=1)),
-        table=SimpleNamespace(names=()),
-        host_group=HostGroup(0, 1),
-        pending_requests=LoopRequests,
-        heartbeat=lambda activity: None,
+        run=SimpleNamespace(plan=SimpleNamespace(steps=16, phases=phases)),
+        sync_requests=LoopRequests,
     )
 
 
 @pytest.mark.parametrize(
     ("step", "phase", "exit_reason"),
     [
-        (
-            10,
-            "first",
-            ExitReason.PHASE_DONE,
-        ),  # the process died between the phase's end and its own
+        # The process died after the end of the phase, before its own.
+        (10, "first", ExitReason.PHASE_DONE),
         (16, "first", ExitReason.PHASE_DONE),
         (16, "second", ExitReason.FINISHED),
         (16, None, ExitReason.FINISHED),

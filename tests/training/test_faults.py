@@ -1,4 +1,4 @@
-"""What goes wrong in a long run, done to real ranks: after each, the run ends as if undisturbed."""
+"""Faults injected into real ranks; after each, the run ends like an undisturbed one."""
 
 import json
 import signal
@@ -22,12 +22,12 @@ from tests.support.small_run import events, log_of, options_for, step_losses
 
 
 def state_at(run: Path, step: int) -> RunState:
-    """What the checkpoint of `step` says of the run."""
+    """Return the run state in the checkpoint of `step`."""
     return Index.read(run / "checkpoints" / f"step-{step:08d}").state
 
 
 def killed(statuses: list[int | None], victim: int) -> bool:
-    """The victim died of SIGKILL, and the other one left by itself with a failure."""
+    """Whether SIGKILL ended the victim and the other rank exited by itself with a failure."""
     return statuses[victim] == -signal.SIGKILL and statuses[1 - victim] == 1
 
 
@@ -58,7 +58,7 @@ def test_killed_again_and_again_it_is_the_same_run(
 def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """With lines every third step: what lies between two lines outlives a stop as well."""
+    """Log lines every third step: a stop keeps what was counted between two lines, too."""
     overrides = ("checkpoint.every_tokens=1M", "logging.every_steps=3")
     options = options_for(inputs, tmp_path / "run", *overrides)
     for victim, step, number in ((1, 3, signal.SIGTERM), (0, 7, signal.SIGUSR1)):
@@ -69,7 +69,7 @@ def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
         )
         assert exit_statuses(ranks) == [75, 75], output_of(options)
         stopped = events(options.output, "stopped")[-1]
-        assert stopped["step"] == step + 1  # the step that was running is finished first
+        assert stopped["step"] == step + 1  # the running step is finished first
         assert signal.Signals(number).name in stopped["text"]
         saved = sorted((options.output / "checkpoints").iterdir())
         assert saved[-1].name == f"step-{step + 1:08d}"
@@ -83,12 +83,12 @@ def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
     for step in (10, 16, 22):
         ours, theirs = (state_at(run, step) for run in (options.output, undisturbed))
         assert ours.language_tokens == theirs.language_tokens
-        assert ours.extra == theirs.extra  # what the guard remembers, and tokens by component
+        assert ours.extra == theirs.extra  # state of the loss monitor, and tokens by component
         assert len(ours.extra["guard"]["history"]) == {10: 10, 16: 6, 22: 6}[step]
 
 
 def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) -> None:
-    # Long enough for a step on a machine that is busy otherwise; the two runs wait together.
+    # Enough for a step on a busy machine; the two runs wait at the same time.
     limit = "guard.hang_minutes=0.25"
     hanging = options_for(inputs, tmp_path / "hanging", limit)
     stopped = options_for(inputs, tmp_path / "stopped", limit)
@@ -102,7 +102,7 @@ def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) 
     )
     ranks_of_stopped[0].join(150)
     assert ranks_of_stopped[0].exitcode == 1, output_of(stopped)
-    assert ranks_of_stopped[1].is_alive()  # a launcher would kill it now
+    assert ranks_of_stopped[1].is_alive()  # a launcher would kill it
     ranks_of_stopped[1].kill()
     exit_statuses(ranks_of_stopped)
     assert "rank 1 (" in output_of(stopped)
@@ -158,14 +158,14 @@ def test_a_disk_that_fills_up_while_figures_are_written(
     said = output_of(options)
     assert said.count("cannot be written: File too large") == 1
     assert "Traceback" not in said
-    # The line after step 13 is the first that fails; the ranks hear of it with step 14's figures.
+    # The line after step 13 is the first that fails; the ranks learn of it with step 14's scalars.
     assert [path.name for path in sorted((options.output / "checkpoints").iterdir())] == [
         "step-00000010",
         "step-00000015",
     ]
     assert run_to_the_end(options) == [0, 0], output_of(options)
     expected = step_losses(undisturbed)
-    del expected[15]  # step 14's line, which was not written any more; the state after it was
+    del expected[15]  # step 14's line was not written, but the state after it was saved
     assert step_losses(options.output) == expected
 
 
@@ -222,18 +222,18 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
     ranks = start_ranks(options, before=fault_injection.fake_spike, arguments=(13 * 4,))
     assert exit_statuses(ranks) == [0, 0], output_of(options)
     assert [event["step"] for event in events(options.output, "spike")] == [13]
-    # The checkpoints of steps 12 and before exist; the step before the spike counts as suspect.
+    # There are checkpoints of step 12 and before; the step before the spike is suspect, too.
     (rollback,) = events(options.output, "rollback")
     assert rollback["step"] == 12
     assert [event["step"] for event in events(options.output, "passed over")] == [12, 13]
     skipped = json.loads((options.output / "skipped_steps.json").read_text())
     assert skipped == {"steps": [12, 13], "rollbacks": 1}
     assert max(step_losses(options.output)) == 20
-    # The held-out loss of weights that are no more is not that of step 13.
+    # The held-out loss of the discarded weights must not become that of step 13.
     evaluated = [event["step"] for event in events(options.output, "held-out")]
     assert evaluated == [0, 13, 13, 20]
-    # Steps 12 and 13 never were: the line that spans them is of step 14 alone, and the guard
-    # remembers the eighteen others.
+    # Steps 12 and 13 are undone: the line that spans them is of step 14 only, and the loss monitor
+    # has the eighteen other losses.
     lines = {entry["step"]: entry for entry in log_of(options.output) if "step_loss" in entry}
     assert lines[15]["loss"] == pytest.approx(lines[15]["step_loss"], rel=1e-6)
     assert lines[10]["loss"] != pytest.approx(lines[10]["step_loss"], rel=1e-6)
@@ -245,13 +245,13 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
     assert [history[place] for place in (4, 9, 12, 17)] == [
         lines[step]["step_loss"] for step in (5, 10, 15, 20)
     ]
-    # A later start of the same run passes them over as well.
+    # A later start of the same run skips them, too.
     kept = sorted((options.output / "checkpoints").glob("step-*"))
     assert [path.name for path in kept][-1] == "step-00000020"
 
 
 def test_back_at_the_start_of_a_phase_the_phase_begins_anew(inputs: Path, tmp_path: Path) -> None:
-    """And the checkpoint of step 23, which the rollback has made void, is written again."""
+    """And the checkpoint of step 23, which the rollback deleted, is written again."""
     options = options_for(
         inputs,
         tmp_path / "run",
@@ -268,14 +268,14 @@ def test_back_at_the_start_of_a_phase_the_phase_begins_anew(inputs: Path, tmp_pa
     assert begun == [0, 10, 10]
     saved = [event["step"] for event in events(options.output, "checkpoint")]
     assert saved == [10, 23, 23, 30]
-    # The losses of this phase alone, of which steps 22 and 23 are passed over.
+    # Losses of this phase only, whose steps 22 and 23 are skipped.
     assert len(state_at(options.output, 30).extra["guard"]["history"]) == 18
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
-    """And all other faults of the script, which prints the table."""
+    """All faults of the script, which prints the table."""
     command = [sys.executable, "-m", "tests.benchmarks.faults", "--kills", "50"]
     done = subprocess.run(command, cwd=ROOT, env=with_packages(ROOT), timeout=3500)
     assert done.returncode == 0

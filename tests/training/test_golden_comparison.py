@@ -1,5 +1,7 @@
-"""The comparison behind `make golden` notices what it must; the losses themselves are another
-matter: `make golden` compares them all, and test_loop.py those of one grid."""
+"""The comparison of `make golden` notices differences.
+
+`make golden` compares the losses of all grids, test_loop.py those of one.
+"""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The main job end to end on two ranks: phases, figures, restarts, other grids, variants."""
+"""The training job end to end on two ranks: phases, metrics, restarts, other grids, variants."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ TOKENS_A_STEP = 4 * 256
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
-    """The log's lines of figures, without its events."""
+    """Return the records of intervals in the log, without its events."""
     return [entry for entry in log_of(run) if "loss" in entry and "event" not in entry]
 
 
@@ -49,7 +49,7 @@ def test_every_phase_has_its_own_data_and_figures(undisturbed: Path) -> None:
             assert phase[moment]["overall"] > 0
             assert set(phase[moment]["tiers"]) == {"pretrain", "extension", "decay"}
             assert len(phase[moment]["languages"]) == 5
-    # Another rotary base gives another loss of the same weights; the same one the same.
+    # For the same weights, the loss depends on the rotary base and on nothing else.
     assert phases[0]["held_out_end"]["overall"] != phases[1]["held_out_start"]["overall"]
     assert phases[1]["held_out_end"] == phases[2]["held_out_start"]
     assert set(results["unigram"]["tiers"]) == {"pretrain", "extension", "decay"}
@@ -110,8 +110,8 @@ def test_tensorboard_has_the_same_figures(undisturbed: Path) -> None:
 def test_tokens_are_counted_whatever_lies_between_two_lines(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Lines every third step, an evaluation every other one, checkpoints of their own rhythm: that
-    of step 20 is two steps away from the line before."""
+    """Log lines every third step, validation every other one, and checkpoints in between: that of
+    step 20 is two steps after the last line."""
     run = tmp_path / "run"
     overrides = ("logging.every_steps=3", "evaluation.every_tokens=2k")
     assert run_ranks(pretrain_rank, 2, options_for(inputs, run, *overrides)) == {0: 0, 1: 0}
@@ -161,7 +161,7 @@ def test_a_checkpoint_is_of_the_phase_whose_step_came_last(undisturbed: Path) ->
 
 
 def test_the_losses_are_the_golden_ones(undisturbed: Path) -> None:
-    """Those of another ZeRO stage, as close as on another processor (see golden.py)."""
+    """Another ZeRO stage, to the tolerance of another processor (see golden.py)."""
     expected = json.loads(golden.FILE.read_text())["losses"]["two data ranks, ZeRO 2"]
     found = [loss for _, loss in sorted(step_losses(undisturbed).items())]
     assert found == pytest.approx(expected, rel=golden.TOLERANCE)
@@ -179,7 +179,7 @@ def test_a_finished_run_is_not_trained_again(
     shutil.copytree(undisturbed, run)
     results = (run / "results.json").read_text()
     assert run_ranks(pretrain_rank, 2, options_for(inputs, run)) == {0: 0, 1: 0}
-    assert len(log_of(run)) == len(log_of(undisturbed)) + 1  # that it was started
+    assert len(log_of(run)) == len(log_of(undisturbed)) + 1  # the start
     assert (run / "results.json").read_text() == results
 
 
@@ -207,8 +207,10 @@ def gradient_norms(run: Path) -> dict[int, float]:
 def test_another_grid_trains_the_same_model(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """One rank, two tensor ranks, and two by two see the same rows, losses and norms. (They are
-    4e-8 and 1e-6 apart; another processor may add up otherwise.)"""
+    """One rank, two tensor ranks, and two by two have the same rows, losses and norms.
+
+    They differ by 4e-8 and 1e-6; another processor may sum in another order.
+    """
     expected, norms = step_losses(undisturbed), gradient_norms(undisturbed)
     alone = tmp_path / "alone"
     options = options_for(inputs, alone, "checkpoint.every_minutes=0.0001")
@@ -234,7 +236,7 @@ def test_a_variant_branches_from_the_phase_it_names(
     assert run_ranks(pretrain_rank, 2, options) == {0: 0, 1: 0}
     run = main / "variants" / "english"
     losses, others = step_losses(run), step_losses(undisturbed)
-    assert sorted(losses) == list(range(17, STEPS + 1))  # after the step it branched from
+    assert sorted(losses) == list(range(17, STEPS + 1))  # steps after the branch
     assert losses != {step: others[step] for step in losses}
     assert step_losses(main) == others
     results = json.loads((run / "results.json").read_text())

@@ -1,6 +1,7 @@
-"""What stands between two log lines: evaluations do not count as training time."""
+"""Time and tokens of training: validation does not count."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,9 @@ from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
 from mmbert.schedule import StepPlan
-from mmbert.training.metrics.interval_metrics import IntervalMetrics
-from mmbert.training.metrics.step_timer import StepTimer
+from mmbert.training.components.ranks import Ranks
 from mmbert.training.metrics_processor import MetricsProcessor
 
-CPU = torch.device("cpu")
 TOKENS_A_STEP = 1000
 MODEL = ModelSettings(
     hidden_size=4, intermediate_size=6, num_hidden_layers=4, num_attention_heads=2
@@ -25,7 +24,7 @@ MODEL = ModelSettings(
 
 
 class Clock:
-    """The time that passes is what the test says."""
+    """A clock that the test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 1e6
@@ -35,53 +34,44 @@ class Clock:
         self.seconds += seconds
 
 
-def trainer_with(clock: Clock) -> Any:
-    """What a journal asks of a trainer for an evaluation, which takes 100 seconds."""
+def processor_with(clock: Clock) -> MetricsProcessor:
+    """A metrics processor whose validation takes 100 seconds."""
 
-    def evaluate(*_: Any, **__: Any) -> LossTable:
+    def validate(*_: Any, **__: Any) -> LossTable:
         clock.passes(100)
         return LossTable(np.array([2.5]), np.ones(1))
 
-    phase = SimpleNamespace(name="only", rotary_bases=object())
-    return SimpleNamespace(
-        step=0,
-        plan=SimpleNamespace(
-            steps=100,
-            row_tokens=TOKENS_A_STEP,
-            phases=[SimpleNamespace(index=0, end_step=100, first_token=0)],
-        ),
+    phase = SimpleNamespace(name="only", index=0, end_step=100, first_token=0, rotary_bases=None)
+    run: Any = SimpleNamespace(
+        folder=Path("unused"),
+        plan=SimpleNamespace(steps=100, phases=[phase]),
         recipe=SimpleNamespace(
+            model=MODEL,
             phases=[phase],
             logging=SimpleNamespace(every_steps=50),
             evaluation=SimpleNamespace(every_tokens=2 * TOKENS_A_STEP),
         ),
+        encoder=SimpleNamespace(vocab_size=100),
         table=SimpleNamespace(
             names=("a",), tiers=("only",), languages=("a",), plan=SimpleNamespace(phases=[phase])
         ),
-        validator=SimpleNamespace(validate=evaluate),
-        engine=SimpleNamespace(module=None),
-        step_timer=StepTimer(CPU),
-        interval=IntervalMetrics(1, MODEL, 100, ProcessGrid.single(), CPU),
-        loggers=SimpleNamespace(
-            progress=lambda step: None,
-            event=lambda *a, **k: None,
-            log=lambda *a: None,
-        ),
-        results=SimpleNamespace(phases=[SimpleNamespace(tokens=0, seconds=0.0)]),
-        skipped=SimpleNamespace(steps=()),
-        heartbeat=lambda activity: None,
     )
+    watchdog: Any = SimpleNamespace(heartbeat=lambda step, activity: None)
+    engine: Any = SimpleNamespace(device=torch.device("cpu"), module=None)
+    validator: Any = SimpleNamespace(validate=validate)
+    results: Any = SimpleNamespace(phases=[SimpleNamespace(tokens=0, seconds=0.0)])
+    ranks = Ranks(ProcessGrid.single(), HostGroup(0, 1), watchdog)
+    return MetricsProcessor(run, ranks, engine, validator, results, profile_steps=0)
 
 
 def test_the_time_of_evaluations_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    trainer = trainer_with(clock)
-    processor = MetricsProcessor(trainer)
-    for step in range(6):  # evaluated after steps 1, 3 and 5
+    processor = processor_with(clock)
+    result = processor.results.phases[0]
+    for step in range(6):  # validates after steps 1, 3 and 5
         clock.passes(7)
-        trainer.step = step + 1
-        processor.after_step(StepPlan(step, 0, step, 1, TOKENS_A_STEP))
-        result = trainer.results.phases[0]
+        processor.finish_step(StepPlan(step, 0, step, 1, TOKENS_A_STEP), trained=True)
         assert (result.tokens, result.seconds) == ((step + 1) * TOKENS_A_STEP, (step + 1) * 7)
     assert clock.seconds == 1e6 + 6 * 7 + 3 * 100
-    assert trainer.interval.collect(HostGroup(0, 1), {}).seconds == 6 * 7
+    assert processor.interval.collect(HostGroup(0, 1), {}).seconds == 6 * 7
+    processor.close()

@@ -1,4 +1,4 @@
-"""The main job on one GPU, in bfloat16: it trains, continues, and says what the device did."""
+"""The training job on one GPU in bfloat16: training, resuming, device metrics."""
 
 import json
 import subprocess
@@ -56,7 +56,7 @@ def test_on_a_gpu_it_trains_and_continues(inputs: Path, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
-    """By PyTorch's own count (test_waiting.py has the one that needs no GPU)."""
+    """Counted by PyTorch (engine/test_host_sync.py counts without a GPU)."""
     device = torch.device("cuda", 0)
     join_a_group_of_one(device)
     grid = build_grid(tensor_parallel=1)
@@ -88,7 +88,7 @@ def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
             pending_requests=LoopRequests,
         )
 
-    for _ in range(3):  # tables are made, kernels compiled, memory is taken
+    for _ in range(3):  # builds tables, compiles kernels, allocates memory
         run()
     engine.optimizer_step = counted  # type: ignore[method-assign]
     torch.cuda.set_sync_debug_mode("error")

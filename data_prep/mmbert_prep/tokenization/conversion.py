@@ -23,7 +23,7 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
     pieces = proto.pieces
     kind = proto.trainer_spec.model_type
     if kind != BPE:
-        # The fast unigram model encodes control pieces as text and scores unknowns differently.
+        # The fast unigram model encodes control pieces as text and counts unknowns differently.
         raise UserError(
             "only BPE models of SentencePiece can be converted with the same ids",
             remedy="give the Hugging Face tokenizer folder (with tokenizer.json) instead",

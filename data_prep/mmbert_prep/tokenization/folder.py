@@ -36,7 +36,8 @@ def write_sentencepiece_folder(
     """Write the folder of a SentencePiece model, with an equivalent fast tokenizer.
 
     `samples` are (language, text) pairs on which both must give the same ids, in addition to the
-    adversarial texts. Raises UserError if they do not, or if the model lacks a reserved piece.
+    adversarial texts. The folder appears complete. Raises UserError if ids differ, or if the model
+    lacks a reserved piece.
     """
     try:
         proto = parse_model(model)

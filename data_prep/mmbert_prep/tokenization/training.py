@@ -28,7 +28,7 @@ _COVERAGE = 0.9999
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes:
-    """Train on the texts and return the model; deterministic.
+    """Train on the texts and return the model; equal texts give equal models.
 
     The rarest characters, beyond 99.99% of the text or 40% of the vocabulary, are left to byte
     fallback. Raises UserError if there is too little text for the vocabulary.

@@ -7,7 +7,7 @@ from mmbert.errors import UserError
 from mmbert.recipe import Recipe, parse_recipe
 from mmbert.schedule import training_plan
 
-# Keys that determine which rows are drawn and what the weights mean. Phases count only once begun.
+# Keys that determine which rows are drawn and what the weights mean; of phases only those started.
 # The tokenizer's path is not among them, since folders move: a run folder keeps a copy of its
 # tokenizer, and training compares that copy's fingerprint with the shards'.
 _FIXED = ("seed", "data")

@@ -13,22 +13,18 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
-
-import torch
 
 from mmbert import __version__
+from mmbert.checkpoint.engine_protocols import LoadableEngine, SavableEngine
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
-from mmbert.checkpoint.writer import HostStaging, SaveJob, Writer
+from mmbert.checkpoint.staging import HostStaging
+from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.errors import UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.parallel.host_group import HostGroup
-from mmbert.parallel.parameter_spec import ParameterSpec
-from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_fragment import ParameterFragment
 
 logger = logging.getLogger(__name__)
 
@@ -36,43 +32,6 @@ FOLDER = re.compile(r"step-(\d{8,})")
 Paths = list[Path]  # the method `list` of the store hides the type within the class
 PATIENCE_SECONDS = 10.0
 HIDDEN = (".partial-", ".deleted-", ".replaced-")
-
-
-class SavableEngine(Protocol):
-    """Interface of an engine for saving; a protocol, so that reading imports no engine."""
-
-    @property
-    def grid(self) -> ProcessGrid:
-        """Process grid of the model."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the fragments' tensors."""
-
-    @property
-    def zero_stage(self) -> int:
-        """ZeRO stage, recorded in the index for information."""
-
-    @property
-    def steps_taken(self) -> int:
-        """Optimizer steps so far, including those before a resume."""
-
-    def fragments(self) -> Iterable[ParameterFragment]:
-        """Return this rank's fragments of all parameters, as writable views."""
-
-
-class LoadableEngine(SavableEngine, Protocol):
-    """Interface of an engine for loading."""
-
-    @property
-    def specs(self) -> Sequence[ParameterSpec]:
-        """Specs of all parameters of the model, held by this rank or not."""
-
-    def set_steps_taken(self, steps: int) -> None:
-        """Set the step counter."""
-
-    def sync_model_weights(self) -> None:
-        """Copy the master weights of the fragments to the model's weights. Collective."""
 
 
 class CheckpointStore:

@@ -1,4 +1,4 @@
-"""Asynchronous checkpoint writer: staging in host memory, one file per rank, commit.
+"""Asynchronous checkpoint writer: one file per rank, commit by a rename.
 
 Runs in a thread of each rank. A rank reports a safely written file to rank 0 by a manifest in the
 hidden folder, a failure by a marker file, on which rank 0 aborts the save. Only rank 0 renames the
@@ -11,13 +11,10 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mmbert.checkpoint.format import (
     INDEX_NAME,
@@ -33,8 +30,8 @@ from mmbert.checkpoint.format import (
     vectors_header,
     write_file,
 )
+from mmbert.checkpoint.staging import FragmentSpec, HostStaging
 from mmbert.files import sync_folder
-from mmbert.parallel.zero_fragment import ParameterFragment
 
 logger = logging.getLogger(__name__)
 
@@ -60,74 +57,6 @@ class SaveJob:
     data: int
     zero_stage: int
     commit_timeout: float
-
-
-@dataclass(frozen=True)
-class FragmentSpec:
-    """Location of a fragment that this rank writes: a range of a shard, without its values."""
-
-    name: str
-    shape: tuple[int, ...]
-    split_dimension: int | None
-    tensor_rank: int
-    ranges: tuple[tuple[int, int], ...]
-    start: int
-    length: int
-    states: tuple[str, ...]
-
-
-class HostStaging:
-    """Host buffer for one rank's states, reused between saves (pinned if training on a GPU)."""
-
-    def __init__(self) -> None:
-        self.buffer: Tensor | None = None
-
-    def prepare(self, fragments: Iterable[ParameterFragment], device: torch.device) -> None:
-        """Allocate and touch the buffer ahead: allocation takes longer than the copy."""
-        self._reserve(_written_here(fragments), device)
-        assert self.buffer is not None
-        self.buffer.zero_()
-
-    def _reserve(self, fragments: list[ParameterFragment], device: torch.device) -> None:
-        total = sum(f.length * len(f.states) for f in fragments)
-        if self.buffer is None or self.buffer.numel() != total:
-            self.buffer = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
-
-    def stage(
-        self, fragments: Iterable[ParameterFragment], device: torch.device
-    ) -> tuple[FragmentSpec, ...]:
-        """Copy the fragments that this rank writes in file order; complete on return.
-
-        A parameter replicated on all tensor ranks is written by the first of them.
-        """
-        chosen = _written_here(fragments)
-        self._reserve(chosen, device)
-        assert self.buffer is not None
-        offset = 0
-        for fragment in chosen:
-            for tensor in fragment.states.values():
-                target = self.buffer[offset : offset + fragment.length]
-                target.copy_(tensor, non_blocking=True)
-                offset += fragment.length
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
-        return tuple(
-            FragmentSpec(
-                name=f.name,
-                shape=tuple(f.spec.full_shape),
-                split_dimension=f.spec.split_dimension,
-                tensor_rank=f.tensor_rank,
-                ranges=tuple(f.spec.ranges(f.tensor_rank, f.tensor_size)),
-                start=f.start,
-                length=f.length,
-                states=tuple(f.states),
-            )
-            for f in chosen
-        )
-
-
-def _written_here(fragments: Iterable[ParameterFragment]) -> list[ParameterFragment]:
-    return [f for f in fragments if f.spec.is_split or f.tensor_rank == 0]
 
 
 class Writer:
@@ -219,7 +148,12 @@ def _mark_failure(job: SaveJob) -> None:
 
 
 def _collect_manifests(job: SaveJob) -> list[dict[str, Any]]:
-    """Wait for the manifests of all ranks. Raises PeerFailedError or TimeoutError."""
+    """Wait for the manifests of all ranks and return them in rank order.
+
+    Raises:
+        PeerFailedError: a rank failed.
+        TimeoutError: a rank has no manifest after `commit_timeout` seconds.
+    """
     manifests: dict[int, dict[str, Any]] = {}
     deadline, pause = time.monotonic() + job.commit_timeout, 0.005
     while len(manifests) < job.world_size:
@@ -263,9 +197,8 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
         _manifest_path(job, rank).unlink()
     sync_folder(job.partial)
     replaced = job.path.with_name(f".replaced-{job.path.name}-{uuid.uuid4().hex[:8]}")
-    if (
-        job.path.exists()
-    ):  # the same step again, after resuming from an older or replacing a damaged one
+    # The same step again, after resuming from an older checkpoint or because this one is damaged.
+    if job.path.exists():
         job.path.rename(replaced)
     job.partial.rename(job.path)
     sync_folder(job.path.parent)

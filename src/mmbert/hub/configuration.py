@@ -180,7 +180,7 @@ def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     )
     if scaled or parameters.keys() - {"full_attention", "sliding_attention"}:
         raise UserError(
-            f"{path}: RoPE scaling is not supported",
+            f"{path}: unsupported RoPE configuration",
             remedy="only models with one unscaled RoPE base per layer type can be imported",
         )
     global_base = _number({**config, **_base(full)}, "global_rope_theta", path, 160_000.0)

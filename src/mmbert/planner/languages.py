@@ -8,7 +8,7 @@ from mmbert.recipe import Phase, Recipe
 from mmbert.schedule import TrainingPlan
 
 # Columns of the published table, in the order in which phases claim them.
-# Source: statistics/language_counts.csv of github.com/JHU-CLSP/mmBERT (MIT licence).
+# Source: statistics/language_counts.csv of github.com/JHU-CLSP/mmBERT (MIT license).
 _COLUMNS = ("pretrain", "ext", "decay-mid", "decay-eng", "decay-all")
 _CODE = "code"
 

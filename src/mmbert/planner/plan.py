@@ -84,8 +84,7 @@ def estimate(
         phases=phases,
         layouts=layouts,
         languages=statistics.languages,
-        # float32 master weight and two optimizer moments of every parameter.
-        checkpoint_bytes=12 * parameters.total,
+        checkpoint_bytes=recipe.optimizer.bytes_per_parameter * parameters.total,
         checkpoints_written=written,
         checkpoints_kept=min(kept, written),
         length_origin=statistics.length_origin,

@@ -51,13 +51,6 @@ class Recipe(Settings):
     variants: tuple[Variant, ...] = ()
     merge: MergeSettings | None = None
 
-    def phase(self, name: str) -> Phase:
-        """Return the phase named `name`. Raises KeyError if missing."""
-        for phase in self.phases:
-            if phase.name == name:
-                return phase
-        raise KeyError(name)
-
     def dropout_in(self, phase: Phase) -> float:
         """Return the attention output dropout in `phase`."""
         own = phase.dropout

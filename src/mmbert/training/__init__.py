@@ -1,15 +1,15 @@
-"""The training job, in the order in which it is read.
+"""The training job.
 
 - `main`: from options to exit status; `launcher_env`, `run_config`, `run_folder`, `determinism`:
-  what is known before anything starts; `build_trainer` puts the parts together.
-- `loop`, `trainer`, `train_step`, `metrics_processor`: the run itself.
+  setup before training; `build_trainer` builds the parts.
+- `loop`, `trainer`, `train_step`, `metrics_processor`: training; `components`: its parts.
 - `engine`: DeepSpeed, the optimizer, and the one read of a step.
 - `fault_tolerance`: hangs, spikes, signals, memory.
-- `metrics`: what is measured and logged.
+- `metrics`: measuring and logging.
 """
 
 import os
 
-# Nothing here is compiled by torch, but importing DeepSpeed decorates a function with
-# torch.compile, which would load all of inductor: seconds in every process.
+# Importing DeepSpeed decorates a function with torch.compile, which would load all of inductor and
+# cost seconds in every process, though nothing here is compiled by torch.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

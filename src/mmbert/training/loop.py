@@ -1,112 +1,70 @@
-"""The training loop: for each step: rows, passes, optimiser step, and what is due.
+"""The training loop.
 
-It reads from top to bottom like the algorithm it is. All that a step needs follows from its number:
-its rows, learning rate, weight decay, masks and dropout. So moving to the next phase is no event
-for the loop, continuing after a restart is to begin at another number, and skipping a step is to
-pass over its rows.
+Everything that a step needs follows from its number: its rows, learning rate, weight decay, masks
+and dropout. So a new phase is nothing special to the loop, resuming means starting at another
+number, and skipping a step means dropping its rows.
 
-Between two ordinary steps the ranks send each other nothing: that one of them wants to stop or save
-is read with a step's loss, and done before the next step.
+Ordinary steps need no communication besides the training's own: requests to stop or save travel
+with a step's loss, and are handled before the next step.
 """
 
 from enum import Enum
 
-from mmbert.data.loading.rows import Row
-from mmbert.schedule import StepPlan, step_settings
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
-from mmbert.training.fault_tolerance.watchdog import Activity
-from mmbert.training.metrics_processor import MetricsProcessor
-from mmbert.training.train_step import StepOutcome
-from mmbert.training.trainer import Trainer
+from mmbert.training.trainer import LossCheck, Trainer
 
 
 class ExitReason(Enum):
-    """How the loop came to its end."""
+    """Why the training loop ended."""
 
     FINISHED = "all steps are done"
-    PHASE_DONE = "the phase asked for is done"
-    STOPPED = "asked to stop; everything is saved"
+    PHASE_DONE = "the requested phase is done"
+    STOPPED = "stop requested; everything is saved"
 
 
 def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReason:
-    """Train from `trainer.step` to the end of the plan (or of a phase), reporting and saving."""
-    plan, metrics = trainer.plan, MetricsProcessor(trainer)
+    """Train from `trainer.step` to the end of the plan, or of the phase `stop_after_phase`."""
+    plan = trainer.run.plan
     ends = {phase.name: phase.end_step for phase in plan.phases}
     end = plan.steps if stop_after_phase is None else ends[stop_after_phase]
-    requests = sync_requests(trainer)
+    requests = trainer.sync_requests()
     while trainer.step < end:
-        if requests.failure is not None:
-            trainer.save("figures cannot be written")
-            trainer.finish_saving()
-            raise requests.failure
-        if requests.stop is not None:
-            trainer.save("asked to stop")
-            metrics.log_stopped(requests.stop)
-            return ExitReason.STOPPED
-        if requests.save:
-            trainer.save("time")
+        if (reason := handle_requests(trainer, requests)) is not None:
+            return reason
         at = plan.at(trainer.step)
-        phase_plan = plan.phases[at.phase_index]
-        if trainer.step == phase_plan.first_step or not metrics.in_phase(phase_plan):
-            metrics.start_phase(phase_plan)
-        trainer.heartbeat(Activity.READ_ROWS)
-        with trainer.step_timer.host("data"):
-            rows = trainer.next_rows(at.rows)
-        if trainer.step in trainer.skipped.steps:
-            metrics.log_skipped(at)
-            requests = sync_requests(trainer)
+        trainer.start_phase(at)
+        rows = trainer.next_rows(at)
+        if at.step in trainer.skipped.steps:
+            trainer.metrics.log_skipped(at)
+            requests = trainer.sync_requests()
         else:
-            outcome = take_step(trainer, at, rows)
-            requests = outcome.requests.resolve(outcome.request_counts, trainer.host_group)
-            if not check_loss(trainer, metrics, at, outcome, rows):
-                continue  # rolled back: the trainer stands at an earlier step
-        trainer.step += 1
-        metrics.after_step(at)
-        if trainer.sanity_is_due():
-            trainer.heartbeat(Activity.COMPARE_RANKS)
-            trainer.check_sanity(rows)
-        if trainer.step == phase_plan.end_step:
-            metrics.end_phase(phase_plan)
-            trainer.save("end of phase", phase_end=True)
-        elif trainer.save_is_due(at):
-            trainer.save("token interval")
+            outcome = trainer.train_step(at, rows)
+            requests = outcome.requests.resolve(outcome.request_counts, trainer.ranks.host_group)
+            check = trainer.check_loss(at, outcome, rows)
+            if (
+                check is LossCheck.SPIKE
+                and (target := trainer.rollback_target(at.step)) is not None
+            ):
+                trainer.roll_back(at.step, target)
+                continue
+        trainer.finish_step(at, rows)
     return ExitReason.FINISHED if end == plan.steps else ExitReason.PHASE_DONE
 
 
-def sync_requests(trainer: Trainer) -> LoopRequests:
-    """What the ranks want, in a message of its own: no training step has carried it."""
-    trainer.heartbeat(Activity.SYNC_REQUESTS)
-    return trainer.pending_requests().sync(trainer.host_group)
+def handle_requests(trainer: Trainer, requests: LoopRequests) -> ExitReason | None:
+    """Save, stop or fail as any rank has requested; return why to leave the loop, if so.
 
-
-def take_step(trainer: Trainer, at: StepPlan, rows: list[Row]) -> StepOutcome:
-    """Train on one step's rows."""
-    trace = trainer.profiler.step()
-    if trace is not None:
-        trainer.loggers.message(f"profiler trace: {trace}")
-    trainer.heartbeat(Activity.TRAIN_STEP)
-    return trainer.runner.run(
-        rows,
-        step_settings(trainer.recipe, trainer.plan, at.step),
-        pending_requests=trainer.pending_requests,
-    )
-
-
-def check_loss(
-    trainer: Trainer, metrics: MetricsProcessor, at: StepPlan, outcome: StepOutcome, rows: list[Row]
-) -> bool:
-    """Look at the step's numbers; False when the trainer was rolled back.
-
-    Every rank sees the same figures and comes to the same conclusion.
+    Raises:
+        UserError: metrics cannot be written; the state is saved.
     """
-    if not outcome.report.finite:
-        metrics.log_non_finite(at, outcome, rows)
-        trainer.loss_monitor.count_non_finite(at.step)
-        return True
-    metrics.count_step(at, outcome, rows)
-    if trainer.loss_monitor.is_spike(outcome.loss):
-        metrics.log_spike(at, outcome, rows)
-        if trainer.recipe.guard.rollback and trainer.roll_back(at.step):
-            metrics.rewind()
-            return False
-    return True
+    if requests.failure is not None:
+        trainer.save("metrics cannot be written")
+        trainer.finish_saving()
+        raise requests.failure
+    if requests.stop is not None:
+        trainer.save("stop requested")
+        trainer.metrics.log_stopped(trainer.step, requests.stop)
+        return ExitReason.STOPPED
+    if requests.save:
+        trainer.save("time")
+    return None

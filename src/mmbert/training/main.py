@@ -1,8 +1,8 @@
-"""The main job from its options to its exit status; called by `mmbert.pretrain`.
+"""The training job from its options to its exit status; called by `mmbert.pretrain`.
 
-What is wrong with the user's input is found before anything starts and said once, by rank 0,
-whichever rank finds it. The process leaves with `os._exit`, because torch's gloo threads may abort
-one that returns in the ordinary way.
+Mistakes in the user's input are found before anything starts and printed once, by rank 0, whichever
+rank finds them. The process ends with `os._exit`, because torch's gloo threads may abort one that
+returns normally.
 """
 
 import os
@@ -29,14 +29,14 @@ from mmbert_kernels import keep_freed_memory
 
 EXIT_FAILURE = 1
 LAST_ERROR_SECONDS = 5.0
-# Before the recipe is read its own timeout is not known.
+# Until the recipe, which has its own timeout, is read.
 STARTUP_TIMEOUT = timedelta(minutes=10)
 
 
 def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
-    """Train as `options` say; the exit status. Starts and ends torch.distributed.
+    """Train as `options` say and return the exit status. Initializes torch.distributed.
 
-    Raises nothing that the user should see a traceback of: a UserError is printed here.
+    Prints a UserError instead of raising it, once the ranks are connected.
     """
     os.environ.update(rank_info.environment())
     run_config, error = _try_to_resolve(options, rank_info)
@@ -47,7 +47,7 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     if run_config is not None:
         error = _check_device(run_config, device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Twice the hang timeout: the watchdog names the culprit before a collective gives up.
+    # Twice the hang timeout: the watchdog names the culprit before a collective times out.
     try:
         distributed.init_process_group(
             backend,
@@ -60,10 +60,10 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         if "EADDRINUSE" not in str(network_error):
             raise
         raise UserError(
-            f"port {rank_info.master_port} of {rank_info.master_address}, where the ranks were to "
-            "meet, is taken (by another run?)",
-            remedy="choose another one: deepspeed --master_port N …; for srun, mpirun and torchrun "
-            "set MASTER_PORT=N",
+            f"rendezvous address {rank_info.master_address}:{rank_info.master_port} is already in "
+            "use (by another run?)",
+            remedy="choose another port: deepspeed --master_port N …; for srun, mpirun and "
+            "torchrun set MASTER_PORT=N",
         ) from network_error
     host_group = HostGroup.build(2 * hang)
     if device.type == "cpu":
@@ -96,35 +96,35 @@ def _run(
     try:
         exit_reason = train(trainer, stop_after_phase=options.stop_after_phase)
         trainer.finish_saving()
-        trainer.write_results()
-        failure = host_group.broadcast(trainer.loggers.failure)
+        trainer.metrics.write_results()
+        failure = host_group.broadcast(trainer.metrics.loggers.failure)
         if failure is not None:
             raise failure
         if host_group.is_rank_zero:
             if exit_reason is ExitReason.STOPPED:
                 trainer.stop.clear_stop_file()
             else:
-                print_summary(trainer.results, trainer.run_folder)
+                print_summary(trainer.metrics.results, trainer.run.folder)
     finally:
         trainer.close()
     host_group.barrier()
-    trainer.watchdog.close()
+    trainer.ranks.watchdog.close()
     return EXIT_SAVED_START_AGAIN if exit_reason is ExitReason.STOPPED else 0
 
 
 def _choose_device(rank_info: RankInfo) -> torch.device:
-    """This rank's GPU; the CPU where there is none, or with DS_ACCELERATOR=cpu."""
+    """Return this rank's GPU, or the CPU if there is none or DS_ACCELERATOR=cpu is set."""
     if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
         return torch.device("cpu")
     number = device_index(rank_info.local_rank, torch.cuda.device_count())
-    os.environ["LOCAL_RANK"] = str(number)  # where DeepSpeed looks for its device
+    os.environ["LOCAL_RANK"] = str(number)  # DeepSpeed takes its device from here
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 
 
 def _set_thread_count(host_group: HostGroup) -> None:
-    """Divide the machine's processors among its ranks, unless the user has."""
+    """Divide the node's processors among its ranks, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" in os.environ:
         return
     neighbours = host_group.gather(socket.gethostname()).count(socket.gethostname())
@@ -132,15 +132,15 @@ def _set_thread_count(host_group: HostGroup) -> None:
 
 
 def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
-    """Every rank may have met the same mistake, or one alone: the first to come says it."""
+    """Print an error that one or all ranks have met, on the first rank to get here."""
     try:
         if store is None or store.add("said", 1) == 1:
             sys.stderr.write(text)
             sys.stderr.flush()
     except distributed.DistNetworkError:
-        return  # rank 0, which keeps the store, has said something and left
+        return  # rank 0, which hosts the store, has printed an error and exited
     if host_group.is_rank_zero and store is not None:
-        # The store goes with this process: let the others ask it first.
+        # The store ends with this process: let the others ask it first.
         deadline = time.monotonic() + LAST_ERROR_SECONDS
         while store.add("said", 0) < host_group.world_size and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -159,7 +159,7 @@ def _try_to_resolve(
 
 
 def _check_device(run_config: RunConfig, device: torch.device) -> UserError | None:
-    """What this rank's device cannot do for the recipe."""
+    """Return why this rank's device cannot run the recipe, or None."""
     try:
         set_up_device(run_config.recipe, device)
     except UserError as error:
@@ -168,21 +168,21 @@ def _check_device(run_config: RunConfig, device: torch.device) -> UserError | No
 
 
 def _print_errors(errors: list[UserError | None]) -> None:
-    """Each different mistake once, with the ranks that met it if it was not all of them."""
-    told: dict[str, list[int]] = {}
+    """Print each distinct error once, with the ranks that met it unless all did."""
+    ranks_by_error: dict[str, list[int]] = {}
     for rank, error in enumerate(errors):
         if error is not None:
-            told.setdefault(str(error), []).append(rank)
-    for text, ranks in told.items():
+            ranks_by_error.setdefault(str(error), []).append(rank)
+    for text, ranks in ranks_by_error.items():
         where = "" if len(ranks) == len(errors) else f" (ranks {ranks})"
         sys.stderr.write(f"error{where}: {text}\n")
 
 
 def run_and_exit(options: RunOptions, rank_info: RankInfo) -> NoReturn:
-    """`pretrain`, then leave the process with its status."""
+    """Run `pretrain` and exit the process with its status."""
     try:
         status = pretrain(options, rank_info)
-    except UserError as error:  # before the ranks could talk to each other
+    except UserError as error:  # before the ranks were connected
         sys.stderr.write(f"error (rank {rank_info.rank}): {error}\n")
         status = EXIT_USER_ERROR
     except BaseException:

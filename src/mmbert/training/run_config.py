@@ -1,10 +1,12 @@
-"""What can be known before anything starts: the recipe, the plan, the corpus, and that they fit."""
+"""Options of a run, and its configuration resolved from them before anything starts."""
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
@@ -18,7 +20,7 @@ from mmbert.training.metrics.loggers.console_logger import format_count
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line says."""
+    """Options of the command line."""
 
     recipe: str | Path
     """A recipe's name, or the path of its file."""
@@ -31,29 +33,36 @@ class RunOptions:
 
     @property
     def run_folder(self) -> Path:
-        """Where this run's own files go: a variant has a folder within the run it branches from."""
+        """The run's own folder; that of a variant is inside the run that it branches from."""
         return self.output / "variants" / self.variant if self.variant else self.output
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The recipe as it will be trained, and what follows from it and the shards."""
+    """The recipe as trained, and what follows from it and the shards."""
 
     recipe: Recipe
     plan: TrainingPlan
     corpus: Corpus
     encoder: EncoderConfig
+    folder: Path
+    """Where the run's own files go."""
     branch_step: int | None = field(default=None)
-    """A variant starts from the main run's checkpoint of this step."""
+    """Step of the main run's checkpoint that a variant starts from."""
     warnings: tuple[str, ...] = ()
-    """What may be meant, but probably is not."""
+    """Settings that are allowed but probably a mistake."""
+
+    @cached_property
+    def table(self) -> ComponentTable:
+        """The components (source and language) of the data, with their planned tokens."""
+        return ComponentTable.build(self.corpus, self.recipe, self.plan)
 
 
 def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
-    """Read and check everything that needs no process group.
+    """Load the recipe and the shards, and check all that needs no process group.
 
     Raises:
-        UserError: the recipe, the shards or the number of processes do not fit together.
+        UserError: the recipe, the shards and the number of processes do not fit together.
     """
     recipe = load_recipe(options.recipe, options.overrides)
     branch_step = None
@@ -63,8 +72,8 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
         names = [phase.name for phase in recipe.phases]
         if options.stop_after_phase not in names:
             raise UserError(
-                f"--stop-after-phase names '{options.stop_after_phase}', which is no phase",
-                remedy=f"phases: {', '.join(names)}",
+                f"unknown phase '{options.stop_after_phase}' in --stop-after-phase",
+                remedy=f"choose one of the recipe's phases: {', '.join(names)}",
             )
     plan = training_plan(recipe)
     check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
@@ -77,27 +86,27 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
-    return RunConfig(recipe, plan, corpus, encoder, branch_step, warnings)
+    return RunConfig(recipe, plan, corpus, encoder, options.run_folder, branch_step, warnings)
 
 
 def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, ...]]:
-    """The model to train, and warnings; where it starts from given weights, it must be theirs."""
+    """Return the model to train, and warnings; it must match the initial checkpoint, if any."""
     encoder = encoder_config(recipe.model, corpus.tokenizer.vocabulary_size)
     if recipe.initial_checkpoint is None:
         return encoder, ()
-    given = InitialCheckpoint(recipe.initial_checkpoint)
-    given.check_model(recipe.model)
-    given.check_tokenizer(corpus.tokenizer_folder, corpus.tokenizer.special_ids.model_dump())
-    # Rows that no token uses stay, so that the model comes out as it went in.
-    encoder = replace(encoder, vocab_size=given.vocab_size)
-    return encoder, tuple(given.rotary_differences(recipe.phases[0].rotary_bases))
+    initial = InitialCheckpoint(recipe.initial_checkpoint)
+    initial.check_model(recipe.model)
+    initial.check_tokenizer(corpus.tokenizer_folder, corpus.tokenizer.special_ids.model_dump())
+    # Unused embedding rows are kept, so that the exported model has the shapes of the imported one.
+    encoder = replace(encoder, vocab_size=initial.vocab_size)
+    return encoder, tuple(initial.rotary_differences(recipe.phases[0].rotary_bases))
 
 
 def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
-    """The recipe of the variant `name`, and the step at which it leaves the main run.
+    """Return the recipe of variant `name`, and the step at which it branches from the main run.
 
     Raises:
-        UserError: no such variant, or one that changes what lies before its branch.
+        UserError: there is no such variant, or it changes what precedes its branch.
     """
     variant = next((v for v in recipe.variants if v.name == name), None)
     if variant is None:
@@ -111,20 +120,20 @@ def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
         changed.phases[: index + 1] != recipe.phases[: index + 1]
     ):
         raise UserError(
-            f"variant '{name}' overrides what lies before its branch (the end of phase "
+            f"variant '{name}' changes what precedes its branch (the end of phase "
             f"'{variant.branch_from}'): {', '.join(variant.overrides)}",
-            remedy="override the phases after it alone",
+            remedy="override only the phases after it",
         )
     if index + 1 == len(own):
         raise UserError(
             f"variant '{name}' branches from the last phase: nothing is left to train",
-            remedy="name an earlier phase in branch_from",
+            remedy="choose an earlier phase in branch_from",
         )
     return changed, main[index].end_step
 
 
 def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
-    """The resolved recipe as YAML, and below it the plan as comments: `--dry-run`."""
+    """Print the resolved recipe as YAML, followed by the plan as comments (`--dry-run`)."""
     recipe, plan = run_config.recipe, run_config.plan
     file.write(dump_recipe(recipe))
     data_ranks = world_size // recipe.parallel.tensor

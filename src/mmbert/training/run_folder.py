@@ -1,4 +1,4 @@
-"""The run's folder: its resolved recipe, and its own copy of the tokenizer."""
+"""The run folder: resolved recipe and a copy of the tokenizer."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from mmbert.recipe import Recipe, dump_recipe
 
 
 def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
-    """Write recipe.yaml and copy the tokenizer (rank 0 alone).
+    """Write recipe.yaml and copy the tokenizer (rank 0 only).
 
     Raises:
         UserError: the folder cannot be written, or belongs to a run with another tokenizer.
@@ -23,9 +23,9 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
             found = read_tokenizer_description(tokenizer).fingerprint
             if found != corpus.tokenizer.fingerprint:
                 raise UserError(
-                    f"{run_folder} belongs to a run with another tokenizer than the shards "
-                    f"{corpus.root}",
-                    remedy="give another --output, or the shards that the run began with",
+                    f"{run_folder} belongs to a run with another tokenizer than that of the shards "
+                    f"in {corpus.root}",
+                    remedy="choose another --output, or the shards that the run started with",
                 )
         else:
             partial = run_folder / ".tokenizer.partial"
@@ -37,5 +37,5 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
             file.write(dump_recipe(recipe).encode())
     except OSError as error:
         raise UserError(
-            f"cannot write to {run_folder}: {error.strerror}", remedy="give another --output"
+            f"cannot write to {run_folder}: {error.strerror}", remedy="choose another --output"
         ) from error

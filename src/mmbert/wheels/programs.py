@@ -91,8 +91,8 @@ def run(
 def failure(purpose: str, output: str) -> UserError:
     """Convert the error output of a program to a UserError."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"(error|cause|hint)\b", line, re.IGNORECASE)]
-    words = "; ".join((told or lines)[:3]) or "no error output"
+    causes = [line for line in lines if re.match(r"(error|cause|hint)\b", line, re.IGNORECASE)]
+    words = "; ".join((causes or lines)[:3]) or "no error output"
     if _NO_NETWORK.search(output):
         remedy = "the package registry cannot be reached: run this where it can (PIP_INDEX_URL="
         return UserError(f"{purpose}: {words}", remedy=remedy + "… names a mirror)")

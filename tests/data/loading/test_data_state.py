@@ -62,10 +62,10 @@ def test_a_changed_mixture_is_refused_where_it_has_begun(
 
 @pytest.mark.parametrize("stop", [2, 3, 5, 7])
 def test_corpus_may_gain_a_language(tmp_path: Path, stop: int) -> None:
-    """A new language moves the indices of others; a run in progress goes on as it was.
+    """A new language shifts the indices of others; a run in progress resumes unchanged.
 
-    Stopped within the first phase, at its end, and in the phases after it: by then pieces have gone
-    back to their languages, and remainders of one that rests are kept.
+    Stops within the first phase, at its end, and in later phases, where pieces have been returned
+    to their languages and remainders of an unsampled language are deferred.
     """
     lengths = {"bbb_Latn": [30, 200] * 100, "ddd_Latn": [50] * 260}
     named = small_recipe(
@@ -81,10 +81,10 @@ def test_corpus_may_gain_a_language(tmp_path: Path, stop: int) -> None:
     expected, end = read_in_lockstep(old, named, plan, 1)
     _, state = read_in_lockstep(old, named, plan, 1, stop=stop)
     state = json.loads(json.dumps(state))
-    # what the new indices must be given to, wherever it can have come about
+    # returned pieces and deferred ranges exist, whose indices must be remapped
     assert [bool(ended["returned"]) for ended in state["ended"]] == [True] * ((stop - 1) // 3)
     assert any(stream["kept"] for stream in state["streams"].values()) == (stop == 5)
-    # the same texts, with a language that sorts before them
+    # the same texts, and a language that sorts before them
     numbered = {"bbb_Latn": lengths["bbb_Latn"], "ddd_Latn": lengths["ddd_Latn"], "aaa_Latn": [9]}
     new = write_corpus(tmp_path / "new", {"web": numbered}, contexts=[64, 128])
     rows, new_end = read_in_lockstep(new, named, plan, 1, first_step=stop, state=state)
@@ -96,7 +96,7 @@ def test_corpus_may_gain_a_language(tmp_path: Path, stop: int) -> None:
 
 
 def _by_name(state: DataState) -> object:
-    """The state with components by their names."""
+    """Return the state with component names instead of indices."""
     names = state["components"]
     ended = [
         (

@@ -1,4 +1,4 @@
-"""A batch holds its row as tensors, and few more slots for documents than the row has documents."""
+"""Batches have the tensors of their row, and few unused segment slots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ("input_ids", "cu_seqlens", "masked_positions", "labels", "weights")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Documents as long as those of the web: log-normal, median 500, mean 916."""
+    """Document lengths as on the web: log-normal, median 500, mean 916."""
     random = np.random.default_rng(3)
     lengths = np.maximum(16, random.lognormal(np.log(500), 1.1, 700)).astype(int)
     folder = tmp_path_factory.mktemp("shards")
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    """Two phases of the real sizes of rows and contexts."""
+    """Two phases with realistic rows and contexts."""
     return small_recipe(
         phase("short", 4 * ROW_TOKENS, context=1024),
         phase("long", 4 * ROW_TOKENS, context=8192),
@@ -68,7 +68,7 @@ def test_it_holds_the_row_as_tensors(rows: list[Row]) -> None:
 
 
 def test_it_has_few_slots_without_a_document(rows: list[Row]) -> None:
-    """A row has four times as many as it is likely to need; on a GPU each of them costs."""
+    """A row has four times the slots that it is likely to need; on a GPU, each has a cost."""
     for row in rows:
         slots = len(to_batch(row).cu_seqlens) - 1
         assert slots <= len(row.documents) + SLOT_STEP
@@ -81,7 +81,7 @@ def test_it_has_few_slots_without_a_document(rows: list[Row]) -> None:
 def test_no_row_has_more_slots_than_its_phases_shape_allows(
     corpus: Corpus, recipe: Recipe, rows: list[Row]
 ) -> None:
-    """The dry batch has exactly as many: what fits then fits always."""
+    """The memory check uses exactly as many slots, so that later batches fit."""
     sizes = component_sizes(corpus, recipe)
     short, long = row_shapes(sizes, recipe, phase_mixtures(sizes, recipe))
     for row in rows:
@@ -101,7 +101,7 @@ def test_no_row_has_more_slots_than_its_phases_shape_allows(
 def test_the_model_does_not_see_which_slots_are_left_out(
     corpus: Corpus, recipe: Recipe, rows: list[Row]
 ) -> None:
-    """Losses and gradients are equal to the bit."""
+    """Losses and gradients are bitwise equal."""
     row = small_row(rows[0])
     few, model = to_batch(row), tiny_model(tiny_config(vocab_size=1000))
     all_slots = replace(few, cu_seqlens=torch.from_numpy(row.cu_seqlens))
@@ -121,7 +121,7 @@ def test_the_model_does_not_see_which_slots_are_left_out(
 
 
 def small_row(row: Row) -> Row:
-    """The beginning of a row, with all its slots."""
+    """Return the beginning of a row, with all its slots."""
     tokens = 2000
     here = int(np.searchsorted(row.masked_positions, tokens))
     return replace(

@@ -44,7 +44,7 @@ def test_resuming_on_another_number_of_ranks(
     before: int,
     after: int,
 ) -> None:
-    """Stop after any step (3 is the phase's end); the state goes through JSON."""
+    """Stop after any step (3 ends the phase) and pass the state through JSON."""
     _, state = read_in_lockstep(corpus, recipe, plan, before, stop=stop)
     state = json.loads(json.dumps(state))
     assert state["step"] == stop

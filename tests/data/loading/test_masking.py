@@ -16,7 +16,7 @@ from mmbert.errors import UserError
 from mmbert.recipe import MaskingSettings
 
 VOCABULARY = 60
-# special ids lie apart, as some tokenizers have them
+# special ids are not contiguous, as in some tokenizers
 SPECIAL = SpecialIds(pad=0, end=1, begin=2, unknown=30, mask=59)
 TOKENIZER = TokenizerDescription(
     kind="huggingface", vocabulary_size=VOCABULARY, fingerprint="x", special_ids=SPECIAL
@@ -70,7 +70,7 @@ def test_same_row_same_mask_and_other_rows_other_masks() -> None:
 
 
 def test_known_masks() -> None:
-    # Masks must never change between versions or machines: a resumed run would not be the same.
+    # Masks must never change between versions or machines, or resumed runs would differ.
     masked = Masker(TOKENIZER, MaskingSettings(), 21).mask(_row_of_ids(), 0.3, 5)
     assert masked.positions.tolist() == KNOWN_POSITIONS
     assert masked.input_ids[masked.positions].tolist() == KNOWN_IDS
@@ -127,7 +127,7 @@ def test_every_position_is_chosen_equally_often() -> None:
 
 
 def test_whole_words_are_masked_together() -> None:
-    """Words of three tokens: but for the last word of a row, all three or none."""
+    """Of words of three tokens, all or none are masked, except for the last word chosen."""
     starts = np.zeros(VOCABULARY, dtype=bool)
     starts[10] = True
     masker = Masker(TOKENIZER, MaskingSettings(whole_word=True), 21, starts)
@@ -145,7 +145,7 @@ def test_whole_words_are_masked_together() -> None:
 
 
 def test_words_end_with_their_document() -> None:
-    """Each document is a word of two tokens; the second begins no word by itself."""
+    """Each document is one word of two tokens."""
     starts = np.zeros(VOCABULARY, dtype=bool)
     starts[10] = True
     masker = Masker(TOKENIZER, MaskingSettings(whole_word=True), 21, starts)
@@ -179,7 +179,7 @@ def test_word_starts_come_from_the_vocabulary(tmp_path: Path) -> None:
     path.write_text(json.dumps({"model": {"vocab": {"play": 0, "##ing": 1}}}))
     assert np.flatnonzero(read_word_starts(tmp_path, 2)).tolist() == [0]
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json holds no vocabulary"):
+    with pytest.raises(UserError, match=r"tokenizer\.json has no vocabulary"):
         read_word_starts(tmp_path, 10)
     with pytest.raises(UserError, match="needs"):
         read_word_starts(tmp_path / "elsewhere", 10)

@@ -1,4 +1,4 @@
-"""Rows are full, pieces whole, and none waits long."""
+"""Rows are full, pieces stay whole, and no segment waits long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmbert.data.shards.continuation_index import count_parts, part_bounds
 
 
 def _segments(random: np.random.Generator, count: int, mean: float, context: int) -> np.ndarray:
-    """Sizes of segments of documents with log-normal lengths, as web text has them."""
+    """Draw segment sizes of documents with log-normal lengths, as in web text."""
     lengths = np.maximum(1, random.lognormal(np.log(mean) - 0.5, 1.0, count)).astype(np.int64)
     parts = count_parts(lengths, context)
     owner = np.repeat(np.arange(count), parts)
@@ -28,7 +28,7 @@ def _segments(random: np.random.Generator, count: int, mean: float, context: int
 
 
 def _pack(sizes: np.ndarray, shape: RowShape, rows: int) -> tuple[list[int], list[int], list[int]]:
-    """Padding of each row, and for each placed segment: rows waited, segments before it."""
+    """Return the padding of each row, and for each segment the rows waited and older segments."""
     waiting = np.empty((0, 3), dtype=np.int64)  # size, row of arrival, older ones at arrival
     padding, waits, before = [], [], []
     taken = 0
@@ -95,7 +95,7 @@ def test_a_row_never_overflows_and_takes_the_oldest(
 @given(st.lists(st.integers(3, 60), min_size=2, max_size=11), st.integers(60, 150))
 @settings(deadline=None)
 def test_the_gap_is_closed_as_well_as_any_subset_could(sizes: list[int], row_tokens: int) -> None:
-    """With all of a dozen segments but the oldest open to choice: compare with all subsets."""
+    """Compare with all subsets of a dozen segments, of which the oldest is always taken."""
     shape = RowShape(row_tokens, 1000)
     chosen = choose_segments(np.array(sizes), shape)
     sums = {sizes[0]}
@@ -110,7 +110,7 @@ def test_same_lengths_leave_what_cannot_be_filled() -> None:
 
 
 def test_what_the_next_segments_cannot_close_later_ones_do() -> None:
-    """Sixty-four of 100 tokens never fill 4,097; one of 97 that waits behind them does."""
+    """Sixty-four segments of 100 tokens never fill 4,097; one of 97 behind them does."""
     sizes = np.full(200, 100)
     shape = RowShape(4097, 1000)
     assert sizes[choose_segments(sizes, shape)].sum() == 4000

@@ -20,7 +20,7 @@ from tests.support.recipes import phase_of_row
 def test_rows_hold_the_documents_they_name(
     corpus: Corpus, recipe: Recipe, plan: TrainingPlan, rows: list[Row]
 ) -> None:
-    """Unmasked ids are begin, the named tokens of the named document, end; then padding."""
+    """Unmasked ids are begin, the listed tokens of the listed document, end; then padding."""
     numbers = {"aaa_Latn": 0, "bbb_Latn": 1, "ccc_Cyrl": 2}
     for row in rows[::5]:
         settings = recipe.phases[phase_of_row(plan, row.index).index]

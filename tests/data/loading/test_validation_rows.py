@@ -1,4 +1,4 @@
-"""Held-out rows are the same whatever the ranks and the seed; the unigram model's loss adds up."""
+"""Validation rows are independent of ranks and seed; the unigram loss matches frequencies."""
 
 from __future__ import annotations
 

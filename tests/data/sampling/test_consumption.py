@@ -1,4 +1,4 @@
-"""What has been drawn, against plain sets: holes, horizons and pieces given back, at any size."""
+"""Consumption compared with plain sets: gaps, high-water marks and returned pieces."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def test_no_cap_stays_no_cap() -> None:
 @given(st.data())
 @settings(max_examples=50, deadline=None)
 def test_consumption_equals_plain_bookkeeping(data: st.DataObject) -> None:
-    """Against sets: phases with arbitrary positions of streams and arbitrary pieces given back.
+    """Compare phases with arbitrary stream positions and returned pieces with plain sets.
 
-    Also where more pieces were drawn before than fit the integers that one might think of.
+    Also after more pieces than fit 16 or 32-bit integers.
     """
     streams = data.draw(st.integers(1, 4))
     before = data.draw(st.sampled_from([0, 2**16 - 3, 2**31 - 3, 2**32 - 3, 2**40]))
@@ -64,7 +64,7 @@ def test_consumption_equals_plain_bookkeeping(data: st.DataObject) -> None:
 
 
 def test_a_phase_of_trillions_of_pieces_ends_exactly() -> None:
-    """Streams stand at 2^40 and a little more: what they did not reach are the holes."""
+    """Streams are at 2^40 and a little more; the pieces that they did not reach are the gaps."""
     streams, key = 4, 99
     mixture = Mixture(np.array([[2.0**42, 2.0**41, 3.0]]), ("web/a", "web/b", "web/c"), "far")
     positions = 2**40 + np.array([5, 0, 3, 9])

@@ -1,4 +1,4 @@
-"""The mixture's sequence: never more than one piece off the schedule, found anywhere at once."""
+"""The mixture's sequence is at most one piece off the schedule, with random access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _mixture(rows: list[list[float]], **options: object) -> Mixture:
 def test_within_one_of_the_schedule_at_every_point(
     rows: list[list[float]], pieces_per_block: int
 ) -> None:
-    """Walk through the sequence; at each piece some progress x explains all counts within one."""
+    """At each piece of the sequence, some progress x explains all counts within one."""
     mixture = _mixture(rows, pieces_per_block=pieces_per_block)
     pieces = np.array(rows)
     cumulative = np.concatenate((np.zeros((1, 3)), np.cumsum(pieces, axis=0)))
@@ -51,7 +51,7 @@ def test_within_one_of_the_schedule_at_every_point(
 
 
 def _inverse(cumulative: np.ndarray, value: float, start: float, end: float) -> tuple[float, float]:
-    """Smallest and largest progress in [start, end] where a component's schedule equals value."""
+    """Return the range of progress in [start, end] where a component's schedule equals value."""
     at_start, at_end = (
         float(np.interp(x, np.arange(len(cumulative)), cumulative)) for x in (start, end)
     )
@@ -84,7 +84,7 @@ def test_counts_follow_a_moving_schedule_to_the_end() -> None:
     rows = [[300.0, 0.0, 10.5], [200.0, 100.0, 10.5], [0.0, 300.0, 10.5]]
     mixture = _mixture(rows, pieces_per_block=50)
     np.testing.assert_allclose(mixture.counts(mixture.blocks), [500, 400, 31.5], atol=1)
-    # and beyond the end at the last pace
+    # and beyond the end at the last rate
     beyond = mixture.counts(2 * mixture.blocks) - mixture.counts(mixture.blocks)
     np.testing.assert_allclose(beyond, [0, 900, 31.5], atol=1)
 
@@ -104,7 +104,7 @@ def test_an_epoch_cap_is_never_exceeded() -> None:
 
 
 def test_low_rates_get_their_chance_without_bias() -> None:
-    """A language that expects 0.3 pieces gets one in three runs out of ten."""
+    """A language with 0.3 expected pieces gets one in three runs out of ten."""
     drawn = []
     for run in range(1000):
         mixture = Mixture(np.array([[50.0, 0.3]]), ("web/a", "web/b"), f"run {run}")

@@ -1,4 +1,4 @@
-"""Shares of sources and languages: the formulae, the caps, and what is refused."""
+"""Fractions of sources and languages: formulas, caps and rejected recipes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _mix(recipe: Recipe, *sizes: ComponentSize) -> tuple[PhaseMixture, ...]:
 @settings(deadline=None)
 def test_tokens_follow_the_temperature(tokens: list[int], temperature: float) -> None:
     recipe = small_recipe(phase("a", 61_440, temperature=temperature))
-    # scripts differ in bytes a token, languages in tokens a document: neither plays a part
+    # neither bytes per token nor tokens per document play a part
     sizes = [
         replace(_size(f"web/l{i}", n, n // (50 + 10 * i)), size_bytes=(2 + i) * n)
         for i, n in enumerate(tokens)

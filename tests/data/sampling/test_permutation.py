@@ -1,4 +1,4 @@
-"""Keyed permutations: bijections for every size, different for every key, without a pattern."""
+"""Keyed permutations are bijections for every size, different for every key, and patternless."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def test_every_position_is_uniform_over_keys() -> None:
 
 
 def test_outside_is_refused() -> None:
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(ValueError, match="not below the size"):
         permute([5], 5, 1)

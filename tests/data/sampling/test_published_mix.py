@@ -1,7 +1,7 @@
-"""The published mixes: sizes inferred from mmBERT's phase 1 give its phase 2 through the sampler.
+"""Published mixtures: sizes inferred from mmBERT's phase 1 reproduce its phase 2 in the sampler.
 
 mmBERT drew tokens in proportion to n ** 0.7, then n ** 0.5, then n ** 0.3. Its published counts of
-phase 1 therefore give n up to a factor, and with it the shares of the later phases.
+phase 1 therefore give n up to a factor, and thus the fractions of later phases.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOT_SAMPLED = ("eng", "code")  # fixed-size sources in mmBERT, not temperature-s
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, dict[str, int]]:
-    """Column -> language -> published tokens, without languages that have none."""
+    """Return {column: {language: published tokens}}, without zeros."""
     with open(COUNTS, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = [name for name in rows[0] if name != "language"]
@@ -51,7 +51,7 @@ def _sizes(counts: dict[str, dict[str, int]]) -> dict[str, float]:
     """n of the 108 sampled languages, up to one factor: from phase 1, else from phase 2."""
     first, second = counts["pretrain"], counts["ext"]
     sizes = {name: first[name] ** (1 / 0.7) for name in first if name not in NOT_SAMPLED}
-    # the factor that links phase 2 to the same n: its median over the shared languages
+    # factor between phase 2 and the same n: median over the shared languages
     factor = float(np.median([second[name] / sizes[name] ** 0.5 for name in sizes]))
     for name in second:
         if name not in sizes and name not in NOT_SAMPLED:
@@ -60,7 +60,7 @@ def _sizes(counts: dict[str, dict[str, int]]) -> dict[str, float]:
 
 
 def _distance(first: dict[str, float], second: dict[str, float]) -> float:
-    """Total variation between two distributions given by unnormalised weights."""
+    """Return the total variation between two distributions with unnormalized weights."""
     a, b = sum(first.values()), sum(second.values())
     return sum(abs(first.get(k, 0) / a - second.get(k, 0) / b) for k in {*first, *second}) / 2
 
@@ -93,7 +93,7 @@ def _write(root: Path, sizes: dict[str, float], english: float, code: float) -> 
         folder = root / source / language
         folder.mkdir(parents=True)
         lengths = random.integers(4, 60, max(2, round(tokens / 31.5)))
-        # the tokens of the draw, exactly: n decides the shares
+        # exactly the drawn tokens: n determines the fractions
         lengths[0] += max(0, round(tokens) - int(lengths.sum()))
         with IndexedDatasetWriter(folder / "train-00000", np.uint16) as writer:
             writer.add_many(np.full(int(lengths.sum()), 5), lengths)

@@ -1,4 +1,4 @@
-"""Cutting documents: nothing lost or doubled, no tiny last pieces, indexes that add up."""
+"""Splitting documents: nothing lost or repeated, no tiny last pieces, additive indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests and corpora: what is visible, what is refused, and which file the message names."""
+"""Manifests and corpora: visible languages, rejected files and the files named in messages."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ def test_damage_is_found_by_its_checksum(tmp_path: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name} is damaged"):
+    with pytest.raises(UserError, match=rf"{name} is corrupted"):
         verify_files(folder, manifest)
     (folder / name).unlink()
-    with pytest.raises(UserError, match=rf"{name} is missing"):
+    with pytest.raises(UserError, match=rf"{name} is listed in the manifest but missing"):
         verify_files(folder, manifest)
 
 
@@ -115,7 +115,7 @@ def test_replaced_shard_is_refused_when_read(tmp_path: Path) -> None:
     for suffix in ("bin", "idx"):
         content = (tmp_path / f"web/fra_Latn/train-00000.{suffix}").read_bytes()
         (tmp_path / f"web/deu_Latn/train-00000.{suffix}").write_bytes(content)
-    with pytest.raises(UserError, match=r"deu_Latn/train-00000\.bin/\.idx is not the pair"):
+    with pytest.raises(UserError, match=r"deu_Latn/train-00000\.bin/\.idx does not match"):
         corpus.document(corpus.component("web", "deu_Latn"), "train", 0)
 
 
@@ -156,7 +156,7 @@ def test_manifest_errors_name_the_key(tmp_path: Path) -> None:
     path = tmp_path / "web/deu_Latn/manifest.json"
     for change, expected in (
         ({"documents": -1}, "train.documents"),
-        ({"tokens": 4}, "shards hold 3 tokens"),
+        ({"tokens": 4}, "the shards sum to 3"),
         ({"unknown": 4}, "train.unknown"),
     ):
         values = json.loads(path.read_text())

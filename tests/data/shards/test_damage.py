@@ -1,4 +1,4 @@
-"""Damaged shards under the running loader: an error that names the file, or the right tokens."""
+"""Damaged shards during loading give an error that names the file, or the right tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _read(shards: Path) -> list[Row]:
 
 
 class Sound:
-    """Sound shards of one language, every document of which is read, and the ids they give."""
+    """Valid shards of one language whose documents are all read, and their ids."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -42,14 +42,16 @@ class Sound:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """One for all cases: each works on a copy."""
+    """Shared by all cases, which work on copies."""
     return Sound(tmp_path_factory.mktemp("sound"))
 
 
 def _damaged_run(sound: Sound, folder: Path, data: st.DataObject) -> None:
-    """Damage one file, read everything: a UserError naming something of the language, or rows whose
-    segments are documents' own (a changed id inside the vocabulary cannot be told by reading; the
-    checksums are there for that)."""
+    """Damage one file and read everything.
+
+    Expects a UserError that names a file of the language, or rows whose segments are those of the
+    documents (only checksums can detect a changed id within the vocabulary).
+    """
     root = folder / "shards"
     shutil.copytree(sound.root, root)
     name = data.draw(st.sampled_from(FILES))

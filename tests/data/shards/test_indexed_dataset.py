@@ -1,4 +1,4 @@
-"""Megatron pairs: exact bytes, round trips, and damage that is named."""
+"""Megatron pairs: exact bytes, round trips, and reported damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _write(prefix: Path, documents: list[list[int]], dtype: str) -> None:
 
 
 def test_bytes_are_megatrons(tmp_path: Path) -> None:
-    # The layout written out by hand, as Megatron-LM's _IndexWriter does it entry by entry.
+    # The layout by hand, entry by entry as in Megatron-LM's _IndexWriter.
     documents = [[1, 2, 3], [], [70_000]]
     _write(tmp_path / "a", documents, "int32")
     index = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 4, 3, 4)
@@ -40,7 +40,7 @@ def test_bytes_are_megatrons(tmp_path: Path) -> None:
 
 
 def test_places_beyond_two_gigabytes_are_exact() -> None:
-    """Five documents of 2^30 tokens: their places need more than 32 bits. No text is written."""
+    """Offsets of five documents of 2^30 tokens need more than 32 bits. No text is written."""
     many = 2**30
     index = index_bytes([many, 3, many, many, 7], "int32")
     places = np.frombuffer(index[34 + 5 * 4 : 34 + 5 * 4 + 5 * 8], dtype="<i8")
@@ -82,7 +82,7 @@ def test_streaming_equals_one_call(tmp_path: Path) -> None:
 
 
 def test_several_sequences_per_document(tmp_path: Path) -> None:
-    # Others' pairs may hold several sequences in a document: 2 + 1 here.
+    # Pairs by other writers may have several sequences per document, here 2 + 1.
     (tmp_path / "m.bin").write_bytes(struct.pack("<6H", *range(6)))
     (tmp_path / "m.idx").write_bytes(
         b"MMIDIDX\x00\x00"

@@ -1,4 +1,4 @@
-"""Megatron-LM's own reader reads our pairs and ours its; both write the same bytes."""
+"""Compatibility with Megatron-LM's own reader and writer, both ways and byte for byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = ["uint8", "int8", "int16", "int32", "int64", "uint16"]
 
 @pytest.fixture(scope="module")
 def megatron() -> Any:
-    """megatron-core's module of the format (it has no wheels for every system)."""
+    """Return megatron-core's module of the format (without wheels on some systems)."""
     return pytest.importorskip(
         "megatron.core.datasets.indexed_dataset",
         reason="megatron-core is not installed (pip install megatron-core)",
@@ -32,7 +32,7 @@ def megatron() -> Any:
 def build(
     megatron: Any, prefix: Path, documents: list[list[list[int]]], dtype: str, multimodal: bool
 ) -> None:
-    """A pair of `documents`, each a list of sequences, by Megatron's own builder."""
+    """Write `documents`, each a list of sequences, with Megatron's own builder."""
     builder = megatron.IndexedDatasetBuilder(
         f"{prefix}.bin", dtype=np.dtype(dtype).type, multimodal=multimodal
     )
@@ -44,7 +44,7 @@ def build(
 
 
 def sequences(document: Any) -> Any:
-    """Hypothesis: documents of one or several sequences, of any length, empty ones too."""
+    """Draw documents of one or several sequences of any length, including empty ones."""
     return st.lists(st.lists(document, max_size=9), min_size=1, max_size=4)
 
 
@@ -117,7 +117,7 @@ def test_both_write_the_same_bytes(megatron: Any, dtype: str, tmp_path: Path) ->
 
 
 def test_megatron_joins_our_shards(megatron: Any, tmp_path: Path) -> None:
-    """What its tools/merge_datasets.py does with shards as preprocessing writes them."""
+    """Merge preprocessed shards as Megatron's tools/merge_datasets.py does."""
     corpus = write_corpus(
         tmp_path,
         {"web": {"aaa_Latn": [20, 0, 130, 9, 75]}},

@@ -71,7 +71,7 @@ def test_damage_is_noticed(corpus: Path, shards: Path) -> None:
     data = bytearray(path.read_bytes())
     data[40] ^= 1
     path.write_bytes(data)
-    assert "is damaged" in faults(shards, corpus)["rus_Cyrl"][0]
+    assert "is corrupted" in faults(shards, corpus)["rus_Cyrl"][0]
 
 
 def test_a_document_in_the_wrong_split_is_noticed(corpus: Path, shards: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_document_in_the_wrong_split_is_noticed(corpus: Path, shards: Path) ->
 
 def test_unfinished_shards_are_refused(corpus: Path, shards: Path) -> None:
     (shards / "text" / "summary.json").unlink()
-    with pytest.raises(UserError, match="unfinished"):
+    with pytest.raises(UserError, match="never finished"):
         verify_source(shards / "text", str(corpus))
 
 

@@ -1,4 +1,4 @@
-"""Figures of a log line follow from what they are given."""
+"""Metrics of a log line."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SUMS = IntervalSums(
 
 
 def test_time_left_is_at_the_recent_rate() -> None:
-    """Padding counts as the schedule counts it; text alone gives the tokens a second."""
+    """The remaining time counts padding, as the schedule does; tokens per second do not."""
     metrics = throughput_metrics(
         SUMS,
         devices=2,
@@ -35,7 +35,7 @@ def test_time_left_is_at_the_recent_rate() -> None:
 
 
 def test_no_utilisation_where_the_peak_is_not_known() -> None:
-    """A CPU, or a GPU that no table names."""
+    """A CPU, or an unknown GPU."""
     metrics = throughput_metrics(
         SUMS, devices=1, peak_flops=None, recent_rate=1.0, phase_tokens_left=0, tokens_left=0
     )
@@ -43,7 +43,7 @@ def test_no_utilisation_where_the_peak_is_not_known() -> None:
 
 
 def test_rate_is_the_first_intervals_then_follows_slowly() -> None:
-    """One slow interval does not throw the time left about."""
+    """A slow step hardly changes the remaining time."""
     rate = SmoothedRate()
     rate.update(200, 2.0)
     assert rate.tokens_per_second == 100.0

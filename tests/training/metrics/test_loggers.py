@@ -1,4 +1,4 @@
-"""What is written for the watcher: the board's file, and a disk that has no more room."""
+"""Loggers: TensorBoard's files, log.jsonl, and full disks."""
 
 import errno
 import json
@@ -17,6 +17,7 @@ from mmbert.files import atomic_write
 from mmbert.recipe.sections import LoggingSettings
 from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 from mmbert.training.metrics.loggers.container import LOGGERS, LoggerContainer
+from mmbert.training.metrics.loggers.tensorboard_tags import charts, custom_scalars_layout
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -81,6 +82,30 @@ def test_the_board_is_read_by_tensorboard(tmp_path: Path) -> None:
     (histogram,) = found.Histograms("languages/loss")
     assert histogram.histogram_value.num == 3
     assert set(found.Tags()["tensors"]) == {"about/recipe/text_summary", "custom_scalars__config__"}
+
+
+def test_curves_of_one_chart_have_colors_of_their_own(tmp_path: Path) -> None:
+    """TensorBoard colors by run, and a subfolder is a run."""
+    loggers = opened(tmp_path)
+    for step in range(4):
+        loggers.log(step, {"1_loss/train": 3.0, "4_optimizer/gradient_norm": 1.0})
+        loggers.log(step, {"1_loss/held_out": 4.0})
+        if step == 2:
+            loggers.rewind(1)
+    loggers.close()
+    folder = tmp_path / "tensorboard"
+    assert set(read(folder).Tags()["scalars"]) == {
+        "1_loss/train", "1_loss/held_out", "4_optimizer/gradient_norm",
+    }  # fmt: skip
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["color_1", "color_2"]
+    assert read(folder / "color_1").Tags()["scalars"] == ["chart/1_loss/train"]
+    held_out = read(folder / "color_2").Scalars("chart/1_loss/held_out")
+    assert [(event.step, event.value) for event in held_out] == [(0, 4.0), (3, 4.0)]
+    layout = custom_scalars_layout(charts(["one"], ["eng_Latn"]))
+    assert layout["Loss"]["training and held out"][1] == [
+        "chart/1_loss/train", "chart/1_loss/held_out",
+    ]  # fmt: skip
+    assert layout["Optimizer and speed"]["gradient norm"][1] == ["4_optimizer/gradient_norm"]
 
 
 def test_what_a_restart_or_a_rollback_repeats_is_shown_once(tmp_path: Path) -> None:

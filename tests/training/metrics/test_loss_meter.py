@@ -1,4 +1,4 @@
-"""Sums of losses by component, and the means by tier and language taken from them."""
+"""Sums of losses by component, over rows and ranks."""
 
 import numpy as np
 import pytest

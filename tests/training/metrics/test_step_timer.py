@@ -1,4 +1,4 @@
-"""The clocks: where time goes, what communication costs, and the arithmetic behind MFU."""
+"""Timers of regions and collectives, and the FLOPs behind MFU."""
 
 import time
 from typing import Any
@@ -55,7 +55,7 @@ def communicate(rank: int, world_size: int) -> list[dict[str, float]]:
 
 def test_communication_is_timed_whoever_asks_and_however() -> None:
     waited: dict[int, Any] = run_ranks(communicate, 2)
-    for number in (0, 1):  # rank 0 waits for rank 1, which comes late
+    for number in (0, 1):  # rank 0 waits for rank 1
         assert waited[0][number]["communication"] > 0.2
         assert waited[1][number]["communication"] < 0.2
     assert waited[0][2]["communication"] > 0
@@ -63,7 +63,7 @@ def test_communication_is_timed_whoever_asks_and_however() -> None:
 
 
 def test_every_collective_is_known_by_its_name() -> None:
-    """A new torch may call them otherwise: what looks like one must be wrapped."""
+    """Every method of a process group that looks like a collective is wrapped, in any torch."""
     words = ("reduce", "gather", "scatter", "broadcast", "to_all", "alltoall", "barrier")
     found = {n for n in ProcessGroup.__dict__ if any(word in n for word in words)}
     assert found - set(COLLECTIVES) <= {"monitored_barrier"}

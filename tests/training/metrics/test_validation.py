@@ -1,4 +1,4 @@
-"""The held-out loss is that of the whole model, by hand, whatever the mode and the dropout."""
+"""Validation against losses computed directly, in any mode and with any dropout."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,7 +26,7 @@ TABLE = SimpleNamespace(
 
 
 def row(number: int) -> Row:
-    """A row of two languages; its last two mask slots are not used."""
+    """Build a row of two languages whose last two mask slots are unused."""
     batch = random_row(seed=number, row_index=number)
     components = np.arange(len(batch.labels)) % 2
     components[-2:] = -1

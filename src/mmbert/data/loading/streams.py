@@ -85,7 +85,7 @@ class Stream:
         self._buffer = _located(sampler, Ranges.of(state["carried"]))
         if read_ahead:
             sampler.locator.read_ahead(self._buffer)
-        # Segments of pieces fetched ahead of the position, and the number of each piece.
+        # Segments of pieces fetched ahead of the position, and how many each piece has.
         self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
         self._ahead_counts = np.empty(0, dtype=np.int64)
         per_row = sampler.row_tokens / sampler.mean_piece

@@ -55,7 +55,7 @@ def permute(index: npt.ArrayLike, size: npt.ArrayLike, key: npt.ArrayLike) -> np
         np.asarray(key, dtype=np.uint64),
     )
     if index.size and (int(index.min()) < 0 or bool((index >= size).any())):
-        raise ValueError("an index lies outside its permutation")
+        raise ValueError("an index is not below the size of its permutation")
     # Values are pairs (left, right) with left < height and right < width: a domain hardly larger
     # than the size, so that cycle walking is rare.
     height = np.maximum(1, np.ceil(np.sqrt(size.astype(np.float64)))).astype(np.uint64)

@@ -116,7 +116,7 @@ class IndexedDataset:
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """All tokens of the pair as a flat read-only view."""
+        """Tokens of the pair as a flat read-only view."""
         if len(self._data) % self.dtype.itemsize:
             raise self._broken("its data is not a whole number of tokens")
         return self._data.view(self.dtype)

@@ -1,7 +1,7 @@
-"""Metrics of a run: measured, collected, logged.
+"""Measuring and logging the metrics of a run.
 
-- `loss_meter`, `interval_metrics`, `log_metrics`: losses and counts between two log lines.
-- `step_timer`, `communication_timer`, `profiler`: where time goes.
+- `loss_meter`, `interval_metrics`, `log_metrics`: losses, counts and rates of a logging interval.
+- `step_timer`, `communication_timer`, `profiler`: timing.
 - `validation`: held-out loss per language and tier.
 - `loggers`: console, `log.jsonl`, TensorBoard.
 - `results`: `results.json` and the table at the end of a run.

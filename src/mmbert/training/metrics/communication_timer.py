@@ -1,11 +1,11 @@
-"""How long training waits for communication, whoever asks for it: the model, ZeRO or the loop.
+"""Time spent in collectives, of the model, ZeRO and the loop alike.
 
-Every collective of torch.distributed, DeepSpeed's included, goes through a method of the process
-group and, if it was asked for asynchronously, through `Work.wait`. Both are wrapped while a run is
-on. On a CPU the wrapped calls block, so the host's clock is right. On a GPU they only queue work;
-the events put around them on the current stream then measure how long that stream was held up:
-on the stream that computes, that is the communication that nothing hides. What DeepSpeed does
-beside it on a stream of its own (under ZeRO 2 and 3) is told apart.
+Every collective of torch.distributed, including DeepSpeed's, goes through a method of the process
+group and, if asynchronous, through `Work.wait`. Both are wrapped during a run. On a CPU the wrapped
+calls block, so the host's clock is right. On a GPU they only queue work; events around them on the
+current stream then measure how long that stream was blocked. On the compute stream this is the
+exposed communication. Collectives that DeepSpeed overlaps on a side stream (under ZeRO 2 and 3) are
+counted separately.
 """
 
 from functools import wraps
@@ -17,7 +17,7 @@ from mmbert.training.metrics.step_timer import StepTimer
 
 EXPOSED = "communication"
 OVERLAPPED = "communication_beside_computing"
-# By all their names in torch 2.11 to 2.15.
+# All their names in torch 2.11 to 2.15.
 COLLECTIVES = (
     "allreduce",
     "allreduce_coalesced",
@@ -47,7 +47,7 @@ COLLECTIVES = (
 
 
 class CollectiveTimer:
-    """Adds the time of every collective to `time` until `close()`; one per process."""
+    """Adds the time of every collective to a `StepTimer` until `close()`; one per process."""
 
     def __init__(self, time: StepTimer) -> None:
         self._time = time
@@ -59,7 +59,7 @@ class CollectiveTimer:
 
     def _wrap(self, owner: type, name: str) -> None:
         original = getattr(owner, name)
-        # What binds the method to its object; the function alone would not, once put back.
+        # The descriptor, which binds the method to its object; the bare function would not.
         descriptor = owner.__dict__[name]
 
         @wraps(original)
@@ -71,7 +71,7 @@ class CollectiveTimer:
         setattr(owner, name, timed)
 
     def close(self) -> None:
-        """Put the original methods back."""
+        """Restore the original methods."""
         for owner, name, descriptor in self._originals:
             setattr(owner, name, descriptor)
         self._originals.clear()

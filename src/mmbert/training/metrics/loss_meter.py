@@ -1,7 +1,7 @@
-"""Sums of per-token losses by component (source and language), kept on the device until a log line.
+"""Sums of per-token losses by component (source and language), kept on the device until logged.
 
 The sums are float64: a step has millions of masked tokens, and the mean over a language must not
-depend on how many steps it is taken over.
+depend on the number of steps in the interval.
 """
 
 import torch
@@ -13,19 +13,19 @@ from mmbert.parallel.process_grid import Group
 
 
 class LossMeter:
-    """Adds up per-token losses [K] on the device; no call but `collect` waits for it."""
+    """Sums per-token losses [K] on the device; only `collect` waits for it."""
 
     def __init__(self, components: int, device: torch.device) -> None:
-        # The last entry takes the empty mask slots.
+        # The last entry is for empty mask slots.
         self._sums = torch.zeros((2, components + 1), dtype=torch.float64, device=device)
 
     def add(self, losses: Tensor, weights: Tensor, components: Tensor) -> None:
-        """Add one row.
+        """Add the losses of one row.
 
         Args:
             losses: float32 [K], 0 where the weight is 0.
             weights: float32 [K], 1 for a masked token, 0 for an empty slot.
-            components: int64 [K], the token's component, −1 for an empty slot.
+            components: int64 [K], component of each token, −1 for an empty slot.
         """
         # Indexing from the end: −1 is the last entry.
         index = components.remainder(self._sums.shape[1])
@@ -33,7 +33,7 @@ class LossMeter:
         self._sums[1].index_add_(0, index, weights.double())
 
     def collect(self, group: Group) -> LossTable:
-        """Sum over the data ranks (`group`), copy to the host, and start anew."""
+        """Sum over the data ranks (`group`), copy to the host, and reset."""
         sums = self._sums.clone()
         self._sums.zero_()
         if group.size > 1:

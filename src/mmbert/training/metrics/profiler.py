@@ -1,4 +1,4 @@
-"""A profiler trace on request: some steps of rank 0, after the first two, as a Chrome trace."""
+"""Profiler traces of training steps, as Chrome traces."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# The first steps allocate, build tables and compile: they say nothing about the others.
+# The first steps allocate memory, build tables and compile; they are not representative.
 SKIPPED_STEPS = 2
 
 
 class Profiler:
-    """Traces `steps` steps of this process into `folder`/steps-….json; does nothing for 0."""
+    """Writes a trace of `steps` steps of this process to `folder`/steps-….json; nothing if 0."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self._folder, self._steps = folder, steps
@@ -19,7 +19,7 @@ class Profiler:
         self._profile: Any = None
 
     def step(self) -> Path | None:
-        """Call before each step; the trace's path when it has just been written."""
+        """Start or end the trace; call before each step. Return its path once it is written."""
         if self._steps == 0:
             return None
         self._seen += 1
@@ -34,7 +34,7 @@ class Profiler:
         return None
 
     def close(self) -> Path | None:
-        """Write what was traced, if anything."""
+        """Write the trace if one is running, and return its path."""
         if self._profile is None:
             return None
         self._profile.stop()

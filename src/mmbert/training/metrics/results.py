@@ -1,4 +1,4 @@
-"""`RUN/results.json` and the table at the end: what each phase saw and what it did to the loss."""
+"""`RUN/results.json` and the summary table: tokens, speed and held-out loss of each phase."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ class Losses(BaseModel):
 
     @classmethod
     def of(cls, losses: LossTable, table: ComponentTable) -> "Losses":
-        """The means of `losses` over all tokens, by tier and by language."""
+        """Take the means of `losses` over all tokens, by tier and by language."""
         return cls(
             overall=losses.mean(),
             tiers=losses.by_tier(table),
@@ -31,7 +31,7 @@ class Losses(BaseModel):
 
 
 class PhaseResult(BaseModel):
-    """One phase as far as it has come."""
+    """Settings and results of a phase so far."""
 
     model_config = ConfigDict(validate_assignment=True)
 
@@ -44,38 +44,38 @@ class PhaseResult(BaseModel):
     first_step: int
     end_step: int
     tokens: int = 0
-    """Tokens of the rows trained on, padding counted in, as the schedule counts them."""
+    """Tokens trained on, with padding, as the schedule counts them."""
     seconds: float = 0.0
-    """Time of the training steps, over all restarts; evaluation is not counted."""
+    """Time of the training steps over all restarts, without validation."""
     held_out_start: Losses | None = None
     held_out_end: Losses | None = None
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens over time of the whole phase, on all devices together."""
+        """Throughput of the phase on all devices together."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
 class Results(BaseModel):
-    """The file's content."""
+    """The content of results.json."""
 
     name: str
     devices: int
     phases: list[PhaseResult]
     unigram: Losses | None = None
-    """Loss of a unigram model of the training tokens on the same held-out tokens."""
+    """Loss of a unigram model of the training tokens, on the same held-out tokens."""
     mfu_formula: str = MFU_FORMULA
 
     @classmethod
     def read(cls, run_folder: Path) -> "Results | None":
-        """What an earlier start left; None when there is nothing (or nothing readable)."""
+        """Read the results of an earlier start; None if there are none or they are unreadable."""
         try:
             return cls.model_validate_json((run_folder / "results.json").read_text())
         except (OSError, ValueError):
             return None
 
     def merge_earlier(self, earlier: "Results") -> None:
-        """Keep what an earlier start of the same run found out about the same phases."""
+        """Keep the results that an earlier start of the run has for the same phases."""
         for number, phase in enumerate(self.phases):
             for before in earlier.phases:
                 if (before.name, before.first_step) == (phase.name, phase.first_step):
@@ -89,7 +89,7 @@ class Results(BaseModel):
                     self.phases[number] = phase.model_copy(update=kept)
 
     def rewind(self, step: int) -> None:
-        """Forget what lies after `step`, where training continues."""
+        """Discard the results after `step`, where training resumes."""
         for phase in self.phases:
             if phase.end_step > step:
                 phase.held_out_end = None
@@ -97,7 +97,7 @@ class Results(BaseModel):
                 phase.held_out_start, phase.tokens, phase.seconds = None, 0, 0.0
 
     def write(self, run_folder: Path) -> None:
-        """Put the file in place at once."""
+        """Write the file atomically."""
         values = self.model_dump()
         for phase, entry in zip(self.phases, values["phases"], strict=True):
             entry["tokens_per_second"] = round(phase.tokens_per_second, 1)
@@ -105,8 +105,8 @@ class Results(BaseModel):
 
 
 def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:
-    """The table a run ends with."""
-    # Without a terminal rich assumes 80 columns, in which this table does not fit.
+    """Print the summary table of a run."""
+    # Without a terminal rich assumes 80 columns, which are too few for this table.
     console = console or Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"{results.name}: what each phase saw and learned")
     for heading in (

@@ -1,10 +1,10 @@
-"""Where a step's time goes: seconds per region, without waiting for the device.
+"""Seconds of a step per region, measured without waiting for the device.
 
-Regions may lie within one another: `communication` is part of forward, backward and optimizer.
+Regions may be nested: `communication` is part of forward, backward and optimizer.
 
-On a GPU the work is queued, so the clock of the host would measure the queueing. There an event is
-put before and after each region, and the events are read when the interval is logged, long after
-the device has passed them. On a CPU the host's clock is the truth.
+On a GPU the host only queues work, so an event is recorded before and after each region; the events
+are read when the interval is logged, long after the device has passed them. On a CPU the host's
+clock is used.
 """
 
 import time
@@ -17,7 +17,7 @@ import torch
 
 
 class StepTimer:
-    """Seconds per region since the last `collect()`."""
+    """Measures seconds per region since the last `collect()`."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -26,14 +26,14 @@ class StepTimer:
 
     @contextmanager
     def host(self, region: str) -> Iterator[None]:
-        """Time work of the host (reading data, writing checkpoints)."""
+        """Time work of the host, such as reading data or saving checkpoints."""
         begin = time.perf_counter()
         yield
         self._seconds[region] += time.perf_counter() - begin
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time nothing of what happens within."""
+        """Discard everything timed inside."""
         seconds, events = dict(self._seconds), len(self._events)
         yield
         self._seconds = defaultdict(float, seconds)
@@ -41,17 +41,17 @@ class StepTimer:
 
     @contextmanager
     def device(self, region: str) -> Iterator[None]:
-        """Time work that runs on the device."""
+        """Time work on the device."""
         begin = self.mark()
         yield
         self.add(region, begin, self.mark())
 
     def on_side_stream(self) -> bool:
-        """Whether what is queued now goes to another stream than the one that computes."""
+        """Whether the current CUDA stream is not the default (compute) stream."""
         return self._on_gpu and torch.cuda.current_stream() != torch.cuda.default_stream()
 
     def mark(self) -> Any:
-        """A point in the device's work: an event on a GPU, the clock on a CPU."""
+        """Return the current point in time: a CUDA event, or the clock on a CPU."""
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -59,14 +59,14 @@ class StepTimer:
         return event
 
     def add(self, region: str, begin: Any, end: Any) -> None:
-        """Add the time between two marks to an region."""
+        """Add the time between two marks to a region."""
         if self._on_gpu:
             self._events.append((region, begin, end))
         else:
             self._seconds[region] += end - begin
 
     def collect(self) -> dict[str, float]:
-        """The seconds since the last call, by region, and start anew. Waits for the device."""
+        """Return the seconds per region since the last call, and reset. Waits for the device."""
         if self._events:
             torch.cuda.synchronize()
         for region, begin, end in self._events:

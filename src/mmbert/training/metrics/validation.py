@@ -1,7 +1,7 @@
-"""The held-out loss, per language and per tier: the same rows and the same masks every time.
+"""Validation: the loss on held-out rows, with the same rows and masks every time.
 
-Each data rank keeps its share of the rows in memory and evaluates them without dropout; the sums
-per component are added over the data ranks, so that the figures do not depend on their number.
+Each data rank keeps a part of the rows in memory and evaluates it without dropout. The sums per
+component are reduced over the data ranks, so that the result does not depend on their number.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from mmbert.training.metrics.loss_meter import LossMeter
 
 
 class Validator:
-    """This rank's held-out rows, and the way to their loss.
+    """Evaluates this rank's held-out rows.
 
-    Every rank has equally many rows (some may be empty), so that ZeRO 3, which gathers weights in
-    each pass, finds all ranks together.
+    Every rank has the same number of rows (some may be empty), because under ZeRO 3 all ranks
+    gather weights together in each pass.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Validator:
     def validate(
         self, module: nn.Module, rotary_bases: RotaryBases, heartbeat: Callable[[], None]
     ) -> LossTable:
-        """Evaluate every row (all ranks call it); `module` comes back in the mode it was in.
+        """Evaluate every row (every rank calls it); restores the mode of `module`.
 
         Args:
-            heartbeat: called before each row, so that a long evaluation is not taken for a hang.
+            heartbeat: called before each row, so that a long validation is not taken for a hang.
         """
         meter = LossMeter(len(self._table.names), self._device)
         was_training = module.training
@@ -61,7 +61,7 @@ class Validator:
         return meter.collect(self._group)
 
     def unigram(self, corpus: Corpus) -> LossTable:
-        """What a unigram model of the training tokens loses on the same tokens (all ranks)."""
+        """Evaluate a unigram model of the training tokens on the same rows, on all ranks."""
         found = unigram_loss(corpus, self._rows)
         sums = torch.from_numpy(np.stack([found.loss, found.count])).to(self._device)
         if self._group.size > 1:

@@ -53,10 +53,10 @@ class LoggerContainer:
         except OSError as error:
             self.failure = UserError(
                 f"{what} cannot be written: {error.strerror}",
-                remedy="free space (or raise the quota) or mend the disk, then start the same "
-                "command again: it continues from the newest sound checkpoint",
+                remedy="free space (or raise the quota) or repair the disk, then run the same "
+                "command again: it resumes from the newest valid checkpoint",
             )
-        except UserError as error:  # a full disk, explained already
+        except UserError as error:  # a full disk, with a remedy already
             self.failure = error
 
     def message(self, text: str) -> None:

@@ -1,18 +1,21 @@
-"""Where each figure stands in TensorBoard.
+"""Tags of the metrics in TensorBoard, and the layout of its page CUSTOM SCALARS.
 
-Groups are numbered in the order in which a person looks at them. What there is of each language
-comes last, in groups of its own that the board shows closed: two thousand languages must not drown
-the rest. Curves that belong together are drawn together on the page CUSTOM SCALARS.
+Groups are numbered in the order in which one looks at them. Metrics per language have groups of
+their own, last and collapsed, so that two thousand languages do not bury the rest.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mmbert.training.metrics.results import Losses
 
-# What TensorBoard's page CUSTOM SCALARS shows: {category: {title: [kind, [tags]]}}.
+# {category: {chart title: [kind, [tags]]}}
 CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
+# Prefix of the copies that charts of several curves show (see `TensorBoardLogger`).
+COLORED = "chart/"
 SECONDS_PER_HOUR = 3600.0
 
 _TAGS = {
@@ -36,17 +39,17 @@ _LANGUAGE_GROUPS = {
     "wanted_share_by_language": "language_share_wanted",
     "epochs_by_language": "language_epochs",
 }
-# Languages whose realised and wanted shares are drawn in one chart.
+# Languages in the chart of actual and planned shares.
 MAX_CHARTED_LANGUAGES = 4
 
 
 def training_tags(
     record: Mapping[str, Any], *, settings: Iterable[str], optimizer_metrics: Iterable[str]
 ) -> dict[str, float | None]:
-    """A log line's figures by tag; time as the share of the interval that each activity took.
+    """Return the metrics of a record by tag, with times as fractions of the interval.
 
     Args:
-        settings: keys of the record that are settings of the step.
+        settings: keys of the record that are settings of the step (see `StepSettings`).
         optimizer_metrics: keys of the record that the optimizer reported.
     """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
@@ -66,42 +69,63 @@ def training_tags(
 
 
 def validation_tags(losses: Losses) -> dict[str, float | None]:
-    """A held-out evaluation's losses by tag."""
+    """Return the losses of a validation by tag."""
     tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
     languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}
     return {"1_loss/held_out": losses.overall} | tiers | languages
 
 
-def custom_scalars_layout(
-    tiers: Sequence[str], largest_languages: Sequence[str]
-) -> CustomScalarsLayout:
-    """Charts of several curves, for a run whose phases (and so tiers) are `tiers`; a chart takes
-    every tag in which one of its own is found."""
+@dataclass(frozen=True)
+class Chart:
+    """A chart on TensorBoard's page CUSTOM SCALARS: all tags that begin with one of `tags`."""
 
-    def lines(*tags: str) -> list[Any]:
-        return ["Multiline", list(tags)]
+    category: str
+    title: str
+    tags: tuple[str, ...]
+    """Regular expressions."""
+    several: bool = True
+    """Whether there are several curves, which then need colors of their own."""
 
-    shares = [
-        f"{group}/{language}"
+    def matches(self, tag: str) -> bool:
+        """Whether the chart shows `tag`."""
+        return any(re.match(pattern, tag) for pattern in self.tags)
+
+
+def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart]:
+    """Return the charts of a run.
+
+    Args:
+        tiers: names of the phases, which are also those of the tiers.
+    """
+    loss, schedule, speed = "Loss", "Schedule and data", "Optimizer and speed"
+    shares = tuple(
+        f"{group}/{language}$"
         for language in largest_languages[:MAX_CHARTED_LANGUAGES]
         for group in ("language_share", "language_share_wanted")
+    )
+    settings = tuple(f"3_schedule/{name}" for name in ("mask_ratio", "temperature", "dropout"))
+    return [
+        Chart(loss, "training and held out", ("1_loss/train", "1_loss/held_out")),
+        *(
+            Chart(
+                loss, f"{name}, by tier", tuple(f"2_loss_by_tier/{key}_{tier}$" for tier in tiers)
+            )
+            for name, key in (("training", "train"), ("held out", "held_out"))
+        ),
+        Chart(schedule, "mask ratio, temperature, dropout", settings),
+        Chart(schedule, "learning rate", ("3_schedule/learning_rate",), several=False),
+        Chart(schedule, "largest languages: share of tokens, and planned share", shares),
+        Chart(speed, "gradient norm", ("4_optimizer/gradient_norm",), several=False),
+        Chart(speed, "tokens per second, all and per device", ("6_speed/tokens_per_second",)),
+        Chart(speed, "fraction of the time", ("7_time/",)),
     ]
-    return {
-        "Loss": {
-            "training and held out": lines("1_loss/train", "1_loss/held_out"),
-            "training, by tier": lines(*(f"2_loss_by_tier/train_{tier}" for tier in tiers)),
-            "held out, by tier": lines(*(f"2_loss_by_tier/held_out_{tier}" for tier in tiers)),
-        },
-        "Schedule and data": {
-            "mask ratio, temperature, dropout": lines(
-                "3_schedule/mask_ratio", "3_schedule/temperature", "3_schedule/dropout"
-            ),
-            "learning rate": lines("3_schedule/learning_rate"),
-            "largest languages: share of tokens, and wanted": lines(*shares),
-        },
-        "Optimiser and speed": {
-            "gradient norm": lines("4_optimizer/gradient_norm"),
-            "tokens a second, all and per device": lines("6_speed/tokens_per_second"),
-            "share of the time": lines("7_time/.*"),
-        },
-    }
+
+
+def custom_scalars_layout(shown: Sequence[Chart]) -> CustomScalarsLayout:
+    """Return the layout of the page CUSTOM SCALARS."""
+    layout: CustomScalarsLayout = {}
+    for chart in shown:
+        prefix = COLORED if chart.several else ""
+        patterns = [prefix + tag for tag in chart.tags]
+        layout.setdefault(chart.category, {})[chart.title] = ["Multiline", patterns]
+    return layout

@@ -1,0 +1,47 @@
+"""Interfaces of an engine for saving and loading; protocols, so that reading imports no engine."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+
+from mmbert.parallel.parameter_spec import ParameterSpec
+from mmbert.parallel.process_grid import ProcessGrid
+from mmbert.parallel.zero_fragment import ParameterFragment
+
+
+class SavableEngine(Protocol):
+    """Interface of an engine for saving."""
+
+    @property
+    def grid(self) -> ProcessGrid:
+        """Process grid of the model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the fragments' tensors."""
+
+    @property
+    def zero_stage(self) -> int:
+        """ZeRO stage, recorded in the index for information."""
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps so far, including those before a resume."""
+
+    def fragments(self) -> Iterable[ParameterFragment]:
+        """Return this rank's fragments of all parameters, as writable views."""
+
+
+class LoadableEngine(SavableEngine, Protocol):
+    """Interface of an engine for loading."""
+
+    @property
+    def specs(self) -> Sequence[ParameterSpec]:
+        """Specs of all parameters of the model, held by this rank or not."""
+
+    def set_steps_taken(self, steps: int) -> None:
+        """Set the step counter."""
+
+    def sync_model_weights(self) -> None:
+        """Copy the master weights of the fragments to the model's weights. Collective."""

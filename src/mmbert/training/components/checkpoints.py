@@ -1,0 +1,74 @@
+"""When to save checkpoints, and which ones there are."""
+
+import time
+from pathlib import Path
+
+from mmbert.checkpoint.reader import verify_checkpoint
+from mmbert.checkpoint.store import (
+    CheckpointStore,
+    LoadableEngine,
+    RunState,
+    SavableEngine,
+    step_of,
+)
+from mmbert.recipe import CheckpointSettings
+from mmbert.schedule import StepPlan
+from mmbert.training.components.ranks import Ranks
+
+
+class Checkpoints:
+    """The run's checkpoints, with the intervals at which the recipe wants them saved."""
+
+    def __init__(self, store: CheckpointStore, settings: CheckpointSettings, ranks: Ranks) -> None:
+        self.store, self._settings, self._ranks = store, settings, ranks
+        self.saved_step: int | None = None
+        """Step of the checkpoint last saved or loaded."""
+        self.saved_at = time.monotonic()
+
+    def token_save_is_due(self, at: StepPlan) -> bool:
+        """Whether step `at` has crossed a multiple of `checkpoint.every_tokens`."""
+        every = self._settings.every_tokens
+        return every is not None and at.crosses_multiple_of(every)
+
+    def time_save_is_due(self) -> bool:
+        """Whether `checkpoint.every_minutes` have passed since the last save, on rank 0's clock."""
+        minutes = self._settings.every_minutes
+        return (
+            minutes is not None
+            and self._ranks.host_group.is_rank_zero
+            and time.monotonic() - self.saved_at >= 60 * minutes
+        )
+
+    def save(self, engine: SavableEngine, state: RunState) -> Path:
+        """Save a checkpoint (every rank calls it); asynchronously if the recipe says so."""
+        path = self.store.save(engine, state)
+        self.saved_step, self.saved_at = state.step, time.monotonic()
+        return path
+
+    def load(self, engine: LoadableEngine, path: Path) -> RunState:
+        """Load weights and optimizer state into `engine` (every rank calls it)."""
+        state = self.store.load(engine, path)
+        self.saved_step = state.step
+        return state
+
+    def verify(self, path: Path) -> None:
+        """Read all files of a checkpoint, each rank a part of them.
+
+        Raises:
+            UserError: on every rank, naming the damaged file.
+        """
+        group = self._ranks.host_group
+        problem = verify_checkpoint(path, rank=group.rank, world_size=group.world_size)
+        for found in group.gather(problem):
+            if found is not None:
+                raise found
+
+    def remove_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps on rank 0, newest first.
+
+        A crash in between leaves no checkpoint that is newer than one already deleted.
+        """
+        if self._ranks.host_group.is_rank_zero:
+            for path in reversed(self.store.list()):
+                if step_of(path) > step:
+                    self.store.remove(path)

@@ -1,0 +1,67 @@
+"""The training rows of this rank, step after step."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from mmbert.checkpoint.store import RunState
+from mmbert.data.loading.loader import DataState, RowLoader, merge_states
+from mmbert.data.loading.rows import Row
+from mmbert.training.components.ranks import Ranks
+from mmbert.training.run_config import RunConfig
+
+# Processes that read ahead for a GPU. On a CPU they would compete with training.
+GPU_READER_PROCESSES = 2
+
+
+class DataFeed:
+    """Reads this rank's rows. The loader opens with the first row after a start or a rollback."""
+
+    def __init__(self, run: RunConfig, ranks: Ranks, *, on_gpu: bool) -> None:
+        self._run, self._ranks = run, ranks
+        self._workers = GPU_READER_PROCESSES if on_gpu else 0
+        self._loader: RowLoader | None = None
+        self._rows: Iterator[Row] | None = None
+        self._state: DataState | None = None
+
+    def next_rows(self, step: int, rows: int) -> list[Row]:
+        """Return this rank's share of the `rows` of step `step`; steps must be consecutive."""
+        if self._rows is None:
+            self._open(step)
+        assert self._rows is not None
+        return [next(self._rows) for _ in range(rows // self._ranks.grid.data.size)]
+
+    def state_dict(self, step: int) -> DataState | None:
+        """Return the positions of all data streams before `step` (every rank calls it)."""
+        if self._loader is None or step == 0:
+            return self._state
+        return merge_states(self._gather(self._loader.state_after(step - 1)))
+
+    def load_state_dict(self, state: RunState) -> None:
+        """Continue reading where a checkpoint was saved."""
+        self.close()
+        self._state = cast(DataState, state.data) if state.data else None
+
+    def close(self) -> None:
+        """Stop the reader processes and close the shards."""
+        if self._loader is not None:
+            self._loader.close()
+        self._loader = self._rows = None
+
+    def _open(self, step: int) -> None:
+        self._loader = RowLoader(
+            self._run.corpus,
+            self._run.recipe,
+            self._run.plan,
+            data_rank=self._ranks.grid.data.rank,
+            data_ranks=self._ranks.grid.data.size,
+            state=self._state,
+            first_step=step,
+            workers=self._workers,
+            exchange=self._gather,
+        )
+        self._rows = iter(self._loader)
+
+    def _gather(self, state: DataState) -> list[DataState]:
+        """Gather the states of all data ranks (every rank calls it)."""
+        # The ranks of a tensor group are neighbors and read the same rows.
+        return self._ranks.host_group.gather(state)[:: self._ranks.grid.tensor.size]
