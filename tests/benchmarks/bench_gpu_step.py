@@ -1,12 +1,12 @@
-"""The full training step of base and small on one GPU: its speed, then where its time goes.
+"""Speed of the full training step of base and small on one GPU, and a breakdown of its time.
 
 Rows of 49,152 tokens of documents of web-like lengths, 30% masked, contexts 1024 and 8192,
-bfloat16, a vocabulary of 256,000; a step is several rows and the optimiser. Tokens per second,
-model-FLOPs utilisation (by the formula that training logs and the planner share) of the nominal
-peak and of the product rate measured here, peak memory, what was wanted; then each operation's
-device time against its floor, and which operation holds the most above it.
+bfloat16, a vocabulary of 256,000; a step is several rows and the optimizer. Reports tokens per
+second, MFU (by the formula that training logs and the planner share) of the nominal peak and of the
+matmul rate measured here, peak memory, and the targets; then the device time of each operation
+with its lower bound, and the operation that exceeds its bound the most.
 
-A part of the GPU report (make gpu-report); alone:
+Part of the GPU report (make gpu-report); alone:
 
     python -m tests.benchmarks.bench_gpu_step
     python -m tests.benchmarks.bench_gpu_step --models base --contexts 1024 --no-trace
@@ -69,21 +69,21 @@ TINY = (
 
 @dataclass(frozen=True)
 class Speed:
-    """One model's figures at one context."""
+    """Measurements of one model at one context."""
 
     who: str
     step_milliseconds: float
     tokens_per_second: float
     teraflops: float
     utilisation: float | None
-    """Of the device's nominal peak; None where that is not known."""
+    """Fraction of the device's nominal peak; None if that is unknown."""
     utilisation_of_measured: float
     peak_memory_gib: float
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where it runs and what that can do."""
+    """The device and its measured capabilities."""
 
     device: torch.device
     peak: float | None
@@ -105,7 +105,7 @@ class Device:
 
 
 def recipe_of(name: str, context: int, row_tokens: int, *, tiny: bool) -> Recipe:
-    """The preset's own recipe at this context and mask ratio."""
+    """Load the preset's recipe with this context."""
     return load_recipe(
         RECIPES / f"mmbert-{name}.yaml",
         [
@@ -125,7 +125,7 @@ def measure(
     device: Device,
     steps: int,
 ) -> Speed:
-    """Median of `steps` steps on `rows`, after two to warm up."""
+    """Measure the median of `steps` steps on `rows`, after two warm-up steps."""
     for _ in range(2):
         step(rows)
     seconds = []
@@ -159,7 +159,7 @@ def measure(
 def record_speed(
     recorder: Recorder, subject: str, speed: Speed, operations: tuple[str, ...] = OPERATIONS
 ) -> None:
-    """A figure for each of its values, verified by the tests of `operations`."""
+    """Record all values of a speed; the tests of `operations` verify them."""
     values: tuple[tuple[str, float | None, str], ...] = (
         ("tokens", speed.tokens_per_second, "per second"),
         ("step", speed.step_milliseconds, "ms"),
@@ -174,7 +174,7 @@ def record_speed(
 
 
 def verdict(name: str, context: int, speed: Speed, short: Speed | None) -> str:
-    """What was wanted and whether it was reached."""
+    """Compare a speed with its target."""
     wanted = TARGET_TOKENS_PER_SECOND.get((name, context))
     if wanted is not None:
         reached = speed.tokens_per_second >= wanted
@@ -192,7 +192,7 @@ def verdict(name: str, context: int, speed: Speed, short: Speed | None) -> str:
 def record_shares(
     recorder: Recorder, subject: str, found: dict[str, float], least: dict[str, float], step: float
 ) -> None:
-    """Each operation's time and floor in one step; `step`: milliseconds of one without a trace."""
+    """Record time and lower bound of each operation; `step`: milliseconds without tracing."""
     total = sum(found.values())
     for name, milliseconds in found.items():
         row = f"{subject}, {name}"
@@ -212,7 +212,7 @@ def record_shares(
 
 @dataclass(frozen=True)
 class Setting:
-    """One model at one context, and the rows that it trains on."""
+    """A model, a context and training rows."""
 
     name: str
     context: int
@@ -225,7 +225,7 @@ class Setting:
 
 
 def settings(arguments: argparse.Namespace) -> list[Setting]:
-    """Every model at every context, in the order of their worth."""
+    """Return every model at every context, most important first."""
     found = []
     for name in arguments.models:
         for context in arguments.contexts:
@@ -272,7 +272,7 @@ def _speed_of(setting: Setting, device: Device, steps: int) -> Speed:
 
 
 def out_of_memory() -> str:
-    """What to do about it."""
+    """Return a message about free memory with a remedy."""
     free, total = torch.cuda.mem_get_info()
     return (
         f"does not fit: {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free now; end what else "
@@ -283,7 +283,7 @@ def out_of_memory() -> str:
 def traces(
     chosen: Sequence[Setting], found: dict[str, Speed], device: Device, recorder: Recorder
 ) -> None:
-    """Where the time of each setting's step goes, from a trace of one."""
+    """Trace a step of each setting and record its breakdown."""
     for setting in chosen:
         if setting.subject not in found:
             continue
@@ -304,7 +304,7 @@ def traces(
 
 
 def measured_device(arguments: argparse.Namespace, recorder: Recorder) -> Device:
-    """The device with its own copy bandwidth and product rate."""
+    """Measure the device's copy bandwidth and matmul rate."""
     place = device_of(arguments)
     on_gpu = place.type == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else "CPU"
@@ -315,7 +315,7 @@ def measured_device(arguments: argparse.Namespace, recorder: Recorder) -> Device
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
-    """The command line of this script and of bench_gpu_transformers.py."""
+    """Parse the command line of this script or of bench_gpu_transformers.py."""
     parser = part_parser(description)
     parser.add_argument("--models", nargs="+", choices=["small", "base"], default=["base", "small"])
     parser.add_argument("--contexts", type=int, nargs="+", default=[SHORT, LONG])
@@ -334,7 +334,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure and report; 2 without a GPU."""
+    """Measure and report; exit status 2 without a GPU."""
     arguments = parse_arguments(__doc__.splitlines()[0])
     recorder = Recorder("step", arguments.report)
     device = measured_device(arguments, recorder)

@@ -1,8 +1,8 @@
-"""transformers' ModernBERT in training, on the same rows as ours (bench_gpu_step.py).
+"""Training speed of transformers' ModernBERT, on the rows of bench_gpu_step.py.
 
-It runs in the fastest of the ways that fit into memory: packed with flash-attn where that is
-installed, else padded with sdpa in batches of several sizes. Beside its speed stands ours as a
-multiple of it, if the same report has measured ours.
+Measured in the fastest way that fits into memory: packed with flash-attn if installed, otherwise
+padded with sdpa in batches of several sizes. If the same report has measured our step, its ratio is
+recorded as well.
 
     python -m tests.benchmarks.bench_gpu_transformers
     python -m tests.benchmarks.bench_gpu_transformers --device cpu    # tiny, to try this script
@@ -32,7 +32,7 @@ PADDED_BATCHES = (16, 48, 8)
 
 
 def tried(setting: Setting, documents: int | None, device: Device) -> Speed | None:
-    """Its speed in one of the ways; None if that does not fit into memory."""
+    """Measure the speed with this batch size; None if it does not fit into memory."""
     device.forget_memory()
     how = "packed, flash-attn" if documents is None else f"padded by {documents}, sdpa"
     try:
@@ -43,7 +43,7 @@ def tried(setting: Setting, documents: int | None, device: Device) -> Speed | No
 
 
 def our_speed(report: Path | None, setting: Setting) -> float | None:
-    """Tokens per second that the report has of our step in the same setting."""
+    """Return the report's tokens per second of our step in the same setting."""
     if report is None:
         return None
     found = [each for each in figures(report, "step") if each.subject == setting.subject]
@@ -53,7 +53,7 @@ def our_speed(report: Path | None, setting: Setting) -> float | None:
 def compare(
     setting: Setting, device: Device, arguments: argparse.Namespace, recorder: Recorder
 ) -> None:
-    """Record every way's speed as it comes, and ours against the fastest."""
+    """Record the speed of every batch size, and ours relative to the fastest."""
     best: Speed | None = None
     padded = PADDED_BATCHES if arguments.device == "cuda" else PADDED_BATCHES[:1]
     for documents in (None,) if has_flash_attention() else padded:
@@ -72,7 +72,7 @@ def compare(
 
 
 def main() -> int:
-    """Measure and report; 2 without a GPU."""
+    """Measure and report; exit status 2 without a GPU."""
     arguments = parse_arguments(__doc__.splitlines()[0])
     recorder = Recorder("transformers", arguments.report)
     device = measured_device(arguments, recorder)

@@ -1,21 +1,19 @@
-"""Does the host keep up with a GPU? The time it takes to issue a microbatch, with no GPU needed.
+"""Host time to launch a microbatch, compared with the device's minimum time; needs no GPU.
 
-A GPU works through what the host has queued, so it waits only where the host takes longer to ask
-for a microbatch than the device to compute it. Then alone could CUDA graphs, or torch.compile's
-wrappers, save time by asking for less.
+A GPU works through what the host has queued, and waits only where launching a microbatch takes
+longer than computing it. Only then could CUDA graphs or torch.compile's wrappers save time.
 
-The host's time is the sum of two, each a median over repetitions. The model's GPU path, forward and
-backward, runs on tensors without content: every Triton launch is made up to the call of the driver
-by a stand-in for it. PyTorch's operators there work out shapes in Python, some tens of microseconds
-each, instead of asking the driver for a kernel from C++; what the driver takes is in neither. What
-DeepSpeed's engine and its hooks add is measured on a model of as many layers and parameters, but
-few numbers in each, trained on the CPU under ZeRO 1 in bfloat16: a microbatch's time in training's
-engine less the same model's alone.
+The host time is the sum of two parts, each a median over repetitions. The model's GPU path, forward
+and backward, runs on meta tensors: a fake driver takes every Triton launch up to the call of the
+driver. PyTorch's operators there compute shapes in Python, some tens of microseconds each, instead
+of launching a kernel from C++; the driver's own time is in neither. The overhead of DeepSpeed's
+engine and its hooks is measured on a model with as many layers and parameters but few elements,
+trained on a CPU under ZeRO 1 in bfloat16: time in the engine less that of the model alone.
 
-Beside it stands the least time that a device needs: bytes and products of a microbatch
-(gpu_step_shares.py) at the copy bandwidth and product rate assumed of an H200. It falls with the
-tokens of a row, and the host's does not: in rows shorter than the one printed the device may wait.
-Printed too: how many microseconds of the device's time there are for every launch and operator.
+The device's minimum time follows from bytes and FLOPs of a microbatch (gpu_step_shares.py) at the
+copy bandwidth and matmul rate assumed for an H200. It falls with the tokens of a row, the host time
+does not: with rows shorter than the one printed, the device may wait. Also printed: microseconds of
+device time per launch and operator.
 
     python -m tests.benchmarks.bench_host                          # on an idle machine; a minute
     python -m tests.benchmarks.bench_host --models base --tokens 8192 --bandwidth 3e12
@@ -71,18 +69,18 @@ FEW_NUMBERS = {
 
 @dataclass(frozen=True)
 class HostCost:
-    """The host's part in a microbatch of the model on a GPU."""
+    """Host time and launches of a microbatch of the model on a GPU."""
 
     forward_milliseconds: float
     backward_milliseconds: float
     launches: int
     operators: int
-    """Of PyTorch, those that neither view nor only allocate."""
+    """PyTorch operators, except views and allocations."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The host against the device, for one model."""
+    """Host and device time of one model."""
 
     model: str
     tokens: int
@@ -97,23 +95,23 @@ class Result:
 
     @property
     def times_as_long(self) -> float:
-        """The device's least time over the host's."""
+        """Ratio of the device's minimum time to the host time."""
         return self.device_milliseconds / self.host_milliseconds
 
     @property
     def fewest_tokens(self) -> float:
-        """Of a row in which the device, at its fastest, takes as long as the host."""
+        """Tokens of a row for which device and host take equally long."""
         return self.tokens / self.times_as_long
 
     @property
     def microseconds_each(self) -> float:
-        """Of the device's least time, for every launch and operator."""
+        """Minimum device time per launch and operator."""
         return 1e3 * self.device_milliseconds / (self.issued.launches + self.issued.operators)
 
 
 @contextmanager
 def fake_driver() -> Iterator[Callable[..., Any]]:
-    """Triton's launch as on an H100 or H200, up to the driver."""
+    """Launch Triton kernels as on an H100 or H200, up to the driver."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -129,7 +127,7 @@ def fake_driver() -> Iterator[Callable[..., Any]]:
 
 
 def host_cost(recipe: Recipe, row: Row, repetitions: int) -> HostCost:
-    """Median times of issuing the row's forward and backward, and what is issued."""
+    """Measure the median host time of a row's forward and backward pass, and count launches."""
     assert recipe.model.vocab_size is not None
     config = encoder_config(recipe.model, recipe.model.vocab_size)
     phase, launches = recipe.phases[0], 0
@@ -167,7 +165,7 @@ def host_cost(recipe: Recipe, row: Row, repetitions: int) -> HostCost:
 
 
 def engine_overhead(recipe: Recipe, repetitions: int) -> float:
-    """Median milliseconds that a microbatch takes longer in the engine than in the model alone."""
+    """Measure the engine's overhead for a microbatch: median milliseconds."""
     contexts = {f"phases.{phase.name}.context": FEW_TOKENS for phase in recipe.phases}
     recipe = override_recipe(recipe, FEW_NUMBERS | contexts)
     config = encoder_config(recipe.model, FEW_NUMBERS["model.vocab_size"])
@@ -204,7 +202,7 @@ def engine_overhead(recipe: Recipe, repetitions: int) -> float:
 
 
 def row_of(tokens: int, context: int, vocabulary: int) -> Row:
-    """A row as training has it."""
+    """Make a row as in training."""
     (row,) = packed_rows(
         1, tokens=tokens, context=context, mask_ratio=MASK_RATIO, vocabulary=vocabulary
     )
@@ -212,7 +210,7 @@ def row_of(tokens: int, context: int, vocabulary: int) -> Row:
 
 
 def measure(name: str, arguments: argparse.Namespace) -> Result:
-    """The host's time and the device's for one preset."""
+    """Measure host and device time of a preset."""
     recipe = recipe_of(name, CONTEXT, arguments.tokens, tiny=False)
     row = row_of(arguments.tokens, CONTEXT, recipe.model.vocab_size or 0)
     return Result(
@@ -239,7 +237,7 @@ def print_result(result: Result) -> None:
 
 
 def processor() -> str:
-    """This machine's processor by name."""
+    """Return the name of this machine's processor."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return found[1] if found else platform.machine()
 

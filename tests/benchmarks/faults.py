@@ -1,9 +1,9 @@
-"""Faults done to a small run, each followed by starts until it ends; a table of what came of it.
+"""Injects faults into a small run, restarts it until it ends, and prints a table of the outcomes.
 
     python -m tests.benchmarks.faults [--kills 50] [--seed 5]
 
-Every run is held against an undisturbed one: the loss of every step and the final weights bit for
-bit, and the tokens seen per language. Two ranks on the CPU; about five minutes on two cores.
+Every run is compared with an undisturbed one: losses of all steps and final weights bitwise, and
+the tokens seen per language. Two ranks on the CPU; about five minutes on two cores.
 """
 
 import argparse
@@ -47,19 +47,19 @@ FAILED, SAVED, DONE = 1, 75, 0
 
 @dataclass
 class Outcome:
-    """One line of the table."""
+    """A row of the table."""
 
     fault: str
     injected: int
     seen: int
-    """Faults after which the ranks ended as they should."""
+    """Faults after which the ranks exited as expected."""
     tokens_off: int
-    """Tokens seen too often or not at all, over all languages."""
+    """Tokens seen repeatedly or not at all, over all languages."""
     losses_equal: bool
     weights_equal: bool
 
     def with_run(self, other: "Outcome") -> "Outcome":
-        """This outcome and that of one more run together."""
+        """Combine with the outcome of another run."""
         return Outcome(
             self.fault,
             self.injected,
@@ -71,12 +71,12 @@ class Outcome:
 
     @property
     def recovered(self) -> bool:
-        """Whether the run ended as if nothing had happened."""
+        """Whether the run ended like the undisturbed one."""
         return self.tokens_off == 0 and self.losses_equal and self.weights_equal
 
 
 class Trials:
-    """Runs faults against copies of the same job."""
+    """Runs the same job with different faults."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.random = folder, random.Random(seed)
@@ -89,7 +89,7 @@ class Trials:
         self.seconds_of_training = times[-1] - times[0]
 
     def try_out(self, fault: str, inject: Callable[[RunOptions], tuple[int, int]]) -> Outcome:
-        """Inject a fault (injected, seen as expected), start until the end, and compare."""
+        """Inject a fault, restart until the run ends, and compare."""
         options = options_for(self.inputs, self.folder / fault.replace(" ", "-").replace(",", ""))
         injected, seen = inject(options)
         for _ in range(3):
@@ -113,7 +113,7 @@ class Trials:
         )  # fmt: skip
 
     def kill_at_random(self, kills: int) -> Outcome:
-        """SIGKILL to a random rank at a random moment, of the start at times, mostly of training.
+        """Send SIGKILL to a random rank at random moments, mostly during training, some at startup.
 
         A run that has come to its end in spite of it is compared, and another one begun.
         """
@@ -155,7 +155,7 @@ class Trials:
 def at_step(
     function: Callable[..., None], *arguments: object, expected: tuple[int | None, int | None]
 ) -> Callable[[RunOptions], tuple[int, int]]:
-    """A fault that one of `fault_injection`'s functions brings about, once."""
+    """Return an injection of a fault by a function of `fault_injection`."""
 
     def inject(options: RunOptions) -> tuple[int, int]:
         statuses = exit_statuses(start_ranks(options, before=function, arguments=arguments), 300)
@@ -165,14 +165,14 @@ def at_step(
 
 
 def stop_file(options: RunOptions) -> tuple[int, int]:
-    """A STOP file that lies there from the start."""
+    """Create a STOP file before the start."""
     options.output.mkdir()
     (options.output / "STOP").touch()
     return 1, int(exit_statuses(start_ranks(options), 300) == [SAVED, SAVED])
 
 
 def kill_the_launcher(options: RunOptions) -> tuple[int, int]:
-    """`deepspeed` is killed and tells nobody: its ranks notice, save and leave, all of them."""
+    """Kill `deepspeed`: all of its ranks must notice, save and exit."""
     launcher = launch(options.recipe.parent, options.output, "checkpoint.every_tokens=1M")
     log = options.output / "log.jsonl"
     wait_for(lambda: log.exists() and len(step_losses(options.output)) >= 3, 300)
@@ -183,7 +183,7 @@ def kill_the_launcher(options: RunOptions) -> tuple[int, int]:
 
 
 def log_on_a_full_disk(options: RunOptions) -> tuple[int, int]:
-    """Figures cannot be written: the run saves and says so."""
+    """Make the log unwritable: the run must save and report it."""
     options.output.mkdir()
     log = options.output / "log.jsonl"
     log.symlink_to("/dev/full")
@@ -193,7 +193,7 @@ def log_on_a_full_disk(options: RunOptions) -> tuple[int, int]:
 
 
 def stop_a_rank(options: RunOptions) -> tuple[int, int]:
-    """SIGSTOP: the other rank names it and leaves; then a launcher kills the stopped one."""
+    """Suspend a rank with SIGSTOP: the other must report it and exit."""
     import dataclasses
 
     short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.4",))
@@ -209,7 +209,7 @@ def stop_a_rank(options: RunOptions) -> tuple[int, int]:
 
 
 def hang(options: RunOptions) -> tuple[int, int]:
-    """A rank that sleeps is named with its stack."""
+    """Make a rank hang: it must be reported with its stack."""
     import dataclasses
 
     short = dataclasses.replace(options, overrides=("guard.hang_minutes=0.4",))
@@ -220,7 +220,7 @@ def hang(options: RunOptions) -> tuple[int, int]:
 
 
 def damage(change: Callable[[Path], None]) -> Callable[[RunOptions], tuple[int, int]]:
-    """The newest checkpoint's second file is changed; it must be named."""
+    """Change the second file of the newest checkpoint: it must be reported."""
 
     def inject(options: RunOptions) -> tuple[int, int]:
         exit_statuses(
@@ -241,14 +241,14 @@ def damage(change: Callable[[Path], None]) -> Callable[[RunOptions], tuple[int, 
 
 
 def flip_a_bit(file: Path) -> None:
-    """One bit in the middle."""
+    """Flip one bit in the middle."""
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
 def main() -> int:
-    """Run all faults, print the table; 0 if the run recovered from each."""
+    """Run all faults and print the table; exit status 0 if the run recovered from each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=5)

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: each operation's device time from a trace, and its floor."""
+"""Breakdown of a training step: device time of each operation from a trace, and its lower bound."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ BYTES = 2  # bfloat16
 
 
 def shares(call: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Milliseconds of device time by operation during `call` (of the processor's, on a CPU)."""
+    """Trace `call`; return milliseconds of device time by operation (CPU time on a CPU)."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     with profile(activities=activities) as trace:
@@ -46,7 +46,7 @@ def shares(call: Callable[[], object], device: torch.device) -> dict[str, float]
 
 
 def _operation(event: Any) -> str:
-    """The operation of the outermost known range around an event."""
+    """Return the operation of the outermost known range around an event."""
     name = OTHER
     while event is not None:
         for operation, beginnings in OPERATIONS.items():
@@ -59,8 +59,10 @@ def _operation(event: Any) -> str:
 def floors(
     model: ModelSettings, rows: Sequence[Row], bandwidth: float, rate: float
 ) -> dict[str, float]:
-    """The least milliseconds of each operation for these rows: its bytes at the measured copy
-    bandwidth or its products at the measured rate, whichever is more. Forward and backward."""
+    """Return a lower bound in milliseconds for each operation on these rows, forward and backward.
+
+    It is the larger of bytes over the measured bandwidth and FLOPs over the measured rate.
+    """
     d, f, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     vocabulary = model.vocab_size or 0
     milliseconds: dict[str, float] = defaultdict(float)
@@ -95,5 +97,5 @@ def floors(
 
 
 def bottleneck(found: dict[str, float], least: dict[str, float]) -> str:
-    """The operation that spends the most above its floor; what has none counts whole."""
+    """Return the operation that exceeds its lower bound (0 if it has none) the most."""
     return max(found, key=lambda name: found[name] - least.get(name, 0.0))

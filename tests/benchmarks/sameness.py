@@ -1,10 +1,10 @@
-"""How far our logits are from those of transformers at the presets' real sizes.
+"""Differences between our logits and those of transformers at the presets' real sizes.
 
-The tests hold small models to the same comparison; this prints the largest differences for the
-presets themselves, with all 256,000 rows of vocabulary: float32 against float32, packed against
-packed (sdpa) and document by document (sdpa and eager). Then, with weights so large that 22 layers
-magnify every rounding, the errors of both in bfloat16 against float64 (float32's cannot be compared
-so: transformers rotates in float32 in float64 too). Weights are random, stirred that none hides.
+The tests make the same comparison with small models. This prints the largest differences for the
+presets with a vocabulary of 256,000: in float32, packed (sdpa) and document by document (sdpa and
+eager). Then, with weights so large that 22 layers magnify every rounding error, the errors of both
+in bfloat16 relative to float64 (not in float32: transformers applies RoPE in float32 even in
+float64 models). Weights are random and perturbed, so that none is without effect.
 
     python -m tests.benchmarks.sameness --presets small base     # some minutes and 10 GB
 """
@@ -38,7 +38,7 @@ ROW = random_row(documents=DOCUMENTS, vocab_size=VOCABULARY)
 
 
 def calm(model: MaskedLanguageModel, factor: float = 2.0) -> None:
-    """Weights of `factor` times their first size, as after some training; norms stay stirred."""
+    """Rescale the weights to `factor` times their initial scale, as after some training."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
@@ -51,7 +51,7 @@ def our_logits(model: MaskedLanguageModel) -> Tensor:
 
 
 def by_document(reference: PreTrainedModel, ours: Tensor) -> float:
-    """The largest difference over documents that transformers sees one at a time."""
+    """Return the largest difference over documents passed to transformers one at a time."""
     worst = 0.0
     for start, stop in pairwise(ROW.cu_seqlens.tolist()):
         if stop > start:
@@ -62,7 +62,7 @@ def by_document(reference: PreTrainedModel, ours: Tensor) -> float:
 
 
 def error_ratio(model: MaskedLanguageModel) -> float:
-    """Our error against float64 over that of transformers, both in bfloat16."""
+    """Return the ratio of our bfloat16 error relative to float64 to that of transformers."""
     model = model.to(torch.bfloat16)
     weights = {name: tensor.float() for name, tensor in model.state_dict().items()}
     exact, window = reference_model(model.config, BASES, weights, "sdpa"), model.config.local_window
@@ -76,7 +76,7 @@ def error_ratio(model: MaskedLanguageModel) -> float:
 
 
 def measure(preset: str) -> None:
-    """Print the figures of one preset."""
+    """Print the differences for a preset."""
     config = encoder_config(ModelSettings.model_validate({"preset": preset}), VOCABULARY)
     model = tiny_model(config)
     calm(model)

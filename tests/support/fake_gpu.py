@@ -1,7 +1,7 @@
-"""The model's path on a GPU, run on a machine that has none: a GPU's implementations are chosen,
-something else takes the place of Triton's launches, and tensors have shapes but no content.
+"""The model's GPU path on a machine without a GPU.
 
-What PyTorch is asked for can then be counted, and the time that asking takes be measured.
+A GPU's implementations are chosen, Triton launches are intercepted, and tensors are on the meta
+device. This counts what is launched on the device, and measures how long the host takes for it.
 """
 
 import os
@@ -27,7 +27,7 @@ from mmbert_kernels.cross_entropy import linear_cross_entropy
 from mmbert_kernels.support import dispatch
 
 ATTENTION_ON_A_GPU = dispatch._attention_backend
-# OperatorRecorder that are no views and move nothing either.
+# Operators that are not views but move no data.
 ALLOCATING = (
     "_unsafe_view",
     "empty",
@@ -40,8 +40,13 @@ ALLOCATING = (
 
 @contextmanager
 def fake_gpu(launch: Callable[..., Any]) -> Iterator[None]:
-    """On meta tensors run what a GPU runs: Triton's kernels, PyTorch's variable-length attention,
-    the head's chunks and products. `launch(kernel, *arguments, **options)` for each launch."""
+    """Run a GPU's code path on meta tensors.
+
+    That is Triton kernels, PyTorch's variable-length attention, and the head's chunks and products.
+
+    Args:
+        launch: called as `launch(kernel, *arguments, **options)` instead of each Triton launch.
+    """
     from triton.runtime.jit import JITFunction
 
     with ExitStack() as stack:
@@ -65,8 +70,8 @@ def fake_gpu(launch: Callable[..., Any]) -> Iterator[None]:
 
 
 def _addmm_has_a_shape() -> bool:
-    """Whether the head's product runs on tensors without content: torch 2.11 takes its `out_dtype`
-    for `beta` there."""
+    """Return whether the head's product runs on meta tensors: torch 2.11 mistakes its `out_dtype`
+    for `beta`."""
     total, factor = torch.empty(8, 8, device="meta"), torch.empty(8, 8, device="meta").bfloat16()
     try:
         _accumulate_matmul(total, factor, factor, kept=1)
@@ -76,20 +81,20 @@ def _addmm_has_a_shape() -> bool:
 
 
 def _attention_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
-    """A GPU's without flash-attn."""
+    """Return the choice of a GPU without flash-attn."""
     with mock.patch.object(dispatch, "is_installed", return_value=False):
         return ATTENTION_ON_A_GPU("cuda", dtype)
 
 
 def _accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
-    """The head's function of this name as a GPU has it."""
+    """The head's function of this name, as it runs on a GPU."""
     torch.addmm(total, left, right, beta=kept, out_dtype=total.dtype, out=total)
 
 
 def on_meta_device(
     config: EncoderConfig, row: Row, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[MaskedLanguageModel, PackedBatch]:
-    """A model and a row as meta tensors."""
+    """Return a model and a row on the meta device."""
     with torch.device("meta"):
         model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
     fields = {
@@ -101,18 +106,18 @@ def on_meta_device(
 
 @dataclass(frozen=True)
 class Operator:
-    """A call of one of PyTorch's operators."""
+    """A call of a PyTorch operator."""
 
     name: str
-    """With its namespace and without its overload: aten::add."""
+    """Name with namespace, without overload: aten::add."""
     shape: tuple[int, ...]
-    """Of its first result."""
+    """Shape of the first result."""
     bytes: int
-    """Read and written, at most: what it overwrites counts as read too, except `out`."""
+    """Bytes read and written, at most: overwritten tensors count as read too, except `out`."""
 
 
 class OperatorRecorder(TorchDispatchMode):
-    """Records every operator while it is entered that neither views nor only allocates."""
+    """Records operators while it is entered, except views and allocations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +149,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Bytes of the tensors made while it is entered: those alive now, and the most at one time."""
+    """Tracks the bytes of tensors created while it is entered: currently alive, and at the peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +159,7 @@ class PeakMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        # what an operator is given was not made by it, even if it comes back as a view
+        # An operator's arguments were not created by it, even if it returns a view of one.
         given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         results = function(*args, **(kwargs or {}))
         for tensor in _tensors(results):

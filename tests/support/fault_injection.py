@@ -1,4 +1,4 @@
-"""Faults for the ranks of `processes.start_ranks`: each function runs in a rank before the job."""
+"""Faults to inject into ranks (`job_processes.start_ranks`): each runs in a rank before the job."""
 
 import importlib
 import os
@@ -17,13 +17,13 @@ from mmbert.training.fault_tolerance.watchdog import Activity
 
 @dataclass(frozen=True)
 class Hook:
-    """A function or method of the job, by its module and its name there."""
+    """A function or method of the job, by module and qualified name."""
 
     module: str
     name: str
 
     def wrap(self, make: Callable[[Any], Any]) -> None:
-        """Put `make(original)` in its place, in this process."""
+        """Replace it by `make(original)` in this process."""
         owner: Any = importlib.import_module(self.module)
         *outer, last = self.name.split(".")
         for part in outer:
@@ -31,7 +31,7 @@ class Hook:
         setattr(owner, last, make(getattr(owner, last)))
 
 
-# All of the job that the faults below take hold of: who moves or renames it, changes it here.
+# All functions of the job that the faults below patch. Update when moving or renaming one.
 HEARTBEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.heartbeat")
 TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
@@ -48,7 +48,7 @@ FORWARD_BACKWARD = Hook("mmbert.training.engine.engine", "Engine.forward_backwar
 
 
 def signal_at(rank: int, victim: int, step: int, activity: Activity, number: int) -> None:
-    """Send this process `number` when rank `victim` comes to `activity` of `step`."""
+    """Send signal `number` to rank `victim` when it begins `activity` in `step`."""
     if rank == victim:
         _at(step, activity, lambda: os.kill(os.getpid(), number))
 
@@ -56,24 +56,24 @@ def signal_at(rank: int, victim: int, step: int, activity: Activity, number: int
 def signal_too(
     rank: int, victim: int, step: int, activity: Activity, number: int, fault: Any, *arguments: Any
 ) -> None:
-    """Another fault, and `signal_at`."""
+    """Combine another fault with `signal_at`."""
     fault(rank, *arguments)
     signal_at(rank, victim, step, activity, number)
 
 
 def hang_at(rank: int, victim: int, step: int, activity: Activity) -> None:
-    """Let rank `victim` sleep for ever."""
+    """Make rank `victim` sleep forever."""
     if rank == victim:
         _at(step, activity, fall_asleep)
 
 
 def fall_asleep() -> None:
-    """The stack of a rank that hangs must show this function."""
+    """Sleep; the stack of a hanging rank must show this function."""
     time.sleep(1000)
 
 
 def kill_while_writing(rank: int, victim: int, step: int) -> None:
-    """Kill rank `victim` in the middle of writing the checkpoint of `step`."""
+    """Kill rank `victim` while it writes the checkpoint of `step`."""
 
     def dying(original: Any) -> Any:
         def write(writer: Any) -> None:
@@ -89,7 +89,7 @@ def kill_while_writing(rank: int, victim: int, step: int) -> None:
 
 
 def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity: Activity) -> None:
-    """Let the last checkpoint be older by `minutes` when the run comes to `activity` of a step."""
+    """Make the last checkpoint older by `minutes` when `activity` begins in one of `steps`."""
 
     def aging(original: Any) -> Any:
         def heartbeat(trainer: Any, what: Activity) -> None:
@@ -103,7 +103,7 @@ def let_minutes_pass(rank: int, minutes: float, steps: tuple[int, ...], activity
 
 
 def record_messages(rank: int, folder: Path) -> None:
-    """Write down each host-side message between the ranks: a line "STEP KIND ACTIVITY"."""
+    """Log every host-side collective of the ranks as a line "STEP KIND ACTIVITY"."""
     place: list[Any] = [0, Activity.START]
 
     def placing(original: Any) -> Any:
@@ -130,18 +130,17 @@ def record_messages(rank: int, folder: Path) -> None:
 
 
 def limit_file_size(rank: int, largest: int) -> None:
-    """Let every write beyond `largest` bytes of a file fail, as on a full disk."""
+    """Make writes beyond `largest` bytes of a file fail, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
 def limit_log_size_at(rank: int, step: int, activity: Activity, largest: int) -> None:
-    """From `activity` of `step` on let figures alone meet a full disk: the limit holds while the
-    loggers writes."""
+    """Simulate a full disk for log files only, from `activity` of `step` on."""
 
     def limiting(original: Any) -> Any:
         def attempt(loggers: Any, what: Any, write: Any) -> None:
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            # What the ranks print goes to a file, too, which is another disk here.
+            # The output of the ranks goes to a file too, which counts as another disk.
             if "output" not in str(what):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
             original(loggers, what, write)
@@ -153,7 +152,7 @@ def limit_log_size_at(rank: int, step: int, activity: Activity, largest: int) ->
 
 
 def poison_row(rank: int, row_index: int) -> None:
-    """Give one row's masked tokens weights that are not numbers."""
+    """Set the weights of one row's masked tokens to NaN."""
 
     def poisoning(original: Any) -> Any:
         def to_batch(row: Any, device: Any) -> Any:
@@ -168,7 +167,7 @@ def poison_row(rank: int, row_index: int) -> None:
 
 
 def fake_spike(rank: int, row_index: int) -> None:
-    """Let the step with this first row report a loss far above the others, whenever it is done."""
+    """Raise the reported loss of the step that contains this row, each time it is trained."""
 
     def raising(original: Any) -> Any:
         def run(runner: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
@@ -183,12 +182,12 @@ def fake_spike(rank: int, row_index: int) -> None:
 
 
 def without_memory_check(rank: int) -> None:
-    """Begin training without trying the largest batches."""
+    """Skip the memory check."""
     MEMORY_CHECK.wrap(lambda original: lambda *arguments: {})
 
 
 def run_out_of_memory(rank: int, rotary_base: float) -> None:
-    """Let the first pass with this rotary base fail as on a full GPU."""
+    """Raise OOM in passes with this rotary base."""
 
     def failing(original: Any) -> Any:
         def forward_backward(engine: Any, batch: Any, settings: Any, **arguments: Any) -> Any:
@@ -202,7 +201,7 @@ def run_out_of_memory(rank: int, rotary_base: float) -> None:
 
 
 def perturb_weights(rank: int, relative: float) -> None:
-    """Change every first weight by up to `relative` of itself, the same way on every rank."""
+    """Perturb every initial weight by up to `relative` of itself, equally on every rank."""
 
     def perturbing(original: Any) -> Any:
         def initialize(model: Any, seed: int) -> None:

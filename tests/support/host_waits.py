@@ -1,9 +1,8 @@
-"""Finds what would make the host wait for a GPU, on a machine that has none.
+"""Counts device-to-host synchronizations on a machine without a GPU.
 
-A device's results reach the host, or its shapes depend on them, only through a few operations.
-They are the same on every device, so they can be counted while the code runs on a CPU, or on
-tensors that only pretend to lie on a GPU. Where DeepSpeed is loaded, its calls of the accelerator's
-`synchronize`, which does nothing on a CPU, are counted too.
+Results of a device reach the host, or determine shapes, only through a few operations, the same on
+every device. They can be counted on a CPU or on fake tensors. If DeepSpeed is loaded, calls of its
+accelerator's `synchronize`, which does nothing on a CPU, are counted too.
 """
 
 import sys
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operators that give the host a number or make a shape of one.
+# Operators that return a number to the host or have a data-dependent shape.
 SYNCING_OPERATORS = (
     "_local_scalar_dense",
     "allclose",
@@ -32,17 +31,17 @@ SYNCING_OPERATORS = (
     "_unique",
     "_unique2",
 )
-# Methods that read a CPU tensor's memory without an operator; on a GPU they copy it first.
+# Methods that read a CPU tensor's memory without an operator; a GPU tensor is copied first.
 SYNCING_METHODS = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
-# Where the CPU's own implementations lie, which a GPU does not run.
+# Folder of the CPU implementations, which a GPU does not run.
 CPU_IMPLEMENTATIONS = "/kernels/mmbert_kernels/"
 
 
 class HostSyncCounter:
-    """Counts them while it is entered; `found` says which and where."""
+    """Counts synchronizations while it is entered; `found` describes each with its location."""
 
     def __init__(self, *, ignore: tuple[str, ...] = ()) -> None:
-        """`ignore`: parts of file names; what is called from there does not count."""
+        """`ignore`: parts of file names; calls from these files do not count."""
         self.found: list[str] = []
         self._ignore = ignore
         self._open = ExitStack()
@@ -102,7 +101,7 @@ class _Methods(TorchFunctionMode):
 
 
 def _indexes_by_mask(name: str, args: Any) -> bool:
-    """Whether a tensor of booleans is an index: their number decides the shape."""
+    """Return whether an index is a boolean tensor, so that the shape depends on its values."""
     if name not in ("index", "index_put", "index_put_", "_index_put_impl_"):
         return False
     indices = [index for index in args[1] if isinstance(index, Tensor)]
@@ -110,7 +109,7 @@ def _indexes_by_mask(name: str, args: Any) -> bool:
 
 
 def _copies_and_waits(name: str, args: Any, kwargs: dict[str, Any], out: Any) -> bool:
-    """Whether a tensor goes from one device to another with the host waiting for it."""
+    """Return whether this is a blocking copy between devices."""
     if name not in ("_to_copy", "copy_") or not isinstance(out, Tensor):
         return False
     source = args[1] if name == "copy_" else args[0]

@@ -1,7 +1,7 @@
-"""Ranks of the real main job as processes that a test may kill, stop and start again.
+"""Ranks of the training job as processes that a test may kill, stop and restart.
 
-They are forked from a server that has torch and deepspeed loaded, so that a start costs a second;
-what a launcher adds is tested apart from that, with the real `deepspeed`.
+They are forked from a server that has loaded torch and deepspeed, so a start takes a second.
+Launchers are tested separately, with the real `deepspeed`.
 """
 
 import os
@@ -23,9 +23,9 @@ def start_ranks(
     before: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> list[BaseProcess]:
-    """Start the job; `before(rank, *arguments)` runs in every rank first (to inject a fault).
+    """Start the job; `before(rank, *arguments)` runs in every rank first, to inject a fault.
 
-    What the ranks print goes to `output`.log.
+    The output of the ranks goes to `output`.log.
     """
     context = rank_server()
     port = free_port()
@@ -41,7 +41,7 @@ def start_ranks(
 
 
 def exit_statuses(processes: list[BaseProcess], timeout: float = 100) -> list[int | None]:
-    """Wait for all; their exit statuses (negative: the signal). What hangs is killed: None."""
+    """Return the exit statuses of all (negative: signal; None: killed after `timeout`)."""
     deadline = time.monotonic() + timeout
     statuses: list[int | None] = []
     for process in processes:
@@ -54,12 +54,12 @@ def exit_statuses(processes: list[BaseProcess], timeout: float = 100) -> list[in
 
 
 def run_to_the_end(options: RunOptions, *, world_size: int = 2, **more: Any) -> list[int | None]:
-    """Start the job and wait for it."""
+    """Start the job, wait, and return the exit statuses."""
     return exit_statuses(start_ranks(options, world_size=world_size, **more))
 
 
 def output_of(options: RunOptions) -> str:
-    """What the ranks printed."""
+    """Return the output of the ranks."""
     return _log_path(options).read_text()
 
 
@@ -67,7 +67,7 @@ def wait_for(condition: Callable[[], bool], timeout: float = 60) -> None:
     """Poll until `condition`; AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 

@@ -1,7 +1,7 @@
-"""A model whose gradients are prescribed, for tests of the engine, the optimiser and checkpoints.
+"""A model with prescribed gradients, for tests of the engine, optimizers and checkpoints.
 
-Its loss is the inner product of the parameters with tensors that the batch carries, so the gradient
-of every parameter is exactly what the test says: rank by rank, microbatch by microbatch.
+Its loss is the inner product of the parameters with tensors in the batch, so the gradient of every
+parameter is exactly what the test passes, by rank and microbatch.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from mmbert.training.engine.engine import Engine
 from tests.support.assembling import assemble
 
 ONES = InitialDistribution("ones")
-# A table of uneven rows, fused and plain column- and row-parallel weights, norms, a split bias. The
-# sizes are odd ones, so that ZeRO's partitions end within tensors.
+# An unevenly split embedding, fused and plain column- and row-parallel weights, norms and a split
+# bias. The sizes make ZeRO's partitions end within tensors.
 SPECS = {
     "embeddings.weight": ParameterSpec((29, 12), ONES, split_dimension=0, require_even=False),
     "embeddings.norm": ParameterSpec((12,), ONES),
@@ -42,14 +42,16 @@ SPECS = {
 
 @dataclass(frozen=True)
 class PrescribedBatch:
-    """Full gradients by parameter name, of one microbatch of one data rank; parameters that are
-    not named are not used."""
+    """Full gradients by parameter name, for one microbatch of one data rank.
+
+    Other parameters are not used in the forward pass.
+    """
 
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Holder(nn.Module):
-    """Some parameters, used in its own forward: ZeRO 3 gathers them only there."""
+    """Parameters of a module, used in its own forward pass: ZeRO 3 gathers them only there."""
 
     def forward(self, gradients: dict[str, Tensor]) -> list[Tensor]:
         return [
@@ -89,18 +91,18 @@ class PrescribedModel(nn.Module):
 
 
 def seeded(text: str) -> torch.Generator:
-    """A generator that depends on `text` alone."""
+    """Return a generator seeded by `text`."""
     digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def initial_weight(name: str) -> Tensor:
-    """The full initial weight: float32 values that bfloat16 cannot hold."""
+    """Return the full initial weight: float32 values that bfloat16 cannot represent."""
     return torch.randn(SPECS[name].full_shape, generator=seeded(name)) * 0.3
 
 
 def recipe(**changes: Any) -> Recipe:
-    """A recipe for the model above; `changes` are `optimizer__name="adamw"` for nested keys."""
+    """Build a recipe for the model; `changes` use double underscores: `optimizer__name="adamw"`."""
     values: dict[str, Any] = {
         "name": "test",
         "precision": "float32",
@@ -140,14 +142,14 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def start(rank: int, world_size: int, tensor_parallel: int) -> ProcessGrid:
-    """Join the process group of a test's ranks and build its grid."""
+    """Initialize the process group of a test's ranks and build its grid."""
     if not dist.is_initialized():
         dist.init_process_group("gloo", rank=rank, world_size=world_size)
     return build_grid(tensor_parallel=tensor_parallel)
 
 
 def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
-    """An engine over the prescribed model."""
+    """Create an engine with the prescribed model."""
     settings = recipe(parallel__tensor=grid.tensor.size, **changes)
     return Engine(PrescribedModel(grid.tensor), settings, grid, torch.device("cpu"))
 

@@ -1,7 +1,7 @@
-"""Real ranks for tests: processes forked from a server that has imported torch and deepspeed once.
+"""Ranks for tests: processes forked from a server that has imported torch and deepspeed.
 
-A two-rank DeepSpeed test costs about a second this way instead of ten. The rank function must be at
-module level of an importable test module; what it returns must be picklable.
+This way a DeepSpeed test on two ranks takes about a second instead of ten. The rank function must
+be at module level of an importable test module; its result must be picklable.
 """
 
 import multiprocessing
@@ -18,8 +18,8 @@ from unittest import mock
 
 from tests.support.environment import ON_A_CPU
 
-# What ranks would otherwise import each for itself: those that make an engine, those that run the
-# whole job, and all of them the module of their test, and pytest with it.
+# Modules that every rank would otherwise import itself: for an engine, for the whole job, and for
+# the test's own module, which imports pytest.
 PRELOADED = [
     "torch",
     "torch._dynamo",
@@ -34,8 +34,8 @@ PRELOADED = [
 
 
 def rank_server() -> ForkServerContext:
-    """The server that ranks are forked from, running. It and its ranks have the environment of a
-    CPU's ranks; that of this process stays as it is."""
+    """Start the server that ranks are forked from, with an environment for ranks on a CPU; this
+    process keeps its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with mock.patch.dict(os.environ, ON_A_CPU):
@@ -48,8 +48,11 @@ def run_ranks(
 ) -> dict[int, Any]:
     """Run `function(rank, world_size, *arguments)` in `world_size` processes; {rank: result}.
 
-    RuntimeError carries the first failing rank's traceback; TimeoutError if a rank says nothing
-    (it was killed, or hangs). No process outlives the call.
+    No process outlives the call.
+
+    Raises:
+        RuntimeError: a rank failed; the message is the first traceback.
+        TimeoutError: a rank did not finish (killed, or hanging).
     """
     context = rank_server()
     results: Queue[tuple[int, str | None, Any]] = context.Queue()
@@ -69,7 +72,7 @@ def run_ranks(
                 rank, error, value = results.get(timeout=timeout)
             except queue.Empty:
                 silent = sorted(set(range(world_size)) - set(values))
-                raise TimeoutError(f"ranks {silent} said nothing for {timeout} s") from None
+                raise TimeoutError(f"no result from ranks {silent} within {timeout} s") from None
             if error is not None:
                 raise RuntimeError(f"rank {rank} of {world_size} failed:\n{error}")
             values[rank] = value
@@ -95,15 +98,14 @@ def _rank(
         results.put((rank, None, function(rank, world_size, *arguments)))
     except BaseException:
         results.put((rank, traceback.format_exc(), None))
-    # Exiting with a live gloo group aborts the process at random: leave without teardown.
+    # Exiting with a live gloo group aborts the process at random: exit without teardown.
     results.close()
     results.join_thread()
     os._exit(0)
 
 
 def become_rank(rank: int, world_size: int, port: int) -> None:
-    """Let this process be one of `world_size` ranks on this machine, with one core; rank 0 listens
-    at `port`."""
+    """Make this process one of `world_size` ranks on this machine, with one thread."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -118,7 +120,7 @@ def become_rank(rank: int, world_size: int, port: int) -> None:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on at the moment."""
+    """Return a TCP port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What a checkpoint store asks of an engine, with weights of which every number is the step's."""
+"""A stand-in for an engine in checkpoint tests; all its weights equal the step number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
 from mmbert.recipe.sections import OPTIMIZER_STATES
 
 ONES = InitialDistribution("ones")
-# The tensors per parameter in a checkpoint of StableAdamW.
+# Tensors per parameter in a checkpoint with StableAdamW.
 STATES = (MASTER, *OPTIMIZER_STATES["stable_adamw"])
 
 
@@ -35,7 +35,7 @@ class StepWeights:
 
 
 def newest_step(root: Path) -> int:
-    """The step of the newest checkpoint, which must be sound; every number in it must be that."""
+    """Return the newest checkpoint's step, after verifying the checkpoint and all its values."""
     store = CheckpointStore(root)
     newest = store.latest_valid()
     assert newest is not None

@@ -1,4 +1,4 @@
-"""The job under the real `deepspeed` launcher: its status, its death, and nobody left behind."""
+"""The job under the real `deepspeed` launcher: exit status, its death, no processes left over."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def launch(
 
 
 def processes_of(run: Path) -> list[int]:
-    """Every process on this machine that was started for `run`, launchers included."""
+    """Return all processes on this machine started for `run`, including launchers."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -53,7 +53,7 @@ def processes_of(run: Path) -> list[int]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Path]:
-    """A run folder whose processes do not outlive the test."""
+    """A run folder; its processes are killed after the test."""
     folder = tmp_path / "run"
     yield folder
     for process in processes_of(folder):
@@ -90,7 +90,7 @@ def test_a_port_that_is_taken_is_named(inputs: Path, run: Path) -> None:
 
 
 def test_a_hostfile_that_is_not_there_is_refused(inputs: Path, run: Path) -> None:
-    """`deepspeed` itself only warns, and trains on this one machine."""
+    """`deepspeed` only warns, and trains on this machine alone."""
     assert launch(inputs, run, ranks=1, hostfile="hosts-of-mine").wait(150) == 2
     said = run.with_suffix(".log").read_text()
     assert said.count("hostfile hosts-of-mine does not exist") == 1

@@ -1,4 +1,4 @@
-"""`deterministic: true`: a CPU's runs as before, a GPU's equal, refusals before the start."""
+"""`deterministic: true`: no effect on a CPU, equal runs on a GPU, checks before the start."""
 
 import os
 import re
@@ -23,13 +23,13 @@ GPU = torch.device("cuda", 0)
 
 
 def weights_of(run: Path) -> dict[str, bytes]:
-    """Weights and the optimiser's states of a run's checkpoints, as they lie on the disk."""
+    """Return the files of weights and optimizer states in a run's checkpoints."""
     files = sorted((run / "checkpoints").rglob("*.safetensors"))
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
 def train_and_tell(rank: int, world_size: int, options: RunOptions) -> tuple[int, bool, str | None]:
-    """Rank function: the status, what torch was told, and what cuBLAS."""
+    """Rank function; return the exit status and the settings of torch and cuBLAS."""
     status = pretrain_rank(rank, world_size, options)
     deterministic = torch.are_deterministic_algorithms_enabled()
     return status, deterministic, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
@@ -80,7 +80,7 @@ def test_an_environment_that_cannot_is_refused(name: str, value: str) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """An H100 with Triton and without flash-attn, as far as the checks look."""
+    """A fake H100 with Triton and without flash-attn."""
     for name in ("MMBERT_KERNELS", "MMBERT_ATTENTION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("mmbert_kernels.support.dispatch.triton_is_installed", lambda: True)

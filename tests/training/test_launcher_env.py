@@ -1,4 +1,4 @@
-"""Rank discovery: each launcher's variables, and what does not fit together."""
+"""Rank and address from each launcher's variables; contradictions are refused."""
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_a_batch_script_that_forgets_srun_is_refused() -> None:
 
 @pytest.mark.parametrize("step", ["4294967291", "4294967290", "4294967295", "batch", "interactive"])
 def test_the_special_steps_of_slurm_are_no_tasks_of_srun(step: str) -> None:
-    """As in the batch script, and in the shell that `salloc` opens."""
+    """As in the batch script and in the shell opened by `salloc`."""
     alone = {**SLURM, "SLURM_PROCID": "0", "SLURM_STEP_ID": step}
     with pytest.raises(UserError, match="4 tasks"):
         rank_info_from_env(alone)

@@ -1,4 +1,4 @@
-"""A step's loss: what is not finite shows in every gradient, what is finite changes none."""
+"""A non-finite loss makes every gradient non-finite; a finite loss changes none."""
 
 import math
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Losses(nn.Module):
-    """Three losses with a gradient that is finite, whatever is added to the second."""
+    """Return three losses whose gradient is finite, whatever is added to the second."""
 
     def __init__(self, added: float) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Losses(nn.Module):
 
 
 def gradient(added: float) -> Tensor:
-    """That of the losses' sum, as the engine would take it."""
+    """Return the gradient of the losses' sum, as in the engine."""
     module = Losses(added)
     engine: Any = SimpleNamespace(module=module, device=CPU)
     StepRunner(engine, dropout_seed=0, meter=LossMeter(1, CPU), step_timer=StepTimer(CPU))
@@ -38,7 +38,7 @@ def gradient(added: float) -> Tensor:
 
 @pytest.mark.parametrize("added", [math.inf, -math.inf, math.nan])
 def test_one_loss_that_is_not_finite_makes_all_gradients_so(added: float) -> None:
-    """A label of infinitely small probability has a finite gradient: the engine would step."""
+    """A label of probability 0 has a finite gradient: the engine would take the step."""
     assert gradient(added).isnan().all()
 
 

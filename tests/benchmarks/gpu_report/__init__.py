@@ -1,1 +1,1 @@
-"""A GPU measured in one command: what is right on it, how fast, and what a real run does."""
+"""Report on a GPU in one command: correctness, speed, a real run."""

@@ -1,9 +1,9 @@
-"""The GPU report: everything worth knowing of a GPU within some minutes, in order of worth.
+"""GPU report: the most important measurements of a GPU within minutes.
 
-Correctness, then our step, then each kernel, a real run, experiments, and transformers on the same
-tokens. Each part is a process with a time limit of its own. Figures are printed and written the
-moment they are known, to OUTPUT/gpu-report/TIME/figures.jsonl; what is left at the end, or at an
-interruption, is one page, OUTPUT/gpu-report.md, and OUTPUT/gpu-report.json with the same figures.
+In this order: correctness, our training step, each kernel, a real run, experiments, and
+transformers on the same tokens. Each part is a process with its own time limit. Figures are printed
+and appended to OUTPUT/gpu-report/TIME/figures.jsonl as soon as they are known. At the end, or after
+an interruption, OUTPUT/gpu-report.md is the report and OUTPUT/gpu-report.json has its figures.
 
     make gpu-report                                        # with python3, which must have torch
     make gpu-report GPU_PYTHON=/opt/torch/bin/python MINUTES=12 WHEELS=build/wheels
@@ -33,11 +33,11 @@ from tests.support.environment import ROOT, with_packages
 
 
 class UnusableError(Exception):
-    """The report cannot begin: why, and what to do."""
+    """The report cannot start; the message has a remedy."""
 
 
 def writable_folder(output: Path) -> Path:
-    """`output`, or where it cannot be written to, a new folder elsewhere, which is said."""
+    """Return `output`, or a new temporary folder if `output` is not writable."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
@@ -50,7 +50,7 @@ def writable_folder(output: Path) -> Path:
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Hold the only report of this folder: two at once would measure each other."""
+    """Lock the folder: two reports at once would disturb each other's measurements."""
     with (output / "gpu-report.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,13 +67,13 @@ def exclusive(output: Path) -> Iterator[None]:
 
 
 def blocker(folder: Path) -> str:
-    """What the first part found to be in the way of all that need a GPU."""
+    """Return why no part can use a GPU, as found by the first part."""
     found = figures(folder, "machine")
     return next((str(each.value) for each in found if each.subject == NO_GPU), "")
 
 
 def write_page(output: Path, folder: Path, heading: str, outcomes: list[Outcome]) -> None:
-    """The page and the figures, in the report's folder and where the newest is found."""
+    """Write report and figures into the report's folder and as the latest ones."""
     text = page(folder, heading, outcomes)
     record = {
         "heading": heading,
@@ -92,7 +92,7 @@ def write_page(output: Path, folder: Path, heading: str, outcomes: list[Outcome]
 
 
 def make_report(parts: list[Part], output: Path, minutes: float, heading: str) -> list[Outcome]:
-    """Run the parts and write the page; it is there after every part."""
+    """Run the parts; write the report after each."""
     folder = output / "gpu-report" / time.strftime("%Y-%m-%dT%H%M%S")
     folder.mkdir(parents=True)
     done: list[Outcome] = []
@@ -124,7 +124,7 @@ def make_report(parts: list[Part], output: Path, minutes: float, heading: str) -
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.gpu_report",
         description=__doc__,
@@ -147,7 +147,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: all parts are done; 1: some are not, as the page says; 2: it could not begin."""
+    """Exit status 0: all parts are done; 1: some are not; 2: the report could not start."""
     chosen = parse_arguments(arguments)
     parts = report_parts(chosen.device, chosen.data.resolve(), tuple(chosen.parts))
     if chosen.dry_run:

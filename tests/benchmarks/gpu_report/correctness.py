@@ -1,4 +1,4 @@
-"""Part of the GPU report, and `make test-gpu`: the GPU tests, named by file, kernels first."""
+"""Part of the GPU report, and `make test-gpu`: the GPU tests by file, kernels first."""
 
 import importlib.util
 import subprocess
@@ -17,7 +17,7 @@ WORKERS = 4
 
 
 def command(device: str) -> list[str]:
-    """pytest over the files that hold GPU tests, with workers where xdist is installed."""
+    """Return the pytest command for the GPU tests, with workers if xdist is installed."""
     files = sorted(gpu_test_files(), key=lambda name: not name.startswith(FIRST))
     chosen = ON_A_CPU if device == "cpu" else ("-m", "gpu", *files)
     workers = device == "cuda" and importlib.util.find_spec("xdist") is not None
@@ -30,7 +30,7 @@ def command(device: str) -> list[str]:
 
 
 def main() -> int:
-    """Run them; 2 without a GPU, pytest's status otherwise."""
+    """Run the tests; exit status 2 without a GPU, otherwise pytest's."""
     arguments = part_parser(__doc__).parse_args()
     device_of(arguments)
     environment = with_packages(ROOT) if arguments.device == "cpu" else on_a_gpu(ROOT)

@@ -1,9 +1,8 @@
-"""Part of the GPU report: experiments whose outcome decides what the code does next.
+"""Part of the GPU report: experiments that decide what to change in the code.
 
-Attention: which library for global layers (cuDNN's and FlashAttention-3 against FlashAttention-2)
-and for windows, and what empty slots for documents cost. Kernels of norms, GeGLU and rotary: other
-numbers of warps and rows. What is tried is compared with what runs today; a trial that gives
-another result says so beside its time.
+Attention: libraries for global layers (cuDNN and FlashAttention-3 against FlashAttention-2) and for
+windows, and the cost of empty document slots. Kernels of norms, GeGLU and RoPE: other numbers of
+warps and rows. Each trial is compared with the current code, and reported if its result differs.
 """
 
 import argparse
@@ -45,17 +44,17 @@ Function = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trial:
-    """Another way to the same result."""
+    """An alternative implementation."""
 
     name: str
     function: Function
     setting: Callable[[], AbstractContextManager[object]] = nullcontext
-    """What holds during its forward and backward passes."""
+    """Context of its forward and backward passes."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it is measured, and on how many tokens."""
+    """Clock, recorder, number of tokens and dtype of the measurements."""
 
     clock: Clock
     recorder: Recorder
@@ -67,11 +66,11 @@ class Bench:
         return self.clock.device
 
     def random(self, *shape: int) -> Tensor:
-        """Numbers that a gradient is wanted of."""
+        """Return random numbers that require a gradient."""
         return torch.randn(*shape, device=self.device).to(self.dtype).requires_grad_()
 
     def both_passes(self, function: Function, x: Tensor) -> tuple[float, Tensor]:
-        """Milliseconds of forward and backward, and the gradient."""
+        """Return milliseconds of forward and backward, and the gradient."""
         upstream = torch.ones_like(function(x))
         taken = self.clock.milliseconds(lambda: torch.autograd.grad(function(x), x, upstream))
         return taken, torch.autograd.grad(function(x), x, upstream)[0]
@@ -79,7 +78,7 @@ class Bench:
     def compare(
         self, subject: str, operation: str, today: Function, trials: Sequence[Trial], x: Tensor
     ) -> None:
-        """Times of what runs today and of each trial; `operation`: whose tests verify today's."""
+        """Time the current code and each trial; `operation`: its tests verify the current code."""
         taken, expected = self.both_passes(today, x)
         self.recorder.figure(subject, "today", taken, "ms", (operation,))
         largest = float(expected.abs().max())
@@ -100,7 +99,7 @@ class Bench:
 
 
 def attention(bench: Bench, context: int) -> None:
-    """Libraries for both kinds of layers, and empty slots, on documents of web-like lengths."""
+    """Compare libraries for both kinds of layers, and empty slots, on web-like document lengths."""
     (row,) = packed_rows(1, tokens=bench.tokens, context=context, mask_ratio=0.3, vocabulary=HIDDEN)
     cu_seqlens = to_batch(row, bench.device).cu_seqlens
     padding = (0, 3 * len(cu_seqlens))
@@ -121,7 +120,7 @@ def attention(bench: Bench, context: int) -> None:
 
 
 def parts(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[T, 3, H, D] as queries, keys and values."""
+    """Split [T, 3, H, D] into queries, keys and values."""
     query, key, value = qkv.unbind(1)
     return query, key, value
 
@@ -139,13 +138,13 @@ def _libraries(
 
 
 def varlen_by_cudnn() -> AbstractContextManager[object]:
-    """PyTorch's own switch of variable-length attention to cuDNN, forward and backward."""
+    """Switch PyTorch's variable-length attention to cuDNN, forward and backward."""
     varlen = import_module("torch.nn.attention.varlen")
     return mock.patch.object(varlen, "_should_use_cudnn", return_value=True)
 
 
 def with_warps(warps: int) -> AbstractContextManager[object]:
-    """Triton launches with so many warps."""
+    """Launch Triton kernels with this number of warps."""
     from triton.runtime.jit import JITFunction
 
     run = JITFunction.run
@@ -157,12 +156,12 @@ def with_warps(warps: int) -> AbstractContextManager[object]:
 
 
 def with_rows(module: str, name: str, value: object) -> AbstractContextManager[object]:
-    """One of the kernels' constants, or what computes it, replaced."""
+    """Replace a constant of a kernel, or the function that computes it."""
     return mock.patch.object(import_module(f"mmbert_kernels.{module}"), name, value)
 
 
 def sweeps(bench: Bench) -> None:
-    """Warps and rows of the kernels that move bytes."""
+    """Try numbers of warps and rows for the memory-bound kernels."""
     x, weight = bench.random(bench.tokens, HIDDEN), bench.random(HIDDEN).detach()
     residual = bench.random(bench.tokens, HIDDEN).detach()
     (row,) = packed_rows(1, tokens=bench.tokens, context=1024, mask_ratio=0.3, vocabulary=HIDDEN)
@@ -191,7 +190,7 @@ def sweeps(bench: Bench) -> None:
 
 
 def run(arguments: argparse.Namespace, device: torch.device, recorder: Recorder) -> None:
-    """All experiments, those that decide most first."""
+    """Run all experiments, most important first."""
     on_gpu = device.type == "cuda"
     torch.manual_seed(21)
     bench = Bench(
@@ -206,7 +205,7 @@ def run(arguments: argparse.Namespace, device: torch.device, recorder: Recorder)
 
 
 def main() -> int:
-    """Measure and report; 2 without a GPU."""
+    """Measure and report; exit status 2 without a GPU."""
     arguments = part_parser(__doc__.splitlines()[0]).parse_args()
     run(arguments, device_of(arguments), Recorder("experiments", arguments.report))
     return 0

@@ -1,4 +1,4 @@
-"""Part of the GPU report: versions, the device, its clocks, limits, free memory, `doctor`."""
+"""Part of the GPU report: versions, device, clocks, limits, free memory, `mmbert doctor`."""
 
 import importlib.metadata
 import subprocess
@@ -35,7 +35,7 @@ QUERIES = {
 
 
 def _queried(name: str) -> list[str]:
-    """nvidia-smi's answer for the first GPU; empty if it gives none."""
+    """Query nvidia-smi for the first GPU; empty if that fails."""
     try:
         run = subprocess.run(
             ["nvidia-smi", f"--query-gpu={name}", "--format=csv,noheader,nounits", "--id=0"],
@@ -50,7 +50,7 @@ def _queried(name: str) -> list[str]:
 
 
 def main() -> int:
-    """Look at the machine; 0 whatever is amiss, for the report goes on."""
+    """Record the machine; exit status 0 whatever is wrong, since the report continues."""
     arguments = part_parser(__doc__).parse_args()
     recorder = Recorder("machine", arguments.report)
     recorder.figure("python", "value", sys.version.split()[0])

@@ -1,4 +1,4 @@
-"""What every part of the report is told on its command line."""
+"""Command line options shared by all parts of the report."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from tests.benchmarks.gpu_report.verification import FOLDER_VARIABLE
 
 
 def part_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that all parts share."""
+    """Return a parser with the shared options."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--device",
@@ -29,7 +29,7 @@ def part_parser(description: str) -> argparse.ArgumentParser:
 
 
 def device_of(arguments: argparse.Namespace) -> torch.device:
-    """The device that was asked for; SystemExit(2) if it is a GPU and there is none."""
+    """Return the requested device; SystemExit(2) if there is no GPU."""
     if arguments.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

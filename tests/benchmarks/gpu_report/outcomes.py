@@ -1,6 +1,6 @@
-"""A pytest plugin that writes down each test's outcome the moment it is known.
+"""Pytest plugin that records the outcome of each test immediately.
 
-So a run that is cut short counts for the operations whose tests had ended (verification.py).
+An interrupted run thus verifies the operations whose tests have ended (verification.py).
 
     MMBERT_GPU_REPORT=FOLDER python -m pytest -p tests.benchmarks.gpu_report.outcomes …
 """
@@ -23,26 +23,26 @@ def _write(record: dict[str, Any]) -> None:
 
 
 class OutcomeRecorder:
-    """The hooks of the process that hears of all tests."""
+    """Hooks of the process that receives all reports."""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Without workers the session knows its tests."""
+        """Record the tests of a session without workers."""
         if session.items:
             _write({"collected": [item.nodeid for item in session.items]})
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
-        """With workers each of them does, and all know the same."""
+        """Record the tests of the first worker; all workers have the same."""
         if node.gateway.id == "gw0":
             _write({"collected": list(ids)})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A test has one report or three; only in the first may it be skipped."""
+        """Record the outcome from one of a test's up to three reports; a skip is in the first."""
         if report.when == "call" or report.failed or report.skipped:
             _write({"test": report.nodeid, "outcome": report.outcome})
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Not in workers: their controller hears of everything."""
+    """Register in the controller only, which receives the reports of all workers."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(OutcomeRecorder())

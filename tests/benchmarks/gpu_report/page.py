@@ -1,4 +1,4 @@
-"""The report as one page of Markdown, from what its parts have left on the disk."""
+"""The report as a Markdown page, from the files of its parts."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ WIDTH = 400
 
 
 def page(folder: Path, heading: str, outcomes: Sequence[Outcome]) -> str:
-    """Markdown: what became of each part, of each operation's tests, and the figures by part."""
+    """Render the outcomes of parts and tests, and the figures of each part."""
     sections = [f"# GPU report\n\n{heading}\n", _outcomes(outcomes), _tests(folder)]
     for outcome in outcomes:
         found = figures(folder, outcome.name)
@@ -49,7 +49,7 @@ def _tests(folder: Path) -> str:
 
 
 def _figures(folder: Path, found: Sequence[Figure]) -> str:
-    """A table for the subjects that have quantities in common, remarks below."""
+    """Render a table for subjects with common quantities, with remarks below."""
     groups: list[list[Figure]] = []
     measured = [figure for figure in found if figure.quantity]
     for subject in dict.fromkeys(figure.subject for figure in measured):
@@ -66,7 +66,7 @@ def _figures(folder: Path, found: Sequence[Figure]) -> str:
 
 
 def _table(folder: Path, measured: Sequence[Figure]) -> str:
-    """A row for each subject, a column for each quantity."""
+    """Render a row for each subject and a column for each quantity."""
     columns = list(dict.fromkeys((figure.quantity, figure.unit) for figure in measured))
     headings = [f"{quantity} ({unit})" if unit else quantity for quantity, unit in columns]
     needs_tests = any(figure.operations for figure in measured)

@@ -1,4 +1,4 @@
-"""The parts of the GPU report, in order of worth, with their shares of its time."""
+"""Parts of the GPU report, most important first, with their shares of its time."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ PARTS = ("machine", "correctness", "step", "kernels", "run", "experiments", "tra
 
 
 def report_parts(device: str, data: Path, names: tuple[str, ...] = PARTS) -> list[Part]:
-    """The parts with these names. `data`: folder with the real run's recipe and shards."""
+    """Return the parts with these names; `data`: folder with the real run's shards."""
     common = ("--device", device)
 
     def module(name: str, *more: str) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Part of the GPU report: a real run, killed once, continued, exported, its logits compared.
+"""Part of the GPU report: a real run that is killed, resumed and exported.
 
-The demo's recipe in bfloat16, cut to 50 steps a phase, under the `deepspeed` launcher. The run is
-killed with SIGKILL, launcher and rank, in its second phase, and the same command started again. The
-export itself compares logits with transformers'.
+The demo's recipe in bfloat16, cut to 50 steps per phase, under the `deepspeed` launcher. Launcher
+and rank are killed with SIGKILL in the second phase, and the same command is started again. The
+export compares logits with those of transformers.
 """
 
 import json
@@ -35,12 +35,12 @@ TINY = (
 
 
 class FailedRunError(RuntimeError):
-    """A command of the run ended as it should not."""
+    """A command of the run failed."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The commands of a run and what they leave behind."""
+    """Commands of a run, and its log."""
 
     folder: Path
     shards: Path
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Of each phase."""
+        """Steps per phase."""
         return 3 if self.tiny else STEPS
 
     @property
@@ -58,7 +58,7 @@ class Run:
         return on_a_gpu()
 
     def training(self) -> list[str]:
-        """The command that is started, killed, and started again."""
+        """Return the training command."""
         step_tokens = 2 * (512 if self.tiny else 2048)
         phases = ("pretrain", "extension", "decay")
         return [
@@ -73,13 +73,13 @@ class Run:
         ]
 
     def export(self) -> list[str]:
-        """The command that exports and compares."""
+        """Return the export command."""
         program = "from mmbert.cli import main; main()"
         out = (str(self.folder / "run"), str(self.folder / "model"))
         return [sys.executable, "-c", program, "export", *out]
 
     def steps_logged(self) -> list[dict[str, Any]]:
-        """The log's entries of steps."""
+        """Return the log entries of steps."""
         log = self.folder / "run" / "log.jsonl"
         if not log.exists():
             return []
@@ -87,7 +87,7 @@ class Run:
         return [entry for entry in map(json.loads, whole.splitlines()) if "step_loss" in entry]
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
-        """In a process group of its own, so that the kill reaches the ranks too."""
+        """Start a command in its own process group, so that a kill reaches the ranks too."""
         return subprocess.Popen(
             command,
             cwd=ROOT,
@@ -98,7 +98,7 @@ class Run:
         )
 
     def finish(self, command: Sequence[str]) -> float:
-        """Run a command to its end; its seconds."""
+        """Run a command and return its seconds."""
         begun = time.monotonic()
         status = self.start(command).wait()
         if status != 0:
@@ -107,7 +107,7 @@ class Run:
 
 
 def kill_in_the_second_phase(run: Run) -> int:
-    """Start training and kill it all; the last step that was logged."""
+    """Start training, kill it in the second phase, and return the last logged step."""
     process = run.start(run.training())
     try:
         while process.poll() is None:
@@ -126,7 +126,7 @@ def kill_in_the_second_phase(run: Run) -> int:
 
 
 def measure(run: Run, recorder: Recorder) -> None:
-    """The whole story, each figure as it comes. FailedRunError where it goes wrong."""
+    """Run all commands and record figures. FailedRunError if one fails."""
     begun = time.monotonic()
     killed = kill_in_the_second_phase(run)
     recorder.figure("killed", "after step", killed)
@@ -154,7 +154,7 @@ def measure(run: Run, recorder: Recorder) -> None:
 
 
 def main() -> int:
-    """Train, kill, continue, export; 1 with what went wrong, 2 without a GPU."""
+    """Train, kill, resume, export; exit status 1 after a failure, 2 without a GPU."""
     parser = part_parser(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="its shards are made if absent")
     arguments = parser.parse_args()

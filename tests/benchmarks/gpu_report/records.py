@@ -1,7 +1,7 @@
-"""Figures of a GPU report: printed and on disk the moment they are known.
+"""Figures of a GPU report, printed and written as soon as they are known.
 
 A figure is verified if the tests of the operations that it depends on have passed in the same
-report (verification.py); a figure that is not says why.
+report (verification.py); an unverified figure is marked with the reason.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,27 +17,27 @@ NO_GPU = "no GPU"
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value, or with `quantity` "" a remark."""
+    """A measured value, or a remark if `quantity` is empty."""
 
     part: str
     subject: str
-    """What was measured: the row of its table."""
+    """What was measured: the row in its table."""
     quantity: str
-    """Which of its values: the column."""
+    """Which value: the column."""
     value: float | str
     unit: str = ""
     operations: tuple[str, ...] = ()
-    """Operations whose tests say whether what was measured computes the right thing."""
+    """Operations whose tests verify the measured code."""
 
     def text(self) -> str:
-        """Quantity, value and unit, or the remark."""
+        """Return quantity, value and unit, or the remark."""
         if not self.quantity:
             return str(self.value)
         return f"{self.quantity} {format_value(self.value)} {self.unit}".rstrip()
 
 
 def format_value(value: float | str) -> str:
-    """A number with four digits that count, thousands set apart."""
+    """Format a number with four significant digits and thousands separators."""
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
@@ -45,7 +45,7 @@ def format_value(value: float | str) -> str:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Writes the figures of one part. Without a folder they are printed alone, unverified."""
+    """Writes the figures of a part; without a folder they are only printed, unverified."""
 
     part: str
     folder: Path | None = None
@@ -62,7 +62,7 @@ class Recorder:
         self._write(Figure(self.part, subject, quantity, value, unit, operations))
 
     def remark(self, subject: str, text: str) -> None:
-        """Print what a reader must know beside the figures, and append it to the report."""
+        """Print a remark and append it to the report."""
         self._write(Figure(self.part, subject, "", text))
 
     def _write(self, figure: Figure) -> None:
@@ -74,7 +74,7 @@ class Recorder:
 
 
 def figures(folder: Path, part: str | None = None) -> list[Figure]:
-    """A report's figures in the order of their measurement, of one part or of all."""
+    """Return a report's figures in order of measurement, of one part or of all."""
     found = [
         Figure(**(record | {"operations": tuple(record["operations"])}))
         for record in json_lines.records(folder / FIGURES)

@@ -1,4 +1,4 @@
-"""Shards for the report's real run, made beforehand where Babel is: the demo's text, 8 MiB at most.
+"""Shards for the report's real run, from the demo's text (needs Babel), at most 8 MiB.
 
 make gpu-report-data           # into build/gpu-report-data
 """
@@ -18,7 +18,7 @@ MOST_BYTES = 8 << 20
 
 
 def make_data(folder: Path) -> None:
-    """`folder`/shards, whole or not at all; what is there already stays.
+    """Create `folder`/shards atomically, unless they exist.
 
     subprocess.CalledProcessError if a step fails; SystemExit if the shards are too large to carry.
     """
@@ -58,7 +58,7 @@ def make_data(folder: Path) -> None:
 
 
 def main() -> int:
-    """Make them."""
+    """Create the shards."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     make_data(parser.parse_args().folder.resolve())

@@ -1,7 +1,7 @@
-"""One part after another, each a process with a limit of its own; none stops the next.
+"""Runs the parts one after another, each in a process with its own time limit.
 
-What is left of the report's time is divided among the parts that are still to come by their
-shares, so that time which one part does not need goes to the others.
+A part that fails does not stop the next. The remaining time is divided among the remaining parts by
+their shares, so that time that one part does not need goes to the others.
 """
 
 import subprocess
@@ -32,10 +32,10 @@ class Part:
     title: str
     command: tuple[str, ...]
     share: float
-    """Of the report's time, against the shares of the others."""
+    """Share of the report's time, relative to the other parts."""
     max_seconds: float = float("inf")
     min_seconds: float = 1.0
-    """With less it is not begun."""
+    """The part is not started with less time."""
     needs_gpu: bool = True
 
 
@@ -51,7 +51,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part."""
+    """Outcome of a part."""
 
     name: str
     title: str
@@ -59,11 +59,11 @@ class Outcome:
     seconds: float
     reason: str = ""
     last_lines: tuple[str, ...] = ()
-    """Of what it printed, where it did not end well."""
+    """Last lines of its output, unless it is done."""
 
 
 def limit_for(parts: Sequence[Part], left: float) -> float:
-    """Seconds that the first of `parts` may take when all of them have `left` together."""
+    """Return the time limit of the first of `parts` if all of them have `left` seconds together."""
     return min(parts[0].max_seconds, left * parts[0].share / sum(part.share for part in parts))
 
 
@@ -78,10 +78,11 @@ def run_parts(
     on_outcome: Callable[[list[Outcome]], None] = lambda outcomes: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
-    """Run the parts within `seconds`; `told` hears of the outcomes so far after each of them.
+    """Run the parts within `seconds`. An interruption ends the running part.
 
-    `obstacle`: asked before each part that needs a GPU: why it cannot run, "" if it can. An
-    interruption, wherever it comes, ends the part that runs.
+    Args:
+        blocker: returns why a part that needs a GPU cannot run, "" if it can.
+        on_outcome: called with all outcomes so far after each part.
     """
     end = clock() + seconds - PAGE_SECONDS
     outcomes: list[Outcome] = []
@@ -115,7 +116,7 @@ def _because(outcome: Outcome) -> str:
 def run_part(
     part: Part, folder: Path, limit: float, *, environment: dict[str, str], directory: Path
 ) -> Outcome:
-    """Run one part, print and keep what it says; with all that it started it ends at the limit."""
+    """Run a part, print and log its output; at the limit, kill it with all of its processes."""
     begun = time.monotonic()
     process = subprocess.Popen(
         part.command,

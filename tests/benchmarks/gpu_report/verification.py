@@ -1,4 +1,4 @@
-"""Which operations the GPU tests of a report have shown to be right (outcomes.py notes them)."""
+"""Operations verified by the GPU tests of a report (recorded by outcomes.py)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ FOLDER_VARIABLE = "MMBERT_GPU_REPORT"
 
 
 def unverified_reason(folder: Path | None, operations: Sequence[str]) -> str:
-    """Why a figure that depends on these operations is not verified; "" if it is.
+    """Return why a figure that depends on these operations is not verified; "" if it is.
 
     `folder`: the report's; None for a measurement outside of a report.
     """
@@ -29,7 +29,7 @@ def unverified_reason(folder: Path | None, operations: Sequence[str]) -> str:
 
 
 def operation_results(folder: Path) -> dict[str, str]:
-    """Operation -> "" if its tests have passed, else what they did."""
+    """Return, by operation, "" if its tests have passed, otherwise their outcome."""
     collected: list[str] = []
     outcomes: dict[str, str] = {}
     for record in json_lines.records(folder / TESTS):

@@ -1,7 +1,7 @@
-"""What the engine uses of DeepSpeed that is private or not documented: all of it is still there.
+"""Private and undocumented names of DeepSpeed that the engine uses still exist.
 
-DeepSpeed promises none of these names. A new version that has dropped one fails here by name,
-before anything trains wrongly; and a use that is not listed fails, too.
+DeepSpeed guarantees none of them. If a new version drops one, these tests fail and name it, before
+anything trains incorrectly; a use that is not listed fails too.
 """
 
 import ast
@@ -90,7 +90,7 @@ SIGNATURES: dict[tuple[str, str], tuple[str, ...]] = {
 
 
 def missing_in_engines(rank: int, world_size: int) -> list[str]:
-    """Names of the lists that real engines, which have taken a step, do not have."""
+    """Return the listed names that are missing in real engines after a step."""
     gone: list[str] = []
     seen: set[str] = set()
 
@@ -139,7 +139,7 @@ def test_modules_have_what_is_used_of_them(module: str) -> None:
 
 
 def test_the_operator_that_is_left_out_is_known_by_its_name() -> None:
-    """It would be compiled at every start on a CPU (engine.py has set it to False)."""
+    """The op would be compiled at every start on a CPU; engine.py has set it to False."""
     assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
     assert deepspeed.ops.op_builder.__name__
 
@@ -155,7 +155,7 @@ def test_functions_take_what_they_are_given(module: str, name: str) -> None:
 
 
 def test_the_configurations_keys_are_known() -> None:
-    """DeepSpeed ignores a key that it does not know."""
+    """DeepSpeed ignores unknown keys."""
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     text = "".join(
@@ -186,7 +186,7 @@ def test_the_grids_names_are_those_that_deepspeed_looks_for() -> None:
 
 
 def test_nothing_else_is_used() -> None:
-    """A new use wants an entry above."""
+    """New uses need an entry above."""
     assert VIEWS.keys() == OPTIMIZERS.keys()
     for file, variables in VARIABLES.items():
         used = dict(uses(OURS / file))
@@ -217,7 +217,7 @@ def test_nothing_else_is_used() -> None:
 
 
 def uses(path: Path) -> Iterator[tuple[str, set[str]]]:
-    """Module of DeepSpeed, or one of VARIABLES -> the attributes that a file takes of it."""
+    """Yield (module of DeepSpeed or key of VARIABLES, attributes of it that a file uses)."""
     tree, found = ast.parse(path.read_text()), dict[str, set[str]]()
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):
@@ -245,7 +245,7 @@ def uses(path: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def attributes(path: Path, name: str) -> set[str]:
-    """The attributes that a file takes of a variable."""
+    """Return the attributes of a variable that a file uses."""
     return {
         node.attr
         for node in ast.walk(ast.parse(path.read_text()))
@@ -254,7 +254,7 @@ def attributes(path: Path, name: str) -> set[str]:
 
 
 def _text(node: ast.expr) -> str:
-    """An expression as text, whatever its index."""
+    """Return an expression as text, without indices."""
     if isinstance(node, ast.Subscript):
         return f"{_text(node.value)}[]"
     if isinstance(node, ast.Attribute):

@@ -1,7 +1,7 @@
-"""The engine over DeepSpeed: exact gradients, float32 sums and masters, steps passed over.
+"""The engine over DeepSpeed: exact gradients, float32 sums and masters, skipped steps.
 
-At the first step StableAdamW's folded beta1 is zero, so `exp_avg` after one step is the reduced
-gradient itself: what the engine did to it can be read off.
+In the first step StableAdamW's bias-corrected beta1 is zero, so `exp_avg` after one step is the
+reduced gradient.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ Array = npt.NDArray[np.float32]
 
 
 def gradient(name: str, microbatch: int) -> torch.Tensor:
-    """The full gradient of a microbatch, by its number in the step."""
+    """Return the full gradient of a microbatch, by its index in the step."""
     shape = SPECS[name].full_shape
     return torch.randn(shape, generator=seeded(f"{name} microbatch {microbatch}"))
 
@@ -49,7 +49,7 @@ def gradient(name: str, microbatch: int) -> torch.Tensor:
 def run_microbatches(
     engine: Engine, count: int, loss_scale: float | torch.Tensor, *, last: bool = True
 ) -> None:
-    """This data rank's share of `count` microbatches; with `last` no others follow in the step."""
+    """Run this data rank's part of `count` microbatches; `last`: no others follow in the step."""
     size = engine.grid.data.size
     for number in range(engine.grid.data.rank, count, size):
         engine.forward_backward(
@@ -66,7 +66,7 @@ def as_numpy(values: dict[str, torch.Tensor]) -> dict[str, Array]:
 
 
 def steps_of_any_size(rank: int, world_size: int, tensor: int) -> list[Any]:
-    """Per ZeRO stage: the gradient of steps of 4, 12 and 8 microbatches, and the norms reported."""
+    """Return gradients and reported norms of steps of 4, 12 and 8 microbatches, by ZeRO stage."""
     results = []
     for stage in STAGES:
         grid = start(rank, world_size, tensor)
@@ -84,7 +84,7 @@ def steps_of_any_size(rank: int, world_size: int, tensor: int) -> list[Any]:
 
 @pytest.mark.parametrize(("tensor", "data"), [(1, 1), (2, 2), (1, 4)])
 def test_the_gradient_is_the_mean_over_all_microbatches(tensor: int, data: int) -> None:
-    """Whatever the number of ranks and of microbatches, which changes from step to step."""
+    """For any number of ranks and of microbatches, which changes from step to step."""
     results = run_ranks(steps_of_any_size, tensor * data, tensor)[0]
     for stage, (gradients, norms) in zip(STAGES, results, strict=True):
         for count, measured, norm in zip((4, 12, 8), gradients, norms, strict=True):
@@ -98,7 +98,7 @@ def test_the_gradient_is_the_mean_over_all_microbatches(tensor: int, data: int) 
 
 
 def scales_of_both_kinds(rank: int, world_size: int) -> bool:
-    """Whether gradients are the same to the bit for a scale on the host and on the device."""
+    """Return whether a scale on the host and one on the device give bitwise equal gradients."""
     same = []
     for stage in STAGES:
         grid = start(rank, world_size, 1)
@@ -115,19 +115,19 @@ def scales_of_both_kinds(rank: int, world_size: int) -> bool:
 
 
 def test_a_scale_on_the_device_gives_the_same_bits() -> None:
-    """With three ranks ZeRO 3's average is no power of two."""
+    """With three ranks the factor of ZeRO 3's average is not a power of two."""
     assert run_ranks(scales_of_both_kinds, 3)[0]
 
 
 def note_weights(name: str, seen: dict[str, Array], module: torch.nn.Module, *_: Any) -> None:
-    """The weights as the forward pass sees them."""
+    """Record the weights of the forward pass."""
     for leaf, parameter in module.named_parameters():
         seen[f"{name}.{leaf}"] = parameter.detach().float().numpy().copy()
 
 
 def bfloat16_details(rank: int, world_size: int) -> list[dict[str, Any]]:
-    """Per ZeRO stage, in bfloat16: the first masters and weights, and a gradient that bfloat16
-    cannot hold, made of parts that it can."""
+    """Return initial masters and weights in bfloat16 by ZeRO stage, and a gradient that bfloat16
+    cannot represent, summed from parts that it can."""
     results = []
     for stage in STAGES:
         grid = start(rank, world_size, 1)
@@ -175,7 +175,7 @@ def test_bfloat16_runs_keep_float32_masters_and_sums() -> None:
 
 
 def skip_a_step(rank: int, world_size: int) -> list[str]:
-    """Run twice, once with a step between whose loss is not a number; what differs at the end."""
+    """Train twice, once with an additional step whose loss is NaN; return the differences."""
     problems = []
     for precision in ("float32", "bfloat16"):
         for stage in STAGES:
@@ -206,7 +206,7 @@ def skip_a_step(rank: int, world_size: int) -> list[str]:
 
 
 def test_a_step_that_is_not_finite_changes_nothing_on_any_rank() -> None:
-    """Not a number on one of 2 × 2 ranks."""
+    """NaN on one of 2 × 2 ranks."""
     assert set(map(tuple, run_ranks(skip_a_step, 4).values())) == {()}
 
 
@@ -246,7 +246,7 @@ def adamw_steps(rank: int, world_size: int) -> list[dict[str, Array]]:
 
 
 def test_adamw_decays_like_the_recipe_says() -> None:
-    """Against the float64 formula: decay relative to the peak rate, none for norms and biases."""
+    """The float64 formula: decay relative to the peak rate, none for norms and biases."""
     settings = recipe().optimizer
     (beta1, beta2), results = settings.betas, run_ranks(adamw_steps, 2)[0]
     for name, spec in SPECS.items():
@@ -266,7 +266,7 @@ def test_adamw_decays_like_the_recipe_says() -> None:
 
 
 def start_quietly(rank: int, world_size: int) -> list[str]:
-    """Start an engine where nothing can be compiled; all that it said."""
+    """Start an engine without a compiler; return all of its output."""
     import torch.utils.cpp_extension as cpp_extension
 
     def no_compiler(*_: Any, **__: Any) -> None:
@@ -290,7 +290,7 @@ def test_it_starts_without_a_compiler_and_without_noise() -> None:
 
 
 def refused(rank: int, world_size: int) -> list[str]:
-    """What cannot be started, and the messages."""
+    """Return the errors of unsupported recipes."""
     messages = []
     grid = start(rank, world_size, world_size)
     model = PrescribedModel(grid.tensor)
@@ -319,8 +319,8 @@ UNUSED = ("down.weight", "norm.weight")
 
 
 def reduce_while_computing(rank: int, world_size: int, optimizer: str) -> list[dict[str, Any]]:
-    """A step of three microbatches each, the last of which leaves some parameters out: without
-    saying which is the last, and saying it. The gradient, and the buckets sent before the end."""
+    """Train with three microbatches, the last of which does not use some parameters, with and
+    without `last`. Return gradients and the buckets launched before the end of the step."""
     gradient_reducer.dist = CountedReductions
     engine_module.OVERLAP_BUCKET = 100
     results = []
@@ -351,7 +351,7 @@ def reduce_while_computing(rank: int, world_size: int, optimizer: str) -> list[d
 
 
 class CountedReductions:
-    """torch.distributed with a count of the collectives that set out."""
+    """torch.distributed with a counter of all-reduces."""
 
     sent = 0
 

@@ -1,8 +1,8 @@
-"""The host waits for the device once a step, after the last microbatch, and nowhere else.
+"""A training step synchronizes with the device once, after the last microbatch.
 
-On a GPU PyTorch itself tells (test_on_gpu.py). Here training's own step runs on a CPU under ZeRO 1,
-2 and 3 while waits are counted, and the model's GPU path runs on pretended tensors, where whatever
-would read the device fails.
+On a GPU PyTorch detects synchronizations (test_on_gpu.py). Here a training step runs on a CPU under
+ZeRO 1-3 while they are counted, and the model's GPU path runs on meta tensors, where any read of
+the device fails.
 """
 
 import inspect
@@ -47,8 +47,8 @@ STEPS_WITH_TIMER = 4
 
 
 def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[Any]]:
-    """What waits in the microbatches and after them, in the last step of each run; and how many
-    ranks were heard to want to stop (the last one does), to save, to leave."""
+    """Return the synchronizations in and after the microbatches of each run's last step, and the
+    counts of requests (the last rank requests a stop)."""
     results: dict[str, list[Any]] = {}
     requests = LoopRequests(stop="enough" if rank == world_size - 1 else None)
     for precision, stage, clipping in RUNS[:2] if disturbed else RUNS:
@@ -106,7 +106,7 @@ def test_the_host_waits_once_a_step(ranks: int) -> None:
 
 
 def test_a_wait_in_a_microbatch_is_found() -> None:
-    """The model's own, and the one of DeepSpeed's throughput timer, which is on unless told."""
+    """A synchronization in the model, and that of DeepSpeed's throughput timer, on by default."""
     for in_microbatches, after, _ in run_ranks(take_steps, 1, True)[0].values():
         reads = [what for what in in_microbatches if "_local_scalar_dense" in what]
         stops = [what for what in in_microbatches if "synchronize" in what and "timer.py" in what]
@@ -117,7 +117,7 @@ def test_a_wait_in_a_microbatch_is_found() -> None:
 
 @pytest.fixture
 def launched() -> Iterator[list[str]]:
-    """The GPU's path is chosen; Triton's launches are noted by kernel instead of made."""
+    """Take the GPU's path; record Triton launches by kernel instead of making them."""
     pytest.importorskip("triton")
     names: list[str] = []
     with fake_gpu(lambda kernel, *_, **__: names.append(kernel.__name__)):
@@ -125,7 +125,7 @@ def launched() -> Iterator[list[str]]:
 
 
 def pretended_pass(*, recompute: Recompute, reads: bool = False) -> None:
-    """A row through the model's GPU path, forward and backward, on tensors without content."""
+    """Run a row through the model's GPU path, forward and backward, on meta tensors."""
     model, batch = on_meta_device(tiny_config(recompute=recompute, hidden_size=256), ROWS[0])
     meter = LossMeter(1, torch.device("meta"))
     with HostSyncCounter() as waits:
@@ -152,7 +152,7 @@ def test_a_read_on_the_gpu_path_is_found(launched: list[str]) -> None:
 
 
 class Streams:
-    """torch.cuda's streams and events, noting what happens on which."""
+    """Replacement of torch.cuda's streams and events that records their use."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.notes: list[str] = []
@@ -196,7 +196,7 @@ def test_rows_are_copied_ahead_without_waiting(monkeypatch: pytest.MonkeyPatch) 
 
 
 class PretendedEngine:
-    """Takes microbatches on a GPU that is not there; its step gives figures that nobody read."""
+    """An engine on a fake GPU; its step returns scalars without reading the device."""
 
     device, grid, module = torch.device("cuda", 0), ProcessGrid.single(), torch.nn.Identity()
 
@@ -233,7 +233,7 @@ def test_what_a_step_adds_to_its_passes_reads_nothing_from_the_gpu(
 
 
 def test_the_waits_are_all_known() -> None:
-    """Each kind is found, and what does not wait is not."""
+    """Every kind of synchronization is found, and nothing else."""
     x, mask = torch.arange(4.0), torch.tensor([True, False, True, False])
     waiting = [
         lambda: x.sum().item(),

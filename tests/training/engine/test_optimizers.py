@@ -1,4 +1,4 @@
-"""The optimizers that a recipe may name: each is known everywhere, and keeps what it says."""
+"""Registry of optimizers: names and states agree with the recipe."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -32,7 +32,7 @@ def test_states_that_the_planner_does_not_count_are_refused(
 
 
 def bytes_kept(rank: int, world_size: int) -> dict[str, tuple[int, int]]:
-    """By optimizer: bytes of all fragments' tensors, and those that a plan counts."""
+    """Return by optimizer the bytes of all fragments, and those that the planner counts."""
     kept = {}
     for name in OPTIMIZERS:
         engine = prescribed_engine(start(rank, world_size, 1), optimizer__name=name)

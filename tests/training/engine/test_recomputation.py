@@ -1,6 +1,6 @@
-"""Recomputation and evaluation between steps change nothing of the engine's figures, at any stage.
+"""Recomputation and evaluation between steps do not change losses and norms, at any ZeRO stage.
 
-That grids and stages train alike is shown in tests/integration/test_zero_parity.py.
+tests/integration/test_zero_parity.py compares grids and stages.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def engine_of(rank: int, world_size: int, recompute: str = "none", **settings: A
 
 
 def train(engine: Engine, steps: int) -> list[float]:
-    """Losses of this rank's rows and the gradient's norm, step after step."""
+    """Return the losses of this rank's rows and the gradient norm of every step."""
     figures = []
     for step in range(steps):
         for number in range(engine.grid.data.rank, ROWS, engine.grid.data.size):
@@ -46,8 +46,8 @@ def train(engine: Engine, steps: int) -> list[float]:
 
 
 def with_recomputation(rank: int, world_size: int) -> list[list[float]]:
-    """The figures of two steps in bfloat16, per ZeRO stage and way of recomputing; last those of
-    ZeRO 1 with the vocabulary's gradient rounded to bfloat16, as the other stages have it."""
+    """Return losses and norms of two bfloat16 steps by ZeRO stage and recomputation; last those of
+    ZeRO 1 with the embedding gradient rounded to bfloat16, as in the other stages."""
     figures = []
     ways = [(s, r, False) for s in (1, 2, 3) for r in ("none", "selective", "full")]
     for stage, recompute, rounded in [*ways, (1, "none", True)]:
@@ -63,7 +63,7 @@ def with_recomputation(rank: int, world_size: int) -> list[list[float]]:
 
 
 def test_recomputation_changes_nothing_under_any_stage() -> None:
-    """ZeRO 3 has to gather the weights again for it; the figures are equal bit for bit."""
+    """ZeRO 3 gathers the weights again for recomputation; losses and norms are bitwise equal."""
     *figures, rounded = run_ranks(with_recomputation, 2, timeout=300)[0]
     for number in range(0, 9, 3):
         assert figures[number] == figures[number + 1] == figures[number + 2], figures
@@ -75,7 +75,7 @@ def test_recomputation_changes_nothing_under_any_stage() -> None:
 
 
 def evaluate_between_steps(rank: int, world_size: int) -> list[str]:
-    """Two runs, one with evaluations of the module between its steps; what differs."""
+    """Train twice, once with evaluations between the steps; return the differences."""
     problems = []
     for stage in (1, 2, 3):
         ends, losses = [], []

@@ -1,4 +1,4 @@
-"""StableAdamW under every ZeRO stage and grid against the float64 formula, gradients prescribed."""
+"""StableAdamW on all ZeRO stages and grids, compared with the float64 formula."""
 
 import math
 from dataclasses import replace
@@ -31,20 +31,20 @@ TOLERANCE = 1e-5
 
 
 def full_gradient(name: str, step: int) -> Tensor:
-    """A whole tensor's gradient at a step: noise of slowly changing size; one tensor spikes."""
+    """Return a tensor's full gradient: noise of slowly changing scale; one tensor spikes."""
     noise = torch.randn(SPECS[name].full_shape, generator=seeded(f"gradient {name} {step}"))
     size = 0.01 * (1 + 0.5 * math.sin(step / 7))
     return noise * (8 * size if name == SPIKING and step % 5 == 4 else size)
 
 
 def schedule(step: int) -> tuple[float, float]:
-    """Learning rate (warm-up, then a decay) and weight decay of a step."""
+    """Return the learning rate (warm-up, then decay) and weight decay of a step."""
     rate = 1e-2 * min(1.0, (step + 1) / 10) * (1 - step / (2 * STEPS))
     return rate, 0.1 if step < 60 else 0.3
 
 
 def part_of_gradient(name: str, step: int, part: int, parts: int) -> Tensor:
-    """One of `parts` unequal addends of the full gradient."""
+    """Return one of `parts` unequal addends of the full gradient."""
     total = full_gradient(name, step)
     addends = [
         torch.randn(total.shape, generator=seeded(f"part {name} {step} {i}")) * 0.01
@@ -54,7 +54,7 @@ def part_of_gradient(name: str, step: int, part: int, parts: int) -> Tensor:
 
 
 def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
-    """The full weights after `steps` steps by the formula; the share of tensor-steps clipped."""
+    """Return weights after `steps` steps of the formula, and the fraction of updates clipped."""
     settings = recipe().optimizer
     beta1, beta2 = settings.betas
     weights, clipped = {}, 0
@@ -79,7 +79,7 @@ def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
 
 
 def train(engine: Engine, steps: int) -> float:
-    """`steps` steps of one or two microbatches per data rank; the share of tensor-steps clipped."""
+    """Train with one or two microbatches per data rank; return the fraction of updates clipped."""
     clipped = 0.0
     for step in range(steps):
         count = 1 + (step % 10 == 3)
@@ -97,7 +97,7 @@ def train(engine: Engine, steps: int) -> float:
 def errors_on_grid(
     rank: int, world_size: int, tensor: int, stages: tuple[int, ...], fault: str | None = None
 ) -> list[dict[str, Any]]:
-    """Per ZeRO stage: relative error of every weight after the steps, clipped share, borders."""
+    """Return by ZeRO stage: relative errors of the weights, fraction clipped, divided tensors."""
     grid = start(rank, world_size, tensor)
     expected, _ = float64_formula(STEPS)
     results = []
@@ -126,7 +126,7 @@ def local_shape(fragment: Any) -> tuple[int, ...]:
 
 
 def break_statistics(engine: Engine, fault: str) -> None:
-    """Take the RMS over the wrong elements, as an optimiser that knows nothing of ZeRO would."""
+    """Take the RMS over the wrong elements, as an optimizer unaware of ZeRO would."""
     optimizer = engine._client_optimizer
     assert isinstance(optimizer, StableAdamW)
 

@@ -1,4 +1,4 @@
-"""What ranks want is heard with a step's figures: no message of its own, and all do it together."""
+"""Requests travel with a step's scalars, without a message of their own, and reach all ranks."""
 
 import json
 import signal
@@ -26,14 +26,14 @@ def checkpoints(run: Path) -> list[int]:
 def run_with(
     inputs: Path, run: Path, overrides: tuple[str, ...], before: Any, *arguments: Any
 ) -> tuple[list[int | None], str]:
-    """Statuses of two ranks that train the first phase, and what they printed."""
+    """Train the first phase on two ranks; return statuses and output."""
     options = options_for(inputs, run, *overrides, stop_after_phase="pretrain")
     statuses = exit_statuses(start_ranks(options, before=before, arguments=arguments))
     return statuses, output_of(options)
 
 
 def continues(inputs: Path, run: Path, overrides: tuple[str, ...]) -> bool:
-    """Whether the same command trains the rest of the phase."""
+    """Return whether the same command trains the rest of the phase."""
     options = options_for(inputs, run, *overrides, stop_after_phase="pretrain")
     return run_to_the_end(options) == [0, 0]
 
@@ -149,7 +149,7 @@ def test_a_stop_in_a_spike_stops_where_the_run_has_gone_back_to(
 
 
 def test_a_checkpoint_that_is_due_by_minutes_is_written_once(inputs: Path, tmp_path: Path) -> None:
-    """Before the next step; after step 3, where one is due by tokens as well, one is enough."""
+    """It is written before the next step; after step 3 one by tokens is due as well."""
     run = tmp_path / "run"
     statuses, said = run_with(
         inputs, run, ("checkpoint.every_tokens=4k", "checkpoint.every_minutes=100"),
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_is_due_by_minutes_is_written_once(inputs: Path, tmp_p
 
 
 def test_the_ranks_wishes_become_one() -> None:
-    """One process: nothing is sent. A wish that nobody was counted for is not heard."""
+    """In one process nothing is sent. A request with a count of 0 is dropped."""
     alone, failure = HostGroup(0, 1), UserError("no room", remedy="make some")
     own = LoopRequests(stop="enough", save=True, failure=failure)
     assert own.flags() == RequestCounts(stop=1, save=1, failure=1)

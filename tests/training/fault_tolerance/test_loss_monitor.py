@@ -1,4 +1,4 @@
-"""The guard: what counts as a spike, how many bad steps are too many, and what it remembers."""
+"""The loss monitor: spikes, the limit of non-finite steps, saved state."""
 
 import random
 
@@ -28,7 +28,7 @@ def test_a_spike_is_seen_and_does_not_become_the_measure() -> None:
 
 
 def test_the_threshold_counts_standard_deviations() -> None:
-    """Of normal noise the median deviation is 1 / 1.4826 of the standard deviation."""
+    """The MAD of normal noise is 1 / 1.4826 of its standard deviation."""
     settings = GuardSettings(spike_threshold=4.0)
     for factor, expected in ((4.0, False), (5.7, False), (6.1, True)):
         monitor = LossMonitor(settings)

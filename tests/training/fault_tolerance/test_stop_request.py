@@ -1,4 +1,4 @@
-"""LoopRequests to stop: signals, the STOP file, and the death of a launcher above the rank."""
+"""Stop requests: signals, the STOP file, the death of a launcher above the rank."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tests.support.environment import with_packages
 
 @pytest.fixture(autouse=True)
 def nothing_is_ignored() -> Iterator[None]:
-    """Who starts the tests in the background, or under nohup, has them ignore signals."""
+    """Tests started in the background or under nohup would ignore signals."""
     usual: dict[int, Any] = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGHUP: signal.SIG_DFL,
@@ -116,7 +116,7 @@ def test_ranks_notice_when_the_upper_launcher_is_killed(tmp_path: Path) -> None:
 
 
 def test_ranks_on_another_machine_notice_when_ssh_is_gone(tmp_path: Path) -> None:
-    """ssh's server, the shell that it starts, deepspeed's part on that machine, the rank."""
+    """Processes on a remote machine: sshd, its shell, deepspeed's launcher there, the rank."""
     (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
     for name in ("server.py", "deepspeed.launcher.launch"):
         (tmp_path / name).write_text(textwrap.dedent(LAUNCHER).replace("sys.executable, ", ""))
@@ -138,7 +138,7 @@ def test_ranks_on_another_machine_notice_when_ssh_is_gone(tmp_path: Path) -> Non
 
 
 def assert_noticed(upper: subprocess.Popen[str], generations: int, folder: Path) -> None:
-    """Kill the uppermost of the rank's launchers, of which there are so many."""
+    """Kill the uppermost launcher of a rank that has this many."""
     assert upper.stdout is not None
     assert upper.stdout.readline().strip() == str(generations)
     upper.kill()

@@ -1,4 +1,4 @@
-"""Naming the rank that hangs, from what the ranks said about themselves."""
+"""Reports of hanging ranks, from their heartbeats."""
 
 import json
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def test_a_rank_that_never_spoke_is_named() -> None:
 
 
 def published_by(tmp_path: Path, stand: Callable[[Callable[[], None]], None]) -> Heartbeat:
-    """What a rank's watchdog publishes when its main thread stands where `stand` leads it."""
+    """Return the heartbeat published while `stand` runs in the main thread."""
     store = distributed.HashStore()
     watchdog = Watchdog(
         rank=0, world_size=2, timeout_seconds=3600, run_folder=tmp_path, store=store
@@ -88,10 +88,10 @@ def test_a_rank_that_waits_for_a_message_is_told_from_one_that_works(
 
 
 def test_a_rank_that_reads_the_figures_of_a_step_waits(tmp_path: Path) -> None:
-    """On a GPU it waits there for the device, and so for the collectives queued on it."""
+    """On a GPU it waits for the device there, and so for the queued collectives."""
 
     class Norm:
-        """Stands for the norm on a device that has not come to it."""
+        """A norm on a device that has not computed it yet."""
 
         def __init__(self, publish: Callable[[], None]) -> None:
             self._publish = publish
