@@ -84,7 +84,7 @@ def test_a_port_that_is_taken_is_named(inputs: Path, run: Path) -> None:
         port = other.getsockname()[1]
         assert launch(inputs, run, ranks=1, port=port).wait(150) == 2
     said = run.with_suffix(".log").read_text()
-    assert f"port {port} of 127.0.0.1" in said
+    assert f"address 127.0.0.1:{port} is already in use" in said
     assert "--master_port" in said
     assert "Traceback" not in said
 
