@@ -139,7 +139,7 @@ def test_card_says_what_is_known_and_no_more(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     for expected in (
         "license: unknown", "Not stated.", "checkpoint of step 30", "`last`", "tiny-run",
-        "| eng_Latn | 30,000 |", "4 languages, 61,440 tokens", "- swh", "mask_ratio: 0.15",
+        "| eng_Latn | 30,000 |", "4 languages, 61,440 training tokens", "- swh", "mask_ratio: 0.15",
         "20000 (global layers), 500 (local layers)", "maximum difference",
     ):  # fmt: skip
         assert expected in card, expected

@@ -23,7 +23,7 @@ def test_a_checkpoint_is_told_whole(run: Run) -> None:
     parameters = dict(run.model.named_parameters())
     count = sum(parameter.numel() for parameter in parameters.values())
     for expected in (
-        "sound,", "step 30 of 30, 61,440 tokens, phase last, recipe tiny-run",
+        "valid,", "step 30 of 30, 61,440 tokens, phase last, recipe tiny-run",
         "saved from 1 tensor × 1 data ranks under ZeRO 1; loads on any grid",
         f"{count:,} parameters, each with a float32 master weight, exp_avg and exp_avg_sq",
     ):  # fmt: skip
