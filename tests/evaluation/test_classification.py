@@ -77,7 +77,11 @@ def test_gradients_reach_every_weight_of_the_encoder(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("water river\n", "train.tsv:1: no label"), ("", "no examples"), ("a\tb\n", "one label")],
+    [
+        ("water river\n", "train.tsv:1: expected label, tab and text"),
+        ("", "no examples"),
+        ("a\tb\n", "one label"),
+    ],
 )
 def test_bad_training_files(run: Run, tmp_path: Path, content: str, says: str) -> None:
     train, test = tmp_path / "train.tsv", write_examples(tmp_path / "test.tsv", 5, 1)

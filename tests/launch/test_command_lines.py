@@ -63,7 +63,7 @@ def test_local_rank_of_the_deepspeed_launcher_is_accepted(inputs: Path, tmp_path
         (("--recipe", "{inputs}/recipe.yaml", "batch.rowz=8"), "did you mean 'rows'"),
         (("--recipe", "{inputs}/nowhere.yaml"), "nowhere.yaml"),
         (("--recipe", "{inputs}/recipe.yaml", "--data", "{inputs}/nowhere"), "nowhere"),
-        (("--recipe", "{inputs}/recipe.yaml", "parallel.tensor=3"), "parallel.tensor 3"),
+        (("--recipe", "{inputs}/recipe.yaml", "parallel.tensor=3"), "parallel.tensor (3)"),
     ],
 )
 def test_pretrain_refuses_wrong_input_with_status_2(

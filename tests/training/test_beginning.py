@@ -32,7 +32,7 @@ def test_a_phase_that_does_not_fit_is_named_before_training(inputs: Path, tmp_pa
     ranks = start_ranks(options, before=fault_injection.run_out_of_memory, arguments=(160000,))
     assert exit_statuses(ranks) == [2, 2], output_of(options)
     said = output_of(options)
-    assert said.count("phase 'extension' (context 128, 256 tokens a row) does not fit") == 1
+    assert said.count("phase 'extension' (context 128, 256 tokens per row) does not fit") == 1
     assert "model.recompute=full" in said
     assert "parallel.zero_stage=2" in said
     assert events(options.output, "phase") == []

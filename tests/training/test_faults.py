@@ -204,7 +204,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(inputs: Path, tmp_path: 
     options = options_for(inputs, tmp_path / "run", "guard.non_finite_limit=0")
     ranks = start_ranks(options, before=fault_injection.poison_row, arguments=(13,))
     assert exit_statuses(ranks) == [2, 2], output_of(options)
-    assert output_of(options).count("guard.non_finite_limit 0") == 1
+    assert output_of(options).count("guard.non_finite_limit is 0") == 1
 
 
 def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
