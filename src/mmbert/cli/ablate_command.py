@@ -5,15 +5,17 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.app import app, console_for_output
+from mmbert.cli.app import app, console_for_output, examples
 
 
 @app.command(
-    epilog="Examples: `mmbert ablate recipe.yaml --data my_shards --output ablations --dry-run`, "
-    "`mmbert ablate recipe.yaml --data my_shards --output ablations --only constant-mask "
-    "--launch 'deepspeed --num_gpus 8 --module mmbert.pretrain' phases.pretrain.tokens=20B`, "
-    "`DS_ACCELERATOR=cpu mmbert ablate demo --data demo/shards "
-    "--output demo/ablations --launch 'deepspeed --num_gpus 2 --module mmbert.pretrain'`"
+    epilog=examples(
+        "mmbert ablate recipe.yaml --data my_shards --output ablations --dry-run",
+        "mmbert ablate recipe.yaml --data my_shards --output ablations --only constant-mask "
+        "--launch 'deepspeed --num_gpus 8 --module mmbert.pretrain' phases.pretrain.tokens=20B",
+        "DS_ACCELERATOR=cpu mmbert ablate demo --data demo/shards --output demo/ablations "
+        "--launch 'deepspeed --num_gpus 2 --module mmbert.pretrain'",
+    )
 )
 def ablate(
     recipe: Annotated[

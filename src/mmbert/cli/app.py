@@ -14,6 +14,11 @@ app = typer.Typer(
 )
 
 
+def examples(*commands: str) -> str:
+    """Return the epilog of a command's help, one paragraph per example."""
+    return "\n\n".join(["Examples:", *(f"`{command}`" for command in commands)])
+
+
 def console_for_output() -> Console:
     """Return a console on standard output, 140 columns wide if that is not a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=140)

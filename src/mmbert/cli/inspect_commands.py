@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.app import app, console_for_output
+from mmbert.cli.app import app, console_for_output, examples
 from mmbert.errors import UserError
 
 
-@app.command(epilog="Example: `mmbert doctor`")
+@app.command(epilog=examples("mmbert doctor"))
 def doctor() -> None:
     """Report versions, devices, backends and kernels of this machine, and what is missing."""
     from mmbert.doctor import collect_findings, render
@@ -21,8 +21,10 @@ def doctor() -> None:
 
 
 @app.command(
-    epilog="Example: `mmbert plan mmbert-base --gpus 64 --gpu h100 "
-    "batch.quantum=64 batch.rows=128 batch.growth.from_rows=64`"
+    epilog=examples(
+        "mmbert plan mmbert-base --gpus 64 --gpu h100 batch.quantum=64 batch.rows=128 "
+        "batch.growth.from_rows=64"
+    )
 )
 def plan(
     recipe: Annotated[
@@ -64,11 +66,13 @@ def plan(
 
 
 @app.command(
-    epilog="Examples: `mmbert inspect my_shards`, "
-    "`mmbert inspect my_shards --language swh_Latn --document 3`, "
-    "`mmbert inspect my_shards --report report.tsv`, "
-    "`mmbert inspect my_shards --verify --input my_corpus`, "
-    "`mmbert inspect my_run --step 1200 --data my_shards`"
+    epilog=examples(
+        "mmbert inspect my_shards",
+        "mmbert inspect my_shards --language swh_Latn --document 3",
+        "mmbert inspect my_shards --report report.tsv",
+        "mmbert inspect my_shards --verify --input my_corpus",
+        "mmbert inspect my_run --step 1200 --data my_shards",
+    )
 )
 def inspect(
     path: Annotated[Path, typer.Argument(help="Folder of shards, run, or checkpoint.")],
@@ -136,7 +140,7 @@ def inspect(
         )
 
 
-@app.command(epilog="Example: `mmbert results my_run`")
+@app.command(epilog=examples("mmbert results my_run"))
 def results(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """Print tokens, throughput and held-out loss of each phase of a run."""
     from mmbert.training.metrics.results import Results, print_summary

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.app import app, console_for_output
+from mmbert.cli.app import app, console_for_output, examples
 from mmbert.errors import UserError
 
 
@@ -33,8 +33,10 @@ class Method(StrEnum):
 
 
 @app.command(
-    epilog="Examples: `mmbert export my_run my_model`, "
-    "`mmbert export my_run/checkpoints/step-00002000 my_model --dtype bfloat16`"
+    epilog=examples(
+        "mmbert export my_run my_model",
+        "mmbert export my_run/checkpoints/step-00002000 my_model --dtype bfloat16",
+    )
 )
 def export(
     checkpoint: Annotated[
@@ -51,7 +53,7 @@ def export(
 
 
 @app.command(
-    name="fill-mask", epilog="Example: `mmbert fill-mask my_model 'The capital is [MASK].'`"
+    name="fill-mask", epilog=examples("mmbert fill-mask my_model 'The capital is [MASK].'")
 )
 def fill_mask(
     model: Annotated[Path, typer.Argument(help="Hugging Face folder, such as export writes.")],
@@ -70,9 +72,11 @@ def fill_mask(
 
 @app.command(
     name="import",
-    epilog="Examples: `mmbert import mmBERT-base imported`, "
-    "`mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer`, "
-    "`mmbert import mmBERT-base small --sizes mmbert-small`",
+    epilog=examples(
+        "mmbert import mmBERT-base imported",
+        "mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer",
+        "mmbert import mmBERT-base small --sizes mmbert-small",
+    ),
 )
 def import_(
     model: Annotated[Path, typer.Argument(help="Hugging Face folder of a ModernBERT model.")],
@@ -108,10 +112,12 @@ def import_(
 
 
 @app.command(
-    epilog="Examples: `mmbert merge my_run --output merged` (as its recipe says), "
-    "`mmbert merge run_all run_english run_continued --method ties "
-    "--base my_run/checkpoints/step-00516045 --output merged`, "
-    "`mmbert merge my_run/checkpoints/step-* --method ema --output averaged`"
+    epilog=examples(
+        "mmbert merge my_run --output merged",
+        "mmbert merge run_all run_english run_continued --method ties --base "
+        "my_run/checkpoints/step-00516045 --output merged",
+        "mmbert merge my_run/checkpoints/step-* --method ema --output averaged",
+    )
 )
 def merge(
     models: Annotated[
@@ -157,10 +163,12 @@ def merge(
 
 
 @app.command(
-    epilog="Examples: `mmbert evaluate my_model --data my_shards`, "
-    "`mmbert evaluate my_run --retrieval eng_Latn.tsv --retrieval swh_Latn.tsv`, "
-    "`mmbert evaluate my_model --train train.tsv --test test.tsv`, "
-    "`mmbert evaluate my_model --data my_shards --dtype bfloat16`"
+    epilog=examples(
+        "mmbert evaluate my_model --data my_shards",
+        "mmbert evaluate my_run --retrieval eng_Latn.tsv --retrieval swh_Latn.tsv",
+        "mmbert evaluate my_model --train train.tsv --test test.tsv",
+        "mmbert evaluate my_model --data my_shards --dtype bfloat16",
+    )
 )
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Run, checkpoint or Hugging Face folder.")],

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.app import app
+from mmbert.cli.app import app, examples
 from mmbert.errors import UserError
 
 
-@app.command(epilog="Examples: `mmbert recipes`, `mmbert recipes mmbert-base > my-recipe.yaml`")
+@app.command(epilog=examples("mmbert recipes", "mmbert recipes mmbert-base > my-recipe.yaml"))
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Recipe to print as YAML.")] = None,
 ) -> None:
@@ -30,8 +30,10 @@ def recipes(
 
 @app.command(
     name="slurm-scripts",
-    epilog="Example: `mmbert slurm-scripts slurm`, then "
-    "`sbatch --nodes=8 --gpus-per-node=8 slurm/pretrain.sbatch mmbert-base my_shards my_run`",
+    epilog=examples(
+        "mmbert slurm-scripts slurm",
+        "sbatch --nodes=8 --gpus-per-node=8 slurm/pretrain.sbatch mmbert-base my_shards my_run",
+    ),
 )
 def slurm_scripts(
     folder: Annotated[Path, typer.Argument(help="Folder to copy to.")] = Path("slurm"),

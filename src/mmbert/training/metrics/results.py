@@ -156,7 +156,8 @@ def print_summary(results: Results, run_folder: Path, console: Console | None = 
             f"model's is {end.overall:.3f}, {'better' if gain >= 0 else 'worse'} by "
             f"{abs(gain):.3f}."
         )
-    console.print(f"TensorBoard: {run_folder / 'tensorboard'}", soft_wrap=True)
+    if (run_folder / "tensorboard").exists():
+        console.print(f"TensorBoard: {run_folder / 'tensorboard'}", soft_wrap=True)
     console.print(f"Checkpoints: {run_folder / 'checkpoints'}", soft_wrap=True)
     console.print(f"Results:     {run_folder / 'results.json'}", soft_wrap=True)
 
