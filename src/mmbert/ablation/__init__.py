@@ -1,6 +1,6 @@
-"""Ablations of a recipe's annealed settings: train with and without each, and compare.
+"""Ablation study of a recipe: training with and without each idea, and comparison.
 
 - `ablations`: the ablations of a recipe, as lists of overrides.
-- `runs`: training of each ablation with each seed.
+- `runs`: training runs, one per ablation and seed.
 - `comparison`: held-out losses by tier, with differences paired by seed.
 """

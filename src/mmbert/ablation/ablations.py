@@ -1,7 +1,7 @@
-"""Ablations of a recipe: each is a list of overrides that removes one idea.
+"""Ablations of a recipe, as lists of overrides that each remove one idea.
 
-All keep the recipe's model, tokens, steps, batches and contexts; only `two-phases` changes the
-learning rate, because it removes the decay of the last phase.
+Model, tokens, steps, batches and contexts are unchanged. Only `two-phases` changes the learning
+rate, because it removes the decay of the last phase.
 """
 
 import difflib
@@ -19,7 +19,7 @@ FULL = "full"
 class Ablation:
     """Overrides (`key=value`) that remove one idea from the recipe.
 
-    `overrides` is empty for the full recipe, and if the recipe does not use the idea.
+    `overrides` is empty for the full recipe, and for an idea that the recipe does not use.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Ablation:
 
 
 def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
-    """Return the full recipe and all of its ablations, including those without overrides."""
+    """Return the full recipe and all its ablations, including those without overrides."""
     first, last = recipe.phases[0], recipe.phases[-1]
     start = first.temperature.start
     constant = Temperature(start=start, end=start)
@@ -43,7 +43,7 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
         Ablation(FULL, "the recipe as it is", ()),
         Ablation(
             "constant-mask",
-            # ModernBERT: 30% throughout.
+            # ModernBERT uses 30% throughout.
             f"the first phase's mask ratio, {first.mask_ratio:g}, in all phases",
             tuple(
                 f"phases.{phase.name}.mask_ratio={first.mask_ratio!r}"
@@ -81,7 +81,8 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
     """Return the full recipe and the ablations that change it, limited to `only` if given.
 
     Raises:
-        UserError: `only` contains an unknown ablation, or one that does not change the recipe.
+        UserError: `only` contains an unknown ablation or one that does not change the recipe, or no
+            ablation changes it.
     """
     found = {ablation.name: ablation for ablation in all_ablations(recipe)}
     for name in only:
@@ -111,7 +112,7 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
 
 
 def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
-    """Return overrides that give the last phase the settings of the one before it."""
+    """Return overrides that continue the previous phase's settings in the last phase."""
     if len(recipe.phases) < 2:
         return ()
     before, last = recipe.phases[-2:]
@@ -135,7 +136,7 @@ def _rate(rate: LearningRate) -> str:
 
 
 def _selection(languages: LanguageSelection) -> str:
-    """Return the selection as the value of an override."""
+    """Format the selection as an override value."""
     if languages.all:
         return "all"
     values = languages.model_dump(mode="json", exclude_defaults=True)

@@ -1,7 +1,7 @@
 """Comparison of ablations: final held-out losses by tier, with differences paired by seed.
 
-All models are evaluated on the same documents and masks, whatever the mask ratio of their last
-phase, and every language keeps its tier of the full recipe.
+All models are evaluated on the same documents and masks, regardless of their mask ratio in
+training. Tiers are those of the full recipe.
 """
 
 import math
@@ -33,7 +33,7 @@ RESULT_NAME = "ablations.json"
 
 
 class TierComparison(BaseModel):
-    """Final loss over the languages of a tier, in nats per masked token.
+    """Final loss of an ablation on the languages of a tier, in nats per masked token.
 
     Differences are relative to the full recipe with the same seed.
     """
@@ -80,10 +80,10 @@ class Comparison(BaseModel):
 
 
 def check_data(runs: Sequence[Run], data: Path) -> None:
-    """Check before training that the shards suffice for training and comparison.
+    """Check before training that the shards support all runs and the comparison.
 
     Raises:
-        UserError: no held-out text, or an ablation needs text that the shards lack.
+        UserError: the shards lack held-out text, or text that a run requires.
     """
     corpus = open_corpus(data)
     if not any(component.manifest.heldout.documents for component in corpus.components):
@@ -133,28 +133,28 @@ def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Compari
 
 
 def tier_losses(losses: LossTable, table: ComponentTable) -> dict[str, float]:
-    """Return the mean loss per masked token over all tiers (`all`) and of each tier."""
+    """Return the mean loss per masked token over all tiers (`all`) and for each tier."""
     overall = losses.mean(_in_a_tier(table))
     assert overall is not None
     return {ALL: overall, **losses.by_tier(table)}
 
 
 def _languages_by_tier(losses: LossTable, table: ComponentTable) -> dict[str, int]:
-    """Count the languages with held-out text, over all tiers and in each."""
+    """Count the languages with held-out text in all tiers (`all`) and in each tier."""
     found = Counter(table.tiers[index] for index in _in_a_tier(table) if losses.count[index])
     tiers = {phase.name: found[phase.name] for phase in table.plan.phases if found[phase.name]}
     return {ALL: found.total(), **tiers}
 
 
 def _in_a_tier(table: ComponentTable) -> npt.NDArray[np.int64]:
-    """Return the indices of components that a phase draws from."""
+    """Return the indices of the components used in any phase."""
     return np.flatnonzero(np.asarray(table.tiers) != NO_TIER)
 
 
 def compare(
     own: Mapping[int, Mapping[str, float]], full: Mapping[int, Mapping[str, float]]
 ) -> dict[str, TierComparison]:
-    """Compare the losses {seed: {tier: loss}} of an ablation with those of the full recipe."""
+    """Compare losses {seed: {tier: loss}} of an ablation with those of the full recipe."""
     found = {}
     for tier in next(iter(full.values())):
         losses = {seed: tiers[tier] for seed, tiers in own.items()}
@@ -171,7 +171,7 @@ def compare(
 
 
 def verdict(difference: float, standard_error: float | None) -> str:
-    """Return the verdict on a loss that differs by `difference` from the full recipe's."""
+    """Classify a difference from the full recipe's loss; significant above 2 standard errors."""
     if standard_error is None:
         return "one seed: no error estimate"
     if abs(difference) <= 2 * standard_error:
@@ -180,7 +180,7 @@ def verdict(difference: float, standard_error: float | None) -> str:
 
 
 def render(comparison: Comparison) -> Table:
-    """Build a table with a block of rows per ablation."""
+    """Build a table with one section per ablation."""
     seeds = len(comparison.ablations[0].tiers[ALL].losses)
     table = Table(
         title=f"{comparison.recipe} and ablations, {comparison.tokens:,} tokens each, {seeds} "

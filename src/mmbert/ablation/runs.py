@@ -1,7 +1,7 @@
-"""Training runs of an ablation study, launched one after another by the user's launcher.
+"""Training runs of an ablation study, run sequentially with the user's launcher.
 
-Phases that an ablation shares with the full recipe are not trained again: its run starts from a
-copy of the checkpoint that the full recipe with the same seed saved at their end.
+Leading phases shared with the full recipe are not repeated: the run of an ablation starts from a
+copy of the checkpoint that the full recipe's run with the same seed saved after them.
 """
 
 import os
@@ -29,7 +29,7 @@ from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
 
 POLL_SECONDS = 0.3
 LOG_TAIL_LINES = 15
-# Recipe keys that determine the final weights, beyond those that `check_same_run` compares.
+# Recipe keys that affect the final weights and are not compared by `check_same_run`.
 _CHECKED_KEYS = ("model", "precision", "initial_checkpoint", "batch", "optimizer")
 
 
@@ -43,9 +43,9 @@ class RunIncompleteError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One ablation with one seed, and its run folder.
+    """Training run of one ablation with one seed.
 
-    Its first `shared_steps` are those of `base_run`, the full recipe with the same seed.
+    Its first `shared_steps` steps come from `base_run`, the full recipe's run with the same seed.
     """
 
     ablation: Ablation
@@ -57,30 +57,30 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Name in messages."""
+        """Name of the run in messages."""
         return f"{self.ablation.name}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """Log file with the output of all starts of the run."""
+        """Path of the log file with the output of all starts."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Overrides to add to the user's."""
+        """Overrides of the ablation and seed, added to the user's."""
         return (*self.ablation.overrides, f"seed={self.seed}")
 
     @property
     def tokens(self) -> int:
-        """Tokens that the run itself trains on, in nominal tokens."""
+        """Number of nominal tokens that the run trains on, excluding shared steps."""
         plan = training_plan(self.recipe)
         return plan.tokens - (plan.at(self.shared_steps).tokens_before if self.shared_steps else 0)
 
     def final_checkpoint(self) -> Path | None:
-        """Return the checkpoint of the last step, None if the run is unfinished.
+        """Return the checkpoint of the last step, or None if the run is unfinished.
 
         Raises:
-            UserError: the folder contains a run of another recipe.
+            UserError: the folder contains a run with a different recipe.
         """
         checkpoints = CheckpointStore(self.folder / "checkpoints").list()
         if not checkpoints:
@@ -111,7 +111,7 @@ def plan_runs(
     seeds: int,
     output: Path,
 ) -> list[Run]:
-    """Plan a run per ablation and seed, counting up from the recipe's seed, grouped by seed."""
+    """Plan one run per ablation and seed, grouped by seed, starting at the recipe's seed."""
     full = load_recipe(recipe, overrides)
     runs = []
     for seed in range(full.seed, full.seed + seeds):
@@ -125,7 +125,7 @@ def plan_runs(
 
 
 def _shared_steps(full: Recipe, varied: Recipe) -> int:
-    """Return the steps of the leading phases that both recipes share."""
+    """Return the number of steps in the leading phases shared by both recipes."""
     steps = 0
     for phase, own, other in zip(
         training_plan(full).phases, full.phases, varied.phases, strict=True
@@ -140,7 +140,7 @@ def launcher_command(launch: str) -> list[str]:
     """Split the launch command into words.
 
     Raises:
-        UserError: its program or script does not exist.
+        UserError: the program or script does not exist.
     """
     words = shlex.split(launch)
     missing = [word for word in words if word.endswith(".py") and not Path(word).is_file()]
@@ -163,11 +163,11 @@ def train_all(
     overrides: Sequence[str],
     console: Console,
 ) -> None:
-    """Train every unfinished run to its end.
+    """Train all unfinished runs to completion.
 
     Raises:
         RunIncompleteError: a run failed or was stopped; the same call continues it.
-        UserError: a folder contains a run of another recipe.
+        UserError: a folder contains a run with a different recipe.
     """
     waiting = [run for run in runs if run.final_checkpoint() is None]
     with tqdm(
@@ -188,7 +188,7 @@ def train_all(
 
 
 def _start_from_base_run(run: Run) -> None:
-    """Copy the base run's checkpoint at the end of the shared phases into a run without any."""
+    """Copy the base run's checkpoint after the shared phases, if the run has no checkpoint."""
     checkpoints = run.folder / "checkpoints"
     source = run.base_run / "checkpoints" / f"step-{run.shared_steps:08d}"
     if not run.shared_steps or CheckpointStore(checkpoints).list() or not source.is_dir():
@@ -197,18 +197,18 @@ def _start_from_base_run(run: Run) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
     shutil.copytree(run.base_run / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
-    # Results of the shared phases; on resuming, the run drops those of later phases.
+    # Results of the shared phases; the run discards those of later phases when it resumes.
     shutil.copyfile(run.base_run / "results.json", run.folder / "results.json")
     partial.rename(checkpoints / source.name)
 
 
 def _train(run: Run, command: Sequence[str]) -> None:
-    """Run `command` to its end; forward a request to stop as a STOP file in the run folder."""
+    """Run `command` to completion; forward stop requests as a STOP file in the run folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     stop = StopRequest(run.folder)
     stop_file = run.folder / STOP_FILE
     with run.log.open("ab") as log:
-        # A new session: Ctrl-C would kill `deepspeed` before the ranks have saved.
+        # In a new session, because Ctrl-C would kill `deepspeed` before the ranks have saved.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -237,7 +237,7 @@ def _train(run: Run, command: Sequence[str]) -> None:
             f"{run.title} failed with exit status {status}; last lines of {run.log}:\n"
             f"{_tail(run.log)}\n"
             "  → fix the cause and repeat the command: finished runs are not repeated",
-            # Shell convention for a process killed by a signal.
+            # For a process killed by a signal: 128 + signal number, as in a shell.
             status if status > 0 else 128 - status,
         )
     if run.final_checkpoint() is None:

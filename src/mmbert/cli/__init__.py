@@ -1,4 +1,4 @@
-"""The `mmbert` command: everything but preprocessing and training.
+"""The `mmbert` command, with all commands except preprocessing and training.
 
 - `app`: the Typer application and its output console.
 - `inspect_commands`: `doctor`, `plan`, `inspect`, `results`.
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def main() -> None:
-    """Run the command line; a UserError exits with status 2, its message and its remedy."""
+    """Run the command line; a UserError is printed with its remedy and exits with status 2."""
     try:
         app()
     except UserError as error:

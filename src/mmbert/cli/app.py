@@ -1,4 +1,4 @@
-"""The Typer application that the command modules extend, and its output console."""
+"""Typer application, extended by the command modules, and its output console."""
 
 import sys
 

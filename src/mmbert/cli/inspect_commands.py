@@ -1,6 +1,6 @@
 """Read-only commands: `doctor`, `plan`, `inspect`, `results`.
 
-Commands import their dependencies when called: torch takes seconds, which `--help` must not.
+Commands import their dependencies when called, so that `--help` does not wait seconds for torch.
 """
 
 from pathlib import Path

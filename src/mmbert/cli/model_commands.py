@@ -243,7 +243,7 @@ def evaluate(
 
 
 def _checkpoint(path: Path) -> Path:
-    """Return `path`, or the latest valid checkpoint if it is a run folder."""
+    """Return `path` or, for a run folder, its latest valid checkpoint."""
     if not (path / "checkpoints").is_dir():
         return path
     from mmbert.checkpoint.store import CheckpointStore

@@ -1,4 +1,4 @@
-"""Packaged files: `recipes` lists them, `slurm-scripts` copies them."""
+"""Commands for packaged files: `recipes`, `slurm-scripts`."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,7 @@ def slurm_scripts(
 ) -> None:
     """Copy the Slurm batch scripts into a folder. Call sbatch from its parent folder."""
     packaged = Path(__file__).parents[1] / "slurm"
-    if not packaged.is_dir():  # imported from a repository, not installed
+    if not packaged.is_dir():  # run from a repository, not installed
         packaged = Path(__file__).parents[3] / "slurm"
     files = sorted(path for path in packaged.iterdir() if path.suffix in (".bash", ".sbatch"))
     existing = [folder / file.name for file in files if (folder / file.name).exists()]

@@ -1,9 +1,9 @@
 """Evaluation of trained models.
 
-- `loaded_model`: a checkpoint or Hugging Face folder, ready for inference.
+- `loaded_model`: checkpoint or Hugging Face folder loaded for inference.
 - `masked_loss`: held-out loss per language.
-- `loss_report`: its table and TSV file.
+- `loss_report`: table and TSV file of held-out losses.
 - `retrieval`: cross-lingual sentence retrieval.
 - `classification`: fine-tuning and accuracy.
-- `tsv`: reader of the input files.
+- `tsv`: reader of TSV input files.
 """

@@ -1,7 +1,7 @@
-"""Fine-tuning for text classification: the whole encoder, mean pooling and a linear layer.
+"""Fine-tuning of the encoder for text classification, with mean pooling and a linear layer.
 
-Input files are TSV: label, tab, text. A model trained on one file can be tested on several, for
-example in other languages.
+Input files are TSV with columns label and text. A model trained on one file can be tested on
+several, for example in other languages.
 """
 
 import math
@@ -34,8 +34,8 @@ class Example:
 class FineTuningSettings:
     """Training settings: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0.
 
-    A bfloat16 model is trained through float32 master weights: updates at this learning rate are
-    too small to change a bfloat16 weight.
+    A bfloat16 model is trained with float32 master weights, because updates at this learning rate
+    are too small to change most bfloat16 weights.
     """
 
     epochs: int = 3
@@ -48,7 +48,7 @@ class FineTuningSettings:
 
 @dataclass(frozen=True)
 class ClassificationScore:
-    """Accuracy on one file, and that of predicting the training file's majority label."""
+    """Accuracy on one file, and accuracy of predicting the majority label of the training file."""
 
     name: str
     examples: int
@@ -57,7 +57,7 @@ class ClassificationScore:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read the examples of one file; UserError names file and line of the first problem."""
+    """Read the examples of one file; a UserError names file and line of the first error."""
     examples = [Example(label, text) for _, label, text in read_lines(path, "label")]
     if not examples:
         raise UserError(f"{path} contains no examples", remedy="write lines as label<tab>text")
@@ -70,7 +70,7 @@ class Classifier(nn.Module):
     def __init__(self, model: LoadedModel, labels: int) -> None:
         super().__init__()
         self.encoder = model.module.model
-        # Not a submodule: the head and decoder of the model are not trained.
+        # Not a submodule, because the model's head and decoder are not trained.
         self._hidden_states = partial(
             model.module.hidden_states, rotary_bases=model.model.rotary_bases
         )
@@ -89,7 +89,7 @@ class Classifier(nn.Module):
 def fine_tune(
     model: LoadedModel, train: Path, tests: Sequence[Path], settings: FineTuningSettings
 ) -> list[ClassificationScore]:
-    """Train on `train` and score each of `tests`. Modifies `model`: reload it before other use.
+    """Train on `train` and score each of `tests`. Modifies `model`; reload it for other uses.
 
     Raises:
         UserError: no test file, a malformed file, fewer than two labels, or a test label that is
@@ -167,7 +167,7 @@ def _train(
 
 
 def _master_weights(module: nn.Module) -> dict[Tensor, nn.Parameter]:
-    """Map trained weights to parameters: each itself, or a float32 copy if it is narrower."""
+    """Map master weights to parameters: float32 parameters themselves, float32 copies of others."""
     return {p if p.dtype == torch.float32 else p.detach().float(): p for p in module.parameters()}
 
 

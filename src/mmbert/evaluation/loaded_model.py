@@ -14,7 +14,7 @@ from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert_kernels import computes_in_bfloat16
 
-# Tokens of a packed row: enough to keep a GPU busy, and few enough for any GPU.
+# Tokens per packed row: enough to utilize a GPU, and few enough for the memory of any GPU.
 ROW_TOKENS = 8192
 
 
@@ -25,10 +25,10 @@ class LoadedModel:
     """A model in `dtype` on `device` (default: a GPU if available), with its tokenizer.
 
     Attributes:
-        module: the model.
-        model: its configuration.
-        tokenizer: its tokenizer.
-        recipe: the recipe it was trained with; None for a Hugging Face folder.
+        module: PyTorch module.
+        model: model configuration.
+        tokenizer: tokenizer of the model.
+        recipe: training recipe; None for a Hugging Face folder.
 
     Raises:
         UserError: `path` contains no valid model, `dtype` is not in DTYPES, or the GPU does not
@@ -54,13 +54,13 @@ class LoadedModel:
         self.special_ids = source.special_ids
 
     def encode(self, text: str, *, max_length: int | None = None) -> Tensor:
-        """Return int64 ids of `text` with begin and end, truncated to `max_length` and context."""
+        """Return int64 ids of `text` with begin and end, at most `max_length` and the context."""
         room = min(max_length or self.model.context, self.model.context) - 2
         ids = self.tokenizer.encode(text)[:room]
         return torch.tensor([self.special_ids.begin, *ids, self.special_ids.end])
 
     def rows(self, documents: Sequence[Tensor]) -> Iterator[list[int]]:
-        """Yield the document indices of each packed row, grouping similar lengths."""
+        """Yield the document indices of each packed row, sorted by length."""
         order = sorted(range(len(documents)), key=lambda number: len(documents[number]))
         row: list[int] = []
         tokens = 0

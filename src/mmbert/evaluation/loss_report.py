@@ -1,4 +1,4 @@
-"""Reports of held-out losses: a table for the terminal and a TSV file of all languages."""
+"""Reports of held-out losses: terminal table, and TSV file of all languages."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from mmbert.evaluation.masked_loss import HeldOutEvaluation
 from mmbert.files import atomic_write
 
 EXTREMES_SHOWN = 6
-"""Number of languages with the lowest, and with the highest, loss in a shortened table."""
+"""Number of languages at each end (lowest and highest loss) of a shortened table."""
 _HEADINGS = ("language", "masked tokens", "loss (nats)", "unigram", "gain")
 
 
 def render_losses(found: HeldOutEvaluation, *, all_languages: bool = False) -> Table:
-    """Build a table of languages by ascending loss, then tiers, then all masked tokens.
+    """Build a table of languages by ascending loss, followed by tiers and the overall loss.
 
-    A long list is shortened to its extremes unless `all_languages`.
+    Long tables show only the languages with the lowest and highest loss unless `all_languages`.
     """
     table = Table(
         title=f"Held-out loss, {found.mask_ratio:.0%} masked, documents cut to {found.context:,}",
@@ -55,13 +55,13 @@ def write_losses(found: HeldOutEvaluation, path: Path) -> None:
 
 
 def _languages(found: HeldOutEvaluation) -> list[tuple[str, int]]:
-    """Return name and component index of the languages with masked tokens, by ascending loss."""
+    """Return (name, component index) of languages with masked tokens, by ascending loss."""
     losses = found.losses.by_label(found.names)
     return [(name, found.names.index(name)) for name in sorted(losses, key=lambda n: losses[n])]
 
 
 def _tiers(found: HeldOutEvaluation) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the components with masked tokens of each tier, in the order of the phases."""
+    """Return each tier's components with masked tokens, in phase order."""
     if found.table is None:
         return {}
     of_component = np.where(found.losses.count > 0, np.asarray(found.table.tiers), "")
@@ -71,7 +71,7 @@ def _tiers(found: HeldOutEvaluation) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def _cells(found: HeldOutEvaluation, components: npt.NDArray[np.int64]) -> tuple[str, ...]:
-    """Format tokens, losses and their difference over `components`, which have masked tokens."""
+    """Format the table cells for `components`, which must have masked tokens."""
     loss, unigram = found.losses.mean(components), found.unigram.mean(components)
     assert loss is not None
     assert unigram is not None

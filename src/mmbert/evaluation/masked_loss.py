@@ -1,4 +1,4 @@
-"""Masked-language-modeling loss per language on the held-out split of shards."""
+"""Masked language modeling loss per language on the held-out split of shards."""
 
 import contextlib
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from mmbert.training.metrics.loss_meter import LossMeter
 
 @dataclass(frozen=True)
 class HeldOutEvaluation:
-    """Held-out loss of a model and of a unigram model on the same masked tokens, by component."""
+    """Held-out losses of a model and a unigram model on the same masked tokens, by component."""
 
     names: tuple[str, ...]
-    """Language of each component, or `source/language` if there are several sources."""
+    """Language of each component, or `source/language` with several sources."""
     losses: LossTable
     unigram: LossTable
     mask_ratio: float
     context: int
     table: ComponentTable | None
-    """Tiers of the components; None without a recipe that matches the shards."""
+    """Tiers of the components; None if no recipe is known or the model's own does not match."""
 
 
 def masked_losses(
@@ -45,19 +45,19 @@ def masked_losses(
 ) -> HeldOutEvaluation:
     """Evaluate `model` on held-out documents of every language of `shards`.
 
-    Documents and masks depend only on the shards and options, so that models with the same
-    tokenizer are comparable.
+    Documents and masks depend only on the shards and options, so that models are comparable at the
+    same `context`.
 
     Args:
-        model: the model.
+        model: model to evaluate.
         shards: folder of token shards.
         documents_per_language: number of held-out documents per component.
         mask_ratio: fraction of tokens to mask.
-        context: documents are truncated to it (default: the model's, at most 8,192).
-        recipe: defines the tiers (default: the recipe of the checkpoint).
+        context: maximum tokens per document (default and limit: the model's, at most 8,192).
+        recipe: recipe that defines the tiers (default: the checkpoint's).
 
     Raises:
-        UserError: the shards have no held-out text, or another tokenizer than the model.
+        UserError: the shards have no held-out text or a different tokenizer than the model.
     """
     corpus = open_corpus(shards)
     _check_tokenizer(model, corpus, shards)
@@ -100,11 +100,11 @@ def masked_losses(
 def _component_table(
     corpus: Corpus, own: Recipe | None, given: Recipe | None
 ) -> ComponentTable | None:
-    """Build the tiers of `given`, else of the model's `own` recipe if the shards match it."""
+    """Build the tiers of recipe `given`, or of the model's `own` recipe if it fits the shards."""
     if given is not None:
         return ComponentTable.build(corpus, given, training_plan(given))
     if own is not None:
-        with contextlib.suppress(UserError):  # other text than the model was trained on
+        with contextlib.suppress(UserError):  # shards of other languages or sources
             return ComponentTable.build(corpus, own, training_plan(own))
     return None
 

@@ -1,7 +1,7 @@
-"""Cross-lingual retrieval: nearest-neighbor search for the translation of a sentence.
+"""Cross-lingual sentence retrieval: nearest-neighbor search for translations.
 
-Aligned texts are TSV files, one per language: identifier (of a verse, for example), tab, text.
-Lines with the same identifier are translations of each other.
+Aligned texts are TSV files, one per language, with columns identifier (for example, of a verse) and
+text. Lines with the same identifier are translations of each other.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from mmbert.evaluation.tsv import read_lines
 class RetrievalAccuracy:
     """Fraction of `sentences` aligned sentences whose nearest neighbor is their translation.
 
-    `forward` searches from the pivot in the language, `backward` the other way; `chance` is the
-    accuracy of guessing.
+    `forward` is the accuracy from the pivot to the language, `backward` from the language to the
+    pivot, `chance` that of random guessing.
     """
 
     language: str
@@ -32,7 +32,7 @@ class RetrievalAccuracy:
 
     @property
     def chance(self) -> float:
-        """1 / sentences."""
+        """Accuracy of random guessing: 1 / sentences."""
         return 1 / self.sentences
 
 
@@ -44,19 +44,19 @@ def retrieval_accuracies(
     centered: bool = True,
     max_length: int | None = 256,
 ) -> list[RetrievalAccuracy]:
-    """Measure retrieval between the first file (the pivot) and each other, by cosine similarity.
+    """Measure retrieval by cosine similarity between the first file (pivot) and each other file.
 
     Args:
-        model: the model.
+        model: model to evaluate.
         files: aligned files, one per language.
-        max_sentences: use this many of the first identifiers that a pair shares.
-        centered: subtract the mean vector of each language first, which removes much of what only
-            distinguishes languages.
-        max_length: truncate sentences to this many tokens.
+        max_sentences: maximum number of sentences per pair, in the order of the pivot file.
+        centered: whether to subtract each language's mean vector, which reduces the
+            language-specific part of the vectors.
+        max_length: maximum tokens per sentence; longer ones are truncated.
 
     Raises:
-        UserError: fewer than two files, a malformed line, or a pair with fewer than two shared
-            identifiers.
+        UserError: fewer than two files, a malformed line, a duplicate identifier, or a pair with
+            fewer than two shared identifiers.
     """
     if len(files) < 2:
         raise UserError(
@@ -85,7 +85,7 @@ def retrieval_accuracies(
 
 
 def read_aligned(path: Path) -> dict[str, str]:
-    """Read {identifier: text}; UserError names file and line of the first problem."""
+    """Read {identifier: text}; a UserError names file and line of the first error."""
     found: dict[str, str] = {}
     for number, key, text in read_lines(path, "identifier"):
         if key in found:
@@ -100,7 +100,7 @@ def read_aligned(path: Path) -> dict[str, str]:
 def nearest_neighbor_accuracy(first: Tensor, second: Tensor) -> tuple[float, float]:
     """Return the fraction of rows of `first` nearest to the same row of `second`, and vice versa.
 
-    Both are [n, d] with unit rows. A tie counts as wrong unless the correct row comes first.
+    Both are [n, d] with unit rows. In a tie, the first row counts as the nearest.
     """
     similarity = first @ second.T
     numbers = torch.arange(len(first))

@@ -1,4 +1,4 @@
-"""Reader of two-column TSV files, with errors that name file and line."""
+"""Reader of two-column TSV files; errors name file and line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from mmbert.errors import UserError
 def read_lines(path: Path, first: str) -> Iterator[tuple[int, str, str]]:
     """Yield (line number, first column, text) of every non-empty line.
 
-    `first` is the name of the first column in messages. UserError: the file cannot be read, or a
+    `first` names the first column in messages. Raises UserError if the file cannot be read or a
     line lacks a column.
     """
     try:

@@ -1,5 +1,5 @@
-"""Human-readable views of files.
+"""Human-readable views of shards, runs and checkpoints.
 
-- `shards`: languages and tokens, epochs under a recipe, single documents.
-- `checkpoints`: runs, checkpoints and the documents of a training step.
+- `shards`: languages, tokens, epochs under a recipe, and single documents.
+- `checkpoints`: runs, checkpoints, and the documents of a training step.
 """

@@ -1,4 +1,4 @@
-"""Views of a run, its checkpoints, and the exact documents of a training step."""
+"""Views of runs, checkpoints, and the documents of a training step."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from mmbert.schedule import training_plan
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return whether `path` is the folder of a checkpoint."""
+    """Return whether `path` is a checkpoint folder."""
     return (path / INDEX_NAME).is_file()
 
 
 def is_run(path: Path) -> bool:
-    """Return whether `path` is the folder of a training run."""
+    """Return whether `path` is a run folder."""
     return (path / "checkpoints").is_dir()
 
 
@@ -85,7 +85,7 @@ def render_run(path: Path, console: Console) -> None:
 
 
 def render_step(path: Path, step: int, shards: Path | None, console: Console) -> None:
-    """Print the documents in the rows of `step`, recomputed from the data order."""
+    """Print the documents in the rows of `step` as JSON lines, recomputed from the data order."""
     if shards is None:
         raise UserError("--step requires --data", remedy="give the shards of the run with --data")
     recipe_file = path / "recipe.yaml"

@@ -1,4 +1,4 @@
-"""Views of shards: languages, tokens, rejected documents, epochs under a recipe, documents."""
+"""Views of shards: languages, tokens, rejected documents, epochs under a recipe, and text."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class LanguageFolder:
 
 
 def is_shards_folder(path: Path) -> bool:
-    """Return whether `path` is an output folder of preprocessing (tokenizer and sources)."""
+    """Return whether `path` is an output folder of preprocessing."""
     return (path / "tokenizer" / DESCRIPTION_NAME).is_file()
 
 
@@ -46,7 +46,7 @@ def language_folders(shards: Path) -> list[LanguageFolder]:
 
 
 def render_shards(shards: Path, console: Console, recipe_file: str | Path | None = None) -> None:
-    """Print one line per language and the totals; with a recipe also the epochs of each phase."""
+    """Print a table of languages with totals and, with a recipe, the epochs in each phase."""
     description = read_tokenizer_description(shards / "tokenizer")
     folders = language_folders(shards)
     table = Table("source", "language", box=None, pad_edge=False)
@@ -97,7 +97,7 @@ def render_shards(shards: Path, console: Console, recipe_file: str | Path | None
 
 
 def _epochs(shards: Path, recipe: Recipe) -> dict[tuple[str, str], list[str]]:
-    """Return the epochs in each phase of `recipe` by (source, language)."""
+    """Return the formatted epochs in each phase of `recipe`, by (source, language)."""
     sizes = component_sizes(open_corpus(shards), recipe)
     mixtures = phase_mixtures(sizes, recipe)
     return {
@@ -110,7 +110,7 @@ def _epochs(shards: Path, recipe: Recipe) -> dict[tuple[str, str], list[str]]:
 
 
 def verify_shards(shards: Path, console: Console) -> None:
-    """Verify the checksum of every file; UserError names the first corrupted one."""
+    """Verify the checksums of all files; a UserError names the first corrupted file."""
     folders = language_folders(shards)
     for folder in track(folders, description="verifying", console=console, transient=True):
         verify_files(folder.path, folder.manifest)
@@ -118,7 +118,7 @@ def verify_shards(shards: Path, console: Console) -> None:
 
 
 def decode_document(shards: Path, language: str, number: int, *, held_out: bool = False) -> str:
-    """Decode document `number` of `language` ('language' or 'source/language')."""
+    """Decode document `number` of `language`, given as 'language' or 'source/language'."""
     folders = [
         folder
         for folder in language_folders(shards)

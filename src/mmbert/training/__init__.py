@@ -1,15 +1,15 @@
 """The training job.
 
-- `main`: from options to exit status; `launcher_env`, `run_config`, `run_folder`, `determinism`:
-  setup before training; `build_trainer` builds the parts.
-- `loop`, `trainer`, `train_step`, `metrics_processor`: training; `trainer_parts`: its parts.
-- `engine`: DeepSpeed, the optimizer, and the one read of a step.
-- `fault_tolerance`: hangs, spikes, signals, memory.
+- `main`: the job from its options to its exit status.
+- `launcher_env`, `run_config`, `run_folder`, `determinism`, `build_trainer`: setup.
+- `loop`, `trainer`, `train_step`, `metrics_processor`, `trainer_parts`: training.
+- `engine`: DeepSpeed engine, optimizers and host synchronization.
+- `fault_tolerance`: hangs, loss spikes, signals, device memory.
 - `metrics`: measuring and logging.
 """
 
 import os
 
-# Importing DeepSpeed decorates a function with torch.compile, which would load all of inductor and
-# cost seconds in every process, though nothing here is compiled by torch.
+# DeepSpeed applies torch.compile to a function on import, which would load inductor and take
+# seconds in every process. Nothing in this package uses torch.compile.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

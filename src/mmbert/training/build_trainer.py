@@ -1,4 +1,4 @@
-"""Builds the trainer: model, engine, data and metrics, and the step to start from."""
+"""Construction of the trainer: model, engine, data, metrics, and the step to start from."""
 
 import platform
 import socket
@@ -145,7 +145,7 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
     """Resume from the newest valid checkpoint, branch from the main run, or start at step 0.
 
     Returns:
-        What was done, for the log.
+        Description of the start, for the log.
     """
     run = trainer.run
     newest = trainer.checkpoints.store.latest_valid()
@@ -162,7 +162,7 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
 
 
 def _open_loggers(trainer: Trainer, start: str) -> None:
-    """Open the loggers, and log the recipe and how training starts."""
+    """Open the loggers; log the start, warnings and the recipe."""
     run, loggers = trainer.run, trainer.metrics.loggers
     info = RunInfo(
         folder=run.folder,
@@ -193,7 +193,7 @@ def _branch_checkpoint(options: RunOptions, step: int) -> Path:
 
 
 def _build_results(run: RunConfig, devices: int) -> Results:
-    """Return the results of an earlier start, if any, with the phases of this one."""
+    """Build the results of the run's phases, including those of an earlier start, if any."""
     earlier = Results.read(run.folder)
     phases = [
         PhaseResult(
@@ -219,7 +219,7 @@ def _build_results(run: RunConfig, devices: int) -> Results:
 
 
 def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> None:
-    """Log what is about to run, and on which devices."""
+    """Log devices, nodes, process grid, model size and peak memory."""
     grid, recipe = trainer.ranks.grid, trainer.run.recipe
     device = trainer.engine.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -235,7 +235,7 @@ def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> Non
 
 
 def _describe_nodes(hosts: list[str]) -> str:
-    """Return the number of nodes and their names: a launcher may have lost some."""
+    """Return the number of nodes and their names, which show if the launcher has lost some."""
     names = ", ".join(hosts[:4]) + (", …" if len(hosts) > 4 else "")
     return f"{len(hosts)} machine{'' if len(hosts) == 1 else 's'} ({names})"
 

@@ -1,6 +1,6 @@
-"""Device checks and `deterministic: true`, which makes runs equal bitwise.
+"""Device checks and `deterministic: true`, which makes runs bitwise reproducible.
 
-Everything is checked before the first step, so that nothing raises in the middle of one.
+All checks run before the first step, so that none fails during training.
 """
 
 import os
@@ -16,10 +16,10 @@ from mmbert_kernels.support.dispatch import FUSED_OPERATIONS, HALF_TYPES, ON_GPU
 
 # cuBLAS documents a fixed summation order only for these workspaces.
 CUBLAS_WORKSPACES = (":4096:8", ":16:8")
-# NVLink switches add in order of arrival; torch's deterministic mode excludes NVLS too.
+# NVLink switches (NVLS) add in order of arrival; torch's deterministic mode excludes them too.
 NCCL_ALGORITHMS = "^NVLS,NVLSTree"
 NVLS_ALGORITHMS = {"NVLS", "NVLSTREE"}
-# flash-attn 3 refuses a deterministic backward pass above this (its hopper/flash_api.cpp).
+# Largest head size of flash-attn 3's deterministic backward pass (its hopper/flash_api.cpp).
 FLASH_3_HEAD_SIZE = 192
 
 
@@ -27,7 +27,7 @@ def set_environment(recipe: Recipe, environment: MutableMapping[str, str] = os.e
     """Configure cuBLAS and NCCL for a deterministic run, before their first use.
 
     Raises:
-        UserError: the environment contradicts it.
+        UserError: the environment requests a nondeterministic algorithm.
     """
     if not recipe.deterministic:
         return
@@ -68,7 +68,7 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
     if recipe.deterministic:
         _check_deterministic(recipe, dtype)
     torch.use_deterministic_algorithms(recipe.deterministic)
-    # Filling uninitialized memory costs time and would hide reads of it, which are errors.
+    # Filling uninitialized memory takes time and would hide erroneous reads of it.
     settings: Any = torch.utils.deterministic
     settings.fill_uninitialized_memory = False
 

@@ -1,7 +1,7 @@
 """Rank and rendezvous address from `deepspeed`, `torchrun`, `srun`, `mpirun` or plain `python`.
 
-Each launcher describes a process in environment variables of its own. A process that misreads them
-trains alone, once per rank, so contradictory variables are refused.
+Each launcher sets its own environment variables. If they are misread, every rank trains alone, so
+contradictory variables are refused.
 """
 
 import os
@@ -16,7 +16,7 @@ from mmbert.training.fault_tolerance.process_tree import command_of, launcher_ch
 
 DEFAULT_PORT = 29500
 PRETRAIN_MODULE = "mmbert.pretrain"
-# Slurm's step ids from here on denote the batch script, an interactive shell and the like.
+# Slurm reserves step ids from here on, for the batch script or an interactive shell, for example.
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
@@ -48,7 +48,7 @@ def rank_info_from_env(
     """Determine the rank from the launcher's variables in `environment`.
 
     Args:
-        local_rank_argument: the `--local_rank` that DeepSpeed's launcher passes first, if any.
+        local_rank_argument: value of `--local_rank`, which DeepSpeed's launcher passes first.
 
     Raises:
         UserError: contradictory variables, or a batch script that requested several Slurm tasks
@@ -102,8 +102,8 @@ def _from_torch_env(environment: Mapping[str, str], local_rank: int | None) -> R
 def _started_by_srun(step: str) -> bool:
     """Return whether SLURM_STEP_ID `step` belongs to a task started by `srun`.
 
-    The batch script has none, or a special one (a number or a word), though its other variables are
-    those of a task.
+    The batch script has no step id, or a reserved one (a number or a word); its other variables
+    look like those of a task.
     """
     return step.isdigit() and int(step) < FIRST_SPECIAL_STEP
 
@@ -111,7 +111,7 @@ def _started_by_srun(step: str) -> bool:
 def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "127.0.0.1")
-    # Two jobs may share a node, and two steps a job: the port depends on both, and is the same for
+    # Jobs may share a node, and steps a job. The port depends on both ids, which are the same for
     # all tasks of a step.
     offset = 13 * int(environment.get("SLURM_JOB_ID", "0")) + int(environment["SLURM_STEP_ID"])
     port = int(environment.get("MASTER_PORT") or 20000 + offset % 10000)
@@ -154,7 +154,7 @@ def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) ->
         return
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1"))
     if rank_info.launcher == "srun" and "SLURM_NTASKS" in environment:
-        # `srun --ntasks` inside a larger allocation is allowed: a step has a count of its own.
+        # `srun --ntasks` inside a larger allocation is allowed: the step has its own task count.
         tasks = rank_info.world_size
     if rank_info.world_size % tasks:
         raise UserError(
@@ -168,7 +168,7 @@ def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) ->
 def check_hostfile() -> None:
     """Refuse to train if the hostfile given to `deepspeed` does not exist.
 
-    `deepspeed` would only log a line and use this machine alone, leaving the other nodes idle.
+    `deepspeed` would only log a line and train on this node alone.
 
     Raises:
         UserError: the hostfile is missing.
@@ -200,7 +200,7 @@ def hostfile_argument(command: Sequence[str]) -> str | None:
 def device_index(local_rank: int, visible_devices: int) -> int:
     """Return the index of this rank's GPU among the visible ones.
 
-    If the launcher shows every task only its own GPU, that is 0.
+    The index is 0 if the launcher makes only one GPU visible to each task.
 
     Raises:
         UserError: the node has more ranks than GPUs.

@@ -1,11 +1,11 @@
 """The training loop.
 
-Everything that a step needs follows from its number: its rows, learning rate, weight decay, masks
-and dropout. So a new phase is nothing special to the loop, resuming means starting at another
-number, and skipping a step means dropping its rows.
+The step number determines a step's rows, learning rate, weight decay, masks and dropout. So phase
+changes need no special handling, a run resumes at any step, and a step is skipped by dropping its
+rows.
 
-Ordinary steps need no communication besides the training's own: requests to stop or save travel
-with a step's loss, and are handled before the next step.
+Requests to stop or save are all-reduced with a step's loss, without extra communication, and
+handled before the next step.
 """
 
 from enum import Enum
@@ -52,7 +52,7 @@ def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReaso
 
 
 def handle_requests(trainer: Trainer, requests: LoopRequests) -> ExitReason | None:
-    """Save, stop or fail as any rank has requested; return why to leave the loop, if so.
+    """Save, stop or abort at the request of any rank; return why the loop ends, or None.
 
     Raises:
         UserError: metrics cannot be written; the state is saved.

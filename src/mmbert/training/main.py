@@ -1,8 +1,7 @@
 """The training job from its options to its exit status; called by `mmbert.pretrain`.
 
-Mistakes in the user's input are found before anything starts and printed once, by rank 0, whichever
-rank finds them. The process ends with `os._exit`, because torch's gloo threads may abort one that
-returns normally.
+Errors in the user's input are detected before training, on any rank, and printed once by rank 0.
+The process ends with `os._exit`, because torch's gloo threads may abort it on a normal exit.
 """
 
 import os
@@ -28,14 +27,14 @@ from mmbert.training.run_config import RunConfig, RunOptions, resolve_run_config
 from mmbert_kernels import keep_freed_memory
 
 LAST_ERROR_SECONDS = 5.0
-# Until the recipe, which has its own timeout, is read.
+# Hang timeout if no recipe, which sets it, could be read.
 STARTUP_TIMEOUT = timedelta(minutes=10)
 
 
 def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
-    """Train as `options` say and return the exit status. Initializes torch.distributed.
+    """Initialize torch.distributed, train and return the exit status.
 
-    Prints a UserError instead of raising it, once the ranks are connected.
+    Once the ranks are connected, a UserError is printed instead of raised.
     """
     os.environ.update(rank_info.environment())
     run_config, error = _try_to_resolve(options, rank_info)
@@ -46,7 +45,7 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     if run_config is not None:
         error = _check_device(run_config, device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Twice the hang timeout: the watchdog names the culprit before a collective times out.
+    # Twice the hang timeout: the watchdog reports the stragglers before a collective times out.
     try:
         distributed.init_process_group(
             backend,
@@ -131,7 +130,7 @@ def _set_thread_count(host_group: HostGroup) -> None:
 
 
 def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
-    """Print an error that one or all ranks have met, on the first rank to get here."""
+    """Print an error raised by one or all ranks, on the first rank that calls this."""
     try:
         if store is None or store.add("said", 1) == 1:
             sys.stderr.write(text)
@@ -139,7 +138,7 @@ def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
     except distributed.DistNetworkError:
         return  # rank 0, which hosts the store, has printed an error and exited
     if host_group.is_rank_zero and store is not None:
-        # The store ends with this process: let the others ask it first.
+        # The store ends with this process: wait until the other ranks have queried it.
         deadline = time.monotonic() + LAST_ERROR_SECONDS
         while store.add("said", 0) < host_group.world_size and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -167,7 +166,7 @@ def _check_device(run_config: RunConfig, device: torch.device) -> UserError | No
 
 
 def _print_errors(errors: list[UserError | None]) -> None:
-    """Print each distinct error once, with the ranks that met it unless all did."""
+    """Print each distinct error once, with the ranks that raised it unless all did."""
     ranks_by_error: dict[str, list[int]] = {}
     for rank, error in enumerate(errors):
         if error is not None:

@@ -37,14 +37,14 @@ from mmbert.training.trainer_parts.interval_record import (
 )
 from mmbert.training.trainer_parts.ranks import Ranks
 
-# Lines between those with metrics per language, and the largest number of such lines in a run: in
-# every line, 1,800 languages would make tens of gigabytes.
+# Minimum interval of per-language metrics in log lines, and maximum number of lines with them in a
+# run. In every line, 1,800 languages would take tens of gigabytes.
 MIN_LANGUAGE_INTERVAL = 10
 MAX_LANGUAGE_LINES = 400
 
 
 class MetricsProcessor:
-    """The instruments of a run and what they have measured."""
+    """Meters, timers, loggers and results of a run."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class MetricsProcessor:
         self._profiler = Profiler(
             run.folder / "profile", profile_steps if ranks.host_group.is_rank_zero else 0
         )
-        # In bfloat16. On a CPU the MFU means little.
+        # Peak in bfloat16; None on a CPU, where MFU is not logged.
         self._peak_flops = (
             peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         )
@@ -86,7 +86,7 @@ class MetricsProcessor:
         return self._phase == phase.name
 
     def start_phase(self, step: int, phase: PhasePlan) -> None:
-        """Log the phase's settings; validate before its first step."""
+        """Log the phase's settings; at its first step, validate."""
         self._phase = phase.name
         starts = step == phase.first_step
         self.loggers.event(
@@ -111,7 +111,7 @@ class MetricsProcessor:
         self.interval.restart()
 
     def count_step(self, outcome: StepOutcome, rows: Sequence[Row]) -> None:
-        """Count a step whose update was made, and its rows."""
+        """Count a step whose update was applied, and its rows."""
         self._last = outcome
         for row in rows:
             self.interval.add(row)
@@ -142,10 +142,10 @@ class MetricsProcessor:
     def close_interval(self, *, with_languages: bool) -> ClosedInterval | None:
         """Sum the steps since the last log line over all ranks, and begin a new interval.
 
-        Returns None if no step of the interval was trained: all were skipped or non-finite.
+        Returns None if all steps of the interval were skipped or non-finite.
 
         Args:
-            with_languages: whether to include metrics per language, due or not.
+            with_languages: whether to include per-language metrics even if they are not due.
         """
         losses = self.meter.collect(self._ranks.grid.data)
         sums = self.interval.collect(self._ranks.host_group, self.step_timer.collect())
@@ -161,7 +161,7 @@ class MetricsProcessor:
         return ClosedInterval(sums, losses, outcome, by_language)
 
     def rewind(self, step: int) -> None:
-        """Forget what was measured since the checkpoint of `step`, after a rollback to it."""
+        """Discard measurements since the checkpoint of `step`, after a rollback to it."""
         self.meter.collect(self._ranks.grid.data)
         self.step_timer.collect()
         self.interval.restart()
@@ -171,12 +171,12 @@ class MetricsProcessor:
         self._by_language = LossTable.zeros(len(self._run.table.names))
 
     def resume(self, state: RunState) -> None:
-        """Continue from a checkpoint."""
+        """Restore the token counts from a checkpoint; discard later results."""
         self.interval.resume(self._run.table.from_names(state.extra["component_tokens"]))
         self.results.rewind(state.step)
 
     def log_skipped(self, at: StepPlan) -> None:
-        """Log a step whose rows are skipped since a rollback."""
+        """Log a step whose rows are skipped after a rollback."""
         last_row = at.first_row + at.rows - 1
         text = f"step {at.step}: skipping rows {at.first_row}-{last_row} after a loss spike"
         self.loggers.event("passed over", at.step, text)  # the kind is part of log.jsonl's format
@@ -191,7 +191,7 @@ class MetricsProcessor:
         self._log_bad_step("spike", at, outcome, rows, f"loss spike: {outcome.loss:.4f}")
 
     def log_stopped(self, step: int, reason: str) -> None:
-        """Log that the run stops on request, everything being saved."""
+        """Write the results and log that the run stops on request, with its state saved."""
         self.write_results()
         text = f"{reason}: saved at step {step}; the same command resumes"
         self.loggers.event("stopped", step, text)
@@ -238,7 +238,7 @@ class MetricsProcessor:
     def _log_bad_step(
         self, kind: str, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row], what: str
     ) -> None:
-        """Log an event with the rows of the global batch and their languages."""
+        """Log an event with the rows of the global batch, their languages and finiteness."""
         languages = self._run.table.languages
         own = [
             {
@@ -264,7 +264,7 @@ class MetricsProcessor:
         )
 
     def _validate(self, step: int, phase: PhasePlan) -> Losses:
-        """Measure the held-out loss with the phase's rotary bases, once for the same weights."""
+        """Measure the held-out loss with the phase's rotary bases, once per step and bases."""
         rotary_bases = self._run.recipe.phases[phase.index].rotary_bases
         if self._last_validation is not None:
             last_step, last_bases, losses = self._last_validation

@@ -1,4 +1,4 @@
-"""Options of a run, and its configuration resolved from them before anything starts."""
+"""Command-line options of a run, and the configuration resolved from them before training."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ class RunOptions:
     """Options of the command line."""
 
     recipe: str | Path
-    """A recipe's name, or the path of its file."""
+    """Name of a packaged recipe, or path of a recipe file."""
     data: Path
     output: Path
     overrides: tuple[str, ...] = ()
@@ -33,36 +33,36 @@ class RunOptions:
 
     @property
     def run_folder(self) -> Path:
-        """The run's own folder; that of a variant is inside the run that it branches from."""
+        """The run folder; for a variant, a subfolder of the main run's."""
         return self.output / "variants" / self.variant if self.variant else self.output
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The recipe as trained, and what follows from it and the shards."""
+    """The resolved recipe, with the plan, shards and model that it is trained with."""
 
     recipe: Recipe
     plan: TrainingPlan
     corpus: Corpus
     encoder: EncoderConfig
     folder: Path
-    """Where the run's own files go."""
+    """The run folder."""
     branch_step: int | None = field(default=None)
     """Step of the main run's checkpoint that a variant starts from."""
     warnings: tuple[str, ...] = ()
-    """Settings that are allowed but probably a mistake."""
+    """Warnings about settings that are allowed but probably unintended."""
 
     @cached_property
     def table(self) -> ComponentTable:
-        """The components (source and language) of the data, with their planned tokens."""
+        """Components (source and language) of the data, with their planned tokens."""
         return ComponentTable.build(self.corpus, self.recipe, self.plan)
 
 
 def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
-    """Load the recipe and the shards, and check all that needs no process group.
+    """Load the recipe and the shards, and run the checks that need no process group.
 
     Raises:
-        UserError: the recipe, the shards and the number of processes do not fit together.
+        UserError: recipe, shards and number of processes are invalid or inconsistent.
     """
     recipe = load_recipe(options.recipe, options.overrides)
     branch_step = None
@@ -90,7 +90,7 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
 
 
 def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, ...]]:
-    """Return the model to train, and warnings; it must match the initial checkpoint, if any."""
+    """Return the model configuration and warnings; check it against any initial checkpoint."""
     encoder = encoder_config(recipe.model, corpus.tokenizer.vocabulary_size)
     if recipe.initial_checkpoint is None:
         return encoder, ()
@@ -106,7 +106,8 @@ def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
     """Return the recipe of variant `name`, and the step at which it branches from the main run.
 
     Raises:
-        UserError: there is no such variant, or it changes what precedes its branch.
+        UserError: the variant is unknown, changes a phase before its branch, or has no phase after
+            it.
     """
     variant = next((v for v in recipe.variants if v.name == name), None)
     if variant is None:

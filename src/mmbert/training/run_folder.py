@@ -1,4 +1,4 @@
-"""The run folder: resolved recipe and a copy of the tokenizer."""
+"""Setup of the run folder: resolved recipe and a copy of the tokenizer."""
 
 import shutil
 from pathlib import Path

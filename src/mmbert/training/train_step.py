@@ -1,13 +1,13 @@
 """One optimizer step over several microbatches, and its loss.
 
-The loss of a step is the mean over all masked tokens of the global batch: every microbatch is
-scaled by one over their number, which is known before the first backward pass because masks are
-drawn with the rows. The number is summed on the device and stays there, so that the host does not
-wait. A non-finite loss makes its gradients non-finite, so that the engine's one check covers both,
-on all ranks alike.
+The loss of a step is the mean over all masked tokens of the global batch. Each microbatch is scaled
+by the inverse of their number, which is known before the first backward pass because masks are
+drawn with the rows. The number is summed and kept on the device, so that the host does not wait. A
+non-finite loss makes its gradients non-finite, so that a single check in the engine covers both, on
+all ranks.
 
-Loss, masked tokens and the ranks' requests are summed over the ranks once, after the last
-microbatch has been queued; the host reads them with the gradient norm.
+Loss, masked tokens and the ranks' requests are all-reduced once, after the last microbatch has been
+queued; the host reads them with the gradient norm.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class StepOutcome:
     """Result of a training step."""
 
     loss: float
-    """Mean over the masked tokens of the global batch, in nats."""
+    """Mean loss over the masked tokens of the global batch, in nats."""
     report: OptimizerReport
     non_finite_rows: tuple[int, ...]
     """Indices of this rank's rows with a non-finite loss; determined only for a non-finite step."""
@@ -57,7 +57,7 @@ class StepRunner:
         if not torch.is_grad_enabled():
             return None
         self._forward_end = self._step_timer.mark()
-        # A factor of exactly 1, unless a loss is infinite or NaN; then every gradient becomes NaN.
+        # The factor is exactly 1, or NaN if a loss is non-finite; then every gradient is NaN.
         return losses * (1.0 + 0.0 * losses.detach().sum())
 
     def run(
@@ -113,7 +113,7 @@ class StepRunner:
         )
 
     def _inverse_masked_tokens(self, own: float) -> Tensor:
-        """Return one over the masked tokens of all data ranks, float64 []; `own`: this rank's."""
+        """Return 1 / (masked tokens of all data ranks), float64 []; `own`: those of this rank."""
         data = self._engine.grid.data
         count = to_device([own], self._engine.device).squeeze(0)
         if data.size > 1:
@@ -123,7 +123,7 @@ class StepRunner:
     def _step_scalars(self, loss: Tensor, masked_tokens: float, requests: LoopRequests) -> Tensor:
         """Return the `StepScalars` of the step on the device, summed over all ranks."""
         grid = self._engine.grid
-        if grid.tensor.rank != 0:  # counted on the first of the tensor group
+        if grid.tensor.rank != 0:  # counted on the first rank of the tensor group
             loss, masked_tokens = torch.zeros_like(loss), 0.0
         scalars = StepScalars.to_tensor(
             loss=loss, masked_tokens=masked_tokens, **requests.flags()._asdict()

@@ -27,7 +27,7 @@ from mmbert.training.trainer_parts.ranks import Ranks
 
 
 class LossCheck(Enum):
-    """What a step's loss and gradients look like."""
+    """Result of checking a step's loss and gradients."""
 
     OK = "ok"
     NON_FINITE = "non-finite: the update was dropped"
@@ -36,7 +36,7 @@ class LossCheck(Enum):
 
 @dataclass
 class Trainer:
-    """A run in progress; all ranks call every method, unless it says otherwise."""
+    """Training state and the components that act on it. All ranks call every method."""
 
     run: RunConfig
     ranks: Ranks
@@ -52,13 +52,13 @@ class Trainer:
     """The next step to train."""
 
     def heartbeat(self, activity: Activity) -> None:
-        """Tell the watchdog what this rank does next."""
+        """Report this rank's next activity to the watchdog."""
         self.ranks.heartbeat(self.step, activity)
 
     # Requests
 
     def pending_requests(self) -> LoopRequests:
-        """Return the requests of this rank alone; costs a few system calls."""
+        """Return the requests of this rank alone, at the cost of a few system calls."""
         return LoopRequests(
             stop=self.stop.reason(),
             save=self.checkpoints.time_save_is_due(),
@@ -66,14 +66,14 @@ class Trainer:
         )
 
     def sync_requests(self) -> LoopRequests:
-        """Combine the requests of all ranks in a message of its own."""
+        """Combine the requests of all ranks in a separate host-side message."""
         self.heartbeat(Activity.SYNC_REQUESTS)
         return self.pending_requests().sync(self.ranks.host_group)
 
     # A step
 
     def start_phase(self, at: StepPlan) -> None:
-        """Start the phase of step `at` unless it has been started already."""
+        """Start the phase of step `at`, unless this process has already started it."""
         phase = self.run.plan.phases[at.phase_index]
         starts = self.step == phase.first_step
         if not starts and self.metrics.in_phase(phase):
@@ -98,7 +98,7 @@ class Trainer:
         )
 
     def check_loss(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> LossCheck:
-        """Check and log a step's loss. All ranks see the same scalars and agree on the result."""
+        """Check and log a step's loss. The result is the same on all ranks."""
         if not outcome.report.finite:
             self.metrics.log_non_finite(at, outcome, rows)
             self.loss_monitor.count_non_finite(at.step)
@@ -110,7 +110,7 @@ class Trainer:
         return LossCheck.OK
 
     def finish_step(self, at: StepPlan, rows: Sequence[Row]) -> None:
-        """Move on to the next step: log, validate, compare ranks and save where due."""
+        """Advance to the next step; log, validate, compare ranks and save if due."""
         self.step = at.step + 1
         self.metrics.finish_step(at, trained=at.step not in self.skipped.steps)
         every = self.run.recipe.guard.sanity_every
@@ -125,13 +125,13 @@ class Trainer:
             self.save("token interval")
 
     def compare_ranks(self, rows: Sequence[Row] = ()) -> None:
-        """Verify that weights are finite and equal on all ranks that hold copies of them.
+        """Verify that weights are finite, and that replicated weights are equal on all ranks.
 
-        A fault in a collective or a device need not show in the loss, and must not reach a
-        checkpoint. The `rows` of the last step are compared within tensor groups, too.
+        A fault in a collective or a device may not affect the loss, but must not reach a
+        checkpoint. The `rows` of the last step are also compared within tensor groups.
 
         Raises:
-            SanityError: on every rank.
+            SanityError: raised on every rank.
         """
         partitions = None
         if self.engine.zero_stage == 3:  # the module holds no parameters between steps
@@ -142,7 +142,7 @@ class Trainer:
     # Checkpoints
 
     def save(self, why: str, *, phase_end: bool = False) -> None:
-        """Save a checkpoint of the state before `step`, unless there is one."""
+        """Save a checkpoint of the state before `step`, unless already saved."""
         if self.checkpoints.saved_step == self.step:
             return
         self.heartbeat(Activity.COMPARE_RANKS)
@@ -164,7 +164,7 @@ class Trainer:
         self.checkpoints.store.wait()
 
     def load(self, path: Path) -> None:
-        """Continue from the checkpoint at `path`."""
+        """Restore weights, optimizer, data and metrics from the checkpoint at `path`."""
         self.heartbeat(Activity.LOAD_CHECKPOINT)
         state = self.checkpoints.load(self.engine, path)
         self.step = state.step
@@ -176,7 +176,7 @@ class Trainer:
         """Read every file of the checkpoint at `path`.
 
         Raises:
-            UserError: on every rank, naming the damaged file.
+            UserError: a file is damaged; raised on every rank.
         """
         self.heartbeat(Activity.VERIFY_CHECKPOINT)
         self.checkpoints.verify(path)
@@ -184,8 +184,8 @@ class Trainer:
     def rollback_target(self, spike: int) -> Path | None:
         """Return the checkpoint to roll back to after a spike at step `spike`, if any.
 
-        None unless the recipe says `guard.rollback`, or if the limit is reached or no checkpoint is
-        old enough, which is logged.
+        None without `guard.rollback`. None with a log entry if the rollback limit is reached or no
+        checkpoint is old enough.
         """
         guard = self.run.recipe.guard
         if not guard.rollback:
@@ -205,13 +205,13 @@ class Trainer:
     def roll_back(self, spike: int, target: Path) -> None:
         """Return to the checkpoint `target` and skip the rows around the spike at step `spike`.
 
-        The step before the spike is skipped, too: a loss is measured with the weights that the step
-        before left, so its rows may be the cause.
+        The step before the spike is also skipped: its update produced the weights that the loss was
+        measured with.
         """
         first = _first_suspect(spike)
         self.skipped.add(range(first, spike + 1))
-        # First the checkpoints, then the record: after a crash in between, the run meets the spike
-        # again.
+        # Checkpoints first, then the record: after a crash in between, the run only repeats the
+        # spike.
         self.checkpoints.remove_after(first)
         self.metrics.loggers.attempt(self.skipped.path, self.skipped.write)
         self.ranks.host_group.barrier()
@@ -224,7 +224,7 @@ class Trainer:
         )
 
     def _run_state(self, phase_end: bool) -> RunState:
-        """Return what a checkpoint holds besides weights and optimizer state."""
+        """Return the state that a checkpoint holds besides weights and optimizer state."""
         plan, table = self.run.plan, self.run.table
         done = plan.at(self.step - 1) if self.step else None
         phase = plan.phases[done.phase_index if done else 0]
@@ -245,7 +245,7 @@ class Trainer:
         )
 
     def close(self) -> None:
-        """Finish writing and release everything but the process group."""
+        """Close data and metrics and restore the signal handlers; keep the process group."""
         self.data.close()
         self.metrics.close()
         self.stop.close()
@@ -257,6 +257,6 @@ def _first_suspect(spike: int) -> int:
 
 
 def _row_bits(row: Row) -> torch.Tensor:
-    """Return everything that the model sees of a row, as int64 [numbers]."""
+    """Return the model inputs of a row, concatenated as int64 [numbers]."""
     parts = (row.input_ids, row.cu_seqlens, row.masked_positions, row.labels, row.weights > 0)
     return torch.from_numpy(np.concatenate(parts).astype(np.int64))

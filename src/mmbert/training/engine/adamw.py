@@ -12,7 +12,7 @@ from mmbert.training.engine.partitions import PartitionLayout, weight_decay_grou
 
 
 class AdamW(torch.optim.AdamW):
-    """A `ClientOptimizer`; ZeRO makes one partition of each parameter group."""
+    """A `ClientOptimizer` with one ZeRO partition per parameter group."""
 
     state_names = ("exp_avg", "exp_avg_sq")
 
@@ -41,7 +41,7 @@ class AdamW(torch.optim.AdamW):
             state["step"].fill_(steps)
 
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
-        """Create the states of the partitions, zero."""
+        """Create zero states for the partitions."""
         for partition in partitions:
             self.state[partition] = {
                 "step": torch.zeros((), device=partition.device if partition.is_cuda else "cpu"),
@@ -58,5 +58,5 @@ class AdamW(torch.optim.AdamW):
             group["weight_decay"] = decay if group["decays"] else 0.0
 
     def metrics(self) -> dict[str, Any]:
-        """Return StableAdamW's metric as 0: log lines have the same keys for both optimizers."""
+        """Return StableAdamW's metric as 0, so that log lines have the same keys."""
         return {"update_rms_clipped_share": 0.0}

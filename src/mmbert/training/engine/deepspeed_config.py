@@ -18,8 +18,8 @@ from mmbert.recipe import Recipe
 class ModelParallelUnit:
     """The process grid in DeepSpeed's `mpu` interface.
 
-    Must have no other methods: DeepSpeed looks for some by name (for Ulysses, for instance) and
-    changes its behavior if it finds them.
+    Do not add methods: DeepSpeed looks some up by name (for example, those of Ulysses) and changes
+    its behavior if they exist.
     """
 
     def __init__(self, grid: ProcessGrid) -> None:
@@ -52,8 +52,9 @@ def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None
     """Refuse models and recipes that would train incorrectly.
 
     Raises:
-        UserError: a setting of the recipe.
-        RuntimeError: an error of the caller.
+        UserError: parallel.zero_stage is unsupported, or parallel.tensor does not match the grid.
+        RuntimeError: torch.distributed does not match the grid, or a parameter is frozen or not
+            float32.
     """
     if recipe.parallel.zero_stage not in (1, 2, 3):
         raise UserError(
@@ -75,7 +76,7 @@ def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None
 
 
 def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
-    """Return the DeepSpeed configuration, with every key whose default would change a result."""
+    """Return the DeepSpeed configuration; it sets every key whose default would change a result."""
     stage = recipe.parallel.zero_stage
     bucket = min(BUCKET_ELEMENTS, sum(parameter.numel() for parameter in model.parameters()))
     values: dict[str, Any] = {
@@ -87,18 +88,18 @@ def deepspeed_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
-        # Synchronizes with the device before each forward pass and after the step.
+        # Disabled: synchronizes with the device before each forward pass and after the step.
         "timers": {"throughput": {"enabled": False}},
         "wall_clock_breakdown": False,
         "zero_optimization": {
             "stage": stage,
-            # ZeRO 1 reduces once a step: in bfloat16 gradient_reducer.py does, during the last
-            # backward pass; in float32 (CPUs and tests) DeepSpeed does, after it.
+            # ZeRO 1 reduces once per step: in bfloat16 by gradient_reducer.py, during the last
+            # backward pass; in float32 (CPUs and tests) by DeepSpeed, after it.
             "overlap_comm": stage > 1,
             "contiguous_gradients": True,
             "reduce_scatter": True,
-            # ZeRO 2 all-reduces its buckets, twice the necessary traffic. DeepSpeed's alternative,
-            # a reduction to each rank in turn, synchronizes with the device before every one.
+            # ZeRO 2 all-reduces its buckets, with twice the necessary traffic. DeepSpeed's
+            # alternative, one reduction per rank, synchronizes with the device before each.
             "use_multi_rank_bucket_allreduce": True,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": BUCKET_ELEMENTS,

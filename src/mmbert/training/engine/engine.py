@@ -1,11 +1,11 @@
 """Wrapper around the DeepSpeed engine for ZeRO 1-3. The only module that imports deepspeed.
 
 Conventions that hold for every ZeRO stage:
-- The caller decides when a step ends: every microbatch accumulates gradients, `optimizer_step` ends
-  the step. The number of microbatches may change from step to step (batch-size warm-up).
+- Every microbatch accumulates gradients until `optimizer_step` ends the step. The number of
+  microbatches may change between steps (batch-size warm-up).
 - The gradient is the sum over ranks and microbatches of loss_scale · (sum of per-token losses).
-  With loss_scale = 1 / (masked tokens of the global batch) it is the gradient of their mean loss.
-- bfloat16 runs have float32 master weights, initialized unrounded, and accumulate and reduce
+  With loss_scale = 1 / (masked tokens of the global batch), it is the gradient of the mean loss.
+- bfloat16 runs have float32 master weights, initialized before rounding, and accumulate and reduce
   gradients in float32.
 - Matrix products in half precision accumulate in float32.
 - Gradients are clipped only if the recipe asks for it; nothing is compiled at startup.
@@ -56,8 +56,8 @@ from deepspeed.runtime.zero import stage3, stage_1_and_2
 
 deepspeed_logger = logging.getLogger("DeepSpeed")
 deepspeed_logger.setLevel(logging.WARNING)
-# DeepSpeed calls every client optimizer untested; a skipped step is in the report of
-# `optimizer_step`.
+# DeepSpeed warns about every client optimizer, and about skipped steps, which `optimizer_step`
+# reports.
 NOISE = re.compile("untested optimizer|OVERFLOW! Skipping step")
 deepspeed_logger.addFilter(lambda record: NOISE.search(record.getMessage()) is None)
 # Raised by torch 2.13 for DeepSpeed's collectives, once per process and line.
@@ -65,11 +65,11 @@ warnings.filterwarnings(
     "ignore", r".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated", FutureWarning
 )
 
-# An inference op that DeepSpeed would compile with g++ at every start on a CPU.
+# Inference op that DeepSpeed would compile with g++ at every start on a CPU.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-# Bucket size in elements (50 MB) of the reduction that overlaps the last backward pass: small, so
-# that the first bucket is launched early.
+# Bucket size in elements (50 MB) of the reduction that overlaps the last backward pass; small, so
+# that the first bucket is reduced early.
 OVERLAP_BUCKET = 12_500_000
 
 
@@ -80,10 +80,10 @@ class OptimizerReport:
     gradient_norm: float
     """L2 norm over all parameters before clipping; inf if a gradient is not finite."""
     finite: bool
-    """Whether all gradients were finite, the same on all ranks. If not, the step was skipped."""
+    """Whether all gradients were finite on all ranks. Otherwise the step was skipped."""
     metrics: Mapping[str, Any]
-    """Scalars that the optimizer reports, logged by name; empty for a skipped step. Tensors are on
-    the device: reading them synchronizes."""
+    """Scalars of the optimizer to log, by name; empty for a skipped step. Reading their tensors,
+    which are on the device, synchronizes."""
     step_scalars: StepScalars
     """The step's scalars, read with the norm."""
 
@@ -91,11 +91,11 @@ class OptimizerReport:
 class Engine:
     """Trains a model: forward and backward passes, optimizer steps, sharded state.
 
-    Takes ownership of `model` (float32, the same full weights on every rank). torch.distributed
+    Takes ownership of `model` (float32, the same weights on every data rank). torch.distributed
     must be initialized, and `grid` must span all its ranks.
 
     Raises:
-        UserError: settings that do not work together.
+        UserError, RuntimeError: see `check_supported`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Engine:
         self.grid, self.device = grid, device
         self.zero_stage = recipe.parallel.zero_stage
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
-        # ZeRO clones its masters from weights already rounded to bfloat16: keep the originals.
+        # ZeRO initializes its masters from weights rounded to bfloat16: keep the originals.
         unrounded = {
             name: parameter.detach().to("cpu", torch.float32, copy=True).flatten()
             for name, parameter in model.named_parameters()
@@ -134,22 +134,22 @@ class Engine:
 
     @property
     def module(self) -> nn.Module:
-        """The model, for evaluation. Under ZeRO 3 its forward pass gathers the parameters."""
+        """The model, for evaluation. Under ZeRO 3, the forward pass gathers the parameters."""
         module: nn.Module = self._engine.module
         return module
 
     @property
     def specs(self) -> tuple[ParameterSpec, ...]:
-        """Specs of all parameters in the model's order, including those on other ranks."""
+        """Specs of all parameters, in the order of the model, including those on other ranks."""
         return tuple(spec_of(parameter) for _, parameter in self._parameters)
 
     @property
     def steps_taken(self) -> int:
-        """Optimizer steps taken, including those of earlier runs; skipped steps do not count."""
+        """Number of optimizer steps, including those of earlier runs but not skipped steps."""
         return self._client_optimizer.steps
 
     def set_steps_taken(self, steps: int) -> None:
-        """Set the number of steps taken, which the bias correction depends on."""
+        """Set the number of steps taken, on which the bias correction depends."""
         self._client_optimizer.steps = steps
 
     def forward_backward(
@@ -166,9 +166,9 @@ class Engine:
         Does not synchronize with the device.
 
         Args:
-            loss_scale: rounded to float32; if a tensor, 0-dimensional.
-            last: whether this is the step's last microbatch, on all ranks. Its gradients are
-                reduced while the backward pass still runs.
+            loss_scale: factor, rounded to float32; a tensor must be 0-dimensional.
+            last: whether this is the step's last microbatch, the same on all ranks. Gradients are
+                reduced during its backward pass.
 
         Returns:
             Detached per-token losses, float32 [K], 0 where the weight is 0.
@@ -178,11 +178,11 @@ class Engine:
         losses: Tensor = self._engine(
             batch, dropout_seed=dropout_seed, **settings.model_arguments()
         )
-        # ZeRO 3 can only average over the data ranks; the other stages are configured to sum.
+        # ZeRO 3 can only average over the data ranks; ZeRO 1 and 2 are configured to sum.
         average = self.grid.data.size if self.zero_stage == 3 else 1
         scale = loss_scale * average
         if isinstance(scale, Tensor):
-            scale = scale.to(losses.dtype)  # as torch does with a Python number
+            scale = scale.to(losses.dtype)  # as torch casts a Python number
         self._accumulation_done = last
         if last and self._grad_reducer is not None:
             self._grad_reducer.start_backward()
@@ -192,13 +192,13 @@ class Engine:
     def optimizer_step(
         self, settings: StepSettings, step_scalars: Tensor | None = None
     ) -> OptimizerReport:
-        """Reduce the gradients, clip them if the recipe asks for it, update, clear the gradients.
+        """Reduce gradients, clip them if the recipe requires it, update weights, clear gradients.
 
-        Synchronizes with the device once, to learn whether the gradients are finite.
+        Synchronizes with the device once, to check whether the gradients are finite.
 
         Args:
-            step_scalars: a `StepScalars.to_tensor`, read in the same synchronization; zeros unless
-                given.
+            step_scalars: result of `StepScalars.to_tensor`, read in the same synchronization
+                (default: zeros).
         """
         self._client_optimizer.set_step(settings)
         if self._grad_reducer is not None:
@@ -219,7 +219,7 @@ class Engine:
         )
 
     def fragments(self) -> Iterator[ParameterFragment]:
-        """Yield this rank's fragments of the parameters, in the model's order."""
+        """Yield this rank's parameter fragments, in the order of the model."""
         partitions = self._zero_view.partitions()
         for name, parameter in self._parameters:
             address = self._zero_view.address(parameter)
@@ -242,7 +242,7 @@ class Engine:
 
     @torch.no_grad()
     def sync_model_weights(self) -> None:
-        """Copy the masters into the model's weights; collective."""
+        """Copy the master weights into the model; collective."""
         self._zero_view.sync_model_weights()
 
     def close(self) -> None:

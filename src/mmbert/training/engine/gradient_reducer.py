@@ -1,10 +1,10 @@
 """All-reduce of float32 gradients over the data ranks, overlapping the last backward pass (ZeRO 1).
 
-DeepSpeed's bfloat16 optimizer accumulates float32 gradients in one flat buffer and reduces it at
-the end of the step, with nothing left to overlap. Here the buffer is divided into buckets, and in
-the step's last microbatch each bucket is launched as soon as its gradients are final. The order of
-the buckets is fixed and the same on every rank: that of the backward pass, from the model's end to
-its beginning.
+DeepSpeed's bfloat16 optimizer accumulates float32 gradients in one flat buffer per parameter group
+and reduces it at the end of the step, without overlap. Here the buffers are divided into buckets,
+and in the step's last microbatch each bucket is reduced as soon as its gradients are final. Buckets
+are reduced in the order of the backward pass, from the model's end to its beginning, which is the
+same on every rank.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class _Bucket:
     size: int
     """Number of parameters in the bucket."""
     first: int
-    """Lowest position in the model of its parameters: the last gradient to become final."""
+    """Forward-order position of its first parameter, whose gradient becomes final last."""
     pending: int = 0
     """Number of gradients that are not final yet."""
     work: dist.Work | None = field(default=None, repr=False)
@@ -43,7 +43,7 @@ class OverlappedGradReducer:
     ) -> None:
         """Divide the buffers into buckets and register a hook on every parameter.
 
-        Hooks that accumulate gradients into the buffers must be registered before.
+        Register hooks that accumulate gradients into the buffers first: hooks run in that order.
 
         Args:
             buffers: flat gradient buffers, each with its parameters in order (padding at the end).
@@ -63,14 +63,14 @@ class OverlappedGradReducer:
         ]
 
     def start_backward(self) -> None:
-        """Launch buckets as they become ready in the next backward pass, the step's last."""
+        """Reduce buckets as they become ready in the next backward pass, the step's last."""
         self._in_last_backward = self._group.size > 1
         self._next = 0
         for bucket in self._buckets:
             bucket.pending, bucket.work = bucket.size, None
 
     def finish(self) -> None:
-        """Launch the remaining buckets and wait for all; on a GPU only the device waits."""
+        """Reduce the remaining buckets and wait for all; on a GPU only the device waits."""
         if self._group.size == 1:
             return
         if not self._in_last_backward:
@@ -90,8 +90,7 @@ class OverlappedGradReducer:
     def _add_buckets(
         self, flat: Tensor, parameters: list[nn.Parameter], bucket_elements: int
     ) -> None:
-        """Add buckets of whole parameters, from the end of the buffer: gradients arrive in
-        reverse order."""
+        """Add buckets of whole parameters, from the end of the buffer (first gradients)."""
         stop = flat.numel()
         starts, offset = [], 0
         for parameter in parameters:

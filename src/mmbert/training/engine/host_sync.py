@@ -1,9 +1,8 @@
 """The only device-to-host synchronization in a training step.
 
-One copy brings everything that the host needs to know of a step: the gradient norm, and with it
-whether gradients and loss are finite; the loss; and whether a rank requests a stop or a checkpoint.
-DeepSpeed's optimizers check the norm themselves, two of them twice; while they step, their checks
-are answered from the copy.
+A single copy transfers all results that the host needs: the gradient norm, which shows whether
+gradients and loss are finite; the loss; and the ranks' requests. DeepSpeed's optimizers check the
+norm themselves, two of them twice; during their step these checks use the copied value.
 """
 
 from collections.abc import Iterator
@@ -15,12 +14,12 @@ from torch import Tensor
 
 
 class HostSync:
-    """Reads a step's scalars together with the gradient norm that DeepSpeed checks."""
+    """Reads a step's scalars together with the gradient norm checked by DeepSpeed."""
 
     def __init__(self, *modules: ModuleType) -> None:
         """Args:
-        modules: DeepSpeed's modules that look up `is_invalid_grad_norm` and possibly
-            `clip_tensors_by_global_norm` in their globals.
+        modules: DeepSpeed modules with a global `is_invalid_grad_norm` and possibly
+            `clip_tensors_by_global_norm`.
         """
         self._modules = modules
         self._scalars: Tensor | None = None
@@ -29,7 +28,7 @@ class HostSync:
 
     @contextmanager
     def patched_norm_check(self, scalars: Tensor) -> Iterator[None]:
-        """Replace DeepSpeed's norm check and clipping while its optimizer steps.
+        """Replace DeepSpeed's norm check and clipping during its optimizer step.
 
         Args:
             scalars: float64 [n], read with the norm.
@@ -72,7 +71,7 @@ class HostSync:
 
 
 def _clip(input_tensors: list[Tensor], max_norm: float, global_norm: Tensor, mpu: object) -> Tensor:
-    """Clip by the global norm as DeepSpeed does, without checking on the host whether to."""
+    """Clip by the global norm like DeepSpeed, but without a comparison on the host."""
     scale = (max_norm / (global_norm + 1e-6)).clamp(max=1.0)
     for tensor in input_tensors:
         tensor.detach().mul_(scale)

@@ -1,4 +1,4 @@
-"""Registry of the optimizers that a recipe may name, and the interface that they implement."""
+"""Registry and interface of the optimizers available to recipes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -16,16 +16,16 @@ from mmbert.training.engine.stable_adamw import StableAdamW
 class ClientOptimizer(Protocol):
     """The engine's interface to an optimizer, which is also a `torch.optim.Optimizer`.
 
-    "Client optimizer" is DeepSpeed's term for one that it did not create. It is created with the
-    model's parameters; ZeRO then replaces these by flat float32 partitions.
+    "Client optimizer" is DeepSpeed's term for an optimizer created by the caller. It is created
+    over the model's parameters, which ZeRO then replaces by flat float32 partitions.
     """
 
     steps: int
-    """Steps taken, including those of earlier runs; part of a checkpoint."""
+    """Number of steps taken, including those of earlier runs; saved in checkpoints."""
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Names of the float32 states of a partition, each of its shape; part of a checkpoint."""
+        """Names of the float32 states of a partition, of its shape; saved in checkpoints."""
 
     @property
     def state(self) -> Mapping[Tensor, Mapping[str, Any]]:
@@ -34,14 +34,14 @@ class ClientOptimizer(Protocol):
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
         """Create the states of ZeRO's partitions; collective.
 
-        They must exist before the first step: a checkpoint may be loaded into them.
+        States exist before the first step, so that a checkpoint can be loaded into them.
         """
 
     def set_step(self, settings: StepSettings) -> None:
         """Apply the settings of the next step: learning rate, weight decay."""
 
     def metrics(self) -> Mapping[str, Any]:
-        """Return scalars of the last step to log by name; tensors stay on the device."""
+        """Return scalars of the last step to log, by name; tensors stay on the device."""
 
 
 Builder = Callable[[nn.Module, OptimizerSettings, torch.device], ClientOptimizer]
@@ -56,7 +56,7 @@ def build_optimizer(
 ) -> ClientOptimizer:
     """Create the recipe's optimizer over the model's parameters."""
     optimizer = OPTIMIZERS[settings.name](model, settings, device)
-    # The planner takes the states from the recipe, because it does not load torch.
+    # The planner does not import torch, so it reads the state names from the recipe.
     if optimizer.state_names != settings.state_names:
         raise RuntimeError(
             f"{settings.name} keeps {optimizer.state_names}, OPTIMIZER_STATES has "

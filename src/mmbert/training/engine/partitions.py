@@ -14,20 +14,19 @@ from mmbert_kernels import TensorSpans
 
 @dataclass(frozen=True)
 class PartitionLayout:
-    """Spans of tensors in this rank's flat partition, and how to sum them over whole tensors."""
+    """Spans of tensors in this rank's flat partition, with the data to sum over whole tensors."""
 
     spans: TensorSpans
     """Ranges of the partition that hold parts of tensors."""
     tensors: Tensor
-    """int64 [spans]: index of the tensor that each span belongs to, the same on every
-    rank."""
+    """int64 [spans]: index of each span's tensor. Indices are the same on every rank."""
     decays: Tensor
     """float32 [spans], 1 or 0: whether weight decay applies."""
     full_sizes: Tensor
     """float64 [tensors]: elements of each whole tensor."""
     owned: Tensor
-    """float64 [tensors], 1 or 0: whether this rank's elements enter the sum. A tensor that is
-    replicated over the tensor-parallel ranks is owned by the first of them."""
+    """float64 [tensors], 1 or 0: whether this rank's elements enter the sum. Tensors replicated
+    over the tensor-parallel ranks are owned by the first of them."""
 
     @classmethod
     def build(
@@ -38,10 +37,10 @@ class PartitionLayout:
         tensor_rank: int,
         device: torch.device,
     ) -> "PartitionLayout":
-        """Lay out a partition.
+        """Build the layout of a partition.
 
         Args:
-            descriptions: all tensors of the model.
+            specs: specs of all parameters of the model.
             spans: (start, end, tensor) in the partition, sorted.
         """
         decays = [not skips_weight_decay(d.name, len(d.full_shape)) for d in specs]
@@ -58,12 +57,12 @@ class PartitionLayout:
 
 
 def skips_weight_decay(name: str, dimensions: int) -> bool:
-    """Whether a parameter is exempt from weight decay: norms and biases are, embeddings are not."""
+    """Whether a parameter is exempt from weight decay (norms and biases, but not embeddings)."""
     return dimensions <= 1 or name.endswith(".bias")
 
 
 def weight_decay_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups without and with weight decay, marked by the key `decays`."""
+    """Return the parameter groups without and with weight decay, marked by the key `decays`."""
     named = [(spec_of(parameter), parameter) for parameter in model.parameters()]
     exempt = [skips_weight_decay(d.name, len(d.full_shape)) for d, _ in named]
     return [

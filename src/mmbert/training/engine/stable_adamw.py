@@ -1,9 +1,9 @@
-"""StableAdamW on a flat partition, with the update RMS of a tensor taken over all its ranks.
+"""StableAdamW on a flat partition, with each tensor's update RMS computed over all ranks.
 
 ZeRO flattens the parameters, already sharded by tensor parallelism, and gives every data rank one
-contiguous partition. StableAdamW divides a tensor's learning rate by its update RMS, which must be
-that of the whole tensor. So each rank sums over its span of every tensor, one small all-reduce adds
-the sums up, and the step is the same as on one device.
+contiguous partition. StableAdamW divides a tensor's learning rate by the update RMS of the whole
+tensor. Each rank therefore sums over its span of every tensor, and one small all-reduce adds the
+sums, so that the step is the same as on one device.
 
 Formula (Wortsman et al. 2023 as torch-optimi 0.2.1 implements it, which mmBERT used), for a tensor
 p with gradient g at step t = 1, 2, …, scheduled learning rate lr and its peak lr_max:
@@ -32,7 +32,7 @@ from mmbert_kernels import stable_adamw_apply, stable_adamw_sums, update_rms
 class StableAdamW(torch.optim.Optimizer):
     """A `ClientOptimizer` for one flat float32 partition.
 
-    All parameters are in one group, so that ZeRO makes one partition and a step needs one
+    All parameters form one group, so that ZeRO creates a single partition and a step needs a single
     all-reduce.
     """
 
@@ -75,7 +75,7 @@ class StableAdamW(torch.optim.Optimizer):
         )
 
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
-        """Set the layout of the one partition and create its states, zero; collective.
+        """Set the layout of the only partition and create its zero states; collective.
 
         Raises:
             RuntimeError: the spans of all ranks do not cover every tensor exactly once.
@@ -115,7 +115,7 @@ class StableAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step with the partition's gradient, without synchronizing with the device."""
+        """Update the partition with its gradient, without synchronizing with the device."""
         if closure is not None:
             raise NotImplementedError("StableAdamW does not support closures")
         flats = [flat for group in self.param_groups for flat in group["params"]]
@@ -155,7 +155,7 @@ class StableAdamW(torch.optim.Optimizer):
 
     @staticmethod
     def sum_over_ranks(sums: Tensor, layout: PartitionLayout) -> Tensor:
-        """Sum float64 [spans, 2] of all ranks by tensor, to [tensors, 2], in one all-reduce."""
+        """Sum float64 [spans, 2] by tensor over all ranks, to [tensors, 2], in one all-reduce."""
         totals = sums.new_zeros((len(layout.full_sizes), 2))
         totals.index_add_(0, layout.tensors, sums)
         totals *= layout.owned.unsqueeze(1)

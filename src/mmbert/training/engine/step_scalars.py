@@ -1,4 +1,4 @@
-"""Scalars that are summed over the ranks once per training step."""
+"""Scalars all-reduced once per training step."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class StepScalars(NamedTuple):
-    """Sums over all ranks, which the host reads together with the gradient norm."""
+    """Sums over all ranks; the host reads them together with the gradient norm."""
 
     loss: float
-    """Sum over the masked tokens of the global batch, in nats."""
+    """Loss summed over the masked tokens of the global batch, in nats."""
     masked_tokens: float
-    """Masked tokens of the global batch."""
+    """Number of masked tokens in the global batch."""
     stop: float
     """Number of ranks that request a stop (see `LoopRequests`)."""
     save: float
@@ -31,12 +31,12 @@ class StepScalars(NamedTuple):
 
     @classmethod
     def from_list(cls, values: Sequence[float]) -> "StepScalars":
-        """Unpack the values of a tensor made by `to_tensor`."""
+        """Unpack the values of a `to_tensor` result."""
         return cls(*values)
 
 
 def to_device(numbers: Sequence[float], device: torch.device) -> Tensor:
-    """Copy numbers to the device as float64 [n], from pinned memory: the host does not wait."""
+    """Copy numbers to the device as float64 [n], asynchronously (from pinned memory)."""
     tensor = torch.tensor(numbers, dtype=torch.float64)
     if device.type == "cuda":
         tensor = tensor.pin_memory()

@@ -1,7 +1,7 @@
-"""A common interface to DeepSpeed's three ZeRO optimizers.
+"""Common interface to DeepSpeed's three ZeRO optimizers.
 
-They differ in where they keep the float32 masters, in how a parameter's fragment is found, and in
-whether they reduce the gradients. Does not import deepspeed; the engine passes its objects in.
+They differ in the location of the float32 masters, the lookup of a parameter's fragment, and the
+reduction of gradients. Does not import deepspeed: the engine passes its objects.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,21 +32,21 @@ class ZeroView(Protocol):
         """Return this rank's flat float32 masters, one per parameter group."""
 
     def address(self, parameter: Any) -> FragmentAddress | None:
-        """Return the address of this rank's fragment of the parameter, None without one."""
+        """Return the address of this rank's fragment of the parameter, or None if it has none."""
 
     def sync_model_weights(self) -> None:
-        """Copy the masters into the model's weights; collective."""
+        """Copy the master weights into the model; collective."""
 
     def unreduced_gradients(self) -> list[tuple[Tensor, Sequence[nn.Parameter]]]:
         """Return the flat gradient buffers that the engine must reduce, with their parameters."""
 
 
 class Stage12View:
-    """ZeRO 1 in float32, and ZeRO 2."""
+    """View of ZeRO 1 in float32, and of ZeRO 2."""
 
     def __init__(self, zero: Any, grid: ProcessGrid) -> None:
         self._zero = zero
-        # The check reads every gradient on the host; the norm shows the same.
+        # The check reads every gradient on the host; the norm is non-finite in the same cases.
         zero.check_overflow = lambda **_: None
 
     def partitions(self) -> list[Tensor]:
@@ -63,9 +63,9 @@ class Stage12View:
 
 
 class Bf16View:
-    """ZeRO 1 in bfloat16, with float32 gradient accumulation.
+    """View of ZeRO 1 in bfloat16, with float32 gradient accumulation.
 
-    The engine reduces the gradients: DeepSpeed would only begin after the last backward pass.
+    The engine reduces the gradients, because DeepSpeed would start after the last backward pass.
     """
 
     def __init__(self, zero: Any, grid: ProcessGrid) -> None:
@@ -86,9 +86,10 @@ class Bf16View:
         return list(zip(flats, groups, strict=True))
 
     def _attach_main_grads(self) -> None:
-        """Accumulate bfloat16 gradients into the float32 buffers without DeepSpeed's float32 copy.
+        """Accumulate gradients into the float32 buffers without DeepSpeed's float32 copy.
 
-        Float32 gradients are added through `_update_hp_grad`.
+        Operations add float32 gradients themselves (see `attach_main_grad`). bfloat16 gradients are
+        added by a replacement of DeepSpeed's `_update_hp_grad`.
         """
         sums = self._zero.fp32_groups_gradients
         for parameters, totals in zip(self._zero.bf16_groups, sums, strict=True):
@@ -104,7 +105,7 @@ class Bf16View:
 
 
 class Stage3View:
-    """ZeRO 3: every parameter is divided evenly over the data ranks, with padding at the end."""
+    """View of ZeRO 3, which splits each parameter evenly over the data ranks, padded at the end."""
 
     def __init__(self, zero: Any, grid: ProcessGrid) -> None:
         self._zero, self._rank = zero, grid.data.rank
@@ -129,7 +130,7 @@ class Stage3View:
         return []
 
 
-# Keyed by the names of DeepSpeed's classes.
+# Views by the name of DeepSpeed's optimizer class.
 VIEWS: dict[str, Callable[[Any, ProcessGrid], ZeroView]] = {
     "DeepSpeedZeroOptimizer": Stage12View,
     "BF16_Optimizer": Bf16View,

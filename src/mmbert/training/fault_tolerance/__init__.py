@@ -2,8 +2,8 @@
 
 - `watchdog`: hang detection from per-rank heartbeats.
 - `loss_monitor`: loss spikes and non-finite steps.
-- `stop_request`: signals, a STOP file, the death of the launcher.
-- `process_tree`: the launchers above this process.
+- `stop_request`: stop requests by signal, STOP file or death of the launcher.
+- `process_tree`: launchers among the ancestors of this process.
 - `loop_requests`: requests between steps: stop, save, abort.
-- `memory_check`: the largest batch of every phase, run before training.
+- `memory_check`: run of every phase's largest batch before training.
 """

@@ -1,8 +1,8 @@
 """Requests that a rank may raise between steps: stop, save, or abort on a logging failure.
 
-The number of ranks that raise each request is summed with the step's scalars (see train_step.py),
-or in a host-side message where no training step carries it. Reasons are exchanged only if a rank
-requests a stop or an abort.
+The ranks that raise each request are counted in the all-reduce of the step's scalars (see
+train_step.py), or in a host-side sum where no training step runs. Reasons are exchanged only if a
+rank requests a stop or an abort.
 """
 
 from dataclasses import dataclass

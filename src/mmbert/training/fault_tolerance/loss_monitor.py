@@ -1,8 +1,8 @@
 """Detection of non-finite steps and loss spikes, and the record of skipped steps.
 
-Every rank runs the same monitor on the same all-reduced values, so all ranks decide alike without
-communicating. Skipped steps are kept in `RUN/skipped_steps.json`, since a rollback must outlive the
-checkpoint that it returns to.
+Every rank runs the same monitor on the same all-reduced values, so all ranks reach the same
+decision without communicating. Skipped steps are kept in `RUN/skipped_steps.json` rather than in
+the checkpoint that a rollback returns to, which does not know of it.
 """
 
 import json
@@ -16,8 +16,8 @@ from mmbert.files import write_json
 from mmbert.recipe import GuardSettings
 
 NON_FINITE_WINDOW = 1000
-# Lower bound of the standard deviation relative to the median loss: on a plateau of almost equal
-# losses every ripple would otherwise be a spike.
+# Lower bound of the standard deviation relative to the median loss, so that small fluctuations on a
+# plateau do not count as spikes.
 MIN_RELATIVE_STD = 0.01
 # Losses needed in the window before a loss can count as a spike.
 MIN_HISTORY = 10
@@ -27,8 +27,8 @@ MIN_HISTORY = 10
 class LossMonitor:
     """Detects loss spikes and counts non-finite steps.
 
-    `history` holds losses of the current phase only: mask ratio and languages, and with them the
-    level of the loss, change between phases.
+    `history` holds losses of the current phase only, because mask ratio and languages, and thus
+    the level of the loss, change between phases.
     """
 
     settings: GuardSettings
@@ -43,7 +43,7 @@ class LossMonitor:
         """Count a step with a non-finite loss or gradient.
 
         Raises:
-            UserError: more such steps than the recipe allows within the last thousand steps.
+            UserError: the last thousand steps contain more of them than the recipe allows.
         """
         self.non_finite_steps.append(step)
         while self.non_finite_steps and self.non_finite_steps[0] <= step - NON_FINITE_WINDOW:
@@ -58,7 +58,7 @@ class LossMonitor:
             )
 
     def is_spike(self, loss: float) -> bool:
-        """Return whether `loss` is a spike; add it to the window if not."""
+        """Return whether `loss` is a spike; otherwise add it to the window."""
         threshold = self.settings.spike_threshold
         if threshold is None:
             return False
@@ -76,7 +76,7 @@ class LossMonitor:
         return spike
 
     def state_dict(self) -> dict[str, list[float] | list[int]]:
-        """Return the state for a checkpoint: a resumed run detects the same spikes."""
+        """Return the state to checkpoint, so that a resumed run detects the same spikes."""
         return {"history": list(self.history), "skipped": list(self.non_finite_steps)}
 
     def load_state_dict(self, state: dict[str, list[float] | list[int]]) -> None:
@@ -87,7 +87,7 @@ class LossMonitor:
 
 @dataclass
 class SkippedSteps:
-    """Steps whose data is skipped after a rollback, in a file that every rank reads."""
+    """Steps skipped after rollbacks, stored in a file that every rank reads."""
 
     path: Path
     steps: set[int] = field(default_factory=set)
@@ -95,7 +95,7 @@ class SkippedSteps:
 
     @classmethod
     def read(cls, run_folder: Path) -> "SkippedSteps":
-        """Read the file in `run_folder`; without one, no steps are skipped."""
+        """Read the file in `run_folder`; return an empty record if it does not exist."""
         path = run_folder / "skipped_steps.json"
         if not path.exists():
             return cls(path)
@@ -103,7 +103,7 @@ class SkippedSteps:
         return cls(path, set(values["steps"]), int(values["rollbacks"]))
 
     def add(self, steps: range) -> None:
-        """Record a rollback that skips `steps`. Every rank calls this, one calls `write`."""
+        """Record a rollback that skips `steps`, on every rank; rank 0 then calls `write`."""
         self.steps |= set(steps)
         self.rollbacks += 1
 

@@ -1,8 +1,8 @@
 """Runs the largest batch of every phase before training, so that OOM surfaces immediately.
 
-Phase 2 may begin a week after phase 1, with eight times the context. The batch goes through the
-engine as in training: forward, backward, reduction. Its loss scale is NaN, so the engine finds the
-gradients non-finite and skips the update: weights and optimizer states stay unchanged.
+Phase 2 may begin a week after phase 1, with eight times the context. The engine runs the batch as
+in training: forward, backward, reduction. The loss scale is NaN, so that the engine finds
+non-finite gradients and skips the update; weights and optimizer states are unchanged.
 """
 
 import logging
@@ -25,13 +25,13 @@ def worst_case_batch(
 ) -> PackedBatch:
     """Build the most expensive row of a phase.
 
-    Documents have the full context, every mask slot is filled, and there are as many segment slots
-    as possible, each of which costs attention time.
+    Documents have the full context, all mask slots are filled, and the number of segment slots,
+    each of which takes attention time, is the maximum.
     """
     tokens = shape.row_tokens
     slots = math.ceil(phase.mask_ratio * tokens)
     starts = torch.arange(shape.max_segments + 1) * phase.context
-    # Ids are spread over the vocabulary, so that every tensor rank looks up some of its rows.
+    # Spread ids over the vocabulary, so that every tensor rank looks up some of its embeddings.
     ids = torch.arange(tokens) * (vocabulary_size // tokens + 1) % vocabulary_size
     positions = torch.arange(slots) * tokens // slots
     return PackedBatch(
@@ -51,7 +51,7 @@ def run_memory_check(
     """Run the largest batch of every phase.
 
     Args:
-        shapes: shape of each phase's rows.
+        shapes: row shape of each phase.
 
     Returns:
         Peak device memory in bytes by phase (0 on a CPU).
@@ -87,7 +87,7 @@ def _run(
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence DeepSpeed's warnings about non-finite gradients, which are intended here."""
+    """Silence DeepSpeed's warnings about the (intended) non-finite gradients."""
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(logging.ERROR)

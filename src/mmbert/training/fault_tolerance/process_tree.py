@@ -1,9 +1,9 @@
-"""Ancestors of this process, read from /proc: is the launcher that started it still alive?"""
+"""Launchers among the ancestors of this process, read from /proc."""
 
 import os
 from pathlib import Path
 
-# Commands of processes whose death leaves the ranks unsupervised. Login shells are not among them:
+# Commands of launchers, whose death leaves the ranks unsupervised. Login shells are excluded:
 # `nohup python -m mmbert.pretrain &` must survive its terminal.
 _LAUNCHERS = (
     "deepspeed",
@@ -17,17 +17,17 @@ _LAUNCHERS = (
     "hydra_pmi_proxy",
     "slurmstepd",
 )
-# Run by `deepspeed` on the other machines, in a shell that sshd starts there and that outlives the
-# connection.
+# Launcher that `deepspeed` runs on the other nodes, in a shell that sshd starts and that outlives
+# the connection.
 _REMOTE_LAUNCHER = "deepspeed.launcher.launch"
 
 
 def launcher_chain(process: int) -> list[tuple[int, int]]:
     """Return (child, parent) pairs from `process` upwards, as long as the parent is a launcher.
 
-    There are two `deepspeed` processes above a rank. If the upper one is killed, the lower one and
-    the ranks are not notified; only the parent of the lower one changes. On other machines sshd
-    takes the place of the upper one.
+    A rank has two `deepspeed` ancestors. If the upper one is killed, the lower one and the ranks
+    are not notified; only the parent of the lower one changes. On other nodes the upper one is
+    sshd.
     """
     chain: list[tuple[int, int]] = []
     parent = parent_of(process)
@@ -38,7 +38,7 @@ def launcher_chain(process: int) -> list[tuple[int, int]]:
 
 
 def parent_of(process: int) -> int | None:
-    """Return the parent's process id, None if the process has ended or there is no /proc."""
+    """Return the parent's process id; None if the process has ended or /proc is missing."""
     if process == os.getpid():
         return os.getppid()
     try:
@@ -51,7 +51,7 @@ def parent_of(process: int) -> int | None:
 
 
 def command_of(process: int) -> list[str]:
-    """Return the command line, empty if the process has ended or there is no /proc."""
+    """Return the words of the command line; empty if the process or /proc does not exist."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -61,8 +61,8 @@ def command_of(process: int) -> list[str]:
 def _is_launcher_of(parent: int, child: int) -> bool:
     """Return whether `parent` is a launcher that supervises `child`."""
     words = command_of(parent)
-    # The program, its script or its module (`python -u -m deepspeed.launcher.launch`) is among the
-    # first words. Later ones are arguments, where a path may contain any of the names.
+    # Program, script and module (`python -u -m deepspeed.launcher.launch`) are among the first
+    # words. Later words are arguments, in which a path may contain any of the names.
     options = [word for word in words[:5] if word and not word.startswith("-")][:2]
     if any(Path(word).name.startswith(_LAUNCHERS) for word in options):
         return True

@@ -1,9 +1,9 @@
-"""Requests to stop a run: signals, a STOP file in the run folder, the launcher's death.
+"""Stop requests: signals, a STOP file in the run folder, death of the launcher.
 
-The signal handler only sets a flag. `StopRequest.reason()` is polled once per step, after its last
-microbatch has been queued; the answer reaches all ranks with the step's loss, so that all save the
-state before the same next step and exit with status 75. A signal that arrives while the host waits
-for that loss takes effect one step later; Slurm's --signal must leave time for it.
+The signal handler only sets a flag. `StopRequest.reason()` is polled once per step, after the last
+microbatch has been queued. The request is all-reduced with the step's loss, so that all ranks save
+the state before the same next step and exit with status 75. A signal that arrives while the host
+waits for that loss takes effect one step later; Slurm's --signal must leave time for it.
 """
 
 import os
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
-    """Watches for requests to stop. One per process; `close` restores the signal handlers."""
+    """Detects stop requests. One per process; `close` restores the signal handlers."""
 
     def __init__(self, run_folder: Path) -> None:
         self._stop_file = run_folder / STOP_FILE
@@ -34,7 +34,7 @@ class StopRequest:
         self._signal = signal.Signals(number).name
 
     def reason(self) -> str | None:
-        """Return the reason to stop, or None. Costs a few system calls."""
+        """Return the reason to stop, or None, at the cost of a few system calls."""
         if self._signal is not None:
             return f"received {self._signal}"
         if self._stop_file.exists():
@@ -45,7 +45,7 @@ class StopRequest:
         return None
 
     def clear_stop_file(self) -> None:
-        """Remove the STOP file, so that the next start resumes."""
+        """Remove the STOP file, which would stop the next start."""
         self._stop_file.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
 """Hang detection from per-rank heartbeats; reports the ranks that fell behind.
 
-A rank that hangs leaves all others waiting in a collective, so theirs are the only errors to be
-seen. A thread in each rank therefore publishes the progress of its main thread to a store. When a
-main thread has made no progress for the recipe's timeout, the ranks publish their stacks; the
-lowest responsive rank reports the stragglers, and all ranks exit with a failure.
+When a rank hangs, all others wait in a collective, and only they report errors. A thread in each
+rank therefore publishes the progress of its main thread to a store. When a main thread has made no
+progress for the recipe's timeout, the ranks publish their stacks; the lowest responsive rank
+reports the stragglers, and all ranks exit with a failure.
 
-A thread needs the GIL, hence a second line of defense: `faulthandler` dumps the stacks of a rank
-that holds the GIL, from C, and a rank that is suspended is identified by its missing heartbeats.
+The thread cannot run in a rank whose main thread holds the GIL, or that is suspended. Such a rank
+is identified by its missing heartbeats; `faulthandler`, which does not need the GIL, dumps the
+stacks of the former.
 """
 
 import faulthandler
@@ -29,7 +30,7 @@ from mmbert.errors import EXIT_FAILURE
 from mmbert.parallel import host_group
 from mmbert.training.engine import host_sync
 
-# A main thread in one of these files waits for other ranks, or for the device.
+# A main thread with one of these files in its stack waits for other ranks or for the device.
 _COLLECTIVE_FILES = (
     "torch/distributed/",
     "deepspeed/comm/",
@@ -39,7 +40,7 @@ _COLLECTIVE_FILES = (
 
 
 class Activity(StrEnum):
-    """What a rank is doing, as shown in messages."""
+    """Activity of a rank, as shown in messages."""
 
     START = "startup"
     BUILD_MODEL = "building the model"
@@ -67,11 +68,11 @@ class Heartbeat:
     count: int
     """Number of publications; it increases as long as the watchdog thread runs."""
     progress: int
-    """Number of activities that the main thread has begun, the same sequence on all ranks."""
+    """Number of activities begun by the main thread; their sequence is the same on all ranks."""
     step: int
     activity: str
     in_collective: bool
-    """Whether the main thread waits for other ranks."""
+    """Whether the main thread waits for other ranks or for the device."""
     idle_seconds: float
 
 
@@ -91,7 +92,7 @@ class Watchdog:
 
         Args:
             timeout_seconds: time without a heartbeat after which a rank counts as hanging.
-            store: a `torch.distributed.Store` with a connection of its own; None for one process.
+            store: dedicated `torch.distributed.Store` (see `open_store`); None for one process.
         """
         self._rank, self._world_size = rank, world_size
         self._timeout, self._store = timeout_seconds, store
@@ -108,7 +109,7 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.heartbeat(0, Activity.START)
-        # Published at once: a rank that hangs within the first interval must be known.
+        # Publish immediately, so that a hang within the first interval can be attributed.
         self._publish(0, 0.0)
         self._thread.start()
 
@@ -118,7 +119,7 @@ class Watchdog:
         self.keep_alive()
 
     def keep_alive(self) -> None:
-        """Restart the timeout without recording progress, which all ranks must count alike."""
+        """Restart the timeout without counting progress, whose count must match on all ranks."""
         self._since = time.monotonic()
         faulthandler.dump_traceback_later(self._timeout, file=self._stack_file)
 
@@ -227,8 +228,8 @@ def report_stragglers(
 ) -> str:
     """Describe the ranks that block the others, with their stacks.
 
-    Those are the unresponsive ranks; if there are none, the ranks with the least progress (all
-    ranks go through the same activities), preferably those that do not wait in a collective.
+    These are the unresponsive ranks or, if all respond, the ranks with the least progress
+    (activities are the same on all ranks), preferably those that do not wait in a collective.
     """
     unresponsive = [rank for rank in range(world_size) if rank not in responsive]
     if unresponsive:
@@ -266,10 +267,10 @@ def _describe_own(position: tuple[int, int, Activity], idle: float, stack: str) 
 def open_store(address: str, rank: int, world_size: int, broadcast: Any) -> Any:
     """Open the watchdogs' own store, hosted by rank 0; None for one process.
 
-    The default group's store has one connection, which is busy while a rank waits in it.
+    The default group's store has a single connection, which blocks while a rank waits in it.
 
     Args:
-        broadcast: returns rank 0's value on every rank (`HostGroup.broadcast`).
+        broadcast: `HostGroup.broadcast`, which returns rank 0's value on every rank.
     """
     if world_size == 1:
         return None

@@ -1,11 +1,11 @@
-"""Time spent in collectives, of the model, ZeRO and the loop alike.
+"""Time spent in collectives of the model, ZeRO and the training loop.
 
-Every collective of torch.distributed, including DeepSpeed's, goes through a method of the process
-group and, if asynchronous, through `Work.wait`. Both are wrapped during a run. On a CPU the wrapped
-calls block, so the host's clock is right. On a GPU they only queue work; events around them on the
-current stream then measure how long that stream was blocked. On the compute stream this is the
-exposed communication. Collectives that DeepSpeed overlaps on a side stream (under ZeRO 2 and 3) are
-counted separately.
+Every collective of torch.distributed, including DeepSpeed's, calls a method of the process group
+and, if asynchronous, `Work.wait`. Both are wrapped during a run. On a CPU the wrapped calls block,
+and the host's clock measures them. On a GPU they only queue work, and events around them measure
+the time for which they block the current stream. On the compute stream this is the exposed
+communication. Collectives that DeepSpeed overlaps on a side stream (under ZeRO 2 and 3) are counted
+separately.
 """
 
 from functools import wraps
@@ -17,7 +17,7 @@ from mmbert.training.metrics.step_timer import StepTimer
 
 EXPOSED = "communication"
 OVERLAPPED = "communication_beside_computing"
-# All their names in torch 2.11 to 2.15.
+# Names of the collective methods in torch 2.11 to 2.15.
 COLLECTIVES = (
     "allreduce",
     "allreduce_coalesced",
@@ -59,7 +59,7 @@ class CollectiveTimer:
 
     def _wrap(self, owner: type, name: str) -> None:
         original = getattr(owner, name)
-        # The descriptor, which binds the method to its object; the bare function would not.
+        # The descriptor, unlike the function that `getattr` returns, binds to the object.
         descriptor = owner.__dict__[name]
 
         @wraps(original)

@@ -1,4 +1,4 @@
-"""Counts and times of training steps, per rank, and their sums over ranks for a log line."""
+"""Counts and times of training steps on this rank, and their sums over ranks for a log line."""
 
 import resource
 import sys
@@ -21,32 +21,32 @@ class IntervalSums:
     """Sums over all data ranks and the steps of one interval."""
 
     component_tokens: npt.NDArray[np.float64]
-    """Tokens of each component, with the documents' begin and end tokens, without padding."""
+    """Tokens of each component, including begin and end tokens, excluding padding."""
     trained_tokens: npt.NDArray[np.float64]
-    """The same since the run began."""
+    """Tokens of each component since the run began, counted likewise."""
     row_tokens: float
-    """Tokens of the rows, with padding."""
+    """Number of tokens in the rows, including padding."""
     flops: float
     seconds: float
     time_split: dict[str, float]
-    """Mean over ranks of the seconds in each region (see `StepTimer`)."""
+    """Seconds in each region, averaged over ranks (see `StepTimer`)."""
     peak_memory_bytes: float
-    """Maximum over ranks: device memory on a GPU, the process's on a CPU."""
+    """Maximum over ranks of the memory of the device (GPU) or of the process (CPU)."""
 
     @property
     def tokens(self) -> float:
-        """Tokens without padding."""
+        """Number of tokens, excluding padding."""
         return float(self.component_tokens.sum())
 
     @property
     def packing_efficiency(self) -> float:
-        """Fraction of the row tokens that is not padding."""
+        """Fraction of row tokens that are not padding."""
         return self.tokens / self.row_tokens if self.row_tokens else 0.0
 
 
 @dataclass
 class IntervalMetrics:
-    """Counts of this rank: since the last log line, and since the run began or was resumed.
+    """Counts of this rank, since the last log line and since the run began or resumed.
 
     Tensor ranks see the same rows; only the first rank of a tensor group counts them.
     """
@@ -58,7 +58,7 @@ class IntervalMetrics:
     grid: ProcessGrid
     device: torch.device
     component_tokens: npt.NDArray[np.float64] = field(init=False)
-    """float64 [components]: tokens that this rank has trained on since it began or resumed."""
+    """float64 [components]: tokens trained on by this rank since the run began or resumed."""
     row_tokens: float = field(init=False)
     flops: float = field(init=False)
     started: float = field(init=False)
@@ -68,7 +68,7 @@ class IntervalMetrics:
         self.resume(np.zeros(self.components))
 
     def resume(self, trained_tokens: npt.NDArray[np.float64]) -> None:
-        """Continue a run that has trained on `trained_tokens` [components], over all ranks."""
+        """Resume from `trained_tokens` [components], the tokens trained on by all ranks."""
         self._resumed_with = trained_tokens
         self.component_tokens = np.zeros(self.components)
         self.restart()
@@ -80,7 +80,7 @@ class IntervalMetrics:
         self.started = self.step_started = time.perf_counter()
 
     def exclude(self, seconds: float) -> None:
-        """Leave out the last `seconds`, which were not spent on training."""
+        """Exclude the last `seconds`, which were not spent on training."""
         self.started += seconds
         self.step_started += seconds
 
@@ -90,7 +90,7 @@ class IntervalMetrics:
         return self.step_started - before
 
     def add(self, row: Row) -> None:
-        """Count a row that was trained on."""
+        """Count a trained row."""
         if self.grid.tensor.rank != 0:
             return
         lengths, components = document_lengths(row)
@@ -101,11 +101,11 @@ class IntervalMetrics:
         )
 
     def totals(self, host_group: HostGroup) -> npt.NDArray[np.float64]:
-        """Sum the tokens of the run by component over all ranks (every rank calls it)."""
+        """Return the tokens of the run by component, summed over all ranks; collective."""
         return self._resumed_with + np.asarray(host_group.sum(self.component_tokens.tolist()))
 
     def collect(self, host_group: HostGroup, time_split: dict[str, float]) -> IntervalSums:
-        """Sum over all ranks (every rank calls it) and begin a new interval.
+        """Sum over all ranks and begin a new interval; collective.
 
         Args:
             time_split: this rank's seconds per region.
@@ -142,7 +142,7 @@ def document_lengths(row: Row) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.in
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the peak memory in bytes: of the device on a GPU, of the process on a CPU."""
+    """Return the peak memory in bytes of the device (GPU) or of the process (CPU)."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Metrics of a log line about the data seen so far and about throughput."""
+"""Data and throughput metrics of a log line."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from mmbert.schedule import StepPlan
 from mmbert.training.metrics.interval_metrics import IntervalSums
 
 MEBIBYTE = 1 << 20
-# A step counts half as much as one that is 20 steps younger.
+# The weight of a step halves every 20 steps.
 RATE_DECAY = 0.5 ** (1 / 20)
 
 
 def data_metrics(
     table: ComponentTable, at: StepPlan, trained: npt.NDArray[np.float64]
 ) -> dict[str, float | None]:
-    """Compute how far the token shares are from the planned ones, and epochs, since the run began.
+    """Compute the largest error of the token shares, and epochs, since the run began.
 
     Args:
-        trained: float64 [components], tokens trained on up to the end of step `at`.
+        trained: float64 [components], tokens trained on until the end of step `at`.
     """
     planned = table.scheduled_tokens(at)
     shares = trained / max(1.0, trained.sum())
@@ -39,7 +39,7 @@ def language_metrics(
     """Compute each language's share of the tokens so far, its planned share, and its epochs.
 
     Args:
-        trained: float64 [components], tokens trained on up to the end of step `at`.
+        trained: float64 [components], tokens trained on until the end of step `at`.
     """
     planned = table.by_language(table.scheduled_tokens(at))
     seen, one_epoch = table.by_language(trained), table.by_language(table.train_tokens)
@@ -54,22 +54,22 @@ def language_metrics(
 
 @dataclass
 class SmoothedRate:
-    """Nominal tokens per second of recent steps, for the remaining time.
+    """Nominal tokens per second of recent steps, to estimate the remaining time.
 
-    Tokens and seconds are averaged exponentially, so that one slow step hardly changes it.
+    The exponential averages of tokens and seconds limit the effect of a single slow step.
     """
 
     tokens: float = 0.0
     seconds: float = 0.0
 
     def update(self, tokens: int, seconds: float) -> None:
-        """Take in a step of `tokens` (with padding)."""
+        """Add a step of `tokens` nominal tokens."""
         self.tokens = RATE_DECAY * self.tokens + tokens
         self.seconds = RATE_DECAY * self.seconds + seconds
 
     @property
     def tokens_per_second(self) -> float:
-        """The rate; 0 before the first step."""
+        """Smoothed rate; 0 before the first step."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
@@ -82,12 +82,12 @@ def throughput_metrics(
     phase_tokens_left: int,
     tokens_left: int,
 ) -> dict[str, object]:
-    """Compute rates, MFU, time per region, memory, and the remaining time at the recent rate.
+    """Compute rates, MFU, time per region, memory and remaining time.
 
     Args:
         peak_flops: peak FLOP/s of a device; None if unknown.
         recent_rate: nominal tokens per second, for the remaining time.
-        phase_tokens_left, tokens_left: nominal tokens still to train in the phase and in the run.
+        phase_tokens_left, tokens_left: nominal tokens left to train in the phase and in the run.
     """
     return {
         "tokens_per_second": sums.tokens / sums.seconds,

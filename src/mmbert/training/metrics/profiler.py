@@ -1,4 +1,4 @@
-"""Profiler traces of training steps, as Chrome traces."""
+"""Chrome traces of training steps, recorded by the PyTorch profiler."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# The first steps allocate memory, build tables and compile; they are not representative.
+# The first steps are not representative: they allocate memory, build tables and compile kernels.
 SKIPPED_STEPS = 2
 
 
 class Profiler:
-    """Writes a trace of `steps` steps of this process to `folder`/steps-….json; nothing if 0."""
+    """Writes a trace of `steps` steps of this process to `folder`; disabled if `steps` is 0."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self._folder, self._steps = folder, steps
@@ -19,7 +19,7 @@ class Profiler:
         self._profile: Any = None
 
     def step(self) -> Path | None:
-        """Start or end the trace; call before each step. Return its path once it is written."""
+        """Start or end the trace; call before each step. Return the path of a trace now written."""
         if self._steps == 0:
             return None
         self._seen += 1
@@ -34,7 +34,7 @@ class Profiler:
         return None
 
     def close(self) -> Path | None:
-        """Write the trace if one is running, and return its path."""
+        """Write the running trace, if any, and return its path."""
         if self._profile is None:
             return None
         self._profile.stop()

@@ -1,4 +1,4 @@
-"""`RUN/results.json` and the summary table: tokens, speed and held-out loss of each phase."""
+"""`RUN/results.json` and the summary table: tokens, throughput and held-out loss of each phase."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmbert.model.flops import MFU_FORMULA
 
 
 class Losses(BaseModel):
-    """Held-out losses in nats per masked token; tiers and languages without text are absent."""
+    """Held-out losses in nats per masked token, omitting tiers and languages without text."""
 
     overall: float | None
     tiers: dict[str, float] = {}
@@ -22,7 +22,7 @@ class Losses(BaseModel):
 
     @classmethod
     def of(cls, losses: LossTable, table: ComponentTable) -> "Losses":
-        """Take the means of `losses` over all tokens, by tier and by language."""
+        """Compute the mean losses over all tokens, by tier and by language."""
         return cls(
             overall=losses.mean(),
             tiers=losses.by_tier(table),
@@ -31,7 +31,7 @@ class Losses(BaseModel):
 
 
 class PhaseResult(BaseModel):
-    """Settings and results of a phase so far."""
+    """Settings of a phase, and its results so far."""
 
     model_config = ConfigDict(validate_assignment=True)
 
@@ -44,38 +44,38 @@ class PhaseResult(BaseModel):
     first_step: int
     end_step: int
     tokens: int = 0
-    """Tokens trained on, with padding, as the schedule counts them."""
+    """Nominal tokens (with padding) of the completed steps, skipped ones included."""
     seconds: float = 0.0
-    """Time of the training steps over all restarts, without validation."""
+    """Time of the steps over all starts, excluding validation."""
     held_out_start: Losses | None = None
     held_out_end: Losses | None = None
 
     @property
     def tokens_per_second(self) -> float:
-        """Throughput of the phase on all devices together."""
+        """Throughput of the phase over all devices."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
 class Results(BaseModel):
-    """The content of results.json."""
+    """Content of results.json."""
 
     name: str
     devices: int
     phases: list[PhaseResult]
     unigram: Losses | None = None
-    """Loss of a unigram model of the training tokens, on the same held-out tokens."""
+    """Losses of a unigram model of the training tokens on the same held-out tokens."""
     mfu_formula: str = MFU_FORMULA
 
     @classmethod
     def read(cls, run_folder: Path) -> "Results | None":
-        """Read the results of an earlier start; None if there are none or they are unreadable."""
+        """Read the results of an earlier start; None if missing or unreadable."""
         try:
             return cls.model_validate_json((run_folder / "results.json").read_text())
         except (OSError, ValueError):
             return None
 
     def merge_earlier(self, earlier: "Results") -> None:
-        """Keep the results that an earlier start of the run has for the same phases."""
+        """Take over the results of an earlier start for the same phases, and its unigram loss."""
         for number, phase in enumerate(self.phases):
             for before in earlier.phases:
                 if (before.name, before.first_step) == (phase.name, phase.first_step):
@@ -106,7 +106,7 @@ class Results(BaseModel):
 
 def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:
     """Print the summary table of a run."""
-    # Without a terminal rich assumes 80 columns, which are too few for this table.
+    # Without a terminal, rich assumes 80 columns, too few for this table.
     console = console or Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"{results.name}: what each phase saw and learned")
     for heading in (

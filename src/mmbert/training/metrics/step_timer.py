@@ -1,10 +1,10 @@
-"""Seconds of a step per region, measured without waiting for the device.
+"""Time of training steps per region, measured without waiting for the device.
 
 Regions may be nested: `communication` is part of forward, backward and optimizer.
 
-On a GPU the host only queues work, so an event is recorded before and after each region; the events
-are read when the interval is logged, long after the device has passed them. On a CPU the host's
-clock is used.
+On a GPU, where the host only queues work, events are recorded before and after each region. They
+are read when the interval is logged, usually long after the device has reached them. On a CPU the
+host's clock is used.
 """
 
 import time
@@ -26,14 +26,14 @@ class StepTimer:
 
     @contextmanager
     def host(self, region: str) -> Iterator[None]:
-        """Time work of the host, such as reading data or saving checkpoints."""
+        """Time work on the host, such as reading data or saving checkpoints."""
         begin = time.perf_counter()
         yield
         self._seconds[region] += time.perf_counter() - begin
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Discard everything timed inside."""
+        """Discard all times measured inside."""
         seconds, events = dict(self._seconds), len(self._events)
         yield
         self._seconds = defaultdict(float, seconds)

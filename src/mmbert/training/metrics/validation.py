@@ -1,7 +1,7 @@
-"""Validation: the loss on held-out rows, with the same rows and masks every time.
+"""Validation loss on held-out rows, with fixed rows and masks.
 
-Each data rank keeps a part of the rows in memory and evaluates it without dropout. The sums per
-component are reduced over the data ranks, so that the result does not depend on their number.
+Each data rank keeps its share of the rows in memory and evaluates it without dropout. The sums per
+component are all-reduced over the data ranks, so that the result does not depend on their number.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ from mmbert.training.metrics.loss_meter import LossMeter
 class Validator:
     """Evaluates this rank's held-out rows.
 
-    Every rank has the same number of rows (some may be empty), because under ZeRO 3 all ranks
-    gather weights together in each pass.
+    Every rank has the same number of rows (some may be empty), because ZeRO 3 gathers weights
+    collectively in each forward pass.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Validator:
     def validate(
         self, module: nn.Module, rotary_bases: RotaryBases, heartbeat: Callable[[], None]
     ) -> LossTable:
-        """Evaluate every row (every rank calls it); restores the mode of `module`.
+        """Evaluate all rows; collective. Restores the training mode of `module`.
 
         Args:
-            heartbeat: called before each row, so that a long validation is not taken for a hang.
+            heartbeat: called before each row, so that a long validation does not count as a hang.
         """
         meter = LossMeter(len(self._table.names), self._device)
         was_training = module.training
@@ -61,7 +61,7 @@ class Validator:
         return meter.collect(self._group)
 
     def unigram(self, corpus: Corpus) -> LossTable:
-        """Evaluate a unigram model of the training tokens on the same rows, on all ranks."""
+        """Evaluate a unigram model of the training tokens on the same rows; collective."""
         found = unigram_loss(corpus, self._rows)
         sums = torch.from_numpy(np.stack([found.loss, found.count])).to(self._device)
         if self._group.size > 1:

@@ -1,7 +1,7 @@
 """Parts of the trainer.
 
-- `ranks`: this process among the others: process grid, host-side group, watchdog.
-- `data_feed`: this rank's rows, and where to resume reading.
-- `checkpointing`: when to save, and the checkpoint folder.
-- `interval_record`: the record of a logging interval.
+- `ranks`: process groups and watchdog.
+- `data_feed`: training rows of this rank, and the resumable data state.
+- `checkpointing`: checkpoint intervals and store.
+- `interval_record`: record of a logging interval.
 """

@@ -1,4 +1,4 @@
-"""When to save checkpoints, and which ones there are."""
+"""Checkpoints of a run, and their intervals."""
 
 import time
 from pathlib import Path
@@ -17,12 +17,12 @@ from mmbert.training.trainer_parts.ranks import Ranks
 
 
 class Checkpoints:
-    """The run's checkpoints, with the intervals at which the recipe wants them saved."""
+    """Saves and loads the run's checkpoints, at the intervals that the recipe specifies."""
 
     def __init__(self, store: CheckpointStore, settings: CheckpointSettings, ranks: Ranks) -> None:
         self.store, self._settings, self._ranks = store, settings, ranks
         self.saved_step: int | None = None
-        """Step of the checkpoint last saved or loaded."""
+        """Step of the last saved or loaded checkpoint."""
         self.saved_at = time.monotonic()
 
     def token_save_is_due(self, at: StepPlan) -> bool:
@@ -40,22 +40,22 @@ class Checkpoints:
         )
 
     def save(self, engine: SavableEngine, state: RunState) -> Path:
-        """Save a checkpoint (every rank calls it); asynchronously if the recipe says so."""
+        """Save a checkpoint, asynchronously if the recipe requires it; collective."""
         path = self.store.save(engine, state)
         self.saved_step, self.saved_at = state.step, time.monotonic()
         return path
 
     def load(self, engine: LoadableEngine, path: Path) -> RunState:
-        """Load weights and optimizer state into `engine` (every rank calls it)."""
+        """Load weights and optimizer state into `engine`; collective."""
         state = self.store.load(engine, path)
         self.saved_step = state.step
         return state
 
     def verify(self, path: Path) -> None:
-        """Read all files of a checkpoint, each rank a part of them.
+        """Verify all files of a checkpoint, divided among the ranks; collective.
 
         Raises:
-            UserError: on every rank, naming the damaged file.
+            UserError: a file is damaged; raised on every rank.
         """
         group = self._ranks.host_group
         problem = verify_checkpoint(path, rank=group.rank, world_size=group.world_size)
@@ -66,7 +66,7 @@ class Checkpoints:
     def remove_after(self, step: int) -> None:
         """Delete the checkpoints of later steps on rank 0, newest first.
 
-        A crash in between leaves no checkpoint that is newer than one already deleted.
+        After a crash in between, no remaining checkpoint is newer than a deleted one.
         """
         if self._ranks.host_group.is_rank_zero:
             for path in reversed(self.store.list()):

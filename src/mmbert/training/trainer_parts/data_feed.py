@@ -1,4 +1,4 @@
-"""The training rows of this rank, step after step."""
+"""Training rows of this rank, step by step."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -9,12 +9,12 @@ from mmbert.data.loading.rows import Row
 from mmbert.training.run_config import RunConfig
 from mmbert.training.trainer_parts.ranks import Ranks
 
-# Processes that read ahead for a GPU. On a CPU they would compete with training.
+# Number of read-ahead processes per GPU; none on a CPU, where they would compete with training.
 GPU_READER_PROCESSES = 2
 
 
 class DataFeed:
-    """Reads this rank's rows. The loader opens with the first row after a start or a rollback."""
+    """Reads this rank's rows. The first read after a start or rollback opens the loader."""
 
     def __init__(self, run: RunConfig, ranks: Ranks, *, on_gpu: bool) -> None:
         self._run, self._ranks = run, ranks
@@ -31,13 +31,13 @@ class DataFeed:
         return [next(self._rows) for _ in range(rows // self._ranks.grid.data.size)]
 
     def state_dict(self, step: int) -> DataState | None:
-        """Return the positions of all data streams before `step` (every rank calls it)."""
+        """Return the positions of all data streams before `step`; collective."""
         if self._loader is None or step == 0:
             return self._state
         return merge_states(self._gather(self._loader.state_after(step - 1)))
 
     def load_state_dict(self, state: RunState) -> None:
-        """Continue reading where a checkpoint was saved."""
+        """Restore the positions of the data streams from a checkpoint."""
         self.close()
         self._state = cast(DataState, state.data) if state.data else None
 
@@ -62,6 +62,6 @@ class DataFeed:
         self._rows = iter(self._loader)
 
     def _gather(self, state: DataState) -> list[DataState]:
-        """Gather the states of all data ranks (every rank calls it)."""
+        """Gather the states of all data ranks; collective."""
         # The ranks of a tensor group are neighbors and read the same rows.
         return self._ranks.host_group.gather(state)[:: self._ranks.grid.tensor.size]

@@ -1,4 +1,4 @@
-"""The record of a logging interval, computed on rank 0 from sums over all ranks."""
+"""Record of a logging interval, computed on rank 0 from sums over all ranks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +25,9 @@ class ClosedInterval:
     sums: IntervalSums
     losses: LossTable
     outcome: StepOutcome
-    """Of the last step whose update was made."""
+    """Outcome of the last step whose update was applied."""
     losses_for_languages: LossTable | None
-    """Since the last line with metrics per language; None if this line has none."""
+    """Losses since the last line with per-language metrics; None if this line has none."""
 
 
 def interval_record(
@@ -39,7 +39,7 @@ def interval_record(
     peak_flops: float | None,
     recent_rate: float,
 ) -> dict[str, Any]:
-    """Compute the record of an interval that ends with step `at`, with the keys of `log.jsonl`.
+    """Compute the record, with the keys of `log.jsonl`, of an interval that ends with step `at`.
 
     Args:
         peak_flops: peak FLOP/s of a device; None if unknown.
@@ -77,7 +77,7 @@ def interval_record(
 
 
 def language_distributions(record: dict[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return one value per language of its loss, share over planned share, and epochs, by tag."""
+    """Return each language's loss, ratio of actual to planned share, and epochs, by tag."""
     planned = record["wanted_share_by_language"]
     shares = {
         name: share / planned[name]

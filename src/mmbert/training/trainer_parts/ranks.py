@@ -1,4 +1,4 @@
-"""This process among the ranks of the run."""
+"""Process groups of a run, and the watchdog."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 
 @dataclass(frozen=True)
 class Ranks:
-    """Process groups of the run, and the watchdog over them."""
+    """Process groups of the run, and its watchdog."""
 
     grid: ProcessGrid
-    """Data and tensor groups, for the training itself."""
+    """Data and tensor groups, for training communication."""
     host_group: HostGroup
-    """All ranks, for bookkeeping on the host."""
+    """Group of all ranks, for host-side bookkeeping."""
     watchdog: Watchdog
 
     def heartbeat(self, step: int, activity: Activity) -> None:
-        """Tell the watchdog what this rank does next."""
+        """Report this rank's next activity to the watchdog."""
         self.watchdog.heartbeat(step, activity)

@@ -1,4 +1,4 @@
-"""The interface of a metric logger."""
+"""Interface of metric loggers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,34 +11,34 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a logger may want to know about the run."""
+    """Description of the run for loggers."""
 
     folder: Path
     name: str
     first_step: int
-    """Where training starts or resumes. What an earlier attempt logged from here on is void."""
+    """First step after a start or resume. Entries logged earlier for later steps are void."""
     steps: int
-    """Steps of the whole plan."""
+    """Number of steps in the whole plan."""
     phases: tuple[str, ...] = ()
     """Names of the phases; also the names of the language tiers."""
     largest_languages: tuple[str, ...] = ()
 
 
 class BaseLogger:
-    """Base class of metric loggers. Every method does nothing unless overridden.
+    """Base class of metric loggers. Methods do nothing unless overridden.
 
-    A logger is built as `Logger(run_info)`. It may raise OSError or UserError anywhere: the run
-    then saves a checkpoint, stops and reports the error (see `LoggerContainer`).
+    A logger is constructed as `Logger(run_info)`. Any method may raise OSError or UserError; the
+    run then saves a checkpoint, stops and reports the error (see `LoggerContainer`).
     """
 
     target: str
-    """Where the logger writes, for error messages."""
+    """Destination of the logger, for error messages."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log scalars by tag."""
 
     def histogram(self, step: int, tag: str, values: npt.NDArray[np.float64]) -> None:
-        """Log the distribution of `values`, of which there is at least one."""
+        """Log the distribution of `values`, which are not empty."""
 
     def text(self, tag: str, text: str) -> None:
         """Log a text in Markdown."""
@@ -53,13 +53,13 @@ class BaseLogger:
         """Show a message to the user."""
 
     def progress(self, step: int) -> None:
-        """Show that `step` steps are done."""
+        """Show the number of completed steps, `step`."""
 
     def rewind(self, step: int) -> None:
         """Continue from `step` after a rollback; later entries are void."""
 
     def sync(self) -> None:
-        """Flush everything to disk, because a checkpoint is about to be saved."""
+        """Flush everything to disk before a checkpoint is saved."""
 
     def close(self) -> None:
         """Finish writing."""

@@ -1,4 +1,4 @@
-"""Standard output: messages, one line per logging interval, and a progress bar on a terminal."""
+"""Console output: messages, one line per logging interval, and a progress bar on a terminal."""
 
 import sys
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class ConsoleLogger(BaseLogger):
         self.message(format_line(record))
 
     def progress(self, step: int) -> None:
-        """Move the progress bar."""
+        """Update the progress bar."""
         self._bar.n = step
         self._bar.refresh()
 

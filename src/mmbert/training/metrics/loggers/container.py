@@ -1,9 +1,9 @@
-"""All metric loggers of a run behind one object.
+"""Container of a run's metric loggers.
 
-Metrics arrive here already summed over all ranks.
+Metrics have already been summed over all ranks.
 
-A full disk must not take one rank out of a step: the error is kept in `failure`, nothing more is
-written, and all ranks learn of it with the scalars of the next step, save and leave.
+A full disk must not make a single rank leave a step. The error is therefore kept in `failure`, and
+logging ends. All ranks receive the failure with the scalars of the next step, save and exit.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ LOGGERS: dict[str, Callable[[RunInfo], BaseLogger]] = {
 
 
 class LoggerContainer:
-    """Passes every call on to each logger; does nothing on ranks other than 0 (`active` false)."""
+    """Forwards every call to all loggers; does nothing if not `active` (ranks other than 0)."""
 
     def __init__(self, *, active: bool) -> None:
         self.active = active
         self.failure: UserError | None = None
-        """Why nothing is written any more."""
+        """Error that ended logging."""
         self._loggers: list[BaseLogger] = []
 
     def open(self, run: RunInfo, names: Sequence[str]) -> None:
-        """Build the console and `log.jsonl` loggers and those of `LOGGERS` that `names` lists."""
+        """Create the console and `log.jsonl` loggers, and the loggers of `LOGGERS` in `names`."""
 
         def build() -> None:
             for make in (*ALWAYS, *(LOGGERS[name] for name in names)):
@@ -45,7 +45,7 @@ class LoggerContainer:
         self.attempt(run.folder, build)
 
     def attempt(self, what: Path | str, write: Callable[[], None]) -> None:
-        """Run `write` on rank 0; an error of the disk becomes `failure`."""
+        """Run `write` on rank 0 and keep any OSError or UserError in `failure`."""
         if not self.active or self.failure is not None:
             return
         try:
@@ -68,7 +68,7 @@ class LoggerContainer:
         self._each(lambda logger: logger.event(kind, step, text, details))
 
     def progress(self, step: int) -> None:
-        """Show that `step` steps are done."""
+        """Show the number of completed steps, `step`."""
         self._each(lambda logger: logger.progress(step))
 
     def record(self, record: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ class LoggerContainer:
         self._each(lambda logger: logger.log(step, present))
 
     def histogram(self, step: int, tag: str, values: npt.NDArray[np.float64]) -> None:
-        """Log the distribution of `values`, unless there are none."""
+        """Log the distribution of `values`, if not empty."""
         if len(values):
             self._each(lambda logger: logger.histogram(step, tag, values))
 
@@ -90,7 +90,7 @@ class LoggerContainer:
         self._each(lambda logger: logger.text(tag, text))
 
     def sync(self) -> None:
-        """Flush to disk: no line may be missing before a checkpoint."""
+        """Flush to disk before a checkpoint is saved, so that none of its steps lacks log lines."""
         self._each(lambda logger: logger.sync())
 
     def rewind(self, step: int) -> None:
@@ -100,7 +100,7 @@ class LoggerContainer:
     def close(self) -> None:
         """Close every logger."""
         for logger in self._loggers:
-            # What a full disk refused is refused again.
+            # Closing flushes what a full disk has already rejected.
             with contextlib.suppress(OSError):
                 logger.close()
 

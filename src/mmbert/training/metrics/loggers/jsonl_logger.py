@@ -1,6 +1,6 @@
 """`RUN/log.jsonl`: one JSON object per interval or event.
 
-The file is append-only: after a restart a step may occur twice, and the later line is valid.
+The file is append-only. A step may occur twice after a restart; the later line is valid.
 """
 
 import json
@@ -25,7 +25,7 @@ class JsonlLogger(BaseLogger):
         sync_folder(path.parent)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append the record as it is."""
+        """Append the record unchanged."""
         self._write(record)
 
     def event(self, kind: str, step: int, text: str, details: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ class JsonlLogger(BaseLogger):
         self._write({"event": kind, "step": step, "text": text, **details})
 
     def sync(self) -> None:
-        """Flush the file to disk: a checkpoint must not be newer than the log's lines."""
+        """Flush the file to disk, so that no checkpoint is newer than the log."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class JsonlLogger(BaseLogger):
 
 
 def _truncate_partial_line(log: Path) -> None:
-    """Remove the incomplete last line that a crash or a full disk left, if any."""
+    """Remove an incomplete last line, left by a crash or a full disk."""
     if not log.is_file():
         return
     content = log.read_bytes()

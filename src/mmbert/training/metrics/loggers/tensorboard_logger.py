@@ -1,12 +1,12 @@
-"""TensorBoard's event files, written synchronously: one record per call, errors where they occur.
+"""TensorBoard event files, written synchronously with one record per call.
 
-torch's SummaryWriter writes one record per scalar and opens and closes the file for each, which is
-slow on a network file system when two thousand languages are due; and it meets a full disk in a
-thread of its own.
+torch's SummaryWriter writes one record per scalar and reopens the file for each, which is slow on a
+network file system with two thousand languages. It also writes in a background thread, where a full
+disk raises no error in the caller.
 
-TensorBoard colors curves by run, so in a chart of several curves those of one run look alike. Such
-curves are therefore written twice: under their tag in `tensorboard`, and for the chart as
-`chart/TAG` in `tensorboard/color_N`, which TensorBoard takes for a run of its own.
+TensorBoard colors curves by run, so that all curves of one run in a chart look alike. The curves of
+multi-curve charts are therefore written twice: under their tag in `tensorboard`, and as `chart/TAG`
+in `tensorboard/color_N`, which TensorBoard treats as a separate run.
 """
 
 import os
@@ -30,10 +30,10 @@ from mmbert.training.metrics.loggers.tensorboard_tags import (
 
 
 class TensorBoardLogger(BaseLogger):
-    """Writes an event file per start of the run, and one per color of the charts."""
+    """Writes event files: one per start of the run, and one per chart color."""
 
     def __init__(self, run: RunInfo) -> None:
-        # Imported here: it takes seconds, and only one rank needs it.
+        # Imported lazily: it takes seconds, and only rank 0 needs it.
         from torch.utils.tensorboard import summary
 
         self._summary = summary
@@ -46,12 +46,12 @@ class TensorBoardLogger(BaseLogger):
         self._file(None).add(0, summary.custom_scalars(custom_scalars_layout(shown)))
 
     def rewind(self, step: int) -> None:
-        """Make TensorBoard drop what it has from `step` on."""
+        """Make TensorBoard discard entries from `step` on."""
         for file in self._files.values():
             file.rewind(step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write scalars by tag, all in one record, and the charts' copies in one per color."""
+        """Write all scalars in one record, and the copies for charts in one record per color."""
         self._file(None).add_scalars(step, metrics)
         copies: dict[int, dict[str, float]] = defaultdict(dict)
         for chart in self._charts:
@@ -76,7 +76,7 @@ class TensorBoardLogger(BaseLogger):
             file.close()
 
     def _file(self, color: int | None) -> "_EventFile":
-        """Return the file of a color, or the main one."""
+        """Return the event file of a chart color, or the main file if None."""
         if color not in self._files:
             folder = self._folder if color is None else self._folder / f"color_{color}"
             self._files[color] = _EventFile(folder, self._first_step)
@@ -84,7 +84,7 @@ class TensorBoardLogger(BaseLogger):
 
 
 class _EventFile:
-    """An event file in `folder`; TensorBoard drops what earlier files have from `first_step` on."""
+    """An event file in `folder` that replaces the entries of earlier files from `first_step` on."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2

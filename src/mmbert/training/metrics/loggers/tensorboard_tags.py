@@ -1,7 +1,7 @@
-"""Tags of the metrics in TensorBoard, and the layout of its page CUSTOM SCALARS.
+"""TensorBoard tags of the metrics, and the layout of the Custom Scalars page.
 
-Groups are numbered in the order in which one looks at them. Metrics per language have groups of
-their own, last and collapsed, so that two thousand languages do not bury the rest.
+Group names start with a number that orders them by importance. Per-language metrics have separate
+groups, last and collapsed, so that two thousand languages do not hide the others.
 """
 
 import re
@@ -14,7 +14,7 @@ from mmbert.training.metrics.results import Losses
 # {category: {chart title: [kind, [tags]]}}
 CustomScalarsLayout = dict[str, dict[str, list[Any]]]
 
-# Prefix of the copies that charts of several curves show (see `TensorBoardLogger`).
+# Prefix of the copied tags shown in multi-curve charts (see `TensorBoardLogger`).
 COLORED = "chart/"
 SECONDS_PER_HOUR = 3600.0
 
@@ -39,18 +39,18 @@ _LANGUAGE_GROUPS = {
     "wanted_share_by_language": "language_share_wanted",
     "epochs_by_language": "language_epochs",
 }
-# Languages in the chart of actual and planned shares.
+# Maximum number of languages in the chart of actual and planned shares.
 MAX_CHARTED_LANGUAGES = 4
 
 
 def training_tags(
     record: Mapping[str, Any], *, settings: Iterable[str], optimizer_metrics: Iterable[str]
 ) -> dict[str, float | None]:
-    """Return the metrics of a record by tag, with times as fractions of the interval.
+    """Return the metrics of a record by tag, with region times as fractions of the interval.
 
     Args:
-        settings: keys of the record that are settings of the step (see `StepSettings`).
-        optimizer_metrics: keys of the record that the optimizer reported.
+        settings: record keys of step settings (see `StepSettings`).
+        optimizer_metrics: record keys of optimizer metrics.
     """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
     values |= {f"3_schedule/{name}": record[name] for name in settings}
@@ -77,14 +77,14 @@ def validation_tags(losses: Losses) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart on TensorBoard's page CUSTOM SCALARS: all tags that begin with one of `tags`."""
+    """Chart on the Custom Scalars page of TensorBoard; shows the tags that match one of `tags`."""
 
     category: str
     title: str
     tags: tuple[str, ...]
-    """Regular expressions."""
+    """Regular expressions, matched at the beginning of a tag."""
     several: bool = True
-    """Whether there are several curves, which then need colors of their own."""
+    """Whether the chart has several curves, which need different colors."""
 
     def matches(self, tag: str) -> bool:
         """Whether the chart shows `tag`."""
@@ -95,7 +95,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart
     """Return the charts of a run.
 
     Args:
-        tiers: names of the phases, which are also those of the tiers.
+        tiers: names of the language tiers (the phases).
     """
     loss, schedule, speed = "Loss", "Schedule and data", "Optimizer and speed"
     shares = tuple(
@@ -122,7 +122,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart
 
 
 def custom_scalars_layout(shown: Sequence[Chart]) -> CustomScalarsLayout:
-    """Return the layout of the page CUSTOM SCALARS."""
+    """Return the layout of the Custom Scalars page."""
     layout: CustomScalarsLayout = {}
     for chart in shown:
         prefix = COLORED if chart.several else ""
