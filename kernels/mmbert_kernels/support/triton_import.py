@@ -27,9 +27,9 @@ except ImportError:
     tl = SimpleNamespace(constexpr=lambda value: value)
 
 
-# Fused multiply-add, with a single rounding: faster, and the setting with which all kernels have
-# been compiled and compared so far. Set explicitly, because Triton's default is on in 3.6 to 3.9,
-# off from 3.10 on, and can be changed by the environment.
+# Fused multiply-add, with a single rounding: faster, and the setting of all comparisons of the
+# kernels so far. Set explicitly, because Triton's default is on in 3.6 to 3.9, off from 3.10, and
+# can be changed by the environment.
 FP_FUSION = True
 
 
