@@ -3,7 +3,7 @@
 Shapes: T tokens of a row, K masked positions, d hidden size, f inner width. Between the parallel
 layers, heads and f are this rank's shard, and with sequence parallelism so are the tokens outside
 attention and MLP. The module tree gives the parameters Hugging Face's names.
-Architecture: Warner et al. 2024 (ModernBERT), as in transformers' ModernBertForMaskedLM.
+Architecture: ModernBERT (Warner et al. 2024), as in transformers' ModernBertForMaskedLM.
 """
 
 import math

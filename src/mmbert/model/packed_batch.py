@@ -1,4 +1,4 @@
-"""Input of the model's forward: one row of packed documents as tensors."""
+"""Input of the model's forward pass: one row of packed documents."""
 
 from dataclasses import dataclass
 

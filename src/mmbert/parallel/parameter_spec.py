@@ -1,4 +1,4 @@
-"""Sharding specifications of parameters, the single source for all users of the sharding.
+"""Sharding specifications of parameters, the single source of truth.
 
 Initialization, DeepSpeed's norm flags, the all-reduce of replicated gradients, checkpoints and
 export all read `parameter.spec`. A split parameter is sharded along one dimension. Fused
