@@ -135,7 +135,7 @@ def _split_mix_kernel(value):  # type: ignore[no-untyped-def]
 def keep_tile(  # type: ignore[no-untyped-def]
     row, column, words_pointer, width, threshold, first_counter
 ):
-    """Return the mask of kept elements of these rows (int64) and columns, bool [rows, columns]."""
+    """Return the mask of kept elements of a tile, bool [rows, columns]; `row` is int64."""
     key = _split_mix_kernel((row + first_counter).to(tl.uint64))
     additive = key.to(tl.uint32)
     odd = (key >> 32).to(tl.uint32) | 1

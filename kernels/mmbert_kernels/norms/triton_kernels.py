@@ -160,7 +160,7 @@ def _rows_per_program(width: int, elements: int = 4096) -> int:
 def _rows_per_step(width: int, dtype: torch.dtype) -> int:
     """Return the number of rows per iteration of a backward program.
 
-    Halved for float32 gradients and for widths up to 512, where REGISTERS would not suffice.
+    Fewer for float32 gradients and for widths up to 512, where REGISTERS would not suffice.
     """
     small = dtype == torch.float32 or width <= 512
     return _rows_per_program(width, 2048 if small else 4096)

@@ -92,7 +92,7 @@ def _warn_of_plain(dtype: torch.dtype) -> None:
 def rotary_attention(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None, base: float
 ) -> Tensor:
-    """Apply `rotary` with this base, possibly in place, then `attention`. Do not reuse `qkv`.
+    """Apply `rotary`, possibly in place, then `attention`. Do not use `qkv` afterwards.
 
     Arguments, result and errors: see the two. Gradients that the backend returns as three tensors
     are rotated and packed in one pass.

@@ -86,7 +86,7 @@ def _document_parts(ends: list[int], shared: int) -> list[_Part]:
 
 
 def _window_parts(tokens: int, window: int, most: int) -> list[_Part]:
-    """Return the parts of a row: first block, whole inner blocks in batches of `most`, the rest."""
+    """Return a row's parts: first block, inner blocks in batches of at most `most`, remainder."""
     reach = window // 2
     inner = (tokens - 2 * reach) // reach
     if inner < 1:

@@ -93,7 +93,7 @@ def backend(operation: str, device_type: str, dtype: torch.dtype | None = None) 
 
 
 def backends(device_type: str | None = None) -> dict[str, str]:
-    """Return the backend of every operation on this machine, by operation.
+    """Return each operation's backend on this machine.
 
     `device_type` defaults to "cuda" if there is a GPU, else "cpu". "attention" is the backend for
     bfloat16, "attention in float32" the one for float32.

@@ -49,7 +49,7 @@ def blocks(length: int, block: int) -> int:
 
 
 def contiguous_rows(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a contiguous copy unless its last dimension has stride 1."""
+    """Return the tensor if its last dimension has stride 1, else a contiguous copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
 
 
