@@ -27,7 +27,7 @@ def gather_rows(x: Tensor, positions: Tensor, *, ascending: bool = False) -> Ten
 
     Raises:
         ValueError: shapes do not match.
-        RuntimeError (on a GPU, a device-side assertion): `ascending`, but positions are not sorted.
+        RuntimeError (on a GPU, a device-side assertion): unsorted positions despite `ascending`.
     """
     require(x.ndim == 2, f"gather_rows: x must be [T, d]; got {list(x.shape)}")
     require(

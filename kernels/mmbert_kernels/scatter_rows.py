@@ -2,9 +2,9 @@
 
     out[r] = sum of grad[k] over the k with indices[k] = r
 
-Sums are float32, whatever the dtype of the rows, and added in a fixed order. In Triton:
+Rows are summed in at least float32, whatever their dtype, and in a fixed order. In Triton:
 
-1. The indices are sorted (stably) unless they already are, so that rows of one index are adjacent.
+1. Unsorted indices are sorted (stably), so that rows of the same index are adjacent.
 2. Each program takes a block of 32 rows and sums those of equal index by a product with the 32 x 32
    matrix of index equality. A run of equal indices inside the block is written to the result; one
    that crosses the block's edge is stored as a partial sum.
@@ -22,14 +22,17 @@ from mmbert_kernels.support.triton_import import blocks, contiguous_rows, launch
 
 BLOCK_ROWS = 32
 BLOCK_N = 128
-# Partial sums of one index that are added at a time.
+# Partial sums of one index per iteration.
 BLOCK_PARTS = 32
 
 
 def scatter_rows_reference(
     grad: Tensor, indices: Tensor, rows: int, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return [rows, d] in `dtype` (default: grad's); plain PyTorch, deterministic on CPUs only."""
+    """Scatter-add to [rows, d] in plain PyTorch, deterministic on CPUs only.
+
+    `dtype`: dtype of the result; default: grad's.
+    """
     compute = computation_dtype(grad.dtype)
     out = torch.zeros(rows, grad.shape[1], dtype=compute, device=grad.device)
     return out.index_add_(0, indices, grad.to(compute)).to(dtype or grad.dtype)
@@ -43,9 +46,9 @@ def scatter_rows_triton(
     *,
     ascending: bool = False,
 ) -> Tensor:
-    """Return [rows, d] in `dtype` (default: grad's) by the Triton kernels.
+    """Scatter-add to [rows, d] by the Triton kernels.
 
-    `ascending`: whether `indices` is sorted.
+    `dtype`: dtype of the result; default: grad's. `ascending`: whether `indices` is sorted.
     """
     grad, indices = contiguous_rows(grad), indices.contiguous()
     count, width = grad.shape
@@ -118,7 +121,7 @@ def _block_sums_kernel(  # type: ignore[no-untyped-def]
     grad_at = grad_pointer + source[:, None] * grad_stride + column[None, :]
     sums = tl.load(grad_at, mask=inside, other=0.0).to(tl.float32)
     begins = (index != before) | (slot == block * BLOCK_ROWS)
-    if tl.sum(begins.to(tl.int32)) < BLOCK_ROWS:  # else every index occurs once
+    if tl.sum(begins.to(tl.int32)) < BLOCK_ROWS:  # otherwise all are unique
         same = (index[:, None] == index[None, :]).to(tl.float32)
         sums = tl.dot(same, sums, input_precision="ieee")
     # Indices at the edges of the neighboring blocks.

@@ -134,7 +134,7 @@ def _version(package: str) -> str | None:
 def supported_versions(package: str) -> SpecifierSet:
     """Return the versions of a required package that setup.py allows.
 
-    Reads setup.py, or the installed metadata if there is no repository.
+    Reads setup.py, or the installed package's metadata outside of a repository.
     """
     try:
         requirements = required()

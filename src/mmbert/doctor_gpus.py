@@ -13,7 +13,7 @@ from mmbert_kernels.support.dispatch import ATTENTION_PACKAGES, is_hopper, is_in
 
 MIN_FREE_FRACTION = 0.9
 NVIDIA_SMI_TIMEOUT = 20
-# CUDA versions for which PyTorch's index has flash-attn-3; builds work with any later torch.
+# CUDA versions of the flash-attn-3 builds on PyTorch's index; a build works with any later torch.
 FLASH_3_BUILDS = ((12, 6), (12, 8), (12, 9), (13, 0))
 
 
@@ -28,7 +28,7 @@ class Finding:
 
 
 def gpu_findings() -> list[Finding]:
-    """Report each GPU and whether they differ, or why there is none."""
+    """Report each GPU and a mix of models, or why torch finds no GPU."""
     if not torch.cuda.is_available():
         return [_no_gpu()]
     count = torch.cuda.device_count()
@@ -121,7 +121,7 @@ def _nvidia_smi() -> str | None:
 
 
 def flash_attention_3() -> list[Finding]:
-    """Report on Hopper whether FlashAttention-3 is installed, else how to install it."""
+    """Report FlashAttention-3 or its install command; Hopper GPUs only."""
     if not is_hopper():
         return []
     package = ATTENTION_PACKAGES["flash_attn_3"]
@@ -140,8 +140,8 @@ def flash_attention_3() -> list[Finding]:
 def flash_attention_3_command(cuda: str | None) -> str:
     """Return the install command for a torch built for CUDA `cuda`; empty if there is no build.
 
-    The package registry does not have the package, so anyone could take its name there: only
-    PyTorch's index is used, with --no-deps, as it would replace the installed torch.
+    Uses PyTorch's index only: the package registry does not have the package, so anyone could
+    claim its name there. --no-deps keeps the installed torch.
     """
     own = tuple(int(part) for part in (cuda or "0.0").split(".")[:2])
     fitting = [build for build in FLASH_3_BUILDS if build[0] == own[0] and build <= own]

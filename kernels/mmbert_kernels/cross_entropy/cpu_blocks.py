@@ -1,14 +1,13 @@
 """Reference linear cross-entropy of a chunk of rows, in vocabulary blocks that fit a CPU's cache.
 
-For the formulas see linear_cross_entropy.py. The computation is memory-bound, so each block of
-logits is exponentiated while in cache, relative to the running maximum; once all sums are known,
-each block is read once more for its two products. The remaining factor of the exponentials is one
-number per row,
+Formulas: linear_cross_entropy.py. The computation is memory-bound. Each block of logits is
+exponentiated in cache, relative to the running maximum, and read once more for its two products
+when all sums are known. In
 
-    dz = u * exp(z - maximum) / sum - u * onehot(y),
+    dz = u * exp(z - maximum) / sum - u * onehot(y)
 
-and is applied to the narrow side of the products. The one-hot term is added to the label's rows
-only.
+the per-row scale of the exponentials is applied to the [rows, d] side of the products. The one-hot
+term is a separate update of the labels' rows.
 """
 
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ class Chunk:
     factors: Tensor
     """float32 [rows], the weights u."""
     losses: Tensor
-    """[rows], written."""
+    """[rows], output."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Gradients:
     """Gradients for an upstream gradient of 1."""
 
     hidden: Tensor
-    """[rows, d] of a chunk, written."""
+    """[rows, d] of a chunk, output."""
     weight: Tensor
     """[V, d], written by the first chunk and accumulated by the others."""
     bias: Tensor

@@ -9,14 +9,14 @@ Rows are processed in chunks, and only one chunk of logits exists at a time. The
 computes the gradients while it has the logits, so that nothing is recomputed; the backward pass
 only scales them. This requires the same upstream gradient for all rows, as for the sum or the mean
 of the losses; per-row factors are passed as `weights`. The loss and the gradients of weight and
-bias are accumulated in float32 whatever the dtype of the arguments.
+bias are accumulated in at least float32, whatever the dtype of the arguments.
 
 Vocabulary-parallel (Shoeybi et al. 2019): each process holds the rows [vocab_start, vocab_start +
 V) of weight and bias; two small all-reduces per chunk (maxima; sums and label logits) complete the
 losses. Ranges may differ in length.
 
-On a GPU a chunk takes one matrix product, the Triton kernels of triton_kernels.py, and
-two more products. The reference is in cpu_blocks.py.
+On a GPU each chunk runs one matrix product, the Triton kernels of triton_kernels.py and two more
+products. The reference is in cpu_blocks.py.
 """
 
 from dataclasses import replace
@@ -37,8 +37,9 @@ from mmbert_kernels.support.checks import (
 from mmbert_kernels.support.dispatch import backend, fused_operation
 from mmbert_kernels.support.matmul import accumulate_matmul
 
-# Upper limit of a chunk of logits. At the widths of these models the memory traffic of weight and
-# gradient per chunk is then small compared with the products (at least 2,048 rows of 256,000).
+# Maximum bytes of a chunk of logits: on a GPU at least 2,048 rows of a vocabulary of 256,000. At
+# the widths of these models, the memory traffic of weight and gradient per chunk is then small
+# compared with the products.
 CHUNK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
 
 
@@ -65,20 +66,21 @@ def linear_cross_entropy(
             weight is 0, are ignored.
         weights: float32 [K], factors of the losses; default 1. Not differentiated.
         vocab_start: index of this process' first row in the whole vocabulary.
-        group: the processes among which the vocabulary is split; None for a single process.
-        chunk: rows per chunk of logits; default: by size.
-        main_grad: float32 [V, d], to which the backward pass adds the weight's gradient instead
-            of returning it to autograd, which would round it to a narrower dtype of the weight.
+        group: process group over which the vocabulary is sharded; None for a single process.
+        chunk: rows per chunk of logits; default: `default_chunk`.
+        main_grad: float32 [V, d], accumulator of the weight's gradient in the backward pass.
+            Without it, autograd rounds the gradient to the weight's dtype.
 
     Returns:
         float32 [K], the weighted losses, the same on all processes of `group`; 0 where the
         weight is 0 or the label is negative. Their upstream gradient must be the same for all
         rows of nonzero weight. With a group, the gradient of `hidden` is this process' partial
-        sum, to be all-reduced by the caller (the conjugate of its copy).
+        sum, to be all-reduced by the caller.
 
     Raises:
-        ValueError: shapes or dtypes do not match, or (on CPU) a label is out of range. In the
-            backward pass (on a GPU, an assertion): the upstream gradient differs between rows.
+        ValueError: shapes or dtypes do not match, or (on CPU) a label is out of range. The backward
+            pass raises it (on a GPU, a device-side assertion) if the upstream gradient differs
+            between rows.
     """
     _check(hidden, weight, bias, labels, weights, chunk)
     require(
@@ -205,7 +207,7 @@ def _chunk_by_triton(
     is_first: bool,
     group: dist.ProcessGroup | None,
 ) -> None:
-    """Do the work of cpu_blocks.chunk_in_blocks with all logits of the chunk at once."""
+    """Triton counterpart of `chunk_in_blocks`; materializes all logits of the chunk."""
     logits = torch.addmm(bias, chunk.hidden, weight.t())
     column_sums = softmax_gradient(logits, chunk.labels, chunk.factors, chunk.losses, group)
     if gradients is None:

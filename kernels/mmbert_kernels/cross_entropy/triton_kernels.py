@@ -1,13 +1,12 @@
-"""Triton kernels for the losses of a chunk of logits and, in place, their gradients.
+"""Triton kernels of the losses of a chunk of logits and, in place, the logits' gradients.
 
 For a row z of logits, its label y and its weight u:
 
     loss = u * (log(sum_v exp z_v) - z_y)          dz = u * (softmax(z) - onehot(y))
 
-The kernels read the chunk twice and write it once. The second pass also sums the columns, which
-gives the bias gradient, in a fixed order. With a vocabulary split over processes, an all-reduce of
-the maxima and one of the sums and label logits come between the passes: one and two numbers per
-row.
+The kernels read the chunk twice and write it once. The second pass also computes the bias gradient,
+the column sums, in a fixed order. With a sharded vocabulary, two all-reduces run between the
+passes: the maxima (one number per row), then the sums and label logits (two).
 """
 
 # ruff: noqa: N803  (Triton's compile-time arguments are in capitals)
@@ -18,11 +17,11 @@ from torch import Tensor
 
 from mmbert_kernels.support.triton_import import blocks, launch, tl, triton
 
-# Columns per iteration of the first pass, and adjacent columns that share a running maximum: one
-# lane's 16-byte read.
+# Columns per iteration of the first pass, and adjacent columns per running maximum: one 16-byte
+# read of a lane.
 STATISTICS_BLOCK_N, STATISTICS_GROUP = 4096, 8
-# Tile of the second pass, as wide as its lanes read at once, so that each lane sums columns of its
-# own; and the rows that each program iterates over.
+# Tile of the second pass and rows per program. The tile is one 16-byte read per lane wide, so that
+# each lane sums its own columns.
 GRADIENT_BLOCK_N, GRADIENT_BLOCK_M, GRADIENT_ROWS_PER_PROGRAM = 1024, 4, 256
 
 
@@ -40,8 +39,8 @@ def softmax_gradient(
         labels: int64 [rows], relative to this process' first vocabulary row; outside [0, V) if
             another process holds the label.
         factors: float32 [rows], the weights u.
-        losses: float32 [rows], written.
-        group: the processes among which the vocabulary is split, or None.
+        losses: float32 [rows], output.
+        group: process group over which the vocabulary is sharded, or None.
 
     Returns:
         float32 [V], the column sums of the gradients.
@@ -112,7 +111,7 @@ def _statistics_kernel(  # type: ignore[no-untyped-def]
         logits = tl.load(row_at + column, mask=column < vocabulary, other=float("-inf"))
         logits = logits.to(tl.float32)
         higher = tl.maximum(maximum, tl.max(logits, axis=1))
-        # Where all columns so far were masked the maximum is -inf, and the sum must stay 0.
+        # If all columns so far are masked, the maximum is -inf and the sum must stay 0.
         reference = tl.where(higher > float("-inf"), higher, 0.0)
         exponentials = tl.exp(logits - reference[:, None])
         total = total * tl.exp(maximum - reference) + tl.sum(exponentials, axis=1)

@@ -2,19 +2,18 @@
 
     out[t, c] = x[t, c] * keep(seed, first_token + t, c) / (1 - p)
 
-`keep` is a counter-based generator: a pure function of the seed, the token's index in the whole
-training and the channel. The mask therefore depends neither on the process grid nor on
-recomputation, and is never stored. Two channels share one 32-bit word:
+`keep` is a counter-based generator: a pure function of the seed, the token's index in the training
+run and the channel. The mask is therefore the same on any process grid and in recomputation, and is
+never stored. Two channels share one 32-bit word:
 
     a, m    two 32-bit keys of the token, m odd: halves of splitmix64(splitmix64(seed) + token)
     w       = mix(g(channel // 2) * m + a),  g(i) = the low half of splitmix64(i)
     mix(z)  = (z xor z >> 15) * 0x2C1B3C6D, modulo 2^32
-    keep    = the word's low (even channel) or high (odd channel) 16 bits, read as a signed
-              number, are at least the threshold
+    keep    = low (even channel) or high (odd channel) half of w, as a signed number, >= threshold
 
-Each word is uniform because `a` is; the words of a token are pairwise independent because their
-products with a random odd `m` are. p is rounded to a multiple of 2^-16, and the scale 1 / (1 - p)
-uses the rounded p. splitmix64: Steele, Lea and Flood 2014.
+Each word is uniform because `a` is uniform. The words of a token are pairwise independent because
+their products with a random odd `m` are. p is rounded to a multiple of 2^-16, and the scale
+1 / (1 - p) uses the rounded p. splitmix64: Steele, Lea and Flood 2014.
 
 Fused into the residual addition of layer_norm.py, forward and backward.
 """
@@ -44,7 +43,7 @@ class Dropout:
     seed: int
     """Any integer; must differ between layers."""
     first_token: int = 0
-    """Index of row 0 in the whole training (not within this process' shard)."""
+    """Index of row 0 in the training run (not within this process' shard)."""
 
     def __post_init__(self) -> None:
         require(0 <= self.p < 1, f"dropout: p must be in [0, 1); got {self.p}")
@@ -56,7 +55,7 @@ class Dropout:
 
     @property
     def scale(self) -> float:
-        """1 / (1 - the rounded p)."""
+        """Scale of kept elements, 1 / (1 - p) with the rounded p."""
         return _LEVELS / (_LEVELS - self._dropped_levels)
 
     @property
@@ -98,7 +97,7 @@ def channel_words(count: int, device: torch.device) -> Tensor:
 
 
 def split_mix(value: int) -> int:
-    """Return one output of splitmix64, a 64-bit mix of `value`."""
+    """Return the splitmix64 hash of `value`, 64 bits."""
     bits = 2**64 - 1
     value = (value + _GOLDEN) & bits
     value = ((value ^ (value >> 30)) * _FIRST) & bits
@@ -136,7 +135,7 @@ def _split_mix_kernel(value):  # type: ignore[no-untyped-def]
 def keep_tile(  # type: ignore[no-untyped-def]
     row, column, words_pointer, width, threshold, first_counter
 ):
-    """Return the mask of kept elements of these rows (int64) and columns, bool [rows, columns]."""
+    """Return the mask of kept elements of a tile, bool [rows, columns]; `row` is int64."""
     key = _split_mix_kernel((row + first_counter).to(tl.uint64))
     additive = key.to(tl.uint32)
     odd = (key >> 32).to(tl.uint32) | 1

@@ -1,9 +1,9 @@
-"""Embedding look-up followed by layer norm (for the formulas see layer_norm.py).
+"""Embedding look-up followed by layer norm (formulas: layer_norm.py).
 
     y[t] = layer_norm(table[ids[t]])
 
-The table's gradient is dense: row i is the sum over the tokens with id i, added in the order of
-the tokens and therefore deterministic.
+The table's gradient is dense. Row i sums the gradients of the tokens with id i in a fixed order, so
+the result is deterministic.
 """
 
 from typing import Any

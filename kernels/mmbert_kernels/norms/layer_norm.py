@@ -11,9 +11,9 @@ Backward, with n = (x - mean) / sqrt(variance + eps) and g = dy * weight:
     dweight = sum over the rows of dy * n
 
 `prenorm_layer_norm` also returns x, and adds the gradients of both outputs in one pass.
-`add_layer_norm` computes s = x + residual, rounded to the residual's dtype because that is what the
-next layer reads, and returns the norm of s and s; both summands receive the gradient dx + ds. With
-dropout (dropout.py), s = dropout(x) + residual, and the same mask is applied to the gradient of x.
+`add_layer_norm` returns (norm of s, s) for s = x + residual, rounded to the residual's dtype as the
+next layer reads it. Both summands receive the gradient dx + ds. With dropout (dropout.py),
+s = dropout(x) + residual, and the same mask is applied to the gradient of x.
 
 The Triton kernels are in triton_kernels.py.
 """
@@ -56,9 +56,9 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @fused_operation("layer_norm")
 def prenorm_layer_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return (`layer_norm(x)`, x), for an x that is used besides its norm, as a residual stream is.
+    """Return (`layer_norm(x)`, x), for an x that is also the residual stream.
 
-    Arguments and errors are those of `layer_norm`.
+    Arguments and errors: see `layer_norm`.
     """
     _check(x, weight)
     if backend("layer_norm", x.device.type) == "reference":

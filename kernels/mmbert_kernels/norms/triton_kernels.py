@@ -1,4 +1,4 @@
-"""Triton kernels of layer norm, which read each row once (for the formulas see layer_norm.py).
+"""Triton kernels of layer norm, with a single read of each row (formulas: layer_norm.py).
 
 In the backward pass each program iterates over blocks of rows and accumulates its partial dweight
 in float32 registers; the partial sums are then added in a fixed order, so the gradient is
@@ -22,8 +22,8 @@ from mmbert_kernels.support.triton_import import (
     triton,
 )
 
-# Registers per lane in the backward pass. All launched programs are then resident at once within
-# a multiprocessor's 65,536 registers (half of them for widths above 2,048).
+# Registers per lane in the backward pass. The four programs launched per multiprocessor then fit
+# its 65,536 registers at once (two of them for widths above 2,048).
 REGISTERS = 128
 
 
@@ -153,14 +153,14 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
 
 
 def _rows_per_program(width: int, elements: int = 4096) -> int:
-    """Return the rows of a block of about `elements` elements."""
+    """Return the number of rows in a block of about `elements` elements, 1 to 16."""
     return max(1, min(16, elements // next_power_of_2(width)))
 
 
 def _rows_per_step(width: int, dtype: torch.dtype) -> int:
-    """Return the rows per iteration of a backward program.
+    """Return the number of rows per iteration of a backward program.
 
-    Fewer where REGISTERS would not suffice: with float32 gradients, or many lanes past the width.
+    Fewer for float32 gradients and for widths up to 512, where REGISTERS would not suffice.
     """
     small = dtype == torch.float32 or width <= 512
     return _rows_per_program(width, 2048 if small else 4096)
@@ -232,7 +232,7 @@ def triton_backward(
     dropout: Dropout | None = None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (gradient of the rows in `dtype`, the same after dropout, gradient of the weight)."""
+    """Return the gradients of (rows, dropout's input, weight), the first two in `dtype`."""
     rows, width = mean.shape[0], x.shape[1]
     grad_x = torch.empty(rows, width, dtype=dtype, device=x.device)
     grad_dropped = grad_x if dropout is None else torch.empty_like(grad_x)

@@ -12,10 +12,10 @@ Backends, in order of preference (chosen by dispatch.py):
 `flash_attn_3`  flash-attn 3 (package flash_attn_interface), on Hopper GPUs if installed;
 `flash_attn`    flash-attn 2, on GPUs if installed;
 `varlen`        PyTorch's torch.nn.attention.varlen, on GPUs;
-`plain`         on GPUs in float32, which the three above do not support (cpu_blocked.py with
-                gpu_plain.py): linear memory, but the host synchronizes to read the lengths;
+`plain`         for float32 on GPUs, which the three above do not support (cpu_blocked.py with
+                gpu_plain.py): linear memory, but global layers synchronize to read the lengths;
 `blocked`       on CPUs (cpu_blocked.py): linear in the length for a local window;
-`reference`     per document or block of a window, in plain PyTorch, on any device.
+`reference`     plain PyTorch on any device, one call per document or window-sized block.
 """
 
 import logging
@@ -49,7 +49,7 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     Args:
         qkv: [T, 3, H, D]: queries, keys and values, already rotated.
         cu_seqlens: int32 [documents + 1]: 0 and the end of each document, up to T; padded with T.
-        max_seqlen: length of the longest document or an upper bound. A host number, to avoid a
+        max_seqlen: length of the longest document or an upper bound. A Python integer, to avoid a
             synchronization.
         window: total width of the local window, window // 2 tokens to each side; None for the
             whole document.
@@ -66,8 +66,8 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
     qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
     chosen = backend("attention", qkv.device.type, qkv.dtype)
     if chosen in UNPACKED:
-        # unbind, because its backward is a single stack; each of three slices would fill a zeroed
-        # qkv
+        # unbind, because its backward is a single stack. Three slices would each zero-fill a
+        # gradient of qkv's size.
         query, key, value = qkv.unbind(1)
         return UNPACKED[chosen]((query, key, value), cu_seqlens, max_seqlen, window)
     if chosen == "flash_attn":
@@ -92,10 +92,10 @@ def _warn_of_plain(dtype: torch.dtype) -> None:
 def rotary_attention(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None, base: float
 ) -> Tensor:
-    """Apply `rotary` with this base, possibly in place, then `attention`. Do not reuse `qkv`.
+    """Apply `rotary`, possibly in place, then `attention`. Do not use `qkv` afterwards.
 
-    Arguments, result and errors are those of the two. If the backend returns the gradients of
-    queries, keys and values as three tensors, one pass rotates and packs them.
+    Arguments, result and errors: see the two. Gradients that the backend returns as three tensors
+    are rotated and packed in one pass.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, window)
     chosen = backend("attention", qkv.device.type, qkv.dtype)
@@ -120,7 +120,7 @@ def _checked(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
 
 
 def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
-    """Compute `attention` in plain PyTorch: one call per document or per block of a window's width.
+    """Compute `attention` in plain PyTorch, with one call per document or window-sized block.
 
     Reads the lengths on the host, which synchronizes with a GPU.
     """

@@ -1,16 +1,15 @@
-"""Attention by few large kernel calls on views of the packed row, with linear memory.
+"""Linear-memory attention in a few large kernel calls on views of the packed row.
 
-The kernel is PyTorch's flash kernel for CPUs or, on any device, that of gpu_plain.py: on a GPU in
-float32, which no GPU library supports.
+The kernel is PyTorch's flash kernel for CPUs or, on any device, gpu_plain.py. The latter is used
+for float32 on GPUs, which no GPU library supports.
 
 Global: one call per document; adjacent short documents share a call, with a mask. On a CPU, long
 documents in float32 use cpu_dense.py. The lengths are read on the host.
 
-Local window: the row is split into blocks of as many queries as the window extends to one side. A
-block attends to its predecessor, itself and its successor, so many blocks form one batched call
-whose keys and values are overlapping views of the row, masked by window and document. Cost and
-memory are linear in the length of the row. The first and last blocks, which lack a neighbor, are
-separate calls.
+Local window: the row is split into blocks of half a window. A block attends to its predecessor,
+itself and its successor. Many blocks therefore form one batched call on overlapping views of keys
+and values, masked by window and document. Cost and memory are linear in the length of the row. The
+first and last blocks, which lack a neighbor, are separate calls.
 
 The backward pass calls the kernel's backward in the same way and adds the gradients of overlapping
 keys and values.
@@ -27,11 +26,11 @@ from mmbert_kernels.packed_attention.cpu_dense import MIN_TOKENS, dense_backward
 from mmbert_kernels.packed_attention.gpu_plain import plain_backward, plain_forward
 from mmbert_kernels.support.sequences import document_numbers
 
-# Adjacent documents share a masked call up to this many tokens: a call costs about as much as the
-# masked token pairs that this wastes. A plain call consists of a dozen small operations.
+# Maximum tokens of adjacent documents in a shared, masked call. At this size the masked token pairs
+# cost about as much as another call. The overhead of a plain call is a dozen small operations.
 SHARED_CALL_TOKENS = 192
 SHARED_PLAIN_TOKENS = 1024
-# Window blocks per plain call, which limits its temporary scores and copies of keys.
+# Window blocks per plain call; limits the memory for its scores and copies of keys.
 PLAIN_BLOCKS = 64
 
 
@@ -50,10 +49,10 @@ class _Part:
 def blocked_attention(
     qkv: Tensor, cu_seqlens: Tensor, window: int | None, *, plain: bool = False
 ) -> Tensor:
-    """Compute `attention` of CPU tensors or, with `plain`, of any; heads must have stride 1.
+    """Compute `attention` on a CPU or, with `plain`, on any device.
 
-    Arguments and result are those of `attention`. Without a window the host synchronizes to read
-    the lengths.
+    Arguments and result: see `attention`; the last dimension must have stride 1. Without a window
+    the host synchronizes to read the lengths.
     """
     if window is not None:
         parts = _window_parts(qkv.shape[0], window, PLAIN_BLOCKS if plain else qkv.shape[0])
@@ -87,7 +86,7 @@ def _document_parts(ends: list[int], shared: int) -> list[_Part]:
 
 
 def _window_parts(tokens: int, window: int, most: int) -> list[_Part]:
-    """Return the parts of a row: first block, whole inner blocks in batches of `most`, the rest."""
+    """Return a row's parts: first block, inner blocks in batches of at most `most`, remainder."""
     reach = window // 2
     inner = (tokens - 2 * reach) // reach
     if inner < 1:
@@ -230,6 +229,6 @@ def _add_overlapping(target: Tensor, blocks: Tensor, part: _Part, window: int | 
     if part.blocks == 1:
         _blocks(target, part, part.first_key, part.keys).add_(blocks)
         return
-    for first in range(0, part.keys, part.queries):  # blocks of such a view do not overlap
+    for first in range(0, part.keys, part.queries):  # blocks of these views do not overlap
         piece = blocks[:, :, first : first + part.queries]
         _blocks(target, part, part.first_key + first, part.queries).add_(piece)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmbert_kernels.support.matmul import matmul
 
-# With fewer tokens the flash kernel is as fast.
+# Below this length the flash kernel is as fast.
 MIN_TOKENS = 320
 QUERIES = 1024
 

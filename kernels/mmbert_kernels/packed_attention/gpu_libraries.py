@@ -20,8 +20,8 @@ def flash_attention_3(
 ) -> Tensor:
     """Compute `attention` by flash-attn 3, the version for Hopper GPUs.
 
-    Not run yet: the call is tested against the signature in hopper/flash_attn_interface.py of
-    Dao-AILab/flash-attention, whose wheels (flash-attn-3 on PyTorch's index) provide the module
+    Not run yet: only the call's signature is tested, against hopper/flash_attn_interface.py of
+    Dao-AILab/flash-attention. Its wheels (flash-attn-3 on PyTorch's index) provide the module
     flash_attn_interface.
     """
     _require_half("flash_attn_3", parts[0])
@@ -39,7 +39,7 @@ def flash_attention_3(
 
 
 def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
-    """Compute `attention` by flash-attn 2, in its packed form for a packed gradient."""
+    """Compute `attention` by flash-attn 2 on packed qkv, which also packs the gradient."""
     _require_half("flash_attn", qkv)
     attend: Callable[..., Tensor] = import_module("flash_attn").flash_attn_varlen_qkvpacked_func
     return attend(

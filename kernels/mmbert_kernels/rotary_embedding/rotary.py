@@ -9,10 +9,10 @@ Angles, cosines and sines are float32 (tables.py). Values are not rotated. The b
 rotates by the opposite angle. Source: Su et al. 2021 (RoFormer), in the half-split form of GPT-NeoX
 and ModernBERT.
 
-The Triton kernel (triton_kernels.py) works in place, forward on the argument and backward on the
-gradient, so that it neither touches the values nor allocates memory. Attention backends that take
-queries, keys and values as three tensors also return three gradients: `rotary_unpacked` rotates
-them while packing them into the one tensor that the preceding linear needs.
+The Triton kernel (triton_kernels.py) works in place: on the argument in the forward pass, on the
+gradient in the backward pass. It neither touches the values nor allocates memory. Attention
+backends that take queries, keys and values as three tensors also return three gradients, which
+`rotary_unpacked` rotates and packs for the preceding linear in one pass.
 """
 
 from typing import Any
@@ -55,7 +55,7 @@ def rotary(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
 def rotary_unpacked(qkv: Tensor, cu_seqlens: Tensor, base: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the queries, keys and values of `rotary`'s result as three views [T, H, D].
 
-    Arguments and errors are those of `rotary`. The gradients may have any layout and are read once.
+    Arguments and errors: see `rotary`. The gradients may have any layout and are read once.
     """
     cu_seqlens = _checked(qkv, cu_seqlens, base)
     if backend("rotary", qkv.device.type) == "reference":
@@ -89,7 +89,7 @@ def rotary_reference(qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
 
 
 class _RotaryReference(torch.autograd.Function):
-    """Written as an autograd function, to read and write each element few times."""
+    """Explicit autograd function, to read and write each element only a few times."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:
@@ -129,8 +129,11 @@ def rotation_tables(
 
 
 class _Rotary(torch.autograd.Function):
-    """Rotates in place without telling autograd, which would copy the gradient of the view that the
-    argument is. Nothing else refers to the argument or the gradient."""
+    """Rotates in place, hidden from autograd.
+
+    The argument is a view, whose gradient autograd would copy if it tracked the modification.
+    Nothing else references the argument or the gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cu_seqlens: Tensor, base: float) -> Tensor:

@@ -19,9 +19,9 @@ def position_tables(tokens: int, head_size: int, base: float, device: torch.devi
 
 @lru_cache(maxsize=16)
 def tables_of_length(length: int, head_size: int, base: float, device: torch.device) -> Tensor:
-    """Return a cached float32 [length, 2, head_size / 2]."""
+    """Return the cached table of `length` positions, float32 [length, 2, head_size / 2]."""
     exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
-    # On the host, as in transformers.
+    # Computed on the host, as in transformers.
     frequencies = (1.0 / (base**exponents)).to(device, non_blocking=True)
     positions = torch.arange(length, dtype=torch.float32, device=device)
     angles = torch.outer(positions, frequencies)

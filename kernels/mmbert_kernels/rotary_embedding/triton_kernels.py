@@ -1,4 +1,4 @@
-"""Triton kernel of rotary position embedding (for the formulas see rotary.py).
+"""Triton kernel of rotary position embedding (formulas: rotary.py).
 
 Each program rotates the queries or the keys of some tokens in all heads, and reads their cosines
 and sines once, from a table that stays in the L2 cache. When packing a gradient from three tensors,
@@ -13,15 +13,15 @@ from torch import Tensor
 from mmbert_kernels.rotary_embedding.tables import position_tables
 from mmbert_kernels.support.triton_import import blocks, launch, next_power_of_2, tl, triton
 
-# Tokens and heads of a tile: with a head size of 64, eight pairs per lane of the two warps, which
-# are two 16-byte reads.
+# Tokens and heads of a tile. With a head size of 64, each lane of the two warps has eight pairs, or
+# two 16-byte reads.
 BLOCK_TOKENS, BLOCK_HEADS = 8, 2
 
 
 def rotate_in_place(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: float) -> Tensor:
-    """Rotate qkv [T, 3, H, D] in place, or a copy if heads have strides or elements are shared.
+    """Rotate qkv [T, 3, H, D] in place, or in a copy if heads are strided or elements are shared.
 
-    direction: 1, or -1 for the opposite angle.
+    direction: sign of the angle, 1 or -1.
     """
     if qkv.stride(3) != 1 or 0 in qkv.stride():
         qkv = qkv.contiguous()
@@ -33,7 +33,7 @@ def rotate_in_place(qkv: Tensor, cu_seqlens: Tensor, base: float, direction: flo
 def rotate_packed(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, base: float, direction: float
 ) -> Tensor:
-    """Pack three [T, H, D] into [T, 3, H, D], rotating the first two."""
+    """Pack query, key and value [T, H, D] into [T, 3, H, D], with query and key rotated."""
     parts = [part if part.stride(2) == 1 else part.contiguous() for part in (query, key, value)]
     tokens, heads, size = query.shape
     out = torch.empty(tokens, 3, heads, size, dtype=query.dtype, device=query.device)

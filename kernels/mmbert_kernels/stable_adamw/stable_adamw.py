@@ -27,7 +27,7 @@ from mmbert_kernels.stable_adamw.triton_kernels import apply_triton, sums_triton
 from mmbert_kernels.support.checks import require
 from mmbert_kernels.support.dispatch import backend, fused_operation
 
-# The reference sums pieces of this many elements, which stay in a core's cache.
+# Elements per piece of the reference's sums; a piece stays in a core's cache.
 REFERENCE_PIECE = 1 << 16
 # Maximum number of elements per vector of PyTorch's CPU kernels (512 bits).
 VECTOR = 16
@@ -82,7 +82,7 @@ def stable_adamw_sums(
 
     Returns:
         float64 [spans, 2] on the partition's device: for each span the sum of g^2 / max(v, eps^2),
-        with v updated by this step, and the number of elements. Both can be added over ranks.
+        with v updated by this step, and the number of elements. Both can be summed over ranks.
 
     Raises:
         ValueError: shapes or dtypes do not match, or a span ends after the partition.
@@ -118,7 +118,7 @@ def stable_adamw_apply(
         exp_avg: float32 [N], m; updated.
         exp_avg_sq: float32 [N], v; updated.
         spans: as in the first pass; elements outside are left unchanged.
-        sums: float64 [spans, 2], the first pass' result added over the ranks that hold parts of
+        sums: float64 [spans, 2], the first pass' result, summed over the ranks that hold parts of
             the same tensor.
         betas, step, eps: as in the first pass.
         learning_rate: learning rate of this step.
@@ -195,9 +195,9 @@ def _apply_reference(
     factors: tuple[float, float],
     eps: float,
 ) -> None:
-    """Update by PyTorch's fused AdamW, one call per pair of rate and decay; most tensors share one.
+    """Update by PyTorch's fused AdamW, with one call per distinct pair of rate and decay.
 
-    The factors are debiased already; at step 1e9 its own bias correction vanishes.
+    `factors`: the debiased betas. Step 1e9 disables AdamW's own bias correction.
     """
     far = torch.full((), 1e9, device=flats[0].device)
     alike: dict[tuple[float, float], list[slice]] = {}
@@ -233,7 +233,7 @@ def _apply_reference(
 
 
 def _whole_vectors(places: list[slice]) -> tuple[list[slice], list[slice]]:
-    """Split each slice into whole vectors and a remainder, without empty ones.
+    """Split each slice into whole vectors and a remainder, without empty slices.
 
     The fused AdamW rounds the elements after the last whole vector differently. ZeRO may split
     copies of a tensor differently on different tensor ranks, yet they must stay bitwise equal.

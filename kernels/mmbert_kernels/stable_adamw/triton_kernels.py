@@ -1,4 +1,4 @@
-"""Triton kernels of StableAdamW for all tensors at once (for the formulas see stable_adamw.py).
+"""Triton kernels of StableAdamW for all tensors at once (formulas: stable_adamw.py).
 
 Each program processes one block of one tensor. Whole blocks that start at a multiple of ALIGNMENT
 are read in wide loads without a mask; the elements before and after form separate blocks.
@@ -21,10 +21,10 @@ ALIGNMENT = 4
 def _block_table(
     starts: tuple[int, ...], ends: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return the blocks of the kernels' programs; no block contains parts of two tensors.
+    """Return the block table of the kernels, whose blocks do not cross tensors, and its index.
 
-    int64 [blocks, 3] of (span, first element, end), and int64 [spans + 1], the first block of
-    every span.
+    Table: int64 [blocks, 3] of (span, first element, end). Index: int64 [spans + 1], the first
+    block of every span.
     """
     rows: list[tuple[int, int, int]] = []
     firsts = [0]
@@ -40,7 +40,7 @@ def _block_table(
 
 @triton.jit
 def _second_average(v, gradient, second_weight):  # type: ignore[no-untyped-def]
-    """Return v after the step; both passes compute the same bits."""
+    """Return the updated v, bitwise the same in both passes."""
     return v + second_weight * (gradient * gradient - v)
 
 
@@ -187,7 +187,7 @@ def sums_triton(
     b2: float,
     eps: float,
 ) -> Tensor:
-    """Return the result of stable_adamw_sums, float64 [spans, 2]."""
+    """Compute `stable_adamw_sums`, float64 [spans, 2]."""
     table, firsts = _block_table(starts, ends, gradient.device)
     count = table.shape[0]
     sums = torch.empty(count, dtype=torch.float32, device=gradient.device)
@@ -219,9 +219,10 @@ def apply_triton(
     factors: tuple[float, float],
     eps: float,
 ) -> None:
-    """Update exp_avg, exp_avg_sq and parameter; `flats`: parameter, gradient, exp_avg, exp_avg_sq.
+    """Update parameter, exp_avg and exp_avg_sq in place.
 
-    `factors`: the debiased betas. `rates` and `shrink`: float64 [spans].
+    `flats`: parameter, gradient, exp_avg, exp_avg_sq. `rates`, `shrink`: float64 [spans], learning
+    rates and weight decay factors. `factors`: the debiased betas.
     """
     table, _ = _block_table(starts, ends, flats[0].device)
     if table.shape[0]:

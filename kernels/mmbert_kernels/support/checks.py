@@ -28,5 +28,5 @@ def require_triton_dtype(operation: str, *tensors: Tensor) -> None:
 
 
 def computation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute in: float32, or float64 for float64 arguments."""
+    """Return the dtype of internal computation: float32, or float64 for float64 arguments."""
     return torch.promote_types(dtype, torch.float32)

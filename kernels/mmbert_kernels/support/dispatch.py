@@ -1,9 +1,9 @@
-"""Choice of each operation's backend: once per device type, overridable and logged.
+"""Backend selection per operation and device type, logged and overridable.
 
-The backend of attention also depends on the dtype. Environment variables, read when an operation
-is first used on a device type:
+The backend of attention also depends on the dtype. Environment variables, read at the first use of
+an operation on a device type:
 
-`MMBERT_KERNELS`    `reference` or `triton`: every operation but attention.
+`MMBERT_KERNELS`    all operations except attention: `reference` or `triton`.
 `MMBERT_ATTENTION`  attention: `flash_attn_3`, `flash_attn`, `varlen`, `plain`, `blocked` or
                     `reference`.
 """
@@ -22,7 +22,7 @@ logger = logging.getLogger("mmbert.kernels")
 
 FUSED_OPERATIONS: list[str] = []
 """Operations with a Triton kernel and a reference, as declared by `fused_operation`."""
-# Backends of attention with the modules that they need, None if PyTorch suffices.
+# Attention backends and their modules; None for backends that need only PyTorch.
 ATTENTION_PACKAGES = {
     "flash_attn_3": "flash_attn_interface",
     "flash_attn": "flash_attn.flash_attn_interface",
@@ -34,7 +34,7 @@ ATTENTION_PACKAGES = {
 ON_GPUS = ("flash_attn_3", "flash_attn", "varlen")
 ANY_DEVICE = ("plain", "reference")
 # Backends that are deterministic on a GPU under torch.use_deterministic_algorithms, according to
-# their source code. That is not known of the operators that PyTorch picks for `reference`.
+# their source code. The operators that PyTorch selects for `reference` may not be.
 DETERMINISTIC = ("triton", "flash_attn_3", "flash_attn", "varlen", "plain")
 HALF_TYPES = (torch.bfloat16, torch.float16)
 
@@ -75,11 +75,11 @@ def backend(operation: str, device_type: str, dtype: torch.dtype | None = None) 
     Args:
         operation: a fused operation, or "attention".
         device_type: "cpu", "cuda", …
-        dtype: the dtype of the tensors; only for attention.
+        dtype: dtype of the tensors; attention only.
 
     Raises:
-        ValueError: unknown operation, or an environment variable has an unknown value or one that
-            this machine does not support.
+        ValueError: unknown operation, or an unknown or unsupported value of an environment
+            variable.
     """
     if operation == "attention" and dtype is not None:
         chosen, reason = _attention_backend(device_type, dtype)
@@ -93,7 +93,7 @@ def backend(operation: str, device_type: str, dtype: torch.dtype | None = None) 
 
 
 def backends(device_type: str | None = None) -> dict[str, str]:
-    """Return the backend of every operation on this machine, by operation.
+    """Return each operation's backend on this machine.
 
     `device_type` defaults to "cuda" if there is a GPU, else "cpu". "attention" is the backend for
     bfloat16, "attention in float32" the one for float32.
@@ -165,16 +165,16 @@ def _attention_backend(device_type: str, dtype: torch.dtype) -> tuple[str, str]:
 def is_installed(module: str) -> bool:
     """Whether `module` can be imported; logs a warning if it is installed but fails to import.
 
-    `find_spec` is not enough: flash-attn 4 alone installs a `flash_attn` package without version
-    2's module, and a wheel for another CUDA or torch fails to import for want of a library or
-    symbol.
+    `find_spec` is not sufficient: flash-attn 4 alone installs a `flash_attn` package without
+    version 2's module, and a wheel for another CUDA or torch fails to import because of a missing
+    library or symbol.
     """
     try:
         if importlib.util.find_spec(module) is None:
             return False
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
-        # Not installed if the missing module is this one or a parent package, else a dependency.
+        # If the missing module is neither `module` nor a parent package, it is a dependency.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is None or not f"{module}.".startswith(f"{missing}."):
             logger.warning("%s is installed but cannot be imported: %s", module, error)

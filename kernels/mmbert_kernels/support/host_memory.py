@@ -11,7 +11,7 @@ import sys
 
 logger = logging.getLogger("mmbert.kernels")
 
-# glibc's malloc.h
+# Constants of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 

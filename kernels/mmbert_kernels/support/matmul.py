@@ -1,8 +1,8 @@
-"""Matrix products, on CPUs in float32 by oneDNN, which uses the full vector width of any x86 core.
+"""Matrix products; in float32 on CPUs by oneDNN, which uses the full vector width of x86 cores.
 
 PyTorch's float32 matmul on a CPU uses MKL, which leaves half of an AMD core idle: on a fifth
-generation EPYC it reaches 100 GFLOP/s per core, oneDNN 150 to 230. PyTorch includes oneDNN too; its
-linear (as used by torch.compile) accepts any two matrices once one is transposed.
+generation EPYC it reaches 100 GFLOP/s per core, oneDNN 150 to 230. PyTorch also includes oneDNN,
+whose linear (used by torch.compile) computes any product with one operand transposed.
 """
 
 from functools import lru_cache
@@ -10,15 +10,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-# oneDNN generates code for every new shape, in about half a millisecond; products with fewer
-# multiplications take less than that.
+# Minimum size for oneDNN, which takes about half a millisecond to generate code for each new shape.
+# Smaller products take less than that.
 MIN_MULTIPLICATIONS = 1 << 22
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Compute left [M, K] @ right [K, N] outside of autograd, such as in autograd functions.
+    """Compute left [M, K] @ right [K, N] without autograd, for use in autograd functions.
 
-    Either may be a transposed view. The result is contiguous.
+    Either operand may be a transposed view. The result is contiguous.
     """
     if not _by_onednn(left, right):
         return left @ right
@@ -45,7 +45,7 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) -> None:
-    """Compute total = kept * total + left @ right; total may be float32 and the factors narrower.
+    """Compute total = kept * total + left @ right in place; total may be wider than the factors.
 
     With kept = 0 the previous content of total is not read.
     """
@@ -56,7 +56,7 @@ def accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) 
     else:
         if left.device.type == "cuda":
             product = torch.mm(left, right, out_dtype=total.dtype)
-        else:  # the interpreter: on a CPU there is no matmul of mixed dtypes
+        else:  # Triton's interpreter: no matmul of mixed dtypes on a CPU
             product = left @ right
         if kept:
             total.add_(product)
@@ -68,7 +68,7 @@ def accumulate_matmul(total: Tensor, left: Tensor, right: Tensor, *, kept: int) 
 def _takes_float32_addend(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `torch.addmm` accepts a float32 addend with factors of `dtype`.
 
-    The first releases with `out_dtype` require the addend to have the factors' dtype.
+    Early releases with `out_dtype` require the addend to have the factors' dtype.
     """
     factor, total = torch.zeros(8, 8, dtype=dtype, device=device), torch.zeros(8, 8, device=device)
     try:

@@ -7,8 +7,10 @@ from mmbert_kernels.support.checks import require
 
 
 def check_cu_seqlens(cu_seqlens: Tensor) -> None:
-    """Raise ValueError unless the cumulative lengths are a one-dimensional int32 tensor of two or
-    more. Their values are not checked, which would synchronize with a GPU."""
+    """Raise ValueError unless `cu_seqlens` is a one-dimensional int32 tensor of length 2 or more.
+
+    The values are not checked, to avoid a synchronization with a GPU.
+    """
     require(
         cu_seqlens.ndim == 1 and cu_seqlens.numel() >= 2 and cu_seqlens.dtype == torch.int32,
         "cu_seqlens must be int32[documents + 1], starting with 0 and ending with the number of "

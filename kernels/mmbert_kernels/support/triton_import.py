@@ -27,9 +27,9 @@ except ImportError:
     tl = SimpleNamespace(constexpr=lambda value: value)
 
 
-# Fused multiply-add, with a single rounding: faster, and the setting with which all kernels have
-# been compiled and compared so far. Set explicitly, because Triton's default is on in 3.6 to 3.9,
-# off from 3.10 on, and can be changed by the environment.
+# Fused multiply-add, with a single rounding: faster, and the setting of all comparisons of the
+# kernels so far. Set explicitly, because Triton's default is on in 3.6 to 3.9, off from 3.10, and
+# can be changed by the environment.
 FP_FUSION = True
 
 
@@ -49,7 +49,7 @@ def blocks(length: int, block: int) -> int:
 
 
 def contiguous_rows(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a contiguous copy unless its last dimension has stride 1."""
+    """Return the tensor if its last dimension has stride 1, else a contiguous copy."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
 
 

@@ -58,7 +58,7 @@ class _Units:
     inner: int
     """[T, f] sharded over the group."""
     gathered: int
-    """[T, d] gathered before a linear with sequence parallelism; else 0."""
+    """[T, d] gathered before a linear with sequence parallelism; 0 without."""
     statistics: int
     """A norm's mean and rstd of every token."""
     log_sums: int
@@ -84,9 +84,9 @@ def activation_memory(
         config: the model.
         row_tokens: tokens of the row.
         masked_tokens: mask slots of the row.
-        document_slots: entries of cu_seqlens minus one, filled or not, for which FlashAttention 2
-            allocates memory in its backward pass (flash_api.cpp, mha_varlen_bwd: dq_accum and
-            softmax_d); 0 for attention that accumulates in the gradients themselves, as on CPUs.
+        document_slots: length of cu_seqlens minus one, including unused slots. FlashAttention 2
+            allocates memory for each slot in its backward pass (flash_api.cpp, mha_varlen_bwd:
+            dq_accum and softmax_d). 0 for attention that accumulates in the gradients, as on CPUs.
         tensor_parallel: size of the tensor group.
         sequence_parallel: whether tokens are sharded outside attention and MLP.
         element_size: bytes per element of the model's dtype (2 for bfloat16).
@@ -109,11 +109,11 @@ def activation_memory(
     vocabulary = -(-config.vocab_size // tensor_parallel)
     table = vocabulary * config.hidden_size * element_size
     rows = masked_tokens * config.hidden_size * element_size
-    # Gathered rows, after dense, after GELU; the gradient of the decoder's input.
+    # Saved rows (gathered, after dense, after GELU) and the gradient of the decoder's input.
     head = 4 * rows + vocabulary * (config.hidden_size + 1) * FLOAT32
     chunk = min(LOGITS_CHUNK_BYTES, masked_tokens * vocabulary * element_size)
 
-    # The last hidden states stay alive while the head processes some of them.
+    # The last hidden states stay allocated while the head processes the masked positions.
     in_head = units.stream + head + chunk + 2 * rows
     forward_peak = layers + max(_layer_forward(config, units), in_head)
     # Backward: first the decoder's gradients are cast to the model's dtype (in place in float32);
@@ -130,19 +130,19 @@ def _kept_by_layers(config: EncoderConfig, units: _Units, *, table_is_split: boo
     if config.recompute == "full":
         kept = count * units.stream
     else:
-        # The first layer has no norm before attention, whose input is saved as the stream.
+        # The first layer has no norm before attention; the attention's input is the saved stream.
         kept = count * _layer_kept(config, units) - units.statistics
         if config.recompute == "none":
             kept -= units.stream
-    # The final norm's sum and statistics, the embedding norm's statistics and, without the fused
-    # look-up of a table that is not sharded, its input rows.
+    # The final norm's sum and statistics, the embedding norm's statistics and, for a sharded table
+    # (no fused look-up), the embedding norm's input rows.
     return kept + (2 if table_is_split else 1) * units.stream + 2 * units.statistics
 
 
 def _layer_kept(config: EncoderConfig, units: _Units) -> int:
-    """Return the bytes saved by a layer, by the table in the module's docstring.
+    """Return the bytes saved by a layer (table in the module's docstring).
 
-    With `full`, during its recomputation; one of the sums is then the saved input.
+    With `full`, the bytes saved during its recomputation; one of the sums is the saved input.
     """
     kept = 4 * units.heads + 2 * units.statistics + units.log_sums
     if config.recompute == "selective":
@@ -153,7 +153,7 @@ def _layer_kept(config: EncoderConfig, units: _Units) -> int:
 
 
 def _layer_forward(config: EncoderConfig, units: _Units) -> int:
-    """Return the peak of the last layer's forward pass beside the tensors finally saved."""
+    """Return the peak of the last layer's forward pass, excluding saved tensors."""
     if config.recompute == "full":
         attention = units.stream + 6 * units.heads + units.gathered
         feed_forward = 3 * units.stream + 3 * units.inner
@@ -165,7 +165,7 @@ def _layer_forward(config: EncoderConfig, units: _Units) -> int:
 
 
 def _layer_backward(config: EncoderConfig, units: _Units) -> int:
-    """Return the peak of the last layer's backward pass beside the tensors saved before."""
+    """Return the peak of the last layer's backward pass, relative to the saved tensors."""
     selective = config.recompute == "selective"
     # Tensors freed after use, and tensors recomputed before use.
     freed, rebuilt = (0, units.inner) if selective else (units.inner, 0)

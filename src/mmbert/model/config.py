@@ -9,8 +9,7 @@ from mmbert.recipe.division import not_divided_by_tensor
 
 Recompute = Literal["none", "selective", "full"]
 
-# Properties of every ModernBERT here, by the keys (and with the defaults) of Hugging Face's
-# config.json.
+# Fixed properties of the architecture, with the keys and defaults of Hugging Face's config.json.
 FIXED_BY_ARCHITECTURE: dict[str, object] = {
     "hidden_activation": "gelu",
     "classifier_activation": "gelu",  # of the masked-language-model head
@@ -47,12 +46,12 @@ class EncoderConfig:
         return self.hidden_size // self.num_attention_heads
 
     def attends_globally(self, layer: int) -> bool:
-        """Whether this layer attends globally; the others attend in the local window."""
+        """Whether `layer` uses global attention; the others use the local window."""
         return layer % self.global_attention_every == 0
 
 
 def encoder_config(settings: ModelSettings, vocab_size: int) -> EncoderConfig:
-    """Return the recipe's model with the tokenizer's vocabulary size.
+    """Build the configuration from the recipe's model and the tokenizer's vocabulary size.
 
     UserError if the recipe sets a different vocabulary size.
     """
@@ -74,8 +73,8 @@ def check_parallel(
 ) -> None:
     """Raise UserError if the model cannot be sharded over `tensor_parallel` ranks.
 
-    Heads, widths and, with sequence parallelism, the tokens of a row (None if unknown) must be
-    divisible. The vocabulary need not be, but every rank must hold some of it.
+    The number of heads, the inner width and, with sequence parallelism, the tokens of a row (None
+    if unknown) must be divisible. The vocabulary need not be, but must have an id for every rank.
     """
     found = not_divided_by_tensor(
         tensor_parallel,

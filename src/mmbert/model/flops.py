@@ -8,8 +8,8 @@ size f, vocabulary V:
     head      6 · (d² + dV) per masked token only
 
 4d² are queries, keys, values and attention's output; 3df are gate, up and down. `keys` is the
-number of tokens attended to: the whole document in a global layer, at most the local window and
-the token itself in a local one; it counts twice, for the scores and for their product with the
+number of tokens attended to: the whole document in a global layer, at most the local window plus
+the token itself in a local one. It counts twice: for the scores and for their product with the
 values.
 
 Excluded: recomputation (including the scores in flash attention's backward pass), masked tiles of a
@@ -47,7 +47,7 @@ class Flops:
         return self.encoder + self.head + self.global_attention + self.local_attention
 
     def per(self, tokens: float) -> "Flops":
-        """Return the FLOPs per token, of `tokens` tokens."""
+        """Return the FLOPs per token for a total of `tokens`."""
         return Flops(
             self.encoder / tokens,
             self.head / tokens,
@@ -68,7 +68,7 @@ def flops_by_part(
         model: the recipe's model.
         vocabulary_size: number of token ids.
         lengths: tokens of each document in the row, including begin and end, without padding.
-        masked_tokens: mask slots of the row, filled or not: all are computed.
+        masked_tokens: mask slots of the row, including unused ones, which are computed too.
     """
     d, f = model.hidden_size, model.intermediate_size
     documents = np.asarray(lengths, dtype=np.float64)
@@ -90,5 +90,5 @@ def training_flops(
     lengths: Sequence[float] | npt.NDArray[np.int64],
     masked_tokens: float,
 ) -> float:
-    """Return the sum of `flops_by_part`."""
+    """Return the total FLOPs of training on one row, the sum of `flops_by_part`."""
     return flops_by_part(model, vocabulary_size, lengths, masked_tokens).total

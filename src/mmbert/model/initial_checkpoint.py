@@ -1,8 +1,8 @@
 """Checks of an initial checkpoint (a folder written by `mmbert import`) against recipe and shards.
 
-Weights of matching shapes may still belong to a different function: another window, activation or
-layer pattern, or a vocabulary with other ids. Nothing would fail then; the model would only be
-worse. The folder's config.json and tokenizer.json are therefore compared before training starts.
+Matching shapes do not imply a matching model: window, activation, layer pattern or token ids may
+differ. Training would then run without an error but produce a worse model. The folder's config.json
+and tokenizer.json are therefore compared before training starts.
 """
 
 import json
@@ -44,7 +44,7 @@ class InitialCheckpoint:
         self.vocab_size: int = self._config["vocab_size"]
 
     def check_model(self, settings: ModelSettings) -> None:
-        """Raise UserError with every key in which the recipe's model differs."""
+        """Raise UserError, listing all differing keys, unless the recipe's model matches."""
         differing = [
             f"{ours} is {getattr(settings, ours)} instead of {self._config[theirs]}"
             for theirs, ours in _SAME.items()
@@ -66,7 +66,7 @@ class InitialCheckpoint:
     def rotary_differences(self, bases: RotaryBases) -> list[str]:
         """Return a warning for each kind of layer whose rotary base differs from the checkpoint's.
 
-        A change may be intended, such as for a longer context, but usually is a mistake.
+        A change may be intended, such as for a longer context, but is usually a mistake.
         """
         return [
             f"rotary_bases.{key.partition('_')[0]} of the first phase is {getattr(bases, ours):g},"
@@ -76,9 +76,9 @@ class InitialCheckpoint:
         ]
 
     def check_tokenizer(self, tokenizer: Path, special_ids: dict[str, int]) -> None:
-        """Raise UserError unless the model and the shards have the same vocabulary.
+        """Raise UserError unless the model and the shards have the same vocabulary and special ids.
 
-        `tokenizer`: the shards' tokenizer folder. `special_ids`: its special ids by role.
+        `tokenizer`: the shards' tokenizer folder. `special_ids`: special token ids by role.
         """
         ours, theirs = self.folder / "tokenizer.json", tokenizer / "tokenizer.json"
         remedy = (

@@ -13,7 +13,7 @@ from mmbert.parallel.process_grid import TensorGroup
 
 @torch.no_grad()
 def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> None:
-    """Load every parameter's shard from the float32 tensor of its name.
+    """Load each parameter's shard from the float32 tensor of the same name in model.safetensors.
 
     Raises:
         UserError: the file cannot be read, or belongs to a different model.

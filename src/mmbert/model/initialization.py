@@ -24,7 +24,7 @@ from mmbert.parallel.parameter_spec import (
 )
 
 BLOCK_ROWS = 4096
-# Truncation of the normal in standard deviations, and the probability below -CUT.
+# Truncation of the normal in standard deviations, and the normal's probability below -CUT.
 CUT = 2.0
 TAIL = 0.5 * math.erfc(CUT / math.sqrt(2))
 

@@ -3,7 +3,7 @@
 Shapes: T tokens of a row, K masked positions, d hidden size, f inner width. Between the parallel
 layers, heads and f are this rank's shard, and with sequence parallelism so are the tokens outside
 attention and MLP. The module tree gives the parameters Hugging Face's names.
-Architecture: Warner et al. 2024 (ModernBERT), as in transformers' ModernBertForMaskedLM.
+Architecture: ModernBERT (Warner et al. 2024), as in transformers' ModernBertForMaskedLM.
 """
 
 import math
@@ -216,11 +216,11 @@ class MaskedLanguageModel(nn.Module):
         The upstream gradient of the losses must be the same for all, as for their sum or mean.
 
         Args:
-            batch: the row.
+            batch: the packed row.
             rotary_bases: RoPE bases of global and local layers.
-            dropout_seed: None disables dropout. The masks depend only on the seed and the tokens'
-                indices in the whole run, so that all rows can share a seed.
-            dropout: probability of dropping an output of attention; default: the configuration's.
+            dropout_seed: seed of the masks; None disables dropout. All rows can share a seed,
+                because the masks also depend on the tokens' indices in the training run.
+            dropout: dropout probability of attention's output; default: the configuration's.
         """
         hidden = self._encode(batch, rotary_bases, dropout_seed, dropout)
         masked = gather_token_rows(hidden, batch.masked_positions, self.parallel)
@@ -230,8 +230,10 @@ class MaskedLanguageModel(nn.Module):
     def logits(
         self, batch: PackedBatch, *, rotary_bases: RotaryBases, all_tokens: bool = False
     ) -> Tensor:
-        """Compute float32 logits on every rank: [K, vocabulary] of the masked positions or, with
-        `all_tokens`, [T, vocabulary]."""
+        """Compute float32 logits on every rank: [K, vocabulary] at the masked positions.
+
+        With `all_tokens`: [T, vocabulary] at all positions.
+        """
         hidden = self._encode(batch, rotary_bases, None)
         positions = batch.masked_positions
         if all_tokens:

@@ -1,4 +1,4 @@
-"""Input of the model's forward: one row of packed documents as tensors."""
+"""Input of the model's forward pass: one row of packed documents."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from torch import Tensor
 class PackedBatch:
     """A row of T tokens: concatenated documents with K masked positions.
 
-    Every tensor rank must receive the same row. T and K are the same for all rows of a phase; S is
-    the number of documents, padded to one of few values.
+    Every tensor rank must receive the same row. T and K are the same for all rows of a phase. S,
+    the number of document slots, takes one of a few values.
     """
 
     input_ids: Tensor
-    """int64 [T], masked."""
+    """int64 [T]: token ids after masking."""
     cu_seqlens: Tensor
     """int32 [S + 1]: start of each document, from 0 to T; trailing entries may repeat T."""
     max_seqlen: int
@@ -27,7 +27,7 @@ class PackedBatch:
     weights: Tensor
     """float32 [K]: 1, or 0 for unused slots."""
     row_index: int
-    """Index of the row in the whole training run, which dropout masks depend on."""
+    """Index of the row in the training run; determines the dropout masks."""
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Copy the row to `device`, asynchronously from pinned memory."""

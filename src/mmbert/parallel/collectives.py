@@ -57,7 +57,7 @@ def reduce_scatter(x: Tensor, group: Group) -> Tensor:
 def gather_last_dimension(x: Tensor, group: Group, widths: list[int] | None = None) -> Tensor:
     """Concatenate every rank r's […, w_r] to […, sum of w]; not differentiable.
 
-    `widths`: the w of all ranks; default: equal.
+    `widths`: w of every rank; default: equal widths.
     """
     if group.size == 1:
         return x

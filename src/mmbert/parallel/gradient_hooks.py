@@ -3,10 +3,10 @@
 With sequence parallelism each tensor rank applies the norms to its own tokens and has a partial
 gradient of their weights. A hook on the parameter sums the partial gradients before anything else
 reads them: it runs ahead of DeepSpeed's hooks, whether registered before or after
-deepspeed.initialize, and once per backward pass. Without it the loss shows nothing, but the copies
-of the parameter drift apart.
+deepspeed.initialize, and once per backward pass. Without it the copies of the parameter drift
+apart, with no sign in the loss.
 
-Autograd gives a bfloat16 weight a bfloat16 gradient. The gradient of the vocabulary's weight is a
+Autograd gives a bfloat16 weight a bfloat16 gradient. The gradient of the tied embedding table is a
 float32 sum over all masked tokens, and can be accumulated over microbatches without rounding.
 """
 
@@ -34,8 +34,10 @@ def all_reduce_partial_gradients(model: nn.Module, group: Group) -> list[Removab
 
 
 def attach_main_grad(parameter: nn.Parameter, total: Tensor) -> None:
-    """Make operations with a float32 gradient of `parameter` add it to `total`, of the same shape,
-    in the backward pass instead of returning it to autograd."""
+    """Attach `total`, of the same shape, as the accumulator of the parameter's float32 gradient.
+
+    Operations that support it add to `total` in the backward pass instead of returning a gradient.
+    """
     parameter.main_grad = total  # type: ignore[attr-defined]
 
 

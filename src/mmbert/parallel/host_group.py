@@ -1,7 +1,7 @@
 """Host-side (gloo) collectives for bookkeeping, separate from training communication.
 
-A separate group, so that a message never queues behind the device's collectives and reading it
-never waits for the device.
+With a separate group, messages never queue behind the device's collectives, and reading one never
+waits for the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,8 +33,10 @@ class HostGroup:
 
     @classmethod
     def on_default_group(cls) -> "HostGroup":
-        """Use the default group, for programs without collectives of training; a single process if
-        there is no default group."""
+        """Wrap the default group, for programs without training communication.
+
+        If it is not initialized: a single process.
+        """
         if not distributed.is_initialized():
             return cls(0, 1)
         world = distributed.group.WORLD
@@ -72,7 +74,7 @@ class HostGroup:
     def raise_on_all_ranks(self, action: Callable[[], None] | None) -> None:
         """Run `action`, if given, and raise any rank's UserError on all ranks.
 
-        If only one rank exited, the others would report a broken connection and nothing else.
+        If only one rank exited, the others would report just a broken connection.
         """
         error = None
         try:

@@ -2,7 +2,7 @@
 
 Each layer creates its own parameters: this rank's shards, uninitialized, each with a ParameterSpec
 (parameter_spec.py). With sequence parallelism input or output tokens are the rank's shard. Each
-weight is used inside its own module's forward only, where ZeRO 3 gathers it.
+weight is used only inside its own module's forward, where ZeRO 3 gathers it.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class TensorParallel:
     """Whether tokens are sharded over the group outside attention and MLP."""
 
     def token_offset(self, tokens: int) -> int:
-        """Return the position in the row of this rank's first token, of `tokens` in all."""
+        """Return the position of this rank's first token in a row of `tokens` tokens."""
         return self.group.rank * (tokens // self.group.size) if self.sequence else 0
 
 
@@ -51,7 +51,7 @@ def truncated_normal(std: float) -> InitialDistribution:
 
 
 class _ParallelLinear(nn.Module):
-    """Bias-free linear over the group, by one of the two functions of linear.py."""
+    """Bias-free linear over the group, by `column_linear` or `row_linear`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class _ParallelLinear(nn.Module):
         self.weight = empty_parameter(spec, parallel.group)
 
     def forward(self, x: Tensor, *, recompute_input: InputRecompute | None = None) -> Tensor:
-        """`recompute_input`: recomputes x in the backward pass, so that it is not saved."""
+        """Apply the linear; `recompute_input` recomputes x in backward instead of saving it."""
         group, sequence = self.parallel.group, self.parallel.sequence
         return self._linear(
             x, self.weight, group, sequence_parallel=sequence, recompute_input=recompute_input
@@ -168,8 +168,10 @@ class LayerNorm(nn.Module):
         self.weight = empty_parameter(spec, parallel.group)
 
     def forward(self, *tensors: Tensor, operation: Callable[..., Any], **options: Any) -> Any:
-        """Call `operation` on the tensors, this weight and eps. Called by the methods below: ZeRO 3
-        gathers a weight only around its module's forward."""
+        """Call `operation` on the tensors, this weight and eps.
+
+        Called by the methods below, because ZeRO 3 gathers a weight only for its module's forward.
+        """
         return operation(*tensors, self.weight, self.eps, **options)
 
     def norm(self, x: Tensor) -> Tensor:
@@ -207,10 +209,10 @@ class LayerNorm(nn.Module):
 
 
 class IdentityNorm(nn.Module):
-    """Replacement of the norm in a layer that has none."""
+    """Identity instead of a norm; only adds the update."""
 
     def add_norm(self, hidden: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return hidden + update twice: in place of its norm, and as the residual stream."""
+        """Return hidden + update twice: as the branch's input and as the residual stream."""
         total = hidden if update is None else hidden + update
         return total, total
 

@@ -1,9 +1,9 @@
-"""Column-parallel and row-parallel linear functions that overlap communication in backward.
+"""Column-parallel and row-parallel linear functions with overlapped communication.
 
-The backward pass all-reduces the input's gradient while it computes the weight's. Saved are the
-rank's own tokens (gathered again in the backward pass) and the parameter itself, not a view of it:
-under ZeRO 3 a saved view would keep the gathered weight alive. With a group of size one these are
-an ordinary bias-free linear.
+The column-parallel backward pass sums the input's gradient over the group while it computes the
+weight's. The rank's own tokens are saved (and gathered again in the backward pass), with the
+parameter itself: under ZeRO 3 a saved view would keep the gathered weight alive. With a group of
+size one, both functions are an ordinary bias-free linear.
 """
 
 from collections.abc import Callable
@@ -90,7 +90,7 @@ class _AsyncResult:
 
 
 def _start_sum(partial: Tensor, group: Group, *, scatter: bool) -> _AsyncResult:
-    """Start to sum `partial` over the group, in place or scattered to this rank's shard."""
+    """Start an in-place all-reduce of `partial` or, with `scatter`, a reduce-scatter of tokens."""
     if group.size == 1:
         return _AsyncResult(partial, None)
     if not scatter:
@@ -101,7 +101,7 @@ def _start_sum(partial: Tensor, group: Group, *, scatter: bool) -> _AsyncResult:
 
 
 def _start_gather(x: Tensor, group: Group, *, needed: bool) -> _AsyncResult:
-    """Start to gather all ranks' tokens, if `needed`."""
+    """Start an all-gather of the tokens, if `needed`."""
     if group.size == 1 or not needed:
         return _AsyncResult(x, None)
     tokens = x.new_empty((x.shape[0] * group.size, *x.shape[1:]))

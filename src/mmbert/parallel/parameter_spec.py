@@ -1,10 +1,10 @@
-"""Sharding of parameters, the single source for everything that depends on it.
+"""Sharding specifications of parameters, the single source of truth.
 
 Initialization, DeepSpeed's norm flags, the all-reduce of replicated gradients, checkpoints and
 export all read `parameter.spec`. A split parameter is sharded along one dimension. Fused
 parameters (query, key and value; gate and up) have several parts along it, and each part is sharded
-separately. Shards consist of whole units (such as a head's width); if the number of units need not
-be divisible, the first ranks hold one unit more.
+separately. Shards consist of whole units (such as a head's width). If uneven shards are allowed,
+the first ranks may hold one unit more.
 """
 
 from dataclasses import dataclass, field, replace
@@ -32,11 +32,11 @@ class ParameterSpec:
     full_shape: tuple[int, ...]
     initial: InitialDistribution
     name: str = ""
-    """Name in the whole model, equal to Hugging Face's; set once the model is built."""
+    """Full name in the model, equal to Hugging Face's; set when the model is complete."""
     split_dimension: int | None = None
     """Sharded dimension; None if replicated."""
     fused_sizes: tuple[int, ...] = field(default=())
-    """Sizes of the fused parts along the split dimension, summing to its size; empty: one part."""
+    """Sizes of the fused parts, which sum to the split dimension's; empty for a single part."""
     granularity: int = 1
     """Size of a unit: shards are multiples of it (a part's last shard may have a remainder)."""
     require_even: bool = True
@@ -63,10 +63,10 @@ class ParameterSpec:
         return self.split_dimension is not None
 
     def ranges(self, rank: int, size: int) -> list[tuple[int, int]]:
-        """Return the [start, stop) along the split dimension of `rank` of `size`, one per part.
+        """Return the [start, stop) ranges of `rank` along the split dimension, one per part.
 
         Their concatenation is the rank's shard. A replicated parameter has a single range, all of
-        dimension 0. ValueError if shards must be even and cannot be.
+        dimension 0. ValueError if even shards are required but impossible.
         """
         if self.split_dimension is None:
             return [(0, self.full_shape[0])]
@@ -121,14 +121,14 @@ def empty_parameter(spec: ParameterSpec, group: Group) -> nn.Parameter:
 
 
 def spec_of(parameter: nn.Parameter) -> ParameterSpec:
-    """Return the spec that a parallel layer attached to its parameter."""
+    """Return the spec attached to a parallel layer's parameter."""
     spec = getattr(parameter, "spec", None)
     assert isinstance(spec, ParameterSpec)
     return spec
 
 
 def name_parameters(model: nn.Module) -> None:
-    """Set each parameter's name in the whole model in its spec."""
+    """Store each parameter's full name in its spec."""
     for name, parameter in model.named_parameters():
         _attach(parameter, replace(spec_of(parameter), name=name))
 

@@ -1,4 +1,4 @@
-"""Process grid of tensor-parallel and data-parallel groups, passed as values.
+"""Process grid of tensor-parallel and data-parallel groups, passed explicitly.
 
 Rank r has tensor rank r % T and data rank r // T: tensor groups are innermost, on adjacent devices
 of one node, because they communicate the most. A group of size one needs no process group; all
@@ -73,7 +73,8 @@ def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
     rank = dist.get_rank()
     data_parallel = world_size // tensor_parallel
     tensor_rank, data_rank = rank % tensor_parallel, rank // tensor_parallel
-    # With local synchronization only a group's members meet, so it scales to thousands of ranks.
+    # With local synchronization only a group's members take part, which scales to thousands of
+    # ranks.
     tensor_group = dist.new_group(
         [data_rank * tensor_parallel + i for i in range(tensor_parallel)],
         use_local_synchronization=True,

@@ -1,8 +1,8 @@
-"""Consistency checks across ranks, cheap enough for every N steps of a real run.
+"""Consistency checks across ranks, cheap enough to run every N steps in training.
 
 Copies are compared by digests of their bits, so that a check communicates a few bytes per
-parameter. The functions return the problems found, equal on all ranks of the given group;
-`require_sane` then fails on every process of the grid together, so that none is left waiting.
+parameter. The functions return the problems found; those that take a group return the same on all
+its ranks. `require_sane` then fails on every process of the grid, so that none is left waiting.
 """
 
 import math
@@ -37,7 +37,7 @@ def require_sane_model(
 ) -> None:
     """Run all checks of a model in training; SanityError on every process if one fails.
 
-    Collective. `partitions`: under ZeRO 3 this rank's partitions of the parameters by name, because
+    Collective. `partitions`: this rank's partitions of the parameters by name under ZeRO 3, where
     the parameters themselves are released. `rows`: this rank's training data, which must be equal
     on its tensor group.
     """
@@ -60,11 +60,11 @@ def check_parameters(
     *,
     partitioned_over_data: bool = False,
 ) -> list[str]:
-    """Check that replicated parameters are bitwise equal on the tensor group, that all parameters
-    are on the data group, and that all are finite. Collective.
+    """Check that copies of parameters are bitwise equal and all values finite. Collective.
 
-    `parameters`: this rank's shards by name or, with `partitioned_over_data` (ZeRO 3, where no two
-    data ranks hold the same), its partitions of them.
+    Replicated parameters are compared on the tensor group, all parameters on the data group.
+    `parameters`: this rank's shards by name. With `partitioned_over_data` (ZeRO 3): its partitions
+    of them, which differ between data ranks and are not compared there.
     """
     replicated = {n: p for n, p in parameters.items() if not specs[n].is_split}
     problems = check_same(replicated, grid.tensor, "replicated parameters on tensor ranks")
@@ -94,7 +94,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_gradient_ownership(model: nn.Module, group: Group) -> list[str]:
-    """Report parameters with gradient elements not counted exactly once over the tensor group.
+    """Report parameters whose gradient elements are not counted exactly once on the tensor group.
 
     DeepSpeed counts a parameter for the global norm on every tensor rank if it is flagged
     `tensor_model_parallel`, else on rank 0 only. A split parameter must therefore be flagged and a
@@ -118,7 +118,7 @@ def check_gradient_ownership(model: nn.Module, group: Group) -> list[str]:
 
 
 def require_sane(problems: Iterable[str], grid: ProcessGrid, device: torch.device) -> None:
-    """Raise SanityError with all ranks' problems on every process if there is any. Collective."""
+    """Raise SanityError on every process if any rank has problems, listing all. Collective."""
     found = list(problems)
     count = torch.tensor([len(found)], dtype=torch.int64, device=device)
     if not int(all_reduce(all_reduce(count, grid.tensor), grid.data).item()):

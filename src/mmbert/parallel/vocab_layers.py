@@ -51,8 +51,8 @@ class VocabParallelEmbedding(nn.Module):
     ) -> Tensor:
         """Look up input_ids int64[T]: [T, hidden], or the rank's [T / size, hidden].
 
-        `lookup(ids, table)` replaces the plain look-up in a table that is not sharded, to fuse it
-        with the operation after it.
+        `lookup(ids, table)` replaces the plain look-up, to fuse it with the operation after it;
+        unsharded tables only.
         """
         if not self.is_sharded:
             return (lookup or nn.functional.embedding)(input_ids, self.weight)
@@ -60,7 +60,7 @@ class VocabParallelEmbedding(nn.Module):
         group = self.parallel.group
         mine = (input_ids >= self.start) & (input_ids < self.stop)
         rows = nn.functional.embedding((input_ids - self.start) * mine, self.weight)
-        # One rank adds the row, the others exact zeros: the sum is the row, bit for bit.
+        # One rank adds the row, the others exact zeros, so the sum is bitwise equal to the row.
         rows = rows * mine.unsqueeze(-1)
         reduce = reduce_scatter_tokens if self.parallel.sequence else reduce_from_group
         return reduce(rows, group)
@@ -78,7 +78,7 @@ class VocabParallelDecoder(nn.Module):
         self.bias = empty_parameter(
             ParameterSpec(
                 full_shape=(vocab_size,),
-                # The default of torch's linear, which the original initialization leaves.
+                # The default of torch's linear, unchanged by the original initialization.
                 initial=InitialDistribution("uniform", 1 / math.sqrt(hidden_size)),
                 split_dimension=0,
                 granularity=table.granularity,
@@ -122,8 +122,8 @@ class VocabParallelDecoder(nn.Module):
 
 
 def vocabulary_granularity(vocab_size: int) -> int:
-    """Return the multiple of rows by which the vocabulary is sharded: 64 if it is large, else 1.
+    """Return the granularity of vocabulary shards: 64 rows from a vocabulary of 16,384, else 1.
 
-    Matrix products over ranges that are not multiples of 8 wide are several times slower on GPUs.
+    On GPUs, matrix products are several times slower for widths that are not multiples of 8.
     """
     return 64 if vocab_size >= 16_384 else 1

@@ -7,7 +7,7 @@ from torch import Tensor
 from mmbert.parallel.parameter_spec import ParameterSpec
 
 MASTER = "master"
-"""Name of the float32 weight among the tensors kept per parameter, in checkpoints too."""
+"""Key of the float32 master weight in a parameter's states, also in checkpoints."""
 
 
 @dataclass(frozen=True)

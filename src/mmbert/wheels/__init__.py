@@ -1,4 +1,4 @@
-"""Offline installation: collect wheels where there is a network, install them where there is none.
+"""Offline installation: collects wheels on a connected machine, installs them on an offline one.
 
 Runs on a bare interpreter with only pip (`python3 -m mmbert.wheels`), before any setup. The only
 third-party import is therefore `packaging`, which pip vendors.

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns exit status 2 for a UserError."""
+    """Run the command and return its exit status: 2 for a UserError, 130 if interrupted."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)

@@ -1,4 +1,4 @@
-"""Download of the wheels that a machine without a network lacks."""
+"""Download of the missing wheels of a machine without a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmbert.wheels.resolution import Package, resolve
 from mmbert.wheels.target import Target
 
 _MEBIBYTE = 1 << 20
-# Packages of at least this size show a progress bar.
+# Downloads above this size show a progress bar.
 _PROGRESS_BAR_BYTES = 32 * _MEBIBYTE
 _CUDA = ("torch", "triton", "nvidia-", "cuda-")
 
@@ -30,14 +30,14 @@ def collect(
     """Download the wheels of `wanted` that `target` lacks into `folder`, keeping existing ones.
 
     Args:
-        folder: created if missing.
+        folder: destination; created if missing.
         wanted: requirements; dependencies are included.
-        target: the machine to collect for.
-        present: packages of that machine; those that satisfy a requirement are not collected.
+        target: machine to collect for.
+        present: packages on that machine; those that satisfy a requirement are not collected.
 
     Raises:
         UserError: a package has no wheel for the machine and cannot be built here, the registry is
-            unreachable, or the folder is not writable. Names the packages.
+            unreachable, the disk is too small, or the folder is not writable. Names the packages.
     """
     contents = _writable(folder, target)
     packages = resolve(find_uv(), wanted, target, present, contents.wheels.values())
@@ -91,7 +91,7 @@ def _writable(folder: Path, target: Target) -> Contents:
 
 
 def _fetch(package: Package, folder: Path, target: Target) -> None:
-    """Add one wheel to `folder` atomically, replacing other versions of it."""
+    """Add one wheel to `folder` atomically, replacing other versions of the package."""
     exact = f"{package.name}=={package.version}"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     # On the same file system, so that the wheel can be renamed into place.

@@ -1,4 +1,4 @@
-"""A folder of wheels: which are compatible with a machine, and their metadata."""
+"""Folder of wheels: compatibility with a machine, and metadata."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Contents:
-    """Compatible wheels of a folder by name (newest version each), and the others."""
+    """Wheels of a folder by name: compatible (newest version each), others and damaged."""
 
     wheels: dict[str, Wheel]
-    others: dict[str, str]  # file names of wheels for other machines, by name
+    others: dict[str, str]  # file names of incompatible wheels
     damaged: dict[str, Path]
 
 
 def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
-    """Read the wheels in `folder` for a machine that accepts the tags `accepted`.
+    """Read the wheels in `folder` for a machine with the accepted tags `accepted`.
 
     Files without a valid wheel name are ignored.
 
@@ -73,7 +73,7 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
 
 
 def is_pure(path: Path) -> bool:
-    """Return whether a wheel runs on every platform, by its tags and its metadata."""
+    """Whether a wheel is platform-independent, according to its tags and metadata."""
     _, _, _, wheel_tags = utils.parse_wheel_filename(path.name)
     anywhere = all((tag.abi, tag.platform) == ("none", "any") for tag in wheel_tags)
     return anywhere and _message(path, "WHEEL").get("Root-Is-Purelib", "").strip() == "true"

@@ -1,4 +1,4 @@
-"""Parser of saved `pip list` or `pip freeze` output: the packages that a machine has."""
+"""Parser of saved `pip list` or `pip freeze` output, the installed packages of a machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmbert.wheels.pep import utils, version
 _FREEZE = re.compile(r"([A-Za-z0-9][\w.-]*)\s*===?\s*(\S+)")
 _LIST = re.compile(r"([A-Za-z0-9][\w.-]*)\s+(\d\S*)(\s+\S.*)?")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)\s*@\s*\S+|(?:-e|--editable)\s+\S+")
-# Other pip output, present if both of its streams go to one file.
+# Other pip output, present if stdout and stderr go to the same file.
 _IGNORED_LINES = re.compile(
     r"Package\s+Version\b.*|-[- ]+|#.*|WARNING:.*|DEPRECATION:.*|\[notice\].*|"
 )

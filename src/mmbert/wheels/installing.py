@@ -16,17 +16,17 @@ from mmbert.wheels.programs import run
 
 @dataclass(frozen=True)
 class MissingPackages:
-    """Wheels that an interpreter needs, and requirements without a wheel, with reasons."""
+    """Wheels to install, and unmet requirements with reasons."""
 
     wheels: dict[str, Wheel]
     missing: list[str]
 
 
 def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
-    """Install only the wheels of `folder` that this interpreter lacks.
+    """Install the wheels of `folder` that this interpreter lacks.
 
     Installed packages with a satisfying version are kept, with their dependencies. If a package is
-    missing, all others that do not need it are installed.
+    missing, all others that do not depend on it are installed.
 
     Raises:
         UserError: packages are missing from `folder`, damaged, or for another machine. Names all.
@@ -52,7 +52,7 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
 
 
 def find_missing(wanted: Iterable[requirements.Requirement], contents: Contents) -> MissingPackages:
-    """Resolve requirements, including those of needed wheels, in the interpreter and the folder."""
+    """Resolve requirements and their dependencies from the interpreter and the folder."""
     wheels: dict[str, Wheel] = {}
     missing: dict[str, tuple[specifiers.SpecifierSet, str]] = {}
     needed_by: dict[str, set[str]] = {}
@@ -80,13 +80,13 @@ def find_missing(wanted: Iterable[requirements.Requirement], contents: Contents)
         wheels[name] = wheel
         for part in ("", *requirement.extras):
             waiting += [(needed, part, name) for needed in wheel.requires]
-    for requirement in seen.values():  # some were satisfied by a version that a wheel replaces
+    for requirement in seen.values():  # the version that satisfied one may be replaced by a wheel
         name = utils.canonicalize_name(requirement.name)
         chosen = wheels.get(name)
         if chosen and not requirement.specifier.contains(chosen.version, prereleases=True):
             missing[name] = (requirement.specifier, _reason(chosen, contents, name))
     useless, found = set(missing), set(missing)
-    while found:  # dependents of missing packages: if installed, they would pass as complete
+    while found:  # skip dependents of missing packages, which would pass as complete
         found = {by for name in found for by in needed_by[name]} - useless - {""}
         useless |= found
     wheels = {name: wheel for name, wheel in wheels.items() if name not in useless}
@@ -100,7 +100,7 @@ def _is_installed(requirement: requirements.Requirement) -> bool:
         version: str | None = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return False
-    # None: partly removed. Vendor images contain pre-releases of torch.
+    # The version of a partly removed package is None. Vendor images contain pre-releases of torch.
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 

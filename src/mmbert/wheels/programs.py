@@ -1,4 +1,4 @@
-"""External programs: uv resolves for another machine, pip downloads and builds."""
+"""External programs: uv for resolution for another machine, pip for downloads and builds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from mmbert.errors import UserError
 from mmbert.wheels.required import ROOT
 
-# Older versions write no pylock.toml, which contains the sizes.
+# First version that writes pylock.toml, which contains the sizes.
 _OLDEST_UV = (0, 7)
 _NO_NETWORK = re.compile(
     r"error sending request|Request failed after|Failed to fetch|Max retries exceeded"
@@ -23,7 +23,7 @@ _NO_NETWORK = re.compile(
 
 
 def find_uv(private: Path = ROOT / ".venv-tools") -> str:
-    """Return the path of uv: this interpreter's, the shell's, or one installed into `private`.
+    """Return the path of uv: beside this interpreter, on PATH, or installed into `private`.
 
     Raises:
         UserError: uv is missing and cannot be installed.
@@ -61,16 +61,16 @@ def run(
     *,
     shown: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program quietly to its end.
+    """Run a program to completion and capture its output.
 
     Args:
         command: the program and its arguments.
-        purpose: what it is for, used in error messages.
+        purpose: description for error messages.
         environment: additional environment variables.
-        shown: show its standard output (pip's progress bars) if this is a terminal.
+        shown: show standard output (pip's progress bars) on a terminal instead of capturing it.
 
     Raises:
-        UserError: it failed; with its error output, and whether the network was the cause.
+        UserError: the program failed. Includes its error output, and whether the network failed.
     """
     try:
         variables = {**os.environ, **(environment or {})}
@@ -89,7 +89,7 @@ def run(
 
 
 def failure(purpose: str, output: str) -> UserError:
-    """Convert the error output of a program to a UserError."""
+    """Convert a program's error output to a UserError."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     causes = [line for line in lines if re.match(r"(error|cause|hint)\b", line, re.IGNORECASE)]
     words = "; ".join((causes or lines)[:3]) or "no error output"

@@ -1,4 +1,4 @@
-"""Requirements from setup.py, the only place that defines versions, read without running it."""
+"""Requirements of setup.py, the single source of versions, parsed without running it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def required(
 
     Args:
         extras: names from `extras_require`.
-        build: include the build requirements of pyproject.toml.
-        root: the repository.
+        build: whether to include the build requirements of pyproject.toml.
+        root: root of the repository.
 
     Raises:
         UserError: no setup.py in `root`, or an unknown extra.

@@ -1,4 +1,4 @@
-"""Resolution by uv of the packages and files that another machine lacks."""
+"""Resolution by uv of the missing packages and files of another machine."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Package:
         name: normalized name.
         version: resolved version.
         wheel: file name of the wheel; None if there is only a source distribution.
-        sha256: checksum of that file, if the registry has it.
-        size: bytes of the wheel or source distribution; None if the registry does not have it.
+        sha256: checksum of the wheel or source distribution; None if the registry has none.
+        size: bytes of the wheel or source distribution; None if the registry has no size.
     """
 
     name: str
@@ -45,7 +45,7 @@ def resolve(
     collected: Iterable[Wheel],
     *options: str,
 ) -> list[Package]:
-    """Return the packages to collect so that `wanted` and its dependencies are available.
+    """Return the packages to collect for `wanted` and its dependencies.
 
     Present packages with a satisfying version are kept and assumed to have their dependencies, so
     that the machine's own builds (a torch for its CUDA) are not replaced by newer versions.
@@ -53,9 +53,9 @@ def resolve(
     Args:
         uv: path of uv.
         wanted: requirements.
-        target: the machine.
-        present: its packages.
-        collected: wheels that are already collected for it.
+        target: machine to collect for.
+        present: packages on that machine.
+        collected: wheels already collected for it.
         options: additional uv options that affect the choice of versions.
 
     Raises:
@@ -96,7 +96,7 @@ def _write_metadata(site: Path, name: str, number: str, text: bytes) -> None:
 
 
 def _package(entry: dict, target: Target) -> Package:
-    """Convert an entry of pylock.toml (PEP 751), choosing its best wheel."""
+    """Convert an entry of pylock.toml (PEP 751), with its best compatible wheel."""
     order = {tag: rank for rank, tag in enumerate(target.tags)}
     ranked = []
     for file in entry.get("wheels", []):

@@ -1,4 +1,4 @@
-"""The machine to collect wheels for: Python version, platform and accepted tags."""
+"""Target machine of the collected wheels: Python version, platform and accepted tags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmbert.errors import UserError
 from mmbert.wheels.pep import tags
 
 OLDEST_PYTHON = (3, 11)
-# glibc minor versions known to uv, newest first; none is older than 2.17.
+# glibc minor versions known to uv, newest first; 2.17 is the oldest.
 _GLIBC_OF_UV = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
 _ARCHITECTURES = ("x86_64", "aarch64")
 _OLD_NAMES = {"manylinux2014": 17}
@@ -18,7 +18,7 @@ _OLD_NAMES = {"manylinux2014": 17}
 
 @dataclass(frozen=True)
 class Target:
-    """A Python version on Linux with glibc 2.`glibc` or newer on `architecture`."""
+    """Linux machine: Python version, glibc 2.`glibc` or newer, and architecture."""
 
     python: tuple[int, int]
     glibc: int
@@ -51,7 +51,7 @@ class Target:
 
     @property
     def uv_platform(self) -> str:
-        """Name in uv of the newest platform that is compatible with this machine."""
+        """uv's name of the newest platform compatible with this machine."""
         known = next(minor for minor in _GLIBC_OF_UV if minor <= self.glibc)
         return f"{self.architecture}-manylinux_2_{known}"
 
@@ -64,10 +64,10 @@ class Target:
 
 
 def parse_target(python: str | None, platform: str) -> Target:
-    """Parse PYTHON_VERSION (None: this interpreter's) and PLATFORM.
+    """Parse PYTHON_VERSION (default: this interpreter's) and PLATFORM.
 
     Raises:
-        UserError: malformed, or older than the oldest supported version.
+        UserError: malformed, or an unsupported older version.
     """
     if python is None:
         number = (sys.version_info[0], sys.version_info[1])
