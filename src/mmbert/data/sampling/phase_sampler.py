@@ -163,7 +163,7 @@ class PhaseSampler:
         before: consumption of earlier phases.
 
     Attributes:
-        digest: identifies the sequence; a run resumes only with the sequence that it started with.
+        digest: hash that identifies the sequence; a run resumes only if it is unchanged.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class PhaseSampler:
         start: np.ndarray,
         end: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Like `segments`, for token ranges `start` to `end` of the pieces' documents."""
+        """Cut token ranges `start` to `end` of the pieces' documents, as `segments` cuts pieces."""
         counts = count_parts(end - start, self.context)
         owner = np.repeat(np.arange(len(counts)), counts)
         part = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
