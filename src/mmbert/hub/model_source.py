@@ -139,7 +139,7 @@ class HuggingFaceSource(ModelSource):
             self.provenance["made_from"] = _read_provenance(path)
 
     def read(self, name: str) -> torch.Tensor:
-        """Return the stored weight as float32; UserError if it is not finite."""
+        """Return the stored weight as float32. Raises UserError if quantized or not finite."""
         return self.weights.read(name)
 
 

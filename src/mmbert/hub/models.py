@@ -44,7 +44,7 @@ class ModelBuilder:
 def build_model(
     config: EncoderConfig, parameters: Iterable[tuple[str, torch.Tensor]]
 ) -> MaskedLanguageModel:
-    """Build a model from `parameters` (name, full tensor); ValueError as in ModelBuilder."""
+    """Build a model from `parameters` (name, full tensor). Raises the errors of ModelBuilder."""
     builder = ModelBuilder(config)
     for name, tensor in parameters:
         builder.fill(name, tensor)

@@ -30,7 +30,7 @@ _ROLES = {
 
 
 class FastTokenizer:
-    """The tokenizer of `folder` (tokenizer.json, tokenizer_config.json); UserError if invalid.
+    """Tokenizer in `folder` (tokenizer.json and its configuration). Raises UserError if invalid.
 
     Attributes:
         vocabulary: id of each token.

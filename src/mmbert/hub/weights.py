@@ -71,7 +71,7 @@ class HuggingFaceWeights:
         return self.shapes.keys()
 
     def read(self, name: str) -> torch.Tensor:
-        """Read the parameter `name` as float32 on the CPU; UserError if it is not finite."""
+        """Read a parameter as float32 on the CPU. Raises UserError if quantized or not finite."""
         tensor = self._raw(name)
         if not tensor.is_floating_point():
             raise UserError(
@@ -161,8 +161,8 @@ def write_weights(
 ) -> None:
     """Write `parameters` (float32, any order) to the safetensors file `path` in `dtype`.
 
-    `shapes` is known in advance, so that only one tensor is in memory at a time. ValueError if a
-    tensor is unknown, has the wrong shape, is not finite, is missing, or is given twice.
+    `shapes` is known in advance, so that only one tensor is in memory at a time. Raises ValueError
+    if a tensor is unknown, has the wrong shape, is not finite, is missing, or is given twice.
     """
     sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
     header, missing = safetensors_header(

@@ -16,7 +16,7 @@ _CHUNK = 1 << 17
 def exponential_weights(count: int, decay: float) -> list[float]:
     """Return normalized weights of `count` checkpoints, oldest first, each `decay` times the next.
 
-    ValueError unless 0 < decay ≤ 1.
+    Raises ValueError unless 0 < decay ≤ 1.
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay {decay} is not between 0 and 1")

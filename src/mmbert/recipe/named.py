@@ -29,7 +29,7 @@ def find_recipe(recipe: Path | str) -> Path:
     `Path` is never interpreted as a name.
 
     Raises:
-        UserError: neither a packaged recipe nor a file.
+        UserError: `recipe` is neither the name of a packaged recipe nor an existing file.
     """
     names = recipe_names()
     if isinstance(recipe, str) and recipe in names:

@@ -113,7 +113,7 @@ def unigram_loss(
     """Compute the loss of a unigram model with add-one smoothing over the text ids.
 
     Frequencies are counted on at least `tokens_per_component` tokens of each component's train
-    split (all, if it has fewer), read in a fixed random order.
+    split, or on all of them if there are fewer, in a fixed random order.
     """
     vocabulary = corpus.tokenizer.vocabulary_size
     counts = np.zeros(vocabulary, dtype=np.int64)

@@ -134,7 +134,7 @@ class PieceLocator:
     def read_ahead(self, table: np.ndarray) -> None:
         """Ask the OS to read the text of a table's segments in the background.
 
-        Skips small shards, which are cached after a few pieces anyway.
+        Skips small shards, which are cached after a few pieces.
         """
         table = table[self._has_big_shards[table[:, COMPONENT]]]
         for component, shard, offset, size in table[:, (COMPONENT, SHARD, OFFSET, SIZE)].tolist():

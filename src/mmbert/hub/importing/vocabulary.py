@@ -46,7 +46,7 @@ def change_vocabulary(
 
     Special tokens match by role; other tokens by their bytes, so that SentencePiece and byte-level
     vocabularies match. New tokens start from the mean of their old subwords ("subwords") or of all
-    old tokens ("mean"). UserError if either tokenizer lacks a required special token.
+    old tokens ("mean"). Raises UserError if either tokenizer lacks a required special token.
     """
     for tokenizer in (old, new):
         if tokenizer.special_ids is None:
