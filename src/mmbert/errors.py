@@ -1,11 +1,11 @@
 """Exit statuses of the programs, and the exception for errors that the user can fix."""
 
 EXIT_FAILURE = 1
-"""An unexpected error, or a hang that the watchdog ended."""
+"""Unexpected error, or a hang ended by the watchdog."""
 EXIT_USER_ERROR = 2
 """Invalid input (`UserError`)."""
 EXIT_SAVED_START_AGAIN = 75
-"""Stopped before the end with everything saved; the same command resumes."""
+"""Stopped early after saving a checkpoint; the same command resumes."""
 
 
 class UserError(Exception):

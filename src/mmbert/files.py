@@ -39,7 +39,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make all files and folders in `folder` durable, except its own name."""
+    """Make all files and folders in `folder` durable, but not its own directory entry."""
     for path in folder.iterdir():
         if path.is_dir():
             sync_tree(path)
@@ -52,7 +52,7 @@ def sync_tree(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Create `folder` and missing parents durably.
 
-    A folder whose own entry is not synced may be lost with everything synced in it.
+    Without a synced directory entry, a folder may be lost together with its synced contents.
     """
     if folder.is_dir():
         return

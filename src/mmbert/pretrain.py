@@ -1,4 +1,4 @@
-"""The training command line: `--module mmbert.pretrain` under a launcher, or launch/pretrain.py."""
+"""Training command line: `--module mmbert.pretrain` under a launcher, or launch/pretrain.py."""
 
 import contextlib
 import os

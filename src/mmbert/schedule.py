@@ -97,8 +97,8 @@ def training_plan(recipe: Recipe) -> TrainingPlan:
     """Compute the steps of all phases. A phase ends on the first step that reaches its tokens.
 
     The batch-size warm-up (`batch.growth`, first phase only) goes through the multiples of the
-    quantum from `from_rows` to the full batch, with the same number of steps at each, as in
-    ModernBERT's packer (where the tokens of each size are proportional to it).
+    quantum from `from_rows` to the full batch, with the same number of steps at each size, as in
+    ModernBERT's packer (tokens per size are thus proportional to the size).
     """
     row_tokens = recipe.batch.row_tokens
     phases: list[PhasePlan] = []
@@ -147,7 +147,7 @@ def _batch_size_warmup(recipe: Recipe, full: int) -> list[tuple[int, int]]:
 def learning_rate(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
     """Return the learning rate of `step`, a function of the tokens before it.
 
-    Only the warm-up uses the tokens after the step, so that the first step has a nonzero rate.
+    The warm-up uses the tokens after the step instead, so that the first step has a nonzero rate.
     """
     at = plan.at(step)
     phase_plan = plan.phases[at.phase_index]
@@ -191,7 +191,7 @@ def temperature(recipe: Recipe, plan: TrainingPlan, step: int) -> float:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the phases set of a step; log lines, charts and `--dry-run` print it field by field."""
+    """Settings of a step; log lines, charts and `--dry-run` show every field."""
 
     learning_rate: float
     weight_decay: float
@@ -201,12 +201,12 @@ class StepSettings:
     rotary_bases: RotaryBases
 
     def scalars(self) -> dict[str, float]:
-        """The fields that are numbers, by name."""
+        """Return the numeric fields by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
     def model_arguments(self) -> dict[str, Any]:
-        """Those fields that the model's forward pass takes, by name."""
+        """Return the arguments of the model's forward pass by name."""
         return {"rotary_bases": self.rotary_bases, "dropout": self.dropout}
 
 
@@ -224,7 +224,7 @@ def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings
 
 
 def describe_phase_settings(recipe: Recipe, plan: TrainingPlan, phase_index: int) -> str:
-    """List the settings of a phase's steps; a value that changes as its first and last."""
+    """Describe the settings of a phase in one line; changing values as `first to last`."""
     phase = plan.phases[phase_index]
     first = step_settings(recipe, plan, phase.first_step)
     last = step_settings(recipe, plan, phase.end_step - 1)

@@ -1,4 +1,4 @@
-"""Interfaces of an engine for saving and loading; protocols, so that reading imports no engine."""
+"""Engine protocols for saving and loading, so that reading a checkpoint imports no engine."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from mmbert.parallel.zero_fragment import ParameterFragment
 
 
 class SavableEngine(Protocol):
-    """Interface of an engine for saving."""
+    """Engine interface required for saving."""
 
     @property
     def grid(self) -> ProcessGrid:
@@ -34,11 +34,11 @@ class SavableEngine(Protocol):
 
 
 class LoadableEngine(SavableEngine, Protocol):
-    """Interface of an engine for loading."""
+    """Engine interface required for loading."""
 
     @property
     def specs(self) -> Sequence[ParameterSpec]:
-        """Specs of all parameters of the model, held by this rank or not."""
+        """Specs of all model parameters, including those not held by this rank."""
 
     def set_steps_taken(self, steps: int) -> None:
         """Set the step counter."""

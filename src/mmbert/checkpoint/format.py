@@ -6,8 +6,8 @@
         rank-00000.safetensors  "NAME/master", "NAME/exp_avg", "NAME/exp_avg_sq", each a vector
 
 A slice is a range of the flattened shard of one parameter on one tensor rank. The index lists the
-ranges of the full tensor that make up the shard, so that reading needs to know neither the grid
-that wrote the checkpoint nor the code that split it.
+ranges of the full tensor in each shard, so that a reader needs neither the writer's grid nor its
+sharding code.
 """
 
 import json
@@ -27,11 +27,11 @@ FORMAT = 1
 INDEX_NAME = "index.json"
 RECIPE_NAME = "recipe.yaml"
 CHUNK = 16 * 2**20
-"""Bytes written and hashed at a time."""
+"""Chunk size for writing and hashing, in bytes."""
 
 
 class CheckpointDamagedError(UserError):
-    """A checkpoint is damaged; `message` names the file and the problem."""
+    """Damaged checkpoint; `message` names the file and the problem."""
 
 
 class _Model(BaseModel):
@@ -42,7 +42,7 @@ class RunState(_Model):
     """State needed to resume a run besides weights and optimizer states."""
 
     step: int
-    """Finished optimizer steps, which is also the index of the next step."""
+    """Number of finished optimizer steps; also the index of the next step."""
     tokens: int
     """Nominal tokens of the finished steps."""
     phase: str
@@ -54,11 +54,11 @@ class RunState(_Model):
     tokenizer: str = ""
     """Tokenizer folder, relative to the run folder."""
     language_tokens: dict[str, int] = {}
-    """Tokens seen of each language."""
+    """Training tokens so far, by language."""
     extra: dict[str, Any] = {}
     """Other JSON-serializable state of the training loop."""
     phase_end: bool = False
-    """Whether a phase ends here; such a checkpoint is never deleted."""
+    """Whether the checkpoint is the end of a phase; such checkpoints are never deleted."""
 
 
 class FileEntry(_Model):
@@ -109,9 +109,9 @@ class Index(_Model):
     format: int = FORMAT
     writer: str
     number: int
-    """Number of checkpoints that the run wrote before this one."""
+    """Number of the checkpoint in the run, from 0."""
     permanent: bool
-    """Exempt from retention: the end of a phase, or every Nth checkpoint."""
+    """Whether retention never deletes it: the end of a phase, or every Nth checkpoint."""
     state: RunState
     optimizer_steps: int
     grid: SavedGrid
@@ -158,7 +158,7 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def damaged_error(path: Path, what: str) -> CheckpointDamagedError:
-    """Return the error for an unusable file; `what` continues a sentence after its name."""
+    """Return the error for an unusable file; `what` is the predicate of the message."""
     return CheckpointDamagedError(
         f"{path} {what}",
         remedy=f"delete the folder {path.parent} or restore it from a copy; earlier checkpoints "
@@ -169,7 +169,7 @@ def damaged_error(path: Path, what: str) -> CheckpointDamagedError:
 def shape_of_shard(
     shape: Sequence[int], split_dimension: int | None, ranges: Sequence[tuple[int, int]]
 ) -> tuple[int, ...]:
-    """Return the shape of the shard of `ranges` along `split_dimension` of `shape`."""
+    """Return the shape of a shard: `shape` with only `ranges` along `split_dimension`."""
     if split_dimension is None:
         return tuple(shape)
     width = sum(stop - start for start, stop in ranges)
@@ -177,7 +177,7 @@ def shape_of_shard(
 
 
 def vectors_header(lengths: dict[str, int]) -> bytes:
-    """Build the header of a safetensors file of float32 vectors in this order."""
+    """Build the header of a safetensors file of float32 vectors, in the order of `lengths`."""
     vectors = {name: ("F32", [length], 4 * length) for name, length in lengths.items()}
     return safetensors_header(vectors)[0]
 
@@ -206,7 +206,7 @@ def write_file(path: Path, parts: Sequence[bytes | memoryview]) -> FileEntry:
 
 
 def check_file(path: Path, entry: FileEntry) -> str | None:
-    """Return the problem with a file as a predicate to its name; None if it is valid."""
+    """Verify size and checksum of a file; return None or the problem as a predicate."""
     try:
         size = path.stat().st_size
         if size != entry.bytes:

@@ -26,15 +26,15 @@ from mmbert.errors import UserError
 
 @dataclass(frozen=True)
 class _SavedShard:
-    """One state of a saved shard as an array [outer, width, inner] around the split dimension."""
+    """One state of a saved shard as [outer, width, inner]; `width` is the split dimension."""
 
     read: Callable[[int, int], Tensor]
-    """Reads `length` elements of the flattened shard from `start` on."""
+    """Function of (start, length) that reads elements of the flattened shard."""
     width: int
     inner: int
 
     def part(self, rows: range, columns: range) -> Tensor:
-        """Read float32 [rows, columns, inner]; of a single row, only the columns."""
+        """Return float32 [rows, columns, inner]. Reads whole rows, or columns of a single row."""
         if len(rows) == 1:
             start = (rows.start * self.width + columns.start) * self.inner
             values = self.read(start, len(columns) * self.inner)
@@ -45,7 +45,7 @@ class _SavedShard:
 
 
 class CheckpointReader:
-    """Open checkpoint; its files are memory-mapped until it is closed."""
+    """Reader of one checkpoint, with memory-mapped files until it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -77,13 +77,12 @@ class CheckpointReader:
         start: int,
         length: int,
     ) -> Tensor:
-        """Return elements from `start` of a flattened shard, float32 [length].
+        """Return `length` elements of a flattened shard from `start` on, in float32.
 
         Reads only the rows of the saved shards that contain these elements.
 
         Args:
-            ranges: ranges of the shard along the split dimension, those of a tensor rank of the
-                reading grid.
+            ranges: ranges of the shard along the split dimension, in the reading grid.
         """
         parameter = self.index.parameters[name]
         dimension = parameter.split_dimension
@@ -95,8 +94,8 @@ class CheckpointReader:
         shape = shape_of_shard(parameter.shape, dimension, ranges)
         outer, width = math.prod(shape[:dimension]), shape[dimension]
         inner = math.prod(shape[dimension + 1 :])
-        # Rows [first, last) of the outer dimensions contain the elements; if there is only one (a
-        # split along dimension 0), entries [low, high) of the split dimension do.
+        # The elements lie in rows [first, last) of the outer dimensions; with a single row (as for
+        # a split along dimension 0), in entries [low, high) of the split dimension.
         row = width * inner
         first, last = start // row, -(-(start + length) // row)
         low, high = 0, width
@@ -117,7 +116,7 @@ class CheckpointReader:
         return block.flatten()[offset : offset + length]
 
     def _flat(self, name: str, state: str, shard: Shard, start: int, length: int) -> Tensor:
-        """Return elements from `start` of a flattened saved shard, float32 [length]."""
+        """Return `length` elements of a flattened saved shard from `start` on, in float32."""
         result = torch.empty(length, dtype=torch.float32)
         for slice_ in shard.slices:
             begin = max(start, slice_.start)
@@ -192,7 +191,7 @@ def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
     Verifies every checksum first.
 
     Raises:
-        UserError: `path` is not a checkpoint, or a damaged one.
+        UserError: `path` is not a checkpoint, or the checkpoint is damaged.
     """
     if not path.is_dir():
         raise UserError(
@@ -208,7 +207,7 @@ def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def verify_checkpoint(path: Path, *, rank: int = 0, world_size: int = 1) -> UserError | None:
-    """Return the first error in a checkpoint, None if it is valid. Reads every file once.
+    """Return the first error in a checkpoint; None if it is valid. Reads every file once.
 
     With several ranks, each verifies every `world_size`-th file.
     """

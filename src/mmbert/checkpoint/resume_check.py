@@ -1,4 +1,4 @@
-"""Refuse to resume a checkpoint with a recipe that would have drawn other training data."""
+"""Check on resuming that the recipe draws the same training data as the checkpoint."""
 
 from pathlib import Path
 
@@ -7,19 +7,18 @@ from mmbert.errors import UserError
 from mmbert.recipe import Recipe, parse_recipe
 from mmbert.schedule import training_plan
 
-# Keys that determine which rows are drawn and what the weights mean; of phases only those started.
-# The tokenizer's path is not among them, since folders move: a run folder keeps a copy of its
-# tokenizer, and training compares that copy's fingerprint with the shards'.
+# Keys that determine the rows and their contents; phase keys are compared for started phases only.
+# The tokenizer's path may change, since folders move: a run folder has a copy of its tokenizer, and
+# training compares the copy's fingerprint with the shards'.
 _FIXED = ("seed", "data")
 _FIXED_BATCH = ("row_tokens", "quantum")
 _FIXED_PHASE = ("name", "tokens", "context", "languages", "temperature", "mask_ratio", "rows")
 
 
 def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
-    """Verify that `recipe` may continue the checkpoint.
+    """Verify that `recipe` may resume the checkpoint.
 
-    Learning rates, future phases, logging and the grid may change; data that was already drawn
-    may not.
+    Learning rates, future phases, logging and the grid may change; the data drawn so far may not.
 
     Raises:
         UserError: names the first key that differs.

@@ -13,11 +13,11 @@ def safetensors_header(
     not used since it takes copies of all tensors at once and cannot compute a checksum on the fly.
 
     Args:
-        tensors: dtype as spelled by the format ("F32"), shape and size in bytes of each name.
+        tensors: dtype in the format's spelling ("F32"), shape and size in bytes, by name.
         metadata: contents of `__metadata__`.
 
     Returns:
-        The header, and the offset of each tensor after it in bytes.
+        The header, and the byte offset of each tensor from the end of the header.
     """
     entries: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offsets, end = {}, 0

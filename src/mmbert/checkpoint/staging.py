@@ -11,7 +11,7 @@ from mmbert.parallel.zero_fragment import ParameterFragment
 
 @dataclass(frozen=True)
 class FragmentSpec:
-    """Location of a fragment that this rank writes: a range of a shard, without its values."""
+    """Location of a fragment written by this rank: a range of a shard, without values."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ class HostStaging:
         self.buffer: Tensor | None = None
 
     def prepare(self, fragments: Iterable[ParameterFragment], device: torch.device) -> None:
-        """Allocate and touch the buffer ahead: allocation takes longer than the copy."""
+        """Allocate and touch the buffer in advance: allocation takes longer than the copy."""
         self._reserve(_written_here(fragments), device)
         assert self.buffer is not None
         self.buffer.zero_()
@@ -43,9 +43,9 @@ class HostStaging:
     def stage(
         self, fragments: Iterable[ParameterFragment], device: torch.device
     ) -> tuple[FragmentSpec, ...]:
-        """Copy the fragments that this rank writes in file order; complete on return.
+        """Copy the fragments written by this rank to the buffer in file order. Synchronous.
 
-        A parameter replicated on all tensor ranks is written by the first of them.
+        Parameters replicated across tensor ranks are written by the first tensor rank only.
         """
         chosen = _written_here(fragments)
         self._reserve(chosen, device)

@@ -4,8 +4,8 @@ A save has three stages. Staging: every rank copies its master weights and optim
 memory; the training step waits only for this. Writing: a thread writes, flushes and reads back one
 file per rank in a hidden folder, and adds a manifest of its contents. Commit: the thread of rank 0
 collects the manifests, writes the index and renames the folder. Ranks synchronize through the file
-system, so that saving does not interfere with the collectives of training; all ranks learn at the
-next save (or `wait`) whether it succeeded.
+system, so that saving does not interfere with the collectives of training; the next save (or
+`wait`) reports a failure on all ranks.
 """
 
 import logging
@@ -29,13 +29,13 @@ from mmbert.parallel.host_group import HostGroup
 logger = logging.getLogger(__name__)
 
 FOLDER = re.compile(r"step-(\d{8,})")
-Paths = list[Path]  # the method `list` of the store hides the type within the class
+Paths = list[Path]  # the store's method `list` shadows the type within the class
 PATIENCE_SECONDS = 10.0
 HIDDEN = (".partial-", ".deleted-", ".replaced-")
 
 
 class CheckpointStore:
-    """Checkpoint folder of a run; one instance per rank. Collective methods say so."""
+    """Checkpoint folder of a run; one instance per rank. Collective methods are marked."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class CheckpointStore:
             keep_every: keep every Nth checkpoint permanently.
             asynchronous: return from `save` after staging.
             commit_timeout: seconds that rank 0 waits for all ranks' files before a save fails.
-            alive: called periodically while waiting for a slow disk.
+            alive: callback invoked periodically while waiting for a slow disk.
         """
         self.root = root
         self._keep_last, self._keep_every = keep_last, keep_every
@@ -64,7 +64,7 @@ class CheckpointStore:
         self._staging = HostStaging()
         self._writer: Writer | None = None
         self.blocked_seconds = 0.0
-        """Time that the last `save` blocked training: wait for the previous save, and staging."""
+        """Time for which the last `save` blocked training: the previous save, and staging."""
 
     def prepare(self, engine: SavableEngine) -> None:
         """Allocate the host memory for staging ahead of the first save."""
@@ -119,7 +119,7 @@ class CheckpointStore:
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
-        # Ranks wait for each other in short intervals, so that none appears to hang meanwhile.
+        # Poll in short intervals, so that waiting ranks do not appear to hang.
         while not all(self._host_group.gather(writer.finished_within(PATIENCE_SECONDS))):
             self._alive()
         results = self._host_group.gather(writer.result())
@@ -147,10 +147,10 @@ class CheckpointStore:
         The ranks verify different files. Damaged checkpoints are logged and skipped.
 
         Args:
-            up_to_step: ignore checkpoints of later steps.
+            up_to_step: last step to consider; None: no limit.
 
         Raises:
-            UserError: all checkpoints are damaged; starting over must be the user's decision.
+            UserError: all checkpoints are damaged; only the user may decide to start over.
         """
         candidates = self._host_group.broadcast(
             self.list() if self._host_group.is_rank_zero else None
@@ -183,7 +183,7 @@ class CheckpointStore:
         Each rank reads only the slices that it needs.
 
         Raises:
-            UserError: the checkpoint is of another model.
+            UserError: the checkpoint is from a different model.
         """
         with CheckpointReader(path) as reader:
             _check_same_model(engine, reader.index, path)
@@ -203,10 +203,11 @@ class CheckpointStore:
             return reader.index.state
 
     def prune(self, step: int) -> Paths:
-        """Delete all but the last `keep_last` up to `step` and permanent ones. Rank 0 only.
+        """Delete old checkpoints and return their paths. Call on rank 0 only.
 
-        Checkpoints after `step` were damaged when the run resumed before them, and do not count:
-        otherwise the one just written would be the first to be deleted. Returns the deleted ones.
+        Keeps permanent checkpoints and the last `keep_last` up to `step`. Checkpoints after `step`
+        do not count: they were found damaged on resuming, and if they counted, the one just
+        written would be deleted first.
         """
         deleted = []
         for path in [path for path in self.list() if step_of(path) <= step][: -self._keep_last]:

@@ -1,8 +1,7 @@
 """Asynchronous checkpoint writer: one file per rank, commit by a rename.
 
-Runs in a thread of each rank. A rank reports a safely written file to rank 0 by a manifest in the
-hidden folder, a failure by a marker file, on which rank 0 aborts the save. Only rank 0 renames the
-folder.
+Runs in a thread of each rank. A rank reports success to rank 0 by a manifest in the hidden folder,
+and failure by a marker file, upon which rank 0 aborts the save. Only rank 0 renames the folder.
 """
 
 import json
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class PeerFailedError(Exception):
-    """Another rank failed to write its part and reports the reason itself."""
+    """Failure of another rank, which reports the reason itself."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Writer:
             _mark_failure(job)
 
     def _write(self) -> None:
-        """Write this rank's file, then its manifest (renamed: rank 0 never reads half of it)."""
+        """Write this rank's file, then its manifest, atomically since rank 0 polls for it."""
         job, fragment_specs = self.job, self._fragment_specs
         assert self._staging.buffer is not None
         name = f"rank-{job.rank:05d}.safetensors"
@@ -197,7 +196,7 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
         _manifest_path(job, rank).unlink()
     sync_folder(job.partial)
     replaced = job.path.with_name(f".replaced-{job.path.name}-{uuid.uuid4().hex[:8]}")
-    # The same step again, after resuming from an older checkpoint or because this one is damaged.
+    # The step may exist: the run resumed from an older checkpoint, or this one is damaged.
     if job.path.exists():
         job.path.rename(replaced)
     job.partial.rename(job.path)

@@ -1,4 +1,4 @@
-"""Hugging Face `config.json` of ModernBERT: written from and read into EncoderConfig."""
+"""Conversion between EncoderConfig and the Hugging Face `config.json` of ModernBERT."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mmbert.recipe import RotaryBases
 class HuggingFaceModel:
     """Configuration of a ModernBERT model, read from or written to a Hugging Face folder.
 
-    `context` is the longest document it was trained on, in tokens, including special tokens.
+    `context` is the maximum document length in training, in tokens including special tokens.
     """
 
     encoder: EncoderConfig
@@ -28,9 +28,9 @@ def hugging_face_config(
 ) -> dict[str, Any]:
     """Build the `config.json` of `model`, for transformers 4.48 to 5.x.
 
-    Rotary bases, window and layer pattern have their names of 4.48, which 5.x still reads, while
-    4.48 does not know those of 5.x. `classifier_activation` is used by the masked-language-model
-    head and so must be gelu. `dtype` is "float32" or "bfloat16".
+    Rotary bases, window and layer pattern have the keys of 4.48, which 5.x also reads; 4.48 does
+    not read those of 5.x. `classifier_activation` must be gelu, since the masked-language-model
+    head uses it. `dtype` is "float32" or "bfloat16".
     """
     encoder = model.encoder
     return {
@@ -158,7 +158,7 @@ def _read_global_attention_every(config: dict[str, Any], path: Path) -> int:
     if layer_types is None:
         return _integer(config, "global_attn_every_n_layers", path, 3)
     layers = _integer(config, "num_hidden_layers", path)
-    # Few layers match several periods: prefer the configured one.
+    # With few layers, several periods match: prefer the configured one.
     named = _integer(config, "global_attn_every_n_layers", path, 3)
     for every in (named, *range(1, layers + 1)):
         pattern = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]

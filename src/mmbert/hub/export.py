@@ -82,7 +82,8 @@ def write_hugging_face_folder(
     shapes = parameter_shapes(model.encoder)
     target = DTYPES[dtype]
     with atomic_folder(out) as folder:
-        # The reference model comes from the source, rounded like the file, to detect a wrong file.
+        # Reference model from the source tensors, rounded to the file's dtype, to detect a wrong
+        # file.
         builder = ModelBuilder(model.encoder)
         copied = _copy_to_builder(builder, parameters, target)
         write_weights(folder / WEIGHTS_FILE, shapes, copied, target)

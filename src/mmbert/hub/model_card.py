@@ -88,7 +88,7 @@ def model_card(
     }
     if language_tokens:
         codes = {language.split("_")[0] for language in language_tokens}
-        # Hugging Face metadata accepts only languages, which code is not.
+        # Hugging Face metadata accepts only natural languages, not code.
         metadata["language"] = sorted(code for code in codes if len(code) == 3)
     text = _TEMPLATE.format(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),

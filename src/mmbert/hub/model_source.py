@@ -29,7 +29,7 @@ class ModelSource(ABC):
         model: its configuration.
         tokenizer: the folder of its tokenizer files.
         special_ids: token ids by role.
-        provenance: where the model came from, serializable as JSON.
+        provenance: origin of the model, JSON-serializable.
     """
 
     path: Path
@@ -139,7 +139,7 @@ class HuggingFaceSource(ModelSource):
             self.provenance["made_from"] = _read_provenance(path)
 
     def read(self, name: str) -> torch.Tensor:
-        """Return the stored weight as float32; UserError if it is not finite."""
+        """Return the stored weight as float32. Raises UserError if quantized or not finite."""
         return self.weights.read(name)
 
 
@@ -155,12 +155,12 @@ def _origin_of_initial_checkpoint(imported: Path) -> Any:
 
 
 def _without_folders(checkpoint: Path) -> str:
-    """Return RUN/checkpoints/step-… without the folders above: provenance is published."""
+    """Return RUN/checkpoints/step-… without its parent folders, since provenance is published."""
     return "/".join(checkpoint.resolve().parts[-3:])
 
 
 def open_model(path: Path) -> CheckpointSource | HuggingFaceSource:
-    """Open the model at `path`; UserError if there is none or it is damaged."""
+    """Open the model at `path`. Raises UserError if it is missing or damaged."""
     if (path / INDEX_NAME).is_file():
         return CheckpointSource(path)
     if (path / "checkpoints").is_dir():

@@ -13,9 +13,9 @@ from mmbert.parallel.process_grid import TensorGroup
 
 
 class ModelBuilder:
-    """Builds a model parameter by parameter, on the CPU in float32.
+    """Builder of a model, parameter by parameter, on the CPU in float32.
 
-    ValueError if a parameter is unknown, has the wrong shape, is set twice, or is missing.
+    Raises ValueError if a parameter is unknown, has the wrong shape, is set twice, or is missing.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -44,7 +44,7 @@ class ModelBuilder:
 def build_model(
     config: EncoderConfig, parameters: Iterable[tuple[str, torch.Tensor]]
 ) -> MaskedLanguageModel:
-    """Build a model from `parameters` (name, full tensor); ValueError as in ModelBuilder."""
+    """Build a model from `parameters` (name, full tensor). Raises the errors of ModelBuilder."""
     builder = ModelBuilder(config)
     for name, tensor in parameters:
         builder.fill(name, tensor)
@@ -71,7 +71,7 @@ def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Mod
 
     Shows no progress bar.
     """
-    # Imported here: transformers takes seconds to load, and most users of this module need none.
+    # Imported here: transformers takes seconds to load, and most callers do not need it.
     from transformers import AutoModelForMaskedLM
     from transformers.utils import logging
 

@@ -19,7 +19,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "tokenizer.model",
 )
-# Same as in preprocessing, so that both give a token the same role.
+# Same as in preprocessing, so that tokens have the same roles in both.
 _ROLES = {
     "pad": ("pad_token",),
     "begin": ("bos_token", "cls_token"),
@@ -30,7 +30,7 @@ _ROLES = {
 
 
 class FastTokenizer:
-    """The tokenizer of `folder` (tokenizer.json, tokenizer_config.json); UserError if invalid.
+    """Tokenizer in `folder` (tokenizer.json and its configuration). Raises UserError if invalid.
 
     Attributes:
         vocabulary: id of each token.
@@ -57,13 +57,13 @@ class FastTokenizer:
         self.size = max(self.vocabulary.values()) + 1
         self._added = {t.content for t in self._tokenizer.get_added_tokens_decoder().values()}
         definition = json.loads(path.read_text(encoding="utf-8"))
-        # Not the whole file: a vocabulary may contain that word.
+        # Searched instead of the whole file, whose vocabulary may contain the word.
         parts = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
         self._byte_level = '"ByteLevel"' in parts
         self.special_ids = self._special_ids()
 
     def token_bytes(self, token: str) -> bytes:
-        """Return the UTF-8 bytes of `token`, including spaces; not always whole characters."""
+        """Return the UTF-8 bytes of `token`, including spaces; possibly partial characters."""
         if token in self._added:
             return token.encode()
         if self._byte_level:
@@ -77,10 +77,10 @@ class FastTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_bytes(self, content: bytes) -> list[int]:
-        """Return ids whose bytes join to `content`, or the tokenizer's closest encoding.
+        """Return ids with exactly the bytes of `content`, or else the tokenizer's encoding.
 
-        For tokenizers that prepend a space to every text, the leading space of `content` is left
-        to them, or the one that they prepended is removed. Empty if `content` is not valid UTF-8.
+        Compensates for tokenizers that prepend a space to every text: omits the leading space of
+        `content`, or removes the prepended one. Empty if `content` is not valid UTF-8.
         """
         try:
             text = content.decode("utf-8")
@@ -135,13 +135,13 @@ def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
     config["model_max_length"] = context
     config["model_input_names"] = ["input_ids", "attention_mask"]
     if config.get("tokenizer_class") in (None, "TokenizersBackend"):
-        # 5.x also knows its generic class by the old name, 4.x only by that.
+        # Old name of the generic class: the only one in 4.x, also accepted by 5.x.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(path, config)
 
 
 def _character_bytes() -> dict[str, int]:
-    """Return the byte of each printable character of byte-level BPE (inverse GPT-2 table)."""
+    """Map each character of byte-level BPE to its byte (inverse GPT-2 table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]

@@ -44,9 +44,9 @@ def compare_logits(
 ) -> LogitComparison:
     """Compare the logits of AutoModelForMaskedLM from `folder` with those of `ours`.
 
-    The documents have fixed random ids; one is longer than the local attention window. `ours` gets
-    them packed in one row, transformers one at a time. ExportMismatchError if the logits differ by
-    more than TOLERANCE of the largest logit.
+    The documents have fixed random ids; one is longer than the local attention window. They are
+    packed in one row for `ours`, and separate for transformers. Raises ExportMismatchError if the
+    logits differ by more than TOLERANCE of the largest logit.
     """
     documents = probe_documents(model)
     packed = ours.logits(pack(documents), rotary_bases=model.rotary_bases, all_tokens=True)

@@ -23,7 +23,7 @@ _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 def parameter_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter in the order of the forward pass, decoder tied."""
+    """Return the shape of every parameter in the order of the forward pass, tied weights once."""
     with torch.device("meta"):
         model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -33,8 +33,8 @@ class HuggingFaceWeights:
     """Tensors of a Hugging Face folder, read on demand.
 
     The constructor checks that the folder contains exactly the parameters of `config` with their
-    shapes, and that a stored decoder weight equals the embedding it is tied to. UserError names
-    the tensor and the file.
+    shapes, and that a stored decoder weight equals the embedding it is tied to. It raises UserError
+    naming the tensor and the file.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig) -> None:
@@ -71,7 +71,7 @@ class HuggingFaceWeights:
         return self.shapes.keys()
 
     def read(self, name: str) -> torch.Tensor:
-        """Read the parameter `name` as float32 on the CPU; UserError if it is not finite."""
+        """Read a parameter as float32 on the CPU. Raises UserError if quantized or not finite."""
         tensor = self._raw(name)
         if not tensor.is_floating_point():
             raise UserError(
@@ -111,7 +111,7 @@ class HuggingFaceWeights:
 
 
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor; UserError if none can be read safely."""
+    """Map each tensor to its file. Raises UserError without readable safetensors files."""
     index = folder / _INDEX_FILE
     if (folder / WEIGHTS_FILE).is_file():
         files = [folder / WEIGHTS_FILE]
@@ -161,8 +161,8 @@ def write_weights(
 ) -> None:
     """Write `parameters` (float32, any order) to the safetensors file `path` in `dtype`.
 
-    `shapes` is known in advance, so that only one tensor is in memory at a time. ValueError if a
-    tensor is unknown, has the wrong shape, is not finite, is missing, or is given twice.
+    `shapes` is known in advance, so that only one tensor is in memory at a time. Raises ValueError
+    if a tensor is unknown, has the wrong shape, is not finite, is missing, or is given twice.
     """
     sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
     header, missing = safetensors_header(

@@ -51,10 +51,10 @@ def merge_models(
     provenance.json with every model, its weight and the options, and is verified like an export.
 
     Args:
-        models: for an exponentially weighted average oldest first; checkpoints are sorted by step.
+        models: the models to merge, for method ema oldest first; checkpoints are sorted by step.
         out: the folder to write.
         options: method and parameters.
-        base: the model that the models of a TIES merge branched from.
+        base: common ancestor of the models, for a TIES merge.
         dtype: data type of the weights.
 
     Raises:
@@ -197,8 +197,8 @@ def _language_tokens(
 ) -> dict[str, int]:
     """Return the training tokens of the merge by language; empty if unknown.
 
-    The average of one run counts the tokens of its newest checkpoint. Variants of one base count
-    the base's tokens once, and their own since.
+    An average over one run has the tokens of its newest checkpoint. A TIES merge has the tokens of
+    the base and those of each variant since.
     """
     counts = [
         source.index.state.language_tokens

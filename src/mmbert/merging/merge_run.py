@@ -50,7 +50,7 @@ def _recipe(run: Path) -> Recipe:
 
 
 def _final_checkpoint(run: Path, name: str) -> Path:
-    """Return the last checkpoint of a variant; UserError if its training is unfinished."""
+    """Return the last checkpoint of a variant. Raises UserError if its training is unfinished."""
     folder = run if name == MAIN else run / "variants" / name
     checkpoints = CheckpointStore(folder / "checkpoints").list()
     remedy = f"finish its training first (python -m mmbert.pretrain … --output {run}" + (

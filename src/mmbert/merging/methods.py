@@ -14,9 +14,9 @@ _CHUNK = 1 << 17
 
 
 def exponential_weights(count: int, decay: float) -> list[float]:
-    """Return weights of `count` checkpoints, oldest first, each `decay` times the next; sum 1.
+    """Return normalized weights of `count` checkpoints, oldest first, each `decay` times the next.
 
-    ValueError unless 0 < decay ≤ 1.
+    Raises ValueError unless 0 < decay ≤ 1.
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay {decay} is not between 0 and 1")
@@ -48,8 +48,8 @@ def ties(
     1. Trim: keep the fraction `density` of each difference with the largest magnitude (at least
        one element; ties at the threshold are kept).
     2. Elect: per element, take the sign of the weighted sum of the kept values.
-    3. Merge: take the weighted mean of the kept values with that sign. Elements without any, or
-       whose kept values cancel, have the value of `base`.
+    3. Merge: take the weighted mean of the kept values with that sign. Elements without kept
+       values, or with values that cancel, have the value of `base`.
     """
     reference = base.reshape(-1)
     flat = [tensor.reshape(-1) for tensor in tensors]
@@ -61,7 +61,7 @@ def ties(
         start_values = reference[part].double()
         trimmed = []
         for tensor, threshold in zip(flat, thresholds, strict=True):
-            # Thresholds come from float32 differences; the comparison must round alike.
+            # Thresholds are float32 differences, so the comparison must round in the same way.
             kept = (tensor[part] - reference[part]).abs() >= threshold
             trimmed.append((tensor[part].double() - start_values) * kept)
         stacked = torch.stack(trimmed)
@@ -76,7 +76,7 @@ def ties(
 
 
 def _threshold(difference: torch.Tensor, density: float) -> float:
-    """Return the smallest magnitude to keep (zeros never count). Overwrites `difference`."""
+    """Return the smallest magnitude to keep; kept zeros have no effect. Overwrites `difference`."""
     kept = max(1, int(density * difference.numel()))
     magnitude = difference.abs_().numpy()
     place = magnitude.size - kept

@@ -28,9 +28,10 @@ class Communication:
     ) -> float:
         """Return the communication time that does not overlap with `compute_seconds` of a step.
 
-        Two thirds of the compute are backward passes. Gradients are sent during them, under ZeRO 1
-        during the last row's (only if `overlapped`, which bfloat16 is); weights after the step,
-        under ZeRO 3 during all passes. Tensor parallelism never overlaps.
+        Backward passes take two thirds of the compute. Gradient communication overlaps with them;
+        under ZeRO 1 only with the last row's, and only if `overlapped` (bfloat16). Weights are
+        sent after the step without overlap. Under ZeRO 3, both overlap with all passes. Tensor
+        parallelism never overlaps.
         """
         backward = 2 / 3 * compute_seconds
         if zero_stage == 1:
@@ -64,13 +65,13 @@ def step_communication(
 
     A ring reduce-scatter or all-gather of n bytes over k ranks sends n·(k−1)/k.
 
-    - Gradients (float32): all-reduce (both of these) once per step under ZeRO 1 and once per row
-      under ZeRO 2, as in DeepSpeed; reduce-scatter once per row under ZeRO 3.
+    - Gradients (float32): all-reduce (reduce-scatter and all-gather) once per step under ZeRO 1 and
+      once per row under ZeRO 2, as in DeepSpeed; reduce-scatter once per row under ZeRO 3.
     - Weights (compute dtype): all-gather once per step under ZeRO 1 and 2; under ZeRO 3 twice per
-      row, or once if all of them may stay resident for the row.
+      row, or once if all weights may stay resident for the row.
     - Tensor parallelism: all-reduce of [row_tokens, d] four times per layer (twice forward, twice
-      backward), once for the embedding, and of the masked rows once. Sequence parallelism sends
-      the same bytes.
+      backward) and once for the embedding; all-reduce of [masked_tokens, d] once. Sequence
+      parallelism sends the same bytes.
 
     Tensor groups stay within a node; data groups cross nodes if the GPUs exceed one node. A ring
     leaves each node once, so the rings of a node's data groups share its network cards in

@@ -1,4 +1,4 @@
-"""Data statistics for an estimate: from given shards, else from published figures."""
+"""Data statistics for an estimate, from shards or from bounds and published token counts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ _DOCUMENTS_SAMPLED = 4096
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """Properties of the data that an estimate depends on."""
+    """Data properties used by an estimate."""
 
     vocabulary_size: int
     mean_lengths: dict[str, float]

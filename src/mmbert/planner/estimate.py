@@ -16,10 +16,10 @@ from mmbert.schedule import PhasePlan
 class PhaseCost:
     """Compute, communication and time of one phase in the recipe's own layout.
 
-    `mean_length` is the token-weighted mean document length that global attention is costed with.
+    `mean_length` is the token-weighted mean document length, used for the cost of global attention.
     `communication_bound_gpus` is the smallest number of GPUs, doubling the data ranks from the
-    present one, at which communication takes longer than arithmetic (None: not before a rank has
-    less than one row).
+    present one, at which communication takes longer than arithmetic; None if a rank would have less
+    than one row.
     `step_seconds` is the mean over the phase, including exposed communication; `compute_seconds`
     and `communication` are those of a step with the phase's largest batch.
     """
@@ -64,7 +64,7 @@ class ParallelLayout:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Everything that `mmbert plan` reports."""
+    """Complete result of `mmbert plan`."""
 
     recipe: Recipe
     gpu: Gpu

@@ -1,4 +1,4 @@
-"""Tokens and epochs per language, by phase; also of mmBERT's published datasets."""
+"""Tokens and epochs by language and phase, including those of mmBERT's published datasets."""
 
 import csv
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from importlib import resources
 from mmbert.recipe import Phase, Recipe
 from mmbert.schedule import TrainingPlan
 
-# Columns of the published table, in the order in which phases claim them.
+# Columns of the published table, in the order of assignment to phases.
 # Source: statistics/language_counts.csv of github.com/JHU-CLSP/mmBERT (MIT license).
 _COLUMNS = ("pretrain", "ext", "decay-mid", "decay-eng", "decay-all")
 _CODE = "code"
@@ -37,7 +37,7 @@ class LanguageTable:
     def most_repeated(self) -> list[tuple[str, float]]:
         """Return languages with their epochs, most repeated first.
 
-        Epochs are summed over the phases, or the largest of a phase if phases have separate text.
+        Epochs are summed over phases that share text; for separate text, their maximum is used.
         """
         combine = sum if self.same_text else max
         totals = {
@@ -59,11 +59,11 @@ def published_counts() -> dict[str, dict[str, int]]:
 
 
 def published_languages(recipe: Recipe, plan: TrainingPlan) -> LanguageTable | None:
-    """Build the table of a recipe that selects mmBERT's published languages, else return None.
+    """Build the table of a recipe with mmBERT's published languages; None for other recipes.
 
-    Each phase uses the first dataset with exactly its selected languages that no earlier phase
-    uses. The datasets are already resampled by temperature, so every language of one is repeated
-    equally often: the phase's tokens over the dataset's.
+    Each phase is assigned the first unused dataset with exactly its selected languages (with `all`,
+    only `decay-all`). The datasets are already resampled by temperature, so all languages of one
+    have the same epochs: the phase's tokens divided by the dataset's.
     """
     counts = published_counts()
     entries: dict[str, list[LanguagePhase | None]] = {}

@@ -7,7 +7,7 @@ from mmbert.model.config import EncoderConfig
 from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.planner.parameter_count import ParameterCount
 
-# Assumed use by the driver, NCCL and allocator fragmentation; `mmbert plan` prints the rest.
+# Reserve for the driver, NCCL and allocator fragmentation; `mmbert plan` prints the remainder.
 RESERVE_BYTES = 3 << 30
 RESERVE_FRACTION = 0.05
 
@@ -64,13 +64,12 @@ def device_memory(
 ) -> DeviceMemory:
     """Estimate the peak memory of one device in bytes.
 
-    `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` is the number of data ranks;
-    `masked_tokens` the mask slots of a row, `document_slots` its maximum number of documents;
-    `optimizer_bytes` the bytes per parameter that the optimizer keeps, float32 master included.
-    Accumulated gradients are float32. ZeRO 1 shards masters and optimizer states over the data
-    ranks, ZeRO 2 also gradients, ZeRO 3 also weights: a device then holds the embedding (shared
-    with the decoder) and one layer, and during the passes as many other parameters as may stay
-    resident.
+    `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` is the number of data ranks. A row has
+    `masked_tokens` mask slots and at most `document_slots` documents. `optimizer_bytes` counts the
+    float32 master and the optimizer states of a parameter. Accumulated gradients are float32. ZeRO
+    1 shards masters and optimizer states over the data ranks, ZeRO 2 also gradients, ZeRO 3 also
+    weights. Under ZeRO 3, a device holds its shard, the embedding (shared with the decoder) and one
+    layer in full, and other parameters up to the resident limit during the passes.
     """
     local = local_parameters(parameters, tensor)
     shard = -(-local // data)

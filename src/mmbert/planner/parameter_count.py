@@ -31,7 +31,7 @@ class ParameterCount:
 
     @property
     def replicated(self) -> int:
-        """Parameters that tensor parallelism replicates: norms and the head's dense layer."""
+        """Parameters replicated by tensor parallelism: norms and the head's dense layer."""
         return self.norms + self.head
 
 
@@ -52,7 +52,7 @@ def count_parameters(model: ModelSettings, vocabulary_size: int) -> ParameterCou
 def flops_per_token(
     model: ModelSettings, vocabulary_size: int, mask_ratio: float, mean_length: float
 ) -> Flops:
-    """Return the training FLOPs per token of a row, as `mmbert.model.flops` counts them.
+    """Return the training FLOPs per token of a row, by the formulas of `mmbert.model.flops`.
 
     `mean_length` is the token-weighted mean document length: the sum of squared lengths over the
     sum of lengths. A row of documents of that length costs the same as the actual row, except for

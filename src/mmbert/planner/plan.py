@@ -48,8 +48,8 @@ def estimate(
             model's own FLOPs reach. Determines all times.
 
     Raises:
-        UserError: unknown GPU, mfu outside (0, 1], a number of GPUs that does not fit the tensor
-            size or the quantum, or shards that are damaged or lack what the recipe needs.
+        UserError: unknown GPU, mfu outside (0, 1], a number of GPUs incompatible with the tensor
+            size or the quantum, or shards that are damaged or lack text for the recipe.
     """
     hardware = find_gpu(gpu)
     _check(recipe, gpus, mfu)
@@ -94,7 +94,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class _Setup:
-    """A recipe on given GPUs with the data statistics that its cost depends on."""
+    """Inputs of the cost formulas: recipe, GPUs and data statistics."""
 
     recipe: Recipe
     gpu: Gpu

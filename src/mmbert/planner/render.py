@@ -12,7 +12,7 @@ from mmbert.planner.memory import usable_bytes
 from mmbert.recipe import format_quantity
 
 _GIB = 1 << 30
-# A table of more than twice as many languages shows the largest and the most repeated.
+# Number of largest and of most repeated languages shown, if there are more than twice as many.
 _ROWS_SHOWN = 12
 
 

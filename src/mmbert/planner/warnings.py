@@ -1,4 +1,4 @@
-"""Warnings about an estimate: what will not work, or is probably a mistake."""
+"""Warnings about an estimate: infeasible settings and likely mistakes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from mmbert.recipe import Recipe
 
 # mmBERT's stated aim: at most about five epochs of any language.
 MAX_EPOCHS = 5.0
-# Communication below this is not worth a warning: the model is small.
+# Minimum communication time for a warning; shorter times only occur with small models.
 MIN_COMMUNICATION_SECONDS = 0.02
 MIN_STEPS = 10
 
@@ -21,7 +21,7 @@ def find_warnings(
     layouts: Sequence[ParallelLayout],
     languages: LanguageTable | None,
 ) -> Iterator[str]:
-    """Yield one sentence for each problem."""
+    """Yield one sentence per problem."""
     chosen = next((layout for layout in layouts if layout.chosen), None)
     if chosen is not None and not chosen.fits:
         better = next((layout for layout in layouts if layout.fits), None)
@@ -64,7 +64,7 @@ def find_warnings(
 
 
 def _initial_checkpoint(recipe: Recipe) -> Iterator[str]:
-    """Yield differences between the recipe and the model that it starts from."""
+    """Yield differences between the recipe and its initial checkpoint."""
     if recipe.initial_checkpoint is None:
         return
     if not (recipe.initial_checkpoint / "config.json").is_file():

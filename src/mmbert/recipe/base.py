@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
-    """Section of the recipe: immutable; unknown keys are rejected with the closest known key."""
+    """Immutable section of the recipe. Rejects unknown keys, suggesting the closest known key."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,4 +1,4 @@
-"""Sizes that tensor and data parallelism must divide, so that all ranks hold equal parts."""
+"""Divisibility checks for tensor and data parallelism, so that all ranks hold equal parts."""
 
 from mmbert.errors import UserError
 from mmbert.recipe.sections import BatchSettings, ParallelSettings
@@ -10,7 +10,7 @@ def not_divided_by_tensor(
     """Find the first size that is not divisible by the tensor-parallel size.
 
     Args:
-        row_tokens: None if the tokens of a row are not split.
+        row_tokens: tokens of a row; None if they are not split.
 
     Returns:
         The recipe key and value of the size; None if all are divisible.

@@ -58,7 +58,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    """Return `recipe` with the dotted keys of a variant's overrides set."""
+    """Apply a variant's overrides, given by dotted key, and return the new recipe."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     for key, value in overrides.items():
         _set(values, key, value)

@@ -1,4 +1,4 @@
-"""Recipes and language lists in the package, and their lookup by name."""
+"""Packaged recipes and language lists, and their lookup by name."""
 
 import difflib
 import warnings
@@ -24,12 +24,12 @@ def language_list_names() -> list[str]:
 def find_recipe(recipe: Path | str) -> Path:
     """Return the file of a recipe given by name or by path.
 
-    The name of a packaged recipe wins over a file or folder of that name in the working folder
-    (`./demo` is such a file), so that a command means the same wherever it is started. A `Path` is
-    never a name.
+    A packaged recipe takes precedence over a file or folder of the same name in the working
+    directory (given as `./demo`), so that a command does not depend on where it is started. A
+    `Path` is never interpreted as a name.
 
     Raises:
-        UserError: neither a packaged recipe nor a file.
+        UserError: `recipe` is neither the name of a packaged recipe nor an existing file.
     """
     names = recipe_names()
     if isinstance(recipe, str) and recipe in names:
@@ -57,7 +57,7 @@ def find_recipe(recipe: Path | str) -> Path:
 
 
 def describe_recipe(recipe: Path | str) -> str:
-    """Return a line with the recipe file of a name or path. Raises UserError."""
+    """Describe the recipe file of a name or path in one line. Raises UserError if there is none."""
     path = find_recipe(recipe)
     return f"recipe: {path}" if str(path) == str(recipe) else f"recipe: {recipe} ({path})"
 

@@ -12,8 +12,8 @@ from mmbert.recipe.quantities import Quantity
 class LanguageSelection(Settings):
     """Languages to sample: all, by name, or by minimum size.
 
-    A name is `iso639-3_Script`, or an ISO 639-3 code for all of its scripts. A language must
-    satisfy both names and minimum if both are given.
+    A name is `iso639-3_Script`, or an ISO 639-3 code for all of its scripts. If names and a minimum
+    are given, a language must satisfy both.
     """
 
     all: bool = False
@@ -44,7 +44,7 @@ class LanguageSelection(Settings):
         return self
 
     def includes(self, language: str, *, tokens: int, size_bytes: int) -> bool:
-        """Return whether `language`, with its training tokens and UTF-8 bytes, is selected."""
+        """Return whether a language is selected, given its training tokens and UTF-8 bytes."""
         if self.all:
             return True
         if self.names and language not in self.names and language.split("_")[0] not in self.names:
@@ -111,7 +111,7 @@ class Variant(Settings):
 
     name: str
     branch_from: str
-    """Phase whose last checkpoint it starts from."""
+    """Phase at the end of which the variant branches off."""
     overrides: dict[str, Any]
     """Overrides by dotted key, as on the command line: `phases.decay.languages: …`."""
 
@@ -124,4 +124,4 @@ class MergeSettings(Settings):
     density: float = Field(default=0.5, gt=0, le=1)
     weights: tuple[float, ...] = ()
     decay: float = Field(default=0.9, gt=0, lt=1)
-    """Weight of older checkpoints in the exponential moving average."""
+    """Weight of a checkpoint relative to the next newer one, for an exponential average (ema)."""

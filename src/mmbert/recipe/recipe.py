@@ -24,14 +24,14 @@ from mmbert.recipe.sections import (
 
 
 class Recipe(Settings):
-    """Settings of a training run; DESIGN in the README explains how the sections interact."""
+    """All settings of a training run, with checks across sections."""
 
     name: str
     seed: int = Field(default=21, ge=0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     deterministic: bool = False
-    """Fixed order of sums on GPUs: two runs on the same GPU model, grid and versions have bitwise
-    equal losses and weights, but are slower. No effect on a CPU."""
+    """Fixed summation order on GPUs: bitwise equal losses and weights for runs with the same GPU
+    model, grid and versions, at a lower speed. No effect on a CPU."""
     model: ModelSettings
     initial_checkpoint: Path | None = None
     """Folder written by `mmbert import` with initial weights; default: random initialization. It
@@ -58,7 +58,7 @@ class Recipe(Settings):
 
     @property
     def longest_context(self) -> int:
-        """Context that pieces are cut to; phases with a shorter one cut them further."""
+        """Longest context of any phase, at which pieces are cut; shorter ones cut them further."""
         return max(phase.context for phase in self.phases)
 
     @model_validator(mode="after")

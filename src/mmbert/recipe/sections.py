@@ -30,7 +30,7 @@ class ModelSettings(Settings):
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding. Default: the tokenizer's vocabulary size, which it must equal."""
     global_attention_every: int = Field(default=3, gt=0)
-    """Layers whose index is a multiple of this use global attention, the others local."""
+    """Interval of layers with global attention, from layer 0; the others use local attention."""
     local_window: int = Field(default=128, gt=0, multiple_of=2)
     """Width of local attention in tokens, half of it on each side."""
     norm_eps: float = Field(default=1e-5, gt=0)
@@ -73,7 +73,7 @@ class TokenizerSettings(Settings):
 
 
 class Source(Settings):
-    """A source of text: its folder within the shards, and the sampling of its languages."""
+    """Source of text: folder within the shards, and sampling of its languages."""
 
     name: str
     path: str | None = None
@@ -82,7 +82,8 @@ class Source(Settings):
     """`temperature`: tokens in proportion to n**temperature over the phase's languages.
     `budget`: all languages of the source, in proportion to their size."""
     tokens: dict[str, Quantity] | None = None
-    """Weight in the mixture of each phase (tokens in the published tables); absent: not used."""
+    """Weight in the mixture by phase (tokens in the published tables); phases not listed do not use
+    the source. A single source needs no weights."""
     max_epochs: float | None = Field(default=None, gt=0)
     """Maximum epochs of a language over the whole run; excess tokens go to the others."""
 
@@ -93,7 +94,7 @@ class Source(Settings):
 
 
 class MaskingSettings(Settings):
-    """Replacement of chosen tokens: fractions of mask and random tokens; the rest stay."""
+    """Replacement of selected tokens: fractions of mask and random tokens; the rest are kept."""
 
     mask: float = Field(default=0.8, ge=0, le=1)
     random: float = Field(default=0.1, ge=0, le=1)
@@ -141,7 +142,7 @@ class BatchSettings(Settings):
     rows: int = Field(gt=0)
     quantum: int = Field(gt=0)
     """Number of virtual data streams. Every batch is a multiple of it, and the data-parallel size
-    must divide it; nothing else about the data depends on the ranks."""
+    must divide it; the data are otherwise independent of the ranks."""
     growth: Growth | None = None
     """Batch-size warm-up."""
 
@@ -235,16 +236,16 @@ class GuardSettings(Settings):
     """Maximum steps skipped for a non-finite loss or gradient within the last thousand steps
     before the run stops."""
     spike_window: int = Field(default=200, ge=10)
-    """Steps in the running median used to detect spikes (within one phase)."""
+    """Window of the running median for spike detection, in steps (within one phase)."""
     spike_threshold: float | None = Field(default=8.0, gt=0)
-    """Robust standard deviations above the running median that make a loss a spike; none: no
-    spike detection."""
+    """Spike threshold in robust standard deviations above the running median; none disables spike
+    detection."""
     rollback: bool = False
-    """After a spike, return to the last checkpoint and skip the rows of the steps around it."""
+    """After a spike, return to the last checkpoint and skip the rows of the surrounding steps."""
     rollback_limit: int = Field(default=5, ge=1)
     """Maximum rollbacks before the run stops for inspection."""
     hang_minutes: float = Field(default=15.0, gt=0)
-    """Minutes without progress after which a rank is reported with its stack and the run stops."""
+    """Timeout for a rank without progress, in minutes: its stack is reported and the run stops."""
     sanity_every: int | None = Field(default=None, gt=0)
     """Steps between sanity checks across ranks: equal weight copies, equal rows in a tensor group,
     finite weights, every gradient counted once. None: only before a checkpoint is saved."""

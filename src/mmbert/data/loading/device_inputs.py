@@ -40,7 +40,7 @@ def prefetch_to_device(device: torch.device, rows: Sequence[Row]) -> Iterator[Mi
         computing.wait_event(arrived)
         for tensor in (present.components, *vars(present.batch).values()):
             if isinstance(tensor, Tensor):
-                tensor.record_stream(computing)  # else the copy stream may reuse it too early
+                tensor.record_stream(computing)  # delays its reuse by the copy stream
         yield present
 
 
@@ -52,7 +52,7 @@ def _send(row: Row, device: torch.device) -> Microbatch:
 
 
 def _send_on(stream: Any, row: Row, device: torch.device) -> tuple[Microbatch, Any]:
-    """Copy a row on `stream`; returns it and the event of its arrival."""
+    """Copy a row on `stream`; return it and the event of its completion."""
     with torch.cuda.stream(stream):
         sent = _send(row, device)
         arrived = torch.cuda.Event()

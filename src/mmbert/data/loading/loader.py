@@ -23,15 +23,15 @@ _MAX_STATES = 16
 
 
 class RowLoader:
-    """Iterates over a data rank's rows from `first_step` to the end of the run.
+    """Iterator over a data rank's rows from `first_step` to the end of the run.
 
-    Row i of the run belongs to stream i mod V and to data rank i mod `data_ranks`; its contents
-    depend on neither.
+    Row i of the run is built by stream i mod V (V = `batch.quantum`) for data rank i mod
+    `data_ranks`. Its contents are independent of `data_ranks` and `workers`.
 
     Args:
-        workers: number of processes that read ahead (they do not import torch); 0: none.
-        exchange: all-gathers the states of the data ranks at the end of a phase, called on every
-            rank at the same row; not needed for one data rank.
+        workers: number of read-ahead processes (without torch); 0 builds rows in this process.
+        exchange: all-gather of the data ranks' states at the end of a phase, called on every rank
+            at the same row; not needed for one data rank.
 
     Raises:
         UserError: the number of data ranks does not divide the streams, or the state belongs to
@@ -73,7 +73,7 @@ class RowLoader:
         self._states[first_step - 1] = self._cursor.state_dict(first_step, self._latest)
 
     def __iter__(self) -> Iterator[Row]:
-        """Iterate over the rows; only once, since the states advance with them."""
+        """Iterate over the rows. Allowed only once, since the stream states advance."""
         if self._started:
             raise RuntimeError("a RowLoader can be iterated only once; create another from a state")
         self._started = True
@@ -92,9 +92,9 @@ class RowLoader:
         self.close()
 
     def state_after(self, step: int) -> DataState:
-        """Return this rank's state after all its rows of `step`, one of the last 16 finished steps.
+        """Return this rank's state after `step`, one of the last 16 finished steps.
 
-        The step before the first one counts as finished. Raises ValueError for other steps.
+        `first_step - 1` counts as finished. Raises ValueError for other steps.
         """
         state = self._states.get(step)
         if state is None:

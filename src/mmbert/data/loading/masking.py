@@ -19,7 +19,7 @@ from mmbert.recipe import MaskingSettings
 
 # Longer words are split: in scripts without spaces a "word" would be a whole sentence.
 MAX_WORD_TOKENS = 8
-# Key of a token that must not be chosen; all other keys have 31 bits.
+# Key of an ineligible token; all other keys have 31 bits.
 _INELIGIBLE = np.uint32(2**32 - 1)
 
 
@@ -36,7 +36,7 @@ class MaskedRow:
 
 
 class Masker:
-    """Masks exactly round(ratio · eligible) tokens of a row, never special ones.
+    """Masks exactly round(ratio · n) of the n tokens of a row that are not special.
 
     Random replacements are uniform over the vocabulary without the special ids.
 
@@ -94,7 +94,7 @@ class Masker:
         return replaced
 
     def _whole_words(self, input_ids: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
-        """Choose `count` positions that form whole words, except for the last word chosen."""
+        """Choose `count` positions in whole words; only the last word may be partial."""
         assert self._word_starts is not None
         eligible = np.flatnonzero(keys != _INELIGIBLE)
         starts = self._word_starts[input_ids[eligible]]

@@ -1,9 +1,9 @@
 """Packing of buffered segments into rows: oldest first, with an exact fill of the remaining gap.
 
-Segments are taken in order until the row is nearly full. The space of the last dozen that would
-still fit is left as a gap, which is filled by an exact subset sum over the lengths of the next
-buffered segments. The oldest segment is always taken, so that a segment behind j older ones waits
-for at most j rows.
+Segments are taken in order until the row is nearly full: the last dozen that would still fit are
+left out. The remaining gap is filled by an exact subset sum over the lengths of the next buffered
+segments. The oldest segment is always taken, so that a segment behind j older ones waits for at
+most j rows.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from mmbert.recipe import Recipe
 
 # Buffered segments searched to fill a row's gap; the second window only if the first fails.
 CLOSING_WINDOWS = (64, 256)
-# Segments that would still fit in order but are left to the gap, so that many sums are possible.
+# Fitting segments left out of the ordered prefix, so that the gap allows many subset sums.
 CLOSING_RESERVE = 12
-# Slots of a batch come in multiples of this: a smaller step would mean more shapes, and kernels
-# compiled for them.
+# Granularity of a batch's slots; a smaller step would compile kernels for more shapes.
 SLOT_STEP = 32
 
 
@@ -59,7 +58,7 @@ def row_shapes(
 
 
 def max_segments_per_row(row_tokens: int, mean_segment: float) -> int:
-    """Return a fixed number of segment slots: four times the expected segments, in steps of 64.
+    """Return the segment slots of a row: 4 times the expected number, rounded up to 64s, plus 64.
 
     At most row_tokens / 3 (a segment has at least begin, end and one token), plus the padding.
     """
@@ -69,15 +68,15 @@ def max_segments_per_row(row_tokens: int, mean_segment: float) -> int:
 
 
 def slots_for(segments: int, max_segments: int) -> int:
-    """Return the slots of a batch with `segments` segments (padding included), at most all.
+    """Round `segments` (padding included) up to a multiple of SLOT_STEP, at most `max_segments`.
 
-    On a GPU every slot, filled or not, costs attention programs, and memory in the backward pass.
+    On a GPU, even empty slots cost attention programs, and memory in the backward pass.
     """
     return min(-(-segments // SLOT_STEP) * SLOT_STEP, max_segments)
 
 
 def prefix_length(ends: np.ndarray, shape: RowShape) -> int:
-    """Return how many of the oldest segments are taken in order; `ends` are cumulative sizes."""
+    """Return the number of oldest segments to take in order; `ends` are cumulative sizes."""
     fitting = int(np.searchsorted(ends, shape.row_tokens, side="right"))
     return max(1, min(fitting - CLOSING_RESERVE, shape.max_prefix_segments))
 
@@ -85,7 +84,7 @@ def prefix_length(ends: np.ndarray, shape: RowShape) -> int:
 def choose_segments(sizes: np.ndarray, shape: RowShape) -> np.ndarray:
     """Choose the buffered segments (`sizes` int64, oldest first) of a row; ascending indices.
 
-    Their sizes sum to at most `row_tokens`, exactly wherever the buffered lengths allow.
+    Their sizes sum to at most `row_tokens`, and to exactly that if a closing window allows it.
     """
     ends = np.cumsum(sizes)
     if len(ends) <= shape.max_prefix_segments and (not len(ends) or ends[-1] <= shape.row_tokens):

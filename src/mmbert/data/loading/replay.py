@@ -1,4 +1,4 @@
-"""Documents in the rows of any step, found by replaying the order of data without text."""
+"""Documents of any step, found by replaying the data order without reading text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of some of a phase's streams, built in this process, and the rows of a data rank."""
+"""Construction of rows from some streams of a phase, and the row numbers of a data rank."""
 
 from __future__ import annotations
 

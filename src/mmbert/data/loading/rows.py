@@ -32,9 +32,10 @@ class Row:
         input_ids: int32 [T], masked; padded after the last segment.
         cu_seqlens: int32 [S + 1], starts of segments, then of the padding, then T repeated (a batch
             drops most of these).
-        max_seqlen: the context (more only if many tiny segments leave no slots for padding).
+        max_seqlen: the context; larger only if tiny segments leave too few slots for padding.
         segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
-        masked_positions, labels: int32 [K], positions ascending; unused slots repeat the last one.
+        masked_positions: int32 [K], ascending; unused slots repeat the last position.
+        labels: int32 [K], original tokens; 0 for unused slots.
         weights: float32 [K], 1 for a used slot, 0 otherwise.
         masked_components: int32 [K], -1 for unused slots.
         tokens: number of tokens without padding.
@@ -87,7 +88,7 @@ class RowBuilder:
         cu_seqlens = np.full(slots + 1, row_tokens, dtype=np.int32)
         cu_seqlens[0] = 0
         cu_seqlens[1 : len(ends) + 1] = ends
-        # Padding is split at the context too, so that attention over it costs no more than text.
+        # Padding is split at the context, so that its attention costs no more than that of text.
         padding = np.arange(used + self._context, row_tokens, self._context)
         padding = padding[: slots - 1 - len(ends)]
         cu_seqlens[len(ends) + 1 : len(ends) + 1 + len(padding)] = padding

@@ -1,6 +1,6 @@
-"""Virtual data streams, which pack their part of a phase's pieces into rows.
+"""Virtual data streams: each packs its share of a phase's pieces into rows.
 
-A small state after every row is all that a stream needs to resume.
+A stream resumes from the small state recorded with every row.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StreamState(TypedDict):
     carried: list[list[int]]
     """Pending segments, oldest first."""
     kept: list[list[int]]
-    """Deferred ranges: rest of pieces started in an earlier phase, of languages not sampled now."""
+    """Deferred ranges: remainders from earlier phases, of languages not sampled in this one."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Ranges:
 class Stream:
     """Stream `number` of a phase; `next_row()` returns the segments of its next row.
 
-    If epoch caps bind every language and the run needs nearly everything they leave, a stream may
-    run out before the end of the phase; its last rows are then padding, not repeated text.
+    If epoch caps bind every language and leave barely enough text, a stream may run out before the
+    end of the phase; its last rows are then padding, not repeated text.
 
     Args:
-        read_ahead: request the text of pieces from the OS when they are drawn, a row or two before
-            use and all at once, since remote storage serves many requests in parallel.
+        read_ahead: request the text of drawn pieces from the OS a row or two before use, all at
+            once, since remote storage serves many requests in parallel.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Stream:
         self._buffer = _located(sampler, Ranges.of(state["carried"]))
         if read_ahead:
             sampler.locator.read_ahead(self._buffer)
-        # Segments of pieces fetched ahead of the position, and how many each piece has.
+        # Segments of the pieces fetched beyond the position, and their number in each piece.
         self._ahead = np.empty((0, COLUMNS), dtype=np.int64)
         self._ahead_counts = np.empty(0, dtype=np.int64)
         per_row = sampler.row_tokens / sampler.mean_piece
@@ -135,7 +135,7 @@ class Stream:
         self._position += pieces
 
     def _fetch(self) -> bool:
-        """Fetch pieces if none are left ahead; returns whether there are any."""
+        """Fetch pieces if no fetched ones are left; return whether any are available."""
         if not len(self._ahead_counts):
             components, numbers = self._sampler.draw(self._number, self._position, self._fetched)
             self._ahead, self._ahead_counts = self._sampler.segments(components, numbers)
@@ -150,7 +150,7 @@ def initial_state() -> StreamState:
 
 
 def _located(sampler: PhaseSampler, ranges: Ranges) -> np.ndarray:
-    """Return the table of segments given as ranges no longer than the context."""
+    """Return the segment table of ranges that fit the context."""
     pieces = sampler.locator.locate(ranges.component, ranges.number)
     table, _ = sampler.cut(
         ranges.component, ranges.number, pieces, ranges.start, ranges.start + ranges.size
@@ -164,8 +164,8 @@ def close_phase(
     """End a phase, given the states of all streams in order.
 
     Returns:
-        The phase's end, in which whole pieces still pending are returned to their components; and
-        for each stream the remainders of pieces that were started, joined into ranges.
+        The phase's end, with whole pending pieces returned to their components; and the remainders
+        of started pieces for each stream, joined into ranges.
     """
     components, numbers = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     remainders = []

@@ -1,4 +1,4 @@
-"""Validation rows, the same at every evaluation, and the loss of a unigram model on them."""
+"""Fixed validation rows, and the loss of a unigram model on them."""
 
 from __future__ import annotations
 
@@ -43,15 +43,16 @@ def validation_rows(
 ) -> list[Row]:
     """Build one rank's validation rows from the held-out split of every component.
 
-    The choice of documents and masks depends on neither the run's seed nor the number of ranks.
+    Documents and masks are independent of the run's seed and the number of ranks.
     Documents longer than `context` are represented by their first part.
 
     Args:
-        sources: folders of the sources to take components from.
+        sources: folders of the sources to evaluate.
         settings: number of documents per component and mask ratio.
-        context: tokens that a document is truncated to.
-        masking: how masked tokens are replaced.
-        rank, ranks: every rank gets the same number of rows; some may be empty (all weights 0).
+        context: maximum tokens of a document, including begin and end tokens.
+        masking: replacement of masked tokens.
+        rank, ranks: data rank and number of ranks. Every rank gets the same number of rows; some
+            may be empty (all weights 0).
 
     Raises:
         UserError: the context exceeds a row.
@@ -112,7 +113,7 @@ def unigram_loss(
     """Compute the loss of a unigram model with add-one smoothing over the text ids.
 
     Frequencies are counted on at least `tokens_per_component` tokens of each component's train
-    split (all, if it has fewer), read in a fixed random order.
+    split, or on all of them if there are fewer, in a fixed random order.
     """
     vocabulary = corpus.tokenizer.vocabulary_size
     counts = np.zeros(vocabulary, dtype=np.int64)
@@ -147,7 +148,7 @@ def _token_counts(corpus: Corpus, component: Component, enough: int, vocabulary:
             break
         places = np.arange(first, min(first + 256, total))
         for document in permute(places, total, key_of("unigram", component.name)).tolist():
-            # of a document of a hundred megabytes, only the beginning is sampled
+            # a huge document (100 MB) contributes only its beginning
             tokens = corpus.document(component, "train", document)[: enough - read]
             parts.append(tokens)
             read += len(tokens)

@@ -107,7 +107,7 @@ class WorkerPool:
             pass_fds=(writing,),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        os.close(writing)  # left open only in the worker, so that its exit is noticed here
+        os.close(writing)  # only the worker holds it now, so that its exit is noticed here
         self._pipes.append(Connection(reading, writable=False))
         self._processes.append(process)
         assert process.stdin is not None
@@ -117,8 +117,8 @@ class WorkerPool:
 
 def main(writing: int) -> None:
     """Run a worker: read its task from standard input, write rows to the pipe `writing`."""
-    # The training process decides when to stop: a signal to the whole process group must not
-    # leave it without rows for the step that it is finishing.
+    # Ignore signals to the process group: the training process stops the workers itself, after
+    # the step in progress, which needs their rows.
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
     for number in watched:
         signal.signal(number, signal.SIG_IGN)

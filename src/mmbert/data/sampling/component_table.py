@@ -18,7 +18,7 @@ from mmbert.recipe import Recipe
 from mmbert.schedule import StepPlan, TrainingPlan
 
 NO_TIER = "none"
-"""The tier of a component that no phase draws from."""
+"""Tier of components that are not sampled in any phase."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ComponentTable:
     """`source/language`; stable when indices change."""
     languages: tuple[str, ...]
     tiers: tuple[str, ...]
-    """The first phase that draws from the component."""
+    """First phase in which the component is sampled."""
     train_tokens: npt.NDArray[np.int64]
     """Row tokens of one epoch: text plus begin and end tokens of every piece."""
     mixtures: tuple[PhaseMixture, ...]
@@ -40,7 +40,7 @@ class ComponentTable:
         """Build the table of `corpus` under `recipe`.
 
         Raises:
-            UserError: a phase needs text that the corpus does not have.
+            UserError: the corpus lacks text for a phase.
         """
         sizes = component_sizes(corpus, recipe)
         names = [phase.name for phase in recipe.phases]
@@ -55,7 +55,7 @@ class ComponentTable:
         )
 
     def languages_in(self, phase: int) -> int:
-        """Return the number of languages that a phase draws from."""
+        """Return the number of languages sampled in a phase."""
         return len({self.languages[c] for c in np.flatnonzero(self.mixtures[phase].active)})
 
     def largest_languages(self) -> list[str]:
@@ -87,7 +87,7 @@ class ComponentTable:
         return {name: int(count) for name, count in zip(self.names, tokens, strict=True) if count}
 
     def from_names(self, tokens: Mapping[str, int]) -> npt.NDArray[np.float64]:
-        """Return the tokens from `to_names` in this table's order."""
+        """Convert the result of `to_names` to an array in this table's order."""
         return np.array([float(tokens.get(name, 0)) for name in self.names])
 
 

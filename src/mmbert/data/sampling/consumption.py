@@ -87,7 +87,7 @@ class Consumption:
         undrawn_components, undrawn_draws = _undrawn(mixture, rotation_key, end.positions)
         reached = mixture.counts_before(int(end.positions.max()) * streams)
         old_counts = self.gap_counts
-        # gaps that the phase did not reach
+        # gaps not reached by the phase
         untouched = [
             np.stack(
                 (
@@ -118,7 +118,7 @@ class Consumption:
 def _undrawn(
     mixture: Mixture, rotation_key: int, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the component and draw of pieces that slower streams missed before the fastest one."""
+    """Find the pieces (component, draw) of slower streams before the fastest stream's position."""
     streams = len(positions)
     first, last = int(positions.min()) * streams, int(positions.max()) * streams
     if mixture.total is not None:
@@ -129,7 +129,7 @@ def _undrawn(
         end = min(last, block.first + len(block.components))
         groups = np.arange(first // streams, -(-end // streams))
         rotation = stream_rotation(groups, rotation_key, streams)
-        # [groups, streams]: the stream that takes each piece, and whether it got that far
+        # [groups, streams]: the stream of each piece; pieces that it has not reached
         stream = (np.arange(streams) - rotation[:, None]) % streams
         numbers = np.flatnonzero(positions[stream] <= groups[:, None]) + groups[0] * streams
         missed = numbers[(numbers >= first) & (numbers < end)] - block.first

@@ -20,14 +20,14 @@ class LossTable:
 
     @classmethod
     def zeros(cls, components: int) -> "LossTable":
-        """A table without tokens."""
+        """Return a table without tokens."""
         return cls(np.zeros(components), np.zeros(components))
 
     def __add__(self, other: "LossTable") -> "LossTable":
         return LossTable(self.loss + other.loss, self.count + other.count)
 
     def mean(self, components: npt.NDArray[np.int64] | None = None) -> float | None:
-        """Mean loss per token over `components` (default: all); None without tokens."""
+        """Return the mean loss per token over `components` (default: all); None without tokens."""
         chosen = slice(None) if components is None else components
         count = float(self.count[chosen].sum())
         return float(self.loss[chosen].sum()) / count if count else None
@@ -35,7 +35,7 @@ class LossTable:
     def by_label(
         self, labels: Sequence[str], order: Sequence[str] | None = None
     ) -> dict[str, float]:
-        """Mean loss of the components under each label; labels without tokens are left out.
+        """Return the mean loss of each label's components, omitting labels without tokens.
 
         Args:
             labels: one per component.
@@ -47,9 +47,9 @@ class LossTable:
         return {name: mean for name, mean in means.items() if mean is not None}
 
     def by_tier(self, table: ComponentTable) -> dict[str, float]:
-        """Mean loss of each tier that has tokens, in the order of the phases."""
+        """Return the mean loss of each tier with tokens, in the order of the phases."""
         return self.by_label(table.tiers, [phase.name for phase in table.plan.phases])
 
     def by_language(self, table: ComponentTable) -> dict[str, float]:
-        """Mean loss of each language that has tokens, over all of its sources."""
+        """Return the mean loss of each language with tokens, over all its sources."""
         return self.by_label(table.languages)

@@ -22,7 +22,7 @@ from mmbert.data.sampling.permutation import splitmix64, unit_of
 
 PIECES_PER_BLOCK = 16_384
 _CACHED_BLOCKS = 128
-UNLIMITED = 2**62  # more draws than any run takes
+UNLIMITED = 2**62  # exceeds the draws of any run
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Mixture:
             phase.
         names: stable names of the components.
         key: source of the shifts phi (seed and phase).
-        limits: int64 [C], draws available of each component (an epoch cap, or UNLIMITED), after
-            which it is left out.
+        limits: int64 [C], maximum draws of each component (an epoch cap, or UNLIMITED).
 
     Attributes:
         expected_pieces: scheduled length of the sequence.

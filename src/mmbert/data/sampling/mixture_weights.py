@@ -21,7 +21,7 @@ from mmbert.errors import UserError
 from mmbert.recipe import Phase, Recipe, Source
 from mmbert.schedule import training_plan
 
-# Linear segments that approximate a temperature which changes within a phase.
+# Number of linear segments approximating a temperature that changes within a phase.
 MOVING_TEMPERATURE_STEPS = 64
 
 
@@ -239,9 +239,9 @@ def _language_fractions(
 def _fill(
     budget: np.ndarray, fractions: np.ndarray, caps: np.ndarray, source: Source, phase: Phase
 ) -> np.ndarray:
-    """Divide the budget [K] by fractions with caps; returns tokens [K, members].
+    """Divide the budget [K] by fractions under caps; return tokens [K, members].
 
-    Tokens above a cap go to the members below theirs.
+    Excess tokens of capped members go to the other members.
     """
     capped = np.zeros(len(caps), dtype=bool)
     while True:

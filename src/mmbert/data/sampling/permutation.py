@@ -1,8 +1,8 @@
 """Keyed permutations without arrays: a vectorized Feistel network with cycle walking.
 
-`permute(index, size, key)` is a bijection of 0 to size - 1 for each key. Every index costs the
-same, so that the order of an epoch takes no memory. Uses only 64-bit integer arithmetic, which is
-the same on every machine.
+`permute(index, size, key)` is a bijection of 0 to size - 1 for each key. Each index is computed
+independently, so that the order of an epoch takes no memory. Uses only 64-bit integer arithmetic,
+which is the same on every machine.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class PieceLocator:
     def read_ahead(self, table: np.ndarray) -> None:
         """Ask the OS to read the text of a table's segments in the background.
 
-        Skips small shards, which are cached after a few pieces anyway.
+        Skips small shards, which are cached after a few pieces.
         """
         table = table[self._has_big_shards[table[:, COMPONENT]]]
         for component, shard, offset, size in table[:, (COMPONENT, SHARD, OFFSET, SIZE)].tolist():
@@ -163,7 +163,7 @@ class PhaseSampler:
         before: consumption of earlier phases.
 
     Attributes:
-        digest: identifies the sequence; a run resumes only with the sequence that it started with.
+        digest: hash that identifies the sequence; a run resumes only if it is unchanged.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class PhaseSampler:
         start: np.ndarray,
         end: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Like `segments`, for token ranges `start` to `end` of the pieces' documents."""
+        """Cut token ranges `start` to `end` of the pieces' documents, as `segments` cuts pieces."""
         counts = count_parts(end - start, self.context)
         owner = np.repeat(np.arange(len(counts)), counts)
         part = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)

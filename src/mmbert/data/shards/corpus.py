@@ -129,7 +129,7 @@ class ShardPool:
         return dataset
 
 
-# With as many continuation indexes, 49,152 of the 65,530 maps that Linux allows a process.
+# With two maps each and as many continuation indexes: 49,152 of Linux's 65,530 maps per process.
 _MAX_OPEN_SHARDS = 16_384
 _READER_THREADS = 16  # manifests
 
@@ -226,7 +226,7 @@ class Corpus:
         return self.shard(component, split, shard).sequence(place)
 
     def __getstate__(self) -> dict[str, object]:
-        # Without maps and descriptors: a worker process opens its own.
+        # Excludes maps and descriptors: a worker process opens its own.
         return {"root": self.root, "tokenizer": self.tokenizer, "components": self.components}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -236,8 +236,8 @@ class Corpus:
 def _manifests(shards: Path) -> Iterator[tuple[Path, bytes]]:
     """Yield every manifest.json in `shards`/source/language with its bytes, sorted by name.
 
-    Reads a few concurrently and none twice, since hundreds of ranks do this on one network file
-    system.
+    Reads several concurrently and each only once, since hundreds of ranks do this on one network
+    file system.
     """
     paths = [
         Path(language.path) / MANIFEST_NAME

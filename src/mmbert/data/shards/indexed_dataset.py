@@ -41,8 +41,7 @@ def dtype_for_vocabulary(vocabulary_size: int) -> np.dtype:
 class IndexedDataset:
     """Random access to the documents of one pair through two flat memory maps.
 
-    Offsets of single documents are verified as they are read, so that opening takes the same time
-    for any size.
+    Offsets are verified when a document is read, so that opening takes the same time for any size.
 
     Args:
         prefix: path without suffix.

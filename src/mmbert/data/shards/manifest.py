@@ -111,7 +111,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Parse a manifest; a UserError names `path` and the key."""
+    """Parse a manifest. Raises UserError naming `path` and the key."""
     remedy = "restore the file from a copy, or remove it and run the preprocessing again"
     try:
         return Manifest.model_validate_json(data)

@@ -40,8 +40,8 @@ class MappedFile:
     def check_not_truncated(self) -> None:
         """Raise UserError if the file was truncated since it was mapped.
 
-        Reading past its new end would kill the process with SIGBUS. After another file is renamed
-        over it, the map still shows the old one. Takes a third of a microsecond.
+        A read past the new end would kill the process with SIGBUS. A file replaced by a rename
+        remains readable through the map. Takes a third of a microsecond.
         """
         if self._map is not None and self._map.size() < len(self.data):
             raise truncated_error(self.path, self._map.size(), len(self.data))

@@ -1,4 +1,4 @@
-"""Import of a ModernBERT checkpoint as a folder that training can start from.
+"""Import of a ModernBERT checkpoint as a starting point for training.
 
 The output is a normalized Hugging Face folder: one float32 model.safetensors with every parameter
 under its own name (tied decoder stored once), config.json and the tokenizer. Set the recipe's
@@ -72,15 +72,14 @@ def import_model(
 ) -> ImportReport:
     """Import the ModernBERT masked language model in `folder` to the folder `out`.
 
-    Without `tokenizer` and `sizes`, weights are copied bit for bit. `out` appears complete or not
-    at all.
+    Without `tokenizer` and `sizes`, weights are copied bit for bit. `out` is created atomically.
 
     Args:
         folder: Hugging Face folder of the model.
         out: folder to write.
-        tokenizer: Hugging Face folder of a tokenizer to adapt the embedding to.
-        initialization: initialization of embeddings of new tokens.
-        sizes: smaller model sizes to shrink to by strided sampling.
+        tokenizer: Hugging Face folder of a new tokenizer, for which the embedding is adapted.
+        initialization: method of initializing the embeddings of new tokens.
+        sizes: smaller sizes of the model, for strided sampling.
 
     Raises:
         UserError: the model cannot be imported; names the file and tensor.

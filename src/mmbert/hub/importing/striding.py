@@ -17,10 +17,10 @@ def strided_indices(source: int, target: int) -> torch.Tensor:
 
 
 class StridedSampling:
-    """Samples tensors of `target` sizes from those of `source` sizes.
+    """Strided sampling of the parameters of `target` from those of `source`.
 
-    UserError if a target size exceeds the source's, or the head sizes or the patterns of global
-    and local layers differ.
+    Raises UserError if a target size exceeds the source's, or if head size, local window,
+    vocabulary size or the interval of global layers differ.
     """
 
     def __init__(self, source: EncoderConfig, target: EncoderConfig) -> None:
@@ -49,7 +49,7 @@ class StridedSampling:
         inner = strided_indices(source.intermediate_size, target.intermediate_size)
         fused = torch.cat([channels + part * source.hidden_size for part in range(3)])
         halves = torch.cat([inner, inner + source.intermediate_size])
-        # Rows and columns to keep, by the end of the parameter name.
+        # Rows and columns to keep, by suffix of the parameter name.
         self._kept_indices: dict[str, tuple[torch.Tensor, torch.Tensor | None] | None] = {
             "Wqkv.weight": (fused, hidden),
             "attn.Wo.weight": (hidden, channels),
@@ -62,7 +62,7 @@ class StridedSampling:
         }
 
     def source_name(self, name: str) -> str:
-        """Return the parameter of the larger model that `name` is sampled from."""
+        """Return the name of the source parameter for `name`."""
         parts = name.split(".")
         if parts[:2] == ["model", "layers"]:
             parts[2] = str(self._layers[int(parts[2])])

@@ -13,10 +13,10 @@ Initialization = Literal["subwords", "mean"]
 
 @dataclass(frozen=True)
 class VocabularyChange:
-    """Old ids whose mean initializes each new id.
+    """Initialization of each new embedding row by the mean of old rows.
 
-    `sources` holds them for each new id. `kept` tokens have one, `composed` several, `averaged`
-    none: those get the mean of the whole old vocabulary.
+    `sources` holds the old ids of each new id. `kept`, `composed` and `averaged` count the new ids
+    with one, several and no old ids; the last get the mean of the whole old vocabulary.
     """
 
     sources: tuple[tuple[int, ...], ...]
@@ -46,7 +46,7 @@ def change_vocabulary(
 
     Special tokens match by role; other tokens by their bytes, so that SentencePiece and byte-level
     vocabularies match. New tokens start from the mean of their old subwords ("subwords") or of all
-    old tokens ("mean"). UserError if either tokenizer lacks a required special token.
+    old tokens ("mean"). Raises UserError if either tokenizer lacks a required special token.
     """
     for tokenizer in (old, new):
         if tokenizer.special_ids is None:
