@@ -48,9 +48,9 @@ _FORMER_OPTIONS = {
     "heldout-share": "heldout-fraction",
     "maximum-rejected-share": "maximum-rejected-fraction",
 }
-"""Former spelling -> present one. Both are accepted, only the present one is documented."""
+"""Deprecated option name -> current name. Both are accepted; the help lists the current one."""
 
-# ClickException: of click, or of the copy of it inside newer versions of typer.
+# ClickException of click, or of the copy that newer versions of typer bundle.
 _OptionError: type[Exception] = typer.BadParameter.__mro__[2]
 
 _DEFAULTS: dict[str, Any] = {
@@ -68,7 +68,7 @@ def _quantity(*names: str, unit: str, help: str) -> Any:
     return typer.Option(*names, parser=parse_quantity, metavar=unit, help=help)
 
 
-# Except for --recipe and --dry-run, every parameter is a field of PrepSettings.
+# Every option except --recipe and --dry-run is a field of PrepSettings.
 @app.command(help=_HELP, context_settings={"token_normalize_func": _present_option})
 def command(
     context: typer.Context,
@@ -189,7 +189,7 @@ def command(
         bool, typer.Option("--dry-run", help="List the input files, and stop.")
     ] = False,
 ) -> None:
-    """See _HELP."""
+    """Run preprocessing. The user documentation is `_HELP`."""
     settings = _settings(context, load_recipe(recipe) if recipe is not None else None)
     if dry_run:
         list_input(settings)
@@ -233,7 +233,7 @@ def _settings(context: typer.Context, recipe: Recipe | None) -> PrepSettings:
 
 
 def source_folder(recipe: Recipe, name: str | None) -> str:
-    """Return the folder of a source of the recipe.
+    """Return the folder of the recipe source `name`.
 
     `name` defaults to the only source, or to the only multilingual (temperature-sampled) one.
     """
@@ -258,9 +258,9 @@ def _cores() -> int:
 
 
 def main() -> NoReturn:
-    """Run the command. Exit status: 0 on success, 2 for a user error, 1 if a worker died."""
+    """Run the command. Exit status: 0 success, 1 worker died, 2 user error, 130 interrupted."""
     status = 0
-    # Exit through `finally` blocks, which release the lock and stop the other workers.
+    # SIGTERM raises SystemExit, so that `finally` blocks release the lock and stop other workers.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=False)
@@ -293,5 +293,5 @@ def print_error(text: str) -> int:
 def _exit(status: int) -> NoReturn:
     mpi = sys.modules.get("mpi4py.MPI")
     if status and mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
-        mpi.COMM_WORLD.Abort(status)  # the other ranks would wait for this one forever
+        mpi.COMM_WORLD.Abort(status)  # otherwise the other ranks wait forever
     sys.exit(status)

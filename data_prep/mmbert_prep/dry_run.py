@@ -1,4 +1,4 @@
-"""`--dry-run`: the input of a run, without reading it."""
+"""Input listing of `--dry-run`; reads no documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmbert_prep.shards.summary import ignored_files
 
 
 def list_input(settings: PrepSettings) -> None:
-    """Print the files and bytes of each language, and the files that are ignored."""
+    """Print the number and size of files per language, and the ignored files."""
     found = discover(settings)
     plan = plan_work_units(found, settings)
     console = Console()

@@ -1,4 +1,4 @@
-"""Moved to mmbert_prep.cli; removed in the next version."""
+"""Deprecated alias of mmbert_prep.cli, to be removed in the next version."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""The offline pipeline, stage by stage. Every worker runs this program and shares the work."""
+"""Preprocessing pipeline. Every worker runs all stages and claims a part of their tasks."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ from mmbert_prep.tokenization.stage import TokenizerStage
 def preprocess(group: WorkerGroup, settings: PrepSettings) -> Summary | None:
     """Run the pipeline as one worker of a group; rank 0 returns the summary.
 
-    A second run continues where an earlier one stopped. Raises UserError for errors that the user
-    can fix.
+    Resumes an interrupted run. Raises UserError for errors that the user can fix.
     """
     run = _Pipeline(group, settings)
     with contextlib.ExitStack() as stack:
@@ -51,7 +50,7 @@ def preprocess(group: WorkerGroup, settings: PrepSettings) -> Summary | None:
         return run.run()
 
 
-# File beside the intermediate shards: a worker has disabled kitoken, in this or an earlier start.
+# Marker file beside the intermediate shards: a worker disabled kitoken, in this or an earlier run.
 _DISABLED_MARKER = "accelerator-given-up"
 
 
@@ -182,7 +181,7 @@ class _Pipeline:
         if fast_encoder == "none":
             return ReferenceEncoder(reference)
         assert isinstance(reference, SentencePieceEncoder)
-        # Workers start with neighboring units, so that one worker encodes all of a small language.
+        # Workers start with consecutive units, so one worker encodes most of a small language.
         per_worker = plan.input_bytes // self.group.size
         expected: dict[str, int] = {}
         for unit in plan.units:

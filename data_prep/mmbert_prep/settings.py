@@ -23,7 +23,7 @@ _NOT_IN_OUTPUT = {
     "fast_encoder",
 }
 
-# Order of the others in summary.json, so that equal runs of different versions write equal bytes.
+# Fixed order of the other settings in summary.json: equal runs of all versions write equal bytes.
 _OUTPUT_ORDER = (
     "source",
     "language",
@@ -57,11 +57,11 @@ class SizeLimit(_Settings):
     """The maximum size of a document."""
 
     maximum_bytes: Annotated[int, Field(ge=1000)] = 256_000_000
-    """Longer documents (or JSON lines) are rejected; also bounds the memory of a worker."""
+    """Longer documents and JSON lines are rejected. Bounds the memory of a worker."""
 
 
 class InputSettings(SizeLimit):
-    """Location of the input, and columns and languages of its documents."""
+    """Input location, language, columns, and document unit of text files."""
 
     input: str
     """Folder, file, glob pattern, or `hf:DATASET`."""
@@ -97,7 +97,7 @@ class EncodingSettings(InputSettings, CleaningSettings):
 
 
 class SamplingSettings(InputSettings, SplitSettings):
-    """The sample of the input that a tokenizer is trained on or checked with."""
+    """Sample of the input for training or checking a tokenizer."""
 
     tokenizer_sample_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
     tokenizer_temperature: Annotated[float, Field(ge=0, le=1)] = 0.3
@@ -121,14 +121,14 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     """Remake a finished source if its input or settings have changed."""
     workers: Annotated[int, Field(ge=1)] = 1
     tokenizer: Path | None = None
-    """SentencePiece model or Hugging Face folder; None: the output's own, else train one."""
+    """SentencePiece model or Hugging Face folder. Default: the one in `output`, or a new one."""
     vocabulary_size: Annotated[int, Field(ge=300)] | None = None
     fast_encoder: Literal["auto", "none", "kitoken"] = "auto"
     contexts: tuple[int, ...] = DEFAULT_CONTEXTS
     unit_bytes: Annotated[int, Field(ge=1000)] | None = None
-    """Input bytes per work unit; None: 1/256 of the input, between 2 and 64 MB."""
+    """Input bytes per work unit. Default: 1/256 of the input, clamped to 2-64 MB."""
 
     def output_settings(self) -> dict[str, object]:
-        """Return the settings that the shards depend on, as JSON values."""
+        """Return the settings that affect the shards, as JSON values."""
         values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
         return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

@@ -27,13 +27,13 @@ from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 HIGH = ("en", "de", "fr", "es", "ru", "zh", "ja", "pt", "it", "tr", "ar", "pl")
 MIDDLE_COUNT = 46
 HIGH_BYTES, MIDDLE_BYTES, LOW_BYTES = 260_000, 55_000, 12_000
-# Languages with fewer characters of names do not suffice for 20 distinct documents.
+# Fewer characters of names are not enough for 20 distinct documents.
 _MIN_NAME_CHARACTERS = 1_300
 _MIN_DOCUMENTS = 20
 
 
 def demo_languages() -> dict[str, str]:
-    """Return language key -> CLDR locale: the high tier first, then by size of the data."""
+    """Return language key -> CLDR locale, high tier first, then by decreasing size of names."""
     likely = get_global("likely_subtags")
     sizes: dict[str, tuple[int, str]] = {}
     for identifier in sorted(localedata.locale_identifiers()):

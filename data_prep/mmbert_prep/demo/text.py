@@ -1,8 +1,8 @@
-"""Short documents in one language from its CLDR data: places, languages, money, units, time.
+"""Generator of short documents from CLDR data: places, languages, money, units, time.
 
-The words are those of the language in CLDR. The facts of a document belong together (a country with
-its languages and currencies, consecutive days, a unit with amounts), so that a masked word can be
-predicted from its context.
+All words come from the CLDR data of one language. The facts of a document are related (a country
+with its languages and currencies, consecutive days, a unit with amounts), so that a masked word can
+be predicted from its context.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LAST_DAY = datetime.date(2035, 12, 31).toordinal()
 
 
 def own_names(identifier: str) -> dict[str, dict[str, str]]:
-    """Return the names that the locale defines itself: kind -> {code: name}."""
+    """Return the names defined by the locale, without inherited ones: kind -> {code: name}."""
     data: Any = localedata.load(identifier)
     root: Any = localedata.load("root")
     names: dict[str, dict[str, str]] = {}
@@ -82,7 +82,7 @@ class DocumentGenerator:
 
     @property
     def variety(self) -> int:
-        """Number of kinds of documents that the data of the locale suffices for."""
+        """Number of document kinds that the locale has enough data for."""
         return len(self._kinds)
 
     def documents(self) -> Iterator[str]:
@@ -213,7 +213,7 @@ def _has_month_names(locale: Locale) -> bool:
 
 
 def _languages_by_territory() -> dict[str, list[str]]:
-    """Return territory -> codes of its languages in the population data of CLDR."""
+    """Return territory -> language codes, from the population data of CLDR."""
     table = get_global("territory_languages")
     return {
         territory: sorted(code.split("_")[0] for code in languages)

@@ -1,7 +1,6 @@
-"""Claims of tasks: each task goes to one worker, which claims it by creating a file.
+"""Task claims: a worker claims a task by creating a file, which succeeds for only one worker.
 
-Workers share only the file system of the output folder: no process hands out work, and no data
-passes between processes.
+Claims need only the shared output folder: no scheduler process and no messages.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from mmbert_prep.executor.workers import WorkerGroup
 def claim_tasks(
     group: WorkerGroup, folder: Path, tasks: Sequence[str], weights: Sequence[int]
 ) -> Iterator[int]:
-    """Yield the indices of tasks for this worker, largest first; each task goes to one worker.
+    """Claim tasks for this worker and yield their indices.
 
-    A worker starts with its own range of neighboring tasks (often of the same languages), then
-    takes tasks that others have not started. `folder` must be empty when the first worker starts.
+    A worker claims its own range of consecutive tasks (often of the same languages), largest
+    first, then unclaimed tasks of others, smallest first. `folder` must be empty at the start.
     """
     order = sorted(range(len(tasks)), key=lambda index: (-weights[index], index))
     sizes = np.maximum(np.array(weights, dtype=np.float64), 1)
@@ -33,14 +32,14 @@ def claim_tasks(
             yield index
             group.check()
     taken = set(os.listdir(folder))
-    for index in reversed(order):  # their owners start with the largest
+    for index in reversed(order):  # the owners start with the largest
         name = tasks[index]
         if name in taken:
             continue
         if _claim(folder, name):
             yield index
             group.check()
-        # Skip what others have taken meanwhile, instead of trying each task of a long list.
+        # Update the tasks claimed by others; faster than trying each task of a long list.
         taken = set(os.listdir(folder))
 
 

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine."""
+"""Worker groups of local processes."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class _LocalWorkerGroup:
 
 
 def run_local(program: Callable[..., Any], size: int, *arguments: Any) -> Any:
-    """Run `program(group, *arguments)` in this process (rank 0) and in size − 1 new ones.
+    """Run `program(group, *arguments)` in this process (rank 0) and `size` - 1 new processes.
 
-    Return the result of rank 0. The first failure of a worker ends all others and is raised.
+    Return the result of rank 0. The first failure of a worker stops all others and is raised.
     `program` and the arguments must be picklable.
     """
     if size == 1:
         return program(SingleProcess(), *arguments)
-    # A fork would copy the locks of threads that Arrow and SentencePiece have started.
+    # Not fork, which copies locks held by threads of Arrow and SentencePiece.
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(size)
     group = _LocalWorkerGroup(0, size, barrier)
@@ -93,7 +93,7 @@ def _local_worker(
     except BaseException as error:
         import traceback
 
-        # Other exceptions may not be picklable: send their traceback.
+        # Other exceptions may not be picklable, so send the traceback as text.
         if not isinstance(error, UserError):
             error = RuntimeError("".join(traceback.format_exception(error)))
         sender.send(error)
@@ -101,7 +101,7 @@ def _local_worker(
 
 
 def _exit_with_parent() -> None:
-    """End this worker when its parent is gone, even if it waits at a barrier."""
+    """Exit this worker when its parent process ends, even during a barrier."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""Lock of an output folder: keeps two runs out of it, and is taken over from a dead run."""
+"""Exclusive lock of an output folder. The lock of a dead run is taken over."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from mmbert.errors import UserError
 from mmbert.files import write_json
 
 _HEARTBEAT_SECONDS = 20.0
-# Whether a process on another host is alive cannot be checked; it is considered dead after this
-# long without a heartbeat.
+# Heartbeat timeout of a process on another host, whose liveness cannot be checked.
 _STALE_SECONDS = 600.0
 
 
 @contextlib.contextmanager
 def output_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block. Raises UserError if another run holds it."""
+    """Hold the lock file `path` in a `with` block. Raises UserError if another run holds it."""
     token = _acquire(path)
     stop = threading.Event()
     heartbeat = threading.Thread(target=_keep_alive, args=(path, stop), daemon=True)
@@ -66,7 +65,7 @@ def _acquire(path: Path) -> dict[str, Any]:
 def _file_lock(path: Path) -> Iterator[None]:
     """Serialize checking and taking the lock."""
     with open(path.with_name(path.name + ".guard"), "a") as guard:
-        # Some network file systems have no file locks: then only the lock file protects.
+        # Some network file systems lack flock; the lock file is then the only protection.
         with contextlib.suppress(OSError):
             fcntl.flock(guard, fcntl.LOCK_EX)
         yield

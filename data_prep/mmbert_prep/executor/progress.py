@@ -20,7 +20,7 @@ from rich.progress import (
 _RECORD = struct.Struct("<qqqq")
 _WRITE_SECONDS = 0.25
 _DRAW_SECONDS = 0.5
-_LINE_SECONDS = 30.0  # between lines of a log file; the first one comes after a third of this
+_LINE_SECONDS = 30.0  # interval of log lines; the first one is printed after a third of it
 _READING = "reading-"
 
 
@@ -35,14 +35,14 @@ class Meter:
         self._reading = folder / f"{_READING}{rank}"
 
     def add(self, progress: int = 0, documents: int = 0, size: int = 0, tokens: int = 0) -> None:
-        """Add to the counters, which are written a few times per second."""
+        """Add to the counters. The file is updated at most four times per second."""
         for index, value in enumerate((progress, documents, size, tokens)):
             self._values[index] += value
         if time.monotonic() - self._written > _WRITE_SECONDS:
             self._write()
 
     def reading(self, path: str) -> None:
-        """Record the file that is being read, so that it is known if a library crashes on it."""
+        """Record the file being read, to report it if a library crashes on it."""
         with contextlib.suppress(OSError):
             self._reading.write_text(path, encoding="utf-8", errors="surrogateescape")
 
@@ -62,7 +62,7 @@ class Meter:
 class ProgressBar:
     """Progress of a stage over all workers, with tokens/s and time left; shown by rank 0.
 
-    A bar on a terminal, else (in the log of a Slurm job, under mpirun) a line every 30 s.
+    A bar on a terminal; a line every 30 s elsewhere (Slurm logs, mpirun).
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ProgressBar:
                 next_line += _LINE_SECONDS
 
     def _read(self) -> tuple[int, str, str]:
-        """Return the total progress, the speed of this run, and the time left or taken."""
+        """Return the total progress, the speed of this run, and the remaining or elapsed time."""
         progress, documents, size, tokens = read_meters(self._folder, self._stage)
         seconds = max(1e-3, time.monotonic() - self._begin)
         speed = f"{documents:,} documents" if documents else ""

@@ -22,11 +22,11 @@ class Stages:
 
     @property
     def is_rank_zero(self) -> bool:
-        """True for the worker that plans and reports, in addition to working."""
+        """Whether this worker also plans and reports."""
         return self.group.rank == 0
 
     def begin(self) -> None:
-        """Clear the claims and counters of the previous stage (rank 0, while the others wait)."""
+        """Clear the claims and counters of the previous stage, on rank 0 while the others wait."""
         make_empty_folder(self._workspace.claims)
         make_empty_folder(self._workspace.progress)
 
@@ -34,7 +34,7 @@ class Stages:
     def stage(self, name: str, title: str, total: int, done: int = 0) -> Iterator[Meter]:
         """Run a stage until all workers have finished it.
 
-        `total` and `done` count its units of progress, the latter those of an earlier run.
+        `total`: units of progress of the stage; `done`: those completed by an earlier run.
         """
         with contextlib.ExitStack() as stack:
             if self.is_rank_zero:

@@ -1,4 +1,4 @@
-"""Work units: file ranges grouped by size, the same for any number of workers."""
+"""Work units: file ranges grouped by size, independent of the number of workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TARGET_UNITS = 256
 
 
 class WorkUnit(BaseModel):
-    """Input that a worker processes at once, into one intermediate shard."""
+    """Input of one task, encoded into one intermediate shard."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +68,7 @@ def plan_work_units(found: Discovery, settings: PrepSettings) -> WorkPlan:
     return WorkPlan(fingerprint=fingerprint, units=units, settings=output_settings)
 
 
-# Settings that do not affect intermediate shards, which are kept if these change.
+# Settings that do not affect intermediate shards. Changing them keeps finished ones.
 _UNUSED_BY_UNITS = {
     "contexts",
     "deduplicate",

@@ -1,4 +1,4 @@
-"""Groups of workers: MPI ranks, Slurm tasks, a single process. All run the same program."""
+"""Worker groups: MPI ranks, Slurm tasks or a single process. All workers run the same program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
 
 
 class WorkerGroup(Protocol):
-    """A group of workers, as one of them sees it. Rank 0 plans, reports and works, too."""
+    """Interface of a worker group, from the view of one worker. Rank 0 also plans and reports."""
 
     rank: int
     size: int
@@ -26,11 +26,11 @@ class WorkerGroup(Protocol):
         """Wait for all workers. Raises if another worker failed."""
 
     def check(self) -> None:
-        """Raise if another worker failed. Cheap, as it is called between documents."""
+        """Raise if another worker failed. Must be cheap: called after every batch and task."""
 
 
 class SingleProcess:
-    """A group of one."""
+    """Worker group of a single process."""
 
     rank = 0
     size = 1
@@ -51,7 +51,7 @@ class MpiWorkerGroup:
         self.size = communicator.Get_size()
 
     def barrier(self) -> None:
-        """Wait for all ranks, sleeping; the barrier of MPI would keep a core busy."""
+        """Wait for all ranks by polling with sleep; a blocking MPI barrier occupies a core."""
         request = self._communicator.Ibarrier()
         while not request.Test():
             time.sleep(0.02)
@@ -79,7 +79,7 @@ class SlurmWorkerGroup:
         make_folder(folder)
 
     def barrier(self) -> None:
-        """Wait for all tasks, sleeping. Raises WorkerDiedError if one has reported a failure."""
+        """Wait for all tasks by polling. Raises WorkerDiedError if a task reported a failure."""
         self._barriers += 1
         passed = f"{self._barriers}-passed"
         (self._folder / f"{self._barriers}-reached-{self.rank}").touch()
@@ -110,17 +110,17 @@ class SlurmWorkerGroup:
         return names
 
     def check(self) -> None:
-        """Do nothing: barriers check, and `srun --kill-on-bad-exit=1` is quicker."""
+        """Do nothing: `barrier` checks, and `srun --kill-on-bad-exit=1` stops tasks earlier."""
 
     def abort(self) -> None:
-        """Report to the others that this task fails."""
+        """Report the failure of this task to the others."""
         (self._folder / f"failed-{self.rank}").touch()
 
 
 def worker_group_from_env(output: Path) -> MpiWorkerGroup | SlurmWorkerGroup | None:
     """Return the group of the processes started by a launcher; None for a single process.
 
-    Raises UserError if the launcher and MPI disagree.
+    Raises UserError if the processes need MPI but cannot use it.
     """
     return slurm_worker_group(output) or mpi_worker_group()
 
@@ -128,7 +128,7 @@ def worker_group_from_env(output: Path) -> MpiWorkerGroup | SlurmWorkerGroup | N
 def run_launched(
     program: Callable[..., Any], group: MpiWorkerGroup | SlurmWorkerGroup, *arguments: Any
 ) -> Any:
-    """Run `program(group, *arguments)` in this process of a group; report failure to the others."""
+    """Run `program(group, *arguments)` as one worker of a group; report failures to the others."""
     if isinstance(group, MpiWorkerGroup):
         return program(group, *arguments)  # main() aborts the other MPI ranks on failure
     try:
@@ -141,11 +141,11 @@ def run_launched(
 
 
 def slurm_worker_group(output: Path) -> SlurmWorkerGroup | None:
-    """Return the group of this Slurm step if it has several tasks not started by MPI, else None."""
+    """Return the group of this Slurm step; None for a single task or an MPI launch."""
     variables = os.environ
     if any(name in variables for name in _MPI_SIZES) or launched_process_count() == 1:
         return None
-    # A folder per start of a job: the files of an earlier start must not open barriers of this one.
+    # One folder per start of a job, because files of an earlier start would open its barriers.
     step = ".".join(
         variables.get(name, "0")
         for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
@@ -157,8 +157,8 @@ def slurm_worker_group(output: Path) -> SlurmWorkerGroup | None:
 def mpi_worker_group() -> MpiWorkerGroup | None:
     """Return the MPI group if a launcher started several processes, else None.
 
-    Raises UserError if the launcher and MPI disagree: `srun` without the right `--mpi` silently
-    starts N separate runs of one process each.
+    Raises UserError without mpi4py, or if MPI and the launcher differ in size: `srun` without the
+    right `--mpi` silently starts N separate runs of one process each.
     """
     expected = launched_process_count()
     if expected <= 1:
@@ -180,14 +180,14 @@ def mpi_worker_group() -> MpiWorkerGroup | None:
     return MpiWorkerGroup(MPI.COMM_WORLD)
 
 
-# Step ids from here on are not srun steps: the batch script, the shell of an allocation.
+# Step ids from this value on are special: batch script, interactive shell of an allocation.
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
 def launched_process_count() -> int:
-    """Return the number of processes started by the launcher, from the environment.
+    """Return the number of launched processes, from environment variables.
 
-    Under Slurm, the tasks of an srun step; 1 in the batch script itself.
+    Under Slurm, the number of tasks of an srun step, or 1 in the batch script.
     """
     for name in _MPI_SIZES:
         if os.environ.get(name, "").isdigit():
@@ -199,4 +199,4 @@ def launched_process_count() -> int:
 
 
 class WorkerDiedError(Exception):
-    """A local worker process ended without an exception (killed, or out of memory)."""
+    """Failure of another worker without its exception: a killed process or a failed Slurm task."""

@@ -1,4 +1,4 @@
-"""Folder of intermediate results, SHARDS/.preprocess/<source>/; removed when a run has finished."""
+"""Workspace of intermediate results, SHARDS/.preprocess/<source>/; removed by a finished run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SUMMARY_NAME = "summary.json"
 
 @dataclass(frozen=True)
 class LanguagePaths:
-    """Paths of a language before and after it is published."""
+    """Paths of a language before and after publication."""
 
     staging: Path
-    """Folder in which its files are written."""
+    """Folder where its files are written."""
     target: Path
-    """Folder in which it becomes visible, complete."""
+    """Published folder, moved into place once complete."""
     commit_marker: Path
-    """Copy of the manifest, which marks `target` as written by this run."""
+    """Copy of the manifest; marks `target` as written by this run."""
 
 
 class Workspace:
@@ -54,7 +54,7 @@ class Workspace:
     def units(self, fingerprint: str, fast_encoder: str) -> Path:
         """Return the folder of intermediate shards made with a tokenizer and a fast encoder.
 
-        One folder per encoder: a run without it never uses the results of a faulty fast encoder.
+        One folder per encoder: a run without kitoken never uses its possibly faulty results.
         """
         return self.root / f"units-{fingerprint[:12]}-{fast_encoder}"
 
@@ -72,11 +72,11 @@ class Workspace:
             make_folder(folder)
 
     def is_merged_from(self, units: Path) -> bool:
-        """Return whether the merged results so far come from these intermediate shards."""
+        """Return whether the merge results were made from these intermediate shards."""
         return self._merged_units.exists() and self._merged_units.read_text() == units.name
 
     def remove_merge(self, units: Path | None) -> None:
-        """Discard the merged results; the next ones come from `units`."""
+        """Discard the merge results. Record `units`, if given, as the input of the next merge."""
         self._merged_units.unlink(missing_ok=True)
         sync_folder(self.root)
         for folder in (self.merge, self.staging, self.commit_markers):

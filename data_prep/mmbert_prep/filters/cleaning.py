@@ -25,7 +25,7 @@ _MASK = (1 << 64) - 1
 
 
 class CleanText(NamedTuple):
-    """A cleaned document: its text, the same in UTF-8, and whether cleaning changed it."""
+    """Cleaned document: text, UTF-8 bytes, and whether cleaning changed it."""
 
     text: str
     data: bytes
@@ -33,7 +33,7 @@ class CleanText(NamedTuple):
 
 
 class Cleaner:
-    """Cleans documents one by one, according to the settings."""
+    """Cleans or rejects single documents according to the settings."""
 
     def __init__(self, settings: CleaningSettings) -> None:
         self._settings = settings
@@ -44,7 +44,7 @@ class Cleaner:
         )
 
     def clean(self, document: Document) -> CleanText | Rejected:
-        """Return the cleaned text, or why the document is rejected."""
+        """Return the cleaned text, or the reason for rejection."""
         if document.rejected is not None:
             return document.rejected
         data = document.data
@@ -56,7 +56,7 @@ class Cleaner:
             return Rejected(RejectReason.TOO_LONG)
         if self._settings.remove_control_characters:
             data = data.translate(None, _ASCII_CONTROLS)
-            # Searching for a byte is many times faster than the expression, and rarely hits.
+            # Searching for a byte is many times faster than a regular expression; hits are rare.
             if b"\xc2" in data or (b"\xef" in data and b"\xef\xbb\xbf" in data):
                 data = _OTHER_CONTROLS.sub(b"", data)
         changed = len(data) != size
@@ -86,8 +86,8 @@ def content_hashes(data: list[bytes]) -> np.ndarray:
 def heldout_mask(hashes: np.ndarray, fraction: float) -> np.ndarray:
     """Return the mask of held-out documents, bool[n], from content hashes uint64[n, 2].
 
-    The split of a document depends only on its content: it is the same in every run, for any order
-    and amount of data. Mixing the high half makes the split independent of other uses of the hash.
+    The split of a document depends only on its content, not on the order or amount of data. Mixing
+    the high half makes the split independent of other uses of the hash.
     """
     mixed = hashes[:, 0] * np.uint64(_SALT)
     mixed ^= mixed >> np.uint64(32)

@@ -1,4 +1,4 @@
-"""Decontamination: detection of n-grams of words shared with evaluation files."""
+"""Decontamination: detection of word n-grams shared with evaluation files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _WORD = re.compile(
     r"\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_]+"
 )
 _UNSPACED_SCRIPT = re.compile(r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-# Characters are less specific than words: n-grams of them are this many times longer.
+# Characters are less specific than words: character n-grams are this many times longer.
 _CHARACTERS_PER_WORD = 2
 _MAX_LINE_BYTES = 64_000_000
 
 
 def _words(text: str) -> list[str]:
-    # Letters and digits in lower case: punctuation and layout must not hide a copy.
+    # Lowercase letters and digits only, so that punctuation and layout do not hide a copy.
     return _WORD.findall(text.lower())
 
 
 class Decontaminator:
-    """The n-grams of evaluation texts: of each line of a text file, each string of JSON."""
+    """Detects n-grams of evaluation texts: lines of text files, strings of JSON files."""
 
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         self._size = size

@@ -19,7 +19,7 @@ from mmbert_prep.settings import InputSettings
 
 @dataclass
 class Discovery:
-    """The files of an input."""
+    """Input files, and ignored files by reason."""
 
     files: list[InputFile] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def discover(settings: InputSettings) -> Discovery:
 
 
 def _paths(text: str) -> tuple[str, list[str]]:
-    """Return the root of relative paths, and all files below it or matching the pattern."""
+    """Return the root for relative paths, and all files below it or matching the pattern."""
     path = Path(text)
     if path.is_dir():
         return str(path), sorted(_list_files(path))
@@ -123,7 +123,7 @@ def _ignore(found: Discovery, reason: str, relative: str) -> None:
 
 
 def language_of_path(relative: str) -> str | None:
-    """Return the language key at the start of the file name, else of its innermost folder."""
+    """Return the language key at the start of the file name or of the nearest parent folder."""
     parts = Path(relative).parts
     for part in reversed(parts):
         language = _language_of_name(part)

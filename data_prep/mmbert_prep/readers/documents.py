@@ -1,4 +1,4 @@
-"""Input and output of the readers: files, ranges of files, and documents."""
+"""Data types of the readers: input files, file ranges and documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Document(NamedTuple):
     data: bytes | None
     """The text as UTF-8, not validated yet."""
     language: str | None
-    """Language key, None when neither the path nor a column gives one."""
+    """Language key; None if neither path nor columns give one."""
     rejected: Rejected | None = None
     """Reason for rejection, if the reader cannot use the record."""
     tokens: np.ndarray | None = None
@@ -31,12 +31,12 @@ class Document(NamedTuple):
     def reject(
         cls, language: str | None, reason: RejectReason, detail: str | None = None
     ) -> Document:
-        """Make the document of a record that cannot be used."""
+        """Create the document of a rejected record."""
         return cls(None, language, Rejected(reason, detail))
 
     @classmethod
     def from_tokens(cls, tokens: np.ndarray, language: str | None) -> Document:
-        """Make a document of token ids; rejected unless they are a vector of int32 from 0 on."""
+        """Create a document of token ids; rejected unless they are 1-D integers in [0, 2**31)."""
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             return cls.reject(language, RejectReason.INVALID_TOKENS)
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
@@ -45,7 +45,7 @@ class Document(NamedTuple):
 
 
 class FileRange(BaseModel):
-    """A range of one input file that one worker reads."""
+    """Range of an input file, read by one worker."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,16 +58,16 @@ class FileRange(BaseModel):
     """Size and modification time (ns) of the file when the work was planned."""
     start: int
     stop: int
-    """Range in the units of the format: bytes of lines, row groups, documents."""
+    """Range in units of the format: bytes, row groups, documents or dataset shards."""
     input_bytes: int
-    """Input bytes that the range accounts for, in planning and progress."""
+    """Input bytes attributed to the range, for planning and progress."""
     problem: str | None = None
-    """Why the file cannot be read at all, if planning found that."""
+    """Error found in planning that makes the whole file unreadable."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input file and its state when it was found."""
+    """Input file, with its size and modification time at discovery."""
 
     path: str
     format: str

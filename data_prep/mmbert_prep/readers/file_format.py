@@ -25,19 +25,19 @@ class FileFormat:
     read: Callable[[FileRange, InputSettings], Iterator[Document]]
     """Yield the documents of a range. Raises DamagedFileError where the file is unreadable."""
     plan: Callable[[InputFile, int, InputSettings], list[FileRange]] = _whole_file
-    """Divide a file into ranges of about so many input bytes, in file order."""
+    """Divide a file into ranges of about the given input bytes, in file order."""
     suffixes: tuple[str, ...] = ()
-    """Ends of file names. Messages use the first one."""
+    """File name extensions. Messages use the first one."""
     compressible: bool = True
-    """Files may be compressed as a whole (`.gz`, `.zst`)."""
+    """Whether files may be compressed as a whole (`.gz`, `.zst`)."""
     needs_language: bool = False
-    """The path must name the language, as records have no columns."""
+    """Whether the path must name the language, because records have no columns."""
     expansion: int = 1
     """Approximate bytes of text per byte of an uncompressed file, for progress."""
     local: bool = True
-    """Inputs are local files, with a size and a modification time."""
+    """Whether inputs are local files, with a size and a modification time."""
     companions: Callable[[Sequence[str]], Mapping[str, str | None]] = _no_companions
-    """Select paths that belong to files of this format and are not inputs themselves.
+    """Select auxiliary files of this format, which are not inputs themselves.
 
-    Path -> reason for the list of ignored files, or None to omit it from that list.
+    Path -> reason in the list of ignored files; None omits the path from that list.
     """

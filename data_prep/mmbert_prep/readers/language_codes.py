@@ -1,4 +1,4 @@
-"""Language keys `iso639-3_Script`, and ISO 639-3 codes of ISO 639-1 codes.
+"""Language keys `iso639-3_Script`, and conversion of ISO 639-1 codes to ISO 639-3.
 
 A macrolanguage of ISO 639-1 maps to the individual language that FineWeb2 uses for it (`ar` to
 `arb`, `zh` to `cmn`), so that the keys of local and downloaded corpora agree.
@@ -29,7 +29,7 @@ _ISO_639_3 = dict(pair.split(":") for pair in _TABLE.split())
 
 
 def iso639_3(code: str) -> str:
-    """Return the ISO 639-3 code of a two- or three-letter code. Raises KeyError if unknown."""
+    """Convert a two-letter code (KeyError if unknown); return a three-letter code unchanged."""
     return code if len(code) == 3 else _ISO_639_3[code]
 
 

@@ -8,7 +8,7 @@ from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 
 
 def language_of(values: Sequence[object]) -> str | None:
-    """Return the language key from the values of the language columns; None if they give none.
+    """Return the language key given by the values of the language columns, or None.
 
     The first value is the whole key (`swh_Latn`), or the first two are code and script (`swh` or
     `sw`, and `Latn`).

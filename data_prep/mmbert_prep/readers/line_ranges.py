@@ -12,7 +12,7 @@ from mmbert_prep.readers.streams import BLOCK
 def line_ranges(file: InputFile, unit_bytes: int, blank_line: bool = False) -> list[FileRange]:
     """Divide a file of lines into ranges of about `unit_bytes`.
 
-    Records end with a line, or with a blank line if `blank_line`. Compressed files stay whole.
+    Records end with a line or, with `blank_line`, a blank line. Compressed files stay whole.
     """
     if file.compression != "none" or file.size <= unit_bytes * 3 // 2:
         return file.whole()
@@ -31,9 +31,9 @@ def line_ranges(file: InputFile, unit_bytes: int, blank_line: bool = False) -> l
 
 
 def _next_record(descriptor: int, position: int, size: int, blank_line: bool) -> int:
-    """Return the first start of a record at or after `position`."""
+    """Return the first start of a record after `position`; `size` if there is none."""
     previous_blank = False
-    pending = b""  # the start of a line that goes on in the next block
+    pending = b""  # beginning of a line that continues in the next block
     line_start = -1  # unknown until the first newline
     while position < size:
         block = os.pread(descriptor, BLOCK, position)
@@ -49,7 +49,7 @@ def _next_record(descriptor: int, position: int, size: int, blank_line: bool) ->
                 if previous_blank:
                     return next_line
             line_start, pending, offset = next_line, b"", end + 1
-        # It only matters whether a long line has anything but whitespace.
+        # One non-whitespace character is enough to tell that a line is not blank.
         pending = (pending + block[offset:]).strip()[:1]
         position += len(block)
     return size

@@ -1,4 +1,4 @@
-"""All input formats. A new one is a module in `readers/formats` and a line here."""
+"""Registry of input formats. To add one, write a module in `readers/formats` and list it here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORMAT_OF_SUFFIX = {
     suffix: file_format for file_format in FORMATS.values() for suffix in file_format.suffixes
 }
 
-_COMPRESSED_EXPANSION = 3  # of text that is compressed with gzip or zstd
+_COMPRESSED_EXPANSION = 3  # of text compressed with gzip or zstd
 
 
 def plan_ranges(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
@@ -50,8 +50,8 @@ def expansion(file_range: FileRange) -> int:
 def read_range(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     """Yield the documents of a range.
 
-    A damaged file ends with one document rejected as `damaged_file`, whose detail names the file
-    and the reason. Raises UserError if the file is not the one that was planned.
+    The last document of a damaged file is rejected as `damaged_file`, with path and error as
+    detail. Raises UserError if the file changed after planning.
     """
     if file_range.problem is not None:
         yield _damaged(file_range, file_range.problem)
@@ -60,7 +60,7 @@ def read_range(file_range: FileRange, settings: InputSettings) -> Iterator[Docum
     try:
         yield from FORMATS[file_range.format].read(file_range, settings)
     except (DamagedFileError, OSError) as error:
-        _check_unchanged(file_range)  # a file that was replaced looks damaged, too
+        _check_unchanged(file_range)  # a replaced file looks damaged, too
         # Documents before the damage are kept; the rest of the range is lost and reported.
         yield _damaged(file_range, str(error))
     _check_unchanged(file_range)

@@ -1,4 +1,4 @@
-"""Reasons for rejecting documents, by which manifests, summaries and reports count them."""
+"""Reasons for rejecting documents: the keys of counts in manifests, summaries and reports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class RejectReason(StrEnum):
     """Reason for rejecting a document. The value is its key in manifests and reports."""
 
     damage: bool
-    """True if the input is damaged rather than unwanted; the fraction of damage is limited."""
+    """Whether the input is damaged, not just unwanted. A run limits the fraction of damage."""
 
     def __new__(cls, value: str, damage: bool = False) -> RejectReason:
-        """Make a member from its key and damage flag."""
+        """Create a member from its key and damage flag."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.damage = damage
@@ -35,7 +35,7 @@ class RejectReason(StrEnum):
 
 
 class Rejected(NamedTuple):
-    """Reason for rejecting a document; for a damaged file also its path and the error."""
+    """Reason for rejecting a document. `detail`: path and error of a damaged file."""
 
     reason: RejectReason
     detail: str | None = None

@@ -15,14 +15,14 @@ import zstandard
 from mmbert_prep.readers.documents import Compression
 
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-"""Compression of files by the end of their name."""
+"""File name extension -> compression."""
 
 BLOCK = 1 << 20
-_CHUNK = 512  # compressed bytes per call of zstd; at most about 20 MB when decompressed
+_CHUNK = 512  # compressed bytes per call of zstd, which expand to at most about 20 MB
 
 
 class DamagedFileError(Exception):
-    """The file cannot be read any further, for the reason in the message."""
+    """A file cannot be read further. The message has the reason."""
 
 
 class OversizedLine:
@@ -77,7 +77,7 @@ def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
-    # 128 MB is the limit of zstd -d itself; frames made with --long need up to 2 GB.
+    # zstd -d has the same limit of 128 MB; frames made with --long need up to 2 GB.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     frame = decompressor.decompressobj()
     inside = False
@@ -103,8 +103,8 @@ def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | OversizedLine]:
-    """Yield lines without their ends; OVERSIZED_LINE for each longer than `maximum_bytes`."""
-    parts: list[bytes] = []  # of the incomplete line
+    """Yield lines without line ends; OVERSIZED_LINE for a line longer than `maximum_bytes`."""
+    parts: list[bytes] = []  # parts of the incomplete line
     length = 0
     skipping = False
     for block in stream:

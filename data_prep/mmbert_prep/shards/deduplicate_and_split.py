@@ -37,13 +37,13 @@ class LanguageSections:
 
     @property
     def documents(self) -> int:
-        """Number of documents before any is dropped."""
+        """Number of documents before selection."""
         return sum(section.documents for _, section in self.sections)
 
 
 @dataclass
 class ShardPlan:
-    """One shard: the kept documents from `first` to `last` (exclusive) of a language."""
+    """Shard of a language: the documents of one split with indices in [`first`, `last`)."""
 
     name: str
     first: int
@@ -73,7 +73,7 @@ def select(language: LanguageSections, folder: Path, settings: SelectionSettings
         hashes = np.stack([documents["high"], documents["low"]], axis=1)
         held = heldout_mask(hashes, settings.heldout_share)
         view[held & (view == DocumentStatus.TRAIN)] = DocumentStatus.HELDOUT
-    # Without training documents, held-out ones are useless: train on them.
+    # If no training document remains, train on the held-out ones.
     if not np.any(statuses == DocumentStatus.TRAIN):
         statuses[statuses == DocumentStatus.HELDOUT] = DocumentStatus.TRAIN
     if settings.maximum_tokens_per_language is not None:
@@ -117,7 +117,7 @@ def _mark_duplicates(language: LanguageSections, folder: Path, statuses: np.ndar
 def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, maximum: int) -> None:
     """Keep the training documents with the smallest hashes, up to `maximum` tokens.
 
-    The choice is uniform, does not favor the first files, and a larger cap keeps a superset.
+    The choice is uniform, independent of file order, and a larger cap keeps a superset.
     """
     bins = np.zeros(_CAP_BINS, dtype=np.int64)
     shift = np.uint64(48)
@@ -129,7 +129,7 @@ def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, maximum
     if int(bins.sum()) <= maximum:
         return
     ends = np.cumsum(bins)
-    border = int(np.searchsorted(ends, maximum, side="right"))  # the bin that is kept in part
+    border = int(np.searchsorted(ends, maximum, side="right"))  # the partially kept bin
     remaining = maximum - (int(ends[border - 1]) if border else 0)
     in_border: list[np.ndarray] = []
     for start, documents in _sections(language, folder):

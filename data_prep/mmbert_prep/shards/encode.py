@@ -28,13 +28,13 @@ _BATCH_BYTES = 2_000_000
 _BATCH_DOCUMENTS = 4_096
 _MAX_DOCUMENT_TOKENS = 2**31 - 1  # limit of Megatron's index
 _ORDINARY, _BYTE, _UNKNOWN, _RESERVED = range(4)
-_MEASURE_EVERY = 16  # one in so many documents, by hash, is measured for the fertility report
-# The fraction of damaged documents is not meaningful below this number.
+_MEASURE_EVERY = 16  # one document in this many, by hash, is measured for tokens per word
+# Minimum number of documents for a meaningful fraction of damaged ones.
 MIN_DOCUMENTS_FOR_CHECK = 1_000
 
 
 class UnitEncoder:
-    """Encodes work units one by one. One per worker, for a whole run."""
+    """Encoder of work units; one per worker and run."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class UnitEncoder:
         self._read = self._damaged = 0
 
     def run(self, unit: WorkUnit) -> None:
-        """Encode a work unit. Its intermediate shard appears when it is complete."""
+        """Encode a work unit into an intermediate shard, visible once complete."""
         writer = IntermediateWriter(self._folder, unit.key, self._dtype)
         try:
             for file_range in unit.file_ranges:
@@ -122,7 +122,7 @@ class UnitEncoder:
     def _write_tokenized(
         self, batch: list[tuple[str, np.ndarray]], writer: IntermediateWriter
     ) -> None:
-        """Write documents that were tokenized already."""
+        """Write documents of already tokenized input."""
         languages: dict[str, list[np.ndarray]] = {}
         for language, tokens in batch:
             languages.setdefault(language, []).append(tokens)
@@ -142,7 +142,7 @@ class UnitEncoder:
         return tokens[start:end]
 
     def _check_tokens(self, tokens: np.ndarray) -> np.ndarray | Rejected:
-        """Return the tokens without special tokens, or why the document is rejected."""
+        """Return the tokens without begin and end tokens, or the reason for rejection."""
         tokens = self.strip_special_tokens(tokens, self._encoder.reference.description.special_ids)
         if not len(tokens):
             return Rejected(RejectReason.EMPTY)
@@ -225,7 +225,7 @@ def count_damaged(rejected: dict[RejectReason, int]) -> int:
 
 
 def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
-    """Raise UserError if more than the allowed fraction of the documents so far is damaged."""
+    """Raise UserError if, of at least 1,000 documents, a fraction above `maximum` is damaged."""
     if read >= MIN_DOCUMENTS_FOR_CHECK and damaged > maximum * read:
         raise UserError(
             f"{damaged:,} of the {read:,} documents read so far are damaged "

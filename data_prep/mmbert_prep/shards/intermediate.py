@@ -1,8 +1,8 @@
 """Intermediate shards: the tokens, hashes and lengths of the documents of one work unit.
 
-`<key>.tokens` is a raw array of tokens and `<key>.documents` an array of DOCUMENT_DTYPE, both in
-sections of one language each. `<key>.json` lists the sections and the counts; it is written last
-and marks the unit as done.
+`<key>.tokens` is a raw array of tokens and `<key>.documents` an array of DOCUMENT_DTYPE. Both
+consist of sections, each of one language. `<key>.json` lists the sections and the counts; it is
+written last and marks the unit as done.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmbert_prep.readers import RejectReason
 # Halves of the XXH3-128 hash of a document, and its length in tokens and bytes.
 DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
 
-# Tokens that a worker buffers before it writes sections; bounds its memory.
+# Tokens buffered before sections are written; bounds the memory of a worker.
 _FLUSH_TOKENS = 8_000_000
 
 
@@ -45,7 +45,7 @@ class LanguageCounts:
     cleaned: int = 0
     """Number of kept documents changed by cleaning."""
     tokens: int = 0
-    """Tokens before duplicates are dropped; include the next two."""
+    """Tokens before selection, including byte-fallback and unknown tokens."""
     byte_tokens: int = 0
     """Byte-fallback tokens: single bytes of characters outside the vocabulary."""
     unknown_tokens: int = 0
@@ -71,7 +71,7 @@ class LanguageCounts:
 
 
 class UnitReport(BaseModel):
-    """Content of the JSON file of a work unit. The language "" is for documents without one."""
+    """Content of the JSON file of a work unit. The key "" counts documents without a language."""
 
     sections: list[Section] = Field(default_factory=list)
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
@@ -96,7 +96,7 @@ class IntermediateWriter:
         return self._folder / f"{self._key}.{suffix}"
 
     def counts(self, language: str) -> LanguageCounts:
-        """Return the counts of a language, to be updated."""
+        """Return the counts of a language, for in-place updates."""
         counts = self.report.counts.get(language)
         if counts is None:
             counts = self.report.counts[language] = LanguageCounts()
@@ -131,7 +131,7 @@ class IntermediateWriter:
         self._tokens, self._documents, self._pending = {}, {}, 0
 
     def finish(self) -> UnitReport:
-        """Write everything and mark the unit as done."""
+        """Write the remaining documents and the report, which marks the unit as done."""
         self._flush()
         with explained_write_errors(self._path("tokens")):
             for file, suffix in ((self._token_file, "tokens"), (self._document_file, "documents")):

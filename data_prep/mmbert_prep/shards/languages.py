@@ -44,7 +44,7 @@ def collect_languages(plan: WorkPlan, units: Path) -> Languages:
         report = read_unit_report(units, unit.key)
         for section in report.sections:
             languages.sections.setdefault(section.language, []).append((unit.key, section))
-        for file_range in unit.file_ranges:  # languages without documents are reported, too
+        for file_range in unit.file_ranges:  # also report languages without documents
             if file_range.language is not None:
                 languages.counts.setdefault(file_range.language, LanguageCounts())
         for language, counts in report.counts.items():
@@ -56,7 +56,7 @@ def collect_languages(plan: WorkPlan, units: Path) -> Languages:
 class LanguageMerger:
     """Merges intermediate shards into languages.
 
-    Each step leaves its results in the workspace, from which a rerun continues.
+    Each step stores its results in the workspace, where a rerun resumes.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class LanguageMerger:
         }
 
     def _remove_stale_languages(self) -> None:
-        """Remove the languages of a replaced run that this one does not have."""
+        """Remove languages of a replaced run that this run does not have."""
         for manifest in sorted(self._workspace.source.glob(f"*/{MANIFEST_NAME}")):
             if manifest.parent.name not in self._languages.sections:
-                manifest.unlink()  # makes the folder invisible, as its removal may be interrupted
+                manifest.unlink()  # hides the folder first: its removal may be interrupted
                 sync_folder(manifest.parent)
                 shutil.rmtree(manifest.parent)
 

@@ -82,7 +82,7 @@ def _copy(
     start: int,
     kept: np.ndarray,
 ) -> None:
-    """Append the kept documents from `start` on, in runs of consecutive ones."""
+    """Append the kept documents from `start` on, one call per run of consecutive documents."""
     edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0)) + start
     for begin, end in edges.reshape(-1, 2):
         first_token = int(ends[begin] - lengths[begin])
@@ -91,7 +91,7 @@ def _copy(
 
 @dataclass(frozen=True)
 class StagedLanguage:
-    """A language with written shards, not published yet."""
+    """Language with written shards, before publication."""
 
     source: str
     language: str

@@ -29,8 +29,8 @@ def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]
     """Return the header and one row per language of every finished source.
 
     In every row, `documents_read` is the sum of training, held-out and rejected documents.
-    Languages without kept documents have rows, too; the empty language is text without one. There
-    is a column for each reason that occurs. Raises UserError if no source is finished.
+    Languages without kept documents are included; an empty language key counts documents without a
+    language. Each reason that occurs has a column. Raises UserError if no source is finished.
     """
     paths = sorted(shards.glob(f"*/{SUMMARY_NAME}"))
     if not paths:

@@ -50,7 +50,7 @@ class Summary(BaseModel):
     """Fast encoder: "kitoken", "none", or "given up" (kitoken until its ids differed)."""
     languages: dict[str, LanguageSummary]
     without_text: dict[str, dict[RejectReason, int]]
-    """Language without kept documents -> rejected by reason; "" is text without a language."""
+    """Language without kept documents -> count per reason; "" for a missing language."""
     damaged_files: list[str]
     ignored_files: dict[str, list[str]]
 
@@ -84,7 +84,7 @@ class Summary(BaseModel):
 
 
 def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSummary:
-    """Compute the rates of a language from its counts."""
+    """Compute the summary of a language from its manifest and counts."""
     tokens = manifest.train.tokens + manifest.heldout.tokens
     size = manifest.train.bytes + manifest.heldout.bytes
     words, measured = max(1, counts.measured_words), max(1, counts.measured_tokens)
@@ -107,7 +107,7 @@ def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSu
 
 
 def print_summary(console: Console, summary: Summary, output: object) -> None:
-    """Print the largest languages, totals and everything that needs attention."""
+    """Print the largest languages, the totals, rejections and warnings."""
     table = Table(
         title=f"{len(summary.languages)} languages (bytes: fraction of byte-fallback tokens)",
         title_justify="left",

@@ -34,11 +34,11 @@ class Verification:
     """Result for one language; `errors` is empty if its shards are correct."""
 
     documents: int = 0
-    """Number of documents of the shards found in the source."""
+    """Number of documents in the shards that were found in the source."""
     errors: list[str] = field(default_factory=list)
 
     def add_error(self, text: str) -> None:
-        """Record an error; after the first few, only that there are more."""
+        """Record an error. After the first five, record only that there are more."""
         if len(self.errors) < _MAX_REPORTED:
             self.errors.append(text)
         elif len(self.errors) == _MAX_REPORTED:
@@ -48,14 +48,14 @@ class Verification:
 def verify_source(
     source_folder: Path, input_: str, advance: Callable[[int], None] = lambda size: None
 ) -> dict[str, Verification]:
-    """Compare SHARDS/<source> with `input_`, the input that it was made from.
+    """Compare SHARDS/<source> with its original input, `input_`.
 
     For each language: checksums match; every stored document decodes to a document of the source;
     every kept document of the source is stored exactly once (or as often as it occurs, if
     duplicates were kept), in the split given by its hash; the counts of the manifest add up to the
-    documents read. `advance` is called with the bytes of input that were read. Takes about 100
-    bytes of memory per document. Raises UserError if the folder is not finished or the input does
-    not exist.
+    documents read. `advance` is called with the number of input bytes read. Takes about 100 bytes
+    of memory per document. Raises UserError if the source is not finished or the input does not
+    exist.
     """
     path = source_folder / SUMMARY_NAME
     if not path.exists():
@@ -89,9 +89,9 @@ def verify_source(
 
 
 def verify_against_text(shards: Path, text: str, console: Console) -> None:
-    """Compare the only source in `shards` with `text`, the input that it was made from.
+    """Compare the only source in `shards` with its original input, `text`.
 
-    Raises UserError with the languages that differ.
+    Raises UserError if languages differ, or unless there is exactly one finished source.
     """
     sources = sorted(path.parent for path in shards.glob(f"*/{SUMMARY_NAME}"))
     if len(sources) != 1:
@@ -118,7 +118,7 @@ def _key(data: bytes) -> bytes:
 
 
 def _text_key(text: str) -> bytes:
-    # Decoding cannot distinguish these two characters.
+    # U+2581 and the space are equal after decoding.
     return _key(b"text" + text.replace(SPACE, " ").encode())
 
 

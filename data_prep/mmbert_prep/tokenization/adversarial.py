@@ -1,4 +1,4 @@
-"""Texts that tokenizers tend to get wrong: a fixed set on which encoders must agree before use."""
+"""Adversarial texts: a fixed set on which two encoders must agree before use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _texts() -> tuple[str, ...]:
     for _ in range(600):
         texts.append("".join(generator.choices(_PARTS, k=generator.randint(2, 24))))
     for _ in range(200):
-        # Arbitrary characters, except surrogates, which are not characters.
+        # Random code points, except surrogates.
         codes = (generator.choice((0x80, 0x800, 0x3000, 0x10000, 0x110000)) for _ in range(40))
         points = (generator.randrange(code) for code in codes)
         texts.append("".join(chr(point) for point in points if not 0xD800 <= point < 0xE000))

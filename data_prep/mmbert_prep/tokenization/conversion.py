@@ -38,7 +38,7 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
     )
     tokenizer = Tokenizer(inner)
     tokenizer.normalizer = _normalizer(proto.normalizer_spec)
-    # As added tokens, because BPE would find user-defined pieces only through merges.
+    # Added tokens, because BPE would find user-defined pieces only through merges.
     tokenizer.add_tokens(
         [
             AddedToken(piece.piece, normalized=SPACE in piece.piece, special=False)
@@ -68,7 +68,7 @@ def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
 
 
 def _merges(pieces: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Return all merges of two pieces into a third, in the order of priority in BPE."""
+    """Return all merges of two pieces into a third, in the priority order of BPE."""
     ranked: list[tuple[float, int, int, tuple[str, str]]] = []
     for piece in pieces:
         text = piece.piece
@@ -95,7 +95,7 @@ def _normalizer(spec: Any) -> Any:
 
 
 def write_huggingface_files(folder: Path, tokenizer: Tokenizer, special_ids: SpecialIds) -> None:
-    """Write tokenizer.json and the two files that `transformers` reads beside it."""
+    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
     names = {name: tokenizer.id_to_token(id_) for name, id_ in special_ids.model_dump().items()}
     roles = {
         "bos_token": names["begin"],

@@ -24,7 +24,7 @@ from mmbert_prep.tokenization.text_splitter import (
     encode_in_chunks,
 )
 
-# Characters per chunk: fastest for SentencePiece, and the limit that bounds its memory.
+# Characters per chunk: the fastest for SentencePiece, and for long texts to bound memory.
 _CHUNK_CHARACTERS, _LONG_CHUNK_CHARACTERS = 500, 60_000
 
 
@@ -42,11 +42,11 @@ class Encoder(Protocol):
         """Return the ids of each text, int32."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of ids."""
+        """Decode ids to text."""
 
 
 class SentencePieceEncoder:
-    """SentencePiece. Its reserved pieces are control pieces, which text cannot produce."""
+    """SentencePiece encoder. Reserved pieces are control pieces, which text cannot produce."""
 
     def __init__(self, model: bytes, description: TokenizerDescription) -> None:
         self.description = description
@@ -55,11 +55,11 @@ class SentencePieceEncoder:
         self.byte_ids = np.array([self._processor.is_byte(id_) for id_ in range(len(proto.pieces))])
         pieces = [piece.piece for piece in proto.pieces]
         self.byte_lengths = _byte_lengths(pieces, self.byte_ids)
-        # Texts can be split anywhere only if the model does not change the beginning of a text.
+        # Chunks can start anywhere only if the model does not modify the beginning of a text.
         self._plain = proto.normalizer_spec.name == "identity" and not (
             proto.normalizer_spec.add_dummy_prefix or proto.normalizer_spec.remove_extra_whitespaces
         )
-        # Rounding in float32 decides between equal unigram segmentations: chunks may differ.
+        # In unigram models, float32 rounding decides between equal segmentations: ids may differ.
         self._by_merges = proto.trainer_spec.model_type == BPE
         self._splitter = TextSplitter(pieces, joins_unknown=not self.byte_ids.any())
 
@@ -83,18 +83,18 @@ class SentencePieceEncoder:
         return self._splitter.split(text, _LONG_CHUNK_CHARACTERS, at_spaces_only=not self._plain)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of ids."""
+        """Decode ids to text."""
         return self._processor.decode([int(id_) for id_ in ids])
 
 
 class HuggingFaceEncoder:
-    """Hugging Face fast tokenizer (tokenizer.json). Text cannot produce its reserved tokens."""
+    """Encoder of a Hugging Face fast tokenizer. Text cannot produce its reserved tokens."""
 
     def __init__(self, definition: bytes, description: TokenizerDescription) -> None:
         self.description = description
         data = json.loads(definition)
         reserved = set(description.special_ids.all())
-        # Only added tokens are matched in text; the ids stay in the vocabulary.
+        # Text matches only added tokens, so omit the reserved ones; the vocabulary keeps their ids.
         data["added_tokens"] = [
             token for token in data.get("added_tokens", []) if token["id"] not in reserved
         ]
@@ -124,7 +124,7 @@ class HuggingFaceEncoder:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def split(self, text: str) -> list[str]:
-        """Split a long text, if the tokens of the chunks are certain to be those of the text."""
+        """Split a long text at positions that are certain not to change its tokens."""
         chunks, start = [], 0
         # All pre-tokenizers split at the end of a line that is not followed by whitespace.
         while len(text) - start > LONG_CHARACTERS:
@@ -138,7 +138,7 @@ class HuggingFaceEncoder:
         return [*chunks, text[start:]]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of ids."""
+        """Decode ids to text."""
         return self._whole.decode([int(id_) for id_ in ids], skip_special_tokens=False)
 
 

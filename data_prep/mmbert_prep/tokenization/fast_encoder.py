@@ -1,8 +1,8 @@
 """Encoding with kitoken, verified against SentencePiece.
 
 kitoken is two to three times as fast as SentencePiece, the reference, but has only one maintainer.
-In each worker it must give the same ids on the adversarial texts, then on 200 documents of each
-language before it is used for that language, and later on every 1,000th document.
+Each worker compares the ids on the adversarial texts, on 200 documents of each language before
+using kitoken for that language, and on every 1,000th document after that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmbert_prep.tokenization.text_splitter import encode_in_chunks
 
 VERIFY_DOCUMENTS = 200
 CHECK_EVERY = 1000
-# Verifying 200 documents pays off from about twice their size: 1 MB of common web text.
+# Verification pays off from about twice the size of 200 documents, 1 MB of common web text.
 MIN_LANGUAGE_BYTES = 1_000_000
 
 
@@ -31,10 +31,10 @@ def fast_encoder_installed() -> bool:
 
 
 class FastEncoder:
-    """Encodes batches with kitoken for verified languages, else with the reference.
+    """Encodes verified languages with kitoken and all others with the reference.
 
-    `expected_bytes` is the amount of text per language that this worker will encode, if known. The
-    verification of other languages starts after MIN_LANGUAGE_BYTES of text.
+    `expected_bytes`: expected text of this worker per language. Verification of a language starts
+    once its expected or encountered text reaches MIN_LANGUAGE_BYTES.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class FastEncoder:
 
         self.reference = reference
         self.checked = 0
-        """Number of documents on which the two were compared."""
+        """Number of documents encoded by both and compared."""
         self.enabled = True
-        """False after a difference during verification: kitoken is not used any more."""
+        """Whether kitoken may be used; False after a mismatch during verification."""
         self._fast: Any = kitoken.Kitoken.from_sentencepiece(model)
         self._expected = expected_bytes
         self._seen: dict[str, int] = {}
@@ -61,7 +61,7 @@ class FastEncoder:
         self.enabled = all(np.array_equal(fast, exact) for fast, exact in pairs)
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        # False: special tokens in the text are encoded as text.
+        # False encodes special tokens in the text as text.
         encode = self._fast.encode
         return [_array(encode(text, False)) for text in texts]
 
@@ -70,7 +70,7 @@ class FastEncoder:
         modes = [
             self._mode(text, language) for text, language in zip(texts, languages, strict=True)
         ]
-        # kitoken pre-tokenizes into words: short chunks would not be faster.
+        # Short chunks would not be faster, because kitoken pre-tokenizes into words.
         exact = _EncodedSubset(texts, [mode != "fast" for mode in modes], self.reference.encode)
         fast = _EncodedSubset(
             texts,
@@ -85,11 +85,11 @@ class FastEncoder:
             ids.append(exact[index])
             if mode != "reference":
                 self._compare(mode, exact[index], fast[index], texts[index], languages[index])
-        # Texts after a failed verification in the same batch were encoded by kitoken: redo them.
+        # If a verification in this batch failed, encode its kitoken texts with the reference.
         return ids if self.enabled or "fast" not in modes else self.reference.encode(texts)
 
     def _mode(self, text: str, language: str) -> str:
-        """Return how to encode a text: "reference", "fast", or with both ("verify", "check")."""
+        """Return the mode of a text: "reference", "fast", or both encoders ("verify", "check")."""
         if not self.enabled:
             return "reference"
         if self._verified.get(language, 0) >= VERIFY_DOCUMENTS:
@@ -111,7 +111,7 @@ class FastEncoder:
         if np.array_equal(exact, fast):
             return
         if mode == "verify":
-            # Nothing of this language was encoded by kitoken yet, and from now on nothing is.
+            # No text of this language was encoded with kitoken yet; disable it from now on.
             self.enabled = False
             return
         raise UserError(
@@ -127,7 +127,7 @@ def _array(ids: list[int]) -> np.ndarray:
 
 
 class ReferenceEncoder:
-    """Encodes batches with the reference only."""
+    """Encodes all batches with the reference encoder."""
 
     def __init__(self, reference: Encoder) -> None:
         self.reference = reference

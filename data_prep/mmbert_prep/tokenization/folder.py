@@ -35,9 +35,9 @@ def write_sentencepiece_folder(
 ) -> TokenizerDescription:
     """Write the folder of a SentencePiece model, with an equivalent fast tokenizer.
 
-    `samples` are (language, text) pairs on which both must give the same ids, in addition to the
-    adversarial texts. The folder appears complete. Raises UserError if ids differ, or if the model
-    lacks a reserved piece.
+    `samples`: (language, text) pairs on which both must give the same ids, in addition to the
+    adversarial texts. The folder is created atomically. Raises UserError if the model is invalid,
+    is not BPE or lacks a reserved piece, or if ids differ.
     """
     try:
         proto = parse_model(model)
@@ -48,8 +48,8 @@ def write_sentencepiece_folder(
         ) from error
     special_ids = _sentencepiece_ids(proto)
     for id_ in special_ids.all():
-        # A user-defined <mask>, as in Gemma, would match a literal one in text; a control piece
-        # keeps its id and is never produced.
+        # A user-defined <mask>, as in Gemma, would match a literal "<mask>" in text; a control
+        # piece has the same id and never matches.
         if proto.pieces[id_].type not in (CONTROL, UNKNOWN):
             proto.pieces[id_].type = CONTROL
     model = proto.SerializeToString(deterministic=True)
@@ -205,11 +205,11 @@ def check_identity(
 
 
 def is_huggingface_folder(given: Path) -> bool:
-    """Return whether the tokenizer `given` is used as a Hugging Face one.
+    """Return whether to use the tokenizer `given` as a Hugging Face tokenizer.
 
     True for folders with a tokenizer.json, even beside a SentencePiece model. False for a folder
-    that this package wrote from a SentencePiece model, which is the original and several times as
-    fast.
+    that this package wrote from a SentencePiece model: the model is the original and several times
+    as fast.
     """
     if not given.is_dir():
         return False

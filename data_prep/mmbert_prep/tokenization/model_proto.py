@@ -1,4 +1,4 @@
-"""The protobuf of SentencePiece models."""
+"""Parser of SentencePiece model protobufs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BPE = 2  # type of model
 
 
 def parse_model(model: bytes) -> Any:
-    """Parse a .model file into a ModelProto. Raises ValueError if it is not one."""
+    """Parse the bytes of a .model file into a ModelProto. Raises ValueError if invalid."""
     message: Any = sentencepiece_model_pb2
     try:
         proto = message.ModelProto.FromString(model)

@@ -1,4 +1,4 @@
-"""Sample of all languages, to train a tokenizer on or to check one with.
+"""Text sample of all languages, for training or checking a tokenizer.
 
 The sample of a work unit is its documents with the smallest content hashes, so it depends only on
 the text. Held-out documents are excluded.
@@ -23,11 +23,11 @@ from mmbert_prep.settings import SamplingSettings
 _MAX_SAMPLE_CHARACTERS = 20_000  # per document
 _MIN_READ_BYTES = 4_000_000  # minimum bytes read per file range
 _MIN_KEPT_CHARACTERS = 4_000
-_OVERSAMPLING = 2  # sampled bytes per byte used, so that languages may be distributed unevenly
+_OVERSAMPLING = 2  # sampled bytes per byte used; allows for an uneven distribution of languages
 
 
 class TokenizerSampler:
-    """Samples work units, with budgets from the sizes of files."""
+    """Samples work units, with language budgets from file sizes."""
 
     def __init__(self, plan: WorkPlan, settings: SamplingSettings) -> None:
         self._settings = settings
@@ -44,7 +44,7 @@ class TokenizerSampler:
     def sample_unit(self, unit: WorkUnit, cleaner: Cleaner, path: Path, meter: Meter) -> None:
         """Write the sample of a work unit to `path`.
 
-        JSON lines: bytes per language, then [language, hash, text] of each document.
+        Format: JSON lines; first the bytes per language, then [language, hash, text] per document.
         """
         kept: dict[str, _SmallestHashes] = {}
         read: dict[str, int] = defaultdict(int)
@@ -74,7 +74,7 @@ class TokenizerSampler:
                 smallest = kept.setdefault(document.language, _SmallestHashes(budget))
                 smallest.add(int(hashes[0, 1]), clean.text[:_MAX_SAMPLE_CHARACTERS])
                 if maximum is not None and range_read > maximum:
-                    # The unread rest counts with its size on disk.
+                    # Count the unread rest by its size on disk.
                     read[document.language] += max(0, file_range.input_bytes - range_read)
                     break
             meter.add(progress=file_range.input_bytes)

@@ -39,7 +39,7 @@ class TokenizerStage:
         self._console = console
 
     def run(self, plan: WorkPlan) -> TokenizerDescription:
-        """Make the tokenizer unless the output folder has one. All workers take part."""
+        """Create the tokenizer unless the output folder has one. Called by all workers."""
         folder, given = self._workspace.tokenizer, self._settings.tokenizer
         if is_complete(folder):
             if self._stages.is_rank_zero:

@@ -1,8 +1,8 @@
-"""Splitting of texts where no token can span the boundary, so that tokens do not change.
+"""Text splitting at positions that no token can span, so that tokens do not change.
 
-BPE keeps a queue of all pairs of neighbors in a text. SentencePiece is a quarter faster on chunks
-of a few hundred characters, and takes about 100 bytes of memory per character of a text: a document
-of 100 MB on one line would take many gigabytes.
+SentencePiece BPE keeps a queue of all adjacent pairs of a text. Chunks of a few hundred characters
+are a quarter faster. They also bound memory, at about 100 bytes per character: a document of 100 MB
+on one line would take many gigabytes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 
 SPACE = "\u2581"
 LONG_CHARACTERS = 200_000
-"""Longer texts are always split."""
+"""Encoders split longer texts in any case, if possible."""
 
-_FORCED_CHUNK = 60_000  # characters per chunk of a long text without a position to split at
-_SEARCH_CHARACTERS = 20_000  # how far a position to split at is searched
+_FORCED_CHUNK = 60_000  # characters per chunk of a long text without a split position
+_SEARCH_CHARACTERS = 20_000  # search range for a split position
 _BATCH_CHARACTERS = 4_000_000  # characters per call of a tokenizer; bounds memory
 
 
 class TextSplitter:
     """Splits texts between characters that are not adjacent in any piece of the vocabulary.
 
-    A merge never joins such a pair: the concatenated BPE encodings of the chunks are the encoding
+    A merge never joins such a pair: the concatenated BPE encodings of the chunks equal the encoding
     of the text. The same holds for unigram, except for the choice between equally good encodings.
 
     `joins_unknown`: adjacent characters outside the vocabulary become one token (SentencePiece
@@ -41,12 +41,12 @@ class TextSplitter:
         self._known: set[str] | None = set("".join(pieces)) | {" "} if joins_unknown else None
 
     def split(self, text: str, characters: int, at_spaces_only: bool = False) -> list[str]:
-        """Split a text into chunks of about `characters`; concatenated, they are the text.
+        """Split a text into chunks of about `characters`, whose concatenation is the text.
 
-        With `at_spaces_only`, chunks are separated by single spaces instead. If 20,000 characters
-        contain no position to split at, the chunk is the rest of the text, unless that is longer
-        than LONG_CHARACTERS: then it is split after 60,000 (not with `at_spaces_only`), and the
-        tokens still decode to the text.
+        With `at_spaces_only`, chunks are separated by single spaces, which they omit. Without a
+        split position in 20,000 characters, the last chunk is the rest of the text. A rest longer
+        than LONG_CHARACTERS is cut after 60,000 characters instead (not with `at_spaces_only`);
+        its tokens may change, but still decode to the text.
         """
         chunks: list[str] = []
         start = 0
@@ -84,7 +84,7 @@ def encode_in_chunks(
     split: Callable[[str], list[str]],
     encode: Callable[[list[str]], list[np.ndarray]],
 ) -> list[np.ndarray]:
-    """Encode each text in the chunks that `split` makes of it."""
+    """Split each text into chunks, encode the chunks in batches and concatenate their ids."""
     chunks: list[str] = []
     counts: list[int] = []
     for text in texts:

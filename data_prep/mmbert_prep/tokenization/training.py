@@ -1,4 +1,4 @@
-"""Training of a SentencePiece BPE with byte fallback, similar to the tokenizer of Gemma."""
+"""SentencePiece BPE training with byte fallback, for a tokenizer similar to Gemma's."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mmbert_prep.tokenization.model_proto import parse_model
 PAD, END, BEGIN, UNKNOWN, MASK = range(5)
 PIECES = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 
-# Runs of whitespace that are single tokens, as in the vocabulary of Gemma. SentencePiece writes a
-# space as U+2581.
+# Runs of whitespace that are single tokens, as in Gemma's vocabulary. SentencePiece writes a space
+# as U+2581.
 _LAYOUT = [
     *("\n" * count for count in range(1, 9)),
     *("\t" * count for count in range(1, 5)),
     *("\u2581" * count for count in range(2, 17)),
 ]
-_MAX_LINE_CHARACTERS = 2_000  # SentencePiece skips lines beyond its limit of bytes
+_MAX_LINE_CHARACTERS = 2_000  # SentencePiece skips lines above its byte limit
 _MAX_ALPHABET_FRACTION = 0.4  # of the vocabulary; the rest is for longer pieces
 _COVERAGE = 0.9999
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes:
-    """Train on the texts and return the model; equal texts give equal models.
+    """Train a tokenizer and return its model file; equal texts give equal bytes.
 
     The rarest characters, beyond 99.99% of the text or 40% of the vocabulary, are left to byte
     fallback. Raises UserError if there is too little text for the vocabulary.
@@ -61,7 +61,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
             eos_piece=PIECES[END],
             bos_piece=PIECES[BEGIN],
             unk_piece=PIECES[UNKNOWN],
-            # A control symbol, unlike the user-defined one of Gemma, never matches text: a literal
+            # Unlike Gemma's user-defined symbol, a control symbol never matches text: a literal
             # "<mask>" in a document stays text.
             control_symbols=[PIECES[MASK]],
             user_defined_symbols=_LAYOUT,
@@ -77,7 +77,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
             remedy="give a smaller --vocab-size, more text, or a --tokenizer",
         ) from error
     proto = parse_model(model.getvalue())
-    proto.trainer_spec.ClearField("num_threads")  # else the file depends on the machine
+    proto.trainer_spec.ClearField("num_threads")  # otherwise the file depends on the machine
     trained: bytes = proto.SerializeToString(deterministic=True)
     return trained
 

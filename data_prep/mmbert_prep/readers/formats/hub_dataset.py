@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, streamed: `hf:NAME[:CONFIG[:SPLIT]]`."""
+"""Streaming reader of Hugging Face hub datasets: `hf:NAME[:CONFIG[:SPLIT]]`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHARD_BYTES = 64_000_000
 
 @dataclass(frozen=True)
 class _DatasetName:
-    """A dataset at a revision, one of its configurations and splits."""
+    """Dataset, revision, configuration and split."""
 
     dataset: str
     revision: str
@@ -40,11 +40,11 @@ class _DatasetName:
 
 
 def list_hub_dataset(settings: InputSettings) -> list[InputFile]:
-    """List the configurations of the dataset; the `size` of each is its number of shards.
+    """Return one input file per configuration, with the number of dataset shards as its `size`.
 
-    The current revision becomes part of the path, so that all workers and a continued run read the
-    same data. A configuration named by a language key (`swh_Latn`, as in FineWeb2) has that
-    language. Raises UserError if the hub cannot be reached.
+    The path includes the current revision: all workers read the same data, and a changed dataset is
+    encoded again. A configuration named by a language key (`swh_Latn`, as in FineWeb2) has that
+    language. Raises UserError if the dataset cannot be read.
     """
     parts = settings.input.removeprefix(PREFIX).split(":")
     name, config, split = (*parts, "", "")[:3]
@@ -113,7 +113,7 @@ def _revision_argument(revision: str) -> dict[str, str]:
 
 
 def _revision(name: str) -> str:
-    if os.path.isdir(name):  # a local copy in the layout of the hub has no revision
+    if os.path.isdir(name):  # a local copy of a hub dataset has no revision
         return ""
     from huggingface_hub import HfApi
 

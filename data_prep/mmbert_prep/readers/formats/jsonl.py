@@ -1,4 +1,4 @@
-"""JSON lines: one object per line, its text in one key, its language in the path or in keys."""
+"""JSON lines: one object per line. Text from one key, language from the path or other keys."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
             continue
         try:
             yield Document(text.encode(), language, text=text)
-        except UnicodeEncodeError:  # half of a surrogate pair, written as \ud83d
+        except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
             yield Document.reject(language, RejectReason.INVALID_UTF8)
 
 
 def _parse(line: bytes) -> object:
-    """Parse a line as the standard library does."""
+    """Parse a line with orjson, or with the standard library where orjson is stricter."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        # orjson rejects NaN and half surrogate pairs, and does not report invalid UTF-8 as such.
+        # orjson rejects NaN and lone surrogates, and does not report invalid UTF-8 as such.
         return json.loads(line.decode())
 
 

@@ -31,10 +31,9 @@ _NAMED_DTYPES = {
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     """Yield the `input_ids` (or `tokens`) column of each sample, else its text column.
 
-    Layout of a shard: u32 number of samples; u32 offsets from the start of the file, one more than
-    samples; the configuration as JSON; the samples. Layout of a sample: u32 size of each column
-    without a fixed size, then the bytes of all columns. The shard is read from front to back, so
-    memory does not grow with its size.
+    Shard layout: u32 sample count; u32[count + 1] offsets from the start of the file; JSON
+    configuration; samples. Sample layout: u32 size of each variable-size column; bytes of all
+    columns. Shards are read sequentially, so memory does not grow with their size.
     """
     reader = _ByteReader(read_blocks(file_range.path, file_range.compression, 0, file_range.size))
     (count,) = struct.unpack("<I", reader.read_exactly(4))
@@ -105,7 +104,7 @@ def _array(data: bytes, encoding: str) -> np.ndarray:
     """Decode a column of integers: `ndarray[:dtype[:shape]]`, or raw `bytes` of int64 or int32."""
     kind, *arguments = encoding.split(":")
     if kind == "bytes":
-        # llm-foundry writes int64, newer versions int32; only the right one gives small numbers.
+        # llm-foundry writes int64, newer versions int32; the wrong dtype gives ids out of range.
         if len(data) % 8 == 0:
             wide = np.frombuffer(data, dtype="<i8")
             if wide.size == 0 or (int(wide.min()) >= 0 and int(wide.max()) < 2**31):
@@ -119,7 +118,7 @@ def _array(data: bytes, encoding: str) -> np.ndarray:
     else:
         dtype = np.dtype(_ARRAY_DTYPES[data[0]])
         start = 1
-    if len(arguments) < 2:  # a byte with the number of axes and the width of each, then the shape
+    if len(arguments) < 2:  # a byte with number of axes and width of an axis, then the shape
         axes, width = data[start] >> 2, 1 << (data[start] % 4)
         start += 1 + axes * width
     return np.frombuffer(data[start:], dtype=dtype)
@@ -146,8 +145,8 @@ class _ByteReader:
 
 
 def _companions(paths: Sequence[str]) -> Mapping[str, str | None]:
-    # The index and the statistics of a folder of shards; and shards that exist unpacked, too, as
-    # training on them with MosaicML Streaming needs them.
+    # Index and statistics of a shard folder; compressed shards beside their decompressed copies,
+    # which MosaicML Streaming needs for training.
     known = set(paths)
     folders = {os.path.dirname(path) for path in paths if ".mds" in os.path.basename(path)}
     found: dict[str, str | None] = {}

@@ -1,4 +1,4 @@
-"""Parquet: row groups, read in small batches and only the columns that are needed."""
+"""Parquet: row groups in small batches, with only the text and language columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.settings import InputSettings
 
 _BATCH_ROWS = 512
-_BUFFER = 1 << 20  # bytes per read; without it pyarrow loads a whole column of a row group
+_BUFFER = 1 << 20  # bytes per read; by default pyarrow loads a whole column chunk
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
@@ -36,7 +36,7 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 
 
 def _row_group_bytes(path: str) -> list[int]:
-    """Return the approximate bytes on disk of each row group, from its number of rows."""
+    """Estimate the bytes on disk of each row group from its number of rows."""
     try:
         with pq.ParquetFile(path) as file:
             # The footer has exact sizes, but reading them from a damaged one crashes the process.
@@ -82,7 +82,7 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
 
 
 def _as_bytes(column: pa.Array) -> list[Any]:
-    """Return the column as bytes, because Arrow does not validate the UTF-8 of Parquet strings."""
+    """Return the column as bytes: Arrow does not validate UTF-8 in Parquet strings."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
