@@ -48,7 +48,7 @@ OPERATIONS = (
     "attention",
     "gather rows",
     "vocabulary head",
-    "optimiser",
+    "optimizer",
     "training step",
 )
 # Tokens per second that are wanted on an H200, and what the longer context must keep of the
@@ -77,7 +77,7 @@ class Speed:
     teraflops: float
     utilisation: float | None
     """Fraction of the device's nominal peak; None if that is unknown."""
-    utilisation_of_measured: float
+    utilization_of_measured: float
     peak_memory_gib: float
 
 
@@ -151,7 +151,7 @@ def measure(
         tokens_per_second=sum(row.tokens for row in rows) / taken,
         teraflops=flops / taken / 1e12,
         utilisation=None if device.peak is None else flops / taken / device.peak,
-        utilisation_of_measured=flops / taken / device.rate,
+        utilization_of_measured=flops / taken / device.rate,
         peak_memory_gib=device.peak_memory_gib(),
     )
 
@@ -165,7 +165,7 @@ def record_speed(
         ("step", speed.step_milliseconds, "ms"),
         ("rate", speed.teraflops, "TFLOP/s"),
         ("of nominal peak", speed.utilisation, ""),
-        ("of measured products", speed.utilisation_of_measured, ""),
+        ("of measured products", speed.utilization_of_measured, ""),
         ("peak memory", speed.peak_memory_gib, "GiB"),
     )
     for quantity, value, unit in values:

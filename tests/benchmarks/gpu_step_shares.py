@@ -15,7 +15,7 @@ from tests.support.gpu_files import report_name
 from tests.support.packed_rows import document_lengths
 
 # The outermost range of the trace that names an operation: autograd functions by the beginning of
-# their names, forward and (…Backward) backward; the optimiser by torch's own range.
+# their names, forward and (…Backward) backward; the optimizer by torch's own range.
 OPERATIONS: dict[str, tuple[str, ...]] = {
     **{report_name(case.operation): case.trace_names for case in all_cases() if case.trace_names},
     "linear layers": ("_ColumnLinear", "_RowLinear"),

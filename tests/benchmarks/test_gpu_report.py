@@ -266,10 +266,10 @@ def test_a_figure_is_verified_by_the_tests_of_its_operation_alone(tmp_path: Path
     assert unverified_reason(tmp_path, ["geglu"]) == ""
     assert unverified_reason(tmp_path, ["rotary"]) == "rotary: 1 of 2 tests did not end"
     assert unverified_reason(tmp_path, ["attention"]) == "attention: its tests were skipped"
-    assert unverified_reason(tmp_path, ["optimiser"]) == "optimiser: its tests have not run"
+    assert unverified_reason(tmp_path, ["optimizer"]) == "optimizer: its tests have not run"
     assert unverified_reason(tmp_path, ["geglu", "rotary"]) == "rotary: 1 of 2 tests did not end"
     assert (
-        unverified_reason(tmp_path, ["optimiser", "memory"])
+        unverified_reason(tmp_path, ["optimizer", "memory"])
         == "of all operations: its tests have not run"
     )
     assert unverified_reason(None, ["geglu"]) == "no tests were run with it"

@@ -199,7 +199,7 @@ def test_an_epoch_holds_every_document_once(corpus: Corpus) -> None:
             assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def test_realised_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) -> None:
+def test_realized_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) -> None:
     """Tokens, not pieces, match the plan for short and long, split and unsplit documents."""
     random = np.random.default_rng(4)
     lengths = {
@@ -218,11 +218,11 @@ def test_realised_tokens_follow_the_plan_whatever_the_lengths(tmp_path: Path) ->
     ledger = Ledger(corpus, recipe, training_plan(recipe))
     ledger.check()
     planned = sum(mixture.tokens for mixture in ledger.cursor._mixtures)
-    realised = np.zeros(3)
+    realized = np.zeros(3)
     for (component, _), ranges in ledger.placed.items():
-        realised[component] += sum(end - start + 2 for start, end in ranges)
-    assert realised.sum() == pytest.approx(planned.sum(), rel=0.001)
-    np.testing.assert_allclose(realised / planned, 1, atol=0.02)
+        realized[component] += sum(end - start + 2 for start, end in ranges)
+    assert realized.sum() == pytest.approx(planned.sum(), rel=0.001)
+    np.testing.assert_allclose(realized / planned, 1, atol=0.02)
 
 
 @pytest.mark.parametrize("quantum", [1, 5])

@@ -1,7 +1,7 @@
 """The model is the same on one process and on two or four, with and without sequence parallelism.
 
 Everything here is float32 on CPU with gloo and dropout on; the vocabulary of 131 divides by
-neither 2 nor 4. Data ranks and ZeRO stages are tested with the engine; here the optimiser is plain
+neither 2 nor 4. Data ranks and ZeRO stages are tested with the engine; here the optimizer is plain
 AdamW on each rank's share. The negative controls break one thing each and must be seen.
 """
 

@@ -25,7 +25,7 @@ NAMES = {
     "layer_norm": "layer norms",
     "embedding_layer_norm": "embedding",
     "linear_cross_entropy": "vocabulary head",
-    "stable_adamw": "optimiser",
+    "stable_adamw": "optimizer",
 }
 """A report's names of operations; that of another is the name of its file of cases."""
 # Tests of one operation besides those of its cases.

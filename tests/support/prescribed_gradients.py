@@ -155,7 +155,7 @@ def prescribed_engine(grid: ProcessGrid, **changes: Any) -> Engine:
 
 
 def gather_shards(engine: Engine, state: str = "master") -> dict[str, list[Tensor]]:
-    """Every tensor rank's share of each parameter's master (or optimiser state), on every rank."""
+    """Every tensor rank's share of each parameter's master (or optimizer state), on every rank."""
     entries = [
         (fragment.name, fragment.tensor_rank, fragment.start, fragment.states[state].clone())
         for fragment in engine.fragments()
@@ -178,7 +178,7 @@ def gather_shards(engine: Engine, state: str = "master") -> dict[str, list[Tenso
 
 
 def gather_full(engine: Engine, state: str = "master") -> dict[str, Tensor]:
-    """Every parameter's full master (or optimiser state), on every rank, from all fragments."""
+    """Every parameter's full master (or optimizer state), on every rank, from all fragments."""
     full = {}
     for spec, shares in zip(engine.specs, gather_shards(engine, state).values(), strict=True):
         if not spec.is_split:

@@ -125,8 +125,8 @@ def _set_thread_count(host_group: HostGroup) -> None:
     """Divide the node's processors among its ranks, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" in os.environ:
         return
-    neighbours = host_group.gather(socket.gethostname()).count(socket.gethostname())
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+    neighbors = host_group.gather(socket.gethostname()).count(socket.gethostname())
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbors))
 
 
 def _print_once(text: str, host_group: HostGroup, store: Any) -> None:

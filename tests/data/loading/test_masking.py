@@ -150,14 +150,14 @@ def test_words_end_with_their_document() -> None:
     starts[10] = True
     masker = Masker(TOKENIZER, MaskingSettings(whole_word=True), 21, starts)
     before = np.tile(np.array([SPECIAL.begin, 11, 12, SPECIAL.end], dtype=np.int32), 150)
-    neighbours = 0
+    neighbors = 0
     for row in range(100):
         documents = np.bincount(masker.mask(before, 0.3, row).positions // 4, minlength=150)
         assert np.isin(documents, [1]).sum() <= 1
         chosen = np.flatnonzero(documents)
-        neighbours += int((np.diff(chosen) == 1).sum())
-    # 45 of 150 documents: independent ones have 0.3 * 0.3 * 149 neighbours a row.
-    assert 0.8 < neighbours / (100 * 0.09 * 149) < 1.2
+        neighbors += int((np.diff(chosen) == 1).sum())
+    # 45 of 150 documents: independent ones have 0.3 * 0.3 * 149 neighbors a row.
+    assert 0.8 < neighbors / (100 * 0.09 * 149) < 1.2
 
 
 def test_words_without_spaces_are_cut() -> None:

@@ -24,7 +24,7 @@ def test_is_a_bijection(size: int, key: int) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 10**12), KEYS), min_size=1, max_size=12), st.data())
 @settings(deadline=None, max_examples=40)
-def test_elements_do_not_depend_on_their_neighbours(
+def test_elements_do_not_depend_on_their_neighbors(
     pairs: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     sizes = np.array([size for size, _ in pairs])
@@ -44,7 +44,7 @@ def test_known_values() -> None:
     assert unit_of("a", 1) == KNOWN_UNIT
 
 
-def test_neighbours_scatter() -> None:
+def test_neighbors_scatter() -> None:
     size = 10_000
     image = permute(np.arange(size), size, 7)
     distances = np.abs(np.diff(image))

@@ -181,8 +181,8 @@ def test_phase_two_comes_out_of_the_sampler(
     assert set(drawn[1]) == set(names["ext"])
     for index, column in enumerate(("pretrain", "ext")):
         published = {name: float(counts[column][name]) for name in shared}
-        realised = {name: float(drawn[index][name]) for name in shared}
-        assert _distance(realised, published) < 0.01, column
+        realized = {name: float(drawn[index][name]) for name in shared}
+        assert _distance(realized, published) < 0.01, column
         total = sum(sources[index].values())
         for source, name in (("dclm", "eng"), ("starcoder", "code")):
             expected = counts[column][name] / sum(counts[column].values())

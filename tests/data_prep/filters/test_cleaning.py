@@ -66,7 +66,7 @@ def test_control_characters_and_nothing_else_are_removed(text: str) -> None:
     assert kept == "empty" or kept == CleanText(text, text.encode(), False)
 
 
-def test_normalisation_is_off_unless_wanted() -> None:
+def test_normalization_is_off_unless_wanted() -> None:
     data = "e\u0301 ﬁ".encode()
     assert clean(data) == CleanText("e\u0301 ﬁ", data, False)
     assert clean(data, normalization="NFC") == CleanText("é ﬁ", "é ﬁ".encode(), True)

@@ -47,7 +47,7 @@ MODULES: dict[str, set[str]] = {
     "deepspeed.comm": set(),
 }
 ENGINE = {"backward", "destroy", "enable_backward_allreduce", "module", "optimizer", "step"}
-# Of the optimisers; `overflow` is there once a step has been taken.
+# Of the optimizers; `overflow` is there once a step has been taken.
 OPTIMIZERS: dict[str, set[str]] = {
     "BF16_Optimizer": {
         "_update_hp_grad", "bf16_groups", "fp32_groups_flat_partition", "fp32_groups_gradients",

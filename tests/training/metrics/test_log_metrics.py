@@ -34,7 +34,7 @@ def test_time_left_is_at_the_recent_rate() -> None:
     assert metrics["peak_memory_mib"] == 3.0
 
 
-def test_no_utilisation_where_the_peak_is_not_known() -> None:
+def test_no_mfu_where_the_peak_is_not_known() -> None:
     """A CPU, or an unknown GPU."""
     metrics = throughput_metrics(
         SUMS, devices=1, peak_flops=None, recent_rate=1.0, phase_tokens_left=0, tokens_left=0

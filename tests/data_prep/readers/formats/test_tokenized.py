@@ -101,7 +101,7 @@ def test_tokens_that_cannot_be_are_rejected(shards: Path, tmp_path: Path) -> Non
     assert sorted(tokens_of(tmp_path / "out", "eng_Latn")) == [[300, 301], [302], [303] * 9]
 
 
-def test_tokenised_input_needs_its_tokenizer(shards: Path, tmp_path: Path) -> None:
+def test_tokenized_input_needs_its_tokenizer(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tokenized input needs the --tokenizer"):
         run(shards / "text", tmp_path)
 
