@@ -1,7 +1,7 @@
 """Intermediate shards: the tokens, hashes and lengths of the documents of one work unit.
 
 `<key>.tokens` is a raw array of tokens and `<key>.documents` an array of DOCUMENT_DTYPE. Both
-consist of sections, each of one language. `<key>.json` lists the sections and the counts; it is
+are divided into one section per language. `<key>.json` lists the sections and the counts; it is
 written last and marks the unit as done.
 """
 

@@ -244,7 +244,7 @@ def _whole_vectors(places: list[slice]) -> tuple[list[slice], list[slice]]:
 
 
 def _padded(rest: Tensor) -> Tensor:
-    """Return a copy padded with zeros to a whole vector."""
+    """Return a copy zero-padded to `VECTOR` elements."""
     return torch.nn.functional.pad(rest, (0, VECTOR - len(rest)))
 
 

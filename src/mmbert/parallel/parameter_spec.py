@@ -94,7 +94,8 @@ class ParameterSpec:
 def balanced_range(length: int, rank: int, size: int, *, granularity: int = 1) -> tuple[int, int]:
     """Return [start, stop) of `rank`'s shard of `length`, in multiples of `granularity`.
 
-    Shards differ by at most one unit; a remainder smaller than a unit belongs to the last one.
+    Shards differ by at most one unit; a remainder smaller than a unit
+    belongs to the last shard that is not empty.
     """
     granules = -(-length // granularity)
     each, more = divmod(granules, size)

@@ -2,7 +2,8 @@
 
 Rank r has tensor rank r % T and data rank r // T: tensor groups are innermost, on adjacent devices
 of one node, because they communicate the most. A group of size one needs no process group; all
-collectives of this package are then the identity, so one device and many run the same code.
+collectives of this package are then the identity, so that runs on one device and on many share
+the same code.
 """
 
 from dataclasses import dataclass

@@ -117,7 +117,7 @@ class Variant(Settings):
 
 
 class MergeSettings(Settings):
-    """Merging of finished variants into one model."""
+    """Settings for merging finished variants into one model."""
 
     method: Literal["ties", "linear", "ema"]
     variants: tuple[str, ...] = ()

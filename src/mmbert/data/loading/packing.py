@@ -1,9 +1,9 @@
-"""Packing of buffered segments into rows: oldest first, with an exact fill of the remaining gap.
+"""Packing of buffered segments into rows: oldest first, then a subset sum to fill the gap.
 
-Segments are taken in order until the row is nearly full: the last dozen that would still fit are
-left out. The remaining gap is filled by an exact subset sum over the lengths of the next buffered
-segments. The oldest segment is always taken, so that a segment behind j older ones waits for at
-most j rows.
+Segments are taken in order until the row is nearly full; the last dozen that would fit are held
+back. The remaining gap is filled by the largest subset sum that fits, over the lengths of the next
+buffered segments. The oldest segment is always taken, so that a segment behind j older ones waits
+for at most j rows.
 """
 
 from __future__ import annotations

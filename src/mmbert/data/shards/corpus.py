@@ -221,7 +221,7 @@ class Corpus:
         return shard, number - int(starts[shard])
 
     def document(self, component: Component, split: SplitName, number: int) -> np.ndarray:
-        """Return all tokens of a document of a split (numbered across its shards)."""
+        """Return all tokens of document `number` of a split, numbered across its shards."""
         shard, place = self.locate(component, split, number)
         return self.shard(component, split, shard).sequence(place)
 

@@ -25,8 +25,8 @@ def worst_case_batch(
 ) -> PackedBatch:
     """Build the most expensive row of a phase.
 
-    Documents have the full context, all mask slots are filled, and the number of segment slots,
-    each of which takes attention time, is the maximum.
+    Documents span the full context, and all mask slots are filled. The number of segment slots is
+    the maximum, because each slot costs attention time.
     """
     tokens = shape.row_tokens
     slots = math.ceil(phase.mask_ratio * tokens)

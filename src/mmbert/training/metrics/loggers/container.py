@@ -76,7 +76,7 @@ class LoggerContainer:
         self._each(lambda logger: logger.record(record))
 
     def log(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Log scalars by tag, leaving out None."""
+        """Log scalars by tag, skipping None values."""
         present = {tag: value for tag, value in metrics.items() if value is not None}
         self._each(lambda logger: logger.log(step, present))
 
