@@ -12,11 +12,15 @@ from mmbert.data.shards.tokenizer_description import (
 )
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, dump_recipe, override_recipe
+from mmbert.schedule import training_plan
 from mmbert.training.run_folder import set_up_run_folder
 from tests.support.corpora import write_corpus
 from tests.support.recipes import phase, small_recipe
 
 RECIPE = small_recipe(phase("a", 12_288), phase("b", 12_288))
+
+
+RECIPE_STEPS = training_plan(RECIPE).steps
 
 
 def check(before: Recipe, now: Recipe, step: int = 1) -> None:
@@ -66,3 +70,8 @@ def test_later_phases_may_change() -> None:
     check(RECIPE, changed)
     with pytest.raises(UserError, match=r"phases\.b\.mask_ratio"):
         check(RECIPE, changed, step=3)
+
+
+def test_a_phase_that_was_trained_may_not_be_dropped() -> None:
+    with pytest.raises(UserError, match="the recipe lacks its phase 'b'"):
+        check(RECIPE, small_recipe(phase("a", 12_288)), step=RECIPE_STEPS)

@@ -33,7 +33,10 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
         if phase.first_step > state.step or (phase.first_step == state.step and index):
             break
         if index >= len(recipe.phases):
-            _check_equal("phases", phase.name, "nothing", checkpoint)
+            raise UserError(
+                f"cannot resume {checkpoint}: the recipe lacks its phase {phase.name!r}",
+                remedy="restore the phase, or start a new run in another --output",
+            )
         old, new = before.phases[index], recipe.phases[index]
         for key in _FIXED_PHASE:
             where = f"phases.{phase.name}.{key}"

@@ -8,6 +8,7 @@ logging ends. All ranks receive the failure with the scalars of the next step, s
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,4 +107,4 @@ class LoggerContainer:
 
     def _each(self, write: Callable[[BaseLogger], None]) -> None:
         for logger in self._loggers:
-            self.attempt(logger.target, lambda logger=logger: write(logger))  # type: ignore[misc]
+            self.attempt(logger.target, partial(write, logger))
