@@ -11,7 +11,7 @@ import pytest
 
 from mmbert.data.shards.mapped_file import MappedFile
 from mmbert.errors import UserError
-from mmbert.files import atomic_write, checksum_file
+from mmbert.files import atomic_write, checksum_file, make_folder
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -31,6 +31,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     with atomic_write(path) as file:
         file.write(b"newer")
     assert path.read_bytes() == b"newer"
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shards").touch()
+    with pytest.raises(UserError, match="shards is a file, not a folder"):
+        make_folder(tmp_path / "shards" / "tokenizer")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

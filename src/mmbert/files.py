@@ -53,9 +53,16 @@ def make_folder(folder: Path) -> None:
     """Create `folder` and missing parents durably.
 
     Without a synced directory entry, a folder may be lost together with its synced contents.
+
+    Raises:
+        UserError: `folder` or a parent is a file.
     """
     if folder.is_dir():
         return
+    if folder.exists():
+        raise UserError(
+            f"{folder} is a file, not a folder", remedy="name a folder, or move the file"
+        )
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
