@@ -64,8 +64,16 @@ def _present_option(name: str) -> str:
     return _FORMER_OPTIONS.get(name, name)
 
 
+def _parse_quantity(text: str) -> int:
+    try:
+        return parse_quantity(text)
+    except ValueError as error:
+        # Of a ValueError, older releases of click report only the value.
+        raise typer.BadParameter(str(error)) from error
+
+
 def _quantity(*names: str, unit: str, help: str) -> Any:
-    return typer.Option(*names, parser=parse_quantity, metavar=unit, help=help)
+    return typer.Option(*names, parser=_parse_quantity, metavar=unit, help=help)
 
 
 # Every option except --recipe and --dry-run is a field of PrepSettings.
