@@ -7,6 +7,7 @@ import mmbert_kernels as kernels
 from mmbert_kernels.norms.dropout import keep_mask
 from tests.kernels.cases import layer_norm
 from tests.kernels.comparison import assert_close, compare
+from tests.kernels.norms.unused_outputs import check_prenorm
 from tests.kernels.on_triton import DEVICE, DTYPES, INTERPRETED, USE_TRITON, randn
 
 pytestmark = [USE_TRITON, *([] if INTERPRETED else [pytest.mark.gpu])]
@@ -41,23 +42,8 @@ def test_add_layer_norm_with_one_output_used() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_branching_layer_norm(dtype: torch.dtype) -> None:
-    x, weight = randn(37, 96, dtype=dtype) * 3 + 1, randn(96, dtype=dtype)
-    compare(
-        lambda x, w: kernels.prenorm_layer_norm(x, w, 1e-5),
-        lambda x, w: (layer_norm.formula(x, w), x),
-        (x, weight),
-        (randn(37, 96), randn(37, 96)),
-        roundings=32,
-    )
-    # an output may be unused
-    for used, formula in ((0, layer_norm.formula(x, weight)), (1, x.double())):
-        leaf = x.clone().requires_grad_()
-        out = kernels.prenorm_layer_norm(leaf, weight, 1e-5)[used]
-        assert_close("output", out.detach(), formula, 32)
-        (gradient,) = torch.autograd.grad(out.sum(), leaf)
-        assert gradient.isfinite().all()
-        assert used == 0 or (gradient == 1).all()
+def test_prenorm_with_one_output_used(dtype: torch.dtype) -> None:
+    check_prenorm(randn(37, 96, dtype=dtype) * 3 + 1, randn(96, dtype=dtype))
 
 
 @pytest.mark.parametrize("first_token", [0, 3, 2**33 + 5, 2_999_999_999_999])

@@ -46,9 +46,8 @@ from mmbert.training.engine.step_scalars import StepScalars
 from mmbert.training.engine.zero_views import zero_view
 
 if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # otherwise every process warns that it found none
+    # Otherwise every process warns that it found none.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
 from deepspeed.runtime import bf16_optimizer
