@@ -64,6 +64,10 @@ setup(
         "psutil>=5.9",
         "protobuf>=4",
         "packaging>=24",
+        # `mmbert report` and `mmbert plan --plot`
+        "altair>=5.5",
+        "vl-convert-python>=1.7",
+        "jinja2>=3.1",
     ],
     extras_require={
         # Triton's launcher and interpreter are internals of each release; 3.6 to 3.9 are tested.
@@ -94,6 +98,8 @@ setup(
             "onnx>=1.17",
             "onnxscript>=0.6",  # the exporter of torch 2.11
             "onnxruntime>=1.20",
+            "mkdocs-material>=9.6",
+            "playwright>=1.49",  # drives an installed Chromium to look at reports
         ],
     },
     entry_points={"console_scripts": ["mmbert = mmbert.cli:main"]},
