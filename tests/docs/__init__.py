@@ -1,0 +1,1 @@
+"""Tests of README and docs: marks of fenced blocks, commands that parse, commands that run."""
