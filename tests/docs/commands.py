@@ -14,7 +14,6 @@ import click
 import typer
 from deepspeed.launcher.runner import parse_args as parse_launcher_arguments
 
-import mmbert.cli  # registers the commands of `app`
 from mmbert import pretrain
 from mmbert.cli.app import app
 from mmbert.recipe import load_recipe

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from mmbert.checkpoint.store import CheckpointStore, RunState
+from mmbert.cli.app import app
 from mmbert.errors import UserError
 from mmbert.merging.merge_run import merge_run
 from mmbert.recipe import dump_recipe, parse_recipe
@@ -74,6 +76,24 @@ def test_average_of_the_last_phase(run: Run, tmp_path: Path) -> None:
     merge_run(folder, tmp_path / "out")
     weights = [(m["step"], m["weight"]) for m in provenance(tmp_path / "out")["models"]]
     assert weights == [(BRANCH + 2, pytest.approx(1 / 3)), (END, pytest.approx(2 / 3))]
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_ema_of_a_run_takes_the_checkpoints_of_its_last_phase(
+    run: Run, tmp_path: Path, as_folder: bool
+) -> None:
+    """Averaging over a phase end would mix rotary bases; the checkpoints left out are named."""
+    folder = tmp_path / "run"
+    places = [(BRANCH, "first"), (BRANCH + 2, "last"), (END, "last")]
+    for number, (step, phase) in enumerate(places):
+        save(run, folder, "{method: ema}", step=step, phase=phase, seed=number)
+    kept = CheckpointStore(folder / "checkpoints").list()
+    models = [folder] if as_folder else kept
+    command = ["merge", *map(str, models), "--method", "ema", "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert f"left out {kept[0]}: it is of phase first, not last" in result.output
+    assert [m["step"] for m in provenance(tmp_path / "out")["models"]] == [BRANCH + 2, END]
 
 
 def test_a_recipe_without_merge(run: Run, tmp_path: Path) -> None:

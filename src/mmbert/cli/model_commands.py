@@ -116,13 +116,16 @@ def import_(
         "mmbert merge my_run --output merged",
         "mmbert merge run_all run_english run_continued --method ties --base "
         "my_run/checkpoints/step-00516045 --output merged",
-        "mmbert merge my_run/checkpoints/step-* --method ema --output averaged",
+        "mmbert merge my_run --method ema --output averaged",
     )
 )
 def merge(
     models: Annotated[
         list[Path],
-        typer.Argument(help="Checkpoints, runs (latest checkpoint) or Hugging Face folders."),
+        typer.Argument(
+            help="Checkpoints, runs (latest checkpoint) or Hugging Face folders. With --method ema "
+            "a run or its checkpoints, of which those of the last phase are averaged."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write.")],
     method: Annotated[
@@ -142,7 +145,7 @@ def merge(
 ) -> None:
     """Merge models of one architecture and tokenizer into one Hugging Face folder."""
     from mmbert.merging.merge import MergeOptions, merge_models
-    from mmbert.merging.merge_run import merge_run
+    from mmbert.merging.merge_run import checkpoints_to_average, merge_run
 
     if method is None:
         if len(models) != 1 or base is not None or weight:
@@ -152,6 +155,10 @@ def merge(
             )
         comparison = merge_run(models[0], output, dtype=dtype.value)
     else:
+        if method is Method.ema:
+            models, notes = checkpoints_to_average(models)
+            for note in notes:
+                typer.echo(note)
         comparison = merge_models(
             [_checkpoint(path) for path in models],
             output,

@@ -1,8 +1,9 @@
 """Merging of a run by its recipe: its finished variants, or the checkpoints of its last phase."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.format import INDEX_NAME, Index
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.errors import UserError
 from mmbert.hub.export import Dtype
@@ -39,6 +40,29 @@ def merge_run(run: Path, out: Path, *, dtype: Dtype = "float32") -> LogitCompari
     ends = [_final_checkpoint(run, name) for name in settings.variants]
     base = _branch_checkpoint(run, recipe, settings) if settings.method == "ties" else None
     return merge_models(ends, out, options, base=base, dtype=dtype)
+
+
+def checkpoints_to_average(models: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Select the checkpoints of the last phase among those of a run, for method ema.
+
+    Args:
+        models: checkpoints, or a single run folder for all that it keeps. Hugging Face folders
+            have no phase and are all selected.
+
+    Returns:
+        The selected paths, and a note for each checkpoint of an earlier phase.
+    """
+    if len(models) == 1 and (models[0] / "checkpoints").is_dir():
+        models = CheckpointStore(models[0] / "checkpoints").list()
+    states = {path: Index.read(path).state for path in models if (path / INDEX_NAME).is_file()}
+    if not states:
+        return list(models), []
+    last = max(states.values(), key=lambda state: state.step).phase
+    earlier = [path for path, state in states.items() if state.phase != last]
+    notes = [
+        f"left out {path}: it is of phase {states[path].phase}, not {last}" for path in earlier
+    ]
+    return [path for path in models if path not in earlier], notes
 
 
 def _recipe(run: Path) -> Recipe:
