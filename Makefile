@@ -8,7 +8,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess test test-fast test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess test test-fast test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -97,6 +97,10 @@ lint: setup ## Run ruff (style, format), mypy (types) and import-linter (layers)
 
 format: setup ## Format and fix with ruff
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: setup ## Draw the pictures, generate the reference pages and build the documentation site in build/docs
+	@$(BIN)/python -m docs.scripts
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo 'Documentation: build/docs/index.html'
 
 clean: ## Remove caches and build files, not .venv or data
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
