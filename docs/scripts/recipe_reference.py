@@ -8,10 +8,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import yaml
-from docs.scripts.markdown import GENERATED, code, table
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from docs.scripts.markdown import GENERATED, code, table
 from mmbert.recipe import Phase, Recipe, format_quantity, load_recipe
 from mmbert.recipe.named import find_recipe, recipe_names
 from mmbert.recipe.quantities import Quantity

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from docs.scripts.recipe_reference import render, undocumented_keys
 
+from docs.scripts.recipe_reference import render, undocumented_keys
 from mmbert.recipe import load_recipe
 from mmbert.recipe.base import Settings
 from mmbert.recipe.named import recipe_names
