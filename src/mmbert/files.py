@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import xxhash
 
-from mmbert.errors import UserError
+from mmbert.errors import OutputError
 
 _READ_SIZE = 1 << 22
 
@@ -60,7 +60,7 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise UserError(
+        raise OutputError(
             f"{folder} is a file, not a folder", remedy="name a folder, or move the file"
         )
     make_folder(folder.parent)
@@ -75,7 +75,7 @@ def explained_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
+            raise OutputError(
                 f"no space left while writing {path}",
                 remedy="free disk space (or choose another output folder) and run the same "
                 "command again: finished files are kept",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 
 MEBIBYTE = 1 << 20
 
@@ -60,4 +60,4 @@ def find_gpu(name: str) -> Gpu:
         if gpu.name == wanted:
             return gpu
     known = ", ".join(gpu.name for gpu in GPUS)
-    raise UserError(f"unknown GPU {name!r}", remedy=f"choose one of: {known}")
+    raise ArgumentError(f"unknown GPU {name!r}", remedy=f"choose one of: {known}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from mmbert.errors import UserError
+from mmbert.errors import OutputError
 from mmbert.files import write_json
 
 _HEARTBEAT_SECONDS = 20.0
@@ -51,7 +51,7 @@ def _acquire(path: Path) -> dict[str, Any]:
     with _file_lock(path):
         holder = _holder(path)
         if holder is not None and _alive(path, holder):
-            raise UserError(
+            raise OutputError(
                 f"another run is writing to {path.parent.parent}: process {holder.get('pid')} on "
                 f"{holder.get('host')}",
                 remedy="wait for it to end, or stop it; if you are sure that it is not running, "

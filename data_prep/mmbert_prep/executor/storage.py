@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 
 
 def read_json(path: Path) -> Any:
@@ -14,7 +14,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(
+        raise ShardsError(
             f"{path} is not valid JSON: {error}",
             remedy="remove this file and run the same command again; its work is redone",
         ) from error

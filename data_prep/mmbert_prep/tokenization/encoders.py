@@ -15,7 +15,7 @@ from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
 )
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert_prep.tokenization.model_proto import BPE, parse_model
 from mmbert_prep.tokenization.text_splitter import (
     LONG_CHARACTERS,
@@ -156,7 +156,7 @@ def open_encoder(folder: Path) -> Encoder:
         data = (folder / name).read_bytes()
         return make(data, description)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
+        raise TokenizerError(
             f"{folder / name} cannot be used: {error}",
             remedy="restore the folder from a copy, or use another output folder",
         ) from error

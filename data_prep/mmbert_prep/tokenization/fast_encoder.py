@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
 from mmbert_prep.tokenization.encoders import Encoder, SentencePieceEncoder
 from mmbert_prep.tokenization.text_splitter import encode_in_chunks
@@ -114,7 +114,7 @@ class FastEncoder:
             # No text of this language was encoded with kitoken yet; disable it from now on.
             self.enabled = False
             return
-        raise UserError(
+        raise TokenizerError(
             f"kitoken and SentencePiece give different ids for a {language} text: {text[:200]!r}",
             remedy="run again with --fast-encoder none, which encodes all with SentencePiece and "
             "discards the results of kitoken",

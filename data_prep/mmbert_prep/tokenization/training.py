@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from mmbert.errors import UserError
+from mmbert.errors import TextError
 from mmbert_prep.tokenization.model_proto import parse_model
 
 PAD, END, BEGIN, UNKNOWN, MASK = range(5)
@@ -71,7 +71,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
     except (RuntimeError, OSError) as error:
         maximum = re.search(r"(?:<=|value <=) (\d+)", str(error))
         hint = f" (enough for {maximum.group(1)})" if maximum else ""
-        raise UserError(
+        raise TextError(
             f"too little text for a vocabulary of {vocabulary_size}{hint}: "
             f"{str(error).splitlines()[0]}",
             remedy="give a smaller --vocab-size, more text, or a --tokenizer",

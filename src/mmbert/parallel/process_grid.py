@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from mmbert.errors import UserError
+from mmbert.errors import LauncherError
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
 def check_grid(*, world_size: int, tensor_parallel: int) -> None:
     """Raise UserError unless `tensor_parallel` divides `world_size`."""
     if tensor_parallel < 1 or world_size % tensor_parallel:
-        raise UserError(
+        raise LauncherError(
             f"parallel.tensor ({tensor_parallel}) does not divide the number of processes "
             f"({world_size})",
             remedy="start a multiple of parallel.tensor processes, or change parallel.tensor "

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import PackageError
 from mmbert.wheels.folder import Contents, Wheel, read_folder
 from mmbert.wheels.pep import requirements, specifiers, tags, utils
 from mmbert.wheels.programs import run
@@ -41,7 +41,7 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
         print(f"installed into {sys.executable}: {named}", flush=True)
     if lack.missing:
         python = ".".join(map(str, sys.version_info[:2]))
-        raise UserError(
+        raise PackageError(
             f"{folder} lacks packages for {sys.executable}: " + ", ".join(lack.missing),
             remedy=f"collect them on a machine with a network: make wheels DIR={folder} "
             f"PYTHON_VERSION={python} (with MISSING_FROM= the output of this interpreter's "

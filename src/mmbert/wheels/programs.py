@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import PackageError, UserError
 from mmbert.wheels.required import ROOT
 
 # First version that writes pylock.toml, which contains the sizes.
@@ -79,7 +79,7 @@ def run(
             command, stdout=output, stderr=subprocess.PIPE, text=True, check=False, env=variables
         )
     except OSError as error:
-        raise UserError(
+        raise PackageError(
             f"{purpose}: cannot run {command[0]}: {error.strerror}",
             remedy="give an existing interpreter",
         ) from None
@@ -95,13 +95,13 @@ def failure(purpose: str, output: str) -> UserError:
     words = "; ".join((causes or lines)[:3]) or "no error output"
     if _NO_NETWORK.search(output):
         remedy = "the package registry cannot be reached: run this where it can (PIP_INDEX_URL="
-        return UserError(f"{purpose}: {words}", remedy=remedy + "… names a mirror)")
+        return PackageError(f"{purpose}: {words}", remedy=remedy + "… names a mirror)")
     if "externally-managed-environment" in output:
-        return UserError(
+        return PackageError(
             f"{purpose}: this interpreter's packages are managed by the system",
             remedy="use a virtual environment: python3 -m venv --system-site-packages DIR",
         )
-    return UserError(f"{purpose}: {words}", remedy="fix the problem and repeat the command")
+    return PackageError(f"{purpose}: {words}", remedy="fix the problem and repeat the command")
 
 
 def uv_environment() -> dict[str, str]:

@@ -20,7 +20,7 @@ from mmbert.data.sampling.phase_sampler import (
     segment_sizes,
 )
 from mmbert.data.shards.corpus import Corpus, SplitName
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError, UserError
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class RowBuilder:
             flat = self._corpus.shard(owner, self._split, shard).tokens
             if token in flat[offset : offset + size]:
                 name = owner.split(self._split).shards[shard].name
-                return UserError(
+                return ShardsError(
                     f"{owner.folder / name}.bin contains id {token}, outside the vocabulary of "
                     f"{self._corpus.tokenizer.vocabulary_size}",
                     remedy="check the damaged shard with `mmbert inspect --verify`, restore it "

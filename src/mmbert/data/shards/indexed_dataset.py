@@ -20,7 +20,7 @@ import xxhash
 
 from mmbert.data.shards.manifest import FileEntry, Shard, ShardFiles
 from mmbert.data.shards.mapped_file import MappedFile
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError, UserError
 from mmbert.files import explained_write_errors, sync_folder
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -99,7 +99,7 @@ class IndexedDataset:
         if sequences:
             end = int(self.offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize
         if end != len(self._data):
-            raise UserError(
+            raise ShardsError(
                 f"{self._data_path} has {len(self._data)} bytes, its index says {end}",
                 remedy="restore both files or write them again: the pair is truncated or mixed up",
             )
@@ -187,13 +187,13 @@ class IndexedDataset:
         try:
             return MappedFile(path)
         except FileNotFoundError:
-            raise UserError(
+            raise ShardsError(
                 f"{path} is missing",
                 remedy="restore the file or write the pair (.bin and .idx) again",
             ) from None
 
     def _broken(self, why: str) -> UserError:
-        return UserError(
+        return ShardsError(
             f"{self._index_path} is not a valid Megatron index: {why}",
             remedy="restore the file from a copy, or write the shard again",
         )

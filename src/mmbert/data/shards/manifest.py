@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 from mmbert.files import checksum_file, write_json
 
 MANIFEST_NAME = "manifest.json"
@@ -118,7 +118,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error
+        raise ShardsError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -127,7 +127,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(
+        raise ShardsError(
             f"{path} is missing: the language is unfinished",
             remedy="run the same preprocessing command again: it continues where it stopped",
         ) from None
@@ -155,11 +155,11 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     for name, (size, checksum) in manifest_files(manifest).items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path} is listed in the manifest but missing", remedy=remedy)
+            raise ShardsError(f"{path} is listed in the manifest but missing", remedy=remedy)
         if size is not None and path.stat().st_size != size:
-            raise UserError(
+            raise ShardsError(
                 f"{path} has {path.stat().st_size} bytes, the manifest says {size}",
                 remedy=remedy,
             )
         if checksum_file(path) != checksum:
-            raise UserError(f"{path} is corrupted (checksum mismatch)", remedy=remedy)
+            raise ShardsError(f"{path} is corrupted (checksum mismatch)", remedy=remedy)

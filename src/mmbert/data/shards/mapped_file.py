@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError, UserError
 
 
 def truncated_error(path: Path, size: int, expected: int) -> UserError:
     """Return the error for a file that was truncated while in use."""
-    return UserError(
+    return ShardsError(
         f"{path} was truncated while being read ({size} of {expected} bytes)",
         remedy="restore it from a copy or write it again, and do not modify shards in use (to "
         "replace a file, rename a new one over it)",
