@@ -55,7 +55,7 @@ def make_folder(folder: Path) -> None:
     Without a synced directory entry, a folder may be lost together with its synced contents.
 
     Raises:
-        UserError: `folder` or a parent is a file.
+        OutputError: `folder` or a parent is a file.
     """
     if folder.is_dir():
         return
@@ -70,7 +70,7 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def explained_write_errors(path: Path) -> Iterator[None]:
-    """Convert a full disk or an exceeded quota to a UserError that names the file."""
+    """Convert a full disk or an exceeded quota to an OutputError that names the file."""
     try:
         yield
     except OSError as error:

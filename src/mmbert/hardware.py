@@ -54,7 +54,7 @@ def peak_flops(device_name: str) -> float | None:
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the GPU named `name` (case-insensitive, "_" for "-"). Raises UserError if unknown."""
+    """Return the GPU named `name` (any case, "_" for "-"). Raises ArgumentError if unknown."""
     wanted = name.strip().lower().replace("_", "-")
     for gpu in GPUS:
         if gpu.name == wanted:

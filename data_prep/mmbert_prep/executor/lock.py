@@ -25,7 +25,7 @@ _STALE_SECONDS = 600.0
 
 @contextlib.contextmanager
 def output_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` in a `with` block. Raises UserError if another run holds it."""
+    """Hold the lock file `path` in a `with` block. Raises OutputError if another run holds it."""
     token = _acquire(path)
     stop = threading.Event()
     heartbeat = threading.Thread(target=_keep_alive, args=(path, stop), daemon=True)

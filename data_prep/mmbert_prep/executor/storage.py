@@ -10,7 +10,7 @@ from mmbert.errors import ShardsError
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises UserError if it is damaged."""
+    """Read a JSON file. Raises ShardsError if it is damaged."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:

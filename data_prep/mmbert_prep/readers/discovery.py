@@ -27,7 +27,7 @@ class Discovery:
 
 
 def discover(settings: InputSettings) -> Discovery:
-    """List the input files in a fixed order (by path). Raises UserError if there are none."""
+    """List the input files in a fixed order (by path). Raises TextError if there are none."""
     if settings.input.startswith(PREFIX):
         return Discovery(files=list_hub_dataset(settings))
     root, paths = _paths(settings.input)

@@ -51,7 +51,7 @@ def read_range(file_range: FileRange, settings: InputSettings) -> Iterator[Docum
     """Yield the documents of a range.
 
     The last document of a damaged file is rejected as `damaged_file`, with path and error as
-    detail. Raises UserError if the file changed after planning.
+    detail. Raises TextError if the file changed after planning.
     """
     if file_range.problem is not None:
         yield _damaged(file_range, file_range.problem)

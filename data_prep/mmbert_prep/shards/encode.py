@@ -225,7 +225,7 @@ def count_damaged(rejected: dict[RejectReason, int]) -> int:
 
 
 def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
-    """Raise UserError if, of at least 1,000 documents, a fraction above `maximum` is damaged."""
+    """Raise TextError if, of at least 1,000 documents, a fraction above `maximum` is damaged."""
     if read >= MIN_DOCUMENTS_FOR_CHECK and damaged > maximum * read:
         raise TextError(
             f"{damaged:,} of the {read:,} documents read so far are damaged "

@@ -18,7 +18,7 @@ MAX_INPUT_TOKENS = 8192
 
 
 def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
-    """Build the fast tokenizer. Raises UserError if the model is not BPE."""
+    """Build the fast tokenizer. Raises TokenizerError if the model is not BPE."""
     proto = parse_model(model)
     pieces = proto.pieces
     kind = proto.trainer_spec.model_type

@@ -148,7 +148,7 @@ def _byte_lengths(pieces: Sequence[str], byte_ids: np.ndarray) -> np.ndarray:
 
 
 def open_encoder(folder: Path) -> Encoder:
-    """Open the encoder of a tokenizer folder. Raises UserError if its files are invalid."""
+    """Open the encoder of a tokenizer folder. Raises TokenizerError if its files are invalid."""
     description = read_tokenizer_description(folder)
     name = "tokenizer.model" if description.kind == "sentencepiece" else "tokenizer.json"
     make: Any = SentencePieceEncoder if description.kind == "sentencepiece" else HuggingFaceEncoder

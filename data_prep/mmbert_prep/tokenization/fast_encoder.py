@@ -66,7 +66,7 @@ class FastEncoder:
         return [_array(encode(text, False)) for text in texts]
 
     def encode(self, texts: Sequence[str], languages: Sequence[str]) -> list[np.ndarray]:
-        """Return the ids of each text, int32. Raises UserError if a spot check fails."""
+        """Return the ids of each text, int32. Raises TokenizerError if a spot check fails."""
         modes = [
             self._mode(text, language) for text, language in zip(texts, languages, strict=True)
         ]

@@ -36,8 +36,8 @@ def write_sentencepiece_folder(
     """Write the folder of a SentencePiece model, with an equivalent fast tokenizer.
 
     `samples`: (language, text) pairs on which both must give the same ids, in addition to the
-    adversarial texts. The folder is created atomically. Raises UserError if the model is invalid,
-    is not BPE or lacks a reserved piece, or if ids differ.
+    adversarial texts. The folder is created atomically. Raises TokenizerError if the model is
+    invalid, is not BPE or lacks a reserved piece, or if ids differ.
     """
     try:
         proto = parse_model(model)
@@ -173,7 +173,7 @@ def check_identity(
 ) -> dict[str, int]:
     """Compare two encoders on all samples and the adversarial texts.
 
-    Return the number of texts per language. Raises UserError with the language and text of the
+    Return the number of texts per language. Raises TokenizerError with the language and text of the
     first difference or reserved id.
     """
     reserved = np.array(first.description.special_ids.all())

@@ -31,7 +31,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
     """Train a tokenizer and return its model file; equal texts give equal bytes.
 
     The rarest characters, beyond 99.99% of the text or 40% of the vocabulary, are left to byte
-    fallback. Raises UserError if there is too little text for the vocabulary.
+    fallback. Raises TextError if there is too little text for the vocabulary.
     """
     lines = [line for text in texts for line in _lines(text)]
     characters: Counter[str] = Counter()

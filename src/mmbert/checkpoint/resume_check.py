@@ -21,7 +21,7 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
     Learning rates, future phases, logging and the grid may change; the data drawn so far may not.
 
     Raises:
-        UserError: names the first key that differs.
+        ResumeError: names the first key that differs.
     """
     before = parse_recipe(state.recipe, origin=f"{checkpoint}/recipe.yaml")
     for key in _FIXED:

@@ -9,8 +9,8 @@ from mmbert.errors import EvaluationDataError
 def read_lines(path: Path, first: str) -> Iterator[tuple[int, str, str]]:
     """Yield (line number, first column, text) of every non-empty line.
 
-    `first` names the first column in messages. Raises UserError if the file cannot be read or a
-    line lacks a column.
+    `first` names the first column in messages. Raises EvaluationDataError if the file cannot be
+    read or a line lacks a column.
     """
     try:
         # Not splitlines(): a text may contain Unicode line separators.

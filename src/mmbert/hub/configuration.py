@@ -79,7 +79,7 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
     """Read `folder`/config.json.
 
     Raises:
-        UserError: missing file, invalid JSON, another architecture, a value of the wrong type, or
+        ModelError: missing file, invalid JSON, another architecture, a value of the wrong type, or
             a variant of ModernBERT that this encoder does not support.
     """
     path = folder / "config.json"

@@ -25,7 +25,7 @@ def fill_masks(
     """Return the `top` most probable tokens for each mask of each sentence.
 
     `folder` is an exported Hugging Face folder. A mask is its tokenizer's mask token or "[MASK]".
-    Raises UserError for a sentence without a mask.
+    Raises ArgumentError for a sentence without a mask.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = load_masked_language_model(folder, torch.float32)

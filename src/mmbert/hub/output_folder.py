@@ -19,7 +19,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EAC
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `out` when the block succeeds.
 
-    On an error the temporary folder is removed. Raises UserError if `out` exists (nothing is
+    On an error the temporary folder is removed. Raises OutputError if `out` exists (nothing is
     overwritten), its parent is not writable, or the disk is full.
     """
     if out.exists():

@@ -30,7 +30,7 @@ _ROLES = {
 
 
 class FastTokenizer:
-    """Tokenizer in `folder` (tokenizer.json and its configuration). Raises UserError if invalid.
+    """Tokenizer in `folder` (tokenizer.json and its settings). Raises TokenizerError if invalid.
 
     Attributes:
         vocabulary: id of each token.

@@ -33,8 +33,8 @@ class HuggingFaceWeights:
     """Tensors of a Hugging Face folder, read on demand.
 
     The constructor checks that the folder contains exactly the parameters of `config` with their
-    shapes, and that a stored decoder weight equals the embedding it is tied to. It raises UserError
-    naming the tensor and the file.
+    shapes, and that a stored decoder weight equals the embedding it is tied to. It raises
+    ModelError naming the tensor and the file.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig) -> None:
@@ -71,7 +71,7 @@ class HuggingFaceWeights:
         return self.shapes.keys()
 
     def read(self, name: str) -> torch.Tensor:
-        """Read a parameter as float32 on the CPU. Raises UserError if quantized or not finite."""
+        """Read a parameter as float32 on the CPU. Raises ModelError if quantized or not finite."""
         tensor = self._raw(name)
         if not tensor.is_floating_point():
             raise ModelError(
@@ -111,7 +111,7 @@ class HuggingFaceWeights:
 
 
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """Map each tensor to its file. Raises UserError without readable safetensors files."""
+    """Map each tensor to its file. Raises ModelError without readable safetensors files."""
     index = folder / _INDEX_FILE
     if (folder / WEIGHTS_FILE).is_file():
         files = [folder / WEIGHTS_FILE]

@@ -53,7 +53,7 @@ class EncoderConfig:
 def encoder_config(settings: ModelSettings, vocab_size: int) -> EncoderConfig:
     """Build the configuration from the recipe's model and the tokenizer's vocabulary size.
 
-    UserError if the recipe sets a different vocabulary size.
+    RecipeError if the recipe sets a different vocabulary size.
     """
     if settings.vocab_size is not None and settings.vocab_size != vocab_size:
         raise RecipeError(
@@ -71,7 +71,7 @@ def check_parallel(
     sequence_parallel: bool,
     row_tokens: int | None = None,
 ) -> None:
-    """Raise UserError if the model cannot be sharded over `tensor_parallel` ranks.
+    """Raise RecipeError if the model cannot be sharded over `tensor_parallel` ranks.
 
     The number of heads, the inner width and, with sequence parallelism, the tokens of a row (None
     if unknown) must be divisible. The vocabulary need not be, but must have an id for every rank.

@@ -16,7 +16,7 @@ def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> 
     """Load each parameter's shard from the float32 tensor of the same name in model.safetensors.
 
     Raises:
-        UserError: the file cannot be read, or belongs to a different model.
+        ModelError: the file cannot be read, or belongs to a different model.
     """
     path = folder / "model.safetensors"
     remedy = "use a folder written by `mmbert import HF_FOLDER OUT`, for a model of these sizes"

@@ -33,7 +33,7 @@ def divided_by_data(batch: BatchSettings, data_ranks: int) -> bool:
 def check_data_ranks(
     batch: BatchSettings, parallel: ParallelSettings, world_size: int, *, unit: str = "processes"
 ) -> None:
-    """Raise UserError unless the data-parallel size divides the number of data streams.
+    """Raise LauncherError unless the data-parallel size divides the number of data streams.
 
     Args:
         world_size: number of ranks, called `unit` in the message.

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mmbert.errors import RecipeError, UserError
+from mmbert.errors import RecipeError
 from mmbert.recipe.named import find_language_list, find_recipe, language_list_names
 from mmbert.recipe.recipe import Recipe
 
@@ -20,7 +20,7 @@ def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     package. Lists are read here, so that the result is self-contained.
 
     Raises:
-        UserError: the recipe is missing or invalid.
+        RecipeError: the recipe is missing or invalid.
     """
     path = find_recipe(recipe)
     try:
@@ -142,7 +142,7 @@ def _resolve_tokenizer_path(values: dict[str, Any], folder: Path) -> None:
 
 def _user_error(
     error: ValidationError, values: dict[str, Any], root: yaml.Node | None, origin: str
-) -> UserError:
+) -> RecipeError:
     """Combine all validation errors in one message, with line and key (entries by name)."""
     messages = []
     mistakes = error.errors()

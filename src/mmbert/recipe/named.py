@@ -29,7 +29,7 @@ def find_recipe(recipe: Path | str) -> Path:
     `Path` is never interpreted as a name.
 
     Raises:
-        UserError: `recipe` is neither the name of a packaged recipe nor an existing file.
+        RecipeError: `recipe` is neither the name of a packaged recipe nor an existing file.
     """
     names = recipe_names()
     if isinstance(recipe, str) and recipe in names:
@@ -57,7 +57,7 @@ def find_recipe(recipe: Path | str) -> Path:
 
 
 def describe_recipe(recipe: Path | str) -> str:
-    """Describe the recipe file of a name or path in one line. Raises UserError if there is none."""
+    """Describe the file of a recipe name or path in one line. Raises RecipeError without one."""
     path = find_recipe(recipe)
     return f"recipe: {path}" if str(path) == str(recipe) else f"recipe: {recipe} ({path})"
 

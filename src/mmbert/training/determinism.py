@@ -27,7 +27,7 @@ def set_environment(recipe: Recipe, environment: MutableMapping[str, str] = os.e
     """Configure cuBLAS and NCCL for a deterministic run, before their first use.
 
     Raises:
-        UserError: the environment requests a nondeterministic algorithm.
+        DeviceError: the environment requests a nondeterministic algorithm.
     """
     if not recipe.deterministic:
         return
@@ -53,8 +53,8 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
     """Check that the device supports the recipe, and set torch's deterministic mode.
 
     Raises:
-        UserError: an environment variable requests an implementation that cannot run here, the GPU
-            does not support bfloat16, or an implementation is not deterministic.
+        DeviceError: an environment variable requests an implementation that cannot run here, the
+            GPU does not support bfloat16, or an implementation is not deterministic.
     """
     dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
     _check_implementations(device, dtype)

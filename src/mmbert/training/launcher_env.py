@@ -51,7 +51,7 @@ def rank_info_from_env(
         local_rank_argument: value of `--local_rank`, which DeepSpeed's launcher passes first.
 
     Raises:
-        UserError: contradictory variables, or a batch script that requested several Slurm tasks
+        LauncherError: contradictory variables, or a batch script that requested several Slurm tasks
             and started only one.
     """
     if "RANK" in environment:
@@ -171,7 +171,7 @@ def check_hostfile() -> None:
     `deepspeed` would only log a line and train on this node alone.
 
     Raises:
-        UserError: the hostfile is missing.
+        LauncherError: the hostfile is missing.
     """
     for _, launcher in launcher_chain(os.getpid()):
         named = hostfile_argument(command_of(launcher))
@@ -203,7 +203,7 @@ def device_index(local_rank: int, visible_devices: int) -> int:
     The index is 0 if the launcher makes only one GPU visible to each task.
 
     Raises:
-        UserError: the node has more ranks than GPUs.
+        LauncherError: the node has more ranks than GPUs.
     """
     if visible_devices == 1:
         return 0
@@ -219,7 +219,7 @@ def first_host(node_list: str) -> str:
     """Return the first host of a Slurm node list: `gpu003` for `gpu[003-004,7],login`.
 
     Raises:
-        UserError: the list cannot be parsed.
+        LauncherError: the list cannot be parsed.
     """
     match = re.match(r"([^\[\],]+)(?:\[(\d+)[^\]]*\]([^\[\],]*))?", node_list)
     if match is None:

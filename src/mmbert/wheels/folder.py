@@ -39,7 +39,7 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
     Files without a valid wheel name are ignored.
 
     Raises:
-        UserError: `folder` is not a folder, or a file in it cannot be read.
+        PackageError: `folder` is not a folder, or a file in it cannot be read.
     """
     if not folder.is_dir():
         raise PackageError(

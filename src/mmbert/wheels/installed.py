@@ -25,7 +25,7 @@ def read_list(path: Path) -> dict[str, version.Version]:
     compared.
 
     Raises:
-        UserError: the file cannot be read, has a line in neither format, or lists no package.
+        PackageError: the file cannot be read, has a line in neither format, or lists no package.
             Names file and line.
     """
     remedy = f"create it on the target machine: python3 -m pip list > {path.name}"

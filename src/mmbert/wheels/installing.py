@@ -29,7 +29,8 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
     missing, all others that do not depend on it are installed.
 
     Raises:
-        UserError: packages are missing from `folder`, damaged, or for another machine. Names all.
+        PackageError: packages are missing from `folder`, damaged, or for another machine; all are
+            named.
     """
     lack = find_missing(wanted, read_folder(folder, tags.sys_tags()))
     if lack.wheels:

@@ -67,7 +67,7 @@ def parse_target(python: str | None, platform: str) -> Target:
     """Parse PYTHON_VERSION (default: this interpreter's) and PLATFORM.
 
     Raises:
-        UserError: malformed, or an unsupported older version.
+        ArgumentError: malformed, or an unsupported older version.
     """
     if python is None:
         number = (sys.version_info[0], sys.version_info[1])

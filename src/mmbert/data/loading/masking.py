@@ -143,7 +143,7 @@ def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray
         bool [vocabulary_size].
 
     Raises:
-        UserError: tokenizer.json is missing or has no vocabulary.
+        TokenizerError: tokenizer.json is missing or has no vocabulary.
     """
     path = tokenizer_folder / "tokenizer.json"
     remedy = "set data.masking.whole_word to false, or preprocess with a Hugging Face tokenizer"

@@ -31,8 +31,8 @@ def documents_of_step(
     """Return the documents of all rows of `step`, on all ranks, in order.
 
     Replays from the data state of an earlier checkpoint (of all streams), or from the beginning of
-    the run, at microseconds per piece. Raises UserError if the step is before the state or after
-    the run.
+    the run, at microseconds per piece. Raises ArgumentError if the step is before the state or
+    after the run.
     """
     cursor = DataCursor(corpus, recipe, plan, state)
     if not cursor.step <= step < plan.steps:

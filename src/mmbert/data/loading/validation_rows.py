@@ -55,7 +55,7 @@ def validation_rows(
             may be empty (all weights 0).
 
     Raises:
-        UserError: the context exceeds a row.
+        RecipeError: the context exceeds a row.
     """
     if context > row_tokens:
         raise RecipeError(

@@ -18,7 +18,7 @@ from mmbert.data.shards.continuation_index import (
     pieces_file_name,
 )
 from mmbert.data.shards.corpus import Corpus
-from mmbert.errors import ShardsError, UserError
+from mmbert.errors import ShardsError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 
@@ -142,7 +142,7 @@ class PieceLocator:
             if dataset.byte_count >= READ_AHEAD_FROM:
                 dataset.read_ahead(offset, offset + size)
 
-    def _damaged(self, component: int, shard: int, document: int) -> UserError:
+    def _damaged(self, component: int, shard: int, document: int) -> ShardsError:
         """Return the error for an index with an impossible entry."""
         owner = self.corpus.components[component]
         name = owner.manifest.train.shards[shard].name

@@ -104,7 +104,7 @@ class ContinuationIndex:
 def read_continuation_index(path: Path, entries: int, documents: int) -> ContinuationIndex:
     """Memory-map a continuation index and verify its shape, dtype and outer bounds.
 
-    Raises UserError naming the file if it is missing, damaged or does not match the manifest
+    Raises ShardsError naming the file if it is missing, damaged or does not match the manifest
     (`entries`, `documents`).
     """
     remedy = "run the preprocessing again: it rebuilds the index without tokenizing again"

@@ -111,7 +111,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Parse a manifest. Raises UserError naming `path` and the key."""
+    """Parse a manifest. Raises ShardsError naming `path` and the key."""
     remedy = "restore the file from a copy, or remove it and run the preprocessing again"
     try:
         return Manifest.model_validate_json(data)
@@ -122,7 +122,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and validate `folder`/manifest.json. Raises UserError naming the file."""
+    """Read and validate `folder`/manifest.json. Raises ShardsError naming the file."""
     path = folder / MANIFEST_NAME
     try:
         data = path.read_bytes()
@@ -147,7 +147,7 @@ def manifest_files(manifest: Manifest) -> dict[str, tuple[int | None, str]]:
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Verify presence, size and checksum of every file. Raises UserError on the first bad one."""
+    """Verify presence, size and checksum of every file. Raises ShardsError on the first bad one."""
     remedy = (
         f"restore the file from a copy, or remove {folder} and run the preprocessing again, "
         "which redoes only this language"

@@ -62,7 +62,7 @@ def write_tokenizer_description(folder: Path, description: TokenizerDescription)
 
 
 def read_tokenizer_description(folder: Path) -> TokenizerDescription:
-    """Read and validate `folder`/description.json. Raises UserError naming the file."""
+    """Read and validate `folder`/description.json. Raises ShardsError naming the file."""
     path = folder / DESCRIPTION_NAME
     remedy = "give the folder written by the preprocessing, or run the preprocessing again"
     try:

@@ -52,7 +52,7 @@ def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None
     """Refuse models and recipes that would train incorrectly.
 
     Raises:
-        UserError: parallel.zero_stage is unsupported, or parallel.tensor does not match the grid.
+        RecipeError: parallel.zero_stage is unsupported, or parallel.tensor does not match the grid.
         RuntimeError: torch.distributed does not match the grid, or a parameter is frozen or not
             float32.
     """

@@ -43,7 +43,7 @@ class LossMonitor:
         """Count a step with a non-finite loss or gradient.
 
         Raises:
-            UserError: the last thousand steps contain more of them than the recipe allows.
+            DivergenceError: the last thousand steps contain more of them than the recipe allows.
         """
         self.non_finite_steps.append(step)
         while self.non_finite_steps and self.non_finite_steps[0] <= step - NON_FINITE_WINDOW:
