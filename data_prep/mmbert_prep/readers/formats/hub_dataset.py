@@ -131,7 +131,7 @@ def _library() -> Any:
     return datasets
 
 
-def _read_error(name: str, error: Exception) -> UserError:
+def _read_error(name: str, error: Exception) -> TextError:
     message = (str(error).splitlines() or [type(error).__name__])[0]
     return TextError(
         f"{name} cannot be read: {message}",
