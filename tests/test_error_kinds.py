@@ -5,14 +5,22 @@ import functools
 import pickle
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from docs.scripts.error_kinds import MANUAL, render
 
 from mmbert import errors
 from mmbert.checkpoint.format import CheckpointDamagedError
+from mmbert.data.loading.packing import RowShape
 from mmbert.error_kinds import ERROR_KINDS, ErrorKind
-from mmbert.errors import UserError
+from mmbert.errors import DeviceError, UserError
 from mmbert.exit_statuses import EXIT_STATUSES
+from mmbert.model.packed_batch import PackedBatch
+from mmbert.recipe import load_recipe
+from mmbert.training.fault_tolerance.memory_check import run_memory_check
 from tests.support.environment import ROOT
 from tests.support.error_examples import provoke
 
@@ -98,3 +106,61 @@ def test_the_statuses_of_programs_and_scripts_are_in_the_table() -> None:
     assert [entry.status for entry in EXIT_STATUSES] == sorted(
         entry.status for entry in EXIT_STATUSES
     )
+
+
+def test_the_page_of_errors_is_current() -> None:
+    page = ROOT / "docs" / "faults.md"
+    assert page.read_text(encoding="utf-8") == render(), "run `python -m docs.scripts`"
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "has no finished language",
+        "saved at step ",
+        "the same command resumes",
+        "skipping a damaged checkpoint: ",
+        "no progress for ",
+        "unresponsive: ",
+        "cannot write checkpoint ",
+        " cannot be written",
+        "non-finite loss or gradient; update dropped",
+        "rolled back to ",
+        "no rollback after step ",
+        "after a loss spike",
+        "a worker process was killed (out of memory?)",
+    ],
+)
+def test_messages_of_the_hand_written_part_are_those_of_the_code(printed: str) -> None:
+    assert " ".join(printed.split()) in " ".join(MANUAL.read_text(encoding="utf-8").split())
+    strings = [node.value for _, node in nodes() if isinstance(node, ast.Constant)]
+    assert any(isinstance(text, str) and printed in text for text in strings)
+
+
+def test_the_message_of_a_phase_that_does_not_fit_is_the_pages() -> None:
+    """On a device that has room for contexts up to 1,024."""
+    recipe = load_recipe("mmbert-base")
+
+    class SmallDevice:
+        device = torch.device("cpu")
+
+        def forward_backward(self, batch: PackedBatch, *_: object, **more: object) -> None:
+            if batch.max_seqlen > 1024:
+                raise torch.OutOfMemoryError
+
+        def optimizer_step(self, settings: object) -> SimpleNamespace:
+            return SimpleNamespace(finite=False)
+
+    engine: Any = SmallDevice()
+    shapes = [RowShape.of(recipe.batch.row_tokens, 500.0)] * len(recipe.phases)
+    with pytest.raises(DeviceError) as error:
+        run_memory_check(engine, recipe, shapes, vocabulary_size=256_000)
+    assert f"\nerror: {error.value}\n" in MANUAL.read_text(encoding="utf-8")
+
+
+def test_links_within_the_page_lead_to_a_heading() -> None:
+    headings = re.findall(r"^#+ (.+)$", render(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(#([^)]+)\)", render())
+    assert len(links) > len(KINDS)
+    assert set(links) <= anchors

@@ -137,8 +137,8 @@ ERROR_KINDS = (
         error=DeviceError,
         action="`mmbert doctor` lists devices, implementations and what is missing. Unset "
         "environment variables that force an implementation, or change the key of the recipe that "
-        "the message names. If a phase does not fit into memory, see [A run that "
-        "stopped](#out-of-memory).",
+        "the message names. If a phase does not fit into memory, see [Out of "
+        "memory](#out-of-memory).",
         situation="An attention for GPUs, on a machine without one.",
         command="MMBERT_ATTENTION=varlen python -m mmbert.pretrain --recipe my_recipe.yaml "
         "--data my_shards --output my_run",
@@ -181,7 +181,8 @@ ERROR_KINDS = (
     ErrorKind(
         error=OutputError,
         action="Give another output, remove the existing one, free space, or wait for the other "
-        "run. After the fix, the same command continues; a run has lost no finished checkpoint.",
+        "run. Finished checkpoints and finished work are kept: after the fix, run the same command "
+        "again.",
         situation="The output folder exists.",
         command="mmbert export my_run my_model",
         printed="error: my_model already exists\n  → give another folder, or remove this one",
@@ -209,8 +210,8 @@ ERROR_KINDS = (
     ErrorKind(
         error=DivergenceError,
         action="Inspect the rows of the steps (`mmbert inspect RUN --step N --data SHARDS`), lower "
-        "the learning rate or clip gradients, and resume. See [A run that "
-        "stopped](#non-finite-loss).",
+        "the learning rate or clip gradients, and resume. See [Non-finite "
+        "loss](#non-finite-loss).",
         situation="A learning rate of 1e30, and no tolerance for non-finite steps.",
         command="python -m mmbert.pretrain --recipe my_recipe.yaml --data my_shards "
         "--output my_run optimizer.learning_rate=1e30 guard.non_finite_limit=0",

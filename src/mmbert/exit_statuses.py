@@ -46,8 +46,8 @@ EXIT_STATUSES = (
     ExitStatus(
         EXIT_FAILURE,
         (PREPROCESSING,),
-        "A worker was killed, or another task of the job failed. The files that were being read "
-        "are named.",
+        "A local worker was killed (the files that were being read are named), or another task of "
+        "the Slurm job failed.",
         "Run the same command again; with fewer workers if memory is short. If the same file is "
         "named again, check it.",
     ),
@@ -73,7 +73,7 @@ EXIT_STATUSES = (
         EXIT_SAVED_START_AGAIN,
         (TRAINING, "`mmbert ablate`", PRETRAIN_JOB),
         "Stopped on request, with a checkpoint saved.",
-        "Run the same command again to continue. `pretrain.sbatch` has requeued itself.",
+        "Run the same command again to continue. `pretrain.sbatch` requeues itself.",
     ),
     ExitStatus(
         130,
@@ -98,14 +98,14 @@ EXIT_STATUSES = (
         143,
         (PREPROCESSING, PREPROCESS_JOB),
         "Stopped with SIGTERM, or before the time limit of the job.",
-        "Run the same command again to continue. `preprocess.sbatch` has requeued itself if it was "
+        "Run the same command again to continue. `preprocess.sbatch` requeues itself when it was "
         "preempted or at its time limit.",
     ),
     ExitStatus(
         143,
         (TRAINING,),
         "SIGTERM before the signal handlers were installed, at startup. `pretrain.sbatch` turns it "
-        "into 75. Also the `deepspeed` launcher itself, ended with SIGTERM: its ranks save and "
+        "into 75. Also the status of a `deepspeed` launcher that gets SIGTERM: its ranks save and "
         "exit.",
         "Run the same command again.",
     ),
