@@ -1,5 +1,6 @@
 """Page of errors, exit statuses and stopped runs (docs/faults.md), from the tables in the code."""
 
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,14 +40,14 @@ def render() -> str:
     kinds = ((f"[{code(k.name)}](#{k.name.lower()})", k.meaning) for k in ERROR_KINDS)
     parts = [
         GENERATED,
-        introduction,
+        introduction.rstrip("\n") + "\n",
         _STATUSES,
         table(("Status", "Programs", "Meaning", "What to do"), statuses),
         _KINDS,
         table(("Kind", "Meaning"), kinds),
         *(part for kind in ERROR_KINDS for part in _kind(kind)),
     ]
-    return "\n".join(parts) + stopped_runs
+    return "\n".join([*parts, stopped_runs])
 
 
 def _kind(kind: ErrorKind) -> Iterator[str]:
@@ -59,5 +60,7 @@ def _kind(kind: ErrorKind) -> Iterator[str]:
 
 
 def _wrap(text: str) -> str:
-    lines = textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)
-    return "\n".join([*lines, ""])
+    """Wrap a paragraph at 100 columns, outside code spans."""
+    whole = re.sub("`[^`]+`", lambda span: span[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, 100, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, ""]).replace("\0", " ")

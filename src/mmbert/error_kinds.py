@@ -139,7 +139,7 @@ ERROR_KINDS = (
         "environment variables that force an implementation, or change the key of the recipe that "
         "the message names. If a phase does not fit into memory, see [Out of "
         "memory](#out-of-memory).",
-        situation="An attention for GPUs, on a machine without one.",
+        situation="An attention implementation for GPUs, on a machine without one.",
         command="MMBERT_ATTENTION=varlen python -m mmbert.pretrain --recipe my_recipe.yaml "
         "--data my_shards --output my_run",
         printed="error: MMBERT_ATTENTION=varlen does not run on cpu\n"
@@ -173,7 +173,7 @@ ERROR_KINDS = (
         action="Give a model of ModernBERT's architecture with its masked-language-model head, in "
         "safetensors. Models to merge need the same architecture. With `initial_checkpoint`, the "
         "recipe's `model` must have the values that `mmbert import` prints.",
-        situation="The folder contains a BERT.",
+        situation="The folder contains a BERT model.",
         command="mmbert import bert-base imported",
         printed="error: bert-base/config.json: model_type is 'bert', not 'modernbert'\n"
         "  → only ModernBERT checkpoints (ModernBERT, mmBERT, Ettin encoders, …) can be imported",
@@ -191,7 +191,8 @@ ERROR_KINDS = (
         error=EvaluationDataError,
         action="Correct the file at the line in the message: UTF-8, one example per line, "
         "identifier or label and text separated by a tab. Held-out losses need shards with a "
-        "held-out split (`--heldout-fraction` of preprocessing).",
+        "held-out split (`--heldout-fraction` of preprocessing). `--decontaminate` takes .txt, "
+        ".tsv and .jsonl files.",
         situation="Line 2 of `swh_Latn.tsv` has a space in place of the tab.",
         command="mmbert evaluate my_model --retrieval eng_Latn.tsv --retrieval swh_Latn.tsv",
         printed="error: swh_Latn.tsv:2: expected identifier, tab and text\n"
