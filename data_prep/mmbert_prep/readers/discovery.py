@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import TextError
 from mmbert_prep.readers.documents import InputFile
 from mmbert_prep.readers.formats.hub_dataset import PREFIX, list_hub_dataset
 from mmbert_prep.readers.language_codes import is_language_key
@@ -27,7 +27,7 @@ class Discovery:
 
 
 def discover(settings: InputSettings) -> Discovery:
-    """List the input files in a fixed order (by path). Raises UserError if there are none."""
+    """List the input files in a fixed order (by path). Raises TextError if there are none."""
     if settings.input.startswith(PREFIX):
         return Discovery(files=list_hub_dataset(settings))
     root, paths = _paths(settings.input)
@@ -45,7 +45,7 @@ def discover(settings: InputSettings) -> Discovery:
         reasons = "; ".join(
             f"{reason}: {len(names)}" for reason, names in sorted(found.ignored.items())
         )
-        raise UserError(
+        raise TextError(
             f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else ""),
             remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
             ".zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
@@ -63,7 +63,7 @@ def _paths(text: str) -> tuple[str, list[str]]:
         return str(path.parent), [str(path)]
     matches = sorted(glob.glob(text, recursive=True))
     if not matches:
-        raise UserError(
+        raise TextError(
             f"input {text} does not exist",
             remedy="give an existing folder or file, or a quoted pattern such as 'web/*/*.parquet'",
         )

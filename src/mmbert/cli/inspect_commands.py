@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 
 
 @app.command(epilog=examples("mmbert doctor"))
@@ -143,7 +143,7 @@ def inspect(
         else:
             shards.render_shards(path, console, recipe)
     else:
-        raise UserError(
+        raise ArgumentError(
             f"{path} contains no shards, run or checkpoint",
             remedy="name the OUTPUT folder of preprocessing or training, or RUN/checkpoints/step-…",
         )
@@ -156,7 +156,7 @@ def results(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     found = Results.read(run)
     if found is None:
-        raise UserError(
+        raise ArgumentError(
             f"{run} has no results.json",
             remedy="name the --output folder of a training run whose first phase has begun",
         )

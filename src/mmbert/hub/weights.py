@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mmbert.checkpoint.safetensors_header import safetensors_header
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
@@ -33,8 +33,8 @@ class HuggingFaceWeights:
     """Tensors of a Hugging Face folder, read on demand.
 
     The constructor checks that the folder contains exactly the parameters of `config` with their
-    shapes, and that a stored decoder weight equals the embedding it is tied to. It raises UserError
-    naming the tensor and the file.
+    shapes, and that a stored decoder weight equals the embedding it is tied to. It raises
+    ModelError naming the tensor and the file.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig) -> None:
@@ -43,14 +43,14 @@ class HuggingFaceWeights:
         self._files = _files_by_tensor(folder)
         for name, shape in self.shapes.items():
             if name not in self._files:
-                raise UserError(
+                raise ModelError(
                     f"{folder}: tensor {name} is missing",
                     remedy="the folder must contain a masked language model with its head"
                     " (ModernBertForMaskedLM); download it again if a file is missing",
                 )
             found = self._shape(name)
             if found != shape:
-                raise UserError(
+                raise ModelError(
                     f"{self._files[name]}: {name} has shape {list(found)}; config.json requires"
                     f" {list(shape)}",
                     remedy="config.json and the weights belong to different models; download both"
@@ -58,7 +58,7 @@ class HuggingFaceWeights:
                 )
         for name in self._files:
             if name not in self.shapes and name != DECODER_WEIGHT:
-                raise UserError(
+                raise ModelError(
                     f"{self._files[name]}: unexpected tensor {name}",
                     remedy="import ModernBERT's masked language model itself, not a model that was"
                     " fine-tuned or extended from it",
@@ -71,17 +71,17 @@ class HuggingFaceWeights:
         return self.shapes.keys()
 
     def read(self, name: str) -> torch.Tensor:
-        """Read a parameter as float32 on the CPU. Raises UserError if quantized or not finite."""
+        """Read a parameter as float32 on the CPU. Raises ModelError if quantized or not finite."""
         tensor = self._raw(name)
         if not tensor.is_floating_point():
-            raise UserError(
+            raise ModelError(
                 f"{self._files[name]}: {name} has dtype {tensor.dtype}",
                 remedy="quantized weights cannot be trained; use float32 or bfloat16 weights",
             )
         tensor = tensor.to(torch.float32)
         wrong = int((~torch.isfinite(tensor)).sum())
         if wrong:
-            raise UserError(
+            raise ModelError(
                 f"{self._files[name]}: {name} has {wrong} non-finite values",
                 remedy="the checkpoint is damaged or its training diverged; use another one",
             )
@@ -103,7 +103,7 @@ class HuggingFaceWeights:
     def _check_tied(self) -> None:
         decoder, embedding = self._raw(DECODER_WEIGHT), self._raw(EMBEDDING)
         if decoder.shape != embedding.shape or not torch.equal(decoder, embedding):
-            raise UserError(
+            raise ModelError(
                 f"{self._files[DECODER_WEIGHT]}: {DECODER_WEIGHT} differs from {EMBEDDING}"
                 f" ({self._files[EMBEDDING]}), although config.json ties them",
                 remedy="only models with tied embeddings can be imported",
@@ -111,7 +111,7 @@ class HuggingFaceWeights:
 
 
 def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """Map each tensor to its file. Raises UserError without readable safetensors files."""
+    """Map each tensor to its file. Raises ModelError without readable safetensors files."""
     index = folder / _INDEX_FILE
     if (folder / WEIGHTS_FILE).is_file():
         files = [folder / WEIGHTS_FILE]
@@ -121,19 +121,21 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} is not a weight index", remedy="download it again") from error
+            raise ModelError(
+                f"{index} is not a weight index", remedy="download it again"
+            ) from error
         files = [folder / name for name in names]
     else:
         pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
         if pickles:
-            raise UserError(
+            raise ModelError(
                 f"{folder} has weights only as a pickle ({pickles[0].name}), which can execute"
                 " arbitrary code when loaded",
                 remedy="use the model's safetensors version, or convert it in a safe place (a"
                 " container): AutoModelForMaskedLM.from_pretrained(folder)"
                 ".save_pretrained(out, safe_serialization=True)",
             )
-        raise UserError(
+        raise ModelError(
             f"{folder} has no weights ({WEIGHTS_FILE})",
             remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
         )
@@ -143,11 +145,11 @@ def _files_by_tensor(folder: Path) -> dict[str, Path]:
             with safe_open(path, framework="pt") as file:
                 located.update(dict.fromkeys(file.keys(), path))
         except FileNotFoundError as error:
-            raise UserError(
+            raise ModelError(
                 f"{path} is missing", remedy=f"download it again: {index.name} lists it"
             ) from error
         except SafetensorError as error:
-            raise UserError(
+            raise ModelError(
                 f"cannot read {path}: {error}", remedy="the file is damaged; download it again"
             ) from error
     return located
