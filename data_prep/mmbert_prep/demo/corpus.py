@@ -1,4 +1,4 @@
-"""Demo corpus in 246 languages, without a download: `python -m mmbert_prep.demo.corpus OUT`.
+"""Demo corpus in about 250 languages, without a download: `python -m mmbert_prep.demo.corpus OUT`.
 
 Generated from the CLDR data of the Babel package, in three tiers of languages like a web corpus and
 in different formats: Parquet in language folders (high tier), zstd JSON lines (middle tier), text

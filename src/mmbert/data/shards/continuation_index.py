@@ -107,7 +107,10 @@ def read_continuation_index(path: Path, entries: int, documents: int) -> Continu
     Raises ShardsError naming the file if it is missing, damaged or does not match the manifest
     (`entries`, `documents`).
     """
-    remedy = "run the preprocessing again: it rebuilds the index without tokenizing again"
+    remedy = (
+        "restore the file from a copy, or remove summary.json from the source's folder and run the "
+        "same preprocessing command again, which remakes the source"
+    )
     try:
         file = MappedFile(path)
         header = io.BytesIO(file.data[:_MAX_HEADER_BYTES].tobytes())

@@ -78,8 +78,8 @@ class Component:
             raise ShardsError(
                 f"{self.folder / MANIFEST_NAME} has no piece index for context {context} "
                 f"(it has: {known})",
-                remedy="run the preprocessing again with this recipe (make preprocess … "
-                "RECIPE=…): it adds the index without tokenizing again",
+                remedy="run the preprocessing again with this recipe and --replace (make "
+                "preprocess … RECIPE=… ARGS=--replace): it remakes the source",
             )
         return entry.continuations
 
@@ -291,8 +291,8 @@ def open_corpus(shards: Path) -> Corpus:
             raise TokenizerError(
                 f"{path}: the shards were made with tokenizer {manifest.tokenizer[:12]}…, "
                 f"the folder's tokenizer is {tokenizer.fingerprint[:12]}…",
-                remedy="remove the language's folder and run the preprocessing again: a corpus has "
-                "one tokenizer",
+                remedy="remove summary.json from the source's folder and run the same "
+                "preprocessing command again: a corpus has one tokenizer",
             )
         components.append(Component(len(components), source, language, folder, manifest))
     if not components:

@@ -112,7 +112,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
     """Parse a manifest. Raises ShardsError naming `path` and the key."""
-    remedy = "restore the file from a copy, or remove it and run the preprocessing again"
+    remedy = (
+        "restore the file from a copy, or remove summary.json from the source's folder and run the "
+        "same preprocessing command again, which remakes the source"
+    )
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -149,8 +152,8 @@ def manifest_files(manifest: Manifest) -> dict[str, tuple[int | None, str]]:
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Verify presence, size and checksum of every file. Raises ShardsError on the first bad one."""
     remedy = (
-        f"restore the file from a copy, or remove {folder} and run the preprocessing again, "
-        "which redoes only this language"
+        f"restore the file from a copy, or remove {folder.parent / 'summary.json'} and run the "
+        "same preprocessing command again, which remakes the source"
     )
     for name, (size, checksum) in manifest_files(manifest).items():
         path = folder / name
