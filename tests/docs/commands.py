@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import click
 import typer
 from deepspeed.launcher.runner import parse_args as parse_launcher_arguments
+from torch.distributed.run import get_args_parser as torchrun_parser
 
 from mmbert import pretrain
 from mmbert.cli.app import app
@@ -118,6 +119,12 @@ def _check_deepspeed(arguments: list[str]) -> None:
     _check_python(script)
 
 
+def _check_torchrun(arguments: list[str]) -> None:
+    launcher = torchrun_parser().parse_args(arguments)
+    script = [launcher.training_script, *launcher.training_script_args]
+    _check_python(["-m", *script] if launcher.module else script)
+
+
 def _check_python(arguments: list[str]) -> None:
     while arguments[:2] == ["-m", "mpi4py"]:
         arguments = arguments[2:]
@@ -188,7 +195,7 @@ def _check_sbatch(arguments: list[str]) -> None:
 
 
 def _check_after_options(arguments: list[str]) -> None:
-    """Check the program that a launcher such as mpirun or srun starts."""
+    """Check the program that mpirun or srun starts."""
     for place, word in enumerate(arguments):
         if word in _CHECKS:
             check_command(arguments[place:])
@@ -217,7 +224,7 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
     "sbatch": _check_sbatch,
     "mpirun": _check_after_options,
     "srun": _check_after_options,
-    "torchrun": _check_after_options,
+    "torchrun": _check_torchrun,
     "pip": _check_pip,
     **dict.fromkeys(
         ("export", "touch", "cd", "mkdir", "git", "tensorboard", "ls", "cp", "source"), _accept

@@ -30,6 +30,7 @@ def test_the_programs_parse_the_commands(block: Block) -> None:
             AssertionError,
         ),
         ("deepspeed --num_gpu 2 --module mmbert.pretrein --recipe demo", AssertionError),
+        ("torchrun launch/pretrain.py --recipe demo --data d --outptu r", click.UsageError),
         ("python launch/preproces.py --input a --output b", AssertionError),
         ("python -m mmbert_prep --input a --output b --heldout-percentage 3", click.UsageError),
         ("make preproces INPUT=a OUTPUT=b", AssertionError),
