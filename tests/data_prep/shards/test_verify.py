@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from typer.testing import CliRunner
 
 from mmbert.cli import app
 from mmbert.data.shards.indexed_dataset import IndexedDataset, IndexedDatasetWriter
-from mmbert.data.shards.manifest import read_manifest, write_manifest
+from mmbert.data.shards.manifest import read_manifest, verify_files, write_manifest
 from mmbert.errors import UserError
 from mmbert_prep.shards.verify import verify_source
-from tests.support.texts import documents, run, write_corpus
+from tests.support.texts import documents, run, tree, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +112,18 @@ def test_the_command_names_what_differs(corpus: Path, shards: Path, tmp_path: Pa
     assert f"1 languages differ from {other}: yor_Latn" in inspect(other)
     shutil.copytree(shards / "text", shards / "more")
     assert "has 2 finished sources" in inspect(corpus)
+
+
+def test_the_remedy_of_damage_remakes_the_source(corpus: Path, shards: Path) -> None:
+    folder = shards / "text" / "eng_Latn"
+    sound = tree(folder)
+    (folder / "train-00000.bin").write_bytes(b"damaged")
+    with pytest.raises(
+        UserError, match=r"train-00000.bin .*\n.*remove (.*summary.json) and"
+    ) as error:
+        verify_files(folder, read_manifest(folder))
+    removed = re.search(r"remove (\S+)", error.value.remedy)
+    assert removed is not None
+    Path(removed[1]).unlink()
+    run(corpus, shards)
+    assert tree(folder) == sound
