@@ -103,13 +103,14 @@ ERROR_KINDS = (
     ErrorKind(
         error=ShardsError,
         action="Unfinished shards: run the same preprocessing command again. Damaged shards: "
-        "restore the named file from a copy, or remove the language's folder and run the "
-        "preprocessing again. `mmbert inspect SHARDS --verify` compares all checksums.",
+        "restore the named file from a copy, or remove `summary.json` from the source's folder and "
+        "run the same preprocessing command again, which remakes the source. `mmbert inspect "
+        "SHARDS --verify` compares all checksums.",
         situation="One byte of a shard has changed.",
         command="mmbert inspect my_shards --verify",
         printed="error: my_shards/text/eng_Latn/train-00000.bin is corrupted (checksum mismatch)\n"
-        "  → restore the file from a copy, or remove my_shards/text/eng_Latn and run the "
-        "preprocessing again, which redoes only this language",
+        "  → restore the file from a copy, or remove my_shards/text/summary.json and run the same "
+        "preprocessing command again, which remakes the source",
     ),
     ErrorKind(
         error=SamplingError,
