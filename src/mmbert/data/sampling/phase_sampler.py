@@ -149,8 +149,8 @@ class PieceLocator:
         return ShardsError(
             f"{owner.folder / name}.idx or {pieces_file_name(self._context)} beside it is damaged: "
             f"document {document} is outside the data",
-            remedy="restore the files from a copy, or remove the language's folder and run the "
-            "preprocessing again",
+            remedy="restore the files from a copy, or remove summary.json from the source's "
+            "folder and run the same preprocessing command again, which remakes the source",
         )
 
 

@@ -120,8 +120,8 @@ class ShardPool:
                 f"{component.folder / shard.name}.bin/.idx does not match the manifest "
                 f"({shard.documents} documents, {shard.tokens} tokens of "
                 f"{component.manifest.dtype})",
-                remedy="restore the files from a copy, or remove the language's folder and run "
-                "the preprocessing again",
+                remedy="restore the files from a copy, or remove summary.json from the source's "
+                "folder and run the same preprocessing command again, which remakes the source",
             )
         self._open[key] = dataset
         if len(self._open) > self._capacity:
