@@ -58,6 +58,10 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         ("seed", 4, "seed=21, the recipe has seed=4"),
         ("batch.row_tokens", 1024, "batch.row_tokens=512, the recipe has batch.row_tokens=1024"),
         ("phases.a.mask_ratio", 0.2, "phases.a.mask_ratio=0.3, the recipe has"),
+        ("batch.rows", 6, "batch.rows=12, the recipe has batch.rows=6"),
+        ("batch.growth", {"tokens": 4096, "from_rows": 6}, "batch.growth=None, the recipe has"),
+        ("model.local_window", 8, "model.local_window=.*, the recipe has model.local_window=8"),
+        ("model.norm_eps", 1e-6, "model.norm_eps=1e-05, the recipe has model.norm_eps=1e-06"),
     ],
 )
 def test_other_data_is_refused(key: str, value: object, message: str) -> None:
@@ -70,6 +74,15 @@ def test_later_phases_may_change() -> None:
     check(RECIPE, changed)
     with pytest.raises(UserError, match=r"phases\.b\.mask_ratio"):
         check(RECIPE, changed, step=3)
+
+
+def test_rows_may_change_where_no_step_of_the_phase_is_done() -> None:
+    """Another default of the rows leaves phases with rows of their own as they were."""
+    own = override_recipe(RECIPE, {"phases.a.rows": RECIPE.batch.rows})
+    changed = override_recipe(own, {"batch.rows": 2 * RECIPE.batch.rows})
+    check(own, changed)
+    with pytest.raises(UserError, match=r"batch\.rows"):
+        check(own, changed, step=RECIPE_STEPS)
 
 
 def test_a_phase_that_was_trained_may_not_be_dropped() -> None:

@@ -12,6 +12,8 @@ from mmbert.schedule import training_plan
 # training compares the copy's fingerprint with the shards'.
 _FIXED = ("seed", "data")
 _FIXED_BATCH = ("row_tokens", "quantum")
+# The weights keep their shapes under other values of these, but compute another function.
+_FIXED_MODEL = ("local_window", "global_attention_every", "norm_eps")
 _FIXED_PHASE = ("name", "tokens", "context", "languages", "temperature", "mask_ratio", "rows")
 
 
@@ -29,6 +31,11 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
     for key in _FIXED_BATCH:
         old_value, new_value = getattr(before.batch, key), getattr(recipe.batch, key)
         _check_equal(f"batch.{key}", old_value, new_value, checkpoint)
+    for key in _FIXED_MODEL:
+        _check_equal(
+            f"model.{key}", getattr(before.model, key), getattr(recipe.model, key), checkpoint
+        )
+    plan = training_plan(recipe)
     for index, phase in enumerate(training_plan(before).phases):
         if phase.first_step > state.step or (phase.first_step == state.step and index):
             break
@@ -41,6 +48,11 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
         for key in _FIXED_PHASE:
             where = f"phases.{phase.name}.{key}"
             _check_equal(where, getattr(old, key), getattr(new, key), checkpoint)
+        if phase.stages != plan.phases[index].stages:
+            # Steps are counted, so other rows a step would end the phase with other tokens.
+            key = "rows" if before.batch.rows != recipe.batch.rows else "growth"
+            old_value, new_value = getattr(before.batch, key), getattr(recipe.batch, key)
+            _check_equal(f"batch.{key}", old_value, new_value, checkpoint)
 
 
 def _check_equal(key: str, before: object, now: object, checkpoint: Path) -> None:
