@@ -32,7 +32,13 @@ setup(
     ]
     + ["mmbert.slurm"],
     package_data={
-        "mmbert": ["py.typed", "*/*.csv", "recipes/*.yaml", "recipes/languages/*.txt"],
+        "mmbert": [
+            "py.typed",
+            "*/*.csv",
+            "report/*.jinja",
+            "recipes/*.yaml",
+            "recipes/languages/*.txt",
+        ],
         "mmbert.slurm": ["*.bash", "*.sbatch"],
         "mmbert_kernels": ["py.typed"],
         "mmbert_prep": ["py.typed"],

@@ -125,5 +125,6 @@ def test_preprocessing_and_training_start_as_modules(installed: Installation) ->
     assert "recipe: recipe.yaml" in printed
     assert len(losses_and_norms(folder / "run")) == 40
     installed.run("mmbert", "export", "run", "model")
+    assert "report.html: " in installed.run("mmbert", "report", "run")
     module = "import mmbert, mmbert_prep, mmbert_kernels as k; print(mmbert, mmbert_prep, k)"
     assert installed.run("python", "-c", module).count(str(installed.packages)) == 3

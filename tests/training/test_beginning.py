@@ -1,16 +1,23 @@
-"""Before the first step: the memory check and initial weights."""
+"""Before the first step: the log's first line, the memory check and initial weights."""
 
 import json
+import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.store import read_parameters
+from mmbert.recipe import Recipe, load_recipe
+from mmbert.report.run import read_run
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.support.small_run import (
+    SIZES,
     STEPS,
     events,
+    log_of,
     options_for,
     step_losses,
     write_initial_checkpoint,
@@ -25,6 +32,30 @@ def test_trying_the_largest_batches_leaves_no_trace(
     assert exit_statuses(ranks) == [0, 0], output_of(options)
     expected = {step: loss for step, loss in step_losses(undisturbed).items() if step <= 10}
     assert step_losses(options.output) == expected
+
+
+def test_a_start_tells_the_recipe_the_machines_and_the_size_of_the_data(
+    inputs: Path, undisturbed: Path
+) -> None:
+    (start,) = events(undisturbed, "start")
+    assert list(start)[:4] == ["time", "event", "step", "text"]
+    assert (start["step"], start["text"]) == (0, f"starting small: {STEPS} steps")
+    assert Recipe.model_validate(start["recipe"]) == load_recipe(inputs / "recipe.yaml")
+    assert (start["hosts"], start["devices"]) == (1, 2)
+    assert start["device_name"] == platform.machine()
+    versions = {name: version(name) for name in ("torch", "deepspeed")}
+    assert start["versions"].items() >= {**versions, "python": platform.python_version()}.items()
+    # What was trained on, in epochs of the size that is told.
+    seen = Index.read(undisturbed / "checkpoints" / f"step-{STEPS:08d}").state.language_tokens
+    last = [entry for entry in log_of(undisturbed) if "epochs_by_language" in entry][-1]
+    sizes = start["train_tokens_by_language"]
+    assert set(sizes) == set(SIZES)
+    assert {name: seen[name] / sizes[name] for name in seen} == pytest.approx(
+        last["epochs_by_language"]
+    )
+    run = read_run(undisturbed, "run")
+    assert run.missing == ()
+    assert run.train_tokens == sizes
 
 
 def test_a_phase_that_does_not_fit_is_named_before_training(inputs: Path, tmp_path: Path) -> None:

@@ -5,13 +5,20 @@
 - `model_commands`: `export`, `fill-mask`, `import`, `merge`, `evaluate`.
 - `ablate_command`: `ablate`.
 - `packaged_commands`: `recipes`, `slurm-scripts`.
+- `report_command`: `report`.
 """
 
 import sys
 
 from rich.console import Console
 
-from mmbert.cli import ablate_command, inspect_commands, model_commands, packaged_commands
+from mmbert.cli import (
+    ablate_command,
+    inspect_commands,
+    model_commands,
+    packaged_commands,
+    report_command,
+)
 from mmbert.cli.app import app
 from mmbert.errors import EXIT_USER_ERROR, UserError
 
@@ -22,6 +29,7 @@ __all__ = [
     "main",
     "model_commands",
     "packaged_commands",
+    "report_command",
 ]
 
 

@@ -1,6 +1,5 @@
 """Construction of the trainer: model, engine, data, metrics, and the step to start from."""
 
-import platform
 import socket
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from mmbert.training.trainer import Trainer
 from mmbert.training.trainer_parts.checkpointing import Checkpoints
 from mmbert.training.trainer_parts.data_feed import DataFeed
 from mmbert.training.trainer_parts.ranks import Ranks
+from mmbert.training.trainer_parts.start_details import device_name, start_details
 
 
 def build_trainer(
@@ -88,7 +88,8 @@ def build_trainer(
         stop=stop,
     )
     start = _resume_or_start(trainer, options)
-    _open_loggers(trainer, start)
+    hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
+    _open_loggers(trainer, start, hosts)
     if results.unigram is None:
         trainer.heartbeat(Activity.COUNT_UNIGRAMS)
         results.unigram = Losses.of(validator.unigram(run.corpus), run.table)
@@ -96,7 +97,6 @@ def build_trainer(
     trainer.heartbeat(Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
-    hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
     _log_setup(trainer, hosts, peaks)
     return trainer
 
@@ -161,8 +161,8 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
     return f"starting {run.recipe.name}: {run.plan.steps} steps"
 
 
-def _open_loggers(trainer: Trainer, start: str) -> None:
-    """Open the loggers; log the start, warnings and the recipe."""
+def _open_loggers(trainer: Trainer, start: str, hosts: list[str]) -> None:
+    """Open the loggers; log the start with its details, warnings and the recipe."""
     run, loggers = trainer.run, trainer.metrics.loggers
     info = RunInfo(
         folder=run.folder,
@@ -173,7 +173,13 @@ def _open_loggers(trainer: Trainer, start: str) -> None:
         largest_languages=tuple(run.table.largest_languages()),
     )
     loggers.open(info, run.recipe.logging.loggers)
-    loggers.event("start", trainer.step, start)
+    details = start_details(
+        run,
+        hosts=len(hosts),
+        devices=trainer.ranks.grid.world_size,
+        device=trainer.engine.device,
+    )
+    loggers.event("start", trainer.step, start, **details)
     for warning in run.warnings:
         loggers.event("warning", trainer.step, f"warning: {warning}")
     loggers.text("about/recipe", f"```yaml\n{dump_recipe(run.recipe)}```")
@@ -222,10 +228,9 @@ def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> Non
     """Log devices, nodes, process grid, model size and peak memory."""
     grid, recipe = trainer.ranks.grid, trainer.run.recipe
     device = trainer.engine.device
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     memory = ", ".join(f"{name} {peak / 2**30:.1f} GiB" for name, peak in peaks.items() if peak)
     trainer.metrics.loggers.message(
-        f"{grid.world_size} × {device.type} ({kind}) on {_describe_nodes(hosts)}: "
+        f"{grid.world_size} × {device.type} ({device_name(device)}) on {_describe_nodes(hosts)}: "
         f"{grid.data.size} data ranks × {grid.tensor.size} tensor ranks, "
         f"ZeRO {recipe.parallel.zero_stage}, {recipe.precision}; "
         f"{format_count(parameter_count(trainer.engine))} parameters; "

@@ -110,6 +110,19 @@ def test_curves_of_one_chart_have_colors_of_their_own(tmp_path: Path) -> None:
     assert layout["Optimizer and speed"]["gradient norm"][1] == ["4_optimizer/gradient_norm"]
 
 
+def test_details_of_an_event_are_in_the_log_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loggers = opened(tmp_path)
+    size = sum(file.stat().st_size for file in (tmp_path / "tensorboard").iterdir())
+    loggers.event("start", 0, "starting", recipe={"name": "tiny"}, hosts=2)
+    assert capsys.readouterr().out == "starting\n"
+    assert sum(file.stat().st_size for file in (tmp_path / "tensorboard").iterdir()) == size
+    loggers.close()
+    (entry,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert list(entry) == ["time", "event", "step", "text", "recipe", "hosts"]
+
+
 def test_what_a_restart_or_a_rollback_repeats_is_shown_once(tmp_path: Path) -> None:
     loggers = opened(tmp_path)
     for step in range(6):

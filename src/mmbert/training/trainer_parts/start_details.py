@@ -1,0 +1,48 @@
+"""Details of a start event in `log.jsonl`: recipe, machines, versions, size of the data."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from mmbert import __version__
+from mmbert.training.run_config import RunConfig
+
+
+def start_details(
+    run: RunConfig, *, hosts: int, devices: int, device: torch.device
+) -> dict[str, Any]:
+    """Return what this start of training runs and where, for `mmbert report`.
+
+    Args:
+        hosts: number of machines.
+        devices: number of devices of all machines, one per rank.
+        device: the device of this rank.
+    """
+    return {
+        "recipe": run.recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "hosts": hosts,
+        "devices": devices,
+        "device_name": device_name(device),
+        "versions": {
+            "mmbert": __version__,
+            "torch": torch.__version__,
+            "deepspeed": _installed("deepspeed"),
+            "python": platform.python_version(),
+        },
+        "train_tokens_by_language": run.table.by_language(run.table.train_tokens),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of a GPU, or the architecture of a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+
+
+def _installed(package: str) -> str | None:
+    """Return a package's version without importing it; None if it has no metadata."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
