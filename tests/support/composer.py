@@ -32,3 +32,41 @@ def changed_checkpoint(
     change(state)
     torch.save({"state": state}, path)
     return path
+
+
+def without_what_published_files_lack(state: dict[str, Any]) -> None:
+    """ModernBERT's files have neither timestamp nor generators nor metadata."""
+    for key in ("timestamp", "rng", "metadata", "integrations"):
+        state.pop(key, None)
+
+
+def integer_keys(state: dict[str, Any]) -> None:
+    """Number the optimizer's parameters as torch before 2.3 did."""
+    saved = state["optimizers"]["StableAdamW"]
+    names = [name for group in saved["param_groups"] for name in group["params"]]
+    numbers = {name: number for number, name in enumerate(names)}
+    saved["state"] = {numbers[name]: saved["state"][name] for name in numbers}
+    for group in saved["param_groups"]:
+        group["params"] = [numbers[name] for name in group["params"]]
+
+
+def with_prefixes(state: dict[str, Any]) -> None:
+    """Add the prefixes of DDP and torch.compile."""
+
+    def renamed(name: str) -> str:
+        return f"module.{name}".replace("model.bert.", "model._orig_mod.bert.")
+
+    state["model"] = {renamed(name): tensor for name, tensor in state["model"].items()}
+    saved = state["optimizers"]["StableAdamW"]
+    saved["state"] = {renamed(name): value for name, value in saved["state"].items()}
+    for group in saved["param_groups"]:
+        group["params"] = [renamed(name) for name in group["params"]]
+
+
+def configured(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    """Return a change of keys of the model's configuration."""
+
+    def change(state: dict[str, Any]) -> None:
+        state["integrations"]["huggingface"]["model"]["config"]["content"] |= changes
+
+    return change

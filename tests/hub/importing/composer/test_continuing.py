@@ -15,10 +15,6 @@ from torch import Tensor
 
 from mmbert.checkpoint.imported_state import load_moments, read_imported_state
 from mmbert.hub.configuration import read_configuration
-from mmbert.hub.importing.composer.import_checkpoint import (
-    ComposerImportOptions,
-    import_composer_checkpoint,
-)
 from mmbert.hub.importing.composer.weights import hugging_face_name
 from mmbert.hub.models import build_model
 from mmbert.model.initial_weights import load_initial_weights
@@ -34,15 +30,6 @@ from tests.support.ranks import run_ranks
 from tests.support.step_weights import STATES
 
 Array = npt.NDArray[np.float32]
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("composer") / "imported"
-    import_composer_checkpoint(
-        FIXTURES / "tiny-ep0-ba10-rank0.pt", out, ComposerImportOptions(phase="decay")
-    )
-    return out
 
 
 class _Prescribed(MaskedLanguageModel):
