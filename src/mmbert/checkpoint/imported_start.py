@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbert.checkpoint.imported_state import STATE_NAME, ImportedState
-from mmbert.errors import UserError
+from mmbert.errors import RecipeError
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, TrainingPlan, learning_rate, weight_decay
 
@@ -35,7 +35,7 @@ def imported_start(
     """Find the step to start from: the one whose tokens before it are nearest to the state's.
 
     Raises:
-        UserError: the recipe's optimizer differs, or the state's phase or tokens do not fit the
+        RecipeError: the recipe's optimizer differs, or the state's phase or tokens do not fit the
             plan.
     """
     _check_optimizer(recipe, folder, state)
@@ -43,7 +43,7 @@ def imported_start(
     tokens = _tokens_in_phase(phase, plan, folder, state)
     step = _nearest_step(plan, phase, tokens)
     if step == plan.steps:
-        raise UserError(
+        raise RecipeError(
             f"the state in {folder} is at the end of '{phase.name}', the recipe's last phase:"
             " nothing is left to train",
             remedy="add a phase to the recipe, or give the phase to start: mmbert import … --phase"
@@ -67,7 +67,7 @@ def _check_optimizer(recipe: Recipe, folder: Path, state: ImportedState) -> None
     for key in ("name", "learning_rate", "betas", "eps"):
         value, wanted = getattr(ours, key), getattr(theirs, key)
         if value != wanted:
-            raise UserError(
+            raise RecipeError(
                 f"optimizer.{key} is {value}, but the training state in {folder} has {wanted}",
                 remedy=f"set optimizer.{key} to {wanted}"
                 + (" (phases may set their own learning_rate.peak)" if key[0] == "l" else "")
@@ -81,7 +81,7 @@ def _phase(plan: TrainingPlan, folder: Path, state: ImportedState) -> PhasePlan:
             return phase
     names = ", ".join(phase.name for phase in plan.phases)
     what = "does not say from which phase" if state.phase is None else f"is from '{state.phase}'"
-    raise UserError(
+    raise RecipeError(
         f"the training state in {folder} {what}; the recipe's phases: {names}",
         remedy=f'set "phase" in {folder / STATE_NAME}, or import with --phase NAME',
     )
@@ -94,7 +94,7 @@ def _tokens_in_phase(
     last = plan.at(phase.end_step - 1)
     # A run ends on the first step that reaches its tokens, so up to a step more is normal.
     if not 0 <= tokens <= phase.tokens + last.rows * last.row_tokens:
-        raise UserError(
+        raise RecipeError(
             f"the training state in {folder} has {state.tokens:,} tokens, counted from the start of"
             f" the {state.counted_from}: {tokens:,} in phase '{phase.name}', which has"
             f" {phase.tokens:,}",

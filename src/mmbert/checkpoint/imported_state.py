@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from mmbert.checkpoint.engine_protocols import LoadableEngine
 from mmbert.checkpoint.format import FileEntry, check_file
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError
 from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
 
 STATE_NAME = "training_state.json"
@@ -67,11 +67,11 @@ class ImportedState(_Model):
         (folder / STATE_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def verify(self, folder: Path) -> None:
-        """Compare the checksums of weights and moments. Raises UserError naming the file."""
+        """Compare the checksums of weights and moments. Raises CheckpointError naming the file."""
         for name, entry in self.files.items():
             what = check_file(folder / name, entry)
             if what is not None:
-                raise UserError(
+                raise CheckpointError(
                     f"{folder / name} {what}",
                     remedy="import the checkpoint again; to start from the weights alone, remove"
                     f" {folder / STATE_NAME}",
@@ -82,7 +82,7 @@ def read_imported_state(folder: Path) -> ImportedState | None:
     """Read the training state in the imported folder; None if it has weights alone.
 
     Raises:
-        UserError: the file is invalid.
+        CheckpointError: the file is invalid.
     """
     path = folder / STATE_NAME
     if not path.is_file():
@@ -90,7 +90,7 @@ def read_imported_state(folder: Path) -> ImportedState | None:
     try:
         return ImportedState.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise UserError(
+        raise CheckpointError(
             f"{path} is invalid: {error}",
             remedy="import the checkpoint again; to start from the weights alone, remove the file",
         ) from error
@@ -101,7 +101,7 @@ def load_moments(engine: LoadableEngine, folder: Path, steps: int) -> None:
     """Load the moments of `folder`, of any grid and ZeRO stage, into `engine`; set its steps.
 
     Raises:
-        UserError: the file cannot be read, or belongs to another model.
+        CheckpointError: the file cannot be read, or belongs to another model.
     """
     path = folder / MOMENTS_NAME
     try:
@@ -111,7 +111,7 @@ def load_moments(engine: LoadableEngine, folder: Path, steps: int) -> None:
                     if state != MASTER:
                         tensor.copy_(_read(file, fragment, state))
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
+        raise CheckpointError(
             f"cannot read the optimizer state in {path}: {error}",
             remedy="import the checkpoint again",
         ) from error

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 
 
 class Initialization(StrEnum):
@@ -149,11 +149,11 @@ def _tokens(text: str) -> int:
     try:
         return parse_quantity(text)
     except ValueError as error:
-        raise UserError(f"--tokens: {error}", remedy="write a number such as 17B") from error
+        raise ArgumentError(f"--tokens: {error}", remedy="write a number such as 17B") from error
 
 
 def _refuse(options: Mapping[str, object], why: str, remedy: str) -> None:
-    """Raise UserError if one of the options is given."""
+    """Raise ArgumentError if one of the options is given."""
     given = next((name for name, value in options.items() if value is not None), None)
     if given is not None:
-        raise UserError(f"{given} does not apply: {why}", remedy=remedy)
+        raise ArgumentError(f"{given} does not apply: {why}", remedy=remedy)

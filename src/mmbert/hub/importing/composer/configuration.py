@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration, rotary_bases
 from mmbert.model.config import EncoderConfig
 
@@ -72,13 +72,14 @@ def read_model(
         context: maximum input length; default: that of `files`, or DEFAULT_CONTEXT.
 
     Raises:
-        UserError: no configuration, or a variant that this encoder does not support; names the key.
+        ModelError: no configuration, or a variant that this encoder does not support; names the
+            key.
     """
     content = _config(state)
     if content is not None:
         return _flex_bert(path, content, rows, context or DEFAULT_CONTEXT)
     if files is None:
-        raise UserError(
+        raise ModelError(
             f"{path} holds no model configuration (integrations.huggingface)",
             remedy="give a Hugging Face folder of the same model, with config.json and tokenizer:"
             " --tokenizer-files FOLDER",
@@ -99,7 +100,7 @@ def _config(state: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _flex_bert(path: Path, config: Mapping[str, Any], rows: int, context: int) -> ComposerModel:
     if config.get("model_type") != "bert":
-        raise UserError(
+        raise ModelError(
             f"{path}: model_type is {config.get('model_type')!r}, not 'bert' (FlexBERT)",
             remedy="only checkpoints of ModernBERT's trainer can be imported",
         )
@@ -163,8 +164,8 @@ def _notes(config: Mapping[str, Any], context: int) -> Iterator[str]:
         yield f"dropout that this project does not have: {text}"
 
 
-def _unsupported(path: Path, key: str, found: object, wanted: object) -> UserError:
-    return UserError(
+def _unsupported(path: Path, key: str, found: object, wanted: object) -> ModelError:
+    return ModelError(
         f"{path}: {key} is {found!r}; this encoder only supports {wanted!r}",
         remedy="the model cannot be imported: its logits would differ",
     )

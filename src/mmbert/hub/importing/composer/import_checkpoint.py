@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmbert.checkpoint.format import file_entry
 from mmbert.checkpoint.imported_state import MOMENTS_NAME, ImportedOptimizer, ImportedState
-from mmbert.errors import UserError
+from mmbert.errors import ModelError, TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.export import write_hugging_face_folder
 from mmbert.hub.importing.composer.configuration import ComposerModel, read_model
@@ -96,7 +96,7 @@ def import_composer_checkpoint(
     state = read_checkpoint(path)
     stored = renamed_tensors(path, state["model"])
     if EMBEDDING not in stored:
-        raise UserError(
+        raise ModelError(
             f"{path}: tensor {EMBEDDING} is missing",
             remedy="only checkpoints of ModernBERT's trainer can be imported",
         )
@@ -128,14 +128,14 @@ def import_composer_checkpoint(
         tokenizer = FastTokenizer(folder)
         where = folder if folder == options.files else path
         if tokenizer.special_ids is None:
-            raise UserError(
+            raise TokenizerError(
                 f"the tokenizer in {where} lacks a special token: it needs pad, begin (cls or bos),"
                 " end (sep or eos), unknown and mask",
                 remedy="give a folder of the same tokenizer with them: --tokenizer-files FOLDER",
             )
         unused_rows = model.model.encoder.vocab_size - tokenizer.size
         if unused_rows < 0:
-            raise UserError(
+            raise TokenizerError(
                 f"{where}: the tokenizer has {tokenizer.size} ids, the embedding of {path}"
                 f" {model.model.encoder.vocab_size} rows",
                 remedy="give the model's own tokenizer: --tokenizer-files FOLDER",
@@ -163,7 +163,7 @@ def _tokenizer_folder(
     if files is not None:
         return files
     if not write_tokenizer(path, state, temporary):
-        raise UserError(
+        raise TokenizerError(
             f"{path} holds no tokenizer (integrations.huggingface)",
             remedy="give a Hugging Face folder with the model's tokenizer: --tokenizer-files"
             " FOLDER",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError
 from mmbert.hub.importing.composer.weights import hugging_face_name, require_finite
 from mmbert.hub.weights import DECODER_WEIGHT
 
@@ -22,7 +22,7 @@ _WEIGHTS_ONLY = "import the weights alone: --weights-only"
 class OptimizerState:
     """Settings and moments of the only optimizer of a checkpoint, by Hugging Face's names.
 
-    Raises UserError if the optimizer is not StableAdamW, or its state does not fit the model.
+    Raises CheckpointError if the optimizer is not StableAdamW, or its state does not fit the model.
 
     Attributes:
         steps: optimizer steps so far, over all phases.
@@ -48,7 +48,7 @@ class OptimizerState:
         self._states = {name: saved["state"].get(key) for name, (key, _) in owners.items()}
         missing = [name for name in shapes if not isinstance(self._states.get(name), Mapping)]
         if missing:
-            raise UserError(
+            raise CheckpointError(
                 f"{path}: the optimizer has no state of {missing[0]}", remedy=_WEIGHTS_ONLY
             )
         for name in shapes:
@@ -56,11 +56,11 @@ class OptimizerState:
                 self._check_moment(name, moment)
 
     def read(self, name: str, moment: str) -> Tensor:
-        """Return `exp_avg` or `exp_avg_sq` of a parameter, float32. Raises UserError if invalid."""
+        """Return a moment of a parameter, float32. Raises CheckpointError if it is invalid."""
         tensor: Tensor = self._states[name][moment]
         require_finite(self._path, f"{moment} of {name}", tensor)
         if moment == "exp_avg_sq" and bool((tensor < 0).any()):
-            raise UserError(
+            raise CheckpointError(
                 f"{self._path}: exp_avg_sq of {name} has negative values",
                 remedy="the checkpoint is damaged; use another one",
             )
@@ -71,7 +71,7 @@ class OptimizerState:
         shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else None
         if shape != self._shapes[name] or tensor.dtype != torch.float32:
             kind = f"{tensor.dtype}{list(shape)}" if shape is not None else type(tensor).__name__
-            raise UserError(
+            raise CheckpointError(
                 f"{self._path}: {moment} of {name} is {kind}, not"
                 f" torch.float32{list(self._shapes[name])}",
                 remedy=_WEIGHTS_ONLY,
@@ -80,9 +80,9 @@ class OptimizerState:
     def _check_decay(
         self, groups: Sequence[Mapping[str, Any]], owners: Mapping[str, tuple[object, int]]
     ) -> float:
-        """Return the weight decay; raise UserError unless all but norms and biases have the same.
+        """Return the weight decay of all but norms and biases, which this project also exempts.
 
-        This project's rule, too.
+        Raises CheckpointError for another rule.
         """
         found: set[float] = set()
         for name, shape in self._shapes.items():
@@ -90,14 +90,14 @@ class OptimizerState:
             if len(shape) > 1 and not name.endswith(".bias"):
                 found.add(decay)
             elif decay:
-                raise UserError(
+                raise CheckpointError(
                     f"{self._path}: weight decay {decay:g} applies to {name}; this project exempts"
                     " norms and biases",
                     remedy=_WEIGHTS_ONLY,
                 )
         if len(found) > 1:
             values = ", ".join(f"{value:g}" for value in sorted(found))
-            raise UserError(
+            raise CheckpointError(
                 f"{self._path}: weight decay differs between weights ({values})",
                 remedy=_WEIGHTS_ONLY,
             )
@@ -107,9 +107,9 @@ class OptimizerState:
 def _stable_adamw(path: Path, state: Mapping[str, Any]) -> Mapping[str, Any]:
     optimizers = state.get("optimizers")
     if not isinstance(optimizers, Mapping) or not optimizers:
-        raise UserError(f"{path} has no optimizer state", remedy=_WEIGHTS_ONLY)
+        raise CheckpointError(f"{path} has no optimizer state", remedy=_WEIGHTS_ONLY)
     if list(optimizers) != ["StableAdamW"]:
-        raise UserError(
+        raise CheckpointError(
             f"{path}: the optimizer is {', '.join(map(str, optimizers))}, not StableAdamW, whose"
             " moments alone are those of this project",
             remedy=_WEIGHTS_ONLY,
@@ -126,7 +126,7 @@ def _stable_adamw(path: Path, state: Mapping[str, Any]) -> Mapping[str, Any]:
         )
     )
     if not valid:
-        raise UserError(f"{path}: the optimizer state is malformed", remedy=_WEIGHTS_ONLY)
+        raise CheckpointError(f"{path}: the optimizer state is malformed", remedy=_WEIGHTS_ONLY)
     return saved
 
 
@@ -152,7 +152,7 @@ def _owners(
     ordered = [exempt, others] if len(groups) == 2 else [list(names)]
     sizes = [len(group["params"]) for group in groups]
     if sizes != [len(part) for part in ordered]:
-        raise UserError(
+        raise CheckpointError(
             f"{path}: the optimizer numbers {' + '.join(map(str, sizes))} parameters, the model has"
             f" {len(exempt)} norms and biases and {len(others)} others",
             remedy=_WEIGHTS_ONLY,
@@ -168,12 +168,12 @@ def _single(path: Path, groups: Sequence[Mapping[str, Any]], key: str) -> float:
         value = group.get(key)
         value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise UserError(
+            raise CheckpointError(
                 f"{path}: the optimizer's {key} is {value!r}, not a number", remedy=_WEIGHTS_ONLY
             )
         values.append(float(value))
     if len(set(values)) != 1:
-        raise UserError(
+        raise CheckpointError(
             f"{path}: the optimizer's {key} differs between groups ({values})",
             remedy=_WEIGHTS_ONLY,
         )

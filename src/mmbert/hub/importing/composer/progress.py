@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ def read_progress(
         tokens: tokens of the phase so far, given by the user; replaces the file's.
 
     Raises:
-        UserError: the file has no timestamp, or one that is ahead of the optimizer, and `tokens`
-            is None.
+        CheckpointError: the file has no timestamp, or one that is ahead of the optimizer, and
+            `tokens` is None.
     """
     timestamp = _timestamp(state)
     if tokens is not None:
         batch = timestamp["batch"] if timestamp else None
         return Progress(tokens, "phase", batch, "given by --tokens, counted from the phase's start")
     if timestamp is None:
-        raise UserError(
+        raise CheckpointError(
             f"{path} has no timestamp, so that its tokens are unknown (optimizer step"
             f" {optimizer_steps:,})",
             remedy="give the tokens of its phase so far: --tokens N (the batch in the file's name"
@@ -55,7 +55,7 @@ def read_progress(
         )
     batch = timestamp["batch"]
     if batch > optimizer_steps:
-        raise UserError(
+        raise CheckpointError(
             f"{path} is at batch {batch:,}, but its optimizer at step {optimizer_steps:,}: the"
             " optimizer was started anew while time ran on",
             remedy="give the tokens of its phase so far: --tokens N",

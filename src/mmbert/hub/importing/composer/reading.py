@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE = "data.pkl"
@@ -52,8 +52,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the `state` of a Composer checkpoint; tensors are memory-mapped, on the CPU.
 
     Raises:
-        UserError: not a monolithic Composer checkpoint, damaged, or it names classes or functions
-            that could run code; names them.
+        CheckpointError: not a monolithic Composer checkpoint, damaged, or it names classes or
+            functions that could run code; names them.
     """
     _check_container(path)
     with safe_globals(_STAND_INS):
@@ -61,11 +61,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # an unpickler may raise anything on a malformed file
-            raise UserError(f"{path} cannot be read: {error}", remedy=_DOWNLOAD) from error
+            raise CheckpointError(f"{path} cannot be read: {error}", remedy=_DOWNLOAD) from error
     state = content.get("state") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(
+        raise CheckpointError(
             f"{path} is not a Composer checkpoint: it lacks state.model (found: {keys[:200]})",
             remedy="give a file that Composer's Trainer saved (ep…-ba…-rank0.pt), or the folder of"
             " a Hugging Face model",
@@ -74,20 +74,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_container(path: Path) -> None:
-    """Raise UserError unless `path` is an intact zip archive with exactly one pickle."""
+    """Raise CheckpointError unless `path` is an intact zip archive with exactly one pickle."""
     if path.is_dir() and ((path / ".metadata").exists() or any(path.glob("*.distcp"))):
-        raise UserError(
+        raise CheckpointError(
             f"{path} is a sharded checkpoint (torch.distributed.checkpoint)",
             remedy="give a monolithic one (ep…-ba…-rank0.pt), as DDP runs save; Composer writes it"
             " with fsdp state_dict_type: full",
         )
     if not path.is_file():
-        raise UserError(f"{path} is not a file", remedy="give a Composer checkpoint (….pt)")
+        raise CheckpointError(f"{path} is not a file", remedy="give a Composer checkpoint (….pt)")
     with path.open("rb") as file:
         start = file.read(len(_ZIP_MAGIC))
     if start != _ZIP_MAGIC:
         kind = "a tar archive" if tarfile.is_tarfile(path) else "not a zip archive"
-        raise UserError(
+        raise CheckpointError(
             f"{path} is {kind}, not a file of torch.save as Composer writes it",
             remedy="give a checkpoint of torch 1.6 or newer; older formats are not read",
         )
@@ -97,9 +97,9 @@ def _check_container(path: Path) -> None:
             _check_entries(path, entries)
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise UserError(f"{path} is damaged: {error}", remedy=_DOWNLOAD) from error
+        raise CheckpointError(f"{path} is damaged: {error}", remedy=_DOWNLOAD) from error
     if damaged is not None:
-        raise UserError(
+        raise CheckpointError(
             f"{path} is damaged: {damaged} does not match its checksum", remedy=_DOWNLOAD
         )
 
@@ -108,31 +108,31 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     names = [entry.filename for entry in entries]
     pickles = [name for name in names if Path(name).name == _PICKLE]
     if len(pickles) != 1 or len(set(names)) != len(names):
-        raise UserError(
+        raise CheckpointError(
             f"{path} has {len(pickles)} {_PICKLE} ({', '.join(pickles[:3])}) in {len(names)}"
             f" entries, {len(set(names))} of them distinct",
             remedy="torch.save writes one of each; get the file from its original source",
         )
     packed = next((entry.filename for entry in entries if entry.compress_type), None)
     if packed is not None:
-        raise UserError(
+        raise CheckpointError(
             f"{path}: {packed} is compressed, so that it cannot be memory-mapped",
             remedy="unpack the archive and pack it without compression (zip -0 -r)",
         )
 
 
 def _check_globals(path: Path) -> None:
-    """Raise UserError with the names of classes and functions that are neither known nor inert."""
+    """Raise CheckpointError naming the classes and functions that are neither known nor inert."""
     try:
         foreign = set(get_unsafe_globals_in_checkpoint(str(path)))
     except Exception as error:  # opcodes that torch.save does not write, or no pickle at all
         foreign = set(_stack_globals(path))
         if not foreign:
-            raise UserError(
+            raise CheckpointError(
                 f"{path} is not a file of torch.save: {error}", remedy=_DOWNLOAD
             ) from error
     if foreign:
-        raise UserError(
+        raise CheckpointError(
             f"{path} names {', '.join(sorted(foreign))}, which could run code when loaded;"
             " nothing was loaded",
             remedy="get the file from its original source; Composer's checkpoints of masked"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert.hub.tokenizer import TOKENIZER_FILES
 
 
@@ -13,7 +13,7 @@ def write_tokenizer(path: Path, state: Mapping[str, Any], folder: Path) -> bool:
     """Write the tokenizer of the checkpoint at `path` to `folder`; False if it holds none.
 
     Raises:
-        UserError: the content of a file has an unexpected type.
+        TokenizerError: the content of a file has an unexpected type.
     """
     entry: Any = state
     for key in ("integrations", "huggingface", "tokenizer"):
@@ -34,7 +34,7 @@ def _as_bytes(path: Path, name: str, content: object) -> bytes:
         return "".join(f"{line.rstrip(chr(10))}\n" for line in content).encode()
     if isinstance(content, bytes):
         return content
-    raise UserError(
+    raise TokenizerError(
         f"{path}: the tokenizer's {name} is {type(content).__name__}, not a file's content",
         remedy="give the tokenizer as a Hugging Face folder: --tokenizer-files FOLDER",
     )

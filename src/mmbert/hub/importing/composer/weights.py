@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.hub.weights import DECODER_WEIGHT, EMBEDDING, parameter_shapes
 from mmbert.model.config import EncoderConfig
 
@@ -38,8 +38,8 @@ def hugging_face_name(name: str) -> str:
 class ComposerWeights:
     """Parameters under Hugging Face's names, memory-mapped.
 
-    The constructor checks names, shapes and the tied decoder against `config`, and raises UserError
-    naming file and tensor.
+    The constructor checks names, shapes and the tied decoder against `config`, and raises
+    ModelError naming file and tensor.
 
     Attributes:
         shapes: full shape by name, in the order of the forward pass.
@@ -51,32 +51,32 @@ class ComposerWeights:
         self.shapes = parameter_shapes(config)
         for name, shape in self.shapes.items():
             if name not in self._tensors:
-                raise UserError(
+                raise ModelError(
                     f"{path}: tensor {name} is missing",
                     remedy="give the checkpoint of a masked language model of ModernBERT's trainer",
                 )
             found = tuple(self._tensors[name].shape)
             if found != shape:
-                raise UserError(
+                raise ModelError(
                     f"{path}: {name} has shape {list(found)}; its configuration requires"
                     f" {list(shape)}",
                     remedy="the configuration belongs to another model",
                 )
         for name in self._tensors:
             if name not in self.shapes and name != DECODER_WEIGHT:
-                raise UserError(
+                raise ModelError(
                     f"{path}: unexpected tensor {name}",
                     remedy="only ModernBERT's masked language model can be imported",
                 )
         decoder = self._tensors.get(DECODER_WEIGHT)
         if decoder is not None and not torch.equal(decoder, self._tensors[EMBEDDING]):
-            raise UserError(
+            raise ModelError(
                 f"{path}: {DECODER_WEIGHT} differs from {EMBEDDING}",
                 remedy="only models with tied embeddings can be imported",
             )
 
     def read(self, name: str) -> Tensor:
-        """Return a parameter as float32. Raises UserError if it is not finite."""
+        """Return a parameter as float32. Raises ModelError if it is not finite."""
         tensor = self._tensors[name].to(torch.float32)
         return require_finite(self._path, name, tensor)
 
@@ -88,7 +88,7 @@ def renamed_tensors(path: Path, stored: Mapping[str, Any]) -> dict[str, Tensor]:
         name = hugging_face_name(str(theirs))
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or name in tensors:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise UserError(
+            raise ModelError(
                 f"{path}: {theirs} is a second {name}"
                 if name in tensors
                 else f"{path}: {theirs} is {kind}, not a floating-point tensor",
@@ -99,10 +99,10 @@ def renamed_tensors(path: Path, stored: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def require_finite(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """Return `tensor`; raise UserError if it has values that are not finite."""
+    """Return `tensor`; raise ModelError if it has values that are not finite."""
     wrong = int((~torch.isfinite(tensor)).sum())
     if wrong:
-        raise UserError(
+        raise ModelError(
             f"{path}: {name} has {wrong} non-finite values",
             remedy="the checkpoint is damaged or its training diverged; use another one",
         )
