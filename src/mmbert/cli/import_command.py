@@ -25,7 +25,7 @@ class Initialization(StrEnum):
         "mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer",
         "mmbert import mmBERT-base small --sizes mmbert-small",
         "mmbert import mmbert-base-ext.pt imported --phase extension",
-        "mmbert import ep0-ba4000-rank0.pt imported --phase pretrain --tokens 17B "
+        "mmbert import state.pt imported --phase pretrain --tokens 600B "
         "--tokenizer-files ModernBERT-base",
     ),
 )
@@ -57,7 +57,7 @@ def import_(
     ] = None,
     tokens: Annotated[
         str | None,
-        typer.Option(help="Composer: tokens of that phase so far, such as 17B; else the file's."),
+        typer.Option(help="Composer: tokens of that phase so far (600B); default: the file's."),
     ] = None,
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Composer: leave out the training state.")
@@ -149,7 +149,7 @@ def _tokens(text: str) -> int:
     try:
         return parse_quantity(text)
     except ValueError as error:
-        raise ArgumentError(f"--tokens: {error}", remedy="write a number such as 17B") from error
+        raise ArgumentError(f"--tokens: {error}", remedy="write a number such as 600B") from error
 
 
 def _refuse(options: Mapping[str, object], why: str, remedy: str) -> None:

@@ -94,10 +94,10 @@ def build_trainer(
         trainer.heartbeat(Activity.COUNT_UNIGRAMS)
         results.unigram = Losses.of(validator.unigram(run.corpus), run.table)
     trainer.checkpoints.store.prepare(engine)
-    _save_imported(trainer)
     trainer.heartbeat(Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
+    _save_imported(trainer)
     _log_setup(trainer, hosts, peaks)
     return trainer
 

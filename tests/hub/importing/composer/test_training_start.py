@@ -1,5 +1,6 @@
 """A training job continues from an imported Composer checkpoint, on any grid."""
 
+import io
 import json
 import random
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from mmbert.checkpoint.format import Index
 from mmbert.errors import UserError
-from mmbert.training.run_config import RunOptions, resolve_run_config
+from mmbert.training.run_config import RunOptions, print_plan, resolve_run_config
 from mmbert_prep.executor.workers import SingleProcess
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
@@ -137,3 +138,12 @@ def test_a_phase_that_is_not_stated_is_asked_for(
         resolve_run_config(
             options_for(inputs, tmp_path / "run", f"initial_checkpoint={unstated}"), 1
         )
+
+
+def test_a_dry_run_says_where_it_would_start(inputs: Path, tmp_path: Path) -> None:
+    printed = io.StringIO()
+    print_plan(resolve_run_config(options_for(inputs, tmp_path / "run"), 1), 1, printed)
+    assert f"# continuing from Composer checkpoint {EARLIER.name} at step {FIRST}" in (
+        printed.getvalue()
+    )
+    assert "learning rate 0.00277333 of the plan at step 10" in printed.getvalue()
