@@ -114,6 +114,8 @@ def test_the_run_needs_the_imported_state_only_once(
     assert run_to_the_end(again, world_size=1) == [0], output_of(again)
     assert f"continuing from {begun_with(options.output)}" in output_of(again)
     assert step_losses(options.output) == losses
+    decay = json.loads((options.output / "results.json").read_text())["phases"][1]
+    assert (decay["tokens"], decay["tokens_elsewhere"]) == (2304, 1536)
 
 
 def test_damaged_moments_are_named(inputs: Path, imported: Path, tmp_path: Path) -> None:
