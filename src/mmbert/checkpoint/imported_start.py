@@ -4,7 +4,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbert.checkpoint.imported_state import STATE_NAME, ImportedState
+from mmbert.checkpoint.imported_state import STATE_NAME, ImportedState, read_imported_state
 from mmbert.errors import RecipeError
 from mmbert.recipe import Recipe
 from mmbert.schedule import PhasePlan, TrainingPlan, learning_rate, weight_decay
@@ -27,6 +27,18 @@ class ImportedStart:
     step: int
     description: str
     warnings: tuple[str, ...]
+
+
+def find_imported_start(recipe: Recipe, plan: TrainingPlan) -> ImportedStart | None:
+    """Return the start from the recipe's initial checkpoint; None if it has weights alone.
+
+    Raises:
+        CheckpointError: its training state is invalid.
+        RecipeError: see `imported_start`.
+    """
+    folder = recipe.initial_checkpoint
+    state = None if folder is None else read_imported_state(folder)
+    return None if folder is None or state is None else imported_start(recipe, plan, folder, state)
 
 
 def imported_start(

@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
-from mmbert.checkpoint.imported_start import ImportedStart, imported_start
-from mmbert.checkpoint.imported_state import read_imported_state
+from mmbert.checkpoint.imported_start import ImportedStart, find_imported_start
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import ArgumentError, RecipeError
@@ -86,7 +85,7 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     corpus = open_corpus(options.data)
     folder, imported = options.run_folder, None
     if branch_step is None and not any((folder / "checkpoints").glob("step-*")):
-        imported = _imported_start(recipe, plan)
+        imported = find_imported_start(recipe, plan)
     encoder, warnings = _encoder(recipe, corpus, plan, imported)
     check_parallel(
         encoder,
@@ -95,16 +94,6 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
         row_tokens=recipe.batch.row_tokens,
     )
     return RunConfig(recipe, plan, corpus, encoder, folder, branch_step, imported, warnings)
-
-
-def _imported_start(recipe: Recipe, plan: TrainingPlan) -> ImportedStart | None:
-    """Return the step to continue from if the initial checkpoint has a training state."""
-    if recipe.initial_checkpoint is None:
-        return None
-    state = read_imported_state(recipe.initial_checkpoint)
-    if state is None:
-        return None
-    return imported_start(recipe, plan, recipe.initial_checkpoint, state)
 
 
 def _encoder(

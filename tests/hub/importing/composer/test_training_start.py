@@ -11,6 +11,8 @@ import pytest
 
 from mmbert.checkpoint.format import Index
 from mmbert.errors import UserError
+from mmbert.planner.plan import estimate
+from mmbert.recipe import load_recipe
 from mmbert.training.run_config import RunOptions, print_plan, resolve_run_config
 from mmbert_prep.executor.workers import SingleProcess
 from mmbert_prep.pipeline import preprocess
@@ -75,12 +77,19 @@ def begun_with(run: Path) -> Path:
     return run / "checkpoints" / f"step-{FIRST:08d}"
 
 
-@pytest.mark.parametrize(("tensor", "stage"), [(1, 2), (2, 1), (1, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("tensor", "stage", "precision"),
+    [(1, 2, "float32"), (2, 1, "bfloat16"), (1, 3, "bfloat16")],
+)
 def test_a_run_continues_from_the_imported_state_on_any_grid(
-    inputs: Path, tmp_path: Path, tensor: int, stage: int
+    inputs: Path, tmp_path: Path, tensor: int, stage: int, precision: str
 ) -> None:
     options = options_for(
-        inputs, tmp_path / "run", f"parallel.tensor={tensor}", f"parallel.zero_stage={stage}"
+        inputs,
+        tmp_path / "run",
+        f"parallel.tensor={tensor}",
+        f"parallel.zero_stage={stage}",
+        f"precision={precision}",
     )
     assert run_to_the_end(options) == [0, 0], output_of(options)
     index = Index.read(begun_with(options.output))
@@ -142,7 +151,10 @@ def test_a_phase_that_is_not_stated_is_asked_for(
         )
 
 
-def test_a_dry_run_says_where_it_would_start(inputs: Path, tmp_path: Path) -> None:
+def test_a_plan_and_a_dry_run_say_where_it_would_start(inputs: Path, tmp_path: Path) -> None:
+    planned = estimate(load_recipe(inputs / "recipe.yaml"), gpus=1).warnings
+    assert any(f"the run starts at step {FIRST} of {STEPS} (phase 'decay')" in w for w in planned)
+    assert not any("rotary_bases" in warning for warning in planned)
     printed = io.StringIO()
     print_plan(resolve_run_config(options_for(inputs, tmp_path / "run"), 1), 1, printed)
     assert f"# continuing from Composer checkpoint {EARLIER.name} at step {FIRST}" in (
