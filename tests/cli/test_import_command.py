@@ -37,6 +37,7 @@ def test_a_checkpoint_is_imported_by_its_options(tmp_path: Path) -> None:
         ("folder", ("--phase", "decay"), "--phase does not apply: .* is not a Composer"),
         ("folder", ("--weights-only",), "--weights-only does not apply"),
         ("sharded", (), "is a sharded checkpoint"),
+        ("missing", ("--phase", "decay"), "missing.pt is not a file"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -46,7 +47,7 @@ def test_options_that_do_not_fit_are_refused(
     folder.mkdir()
     if model == "sharded":
         (folder / ".metadata").touch()
-    path = EARLIER if model == "file" else folder
+    path = {"file": EARLIER, "missing": tmp_path / "missing.pt"}.get(model, folder)
     result = CliRunner().invoke(app, ["import", str(path), str(tmp_path / "out"), *options])
     assert isinstance(result.exception, UserError)
     with pytest.raises(UserError, match=says):

@@ -95,8 +95,10 @@ def import_(
 
 
 def is_composer_checkpoint(model: Path) -> bool:
-    """Return whether `model` is a file, or the folder of a sharded checkpoint, which is refused."""
-    return model.is_file() or (model / ".metadata").is_file()
+    """Return whether `model` is meant as a Composer checkpoint: a file, named like one, or the
+    folder of a sharded one (which is refused)."""
+    named = model.suffix == ".pt" and not model.is_dir()
+    return named or model.is_file() or (model / ".metadata").is_file()
 
 
 def _import_folder(
