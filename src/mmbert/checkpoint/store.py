@@ -70,11 +70,14 @@ class CheckpointStore:
         """Allocate the host memory for staging ahead of the first save."""
         self._staging.prepare(engine.fragments(), engine.device)
 
-    def save(self, engine: SavableEngine, state: RunState) -> Path:
+    def save(self, engine: SavableEngine, state: RunState, *, permanent: bool = False) -> Path:
         """Save a checkpoint after `state.step` steps and return its folder. Collective.
 
         Returns once the states are staged; waits for the disk only if the store is synchronous or
         the previous save has not finished.
+
+        Args:
+            permanent: never delete it, as the end of a phase and every Nth checkpoint.
 
         Raises:
             UserError: the previous save (or this one) failed.
@@ -91,7 +94,8 @@ class CheckpointStore:
             world_size=self._host_group.world_size,
             writer=f"mmbert {__version__}",
             number=number,
-            permanent=state.phase_end
+            permanent=permanent
+            or state.phase_end
             or (self._keep_every is not None and (number + 1) % self._keep_every == 0),
             state=state,
             optimizer_steps=engine.steps_taken,

@@ -1,4 +1,4 @@
-"""Model commands: `export`, `fill-mask`, `import`, `merge`, `evaluate`."""
+"""Model commands: `export`, `fill-mask`, `merge`, `evaluate`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -15,13 +15,6 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-
-
-class Initialization(StrEnum):
-    """Source of the embedding rows of new tokens."""
-
-    subwords = "subwords"
-    mean = "mean"
 
 
 class Method(StrEnum):
@@ -68,47 +61,6 @@ def fill_mask(
         for candidates in masks:
             words = (f"{found.text!r} {found.probability:.3f}" for found in candidates)
             typer.echo(f"  {'  '.join(words)}")
-
-
-@app.command(
-    name="import",
-    epilog=examples(
-        "mmbert import mmBERT-base imported",
-        "mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer",
-        "mmbert import mmBERT-base small --sizes mmbert-small",
-    ),
-)
-def import_(
-    model: Annotated[Path, typer.Argument(help="Hugging Face folder of a ModernBERT model.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; set `initial_checkpoint` to it.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of a new or extended tokenizer.")
-    ] = None,
-    initialization: Annotated[
-        Initialization,
-        typer.Option(help="Embeddings of new tokens: mean of their subwords, or of all."),
-    ] = Initialization.subwords,
-    initialisation: Annotated[
-        Initialization | None, typer.Option(hidden=True, help="Former name of --initialization.")
-    ] = None,
-    sizes: Annotated[
-        str | None, typer.Option(help="Shrink to the model sizes of this recipe, by striding.")
-    ] = None,
-) -> None:
-    """Import a ModernBERT model (ModernBERT, mmBERT, Ettin, …) as a starting point for training."""
-    from mmbert.hub.importing.import_model import import_model
-    from mmbert.recipe import load_recipe
-
-    report = import_model(
-        model,
-        out,
-        tokenizer=tokenizer,
-        initialization=(initialisation or initialization).value,
-        sizes=load_recipe(sizes).model if sizes else None,
-    )
-    for line in report.lines():
-        typer.echo(line)
-    typer.echo(f"to train from it, set `initial_checkpoint: {out}` in the recipe")
 
 
 @app.command(
