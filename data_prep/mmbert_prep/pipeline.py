@@ -146,7 +146,7 @@ class _Pipeline:
             ignored_files=self.ignored,
             folders_without_language=self.without_language,
         )
-        write_json(self.workspace.summary, summary.model_dump(mode="json"))
+        write_json(self.workspace.summary, summary.stored())
         self.group.barrier()
         self.workspace.remove()
         print_summary(self.console, summary, self.workspace.source)

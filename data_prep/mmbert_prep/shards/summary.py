@@ -56,6 +56,12 @@ class Summary(BaseModel):
     folders_without_language: list[str] = []
     """Folders of ignored files that need a run of their own with --language."""
 
+    def stored(self) -> dict[str, object]:
+        """Return the content of summary.json."""
+        # Without an empty newer field: equal runs of all versions write equal bytes.
+        exclude = set() if self.folders_without_language else {"folders_without_language"}
+        return self.model_dump(mode="json", exclude=exclude)
+
     def totals(self) -> dict[str, int]:
         """Return the sums over languages of documents, tokens and bytes."""
         names = (
