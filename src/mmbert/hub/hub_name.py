@@ -79,14 +79,13 @@ def _failure(name: str, revision: str, error: Exception) -> UserError:
             f"{name} is neither a folder here nor a model on {hub}",
             remedy="check the name; for a private model run `hf auth login` or set HF_TOKEN",
         )
-    cause = error.__cause__ if isinstance(error, utils.LocalEntryNotFoundError) else error
     if isinstance(error, utils.LocalEntryNotFoundError):
-        offline = isinstance(cause, utils.OfflineModeIsEnabled)
-        reason = "HF_HUB_OFFLINE is set" if offline else f"{hub} cannot be reached"
-        detail = "" if offline or cause is None else f" ({_first_line(cause)})"
+        reason = f"{hub} cannot be reached ({_first_line(error.__cause__ or error)})"
+        if constants.HF_HUB_OFFLINE:
+            reason = "HF_HUB_OFFLINE is set"
         return UserError(
             f"{name} is neither a folder here nor, at revision {revision}, complete in the cache"
-            f" {constants.HF_HUB_CACHE}, and {reason}{detail}",
+            f" {constants.HF_HUB_CACHE}, and {reason}",
             remedy=f"where there is a network, run `hf download {name} --revision {revision}` and"
             " copy the cache; or set HF_ENDPOINT to a mirror, or give a folder",
         )
