@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from mmbert.errors import EXIT_USER_ERROR, UserError
+from mmbert.errors import EXIT_USER_ERROR, ArgumentError, UserError
 from mmbert.recipe import Recipe, describe_recipe, load_recipe, parse_quantity
 from mmbert_prep.dry_run import list_input
 from mmbert_prep.executor.local_workers import run_local
@@ -237,7 +237,7 @@ def _settings(context: typer.Context, recipe: Recipe | None) -> PrepSettings:
             f"{options.get(str(item['loc'][0]), item['loc'][0])}: {item['msg']}"
             for item in error.errors(include_url=False)
         )
-        raise UserError(f"invalid options: {problems}", remedy="see --help") from error
+        raise ArgumentError(f"invalid options: {problems}", remedy="see --help") from error
 
 
 def source_folder(recipe: Recipe, name: str | None) -> str:
@@ -253,7 +253,7 @@ def source_folder(recipe: Recipe, name: str | None) -> str:
         if len(candidates) == 1:
             return folders[candidates[0].name]
     if name not in folders:
-        raise UserError(
+        raise ArgumentError(
             f"the recipe has the sources {', '.join(folders)}"
             + (f", not {name}" if name else "; it is unclear which one this input is"),
             remedy="name one of them with --source",

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
-from mmbert.errors import UserError
+from mmbert.errors import PackageError, ResumeError, TextError
 from mmbert.files import explained_write_errors, make_folder, write_json
 from mmbert_prep.executor.lock import output_lock
 from mmbert_prep.executor.progress import files_being_read
@@ -72,7 +72,9 @@ class _Pipeline:
         finished = self._finished()
         if finished is not None and finished.fingerprint != plan.fingerprint:
             if not self.settings.replace:
-                raise UserError(_difference(self.workspace.source, finished, plan), remedy=_REMEDY)
+                raise ResumeError(
+                    _difference(self.workspace.source, finished, plan), remedy=_REMEDY
+                )
             finished = None
         self.workspace.create()
         suspects = files_being_read(self.workspace.progress)
@@ -160,7 +162,7 @@ class _Pipeline:
         if description.kind == "sentencepiece" and fast_encoder_installed():
             return "kitoken"
         if wanted == "kitoken":
-            raise UserError(
+            raise PackageError(
                 "--fast-encoder kitoken: kitoken is not installed, or the tokenizer is not a "
                 "SentencePiece model",
                 remedy="pip install 'mmbert-train[fast]', or use --fast-encoder auto",
@@ -208,7 +210,7 @@ class _Pipeline:
                 f"{reason} {count}" for reason, count in sorted(reasons.items())
             )
             files = "; ".join(languages.damaged[:3])
-            raise UserError(
+            raise TextError(
                 f"all documents of {self.settings.input} were rejected: {reasons_text}"
                 + (f" ({files})" if files else ""),
                 remedy="fix the input, or name its columns with --text-column and "

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import xxhash
 
-from mmbert.errors import UserError
+from mmbert.errors import OutputError
 
 _READ_SIZE = 1 << 22
 
@@ -55,12 +55,12 @@ def make_folder(folder: Path) -> None:
     Without a synced directory entry, a folder may be lost together with its synced contents.
 
     Raises:
-        UserError: `folder` or a parent is a file.
+        OutputError: `folder` or a parent is a file.
     """
     if folder.is_dir():
         return
     if folder.exists():
-        raise UserError(
+        raise OutputError(
             f"{folder} is a file, not a folder", remedy="name a folder, or move the file"
         )
     make_folder(folder.parent)
@@ -70,12 +70,12 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def explained_write_errors(path: Path) -> Iterator[None]:
-    """Convert a full disk or an exceeded quota to a UserError that names the file."""
+    """Convert a full disk or an exceeded quota to an OutputError that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
+            raise OutputError(
                 f"no space left while writing {path}",
                 remedy="free disk space (or choose another output folder) and run the same "
                 "command again: finished files are kept",

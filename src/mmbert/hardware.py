@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 
 MEBIBYTE = 1 << 20
 
@@ -54,10 +54,10 @@ def peak_flops(device_name: str) -> float | None:
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the GPU named `name` (case-insensitive, "_" for "-"). Raises UserError if unknown."""
+    """Return the GPU named `name` (any case, "_" for "-"). Raises ArgumentError if unknown."""
     wanted = name.strip().lower().replace("_", "-")
     for gpu in GPUS:
         if gpu.name == wanted:
             return gpu
     known = ", ".join(gpu.name for gpu in GPUS)
-    raise UserError(f"unknown GPU {name!r}", remedy=f"choose one of: {known}")
+    raise ArgumentError(f"unknown GPU {name!r}", remedy=f"choose one of: {known}")

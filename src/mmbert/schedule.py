@@ -5,6 +5,7 @@ including up to half a percent of padding, as in mmBERT's own token count.
 """
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -88,7 +89,7 @@ class TrainingPlan:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is not in a run of {self.steps} steps")
         phase = next(phase for phase in self.phases if step < phase.end_step)
-        stage = next(s for s in phase.stages if step < s.first_step + s.steps)
+        stage = phase.stages[bisect_right(phase.stages, step, key=lambda s: s.first_step) - 1]
         first_row = stage.first_row + (step - stage.first_step) * stage.rows
         return StepPlan(step, phase.index, first_row, stage.rows, self.row_tokens)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from mmbert.errors import UserError
+from mmbert.errors import OutputError
 from mmbert.files import write_json
 
 _HEARTBEAT_SECONDS = 20.0
@@ -25,7 +25,7 @@ _STALE_SECONDS = 600.0
 
 @contextlib.contextmanager
 def output_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` in a `with` block. Raises UserError if another run holds it."""
+    """Hold the lock file `path` in a `with` block. Raises OutputError if another run holds it."""
     token = _acquire(path)
     stop = threading.Event()
     heartbeat = threading.Thread(target=_keep_alive, args=(path, stop), daemon=True)
@@ -51,7 +51,7 @@ def _acquire(path: Path) -> dict[str, Any]:
     with _file_lock(path):
         holder = _holder(path)
         if holder is not None and _alive(path, holder):
-            raise UserError(
+            raise OutputError(
                 f"another run is writing to {path.parent.parent}: process {holder.get('pid')} on "
                 f"{holder.get('host')}",
                 remedy="wait for it to end, or stop it; if you are sure that it is not running, "

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbert.errors import UserError
+from mmbert.errors import LauncherError, PackageError
 from mmbert.files import make_folder
 
 # Number of processes started by mpirun (OpenMPI) or mpiexec (MPICH).
@@ -166,13 +166,13 @@ def mpi_worker_group() -> MpiWorkerGroup | None:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(
+        raise PackageError(
             f"started as {expected} processes, but mpi4py cannot be used: {error}",
             remedy="pip install 'mmbert-train[mpi]', or start one process with --workers",
         ) from error
     size = MPI.COMM_WORLD.Get_size()
     if size != expected:
-        raise UserError(
+        raise LauncherError(
             f"the launcher started {expected} processes, but MPI sees {size}",
             remedy="under srun choose the MPI flavor (srun --mpi=pmix or --mpi=pmi2), use mpirun, "
             "or start one process (srun -n 1) with --workers",

@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from mmbert.errors import UserError
+from mmbert.errors import EvaluationDataError
 from mmbert_prep.readers.documents import Compression
 from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, read_blocks, split_lines
 
@@ -43,7 +43,7 @@ class Decontaminator:
                 self._known.update(self._ngrams(_words(text)))
                 texts += 1
             if not texts:
-                raise UserError(
+                raise EvaluationDataError(
                     f"evaluation file {path} contains no text",
                     remedy="give .txt, .tsv or .jsonl files (or .gz, .zst) to --decontaminate",
                 )
@@ -78,7 +78,7 @@ def _evaluation_texts(path: Path) -> Iterator[str]:
             else:
                 yield line.decode()
     except (OSError, DamagedFileError, ValueError) as error:
-        raise UserError(
+        raise EvaluationDataError(
             f"evaluation file {path} cannot be read: {error}",
             remedy="give .txt, .tsv or .jsonl files (plain, .gz or .zst) to --decontaminate",
         ) from error

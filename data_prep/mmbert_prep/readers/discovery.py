@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import TextError
 from mmbert_prep.readers.documents import InputFile
 from mmbert_prep.readers.formats.hub_dataset import PREFIX, list_hub_dataset
 from mmbert_prep.readers.path_language import (
@@ -33,7 +33,7 @@ class Discovery:
 
 
 def discover(settings: InputSettings) -> Discovery:
-    """List the input files in a fixed order (by path). Raises UserError if there are none."""
+    """List the input files in a fixed order (by path). Raises TextError if there are none."""
     if settings.input.startswith(PREFIX):
         return Discovery(files=list_hub_dataset(settings))
     root, paths = _paths(settings.input)
@@ -63,15 +63,15 @@ def discover(settings: InputSettings) -> Discovery:
 _NO_LANGUAGE = "whose path names no language"
 
 
-def _nothing_to_read(settings: InputSettings, found: Discovery) -> UserError:
+def _nothing_to_read(settings: InputSettings, found: Discovery) -> TextError:
     reasons = "; ".join(
         f"{reason}: {len(names)}" for reason, names in sorted(found.ignored.items())
     )
     message = f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else "")
     if found.without_language:
-        return UserError(message, remedy=language_remedy(found.without_language))
+        return TextError(message, remedy=language_remedy(found.without_language))
     suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
-    return UserError(
+    return TextError(
         message,
         remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
         ".zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
@@ -98,7 +98,7 @@ def _paths(text: str) -> tuple[str, list[str]]:
         return str(path.parent), [str(path)]
     matches = sorted(glob.glob(text, recursive=True))
     if not matches:
-        raise UserError(
+        raise TextError(
             f"input {text} does not exist",
             remedy="give an existing folder or file, or a quoted pattern such as 'web/*/*.parquet'",
         )

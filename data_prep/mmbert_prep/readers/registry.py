@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from mmbert.errors import UserError
+from mmbert.errors import TextError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.formats.hub_dataset import HUB_DATASET
 from mmbert_prep.readers.formats.jsonl import JSONL
@@ -51,7 +51,7 @@ def read_range(file_range: FileRange, settings: InputSettings) -> Iterator[Docum
     """Yield the documents of a range.
 
     The last document of a damaged file is rejected as `damaged_file`, with path and error as
-    detail. Raises UserError if the file changed after planning.
+    detail. Raises TextError if the file changed after planning.
     """
     if file_range.problem is not None:
         yield _damaged(file_range, file_range.problem)
@@ -75,7 +75,7 @@ def _check_unchanged(file_range: FileRange) -> None:
     except FileNotFoundError:
         same = False
     if not same:
-        raise UserError(
+        raise TextError(
             f"{file_range.path} was changed or removed while it was being read",
             remedy="run the same command again once the input no longer changes; the results of "
             "other files are kept",

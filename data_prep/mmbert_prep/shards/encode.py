@@ -8,7 +8,7 @@ import numpy as np
 
 from mmbert.data.shards.indexed_dataset import dtype_for_vocabulary
 from mmbert.data.shards.tokenizer_description import SpecialIds
-from mmbert.errors import UserError
+from mmbert.errors import TextError
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
@@ -225,9 +225,9 @@ def count_damaged(rejected: dict[RejectReason, int]) -> int:
 
 
 def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
-    """Raise UserError if, of at least 1,000 documents, a fraction above `maximum` is damaged."""
+    """Raise TextError if, of at least 1,000 documents, a fraction above `maximum` is damaged."""
     if read >= MIN_DOCUMENTS_FOR_CHECK and damaged > maximum * read:
-        raise UserError(
+        raise TextError(
             f"{damaged:,} of the {read:,} documents read so far are damaged "
             f"({damaged / read:.1%}), more than the allowed {maximum:.1%}",
             remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8 and "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, ShardsError
 from mmbert.files import atomic_write
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.workspace import SUMMARY_NAME
@@ -34,7 +34,7 @@ def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]
     """
     paths = sorted(shards.glob(f"*/{SUMMARY_NAME}"))
     if not paths:
-        raise UserError(
+        raise ShardsError(
             f"{shards} contains no finished source",
             remedy="run the preprocessing command again to continue it",
         )
@@ -58,7 +58,7 @@ def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]
 def write_report(shards: Path, path: Path, console: Console) -> None:
     """Write the report to `path` (.csv or .tsv) and print its totals."""
     if path.suffix not in _DELIMITERS:
-        raise UserError(
+        raise ArgumentError(
             f"unknown report format {path.suffix!r} of {path}", remedy="use .csv or .tsv"
         )
     header, rows = report_rows(shards)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import Manifest, read_manifest, verify_files
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, ShardsError, UserError
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.executor.workspace import SUMMARY_NAME
@@ -59,7 +59,7 @@ def verify_source(
     """
     path = source_folder / SUMMARY_NAME
     if not path.exists():
-        raise UserError(
+        raise ShardsError(
             f"{path} does not exist: the preprocessing never finished",
             remedy="run the preprocessing command again to continue it",
         )
@@ -95,7 +95,7 @@ def verify_against_text(shards: Path, text: str, console: Console) -> None:
     """
     sources = sorted(path.parent for path in shards.glob(f"*/{SUMMARY_NAME}"))
     if len(sources) != 1:
-        raise UserError(
+        raise ArgumentError(
             f"{shards} has {len(sources)} finished sources",
             remedy="--input needs shards with exactly one source",
         )
@@ -105,7 +105,7 @@ def verify_against_text(shards: Path, text: str, console: Console) -> None:
             console.print(f"{language}: {error}", markup=False)
     bad = [language for language, verification in found.items() if verification.errors]
     if bad:
-        raise UserError(
+        raise ShardsError(
             f"{len(bad)} languages differ from {text}: {', '.join(bad[:10])}",
             remedy="check that this is the input of these shards; if so, preprocess them again",
         )

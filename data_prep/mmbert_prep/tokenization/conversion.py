@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert.files import atomic_write
 from mmbert_prep.tokenization.model_proto import BPE, NORMAL, USER_DEFINED, parse_model
 from mmbert_prep.tokenization.text_splitter import SPACE
@@ -18,13 +18,13 @@ MAX_INPUT_TOKENS = 8192
 
 
 def convert(model: bytes, special_ids: SpecialIds) -> Tokenizer:
-    """Build the fast tokenizer. Raises UserError if the model is not BPE."""
+    """Build the fast tokenizer. Raises TokenizerError if the model is not BPE."""
     proto = parse_model(model)
     pieces = proto.pieces
     kind = proto.trainer_spec.model_type
     if kind != BPE:
         # The fast unigram model encodes control pieces as text and counts unknowns differently.
-        raise UserError(
+        raise TokenizerError(
             "only BPE models of SentencePiece can be converted with the same ids",
             remedy="give the Hugging Face tokenizer folder (with tokenizer.json) instead",
         )

@@ -15,7 +15,7 @@ from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
 )
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert_prep.tokenization.model_proto import BPE, parse_model
 from mmbert_prep.tokenization.text_splitter import (
     LONG_CHARACTERS,
@@ -148,7 +148,7 @@ def _byte_lengths(pieces: Sequence[str], byte_ids: np.ndarray) -> np.ndarray:
 
 
 def open_encoder(folder: Path) -> Encoder:
-    """Open the encoder of a tokenizer folder. Raises UserError if its files are invalid."""
+    """Open the encoder of a tokenizer folder. Raises TokenizerError if its files are invalid."""
     description = read_tokenizer_description(folder)
     name = "tokenizer.model" if description.kind == "sentencepiece" else "tokenizer.json"
     make: Any = SentencePieceEncoder if description.kind == "sentencepiece" else HuggingFaceEncoder
@@ -156,7 +156,7 @@ def open_encoder(folder: Path) -> Encoder:
         data = (folder / name).read_bytes()
         return make(data, description)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
+        raise TokenizerError(
             f"{folder / name} cannot be used: {error}",
             remedy="restore the folder from a copy, or use another output folder",
         ) from error

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
 from mmbert_prep.tokenization.encoders import Encoder, SentencePieceEncoder
 from mmbert_prep.tokenization.text_splitter import encode_in_chunks
@@ -66,7 +66,7 @@ class FastEncoder:
         return [_array(encode(text, False)) for text in texts]
 
     def encode(self, texts: Sequence[str], languages: Sequence[str]) -> list[np.ndarray]:
-        """Return the ids of each text, int32. Raises UserError if a spot check fails."""
+        """Return the ids of each text, int32. Raises TokenizerError if a spot check fails."""
         modes = [
             self._mode(text, language) for text, language in zip(texts, languages, strict=True)
         ]
@@ -114,7 +114,7 @@ class FastEncoder:
             # No text of this language was encoded with kitoken yet; disable it from now on.
             self.enabled = False
             return
-        raise UserError(
+        raise TokenizerError(
             f"kitoken and SentencePiece give different ids for a {language} text: {text[:200]!r}",
             remedy="run again with --fast-encoder none, which encodes all with SentencePiece and "
             "discards the results of kitoken",

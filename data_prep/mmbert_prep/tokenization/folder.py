@@ -20,7 +20,7 @@ from mmbert.data.shards.tokenizer_description import (
     read_tokenizer_description,
     write_tokenizer_description,
 )
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert.files import atomic_write, make_folder, sync_folder
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
 from mmbert_prep.tokenization.conversion import convert, write_huggingface_files
@@ -36,13 +36,13 @@ def write_sentencepiece_folder(
     """Write the folder of a SentencePiece model, with an equivalent fast tokenizer.
 
     `samples`: (language, text) pairs on which both must give the same ids, in addition to the
-    adversarial texts. The folder is created atomically. Raises UserError if the model is invalid,
-    is not BPE or lacks a reserved piece, or if ids differ.
+    adversarial texts. The folder is created atomically. Raises TokenizerError if the model is
+    invalid, is not BPE or lacks a reserved piece, or if ids differ.
     """
     try:
         proto = parse_model(model)
     except ValueError as error:
-        raise UserError(
+        raise TokenizerError(
             f"invalid tokenizer: {error}",
             remedy="give a SentencePiece .model file or a Hugging Face tokenizer folder",
         ) from error
@@ -89,7 +89,7 @@ def _sentencepiece_ids(proto: Any) -> SpecialIds:
     for role, names in wanted.items():
         known = [ids[name] for name in names if name in ids]
         if not known:
-            raise UserError(
+            raise TokenizerError(
                 f"the SentencePiece model has no piece for '{role}' (none of {', '.join(names)})",
                 remedy="use a model with pad, begin, end, unknown and mask pieces (Gemma's has "
                 "them), or a Hugging Face tokenizer folder that defines these tokens",
@@ -106,7 +106,7 @@ def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription
         tokenizer = Tokenizer.from_str(definition.decode())
         config = json.loads((source / "tokenizer_config.json").read_bytes())
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise UserError(f"{source} is not a fast tokenizer: {error}", remedy=remedy) from error
+        raise TokenizerError(f"{source} is not a fast tokenizer: {error}", remedy=remedy) from error
     special_ids = _huggingface_ids(source, tokenizer, config)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     description = TokenizerDescription(
@@ -154,7 +154,7 @@ def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any])
                 found[role] = id_
                 break
         else:
-            raise UserError(
+            raise TokenizerError(
                 f"the tokenizer in {source} defines no {' or '.join(keys)}",
                 remedy="add it to tokenizer_config.json (the token must be in the vocabulary)",
             )
@@ -173,7 +173,7 @@ def check_identity(
 ) -> dict[str, int]:
     """Compare two encoders on all samples and the adversarial texts.
 
-    Return the number of texts per language. Raises UserError with the language and text of the
+    Return the number of texts per language. Raises TokenizerError with the language and text of the
     first difference or reserved id.
     """
     reserved = np.array(first.description.special_ids.all())
@@ -187,7 +187,7 @@ def check_identity(
         pairs = zip(pending, first.encode(texts), second.encode(texts), strict=True)
         for (language, text), ours, theirs in pairs:
             if not np.array_equal(ours, theirs) or np.isin(ours, reserved).any():
-                raise UserError(
+                raise TokenizerError(
                     f"the SentencePiece model and its fast tokenizer differ on {language}: "
                     f"{text[:200]!r} gives {ours[:20].tolist()} and {theirs[:20].tolist()}",
                     remedy="this kind of model cannot be exported faithfully: give its "

@@ -12,7 +12,7 @@ from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
 )
-from mmbert.errors import UserError
+from mmbert.errors import TextError, TokenizerError
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
@@ -63,12 +63,12 @@ class TokenizerStage:
         remedy += "share its tokenizer"
         if given is None:
             if wanted is not None and wanted != description.vocabulary_size:
-                raise UserError(
+                raise TokenizerError(
                     f"{folder} has a vocabulary of {description.vocabulary_size}, not {wanted}",
                     remedy=remedy,
                 )
         elif not same_tokenizer(given, folder):
-            raise UserError(f"{folder} is a different tokenizer than {given}", remedy=remedy)
+            raise TokenizerError(f"{folder} is a different tokenizer than {given}", remedy=remedy)
 
     def _given_model(self, given: Path | None) -> bytes | None:
         if given is None:
@@ -77,7 +77,7 @@ class TokenizerStage:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise UserError(
+            raise TokenizerError(
                 f"tokenizer {given} cannot be read: {error.strerror}",
                 remedy="give a SentencePiece .model file or a Hugging Face tokenizer folder",
             ) from error
@@ -100,7 +100,7 @@ class TokenizerStage:
         samples = read_samples(paths, self._settings)
         pairs = [(language, text) for language, texts in samples.items() for text in texts]
         if not pairs and model is None:
-            raise UserError(
+            raise TextError(
                 f"no readable text in {self._settings.input}",
                 remedy="check that the columns match --text-column and --language-column and that "
                 "the text is UTF-8; tokenized input needs the --tokenizer that made it",

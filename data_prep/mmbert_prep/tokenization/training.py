@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from mmbert.errors import UserError
+from mmbert.errors import TextError
 from mmbert_prep.tokenization.model_proto import parse_model
 
 PAD, END, BEGIN, UNKNOWN, MASK = range(5)
@@ -31,7 +31,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
     """Train a tokenizer and return its model file; equal texts give equal bytes.
 
     The rarest characters, beyond 99.99% of the text or 40% of the vocabulary, are left to byte
-    fallback. Raises UserError if there is too little text for the vocabulary.
+    fallback. Raises TextError if there is too little text for the vocabulary.
     """
     lines = [line for text in texts for line in _lines(text)]
     characters: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int, threads: int) -> bytes
     except (RuntimeError, OSError) as error:
         maximum = re.search(r"(?:<=|value <=) (\d+)", str(error))
         hint = f" (enough for {maximum.group(1)})" if maximum else ""
-        raise UserError(
+        raise TextError(
             f"too little text for a vocabulary of {vocabulary_size}{hint}: "
             f"{str(error).splitlines()[0]}",
             remedy="give a smaller --vocab-size, more text, or a --tokenizer",

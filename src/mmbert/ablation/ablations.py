@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, RecipeError
 from mmbert.recipe import LanguageSelection, LearningRate, Recipe, Temperature
 
 FULL = "full"
@@ -88,12 +88,12 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
     for name in only:
         if name not in found:
             nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.0)[0]
-            raise UserError(
+            raise ArgumentError(
                 f"unknown ablation '{name}'; did you mean '{nearest}'?",
                 remedy=f"choose from: {', '.join(found)}",
             )
         if name != FULL and not found[name].overrides:
-            raise UserError(
+            raise ArgumentError(
                 f"ablation '{name}' does not change recipe {recipe.name}: {found[name].meaning}",
                 remedy="omit it",
             )
@@ -103,7 +103,7 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
         if name == FULL or (ablation.overrides and (not only or name in only))
     ]
     if len(chosen) == 1 and not only:
-        raise UserError(
+        raise RecipeError(
             f"recipe {recipe.name} has nothing to ablate: its phases share mask ratio, "
             "temperature and languages",
             remedy="use a recipe whose phases differ, such as `demo`",

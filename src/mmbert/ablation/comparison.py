@@ -22,7 +22,7 @@ from mmbert.ablation.runs import Run
 from mmbert.data.sampling.component_table import NO_TIER, ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import open_corpus
-from mmbert.errors import UserError
+from mmbert.errors import EvaluationDataError, UserError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.files import write_json
@@ -87,7 +87,7 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
     """
     corpus = open_corpus(data)
     if not any(component.manifest.heldout.documents for component in corpus.components):
-        raise UserError(
+        raise EvaluationDataError(
             f"{data} has no held-out text to compare models on",
             remedy="preprocess with a larger --heldout-fraction, or more text",
         )
@@ -95,7 +95,7 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
         try:
             ComponentTable.build(corpus, run.recipe, training_plan(run.recipe))
         except UserError as error:
-            raise UserError(f"{run.title}: {error.message}", remedy=error.remedy) from error
+            raise type(error)(f"{run.title}: {error.message}", remedy=error.remedy) from error
 
 
 def evaluate_runs(runs: Sequence[Run], data: Path, mask_ratio: float) -> Comparison:

@@ -22,7 +22,7 @@ from mmbert.ablation.ablations import FULL, Ablation
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore
-from mmbert.errors import EXIT_SAVED_START_AGAIN, UserError
+from mmbert.errors import EXIT_SAVED_START_AGAIN, ArgumentError, ResumeError
 from mmbert.recipe import Recipe, load_recipe, parse_recipe
 from mmbert.schedule import training_plan
 from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
@@ -96,7 +96,7 @@ class Run:
         if before.phases[:begun] != self.recipe.phases[:begun]:
             changed.append("phases")
         if changed:
-            raise UserError(
+            raise ResumeError(
                 f"cannot use {newest}: it was trained with a different `{changed[0]}` than the "
                 f"recipe's (see {newest}/recipe.yaml)",
                 remedy=f"restore {changed[0]}, or give another --output",
@@ -147,7 +147,7 @@ def launcher_command(launch: str) -> list[str]:
     if not words or shutil.which(words[0]) is None:
         missing = words[:1] or ["a command"]
     if missing:
-        raise UserError(
+        raise ArgumentError(
             f"--launch '{launch}': {missing[0]} not found",
             remedy="start it in the repository with .venv/bin on PATH, or give --launch a command "
             "such as 'deepspeed --num_gpus 8 --module mmbert.pretrain'",

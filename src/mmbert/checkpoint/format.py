@@ -21,7 +21,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.checkpoint.safetensors_header import safetensors_header
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError
 
 FORMAT = 1
 INDEX_NAME = "index.json"
@@ -30,7 +30,7 @@ CHUNK = 16 * 2**20
 """Chunk size for writing and hashing, in bytes."""
 
 
-class CheckpointDamagedError(UserError):
+class CheckpointDamagedError(CheckpointError):
     """Damaged checkpoint; `message` names the file and the problem."""
 
 
@@ -142,7 +142,7 @@ class Index(_Model):
         if checksum != _digest(values):
             raise damaged_error(path, "is corrupted (checksum mismatch)")
         if values.get("format") != FORMAT:
-            raise UserError(
+            raise CheckpointError(
                 f"{path} has format {values.get('format')}; this version reads {FORMAT}",
                 remedy="use the version of mmbert that wrote it",
             )

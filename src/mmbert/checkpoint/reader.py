@@ -21,7 +21,7 @@ from mmbert.checkpoint.format import (
     damaged_error,
     shape_of_shard,
 )
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError, ResumeError, UserError
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class CheckpointReader:
         try:
             return self._open(file).get_slice(f"{name}/{state}")
         except SafetensorError:
-            raise UserError(
+            raise ResumeError(
                 f"{self.path / file} has no {state} of {name}",
                 remedy="continue with the optimizer that wrote the checkpoint (recipe.yaml in it)",
             ) from None
@@ -194,7 +194,7 @@ def read_parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
         UserError: `path` is not a checkpoint, or the checkpoint is damaged.
     """
     if not path.is_dir():
-        raise UserError(
+        raise CheckpointError(
             f"{path} is not a checkpoint folder",
             remedy="give a folder such as RUN/checkpoints/step-00000100",
         )

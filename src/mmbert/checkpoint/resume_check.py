@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmbert.checkpoint.format import RunState
-from mmbert.errors import UserError
+from mmbert.errors import ResumeError
 from mmbert.recipe import Recipe, parse_recipe
 from mmbert.schedule import training_plan
 
@@ -21,7 +21,7 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
     Learning rates, future phases, logging and the grid may change; the data drawn so far may not.
 
     Raises:
-        UserError: names the first key that differs.
+        ResumeError: names the first key that differs.
     """
     before = parse_recipe(state.recipe, origin=f"{checkpoint}/recipe.yaml")
     for key in _FIXED:
@@ -33,7 +33,7 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
         if phase.first_step > state.step or (phase.first_step == state.step and index):
             break
         if index >= len(recipe.phases):
-            raise UserError(
+            raise ResumeError(
                 f"cannot resume {checkpoint}: the recipe lacks its phase {phase.name!r}",
                 remedy="restore the phase, or start a new run in another --output",
             )
@@ -45,7 +45,7 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
 
 def _check_equal(key: str, before: object, now: object, checkpoint: Path) -> None:
     if before != now:
-        raise UserError(
+        raise ResumeError(
             f"cannot resume {checkpoint}: it was trained with {key}={before}, the recipe has "
             f"{key}={now}",
             remedy=f"set {key} back, or start a new run in another --output",

@@ -22,7 +22,7 @@ from mmbert.checkpoint.format import Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
 from mmbert.checkpoint.staging import HostStaging
 from mmbert.checkpoint.writer import SaveJob, Writer
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError, OutputError, ResumeError, UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.parallel.host_group import HostGroup
 
@@ -128,7 +128,7 @@ class CheckpointStore:
             if self._host_group.is_rank_zero:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
             reason = next((failure for failure in failures if failure), "see the log")
-            raise UserError(
+            raise OutputError(
                 f"cannot write checkpoint {writer.job.path}: {reason}",
                 remedy="free space (or raise the quota) or repair the disk, then run the same "
                 "command again: it resumes from the latest valid checkpoint",
@@ -170,7 +170,7 @@ class CheckpointStore:
             if self._host_group.is_rank_zero:
                 logger.warning("skipping a damaged checkpoint: %s", problem.message)
         if problems:
-            raise UserError(
+            raise CheckpointError(
                 f"none of the {len(problems)} checkpoints in {self.root} is valid; the latest: "
                 f"{problems[0].message}",
                 remedy=f"restore one from a copy, or move {self.root} away to start over",
@@ -262,7 +262,7 @@ def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
             what = f"lacks parameter {name} of the model"
         elif shape is None:
             what = f"has parameter {name}, which is not in the model"
-        raise UserError(
+        raise ResumeError(
             f"the checkpoint {path} {what}",
             remedy="resume with the recipe that wrote it (recipe.yaml in its folder), "
             "or start in another output folder",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 
 
 @app.command(epilog=examples("mmbert doctor"))
@@ -23,7 +23,8 @@ def doctor() -> None:
 @app.command(
     epilog=examples(
         "mmbert plan mmbert-base --gpus 64 --gpu h100 batch.quantum=64 batch.rows=128 "
-        "batch.growth.from_rows=64"
+        "batch.growth.from_rows=64",
+        "mmbert plan mmbert-base --plot plan.svg",
     )
 )
 def plan(
@@ -41,6 +42,10 @@ def plan(
     mfu: Annotated[
         float | None, typer.Option(help="Assumed model FLOPs utilization (fraction of peak).")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the phases over tokens into this file (.svg or .html)."),
+    ] = None,
     utilisation: Annotated[
         float | None, typer.Option(hidden=True, help="Former name of --mfu.")
     ] = None,
@@ -49,20 +54,24 @@ def plan(
     from mmbert import planner
     from mmbert.recipe import describe_recipe, load_recipe
 
+    if plot is not None:
+        from mmbert.planner.plot import check_path, write_plot
+
+        check_path(plot)
     assumed = utilisation if mfu is None else mfu
     console = console_for_output()
     console.print(describe_recipe(recipe), highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        planner.render(
-            planner.estimate(
-                load_recipe(recipe, overrides or []),
-                gpus=gpus,
-                gpu=gpu,
-                shards=data,
-                mfu=planner.DEFAULT_MFU if assumed is None else assumed,
-            )
-        )
+    estimate = planner.estimate(
+        load_recipe(recipe, overrides or []),
+        gpus=gpus,
+        gpu=gpu,
+        shards=data,
+        mfu=planner.DEFAULT_MFU if assumed is None else assumed,
     )
+    console.print(planner.render(estimate))
+    if plot is not None:
+        write_plot(estimate, plot)
+        console.print(f"plot: {plot}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(
@@ -134,7 +143,7 @@ def inspect(
         else:
             shards.render_shards(path, console, recipe)
     else:
-        raise UserError(
+        raise ArgumentError(
             f"{path} contains no shards, run or checkpoint",
             remedy="name the OUTPUT folder of preprocessing or training, or RUN/checkpoints/step-…",
         )
@@ -147,7 +156,7 @@ def results(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     found = Results.read(run)
     if found is None:
-        raise UserError(
+        raise ArgumentError(
             f"{run} has no results.json",
             remedy="name the --output folder of a training run whose first phase has begun",
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, CheckpointError
 
 
 class Dtype(StrEnum):
@@ -155,7 +155,7 @@ def merge(
 
     if method is None:
         if len(models) != 1 or base is not None or weight:
-            raise UserError(
+            raise ArgumentError(
                 "merging without --method takes exactly one run and no --base or --weight",
                 remedy="name a single run, or give --method ties, linear or ema",
             )
@@ -226,11 +226,11 @@ def evaluate(
     from mmbert.recipe import load_recipe
 
     if not (data or retrieval or train):
-        raise UserError(
+        raise ArgumentError(
             "nothing to evaluate on", remedy="give --data, --retrieval (twice or more), or --train"
         )
     if test and not train:
-        raise UserError("--test requires --train", remedy="name the file to fine-tune on")
+        raise ArgumentError("--test requires --train", remedy="name the file to fine-tune on")
     console, path = console_for_output(), _checkpoint(model)
 
     def loaded() -> LoadedModel:
@@ -270,5 +270,5 @@ def _checkpoint(path: Path) -> Path:
 
     newest = CheckpointStore(path / "checkpoints").latest_valid()
     if newest is None:
-        raise UserError(f"{path} has no checkpoint yet", remedy="train it first")
+        raise CheckpointError(f"{path} has no checkpoint yet", remedy="train it first")
     return newest

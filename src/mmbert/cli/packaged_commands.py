@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples
-from mmbert.errors import UserError
+from mmbert.errors import OutputError
 
 
 @app.command(epilog=examples("mmbert recipes", "mmbert recipes mmbert-base > my-recipe.yaml"))
@@ -45,7 +45,9 @@ def slurm_scripts(
     files = sorted(path for path in packaged.iterdir() if path.suffix in (".bash", ".sbatch"))
     existing = [folder / file.name for file in files if (folder / file.name).exists()]
     if existing:
-        raise UserError(f"{existing[0]} already exists", remedy="name another folder, or remove it")
+        raise OutputError(
+            f"{existing[0]} already exists", remedy="name another folder, or remove it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         typer.echo(shutil.copyfile(file, folder / file.name))

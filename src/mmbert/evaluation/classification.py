@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, EvaluationDataError
 from mmbert.evaluation.loaded_model import LoadedModel, mean_by_document
 from mmbert.evaluation.tsv import read_lines
 from mmbert.hub.models import pack
@@ -60,7 +60,9 @@ def read_examples(path: Path) -> list[Example]:
     """Read the examples of one file; a UserError names file and line of the first error."""
     examples = [Example(label, text) for _, label, text in read_lines(path, "label")]
     if not examples:
-        raise UserError(f"{path} contains no examples", remedy="write lines as label<tab>text")
+        raise EvaluationDataError(
+            f"{path} contains no examples", remedy="write lines as label<tab>text"
+        )
     return examples
 
 
@@ -96,18 +98,20 @@ def fine_tune(
             not in the training file.
     """
     if not tests:
-        raise UserError(
+        raise ArgumentError(
             f"no file to score after training on {train}", remedy="give at least one --test file"
         )
     examples = read_examples(train)
     labels = sorted({example.label for example in examples})
     if len(labels) < 2:
-        raise UserError(f"{train} has only one label", remedy="classification needs at least two")
+        raise EvaluationDataError(
+            f"{train} has only one label", remedy="classification needs at least two"
+        )
     test_sets = {path: read_examples(path) for path in tests}
     for path, others in test_sets.items():
         unknown = sorted({example.label for example in others} - set(labels))
         if unknown:
-            raise UserError(
+            raise EvaluationDataError(
                 f"{path} has the label {unknown[0]!r}, which is not in {train}",
                 remedy="train and test on the same labels",
             )

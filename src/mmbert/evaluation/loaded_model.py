@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, DeviceError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.model_source import CheckpointSource, open_model
 from mmbert.hub.models import build_model, pack
@@ -87,9 +87,11 @@ class LoadedModel:
 
 def _check_dtype(dtype: torch.dtype, device: torch.device) -> None:
     if dtype not in DTYPES.values():
-        raise UserError(f"unsupported dtype {dtype}", remedy=f"choose one of {', '.join(DTYPES)}")
+        raise ArgumentError(
+            f"unsupported dtype {dtype}", remedy=f"choose one of {', '.join(DTYPES)}"
+        )
     if dtype == torch.bfloat16 and device.type == "cuda" and not computes_in_bfloat16(device):
-        raise UserError(
+        raise DeviceError(
             f"{torch.cuda.get_device_name(device)} does not support bfloat16",
             remedy="evaluate in float32, the default",
         )

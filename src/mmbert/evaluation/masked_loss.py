@@ -11,7 +11,7 @@ from mmbert.data.loading.validation_rows import unigram_loss, validation_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
-from mmbert.errors import UserError
+from mmbert.errors import EvaluationDataError, TokenizerError, UserError
 from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
@@ -73,7 +73,7 @@ def masked_losses(
         masking=MaskingSettings(),
     )
     if not any(row.weights.any() for row in rows):
-        raise UserError(
+        raise EvaluationDataError(
             f"{shards} has no held-out text",
             remedy="preprocess more text: languages with enough of it get a held-out split",
         )
@@ -112,7 +112,7 @@ def _component_table(
 def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
     theirs = FastTokenizer(corpus.tokenizer_folder)
     if theirs.vocabulary != model.tokenizer.vocabulary:
-        raise UserError(
+        raise TokenizerError(
             f"{model.path} and {shards} have different tokenizers",
             remedy="evaluate on shards made with the model's tokenizer"
             " (preprocess with TOKENIZER=its folder)",

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, EvaluationDataError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.tsv import read_lines
 
@@ -59,7 +59,7 @@ def retrieval_accuracies(
             fewer than two shared identifiers.
     """
     if len(files) < 2:
-        raise UserError(
+        raise ArgumentError(
             "retrieval needs at least two aligned files", remedy="give one TSV file per language"
         )
     texts = {path: read_aligned(path) for path in files}
@@ -68,7 +68,7 @@ def retrieval_accuracies(
     for other in others:
         shared = [key for key in texts[pivot] if key in texts[other]][:max_sentences]
         if len(shared) < 2:
-            raise UserError(
+            raise EvaluationDataError(
                 f"{pivot} and {other} share {len(shared)} identifiers",
                 remedy="aligned files must use the same identifiers for the same sentences",
             )
@@ -89,7 +89,7 @@ def read_aligned(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, key, text in read_lines(path, "identifier"):
         if key in found:
-            raise UserError(
+            raise EvaluationDataError(
                 f"{path}:{number}: duplicate identifier {key!r}",
                 remedy="identifiers must be unique within a file",
             )

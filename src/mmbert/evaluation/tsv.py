@@ -3,26 +3,28 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import EvaluationDataError
 
 
 def read_lines(path: Path, first: str) -> Iterator[tuple[int, str, str]]:
     """Yield (line number, first column, text) of every non-empty line.
 
-    `first` names the first column in messages. Raises UserError if the file cannot be read or a
-    line lacks a column.
+    `first` names the first column in messages. Raises EvaluationDataError if the file cannot be
+    read or a line lacks a column.
     """
     try:
         # Not splitlines(): a text may contain Unicode line separators.
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}", remedy="give a UTF-8 TSV file") from error
+        raise EvaluationDataError(
+            f"cannot read {path}: {error}", remedy="give a UTF-8 TSV file"
+        ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         key, _, text = line.partition("\t")
         if not key.strip() or not text.strip():
-            raise UserError(
+            raise EvaluationDataError(
                 f"{path}:{number}: expected {first}, tab and text",
                 remedy=f"write each line as {first}<tab>text",
             )

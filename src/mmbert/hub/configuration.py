@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.model.config import FIXED_BY_ARCHITECTURE, EncoderConfig
 from mmbert.recipe import RotaryBases
 
@@ -79,43 +79,43 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
     """Read `folder`/config.json.
 
     Raises:
-        UserError: missing file, invalid JSON, another architecture, a value of the wrong type, or
+        ModelError: missing file, invalid JSON, another architecture, a value of the wrong type, or
             a variant of ModernBERT that this encoder does not support.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(
+        raise ModelError(
             f"{folder} has no config.json",
             remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
+        raise ModelError(
             f"{path} is not valid JSON: {error}", remedy="download the file again"
         ) from error
     if not isinstance(config, dict) or config.get("model_type") != "modernbert":
         kind = config.get("model_type") if isinstance(config, dict) else None
-        raise UserError(
+        raise ModelError(
             f"{path}: model_type is {kind!r}, not 'modernbert'",
             remedy="only ModernBERT checkpoints (ModernBERT, mmBERT, Ettin encoders, …) can be"
             " imported",
         )
     architectures = config.get("architectures") or ["ModernBertForMaskedLM"]
     if "ModernBertForMaskedLM" not in architectures:
-        raise UserError(
+        raise ModelError(
             f"{path}: {architectures[0]} has no masked-language-model head",
             remedy="import the pretrained model (ModernBertForMaskedLM) that it was derived from",
         )
     for key, wanted in FIXED_BY_ARCHITECTURE.items():
         if config.get(key, wanted) != wanted:
-            raise UserError(
+            raise ModelError(
                 f"{path}: {key} is {config[key]!r}; this encoder only supports {wanted!r}",
                 remedy="the model cannot be imported: its logits would differ",
             )
     sizes = {key: _integer(config, key, path) for key in _SIZES}
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
-        raise UserError(
+        raise ModelError(
             f"{path}: hidden_size {sizes['hidden_size']} is not a multiple of"
             f" num_attention_heads {sizes['num_attention_heads']}",
             remedy="download or correct the file",
@@ -136,7 +136,7 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
 def _integer(config: dict[str, Any], key: str, path: Path, default: int | None = None) -> int:
     value = config.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise UserError(
+        raise ModelError(
             f"{path}: {key} is {value!r}, not a positive integer",
             remedy="download or correct the file",
         )
@@ -146,7 +146,7 @@ def _integer(config: dict[str, Any], key: str, path: Path, default: int | None =
 def _number(config: dict[str, Any], key: str, path: Path, default: float) -> float:
     value = config.get(key, default)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-        raise UserError(
+        raise ModelError(
             f"{path}: {key} is {value!r}, not a positive number",
             remedy="download or correct the file",
         )
@@ -164,7 +164,7 @@ def _read_global_attention_every(config: dict[str, Any], path: Path) -> int:
         pattern = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
         if layer_types == pattern:
             return every
-    raise UserError(
+    raise ModelError(
         f"{path}: layer_types is not a global layer every n layers",
         remedy="only models with global attention in every n-th layer can be imported",
     )
@@ -179,7 +179,7 @@ def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
         part.get("rope_type", "default") != "default" for part in (full, sliding)
     )
     if scaled or parameters.keys() - {"full_attention", "sliding_attention"}:
-        raise UserError(
+        raise ModelError(
             f"{path}: unsupported RoPE configuration",
             remedy="only models with one unscaled RoPE base per layer type can be imported",
         )

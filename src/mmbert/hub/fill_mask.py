@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 from mmbert.hub.models import load_masked_language_model, without_code_of
 
 
@@ -25,7 +25,7 @@ def fill_masks(
     """Return the `top` most probable tokens for each mask of each sentence.
 
     `folder` is an exported Hugging Face folder. A mask is its tokenizer's mask token or "[MASK]".
-    Raises UserError for a sentence without a mask.
+    Raises ArgumentError for a sentence without a mask.
     """
     with without_code_of(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -36,7 +36,7 @@ def fill_masks(
         inputs = tokenizer(text, return_tensors="pt", truncation=True)
         masks = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
         if len(masks) == 0:
-            raise UserError(
+            raise ArgumentError(
                 f"the sentence {sentence!r} has no mask",
                 remedy=f"write {tokenizer.mask_token} or [MASK] for each token to predict",
             )

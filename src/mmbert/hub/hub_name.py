@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.hub.tokenizer import TOKENIZER_FILES
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -22,7 +22,7 @@ def model_folder(model: Path, say: Callable[[str], None]) -> Path:
     configuration and tokenizer, but no code. The library's settings apply (`HF_HOME`, `HF_TOKEN`,
     `HF_ENDPOINT`, `HF_HUB_OFFLINE`). `say` is told the commit, or that a folder came before a name.
 
-    Raises UserError if there is neither, or the hub or the model is out of reach.
+    Raises ModelError if there is neither, or the hub or the model is out of reach.
     """
     named = _NAME.fullmatch(str(model))
     if model.exists():
@@ -30,7 +30,7 @@ def model_folder(model: Path, say: Callable[[str], None]) -> Path:
             say(f"reading the folder {model}; write {model}@main for a model of the hub")
         return model
     if named is None or model.suffix in (".pt", ".bin", ".safetensors"):
-        raise UserError(
+        raise ModelError(
             f"{model} is not a folder",
             remedy="give a checkpoint (RUN/checkpoints/step-…), a Hugging Face folder, or a name on"
             " the hub (OWNER/NAME@REVISION)",
@@ -60,22 +60,22 @@ def _snapshot(name: str, revision: str, patterns: list[str]) -> Path:
         raise _failure(name, revision, error) from error
 
 
-def _failure(name: str, revision: str, error: Exception) -> UserError:
+def _failure(name: str, revision: str, error: Exception) -> ModelError:
     from huggingface_hub import constants, utils
 
     hub = constants.ENDPOINT
     if isinstance(error, utils.GatedRepoError):
-        return UserError(
+        return ModelError(
             f"{name} on {hub} is only for accounts that were granted access",
             remedy=f"accept its terms at {hub}/{name}, then run `hf auth login` or set HF_TOKEN",
         )
     if isinstance(error, utils.RevisionNotFoundError):
-        return UserError(
+        return ModelError(
             f"{name} on {hub} has no revision {revision}",
             remedy="give one of its branches, tags or commits, such as main",
         )
     if isinstance(error, utils.RepositoryNotFoundError):
-        return UserError(
+        return ModelError(
             f"{name} is neither a folder here nor a model on {hub}",
             remedy="check the name; for a private model run `hf auth login` or set HF_TOKEN",
         )
@@ -83,13 +83,13 @@ def _failure(name: str, revision: str, error: Exception) -> UserError:
         reason = f"{hub} cannot be reached ({_first_line(error.__cause__ or error)})"
         if constants.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE is set"
-        return UserError(
+        return ModelError(
             f"{name} is neither a folder here nor, at revision {revision}, complete in the cache"
             f" {constants.HF_HUB_CACHE}, and {reason}",
             remedy=f"where there is a network, run `hf download {name} --revision {revision}` and"
             " copy the cache; or set HF_ENDPOINT to a mirror, or give a folder",
         )
-    return UserError(
+    return ModelError(
         f"{name}@{revision} cannot be downloaded from {hub}: {_first_line(error)}",
         remedy="run the same command again to continue the download; files that are complete are"
         " kept",

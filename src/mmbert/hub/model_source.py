@@ -11,7 +11,7 @@ import torch
 from mmbert.checkpoint.format import INDEX_NAME, Index
 from mmbert.checkpoint.reader import CheckpointReader, verify_checkpoint
 from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError, ModelError, TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
 from mmbert.hub.hub_name import cached_model
 from mmbert.hub.tokenizer import FastTokenizer
@@ -85,14 +85,14 @@ class CheckpointSource(ModelSource):
                 for name in saved.keys() | self.shapes.keys()
                 if saved.get(name) != self.shapes.get(name)
             )
-            raise UserError(
+            raise CheckpointError(
                 f"{path}/{INDEX_NAME}: parameters do not match the model of its recipe:"
                 f" {', '.join(differing[:5])}",
                 remedy="the checkpoint was modified; restore it from a copy",
             )
         self.tokenizer = path.parent.parent / (state.tokenizer or "tokenizer")
         if not self.tokenizer.is_dir():
-            raise UserError(
+            raise CheckpointError(
                 f"{self.tokenizer}, the tokenizer of {path}, does not exist",
                 remedy="keep checkpoints in their run folder (RUN/checkpoints/step-…) with"
                 " RUN/tokenizer",
@@ -129,7 +129,7 @@ class HuggingFaceSource(ModelSource):
         self.tokenizer = path
         special_ids = FastTokenizer(path).special_ids
         if special_ids is None:
-            raise UserError(
+            raise TokenizerError(
                 f"the tokenizer in {path} lacks a special token: it needs pad, begin (cls or bos),"
                 " end (sep or eos), unknown and mask",
                 remedy="set them in its tokenizer_config.json",
@@ -170,12 +170,12 @@ def open_model(path: Path) -> CheckpointSource | HuggingFaceSource:
     if (path / "checkpoints").is_dir():
         newest = sorted((path / "checkpoints").glob("step-*"))
         hint = f", such as {newest[-1]}" if newest else ""
-        raise UserError(
+        raise ModelError(
             f"{path} is a run, not a checkpoint",
             remedy=f"give one of its checkpoints{hint}",
         )
     if not path.is_dir():
-        raise UserError(
+        raise ModelError(
             f"{path} is not a folder",
             remedy="give a checkpoint (RUN/checkpoints/step-…) or a Hugging Face folder",
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.hub.pickled_weights import refuse_code
 from mmbert.hub.weights import weight_files
 from mmbert.model.config import EncoderConfig
@@ -72,13 +72,13 @@ def pack(documents: Sequence[torch.Tensor]) -> PackedBatch:
 
 @contextmanager
 def without_code_of(folder: Path) -> Iterator[None]:
-    """Raise UserError if transformers, called with `trust_remote_code=False`, needs that code."""
+    """Raise ModelError if transformers, called with `trust_remote_code=False`, needs that code."""
     try:
         yield
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
-        raise UserError(
+        raise ModelError(
             f"{folder} needs Python code of its own (auto_map), which is never run",
             remedy="use a model that transformers supports itself, such as ModernBERT",
         ) from error
@@ -87,7 +87,7 @@ def without_code_of(folder: Path) -> Iterator[None]:
 def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """Load AutoModelForMaskedLM from `folder` in `dtype`, on the CPU, in evaluation mode.
 
-    Shows no progress bar. Code in the folder is never run. Raises UserError for weights that could
+    Shows no progress bar. Code in the folder is never run. Raises ModelError for weights that could
     run code.
     """
     for path in weight_files(folder):

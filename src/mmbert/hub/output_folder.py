@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import UserError
+from mmbert.errors import OutputError
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
@@ -19,16 +19,16 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EAC
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `out` when the block succeeds.
 
-    On an error the temporary folder is removed. Raises UserError if `out` exists (nothing is
+    On an error the temporary folder is removed. Raises OutputError if `out` exists (nothing is
     overwritten), its parent is not writable, or the disk is full.
     """
     if out.exists():
-        raise UserError(f"{out} already exists", remedy="give another folder, or remove this one")
+        raise OutputError(f"{out} already exists", remedy="give another folder, or remove this one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        raise UserError(
+        raise OutputError(
             f"cannot create {out}: {error.strerror}", remedy="give a writable folder"
         ) from error
     try:
@@ -42,7 +42,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _WRITE_ERRORS:
             raise
-        raise UserError(
+        raise OutputError(
             f"cannot write {out}: {error.strerror}",
             remedy="free some space or give another folder; no partial output remains",
         ) from error

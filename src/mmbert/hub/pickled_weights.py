@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 
 _ALLOWED = re.compile(
     r"collections OrderedDict"
@@ -30,8 +30,8 @@ _SAFE_VERSION = (
 def read_pickled_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of `path` by name, memory-mapped on the CPU.
 
-    Raises UserError if the file is damaged, would run code, or holds anything but a flat dictionary
-    of dense tensors.
+    Raises ModelError if the file is damaged, would run code, or holds anything but a flat
+    dictionary of dense tensors.
     """
     refuse_code(path)
     try:
@@ -41,10 +41,10 @@ def read_pickled_weights(path: Path) -> dict[str, torch.Tensor]:
     except (RuntimeError, ValueError, TypeError, KeyError, OSError, EOFError) as error:
         raise _damaged(path, error) from error
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise UserError(f"{path} is not a dictionary of tensors", remedy=_ONLY_WEIGHTS)
+        raise ModelError(f"{path} is not a dictionary of tensors", remedy=_ONLY_WEIGHTS)
     for name, tensor in weights.items():
         if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
-            raise UserError(
+            raise ModelError(
                 f"{path}: {name} is a {type(tensor).__name__}, not a dense tensor",
                 remedy=_ONLY_WEIGHTS,
             )
@@ -55,7 +55,7 @@ _ONLY_WEIGHTS = "give the weights of a Hugging Face model, not a training state"
 
 
 def refuse_code(path: Path) -> None:
-    """Raise UserError unless `path` is a zip file of torch.save whose pickle builds only tensors.
+    """Raise ModelError unless `path` is a zip file of torch.save whose pickle builds only tensors.
 
     Nothing is unpickled.
     """
@@ -75,7 +75,7 @@ def refuse_code(path: Path) -> None:
                 raise _refused(path, f"it holds {' and '.join(pickles) or 'no pickle'}")
             foreign = _foreign_names(archive.read(pickles[0]))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing", remedy="download it again") from error
+        raise ModelError(f"{path} is missing", remedy="download it again") from error
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise _damaged(path, error) from error
     if foreign:
@@ -103,14 +103,14 @@ def _foreign_names(data: bytes) -> list[str]:
     return sorted(found)
 
 
-def _refused(path: Path, reason: str) -> UserError:
-    return UserError(
+def _refused(path: Path, reason: str) -> ModelError:
+    return ModelError(
         f"{path} is refused, because loading it could run code: {reason}", remedy=_SAFE_VERSION
     )
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(
         f"cannot read {path}: {_first_line(error)}",
         remedy="the file is damaged; download it again",
     )

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert.hub.output_folder import write_json
 
 # Tokenizer files of a Hugging Face folder.
@@ -30,7 +30,7 @@ _ROLES = {
 
 
 class FastTokenizer:
-    """Tokenizer in `folder` (tokenizer.json and its configuration). Raises UserError if invalid.
+    """Tokenizer in `folder` (tokenizer.json and its settings). Raises TokenizerError if invalid.
 
     Attributes:
         vocabulary: id of each token.
@@ -41,14 +41,14 @@ class FastTokenizer:
     def __init__(self, folder: Path) -> None:
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise UserError(
+            raise TokenizerError(
                 f"{folder} has no tokenizer.json",
                 remedy="give a Hugging Face tokenizer folder (a fast tokenizer)",
             )
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more precise
-            raise UserError(
+            raise TokenizerError(
                 f"{path} cannot be read: {error}", remedy="save the tokenizer again"
             ) from error
         self.folder = folder
@@ -104,7 +104,7 @@ class FastTokenizer:
             except FileNotFoundError:
                 continue
             except (ValueError, TypeError) as error:
-                raise UserError(
+                raise TokenizerError(
                     f"{path} cannot be read: {error}", remedy="save the tokenizer again"
                 ) from error
         found: dict[str, int] = {}

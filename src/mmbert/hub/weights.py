@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mmbert.checkpoint.safetensors_header import safetensors_header
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.hub.pickled_weights import read_pickled_weights
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -35,8 +35,8 @@ class HuggingFaceWeights:
     """Tensors of a Hugging Face folder, read on demand.
 
     The constructor checks that the folder contains exactly the parameters of `config` with their
-    shapes, and that a stored decoder weight equals the embedding it is tied to. It raises UserError
-    naming the tensor and the file.
+    shapes, and that a stored decoder weight equals the embedding it is tied to. It raises
+    ModelError naming the tensor and the file.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig) -> None:
@@ -53,14 +53,14 @@ class HuggingFaceWeights:
                 self._files |= dict.fromkeys(_names_in(path), path)
         for name, shape in self.shapes.items():
             if name not in self._files:
-                raise UserError(
+                raise ModelError(
                     f"{folder}: tensor {name} is missing",
                     remedy="the folder must contain a masked language model with its head"
                     " (ModernBertForMaskedLM); download it again if a file is missing",
                 )
             found = self._shape(name)
             if found != shape:
-                raise UserError(
+                raise ModelError(
                     f"{self._files[name]}: {name} has shape {list(found)}; config.json requires"
                     f" {list(shape)}",
                     remedy="config.json and the weights belong to different models; download both"
@@ -68,7 +68,7 @@ class HuggingFaceWeights:
                 )
         for name in self._files:
             if name not in self.shapes and name != DECODER_WEIGHT:
-                raise UserError(
+                raise ModelError(
                     f"{self._files[name]}: unexpected tensor {name}",
                     remedy="import ModernBERT's masked language model itself, not a model that was"
                     " fine-tuned or extended from it",
@@ -81,10 +81,10 @@ class HuggingFaceWeights:
         return self.shapes.keys()
 
     def read(self, name: str) -> torch.Tensor:
-        """Read a parameter as float32 on the CPU. Raises UserError if quantized or not finite."""
+        """Read a parameter as float32 on the CPU. Raises ModelError if quantized or not finite."""
         tensor = self._raw(name)
         if tensor.dtype not in _READ:
-            raise UserError(
+            raise ModelError(
                 f"{self._files[name]}: {name} has dtype {tensor.dtype}",
                 remedy="quantized weights cannot be trained; use weights in float32, bfloat16 or"
                 " float16",
@@ -92,7 +92,7 @@ class HuggingFaceWeights:
         tensor = tensor.to(torch.float32)
         wrong = int((~torch.isfinite(tensor)).sum())
         if wrong:
-            raise UserError(
+            raise ModelError(
                 f"{self._files[name]}: {name} has {wrong} non-finite values",
                 remedy="the checkpoint is damaged or its training diverged; use another one",
             )
@@ -118,7 +118,7 @@ class HuggingFaceWeights:
     def _check_tied(self) -> None:
         decoder, embedding = self._raw(DECODER_WEIGHT), self._raw(EMBEDDING)
         if decoder.shape != embedding.shape or not torch.equal(decoder, embedding):
-            raise UserError(
+            raise ModelError(
                 f"{self._files[DECODER_WEIGHT]}: {DECODER_WEIGHT} differs from {EMBEDDING}"
                 f" ({self._files[EMBEDDING]}), although config.json ties them",
                 remedy="only models with tied embeddings can be imported",
@@ -128,7 +128,7 @@ class HuggingFaceWeights:
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with the weights of a Hugging Face folder, safetensors before pickles.
 
-    Raises UserError if there are none, or an index is damaged or names a missing file.
+    Raises ModelError if there are none, or an index is damaged or names a missing file.
     """
     for whole in (WEIGHTS_FILE, _PICKLE_FILE):
         index = folder / f"{whole}.index.json"
@@ -138,7 +138,7 @@ def weight_files(folder: Path) -> list[Path]:
             return _shards(index)
     others = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
     found = f"; {others[0].name} is not one of Hugging Face's names" if others else ""
-    raise UserError(
+    raise ModelError(
         f"{folder} has no weights ({WEIGHTS_FILE} or {_PICKLE_FILE}){found}",
         remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
     )
@@ -149,15 +149,15 @@ def _shards(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         foreign = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index} is not a weight index", remedy="download it again") from error
+        raise ModelError(f"{index} is not a weight index", remedy="download it again") from error
     if foreign:
-        raise UserError(
+        raise ModelError(
             f"{index} names a file outside its folder: {foreign[0]}",
             remedy="download the model again from a source that you trust",
         )
     for name in names:
         if not (index.parent / name).is_file():
-            raise UserError(
+            raise ModelError(
                 f"{index.parent / name} is missing",
                 remedy=f"download it again: {index.name} lists it",
             )
@@ -169,7 +169,7 @@ def _names_in(path: Path) -> list[str]:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
     except SafetensorError as error:
-        raise UserError(
+        raise ModelError(
             f"cannot read {path}: {error}", remedy="the file is damaged; download it again"
         ) from error
 

@@ -12,7 +12,7 @@ from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import open_corpus
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, UserError
 from mmbert.recipe import format_quantity, parse_recipe
 from mmbert.schedule import training_plan
 
@@ -87,7 +87,9 @@ def render_run(path: Path, console: Console) -> None:
 def render_step(path: Path, step: int, shards: Path | None, console: Console) -> None:
     """Print the documents in the rows of `step` as JSON lines, recomputed from the data order."""
     if shards is None:
-        raise UserError("--step requires --data", remedy="give the shards of the run with --data")
+        raise ArgumentError(
+            "--step requires --data", remedy="give the shards of the run with --data"
+        )
     recipe_file = path / "recipe.yaml"
     recipe = parse_recipe(recipe_file.read_text(encoding="utf-8"), origin=str(recipe_file))
     state = None

@@ -14,7 +14,7 @@ from mmbert.data.shards.corpus import open_corpus
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import MANIFEST_NAME, Manifest, Split, read_manifest, verify_files
 from mmbert.data.shards.tokenizer_description import DESCRIPTION_NAME, read_tokenizer_description
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, ShardsError
 from mmbert.recipe import Recipe, load_recipe
 
 
@@ -38,7 +38,7 @@ def language_folders(shards: Path) -> list[LanguageFolder]:
         for path in sorted(shards.glob(f"*/*/{MANIFEST_NAME}"))
     ]
     if not found:
-        raise UserError(
+        raise ShardsError(
             f"{shards} contains no finished language",
             remedy="run the preprocessing command again to continue it",
         )
@@ -128,11 +128,11 @@ def decode_document(shards: Path, language: str, number: int, *, held_out: bool 
         known = sorted({folder.manifest.language for folder in language_folders(shards)})
         problem = "is in several sources" if folders else "not found in these shards"
         remedy = "name it as source/language" if folders else f"languages: {', '.join(known[:20])}…"
-        raise UserError(f"language {language} {problem}", remedy=remedy)
+        raise ArgumentError(f"language {language} {problem}", remedy=remedy)
     manifest = folders[0].manifest
     split: Split = manifest.heldout if held_out else manifest.train
     if not 0 <= number < split.documents:
-        raise UserError(
+        raise ArgumentError(
             f"{language} has no document {number}",
             remedy=f"give a number below {split.documents:,}",
         )

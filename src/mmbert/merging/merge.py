@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, ModelError
 from mmbert.hub.export import Dtype, write_hugging_face_folder
 from mmbert.hub.model_source import CheckpointSource, ModelSource, open_model
 from mmbert.hub.verification import LogitComparison
@@ -62,7 +62,7 @@ def merge_models(
             without a base, or another method with one.
     """
     if len(models) < 2:
-        raise UserError("a merge needs at least two models", remedy="give two or more")
+        raise ArgumentError("a merge needs at least two models", remedy="give two or more")
     sources: list[ModelSource] = [open_model(path) for path in models]
     if options.method == "ema":
         sources = _by_step(sources)
@@ -71,7 +71,7 @@ def merge_models(
     for other in sources[:-1]:
         _check_compatible(other, sources[-1])
         if other.model.rotary_bases != sources[-1].model.rotary_bases:
-            raise UserError(
+            raise ModelError(
                 f"{other.path} and {sources[-1].path} have different rotary bases",
                 remedy="merge models that ended in the same phase",
             )
@@ -107,29 +107,31 @@ def _by_step(sources: list[ModelSource]) -> list[ModelSource]:
 def _weights(sources: Sequence[ModelSource], options: MergeOptions) -> list[float]:
     if options.method == "ema":
         if options.weights:
-            raise UserError(
+            raise ArgumentError(
                 "method ema takes no weights: they follow from the decay",
                 remedy="omit the weights, or use method linear",
             )
         return exponential_weights(len(sources), options.decay)
     weights = list(options.weights) or [1.0] * len(sources)
     if len(weights) != len(sources):
-        raise UserError(
+        raise ArgumentError(
             f"{len(weights)} weights for {len(sources)} models",
             remedy="give one weight per model, in the same order",
         )
     if min(weights) <= 0:
-        raise UserError(f"weight {min(weights):g} is not positive", remedy="give positive weights")
+        raise ArgumentError(
+            f"weight {min(weights):g} is not positive", remedy="give positive weights"
+        )
     return weights
 
 
 def _reference(base: Path | None, options: MergeOptions) -> ModelSource | None:
     if options.method != "ties":
         if base is not None:
-            raise UserError(f"method {options.method} takes no base", remedy="omit the base")
+            raise ArgumentError(f"method {options.method} takes no base", remedy="omit the base")
         return None
     if base is None:
-        raise UserError(
+        raise ArgumentError(
             "method ties requires the model that the others branched from",
             remedy="give it as --base: the checkpoint at the end of the preceding phase",
         )
@@ -150,7 +152,7 @@ def _check_compatible(one: ModelSource, other: ModelSource) -> None:
         ("tokenizers", _tokenizer_bytes(one), _tokenizer_bytes(other)),
     ):
         if first != second:
-            raise UserError(
+            raise ModelError(
                 f"{one.path} and {other.path} have different {what}",
                 remedy="merge only models with the same architecture and tokenizer",
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmbert.checkpoint.format import INDEX_NAME, Index
 from mmbert.checkpoint.store import CheckpointStore
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError, RecipeError
 from mmbert.hub.export import Dtype
 from mmbert.hub.verification import LogitComparison
 from mmbert.merging.merge import MergeOptions, merge_models
@@ -30,7 +30,7 @@ def merge_run(run: Path, out: Path, *, dtype: Dtype = "float32") -> LogitCompari
     recipe = _recipe(run)
     settings = recipe.merge
     if settings is None:
-        raise UserError(
+        raise RecipeError(
             f"the recipe of {run} has no `merge`",
             remedy="give models and method: mmbert merge A B … --method …",
         )
@@ -68,7 +68,7 @@ def checkpoints_to_average(models: Sequence[Path]) -> tuple[list[Path], list[str
 def _recipe(run: Path) -> Recipe:
     checkpoints = CheckpointStore(run / "checkpoints").list()
     if not checkpoints:
-        raise UserError(f"{run} has no checkpoints", remedy="give the folder of a run")
+        raise CheckpointError(f"{run} has no checkpoints", remedy="give the folder of a run")
     newest = Index.read(checkpoints[-1])
     return parse_recipe(newest.state.recipe, origin=f"the recipe in {checkpoints[-1]}")
 
@@ -81,11 +81,13 @@ def _final_checkpoint(run: Path, name: str) -> Path:
         ")" if name == MAIN else f" --variant {name})"
     )
     if not checkpoints:
-        raise UserError(f"{folder} has no checkpoints", remedy=remedy)
+        raise CheckpointError(f"{folder} has no checkpoints", remedy=remedy)
     state = Index.read(checkpoints[-1]).state
     steps = training_plan(parse_recipe(state.recipe)).steps
     if state.step < steps:
-        raise UserError(f"{folder} is unfinished (step {state.step} of {steps})", remedy=remedy)
+        raise CheckpointError(
+            f"{folder} is unfinished (step {state.step} of {steps})", remedy=remedy
+        )
     return checkpoints[-1]
 
 
@@ -93,7 +95,7 @@ def _branch_checkpoint(run: Path, recipe: Recipe, settings: MergeSettings) -> Pa
     """Return the run's checkpoint from which all merged variants branched."""
     phases = {v.branch_from for v in recipe.variants if v.name in settings.variants}
     if len(phases) != 1:
-        raise UserError(
+        raise RecipeError(
             f"the merged variants branch from {len(phases)} different phases",
             remedy="merge variants of the same phase, or give models and base explicitly",
         )
@@ -102,7 +104,7 @@ def _branch_checkpoint(run: Path, recipe: Recipe, settings: MergeSettings) -> Pa
     for path in CheckpointStore(run / "checkpoints").list():
         if Index.read(path).state.step == step:
             return path
-    raise UserError(
+    raise CheckpointError(
         f"{run} has no checkpoint of step {step}, the end of phase {phase}",
         remedy="restore it from a copy: training never deletes phase ends",
     )
@@ -117,7 +119,7 @@ def _last_phase_checkpoints(run: Path, recipe: Recipe) -> list[Path]:
         if Index.read(path).state.phase == last
     ]
     if len(found) < 2:
-        raise UserError(
+        raise CheckpointError(
             f"{run} has only {len(found)} checkpoints of phase {last}; an average needs two",
             remedy="raise checkpoint.keep_last, or set checkpoint.keep_every",
         )

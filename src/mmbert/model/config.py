@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from mmbert.errors import UserError
+from mmbert.errors import RecipeError
 from mmbert.recipe import ModelSettings
 from mmbert.recipe.division import not_divided_by_tensor
 
@@ -53,10 +53,10 @@ class EncoderConfig:
 def encoder_config(settings: ModelSettings, vocab_size: int) -> EncoderConfig:
     """Build the configuration from the recipe's model and the tokenizer's vocabulary size.
 
-    UserError if the recipe sets a different vocabulary size.
+    RecipeError if the recipe sets a different vocabulary size.
     """
     if settings.vocab_size is not None and settings.vocab_size != vocab_size:
-        raise UserError(
+        raise RecipeError(
             f"model.vocab_size is {settings.vocab_size}, but the tokenizer has {vocab_size} ids",
             remedy="remove model.vocab_size from the recipe, or use the matching tokenizer",
         )
@@ -71,7 +71,7 @@ def check_parallel(
     sequence_parallel: bool,
     row_tokens: int | None = None,
 ) -> None:
-    """Raise UserError if the model cannot be sharded over `tensor_parallel` ranks.
+    """Raise RecipeError if the model cannot be sharded over `tensor_parallel` ranks.
 
     The number of heads, the inner width and, with sequence parallelism, the tokens of a row (None
     if unknown) must be divisible. The vocabulary need not be, but must have an id for every rank.
@@ -84,12 +84,12 @@ def check_parallel(
     )
     if found is not None:
         key, value = found
-        raise UserError(
+        raise RecipeError(
             f"{key} ({value}) must be divisible by parallel.tensor ({tensor_parallel})",
             remedy=f"set parallel.tensor to a divisor of {value}, or change {key}",
         )
     if config.vocab_size < tensor_parallel:
-        raise UserError(
+        raise RecipeError(
             f"the vocabulary ({config.vocab_size}) is smaller than parallel.tensor "
             f"({tensor_parallel})",
             remedy="use a smaller parallel.tensor",

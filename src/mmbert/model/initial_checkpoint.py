@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError, TokenizerError
 from mmbert.model.config import FIXED_BY_ARCHITECTURE
 from mmbert.recipe import ModelSettings, RotaryBases
 
@@ -40,7 +40,7 @@ class InitialCheckpoint:
         needed = {*_SAME, *_BASES, *FIXED_BY_ARCHITECTURE, "vocab_size"}
         missing = sorted(needed - self._config.keys())
         if missing:
-            raise UserError(f"{self._path} lacks the key {missing[0]}", remedy=self._remedy)
+            raise ModelError(f"{self._path} lacks the key {missing[0]}", remedy=self._remedy)
         self.vocab_size: int = self._config["vocab_size"]
 
     def check_model(self, settings: ModelSettings) -> None:
@@ -58,7 +58,7 @@ class InitialCheckpoint:
         if settings.vocab_size not in (None, self.vocab_size):
             differing.append(f"vocab_size is {settings.vocab_size} instead of {self.vocab_size}")
         if differing:
-            raise UserError(
+            raise ModelError(
                 f"the recipe's model differs from that in {self.folder}: {'; '.join(differing)}",
                 remedy="set the recipe's `model:` to the imported values, or import another model",
             )
@@ -88,7 +88,7 @@ class InitialCheckpoint:
         first, second = self._vocabulary(ours), self._vocabulary(theirs)
         if first != second:
             differing = sorted(first.items() ^ second.items(), key=lambda entry: entry[1])
-            raise UserError(
+            raise TokenizerError(
                 f"the shards and the model in {self.folder} have different tokenizers:"
                 f" {ours} and {theirs} differ in id {differing[0][1]}",
                 remedy=remedy,
@@ -96,14 +96,14 @@ class InitialCheckpoint:
         for role, key in (("pad", "pad_token_id"), ("begin", "bos_token_id"),
                           ("end", "eos_token_id"), ("mask", "mask_token_id")):  # fmt: skip
             if self._config.get(key) != special_ids[role]:
-                raise UserError(
+                raise TokenizerError(
                     f"{self._path}: {key} is {self._config.get(key)}, but the shards'"
                     f" {role} token is {special_ids[role]}",
                     remedy=remedy,
                 )
         largest = max(first.values())
         if largest >= self.vocab_size:
-            raise UserError(
+            raise TokenizerError(
                 f"{ours} has the id {largest}, but {self._path} has only {self.vocab_size} rows",
                 remedy=remedy,
             )
@@ -117,14 +117,16 @@ class InitialCheckpoint:
                 vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
             added = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
         except (KeyError, TypeError, IndexError) as error:
-            raise UserError(f"no vocabulary in {path}: {error}", remedy=self._remedy) from error
+            raise TokenizerError(
+                f"no vocabulary in {path}: {error}", remedy=self._remedy
+            ) from error
         return vocabulary | added
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {error}", remedy=self._remedy) from error
+            raise ModelError(f"cannot read {path}: {error}", remedy=self._remedy) from error
         if not isinstance(values, dict):
-            raise UserError(f"{path} is not a JSON object", remedy=self._remedy)
+            raise ModelError(f"{path} is not a JSON object", remedy=self._remedy)
         return values

@@ -6,7 +6,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import TensorGroup
 
@@ -16,7 +16,7 @@ def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> 
     """Load each parameter's shard from the float32 tensor of the same name in model.safetensors.
 
     Raises:
-        UserError: the file cannot be read, or belongs to a different model.
+        ModelError: the file cannot be read, or belongs to a different model.
     """
     path = folder / "model.safetensors"
     remedy = "use a folder written by `mmbert import HF_FOLDER OUT`, for a model of these sizes"
@@ -26,11 +26,11 @@ def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> 
             for name, parameter in model.named_parameters():
                 spec = spec_of(parameter)
                 if name not in names:
-                    raise UserError(f"{path} has no parameter {name}", remedy=remedy)
+                    raise ModelError(f"{path} has no parameter {name}", remedy=remedy)
                 stored = file.get_slice(name)
                 shape = tuple(stored.get_shape())
                 if shape != spec.full_shape:
-                    raise UserError(
+                    raise ModelError(
                         f"{path}: {name} has shape {shape} instead of the recipe's "
                         f"{spec.full_shape}",
                         remedy=remedy,
@@ -41,6 +41,6 @@ def load_initial_weights(model: nn.Module, folder: Path, group: TensorGroup) -> 
                 pieces = [stored[a:b] if along == 0 else stored[:, a:b] for a, b in ranges]
                 parameter.copy_(torch.cat(pieces, along))
     except (OSError, SafetensorError) as error:
-        raise UserError(
+        raise ModelError(
             f"initial_checkpoint: cannot read {path}: {error}", remedy=remedy
         ) from error

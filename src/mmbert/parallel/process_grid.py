@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from mmbert.errors import UserError
+from mmbert.errors import LauncherError
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ProcessGrid:
 def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
     """Build the grid over all processes of torch.distributed, or over this one if uninitialized.
 
-    Collective: every process must pass the same size. UserError if `tensor_parallel` does not
+    Collective: every process must pass the same size. LauncherError if `tensor_parallel` does not
     divide the number of processes.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
@@ -93,9 +93,9 @@ def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
 
 
 def check_grid(*, world_size: int, tensor_parallel: int) -> None:
-    """Raise UserError unless `tensor_parallel` divides `world_size`."""
+    """Raise LauncherError unless `tensor_parallel` divides `world_size`."""
     if tensor_parallel < 1 or world_size % tensor_parallel:
-        raise UserError(
+        raise LauncherError(
             f"parallel.tensor ({tensor_parallel}) does not divide the number of processes "
             f"({world_size})",
             remedy="start a multiple of parallel.tensor processes, or change parallel.tensor "

@@ -6,6 +6,7 @@
 - `data_statistics`, `languages`: document lengths and language sizes, from shards or published.
 - `warnings`: recommendations and likely mistakes.
 - `render`: tables for the terminal.
+- `curves`, `plot`: the schedule over tokens, and its picture; altair is imported only with `plot`.
 """
 
 from mmbert.hardware import GPUS, Gpu, find_gpu

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, LauncherError
 from mmbert.hardware import Gpu, find_gpu
 from mmbert.model.config import encoder_config
 from mmbert.planner.communication import Communication, step_communication
@@ -115,12 +115,12 @@ class _Setup:
 
 def _check(recipe: Recipe, gpus: int, mfu: float) -> None:
     if not 0 < mfu <= 1:
-        raise UserError(
+        raise ArgumentError(
             f"mfu must be in (0, 1], not {mfu}",
             remedy="give the fraction of the GPU's peak FLOP/s that is reached, such as 0.25",
         )
     if gpus < 1 or gpus % recipe.parallel.tensor:
-        raise UserError(
+        raise LauncherError(
             f"the number of GPUs ({gpus}) must be a multiple of parallel.tensor"
             f" ({recipe.parallel.tensor})",
             remedy="change the number of GPUs or parallel.tensor",

@@ -1,6 +1,6 @@
 """Divisibility checks for tensor and data parallelism, so that all ranks hold equal parts."""
 
-from mmbert.errors import UserError
+from mmbert.errors import LauncherError
 from mmbert.recipe.sections import BatchSettings, ParallelSettings
 
 
@@ -33,7 +33,7 @@ def divided_by_data(batch: BatchSettings, data_ranks: int) -> bool:
 def check_data_ranks(
     batch: BatchSettings, parallel: ParallelSettings, world_size: int, *, unit: str = "processes"
 ) -> None:
-    """Raise UserError unless the data-parallel size divides the number of data streams.
+    """Raise LauncherError unless the data-parallel size divides the number of data streams.
 
     Args:
         world_size: number of ranks, called `unit` in the message.
@@ -42,7 +42,7 @@ def check_data_ranks(
     if divided_by_data(batch, data_ranks):
         return
     fitting = [str(n) for n in range(1, batch.quantum + 1) if divided_by_data(batch, n)]
-    raise UserError(
+    raise LauncherError(
         f"batch.quantum ({batch.quantum}) must be divisible by the data-parallel size ({data_ranks}"
         f" = {world_size} {unit} / parallel.tensor {parallel.tensor})",
         remedy=f"choose a data-parallel size that divides it ({', '.join(fitting)}), or set"

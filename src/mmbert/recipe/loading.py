@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mmbert.errors import UserError
+from mmbert.errors import RecipeError
 from mmbert.recipe.named import find_language_list, find_recipe, language_list_names
 from mmbert.recipe.recipe import Recipe
 
@@ -20,13 +20,13 @@ def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     package. Lists are read here, so that the result is self-contained.
 
     Raises:
-        UserError: the recipe is missing or invalid.
+        RecipeError: the recipe is missing or invalid.
     """
     path = find_recipe(recipe)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read recipe {path}: {error}", remedy="check the file") from error
+        raise RecipeError(f"cannot read recipe {path}: {error}", remedy="check the file") from error
     return parse_recipe(text, overrides, folder=path.parent, origin=str(path))
 
 
@@ -38,9 +38,9 @@ def parse_recipe(
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{origin} is not valid YAML: {error}", remedy="fix that line") from error
+        raise RecipeError(f"{origin} is not valid YAML: {error}", remedy="fix that line") from error
     if not isinstance(values, dict):
-        raise UserError(f"{origin} is not a recipe", remedy="see `mmbert recipes` for examples")
+        raise RecipeError(f"{origin} is not a recipe", remedy="see `mmbert recipes` for examples")
     for override in overrides:
         _apply_override(values, override)
     _read_language_files(values, folder)
@@ -71,7 +71,7 @@ def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(
+        raise RecipeError(
             f"override '{override}' is not key=value",
             remedy="write it as phases.decay.mask_ratio=0.05",
         )
@@ -108,7 +108,7 @@ def _position(entries: list[Any], part: str, where: str) -> int:
         return int(part)
     nearest = difflib.get_close_matches(part, names, n=1, cutoff=0.0)
     hint = f"did you mean '{nearest[0]}'?" if nearest and nearest[0] else "it has no named entries"
-    raise UserError(f"{where} has no entry '{part}'", remedy=hint)
+    raise RecipeError(f"{where} has no entry '{part}'", remedy=hint)
 
 
 def _read_language_files(values: dict[str, Any], folder: Path) -> None:
@@ -125,7 +125,7 @@ def _read_language_files(values: dict[str, Any], folder: Path) -> None:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise UserError(
+            raise RecipeError(
                 f"cannot read language file {path}: {error.strerror}",
                 remedy="give a file with one language per line, relative to the recipe, or a list "
                 f"of the package: {', '.join(language_list_names())}",
@@ -142,7 +142,7 @@ def _resolve_tokenizer_path(values: dict[str, Any], folder: Path) -> None:
 
 def _user_error(
     error: ValidationError, values: dict[str, Any], root: yaml.Node | None, origin: str
-) -> UserError:
+) -> RecipeError:
     """Combine all validation errors in one message, with line and key (entries by name)."""
     messages = []
     mistakes = error.errors()
@@ -154,7 +154,7 @@ def _user_error(
         where = f"{origin}:{line}" if line else origin
         text = mistake["msg"].removeprefix("Value error, ")
         messages.append(f"{where}: {key}: {text}" if key else f"{where}: {text}")
-    return UserError("\n".join(messages), remedy="fix the recipe or the override and run again")
+    return RecipeError("\n".join(messages), remedy="fix the recipe or the override and run again")
 
 
 def _key(values: Any, location: Sequence[int | str]) -> str:

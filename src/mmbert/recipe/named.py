@@ -4,7 +4,7 @@ import difflib
 import warnings
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import RecipeError
 
 PACKAGED = Path(__file__).parents[1] / "recipes"
 _LISTS = PACKAGED / "languages"
@@ -35,7 +35,7 @@ def find_recipe(recipe: Path | str) -> Path:
     `Path` is never interpreted as a name.
 
     Raises:
-        UserError: `recipe` is neither the name of a packaged recipe nor an existing file.
+        RecipeError: `recipe` is neither the name of a packaged recipe nor an existing file.
     """
     names = recipe_names()
     if isinstance(recipe, str) and recipe in names:
@@ -48,22 +48,22 @@ def find_recipe(recipe: Path | str) -> Path:
         return moved
     listed = f"recipes of the package: {', '.join(names)}"
     if path.stem in names:
-        raise UserError(
+        raise RecipeError(
             f"no recipe at {path}",
             remedy=f"check the path, or give {path.stem} for the package's recipe of that name",
         )
     if isinstance(recipe, str) and path.name == recipe and path.suffix not in (".yaml", ".yml"):
         nearest = difflib.get_close_matches(recipe, names, n=1)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-        raise UserError(
+        raise RecipeError(
             f"no recipe or file named '{recipe}'",
             remedy=f"{hint}{listed}; or give the path of a YAML file",
         )
-    raise UserError(f"no recipe at {path}", remedy=f"check the path; {listed}")
+    raise RecipeError(f"no recipe at {path}", remedy=f"check the path; {listed}")
 
 
 def describe_recipe(recipe: Path | str) -> str:
-    """Describe the recipe file of a name or path in one line. Raises UserError if there is none."""
+    """Describe the file of a recipe name or path in one line. Raises RecipeError without one."""
     path = find_recipe(recipe)
     return f"recipe: {path}" if str(path) == str(recipe) else f"recipe: {recipe} ({path})"
 

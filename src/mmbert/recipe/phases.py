@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mmbert.recipe.base import Settings
-from mmbert.recipe.quantities import Quantity
+from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, Tokens
 
 
 class LanguageSelection(Settings):
@@ -17,11 +17,15 @@ class LanguageSelection(Settings):
     """
 
     all: bool = False
+    """Every language of the shards."""
     names: tuple[str, ...] = ()
+    """Languages by name. Default: any name."""
     file: Path | None = None
     """File with one name per line, `#` for comments; read when the recipe is loaded."""
-    minimum_tokens: Quantity | None = None
-    minimum_bytes: Quantity | None = None
+    minimum_tokens: Tokens | None = None
+    """Minimum training tokens of a language, held-out documents excluded."""
+    minimum_bytes: Bytes | None = None
+    """Minimum training text of a language in UTF-8, held-out documents excluded."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,14 +62,19 @@ class RotaryBases(Settings):
     """RoPE bases (theta) of global and local attention."""
 
     global_: float = Field(alias="global", gt=1)
+    """Base of layers with global attention."""
     local_: float = Field(alias="local", gt=1)
+    """Base of layers with local attention."""
 
 
 class Temperature(Settings):
     """Sampling exponent, constant or changing linearly within a phase."""
 
-    start: float = Field(ge=0, le=1)
-    end: float = Field(ge=0, le=1)
+    start: Exponent = Field(ge=0, le=1)
+    """Exponent at the start of the phase: 1 samples languages in proportion to their size, 0 all
+    equally."""
+    end: Exponent = Field(ge=0, le=1)
+    """Exponent at the end of the phase."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,11 +88,14 @@ class LearningRate(Settings):
     """Learning rate of a phase: linear warm-up, plateau at `peak`, decay to `final · peak`."""
 
     peak: float | None = Field(default=None, gt=0)
-    """Default: the optimizer's learning_rate."""
-    warmup: Quantity = Field(default=0, ge=0)
+    """Peak rate of the phase. Default: the optimizer's learning_rate."""
+    warmup: Tokens = Field(default=0, ge=0)
+    """Tokens of the linear warm-up at the start of the phase."""
     shape: Literal["constant", "linear", "cosine", "one_minus_sqrt"] = "constant"
-    final: float = Field(default=0.0, ge=0, le=1)
-    decay_tokens: Quantity | None = None
+    """Shape of the decay; `constant`: none. `one_minus_sqrt` is 1 − √progress."""
+    final: Fraction = Field(default=0.0, ge=0, le=1)
+    """Rate at the end of the decay, relative to the peak."""
+    decay_tokens: Tokens | None = None
     """Tokens of the decay at the end of the phase. Default: everything after the warm-up."""
 
 
@@ -91,25 +103,34 @@ class Phase(Settings):
     """One phase of the annealed schedule."""
 
     name: str
-    tokens: Quantity = Field(gt=0)
-    context: Quantity = Field(gt=2)
+    """Name of the phase, unique in the recipe."""
+    tokens: Tokens = Field(gt=0)
+    """Length of the phase, which ends on the first step that reaches it."""
+    context: Tokens = Field(gt=2)
+    """Longest segment, begin and end tokens included; longer documents are split."""
     languages: LanguageSelection
+    """Languages of temperature-sampled sources."""
     temperature: Temperature
-    mask_ratio: float = Field(gt=0, lt=1)
+    """Sampling exponent: tokens of a language in proportion to `size ** temperature`."""
+    mask_ratio: Fraction = Field(gt=0, lt=1)
+    """Fraction of tokens selected for prediction."""
     rotary_bases: RotaryBases
+    """RoPE bases."""
     learning_rate: LearningRate = LearningRate()
+    """Learning rate schedule within the phase."""
     weight_decay: float | None = Field(default=None, ge=0)
-    """Default: the optimizer's weight_decay."""
-    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Weight decay in this phase. Default: the optimizer's weight_decay."""
+    dropout: Fraction | None = Field(default=None, ge=0, lt=1)
     """Attention output dropout. Default: the model's attention_output_dropout."""
-    rows: int | None = Field(default=None, gt=0)
-    """Rows per step in this phase. Default: batch.rows."""
+    rows: Rows | None = Field(default=None, gt=0)
+    """Rows per step in this phase; a multiple of `batch.quantum`. Default: batch.rows."""
 
 
 class Variant(Settings):
     """Alternative end of the run: branches off after `branch_from`, with recipe overrides."""
 
     name: str
+    """Name of the variant, unique in the recipe; its folder is `RUN/variants/NAME`."""
     branch_from: str
     """Phase at the end of which the variant branches off."""
     overrides: dict[str, Any]
@@ -120,8 +141,13 @@ class MergeSettings(Settings):
     """Settings for merging finished variants into one model."""
 
     method: Literal["ties", "linear", "ema"]
+    """`ties` and `linear` merge the ends of `variants`; `ema` averages the last phase's kept
+    checkpoints."""
     variants: tuple[str, ...] = ()
-    density: float = Field(default=0.5, gt=0, le=1)
+    """Variants to merge by name; `main` is the run itself."""
+    density: Fraction = Field(default=0.5, gt=0, le=1)
+    """Fraction of each difference from the base that `ties` keeps."""
     weights: tuple[float, ...] = ()
-    decay: float = Field(default=0.9, gt=0, lt=1)
+    """Weights of the variants, in their order. Default: equal."""
+    decay: Fraction = Field(default=0.9, gt=0, lt=1)
     """Weight of a checkpoint relative to the next newer one, for an exponential average (ema)."""

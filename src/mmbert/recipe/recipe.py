@@ -27,29 +27,45 @@ class Recipe(Settings):
     """All settings of a training run, with checks across sections."""
 
     name: str
+    """Name of the recipe, in logs, plans and model cards."""
     seed: int = Field(default=21, ge=0)
+    """Seed of initial weights, data order, masks and dropout."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Data type of weights and activations in the passes; master weights and sums stay float32."""
     deterministic: bool = False
     """Fixed summation order on GPUs: bitwise equal losses and weights for runs with the same GPU
     model, grid and versions, at a lower speed. No effect on a CPU."""
     model: ModelSettings
+    """Sizes of the encoder."""
     initial_checkpoint: Path | None = None
     """Folder written by `mmbert import` with initial weights; default: random initialization. It
     contains model.safetensors, with every parameter in float32 under its own name, and config.json
     and tokenizer.json, which must match recipe and shards. Relative paths start from the working
     directory."""
     tokenizer: TokenizerSettings = TokenizerSettings()
+    """Tokenizer that preprocessing uses or trains."""
     data: DataSettings = DataSettings()
+    """Sources of text and masking."""
     batch: BatchSettings
+    """Batch sizes."""
     optimizer: OptimizerSettings
+    """Optimizer and its peak learning rate."""
     parallel: ParallelSettings = ParallelSettings()
+    """Tensor parallelism and ZeRO."""
     checkpoint: CheckpointSettings = CheckpointSettings()
+    """Checkpoint interval and retention."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """Validation loss during training."""
     logging: LoggingSettings = LoggingSettings()
+    """Interval of log lines, and loggers."""
     guard: GuardSettings = GuardSettings()
+    """Handling of bad steps and hanging ranks."""
     phases: tuple[Phase, ...] = Field(min_length=1)
+    """Phases, in order of training."""
     variants: tuple[Variant, ...] = ()
+    """Alternative ends of the run."""
     merge: MergeSettings | None = None
+    """Merge of the run, for `mmbert merge RUN`. Default: none."""
 
     def dropout_in(self, phase: Phase) -> float:
         """Return the attention output dropout in `phase`."""

@@ -6,10 +6,26 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mmbert.recipe.base import Settings, require_distinct
-from mmbert.recipe.quantities import Quantity
+from mmbert.recipe.units import (
+    Checkpoints,
+    Documents,
+    Epochs,
+    Features,
+    Fraction,
+    Heads,
+    Layers,
+    Minutes,
+    PlainTokens,
+    Ranks,
+    Rows,
+    Steps,
+    Streams,
+    Tokens,
+)
 
-# hidden_size, intermediate_size, num_hidden_layers, num_attention_heads. `small` and `base` are
-# mmBERT's; `large` (about 1B) and `huge` (about 7B) keep head size 64 and the same proportions.
+PRESET_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+# Values of PRESET_KEYS. `small` and `base` are mmBERT's; `large` (about 1B) and `huge` (about 7B)
+# keep head size 64 and the same proportions.
 MODEL_PRESETS: dict[str, tuple[int, int, int, int]] = {
     "small": (384, 1152, 22, 6),
     "base": (768, 1152, 22, 12),
@@ -22,34 +38,36 @@ class ModelSettings(Settings):
     """Sizes of the encoder (ModernBERT); `preset` provides defaults."""
 
     preset: Literal["small", "base", "large", "huge"] | None = None
-    hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
+    """Named sizes: width, inner width, layers and heads."""
+    hidden_size: Features = Field(gt=0)
+    """Width of the hidden states; `hidden_size / num_attention_heads` must be even."""
+    intermediate_size: Features = Field(gt=0)
     """Width of the GeGLU layer (its input projection has twice as many outputs)."""
-    num_hidden_layers: int = Field(gt=0)
-    num_attention_heads: int = Field(gt=0)
+    num_hidden_layers: Layers = Field(gt=0)
+    """Transformer layers."""
+    num_attention_heads: Heads = Field(gt=0)
+    """Attention heads; must divide `hidden_size`."""
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding. Default: the tokenizer's vocabulary size, which it must equal."""
-    global_attention_every: int = Field(default=3, gt=0)
+    global_attention_every: Layers = Field(default=3, gt=0)
     """Interval of layers with global attention, from layer 0; the others use local attention."""
-    local_window: int = Field(default=128, gt=0, multiple_of=2)
-    """Width of local attention in tokens, half of it on each side."""
+    local_window: PlainTokens = Field(default=128, gt=0, multiple_of=2)
+    """Width of local attention, half of it on each side."""
     norm_eps: float = Field(default=1e-5, gt=0)
-    attention_output_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Term added to the variance in layer norms."""
+    attention_output_dropout: Fraction = Field(default=0.1, ge=0, lt=1)
+    """Dropout after the output projection of attention."""
     initializer_range: float = Field(default=0.02, gt=0)
+    """Standard deviation of initial weights; linears that write to the residual stream have it
+    divided by √(2 · layers)."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activations recomputed in the backward pass instead of stored."""
+    """Activations recomputed in the backward pass: `selective` norms and GeGLU, `full` layers."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("preset") in MODEL_PRESETS:
-            names = (
-                "hidden_size",
-                "intermediate_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-            )
-            return dict(zip(names, MODEL_PRESETS[values["preset"]], strict=True)) | values
+            return dict(zip(PRESET_KEYS, MODEL_PRESETS[values["preset"]], strict=True)) | values
         return values
 
     @model_validator(mode="after")
@@ -69,22 +87,24 @@ class TokenizerSettings(Settings):
 
     path: Path | None = None
     """SentencePiece model or Hugging Face tokenizer folder. Default: train SentencePiece BPE."""
-    vocab_size: Quantity = Field(default=256_000, gt=300)
+    vocab_size: Tokens = Field(default=256_000, gt=300)
+    """Vocabulary size of a trained tokenizer."""
 
 
 class Source(Settings):
     """Source of text: folder within the shards, and sampling of its languages."""
 
     name: str
+    """Name of the source, unique in the recipe."""
     path: str | None = None
     """Subfolder of the shards. Default: the name."""
     sampling: Literal["temperature", "budget"] = "temperature"
-    """`temperature`: tokens in proportion to n**temperature over the phase's languages.
+    """`temperature`: tokens in proportion to `n ** temperature` over the phase's languages.
     `budget`: all languages of the source, in proportion to their size."""
-    tokens: dict[str, Quantity] | None = None
+    tokens: dict[str, Tokens] | None = None
     """Weight in the mixture by phase (tokens in the published tables); phases not listed do not use
     the source. A single source needs no weights."""
-    max_epochs: float | None = Field(default=None, gt=0)
+    max_epochs: Epochs | None = Field(default=None, gt=0)
     """Maximum epochs of a language over the whole run; excess tokens go to the others."""
 
     @property
@@ -96,9 +116,12 @@ class Source(Settings):
 class MaskingSettings(Settings):
     """Replacement of selected tokens: fractions of mask and random tokens; the rest are kept."""
 
-    mask: float = Field(default=0.8, ge=0, le=1)
-    random: float = Field(default=0.1, ge=0, le=1)
+    mask: Fraction = Field(default=0.8, ge=0, le=1)
+    """Fraction of the selected tokens that become the mask token."""
+    random: Fraction = Field(default=0.1, ge=0, le=1)
+    """Fraction of the selected tokens that become random tokens; `mask + random` is at most 1."""
     whole_word: bool = False
+    """Select whole words instead of single tokens; needs the tokenizer's `tokenizer.json`."""
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -111,7 +134,9 @@ class DataSettings(Settings):
     """Sources of text and masking."""
 
     sources: tuple[Source, ...] = (Source(name="text"),)
+    """Sources of text, each a folder of the shards."""
     masking: MaskingSettings = MaskingSettings()
+    """Replacement of the tokens selected for prediction."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -131,20 +156,24 @@ class DataSettings(Settings):
 class Growth(Settings):
     """Batch-size warm-up at the start of training, with the same number of steps at each size."""
 
-    tokens: Quantity = Field(gt=0)
-    from_rows: int = Field(gt=0)
+    tokens: Tokens = Field(gt=0)
+    """Tokens of the warm-up, from the start of the first phase."""
+    from_rows: Rows = Field(gt=0)
+    """Rows of the first step. Sizes are the multiples of `quantum` from here to the full batch."""
 
 
 class BatchSettings(Settings):
     """Batch sizes. A row is one microbatch of `row_tokens` tokens; a step has `rows` rows."""
 
-    row_tokens: Quantity = Field(gt=0)
-    rows: int = Field(gt=0)
-    quantum: int = Field(gt=0)
+    row_tokens: Tokens = Field(gt=0)
+    """Tokens of a row, at least the longest context; a multiple of `parallel.tensor`."""
+    rows: Rows = Field(gt=0)
+    """Rows per step; a multiple of `quantum`."""
+    quantum: Streams = Field(gt=0)
     """Number of virtual data streams. Every batch is a multiple of it, and the data-parallel size
     must divide it; the data are otherwise independent of the ranks."""
     growth: Growth | None = None
-    """Batch-size warm-up."""
+    """Batch-size warm-up. Default: full batches from the first step."""
 
     @model_validator(mode="after")
     def _multiples(self) -> Self:
@@ -173,13 +202,17 @@ class OptimizerSettings(Settings):
     """StableAdamW as used by mmBERT, or AdamW."""
 
     name: OptimizerName = "stable_adamw"
+    """`stable_adamw` also clips each tensor's update by its RMS."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate; weight decay is scaled by the current rate over this."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the first and second moments."""
     eps: float = Field(default=1e-8, gt=0)
+    """Term added to the square root of the second moment."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step."""
     gradient_clipping: float | None = Field(default=None, gt=0)
+    """Maximum L2 norm of the whole gradient. Default: no clipping."""
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -195,36 +228,48 @@ class OptimizerSettings(Settings):
 class ParallelSettings(Settings):
     """Tensor-parallel size, sequence parallelism and ZeRO stage."""
 
-    tensor: int = Field(default=1, gt=0)
+    tensor: Ranks = Field(default=1, gt=0)
+    """Tensor-parallel size; must divide attention heads, inner width and `batch.row_tokens`."""
     sequence: bool = False
+    """Sequence parallelism: split tokens outside attention and feed-forward layers over the tensor
+    group, which saves activation memory."""
     zero_stage: Literal[1, 2, 3] = 1
+    """States sharded over the data ranks: 1 optimizer states, 2 also gradients, 3 also weights."""
 
 
 class CheckpointSettings(Settings):
     """Checkpoint interval and retention; checkpoints at the end of a phase are always kept."""
 
-    every_tokens: Quantity | None = None
-    every_minutes: float | None = Field(default=None, gt=0)
-    keep_last: int = Field(default=3, ge=1)
-    keep_every: int | None = Field(default=None, ge=1)
-    """Keep every Nth checkpoint permanently."""
+    every_tokens: Tokens | None = None
+    """Save whenever the run passes a multiple of this. Default: no token interval."""
+    every_minutes: Minutes | None = Field(default=None, gt=0)
+    """Save when this much time has passed since the last save. Default: no time interval."""
+    keep_last: Checkpoints = Field(default=3, ge=1)
+    """Latest checkpoints to keep."""
+    keep_every: Checkpoints | None = Field(default=None, ge=1)
+    """Keep every Nth checkpoint permanently. Default: only phase ends are permanent."""
     asynchronous: bool = True
+    """Write to disk while training continues; a step waits only for the copy to host memory."""
 
 
 class EvaluationSettings(Settings):
     """Validation loss on held-out documents, with the same documents and masks every time."""
 
-    every_tokens: Quantity | None = None
-    documents_per_language: int = Field(default=32, ge=1)
-    mask_ratio: float = Field(default=0.15, gt=0, lt=1)
-    context: Quantity | None = None
+    every_tokens: Tokens | None = None
+    """Evaluate at multiples of this too. Default: only at the start and end of each phase."""
+    documents_per_language: Documents = Field(default=32, ge=1)
+    """Held-out documents of each language of each source."""
+    mask_ratio: Fraction = Field(default=0.15, gt=0, lt=1)
+    """Fraction of held-out tokens to mask, the same in every phase."""
+    context: Tokens | None = None
     """Context that held-out documents are truncated to. Default: the first phase's context."""
 
 
 class LoggingSettings(Settings):
     """When and where metrics are logged."""
 
-    every_steps: int = Field(default=10, ge=1)
+    every_steps: Steps = Field(default=10, ge=1)
+    """Interval of log lines."""
     loggers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
     """Loggers besides the console and `log.jsonl`, which are always on."""
 
@@ -232,20 +277,20 @@ class LoggingSettings(Settings):
 class GuardSettings(Settings):
     """Handling of non-finite losses, loss spikes and hanging ranks."""
 
-    non_finite_limit: int = Field(default=10, ge=0)
+    non_finite_limit: Steps = Field(default=10, ge=0)
     """Maximum steps skipped for a non-finite loss or gradient within the last thousand steps
     before the run stops."""
-    spike_window: int = Field(default=200, ge=10)
-    """Window of the running median for spike detection, in steps (within one phase)."""
+    spike_window: Steps = Field(default=200, ge=10)
+    """Window of the running median for spike detection, within one phase."""
     spike_threshold: float | None = Field(default=8.0, gt=0)
-    """Spike threshold in robust standard deviations above the running median; none disables spike
-    detection."""
+    """Spike threshold above the running median, in robust standard deviations; `null` disables
+    spike detection."""
     rollback: bool = False
     """After a spike, return to the last checkpoint and skip the rows of the surrounding steps."""
     rollback_limit: int = Field(default=5, ge=1)
     """Maximum rollbacks before the run stops for inspection."""
-    hang_minutes: float = Field(default=15.0, gt=0)
-    """Timeout for a rank without progress, in minutes: its stack is reported and the run stops."""
-    sanity_every: int | None = Field(default=None, gt=0)
-    """Steps between sanity checks across ranks: equal weight copies, equal rows in a tensor group,
-    finite weights, every gradient counted once. None: only before a checkpoint is saved."""
+    hang_minutes: Minutes = Field(default=15.0, gt=0)
+    """Timeout for a rank without progress: its stack is reported and the run stops."""
+    sanity_every: Steps | None = Field(default=None, gt=0)
+    """Interval of sanity checks across ranks: equal weight copies, equal rows in a tensor group,
+    finite weights, every gradient counted once. Default: only before a checkpoint is saved."""

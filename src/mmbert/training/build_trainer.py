@@ -13,7 +13,7 @@ from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
 from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.mixture_weights import component_sizes
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError
 from mmbert.model.flops import MFU_FORMULA
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
@@ -186,7 +186,7 @@ def _branch_checkpoint(options: RunOptions, step: int) -> Path:
     for path in CheckpointStore(root).list():
         if step_of(path) == step:
             return path
-    raise UserError(
+    raise CheckpointError(
         f"{root} holds no checkpoint of step {step}, where variant '{options.variant}' branches",
         remedy="train the main run to the end of that phase first (--stop-after-phase)",
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import LauncherError
 from mmbert.training.fault_tolerance.process_tree import command_of, launcher_chain
 
 DEFAULT_PORT = 29500
@@ -51,7 +51,7 @@ def rank_info_from_env(
         local_rank_argument: value of `--local_rank`, which DeepSpeed's launcher passes first.
 
     Raises:
-        UserError: contradictory variables, or a batch script that requested several Slurm tasks
+        LauncherError: contradictory variables, or a batch script that requested several Slurm tasks
             and started only one.
     """
     if "RANK" in environment:
@@ -70,7 +70,7 @@ def rank_info_from_env(
     else:
         rank_info = RankInfo(0, 0, 1, "127.0.0.1", _free_port(), "python")
     if not 0 <= rank_info.rank < rank_info.world_size:
-        raise UserError(
+        raise LauncherError(
             f"rank {rank_info.rank} is out of range for a world size of {rank_info.world_size}",
             remedy="start the program with a single launcher, in a clean environment",
         )
@@ -83,7 +83,7 @@ def _from_torch_env(environment: Mapping[str, str], local_rank: int | None) -> R
         name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in environment
     ]
     if missing:
-        raise UserError(
+        raise LauncherError(
             f"RANK is set in the environment, but {', '.join(missing)} is not",
             remedy="start with `deepspeed` or `torchrun`, or `unset RANK` for a single process",
         )
@@ -135,7 +135,7 @@ def _from_mpi(
     if address is None:
         on_one_node = world_size == int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", -1))
         if world_size > 1 and not on_one_node:
-            raise UserError(
+            raise LauncherError(
                 "MASTER_ADDR is not set, and mpirun does not provide the address of rank 0",
                 remedy="pass it: mpirun -x MASTER_ADDR=<first host> -x MASTER_PORT=29500 …",
             )
@@ -157,7 +157,7 @@ def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) ->
         # `srun --ntasks` inside a larger allocation is allowed: the step has its own task count.
         tasks = rank_info.world_size
     if rank_info.world_size % tasks:
-        raise UserError(
+        raise LauncherError(
             f"the world size is {rank_info.world_size}, but the Slurm job has {tasks} tasks "
             "(SLURM_NTASKS)",
             remedy="start the tasks with `srun python -m mmbert.pretrain …`, or give the launcher "
@@ -171,13 +171,13 @@ def check_hostfile() -> None:
     `deepspeed` would only log a line and train on this node alone.
 
     Raises:
-        UserError: the hostfile is missing.
+        LauncherError: the hostfile is missing.
     """
     for _, launcher in launcher_chain(os.getpid()):
         named = hostfile_argument(command_of(launcher))
         folder = Path(f"/proc/{launcher}/cwd").resolve()
         if named is not None and not (folder / named).is_file():
-            raise UserError(
+            raise LauncherError(
                 f"hostfile {named} does not exist in {folder}: `deepspeed` has started this "
                 "machine only",
                 remedy="give --hostfile an absolute path that exists on the machine where "
@@ -203,12 +203,12 @@ def device_index(local_rank: int, visible_devices: int) -> int:
     The index is 0 if the launcher makes only one GPU visible to each task.
 
     Raises:
-        UserError: the node has more ranks than GPUs.
+        LauncherError: the node has more ranks than GPUs.
     """
     if visible_devices == 1:
         return 0
     if local_rank >= visible_devices:
-        raise UserError(
+        raise LauncherError(
             f"no GPU for local rank {local_rank}: {visible_devices} are visible on this node",
             remedy="start one process per GPU of a node",
         )
@@ -219,11 +219,11 @@ def first_host(node_list: str) -> str:
     """Return the first host of a Slurm node list: `gpu003` for `gpu[003-004,7],login`.
 
     Raises:
-        UserError: the list cannot be parsed.
+        LauncherError: the list cannot be parsed.
     """
     match = re.match(r"([^\[\],]+)(?:\[(\d+)[^\]]*\]([^\[\],]*))?", node_list)
     if match is None:
-        raise UserError(
+        raise LauncherError(
             f"cannot parse the Slurm node list {node_list!r}",
             remedy="set MASTER_ADDR to the name of the first node",
         )

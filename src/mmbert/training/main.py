@@ -15,7 +15,13 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as distributed
 
-from mmbert.errors import EXIT_FAILURE, EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR, UserError
+from mmbert.errors import (
+    EXIT_FAILURE,
+    EXIT_SAVED_START_AGAIN,
+    EXIT_USER_ERROR,
+    LauncherError,
+    UserError,
+)
 from mmbert.parallel.host_group import HostGroup
 from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
@@ -57,7 +63,7 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     except distributed.DistNetworkError as network_error:
         if "EADDRINUSE" not in str(network_error):
             raise
-        raise UserError(
+        raise LauncherError(
             f"rendezvous address {rank_info.master_address}:{rank_info.master_port} is already in "
             "use (by another run?)",
             remedy="choose another port: deepspeed --master_port N …; for srun, mpirun and "

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, RecipeError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
@@ -71,7 +71,7 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     if options.stop_after_phase is not None:
         names = [phase.name for phase in recipe.phases]
         if options.stop_after_phase not in names:
-            raise UserError(
+            raise ArgumentError(
                 f"unknown phase '{options.stop_after_phase}' in --stop-after-phase",
                 remedy=f"choose one of the recipe's phases: {', '.join(names)}",
             )
@@ -112,7 +112,7 @@ def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
     variant = next((v for v in recipe.variants if v.name == name), None)
     if variant is None:
         known = ", ".join(v.name for v in recipe.variants) or "none"
-        raise UserError(f"the recipe has no variant '{name}'", remedy=f"its variants: {known}")
+        raise ArgumentError(f"the recipe has no variant '{name}'", remedy=f"its variants: {known}")
     changed = override_recipe(recipe, variant.overrides)
     main = training_plan(recipe).phases
     index = next(phase.index for phase in main if phase.name == variant.branch_from)
@@ -120,13 +120,13 @@ def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
     if own[: index + 1] != main[: index + 1] or (
         changed.phases[: index + 1] != recipe.phases[: index + 1]
     ):
-        raise UserError(
+        raise RecipeError(
             f"variant '{name}' changes what precedes its branch (the end of phase "
             f"'{variant.branch_from}'): {', '.join(variant.overrides)}",
             remedy="override only the phases after it",
         )
     if index + 1 == len(own):
-        raise UserError(
+        raise RecipeError(
             f"variant '{name}' branches from the last phase: nothing is left to train",
             remedy="choose an earlier phase in branch_from",
         )

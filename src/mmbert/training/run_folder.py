@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import read_tokenizer_description
-from mmbert.errors import UserError
+from mmbert.errors import OutputError, ResumeError
 from mmbert.files import atomic_write, make_folder, sync_tree
 from mmbert.recipe import Recipe, dump_recipe
 
@@ -22,7 +22,7 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
         if tokenizer.exists():
             found = read_tokenizer_description(tokenizer).fingerprint
             if found != corpus.tokenizer.fingerprint:
-                raise UserError(
+                raise ResumeError(
                     f"{run_folder} belongs to a run with another tokenizer than that of the shards "
                     f"in {corpus.root}",
                     remedy="choose another --output, or the shards that the run started with",
@@ -36,6 +36,6 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
         with atomic_write(run_folder / "recipe.yaml") as file:  # syncs the folder as well
             file.write(dump_recipe(recipe).encode())
     except OSError as error:
-        raise UserError(
+        raise OutputError(
             f"cannot write to {run_folder}: {error.strerror}", remedy="choose another --output"
         ) from error

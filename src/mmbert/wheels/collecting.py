@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import OutputError, PackageError, UserError
 from mmbert.wheels.folder import Contents, is_pure, read_folder
 from mmbert.wheels.pep import requirements, utils, version
 from mmbert.wheels.programs import find_uv, run
@@ -48,7 +48,7 @@ def collect(
     print(f"for {target}: {len(packages)} packages to collect, {describe_size(packages)}")
     free = shutil.disk_usage(folder).free
     if free < total:
-        raise UserError(
+        raise OutputError(
             f"not enough space for {folder}: {_bytes(free)} free, {_bytes(total)} needed",
             remedy="give a folder on a larger disk with DIR=",
         )
@@ -64,7 +64,7 @@ def collect(
             failures.append(error)
     print(f"{folder}: {_summary(folder)}")
     if failures:
-        raise UserError(
+        raise PackageError(
             f"{len(failures)} of {len(packages)} packages are missing in {folder}:\n  "
             + "\n  ".join(error.message for error in failures),
             remedy="repeat the command to retry only these; build packages without a wheel on a "
@@ -79,7 +79,7 @@ def _writable(folder: Path, target: Target) -> Contents:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(
+        raise OutputError(
             f"cannot write to {folder}: {error.strerror}",
             remedy="give another folder with DIR=",
         ) from None
@@ -110,7 +110,7 @@ def _fetch(package: Package, folder: Path, target: Target) -> None:
             run([*pip, "wheel", *options, exact], f"{exact} from source", {"DS_BUILD_OPS": "0"})
         made = next(Path(place).glob("*.whl"))
         if not package.wheel and not is_pure(made):
-            raise UserError(
+            raise PackageError(
                 f"{exact} has no wheel for {target}, and the one built from source here "
                 f"({made.name}) is specific to this platform",
                 remedy="build it on a machine like the target",

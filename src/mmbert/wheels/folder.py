@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import PackageError
 from mmbert.wheels.pep import requirements, tags, utils, version
 
 
@@ -39,10 +39,10 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
     Files without a valid wheel name are ignored.
 
     Raises:
-        UserError: `folder` is not a folder, or a file in it cannot be read.
+        PackageError: `folder` is not a folder, or a file in it cannot be read.
     """
     if not folder.is_dir():
-        raise UserError(
+        raise PackageError(
             f"{folder} is not a folder",
             remedy=f"collect the wheels on a machine with a network: make wheels DIR={folder}",
         )
@@ -64,7 +64,7 @@ def read_folder(folder: Path, accepted: Iterable[tags.Tag]) -> Contents:
             damaged[name] = path
             continue
         except OSError as error:
-            raise UserError(
+            raise PackageError(
                 f"cannot read {path}: {error.strerror}", remedy="copy it again"
             ) from None
         if name not in wheels or wheels[name].version < number:

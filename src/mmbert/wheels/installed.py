@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import PackageError
 from mmbert.wheels.pep import utils, version
 
 _FREEZE = re.compile(r"([A-Za-z0-9][\w.-]*)\s*===?\s*(\S+)")
@@ -25,7 +25,7 @@ def read_list(path: Path) -> dict[str, version.Version]:
     compared.
 
     Raises:
-        UserError: the file cannot be read, has a line in neither format, or lists no package.
+        PackageError: the file cannot be read, has a line in neither format, or lists no package.
             Names file and line.
     """
     remedy = f"create it on the target machine: python3 -m pip list > {path.name}"
@@ -33,7 +33,7 @@ def read_list(path: Path) -> dict[str, version.Version]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"cannot read {path}: {reason}", remedy=remedy) from None
+        raise PackageError(f"cannot read {path}: {reason}", remedy=remedy) from None
     found: dict[str, version.Version] = {}
     for number, line in enumerate(lines, start=1):
         words = line.strip()
@@ -41,14 +41,14 @@ def read_list(path: Path) -> dict[str, version.Version]:
             continue
         pair = _pair(words)
         if pair is None and not _NAMED.fullmatch(words):
-            raise UserError(
+            raise PackageError(
                 f"{path}, line {number}: {words[:60]!r} is not pip list or pip freeze output",
                 remedy=remedy,
             )
         if pair is not None:
             found[pair[0]] = pair[1]
     if not found:
-        raise UserError(f"{path} lists no package with a version", remedy=remedy)
+        raise PackageError(f"{path} lists no package with a version", remedy=remedy)
     return found
 
 

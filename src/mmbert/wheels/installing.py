@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import PackageError
 from mmbert.wheels.folder import Contents, Wheel, read_folder
 from mmbert.wheels.pep import requirements, specifiers, tags, utils
 from mmbert.wheels.programs import run
@@ -29,7 +29,8 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
     missing, all others that do not depend on it are installed.
 
     Raises:
-        UserError: packages are missing from `folder`, damaged, or for another machine. Names all.
+        PackageError: packages are missing from `folder`, damaged, or for another machine; all are
+            named.
     """
     lack = find_missing(wanted, read_folder(folder, tags.sys_tags()))
     if lack.wheels:
@@ -41,7 +42,7 @@ def install(folder: Path, wanted: Iterable[requirements.Requirement]) -> None:
         print(f"installed into {sys.executable}: {named}", flush=True)
     if lack.missing:
         python = ".".join(map(str, sys.version_info[:2]))
-        raise UserError(
+        raise PackageError(
             f"{folder} lacks packages for {sys.executable}: " + ", ".join(lack.missing),
             remedy=f"collect them on a machine with a network: make wheels DIR={folder} "
             f"PYTHON_VERSION={python} (with MISSING_FROM= the output of this interpreter's "

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import PackageError
 from mmbert.wheels.required import ROOT
 
 # First version that writes pylock.toml, which contains the sizes.
@@ -26,7 +26,7 @@ def find_uv(private: Path = ROOT / ".venv-tools") -> str:
     """Return the path of uv: beside this interpreter, on PATH, or installed into `private`.
 
     Raises:
-        UserError: uv is missing and cannot be installed.
+        PackageError: uv is missing and cannot be installed.
     """
     beside = shutil.which("uv", path=str(Path(sys.executable).parent))
     for known in (beside, shutil.which("uv"), str(private / "bin" / "uv")):
@@ -70,7 +70,7 @@ def run(
         shown: show standard output (pip's progress bars) on a terminal instead of capturing it.
 
     Raises:
-        UserError: the program failed. Includes its error output, and whether the network failed.
+        PackageError: the program failed. Includes its error output, and whether the network failed.
     """
     try:
         variables = {**os.environ, **(environment or {})}
@@ -79,7 +79,7 @@ def run(
             command, stdout=output, stderr=subprocess.PIPE, text=True, check=False, env=variables
         )
     except OSError as error:
-        raise UserError(
+        raise PackageError(
             f"{purpose}: cannot run {command[0]}: {error.strerror}",
             remedy="give an existing interpreter",
         ) from None
@@ -88,20 +88,20 @@ def run(
     return result
 
 
-def failure(purpose: str, output: str) -> UserError:
-    """Convert a program's error output to a UserError."""
+def failure(purpose: str, output: str) -> PackageError:
+    """Convert a program's error output to a PackageError."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     causes = [line for line in lines if re.match(r"(error|cause|hint)\b", line, re.IGNORECASE)]
     words = "; ".join((causes or lines)[:3]) or "no error output"
     if _NO_NETWORK.search(output):
         remedy = "the package registry cannot be reached: run this where it can (PIP_INDEX_URL="
-        return UserError(f"{purpose}: {words}", remedy=remedy + "… names a mirror)")
+        return PackageError(f"{purpose}: {words}", remedy=remedy + "… names a mirror)")
     if "externally-managed-environment" in output:
-        return UserError(
+        return PackageError(
             f"{purpose}: this interpreter's packages are managed by the system",
             remedy="use a virtual environment: python3 -m venv --system-site-packages DIR",
         )
-    return UserError(f"{purpose}: {words}", remedy="fix the problem and repeat the command")
+    return PackageError(f"{purpose}: {words}", remedy="fix the problem and repeat the command")
 
 
 def uv_environment() -> dict[str, str]:

@@ -6,7 +6,7 @@ import ast
 import tomllib
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, PackageError
 from mmbert.wheels.pep import requirements
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +31,7 @@ def required(
     texts = list(lists["install_requires"])
     for extra in extras:
         if extra not in optional:
-            raise UserError(
+            raise ArgumentError(
                 f"unknown extra {extra!r}", remedy=f"choose from {', '.join(sorted(optional))}"
             )
         texts += optional[extra]
@@ -46,7 +46,7 @@ def _lists(path: Path) -> dict[str, list[str] | dict[str, list[str]]]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
+        raise PackageError(
             f"cannot read the requirements from {path}: {error.strerror}",
             remedy="run this in the repository",
         ) from None

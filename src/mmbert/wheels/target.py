@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import dataclass
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 from mmbert.wheels.pep import tags
 
 OLDEST_PYTHON = (3, 11)
@@ -67,7 +67,7 @@ def parse_target(python: str | None, platform: str) -> Target:
     """Parse PYTHON_VERSION (default: this interpreter's) and PLATFORM.
 
     Raises:
-        UserError: malformed, or an unsupported older version.
+        ArgumentError: malformed, or an unsupported older version.
     """
     if python is None:
         number = (sys.version_info[0], sys.version_info[1])
@@ -75,7 +75,7 @@ def parse_target(python: str | None, platform: str) -> Target:
         match = re.fullmatch(r"(3)\.(\d{1,2})(\.\d+)?", python.strip())
         number = (int(match[1]), int(match[2])) if match else (0, 0)
     if number < OLDEST_PYTHON:
-        raise UserError(
+        raise ArgumentError(
             f"PYTHON_VERSION {python!r} is not Python 3.11 or newer",
             remedy="give the output of `python3 --version` on the target, as PYTHON_VERSION=3.12",
         )
@@ -86,7 +86,7 @@ def parse_target(python: str | None, platform: str) -> Target:
         return Target(number, _OLD_NAMES[named[1]], named[2])
     if numbered and int(numbered[1]) >= _GLIBC_OF_UV[-1]:
         return Target(number, int(numbered[1]), numbered[2])
-    raise UserError(
+    raise ArgumentError(
         f"PLATFORM {platform!r} is not manylinux_2_N_ARCHITECTURE",
         remedy="take N from `ldd --version` on the target (glibc 2.N, 17 or more), ARCHITECTURE "
         f"from {', '.join(_ARCHITECTURES)}, as PLATFORM=manylinux_2_28_x86_64",

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import resource
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmbert.files import atomic_write
 from mmbert.recipe.sections import LoggingSettings
 from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 from mmbert.training.metrics.loggers.container import LOGGERS, LoggerContainer
+from mmbert.training.metrics.loggers.jsonl_logger import JsonlLogger
 from mmbert.training.metrics.loggers.tensorboard_tags import charts, custom_scalars_layout
 
 
@@ -126,6 +128,18 @@ def test_a_log_line_that_a_crash_tore_is_cut_off(tmp_path: Path) -> None:
     loggers.event("start", 1, "again")
     loggers.close()
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 1]
+
+
+def test_every_line_of_the_log_has_the_time_of_day(tmp_path: Path) -> None:
+    """Also that of an interval, whose `time` is the time by region."""
+    before = time.time()
+    logger = JsonlLogger(RunInfo(tmp_path, "tiny", 0, 9))
+    logger.event("start", 1, "text", {})
+    logger.record({"step": 2, "time": {"forward": 0.5}})
+    logger.close()
+    event, record = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert before - 1 < event["unix_time"] == event["time"] <= record["unix_time"] <= time.time()
+    assert record["time"] == {"forward": 0.5}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmbert.errors import UserError
+from mmbert.errors import PackageError, TextError, UserError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_codes import is_language_key
@@ -124,16 +124,16 @@ def _library() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UserError(
+        raise PackageError(
             "reading a dataset by name needs the datasets library",
             remedy="pip install datasets, or download the files and give their folder",
         ) from error
     return datasets
 
 
-def _read_error(name: str, error: Exception) -> UserError:
+def _read_error(name: str, error: Exception) -> TextError:
     message = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(
+    return TextError(
         f"{name} cannot be read: {message}",
         remedy="check the name, the configuration and the network, and run the same command again; "
         "finished work is kept",

@@ -18,7 +18,7 @@ from mmbert.data.sampling.consumption import Consumption, PhaseEnd
 from mmbert.data.sampling.mixture_weights import phase_mixtures
 from mmbert.data.sampling.phase_sampler import PhaseSampler, PieceLocator
 from mmbert.data.shards.corpus import Corpus
-from mmbert.errors import UserError
+from mmbert.errors import CheckpointError, ResumeError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan
 
@@ -121,13 +121,13 @@ class DataCursor:
 
     def _restore(self, state: DataState, count: int) -> None:
         if state["format"] != STATE_FORMAT:
-            raise UserError(
+            raise CheckpointError(
                 f"the checkpoint's data state has format {state['format']}, "
                 f"this version reads {STATE_FORMAT}",
                 remedy="resume with the version that wrote it",
             )
         if set(state["streams"]) != {str(number) for number in range(count)}:
-            raise UserError(
+            raise ResumeError(
                 f"the checkpoint has {len(state['streams'])} data streams, the recipe has "
                 f"batch.quantum={count}",
                 remedy="restore batch.quantum; it cannot change during a run",
@@ -154,7 +154,7 @@ class DataCursor:
         first = self._plan.phases[self.sampler.index].first_step
         ends = self._plan.phases[self.sampler.index].end_step
         if not first <= self.step <= ends:
-            raise UserError(
+            raise ResumeError(
                 f"the checkpoint's data state is at step {self.step}, but phase "
                 f"'{self._recipe.phases[self.sampler.index].name}' has steps {first} to {ends}",
                 remedy="restore the recipe saved in the checkpoint",
@@ -169,7 +169,7 @@ class DataCursor:
 
     def _check_digest(self, state: DataState, index: int) -> None:
         if state["digests"][index] != self._digests[index]:
-            raise UserError(
+            raise ResumeError(
                 f"phase '{self._recipe.phases[index].name}' was started with another order of "
                 "data: the recipe's mixture or the shards have changed",
                 remedy="restore the shards and the recipe saved in the checkpoint, or start a new "
@@ -181,7 +181,7 @@ def _renamed(state: StreamState, rename: np.ndarray) -> StreamState:
     pending = [[int(rename[entry[0]]), *entry[1:]] for entry in state["carried"]]
     deferred = [[int(rename[entry[0]]), *entry[1:]] for entry in state["kept"]]
     if any(entry[0] < 0 for entry in (*pending, *deferred)):
-        raise UserError(
+        raise ResumeError(
             "the shards lack a language with text pending in the checkpoint",
             remedy="restore the shards that the run was started with",
         )

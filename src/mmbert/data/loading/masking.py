@@ -14,7 +14,7 @@ import numpy as np
 
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert.recipe import MaskingSettings
 
 # Longer words are split: in scripts without spaces a "word" would be a whole sentence.
@@ -143,16 +143,18 @@ def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray
         bool [vocabulary_size].
 
     Raises:
-        UserError: tokenizer.json is missing or has no vocabulary.
+        TokenizerError: tokenizer.json is missing or has no vocabulary.
     """
     path = tokenizer_folder / "tokenizer.json"
     remedy = "set data.masking.whole_word to false, or preprocess with a Hugging Face tokenizer"
     try:
         vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; whole-word masking needs it", remedy=remedy) from None
+        raise TokenizerError(
+            f"{path} is missing; whole-word masking needs it", remedy=remedy
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} has no vocabulary: {error}", remedy=remedy) from error
+        raise TokenizerError(f"{path} has no vocabulary: {error}", remedy=remedy) from error
     pairs = (
         vocabulary.items()
         if isinstance(vocabulary, dict)

@@ -8,7 +8,7 @@ from mmbert.data.loading.data_state import DataCursor, DataState
 from mmbert.data.loading.streams import Stream
 from mmbert.data.sampling.phase_sampler import COMPONENT, DOCUMENT, NUMBER, SIZE, START
 from mmbert.data.shards.corpus import Corpus
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan
 
@@ -31,12 +31,12 @@ def documents_of_step(
     """Return the documents of all rows of `step`, on all ranks, in order.
 
     Replays from the data state of an earlier checkpoint (of all streams), or from the beginning of
-    the run, at microseconds per piece. Raises UserError if the step is before the state or after
-    the run.
+    the run, at microseconds per piece. Raises ArgumentError if the step is before the state or
+    after the run.
     """
     cursor = DataCursor(corpus, recipe, plan, state)
     if not cursor.step <= step < plan.steps:
-        raise UserError(
+        raise ArgumentError(
             f"step {step} is outside {cursor.step} … {plan.steps - 1}",
             remedy="choose a step of the run, or an earlier checkpoint",
         )

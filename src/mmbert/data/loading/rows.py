@@ -20,7 +20,7 @@ from mmbert.data.sampling.phase_sampler import (
     segment_sizes,
 )
 from mmbert.data.shards.corpus import Corpus, SplitName
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class RowBuilder:
     def build(self, index: int, table: np.ndarray, state: StreamState | None) -> Row:
         """Build row number `index` from the segments in `table` [segments, COLUMNS].
 
-        Raises UserError naming the shard if it contains an id outside the vocabulary.
+        Raises ShardsError naming the shard if it contains an id outside the vocabulary.
         """
         row_tokens, slots = self._shape.row_tokens, self._shape.max_segments
         ends = np.cumsum(segment_sizes(table))
@@ -144,13 +144,13 @@ class RowBuilder:
             raise self._outside(table, lowest if lowest < 0 else highest)
         return ids
 
-    def _outside(self, table: np.ndarray, token: int) -> UserError:
+    def _outside(self, table: np.ndarray, token: int) -> ShardsError:
         for component, shard, offset, size in table[:, (COMPONENT, SHARD, OFFSET, SIZE)].tolist():
             owner = self._corpus.components[component]
             flat = self._corpus.shard(owner, self._split, shard).tokens
             if token in flat[offset : offset + size]:
                 name = owner.split(self._split).shards[shard].name
-                return UserError(
+                return ShardsError(
                     f"{owner.folder / name}.bin contains id {token}, outside the vocabulary of "
                     f"{self._corpus.tokenizer.vocabulary_size}",
                     remedy="check the damaged shard with `mmbert inspect --verify`, restore it "

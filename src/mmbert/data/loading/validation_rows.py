@@ -24,7 +24,7 @@ from mmbert.data.sampling.phase_sampler import (
 )
 from mmbert.data.shards.continuation_index import part_bounds
 from mmbert.data.shards.corpus import Component, Corpus
-from mmbert.errors import UserError
+from mmbert.errors import RecipeError
 from mmbert.recipe import EvaluationSettings, MaskingSettings
 
 UNIGRAM_TOKENS_PER_COMPONENT = 50_000
@@ -55,10 +55,10 @@ def validation_rows(
             may be empty (all weights 0).
 
     Raises:
-        UserError: the context exceeds a row.
+        RecipeError: the context exceeds a row.
     """
     if context > row_tokens:
-        raise UserError(
+        raise RecipeError(
             f"evaluation.context {context} exceeds batch.row_tokens {row_tokens}",
             remedy="lower evaluation.context: a held-out document must fit a row",
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmbert.data.shards.continuation_index import SPECIAL_TOKENS_PER_SEGMENT, payload_capacity
 from mmbert.data.shards.corpus import Corpus
-from mmbert.errors import UserError
+from mmbert.errors import RecipeError, SamplingError
 from mmbert.recipe import Phase, Recipe, Source
 from mmbert.schedule import training_plan
 
@@ -163,7 +163,7 @@ def _check_folders(sources: Sequence[Source]) -> None:
     for source in sources:
         other = by_folder.setdefault(source.folder, source.name)
         if other != source.name:
-            raise UserError(
+            raise RecipeError(
                 f"sources '{other}' and '{source.name}' both read '{source.folder}'",
                 remedy="give each source its own folder, or merge the two",
             )
@@ -182,7 +182,7 @@ def _source_fractions(sources: Sequence[Source], phase: Phase) -> list[tuple[Sou
     weights = [(source, float((source.tokens or {}).get(phase.name, 0))) for source in sources]
     total = math.fsum(weight for _, weight in weights)
     if total <= 0:
-        raise UserError(
+        raise RecipeError(
             f"no source has tokens for phase '{phase.name}'",
             remedy="add an entry for it to data.sources.<name>.tokens",
         )
@@ -194,7 +194,7 @@ def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> li
     own = [i for i, size in enumerate(sizes) if size.source == source.folder and size.pieces]
     if not own:
         found = ", ".join(sorted({size.source for size in sizes})) or "nothing"
-        raise UserError(
+        raise SamplingError(
             f"source '{source.name}': the shards hold no text in '{source.folder}' "
             f"(they hold: {found})",
             remedy="preprocess it, set data.sources.<name>.path, or remove the source",
@@ -209,7 +209,7 @@ def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> li
         )
     ]
     if not chosen:
-        raise UserError(
+        raise SamplingError(
             f"phases.{phase.name}.languages selects none of the {len(own)} languages of source "
             f"'{source.name}'",
             remedy="name languages as iso639-3_Script, or lower the minimum size",
@@ -254,7 +254,7 @@ def _fill(
         )
         if capped.all():
             if math.fsum(left) > 1e-6 * math.fsum(budget):
-                raise UserError(
+                raise SamplingError(
                     f"source '{source.name}': max_epochs {source.max_epochs:g} leaves "
                     f"{math.fsum(caps):.4g} tokens for phase '{phase.name}', which needs "
                     f"{math.fsum(budget):.4g}",

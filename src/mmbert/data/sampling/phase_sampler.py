@@ -18,7 +18,7 @@ from mmbert.data.shards.continuation_index import (
     pieces_file_name,
 )
 from mmbert.data.shards.corpus import Corpus
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 
@@ -142,11 +142,11 @@ class PieceLocator:
             if dataset.byte_count >= READ_AHEAD_FROM:
                 dataset.read_ahead(offset, offset + size)
 
-    def _damaged(self, component: int, shard: int, document: int) -> UserError:
+    def _damaged(self, component: int, shard: int, document: int) -> ShardsError:
         """Return the error for an index with an impossible entry."""
         owner = self.corpus.components[component]
         name = owner.manifest.train.shards[shard].name
-        return UserError(
+        return ShardsError(
             f"{owner.folder / name}.idx or {pieces_file_name(self._context)} beside it is damaged: "
             f"document {document} is outside the data",
             remedy="restore the files from a copy, or remove the language's folder and run the "

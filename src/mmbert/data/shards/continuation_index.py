@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmbert.data.shards.mapped_file import MappedFile
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 from mmbert.files import atomic_write, checksum_file
 
 SPECIAL_TOKENS_PER_SEGMENT = 2  # begin and end, added when a row is built
@@ -104,7 +104,7 @@ class ContinuationIndex:
 def read_continuation_index(path: Path, entries: int, documents: int) -> ContinuationIndex:
     """Memory-map a continuation index and verify its shape, dtype and outer bounds.
 
-    Raises UserError naming the file if it is missing, damaged or does not match the manifest
+    Raises ShardsError naming the file if it is missing, damaged or does not match the manifest
     (`entries`, `documents`).
     """
     remedy = "run the preprocessing again: it rebuilds the index without tokenizing again"
@@ -114,22 +114,22 @@ def read_continuation_index(path: Path, entries: int, documents: int) -> Continu
         version = np.lib.format.read_magic(header)
         shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing", remedy=remedy) from None
+        raise ShardsError(f"{path} is missing", remedy=remedy) from None
     except Exception as error:  # numpy's header parser raises errors of any kind
-        raise UserError(f"{path} is not a continuation index: {error}", remedy=remedy) from error
+        raise ShardsError(f"{path} is not a continuation index: {error}", remedy=remedy) from error
     if version != (1, 0) or dtype != CONTINUATION_DTYPE or len(shape) != 1:
-        raise UserError(f"{path} is not a continuation index", remedy=remedy)
+        raise ShardsError(f"{path} is not a continuation index", remedy=remedy)
     data = file.data[header.tell() :]
     if len(data) != shape[0] * dtype.itemsize:
-        raise UserError(
+        raise ShardsError(
             f"{path} has {len(data)} bytes of entries, its header says {shape[0] * dtype.itemsize}",
             remedy=remedy,
         )
     index = data.view(CONTINUATION_DTYPE)
     if len(index) != entries:
-        raise UserError(
+        raise ShardsError(
             f"{path} lists {len(index)} pieces, the manifest says {entries}", remedy=remedy
         )
     if entries and not 0 <= int(index[0]["document"]) <= int(index[-1]["document"]) < documents:
-        raise UserError(f"{path} refers to documents outside 0 … {documents - 1}", remedy=remedy)
+        raise ShardsError(f"{path} refers to documents outside 0 … {documents - 1}", remedy=remedy)
     return ContinuationIndex(index, file)

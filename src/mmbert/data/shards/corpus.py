@@ -29,7 +29,7 @@ from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
 )
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError, TokenizerError, UserError
 
 TOKENIZER_FOLDER = "tokenizer"
 SplitName = Literal["train", "heldout"]
@@ -75,7 +75,7 @@ class Component:
         entry = self.manifest.train.pieces.get(context)
         if entry is None:
             known = ", ".join(str(c) for c in sorted(self.manifest.train.pieces)) or "none"
-            raise UserError(
+            raise ShardsError(
                 f"{self.folder / MANIFEST_NAME} has no piece index for context {context} "
                 f"(it has: {known})",
                 remedy="run the preprocessing again with this recipe (make preprocess … "
@@ -116,7 +116,7 @@ class ShardPool:
             or dataset.token_count != shard.tokens
             or dataset.dtype != np.dtype(component.manifest.dtype)
         ):
-            raise UserError(
+            raise ShardsError(
                 f"{component.folder / shard.name}.bin/.idx does not match the manifest "
                 f"({shard.documents} documents, {shard.tokens} tokens of "
                 f"{component.manifest.dtype})",
@@ -272,7 +272,7 @@ def open_corpus(shards: Path) -> Corpus:
     """
     shards = Path(shards)
     if not shards.is_dir():
-        raise UserError(
+        raise ShardsError(
             f"folder {shards} does not exist", remedy="give the output of `make preprocess`"
         )
     tokenizer = read_tokenizer_description(shards / TOKENIZER_FOLDER)
@@ -282,13 +282,13 @@ def open_corpus(shards: Path) -> Corpus:
         source, language = folder.parent.name, folder.name
         manifest = parse_manifest(data, path)
         if (manifest.source, manifest.language) != (source, language):
-            raise UserError(
+            raise ShardsError(
                 f"{path} describes {manifest.source}/{manifest.language}, "
                 f"but is in {source}/{language}",
                 remedy="move the folder back to its original location",
             )
         if manifest.tokenizer != tokenizer.fingerprint:
-            raise UserError(
+            raise TokenizerError(
                 f"{path}: the shards were made with tokenizer {manifest.tokenizer[:12]}…, "
                 f"the folder's tokenizer is {tokenizer.fingerprint[:12]}…",
                 remedy="remove the language's folder and run the preprocessing again: a corpus has "
@@ -296,7 +296,7 @@ def open_corpus(shards: Path) -> Corpus:
             )
         components.append(Component(len(components), source, language, folder, manifest))
     if not components:
-        raise UserError(
+        raise ShardsError(
             f"{shards} has no finished language",
             remedy="run the same preprocessing command again: it continues where it stopped",
         )

@@ -20,7 +20,7 @@ import xxhash
 
 from mmbert.data.shards.manifest import FileEntry, Shard, ShardFiles
 from mmbert.data.shards.mapped_file import MappedFile
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 from mmbert.files import explained_write_errors, sync_folder
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -54,7 +54,7 @@ class IndexedDataset:
         boundaries: int64 [documents + 1], first sequence of each document.
 
     Raises:
-        UserError: names a file that is missing, truncated or inconsistent.
+        ShardsError: names a file that is missing, truncated or inconsistent.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -99,7 +99,7 @@ class IndexedDataset:
         if sequences:
             end = int(self.offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize
         if end != len(self._data):
-            raise UserError(
+            raise ShardsError(
                 f"{self._data_path} has {len(self._data)} bytes, its index says {end}",
                 remedy="restore both files or write them again: the pair is truncated or mixed up",
             )
@@ -121,11 +121,11 @@ class IndexedDataset:
         return self._data.view(self.dtype)
 
     def check_index_not_truncated(self) -> None:
-        """Raise UserError if the `.idx` was truncated since opening. Call before reading it."""
+        """Raise ShardsError if the `.idx` was truncated since opening. Call before reading it."""
         self._index_file.check_not_truncated()
 
     def check_tokens_not_truncated(self) -> None:
-        """Raise UserError if the `.bin` was truncated since opening. Call before reading it."""
+        """Raise ShardsError if the `.bin` was truncated since opening. Call before reading it."""
         self._data_file.check_not_truncated()
 
     @property
@@ -141,7 +141,7 @@ class IndexedDataset:
     def sequence(self, number: int, start: int = 0, end: int | None = None) -> np.ndarray:
         """Return tokens `start` to `end` of a sequence, a read-only view of dtype `self.dtype`.
 
-        Raises IndexError outside the sequences or the sequence, UserError on a damaged index.
+        Raises IndexError outside the sequences or the sequence, ShardsError on a damaged index.
         """
         if not 0 <= number < len(self.lengths):
             raise IndexError(f"sequence {number} of {self.prefix}: it has {len(self.lengths)}")
@@ -187,13 +187,13 @@ class IndexedDataset:
         try:
             return MappedFile(path)
         except FileNotFoundError:
-            raise UserError(
+            raise ShardsError(
                 f"{path} is missing",
                 remedy="restore the file or write the pair (.bin and .idx) again",
             ) from None
 
-    def _broken(self, why: str) -> UserError:
-        return UserError(
+    def _broken(self, why: str) -> ShardsError:
+        return ShardsError(
             f"{self._index_path} is not a valid Megatron index: {why}",
             remedy="restore the file from a copy, or write the shard again",
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 from mmbert.files import checksum_file, write_json
 
 MANIFEST_NAME = "manifest.json"
@@ -111,23 +111,23 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """Parse a manifest. Raises UserError naming `path` and the key."""
+    """Parse a manifest. Raises ShardsError naming `path` and the key."""
     remedy = "restore the file from a copy, or remove it and run the preprocessing again"
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error
+        raise ShardsError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and validate `folder`/manifest.json. Raises UserError naming the file."""
+    """Read and validate `folder`/manifest.json. Raises ShardsError naming the file."""
     path = folder / MANIFEST_NAME
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(
+        raise ShardsError(
             f"{path} is missing: the language is unfinished",
             remedy="run the same preprocessing command again: it continues where it stopped",
         ) from None
@@ -147,7 +147,7 @@ def manifest_files(manifest: Manifest) -> dict[str, tuple[int | None, str]]:
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Verify presence, size and checksum of every file. Raises UserError on the first bad one."""
+    """Verify presence, size and checksum of every file. Raises ShardsError on the first bad one."""
     remedy = (
         f"restore the file from a copy, or remove {folder} and run the preprocessing again, "
         "which redoes only this language"
@@ -155,11 +155,11 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     for name, (size, checksum) in manifest_files(manifest).items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path} is listed in the manifest but missing", remedy=remedy)
+            raise ShardsError(f"{path} is listed in the manifest but missing", remedy=remedy)
         if size is not None and path.stat().st_size != size:
-            raise UserError(
+            raise ShardsError(
                 f"{path} has {path.stat().st_size} bytes, the manifest says {size}",
                 remedy=remedy,
             )
         if checksum_file(path) != checksum:
-            raise UserError(f"{path} is corrupted (checksum mismatch)", remedy=remedy)
+            raise ShardsError(f"{path} is corrupted (checksum mismatch)", remedy=remedy)

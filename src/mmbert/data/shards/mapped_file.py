@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 
 
-def truncated_error(path: Path, size: int, expected: int) -> UserError:
+def truncated_error(path: Path, size: int, expected: int) -> ShardsError:
     """Return the error for a file that was truncated while in use."""
-    return UserError(
+    return ShardsError(
         f"{path} was truncated while being read ({size} of {expected} bytes)",
         remedy="restore it from a copy or write it again, and do not modify shards in use (to "
         "replace a file, rename a new one over it)",
@@ -38,7 +38,7 @@ class MappedFile:
         self.data = np.frombuffer(self._map, dtype=np.uint8)
 
     def check_not_truncated(self) -> None:
-        """Raise UserError if the file was truncated since it was mapped.
+        """Raise ShardsError if the file was truncated since it was mapped.
 
         A read past the new end would kill the process with SIGBUS. A file replaced by a rename
         remains readable through the map. Takes a third of a microsecond.

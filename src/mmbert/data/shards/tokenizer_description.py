@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmbert.errors import UserError
+from mmbert.errors import ShardsError
 from mmbert.files import write_json
 
 DESCRIPTION_NAME = "description.json"
@@ -62,13 +62,13 @@ def write_tokenizer_description(folder: Path, description: TokenizerDescription)
 
 
 def read_tokenizer_description(folder: Path) -> TokenizerDescription:
-    """Read and validate `folder`/description.json. Raises UserError naming the file."""
+    """Read and validate `folder`/description.json. Raises ShardsError naming the file."""
     path = folder / DESCRIPTION_NAME
     remedy = "give the folder written by the preprocessing, or run the preprocessing again"
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(
+        raise ShardsError(
             f"{path} is missing: not a folder of finished shards", remedy=remedy
         ) from None
     try:
@@ -76,4 +76,4 @@ def read_tokenizer_description(folder: Path) -> TokenizerDescription:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error
+        raise ShardsError(f"{path}: {where}: {first['msg']}", remedy=remedy) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.export import write_hugging_face_folder
 from mmbert.hub.importing.striding import StridedSampling
@@ -96,7 +96,7 @@ def import_model(
     old = FastTokenizer(folder)
     unused_rows = config.vocab_size - old.size
     if unused_rows < 0:
-        raise UserError(
+        raise TokenizerError(
             f"{folder}: the tokenizer has {old.size} ids, the embedding {config.vocab_size} rows",
             remedy="tokenizer and model do not belong together; download both again",
         )

@@ -6,7 +6,7 @@ channels of the GLU (the same in both halves), and layers.
 
 import torch
 
-from mmbert.errors import UserError
+from mmbert.errors import ModelError
 from mmbert.hub.weights import HuggingFaceWeights, parameter_shapes
 from mmbert.model.config import EncoderConfig
 
@@ -29,14 +29,14 @@ class StridedSampling:
         ):  # fmt: skip
             larger, smaller = getattr(source, key), getattr(target, key)
             if smaller > larger:
-                raise UserError(
+                raise ModelError(
                     f"{key} {smaller} is larger than the source model's {larger}",
                     remedy="choose smaller sizes: strided sampling only shrinks models",
                 )
         for key in ("head_size", "global_attention_every", "local_window", "vocab_size"):
             theirs, ours = getattr(source, key), getattr(target, key)
             if theirs != ours:
-                raise UserError(
+                raise ModelError(
                     f"{key} is {ours}, but the source model's is {theirs}",
                     remedy="shrink only widths, heads and layers; keep the head size (64 in the"
                     " presets), the pattern of global layers and the vocabulary",

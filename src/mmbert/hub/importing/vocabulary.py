@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from mmbert.errors import UserError
+from mmbert.errors import TokenizerError
 from mmbert.hub.tokenizer import FastTokenizer
 
 Initialization = Literal["subwords", "mean"]
@@ -50,7 +50,7 @@ def change_vocabulary(
     """
     for tokenizer in (old, new):
         if tokenizer.special_ids is None:
-            raise UserError(
+            raise TokenizerError(
                 f"the tokenizer in {tokenizer.folder} lacks a special token: it needs pad, begin"
                 " (cls or bos), end (sep or eos), unknown and mask",
                 remedy="set them in its tokenizer_config.json",

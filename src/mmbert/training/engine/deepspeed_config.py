@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mmbert.errors import UserError
+from mmbert.errors import RecipeError
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_buffers import BUCKET_ELEMENTS, MAX_LIVE_PARAMETERS
 from mmbert.recipe import Recipe
@@ -52,18 +52,18 @@ def check_supported(model: nn.Module, recipe: Recipe, grid: ProcessGrid) -> None
     """Refuse models and recipes that would train incorrectly.
 
     Raises:
-        UserError: parallel.zero_stage is unsupported, or parallel.tensor does not match the grid.
+        RecipeError: parallel.zero_stage is unsupported, or parallel.tensor does not match the grid.
         RuntimeError: torch.distributed does not match the grid, or a parameter is frozen or not
             float32.
     """
     if recipe.parallel.zero_stage not in (1, 2, 3):
-        raise UserError(
+        raise RecipeError(
             f"parallel.zero_stage={recipe.parallel.zero_stage} is not supported: without ZeRO, "
             "DeepSpeed's bfloat16 optimizer reports a wrong gradient norm and takes an extra step",
             remedy="set parallel.zero_stage to 1 (on one data rank it costs nothing), 2 or 3",
         )
     if recipe.parallel.tensor != grid.tensor.size:
-        raise UserError(
+        raise RecipeError(
             f"parallel.tensor={recipe.parallel.tensor} does not match the grid's tensor-parallel "
             f"size {grid.tensor.size}",
             remedy="build the grid with the recipe's parallel.tensor",

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbert.errors import UserError
+from mmbert.errors import DivergenceError
 from mmbert.files import write_json
 from mmbert.recipe import GuardSettings
 
@@ -43,13 +43,13 @@ class LossMonitor:
         """Count a step with a non-finite loss or gradient.
 
         Raises:
-            UserError: the last thousand steps contain more of them than the recipe allows.
+            DivergenceError: the last thousand steps contain more of them than the recipe allows.
         """
         self.non_finite_steps.append(step)
         while self.non_finite_steps and self.non_finite_steps[0] <= step - NON_FINITE_WINDOW:
             self.non_finite_steps.popleft()
         if len(self.non_finite_steps) > self.settings.non_finite_limit:
-            raise UserError(
+            raise DivergenceError(
                 f"the loss or gradient was not finite in {len(self.non_finite_steps)} of the last "
                 f"{NON_FINITE_WINDOW} steps, most recently in step {step} "
                 f"(guard.non_finite_limit is {self.settings.non_finite_limit})",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from mmbert.data.loading.packing import RowShape
-from mmbert.errors import UserError
+from mmbert.errors import DeviceError
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.recipe import Phase, Recipe
 from mmbert.schedule import StepSettings, step_settings, training_plan
@@ -57,7 +57,7 @@ def run_memory_check(
         Peak device memory in bytes by phase (0 on a CPU).
 
     Raises:
-        UserError: a phase does not fit into device memory.
+        DeviceError: a phase does not fit into device memory.
     """
     peaks, plan = {}, training_plan(recipe)
     for phase, phase_plan, shape in zip(recipe.phases, plan.phases, shapes, strict=True):
@@ -97,7 +97,7 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _does_not_fit(recipe: Recipe, phase: Phase) -> UserError:
+def _does_not_fit(recipe: Recipe, phase: Phase) -> DeviceError:
     settings = recipe.parallel
     remedies = []
     if recipe.model.recompute != "full":
@@ -108,7 +108,7 @@ def _does_not_fit(recipe: Recipe, phase: Phase) -> UserError:
         remedies.append("parallel.sequence=true with it")
     if settings.zero_stage < 3:
         remedies.append(f"parallel.zero_stage={settings.zero_stage + 1}")
-    return UserError(
+    return DeviceError(
         f"phase '{phase.name}' (context {phase.context}, {recipe.batch.row_tokens} tokens per row) "
         "does not fit into device memory",
         remedy=f"try {', '.join(remedies)}; `mmbert plan` shows the effect of each",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmbert.errors import UserError
+from mmbert.errors import OutputError, UserError
 from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 from mmbert.training.metrics.loggers.console_logger import ConsoleLogger
 from mmbert.training.metrics.loggers.jsonl_logger import JsonlLogger
@@ -52,7 +52,7 @@ class LoggerContainer:
         try:
             write()
         except OSError as error:
-            self.failure = UserError(
+            self.failure = OutputError(
                 f"{what} cannot be written: {error.strerror}",
                 remedy="free space (or raise the quota) or repair the disk, then run the same "
                 "command again: it resumes from the newest valid checkpoint",

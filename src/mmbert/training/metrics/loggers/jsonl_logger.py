@@ -41,7 +41,9 @@ class JsonlLogger(BaseLogger):
         self._file.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+        now = round(time.time(), 3)
+        # `time` is the clock in events only: in records it is the time by region.
+        self._file.write(json.dumps({"unix_time": now, "time": now, **record}) + "\n")
 
 
 def _truncate_partial_line(log: Path) -> None:

@@ -1,0 +1,46 @@
+"""An installed Chromium for tests of pages, or the reason to skip them."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_chromium() -> str | None:
+    """Return the path of an installed Chromium, or None."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+def require_chromium() -> str:
+    """Return the path of Chromium. Without one, skip the test, or fail if REQUIRE_BROWSER=1."""
+    found = find_chromium()
+    if found is None:
+        reason = f"no Chromium on PATH ({', '.join(_NAMES)})"
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(f"{reason}, and REQUIRE_BROWSER=1")
+        pytest.skip(reason)
+    return found
+
+
+@contextmanager
+def open_browser() -> "Iterator[Browser]":
+    """Start a headless Chromium, or skip the test; see `require_chromium`."""
+    executable = require_chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
