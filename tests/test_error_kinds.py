@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from docs.scripts.error_kinds import MANUAL, render
 
+from docs.scripts.error_kinds import MANUAL, render
 from mmbert import errors
 from mmbert.checkpoint.format import CheckpointDamagedError
 from mmbert.data.loading.packing import RowShape

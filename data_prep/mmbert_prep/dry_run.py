@@ -32,4 +32,7 @@ def list_input(settings: PrepSettings) -> None:
     for reason, names in ignored_files(found).items():
         console.print(f"ignored, {reason}: {len(names)} ({', '.join(names[:5])})", soft_wrap=True)
     if found.without_language:
-        console.print(f"not read: {language_remedy(found.without_language)}", soft_wrap=True)
+        console.print(
+            f"not read, without a language: {language_remedy(found.without_language)}",
+            soft_wrap=True,
+        )

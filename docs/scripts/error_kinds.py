@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docs.scripts.markdown import GENERATED, code, table
-
 from mmbert.error_kinds import ERROR_KINDS, ErrorKind
 from mmbert.exit_statuses import EXIT_STATUSES
 

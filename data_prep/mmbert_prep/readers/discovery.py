@@ -68,7 +68,7 @@ def _nothing_to_read(settings: InputSettings, found: Discovery) -> TextError:
         f"{reason}: {len(names)}" for reason, names in sorted(found.ignored.items())
     )
     message = f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else "")
-    if found.without_language:
+    if len(found.without_language) > 1:  # one alone is read with --language
         return TextError(message, remedy=language_remedy(found.without_language))
     suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
     return TextError(
@@ -80,12 +80,11 @@ def _nothing_to_read(settings: InputSettings, found: Discovery) -> TextError:
 
 
 def language_remedy(folders: list[str], most: int = 10) -> str:
-    """Say how to read `folders`, which name no language."""
+    """Say how to read `folders`, whose paths name no language."""
     more = f", … {len(folders) - most} more" if len(folders) > most else ""
     return (
-        "their paths name no language (as swh_Latn/…, swh_Latn.txt, swh_Latn-… do): "
-        f"{', '.join(folders[:most])}{more}; preprocess each in a run of its own, with its "
-        "--input, --language (such as eng_Latn) and --source"
+        "preprocess each of these in a run of its own, with its --input, --language (such as "
+        f"eng_Latn) and --source: {', '.join(folders[:most])}{more}"
     )
 
 

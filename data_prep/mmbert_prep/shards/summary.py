@@ -167,7 +167,7 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
     if summary.folders_without_language:
         remedy = language_remedy(summary.folders_without_language)
-        console.print(f"[yellow]not read: {remedy}[/]", soft_wrap=True)
+        console.print(f"[yellow]not read, without a language: {remedy}[/]", soft_wrap=True)
     console.print(f"wrote shards to {output}; details in summary.json", soft_wrap=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError, OutputError
 from mmbert.files import atomic_write
 from mmbert.planner.curves import Curve, language_counts, schedule_curves
 from mmbert.planner.estimate import Estimate
@@ -55,21 +55,22 @@ _PANELS = {
 
 
 def check_path(path: Path) -> None:
-    """Raise UserError unless a picture can be written at `path`."""
+    """Raise ArgumentError or OutputError unless a picture can be written at `path`."""
     if path.suffix not in SUFFIXES:
-        raise UserError(
+        raise ArgumentError(
             f"--plot {path}: a picture is written as {' or '.join(SUFFIXES)}",
             remedy=f"name it {path.stem or 'plan'}.svg or {path.stem or 'plan'}.html",
         )
     if not path.parent.is_dir():
-        raise UserError(f"--plot {path}: there is no folder {path.parent}", remedy="create it")
+        raise OutputError(f"--plot {path}: there is no folder {path.parent}", remedy="create it")
 
 
 def write_plot(estimate: Estimate, path: Path) -> None:
     """Draw the recipe of an estimate into the file `path`, atomically.
 
     Raises:
-        UserError: the suffix is unknown, or the folder does not exist.
+        ArgumentError: the suffix is unknown.
+        OutputError: the folder does not exist.
     """
     check_path(path)
     recipe = estimate.recipe

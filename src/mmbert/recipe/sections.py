@@ -288,7 +288,7 @@ class GuardSettings(Settings):
     rollback: bool = False
     """After a spike, return to the last checkpoint and skip the rows of the surrounding steps."""
     rollback_limit: int = Field(default=5, ge=1)
-    """Maximum rollbacks before the run stops for inspection."""
+    """Maximum rollbacks of a run; later spikes are reported, and training continues."""
     hang_minutes: Minutes = Field(default=15.0, gt=0)
     """Timeout for a rank without progress: its stack is reported and the run stops."""
     sanity_every: Steps | None = Field(default=None, gt=0)

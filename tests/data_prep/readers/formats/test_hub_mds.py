@@ -22,7 +22,6 @@ from tests.support.hub_mds_tree import (
     REAL,
     SAMPLED,
     TEXT,
-    UNNAMED,
     write_hub_tree,
 )
 from tests.support.mds_shards import array, write_mds
@@ -119,7 +118,9 @@ def test_languages_and_descriptions(work: Path) -> None:
     output = io.StringIO()
     with redirect_stdout(output):
         list_input(settings(work / "repo", work / "out"))
-    assert "train/arxiv, train/books; preprocess each in a run of its own" in output.getvalue()
+    assert (
+        "--language (such as eng_Latn) and --source: train/arxiv, train/books" in output.getvalue()
+    )
 
 
 def test_sums_equal_what_was_written(work: Path, shards: Path) -> None:
@@ -144,14 +145,13 @@ def test_only_sources_without_a_language(work: Path, tmp_path: Path) -> None:
     path = work / "repo" / "train" / "arxiv"
     with pytest.raises(UserError, match="mds whose path names no language: 1") as caught:
         discover(settings(path, tmp_path / "out"))
-    assert f": {Path(UNNAMED[0]).name}; preprocess each" in caught.value.remedy
-    assert "--language (such as eng_Latn)" in caught.value.remedy
+    assert "name the language with --language" in caught.value.remedy
     (tmp_path / "repo" / "train").mkdir(parents=True)
     for folder in ("train/arxiv", "train/books"):
         (tmp_path / "repo" / folder).symlink_to(work / "repo" / folder)
     with pytest.raises(UserError) as caught:
         discover(settings(tmp_path / "repo", tmp_path / "out"))
-    assert ": train/arxiv, train/books; preprocess each" in caught.value.remedy
+    assert caught.value.remedy.endswith("and --source: train/arxiv, train/books")
 
 
 @pytest.mark.parametrize(
