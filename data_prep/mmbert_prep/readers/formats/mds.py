@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import orjson
 
 from mmbert_prep.readers.documents import Compression, Document, FileRange
 from mmbert_prep.readers.file_format import FileFormat
@@ -23,6 +24,8 @@ _DESCRIPTIONS = {
     "index.json", "num_tokens.json", "stats.json", "token_decile.json", "sampling_summary.json",
     "dataset_stats.csv",
 }  # fmt: skip
+_FORMS = ("raw_data", "zip_data")
+_MAX_INDEX = 64_000_000
 _MAX_SAMPLES = 1 << 28
 # Byte codes of array dtypes, from streaming/base/format/mds/encodings.py.
 _ARRAY_DTYPES = {
@@ -180,13 +183,27 @@ def _companions(paths: Sequence[str]) -> Mapping[str, str | None]:
     for path in paths:
         unpacked, suffix = os.path.splitext(path)
         folder, name = os.path.split(path)
-        if folder in folders and (suffix == ".json" or name in _DESCRIPTIONS):
-            found[path] = "beside MDS shards"
-        elif (folder or ".") in above and name in _DESCRIPTIONS:
+        if (folder or ".") in above and name in _DESCRIPTIONS:
             found[path] = "above MDS shards"
+        elif name == "index.json" and _lacks_shards(path, known):
+            found[path] = "index of MDS shards of which some are missing"
+        elif folder in folders and (suffix == ".json" or name in _DESCRIPTIONS):
+            found[path] = "beside MDS shards"
         elif suffix.lower() in COMPRESSIONS and unpacked.endswith(".mds") and unpacked in known:
             found[path] = "packed copy of an MDS shard beside it"
     return found
+
+
+def _lacks_shards(index: str, known: set[str]) -> bool:
+    """Return whether an index names a shard that is neither packed nor unpacked in its folder."""
+    try:
+        with open(index, "rb") as file:
+            shards = orjson.loads(file.read(_MAX_INDEX))["shards"]
+        names = [[each[key]["basename"] for key in _FORMS if each.get(key)] for each in shards]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # no index, or one without shards of this format
+    folder = os.path.dirname(index)
+    return any(known.isdisjoint(os.path.join(folder, name) for name in forms) for forms in names)
 
 
 MDS = FileFormat(
