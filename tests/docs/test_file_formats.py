@@ -146,7 +146,7 @@ def test_tables_have_every_key_of_files_of_earlier_versions() -> None:
         "mmbert.data.loading.data_state.DataState": index["state"]["data"],
         "mmbert.training.metrics.results.Results": results,
         "mmbert.training.metrics.results.PhaseResult": results["phases"][0],
-        "mmbert_prep.shards.summary.Summary": summary,
+        "mmbert_prep.shards.summary.Summary": {"folders_without_language": [], **summary},
         "mmbert.data.shards.manifest.Manifest": manifest,
     }.items():
         assert set(value) == found[model][0] - ADDED.get(model, set()), model

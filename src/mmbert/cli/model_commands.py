@@ -49,14 +49,17 @@ def export(
     name="fill-mask", epilog=examples("mmbert fill-mask my_model 'The capital is [MASK].'")
 )
 def fill_mask(
-    model: Annotated[Path, typer.Argument(help="Hugging Face folder, such as export writes.")],
+    model: Annotated[
+        Path, typer.Argument(help="Hugging Face folder, such as export writes, or name.")
+    ],
     sentences: Annotated[list[str], typer.Argument(help="Sentences that contain [MASK].")],
     top: Annotated[int, typer.Option(help="Number of candidates per mask.", min=1)] = 5,
 ) -> None:
     """Predict masked tokens with an exported model, through `transformers`."""
     from mmbert.hub.fill_mask import fill_masks
 
-    for sentence, masks in zip(sentences, fill_masks(model, sentences, top=top), strict=True):
+    answers = fill_masks(_model_folder(model), sentences, top=top)
+    for sentence, masks in zip(sentences, answers, strict=True):
         typer.echo(sentence)
         for candidates in masks:
             words = (f"{found.text!r} {found.probability:.3f}" for found in candidates)
@@ -75,8 +78,8 @@ def merge(
     models: Annotated[
         list[Path],
         typer.Argument(
-            help="Checkpoints, runs (latest checkpoint) or Hugging Face folders. With --method ema "
-            "a run or its checkpoints, of which those of the last phase are averaged."
+            help="Checkpoints, runs (latest checkpoint), Hugging Face folders or names. With "
+            "--method ema a run or its checkpoints, of which those of the last phase are averaged."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write.")],
@@ -130,7 +133,7 @@ def merge(
     )
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run, checkpoint or Hugging Face folder.")],
+    model: Annotated[Path, typer.Argument(help="Run, checkpoint, Hugging Face folder or name.")],
     data: Annotated[
         Path | None, typer.Option(help="Shards to measure the held-out loss on.")
     ] = None,
@@ -201,10 +204,17 @@ def evaluate(
         console.print(render_scores(fine_tune(loaded(), train, test or [], FineTuningSettings())))
 
 
+def _model_folder(model: Path) -> Path:
+    """Return the folder of a model given by folder or by name on the hub."""
+    from mmbert.hub.hub_name import model_folder
+
+    return model_folder(model, lambda text: typer.echo(text, err=True))
+
+
 def _checkpoint(path: Path) -> Path:
-    """Return `path` or, for a run folder, its latest valid checkpoint."""
+    """Return the latest valid checkpoint of a run folder, or the folder of another model."""
     if not (path / "checkpoints").is_dir():
-        return path
+        return _model_folder(path)
     from mmbert.checkpoint.store import CheckpointStore
 
     newest = CheckpointStore(path / "checkpoints").latest_valid()

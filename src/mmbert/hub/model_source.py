@@ -13,6 +13,7 @@ from mmbert.checkpoint.reader import CheckpointReader, verify_checkpoint
 from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
 from mmbert.errors import CheckpointError, ModelError, TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
+from mmbert.hub.hub_name import cached_model
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import EMBEDDING, HuggingFaceWeights, parameter_shapes
 from mmbert.model.config import encoder_config
@@ -135,6 +136,9 @@ class HuggingFaceSource(ModelSource):
             )
         self.special_ids = special_ids
         self.provenance = {"kind": "hugging_face", "path": path.resolve().name}
+        cached = cached_model(path)
+        if cached is not None:
+            self.provenance |= dict(zip(("path", "commit"), cached, strict=True))
         if (path / PROVENANCE_NAME).is_file():
             self.provenance["made_from"] = _read_provenance(path)
 

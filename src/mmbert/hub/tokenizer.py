@@ -132,6 +132,7 @@ def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
             shutil.copyfile(source / name, target / name)
     path = target / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config.pop("auto_map", None)  # code of the source's, which is not copied
     config["model_max_length"] = context
     config["model_input_names"] = ["input_ids", "attention_mask"]
     if config.get("tokenizer_class") in (None, "TokenizersBackend"):
