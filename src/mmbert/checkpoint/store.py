@@ -140,10 +140,7 @@ class CheckpointStore:
 
     def list(self) -> Paths:
         """Return committed checkpoints, oldest first, without verifying them."""
-        if not self.root.is_dir():
-            return []
-        folders = [path for path in self.root.iterdir() if FOLDER.fullmatch(path.name)]
-        return sorted(folders, key=step_of)
+        return list_checkpoints(self.root)
 
     def latest_valid(self, *, up_to_step: int | None = None) -> Path | None:
         """Return the latest checkpoint with valid checksums; None if there are none. Collective.
@@ -273,9 +270,16 @@ def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
         )
 
 
+def list_checkpoints(root: Path) -> Paths:
+    """Return the committed checkpoints in `root`, oldest first, without verifying them."""
+    if not root.is_dir():
+        return []
+    return sorted((p for p in root.iterdir() if FOLDER.fullmatch(p.name)), key=step_of)
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the step in the name of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
-__all__ = ["CheckpointStore", "RunState", "read_parameters"]
+__all__ = ["CheckpointStore", "RunState", "list_checkpoints", "read_parameters"]

@@ -18,6 +18,7 @@ from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import EMBEDDING, HuggingFaceWeights, parameter_shapes
 from mmbert.model.config import encoder_config
 from mmbert.recipe import Recipe, parse_recipe
+from mmbert.training.run_folder import ORIGIN_NAME
 
 PROVENANCE_NAME = "provenance.json"
 
@@ -111,7 +112,7 @@ class CheckpointSource(ModelSource):
         }
         if self.recipe.initial_checkpoint is not None:
             self.provenance["started_from"] = _origin_of_initial_checkpoint(
-                self.recipe.initial_checkpoint
+                self.recipe.initial_checkpoint, path.parent.parent
             )
 
     def read(self, name: str) -> torch.Tensor:
@@ -151,8 +152,13 @@ def _read_provenance(folder: Path) -> Any:
     return json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
 
 
-def _origin_of_initial_checkpoint(imported: Path) -> Any:
-    """Return the provenance of the initial checkpoint, or its name if it has been moved."""
+def _origin_of_initial_checkpoint(imported: Path, run: Path) -> Any:
+    """Return the provenance of the initial checkpoint: the run's copy, or that in its folder.
+
+    Earlier runs and variants have no copy; if the folder has been moved, return its name.
+    """
+    if (run / ORIGIN_NAME).is_file():
+        return json.loads((run / ORIGIN_NAME).read_text(encoding="utf-8"))
     if (imported / PROVENANCE_NAME).is_file():
         return _read_provenance(imported)
     return {"kind": "import", "path": imported.name}

@@ -54,7 +54,7 @@ def build_trainer(
     """
     recipe = run.recipe
     host_group.raise_on_all_ranks(
-        (lambda: set_up_run_folder(run.folder, recipe, run.corpus))
+        (lambda: set_up_run_folder(run.folder, recipe, run.corpus, resumes=run.resumes))
         if host_group.is_rank_zero
         else None
     )
@@ -108,7 +108,7 @@ def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
     model = MaskedLanguageModel(
         run.encoder, grid.tensor, sequence_parallel=recipe.parallel.sequence
     )
-    if recipe.initial_checkpoint is None:
+    if recipe.initial_checkpoint is None or run.resumes:  # a checkpoint is loaded later
         initialize_parameters(model, recipe.seed)
     else:
         load_initial_weights(model, recipe.initial_checkpoint, grid.tensor)

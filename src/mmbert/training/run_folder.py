@@ -1,4 +1,4 @@
-"""Setup of the run folder: resolved recipe and a copy of the tokenizer."""
+"""Setup of the run folder: resolved recipe, and copies of what resuming and export need."""
 
 import shutil
 from pathlib import Path
@@ -9,9 +9,16 @@ from mmbert.errors import OutputError, ResumeError
 from mmbert.files import atomic_write, make_folder, sync_tree
 from mmbert.recipe import Recipe, dump_recipe
 
+ORIGIN_NAME = "initial_checkpoint.json"
+"""Copy of the initial checkpoint's provenance.json, for the exports of the run."""
 
-def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
-    """Write recipe.yaml and copy the tokenizer (rank 0 only).
+
+def set_up_run_folder(
+    run_folder: Path, recipe: Recipe, corpus: Corpus, *, resumes: bool = False
+) -> None:
+    """Write recipe.yaml; copy the tokenizer and the origin of initial weights (rank 0 only).
+
+    `resumes`: whether the run has a checkpoint, so that nothing of the initial one is opened.
 
     Raises:
         UserError: the folder cannot be written, or belongs to a run with another tokenizer.
@@ -33,6 +40,10 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
             shutil.copytree(corpus.tokenizer_folder, partial)
             sync_tree(partial)
             partial.rename(tokenizer)
+        initial = recipe.initial_checkpoint
+        if initial is not None and not resumes and (initial / "provenance.json").is_file():
+            with atomic_write(run_folder / ORIGIN_NAME) as file:
+                file.write((initial / "provenance.json").read_bytes())
         with atomic_write(run_folder / "recipe.yaml") as file:  # syncs the folder as well
             file.write(dump_recipe(recipe).encode())
     except OSError as error:
