@@ -87,25 +87,26 @@ def without_code_of(folder: Path) -> Iterator[None]:
 def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """Load AutoModelForMaskedLM from `folder` in `dtype`, on the CPU, in evaluation mode.
 
-    Shows no progress bar. Code in the folder is never run. Raises ModelError for weights that could
-    run code.
+    Attention is eager, the definition of the others. Shows no progress bar. Code in the folder is
+    never run. Raises ModelError for weights that could run code.
     """
     for path in weight_files(folder):
         if path.suffix == ".bin":
             refuse_code(path)
     # Imported here: transformers takes seconds to load, and most callers do not need it.
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForMaskedLM, __version__
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        # Cast afterwards: the dtype argument has different names in 4.x and 5.x.
+        # Without the argument, 5.x rounds float32 weights to the dtype in config.json.
+        chosen = {"torch_dtype" if __version__.startswith("4.") else "dtype": dtype}
         with without_code_of(folder):
             model: torch.nn.Module = AutoModelForMaskedLM.from_pretrained(
-                folder, trust_remote_code=False
+                folder, trust_remote_code=False, attn_implementation="eager", **chosen
             )
     finally:
         if shown:
             logging.enable_progress_bar()
-    return model.to(dtype).eval()
+    return model.eval()

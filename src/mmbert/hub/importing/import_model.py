@@ -12,14 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
-from mmbert.errors import TokenizerError
+from mmbert.errors import ModelError, OutputError, TokenizerError, UserError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.export import write_hugging_face_folder
 from mmbert.hub.importing.striding import StridedSampling
 from mmbert.hub.importing.vocabulary import Initialization, VocabularyChange, change_vocabulary
 from mmbert.hub.model_source import HuggingFaceSource
+from mmbert.hub.models import build_model
 from mmbert.hub.tokenizer import FastTokenizer
-from mmbert.hub.verification import LogitComparison
+from mmbert.hub.verification import ExportMismatchError, LogitComparison, compare_logits
 from mmbert.hub.weights import DECODER_BIAS, EMBEDDING
 from mmbert.model.config import EncoderConfig
 from mmbert.recipe import ModelSettings
@@ -33,13 +34,16 @@ class ImportReport:
         model: configuration of the written model.
         unused_rows: embedding rows without a token; many models round their vocabulary size up.
         vocabulary: the change of vocabulary; None if it was kept.
-        comparison: verification against transformers.
+        source: comparison of the given model, in transformers, with this project's encoder.
+        comparison: the same of the written folder.
     """
 
     model: HuggingFaceModel
     unused_rows: int
     vocabulary: VocabularyChange | None
+    source: LogitComparison
     comparison: LogitComparison
+    set_aside: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """Yield the report as lines for the user."""
@@ -59,7 +63,9 @@ class ImportReport:
                 f" start from the mean of their old subwords, {change.averaged:,} from the mean of"
                 " all tokens"
             )
-        yield f"verified against transformers: {self.comparison}"
+        yield from self.set_aside
+        yield f"the given model in transformers against this encoder: {self.source}"
+        yield f"the written folder in transformers against this encoder: {self.comparison}"
 
 
 def import_model(
@@ -72,7 +78,8 @@ def import_model(
 ) -> ImportReport:
     """Import the ModernBERT masked language model in `folder` to the folder `out`.
 
-    Without `tokenizer` and `sizes`, weights are copied bit for bit. `out` is created atomically.
+    Without `tokenizer` and `sizes`, weights are copied bit for bit. `out` is created atomically,
+    after the logits of the given model were compared with those of this project's encoder.
 
     Args:
         folder: Hugging Face folder of the model.
@@ -82,9 +89,12 @@ def import_model(
         sizes: smaller sizes of the model, for strided sampling.
 
     Raises:
-        UserError: the model cannot be imported; names the file and tensor.
+        UserError: the model cannot be imported, or has other logits in transformers; names the file
+            and tensor.
     """
     source = HuggingFaceSource(folder)
+    if out.exists():
+        raise OutputError(f"{out} already exists", remedy="give another folder, or remove this one")
     config = source.model.encoder
     sampling = None
     provenance: dict[str, Any] = {"kind": "import", "from": source.provenance}
@@ -113,6 +123,7 @@ def import_model(
             "averaged": change.averaged,
         }
     model = replace(source.model, encoder=config)
+    compared = _compare_with_given(source)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
         for name in source.shapes if sampling is None else sampling.shapes:
@@ -133,7 +144,35 @@ def import_model(
         language_tokens={},
         recipe=None,
     )
-    return ImportReport(model, unused_rows, change, comparison)
+    return ImportReport(model, unused_rows, change, compared, comparison)
+
+
+def _compare_with_given(source: HuggingFaceSource) -> LogitComparison:
+    """Compare the encoder, with the given weights, with the model that transformers loads.
+
+    Raises ModelError if transformers cannot load it, or logits differ by more than rounding.
+    """
+    from transformers import __version__
+
+    ours = build_model(source.model.encoder, source.items())
+    try:
+        return compare_logits(source.path, ours, source.model)
+    except UserError:
+        raise
+    except ExportMismatchError as error:
+        raise ModelError(
+            f"{source.path} has other logits in transformers {__version__} than in this project's"
+            f" encoder: {error.comparison}",
+            remedy="its config.json or weights mean something else to that version: install the one"
+            f" that wrote them (transformers_version in {source.path / 'config.json'}); nothing was"
+            " written",
+        ) from error
+    except Exception as error:  # transformers raises many types
+        raise ModelError(
+            f"transformers {__version__} cannot load {source.path}: {error}",
+            remedy="install the version that wrote it (transformers_version in its config.json), or"
+            " correct the file",
+        ) from error
 
 
 def _shrunk(config: EncoderConfig, sizes: ModelSettings) -> EncoderConfig:
