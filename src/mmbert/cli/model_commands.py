@@ -182,8 +182,14 @@ def evaluate(
         raise ArgumentError("--test requires --train", remedy="name the file to fine-tune on")
     console, path = console_for_output(), _checkpoint(model)
 
+    said: set[str | None] = {None}
+
     def loaded() -> LoadedModel:
-        return LoadedModel(path, dtype=DTYPES[dtype.value])
+        opened = LoadedModel(path, dtype=DTYPES[dtype.value])
+        if opened.tokenizer.set_aside not in said:
+            said.add(opened.tokenizer.set_aside)
+            typer.echo(opened.tokenizer.set_aside, err=True)
+        return opened
 
     if data:
         found = masked_losses(

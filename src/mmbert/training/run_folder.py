@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import read_tokenizer_description
-from mmbert.errors import OutputError, ResumeError
+from mmbert.data.shards.tokenizer_function import different_part
+from mmbert.errors import OutputError, ResumeError, TokenizerError
 from mmbert.files import atomic_write, make_folder, sync_tree
 from mmbert.recipe import Recipe, dump_recipe
 
@@ -27,8 +28,7 @@ def set_up_run_folder(
         make_folder(run_folder)
         tokenizer = run_folder / "tokenizer"
         if tokenizer.exists():
-            found = read_tokenizer_description(tokenizer).fingerprint
-            if found != corpus.tokenizer.fingerprint:
+            if not _same_tokenizer(tokenizer, corpus):
                 raise ResumeError(
                     f"{run_folder} belongs to a run with another tokenizer than that of the shards "
                     f"in {corpus.root}",
@@ -50,3 +50,17 @@ def set_up_run_folder(
         raise OutputError(
             f"cannot write to {run_folder}: {error.strerror}", remedy="choose another --output"
         ) from error
+
+
+def _same_tokenizer(folder: Path, corpus: Corpus) -> bool:
+    """Return whether the run's copy is the corpus' tokenizer, or does the same."""
+    found = read_tokenizer_description(folder)
+    if found.fingerprint == corpus.tokenizer.fingerprint:
+        return True
+    try:
+        part = different_part(
+            folder, found.special_ids, corpus.tokenizer_folder, corpus.tokenizer.special_ids
+        )
+    except TokenizerError:
+        return False
+    return part is None and found.vocabulary_size == corpus.tokenizer.vocabulary_size

@@ -36,6 +36,7 @@ class ImportReport:
         vocabulary: the change of vocabulary; None if it was kept.
         source: comparison of the given model, in transformers, with this project's encoder.
         comparison: the same of the written folder.
+        set_aside: statements about settings of the tokenizers that are not used.
     """
 
     model: HuggingFaceModel
@@ -43,7 +44,7 @@ class ImportReport:
     vocabulary: VocabularyChange | None
     source: LogitComparison
     comparison: LogitComparison
-    set_aside: tuple[str, ...] = ()
+    set_aside: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
         """Yield the report as lines for the user."""
@@ -103,7 +104,7 @@ def import_model(
         sampling = StridedSampling(source.model.encoder, config)
         provenance["strided_sampling"] = {"hidden_size": config.hidden_size}
     change, tokenizer_folder, special_ids = None, folder, source.special_ids
-    old = FastTokenizer(folder)
+    old, new = FastTokenizer(folder), None
     unused_rows = config.vocab_size - old.size
     if unused_rows < 0:
         raise TokenizerError(
@@ -144,7 +145,10 @@ def import_model(
         language_tokens={},
         recipe=None,
     )
-    return ImportReport(model, unused_rows, change, compared, comparison)
+    set_aside = (old.set_aside, None if new is None else new.set_aside)
+    return ImportReport(
+        model, unused_rows, change, compared, comparison, tuple(filter(None, set_aside))
+    )
 
 
 def _compare_with_given(source: HuggingFaceSource) -> LogitComparison:
