@@ -72,7 +72,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         ("batch.rows", 6, "batch.rows=12, the recipe has batch.rows=6"),
         ("batch.growth", {"tokens": 4096, "from_rows": 6}, "batch.growth=None, the recipe has"),
         ("model.local_window", 8, "model.local_window=.*, the recipe has model.local_window=8"),
-        ("model.num_attention_heads", 4, "model.num_attention_heads=2, the recipe has"),
+        ("model.num_attention_heads", 2, "model.num_attention_heads=4, the recipe has"),
         ("model.norm_eps", 1e-6, "model.norm_eps=1e-05, the recipe has model.norm_eps=1e-06"),
     ],
 )

@@ -180,9 +180,8 @@ def test_shards_of_pickles(their_folder: Path, tmp_path: Path) -> None:
     for shard, part in zip(shards, (names[::2], names[1::2]), strict=True):
         torch.save({name: weights[name].clone() for name in part}, folder / shard)
     index = folder / "pytorch_model.bin.index.json"
-    index.write_text(
-        json.dumps({"weight_map": {name: shards[i % 2] for i, name in enumerate(names)}})
-    )
+    places = {name: shards[i % 2] for i, name in enumerate(names)}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     import_model(folder, tmp_path / "out")
     assert all(torch.equal(stored(tmp_path / "out")[name], weights[name]) for name in names)
     (folder / shards[1]).unlink()

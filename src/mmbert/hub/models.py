@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mmbert.errors import ModelError
+from mmbert.errors import ModelError, UserError
 from mmbert.hub.pickled_weights import refuse_code
 from mmbert.hub.weights import weight_files
 from mmbert.model.config import EncoderConfig
@@ -88,7 +88,7 @@ def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Mod
     """Load AutoModelForMaskedLM from `folder` in `dtype`, on the CPU, in evaluation mode.
 
     Attention is eager, the definition of the others. Shows no progress bar. Code in the folder is
-    never run. Raises ModelError for weights that could run code.
+    never run. Raises ModelError for weights that could run code, or if transformers fails.
     """
     for path in weight_files(folder):
         if path.suffix == ".bin":
@@ -106,6 +106,14 @@ def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Mod
             model: torch.nn.Module = AutoModelForMaskedLM.from_pretrained(
                 folder, trust_remote_code=False, attn_implementation="eager", **chosen
             )
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many types
+        raise ModelError(
+            f"transformers {__version__} cannot load {folder}: {error}",
+            remedy="install the version that wrote it (transformers_version in its config.json), or"
+            " correct the file",
+        ) from error
     finally:
         if shown:
             logging.enable_progress_bar()

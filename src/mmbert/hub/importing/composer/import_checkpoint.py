@@ -6,7 +6,7 @@ training_state.json and optimizer.safetensors, with which a run continues instea
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,8 @@ def import_composer_checkpoint(
                 " end (sep or eos), unknown and mask",
                 remedy="give a folder of the same tokenizer with them: --tokenizer-files FOLDER",
             )
+        if tokenizer.set_aside is not None:
+            model = replace(model, notes=(*model.notes, tokenizer.set_aside))
         unused_rows = model.model.encoder.vocab_size - tokenizer.size
         if unused_rows < 0:
             raise TokenizerError(
