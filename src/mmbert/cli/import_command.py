@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples
-from mmbert.errors import UserError
+from mmbert.errors import ArgumentError
 
 
 class Initialization(StrEnum):
@@ -26,7 +26,7 @@ class Initialization(StrEnum):
         "mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer",
         "mmbert import mmBERT-base small --sizes mmbert-small",
         "mmbert import mmbert-base-ext.pt imported --phase extension",
-        "mmbert import ep0-ba4000-rank0.pt imported --phase pretrain --tokens 17B "
+        "mmbert import state.pt imported --phase pretrain --tokens 600B "
         "--tokenizer-files ModernBERT-base",
     ),
 )
@@ -58,7 +58,7 @@ def import_(
     ] = None,
     tokens: Annotated[
         str | None,
-        typer.Option(help="Composer: tokens of that phase so far, such as 17B; else the file's."),
+        typer.Option(help="Composer: tokens of that phase so far (600B); default: the file's."),
     ] = None,
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Composer: leave out the training state.")
@@ -96,8 +96,10 @@ def import_(
 
 
 def is_composer_checkpoint(model: Path) -> bool:
-    """Return whether `model` is a file, or the folder of a sharded checkpoint, which is refused."""
-    return model.is_file() or (model / ".metadata").is_file()
+    """Return whether `model` is meant as a Composer checkpoint: a file, named like one, or the
+    folder of a sharded one (which is refused)."""
+    named = model.suffix == ".pt" and not model.is_dir()
+    return named or model.is_file() or (model / ".metadata").is_file()
 
 
 def _import_folder(
@@ -151,11 +153,11 @@ def _tokens(text: str) -> int:
     try:
         return parse_quantity(text)
     except ValueError as error:
-        raise UserError(f"--tokens: {error}", remedy="write a number such as 17B") from error
+        raise ArgumentError(f"--tokens: {error}", remedy="write a number such as 600B") from error
 
 
 def _refuse(options: Mapping[str, object], why: str, remedy: str) -> None:
-    """Raise UserError if one of the options is given."""
+    """Raise ArgumentError if one of the options is given."""
     given = next((name for name, value in options.items() if value is not None), None)
     if given is not None:
-        raise UserError(f"{given} does not apply: {why}", remedy=remedy)
+        raise ArgumentError(f"{given} does not apply: {why}", remedy=remedy)
