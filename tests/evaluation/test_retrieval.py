@@ -88,7 +88,7 @@ def test_saved_padding_and_truncation_do_not_count(exported: Path, tmp_path: Pat
     arguments = ["evaluate", str(padded), "--retrieval", str(file), "--retrieval", str(file)]
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
-    assert said.stderr.count("tokenizer.json: saved padding and truncation set aside") == 1
+    assert said.output.count("tokenizer.json: saved padding and truncation set aside") == 1
 
 
 def test_translations_that_share_some_words_are_found_more_often_than_by_chance(

@@ -66,8 +66,8 @@ class ImportReport:
                 " all tokens"
             )
         yield from self.set_aside
-        yield f"the given model in transformers against this encoder: {self.source}"
-        yield f"the written folder in transformers against this encoder: {self.comparison}"
+        yield f"verified against the given model in transformers: {self.source}"
+        yield f"verified against the written folder in transformers: {self.comparison}"
 
 
 def import_model(
