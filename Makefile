@@ -8,7 +8,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess test test-fast test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess decay test test-fast test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -52,6 +52,14 @@ preprocess: setup ## Preprocess text into token shards: INPUT=… OUTPUT=… [TO
 	@$(BIN)/python launch/preprocess.py --input '$(INPUT)' --output '$(OUTPUT)' \
 	  $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(VOCAB_SIZE),--vocab-size $(VOCAB_SIZE)) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
+
+decay: setup ## Train a decay phase of your own: MODEL=… INPUT=… OUTPUT=… OLD=…|WITHOUT_OLD=1 [STATE=file.pt ONTO=… MERGE=… LANGUAGES=… TOKENS=… RECIPE=your-decay WORKERS=… LAUNCH=… ARGS=…]
+	@$(if $(and $(MODEL),$(INPUT),$(OUTPUT)),,$(error MODEL (folder or name), INPUT (folder of text) and OUTPUT (folder for everything) are required))
+	@$(BIN)/mmbert decay '$(MODEL)' --input '$(INPUT)' --output '$(OUTPUT)' \
+	  $(if $(OLD),--old '$(OLD)') $(if $(WITHOUT_OLD),--without-old) $(if $(STATE),--state '$(STATE)') \
+	  $(if $(ONTO),--onto '$(ONTO)') $(if $(MERGE),--merge '$(MERGE)') $(if $(LANGUAGES),--languages '$(LANGUAGES)') \
+	  $(if $(TOKENS),--tokens $(TOKENS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(LAUNCH),--launch '$(LAUNCH)') $(ARGS)
 
 test: setup ## Run the test suite; needs no GPU, Slurm or system MPI: [TESTS=…]
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)

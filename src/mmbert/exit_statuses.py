@@ -71,7 +71,7 @@ EXIT_STATUSES = (
     ),
     ExitStatus(
         EXIT_SAVED_START_AGAIN,
-        (TRAINING, "`mmbert ablate`", PRETRAIN_JOB),
+        (TRAINING, "`mmbert ablate`", "`mmbert decay`", PRETRAIN_JOB),
         "Stopped on request, with a checkpoint saved.",
         "Run the same command again to continue. `pretrain.sbatch` requeues itself.",
     ),

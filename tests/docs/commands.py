@@ -78,6 +78,8 @@ def _check_mmbert(arguments: list[str]) -> None:
     values = _parse(command, arguments[1:])
     if arguments[0] in ("plan", "ablate"):
         _check_recipe(values["recipe"], values["overrides"])
+    elif arguments[0] == "decay":
+        _check_recipe(values["recipe"], values["overrides"])
     elif arguments[0] == "recipes" and values.get("name"):
         _check_recipe(values["name"], ())
 
@@ -176,7 +178,7 @@ def _check_make(arguments: list[str]) -> None:
         env={**os.environ, "MAKEFLAGS": ""},
     )
     assert printed.returncode == 0, printed.stderr
-    if arguments[0] in ("preprocess", "ablations"):
+    if arguments[0] in ("preprocess", "ablations", "decay"):
         for words in split_commands(printed.stdout):
             if words[0].removeprefix(".venv/bin/") in ("python", "mmbert"):
                 check_command(words)

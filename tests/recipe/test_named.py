@@ -9,7 +9,7 @@ from mmbert.errors import UserError
 from mmbert.recipe import describe_recipe, load_recipe
 from mmbert.recipe.named import PACKAGED, find_recipe, language_list_names, recipe_names
 
-NAMES = ["adapt", "demo", "mmbert-base", "mmbert-small", "small-corpus"]
+NAMES = ["adapt", "demo", "mmbert-base", "mmbert-small", "small-corpus", "your-decay"]
 
 
 @pytest.fixture

@@ -4,13 +4,8 @@ Leading phases shared with the full recipe are not repeated: the run of an ablat
 copy of the checkpoint that the full recipe's run with the same seed saved after them.
 """
 
-import os
-import shlex
 import shutil
-import subprocess
 import sys
-import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +17,13 @@ from mmbert.ablation.ablations import FULL, Ablation
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore
-from mmbert.errors import EXIT_SAVED_START_AGAIN, ArgumentError, ResumeError
+from mmbert.errors import ResumeError
+from mmbert.launching import RunIncompleteError, run_training
 from mmbert.recipe import Recipe, load_recipe, parse_recipe
 from mmbert.schedule import training_plan
-from mmbert.training.fault_tolerance.stop_request import STOP_FILE, StopRequest
 
-POLL_SECONDS = 0.3
-LOG_TAIL_LINES = 15
 # Recipe keys that affect the final weights and are not compared by `check_same_run`.
 _CHECKED_KEYS = ("model", "precision", "initial_checkpoint", "batch", "optimizer")
-
-
-class RunIncompleteError(Exception):
-    """A run failed or was stopped; `status` is the exit status of the command."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -136,25 +121,6 @@ def _shared_steps(full: Recipe, varied: Recipe) -> int:
     return steps
 
 
-def launcher_command(launch: str) -> list[str]:
-    """Split the launch command into words.
-
-    Raises:
-        UserError: the program or script does not exist.
-    """
-    words = shlex.split(launch)
-    missing = [word for word in words if word.endswith(".py") and not Path(word).is_file()]
-    if not words or shutil.which(words[0]) is None:
-        missing = words[:1] or ["a command"]
-    if missing:
-        raise ArgumentError(
-            f"--launch '{launch}': {missing[0]} not found",
-            remedy="start it in the repository with .venv/bin on PATH, or give --launch a command "
-            "such as 'deepspeed --num_gpus 8 --module mmbert.pretrain'",
-        )
-    return words
-
-
 def train_all(
     runs: Sequence[Run],
     launcher: Sequence[str],
@@ -203,49 +169,9 @@ def _start_from_base_run(run: Run) -> None:
 
 
 def _train(run: Run, command: Sequence[str]) -> None:
-    """Run `command` to completion; forward stop requests as a STOP file in the run folder."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    stop = StopRequest(run.folder)
-    stop_file = run.folder / STOP_FILE
-    with run.log.open("ab") as log:
-        # In a new session, because Ctrl-C would kill `deepspeed` before the ranks have saved.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        while (status := process.poll()) is None:
-            if stop.reason() is not None:
-                stop_file.touch()
-            time.sleep(POLL_SECONDS)
-        stopped = stop.reason() is not None
-    finally:
-        if process.poll() is None:  # second Ctrl-C
-            process.terminate()
-        stop_file.unlink(missing_ok=True)
-        stop.close()
-    if status == EXIT_SAVED_START_AGAIN or (status == 0 and stopped):
-        raise RunIncompleteError(
-            f"{run.title} was stopped after saving; repeat the command to continue",
-            EXIT_SAVED_START_AGAIN,
-        )
-    if status:
-        raise RunIncompleteError(
-            f"{run.title} failed with exit status {status}; last lines of {run.log}:\n"
-            f"{_tail(run.log)}\n"
-            "  → fix the cause and repeat the command: finished runs are not repeated",
-            # For a process killed by a signal: 128 + signal number, as in a shell.
-            status if status > 0 else 128 - status,
-        )
+    """Run `command` to completion."""
+    run_training(run.title, command, run.folder, run.log)
     if run.final_checkpoint() is None:
         raise RunIncompleteError(
             f"{run.title} exited with status 0 before its last step; see {run.log}", 1
         )
-
-
-def _tail(log: Path) -> str:
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        return "".join(deque(lines, maxlen=LOG_TAIL_LINES)).rstrip(os.linesep)

@@ -5,6 +5,7 @@
 - `model_commands`: `export`, `fill-mask`, `merge`, `evaluate`.
 - `import_command`: `import`.
 - `ablate_command`: `ablate`.
+- `decay_command`: `decay`.
 - `packaged_commands`: `recipes`, `slurm-scripts`.
 - `report_command`: `report`.
 """
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from mmbert.cli import (
     ablate_command,
+    decay_command,
     import_command,
     inspect_commands,
     model_commands,
@@ -27,6 +29,7 @@ from mmbert.errors import EXIT_USER_ERROR, UserError
 __all__ = [
     "ablate_command",
     "app",
+    "decay_command",
     "import_command",
     "inspect_commands",
     "main",

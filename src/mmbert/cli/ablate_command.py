@@ -52,7 +52,8 @@ def ablate(
     """
     from mmbert.ablation.ablations import all_ablations, select_ablations
     from mmbert.ablation.comparison import check_data, evaluate_runs, render
-    from mmbert.ablation.runs import RunIncompleteError, launcher_command, plan_runs, train_all
+    from mmbert.ablation.runs import plan_runs, train_all
+    from mmbert.launching import RunIncompleteError, launcher_command
     from mmbert.recipe import load_recipe
     from mmbert.schedule import training_plan
 

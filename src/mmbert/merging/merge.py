@@ -70,14 +70,14 @@ def merge_models(
     weights = _weights(sources, options)
     reference = _reference(base, options)
     for other in sources[:-1]:
-        _check_compatible(other, sources[-1])
+        check_compatible(other, sources[-1])
         if other.model.rotary_bases != sources[-1].model.rotary_bases:
             raise ModelError(
                 f"{other.path} and {sources[-1].path} have different rotary bases",
                 remedy="merge models that ended in the same phase",
             )
     if reference is not None:
-        _check_compatible(reference, sources[-1])
+        check_compatible(reference, sources[-1])
     combine = _merge_function(weights, options, reference)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
@@ -139,7 +139,7 @@ def _reference(base: Path | None, options: MergeOptions) -> ModelSource | None:
     return open_model(base)
 
 
-def _check_compatible(one: ModelSource, other: ModelSource) -> None:
+def check_compatible(one: ModelSource, other: ModelSource) -> None:
     """Raise UserError unless architecture and tokenizer of the two models are the same."""
     for what, first, second in (
         ("sizes", one.shapes, other.shapes),

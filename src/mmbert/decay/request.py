@@ -1,0 +1,156 @@
+"""What a decay was asked for: kept in decay.json, so that another decay does not go on in its place."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mmbert.decay.layout import DecayFolder
+from mmbert.errors import ArgumentError, OutputError, ResumeError
+from mmbert.files import make_folder, write_json
+
+FORMAT = 1
+
+
+class Merge(BaseModel):
+    """Merge after the training.
+
+    `ties` merges the result with `onto`, relative to the start; `value` is the density. `linear`
+    averages it with the start; `value` is its weight.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    method: Literal["none", "ties", "linear"]
+    value: float = 0.0
+
+    def __str__(self) -> str:
+        return self.method if self.method == "none" else f"{self.method}:{self.value:g}"
+
+
+class DecayRequest(BaseModel):
+    """Arguments that determine the result; paths are absolute."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    """Folder, or name on the hub."""
+    state: str | None
+    onto: str | None
+    """Model that TIES merges the result with; None for other merges."""
+    merge: Merge
+    input: str
+    old: str | None
+    languages: tuple[str, ...]
+    """Languages of `input` to train on; empty: all."""
+    tokens: int | None
+    recipe: str
+    overrides: tuple[str, ...]
+    preprocess: tuple[str, ...]
+    """Further options of the preprocessing of `input`."""
+    preprocess_old: tuple[str, ...]
+    """Further options of the preprocessing of `old`."""
+
+
+def parse_merge(text: str | None, *, state: bool, onto: bool) -> Merge:
+    """Parse `--merge`; without it, TIES if there is a state, else none.
+
+    Raises:
+        ArgumentError: an unknown method, a value out of range, or a merge that lacks its base.
+    """
+    if onto and not state:
+        raise ArgumentError(
+            "--onto needs a common ancestor of both models, the training state given by --state",
+            remedy="give --state, or mix the result with the model it starts from: "
+            "--merge linear:0.5",
+        )
+    if text is None:
+        return Merge(method="ties", value=0.5) if state else Merge(method="none")
+    method, colon, number = text.partition(":")
+    try:
+        value = float(number) if colon else 0.5
+    except ValueError:
+        value = -1.0
+    if method == "none" and not colon:
+        merge = Merge(method="none")
+    elif method == "ties" and 0 < value <= 1:
+        merge = Merge(method="ties", value=value)
+    elif method == "linear" and 0 < value < 1:
+        merge = Merge(method="linear", value=value)
+    else:
+        raise ArgumentError(
+            f"--merge {text} is not a merge",
+            remedy="write none, ties:DENSITY (0 to 1) or linear:WEIGHT (between 0 and 1, the weight "
+            "of the trained model)",
+        )
+    if merge.method == "ties" and not state:
+        raise ArgumentError(
+            "--merge ties needs a base, the training state given by --state",
+            remedy="give --state, or --merge linear:0.5",
+        )
+    if onto and merge.method != "ties":
+        raise ArgumentError(
+            f"--onto does not apply to --merge {merge}", remedy="omit one of them, or merge by ties"
+        )
+    return merge
+
+
+def absolute(name: str) -> str:
+    """Return an existing path as an absolute one; a name or pattern unchanged."""
+    path = Path(name)
+    return str(path.absolute()) if path.exists() else name
+
+
+def begin(folder: DecayFolder, request: DecayRequest) -> None:
+    """Write decay.json, or compare the request with the one in it.
+
+    Raises:
+        ResumeError: the folder is of another decay.
+        OutputError: the folder is of something else.
+    """
+    kept = recorded_request(folder)
+    if kept is None:
+        if folder.path.is_dir() and any(folder.path.iterdir()):
+            raise OutputError(
+                f"{folder.path} is not empty and not the output of a decay",
+                remedy="give another OUTPUT, or remove the folder",
+            )
+        make_folder(folder.path)
+        write_json(folder.record, {"format": FORMAT, "request": request.model_dump(mode="json")})
+        return
+    check_same(folder, kept, request)
+
+
+def check_same(folder: DecayFolder, kept: DecayRequest, request: DecayRequest) -> None:
+    """Raise ResumeError, naming the first difference, if the requests differ."""
+    for name in DecayRequest.model_fields:
+        before, now = getattr(kept, name), getattr(request, name)
+        if before != now:
+            raise ResumeError(
+                f"{folder.path} is the output of another decay: {name} was {_show(before)}, now it "
+                f"is {_show(now)}",
+                remedy="restore the argument to continue that decay, or give another OUTPUT",
+            )
+
+
+def recorded_request(folder: DecayFolder) -> DecayRequest | None:
+    """Read the request in decay.json; None if there is no such file. Raises ResumeError."""
+    if not folder.record.is_file():
+        return None
+    try:
+        values = json.loads(folder.record.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}")
+        return DecayRequest.model_validate(values["request"])
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise ResumeError(
+            f"{folder.record} cannot be read: {str(error).splitlines()[0]}",
+            remedy="restore it from a copy, or give another OUTPUT",
+        ) from error
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "not given"
+    return "not given" if value is None else str(value)
