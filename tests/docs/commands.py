@@ -76,9 +76,7 @@ def _check_mmbert(arguments: list[str]) -> None:
     if command is None:
         raise UnknownCommandError(f"mmbert has no command {arguments[0]!r}")
     values = _parse(command, arguments[1:])
-    if arguments[0] in ("plan", "ablate"):
-        _check_recipe(values["recipe"], values["overrides"])
-    elif arguments[0] == "decay":
+    if arguments[0] in ("plan", "ablate", "decay"):
         _check_recipe(values["recipe"], values["overrides"])
     elif arguments[0] == "recipes" and values.get("name"):
         _check_recipe(values["name"], ())

@@ -20,8 +20,8 @@ def render(comparison: DecayComparison, *, all_languages: bool = False) -> Table
     """
     roles = list(comparison.models)
     table = Table(
-        title=f"Held-out loss before and after {format_quantity(comparison.tokens)} tokens (nats per "
-        f"masked token, {comparison.mask_ratio:.0%} masked, documents cut to "
+        title=f"Held-out loss before and after {format_quantity(comparison.tokens)} tokens (nats "
+        f"per masked token, {comparison.mask_ratio:.0%} masked, documents cut to "
         f"{comparison.context:,}); merge: {comparison.merge}",
         title_justify="left",
     )

@@ -65,6 +65,6 @@ def describe_merge(request: DecayRequest) -> str:
             f"{1 - request.merge.value:g} × start"
         )
     return (
-        "nothing is merged: the result is the trained model (--merge linear:0.5 mixes it with "
-        + ("the start)")
+        "nothing is merged: the result is the trained model (--merge linear:0.5 mixes it with the "
+        "start)"
     )

@@ -1,6 +1,8 @@
-"""What a decay was asked for: kept in decay.json, so that another decay does not go on in its place."""
+"""What a decay was asked for, kept in decay.json: another decay does not go on in its place."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmbert.decay.layout import DecayFolder
 from mmbert.errors import ArgumentError, OutputError, ResumeError
 from mmbert.files import make_folder, write_json
+from mmbert.recipe import dump_recipe, load_recipe
+from mmbert.recipe.named import recipe_names
 
 FORMAT = 1
 
@@ -46,6 +50,8 @@ class DecayRequest(BaseModel):
     """Languages of `input` to train on; empty: all."""
     tokens: int | None
     recipe: str
+    recipe_checksum: str
+    """Of the recipe's content."""
     overrides: tuple[str, ...]
     preprocess: tuple[str, ...]
     """Further options of the preprocessing of `input`."""
@@ -81,8 +87,8 @@ def parse_merge(text: str | None, *, state: bool, onto: bool) -> Merge:
     else:
         raise ArgumentError(
             f"--merge {text} is not a merge",
-            remedy="write none, ties:DENSITY (0 to 1) or linear:WEIGHT (between 0 and 1, the weight "
-            "of the trained model)",
+            remedy="write none, ties:DENSITY (0 to 1) or linear:WEIGHT (between 0 and 1, that of "
+            "the trained model)",
         )
     if merge.method == "ties" and not state:
         raise ArgumentError(
@@ -100,6 +106,17 @@ def absolute(name: str) -> str:
     """Return an existing path as an absolute one; a name or pattern unchanged."""
     path = Path(name)
     return str(path.absolute()) if path.exists() else name
+
+
+def recipe_name(recipe: str) -> str:
+    """Return the name of a packaged recipe unchanged, and a file as an absolute path."""
+    return recipe if recipe in recipe_names() else absolute(recipe)
+
+
+def recipe_checksum(recipe: str, overrides: Sequence[str]) -> str:
+    """Return a checksum of a recipe with its overrides. Raises RecipeError if it is invalid."""
+    text = dump_recipe(load_recipe(recipe, overrides))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def begin(folder: DecayFolder, request: DecayRequest) -> None:
