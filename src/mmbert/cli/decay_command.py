@@ -24,7 +24,7 @@ class StageName(StrEnum):
     preprocess = "preprocess"
     plan = "plan"
     train = "train"
-    merge = "merge"
+    model = "model"
     evaluate = "evaluate"
 
 
@@ -109,10 +109,10 @@ def decay(
 ) -> None:
     """Train a decay phase of your own: from a model and text to a model and a table of losses.
 
-    Stages: import, preprocess, plan (with the cost), train, merge or export, evaluate (held-out
-    loss of every language before and after). Each continues where it stopped. Training starts from
-    the state if there is one, else from the model's weights with new moments and a warm-up. Exit
-    status 75: the training stopped after saving, repeat the command to continue.
+    Stages: import, preprocess, plan (with the cost), train, model (merge or export), evaluate
+    (held-out loss of every language before and after). Each continues where it stopped. Training
+    starts from the state if there is one, else from the model's weights with new moments and a
+    warm-up. Exit status 75: the training stopped after saving, repeat the command to continue.
     """
     from mmbert.decay.layout import DecayFolder
     from mmbert.decay.merging import describe_merge

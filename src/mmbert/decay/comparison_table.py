@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from mmbert.decay.comparison import ONTO, RESULT, START, TRAINED, DecayComparison, LanguageLosses
-from mmbert.recipe import format_quantity
 
 EXTREMES_SHOWN = 6
 """Number of languages at each end (largest fall and rise) of a shortened group."""
@@ -20,7 +19,7 @@ def render(comparison: DecayComparison, *, all_languages: bool = False) -> Table
     """
     roles = list(comparison.models)
     table = Table(
-        title=f"Held-out loss before and after {format_quantity(comparison.tokens)} tokens (nats "
+        title=f"Held-out loss before and after {comparison.tokens:,} tokens (nats "
         f"per masked token, {comparison.mask_ratio:.0%} masked, documents cut to "
         f"{comparison.context:,}); merge: {comparison.merge}",
         title_justify="left",

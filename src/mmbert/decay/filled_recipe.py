@@ -54,6 +54,19 @@ def first_phase(request: DecayRequest) -> str:
     return load_recipe(request.recipe, request.overrides).phases[0].name
 
 
+def check_length(request: DecayRequest) -> None:
+    """Check before the first stage that the phases are longer than their warm-up.
+
+    Raises:
+        RecipeError: a phase is no longer, and there is no state, which needs no warm-up.
+        ArgumentError: tokens for a recipe of several phases.
+    """
+    given = load_recipe(request.recipe, request.overrides)
+    tokens = _tokens(request, given)
+    if request.state is None:
+        _check_warmup(load_recipe(request.recipe, [*tokens, *request.overrides]))
+
+
 def fill_recipe(
     request: DecayRequest,
     folder: DecayFolder,

@@ -8,16 +8,16 @@ from rich.console import Console
 
 from mmbert.decay.comparison import compare, is_compared, read_comparison, write_comparison
 from mmbert.decay.comparison_table import render
-from mmbert.decay.filled_recipe import first_phase, sources_of
+from mmbert.decay.filled_recipe import check_length, first_phase, sources_of
 from mmbert.decay.importing import import_start
 from mmbert.decay.layout import DecayFolder
-from mmbert.decay.merging import describe_merge, merge_command, write_model
+from mmbert.decay.merging import merge_command, write_model
 from mmbert.decay.planning import print_cost, write_recipe
 from mmbert.decay.preprocessing import preprocessing_options, run_preprocessing
 from mmbert.decay.request import DecayRequest
 from mmbert.launching import RunIncompleteError, run_training
 
-STAGES = ("import", "preprocess", "plan", "train", "merge", "evaluate")
+STAGES = ("import", "preprocess", "plan", "train", "model", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,13 @@ class Stage:
 def decay_stages(
     request: DecayRequest, folder: DecayFolder, settings: Settings, console: Console
 ) -> list[Stage]:
-    """Return the stages in order. Raises RecipeError if the recipe has no place for the inputs."""
+    """Return the stages in order.
+
+    Raises:
+        RecipeError: the recipe is invalid, has no place for the inputs, or is too short.
+    """
     sources = sources_of(request)
+    check_length(request)
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -88,10 +93,6 @@ def decay_stages(
                 f"the training ended with status 0 before its last step; see {folder.log}", 1
             )
 
-    def merge() -> None:
-        say(describe_merge(request))
-        write_model(request, folder, say)
-
     def evaluate() -> None:
         write_comparison(compare(request, folder, settings.documents, say), request, folder)
 
@@ -104,7 +105,12 @@ def decay_stages(
             lambda: folder.final_checkpoint() is not None,
             train,
         ),
-        Stage("merge", lambda: merge_command(request, folder), folder.model.is_dir, merge),
+        Stage(
+            "model",
+            lambda: merge_command(request, folder),
+            folder.model.is_dir,
+            lambda: write_model(request, folder, say),
+        ),
         Stage(
             "evaluate",
             lambda: ("mmbert", "evaluate", str(folder.model), "--data", str(folder.shards)),
