@@ -10,15 +10,18 @@ from mmbert.decay.request import DecayRequest
 from mmbert.errors import ModelError, TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.hub_name import model_folder
+from mmbert.hub.importing.composer.configuration import read_model
 from mmbert.hub.importing.composer.import_checkpoint import (
     ComposerImportOptions,
     import_composer_checkpoint,
 )
 from mmbert.hub.importing.composer.reading import read_checkpoint
 from mmbert.hub.importing.composer.tokenizer_files import write_tokenizer
+from mmbert.hub.importing.composer.weights import renamed_tensors
 from mmbert.hub.importing.import_model import import_model
 from mmbert.hub.model_source import ModelSource, open_model
 from mmbert.hub.tokenizer import FastTokenizer
+from mmbert.hub.weights import EMBEDDING
 from mmbert.merging.merge import check_compatible
 
 Say = Callable[[str], None]
@@ -40,12 +43,12 @@ def import_start(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
         if request.state is None:
             lines = import_model(model, out).lines()
         else:
-            own = open_model(model)
+            own, state = open_model(model), Path(request.state)
+            _check_state(state, own, temporary / "tokenizer")
             options = ComposerImportOptions(
                 phase=first_phase(request), tokens=0, files=model, context=own.model.context
             )
-            lines = import_composer_checkpoint(Path(request.state), out, options).lines()
-            _check_state(Path(request.state), open_model(out), own, temporary / "tokenizer")
+            lines = import_composer_checkpoint(state, out, options).lines()
         for line in lines:
             say(line)
         if request.onto is not None:
@@ -66,9 +69,12 @@ def start_configuration(request: DecayRequest, folder: DecayFolder, say: Say) ->
     return open_model(source).model
 
 
-def _check_state(path: Path, imported: ModelSource, model: ModelSource, temporary: Path) -> None:
+def _check_state(path: Path, model: ModelSource, temporary: Path) -> None:
     """Raise UserError unless both have the same sizes, window, layer pattern and vocabulary."""
-    ours, theirs = imported.model.encoder, model.model.encoder
+    state = read_checkpoint(path)
+    rows = len(renamed_tensors(path, state["model"]).get(EMBEDDING, ()))
+    ours = read_model(path, state, rows, model.path, None).model.encoder
+    theirs = model.model.encoder
     remedy = "give the state that the model was made from, or the model that belongs to it"
     for key in _COMPARED:
         first, second = getattr(ours, key), getattr(theirs, key)
@@ -77,8 +83,8 @@ def _check_state(path: Path, imported: ModelSource, model: ModelSource, temporar
                 f"{path} is not a state of {model.path}: its {key} is {first}, not {second}",
                 remedy=remedy,
             )
-    temporary.mkdir()
-    if write_tokenizer(path, read_checkpoint(path), temporary):
+    temporary.mkdir(parents=True)
+    if write_tokenizer(path, state, temporary):
         own = FastTokenizer(temporary).vocabulary
         if own != FastTokenizer(model.tokenizer).vocabulary:
             raise TokenizerError(

@@ -50,9 +50,9 @@ class DecayRequest(BaseModel):
     """Languages of `input` to train on; empty: all."""
     tokens: int | None
     recipe: str
-    recipe_checksum: str
-    """Of the recipe's content."""
     overrides: tuple[str, ...]
+    recipe_checksum: str
+    """Of the content of the recipe with the overrides."""
     preprocess: tuple[str, ...]
     """Further options of the preprocessing of `input`."""
     preprocess_old: tuple[str, ...]
@@ -144,9 +144,11 @@ def check_same(folder: DecayFolder, kept: DecayRequest, request: DecayRequest) -
     for name in DecayRequest.model_fields:
         before, now = getattr(kept, name), getattr(request, name)
         if before != now:
+            change = f"{name} was {_show(before)}, now it is {_show(now)}"
+            if name == "recipe_checksum":
+                change = f"the content of the recipe {request.recipe} has changed"
             raise ResumeError(
-                f"{folder.path} is the output of another decay: {name} was {_show(before)}, now it "
-                f"is {_show(now)}",
+                f"{folder.path} is the output of another decay: {change}",
                 remedy="restore the argument to continue that decay, or give another OUTPUT",
             )
 

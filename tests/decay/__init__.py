@@ -1,0 +1,1 @@
+"""`mmbert decay`: stages, requests, recipes, tables, and whole decays of tiny models."""
