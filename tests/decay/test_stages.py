@@ -145,17 +145,25 @@ def test_a_state_needs_no_warmup(text: Path, tmp_path: Path) -> None:
     assert decay(*given, "--tokens", "400", "--state", EARLIER, "--dry-run").status == 0
 
 
-def test_another_decay_in_the_same_folder_is_refused(text: Path, tmp_path: Path) -> None:
+def begun(out: Path, *names: str) -> None:
+    """Make outputs of stages, as far as the comparison of requests looks at them."""
+    for name in names:
+        (out / name).mkdir(parents=True)
+
+
+def test_another_decay_in_the_same_folder_is_refused(text: Path, old: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = ("missing", "--input", text, "--without-old", "--output", out)
     missing = decay(*given, "--tokens", "5k")
     assert "missing is not a folder" in missing.said  # the first stage; decay.json is written
+    begun(out, "shards", "recipe.yaml", "run", "model")
     again = decay(*given, "--tokens", "5k", "--workers", "1", "--gpus", "2", "--dry-run")
     assert again.status == 0, again.said
     for words, message in (
         (("--tokens", "6k"), "tokens was 5000, now it is 6000"),
         (("--tokens", "5k", "--languages", "swh_Latn"), "languages was not given, now it is swh"),
         (("--tokens", "5k", "--merge", "linear:0.5"), "merge was none, now it is linear:0.5"),
+        (("--tokens", "5k", "--input", old), f"input was {text}, now it is {old}"),
         (("--tokens", "5k", "seed=5"), "is the output of another decay: "),
     ):
         for more in ((), ("--dry-run",)):
@@ -165,12 +173,26 @@ def test_another_decay_in_the_same_folder_is_refused(text: Path, tmp_path: Path)
             assert "another OUTPUT" in refused.said
 
 
+def test_an_argument_can_be_corrected_until_it_was_used(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ("--input", text, "--without-old", "--output", out)
+    decay("missing", *given, "--tokens", "5k")
+    other = decay("other", *given, "--tokens", "6k")
+    assert "other is not a folder" in other.said, other.said
+    assert json.loads((out / "decay.json").read_text())["request"]["tokens"] == 6000
+    begun(out, "recipe.yaml")
+    refused = decay("other", *given, "--tokens", "5k")
+    assert "tokens was 6000, now it is 5000" in refused.said
+    assert f"remove {out}/recipe.yaml to plan anew" in refused.said
+
+
 def test_a_changed_recipe_file_is_another_decay(text: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     packaged = CliRunner().invoke(app, ["recipes", "your-decay"]).output
     recipe.write_text(packaged)
     given = ("missing", "--input", text, "--without-old", "--output", tmp_path / "out")
     decay(*given, "--recipe", recipe)
+    begun(tmp_path / "out", "recipe.yaml")
     recipe.write_text(packaged.replace("mask_ratio: 0.05", "mask_ratio: 0.1"))
     refused = decay(*given, "--recipe", recipe)
     assert "the content of the recipe" in refused.said

@@ -17,7 +17,7 @@ LAUNCH = f"{sys.executable} -m mmbert.pretrain"
 SMALL = (
     "precision=float32", "phases.decay.context=64", "batch.row_tokens=64", "batch.rows=4",
     "batch.quantum=4", "evaluation={documents_per_language: 3, context: 64}",
-    "logging={every_steps: 1, loggers: []}", "optimizer.learning_rate=1e-3",
+    "logging={every_steps: 1, loggers: []}",
     "phases.decay.learning_rate.warmup=500",
 )  # fmt: skip
 """The recipe your-decay for tiny models."""

@@ -120,37 +120,58 @@ def recipe_checksum(recipe: str, overrides: Sequence[str]) -> str:
 
 
 def begin(folder: DecayFolder, request: DecayRequest) -> None:
-    """Write decay.json, or compare the request with the one in it.
+    """Write the request to decay.json, if it may continue what the folder has.
 
     Raises:
         ResumeError: the folder is of another decay.
         OutputError: the folder is of something else.
     """
     kept = recorded_request(folder)
-    if kept is None:
-        if folder.path.is_dir() and any(folder.path.iterdir()):
-            raise OutputError(
-                f"{folder.path} is not empty and not the output of a decay",
-                remedy="give another OUTPUT, or remove the folder",
-            )
-        make_folder(folder.path)
-        write_json(folder.record, {"format": FORMAT, "request": request.model_dump(mode="json")})
+    if kept == request:
         return
-    check_same(folder, kept, request)
+    if kept is not None:
+        check_same(folder, kept, request)
+    elif folder.path.is_dir() and any(folder.path.iterdir()):
+        raise OutputError(
+            f"{folder.path} is not empty and not the output of a decay",
+            remedy="give another OUTPUT, or remove the folder",
+        )
+    make_folder(folder.path)
+    write_json(folder.record, {"format": FORMAT, "request": request.model_dump(mode="json")})
 
 
 def check_same(folder: DecayFolder, kept: DecayRequest, request: DecayRequest) -> None:
-    """Raise ResumeError, naming the first difference, if the requests differ."""
+    """Raise ResumeError, naming the first difference, if finished stages depend on it.
+
+    An argument may change until the stage that uses it has begun, so that a mistake can be
+    corrected.
+    """
+    used = _used(folder)
     for name in DecayRequest.model_fields:
         before, now = getattr(kept, name), getattr(request, name)
-        if before != now:
-            change = f"{name} was {_show(before)}, now it is {_show(now)}"
-            if name == "recipe_checksum":
-                change = f"the content of the recipe {request.recipe} has changed"
-            raise ResumeError(
-                f"{folder.path} is the output of another decay: {change}",
-                remedy="restore the argument to continue that decay, or give another OUTPUT",
-            )
+        if before == now or name not in used:
+            continue
+        change = f"{name} was {_show(before)}, now it is {_show(now)}"
+        if name == "recipe_checksum":
+            change = f"the content of the recipe {request.recipe} has changed"
+        remedy = "restore the argument to continue that decay, or give another OUTPUT"
+        if name in _PLAN and not folder.run.exists():
+            remedy += f"; or remove {folder.recipe} to plan anew"
+        raise ResumeError(f"{folder.path} is the output of another decay: {change}", remedy=remedy)
+
+
+_PLAN = ("languages", "tokens", "recipe", "overrides", "recipe_checksum")
+
+
+def _used(folder: DecayFolder) -> set[str]:
+    """Return the arguments on which something in the folder depends."""
+    begun = {
+        ("model", "state"): folder.imported,
+        ("input", "old", "preprocess", "preprocess_old"): folder.shards,
+        _PLAN: folder.recipe,
+        ("merge", "onto"): folder.model,
+    }
+    return {name for names, path in begun.items() if path.exists() for name in names}
 
 
 def recorded_request(folder: DecayFolder) -> DecayRequest | None:
