@@ -1,4 +1,4 @@
-"""A decay phase of one's own, from a model and text to a model and a table, in one command.
+"""A decay phase of one's own in one command, from a model and text to a model and losses.
 
 - `request`: what was asked for, kept in the output folder.
 - `layout`: the files of the output folder.
