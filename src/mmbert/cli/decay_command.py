@@ -173,7 +173,9 @@ def decay(
     except RunIncompleteError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.status) from error
-    if stages[-1].done():
+    if until is not None and not stages[-1].done():
+        typer.echo(f"stopped after {until.value}; repeat the command without --until to continue")
+    elif stages[-1].done():
         show_result(folder, console, all_languages=all_languages)
 
 

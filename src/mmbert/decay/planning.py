@@ -51,10 +51,13 @@ def write_recipe(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
     partial = folder.path / ".recipe.yaml"
     with atomic_write(partial) as file:
         file.write(dump_recipe(recipe).encode())
-    config = resolve_run_config(
-        RunOptions(partial, folder.shards, folder.run), recipe.parallel.tensor
-    )
-    assert config.table  # raises SamplingError if the shards lack text for the recipe
+    try:
+        options = RunOptions(partial, folder.shards, folder.run)
+        config = resolve_run_config(options, recipe.parallel.tensor)
+        assert config.table  # raises SamplingError if the shards lack text for the recipe
+    except BaseException:
+        partial.unlink()
+        raise
     if config.imported is not None:
         say(config.imported.description)
     for warning in config.warnings:
