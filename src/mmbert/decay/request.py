@@ -157,6 +157,8 @@ def check_same(folder: DecayFolder, kept: DecayRequest, request: DecayRequest) -
         remedy = "restore the argument to continue that decay, or give another OUTPUT"
         if name in _PLAN and not folder.run.exists():
             remedy += f"; or remove {folder.recipe} to plan anew"
+        if name in ("merge", "onto"):
+            remedy += f"; or remove {folder.model} to merge anew"
         raise ResumeError(f"{folder.path} is the output of another decay: {change}", remedy=remedy)
 
 
