@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -14,6 +16,7 @@ from tests.support.composer import EARLIER
 from tests.support.decays import HELD_OUT, LAUNCH, SMALL, decay, with_pickled_weights, write_text
 from tests.support.external_model import external_model
 from tests.support.job_processes import wait_for
+from tests.support.mds_shards import array, write_mds
 from tests.support.tiny_run import ENVIRONMENT
 from tests.support.tokenizers import SENTENCES
 
@@ -22,10 +25,25 @@ NEW = {"swh_Latn": 120, "hau_Latn": 80, "yor_Latn": 60}
 OLD = {"eng_Latn": 100, "deu_Latn": 60}
 
 
-def options(folder: Path, words: list[str]) -> tuple[str | Path, ...]:
-    """Write new and old text; return the options that name them."""
+def write_mds_of_tokens(folder: Path) -> Path:
+    """Write the old languages as mmBERT's MDS repositories have them, with ids of the fixture."""
+    generator = random.Random(2)
+    for language, documents in OLD.items():
+        own = generator.sample(range(5, 123), 12)
+        samples = []
+        for _ in range(documents):
+            ids = [2, *generator.choices(own, k=generator.randint(10, 50)), 1]
+            samples.append({"input_ids": array(np.array(ids, dtype="<u4"), True)})
+        place = folder / "train" / "fineweb2" / f"{language}_train-sampled" / "batch_0000"
+        place.mkdir(parents=True)
+        write_mds(place / "shard.00000.mds", samples, {"input_ids": "ndarray:uint32"})
+    (folder / "train" / "index.json").write_text('{"version": 2, "shards": []}')
+    return folder
+
+
+def options(folder: Path, words: list[str], old: Path) -> tuple[str | Path, ...]:
+    """Write new text; return the options that name new and old."""
     new = write_text(folder / "new", NEW, words, seed=1)
-    old = write_text(folder / "old", OLD, words, seed=2)
     return (
         *("--input", new, "--old", old, "--output", folder / "out", "--workers", "1"),
         *("--preprocess", HELD_OUT, "--preprocess-old", HELD_OUT),
@@ -50,9 +68,10 @@ def files(*folders: Path) -> dict[Path, int]:
 def test_a_model_with_pickled_weights_learns_new_languages(tmp_path: Path) -> None:
     model = with_pickled_weights(external_model(tmp_path / "model"))
     words = sorted(set(" ".join(SENTENCES).split()))
+    old = write_text(tmp_path / "old", OLD, words, seed=2)
     given = (
-        *(model, *options(tmp_path, words), "--tokens", "20k", "--languages", "swh,hau_Latn"),
-        "optimizer.learning_rate=1e-3",
+        *(model, *options(tmp_path, words, old), "--tokens", "20k"),
+        *("--languages", "swh,hau_Latn", "optimizer.learning_rate=1e-3"),
     )
     out = tmp_path / "out"
     planned = decay(*given, "--until", "plan")
@@ -87,8 +106,9 @@ def test_a_state_is_continued_through_kills_and_merged_onto_the_model(
     released: Path, tmp_path: Path
 ) -> None:
     words = [f"w{number}" for number in range(5, 123)]
+    old = write_mds_of_tokens(tmp_path / "old")
     given = (
-        *(released, *options(tmp_path, words), "--tokens", "4k"),
+        *(released, *options(tmp_path, words, old), "--tokens", "4k"),
         *("--state", EARLIER, "--onto", released),
     )
     out = tmp_path / "out"
@@ -117,6 +137,7 @@ def test_a_state_is_continued_through_kills_and_merged_onto_the_model(
     assert files(out / "imported", out / "shards" / "new") == made
     assert "optimizer step 10" in (out / "run.log").read_text()
     losses = result(out)
+    assert sorted(losses) == sorted([*NEW, *OLD])
     assert list(losses["swh_Latn"]) == ["start", "onto", "trained", "result"]
     assert losses["swh_Latn"]["result"] < losses["swh_Latn"]["onto"]
     (trained,) = sorted((out / "run" / "checkpoints").glob("step-*"))[-1:]
