@@ -55,6 +55,7 @@ setup(
         "transformers>=4.48",
         "tokenizers>=0.21",
         "safetensors>=0.4",
+        "huggingface_hub>=0.25",
         "sentencepiece>=0.2.2",  # encodes into numpy arrays
         "tensorboard>=2.16",
         "pyarrow>=16",

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert_prep.executor.work_units import plan_work_units
-from mmbert_prep.readers.discovery import discover
+from mmbert_prep.readers.discovery import discover, language_remedy
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.summary import ignored_files
 
@@ -31,3 +31,8 @@ def list_input(settings: PrepSettings) -> None:
     console.print(table)
     for reason, names in ignored_files(found).items():
         console.print(f"ignored, {reason}: {len(names)} ({', '.join(names[:5])})", soft_wrap=True)
+    if found.without_language:
+        console.print(
+            f"not read, without a language: {language_remedy(found.without_language)}",
+            soft_wrap=True,
+        )

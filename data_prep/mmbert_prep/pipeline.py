@@ -62,10 +62,12 @@ class _Pipeline:
         self.console = Console(stderr=True)
         self.stages = Stages(group, self.workspace, self.console)
         self.ignored: dict[str, list[str]] = {}
+        self.without_language: list[str] = []
 
     def plan_work(self) -> None:
         found = discover(self.settings)
         self.ignored = ignored_files(found)
+        self.without_language = found.without_language
         plan = plan_work_units(found, self.settings)
         finished = self._finished()
         if finished is not None and finished.fingerprint != plan.fingerprint:
@@ -144,8 +146,9 @@ class _Pipeline:
             },
             damaged_files=languages.damaged,
             ignored_files=self.ignored,
+            folders_without_language=self.without_language,
         )
-        write_json(self.workspace.summary, summary.model_dump(mode="json"))
+        write_json(self.workspace.summary, summary.stored())
         self.group.barrier()
         self.workspace.remove()
         print_summary(self.console, summary, self.workspace.source)

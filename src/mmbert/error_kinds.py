@@ -173,7 +173,9 @@ ERROR_KINDS = (
         error=ModelError,
         action="Give a model of ModernBERT's architecture with its masked-language-model head, in "
         "safetensors. Models to merge need the same architecture. With `initial_checkpoint`, the "
-        "recipe's `model` must have the values that `mmbert import` prints.",
+        "recipe's `model` must have the values that `mmbert import` prints. A model with other "
+        "logits in transformers, or a key of config.json that is unknown here, is not imported: "
+        "install the transformers version that wrote it, or use the file as published.",
         situation="The folder contains a BERT model.",
         command="mmbert import bert-base imported",
         printed="error: bert-base/config.json: model_type is 'bert', not 'modernbert'\n"

@@ -1,5 +1,6 @@
 """A run resumes with a recipe that would have drawn the same data, and with its own tokenizer."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mmbert.schedule import training_plan
 from mmbert.training.run_folder import set_up_run_folder
 from tests.support.corpora import write_corpus
 from tests.support.recipes import phase, small_recipe
+from tests.support.tokenizers import byte_level_tokenizer, save_tokenizer
 
 RECIPE = small_recipe(phase("a", 12_288), phase("b", 12_288))
 
@@ -41,13 +43,22 @@ def test_a_moved_tokenizer_folder_resumes(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    """The fingerprints of the run's copy and of the shards are compared, not the paths."""
+    """The run's copy and the shards' tokenizer are compared, not the paths."""
     corpus = write_corpus(tmp_path / "shards", {"web": {"aaa_Latn": [50] * 60}}, contexts=[64])
     run = tmp_path / "run"
     set_up_run_folder(run, RECIPE, corpus)
     description = read_tokenizer_description(run / "tokenizer")
     other = description.model_copy(update={"fingerprint": "0" * 64})
     write_tokenizer_description(run / "tokenizer", other)
+    with pytest.raises(UserError, match="another tokenizer"):
+        set_up_run_folder(run, RECIPE, corpus)
+    for folder in (run / "tokenizer", corpus.tokenizer_folder):
+        save_tokenizer(folder, byte_level_tokenizer())
+    own = json.loads((run / "tokenizer" / "tokenizer.json").read_text())
+    (run / "tokenizer" / "tokenizer.json").write_text(json.dumps(own, indent=2))
+    set_up_run_folder(run, RECIPE, corpus)  # saved by another version
+    own["normalizer"] = {"type": "Lowercase"}
+    (run / "tokenizer" / "tokenizer.json").write_text(json.dumps(own))
     with pytest.raises(UserError, match="another tokenizer"):
         set_up_run_folder(run, RECIPE, corpus)
 
@@ -61,6 +72,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         ("batch.rows", 6, "batch.rows=12, the recipe has batch.rows=6"),
         ("batch.growth", {"tokens": 4096, "from_rows": 6}, "batch.growth=None, the recipe has"),
         ("model.local_window", 8, "model.local_window=.*, the recipe has model.local_window=8"),
+        ("model.num_attention_heads", 2, "model.num_attention_heads=4, the recipe has"),
         ("model.norm_eps", 1e-6, "model.norm_eps=1e-05, the recipe has model.norm_eps=1e-06"),
     ],
 )

@@ -138,7 +138,7 @@ def test_import_takes_the_initialization_under_its_former_name_too(
         raise UserError("enough", remedy="")
 
     monkeypatch.setattr("mmbert.hub.importing.import_model.import_model", import_model)
-    CliRunner().invoke(app, ["import", "model", str(tmp_path / "out"), option, "mean"])
+    CliRunner().invoke(app, ["import", str(tmp_path), str(tmp_path / "out"), option, "mean"])
     assert taken["initialization"] == "mean"
     assert "--initialisation" not in _output("import", "--help")
 

@@ -1,12 +1,15 @@
 """Cross-lingual retrieval on synthetic aligned files."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
 
+from mmbert.cli import app
 from mmbert.errors import UserError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.retrieval import (
@@ -69,6 +72,23 @@ def test_a_file_finds_itself_and_not_a_shuffled_one(model: LoadedModel, tmp_path
     assert (found[0].forward, found[0].backward, found[0].sentences) == (1.0, 1.0, 60)
     assert found[1].forward == found[1].backward == 0.0
     assert "copy" in str(render_retrieval("eng", found).columns[0]._cells)
+
+
+def test_saved_padding_and_truncation_do_not_count(exported: Path, tmp_path: Path) -> None:
+    """A tokenizer that was once called with both keeps them in its file."""
+    padded = tmp_path / "padded"
+    shutil.copytree(exported, padded)
+    tokenizer = AutoTokenizer.from_pretrained(padded)
+    tokenizer(["the town"], padding="max_length", max_length=8, truncation=True)
+    tokenizer.save_pretrained(padded)
+    texts = ["the town", "the river runs past the old town and under seven bridges"]
+    vectors = [LoadedModel(folder).sentence_vectors(texts) for folder in (exported, padded)]
+    assert torch.equal(*vectors)
+    file = write(tmp_path / "a.tsv", sentences(5))
+    arguments = ["evaluate", str(padded), "--retrieval", str(file), "--retrieval", str(file)]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, said.output
+    assert said.output.count("tokenizer.json: saved padding and truncation set aside") == 1
 
 
 def test_translations_that_share_some_words_are_found_more_often_than_by_chance(

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mmbert.errors import UserError
 from mmbert.hub.export import export_checkpoint
@@ -172,6 +173,21 @@ def test_hugging_face_folders_merge_too(
     one, two = dict(changed(run, 0).named_parameters()), dict(run.model.named_parameters())
     for name in merged:
         assert torch.allclose(merged[name], (one[name] + two[name]) / 2, atol=1e-6), name
+
+
+def test_folders_saved_again_by_transformers_merge(exported: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    AutoModelForMaskedLM.from_pretrained(exported).save_pretrained(again)
+    AutoTokenizer.from_pretrained(exported).save_pretrained(again)
+    definition = json.loads((again / "tokenizer.json").read_text())
+    (again / "tokenizer.json").write_text(json.dumps(definition, indent=1))
+    merge_models([exported, again], tmp_path / "out", MergeOptions("linear"))
+    merged, one = (load_file(f / "model.safetensors") for f in (tmp_path / "out", exported))
+    assert all(torch.equal(merged[name], one[name]) for name in one)
+    definition["normalizer"] = {"type": "Lowercase"}
+    (again / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(UserError, match="different tokenizers: normalizer"):
+        merge_models([exported, again], tmp_path / "other", MergeOptions("linear"))
 
 
 def test_a_model_merged_with_itself_is_itself(run: Run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Accepted and rejected recipes, and the error messages."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mmbert.recipe import (
     dump_recipe,
     format_quantity,
     load_recipe,
+    override_recipe,
     parse_quantity,
     parse_recipe,
 )
@@ -153,3 +155,26 @@ def test_a_bare_code_stands_for_all_scripts() -> None:
 def test_every_shipped_recipe_loads() -> None:
     for path in RECIPES.glob("*.yaml"):
         training_plan(load_recipe(path))
+
+
+def test_a_resolved_recipe_needs_no_other_file(tmp_path: Path) -> None:
+    """A run's recipe.yaml holds language lists, also of variants, and the tokenizer's full path."""
+    path = tmp_path / "mine" / "r.yaml"
+    path.parent.mkdir()
+    (path.parent / "l.txt").write_text("eng_Latn\nfra\n")
+    variants = "variants: [{name: few, branch_from: pretrain, overrides: {%s: l.txt}}]\n"
+    path.write_text(
+        MINIMAL.replace("languages: all", "languages: {file: l.txt}")
+        + "tokenizer: {path: ../tokenizer}\n"
+        + variants % "phases.decay.languages.file"
+    )
+    recipe = load_recipe(path)
+    kept = tmp_path / "run" / "recipe.yaml"
+    kept.parent.mkdir()
+    kept.write_text(dump_recipe(recipe))
+    shutil.rmtree(path.parent)
+    again = load_recipe(kept)
+    assert again == recipe
+    assert again.tokenizer.path == tmp_path / "tokenizer"
+    few = override_recipe(again, again.variants[0].overrides)
+    assert phase_of(few, "decay").languages.names == ("eng_Latn", "fra")

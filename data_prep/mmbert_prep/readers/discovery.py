@@ -11,7 +11,11 @@ from pathlib import Path
 from mmbert.errors import TextError
 from mmbert_prep.readers.documents import InputFile
 from mmbert_prep.readers.formats.hub_dataset import PREFIX, list_hub_dataset
-from mmbert_prep.readers.language_codes import is_language_key
+from mmbert_prep.readers.path_language import (
+    folders_without_language,
+    language_of_folder,
+    language_of_path,
+)
 from mmbert_prep.readers.registry import FORMAT_OF_SUFFIX, FORMATS
 from mmbert_prep.readers.streams import COMPRESSIONS
 from mmbert_prep.settings import InputSettings
@@ -24,6 +28,8 @@ class Discovery:
     files: list[InputFile] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> paths relative to the root of the input."""
+    without_language: list[str] = field(default_factory=list)
+    """Folders, or single files, below the root that were ignored for want of a language."""
 
 
 def discover(settings: InputSettings) -> Discovery:
@@ -40,18 +46,46 @@ def discover(settings: InputSettings) -> Discovery:
             _classify(path, root, settings, found)
         elif (reason := companions[path]) is not None:
             _ignore(found, reason, os.path.relpath(path, root))
+    found.without_language = folders_without_language(
+        [
+            name
+            for reason, names in found.ignored.items()
+            if _NO_LANGUAGE in reason
+            for name in names
+        ],
+        [os.path.relpath(file.path, root) for file in found.files],
+    )
     if not found.files:
-        suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
-        reasons = "; ".join(
-            f"{reason}: {len(names)}" for reason, names in sorted(found.ignored.items())
-        )
-        raise TextError(
-            f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else ""),
-            remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
-            ".zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
-            "columns; or name the language with --language",
-        )
+        raise _nothing_to_read(settings, found)
     return found
+
+
+_NO_LANGUAGE = "whose path names no language"
+
+
+def _nothing_to_read(settings: InputSettings, found: Discovery) -> TextError:
+    reasons = "; ".join(
+        f"{reason}: {len(names)}" for reason, names in sorted(found.ignored.items())
+    )
+    message = f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else "")
+    if len(found.without_language) > 1:  # one alone is read with --language
+        return TextError(message, remedy=language_remedy(found.without_language))
+    suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
+    return TextError(
+        message,
+        remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
+        ".zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
+        "columns; or name the language with --language",
+    )
+
+
+def language_remedy(folders: list[str], most: int = 10) -> str:
+    """Say how to read `folders`, whose paths name no language."""
+    more = f", … {len(folders) - most} more" if len(folders) > most else ""
+    return (
+        "preprocess each of these in a run of its own, with its --input, --language (such as "
+        f"eng_Latn) and --source: {', '.join(folders[:most])}{more}"
+    )
 
 
 def _paths(text: str) -> tuple[str, list[str]]:
@@ -96,7 +130,7 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
     if compression != "none":
         stem, extension = os.path.splitext(stem)
     file_format = FORMAT_OF_SUFFIX.get(extension.lower())
-    if name.startswith((".", "_")):
+    if name.startswith((".", "_")) or any(part.startswith(".") for part in Path(relative).parts):
         return _ignore(found, "hidden", relative)
     if file_format is None or (compression != "none" and not file_format.compressible):
         return _ignore(found, f"unknown kind of file '{extension or name}'", relative)
@@ -108,9 +142,9 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
         return _ignore(found, f"cannot be opened ({error.strerror})", relative)
     if not stat.S_ISREG(status.st_mode):
         return _ignore(found, "not a regular file", relative)
-    language = settings.language or language_of_path(relative) or _language_of_name(root)
-    if language is None and file_format.needs_language:
-        return _ignore(found, f"{file_format.name} whose path names no language", relative)
+    language = settings.language or language_of_path(relative) or language_of_folder(root)
+    if language is None and not file_format.has_languages(path, compression, settings):
+        return _ignore(found, f"{file_format.name} {_NO_LANGUAGE}", relative)
     if status.st_size == 0:
         return _ignore(found, "empty file", relative)
     found.files.append(
@@ -120,18 +154,3 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
 
 def _ignore(found: Discovery, reason: str, relative: str) -> None:
     found.ignored.setdefault(reason, []).append(relative)
-
-
-def language_of_path(relative: str) -> str | None:
-    """Return the language key at the start of the file name or of the nearest parent folder."""
-    parts = Path(relative).parts
-    for part in reversed(parts):
-        language = _language_of_name(part)
-        if language is not None:
-            return language
-    return None
-
-
-def _language_of_name(path: str) -> str | None:
-    name = os.path.basename(os.path.abspath(path)).split(".")[0]
-    return name if is_language_key(name) else None

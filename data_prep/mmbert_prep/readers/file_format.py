@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile
 from mmbert_prep.settings import InputSettings
 
 
@@ -15,6 +15,15 @@ def _whole_file(file: InputFile, unit_bytes: int, settings: InputSettings) -> li
 
 def _no_companions(paths: Sequence[str]) -> Mapping[str, str | None]:
     return {}
+
+
+def no_languages(path: str, compression: Compression, settings: InputSettings) -> bool:
+    """Return False: records of the format never name a language."""
+    return False
+
+
+def _any_languages(path: str, compression: Compression, settings: InputSettings) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,8 @@ class FileFormat:
     """File name extensions. Messages use the first one."""
     compressible: bool = True
     """Whether files may be compressed as a whole (`.gz`, `.zst`)."""
-    needs_language: bool = False
-    """Whether the path must name the language, because records have no columns."""
+    has_languages: Callable[[str, Compression, InputSettings], bool] = _any_languages
+    """Return whether the records of a file may name their language. Else its path must."""
     expansion: int = 1
     """Approximate bytes of text per byte of an uncompressed file, for progress."""
     local: bool = True

@@ -7,6 +7,9 @@ A macrolanguage of ISO 639-1 maps to the individual language that FineWeb2 uses 
 from __future__ import annotations
 
 import re
+from functools import cache
+
+from mmbert.recipe.named import packaged_languages
 
 LANGUAGE_KEY = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 
@@ -36,3 +39,13 @@ def iso639_3(code: str) -> str:
 def is_language_key(text: str) -> bool:
     """Return whether `text` has the form `iso639-3_Script`, such as `swh_Latn`."""
     return LANGUAGE_KEY.fullmatch(text) is not None
+
+
+def is_known_code(code: str) -> bool:
+    """Return whether a three-letter code is in the table or in a packaged language list."""
+    return code in _known_codes()
+
+
+@cache
+def _known_codes() -> frozenset[str]:
+    return frozenset(_ISO_639_3.values()) | packaged_languages()

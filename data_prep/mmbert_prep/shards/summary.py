@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.readers import RejectReason
-from mmbert_prep.readers.discovery import Discovery
+from mmbert_prep.readers.discovery import Discovery, language_remedy
 from mmbert_prep.shards.intermediate import LanguageCounts
 
 # Fits into 80 characters. b/tok is bytes per token, tok/word tokens per word.
@@ -53,6 +53,14 @@ class Summary(BaseModel):
     """Language without kept documents -> count per reason; "" for a missing language."""
     damaged_files: list[str]
     ignored_files: dict[str, list[str]]
+    folders_without_language: list[str] = []
+    """Folders of ignored files that need a run of their own with --language."""
+
+    def stored(self) -> dict[str, object]:
+        """Return the content of summary.json."""
+        # Without an empty newer field: equal runs of all versions write equal bytes.
+        exclude = set() if self.folders_without_language else {"folders_without_language"}
+        return self.model_dump(mode="json", exclude=exclude)
 
     def totals(self) -> dict[str, int]:
         """Return the sums over languages of documents, tokens and bytes."""
@@ -157,6 +165,9 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(f"[yellow]… and {len(summary.damaged_files) - _MAX_NAMES} more[/]")
     for reason, names in summary.ignored_files.items():
         console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
+    if summary.folders_without_language:
+        remedy = language_remedy(summary.folders_without_language)
+        console.print(f"[yellow]not read, without a language: {remedy}[/]", soft_wrap=True)
     console.print(f"wrote shards to {output}; details in summary.json", soft_wrap=True)
 
 

@@ -20,6 +20,7 @@ from mmbert.data.shards.tokenizer_description import (
     read_tokenizer_description,
     write_tokenizer_description,
 )
+from mmbert.data.shards.tokenizer_function import different_part
 from mmbert.errors import TokenizerError
 from mmbert.files import atomic_write, make_folder, sync_folder
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
@@ -100,13 +101,7 @@ def _sentencepiece_ids(proto: Any) -> SpecialIds:
 
 def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription:
     """Write the folder of a Hugging Face fast tokenizer, with copies of its files."""
-    remedy = "give a folder that AutoTokenizer loads as a fast tokenizer, with tokenizer.json"
-    try:
-        definition = (source / "tokenizer.json").read_bytes()
-        tokenizer = Tokenizer.from_str(definition.decode())
-        config = json.loads((source / "tokenizer_config.json").read_bytes())
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise TokenizerError(f"{source} is not a fast tokenizer: {error}", remedy=remedy) from error
+    definition, tokenizer, config = _read_fast_tokenizer(source)
     special_ids = _huggingface_ids(source, tokenizer, config)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     description = TokenizerDescription(
@@ -125,6 +120,20 @@ def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription
     os.replace(partial, folder)
     sync_folder(folder.parent)
     return description
+
+
+def _read_fast_tokenizer(source: Path) -> tuple[bytes, Tokenizer, dict[str, Any]]:
+    """Return tokenizer.json, the tokenizer without its saved padding and truncation, and config."""
+    remedy = "give a folder that AutoTokenizer loads as a fast tokenizer, with tokenizer.json"
+    try:
+        definition = (source / "tokenizer.json").read_bytes()
+        tokenizer = Tokenizer.from_str(definition.decode())
+        config = json.loads((source / "tokenizer_config.json").read_bytes())
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise TokenizerError(f"{source} is not a fast tokenizer: {error}", remedy=remedy) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return definition, tokenizer, config
 
 
 def _huggingface_ids(source: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> SpecialIds:
@@ -223,17 +232,26 @@ def is_complete(folder: Path) -> bool:
     return (folder / DESCRIPTION_NAME).exists()
 
 
-def same_tokenizer(given: Path, folder: Path) -> bool:
-    """Return whether `folder` was made from the tokenizer `given`."""
-    description = read_tokenizer_description(folder)
-    if description.kind == "huggingface":
-        path = given / "tokenizer.json"
-        return path.is_file() and (
-            hashlib.sha256(path.read_bytes()).hexdigest() == description.fingerprint
-        )
-    path = given / "tokenizer.model" if given.is_dir() else given
+def _same_fast_tokenizer(given: Path, folder: Path, description: TokenizerDescription) -> bool:
+    path = given / "tokenizer.json"
     if not path.is_file():
         return False
+    if hashlib.sha256(path.read_bytes()).hexdigest() == description.fingerprint:
+        return True
+    try:
+        _, tokenizer, config = _read_fast_tokenizer(given)
+        special_ids = _huggingface_ids(given, tokenizer, config)
+        return different_part(given, special_ids, folder, description.special_ids) is None
+    except TokenizerError:
+        return False
+
+
+def same_tokenizer(given: Path, folder: Path) -> bool:
+    """Return whether `folder` was made from the tokenizer `given`, or does the same."""
+    description = read_tokenizer_description(folder)
+    path = given / "tokenizer.model" if given.is_dir() else given
+    if description.kind == "huggingface" or not path.is_file():
+        return _same_fast_tokenizer(given, folder, description)
     ours = parse_model((folder / "tokenizer.model").read_bytes())
     try:
         theirs = parse_model(path.read_bytes())

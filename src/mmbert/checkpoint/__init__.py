@@ -7,5 +7,6 @@
 - `store`: save, list, verify, load and delete the checkpoints of a run folder.
 - `engine_protocols`: interfaces of an engine for saving and loading.
 - `resume_check`: refusal to resume with a recipe that would have drawn other data.
+- `imported_state`, `imported_start`: state of another trainer, and the step to continue from.
 - `safetensors_header`: header of a safetensors file that is written tensor by tensor.
 """

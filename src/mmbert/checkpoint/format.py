@@ -212,18 +212,28 @@ def check_file(path: Path, entry: FileEntry) -> str | None:
         if size != entry.bytes:
             how = "is truncated" if size < entry.bytes else "is too long"
             return f"{how} ({size} of {entry.bytes} bytes)"
-        hashing = xxhash.xxh3_128()
-        with path.open("rb", buffering=0) as file:
-            buffer = memoryview(bytearray(min(CHUNK, max(1, size))))
-            while count := file.readinto(buffer):
-                hashing.update(buffer[:count])
+        found = _hash_of_file(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error})"
-    if hashing.hexdigest() != entry.xxh3_128:
+    if found != entry.xxh3_128:
         return "is corrupted (checksum mismatch)"
     return None
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Return size and checksum of a file as it lies on disk."""
+    return FileEntry(bytes=path.stat().st_size, xxh3_128=_hash_of_file(path))
+
+
+def _hash_of_file(path: Path) -> str:
+    hashing = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(min(CHUNK, max(1, path.stat().st_size))))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hashing.update(buffer[:count])
+    return str(hashing.hexdigest())
 
 
 def coverage_errors(parameters: dict[str, SavedParameter]) -> Iterator[str]:

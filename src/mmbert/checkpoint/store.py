@@ -70,11 +70,14 @@ class CheckpointStore:
         """Allocate the host memory for staging ahead of the first save."""
         self._staging.prepare(engine.fragments(), engine.device)
 
-    def save(self, engine: SavableEngine, state: RunState) -> Path:
+    def save(self, engine: SavableEngine, state: RunState, *, permanent: bool = False) -> Path:
         """Save a checkpoint after `state.step` steps and return its folder. Collective.
 
         Returns once the states are staged; waits for the disk only if the store is synchronous or
         the previous save has not finished.
+
+        Args:
+            permanent: never delete it, as the end of a phase and every Nth checkpoint.
 
         Raises:
             UserError: the previous save (or this one) failed.
@@ -91,7 +94,8 @@ class CheckpointStore:
             world_size=self._host_group.world_size,
             writer=f"mmbert {__version__}",
             number=number,
-            permanent=state.phase_end
+            permanent=permanent
+            or state.phase_end
             or (self._keep_every is not None and (number + 1) % self._keep_every == 0),
             state=state,
             optimizer_steps=engine.steps_taken,
@@ -136,10 +140,7 @@ class CheckpointStore:
 
     def list(self) -> Paths:
         """Return committed checkpoints, oldest first, without verifying them."""
-        if not self.root.is_dir():
-            return []
-        folders = [path for path in self.root.iterdir() if FOLDER.fullmatch(path.name)]
-        return sorted(folders, key=step_of)
+        return list_checkpoints(self.root)
 
     def latest_valid(self, *, up_to_step: int | None = None) -> Path | None:
         """Return the latest checkpoint with valid checksums; None if there are none. Collective.
@@ -269,9 +270,16 @@ def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
         )
 
 
+def list_checkpoints(root: Path) -> Paths:
+    """Return the committed checkpoints in `root`, oldest first, without verifying them."""
+    if not root.is_dir():
+        return []
+    return sorted((p for p in root.iterdir() if FOLDER.fullmatch(p.name)), key=step_of)
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the step in the name of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
-__all__ = ["CheckpointStore", "RunState", "read_parameters"]
+__all__ = ["CheckpointStore", "RunState", "list_checkpoints", "read_parameters"]

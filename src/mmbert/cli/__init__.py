@@ -2,7 +2,8 @@
 
 - `app`: the Typer application and its output console.
 - `inspect_commands`: `doctor`, `plan`, `inspect`, `results`.
-- `model_commands`: `export`, `fill-mask`, `import`, `merge`, `evaluate`.
+- `model_commands`: `export`, `fill-mask`, `merge`, `evaluate`.
+- `import_command`: `import`.
 - `ablate_command`: `ablate`.
 - `packaged_commands`: `recipes`, `slurm-scripts`.
 - `report_command`: `report`.
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from mmbert.cli import (
     ablate_command,
+    import_command,
     inspect_commands,
     model_commands,
     packaged_commands,
@@ -25,6 +27,7 @@ from mmbert.errors import EXIT_USER_ERROR, UserError
 __all__ = [
     "ablate_command",
     "app",
+    "import_command",
     "inspect_commands",
     "main",
     "model_commands",

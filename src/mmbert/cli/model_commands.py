@@ -1,4 +1,4 @@
-"""Model commands: `export`, `fill-mask`, `import`, `merge`, `evaluate`."""
+"""Model commands: `export`, `fill-mask`, `merge`, `evaluate`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -15,13 +15,6 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-
-
-class Initialization(StrEnum):
-    """Source of the embedding rows of new tokens."""
-
-    subwords = "subwords"
-    mean = "mean"
 
 
 class Method(StrEnum):
@@ -56,59 +49,21 @@ def export(
     name="fill-mask", epilog=examples("mmbert fill-mask my_model 'The capital is [MASK].'")
 )
 def fill_mask(
-    model: Annotated[Path, typer.Argument(help="Hugging Face folder, such as export writes.")],
+    model: Annotated[
+        Path, typer.Argument(help="Hugging Face folder, such as export writes, or name.")
+    ],
     sentences: Annotated[list[str], typer.Argument(help="Sentences that contain [MASK].")],
     top: Annotated[int, typer.Option(help="Number of candidates per mask.", min=1)] = 5,
 ) -> None:
     """Predict masked tokens with an exported model, through `transformers`."""
     from mmbert.hub.fill_mask import fill_masks
 
-    for sentence, masks in zip(sentences, fill_masks(model, sentences, top=top), strict=True):
+    answers = fill_masks(_model_folder(model), sentences, top=top)
+    for sentence, masks in zip(sentences, answers, strict=True):
         typer.echo(sentence)
         for candidates in masks:
             words = (f"{found.text!r} {found.probability:.3f}" for found in candidates)
             typer.echo(f"  {'  '.join(words)}")
-
-
-@app.command(
-    name="import",
-    epilog=examples(
-        "mmbert import mmBERT-base imported",
-        "mmbert import mmBERT-base imported --tokenizer my_shards/tokenizer",
-        "mmbert import mmBERT-base small --sizes mmbert-small",
-    ),
-)
-def import_(
-    model: Annotated[Path, typer.Argument(help="Hugging Face folder of a ModernBERT model.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; set `initial_checkpoint` to it.")],
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of a new or extended tokenizer.")
-    ] = None,
-    initialization: Annotated[
-        Initialization,
-        typer.Option(help="Embeddings of new tokens: mean of their subwords, or of all."),
-    ] = Initialization.subwords,
-    initialisation: Annotated[
-        Initialization | None, typer.Option(hidden=True, help="Former name of --initialization.")
-    ] = None,
-    sizes: Annotated[
-        str | None, typer.Option(help="Shrink to the model sizes of this recipe, by striding.")
-    ] = None,
-) -> None:
-    """Import a ModernBERT model (ModernBERT, mmBERT, Ettin, …) as a starting point for training."""
-    from mmbert.hub.importing.import_model import import_model
-    from mmbert.recipe import load_recipe
-
-    report = import_model(
-        model,
-        out,
-        tokenizer=tokenizer,
-        initialization=(initialisation or initialization).value,
-        sizes=load_recipe(sizes).model if sizes else None,
-    )
-    for line in report.lines():
-        typer.echo(line)
-    typer.echo(f"to train from it, set `initial_checkpoint: {out}` in the recipe")
 
 
 @app.command(
@@ -123,8 +78,8 @@ def merge(
     models: Annotated[
         list[Path],
         typer.Argument(
-            help="Checkpoints, runs (latest checkpoint) or Hugging Face folders. With --method ema "
-            "a run or its checkpoints, of which those of the last phase are averaged."
+            help="Checkpoints, runs (latest checkpoint), Hugging Face folders or names. With "
+            "--method ema a run or its checkpoints, of which those of the last phase are averaged."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Hugging Face folder to write.")],
@@ -178,7 +133,7 @@ def merge(
     )
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run, checkpoint or Hugging Face folder.")],
+    model: Annotated[Path, typer.Argument(help="Run, checkpoint, Hugging Face folder or name.")],
     data: Annotated[
         Path | None, typer.Option(help="Shards to measure the held-out loss on.")
     ] = None,
@@ -227,8 +182,14 @@ def evaluate(
         raise ArgumentError("--test requires --train", remedy="name the file to fine-tune on")
     console, path = console_for_output(), _checkpoint(model)
 
+    said: set[str | None] = {None}
+
     def loaded() -> LoadedModel:
-        return LoadedModel(path, dtype=DTYPES[dtype.value])
+        opened = LoadedModel(path, dtype=DTYPES[dtype.value])
+        if opened.tokenizer.set_aside not in said:
+            said.add(opened.tokenizer.set_aside)
+            typer.echo(opened.tokenizer.set_aside, err=True)
+        return opened
 
     if data:
         found = masked_losses(
@@ -249,10 +210,17 @@ def evaluate(
         console.print(render_scores(fine_tune(loaded(), train, test or [], FineTuningSettings())))
 
 
+def _model_folder(model: Path) -> Path:
+    """Return the folder of a model given by folder or by name on the hub."""
+    from mmbert.hub.hub_name import model_folder
+
+    return model_folder(model, lambda text: typer.echo(text, err=True))
+
+
 def _checkpoint(path: Path) -> Path:
-    """Return `path` or, for a run folder, its latest valid checkpoint."""
+    """Return the latest valid checkpoint of a run folder, or the folder of another model."""
     if not (path / "checkpoints").is_dir():
-        return path
+        return _model_folder(path)
     from mmbert.checkpoint.store import CheckpointStore
 
     newest = CheckpointStore(path / "checkpoints").latest_valid()

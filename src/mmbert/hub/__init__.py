@@ -3,7 +3,8 @@
 - `export`: a checkpoint as a Hugging Face folder, with `model_card`.
 - `importing`: Hugging Face models as starting points for training.
 - `model_source`: checkpoints and Hugging Face folders behind one interface.
-- `configuration`, `tokenizer`, `weights`: the files of a folder.
+- `hub_name`: models by their name on the hub.
+- `configuration`, `tokenizer`, `weights`, `pickled_weights`: the files of a folder.
 - `models`: models in memory.
 - `verification`: logits in transformers against this project's model.
 - `fill_mask`: masked-token prediction.

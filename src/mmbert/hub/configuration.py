@@ -67,20 +67,56 @@ def hugging_face_config(
 
 
 _SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+)  # fmt: skip
+# Keys that say what the model computes, in the spellings of transformers 4.48 to 5.x.
+_COMPUTED = {
+    *_SIZES, *FIXED_BY_ARCHITECTURE, "model_type", "architectures", "norm_eps", "layer_types",
+    "global_attn_every_n_layers", "local_attention", "sliding_window", "rope_parameters",
+    "rope_scaling", "global_rope_theta", "local_rope_theta", "max_position_embeddings",
+    "initializer_range",
+}  # fmt: skip
+# Keys that change no logits in inference.
+_NEUTRAL = {
+    # Origin and tokens.
+    "_name_or_path", "_commit_hash", "auto_map", "transformers_version", "torch_dtype", "dtype",
+    "tokenizer_class", "pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id",
+    "sep_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id",
+    # Training.
+    "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout",
+    "initializer_cutoff_factor", "gradient_checkpointing", "repad_logits_with_grad",
+    "sparse_prediction", "sparse_pred_ignore_index",
+    # Classification.
+    "classifier_pooling", "problem_type", "id2label", "label2id", "num_labels", "finetuning_task",
+    "task_specific_params",
+    # Implementation and form of outputs.
+    "deterministic_flash_attn", "reference_compile", "_attn_implementation", "attn_implementation",
+    "_attn_implementation_autoset", "use_cache", "chunk_size_feed_forward", "torchscript",
+    "use_bfloat16", "tf_legacy_loss", "output_attentions", "output_hidden_states", "output_scores",
+    "return_dict", "return_dict_in_generate",
+    # BERT's, which ModernBERT does not read.
+    "layer_norm_eps", "position_embedding_type",
+    # Generation.
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+    "forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "prefix", "remove_invalid_values",
+    "repetition_penalty", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
+}  # fmt: skip
+# Keys that change no logits as long as they are false, null or empty.
+_NEUTRAL_IF_EMPTY = {
+    "add_cross_attention", "causal_mask", "cross_attention_hidden_size", "is_causal", "is_decoder",
+    "is_encoder_decoder", "pruned_heads", "tie_encoder_decoder",
+}  # fmt: skip
 
 
 def read_configuration(folder: Path) -> HuggingFaceModel:
     """Read `folder`/config.json.
 
     Raises:
-        ModelError: missing file, invalid JSON, another architecture, a value of the wrong type, or
-            a variant of ModernBERT that this encoder does not support.
+        ModelError: missing file, invalid JSON, another architecture, a value of the wrong type, a
+            variant of ModernBERT that this encoder does not support, an unknown key, or two keys
+            that contradict each other.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -113,6 +149,7 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
                 f"{path}: {key} is {config[key]!r}; this encoder only supports {wanted!r}",
                 remedy="the model cannot be imported: its logits would differ",
             )
+    _check_keys(config, path)
     sizes = {key: _integer(config, key, path) for key in _SIZES}
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         raise ModelError(
@@ -123,7 +160,7 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
     encoder = EncoderConfig(
         **sizes,
         global_attention_every=_read_global_attention_every(config, path),
-        local_window=_integer(config, "local_attention", path, 128),
+        local_window=_read_local_window(config, path),
         norm_eps=_number(config, "norm_eps", path, 1e-5),
         attention_output_dropout=0.0,
         initializer_range=_number(config, "initializer_range", path, 0.02),
@@ -131,6 +168,26 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
     )
     context = _integer(config, "max_position_embeddings", path, 8192)
     return HuggingFaceModel(encoder, _read_rotary_bases(config, path), context)
+
+
+def _check_keys(config: dict[str, Any], path: Path) -> None:
+    """Raise ModelError for a key that could change the logits in a way unknown here."""
+    for key, value in config.items():
+        if key in _COMPUTED | _NEUTRAL or (key in _NEUTRAL_IF_EMPTY and not value):
+            continue
+        raise ModelError(
+            f"{path}: {key} is {value!r}; it is unknown here whether that changes the logits",
+            remedy="use the model as its authors published it; if the key has no effect in"
+            " transformers, remove it from a copy of the file",
+        )
+
+
+def _contradiction(path: Path, one: str, other: str) -> ModelError:
+    return ModelError(
+        f"{path}: {one} contradicts {other}",
+        remedy="versions of transformers read different keys: correct the one that is wrong, or"
+        " download the file again",
+    )
 
 
 def _integer(config: dict[str, Any], key: str, path: Path, default: int | None = None) -> int:
@@ -154,51 +211,73 @@ def _number(config: dict[str, Any], key: str, path: Path, default: float) -> flo
 
 
 def _read_global_attention_every(config: dict[str, Any], path: Path) -> int:
+    """Read `layer_types` (5.x) or `global_attn_every_n_layers`."""
     layer_types = config.get("layer_types")
+    named = _integer(config, "global_attn_every_n_layers", path, 3)
     if layer_types is None:
-        return _integer(config, "global_attn_every_n_layers", path, 3)
+        return named
     layers = _integer(config, "num_hidden_layers", path)
     # With few layers, several periods match: prefer the configured one.
-    named = _integer(config, "global_attn_every_n_layers", path, 3)
     for every in (named, *range(1, layers + 1)):
         pattern = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
-        if layer_types == pattern:
-            return every
+        if layer_types != pattern:
+            continue
+        if every != named and "global_attn_every_n_layers" in config:
+            raise _contradiction(path, "layer_types", f"global_attn_every_n_layers {named}")
+        return every
     raise ModelError(
         f"{path}: layer_types is not a global layer every n layers",
         remedy="only models with global attention in every n-th layer can be imported",
     )
 
 
+def _read_local_window(config: dict[str, Any], path: Path) -> int:
+    """Read `local_attention`, the whole window, or `sliding_window`, which in 5.x is half of it."""
+    window = _integer(config, "local_attention", path, 128)
+    if "sliding_window" not in config:
+        return window
+    half = _integer(config, "sliding_window", path)
+    if "local_attention" in config and window // 2 != half:
+        raise _contradiction(
+            path, f"sliding_window {half} (half a window)", f"local_attention {window}"
+        )
+    return 2 * half
+
+
 def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     """Read `rope_parameters` (5.x) or the two older keys, with the defaults of transformers."""
     parameters = config.get("rope_parameters") or {}
-    full = parameters.get("full_attention") or {}
-    sliding = parameters.get("sliding_attention") or {}
+    parts = {kind: parameters.get(kind) or {} for kind in ("full_attention", "sliding_attention")}
+    plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
     scaled = config.get("rope_scaling") is not None or any(
-        part.get("rope_type", "default") != "default" for part in (full, sliding)
+        key != "rope_theta" and (key not in plain or value != plain[key])
+        for part in parts.values()
+        for key, value in part.items()
     )
-    if scaled or parameters.keys() - {"full_attention", "sliding_attention"}:
+    if scaled or parameters.keys() - parts.keys():
         raise ModelError(
             f"{path}: unsupported RoPE configuration",
             remedy="only models with one unscaled RoPE base per layer type can be imported",
         )
-    global_base = _number({**config, **_base(full)}, "global_rope_theta", path, 160_000.0)
-    legacy = "global_rope_theta" in config and config.get("local_rope_theta", 0) is None
-    if legacy and not sliding:
+    older = dict(config)
+    older.setdefault("global_rope_theta", 160_000.0)
+    if older.get("local_rope_theta", 0) is None:
         # 4.48: a local base of null means the global base.
-        return rotary_bases(global_base, global_base)
-    local = {"local_rope_theta": config.get("local_rope_theta", 10_000.0)}
-    if "rope_theta" in sliding:
-        local = {"local_rope_theta": sliding["rope_theta"]}
-    local_base = _number(local, "local_rope_theta", path, 10_000.0)
-    return rotary_bases(global_base, local_base)
+        older["local_rope_theta"] = older["global_rope_theta"]
+    older.setdefault("local_rope_theta", 10_000.0)
+    bases = []
+    for key, part in zip(("global_rope_theta", "local_rope_theta"), parts.values(), strict=True):
+        base = _number(older, key, path, 0)
+        if "rope_theta" in part:
+            newer = _number(part, "rope_theta", path, 0)
+            if key in config and newer != base:
+                raise _contradiction(path, f"rope_theta {newer:g} in rope_parameters",
+                                     f"{key} {base:g}")  # fmt: skip
+            base = newer
+        bases.append(base)
+    return rotary_bases(*bases)
 
 
 def rotary_bases(global_base: float, local_base: float) -> RotaryBases:
     """Build RotaryBases from the two values."""
     return RotaryBases.model_validate({"global": global_base, "local": local_base})
-
-
-def _base(part: dict[str, Any]) -> dict[str, Any]:
-    return {"global_rope_theta": part["rope_theta"]} if "rope_theta" in part else {}

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,8 +77,14 @@ def write_hugging_face_folder(
     provenance: dict[str, Any],
     language_tokens: dict[str, int],
     recipe: str | None,
+    write_more: Callable[[Path], None] | None = None,
 ) -> LogitComparison:
-    """Write a folder and verify it; `parameters` yields every (name, full float32 tensor) once."""
+    """Write a folder and verify it.
+
+    Args:
+        parameters: every (name, full float32 tensor), once.
+        write_more: writes further files to the folder, before it appears.
+    """
     shapes = parameter_shapes(model.encoder)
     target = DTYPES[dtype]
     with atomic_folder(out) as folder:
@@ -104,6 +110,8 @@ def write_hugging_face_folder(
             recipe=recipe,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        if write_more is not None:
+            write_more(folder)
     return comparison
 
 

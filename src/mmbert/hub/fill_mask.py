@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from mmbert.errors import ArgumentError
-from mmbert.hub.models import load_masked_language_model
+from mmbert.hub.models import load_masked_language_model, without_code_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def fill_masks(
     `folder` is an exported Hugging Face folder. A mask is its tokenizer's mask token or "[MASK]".
     Raises ArgumentError for a sentence without a mask.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with without_code_of(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = load_masked_language_model(folder, torch.float32)
     answers = []
     for sentence in sentences:

@@ -13,10 +13,12 @@ from mmbert.checkpoint.reader import CheckpointReader, verify_checkpoint
 from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
 from mmbert.errors import CheckpointError, ModelError, TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
+from mmbert.hub.hub_name import cached_model
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import EMBEDDING, HuggingFaceWeights, parameter_shapes
 from mmbert.model.config import encoder_config
 from mmbert.recipe import Recipe, parse_recipe
+from mmbert.training.run_folder import ORIGIN_NAME
 
 PROVENANCE_NAME = "provenance.json"
 
@@ -110,7 +112,7 @@ class CheckpointSource(ModelSource):
         }
         if self.recipe.initial_checkpoint is not None:
             self.provenance["started_from"] = _origin_of_initial_checkpoint(
-                self.recipe.initial_checkpoint
+                self.recipe.initial_checkpoint, path.parent.parent
             )
 
     def read(self, name: str) -> torch.Tensor:
@@ -135,6 +137,9 @@ class HuggingFaceSource(ModelSource):
             )
         self.special_ids = special_ids
         self.provenance = {"kind": "hugging_face", "path": path.resolve().name}
+        cached = cached_model(path)
+        if cached is not None:
+            self.provenance |= dict(zip(("path", "commit"), cached, strict=True))
         if (path / PROVENANCE_NAME).is_file():
             self.provenance["made_from"] = _read_provenance(path)
 
@@ -147,8 +152,13 @@ def _read_provenance(folder: Path) -> Any:
     return json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
 
 
-def _origin_of_initial_checkpoint(imported: Path) -> Any:
-    """Return the provenance of the initial checkpoint, or its name if it has been moved."""
+def _origin_of_initial_checkpoint(imported: Path, run: Path) -> Any:
+    """Return the provenance of the initial checkpoint: the run's copy, or that in its folder.
+
+    Earlier runs and variants have no copy; if the folder has been moved, return its name.
+    """
+    if (run / ORIGIN_NAME).is_file():
+        return json.loads((run / ORIGIN_NAME).read_text(encoding="utf-8"))
     if (imported / PROVENANCE_NAME).is_file():
         return _read_provenance(imported)
     return {"kind": "import", "path": imported.name}

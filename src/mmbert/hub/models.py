@@ -1,10 +1,14 @@
 """Models in memory: the encoder built from given parameters, and its transformers counterpart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from mmbert.errors import ModelError, UserError
+from mmbert.hub.pickled_weights import refuse_code
+from mmbert.hub.weights import weight_files
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
@@ -66,21 +70,51 @@ def pack(documents: Sequence[torch.Tensor]) -> PackedBatch:
     )
 
 
+@contextmanager
+def without_code_of(folder: Path) -> Iterator[None]:
+    """Raise ModelError if transformers, called with `trust_remote_code=False`, needs that code."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ModelError(
+            f"{folder} needs Python code of its own (auto_map), which is never run",
+            remedy="use a model that transformers supports itself, such as ModernBERT",
+        ) from error
+
+
 def load_masked_language_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """Load AutoModelForMaskedLM from `folder` in `dtype`, on the CPU, in evaluation mode.
 
-    Shows no progress bar.
+    Attention is eager, the definition of the others. Shows no progress bar. Code in the folder is
+    never run. Raises ModelError for weights that could run code, or if transformers fails.
     """
+    for path in weight_files(folder):
+        if path.suffix == ".bin":
+            refuse_code(path)
     # Imported here: transformers takes seconds to load, and most callers do not need it.
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForMaskedLM, __version__
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        # Cast afterwards: the dtype argument has different names in 4.x and 5.x.
-        model: torch.nn.Module = AutoModelForMaskedLM.from_pretrained(folder)
+        # Without the argument, 5.x rounds float32 weights to the dtype in config.json.
+        chosen = {"torch_dtype" if __version__.startswith("4.") else "dtype": dtype}
+        with without_code_of(folder):
+            model: torch.nn.Module = AutoModelForMaskedLM.from_pretrained(
+                folder, trust_remote_code=False, attn_implementation="eager", **chosen
+            )
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many types
+        raise ModelError(
+            f"transformers {__version__} cannot load {folder}: {error}",
+            remedy="install the version that wrote it (transformers_version in its config.json), or"
+            " correct the file",
+        ) from error
     finally:
         if shown:
             logging.enable_progress_bar()
-    return model.to(dtype).eval()
+    return model.eval()

@@ -15,6 +15,12 @@ from mmbert.errors import OutputError
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
+def require_absent(out: Path) -> None:
+    """Raise OutputError if `out` exists, before any work."""
+    if out.exists():
+        raise OutputError(f"{out} already exists", remedy="give another folder, or remove this one")
+
+
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `out` when the block succeeds.
@@ -22,8 +28,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     On an error the temporary folder is removed. Raises OutputError if `out` exists (nothing is
     overwritten), its parent is not writable, or the disk is full.
     """
-    if out.exists():
-        raise OutputError(f"{out} already exists", remedy="give another folder, or remove this one")
+    require_absent(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

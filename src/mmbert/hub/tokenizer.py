@@ -36,6 +36,7 @@ class FastTokenizer:
         vocabulary: id of each token.
         size: the largest id plus one.
         special_ids: ids by role; None if a role is missing.
+        set_aside: statement about saved padding and truncation, which are not used; None without.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,6 +52,11 @@ class FastTokenizer:
             raise TokenizerError(
                 f"{path} cannot be read: {error}", remedy="save the tokenizer again"
             ) from error
+        saved = {"padding": self._tokenizer.padding, "truncation": self._tokenizer.truncation}
+        names = [name for name, settings in saved.items() if settings is not None]
+        self.set_aside = f"{path}: saved {' and '.join(names)} set aside" if names else None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
         self.folder = folder
         self.vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self._tokens = {number: token for token, number in self.vocabulary.items()}
@@ -125,13 +131,19 @@ class FastTokenizer:
 def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
     """Copy the tokenizer files and adapt the configuration to ModernBERT.
 
-    ModernBERT takes no token types; its maximum input length is `context`.
+    ModernBERT takes no token types; its maximum input length is `context`. Padding and truncation
+    that an earlier use saved in tokenizer.json are left out.
     """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    path = target / "tokenizer.json"
+    definition = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if definition.get("padding") is not None or definition.get("truncation") is not None:
+        write_json(path, definition | {"padding": None, "truncation": None})
     path = target / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config.pop("auto_map", None)  # code of the source's, which is not copied
     config["model_max_length"] = context
     config["model_input_names"] = ["input_ids", "attention_mask"]
     if config.get("tokenizer_class") in (None, "TokenizersBackend"):

@@ -9,12 +9,9 @@ from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.models import load_masked_language_model, pack
 from mmbert.model.modernbert import MaskedLanguageModel
 
-# Relative to the largest logit, in float32.
+# Relative to the largest logit. Both models compute in float32 from the same weights and differ in
+# the order of summation: by 6e-7 to 9e-7 in random models of 22 layers of widths 384 and 768.
 TOLERANCE = 1e-5
-
-
-class ExportMismatchError(RuntimeError):
-    """The logits of the folder differ from those of its source model: a bug, not a user error."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,14 @@ class LogitComparison:
         )
 
 
+class ExportMismatchError(RuntimeError):
+    """The logits of the folder differ from those of its source model: a bug, not a user error."""
+
+    def __init__(self, folder: Path, comparison: LogitComparison) -> None:
+        super().__init__(f"logits of {folder} differ from the trained model: {comparison}")
+        self.comparison = comparison
+
+
 def compare_logits(
     folder: Path, ours: MaskedLanguageModel, model: HuggingFaceModel
 ) -> LogitComparison:
@@ -56,7 +61,9 @@ def compare_logits(
     for document in documents:
         with torch.no_grad():
             logits = theirs(
-                input_ids=document[None], attention_mask=torch.ones_like(document)[None]
+                input_ids=document[None],
+                attention_mask=torch.ones_like(document)[None],
+                return_dict=True,
             ).logits[0]
         mine = packed[start : start + len(document)]
         start += len(document)
@@ -64,7 +71,7 @@ def compare_logits(
         largest = max(largest, float(logits.abs().max()))
     result = LogitComparison(len(documents), start, difference, largest)
     if not difference <= TOLERANCE * largest:  # also if NaN
-        raise ExportMismatchError(f"logits of {folder} differ from the trained model: {result}")
+        raise ExportMismatchError(folder, result)
     return result
 
 

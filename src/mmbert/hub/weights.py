@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from mmbert.checkpoint.safetensors_header import safetensors_header
 from mmbert.errors import ModelError
+from mmbert.hub.pickled_weights import read_pickled_weights
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
@@ -18,7 +19,8 @@ EMBEDDING = "model.embeddings.tok_embeddings.weight"
 DECODER_WEIGHT = "decoder.weight"
 DECODER_BIAS = "decoder.bias"
 WEIGHTS_FILE = "model.safetensors"
-_INDEX_FILE = "model.safetensors.index.json"
+_PICKLE_FILE = "pytorch_model.bin"
+_READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
@@ -40,7 +42,15 @@ class HuggingFaceWeights:
     def __init__(self, folder: Path, config: EncoderConfig) -> None:
         self.folder = folder
         self.shapes = parameter_shapes(config)
-        self._files = _files_by_tensor(folder)
+        self._files: dict[str, Path] = {}
+        self._pickled: dict[str, torch.Tensor] = {}
+        for path in weight_files(folder):
+            if path.suffix == ".bin":
+                tensors = read_pickled_weights(path)
+                self._pickled |= tensors
+                self._files |= dict.fromkeys(tensors, path)
+            else:
+                self._files |= dict.fromkeys(_names_in(path), path)
         for name, shape in self.shapes.items():
             if name not in self._files:
                 raise ModelError(
@@ -73,10 +83,11 @@ class HuggingFaceWeights:
     def read(self, name: str) -> torch.Tensor:
         """Read a parameter as float32 on the CPU. Raises ModelError if quantized or not finite."""
         tensor = self._raw(name)
-        if not tensor.is_floating_point():
+        if tensor.dtype not in _READ:
             raise ModelError(
                 f"{self._files[name]}: {name} has dtype {tensor.dtype}",
-                remedy="quantized weights cannot be trained; use float32 or bfloat16 weights",
+                remedy="quantized weights cannot be trained; use weights in float32, bfloat16 or"
+                " float16",
             )
         tensor = tensor.to(torch.float32)
         wrong = int((~torch.isfinite(tensor)).sum())
@@ -93,10 +104,14 @@ class HuggingFaceWeights:
             yield name, self.read(name)
 
     def _shape(self, name: str) -> tuple[int, ...]:
+        if name in self._pickled:
+            return tuple(self._pickled[name].shape)
         with safe_open(self._files[name], framework="pt") as file:
             return tuple(file.get_slice(name).get_shape())
 
     def _raw(self, name: str) -> torch.Tensor:
+        if name in self._pickled:
+            return self._pickled[name]
         with safe_open(self._files[name], framework="pt") as file:
             return file.get_tensor(name)
 
@@ -110,49 +125,53 @@ class HuggingFaceWeights:
             )
 
 
-def _files_by_tensor(folder: Path) -> dict[str, Path]:
-    """Map each tensor to its file. Raises ModelError without readable safetensors files."""
-    index = folder / _INDEX_FILE
-    if (folder / WEIGHTS_FILE).is_file():
-        files = [folder / WEIGHTS_FILE]
-    elif index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(
-                f"{index} is not a weight index", remedy="download it again"
-            ) from error
-        files = [folder / name for name in names]
-    else:
-        pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-        if pickles:
-            raise ModelError(
-                f"{folder} has weights only as a pickle ({pickles[0].name}), which can execute"
-                " arbitrary code when loaded",
-                remedy="use the model's safetensors version, or convert it in a safe place (a"
-                " container): AutoModelForMaskedLM.from_pretrained(folder)"
-                ".save_pretrained(out, safe_serialization=True)",
-            )
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights of a Hugging Face folder, safetensors before pickles.
+
+    Raises ModelError if there are none, or an index is damaged or names a missing file.
+    """
+    for whole in (WEIGHTS_FILE, _PICKLE_FILE):
+        index = folder / f"{whole}.index.json"
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if index.is_file():
+            return _shards(index)
+    others = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+    found = f"; {others[0].name} is not one of Hugging Face's names" if others else ""
+    raise ModelError(
+        f"{folder} has no weights ({WEIGHTS_FILE} or {_PICKLE_FILE}){found}",
+        remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        foreign = [name for name in names if Path(name).name != name]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{index} is not a weight index", remedy="download it again") from error
+    if foreign:
         raise ModelError(
-            f"{folder} has no weights ({WEIGHTS_FILE})",
-            remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
+            f"{index} names a file outside its folder: {foreign[0]}",
+            remedy="download the model again from a source that you trust",
         )
-    located: dict[str, Path] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                located.update(dict.fromkeys(file.keys(), path))
-        except FileNotFoundError as error:
+    for name in names:
+        if not (index.parent / name).is_file():
             raise ModelError(
-                f"{path} is missing", remedy=f"download it again: {index.name} lists it"
-            ) from error
-        except SafetensorError as error:
-            raise ModelError(
-                f"cannot read {path}: {error}", remedy="the file is damaged; download it again"
-            ) from error
-    return located
+                f"{index.parent / name} is missing",
+                remedy=f"download it again: {index.name} lists it",
+            )
+    return [index.parent / name for name in names]
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise ModelError(
+            f"cannot read {path}: {error}", remedy="the file is damaged; download it again"
+        ) from error
 
 
 def write_weights(

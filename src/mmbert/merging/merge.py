@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from mmbert.data.shards.tokenizer_function import different_part
 from mmbert.errors import ArgumentError, ModelError
 from mmbert.hub.export import Dtype, write_hugging_face_folder
 from mmbert.hub.model_source import CheckpointSource, ModelSource, open_model
@@ -149,17 +150,22 @@ def _check_compatible(one: ModelSource, other: ModelSource) -> None:
             other.model.encoder.global_attention_every,
         ),
         ("special tokens", one.special_ids, other.special_ids),
-        ("tokenizers", _tokenizer_bytes(one), _tokenizer_bytes(other)),
     ):
         if first != second:
             raise ModelError(
                 f"{one.path} and {other.path} have different {what}",
                 remedy="merge only models with the same architecture and tokenizer",
             )
+    _check_tokenizers(one, other)
 
 
-def _tokenizer_bytes(source: ModelSource) -> bytes:
-    return (source.tokenizer / "tokenizer.json").read_bytes()
+def _check_tokenizers(one: ModelSource, other: ModelSource) -> None:
+    part = different_part(one.tokenizer, one.special_ids, other.tokenizer, other.special_ids)
+    if part is not None:
+        raise ModelError(
+            f"{one.path} and {other.path} have different tokenizers: {part}",
+            remedy="merge only models with the same architecture and tokenizer",
+        )
 
 
 def _merge_function(

@@ -63,13 +63,13 @@ class InitialCheckpoint:
                 remedy="set the recipe's `model:` to the imported values, or import another model",
             )
 
-    def rotary_differences(self, bases: RotaryBases) -> list[str]:
+    def rotary_differences(self, bases: RotaryBases, phase: str = "the first phase") -> list[str]:
         """Return a warning for each kind of layer whose rotary base differs from the checkpoint's.
 
         A change may be intended, such as for a longer context, but is usually a mistake.
         """
         return [
-            f"rotary_bases.{key.partition('_')[0]} of the first phase is {getattr(bases, ours):g},"
+            f"rotary_bases.{key.partition('_')[0]} of {phase} is {getattr(bases, ours):g},"
             f" but the model in {self.folder} was trained with {self._config[key]:g}"
             for key, ours in _BASES.items()
             if getattr(bases, ours) != self._config[key]

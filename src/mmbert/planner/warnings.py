@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
+from mmbert.checkpoint.imported_start import find_imported_start
 from mmbert.errors import UserError
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.planner.estimate import ParallelLayout, PhaseCost
 from mmbert.planner.languages import LanguageTable
 from mmbert.recipe import Recipe
+from mmbert.schedule import training_plan
 
 # mmBERT's stated aim: at most about five epochs of any language.
 MAX_EPOCHS = 5.0
@@ -73,7 +75,18 @@ def _initial_checkpoint(recipe: Recipe) -> Iterator[str]:
     try:
         given = InitialCheckpoint(recipe.initial_checkpoint)
         given.check_model(recipe.model)
+        plan = training_plan(recipe)
+        start = find_imported_start(recipe, plan)
     except UserError as error:
         yield f"{error.message}; {error.remedy}"
         return
-    yield from given.rotary_differences(recipe.phases[0].rotary_bases)
+    if start is None:
+        yield from given.rotary_differences(recipe.phases[0].rotary_bases)
+        return
+    phase = recipe.phases[plan.at(start.step).phase_index]
+    yield (
+        f"the run starts at step {start.step:,} of {plan.steps:,} (phase '{phase.name}') from the"
+        f" state in {start.folder}; time and cost above are those of all steps"
+    )
+    yield from given.rotary_differences(phase.rotary_bases, f"phase '{phase.name}'")
+    yield from start.warnings

@@ -117,21 +117,29 @@ def _read_language_files(values: dict[str, Any], folder: Path) -> None:
     ]
     for variant in values.get("variants") or []:
         if isinstance(variant, dict) and isinstance(variant.get("overrides"), dict):
-            selections += list(variant["overrides"].values())
+            overrides = variant["overrides"]
+            selections += list(overrides.values())
+            for key in [key for key in overrides if str(key).endswith(".languages.file")]:
+                names = _read_language_list(str(overrides.pop(key)), folder)
+                overrides[f"{str(key).removesuffix('file')}names"] = names
     for selection in selections:
-        if not isinstance(selection, dict) or not isinstance(selection.get("file"), str):
-            continue
-        path = find_language_list(selection.pop("file"), folder)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise RecipeError(
-                f"cannot read language file {path}: {error.strerror}",
-                remedy="give a file with one language per line, relative to the recipe, or a list "
-                f"of the package: {', '.join(language_list_names())}",
-            ) from error
-        names = [line.split("#")[0].strip() for line in lines]
-        selection["names"] = [*selection.get("names", []), *(name for name in names if name)]
+        if isinstance(selection, dict) and isinstance(selection.get("file"), str):
+            names = _read_language_list(selection.pop("file"), folder)
+            selection["names"] = [*selection.get("names", []), *names]
+
+
+def _read_language_list(file: str, folder: Path) -> list[str]:
+    path = find_language_list(file, folder)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise RecipeError(
+            f"cannot read language file {path}: {error.strerror}",
+            remedy="give a file with one language per line, relative to the recipe, or a list "
+            f"of the package: {', '.join(language_list_names())}",
+        ) from error
+    names = [line.split("#")[0].strip() for line in lines]
+    return [name for name in names if name]
 
 
 def _resolve_tokenizer_path(values: dict[str, Any], folder: Path) -> None:

@@ -21,6 +21,12 @@ def language_list_names() -> list[str]:
     return sorted(path.stem for path in _LISTS.glob("*.txt"))
 
 
+def packaged_languages() -> frozenset[str]:
+    """Return the languages of all packaged lists, as written there (codes without a script)."""
+    lines = (line for path in _LISTS.glob("*.txt") for line in path.read_text("utf-8").splitlines())
+    return frozenset(name for line in lines if (name := line.split("#")[0].strip()))
+
+
 def find_recipe(recipe: Path | str) -> Path:
     """Return the file of a recipe given by name or by path.
 

@@ -40,7 +40,9 @@ class Recipe(Settings):
     initial_checkpoint: Path | None = None
     """Folder written by `mmbert import` with initial weights; default: random initialization. It
     contains model.safetensors, with every parameter in float32 under its own name, and config.json
-    and tokenizer.json, which must match recipe and shards. Relative paths start from the working
+    and tokenizer.json, which must match recipe and shards. If it has training_state.json, training
+    continues with its optimizer state from its place in the plan. Only the first start reads it:
+    once the run has a checkpoint, it may be deleted. Relative paths start from the working
     directory."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     """Tokenizer that preprocessing uses or trains."""

@@ -54,7 +54,7 @@ def build_trainer(
     """
     recipe = run.recipe
     host_group.raise_on_all_ranks(
-        (lambda: set_up_run_folder(run.folder, recipe, run.corpus))
+        (lambda: set_up_run_folder(run.folder, recipe, run.corpus, resumes=run.resumes))
         if host_group.is_rank_zero
         else None
     )
@@ -97,6 +97,7 @@ def build_trainer(
     trainer.heartbeat(Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
+    _save_imported(trainer)
     _log_setup(trainer, hosts, peaks)
     return trainer
 
@@ -107,7 +108,7 @@ def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
     model = MaskedLanguageModel(
         run.encoder, grid.tensor, sequence_parallel=recipe.parallel.sequence
     )
-    if recipe.initial_checkpoint is None:
+    if recipe.initial_checkpoint is None or run.resumes:  # a checkpoint is loaded later
         initialize_parameters(model, recipe.seed)
     else:
         load_initial_weights(model, recipe.initial_checkpoint, grid.tensor)
@@ -142,7 +143,8 @@ def _build_checkpoints(run: RunConfig, ranks: Ranks) -> Checkpoints:
 
 
 def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
-    """Resume from the newest valid checkpoint, branch from the main run, or start at step 0.
+    """Resume from the newest valid checkpoint, branch from the main run, continue from an imported
+    training state, or start at step 0.
 
     Returns:
         Description of the start, for the log.
@@ -158,7 +160,21 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
         trainer.verify_checkpoint(path)
         trainer.load(path)
         return f"variant {options.variant} branches from {path}"
+    if run.imported is not None:
+        trainer.start_from(run.imported)
+        return run.imported.description
     return f"starting {run.recipe.name}: {run.plan.steps} steps"
+
+
+def _save_imported(trainer: Trainer) -> None:
+    """Save the imported state as a checkpoint, so that the run needs nothing outside its folder.
+
+    It is permanent: the data order before the first of the run's own checkpoints starts from it.
+    """
+    run = trainer.run
+    if run.imported is not None and trainer.checkpoints.saved_step is None:
+        ends = {phase.end_step for phase in run.plan.phases}
+        trainer.save("imported state", phase_end=trainer.step in ends, permanent=True)
 
 
 def _open_loggers(trainer: Trainer, start: str, hosts: list[str]) -> None:

@@ -1,14 +1,18 @@
 """Command-line options of a run, and the configuration resolved from them before training."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.imported_start import ImportedStart, find_imported_start
+from mmbert.checkpoint.store import list_checkpoints
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
-from mmbert.errors import ArgumentError, RecipeError
+from mmbert.errors import ArgumentError, CheckpointError, RecipeError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
@@ -16,6 +20,8 @@ from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.recipe.division import check_data_ranks
 from mmbert.schedule import TrainingPlan, describe_phase_settings, training_plan
 from mmbert.training.metrics.loggers.console_logger import format_count
+
+_EMBEDDING = "model.embeddings.tok_embeddings.weight"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class RunConfig:
     """The run folder."""
     branch_step: int | None = field(default=None)
     """Step of the main run's checkpoint that a variant starts from."""
+    resumes: bool = False
+    """Whether the run has a checkpoint, or branches from one: it needs no initial checkpoint."""
+    imported: ImportedStart | None = None
+    """Training state of another trainer that the run continues from; None for weights alone, and
+    once the run has a checkpoint."""
     warnings: tuple[str, ...] = ()
     """Warnings about settings that are allowed but probably unintended."""
 
@@ -79,17 +90,46 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
     check_data_ranks(recipe.batch, recipe.parallel, world_size)
     corpus = open_corpus(options.data)
-    encoder, warnings = _encoder(recipe, corpus)
+    folder, imported = options.run_folder, None
+    saved = list_checkpoints(folder / "checkpoints")
+    if not saved and branch_step is not None:
+        saved = list_checkpoints(options.output / "checkpoints")
+    resumes = bool(saved) or branch_step is not None
+    warnings: tuple[str, ...] = ()
+    if resumes:
+        # The initial checkpoint was checked at the first start, and may be gone.
+        encoder = _saved_encoder(recipe, corpus, saved)
+    else:
+        imported = find_imported_start(recipe, plan)
+        encoder, warnings = _encoder(recipe, corpus, plan, imported)
     check_parallel(
         encoder,
         tensor_parallel=recipe.parallel.tensor,
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
-    return RunConfig(recipe, plan, corpus, encoder, options.run_folder, branch_step, warnings)
+    return RunConfig(
+        recipe, plan, corpus, encoder, folder, branch_step, resumes, imported, warnings
+    )
 
 
-def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, ...]]:
+def _saved_encoder(recipe: Recipe, corpus: Corpus, checkpoints: list[Path]) -> EncoderConfig:
+    """Return the model configuration, with the embedding rows of the newest readable checkpoint.
+
+    Without one, loading fails and says why.
+    """
+    encoder = encoder_config(recipe.model, corpus.tokenizer.vocabulary_size)
+    if recipe.initial_checkpoint is None:
+        return encoder
+    for path in reversed(checkpoints):
+        with suppress(CheckpointError):
+            return replace(encoder, vocab_size=Index.read(path).parameters[_EMBEDDING].shape[0])
+    return encoder
+
+
+def _encoder(
+    recipe: Recipe, corpus: Corpus, plan: TrainingPlan, imported: ImportedStart | None
+) -> tuple[EncoderConfig, tuple[str, ...]]:
     """Return the model configuration and warnings; check it against any initial checkpoint."""
     encoder = encoder_config(recipe.model, corpus.tokenizer.vocabulary_size)
     if recipe.initial_checkpoint is None:
@@ -99,7 +139,11 @@ def _encoder(recipe: Recipe, corpus: Corpus) -> tuple[EncoderConfig, tuple[str, 
     initial.check_tokenizer(corpus.tokenizer_folder, corpus.tokenizer.special_ids.model_dump())
     # Unused embedding rows are kept, so that the exported model has the shapes of the imported one.
     encoder = replace(encoder, vocab_size=initial.vocab_size)
-    return encoder, tuple(initial.rotary_differences(recipe.phases[0].rotary_bases))
+    if imported is None:
+        return encoder, tuple(initial.rotary_differences(recipe.phases[0].rotary_bases))
+    phase = recipe.phases[plan.at(imported.step).phase_index]
+    differences = initial.rotary_differences(phase.rotary_bases, f"phase '{phase.name}'")
+    return encoder, (*differences, *imported.warnings)
 
 
 def variant_recipe(recipe: Recipe, name: str) -> tuple[Recipe, int]:
@@ -152,4 +196,6 @@ def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
             f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row\n"
             f"#   {describe_phase_settings(recipe, plan, phase.index)}\n"
         )
+    if run_config.imported is not None:
+        file.write(f"# {run_config.imported.description}\n")
     file.writelines(f"# warning: {warning}\n" for warning in run_config.warnings)

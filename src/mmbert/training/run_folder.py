@@ -1,17 +1,25 @@
-"""Setup of the run folder: resolved recipe and a copy of the tokenizer."""
+"""Setup of the run folder: resolved recipe, and copies of what resuming and export need."""
 
 import shutil
 from pathlib import Path
 
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import read_tokenizer_description
-from mmbert.errors import OutputError, ResumeError
+from mmbert.data.shards.tokenizer_function import different_part
+from mmbert.errors import OutputError, ResumeError, TokenizerError
 from mmbert.files import atomic_write, make_folder, sync_tree
 from mmbert.recipe import Recipe, dump_recipe
 
+ORIGIN_NAME = "initial_checkpoint.json"
+"""Copy of the initial checkpoint's provenance.json, for the exports of the run."""
 
-def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
-    """Write recipe.yaml and copy the tokenizer (rank 0 only).
+
+def set_up_run_folder(
+    run_folder: Path, recipe: Recipe, corpus: Corpus, *, resumes: bool = False
+) -> None:
+    """Write recipe.yaml; copy the tokenizer and the origin of initial weights (rank 0 only).
+
+    `resumes`: whether the run has a checkpoint, so that nothing of the initial one is opened.
 
     Raises:
         UserError: the folder cannot be written, or belongs to a run with another tokenizer.
@@ -20,8 +28,7 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
         make_folder(run_folder)
         tokenizer = run_folder / "tokenizer"
         if tokenizer.exists():
-            found = read_tokenizer_description(tokenizer).fingerprint
-            if found != corpus.tokenizer.fingerprint:
+            if not _same_tokenizer(tokenizer, corpus):
                 raise ResumeError(
                     f"{run_folder} belongs to a run with another tokenizer than that of the shards "
                     f"in {corpus.root}",
@@ -33,9 +40,27 @@ def set_up_run_folder(run_folder: Path, recipe: Recipe, corpus: Corpus) -> None:
             shutil.copytree(corpus.tokenizer_folder, partial)
             sync_tree(partial)
             partial.rename(tokenizer)
+        initial = recipe.initial_checkpoint
+        if initial is not None and not resumes and (initial / "provenance.json").is_file():
+            with atomic_write(run_folder / ORIGIN_NAME) as file:
+                file.write((initial / "provenance.json").read_bytes())
         with atomic_write(run_folder / "recipe.yaml") as file:  # syncs the folder as well
             file.write(dump_recipe(recipe).encode())
     except OSError as error:
         raise OutputError(
             f"cannot write to {run_folder}: {error.strerror}", remedy="choose another --output"
         ) from error
+
+
+def _same_tokenizer(folder: Path, corpus: Corpus) -> bool:
+    """Return whether the run's copy is the corpus' tokenizer, or does the same."""
+    found = read_tokenizer_description(folder)
+    if found.fingerprint == corpus.tokenizer.fingerprint:
+        return True
+    try:
+        part = different_part(
+            folder, found.special_ids, corpus.tokenizer_folder, corpus.tokenizer.special_ids
+        )
+    except TokenizerError:
+        return False
+    return part is None and found.vocabulary_size == corpus.tokenizer.vocabulary_size

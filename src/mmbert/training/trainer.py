@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmbert.checkpoint.imported_start import ImportedStart
+from mmbert.checkpoint.imported_state import load_moments
 from mmbert.checkpoint.store import RunState
 from mmbert.data.loading.rows import Row
 from mmbert.parallel.sanity_checks import require_sane_model
@@ -141,8 +143,11 @@ class Trainer:
 
     # Checkpoints
 
-    def save(self, why: str, *, phase_end: bool = False) -> None:
-        """Save a checkpoint of the state before `step`, unless already saved."""
+    def save(self, why: str, *, phase_end: bool = False, permanent: bool = False) -> None:
+        """Save a checkpoint of the state before `step`, unless already saved.
+
+        Ends of phases are permanent anyway.
+        """
         if self.checkpoints.saved_step == self.step:
             return
         self.heartbeat(Activity.COMPARE_RANKS)
@@ -150,7 +155,9 @@ class Trainer:
         self.heartbeat(Activity.SAVE_CHECKPOINT)
         with self.metrics.step_timer.host("checkpoint"):
             self.metrics.loggers.sync()
-            path = self.checkpoints.save(self.engine, self._run_state(phase_end))
+            path = self.checkpoints.save(
+                self.engine, self._run_state(phase_end), permanent=permanent
+            )
         blocked = self.checkpoints.store.blocked_seconds
         self.metrics.loggers.event(
             "checkpoint",
@@ -171,6 +178,24 @@ class Trainer:
         self.data.load_state_dict(state)
         self.metrics.resume(state)
         self.loss_monitor.load_state_dict(state.extra["guard"])
+
+    def start_from(self, start: ImportedStart) -> None:
+        """Continue from another trainer's state: moments, optimizer step and place in the plan.
+
+        The weights are those that the engine was built with.
+        """
+        self.heartbeat(Activity.LOAD_CHECKPOINT)
+        self.ranks.host_group.raise_on_all_ranks(
+            (lambda: start.state.verify(start.folder))
+            if self.ranks.host_group.is_rank_zero
+            else None
+        )
+        load_moments(self.engine, start.folder, start.state.optimizer.steps)
+        self.step = start.step
+        self.data.start_at(start.step)
+        at = self.run.plan.at(start.step)
+        before = at.tokens_before - self.run.plan.phases[at.phase_index].first_token
+        self.metrics.results.phases[at.phase_index].tokens_elsewhere = before
 
     def verify_checkpoint(self, path: Path) -> None:
         """Read every file of the checkpoint at `path`.

@@ -244,6 +244,12 @@ def test_a_hugging_face_folder_is_used_as_it_is(folder: Path, tmp_path: Path) ->
     assert same_tokenizer(source, tmp_path / "t")
     assert is_huggingface_folder(source)
     assert not is_huggingface_folder(folder)
+    definition = json.loads((source / "tokenizer.json").read_text())
+    (source / "tokenizer.json").write_text(json.dumps(definition, indent=2))
+    assert same_tokenizer(source, tmp_path / "t"), "saved again by another version"
+    assert same_tokenizer(source, folder), "the SentencePiece model's own conversion"
+    (source / "tokenizer.json").write_text(json.dumps(definition | {"normalizer": None}))
+    assert not same_tokenizer(source, tmp_path / "t")
     (source / "tokenizer.model").write_bytes(b"beside it")
     assert is_huggingface_folder(source)
     config = json.loads((source / "tokenizer_config.json").read_text())

@@ -27,8 +27,8 @@ def _configure(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def _pickle_only(folder: Path) -> None:
-    torch.save(stored(folder), folder / "pytorch_model.bin")
+def _training_state_only(folder: Path) -> None:
+    torch.save(stored(folder), folder / "optimizer.pt")
     (folder / "model.safetensors").unlink()
 
 
@@ -61,7 +61,7 @@ BAD_INPUT: list[tuple[str, Callable[[Path], object], str]] = [
     ("odd layers", lambda f: _configure(f, layer_types=ODD_LAYERS), "layer_types"),
     ("scaled rotary", lambda f: _configure(f, rope_parameters=SCALED), "unsupported RoPE"),
     ("no weights", lambda f: (f / "model.safetensors").unlink(), "has no weights"),
-    ("pickle only", _pickle_only, r"pickle \(pytorch_model.bin\)"),
+    ("training state", _training_state_only, "no weights .*; optimizer.pt is not one of"),
     ("cut short", _cut_short, r"cannot read .*model.safetensors"),
     (
         "missing tensor",

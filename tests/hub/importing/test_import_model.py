@@ -71,8 +71,9 @@ def test_config_of_4_48_and_of_5_mean_the_same(their_folder: Path, tmp_path: Pat
         bases = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
         plain = {"rope_type": "default"}
         rope = {kind: plain | {"rope_theta": text.pop(key)} for kind, key in bases.items()}
-        (their_folder / "config.json").write_text(json.dumps(text | {"rope_parameters": rope}))
-    modern = read_configuration(their_folder)
+        text |= {"rope_parameters": rope}
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    modern = read_configuration(tmp_path)
     import_model(their_folder, tmp_path / "legacy")
     legacy = read_configuration(tmp_path / "legacy")
     assert "rope_parameters" not in json.loads((tmp_path / "legacy" / "config.json").read_text())

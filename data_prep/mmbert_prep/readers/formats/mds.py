@@ -6,17 +6,26 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import orjson
 
-from mmbert_prep.readers.documents import Document, FileRange
+from mmbert_prep.readers.documents import Compression, Document, FileRange
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.streams import COMPRESSIONS, DamagedFileError, read_blocks
 from mmbert_prep.settings import InputSettings
 
 _TOKEN_COLUMNS = ("input_ids", "tokens")
+# Files of MosaicML Streaming, and of repositories published with it, that describe shards.
+_DESCRIPTIONS = {
+    "index.json", "num_tokens.json", "stats.json", "token_decile.json", "sampling_summary.json",
+    "dataset_stats.csv",
+}  # fmt: skip
+_FORMS = ("raw_data", "zip_data")
+_MAX_INDEX = 64_000_000
 _MAX_SAMPLES = 1 << 28
 # Byte codes of array dtypes, from streaming/base/format/mds/encodings.py.
 _ARRAY_DTYPES = {
@@ -36,6 +45,18 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     columns. Shards are read sequentially, so memory does not grow with their size.
     """
     reader = _ByteReader(read_blocks(file_range.path, file_range.compression, 0, file_range.size))
+    offsets, config = _read_head(reader)
+    columns = _columns(config, settings)
+    for size in np.diff(offsets):
+        sample = reader.read_exactly(int(size))
+        try:
+            yield columns.document(sample, file_range.language)
+        except (ValueError, struct.error, KeyError) as error:
+            raise DamagedFileError(f"invalid sample: {error}") from error
+
+
+def _read_head(reader: _ByteReader) -> tuple[np.ndarray, bytes]:
+    """Return the offsets of the samples, int64[count + 1], and the JSON configuration."""
     (count,) = struct.unpack("<I", reader.read_exactly(4))
     if count > _MAX_SAMPLES:
         raise DamagedFileError(f"its header claims {count} samples")
@@ -43,13 +64,16 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     config_size = int(offsets[0]) - 8 - 4 * count
     if config_size < 2 or np.any(np.diff(offsets) < 0):
         raise DamagedFileError("its offsets are not in order; it is damaged or not an MDS shard")
-    columns = _columns(reader.read_exactly(config_size), settings)
-    for size in np.diff(offsets):
-        sample = reader.read_exactly(int(size))
-        try:
-            yield columns.document(sample, file_range.language)
-        except (ValueError, struct.error, KeyError) as error:
-            raise DamagedFileError(f"invalid sample: {error}") from error
+    return offsets, reader.read_exactly(config_size)
+
+
+def _has_languages(path: str, compression: Compression, settings: InputSettings) -> bool:
+    """Return whether a shard has the first language column; True if that cannot be read."""
+    try:
+        reader = _ByteReader(read_blocks(path, compression, 0, os.path.getsize(path)))
+        return _columns(_read_head(reader)[1], settings).has_languages
+    except (DamagedFileError, OSError):
+        return True  # reading reports the damage
 
 
 class _Columns:
@@ -65,6 +89,11 @@ class _Columns:
                 f"it has none of the columns {', '.join(_TOKEN_COLUMNS)}, {settings.text_column} "
                 f"(columns: {', '.join(self._names)})"
             )
+
+    @property
+    def has_languages(self) -> bool:
+        """Whether the first of the language columns is there."""
+        return bool(self._languages) and self._languages[0] in self._names
 
     def document(self, sample: bytes, language: str | None) -> Document:
         """Decode a sample. Raises ValueError if its size does not match its columns."""
@@ -145,18 +174,42 @@ class _ByteReader:
 
 
 def _companions(paths: Sequence[str]) -> Mapping[str, str | None]:
-    # Index and statistics of a shard folder; compressed shards beside their decompressed copies,
-    # which MosaicML Streaming needs for training.
+    # Index and statistics of a shard folder, and those merged in the folders above it; compressed
+    # shards beside their decompressed copies, which MosaicML Streaming needs for training.
     known = set(paths)
     folders = {os.path.dirname(path) for path in paths if ".mds" in os.path.basename(path)}
+    above = {str(parent) for folder in folders for parent in PurePath(folder).parents}
     found: dict[str, str | None] = {}
     for path in paths:
         unpacked, suffix = os.path.splitext(path)
-        if suffix == ".json" and os.path.dirname(path) in folders:
+        folder, name = os.path.split(path)
+        if (folder or ".") in above and name in _DESCRIPTIONS:
+            found[path] = "above MDS shards"
+        elif name == "index.json" and _lacks_shards(path, known):
+            found[path] = "index of MDS shards of which some are missing"
+        elif folder in folders and (suffix == ".json" or name in _DESCRIPTIONS):
             found[path] = "beside MDS shards"
         elif suffix.lower() in COMPRESSIONS and unpacked.endswith(".mds") and unpacked in known:
             found[path] = "packed copy of an MDS shard beside it"
     return found
 
 
-MDS = FileFormat(name="mds", read=_read, suffixes=(".mds",), companions=_companions)
+def _lacks_shards(index: str, known: set[str]) -> bool:
+    """Return whether an index names a shard that is neither packed nor unpacked in its folder."""
+    try:
+        with open(index, "rb") as file:
+            shards = orjson.loads(file.read(_MAX_INDEX))["shards"]
+        names = [[each[key]["basename"] for key in _FORMS if each.get(key)] for each in shards]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # no index, or one without shards of this format
+    folder = os.path.dirname(index)
+    return any(known.isdisjoint(os.path.join(folder, name) for name in forms) for forms in names)
+
+
+MDS = FileFormat(
+    name="mds",
+    read=_read,
+    suffixes=(".mds",),
+    has_languages=_has_languages,
+    companions=_companions,
+)

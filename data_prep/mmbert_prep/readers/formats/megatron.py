@@ -10,7 +10,7 @@ from pathlib import Path
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
-from mmbert_prep.readers.file_format import FileFormat
+from mmbert_prep.readers.file_format import FileFormat, no_languages
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.settings import InputSettings
 
@@ -57,6 +57,6 @@ MEGATRON = FileFormat(
     plan=_plan,
     suffixes=(".idx",),
     compressible=False,
-    needs_language=True,
+    has_languages=no_languages,
     companions=_companions,
 )

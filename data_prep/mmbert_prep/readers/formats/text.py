@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
-from mmbert_prep.readers.file_format import FileFormat
+from mmbert_prep.readers.file_format import FileFormat, no_languages
 from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
@@ -78,5 +78,5 @@ def _strip_byte_order_mark(line: bytes) -> bytes:
 
 
 TEXT = FileFormat(
-    name="text", read=_read, plan=_plan, suffixes=(".txt", ".text"), needs_language=True
+    name="text", read=_read, plan=_plan, suffixes=(".txt", ".text"), has_languages=no_languages
 )

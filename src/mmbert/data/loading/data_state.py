@@ -63,6 +63,29 @@ def merge_states(states: Sequence[DataState]) -> DataState:
     return merged  # type: ignore[return-value]
 
 
+def planned_state(corpus: Corpus, recipe: Recipe, plan: TrainingPlan, step: int) -> DataState:
+    """Return the state before `step` of a run that has drawn no data itself.
+
+    Every stream is at the place that the plan expects, from the mean size of a phase's pieces, so
+    that mixture, temperature and epoch caps continue as planned. Nothing is read for it.
+    """
+    cursor = DataCursor(corpus, recipe, plan, None)
+    current = plan.phases[plan.at(step).phase_index]
+
+    def streams(rows: int) -> list[StreamState]:
+        sampler = cursor.sampler
+        pieces = rows * sampler.row_tokens / sampler.mean_piece
+        if sampler.mixture.total is not None:
+            pieces = min(pieces, sampler.mixture.total)
+        state = initial_state() | {"position": int(pieces // sampler.streams)}
+        return [StreamState(**state) for _ in range(sampler.streams)]
+
+    for earlier in plan.phases[: current.index]:
+        cursor.advance(streams(earlier.rows))
+    now = streams(plan.at(step).first_row - current.first_row)
+    return cursor.state_dict(step, dict(enumerate(now)))
+
+
 class DataCursor:
     """Sampler of the current phase and the states of all its streams; the same on every rank.
 

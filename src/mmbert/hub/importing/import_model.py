@@ -12,14 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from mmbert.errors import TokenizerError
+from mmbert.errors import ModelError, TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.export import write_hugging_face_folder
 from mmbert.hub.importing.striding import StridedSampling
 from mmbert.hub.importing.vocabulary import Initialization, VocabularyChange, change_vocabulary
 from mmbert.hub.model_source import HuggingFaceSource
+from mmbert.hub.models import build_model
+from mmbert.hub.output_folder import require_absent
 from mmbert.hub.tokenizer import FastTokenizer
-from mmbert.hub.verification import LogitComparison
+from mmbert.hub.verification import ExportMismatchError, LogitComparison, compare_logits
 from mmbert.hub.weights import DECODER_BIAS, EMBEDDING
 from mmbert.model.config import EncoderConfig
 from mmbert.recipe import ModelSettings
@@ -33,13 +35,17 @@ class ImportReport:
         model: configuration of the written model.
         unused_rows: embedding rows without a token; many models round their vocabulary size up.
         vocabulary: the change of vocabulary; None if it was kept.
-        comparison: verification against transformers.
+        source: comparison of the given model, in transformers, with this project's encoder.
+        comparison: the same of the written folder.
+        set_aside: statements about settings of the tokenizers that are not used.
     """
 
     model: HuggingFaceModel
     unused_rows: int
     vocabulary: VocabularyChange | None
+    source: LogitComparison
     comparison: LogitComparison
+    set_aside: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
         """Yield the report as lines for the user."""
@@ -59,7 +65,9 @@ class ImportReport:
                 f" start from the mean of their old subwords, {change.averaged:,} from the mean of"
                 " all tokens"
             )
-        yield f"verified against transformers: {self.comparison}"
+        yield from self.set_aside
+        yield f"verified against the given model in transformers: {self.source}"
+        yield f"verified against the written folder in transformers: {self.comparison}"
 
 
 def import_model(
@@ -72,7 +80,8 @@ def import_model(
 ) -> ImportReport:
     """Import the ModernBERT masked language model in `folder` to the folder `out`.
 
-    Without `tokenizer` and `sizes`, weights are copied bit for bit. `out` is created atomically.
+    Without `tokenizer` and `sizes`, weights are copied bit for bit. `out` is created atomically,
+    after the logits of the given model were compared with those of this project's encoder.
 
     Args:
         folder: Hugging Face folder of the model.
@@ -82,9 +91,11 @@ def import_model(
         sizes: smaller sizes of the model, for strided sampling.
 
     Raises:
-        UserError: the model cannot be imported; names the file and tensor.
+        UserError: the model cannot be imported, or has other logits in transformers; names the file
+            and tensor.
     """
     source = HuggingFaceSource(folder)
+    require_absent(out)
     config = source.model.encoder
     sampling = None
     provenance: dict[str, Any] = {"kind": "import", "from": source.provenance}
@@ -93,7 +104,7 @@ def import_model(
         sampling = StridedSampling(source.model.encoder, config)
         provenance["strided_sampling"] = {"hidden_size": config.hidden_size}
     change, tokenizer_folder, special_ids = None, folder, source.special_ids
-    old = FastTokenizer(folder)
+    old, new = FastTokenizer(folder), None
     unused_rows = config.vocab_size - old.size
     if unused_rows < 0:
         raise TokenizerError(
@@ -113,6 +124,7 @@ def import_model(
             "averaged": change.averaged,
         }
     model = replace(source.model, encoder=config)
+    compared = _compare_with_given(source)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
         for name in source.shapes if sampling is None else sampling.shapes:
@@ -133,7 +145,30 @@ def import_model(
         language_tokens={},
         recipe=None,
     )
-    return ImportReport(model, unused_rows, change, comparison)
+    set_aside = (old.set_aside, None if new is None else new.set_aside)
+    return ImportReport(
+        model, unused_rows, change, compared, comparison, tuple(filter(None, set_aside))
+    )
+
+
+def _compare_with_given(source: HuggingFaceSource) -> LogitComparison:
+    """Compare the encoder, with the given weights, with the model that transformers loads.
+
+    Raises ModelError if transformers cannot load it, or logits differ by more than rounding.
+    """
+    from transformers import __version__
+
+    ours = build_model(source.model.encoder, source.items())
+    try:
+        return compare_logits(source.path, ours, source.model)
+    except ExportMismatchError as error:
+        raise ModelError(
+            f"{source.path} has other logits in transformers {__version__} than in this project's"
+            f" encoder: {error.comparison}",
+            remedy="its config.json or weights mean something else to that version: install the one"
+            f" that wrote them (transformers_version in {source.path / 'config.json'}); nothing was"
+            " written",
+        ) from error
 
 
 def _shrunk(config: EncoderConfig, sizes: ModelSettings) -> EncoderConfig:

@@ -45,6 +45,8 @@ class PhaseResult(BaseModel):
     end_step: int
     tokens: int = 0
     """Nominal tokens (with padding) of the completed steps, skipped ones included."""
+    tokens_elsewhere: int = 0
+    """Those of `tokens` that another trainer had trained on before an import."""
     seconds: float = 0.0
     """Time of the steps over all starts, excluding validation."""
     held_out_start: Losses | None = None
@@ -53,7 +55,7 @@ class PhaseResult(BaseModel):
     @property
     def tokens_per_second(self) -> float:
         """Throughput of the phase over all devices."""
-        return self.tokens / self.seconds if self.seconds else 0.0
+        return (self.tokens - self.tokens_elsewhere) / self.seconds if self.seconds else 0.0
 
 
 class Results(BaseModel):
@@ -81,6 +83,7 @@ class Results(BaseModel):
                 if (before.name, before.first_step) == (phase.name, phase.first_step):
                     kept = {
                         "tokens": before.tokens,
+                        "tokens_elsewhere": before.tokens_elsewhere,
                         "seconds": before.seconds,
                         "held_out_start": before.held_out_start,
                         "held_out_end": before.held_out_end,

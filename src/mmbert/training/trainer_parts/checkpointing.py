@@ -39,9 +39,9 @@ class Checkpoints:
             and time.monotonic() - self.saved_at >= 60 * minutes
         )
 
-    def save(self, engine: SavableEngine, state: RunState) -> Path:
+    def save(self, engine: SavableEngine, state: RunState, *, permanent: bool) -> Path:
         """Save a checkpoint, asynchronously if the recipe requires it; collective."""
-        path = self.store.save(engine, state)
+        path = self.store.save(engine, state, permanent=permanent)
         self.saved_step, self.saved_at = state.step, time.monotonic()
         return path
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from mmbert.checkpoint.store import RunState
+from mmbert.data.loading.data_state import planned_state
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.training.run_config import RunConfig
@@ -40,6 +41,11 @@ class DataFeed:
         """Restore the positions of the data streams from a checkpoint."""
         self.close()
         self._state = cast(DataState, state.data) if state.data else None
+
+    def start_at(self, step: int) -> None:
+        """Start at `step` of the plan without a checkpoint's data state (see `planned_state`)."""
+        self.close()
+        self._state = planned_state(self._run.corpus, self._run.recipe, self._run.plan, step)
 
     def close(self) -> None:
         """Stop the reader processes and close the shards."""

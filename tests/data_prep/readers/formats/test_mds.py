@@ -54,3 +54,26 @@ def test_a_shard_beside_its_packed_self_is_read_once(tmp_path: Path) -> None:
     assert read(tmp_path) == [ids(4)]
     ignored = discover(settings(tmp_path, tmp_path / "out")).ignored
     assert ignored["packed copy of an MDS shard beside it"] == ["eng_Latn/shard.00000.mds.zstd"]
+
+
+def test_missing_shards_are_told_by_their_index(tmp_path: Path) -> None:
+    """A download that stopped in between."""
+    for folder in ("eng_Latn", "eng_Latn-none", "eng_Latn-packed"):
+        shutil.copytree(SHARDS / "int64_gzip", tmp_path / folder)
+    (tmp_path / "eng_Latn" / "shard.00001.mds.gz").unlink()
+    for path in (tmp_path / "eng_Latn-none").glob("*.mds.gz"):
+        path.rename(path.with_name(f"{path.name}.incomplete"))
+    found = discover(settings(tmp_path, tmp_path / "out"))
+    assert sorted(Path(file.path).parent.name for file in found.files) == [
+        "eng_Latn", "eng_Latn-packed", "eng_Latn-packed",
+    ]  # fmt: skip
+    found.ignored = {reason: sorted(names) for reason, names in found.ignored.items()}
+    assert found.ignored == {
+        "index of MDS shards of which some are missing": [
+            "eng_Latn-none/index.json", "eng_Latn/index.json",
+        ],
+        "beside MDS shards": ["eng_Latn-packed/index.json"],
+        "unknown kind of file '.incomplete'": [
+            f"eng_Latn-none/shard.0000{number}.mds.gz.incomplete" for number in (0, 1)
+        ],
+    }  # fmt: skip
