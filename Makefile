@@ -94,7 +94,7 @@ golden: setup ## Compare losses of a small run with the committed ones; bitwise 
 	@$(BIN)/python -m tests.training.golden
 
 bench: setup ## Run the CPU benchmarks; some take minutes
-	@for name in preprocess data data_scale checkpoint recompute host cpu_step; do \
+	@for name in preprocess data data_scale checkpoint recompute host cpu_step report; do \
 	  echo "== bench_$$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
 bench-gpu: setup ## A longer GPU report without the real run: all kernels and alternatives, transformers in all settings

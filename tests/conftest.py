@@ -1,10 +1,13 @@
-"""Makes tests run as if there were no GPU, unless the GPU tests are selected."""
+"""Makes tests run as if there were no GPU, unless the GPU tests are selected; a shared browser."""
 
 import os
 
 import pytest
 
+from tests.support.browser import browser
 from tests.support.environment import ON_A_CPU, asks_for_a_gpu
+
+__all__ = ["browser"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,7 +20,6 @@ from mmbert.recipe import Recipe, load_recipe
 from mmbert.recipe.named import recipe_names
 from mmbert.schedule import StepPlan, step_settings, training_plan
 from tests.planner.test_data_statistics import planned
-from tests.support.browser import open_browser
 from tests.support.corpora import write_corpus
 from tests.support.recipes import phase, small_recipe
 
@@ -221,22 +220,22 @@ def _plan_with(plot: str) -> None:
     raise result.exception
 
 
-def test_the_page_works_without_a_network(tmp_path: Path) -> None:
+def test_the_page_works_without_a_network(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "plan.html"
     recipe = small_recipe(phase(HOSTILE[:30], 90_000), name=HOSTILE)
     write_plot(planner.estimate(recipe, gpus=1), path)
     requests: list[str] = []
     problems: list[str] = []
-    with open_browser() as browser:
-        page = browser.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text))
-        page.goto(path.as_uri())
-        page.wait_for_selector("svg .mark-line path", state="attached")
-        assert page.title() == HOSTILE
-        assert page.locator("svg .mark-line path").count() == len(CURVES) - 1
-        assert HOSTILE[:30] in (page.text_content("svg") or "")
+    page = browser.new_page()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(path.as_uri())
+    page.wait_for_selector("svg .mark-line path", state="attached")
+    assert page.title() == HOSTILE
+    assert page.locator("svg .mark-line path").count() == len(CURVES) - 1
+    assert HOSTILE[:30] in (page.text_content("svg") or "")
+    page.close()
     assert requests == [path.as_uri()]
     assert problems == []
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,9 +29,12 @@ def require_chromium() -> str:
     return found
 
 
-@contextmanager
-def open_browser() -> "Iterator[Browser]":
-    """Start a headless Chromium, or skip the test; see `require_chromium`."""
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """A headless Chromium, or a reason to skip; see `require_chromium`.
+
+    One for the whole process: Playwright's synchronous interface cannot be opened twice.
+    """
     executable = require_chromium()
     from playwright.sync_api import sync_playwright
 
@@ -40,7 +42,5 @@ def open_browser() -> "Iterator[Browser]":
         browser = playwright.chromium.launch(
             executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
         )
-        try:
-            yield browser
-        finally:
-            browser.close()
+        yield browser
+        browser.close()

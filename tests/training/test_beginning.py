@@ -38,7 +38,7 @@ def test_a_start_tells_the_recipe_the_machines_and_the_size_of_the_data(
     inputs: Path, undisturbed: Path
 ) -> None:
     (start,) = events(undisturbed, "start")
-    assert list(start)[:4] == ["time", "event", "step", "text"]
+    assert list(start)[:5] == ["unix_time", "time", "event", "step", "text"]
     assert (start["step"], start["text"]) == (0, f"starting small: {STEPS} steps")
     assert Recipe.model_validate(start["recipe"]) == load_recipe(inputs / "recipe.yaml")
     assert (start["hosts"], start["devices"]) == (1, 2)
