@@ -144,9 +144,10 @@ def assert_noticed(upper: subprocess.Popen[str], generations: int, folder: Path)
     upper.kill()
     upper.wait()
     deadline = time.monotonic() + 10
-    while not (folder / "reason.txt").exists() and time.monotonic() < deadline:
+    reason = folder / "reason.txt"  # exists for a moment before it has its text
+    while not (reason.exists() and reason.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert (folder / "reason.txt").read_text() == f"the launcher (process {upper.pid}) is gone"
+    assert reason.read_text() == f"the launcher (process {upper.pid}) is gone"
 
 
 def test_a_shell_is_no_launcher() -> None:

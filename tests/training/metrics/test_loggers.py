@@ -120,7 +120,7 @@ def test_details_of_an_event_are_in_the_log_alone(
     assert sum(file.stat().st_size for file in (tmp_path / "tensorboard").iterdir()) == size
     loggers.close()
     (entry,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
-    assert list(entry) == ["time", "event", "step", "text", "recipe", "hosts"]
+    assert list(entry) == ["unix_time", "time", "event", "step", "text", "recipe", "hosts"]
 
 
 def test_what_a_restart_or_a_rollback_repeats_is_shown_once(tmp_path: Path) -> None:
