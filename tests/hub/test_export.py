@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from mmbert.hub.export import export_checkpoint
 from mmbert.hub.model_source import CheckpointSource
 from mmbert.hub.verification import ExportMismatchError
 from mmbert.hub.weights import parameter_shapes, write_weights
+from tests.support.file_limits import files_no_longer_than
 from tests.support.transformers_versions import kinds_of_layers, rotary_bases
 from tests.support.written_runs import TOLERANCE, Run, documents, our_logits, save_run
 
@@ -188,24 +188,8 @@ def test_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path, what: str) -> N
             CheckpointSource(checkpoint)
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Limit the size of every file of this process to `size` bytes, like a full disk."""
-    import resource
-    import signal
-
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
-
-
 def test_a_full_disk_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
-    with largest_file(100_000), pytest.raises(UserError, match="cannot write"):
+    with files_no_longer_than(100_000), pytest.raises(UserError, match="cannot write"):
         export_checkpoint(run.checkpoint, tmp_path / "out")
     assert os.listdir(tmp_path) == []
 

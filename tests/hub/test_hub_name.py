@@ -14,6 +14,7 @@ from mmbert.errors import UserError
 from mmbert.hub.hub_name import model_folder
 from tests.support.environment import with_packages
 from tests.support.external_model import stored
+from tests.support.file_limits import files_no_longer_than
 from tests.support.hub_stand_in import COMMIT, NAME, fill_cache, serve_hub, use_hub
 
 NOWHERE = "http://127.0.0.1:9"
@@ -128,6 +129,21 @@ def test_without_a_network(
     for text in ("my_model", "runs/step.pt", "a/b/c"):
         with pytest.raises(UserError, match=f"{text} is not a folder"):
             model_folder(Path(text), said.append)
+
+
+def test_a_full_disk_under_the_cache(
+    their_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    with serve_hub({NAME: their_folder}) as hub:
+        use_hub(monkeypatch, tmp_path / "cache", hub.endpoint)
+        with (
+            files_no_longer_than(20_000),
+            pytest.raises(UserError, match=rf"cannot be stored in {tmp_path}/cache: ") as caught,
+        ):
+            model_folder(Path(NAME), said.append)
+        assert "free space there, or set HF_HOME" in caught.value.remedy
+        assert said == []
+        assert (model_folder(Path(NAME), said.append) / "model.safetensors").is_file()
 
 
 def test_pickles_only_where_there_are_no_safetensors(

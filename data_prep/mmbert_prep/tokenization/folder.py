@@ -122,6 +122,12 @@ def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription
     return description
 
 
+def saved_settings(source: Path) -> list[str]:
+    """Return which of padding and truncation a folder's tokenizer has saved; neither is used."""
+    definition = json.loads((source / "tokenizer.json").read_bytes())
+    return [name for name in ("padding", "truncation") if definition.get(name) is not None]
+
+
 def _read_fast_tokenizer(source: Path) -> tuple[bytes, Tokenizer, dict[str, Any]]:
     """Return tokenizer.json, the tokenizer without its saved padding and truncation, and config."""
     remedy = "give a folder that AutoTokenizer loads as a fast tokenizer, with tokenizer.json"

@@ -22,6 +22,7 @@ from mmbert_prep.tokenization.folder import (
     is_complete,
     is_huggingface_folder,
     same_tokenizer,
+    saved_settings,
     write_huggingface_folder,
     write_sentencepiece_folder,
 )
@@ -47,6 +48,9 @@ class TokenizerStage:
         elif given is not None and is_huggingface_folder(given):
             if self._stages.is_rank_zero:
                 write_huggingface_folder(folder, given)
+                if names := saved_settings(given):
+                    text = f"{given / 'tokenizer.json'}: saved {' and '.join(names)} set aside"
+                    self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             model = self._given_model(given)
             self._draw_samples(plan)

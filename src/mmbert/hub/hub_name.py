@@ -1,5 +1,6 @@
 """Models by their name on the Hugging Face hub: `NAME@REVISION` to a folder of the local cache."""
 
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from mmbert.hub.tokenizer import TOKENIZER_FILES
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<commit>[0-9a-f]{40})")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FILES = ["config.json", "provenance.json", *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
 _PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
@@ -89,11 +91,26 @@ def _failure(name: str, revision: str, error: Exception) -> ModelError:
             remedy=f"where there is a network, run `hf download {name} --revision {revision}` and"
             " copy the cache; or set HF_ENDPOINT to a mirror, or give a folder",
         )
+    if (full := _disk_error(error)) is not None:
+        return ModelError(
+            f"{name}@{revision} cannot be stored in {constants.HF_HUB_CACHE}: {full.strerror}",
+            remedy="free space there, or set HF_HOME to a folder on another disk; the same command"
+            " then continues the download",
+        )
     return ModelError(
         f"{name}@{revision} cannot be downloaded from {hub}: {_first_line(error)}",
         remedy="run the same command again to continue the download; files that are complete are"
         " kept",
     )
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """Return the error of a full disk (or quota, or file-size limit) among an error's causes."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -27,6 +27,7 @@ from mmbert_prep.tokenization.folder import (
     check_identity,
     is_huggingface_folder,
     same_tokenizer,
+    saved_settings,
     write_huggingface_folder,
     write_sentencepiece_folder,
 )
@@ -247,6 +248,12 @@ def test_a_hugging_face_folder_is_used_as_it_is(folder: Path, tmp_path: Path) ->
     definition = json.loads((source / "tokenizer.json").read_text())
     (source / "tokenizer.json").write_text(json.dumps(definition, indent=2))
     assert same_tokenizer(source, tmp_path / "t"), "saved again by another version"
+    assert saved_settings(source) == []
+    used = Tokenizer.from_str(json.dumps(definition))
+    used.enable_truncation(64)
+    used.save(str(source / "tokenizer.json"))
+    assert saved_settings(source) == ["truncation"]
+    assert same_tokenizer(source, tmp_path / "t"), "padding and truncation are set aside"
     assert same_tokenizer(source, folder), "the SentencePiece model's own conversion"
     (source / "tokenizer.json").write_text(json.dumps(definition | {"normalizer": None}))
     assert not same_tokenizer(source, tmp_path / "t")

@@ -3,10 +3,8 @@
 import errno
 import json
 import math
-import resource
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -20,6 +18,7 @@ from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 from mmbert.training.metrics.loggers.container import LOGGERS, LoggerContainer
 from mmbert.training.metrics.loggers.jsonl_logger import JsonlLogger
 from mmbert.training.metrics.loggers.tensorboard_tags import charts, custom_scalars_layout
+from tests.support.file_limits import files_no_longer_than
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -151,18 +150,9 @@ def test_every_line_of_the_log_has_the_time_of_day(tmp_path: Path) -> None:
     logger.record({"step": 2, "time": {"forward": 0.5}})
     logger.close()
     event, record = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
-    assert before - 1 < event["unix_time"] == event["time"] <= record["unix_time"] <= time.time()
+    assert before - 1 < event["unix_time"] == event["time"] <= record["unix_time"]
+    assert record["unix_time"] < time.time() + 1  # rounded
     assert record["time"] == {"forward": 0.5}
-
-
-@contextmanager
-def files_no_longer_than(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("which", ["log.jsonl", "tensorboard"])
