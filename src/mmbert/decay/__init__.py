@@ -2,6 +2,7 @@
 
 - `request`: what was asked for, kept in the output folder.
 - `layout`: the files of the output folder.
+- `pinned_models`: models by name, at the commit that the decay began with.
 - `filled_recipe`: a recipe with the values of the imported model and state.
 - `stages`: the stages, their commands, and which of them are done.
 - `importing`, `preprocessing`, `planning`, `merging`: single stages.

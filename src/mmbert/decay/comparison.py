@@ -12,13 +12,13 @@ from mmbert.checkpoint.format import Index
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.decay.filled_recipe import selects, sources_of
 from mmbert.decay.layout import DecayFolder
+from mmbert.decay.pinned_models import pinned_model
 from mmbert.decay.planning import read_recipe
 from mmbert.decay.request import DecayRequest
 from mmbert.errors import CheckpointError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
 from mmbert.files import atomic_write, write_json
-from mmbert.hub.hub_name import model_folder
 
 Say = Callable[[str], None]
 START, ONTO, TRAINED, RESULT = "start", "onto", "trained", "result"
@@ -154,7 +154,7 @@ def _models(request: DecayRequest, folder: DecayFolder, trained: Path, say: Say)
     """Return the models to evaluate by role, each once."""
     models = {START: folder.imported}
     if request.merge.method == "ties":
-        models[ONTO] = model_folder(Path(request.onto or request.model), say)
+        models[ONTO] = pinned_model(folder, request.onto or request.model, say)
     if request.merge.method != "none":
         models[TRAINED] = trained
     return {**models, RESULT: folder.model}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mmbert.decay.filled_recipe import first_phase
 from mmbert.decay.layout import DecayFolder
+from mmbert.decay.pinned_models import pinned_model
 from mmbert.decay.request import DecayRequest
 from mmbert.errors import ModelError, TokenizerError
 from mmbert.hub.configuration import HuggingFaceModel
-from mmbert.hub.hub_name import model_folder
 from mmbert.hub.importing.composer.configuration import read_model
 from mmbert.hub.importing.composer.import_checkpoint import (
     ComposerImportOptions,
@@ -34,7 +34,7 @@ def import_start(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
         ModelError: state or `onto` are of another architecture or tokenizer than the model.
         UserError: a model or the state cannot be imported.
     """
-    model = model_folder(Path(request.model), say)
+    model = pinned_model(folder, request.model, say)
     # Imported beside and moved once it has been compared: the folder's name says that it is done.
     temporary = folder.path / ".importing"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -52,7 +52,8 @@ def import_start(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
         for line in lines:
             say(line)
         if request.onto is not None:
-            _check_onto(open_model(model_folder(Path(request.onto), say)), open_model(model))
+            onto = pinned_model(folder, request.onto, say)
+            _check_onto(open_model(onto), open_model(model))
         out.rename(folder.imported)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -65,7 +66,7 @@ def start_configuration(request: DecayRequest, folder: DecayFolder, say: Say) ->
     """
     source = folder.imported
     if request.state is not None:
-        source = model_folder(Path(request.model), say)
+        source = pinned_model(folder, request.model, say)
     return open_model(source).model
 
 

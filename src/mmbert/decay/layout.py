@@ -26,6 +26,11 @@ class DecayFolder:
         return self.path / "decay.tsv"
 
     @property
+    def commits(self) -> Path:
+        """Commit of each model that was given by its name."""
+        return self.path / "commits.json"
+
+    @property
     def imported(self) -> Path:
         """Model or training state that the run starts from."""
         return self.path / "imported"

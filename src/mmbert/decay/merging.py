@@ -1,13 +1,12 @@
 """The model of a decay: the trained one, or its merge with the start or with another model."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from mmbert.decay.layout import DecayFolder
+from mmbert.decay.pinned_models import pinned_model
 from mmbert.decay.request import DecayRequest
 from mmbert.errors import CheckpointError
 from mmbert.hub.export import export_checkpoint
-from mmbert.hub.hub_name import model_folder
 from mmbert.merging.merge import MergeOptions, merge_models
 
 Say = Callable[[str], None]
@@ -23,7 +22,7 @@ def write_model(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
     if trained is None:
         raise CheckpointError(f"{folder.run} is unfinished", remedy="finish the training first")
     if merge.method == "ties":
-        onto = model_folder(Path(request.onto or request.model), say)
+        onto = pinned_model(folder, request.onto or request.model, say)
         options = MergeOptions("ties", density=merge.value)
         comparison = merge_models([trained, onto], folder.model, options, base=folder.imported)
     elif merge.method == "linear":
