@@ -111,7 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             return self._send(404, {}, body, {"X-Error-Code": "EntryNotFound"})
         headers = {"ETag": f'"{_oid(file)}"', "X-Repo-Commit": COMMIT}
-        return self._send(200, file.read_bytes(), body, headers)
+        content = file.read_bytes()
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if start:  # the rest of an interrupted download
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return self._send(206 if start else 200, content[start:], body, headers)
 
     def _send(
         self, status: int, content: Any, body: bool, headers: dict[str, str] | None = None
