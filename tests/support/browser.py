@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def browser() -> "Iterator[Browser]":
     One for the whole process: Playwright's synchronous interface cannot be opened twice.
     """
     executable = require_chromium()
+    # Started here once: within Playwright, a test that must start no process could not be skipped.
+    subprocess.run([executable, "--version"], check=True, stdout=subprocess.DEVNULL)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
