@@ -64,7 +64,7 @@ decay: setup ## Train a decay phase of your own: MODEL=… INPUT=… OUTPUT=… 
 test: setup ## Run the test suite; needs no GPU, Slurm or system MPI: [TESTS=…]
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
-test-fast: setup ## Run the tests that start no process, in little more than a minute
+test-fast: setup ## Run the tests that start no process, in about two minutes
 	@$(BIN)/python -m pytest -p tests.support.without_processes -n 2 -r fE
 
 test-long: setup ## Run the slow tests: fault injection, fuzzing
