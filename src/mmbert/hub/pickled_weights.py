@@ -9,6 +9,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -83,24 +84,35 @@ def refuse_code(path: Path) -> None:
         raise _refused(path, f"it names {', '.join(foreign[:5])}{more}")
 
 
+def names_in_pickle(data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the opcode and the "module name" of each look-up, in any pickle protocol.
+
+    Of STACK_GLOBAL, whose operands are put together while the pickle runs, the name is that of the
+    two last strings. Raises ValueError, or what pickletools raises, where `data` is no pickle.
+    """
+    strings: list[str] = []
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            yield opcode.name, str(argument)
+        elif opcode.name == "STACK_GLOBAL":
+            yield opcode.name, " ".join(strings[-2:])
+        elif isinstance(argument, str):
+            strings.append(argument)
+
+
 def _foreign_names(data: bytes) -> list[str]:
     """Return what a pickle refers to besides the functions and classes that build tensors.
 
     Nothing is unpickled. Names that are put together while it runs are foreign, whatever they are:
     torch.save writes none.
     """
-    found: set[str] = set()
-    strings: list[str] = []
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name == "GLOBAL" and _ALLOWED.fullmatch(str(argument)):
-            continue
-        if opcode.name in ("GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            found.add(str(argument).replace(" ", "."))
-        elif opcode.name == "STACK_GLOBAL":
-            found.add(".".join(strings[-2:]))
-        elif isinstance(argument, str):
-            strings.append(argument)
-    return sorted(found)
+    return sorted(
+        {
+            name.replace(" ", ".")
+            for opcode, name in names_in_pickle(data)
+            if opcode != "GLOBAL" or not _ALLOWED.fullmatch(name)
+        }
+    )
 
 
 def _refused(path: Path, reason: str) -> ModelError:

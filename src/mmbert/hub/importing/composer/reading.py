@@ -5,10 +5,9 @@ state (times, versions, generators). Here each of them is replaced by an inert s
 that names anything else is refused.
 """
 
-import pickletools
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from mmbert.errors import CheckpointError
+from mmbert.hub.pickled_weights import names_in_pickle
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE = "data.pkl"
@@ -126,7 +126,7 @@ def _check_globals(path: Path) -> None:
     try:
         foreign = set(get_unsafe_globals_in_checkpoint(str(path)))
     except Exception as error:  # opcodes that torch.save does not write, or no pickle at all
-        foreign = set(_stack_globals(path))
+        foreign = _names(path)
         if not foreign:
             raise CheckpointError(
                 f"{path} is not a file of torch.save: {error}", remedy=_DOWNLOAD
@@ -140,19 +140,12 @@ def _check_globals(path: Path) -> None:
         )
 
 
-def _stack_globals(path: Path) -> Iterator[str]:
-    """Yield the names that the file's pickle looks up, in any pickle protocol."""
+def _names(path: Path) -> set[str]:
+    """Return the names that the file's pickle looks up, as far as it is one."""
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if Path(name).name == _PICKLE)
         content = archive.read(name)
-    strings: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name in ("GLOBAL", "INST"):
-                yield str(argument).replace(" ", ".")
-            elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(strings[-2:])
-            elif isinstance(argument, str):
-                strings.append(argument)
-    except Exception:  # the rest is no pickle
-        return
+    found: set[str] = set()
+    with suppress(Exception):  # the rest is no pickle
+        found.update(name.replace(" ", ".") for _, name in names_in_pickle(content))
+    return found
