@@ -78,3 +78,19 @@ def test_maps_and_checksums(tmp_path: Path) -> None:
     empty.read_ahead(0, 0)
     assert empty.data.dtype == np.uint8
     assert len(empty.data) == 0
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of the preprocessing create the same folders at the same time."""
+    exists = Path.exists
+
+    def made_by_another(path: Path) -> bool:
+        if path == tmp_path / "shared":
+            os.makedirs(path, exist_ok=True)
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", made_by_another)
+    make_folder(tmp_path / "shared")
+    assert (tmp_path / "shared").is_dir()

@@ -59,7 +59,8 @@ def make_folder(folder: Path) -> None:
     """
     if folder.is_dir():
         return
-    if folder.exists():
+    # Another process may have created it since.
+    if folder.exists() and not folder.is_dir():
         raise OutputError(
             f"{folder} is a file, not a folder", remedy="name a folder, or move the file"
         )
