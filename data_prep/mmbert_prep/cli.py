@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from mmbert.errors import EXIT_USER_ERROR, ArgumentError, UserError
-from mmbert.recipe import Recipe, describe_recipe, load_recipe, parse_quantity
+from mmbert.recipe import Recipe, describe_recipe, load_recipe
+from mmbert_prep import options
 from mmbert_prep.dry_run import list_input
 from mmbert_prep.executor.local_workers import run_local
 from mmbert_prep.executor.progress import files_being_read
@@ -64,138 +64,43 @@ def _present_option(name: str) -> str:
     return _FORMER_OPTIONS.get(name, name)
 
 
-def _parse_quantity(text: str) -> int:
-    try:
-        return parse_quantity(text)
-    except ValueError as error:
-        # Of a ValueError, older releases of click report only the value.
-        raise typer.BadParameter(str(error)) from error
-
-
-def _quantity(*names: str, unit: str, help: str) -> Any:
-    return typer.Option(*names, parser=_parse_quantity, metavar=unit, help=help)
-
-
 # Every option except --recipe and --dry-run is a field of PrepSettings.
 @app.command(help=_HELP, context_settings={"token_normalize_func": _present_option})
 def command(
     context: typer.Context,
-    input: Annotated[str, typer.Option(help="Folder, file, quoted pattern, or hf:DATASET.")],
-    output: Annotated[Path, typer.Option(help="Output folder.")],
-    source: Annotated[
-        str | None, typer.Option(help="Name of the source [default: from the recipe, or text].")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Recipe to take contexts, vocabulary and tokenizer from.")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            help="SentencePiece model or Hugging Face folder [default: the one in the output "
-            "folder, else train one]."
-        ),
-    ] = None,
-    vocabulary_size: Annotated[
-        int | None, typer.Option("--vocab-size", help="Vocabulary size of a trained tokenizer.")
-    ] = None,
-    tokenizer_sample_bytes: Annotated[
-        Any,
-        _quantity(
-            "--tokenizer-sample", unit="BYTES", help="Text that the tokenizer is trained on."
-        ),
-    ] = _DEFAULTS["tokenizer_sample_bytes"],
-    tokenizer_temperature: Annotated[
-        float, typer.Option(help="Exponent of language sizes in that sample.")
-    ] = _DEFAULTS["tokenizer_temperature"],
-    workers: Annotated[
-        int | None, typer.Option(help="Local processes [default: number of cores].")
-    ] = None,
-    language: Annotated[
-        str | None, typer.Option(help="Language of the whole input, such as swh_Latn.")
-    ] = None,
-    language_columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--language-column",
-            help="Column with the language key, or two with code and script [default: language "
-            "and language_script].",
-        ),
-    ] = None,
-    text_column: Annotated[str, typer.Option(help="Column or key of the text.")] = _DEFAULTS[
-        "text_column"
+    input: options.Input,
+    output: options.Output,
+    source: options.Source = None,
+    recipe: options.Recipe = None,
+    tokenizer: options.Tokenizer = None,
+    vocabulary_size: options.VocabularySize = None,
+    tokenizer_sample_bytes: options.TokenizerSampleBytes = _DEFAULTS["tokenizer_sample_bytes"],
+    tokenizer_temperature: options.TokenizerTemperature = _DEFAULTS["tokenizer_temperature"],
+    workers: options.Workers = None,
+    language: options.Language = None,
+    language_columns: options.LanguageColumns = None,
+    text_column: options.TextColumn = _DEFAULTS["text_column"],
+    text_unit: options.TextUnit = _DEFAULTS["text_unit"],
+    heldout_share: options.HeldoutShare = _DEFAULTS["heldout_share"],
+    minimum_characters: options.MinimumCharacters = _DEFAULTS["minimum_characters"],
+    maximum_bytes: options.MaximumBytes = _DEFAULTS["maximum_bytes"],
+    deduplicate: options.Deduplicate = _DEFAULTS["deduplicate"],
+    remove_control_characters: options.RemoveControlCharacters = _DEFAULTS[
+        "remove_control_characters"
     ],
-    text_unit: Annotated[
-        str, typer.Option(help="What a document is in .txt files: block, line or file.")
-    ] = _DEFAULTS["text_unit"],
-    heldout_share: Annotated[
-        float,
-        typer.Option(
-            "--heldout-fraction",
-            help="Fraction of documents held out, chosen by content hash; raise it if languages "
-            "are small.",
-        ),
-    ] = _DEFAULTS["heldout_share"],
-    minimum_characters: Annotated[int, typer.Option(help="Reject shorter documents.")] = _DEFAULTS[
-        "minimum_characters"
+    normalization: options.Normalization = None,
+    decontaminate: options.Decontaminate = None,
+    decontaminate_ngram: options.DecontaminateNgram = _DEFAULTS["decontaminate_ngram"],
+    maximum_tokens_per_language: options.MaximumTokensPerLanguage = None,
+    maximum_rejected_fraction: options.MaximumRejectedFraction = _DEFAULTS[
+        "maximum_rejected_fraction"
     ],
-    maximum_bytes: Annotated[
-        Any, _quantity(unit="BYTES", help="Reject longer documents.")
-    ] = _DEFAULTS["maximum_bytes"],
-    deduplicate: Annotated[
-        bool, typer.Option(help="Drop exact duplicates within a language.")
-    ] = _DEFAULTS["deduplicate"],
-    remove_control_characters: Annotated[
-        bool,
-        typer.Option(
-            "--remove-control-characters/--keep-control-characters",
-            help="All except tab, line feed and carriage return.",
-        ),
-    ] = _DEFAULTS["remove_control_characters"],
-    normalization: Annotated[
-        str | None, typer.Option(help="Unicode normalization, NFC or NFKC [default: none].")
-    ] = None,
-    decontaminate: Annotated[
-        list[Path] | None,
-        typer.Option(help="Drop documents that share an n-gram of words with this file."),
-    ] = None,
-    decontaminate_ngram: Annotated[
-        int, typer.Option(help="Words per n-gram of --decontaminate.")
-    ] = _DEFAULTS["decontaminate_ngram"],
-    maximum_tokens_per_language: Annotated[
-        Any,
-        _quantity(
-            "--maximum-tokens",
-            unit="TOKENS",
-            help="Maximum training tokens per language, chosen by content hash.",
-        ),
-    ] = None,
-    maximum_rejected_fraction: Annotated[
-        float, typer.Option(help="Stop if a larger fraction of the documents is damaged.")
-    ] = _DEFAULTS["maximum_rejected_fraction"],
-    contexts: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--context", help="Context lengths to index [default: from the recipe, or 1024, 8192]."
-        ),
-    ] = None,
-    shard_tokens: Annotated[
-        Any, _quantity(unit="TOKENS", help="Approximate tokens per shard.")
-    ] = _DEFAULTS["shard_tokens"],
-    unit_bytes: Annotated[
-        Any,
-        _quantity(unit="BYTES", help="Input per work unit [default: from the size of the input]."),
-    ] = None,
-    fast_encoder: Annotated[
-        str,
-        typer.Option(
-            help="Encoder used instead of SentencePiece where it was verified to give the same "
-            "ids: auto, none or kitoken."
-        ),
-    ] = _DEFAULTS["fast_encoder"],
-    replace: Annotated[bool, typer.Option("--replace", help="Remake a finished source.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the input files, and stop.")
-    ] = False,
+    contexts: options.Contexts = None,
+    shard_tokens: options.ShardTokens = _DEFAULTS["shard_tokens"],
+    unit_bytes: options.UnitBytes = None,
+    fast_encoder: options.FastEncoder = _DEFAULTS["fast_encoder"],
+    replace: options.Replace = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Run preprocessing. The user documentation is `_HELP`."""
     settings = _settings(context, load_recipe(recipe) if recipe is not None else None)
@@ -232,9 +137,9 @@ def _settings(context: typer.Context, recipe: Recipe | None) -> PrepSettings:
     try:
         return PrepSettings(**values)
     except ValidationError as error:
-        options = {option.name: option.opts[0] for option in context.command.params}
+        names = {option.name: option.opts[0] for option in context.command.params}
         problems = "; ".join(
-            f"{options.get(str(item['loc'][0]), item['loc'][0])}: {item['msg']}"
+            f"{names.get(str(item['loc'][0]), item['loc'][0])}: {item['msg']}"
             for item in error.errors(include_url=False)
         )
         raise ArgumentError(f"invalid options: {problems}", remedy="see --help") from error

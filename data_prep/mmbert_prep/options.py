@@ -1,0 +1,122 @@
+"""Options of preprocessing, as annotated types: one for each parameter of the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmbert.recipe import parse_quantity
+
+
+def _parse_quantity(text: str) -> int:
+    try:
+        return parse_quantity(text)
+    except ValueError as error:
+        # Of a ValueError, older releases of click report only the value.
+        raise typer.BadParameter(str(error)) from error
+
+
+def _quantity(*names: str, unit: str, help: str) -> Any:
+    return typer.Option(*names, parser=_parse_quantity, metavar=unit, help=help)
+
+
+Input = Annotated[str, typer.Option(help="Folder, file, quoted pattern, or hf:DATASET.")]
+Output = Annotated[Path, typer.Option(help="Output folder.")]
+Source = Annotated[
+    str | None, typer.Option(help="Name of the source [default: from the recipe, or text].")
+]
+Recipe = Annotated[
+    str | None, typer.Option(help="Recipe to take contexts, vocabulary and tokenizer from.")
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        help="SentencePiece model or Hugging Face folder [default: the one in the output "
+        "folder, else train one]."
+    ),
+]
+VocabularySize = Annotated[
+    int | None, typer.Option("--vocab-size", help="Vocabulary size of a trained tokenizer.")
+]
+TokenizerSampleBytes = Annotated[
+    Any,
+    _quantity("--tokenizer-sample", unit="BYTES", help="Text that the tokenizer is trained on."),
+]
+TokenizerTemperature = Annotated[
+    float, typer.Option(help="Exponent of language sizes in that sample.")
+]
+Workers = Annotated[int | None, typer.Option(help="Local processes [default: number of cores].")]
+Language = Annotated[
+    str | None, typer.Option(help="Language of the whole input, such as swh_Latn.")
+]
+LanguageColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--language-column",
+        help="Column with the language key, or two with code and script [default: language "
+        "and language_script].",
+    ),
+]
+TextColumn = Annotated[str, typer.Option(help="Column or key of the text.")]
+TextUnit = Annotated[
+    str, typer.Option(help="What a document is in .txt files: block, line or file.")
+]
+HeldoutShare = Annotated[
+    float,
+    typer.Option(
+        "--heldout-fraction",
+        help="Fraction of documents held out, chosen by content hash; raise it if languages "
+        "are small.",
+    ),
+]
+MinimumCharacters = Annotated[int, typer.Option(help="Reject shorter documents.")]
+MaximumBytes = Annotated[Any, _quantity(unit="BYTES", help="Reject longer documents.")]
+Deduplicate = Annotated[bool, typer.Option(help="Drop exact duplicates within a language.")]
+RemoveControlCharacters = Annotated[
+    bool,
+    typer.Option(
+        "--remove-control-characters/--keep-control-characters",
+        help="All except tab, line feed and carriage return.",
+    ),
+]
+Normalization = Annotated[
+    str | None, typer.Option(help="Unicode normalization, NFC or NFKC [default: none].")
+]
+Decontaminate = Annotated[
+    list[Path] | None,
+    typer.Option(help="Drop documents that share an n-gram of words with this file."),
+]
+DecontaminateNgram = Annotated[int, typer.Option(help="Words per n-gram of --decontaminate.")]
+MaximumTokensPerLanguage = Annotated[
+    Any,
+    _quantity(
+        "--maximum-tokens",
+        unit="TOKENS",
+        help="Maximum training tokens per language, chosen by content hash.",
+    ),
+]
+MaximumRejectedFraction = Annotated[
+    float, typer.Option(help="Stop if a larger fraction of the documents is damaged.")
+]
+Contexts = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--context", help="Context lengths to index [default: from the recipe, or 1024, 8192]."
+    ),
+]
+ShardTokens = Annotated[Any, _quantity(unit="TOKENS", help="Approximate tokens per shard.")]
+UnitBytes = Annotated[
+    Any,
+    _quantity(unit="BYTES", help="Input per work unit [default: from the size of the input]."),
+]
+FastEncoder = Annotated[
+    str,
+    typer.Option(
+        help="Encoder used instead of SentencePiece where it was verified to give the same "
+        "ids: auto, none or kitoken."
+    ),
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Remake a finished source.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the input files, and stop.")]
