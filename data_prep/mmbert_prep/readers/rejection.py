@@ -29,6 +29,7 @@ class RejectReason(StrEnum):
     CONTAMINATED = "contaminated"
     DUPLICATE = "duplicate"
     EMPTY = "empty"
+    NEAR_DUPLICATE = "near_duplicate"
     NO_TOKENS = "no_tokens"
     OVER_TOKEN_CAP = "over_token_cap"
     TOO_SHORT = "too_short"

@@ -1,4 +1,4 @@
-"""Assigns each document of a language to train, held-out, duplicate or over-cap."""
+"""Assigns each document of a language to train, held-out, (near-)duplicate or over-cap."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbert.data.shards.manifest import NearDuplicates
 from mmbert_prep.filters.cleaning import heldout_mask
+from mmbert_prep.filters.signatures import plan_near_duplicates
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import SelectionSettings
 from mmbert_prep.shards.intermediate import Section, map_documents
+from mmbert_prep.shards.near_duplicates import Signatures, mark_near_duplicates
 
 _HASHES_PER_PASS = 16_000_000  # bounds the memory of deduplication
 _CAP_BINS = 1 << 16
@@ -26,6 +29,14 @@ class DocumentStatus(IntEnum):
     HELDOUT = 1
     DUPLICATE = 2
     OVER_CAP = 3
+    NEAR_DUPLICATE = 4
+
+
+_REASONS = {
+    DocumentStatus.DUPLICATE: RejectReason.DUPLICATE,
+    DocumentStatus.NEAR_DUPLICATE: RejectReason.NEAR_DUPLICATE,
+    DocumentStatus.OVER_CAP: RejectReason.OVER_TOKEN_CAP,
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,10 @@ def select(language: LanguageSections, folder: Path, settings: SelectionSettings
     statuses = np.zeros(language.documents, dtype=np.uint8)
     if settings.deduplicate:
         _mark_duplicates(language, folder, statuses)
-    duplicates = int(np.count_nonzero(statuses))
+    if (near := near_duplicates_of(settings)) is not None:
+        signatures = Signatures(folder, language.sections, near)
+        memory = settings.near_duplicate_memory
+        mark_near_duplicates(signatures, statuses, DocumentStatus.NEAR_DUPLICATE, memory)
     for start, documents in _sections(language, folder):
         view = statuses[start : start + len(documents)]
         hashes = np.stack([documents["high"], documents["low"]], axis=1)
@@ -78,8 +92,9 @@ def select(language: LanguageSections, folder: Path, settings: SelectionSettings
         statuses[statuses == DocumentStatus.HELDOUT] = DocumentStatus.TRAIN
     if settings.maximum_tokens_per_language is not None:
         _cap(language, folder, statuses, settings.maximum_tokens_per_language)
-    over = int(np.count_nonzero(statuses == DocumentStatus.OVER_CAP))
-    dropped = {RejectReason.DUPLICATE: duplicates, RejectReason.OVER_TOKEN_CAP: over}
+    dropped = {
+        reason: int(np.count_nonzero(statuses == status)) for status, reason in _REASONS.items()
+    }
     selection = Selection(statuses, {reason: n for reason, n in dropped.items() if n})
     _plan_shards(language, folder, settings.shard_tokens, selection)
     return selection
@@ -112,6 +127,14 @@ def _mark_duplicates(language: LanguageSections, folder: Path, statuses: np.ndar
         high, low = high[order], low[order]
         again = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
         statuses[place[order[1:][again]]] = DocumentStatus.DUPLICATE
+
+
+def near_duplicates_of(settings: SelectionSettings) -> NearDuplicates | None:
+    """Return how near-duplicates are found, or None if they are not looked for."""
+    threshold = settings.near_duplicates
+    if threshold is None:
+        return None
+    return plan_near_duplicates(threshold, settings.near_duplicate_permutations)
 
 
 def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, maximum: int) -> None:

@@ -19,7 +19,13 @@ from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.shards.deduplicate_and_split import LanguageSections, Selection, ShardPlan, select
+from mmbert_prep.shards.deduplicate_and_split import (
+    LanguageSections,
+    Selection,
+    ShardPlan,
+    near_duplicates_of,
+    select,
+)
 from mmbert_prep.shards.intermediate import LanguageCounts, Section, read_unit_report
 from mmbert_prep.shards.merge import StagedLanguage, finish_language, is_published, write_shard
 from mmbert_prep.shards.summary import LanguageSummary, summarize_language
@@ -171,5 +177,6 @@ class LanguageMerger:
             totals=selection.totals,
             documents_read=counts.read,
             rejected=rejected,
+            near_duplicates=near_duplicates_of(self._settings),
         )
         finish_language(staged, self._description, self._settings.contexts)

@@ -23,6 +23,7 @@ from mmbert.data.shards.indexed_dataset import (
 from mmbert.data.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
+    NearDuplicates,
     PiecesEntry,
     Shard,
     Split,
@@ -101,6 +102,7 @@ class StagedLanguage:
     """Split -> documents, tokens, bytes."""
     documents_read: int
     rejected: dict[RejectReason, int]
+    near_duplicates: NearDuplicates | None = None
 
     def shards_of(self, split: str) -> list[Shard]:
         """Return the shards of a split."""
@@ -163,6 +165,7 @@ def _manifest(
         ),
         documents_read=staged.documents_read,
         rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
+        near_duplicates=staged.near_duplicates,
     )
 
 

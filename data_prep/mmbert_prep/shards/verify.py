@@ -18,7 +18,7 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.executor.workspace import SUMMARY_NAME
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
-from mmbert_prep.readers import Document, read_range
+from mmbert_prep.readers import Document, RejectReason, read_range
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings, SelectionSettings
 from mmbert_prep.shards.encode import UnitEncoder
@@ -52,7 +52,8 @@ def verify_source(
 
     For each language: checksums match; every stored document decodes to a document of the source;
     every kept document of the source is stored exactly once (or as often as it occurs, if
-    duplicates were kept), in the split given by its hash; the counts of the manifest add up to the
+    duplicates were kept), in the split given by its hash; no more are missing than were dropped as
+    near-duplicates; the counts of the manifest add up to the
     documents read. `advance` is called with the number of input bytes read. Takes about 100 bytes
     of memory per document. Raises UserError if the source is not finished or the input does not
     exist.
@@ -180,7 +181,8 @@ def _compare(
             check.add_error(f"a document is stored {count} times")
     if settings.maximum_tokens_per_language is None:
         missing = sum(1 for key in expected if key not in stored)
-        if missing:
+        missing -= manifest.rejected.get(RejectReason.NEAR_DUPLICATE, 0)
+        if missing > 0:
             check.add_error(f"{missing} documents of the source are missing from the shards")
     kept = manifest.train.documents + manifest.heldout.documents
     if manifest.documents_read != kept + sum(manifest.rejected.values()):

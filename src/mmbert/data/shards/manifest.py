@@ -79,6 +79,22 @@ class TrainSplit(Split):
     pieces: dict[int, PiecesEntry] = Field(default_factory=dict)
 
 
+class NearDuplicates(_Frozen):
+    """How near-duplicates of a language were found: by MinHash signatures."""
+
+    threshold: Annotated[float, Field(ge=0.5, le=1)]
+    """Jaccard similarity of two documents' shingles, from which on they are near-duplicates."""
+    permutations: Count
+    """Values of a signature."""
+    bands: Count
+    rows: Count
+    """Documents whose signatures agree in one of `bands` groups of `rows` values are compared."""
+    matches: Count
+    """The later of two is dropped if their signatures agree in so many values."""
+    shingles: str
+    algorithm: str
+
+
 class Manifest(_Frozen):
     """Description of one language of one source, available without opening its shards."""
 
@@ -92,6 +108,7 @@ class Manifest(_Frozen):
     heldout: Split
     documents_read: Count
     rejected: dict[str, Count]
+    near_duplicates: NearDuplicates | None = None
 
     @model_validator(mode="after")
     def _file_sizes_agree(self) -> Manifest:
@@ -107,7 +124,9 @@ class Manifest(_Frozen):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically, which makes the language visible."""
-    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
+    # Without an empty newer field: equal runs of all versions write equal bytes.
+    exclude = {"near_duplicates"} if manifest.near_duplicates is None else set()
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json", exclude=exclude))
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
