@@ -193,7 +193,7 @@ class UnitEncoder:
         documents["tokens"] = np.where(good, lengths, 0)
         if arrays:
             tokens = np.concatenate(arrays)
-            kinds = self._kinds[tokens]
+            kinds = self._kinds.take(tokens)
             if np.any(kinds == _RESERVED):
                 raise AssertionError(f"the tokenizer produced a reserved id from {language} text")
             counts.tokens += len(tokens)
