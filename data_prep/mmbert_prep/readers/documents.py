@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mmbert_prep.readers.rejection import Rejected, RejectReason
 
-Compression = Literal["none", "gzip", "zstd"]
+Compression = Literal["none", "gzip", "zstd", "bzip2", "xz"]
 
 
 class Document(NamedTuple):

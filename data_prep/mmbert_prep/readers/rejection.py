@@ -20,6 +20,7 @@ class RejectReason(StrEnum):
         return member
 
     BROKEN_JSON = "broken_json", True
+    BROKEN_ROW = "broken_row", True
     DAMAGED_FILE = "damaged_file", True
     INVALID_TOKENS = "invalid_tokens", True
     INVALID_UTF8 = "invalid_utf8", True

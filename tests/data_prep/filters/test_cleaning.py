@@ -41,7 +41,7 @@ def test_reasons() -> None:
 
 def test_reasons_are_keys_of_manifests() -> None:
     """Manifests, summaries and reports contain these names."""
-    damage = {"broken_json", "damaged_file", "invalid_tokens", "invalid_utf8"}
+    damage = {"broken_json", "broken_row", "damaged_file", "invalid_tokens", "invalid_utf8"}
     damage |= {"missing_language", "missing_text", "too_long"}
     unwanted = {"contaminated", "duplicate", "empty", "no_tokens", "over_token_cap", "too_short"}
     assert {reason.value for reason in RejectReason if reason.damage} == damage

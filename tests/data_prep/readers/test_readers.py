@@ -44,7 +44,7 @@ def reasons(found: list[Document]) -> list[str]:
 
 
 def test_every_format_has_a_sample_file() -> None:
-    suffixes = {suffix.split(".")[-1] for suffix in SAMPLE_FILES} - {"gz", "zst"}
+    suffixes = {suffix.split(".")[-1] for suffix in SAMPLE_FILES} - {"gz", "zst", "bz2", "xz"}
     formats = {FORMAT_OF_SUFFIX[f".{suffix}"].name for suffix in suffixes}
     assert formats == {file_format.name for file_format in FORMAT_OF_SUFFIX.values()}
 
@@ -207,7 +207,7 @@ def test_languages_from_path_columns_and_option(tmp_path: Path) -> None:
 
 
 def test_patterns_and_what_is_not_read(tmp_path: Path) -> None:
-    for name in ("a/swh_Latn.txt", "b/yor_Latn.txt", "b/notes.txt", "b/hau_Latn.tsv"):
+    for name in ("a/swh_Latn.txt", "b/yor_Latn.txt", "b/notes.txt", "b/hau_Latn.pdf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
     (tmp_path / "b" / "ibo_Latn.txt").write_text("")
@@ -216,7 +216,7 @@ def test_patterns_and_what_is_not_read(tmp_path: Path) -> None:
     assert [file.language for file in found.files] == ["swh_Latn", "yor_Latn"]
     found = discover(settings(tmp_path, tmp_path / "out"))
     assert {why: len(names) for why, names in found.ignored.items()} == {
-        "unknown kind of file '.tsv'": 1,
+        "unknown kind of file '.pdf' (extract its text into .txt or .jsonl)": 1,
         "empty file": 1,
         "text whose path names no language": 1,
     }

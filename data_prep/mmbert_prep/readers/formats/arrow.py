@@ -1,0 +1,146 @@
+"""Arrow IPC streams and files (`.arrow`, `.feather`), also as `datasets` saves and caches them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile
+from mmbert_prep.readers.file_format import FileFormat
+from mmbert_prep.readers.formats.record_batches import (
+    BATCH_ROWS,
+    ERRORS,
+    documents_of,
+    first_line,
+    needed_columns,
+)
+from mmbert_prep.readers.layout.saved_datasets import saved_dataset_companions
+from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.settings import InputSettings
+
+_FILE_MAGIC = b"ARROW1"
+_FEATHER_1_MAGIC = b"FEA1"
+# Marker of a length and length 0; older writers had no marker.
+_STREAM_ENDS = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
+
+_BINARY = {
+    "string": pa.binary(),
+    "large_string": pa.large_binary(),
+    "string_view": pa.binary_view(),
+}
+
+
+def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    try:
+        with pa.memory_map(file.path) as source:
+            if not _is_file(source):
+                return file.whole()  # a stream has no index of its batches
+            batches = pa.ipc.open_file(source).num_record_batches
+    except (*ERRORS, DamagedFileError) as error:
+        return file.unreadable(first_line(error))
+    count = max(1, min(batches, -(-file.size // unit_bytes)))
+    bounds = [batches * number // count for number in range(count + 1)]
+    return [
+        file.range(start, stop, max(1, file.size // count))
+        for start, stop in itertools.pairwise(bounds)
+    ]
+
+
+def _is_file(source: pa.NativeFile) -> bool:
+    """Return whether this is an IPC file, and not a stream. Feather version 2 is one, too."""
+    magic = source.read(len(_FILE_MAGIC))
+    source.seek(0)
+    if magic.startswith(_FEATHER_1_MAGIC):
+        raise DamagedFileError("it is Feather version 1: write it again as version 2, or Parquet")
+    return magic == _FILE_MAGIC
+
+
+def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    try:
+        # Mapped pages are given back when memory is short: a batch may be as large as the file.
+        with pa.memory_map(file_range.path) as source:
+            is_file = _is_file(source)
+            names = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).schema.names
+            columns = needed_columns(names, file_range, settings)
+            options = pa.ipc.IpcReadOptions(
+                use_threads=False, included_fields=sorted(names.index(name) for name in columns)
+            )
+            source.seek(0)
+            if is_file:
+                batches = _file_batches(source, options, file_range)
+            else:
+                batches = _stream_batches(source, options)
+            yield from documents_of(_small_batches(batches), columns, file_range, settings)
+    except ERRORS as error:
+        raise DamagedFileError(first_line(error)) from error
+
+
+def _file_batches(
+    source: pa.NativeFile, options: pa.ipc.IpcReadOptions, file_range: FileRange
+) -> Iterator[pa.RecordBatch]:
+    reader = pa.ipc.open_file(source, options=options)
+    for number in range(file_range.start, file_range.stop):
+        yield reader.get_batch(number)
+
+
+def _stream_batches(
+    source: pa.NativeFile, options: pa.ipc.IpcReadOptions
+) -> Iterator[pa.RecordBatch]:
+    yield from pa.ipc.open_stream(source, options=options)
+    # A stream cut between two batches reads like a whole one, but for the mark at its end.
+    end = source.tell()
+    if end < source.size():
+        raise DamagedFileError("there is more after the end of the Arrow stream")
+    source.seek(max(0, end - len(_STREAM_ENDS[0])))
+    if not source.read(end - source.tell()).endswith(_STREAM_ENDS):
+        raise DamagedFileError("the Arrow stream has no end mark: it is truncated")
+
+
+def _small_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        checked = [_checked(column) for column in batch.columns]
+        whole = pa.RecordBatch.from_arrays(checked, names=batch.schema.names)
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield whole.slice(start, BATCH_ROWS)
+
+
+def _checked(column: pa.Array) -> pa.Array:
+    """Return the column with strings as binary; its offsets are checked to be inside its data.
+
+    Arrow trusts them, and reading a damaged file would end the process. UTF-8 is checked later,
+    per document.
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column.indices.validate(full=True)
+        words = _checked(column.dictionary)
+        return pa.DictionaryArray.from_arrays(column.indices, words, safe=True)
+    binary = _BINARY.get(str(kind))
+    if binary is not None:
+        column = pa.Array.from_buffers(binary, len(column), column.buffers(), -1, column.offset)
+    column.validate(full=True)
+    return column
+
+
+def _has_languages(path: str, compression: Compression, settings: InputSettings) -> bool:
+    """Return whether a file has the first language column; True if that cannot be read."""
+    try:
+        with pa.memory_map(path) as source:
+            opened = pa.ipc.open_file if _is_file(source) else pa.ipc.open_stream
+            names = opened(source).schema.names
+    except (*ERRORS, DamagedFileError):
+        return True  # reading reports the damage
+    return bool(settings.language_columns) and settings.language_columns[0] in names
+
+
+ARROW = FileFormat(
+    name="arrow",
+    read=_read,
+    plan=_plan,
+    suffixes=(".arrow", ".feather", ".ipc"),
+    compressible=False,
+    has_languages=_has_languages,
+    companions=saved_dataset_companions,
+)

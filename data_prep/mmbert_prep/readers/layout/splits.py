@@ -1,0 +1,48 @@
+"""Validation and test splits of published datasets, which training text must not contain."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+
+# The words by which the datasets library knows splits, as whole words of a file or folder name.
+_HELD_OUT = re.compile(
+    r"(?<![a-z])(validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.IGNORECASE
+)
+_TRAIN = ("train", "training")
+
+
+def held_out_split(name: str) -> str | None:
+    """Return the word for a held-out split that `name` is as a whole."""
+    return name if _HELD_OUT.fullmatch(name) else None
+
+
+def held_out_files(paths: Sequence[str], root: str) -> dict[str, str]:
+    """Return path -> word of the split, for files of `paths` in a held-out split beside train.
+
+    A file or folder is of a held-out split if the folder that holds it, at or below `root`, has
+    the same name with "train" for the word: `data/test-00000-of-00001.parquet` beside
+    `data/train-00000-of-00003.parquet`, `swh_Latn/test/…` beside `swh_Latn/train/…`. A folder
+    `test` alone is ordinary text, and a split that is given as the input is read.
+    """
+    relative = {path: os.path.relpath(path, root) for path in paths}
+    names = {
+        (str(place.parent), _without_digits(place.name))
+        for path in relative.values()
+        for place in (PurePath(path), *PurePath(path).parents)
+    }
+    found: dict[str, str] = {}
+    for path, inside in relative.items():
+        for place in (PurePath(inside), *PurePath(inside).parents):
+            for word in _HELD_OUT.finditer(place.name):
+                before, after = place.name[: word.start()], place.name[word.end() :]
+                twins = (_without_digits(f"{before}{train}{after}") for train in _TRAIN)
+                if any((str(place.parent), twin) in names for twin in twins):
+                    found[path] = word[0]
+    return found
+
+
+def _without_digits(name: str) -> str:
+    return re.sub(r"\d+", "0", name.lower())
