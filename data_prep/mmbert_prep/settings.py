@@ -6,6 +6,7 @@ Each part of the pipeline takes a small model; `PrepSettings` combines them.
 from __future__ import annotations
 
 import codecs
+import io
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,7 +63,7 @@ _NOT_ENCODINGS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicod
 def _known_encoding(name: str) -> str:
     """Return Python's own name of an encoding: spellings of one name give the same shards."""
     try:
-        b"".decode(name)
+        io.TextIOWrapper(io.BytesIO(), encoding=name)  # refuses codecs such as hex
         encoding = codecs.lookup(name)
     except (LookupError, ValueError) as error:
         raise ValueError(f"Python knows no text encoding {name!r}, such as cp1252") from error

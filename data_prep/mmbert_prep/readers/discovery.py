@@ -138,8 +138,10 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
     file_format = FORMAT_OF_SUFFIX.get(extension.lower())
     if name.startswith((".", "_")) or any(part.startswith(".") for part in Path(relative).parts):
         return _ignore(found, "hidden", relative)
-    if file_format is None or (compression != "none" and not file_format.compressible):
+    if file_format is None:
         return _ignore(found, unread_reason(extension, name), relative)
+    if compression != "none" and not file_format.compressible:
+        return _ignore(found, f"unknown kind of file '{extension}' (decompress it)", relative)
     try:
         status = os.stat(path)
         with open(path, "rb"):

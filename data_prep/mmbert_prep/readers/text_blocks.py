@@ -16,6 +16,7 @@ _HEAD = 4096
 """Bytes at the start of a file that tell its encoding."""
 _MIN_SEQUENCES = 4  # of non-ASCII characters: fewer may be UTF-8 by chance ("联通" in GB 18030)
 _BLANK = b"\t\n\r"
+_BLANK_UNITS = {(0, ord(character)) for character in " \n\r"}  # high and low byte in UTF-16
 _INVALID = "mmbert_prep.invalid"
 codecs.register_error(_INVALID, lambda error: ("\udcff", getattr(error, "end", 0)))
 
@@ -105,13 +106,14 @@ def _unmarked_utf16(head: bytes) -> str | None:
 
     Every other byte of an alphabetic script in UTF-16 is one and the same control character: 0 for
     Latin, 4 for Cyrillic, a tab for Devanagari, where the other bytes have control characters.
-    In Han text a few are 0, at line ends, and it is invalid UTF-8.
+    In Han text a few are 0, at blanks and line ends, and it is invalid UTF-8.
     """
     even, odd = head[: len(head) // 2 * 2 : 2], head[1::2]
     for name, high, low in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
         if _has_one_control(high, low):
             return name
-        if high.count(0) >= 2 and not low.count(0) and not _may_be_utf8(head):
+        blanks = (pair for pair in zip(high, low, strict=True) if pair in _BLANK_UNITS)
+        if any(blanks) and _decodes(head, name) and not _decodes(head, UTF_8):
             return name
     return None
 
@@ -125,9 +127,9 @@ def _has_one_control(high: bytes, low: bytes) -> bool:
     return any(value < 32 for value in low.translate(None, _BLANK))  # not only short lines
 
 
-def _may_be_utf8(head: bytes) -> bool:
+def _decodes(head: bytes, encoding: str) -> bool:
     try:
-        codecs.getincrementaldecoder(UTF_8)().decode(head)
+        codecs.getincrementaldecoder(encoding)().decode(head)
     except UnicodeDecodeError:
         return False
     return True

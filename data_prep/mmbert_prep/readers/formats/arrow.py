@@ -72,7 +72,9 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
                 batches = _file_batches(source, options, file_range)
             else:
                 batches = _stream_batches(source, options)
-            yield from documents_of(_small_batches(batches), columns, file_range, settings)
+            yield from documents_of(
+                _small_batches(batches, columns[0]), columns, file_range, settings
+            )
     except ERRORS as error:
         raise DamagedFileError(first_line(error)) from error
 
@@ -88,37 +90,45 @@ def _file_batches(
 def _stream_batches(
     source: pa.NativeFile, options: pa.ipc.IpcReadOptions
 ) -> Iterator[pa.RecordBatch]:
-    yield from pa.ipc.open_stream(source, options=options)
-    # A stream cut between two batches reads like a whole one, but for the mark at its end.
+    reader = pa.ipc.open_stream(source, options=options)
     end = source.tell()
-    if end < source.size():
-        raise DamagedFileError("there is more after the end of the Arrow stream")
-    source.seek(max(0, end - len(_STREAM_ENDS[0])))
-    if not source.read(end - source.tell()).endswith(_STREAM_ENDS):
+    for batch in reader:
+        end = source.tell()
+        yield batch
+    # A stream cut between two batches reads like a whole one, but for the mark at its end.
+    after = source.tell()
+    source.seek(end)
+    if source.read(after - end) not in _STREAM_ENDS:
         raise DamagedFileError("the Arrow stream has no end mark: it is truncated")
+    if after < source.size():
+        raise DamagedFileError("there is more after the end of the Arrow stream")
 
 
-def _small_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _small_batches(batches: Iterator[pa.RecordBatch], text_column: str) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        checked = [_checked(column) for column in batch.columns]
-        whole = pa.RecordBatch.from_arrays(checked, names=batch.schema.names)
+        names = batch.schema.names
+        checked = [
+            _checked(column, as_binary=name == text_column)
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        whole = pa.RecordBatch.from_arrays(checked, names=names)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield whole.slice(start, BATCH_ROWS)
 
 
-def _checked(column: pa.Array) -> pa.Array:
-    """Return the column with strings as binary; its offsets are checked to be inside its data.
+def _checked(column: pa.Array, as_binary: bool) -> pa.Array:
+    """Return the column, whose offsets are checked to be inside its data.
 
-    Arrow trusts them, and reading a damaged file would end the process. UTF-8 is checked later,
-    per document.
+    Arrow trusts them, and reading a damaged file would end the process. The UTF-8 of strings is
+    checked, too, but `as_binary`: that of texts is checked later, per document.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
         column.indices.validate(full=True)
-        words = _checked(column.dictionary)
+        words = _checked(column.dictionary, as_binary)
         return pa.DictionaryArray.from_arrays(column.indices, words, safe=True)
     binary = _BINARY.get(str(kind))
-    if binary is not None:
+    if as_binary and binary is not None:
         column = pa.Array.from_buffers(binary, len(column), column.buffers(), -1, column.offset)
     column.validate(full=True)
     return column

@@ -10,6 +10,7 @@ from typing import Any
 from mmbert_prep.readers.streams import DamagedFileError
 
 _BLANK = " \t\r\n"
+_IN_NUMBERS = "+-.0123456789eE"
 _OTHER_KEYS = 16 << 20  # characters of a value beside a text of maximum length
 
 
@@ -74,24 +75,24 @@ class _Text:
         if not self.peek():
             raise self.error("it ends where a value was expected")
         while True:
+            problem: Exception | None = None
             try:
                 value, end = self._parser.raw_decode(self._buffer, self._position)
+                following = self._buffer[end : end + 1]
                 # A number may go on in the next block.
-                if end < len(self._buffer) or self._ended:
+                if following not in _IN_NUMBERS if following else self._ended:
                     self._position = end
                     return value
-                problem: Exception | None = None
             except (ValueError, RecursionError) as error:
                 problem = error
+            if self._ended:
+                raise self.error("no JSON value, or one that is cut short") from problem
             size = len(self._buffer) - self._position
             if size > self._limit:
                 raise self.error(f"no value ends within {self._limit} characters")
             # Doubling: a long value is parsed a few times, not once for each block.
-            grown = self._read_more()
-            while grown and len(self._buffer) - self._position < 2 * size:
-                grown = self._read_more()
-            if not grown and problem is not None and self._position + size == len(self._buffer):
-                raise self.error("no JSON value, or one that is cut short") from problem
+            while self._read_more() and len(self._buffer) - self._position < 2 * size:
+                pass
 
     def error(self, problem: str) -> DamagedFileError:
         """Return the error that names the position."""
