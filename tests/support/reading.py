@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmbert_prep.readers import Document, plan_ranges, read_range
@@ -11,13 +12,17 @@ from tests.support.texts import settings
 
 def read(path: Path | str, unit_bytes: int = 1 << 40, **changes: object) -> list[Document]:
     """Read all documents of a path, in ranges of about `unit_bytes`."""
+    return [*read_lazily(path, unit_bytes, **changes)]
+
+
+def read_lazily(
+    path: Path | str, unit_bytes: int = 1 << 40, **changes: object
+) -> Iterator[Document]:
+    """Yield what `read` returns."""
     options = settings(path, Path("out"), **changes)
-    return [
-        document
-        for file in discover(options).files
-        for file_range in plan_ranges(file, unit_bytes, options)
-        for document in read_range(file_range, options)
-    ]
+    for file in discover(options).files:
+        for file_range in plan_ranges(file, unit_bytes, options):
+            yield from read_range(file_range, options)
 
 
 def texts(found: list[Document]) -> list[str]:

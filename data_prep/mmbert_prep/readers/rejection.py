@@ -35,6 +35,12 @@ class RejectReason(StrEnum):
     TOO_SHORT = "too_short"
 
 
+ENCODING_REMEDY = (
+    "read files in an encoding other than UTF-8 in a run of their own with --encoding NAME "
+    "(cp1252, shift_jis, gb18030, koi8-r, …)"
+)
+
+
 class Rejected(NamedTuple):
     """Reason for rejecting a document. `detail`: path and error of a damaged file."""
 

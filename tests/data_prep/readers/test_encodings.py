@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mmbert.errors import UserError
 from tests.support.reading import damage, read, reasons, texts
-from tests.support.texts import settings
+from tests.support.texts import documents, run, settings
 
 RUSSIAN = ["река течёт мимо дома", "люди гуляют вечером"]
 UNMARKED = {
@@ -117,6 +118,20 @@ def test_spellings_of_an_encoding_are_one_setting(tmp_path: Path) -> None:
     default = settings(tmp_path, tmp_path).output_settings()
     assert default == settings(tmp_path, tmp_path, encoding="UTF8").output_settings()
     assert not {"encoding", "delimiter", "quotes"} & set(default)
+
+
+def test_documents_that_are_no_utf8_are_told_with_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    legacy = "\n\n".join(documents("deu_Latn", 30))
+    (folder / "deu_Latn.txt").write_bytes(legacy.encode() + b" \xe4")
+    (folder / "fra_Latn.txt").write_bytes("\n\n".join(["é"] * 9).encode("cp1252"))
+    with pytest.raises(UserError, match="name its encoding with --encoding"):
+        run(folder / "fra_Latn.txt", tmp_path / "french", vocabulary_size=400)
+    run(folder, tmp_path / "out", vocabulary_size=400)
+    assert "invalid_utf8: read files in an encoding" in capsys.readouterr().err
 
 
 def test_marks_inside_joined_files(tmp_path: Path) -> None:

@@ -15,32 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbert.errors import UserError
-from mmbert_prep.readers import Document, plan_ranges, read_range
+from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.readers.registry import FORMAT_OF_SUFFIX
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import PrepSettings
+from tests.support.reading import read, reasons, texts
 from tests.support.sample_files import SAMPLE_FILES, TOKEN_FILES, TOKEN_IDS
 from tests.support.texts import documents, json_lines, rows, settings
-
-
-def read(path: Path, unit_bytes: int = 1 << 40, **changes: object) -> list[Document]:
-    """Read all documents of a path, in ranges of about `unit_bytes`."""
-    options = settings(path, path / "out", **changes)
-    return [
-        document
-        for file in discover(options).files
-        for file_range in plan_ranges(file, unit_bytes, options)
-        for document in read_range(file_range, options)
-    ]
-
-
-def texts(found: list[Document]) -> list[str]:
-    return [document.data.decode() for document in found if document.data is not None]
-
-
-def reasons(found: list[Document]) -> list[str]:
-    return [document.rejected.reason for document in found if document.rejected is not None]
 
 
 def test_every_format_has_a_sample_file() -> None:

@@ -30,6 +30,7 @@ _BINARY = {
     "large_string": pa.large_binary(),
     "string_view": pa.binary_view(),
 }
+_OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
@@ -60,37 +61,24 @@ def _is_file(source: pa.NativeFile) -> bool:
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     try:
         # Mapped pages are given back when memory is short: a batch may be as large as the file.
+        # All columns are opened, since a choice of columns makes Arrow copy them.
         with pa.memory_map(file_range.path) as source:
-            is_file = _is_file(source)
-            names = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).schema.names
-            columns = needed_columns(names, file_range, settings)
-            options = pa.ipc.IpcReadOptions(
-                use_threads=False, included_fields=sorted(names.index(name) for name in columns)
-            )
-            source.seek(0)
-            if is_file:
-                batches = _file_batches(source, options, file_range)
+            if _is_file(source):
+                reader = pa.ipc.open_file(source, options=_OPTIONS)
+                numbers = range(file_range.start, file_range.stop)
+                batches: Iterator[pa.RecordBatch] = (reader.get_batch(number) for number in numbers)
             else:
-                batches = _stream_batches(source, options)
-            yield from documents_of(
-                _small_batches(batches, columns[0]), columns, file_range, settings
-            )
+                reader = pa.ipc.open_stream(source, options=_OPTIONS)
+                batches = _to_the_end(reader, source)
+            columns = needed_columns(reader.schema.names, file_range, settings)
+            yield from documents_of(_small(batches, columns), columns, file_range, settings)
     except ERRORS as error:
         raise DamagedFileError(first_line(error)) from error
 
 
-def _file_batches(
-    source: pa.NativeFile, options: pa.ipc.IpcReadOptions, file_range: FileRange
+def _to_the_end(
+    reader: pa.ipc.RecordBatchStreamReader, source: pa.NativeFile
 ) -> Iterator[pa.RecordBatch]:
-    reader = pa.ipc.open_file(source, options=options)
-    for number in range(file_range.start, file_range.stop):
-        yield reader.get_batch(number)
-
-
-def _stream_batches(
-    source: pa.NativeFile, options: pa.ipc.IpcReadOptions
-) -> Iterator[pa.RecordBatch]:
-    reader = pa.ipc.open_stream(source, options=options)
     end = source.tell()
     for batch in reader:
         end = source.tell()
@@ -104,14 +92,14 @@ def _stream_batches(
         raise DamagedFileError("there is more after the end of the Arrow stream")
 
 
-def _small_batches(batches: Iterator[pa.RecordBatch], text_column: str) -> Iterator[pa.RecordBatch]:
+def _small(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of `columns`, of which the first is the text, in small batches."""
     for batch in batches:
-        names = batch.schema.names
         checked = [
-            _checked(column, as_binary=name == text_column)
-            for name, column in zip(names, batch.columns, strict=True)
+            _checked(batch.column(name), as_binary=number == 0)
+            for number, name in enumerate(columns)
         ]
-        whole = pa.RecordBatch.from_arrays(checked, names=names)
+        whole = pa.RecordBatch.from_arrays(checked, names=columns)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield whole.slice(start, BATCH_ROWS)
 

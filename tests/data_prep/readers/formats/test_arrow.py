@@ -12,7 +12,7 @@ import pytest
 from mmbert.errors import UserError
 from mmbert_prep.readers import plan_ranges
 from mmbert_prep.readers.discovery import discover
-from tests.support.reading import damage, read, reasons, texts
+from tests.support.reading import damage, read, read_lazily, reasons, texts
 from tests.support.texts import documents, rows, settings
 
 TEXTS = documents("swh_Latn", 30)
@@ -53,6 +53,19 @@ def test_files_are_divided_by_batches(compression: str | None, tmp_path: Path) -
     ranges = plan_ranges(found, path.stat().st_size // 3, options)
     assert [(each.start, each.stop) for each in ranges] == [(0, 2), (2, 4), (4, 6), (6, 8)]
     assert texts(read(tmp_path, path.stat().st_size // 3)) == TEXTS
+
+
+@pytest.mark.parametrize("write", [stream, file])
+def test_a_batch_as_large_as_the_file_is_not_copied(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    write(tmp_path / "swh_Latn.arrow", pa.table({"text": ["x" * 1000] * 20_000}))
+    before = pa.total_allocated_bytes()
+    allocated = 0
+    for document in read_lazily(tmp_path):
+        assert len(document.data or b"") == 1000
+        allocated = max(allocated, pa.total_allocated_bytes() - before)
+    assert allocated < 2_000_000
 
 
 @pytest.mark.parametrize(
