@@ -79,7 +79,8 @@ Delimiter = Annotated[
 Quotes = Annotated[
     bool,
     typer.Option(
-        "--quotes/--no-quotes", help="Whether quotation marks enclose columns of such files."
+        "--quotes/--no-quotes",
+        help="Whether quotation marks enclose columns of .csv and .tsv files.",
     ),
 ]
 HeldoutShare = Annotated[
