@@ -85,7 +85,8 @@ ERROR_KINDS = (
         printed="error: no text to read in my_corpus (text whose path names no language: 1)\n"
         "  → give a folder or pattern with .parquet, .jsonl, .txt, .mds, .idx, .arrow, .csv files "
         "(of some formats also .gz, .zst, .bz2 and .xz) whose path names the language "
-        "(swh_Latn/…, swh_Latn.txt) or that have language columns; or name the language with --language",
+        "(swh_Latn/…, swh_Latn.txt) or that have language columns; or name the "
+        "language with --language",
     ),
     ErrorKind(
         error=TokenizerError,
