@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 
 from mmbert.files import marked_encoding
@@ -50,19 +49,20 @@ def utf8_blocks(blocks: Iterator[bytes], encoding: str = UTF_8) -> Iterator[byte
     """Yield the blocks of a whole file as UTF-8; see `text_blocks`."""
     blocks = _with_long_head(blocks)
     head = next(blocks, b"")
-    marked = marked_encoding(head)
+    beginning = head[:_HEAD]
+    marked = marked_encoding(beginning)
     if marked == "utf-8-sig":
         yield head[len(codecs.BOM_UTF8) :]
         yield from blocks
     elif marked is not None:
         yield from _transcode(itertools.chain([head], blocks), marked)
     elif encoding != UTF_8:
-        if _is_certainly_utf8(head):
+        if _is_certainly_utf8(beginning):
             raise DamagedFileError(
                 f"it is UTF-8, not {encoding}: read it in a run without --encoding"
             )
         yield from _transcode(itertools.chain([head], blocks), encoding)
-    elif (guess := _unmarked_utf16(head)) is not None:
+    elif (guess := _unmarked_utf16(beginning)) is not None:
         raise DamagedFileError(
             f"it seems to be UTF-16 without a byte order mark: --encoding {guess} reads it"
         )
@@ -76,7 +76,7 @@ def _with_long_head(blocks: Iterator[bytes]) -> Iterator[bytes]:
     head = b""
     try:
         for block in blocks:
-            head += block
+            head = head + block if head else block
             if len(head) >= _HEAD:
                 break
     except DamagedFileError:
@@ -112,17 +112,17 @@ def _unmarked_utf16(head: bytes) -> str | None:
     for name, high, low in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
         if _has_one_control(high, low):
             return name
-        blanks = (pair for pair in zip(high, low, strict=True) if pair in _BLANK_UNITS)
-        if any(blanks) and _decodes(head, name) and not _decodes(head, UTF_8):
+        has_blanks = 0 in high and not _BLANK_UNITS.isdisjoint(zip(high, low, strict=True))
+        if has_blanks and _decodes(head, name) and not _decodes(head, UTF_8):
             return name
     return None
 
 
 def _has_one_control(high: bytes, low: bytes) -> bool:
-    controls = Counter(value for value in high if value < 32).most_common(1)
-    if len(high) < 2 or not controls or controls[0][1] <= 0.6 * len(high):
+    control = max(range(32), key=high.count)
+    if len(high) < 2 or high.count(control) <= 0.6 * len(high):
         return False
-    if controls[0][0] not in _BLANK:
+    if control not in _BLANK:
         return True
     return any(value < 32 for value in low.translate(None, _BLANK))  # not only short lines
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmbert_prep.readers.streams import DamagedFileError
 
 _BLANK = " \t\r\n"
-_IN_NUMBERS = "+-.0123456789eE"
+_AFTER = tuple(f"{_BLANK},]")
 _OTHER_KEYS = 16 << 20  # characters of a value beside a text of maximum length
 
 
@@ -78,9 +78,8 @@ class _Text:
             problem: Exception | None = None
             try:
                 value, end = self._parser.raw_decode(self._buffer, self._position)
-                following = self._buffer[end : end + 1]
-                # A number may go on in the next block.
-                if following not in _IN_NUMBERS if following else self._ended:
+                # A number may go on in the next block, or be cut short.
+                if not isinstance(value, int | float) or self._buffer[end : end + 1] in _AFTER:
                     self._position = end
                     return value
             except (ValueError, RecursionError) as error:

@@ -5,6 +5,8 @@ Text from one key, language from the path or other keys.
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -21,20 +23,52 @@ from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, split_l
 from mmbert_prep.readers.text_blocks import may_be_divided, text_blocks
 from mmbert_prep.settings import InputSettings
 
-_PEEK = 1 << 20  # characters in which the first line of a file of JSON lines should end
+_PEEK = 1 << 20  # bytes in which the first line of a file of JSON lines should end
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
-    if not may_be_divided(file, settings) or not _has_json_lines(file.whole()[0], settings):
-        return file.whole()
-    return line_ranges(file, unit_bytes)
+    ranges = line_ranges(file, unit_bytes)
+    if len(ranges) == 1:
+        return ranges
+    head, _ = _peek(text_blocks(file.whole()[0], settings))
+    if may_be_divided(file, settings) and _has_lines(head, file.path):
+        return ranges
+    return file.whole()
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     blocks = text_blocks(file_range, settings)
-    if file_range.start > 0 or _has_json_lines(file_range, settings):
-        return _read_lines(blocks, file_range, settings)
-    return _read_values(blocks, file_range, settings)
+    if file_range.start == 0:
+        head, blocks = _peek(blocks)
+        if not _has_lines(head, file_range.path):
+            return _read_values(blocks, file_range, settings)
+    return _read_lines(blocks, file_range, settings)
+
+
+def _peek(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """Return the first blocks, joined, and all of them."""
+    head: list[bytes] = []
+    size = 0
+    try:
+        for block in blocks:
+            head.append(block)
+            size += len(block)
+            if size >= _PEEK:
+                break
+    except (DamagedFileError, OSError) as error:
+        blocks = _failing(error)  # after what came before the damage
+    return b"".join(head), _joined(head, blocks)
+
+
+def _joined(head: list[bytes], blocks: Iterator[bytes]) -> Iterator[bytes]:
+    while head:
+        yield head.pop(0)  # not kept
+    yield from blocks
+
+
+def _failing(error: Exception) -> Iterator[bytes]:
+    yield b""
+    raise error
 
 
 def _read_lines(
@@ -98,36 +132,26 @@ def _document(row: object, language: str | None, settings: InputSettings) -> Doc
         return Document.reject(language, RejectReason.INVALID_UTF8)
 
 
-def _has_json_lines(file_range: FileRange, settings: InputSettings) -> bool:
+def _has_lines(head: bytes, path: str) -> bool:
     """Return whether a file has a value per line, by its first two lines that are not blank.
 
     An array begins with a bracket, which its line does not close before a line with an object.
     Pretty-printed objects, in .json files only, have no object in either line.
     """
-    try:
-        head = b"".join(_head(text_blocks(file_range, settings)))
-    except (DamagedFileError, OSError):
-        return True  # reading reports the damage
-    lines = [line for line in head.split(b"\n") if line.strip()][:2]
+    is_array = head.lstrip().startswith(b"[")
+    if not is_array and not _is_json(path):
+        return True
+    lines = [*itertools.islice(filter(bytes.strip, io.BytesIO(head)), 2)]
     if len(lines) < 2 and len(head) >= _PEEK:  # the first line is longer than the head
-        return not head.lstrip().startswith(b"[")
+        return not is_array
     rows = [_row_or_none(line) for line in lines]
-    if head.lstrip().startswith(b"["):
+    if is_array:
         return len(rows) == 2 and rows[0] is not None and isinstance(rows[1], dict)
-    return not _is_json(file_range.path) or any(isinstance(row, dict) for row in rows)
+    return any(isinstance(row, dict) for row in rows)
 
 
 def _is_json(path: str) -> bool:
     return ".json" in PurePath(path.lower()).suffixes[-2:]
-
-
-def _head(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    size = 0
-    for block in blocks:
-        yield block
-        size += len(block)
-        if size >= _PEEK:
-            return
 
 
 def _row_or_none(line: bytes) -> object:

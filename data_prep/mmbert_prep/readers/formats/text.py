@@ -14,9 +14,10 @@ from mmbert_prep.settings import InputSettings
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
-    if settings.text_unit == "file" or not may_be_divided(file, settings):
+    if settings.text_unit == "file":
         return file.whole()
-    return line_ranges(file, unit_bytes, blank_line=settings.text_unit == "block")
+    ranges = line_ranges(file, unit_bytes, blank_line=settings.text_unit == "block")
+    return ranges if len(ranges) == 1 or may_be_divided(file, settings) else file.whole()
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
