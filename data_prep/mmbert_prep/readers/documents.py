@@ -64,6 +64,11 @@ class FileRange(BaseModel):
     problem: str | None = None
     """Error found in planning that makes the whole file unreadable."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the range is all bytes of its file."""
+        return self.start == 0 and self.stop == self.size
+
 
 @dataclass(frozen=True)
 class InputFile:

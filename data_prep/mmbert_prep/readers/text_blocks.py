@@ -15,6 +15,7 @@ _HEAD = 4096
 """Bytes at the start of a file that tell its encoding."""
 _MIN_SEQUENCES = 4  # of non-ASCII characters: fewer may be UTF-8 by chance ("联通" in GB 18030)
 _BLANK = b"\t\n\r"
+_NO_CONTROLS = bytes([*_BLANK, *range(32, 256)])
 _BLANK_UNITS = {(0, ord(character)) for character in " \n\r"}  # high and low byte in UTF-16
 _INVALID = "mmbert_prep.invalid"
 codecs.register_error(_INVALID, lambda error: ("\udcff", getattr(error, "end", 0)))
@@ -28,9 +29,10 @@ def text_blocks(file_range: FileRange, settings: InputSettings) -> Iterator[byte
     encoding is another than the one assumed.
     """
     blocks = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
-    if file_range.start > 0:  # only UTF-8 is divided
-        return blocks
-    return utf8_blocks(blocks, settings.encoding)
+    if file_range.is_whole:
+        return utf8_blocks(blocks, settings.encoding)
+    # Only UTF-8 is divided, and was recognized by more of the file than the range may hold.
+    return _without_mark(blocks) if file_range.start == 0 else blocks
 
 
 def may_be_divided(file: InputFile, settings: InputSettings) -> bool:
@@ -71,6 +73,11 @@ def utf8_blocks(blocks: Iterator[bytes], encoding: str = UTF_8) -> Iterator[byte
         yield from blocks
 
 
+def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    yield next(blocks, b"").removeprefix(codecs.BOM_UTF8)
+    yield from blocks
+
+
 def _with_long_head(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Join the first blocks until there are `_HEAD` bytes, where the file has as many."""
     head = b""
@@ -108,6 +115,8 @@ def _unmarked_utf16(head: bytes) -> str | None:
     Latin, 4 for Cyrillic, a tab for Devanagari, where the other bytes have control characters.
     In Han text a few are 0, at blanks and line ends, and it is invalid UTF-8.
     """
+    if not head.translate(None, _NO_CONTROLS):
+        return None  # ordinary text
     even, odd = head[: len(head) // 2 * 2 : 2], head[1::2]
     for name, high, low in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
         if _has_one_control(high, low):

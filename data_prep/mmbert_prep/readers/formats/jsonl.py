@@ -38,7 +38,7 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     blocks = text_blocks(file_range, settings)
-    if file_range.start == 0:
+    if file_range.is_whole:  # others were divided at lines
         head, blocks = _peek(blocks)
         if not _has_lines(head, file_range.path):
             return _read_values(blocks, file_range, settings)
