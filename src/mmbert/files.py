@@ -39,7 +39,11 @@ def read_text(path: Path) -> str:
     the file once, so that it may be a pipe. Raises OSError or UnicodeDecodeError.
     """
     data = path.read_bytes()
-    return io.TextIOWrapper(io.BytesIO(data), encoding=marked_encoding(data) or "utf-8").read()
+    encoding = marked_encoding(data) or "utf-8"
+    if encoding == "utf-8" and (place := data.find(b"\0")) >= 0:
+        reason = "a zero byte, as in UTF-16, but no byte order mark"
+        raise UnicodeDecodeError(encoding, data, place, place + 1, reason)
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding).read()
 
 
 def checksum_file(path: Path) -> str:

@@ -24,7 +24,9 @@ def test_a_mark_of_utf16_be(tmp_path: Path) -> None:
     assert [*read_lines(path, "label")] == [(1, "pos", "good")]
 
 
-@pytest.mark.parametrize("data", [b"pos\tsch\xf6n\n", b"\xff\xfep\0o\0s", b"\xff\xfe\x00\xd8"])
+@pytest.mark.parametrize(
+    "data", [b"pos\tsch\xf6n\n", b"\xff\xfep\0o\0s", b"\xff\xfe\x00\xd8", b"p\0\t\0t\0"]
+)
 def test_other_encodings_are_named(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "train.tsv"
     path.write_bytes(data)

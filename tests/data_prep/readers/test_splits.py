@@ -34,6 +34,8 @@ def write(folder: Path, *names: str) -> None:
         ("data/train-00000-of-00002.jsonl", "data/test-00000-of-00001.jsonl", "test"),
         ("swh_Latn/train/000.jsonl", "swh_Latn/test/000_00000.jsonl", "test"),
         ("train.jsonl", "validation.jsonl", "validation"),
+        ("train_12.jsonl", "test.jsonl", "test"),
+        ("w-train-00000-of-00002.jsonl", "w-test.jsonl", "test"),
         ("en.train.jsonl.gz", "en.dev.jsonl.gz", "dev"),
         ("wiki-train.jsonl", "wiki-val.jsonl", "val"),
         ("Train/a.jsonl", "Valid/b.jsonl", "Valid"),

@@ -74,7 +74,6 @@ def _failing(error: Exception) -> Iterator[bytes]:
 def _read_lines(
     blocks: Iterator[bytes], file_range: FileRange, settings: InputSettings
 ) -> Iterator[Document]:
-    first = file_range.start == 0
     for line in split_lines(blocks, settings.maximum_bytes):
         if isinstance(line, OversizedLine):
             yield Document.reject(file_range.language, RejectReason.TOO_LONG)
@@ -88,9 +87,6 @@ def _read_lines(
             if line.strip():  # blank lines are skipped
                 yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
             continue
-        if first and _is_json(file_range.path):
-            _check_arrays(row, settings)
-        first = False
         yield _document(row, file_range.language, settings)
 
 
@@ -136,7 +132,8 @@ def _has_lines(head: bytes, path: str) -> bool:
     """Return whether a file has a value per line, by its first two lines that are not blank.
 
     An array begins with a bracket, which its line does not close before a line with an object.
-    Pretty-printed objects, in .json files only, have no object in either line.
+    Pretty-printed objects, in .json files only, have no object in either line, and a single line
+    is an object of any layout.
     """
     is_array = head.lstrip().startswith(b"[")
     if not is_array and not _is_json(path):
@@ -147,7 +144,7 @@ def _has_lines(head: bytes, path: str) -> bool:
     rows = [_row_or_none(line) for line in lines]
     if is_array:
         return len(rows) == 2 and rows[0] is not None and isinstance(rows[1], dict)
-    return any(isinstance(row, dict) for row in rows)
+    return len(rows) == 2 and any(isinstance(row, dict) for row in rows)
 
 
 def _is_json(path: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from collections.abc import Iterator
 
 from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile
@@ -17,6 +16,7 @@ from mmbert_prep.readers.text_blocks import text_blocks
 from mmbert_prep.settings import InputSettings
 
 _DELIMITERS = (",", ";", "\t", "|")
+_MAX_FIELD = 2**31 - 1  # of the csv module on all platforms
 _OTHER_COLUMNS = 16 << 20  # bytes of a row beside a text of maximum length
 
 
@@ -137,7 +137,7 @@ def _rows(lines: _Lines, delimiter: str, columns: int, quotes: bool) -> Iterator
             yield text.split(delimiter) if text else []
             lines.begin_row()
         return
-    csv.field_size_limit(sys.maxsize)  # the length of a row is bounded here
+    csv.field_size_limit(_MAX_FIELD)  # the length of a row is bounded here
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         try:

@@ -11,6 +11,7 @@ from pathlib import PurePath
 _HELD_OUT = re.compile(
     r"(?<![a-z])(validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.IGNORECASE
 )
+_NUMBER = re.compile(r"[-_.]?\d+([-_.]of[-_.]\d+)?")
 _TRAIN = ("train", "training")
 
 
@@ -29,7 +30,7 @@ def held_out_files(paths: Sequence[str], root: str) -> dict[str, str]:
     """
     relative = {path: os.path.relpath(path, root) for path in paths}
     names = {
-        (str(place.parent), _without_digits(place.name))
+        (str(place.parent), _without_number(place.name))
         for path in relative.values()
         for place in (PurePath(path), *PurePath(path).parents)
     }
@@ -38,11 +39,12 @@ def held_out_files(paths: Sequence[str], root: str) -> dict[str, str]:
         for place in (PurePath(inside), *PurePath(inside).parents):
             for word in _HELD_OUT.finditer(place.name):
                 before, after = place.name[: word.start()], place.name[word.end() :]
-                twins = (_without_digits(f"{before}{train}{after}") for train in _TRAIN)
+                twins = (_without_number(f"{before}{train}{after}") for train in _TRAIN)
                 if any((str(place.parent), twin) in names for twin in twins):
                     found[path] = word[0]
     return found
 
 
-def _without_digits(name: str) -> str:
-    return re.sub(r"\d+", "0", name.lower())
+def _without_number(name: str) -> str:
+    """Return the name without numbers of shards: splits have different ones, or none."""
+    return _NUMBER.sub("", name.lower())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyarrow import feather
 
 from mmbert.errors import UserError
 from mmbert_prep.readers import plan_ranges
@@ -136,6 +137,18 @@ def test_saved_datasets(tmp_path: Path) -> None:
             "swh_Latn/cache-0123456789abcdef.arrow"
         ],
     }
+
+
+def test_the_cache_of_datasets_and_feather_files(tmp_path: Path) -> None:
+    folder = tmp_path / "wiki" / "swh_Latn" / "0.0.0" / "0123abcd"
+    for name in ("wiki-train-00000-of-00002", "wiki-train-00001-of-00002", "wiki-test", "cache-ab"):
+        stream(folder / f"{name}.arrow", pa.table({"text": [name]}))
+    (folder / "dataset_info.json").write_text("{}")
+    assert texts(read(tmp_path)) == ["wiki-train-00000-of-00002", "wiki-train-00001-of-00002"]
+    found = discover(settings(tmp_path, tmp_path / "out"))
+    assert sorted(map(len, found.ignored.values())) == [1, 1, 1]
+    feather.write_feather(pa.table({"text": TEXTS}), str(tmp_path / "yor_Latn.feather"))
+    assert texts(read(tmp_path / "yor_Latn.feather")) == TEXTS
 
 
 def test_saved_datasets_that_lack_files_or_hold_a_selection(tmp_path: Path) -> None:
