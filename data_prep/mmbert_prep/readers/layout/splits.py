@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import PurePath
+from functools import cache
 
 # The words by which the datasets library knows splits, as whole words of a file or folder name.
 _HELD_OUT = re.compile(
@@ -29,22 +29,26 @@ def held_out_files(paths: Sequence[str], root: str) -> dict[str, str]:
     `test` alone is ordinary text, and a split that is given as the input is read.
     """
     relative = {path: os.path.relpath(path, root) for path in paths}
-    names = {
-        (str(place.parent), _without_number(place.name))
-        for path in relative.values()
-        for place in (PurePath(path), *PurePath(path).parents)
-    }
-    found: dict[str, str] = {}
-    for path, inside in relative.items():
-        for place in (PurePath(inside), *PurePath(inside).parents):
-            for word in _HELD_OUT.finditer(place.name):
-                before, after = place.name[: word.start()], place.name[word.end() :]
-                twins = (_without_number(f"{before}{train}{after}") for train in _TRAIN)
-                if any((str(place.parent), twin) in names for twin in twins):
-                    found[path] = word[0]
-    return found
+    names: set[tuple[str, str]] = set()
+    places = set(relative.values())
+    while places:  # files, then their folders, then the folders of those
+        names.update((os.path.dirname(each), _without_number(each)) for each in places)
+        places = {os.path.dirname(each) for each in places} - {""}
+
+    @cache
+    def split_of(place: str) -> str | None:
+        folder, name = os.path.split(place)
+        for word in _HELD_OUT.finditer(name):
+            before, after = name[: word.start()], name[word.end() :]
+            twins = (_without_number(f"{before}{train}{after}") for train in _TRAIN)
+            if any((folder, twin) in names for twin in twins):
+                return word[0]
+        return split_of(folder) if folder else None
+
+    found = {path: split_of(inside) for path, inside in relative.items()}
+    return {path: word for path, word in found.items() if word is not None}
 
 
 def _without_number(name: str) -> str:
-    """Return the name without numbers of shards: splits have different ones, or none."""
-    return _NUMBER.sub("", name.lower())
+    """Return the last part of a path without numbers of shards: splits have different ones, or none."""
+    return _NUMBER.sub("", os.path.basename(name).lower())

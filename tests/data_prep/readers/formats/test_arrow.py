@@ -82,7 +82,10 @@ def test_a_batch_as_large_as_the_file_is_not_copied(
 )
 @pytest.mark.parametrize("write", [stream, file])
 def test_text_types(kind: pa.DataType, write: Callable[..., Path], tmp_path: Path) -> None:
-    values = pa.array(["eins", "zwei ü", None, "drei"]).cast(kind)
+    try:
+        values = pa.array(["eins", "zwei ü", None, "drei"]).cast(kind)
+    except pa.ArrowNotImplementedError:
+        pytest.skip("not supported by this version of Arrow")
     write(tmp_path / "deu_Latn.arrow", pa.table({"n": [1, 2, 3, 4], "text": values}))
     found = read(tmp_path)
     assert texts(found) == ["eins", "zwei ü", "drei"]
