@@ -32,7 +32,11 @@ def held_out_files(paths: Sequence[str], root: str) -> dict[str, str]:
     names: set[tuple[str, str]] = set()
     places = set(relative.values())
     while places:  # files, then their folders, then the folders of those
-        names.update((os.path.dirname(each), _without_number(each)) for each in places)
+        names.update(
+            (os.path.dirname(each), _without_number(each))
+            for each in places
+            if _TRAIN[0] in os.path.basename(each).lower()
+        )
         places = {os.path.dirname(each) for each in places} - {""}
 
     @cache
@@ -50,5 +54,5 @@ def held_out_files(paths: Sequence[str], root: str) -> dict[str, str]:
 
 
 def _without_number(name: str) -> str:
-    """Return the last part of a path without numbers of shards: splits have different ones, or none."""
+    """Return the last part of a path without numbers of shards, which splits do not share."""
     return _NUMBER.sub("", os.path.basename(name).lower())
