@@ -63,6 +63,26 @@ TextColumn = Annotated[str, typer.Option(help="Column or key of the text.")]
 TextUnit = Annotated[
     str, typer.Option(help="What a document is in .txt files: block, line or file.")
 ]
+Encoding = Annotated[
+    str,
+    typer.Option(
+        help="Encoding of .txt, .jsonl, .json, .csv and .tsv files without a byte order mark, such "
+        "as cp1252."
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        help="Character between columns of .csv and .tsv files, or tab [default: by the header]."
+    ),
+]
+Quotes = Annotated[
+    bool,
+    typer.Option(
+        "--quotes/--no-quotes",
+        help="Whether quotation marks enclose columns of .csv and .tsv files.",
+    ),
+]
 HeldoutShare = Annotated[
     float,
     typer.Option(

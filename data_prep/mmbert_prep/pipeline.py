@@ -19,6 +19,7 @@ from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import discover
+from mmbert_prep.readers.rejection import ENCODING_REMEDY
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder, check_damaged_fraction, count_damaged
 from mmbert_prep.shards.intermediate import is_done
@@ -210,11 +211,12 @@ class _Pipeline:
                 f"{reason} {count}" for reason, count in sorted(reasons.items())
             )
             files = "; ".join(languages.damaged[:3])
+            others = f"; {ENCODING_REMEDY}" if RejectReason.INVALID_UTF8 in reasons else ""
             raise TextError(
                 f"all documents of {self.settings.input} were rejected: {reasons_text}"
                 + (f" ({files})" if files else ""),
                 remedy="fix the input, or name its columns with --text-column and "
-                "--language-column",
+                f"--language-column{others}",
             )
 
 

@@ -5,11 +5,14 @@ Each part of the pipeline takes a small model; `PrepSettings` combines them.
 
 from __future__ import annotations
 
+import codecs
+import io
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+UTF_8 = "utf-8"
 DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
 
@@ -30,6 +33,9 @@ _OUTPUT_ORDER = (
     "language_columns",
     "text_column",
     "text_unit",
+    "encoding",
+    "delimiter",
+    "quotes",
     "tokenizer",
     "vocabulary_size",
     "tokenizer_sample_bytes",
@@ -47,6 +53,31 @@ _OUTPUT_ORDER = (
     "shard_tokens",
     "unit_bytes",
 )
+
+# Newer settings, absent in summary.json at their defaults.
+_ABSENT_AT_DEFAULT = ("encoding", "delimiter", "quotes")
+# Codecs of Python for other purposes than text in files.
+_NOT_ENCODINGS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"}
+
+
+def _known_encoding(name: str) -> str:
+    """Return Python's own name of an encoding: spellings of one name give the same shards."""
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding=name)  # refuses codecs such as hex
+        encoding = codecs.lookup(name)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"Python knows no text encoding {name!r}, such as cp1252") from error
+    known = encoding.name.replace("-", "_")
+    if known in _NOT_ENCODINGS or encoding.incrementaldecoder is None:
+        raise ValueError(f"{name!r} is no encoding of text files, such as cp1252")
+    return UTF_8 if encoding.name == "utf-8-sig" else encoding.name
+
+
+def _one_character(text: str) -> str:
+    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(text) != 1 or text in '"\r\n':
+        raise ValueError(f"{text!r} is not one character, such as ';', or tab")
+    return text
 
 
 class _Settings(BaseModel):
@@ -70,6 +101,12 @@ class InputSettings(SizeLimit):
     language_columns: tuple[str, ...] = ("language", "language_script")
     text_column: str = "text"
     text_unit: Literal["block", "line", "file"] = "block"
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = UTF_8
+    """Encoding of text, JSON and CSV files without a byte order mark, by Python's name."""
+    delimiter: Annotated[str, AfterValidator(_one_character)] | None = None
+    """Character between the columns of CSV and TSV files. Default: by the header."""
+    quotes: bool = True
+    """Whether quotation marks enclose columns of CSV and TSV files."""
 
 
 class CleaningSettings(SizeLimit):
@@ -131,4 +168,7 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     def output_settings(self) -> dict[str, object]:
         """Return the settings that affect the shards, as JSON values."""
         values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        for name in _ABSENT_AT_DEFAULT:
+            if values[name] == type(self).model_fields[name].default:
+                del values[name]
         return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

@@ -11,6 +11,9 @@ from pathlib import Path
 from mmbert.errors import TextError
 from mmbert_prep.readers.documents import InputFile
 from mmbert_prep.readers.formats.hub_dataset import PREFIX, list_hub_dataset
+from mmbert_prep.readers.layout.saved_datasets import held_out
+from mmbert_prep.readers.layout.splits import held_out_files
+from mmbert_prep.readers.layout.unread_kinds import unread_reason
 from mmbert_prep.readers.path_language import (
     folders_without_language,
     language_of_folder,
@@ -39,6 +42,9 @@ def discover(settings: InputSettings) -> Discovery:
     root, paths = _paths(settings.input)
     found = Discovery()
     companions: dict[str, str | None] = {}
+    companions.update(
+        {path: held_out(split) for path, split in held_out_files(paths, root).items()}
+    )
     for file_format in FORMATS.values():
         companions.update(file_format.companions(paths))
     for path in paths:
@@ -73,9 +79,9 @@ def _nothing_to_read(settings: InputSettings, found: Discovery) -> TextError:
     suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
     return TextError(
         message,
-        remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
-        ".zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
-        "columns; or name the language with --language",
+        remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz, .zst, "
+        ".bz2 and .xz) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have "
+        "language columns; or name the language with --language",
     )
 
 
@@ -132,8 +138,10 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
     file_format = FORMAT_OF_SUFFIX.get(extension.lower())
     if name.startswith((".", "_")) or any(part.startswith(".") for part in Path(relative).parts):
         return _ignore(found, "hidden", relative)
-    if file_format is None or (compression != "none" and not file_format.compressible):
-        return _ignore(found, f"unknown kind of file '{extension or name}'", relative)
+    if file_format is None:
+        return _ignore(found, unread_reason(extension, name), relative)
+    if compression != "none" and not file_format.compressible:
+        return _ignore(found, f"unknown kind of file '{extension}' (decompress it)", relative)
     try:
         status = os.stat(path)
         with open(path, "rb"):

@@ -38,7 +38,7 @@ class FileFormat:
     suffixes: tuple[str, ...] = ()
     """File name extensions. Messages use the first one."""
     compressible: bool = True
-    """Whether files may be compressed as a whole (`.gz`, `.zst`)."""
+    """Whether files may be compressed as a whole (`.gz`, `.zst`, `.bz2`, `.xz`)."""
     has_languages: Callable[[str, Compression, InputSettings], bool] = _any_languages
     """Return whether the records of a file may name their language. Else its path must."""
     expansion: int = 1

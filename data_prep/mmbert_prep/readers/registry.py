@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from mmbert.errors import TextError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.formats.arrow import ARROW
 from mmbert_prep.readers.formats.hub_dataset import HUB_DATASET
 from mmbert_prep.readers.formats.jsonl import JSONL
 from mmbert_prep.readers.formats.mds import MDS
 from mmbert_prep.readers.formats.megatron import MEGATRON
 from mmbert_prep.readers.formats.parquet import PARQUET
+from mmbert_prep.readers.formats.table import TABLE
 from mmbert_prep.readers.formats.text import TEXT
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
@@ -26,13 +28,15 @@ FORMATS = {
         MDS,
         MEGATRON,
         HUB_DATASET,
+        ARROW,
+        TABLE,
     )
 }
 FORMAT_OF_SUFFIX = {
     suffix: file_format for file_format in FORMATS.values() for suffix in file_format.suffixes
 }
 
-_COMPRESSED_EXPANSION = 3  # of text compressed with gzip or zstd
+_COMPRESSED_EXPANSION = 3  # of compressed text
 
 
 def plan_ranges(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:

@@ -20,6 +20,7 @@ class RejectReason(StrEnum):
         return member
 
     BROKEN_JSON = "broken_json", True
+    BROKEN_ROW = "broken_row", True
     DAMAGED_FILE = "damaged_file", True
     INVALID_TOKENS = "invalid_tokens", True
     INVALID_UTF8 = "invalid_utf8", True
@@ -32,6 +33,12 @@ class RejectReason(StrEnum):
     NO_TOKENS = "no_tokens"
     OVER_TOKEN_CAP = "over_token_cap"
     TOO_SHORT = "too_short"
+
+
+ENCODING_REMEDY = (
+    "read files in an encoding other than UTF-8 in a run of their own with --encoding NAME "
+    "(cp1252, shift_jis, gb18030, koi8-r, …)"
+)
 
 
 class Rejected(NamedTuple):

@@ -230,6 +230,7 @@ def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
         raise TextError(
             f"{damaged:,} of the {read:,} documents read so far are damaged "
             f"({damaged / read:.1%}), more than the allowed {maximum:.1%}",
-            remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8 and "
-            "damaged files), or allow more with --maximum-rejected-fraction; a new run continues",
+            remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8, which "
+            "--encoding may read, and damaged files), or allow more with "
+            "--maximum-rejected-fraction; a new run continues",
         )

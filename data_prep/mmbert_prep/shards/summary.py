@@ -13,6 +13,7 @@ from rich.table import Table
 from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import Discovery, language_remedy
+from mmbert_prep.readers.rejection import ENCODING_REMEDY
 from mmbert_prep.shards.intermediate import LanguageCounts
 
 # Fits into 80 characters. b/tok is bytes per token, tok/word tokens per word.
@@ -143,6 +144,8 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
     if rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
         console.print(f"rejected: {reasons}")
+    if RejectReason.INVALID_UTF8 in rejected:
+        console.print(f"invalid_utf8: {ENCODING_REMEDY}", soft_wrap=True)
     without = [key for key, language in summary.languages.items() if not language.heldout_documents]
     if without:
         console.print(

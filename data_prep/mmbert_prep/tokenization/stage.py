@@ -107,7 +107,8 @@ class TokenizerStage:
             raise TextError(
                 f"no readable text in {self._settings.input}",
                 remedy="check that the columns match --text-column and --language-column and that "
-                "the text is UTF-8; tokenized input needs the --tokenizer that made it",
+                "the text is UTF-8, or name its encoding with --encoding; tokenized input needs "
+                "the --tokenizer that made it",
             )
         if model is None:
             size = self._settings.vocabulary_size or DEFAULT_VOCABULARY_SIZE

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import itertools
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ def test_reasons() -> None:
 
 def test_reasons_are_keys_of_manifests() -> None:
     """Manifests, summaries and reports contain these names."""
-    damage = {"broken_json", "damaged_file", "invalid_tokens", "invalid_utf8"}
+    damage = {"broken_json", "broken_row", "damaged_file", "invalid_tokens", "invalid_utf8"}
     damage |= {"missing_language", "missing_text", "too_long"}
     unwanted = {"contaminated", "duplicate", "empty", "no_tokens", "over_token_cap", "too_short"}
     assert {reason.value for reason in RejectReason if reason.damage} == damage
@@ -182,3 +184,19 @@ def test_shares_by_temperature(sizes: dict[str, int], total: int, temperature: f
     assert sum(shares.values()) >= wanted - len(sizes) - 1
     order = sorted(sizes, key=lambda name: sizes[name])
     assert all(shares[a] <= shares[b] for a, b in itertools.pairwise(order))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_evaluation_files_of_any_format_and_encoding(encoding: str, tmp_path: Path) -> None:
+    text = "all human beings are born free and equal in dignity"
+    rows = [{"question": text, "answers": ["a", {"b": "they are endowed with reason"}]}]
+    contents = {"a.json.xz": json.dumps(rows, indent=1), "b.txt.bz2": f"first\r\n{text}\r\n"}
+    for name, content in contents.items():
+        pack = lzma.compress if name.endswith("xz") else bz2.compress
+        (tmp_path / name).write_bytes(pack(content.encode(encoding)))
+        known = Decontaminator([tmp_path / name], 8)
+        assert known.is_contaminated(f"He said: {text.upper()}.")
+        assert not known.is_contaminated("They are endowed with reason and conscience")
+    (tmp_path / "c.json").write_bytes(b'[{"a": "b\xff"}]')
+    with pytest.raises(UserError, match=r"c\.json cannot be read"):
+        Decontaminator([tmp_path / "c.json"], 8)
