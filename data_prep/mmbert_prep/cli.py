@@ -81,6 +81,7 @@ def command(
     language_columns: options.LanguageColumns = None,
     text_column: options.TextColumn = _DEFAULTS["text_column"],
     text_unit: options.TextUnit = _DEFAULTS["text_unit"],
+    where: options.Where = None,
     heldout_share: options.HeldoutShare = _DEFAULTS["heldout_share"],
     minimum_characters: options.MinimumCharacters = _DEFAULTS["minimum_characters"],
     maximum_bytes: options.MaximumBytes = _DEFAULTS["maximum_bytes"],

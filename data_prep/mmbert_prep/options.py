@@ -63,6 +63,14 @@ TextColumn = Annotated[str, typer.Option(help="Column or key of the text.")]
 TextUnit = Annotated[
     str, typer.Option(help="What a document is in .txt files: block, line or file.")
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Take only rows whose columns fulfill this, such as 'language_score >= 0.8'; several "
+        "must all hold.",
+    ),
+]
 HeldoutShare = Annotated[
     float,
     typer.Option(

@@ -214,7 +214,8 @@ class _Pipeline:
                 f"all documents of {self.settings.input} were rejected: {reasons_text}"
                 + (f" ({files})" if files else ""),
                 remedy="fix the input, or name its columns with --text-column and "
-                "--language-column",
+                "--language-column"
+                + (", or select more with --where" if self.settings.where else ""),
             )
 
 

@@ -23,6 +23,9 @@ _NOT_IN_OUTPUT = {
     "fast_encoder",
 }
 
+# Settings that are left out of the others while they say nothing.
+_OMITTED_IF_EMPTY = ("where", "earlier_sources")
+
 # Fixed order of the other settings in summary.json: equal runs of all versions write equal bytes.
 _OUTPUT_ORDER = (
     "source",
@@ -30,6 +33,7 @@ _OUTPUT_ORDER = (
     "language_columns",
     "text_column",
     "text_unit",
+    "where",
     "tokenizer",
     "vocabulary_size",
     "tokenizer_sample_bytes",
@@ -46,6 +50,7 @@ _OUTPUT_ORDER = (
     "contexts",
     "shard_tokens",
     "unit_bytes",
+    "earlier_sources",
 )
 
 
@@ -70,6 +75,8 @@ class InputSettings(SizeLimit):
     language_columns: tuple[str, ...] = ("language", "language_script")
     text_column: str = "text"
     text_unit: Literal["block", "line", "file"] = "block"
+    where: tuple[str, ...] = ()
+    """Conditions on the columns of a row, all of which must hold (`readers.where`)."""
 
 
 class CleaningSettings(SizeLimit):
@@ -127,8 +134,14 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     contexts: tuple[int, ...] = DEFAULT_CONTEXTS
     unit_bytes: Annotated[int, Field(ge=1000)] | None = None
     """Input bytes per work unit. Default: 1/256 of the input, clamped to 2-64 MB."""
+    earlier_sources: dict[str, str] = {}
+    """Sources before this one in the same call -> their fingerprints: what they have is not
+    taken again."""
 
     def output_settings(self) -> dict[str, object]:
         """Return the settings that affect the shards, as JSON values."""
         values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        for name in _OMITTED_IF_EMPTY:  # so that outputs of older versions stay finished
+            if not values[name]:
+                del values[name]
         return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

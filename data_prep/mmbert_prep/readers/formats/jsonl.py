@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 
@@ -12,7 +14,13 @@ from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason
-from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
+from mmbert_prep.readers.streams import (
+    DamagedFileError,
+    OversizedLine,
+    read_blocks,
+    split_lines,
+)
+from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
 
 
@@ -21,8 +29,32 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
-    stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
     text_column, columns = settings.text_column, settings.language_columns
+
+    def language_of_row(row: dict[str, Any]) -> str | None:
+        return file_range.language or language_of([row.get(name) for name in columns])
+
+    rows = _rows(file_range, settings)
+    if settings.where:
+        rows = selected_rows(rows, settings, language_of_row)
+    for row in rows:
+        if isinstance(row, Document):
+            yield row
+            continue
+        language = language_of_row(row)
+        text = row.get(text_column)
+        if not isinstance(text, str):
+            yield Document.reject(language, RejectReason.MISSING_TEXT)
+            continue
+        try:
+            yield Document(text.encode(), language, text=text)
+        except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
+            yield Document.reject(language, RejectReason.INVALID_UTF8)
+
+
+def _rows(file_range: FileRange, settings: InputSettings) -> Iterator[dict[str, Any] | Document]:
+    """Yield the objects of a range, and a rejected document for a line that is none."""
+    stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
     for line in split_lines(stream, settings.maximum_bytes):
         if isinstance(line, OversizedLine):
             yield Document.reject(file_range.language, RejectReason.TOO_LONG)
@@ -38,16 +70,14 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
             continue
         if not isinstance(row, dict):
             yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
-            continue
-        language = file_range.language or language_of([row.get(name) for name in columns])
-        text = row.get(text_column)
-        if not isinstance(text, str):
-            yield Document.reject(language, RejectReason.MISSING_TEXT)
-            continue
-        try:
-            yield Document(text.encode(), language, text=text)
-        except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
-            yield Document.reject(language, RejectReason.INVALID_UTF8)
+        else:
+            yield row
+
+
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    (whole,) = file.whole()
+    with contextlib.suppress(DamagedFileError, OSError):  # reading reports the damage
+        condition_of(settings.where).check_rows(_rows(whole, settings), file.path)
 
 
 def _parse(line: bytes) -> object:
@@ -59,4 +89,10 @@ def _parse(line: bytes) -> object:
         return json.loads(line.decode())
 
 
-JSONL = FileFormat(name="jsonl", read=_read, plan=_plan, suffixes=(".jsonl", ".ndjson", ".json"))
+JSONL = FileFormat(
+    name="jsonl",
+    read=_read,
+    plan=_plan,
+    suffixes=(".jsonl", ".ndjson", ".json"),
+    check_conditions=_check_conditions,
+)

@@ -14,6 +14,7 @@ from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.readers.where import condition_of
 from mmbert_prep.settings import InputSettings
 
 _BATCH_ROWS = 512
@@ -61,17 +62,23 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
             columns = [name for name in settings.language_columns if name in names]
             if file_range.language:
                 columns = []
+            selected = condition_of(settings.where) if settings.where else None
+            needed = [settings.text_column, *columns, *(selected.columns if selected else ())]
+            chosen = selected and selected.on_schema(file.schema_arrow, file_range.path)
             for batch in file.iter_batches(
                 batch_size=_BATCH_ROWS,
                 row_groups=list(range(file_range.start, file_range.stop)),
-                columns=[settings.text_column, *columns],
+                columns=list(dict.fromkeys(needed)),
                 use_threads=False,
             ):
                 texts = _as_bytes(batch.column(settings.text_column))
                 values = [batch.column(name).to_pylist() for name in columns]
+                reasons = chosen.reasons(batch) if chosen else None
                 for row, data in enumerate(texts):
                     language = file_range.language or language_of([value[row] for value in values])
-                    if data is None:
+                    if reasons is not None and (reason := reasons[row]) is not None:
+                        yield Document.reject(language, reason)
+                    elif data is None:
                         yield Document.reject(language, RejectReason.MISSING_TEXT)
                     elif len(data) > settings.maximum_bytes:
                         yield Document.reject(language, RejectReason.TOO_LONG)
@@ -79,6 +86,14 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
                         yield Document(data, language)
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise DamagedFileError(_first_line(error)) from error
+
+
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    try:
+        schema = pq.read_schema(file.path)
+    except (pa.ArrowException, OSError, MemoryError, ValueError):
+        return  # reading reports the damage
+    condition_of(settings.where).on_schema(schema, file.path)
 
 
 def _as_bytes(column: pa.Array) -> list[Any]:
@@ -105,6 +120,7 @@ PARQUET = FileFormat(
     name="parquet",
     read=_read,
     plan=_plan,
+    check_conditions=_check_conditions,
     suffixes=(".parquet",),
     compressible=False,
     expansion=3,  # columns are compressed inside the file
