@@ -71,9 +71,13 @@ class Workspace:
         ):
             make_folder(folder)
 
+    def merged_units(self) -> str | None:
+        """Return the name of the folder that the merge results were made from, if there are any."""
+        return self._merged_units.read_text() if self._merged_units.exists() else None
+
     def is_merged_from(self, units: Path) -> bool:
         """Return whether the merge results were made from these intermediate shards."""
-        return self._merged_units.exists() and self._merged_units.read_text() == units.name
+        return self.merged_units() == units.name
 
     def remove_merge(self, units: Path | None) -> None:
         """Discard the merge results. Record `units`, if given, as the input of the next merge."""
