@@ -157,7 +157,7 @@ class SourceRun:
             damaged_files=languages.damaged,
             ignored_files=self._ignored,
             folders_without_language=self._without_language,
-            duplicates_of=merged.duplicates_of,
+            duplicates_of={name: count for name, count in merged.duplicates_of.items() if count},
         )
         write_json(self.workspace.summary, summary.stored())
         return summary

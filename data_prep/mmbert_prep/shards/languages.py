@@ -64,12 +64,12 @@ class MergedLanguages:
     without_text: dict[str, dict[RejectReason, int]] = field(default_factory=dict)
     """Language of which earlier sources have all documents -> count per reason."""
     duplicates_of: dict[str, int] = field(default_factory=dict)
-    """Earlier source -> documents that were dropped because it has them."""
+    """Earlier source -> documents that were dropped because it has them, in their order."""
 
     def count(self, duplicates_of: dict[str, int]) -> None:
         """Add the duplicates of a language."""
         for name, documents in duplicates_of.items():
-            self.duplicates_of[name] = self.duplicates_of.get(name, 0) + documents
+            self.duplicates_of[name] += documents
 
 
 class LanguageMerger:
@@ -136,7 +136,8 @@ class LanguageMerger:
 
     def _without_documents(self) -> MergedLanguages:
         """Leave out the languages of which earlier sources have all documents."""
-        merged = MergedLanguages()
+        sources = [each._settings.source for each in self._earlier]
+        merged = MergedLanguages(duplicates_of=dict.fromkeys(sources, 0))
         if not self._earlier:
             return merged
         for name in self._names:
@@ -247,7 +248,7 @@ class LanguageMerger:
 
 
 def _nothing_left(duplicates_of: dict[str, int]) -> TextError:
-    sources = ", ".join(f"{name} {count:,}" for name, count in duplicates_of.items())
+    sources = ", ".join(f"{name} {count:,}" for name, count in duplicates_of.items() if count)
     return TextError(
         f"earlier sources have all of its documents ({sources})",
         remedy="leave this source out, give it before the others, or use --no-deduplicate",
