@@ -191,15 +191,23 @@ _REMEDY = (
 
 
 def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:
+    before, now = (dict(settings) for settings in (finished.settings, plan.settings))
+    earlier = [_sources(settings.pop("earlier_sources", {})) for settings in (before, now)]
     changed = [
-        f"{name} was {finished.settings.get(name)!r}, is now {value!r}"
-        for name, value in plan.settings.items()
-        if finished.settings.get(name) != value
+        f"{name} was {before.get(name)!r}, is now {now.get(name)!r}"
+        for name in dict.fromkeys((*now, *before))
+        if before.get(name) != now.get(name)
     ]
-    changed += [
-        f"{name} was {value!r}, is now the default"
-        for name, value in finished.settings.items()
-        if name not in plan.settings
-    ]
+    if list(earlier[0]) != list(earlier[1]):
+        names = [", ".join(each) or "none" for each in earlier]
+        changed.append(f"earlier sources were {names[0]}, are now {names[1]}")
+    elif earlier[0] != earlier[1]:
+        others = [name for name in earlier[0] if earlier[0][name] != earlier[1][name]]
+        changed.append(f"the earlier source {others[0]} has changed")
     difference = "; ".join(changed) if changed else "the input has changed"
     return f"{folder} was made from other input or settings: {difference}"
+
+
+def _sources(value: object) -> dict[str, str]:
+    assert isinstance(value, dict)
+    return value

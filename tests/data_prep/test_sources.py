@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ TEXTS = {
     "books": {"swh_Latn": [*SWAHILI[80:120], *SWAHILI[80:85]], "yor_Latn": YORUBA[20:]},
     "news": {"swh_Latn": [*SWAHILI[:5], *SWAHILI[110:]], "yor_Latn": YORUBA[:4]},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_fsync() -> Iterator[None]:
+    """No test here loses power; each call takes milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def write(folder: Path, texts: dict[str, dict[str, list[str]]] = TEXTS) -> Path:
@@ -232,11 +241,17 @@ def test_other_text_of_an_earlier_source_remakes_the_later_ones(
     (folder / "web" / "swh_Latn.jsonl").write_bytes(json_lines({"text": t} for t in SWAHILI[:3]))
     with pytest.raises(ResumeError, match=r"source web: .*out/web was made from other input"):
         make(folder, output, ("web", "books"), **same)
+    web = settings(folder / "web", output, source="web", replace=True, **same)
+    preprocess_sources(SingleProcess(), [web])
+    with pytest.raises(ResumeError, match=r"source books: .*the earlier source web has changed"):
+        make(folder, output, ("web", "books"), **same)
     make(folder, output, ("web", "books"), replace=True, **same)
     make(folder, tmp_path / "anew", ("web", "books"), **same)
     assert tree(output) == tree(tmp_path / "anew")
     # Of books alone, the texts that web has are kept.
-    with pytest.raises(ResumeError, match=r"books was made from .*earlier_sources was"):
+    with pytest.raises(
+        ResumeError, match=r"books was made from .*earlier sources were web, are now none"
+    ):
         run(folder / "books", output, source="books", **same)
 
 

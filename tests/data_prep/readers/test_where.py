@@ -138,6 +138,21 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     assert first.rejected()[LEFT_OUT] > 0
 
 
+def test_rows_whose_values_are_all_texts() -> None:
+    """As in CSV: numbers, true and false are read from texts, and an empty one is null."""
+    condition = Condition(("score >= 0.5 and good and name != 'x'",))
+    rows = [
+        {"score": "0.75", "good": "True", "name": "y"},
+        {"score": " 1e3", "good": "true", "name": ""},
+        {"score": "0.25", "good": "false", "name": "y"},
+        {"score": "high", "good": "true", "name": "y"},
+    ]
+    condition.check_rows(rows, "table.csv", texts_only=True)
+    assert condition.on_rows(texts_only=True).reasons(rows) == [None, NULL, LEFT_OUT, NULL]
+    with pytest.raises(ArgumentError, match="column score has values such as 'high'"):
+        condition.check_rows(rows[3:], "table.csv", texts_only=True)
+
+
 # Any string is a condition or refused; hypothesis mixes pieces of the grammar with anything.
 _PIECES = st.sampled_from(
     [

@@ -24,13 +24,17 @@ def condition_of(texts: tuple[str, ...]) -> Condition:
 
 
 def selected_rows(
-    rows: Iterable[Row | Document], settings: InputSettings, language_of_row: LanguageOfRow
+    rows: Iterable[Row | Document],
+    settings: InputSettings,
+    language_of_row: LanguageOfRow,
+    *,
+    texts_only: bool = False,
 ) -> Iterator[Row | Document]:
     """Yield rows in order, those that `settings.where` leaves out as rejected documents.
 
-    Documents that were rejected before pass through.
+    Documents that were rejected before pass through. `texts_only`: see `Condition.on_rows`.
     """
-    selected = condition_of(settings.where).on_rows()
+    selected = condition_of(settings.where).on_rows(texts_only=texts_only)
     for batch in _batches(rows, settings.text_column):
         reasons = iter(selected.reasons([row for row in batch if not isinstance(row, Document)]))
         for row in batch:
