@@ -335,3 +335,15 @@ def test_sources_of_a_recipe(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / names[-1])
     with pytest.raises(UserError, match=f"no folder {names[-1]},"):
         named_inputs([], None, tmp_path, recipe)
+
+
+def test_sources_in_folders_called_as_in_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "src" / "mmbert" / "recipes" / "mmbert-base.yaml")
+    names = [source.name for source in recipe.data.sources]
+    write(tmp_path / "in", {name: {"swh_Latn": SWAHILI[:2]} for name in (*names, "other")})
+    options = ["--sources-in", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.app, [*options, "--recipe", "mmbert-base", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    for name in names:
+        assert f"source {name}: {tmp_path / 'in' / name}" in result.output
+    assert f"not read, no source of the recipe: {tmp_path / 'in' / 'other'}\n" in result.output

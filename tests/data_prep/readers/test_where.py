@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mmbert.errors import ArgumentError
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.where.condition import Condition
+from mmbert_prep.shards.verify import verify_source
 from tests.support import texts
 from tests.support.texts import command_line, documents, json_lines, run
 
@@ -76,6 +77,8 @@ def test_rows_are_selected_and_the_others_counted(form: str, tmp_path: Path) -> 
     assert found.train_documents == len(kept)
     assert found.train_bytes == sum(len(text.encode()) for text in kept)
     assert summary.settings["where"] == list(where)
+    (check,) = verify_source(tmp_path / "out" / "text", str(folder)).values()
+    assert (check.documents, check.errors) == (len(kept), [])
 
 
 def test_rows_that_are_left_out_are_no_damage(tmp_path: Path) -> None:
