@@ -15,7 +15,7 @@ from mmbert_prep.shards.deduplicate_and_split import (
 )
 from mmbert_prep.shards.intermediate import map_documents
 
-_HASHES_PER_PASS = 16_000_000  # bounds the memory of the comparison
+_HASHES_PER_PASS = 8_000_000  # bounds the memory of the comparison, about 100 bytes each
 _NOT_FOUND = 255
 
 

@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from mmbert.errors import ArgumentError
+from mmbert_prep import cli
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.where.condition import Condition
 from mmbert_prep.shards.verify import verify_source
 from tests.support import texts
-from tests.support.texts import command_line, documents, json_lines, run
+from tests.support.texts import documents, json_lines, run
 
 NULL = RejectReason.NOT_SELECTED_NULL
 LEFT_OUT = RejectReason.NOT_SELECTED
@@ -115,13 +117,14 @@ def test_unknown_columns_and_types_stop_before_reading(
     assert not list(tmp_path.glob("out/.preprocess/*/units*"))
 
 
-def test_command_names_columns_with_status_2(tmp_path: Path) -> None:
+def test_the_dry_run_names_the_columns(tmp_path: Path) -> None:
     folder = _write(tmp_path / "in", "jsonl", _scored())
-    options = ("--input", folder, "--output", tmp_path / "out", "--where", "quality > 0.5")
-    result = command_line(*options, "--dry-run")
-    assert result.returncode == 2
-    assert "has no column quality" in result.stderr
-    assert "its columns are meta, score, text, url" in result.stderr
+    options = ["--input", str(folder), "--output", str(tmp_path / "out"), "--dry-run"]
+    result = CliRunner().invoke(cli.app, [*options, "--where", "quality > 0.5"])
+    assert isinstance(result.exception, ArgumentError)  # which ends with status 2
+    assert "has no column quality" in result.exception.message
+    assert "its columns are meta, score, text, url" in result.exception.remedy
+    assert CliRunner().invoke(cli.app, [*options, "--where", "score > 0.5"]).exit_code == 0
 
 
 def test_files_without_columns_are_refused(tmp_path: Path) -> None:
@@ -131,14 +134,17 @@ def test_files_without_columns_are_refused(tmp_path: Path) -> None:
         run(folder, tmp_path / "out", where=("score > 0",))
 
 
-def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
-    folder = _write(tmp_path / "in", "jsonl", _scored(count=200))
-    first = run(folder, tmp_path / "first", where=("score > 0.5",), vocabulary_size=1000)
-    options = ("--output", tmp_path / "out", "--where", "score > 0.5", "--workers", 3)
-    result = command_line("--input", folder, *options)
-    assert result.returncode == 0, result.stderr
-    assert texts.tree(tmp_path / "first") == texts.tree(tmp_path / "out")
-    assert first.rejected()[LEFT_OUT] > 0
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_rows_do_not_depend_on_those_read_with_them(form: str, tmp_path: Path) -> None:
+    """Whole numbers among fractions and missing values are the same in ranges of any size."""
+    folder = _write(tmp_path / "in", form, _scored(count=100))
+    same = {"where": ("score * 2 >= 0.7 or score in [0, 1]",), "vocabulary_size": 500}
+    found = []
+    for size in (1000, 100_000):
+        run(folder, tmp_path / str(size), unit_bytes=size, **same)
+        made = texts.tree(tmp_path / str(size))
+        found.append({name: data for name, data in made.items() if name != "text/summary.json"})
+    assert found[0] == found[1]
 
 
 def test_rows_whose_values_are_all_texts() -> None:
