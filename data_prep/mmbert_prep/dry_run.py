@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -11,11 +13,20 @@ from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.summary import ignored_files
 
 
+def list_inputs(sources: Sequence[PrepSettings]) -> None:
+    """Print the number and size of files per language, and the ignored files, of each source."""
+    console = Console()
+    for settings in sources:
+        if len(sources) > 1:
+            console.print(f"source {settings.source}: {settings.input}", soft_wrap=True)
+        list_input(settings)
+
+
 def list_input(settings: PrepSettings) -> None:
-    """Print the number and size of files per language, and the ignored files."""
+    """Print the number and size of files per language, and the ignored files, of one source."""
+    console = Console()
     found = discover(settings)
     plan = plan_work_units(found, settings)
-    console = Console()
     sizes: dict[str, list[int]] = {}
     for file in found.files:
         entry = sizes.setdefault(file.language or "(by column)", [0, 0])

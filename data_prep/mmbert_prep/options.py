@@ -22,10 +22,23 @@ def _quantity(*names: str, unit: str, help: str) -> Any:
     return typer.Option(*names, parser=_parse_quantity, metavar=unit, help=help)
 
 
-Input = Annotated[str, typer.Option(help="Folder, file, quoted pattern, or hf:DATASET.")]
+Input = Annotated[
+    str | None, typer.Option(help="Text: folder, file, quoted pattern, or hf:DATASET.")
+]
 Output = Annotated[Path, typer.Option(help="Output folder.")]
 Source = Annotated[
-    str | None, typer.Option(help="Name of the source [default: from the recipe, or text].")
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=TEXT]",
+        help="Name of the source [default: from the recipe, or text]; with its text, once for each "
+        "of several sources, instead of --input.",
+    ),
+]
+SourcesIn = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with one folder of text for each source of the recipe, instead of --input."
+    ),
 ]
 Recipe = Annotated[
     str | None, typer.Option(help="Recipe to take contexts, vocabulary and tokenizer from.")
@@ -81,6 +94,14 @@ Quotes = Annotated[
     typer.Option(
         "--quotes/--no-quotes",
         help="Whether quotation marks enclose columns of .csv and .tsv files.",
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Take only rows whose columns fulfill this, such as 'language_score >= 0.8'; several "
+        "must all hold.",
     ),
 ]
 HeldoutShare = Annotated[

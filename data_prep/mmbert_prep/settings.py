@@ -36,6 +36,7 @@ _OUTPUT_ORDER = (
     "encoding",
     "delimiter",
     "quotes",
+    "where",
     "tokenizer",
     "vocabulary_size",
     "tokenizer_sample_bytes",
@@ -52,10 +53,11 @@ _OUTPUT_ORDER = (
     "contexts",
     "shard_tokens",
     "unit_bytes",
+    "earlier_sources",
 )
 
 # Newer settings, absent in summary.json at their defaults.
-_ABSENT_AT_DEFAULT = ("encoding", "delimiter", "quotes")
+_ABSENT_AT_DEFAULT = ("encoding", "delimiter", "quotes", "where", "earlier_sources")
 # Codecs of Python for other purposes than text in files.
 _NOT_ENCODINGS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"}
 
@@ -107,6 +109,8 @@ class InputSettings(SizeLimit):
     """Character between the columns of CSV and TSV files. Default: by the header."""
     quotes: bool = True
     """Whether quotation marks enclose columns of CSV and TSV files."""
+    where: tuple[str, ...] = ()
+    """Conditions on the columns of a row, all of which must hold (`readers.where`)."""
 
 
 class CleaningSettings(SizeLimit):
@@ -164,11 +168,14 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     contexts: tuple[int, ...] = DEFAULT_CONTEXTS
     unit_bytes: Annotated[int, Field(ge=1000)] | None = None
     """Input bytes per work unit. Default: 1/256 of the input, clamped to 2-64 MB."""
+    earlier_sources: dict[str, str] = {}
+    """Sources before this one in the same call -> their fingerprints: what they have is not
+    taken again."""
 
     def output_settings(self) -> dict[str, object]:
         """Return the settings that affect the shards, as JSON values."""
         values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
         for name in _ABSENT_AT_DEFAULT:
-            if values[name] == type(self).model_fields[name].default:
+            if getattr(self, name) == type(self).model_fields[name].default:
                 del values[name]
         return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

@@ -6,6 +6,7 @@
 - `documents`, `rejection`: documents, file ranges, and reasons for rejecting a document.
 - `layout`: splits, saved datasets, and kinds of files that are not read.
 - `text_blocks`: UTF-8 from files in any encoding.
+- `where`: conditions on the columns beside the text (`--where`).
 - `streams`, `line_ranges`: decompression, lines of bounded length, division at line ends.
 - `path_language`, `language_columns`, `language_codes`: language keys such as `swh_Latn`.
 """

@@ -45,6 +45,11 @@ class FileFormat:
     """Approximate bytes of text per byte of an uncompressed file, for progress."""
     local: bool = True
     """Whether inputs are local files, with a size and a modification time."""
+    check_conditions: Callable[[InputFile, InputSettings], None] | None = None
+    """Check the conditions of `--where` against the columns of a file, before it is read.
+
+    Raises ArgumentError if they do not fit. None: records of the format have no columns.
+    """
     companions: Callable[[Sequence[str]], Mapping[str, str | None]] = _no_companions
     """Select auxiliary files of this format, which are not inputs themselves.
 

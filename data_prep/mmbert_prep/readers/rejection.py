@@ -29,7 +29,10 @@ class RejectReason(StrEnum):
     TOO_LONG = "too_long", True
     CONTAMINATED = "contaminated"
     DUPLICATE = "duplicate"
+    DUPLICATE_OF_SOURCE = "duplicate_of_source"
     EMPTY = "empty"
+    NOT_SELECTED = "not_selected"
+    NOT_SELECTED_NULL = "not_selected_null"
     NO_TOKENS = "no_tokens"
     OVER_TOKEN_CAP = "over_token_cap"
     TOO_SHORT = "too_short"

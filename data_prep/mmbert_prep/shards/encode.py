@@ -43,10 +43,11 @@ class UnitEncoder:
         folder: Path,
         meter: Meter,
         group: WorkerGroup,
+        cleaner: Cleaner | None = None,
     ) -> None:
         self._settings, self._encoder, self._folder = settings, encoder, folder
         self._meter, self._group = meter, group
-        self._cleaner = Cleaner(settings)
+        self._cleaner = cleaner or Cleaner(settings)
         description = encoder.reference.description
         self._dtype = dtype_for_vocabulary(description.vocabulary_size)
         # Kind of each token id, for a single look-up per token.

@@ -101,6 +101,7 @@ class StagedLanguage:
     """Split -> documents, tokens, bytes."""
     documents_read: int
     rejected: dict[RejectReason, int]
+    duplicates_of: dict[str, int]
 
     def shards_of(self, split: str) -> list[Shard]:
         """Return the shards of a split."""
@@ -163,6 +164,7 @@ def _manifest(
         ),
         documents_read=staged.documents_read,
         rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
+        duplicates_of=staged.duplicates_of,
     )
 
 

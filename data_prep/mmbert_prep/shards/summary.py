@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel
@@ -56,11 +56,14 @@ class Summary(BaseModel):
     ignored_files: dict[str, list[str]]
     folders_without_language: list[str] = []
     """Folders of ignored files that need a run of their own with --language."""
+    duplicates_of: dict[str, int] = {}
+    """Earlier source of the same call -> documents that were dropped because it has them."""
 
     def stored(self) -> dict[str, object]:
         """Return the content of summary.json."""
-        # Without an empty newer field: equal runs of all versions write equal bytes.
-        exclude = set() if self.folders_without_language else {"folders_without_language"}
+        # Without empty newer fields: equal runs of all versions write equal bytes.
+        newer = ("folders_without_language", "duplicates_of")
+        exclude = {name for name in newer if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=exclude)
 
     def totals(self) -> dict[str, int]:
@@ -146,6 +149,8 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(f"rejected: {reasons}")
     if RejectReason.INVALID_UTF8 in rejected:
         console.print(f"invalid_utf8: {ENCODING_REMEDY}", soft_wrap=True)
+    for name, count in summary.duplicates_of.items():
+        console.print(f"of these, documents that source {name} has: {count:,}", soft_wrap=True)
     without = [key for key, language in summary.languages.items() if not language.heldout_documents]
     if without:
         console.print(
@@ -172,6 +177,18 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         remedy = language_remedy(summary.folders_without_language)
         console.print(f"[yellow]not read, without a language: {remedy}[/]", soft_wrap=True)
     console.print(f"wrote shards to {output}; details in summary.json", soft_wrap=True)
+
+
+def print_totals(console: Console, summaries: Sequence[Summary]) -> None:
+    """Print the totals over several sources."""
+    totals = [summary.totals() for summary in summaries]
+    sums = {name: sum(each[name] for each in totals) for name in totals[0]}
+    console.print(
+        f"{len(summaries)} sources: {sums['documents_read']:,} documents read: "
+        f"{sums['train_documents']:,} for training ({sums['train_tokens']:,} tokens), "
+        f"{sums['heldout_documents']:,} held out",
+        soft_wrap=True,
+    )
 
 
 def _add_row(table: Table, key: str, language: LanguageSummary) -> None:

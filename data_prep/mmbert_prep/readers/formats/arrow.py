@@ -12,12 +12,14 @@ from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.formats.record_batches import (
     BATCH_ROWS,
     ERRORS,
+    Columns,
     documents_of,
     first_line,
     needed_columns,
 )
 from mmbert_prep.readers.layout.saved_datasets import saved_dataset_companions
 from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.readers.where import condition_of
 from mmbert_prep.settings import InputSettings
 
 _FILE_MAGIC = b"ARROW1"
@@ -70,7 +72,7 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
             else:
                 reader = pa.ipc.open_stream(source, options=_OPTIONS)
                 batches = _to_the_end(reader, source)
-            columns = needed_columns(reader.schema.names, file_range, settings)
+            columns = needed_columns(reader.schema, file_range, settings)
             yield from documents_of(_small(batches, columns), columns, file_range, settings)
     except ERRORS as error:
         raise DamagedFileError(first_line(error)) from error
@@ -92,14 +94,18 @@ def _to_the_end(
         raise DamagedFileError("there is more after the end of the Arrow stream")
 
 
-def _small(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of `columns`, of which the first is the text, in small batches."""
+def _small(batches: Iterator[pa.RecordBatch], columns: Columns) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of `columns` in small batches."""
+    text = columns.names[0]
     for batch in batches:
         checked = [
-            _checked(batch.column(name), as_binary=number == 0)
-            for number, name in enumerate(columns)
+            # Conditions on the text itself need it as a string.
+            _checked(
+                batch.column(name), as_binary=name == text and text not in columns.of_conditions
+            )
+            for name in columns.names
         ]
-        whole = pa.RecordBatch.from_arrays(checked, names=columns)
+        whole = pa.RecordBatch.from_arrays(checked, names=columns.names)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield whole.slice(start, BATCH_ROWS)
 
@@ -122,12 +128,24 @@ def _checked(column: pa.Array, as_binary: bool) -> pa.Array:
     return column
 
 
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    try:
+        schema = _schema(file.path)
+    except (*ERRORS, DamagedFileError):
+        return  # reading reports the damage
+    condition_of(settings.where).on_schema(schema, file.path)
+
+
+def _schema(path: str) -> pa.Schema:
+    with pa.memory_map(path) as source:
+        opened = pa.ipc.open_file if _is_file(source) else pa.ipc.open_stream
+        return opened(source).schema
+
+
 def _has_languages(path: str, compression: Compression, settings: InputSettings) -> bool:
     """Return whether a file has the first language column; True if that cannot be read."""
     try:
-        with pa.memory_map(path) as source:
-            opened = pa.ipc.open_file if _is_file(source) else pa.ipc.open_stream
-            names = opened(source).schema.names
+        names = _schema(path).names
     except (*ERRORS, DamagedFileError):
         return True  # reading reports the damage
     return bool(settings.language_columns) and settings.language_columns[0] in names
@@ -141,4 +159,5 @@ ARROW = FileFormat(
     compressible=False,
     has_languages=_has_languages,
     companions=saved_dataset_companions,
+    check_conditions=_check_conditions,
 )

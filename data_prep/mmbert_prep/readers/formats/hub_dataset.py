@@ -13,6 +13,7 @@ from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_codes import is_language_key
 from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
 
 PREFIX = "hf:"
@@ -72,12 +73,32 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     # A network error raises UserError: documents are never lost silently.
     try:
         rows = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
+        if settings.where:
+            columns, language = settings.language_columns, file_range.language
+            rows = selected_rows(
+                rows,
+                settings,
+                lambda row: language or language_of([row.get(name) for name in columns]),
+            )
         for row in rows:
-            yield _document(row, file_range.language, settings)
+            if isinstance(row, Document):
+                yield row
+            else:
+                yield _document(row, file_range.language, settings)
     except UserError:
         raise
     except Exception as error:  # the library and its transports raise many types
         raise _read_error(file_range.path, error) from error
+
+
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    try:
+        rows = _load(file.path).shard(num_shards=file.size, index=0)
+        condition_of(settings.where).check_rows(rows, file.path)
+    except UserError:
+        raise
+    except Exception as error:  # the library and its transports raise many types
+        raise _read_error(file.path, error) from error
 
 
 def _document(row: dict[str, Any], language: str | None, settings: InputSettings) -> Document:
@@ -140,4 +161,6 @@ def _read_error(name: str, error: Exception) -> TextError:
     )
 
 
-HUB_DATASET = FileFormat(name="hub", read=_read, plan=_plan, local=False)
+HUB_DATASET = FileFormat(
+    name="hub", read=_read, plan=_plan, local=False, check_conditions=_check_conditions
+)

@@ -5,11 +5,13 @@ Text from one key, language from the path or other keys.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 from collections.abc import Iterator
 from pathlib import PurePath
+from typing import Any
 
 import orjson
 
@@ -21,6 +23,7 @@ from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, split_lines
 from mmbert_prep.readers.text_blocks import may_be_divided, text_blocks
+from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
 
 _PEEK = 1 << 20  # bytes in which the first line of a file of JSON lines should end
@@ -37,12 +40,43 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    text_column, columns = settings.text_column, settings.language_columns
+
+    def language_of_row(row: dict[str, Any]) -> str | None:
+        return file_range.language or language_of([row.get(name) for name in columns])
+
+    rows = _rows(file_range, settings)
+    if settings.where:
+        rows = selected_rows(rows, settings, language_of_row)
+    for row in rows:
+        if isinstance(row, Document):
+            yield row
+            continue
+        language = language_of_row(row)
+        text = row.get(text_column)
+        if not isinstance(text, str):
+            yield Document.reject(language, RejectReason.MISSING_TEXT)
+            continue
+        try:
+            yield Document(text.encode(), language, text=text)
+        except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
+            yield Document.reject(language, RejectReason.INVALID_UTF8)
+
+
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    (whole,) = file.whole()
+    with contextlib.suppress(DamagedFileError, OSError):  # reading reports the damage
+        condition_of(settings.where).check_rows(_rows(whole, settings), file.path)
+
+
+def _rows(file_range: FileRange, settings: InputSettings) -> Iterator[dict[str, Any] | Document]:
+    """Yield the objects of a range, and a rejected document for what is none."""
     blocks = text_blocks(file_range, settings)
     if file_range.is_whole:  # others were divided at lines
         head, blocks = _peek(blocks)
         if not _has_lines(head, file_range.path):
-            return _read_values(blocks, file_range, settings)
-    return _read_lines(blocks, file_range, settings)
+            return _rows_of_values(blocks, file_range, settings)
+    return _rows_of_lines(blocks, file_range, settings)
 
 
 def _peek(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -71,9 +105,9 @@ def _failing(error: Exception) -> Iterator[bytes]:
     raise error
 
 
-def _read_lines(
+def _rows_of_lines(
     blocks: Iterator[bytes], file_range: FileRange, settings: InputSettings
-) -> Iterator[Document]:
+) -> Iterator[dict[str, Any] | Document]:
     for line in split_lines(blocks, settings.maximum_bytes):
         if isinstance(line, OversizedLine):
             yield Document.reject(file_range.language, RejectReason.TOO_LONG)
@@ -87,15 +121,21 @@ def _read_lines(
             if line.strip():  # blank lines are skipped
                 yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
             continue
-        yield _document(row, file_range.language, settings)
+        yield _row(row, file_range)
 
 
-def _read_values(
+def _rows_of_values(
     blocks: Iterator[bytes], file_range: FileRange, settings: InputSettings
-) -> Iterator[Document]:
+) -> Iterator[dict[str, Any] | Document]:
     for row in json_values(blocks, settings.maximum_bytes):
         _check_arrays(row, settings)
-        yield _document(row, file_range.language, settings)
+        yield _row(row, file_range)
+
+
+def _row(row: object, file_range: FileRange) -> dict[str, Any] | Document:
+    if isinstance(row, dict):
+        return row
+    return Document.reject(file_range.language, RejectReason.BROKEN_JSON)
 
 
 def _check_arrays(row: object, settings: InputSettings) -> None:
@@ -113,19 +153,6 @@ def _check_arrays(row: object, settings: InputSettings) -> None:
             f"an object without the key '{settings.text_column}', around the arrays "
             f"{', '.join(names)}: `jq -c '.{names[0]}[]'` writes one as JSON lines"
         )
-
-
-def _document(row: object, language: str | None, settings: InputSettings) -> Document:
-    if not isinstance(row, dict):
-        return Document.reject(language, RejectReason.BROKEN_JSON)
-    language = language or language_of([row.get(name) for name in settings.language_columns])
-    text = row.get(settings.text_column)
-    if not isinstance(text, str):
-        return Document.reject(language, RejectReason.MISSING_TEXT)
-    try:
-        return Document(text.encode(), language, text=text)
-    except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
-        return Document.reject(language, RejectReason.INVALID_UTF8)
 
 
 def _has_lines(head: bytes, path: str) -> bool:
@@ -167,4 +194,10 @@ def _parse(line: bytes) -> object:
         return json.loads(line.decode("utf-8-sig"))  # files joined with their marks
 
 
-JSONL = FileFormat(name="jsonl", read=_read, plan=_plan, suffixes=(".jsonl", ".ndjson", ".json"))
+JSONL = FileFormat(
+    name="jsonl",
+    read=_read,
+    plan=_plan,
+    suffixes=(".jsonl", ".ndjson", ".json"),
+    check_conditions=_check_conditions,
+)

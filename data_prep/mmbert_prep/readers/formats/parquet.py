@@ -17,6 +17,7 @@ from mmbert_prep.readers.formats.record_batches import (
     needed_columns,
 )
 from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.readers.where import condition_of
 from mmbert_prep.settings import InputSettings
 
 _BUFFER = 1 << 20  # bytes per read; by default pyarrow loads a whole column chunk
@@ -55,11 +56,11 @@ def _row_group_bytes(path: str) -> list[int]:
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     try:
         with pq.ParquetFile(file_range.path, buffer_size=_BUFFER) as file:
-            columns = needed_columns(file.schema_arrow.names, file_range, settings)
+            columns = needed_columns(file.schema_arrow, file_range, settings)
             batches = file.iter_batches(
                 batch_size=BATCH_ROWS,
                 row_groups=list(range(file_range.start, file_range.stop)),
-                columns=columns,
+                columns=columns.names,
                 use_threads=False,
             )
             yield from documents_of(batches, columns, file_range, settings)
@@ -67,10 +68,19 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
         raise DamagedFileError(first_line(error)) from error
 
 
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    try:
+        schema = pq.read_schema(file.path)
+    except ERRORS:
+        return  # reading reports the damage
+    condition_of(settings.where).on_schema(schema, file.path)
+
+
 PARQUET = FileFormat(
     name="parquet",
     read=_read,
     plan=_plan,
+    check_conditions=_check_conditions,
     suffixes=(".parquet",),
     compressible=False,
     expansion=3,  # columns are compressed inside the file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from mmbert_prep.readers.documents import Document, FileRange
 from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.readers.where import SchemaFilter, condition_of
 from mmbert_prep.settings import InputSettings
 
 BATCH_ROWS = 512
@@ -19,20 +21,35 @@ ERRORS = (pa.ArrowException, OSError, MemoryError, ValueError)
 """What pyarrow raises for damaged files."""
 
 
-def needed_columns(
-    names: Sequence[str], file_range: FileRange, settings: InputSettings
-) -> list[str]:
-    """Return the text column and the language columns that are there and needed.
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a file that are read, and the rows to take by `settings.where`."""
 
-    Raises DamagedFileError if the text column is missing.
+    names: list[str]
+    """All of them; the text is the first."""
+    languages: tuple[str, ...]
+    selected: SchemaFilter | None
+    of_conditions: tuple[str, ...] = ()
+
+
+def needed_columns(schema: pa.Schema, file_range: FileRange, settings: InputSettings) -> Columns:
+    """Return the columns that are needed of those of a file.
+
+    Raises DamagedFileError if the text column is missing, ArgumentError if a column of a condition
+    is missing or of another type.
     """
+    names = schema.names
     check_columns(sorted(names), settings)
-    if file_range.language:
-        return [settings.text_column]
-    return [
-        settings.text_column,
-        *(name for name in settings.language_columns if name in names),
-    ]
+    languages: tuple[str, ...] = ()
+    if not file_range.language:
+        languages = tuple(name for name in settings.language_columns if name in names)
+    needed = [settings.text_column, *languages]
+    if not settings.where:
+        return Columns(needed, languages, None)
+    condition = condition_of(settings.where)
+    selected = condition.on_schema(schema, file_range.path)
+    needed = list(dict.fromkeys((*needed, *condition.columns)))
+    return Columns(needed, languages, selected, condition.columns)
 
 
 def check_columns(names: Sequence[str], settings: InputSettings) -> None:
@@ -49,17 +66,20 @@ def check_columns(names: Sequence[str], settings: InputSettings) -> None:
 
 def documents_of(
     batches: Iterable[pa.RecordBatch],
-    columns: Sequence[str],
+    columns: Columns,
     file_range: FileRange,
     settings: InputSettings,
 ) -> Iterator[Document]:
     """Yield the rows of batches with `columns`, which come from `needed_columns`."""
     for batch in batches:
         texts = _as_bytes(batch.column(settings.text_column))
-        values = [batch.column(name).to_pylist() for name in columns[1:]]
+        values = [batch.column(name).to_pylist() for name in columns.languages]
+        reasons = columns.selected.reasons(batch) if columns.selected is not None else None
         for row, data in enumerate(texts):
             language = file_range.language or language_of([value[row] for value in values])
-            if data is None:
+            if reasons is not None and (reason := reasons[row]) is not None:
+                yield Document.reject(language, reason)
+            elif data is None:
                 yield Document.reject(language, RejectReason.MISSING_TEXT)
             elif len(data) > settings.maximum_bytes:
                 yield Document.reject(language, RejectReason.TOO_LONG)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
@@ -13,6 +15,7 @@ from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.readers.text_blocks import text_blocks
+from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -21,25 +24,45 @@ _OTHER_COLUMNS = 16 << 20  # bytes of a row beside a text of maximum length
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
-    lines = _Lines(text_blocks(file_range, settings), settings.maximum_bytes + _OTHER_COLUMNS)
-    names, delimiter = _header(lines, file_range.path, settings)
-    check_columns(names, settings)
-    place = names.index(settings.text_column)
-    places = [names.index(name) if name in names else None for name in settings.language_columns]
-    for row in _rows(lines, delimiter, len(names), settings.quotes):
-        if not row:
-            continue  # a blank line
-        if len(row) != len(names):
-            yield Document.reject(file_range.language, RejectReason.BROKEN_ROW)
+    text_column, columns = settings.text_column, settings.language_columns
+
+    def language_of_row(row: dict[str, str]) -> str | None:
+        return file_range.language or language_of([row.get(name) for name in columns])
+
+    rows = _named_rows(file_range, settings)
+    if settings.where:
+        rows = selected_rows(rows, settings, language_of_row, texts_only=True)
+    for row in rows:
+        if isinstance(row, Document):
+            yield row
             continue
-        language = file_range.language or language_of(
-            [None if at is None else row[at] for at in places]
-        )
-        data = row[place].encode("utf-8", "surrogateescape")
+        language = language_of_row(row)
+        data = row[text_column].encode("utf-8", "surrogateescape")
         if len(data) > settings.maximum_bytes:
             yield Document.reject(language, RejectReason.TOO_LONG)
         else:
             yield Document(data, language)
+
+
+def _named_rows(
+    file_range: FileRange, settings: InputSettings
+) -> Iterator[dict[str, Any] | Document]:
+    """Yield the rows by name of column, and a rejected document for one of another length."""
+    lines = _Lines(text_blocks(file_range, settings), settings.maximum_bytes + _OTHER_COLUMNS)
+    names, delimiter = _header(lines, file_range.path, settings)
+    check_columns(names, settings)
+    for row in _rows(lines, delimiter, len(names), settings.quotes):
+        if len(row) == len(names):
+            yield dict(zip(names, row, strict=True))
+        elif row:  # not a blank line
+            yield Document.reject(file_range.language, RejectReason.BROKEN_ROW)
+
+
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    (whole,) = file.whole()
+    with contextlib.suppress(DamagedFileError, OSError):  # reading reports the damage
+        rows = _named_rows(whole, settings)
+        condition_of(settings.where).check_rows(rows, file.path, texts_only=True)
 
 
 class _Lines:
@@ -182,5 +205,9 @@ def _has_languages(path: str, compression: Compression, settings: InputSettings)
 
 
 TABLE = FileFormat(
-    name="table", read=_read, suffixes=(".csv", ".tsv"), has_languages=_has_languages
+    name="table",
+    read=_read,
+    suffixes=(".csv", ".tsv"),
+    has_languages=_has_languages,
+    check_conditions=_check_conditions,
 )

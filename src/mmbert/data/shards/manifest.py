@@ -92,6 +92,8 @@ class Manifest(_Frozen):
     heldout: Split
     documents_read: Count
     rejected: dict[str, Count]
+    duplicates_of: dict[str, Count] = {}
+    """Earlier source of the same call -> documents that were dropped because it has them."""
 
     @model_validator(mode="after")
     def _file_sizes_agree(self) -> Manifest:
@@ -107,7 +109,9 @@ class Manifest(_Frozen):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically, which makes the language visible."""
-    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
+    # Without an empty newer field: equal runs of all versions write equal bytes.
+    exclude = set() if manifest.duplicates_of else {"duplicates_of"}
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json", exclude=exclude))
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
