@@ -21,12 +21,12 @@ def print_contents(contents: ShardsContents, console: Console) -> None:
     tokens, size = sum(n.tokens for n in languages), sum(n.bytes for n in languages)
     names = {n.language for n in languages if n.component is not None}
     scripts = {n.script for n in languages if n.component is not None}
-    sources = len(contents.sources)
     _say(
         console,
-        f"{len(names):,} languages in {len(scripts):,} scripts, {sources:,} "
-        f"source{'' if sources == 1 else 's'}: {sum(n.documents for n in languages):,} training "
-        f"documents, {tokens:,} tokens, {size:,} bytes",
+        f"{_counted(len(names), 'language')} in {_counted(len(scripts), 'script')}, "
+        f"{_counted(len(contents.sources), 'source')}: "
+        f"{sum(n.documents for n in languages):,} training documents, {tokens:,} tokens, "
+        f"{size:,} bytes",
     )
     rejected = contents.rejected()
     if rejected:
@@ -48,7 +48,7 @@ def print_identification(found: Identification, console: Console) -> None:
     """Print the languages whose documents are mostly in another."""
     _say(
         console,
-        f"{found.identifier}: {len(found.languages):,} languages checked, "
+        f"{found.identifier}: {_counted(len(found.languages), 'language')} checked, "
         f"{len(found.not_checked):,} that it does not know not checked, "
         f"{len(found.suspicious):,} suspicious (less than {SUSPICIOUS_SHARE:.0%} of the sampled "
         "documents are of the language)",
@@ -93,6 +93,10 @@ def _table(title: str, *headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def _say(console: Console, text: str) -> None:

@@ -1,6 +1,6 @@
 """Libraries that identify languages: py3langid's own model, or a fastText model of the user.
 
-py3langid needs no download and knows 97 languages. GlotLID and its like know up to 2,000.
+py3langid needs no download; its release 0.4 knows 140 languages, GlotLID and its like up to 2,000.
 """
 
 import re
@@ -49,13 +49,13 @@ class BundledIdentifier:
     name = "py3langid"
 
     def __init__(self) -> None:
-        module = _imported("py3langid.langid")
-        self._model: Any = module.LanguageIdentifier.from_model_file(module.MODEL_FILE)
-        self.labels: Sequence[str] = sorted(set(map(str, self._model.nb_classes)))
+        self._module: Any = _imported("py3langid")
+        # A ranking has all labels.
+        self.labels: Sequence[str] = sorted({str(label) for label, _ in self._module.rank("a")})
 
     def identify(self, texts: Sequence[str]) -> list[str]:
         """Return the label of each text."""
-        return [str(self._model.classify(text)[0]) for text in texts]
+        return [str(self._module.classify(text)[0]) for text in texts]
 
 
 class FastTextIdentifier:
@@ -72,6 +72,8 @@ class FastTextIdentifier:
             self._model: Any = module.load_model(str(path))
             # All labels, of hierarchical models too: a threshold below 0 leaves none out.
             labels, _ = self._model.predict("a", k=-1, threshold=-1.0)
+            if not labels:
+                raise ValueError("it has no labels")
         except (ValueError, RuntimeError, MemoryError) as error:
             raise ArgumentError(
                 f"--identify: {path} is not a fastText classifier: {error}",
@@ -82,12 +84,12 @@ class FastTextIdentifier:
 
     def identify(self, texts: Sequence[str]) -> list[str]:
         """Return the label of each text."""
-        # One line at a time; other whitespace separates words as a newline does.
-        lines = [" ".join(text.split()) for text in texts]
-        if not lines:
-            return []
-        found, _ = self._model.predict(lines, k=1)
-        return [labels[0].removeprefix(_PREFIX) if labels else "und" for labels in found]
+        found = []
+        for text in texts:
+            # A single line: other whitespace separates words as a newline does.
+            labels, _ = self._model.predict(" ".join(text.split()))
+            found.append(labels[0].removeprefix(_PREFIX) if labels else "und")
+        return found
 
 
 def open_identifier(choice: str) -> Identifier:

@@ -5,6 +5,9 @@ from functools import cache
 from babel import Locale
 from babel.core import get_global
 
+# Babel has the names that follow "Chinese".
+_STAND_ALONE = {"Hans": "Simplified Han", "Hant": "Traditional Han"}
+
 
 def script_of(language: str) -> str:
     """Return the script of `iso639-3_Script`, or an empty string."""
@@ -30,7 +33,7 @@ def language_name(language: str) -> str:
 
 def script_name(script: str) -> str:
     """Return the English name of a script, or its code."""
-    return str(_english().scripts.get(script, script))
+    return _STAND_ALONE.get(script) or str(_english().scripts.get(script, script))
 
 
 @cache

@@ -1,7 +1,7 @@
 """Random documents of a language, the same at every call, decoded by the shards' tokenizer."""
 
 import random
-import unicodedata
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from mmbert.data.shards.corpus import Component, Corpus, SplitName
 SAMPLED_DOCUMENTS = 10
 SHOWN_CHARACTERS = 300
 _TOKENS_OF_A_CHARACTER = 4  # bytes, if every one is a token
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,7 @@ class Sampler:
 
 def visible(text: str) -> str:
     """Return `text` with control characters, which HTML cannot hold, as their pictures."""
-    return "".join(
-        chr(0x2400 + ord(character))
-        if ord(character) < 32 and character not in "\t\n"
-        else "\ufffd"
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n"
-        else character
-        for character in text
-    )
+    return _CONTROL.sub(lambda match: _PICTURES.get(match[0], "\ufffd"), text)
 
 
 def _open_tokenizer(path: Path) -> Tokenizer:
