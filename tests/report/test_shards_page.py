@@ -278,6 +278,35 @@ def test_what_a_folder_lacks_is_said(shards: Path, tmp_path: Path) -> None:
         build_shards_report(copy)
 
 
+def test_languages_of_which_nothing_was_kept_and_damaged_files_are_shown(
+    shards: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    path = copy / "web" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["without_text"] = {"tir_Ethi": {"too_short": 70}, "": {"no_language": 3000}}
+    summary["damaged_files"] = ["web/torn.jsonl.gz: cut short"]
+    path.write_text(json.dumps(summary))
+    report = build_shards_report(copy)
+    text = Page(report.html).text
+    assert "rejected: too_short 70" in text
+    assert re.search(r"no_language \(no language\) 3,000 3,000 1 ", text)
+    assert "web/torn.jsonl.gz: cut short" in text
+    assert listed(Page(report.html))["web/tir_Ethi"] == ("0", "0", "0", "–", "70")
+
+
+def test_a_damaged_index_is_named(shards: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    (path,) = (copy / "web" / "deu_Latn").glob("train-*.idx")
+    data = bytearray(path.read_bytes())
+    data[34:38] = (1).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ShardsError, match=r"deu_Latn/train-\d+\.idx is damaged"):
+        build_shards_report(copy)
+
+
 def test_runs_and_shards_are_not_mixed(shards: Path, tmp_path: Path) -> None:
     training = LoggedRun().write(tmp_path / "run")
     for arguments, message in (

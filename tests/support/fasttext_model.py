@@ -27,6 +27,7 @@ def write_fasttext_model(
     vectors = np.zeros((len(entries), len(labels)), dtype="<f4")
     owners = [number for number, given in enumerate(words.values()) for _ in given]
     vectors[np.arange(len(owners)), owners] = 1
+    vectors[-1] = 4  # makes most branches of a hierarchical model improbable, and nothing else
     output = 8 * np.eye(len(labels), dtype="<f4")
     # dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate, t
     arguments = (len(labels), 5, 1, 1, 5, 1, loss, _SUPERVISED, 0, 0, 0, 100, 1e-4)

@@ -8,7 +8,7 @@
 - `charts`: Vega-Lite charts, built with Altair.
 - `figures`, `sections`: charts with their texts, for one run and for several; their order.
 - `tables`, `recipe_changes`: held-out losses, events, starts; differences between recipes.
-- `page`, `template.html.jinja`: the HTML file. `style.css.jinja` and `tables.html.jinja` are parts of
-  the pages of runs and shards.
+- `page`, `template.html.jinja`: the HTML file; `style.css.jinja` and `tables.html.jinja` are parts
+  of both pages.
 - `shards`: the page of shards.
 """

@@ -1,15 +1,18 @@
 """Figures of each language of each source, from manifests, summaries and index files."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbert.data.shards.corpus import Component, Corpus, open_corpus
 from mmbert.data.shards.manifest import MANIFEST_NAME
 from mmbert.data.shards.tokenizer_description import DESCRIPTION_NAME
+from mmbert.errors import ShardsError
 from mmbert.report.run import SIGNS_OF_A_RUN
 from mmbert.report.shards.document_lengths import DocumentLengths, count_lengths
 from mmbert.report.shards.names import script_of
@@ -149,10 +152,7 @@ def read_contents(folder: Path) -> ShardsContents:
             component.language,
             component,
             component.manifest.rejected,
-            count_lengths(
-                corpus.shard(component, "train", number).lengths
-                for number in range(len(component.manifest.train.shards))
-            ),
+            count_lengths(_lengths_of_shards(corpus, component)),
             summaries[component.source].languages.get(component.language, LanguageFigures()),
         )
         for component in corpus.components
@@ -166,6 +166,20 @@ def read_contents(folder: Path) -> ShardsContents:
     damaged = {name: found.damaged_files for name, found in summaries.items()}
     damaged = {name: files for name, files in damaged.items() if files}
     return ShardsContents(folder, corpus, languages, damaged, missing)
+
+
+def _lengths_of_shards(corpus: Corpus, component: Component) -> Iterator[npt.NDArray[np.int32]]:
+    """Yield the lengths of the documents of each training shard, in tokens."""
+    for number, shard in enumerate(component.manifest.train.shards):
+        lengths = corpus.shard(component, "train", number).lengths
+        if len(lengths) and (lengths.min() < 0 or lengths.sum(dtype=np.int64) != shard.tokens):
+            raise ShardsError(
+                f"{component.folder / shard.name}.idx is damaged: its documents do not sum to the "
+                f"manifest's {shard.tokens} tokens",
+                remedy="restore the file from a copy, or remove summary.json from the source's "
+                "folder and run the same preprocessing command again, which remakes the source",
+            )
+        yield lengths
 
 
 def _read_summary(path: Path) -> SourceSummary | None:
