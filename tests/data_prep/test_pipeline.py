@@ -214,6 +214,7 @@ def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
             ["--input", "{corpus}", "--vocab-size", "60000"],
             "too little text for a vocabulary of 60000",
         ),
+        (["--input", "{corpus}", "--vocab-size", "301"], "a vocabulary of 301 is too small"),
     ],
 )
 def test_wrong_input_ends_with_status_2(
