@@ -18,6 +18,8 @@ from mmbert_prep.executor.local_workers import run_local
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.workers import WorkerDiedError, run_launched, worker_group_from_env
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.languages.option import language_option
+from mmbert_prep.languages.overrides import LanguageMap, read_language_map
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 
@@ -79,6 +81,7 @@ def command(
     workers: options.Workers = None,
     language: options.Language = None,
     language_columns: options.LanguageColumns = None,
+    language_map: options.LanguageMapFile = None,
     text_column: options.TextColumn = _DEFAULTS["text_column"],
     text_unit: options.TextUnit = _DEFAULTS["text_unit"],
     heldout_share: options.HeldoutShare = _DEFAULTS["heldout_share"],
@@ -104,12 +107,18 @@ def command(
 ) -> None:
     """Run preprocessing. The user documentation is `_HELP`."""
     settings = _settings(context, load_recipe(recipe) if recipe is not None else None)
+    mapped = f"languages: {language} → {settings.language}" if language else ""
     if dry_run:
+        if settings.language != language:
+            print(mapped, flush=True)
         list_input(settings)
         return
     group = worker_group_from_env(settings.output)
-    if recipe is not None and (group is None or group.rank == 0):
-        print(describe_recipe(recipe), file=sys.stderr, flush=True)
+    if group is None or group.rank == 0:
+        if recipe is not None:
+            print(describe_recipe(recipe), file=sys.stderr, flush=True)
+        if settings.language != language:
+            print(mapped, file=sys.stderr, flush=True)
     if group is not None:
         run_launched(preprocess, group, settings)
         return
@@ -127,6 +136,12 @@ def _settings(context: typer.Context, recipe: Recipe | None) -> PrepSettings:
     del values["dry_run"]
     values.pop("recipe", None)
     values.setdefault("workers", _cores())
+    if "language_map" in values:
+        values["language_map"] = read_language_map(values["language_map"])
+    if "language" in values:
+        values["language"] = language_option(
+            values["language"], values.get("language_map", LanguageMap())
+        )
     if recipe is not None:
         values["source"] = source_folder(recipe, values.get("source"))
         values.setdefault("contexts", sorted({phase.context for phase in recipe.phases}))

@@ -18,10 +18,11 @@ from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
-from mmbert_prep.readers.discovery import discover
+from mmbert_prep.readers.discovery import Discovery, discover
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder, check_damaged_fraction, count_damaged
 from mmbert_prep.shards.intermediate import is_done
+from mmbert_prep.shards.language_names import language_names, unused_overrides
 from mmbert_prep.shards.languages import LanguageMerger, Languages, collect_languages
 from mmbert_prep.shards.summary import DISABLED, Summary, ignored_files, print_summary
 from mmbert_prep.tokenization.encoders import SentencePieceEncoder, open_encoder
@@ -63,11 +64,15 @@ class _Pipeline:
         self.stages = Stages(group, self.workspace, self.console)
         self.ignored: dict[str, list[str]] = {}
         self.without_language: list[str] = []
+        self.found = Discovery()
 
     def plan_work(self) -> None:
         found = discover(self.settings)
         self.ignored = ignored_files(found)
         self.without_language = found.without_language
+        self.found = found
+        for line in found.about_languages():
+            self.console.print(line, soft_wrap=True, markup=False)
         plan = plan_work_units(found, self.settings)
         finished = self._finished()
         if finished is not None and finished.fingerprint != plan.fingerprint:
@@ -147,6 +152,8 @@ class _Pipeline:
             damaged_files=languages.damaged,
             ignored_files=self.ignored,
             folders_without_language=self.without_language,
+            language_names=language_names(self.found, languages, self.settings.language_map),
+            unused_overrides=unused_overrides(self.found, languages),
         )
         write_json(self.workspace.summary, summary.stored())
         self.group.barrier()

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmbert_prep.languages.overrides import LanguageMap
+
 DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
 
@@ -28,6 +30,7 @@ _OUTPUT_ORDER = (
     "source",
     "language",
     "language_columns",
+    "language_map",
     "text_column",
     "text_unit",
     "tokenizer",
@@ -68,6 +71,8 @@ class InputSettings(SizeLimit):
     language: str | None = None
     """Language key of the whole input; overrides paths and columns."""
     language_columns: tuple[str, ...] = ("language", "language_script")
+    language_map: LanguageMap = LanguageMap()
+    """Languages of names in paths and columns, given by the user."""
     text_column: str = "text"
     text_unit: Literal["block", "line", "file"] = "block"
 
@@ -131,4 +136,6 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     def output_settings(self) -> dict[str, object]:
         """Return the settings that affect the shards, as JSON values."""
         values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        if not self.language_map.keys:  # equal runs of all versions write equal bytes
+            del values["language_map"]
         return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

@@ -5,7 +5,7 @@
 - `file_format`, `formats`: the interface of a format, and one module per format.
 - `documents`, `rejection`: documents, file ranges, and reasons for rejecting a document.
 - `streams`, `line_ranges`: decompression, lines of bounded length, division at line ends.
-- `path_language`, `language_columns`, `language_codes`: language keys such as `swh_Latn`.
+- `path_language`, `language_columns`: language keys such as `swh_Latn`, of files and of rows.
 """
 
 from mmbert_prep.readers.documents import Document, FileRange

@@ -5,5 +5,6 @@
 - `deduplicate_and_split`: assign each document to train, held-out, duplicate or over-cap.
 - `merge`, `languages`: write the shards and manifest of a language, and publish it.
 - `summary`, `report`: counts of a run, as JSON, on the console and as a table.
+- `language_names`: what names of languages in paths and columns were taken for.
 - `verify`: compare shards with their source text.
 """

@@ -9,7 +9,7 @@ import orjson
 
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
-from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
@@ -23,6 +23,7 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
     text_column, columns = settings.text_column, settings.language_columns
+    languages = LanguageColumns(settings)
     for line in split_lines(stream, settings.maximum_bytes):
         if isinstance(line, OversizedLine):
             yield Document.reject(file_range.language, RejectReason.TOO_LONG)
@@ -39,13 +40,15 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
         if not isinstance(row, dict):
             yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
             continue
-        language = file_range.language or language_of([row.get(name) for name in columns])
+        language, written = file_range.language, None
+        if language is None:
+            language, written = languages.of([row.get(name) for name in columns])
         text = row.get(text_column)
         if not isinstance(text, str):
             yield Document.reject(language, RejectReason.MISSING_TEXT)
             continue
         try:
-            yield Document(text.encode(), language, text=text)
+            yield Document(text.encode(), language, text=text, written_language=written)
         except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
             yield Document.reject(language, RejectReason.INVALID_UTF8)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
-from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.settings import InputSettings
@@ -61,6 +61,7 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
             columns = [name for name in settings.language_columns if name in names]
             if file_range.language:
                 columns = []
+            languages = LanguageColumns(settings)
             for batch in file.iter_batches(
                 batch_size=_BATCH_ROWS,
                 row_groups=list(range(file_range.start, file_range.stop)),
@@ -70,13 +71,15 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
                 texts = _as_bytes(batch.column(settings.text_column))
                 values = [batch.column(name).to_pylist() for name in columns]
                 for row, data in enumerate(texts):
-                    language = file_range.language or language_of([value[row] for value in values])
+                    language, written = file_range.language, None
+                    if language is None:
+                        language, written = languages.of([value[row] for value in values])
                     if data is None:
                         yield Document.reject(language, RejectReason.MISSING_TEXT)
                     elif len(data) > settings.maximum_bytes:
                         yield Document.reject(language, RejectReason.TOO_LONG)
                     else:
-                        yield Document(data, language)
+                        yield Document(data, language, written_language=written)
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise DamagedFileError(_first_line(error)) from error
 
