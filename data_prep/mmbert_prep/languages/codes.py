@@ -42,6 +42,8 @@ def codes_of(subtag: str) -> Codes | None:
     """
     subtag = subtag.lower()
     known = fineweb2_scripts()
+    if subtag in known:  # FineWeb2 has a few that ISO 639-3 has retired
+        return Codes((subtag,), subtag)
     try:
         # Babel's tables are newer than those of langcodes: they have `tok`.
         if not (Language.get(subtag).is_valid() or subtag in get_global("likely_subtags")):
@@ -107,8 +109,18 @@ def likely_script(code: str, territory: str | None = None) -> str | None:
 
 
 @cache
+def is_script(script: str) -> bool:
+    """Return whether ISO 15924 has a script, which is written `Latn`."""
+    if Language.make(language="en", script=script).is_valid():
+        return True
+    return any(
+        f"_{script}_" in full for full in get_global("likely_subtags").values()
+    )  # newer ones
+
+
+@cache
 def are_registered(subtags: str) -> bool:
-    """Return whether subtags after a language (`Latn-RS`, `BR`, `valencia`) are registered."""
+    """Return whether subtags after a language (`BR`, `ES-valencia`) are registered."""
     try:
         return Language.get(f"en-{subtags}", normalize=False).is_valid()
     except LanguageTagError:

@@ -10,6 +10,7 @@ from mmbert_prep.languages.codes import (
     Codes,
     are_registered,
     codes_of,
+    is_script,
     likely_script,
     tag_of_name,
     usual_script,
@@ -54,16 +55,18 @@ def resolve(name: str) -> Resolution:
     A well-formed key that FineWeb2 does not have stays as it is if ISO 639-3 and ISO 15924 have
     its code and its script.
     """
-    if name in fineweb2_keys():
-        return Resolution(name, certain=True)
+    key = f"{name[:3].lower()}_{name[4:].title()}"
+    if key in fineweb2_keys() and name[3] in "-_":
+        return Resolution(key, certain=True)
     parts = TAG.fullmatch(name)
     codes = codes_of(parts["language"]) if parts is not None else None
     if parts is not None and codes is not None:
-        _, _, subtags = name.replace("_", "-").partition("-")
-        if subtags and not are_registered(subtags):
+        script = (parts["script"] or "").title()
+        subtags = f"{parts['territory'] or ''}{parts['variants']}".replace("_", "-").strip("-")
+        if (script and not is_script(script)) or (subtags and not are_registered(subtags)):
             return _unknown(name)
-        if parts["script"]:
-            return _with_script(codes, parts["script"].title(), name)
+        if script:
+            return _with_script(codes, script, name)
         return _without_script(codes, (parts["territory"] or "").upper() or None)
     tag = tag_of_name(name)
     if tag is not None:

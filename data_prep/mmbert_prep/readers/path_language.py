@@ -127,10 +127,10 @@ class PathLanguages:
         for name, each in taken:
             if each.candidates:
                 return _refused(name, each.problem, each.candidates, doubtful=True)
-        if root.key is not None or (root.is_language and root.candidates):
-            keys = root.candidates or (root.key or "",)
+        key = take_names([self._root])[self._root].key
+        if key is not None:
             problem = "the folders beside the input are not looked at"
-            return _refused(self._root, problem, keys, doubtful=True)
+            return _refused(self._root, problem, (key,), doubtful=True)
         return PathLanguage()
 
 
