@@ -19,7 +19,8 @@ from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.workers import WorkerDiedError, run_launched, worker_group_from_env
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.languages.option import language_option
-from mmbert_prep.languages.overrides import LanguageMap, read_language_map
+from mmbert_prep.languages.overrides import LanguageMap
+from mmbert_prep.languages.overrides_file import read_language_map
 from mmbert_prep.pipeline import preprocess
 from mmbert_prep.settings import PrepSettings
 

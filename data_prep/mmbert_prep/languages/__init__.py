@@ -5,7 +5,7 @@
 - `resolution`: the key of a name, or why it has none and which keys may be meant.
 - `nearest`: the keys that a misspelt name may mean.
 - `siblings`: which names of a folder's files or folders are languages, from all of them together.
-- `overrides`: the user's own keys, from the file of `--language-map`.
+- `overrides`, `overrides_file`: the user's own keys, from the file of `--language-map`.
 - `option`: the value of `--language`.
 - `report`: what names were taken for, for the console and `summary.json`.
 """

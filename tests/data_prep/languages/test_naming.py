@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from mmbert.errors import ArgumentError, UserError
 from mmbert_prep.cli import app
 from mmbert_prep.languages.option import language_option
-from mmbert_prep.languages.overrides import LanguageMap, read_language_map
+from mmbert_prep.languages.overrides import LanguageMap
+from mmbert_prep.languages.overrides_file import read_language_map
 from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.readers.discovery import Discovery, discover
 from tests.support.texts import documents, json_lines, run, settings, tree
@@ -202,6 +203,7 @@ def test_the_file_of_overrides(tmp_path: Path) -> None:
     )
     read = read_language_map(path)
     assert read.keys == {"no": "nob_Latn", "sr": "srp_Cyrl", "wiki: en": "arz_Arab", "x": "-"}
+    assert list(read.keys) == sorted(read.keys), "summary.json has them in this order"
     assert read.line("sr") == f"{path}, line 4: sr"
 
 
