@@ -131,7 +131,7 @@ def are_registered(subtags: str) -> bool:
 def tag_of_name(name: str) -> str | None:
     """Return the tag of a language by its English or its own name (`German`, `Deutsch`)."""
     wanted = normalize_name(name.replace("_", " "))
-    if len(wanted) < 4 and wanted.isascii():
+    if (len(wanted) < 4 and wanted.isascii()) or any(map(str.isdigit, wanted)):
         return None  # shorter ones are codes
     try:
         language = Language.find(wanted)

@@ -48,16 +48,17 @@ class PathLanguages:
         self._overrides = overrides
         self.used: set[str] = set()
         """Names of the overrides that occurred."""
-        self._names: dict[tuple[PurePath, bool], set[str]] = {}
-        self._taken: dict[tuple[PurePath, bool], dict[str, Taken]] = {}
-        folders: set[PurePath] = set()
-        for path in map(PurePath, paths):
-            folders.add(path.parent)
-            self._names.setdefault((path.parent, True), set()).add(_stem(path.name))
-        folders |= {parent for folder in folders for parent in folder.parents}
-        for folder in folders:
-            if folder.name:
-                self._names.setdefault((folder.parent, False), set()).add(folder.name)
+        self._root_alone = take_names([self._root])[self._root]
+        self._names: dict[tuple[str, bool], set[str]] = {}
+        """Folder, whether of files or of folders -> the names in it."""
+        self._taken: dict[tuple[str, bool], dict[str, Taken]] = {}
+        self._above: dict[str, list[tuple[str, str]]] = {}
+        for path in paths:
+            folder, name = os.path.split(path)
+            self._names.setdefault((folder, True), set()).add(_stem(name))
+            if folder not in self._above:
+                for own, parent in self._folders(folder):
+                    self._names.setdefault((parent, False), set()).add(own)
 
     def unused(self) -> dict[str, str]:
         """Return the names of the overrides that are in no path that was looked at -> lines."""
@@ -66,13 +67,13 @@ class PathLanguages:
 
     def find(self, relative: str) -> PathLanguage:
         """Return the language of a path: of its own name, or of the nearest folder that has one."""
-        path = PurePath(relative)
-        folders = [folder for folder in path.parents if folder.name]
-        exact = self._by_key(path, folders)
+        folder, name = os.path.split(relative)
+        folders = self._folders(folder)
+        exact = self._by_key(name, folders)
         if exact is not None:
             return exact
-        beside = [(_stem(path.name), self._level(path.parent, True))]
-        beside += [(folder.name, self._level(folder.parent, False)) for folder in folders]
+        beside = [(_stem(name), self._level(folder, True))]
+        beside += [(own, self._level(parent, False)) for own, parent in folders]
         taken = [(name, level[name]) for name, level in beside if name in level]
         for name, each in taken:
             if each.certain and each.key is not None:
@@ -89,11 +90,18 @@ class PathLanguages:
             return _named(*named[0])
         return self._without(taken)
 
-    def _by_key(self, path: PurePath, folders: list[PurePath]) -> PathLanguage | None:
+    def _folders(self, folder: str) -> list[tuple[str, str]]:
+        """Return name and parent of a folder and of those above it."""
+        if folder not in self._above:
+            above = [PurePath(folder), *PurePath(folder).parents]
+            names = [(each.name, os.path.dirname(each)) for each in above if each.name]
+            self._above[folder] = names
+        return self._above[folder]
+
+    def _by_key(self, file: str, folders: list[tuple[str, str]]) -> PathLanguage | None:
         """Return the language of the nearest name that is a key or has one from the user."""
-        own = dict.fromkeys((path.name, _stem(path.name)))
-        names = [(name, False) for name in own] + [(folder.name, True) for folder in folders]
-        for name, is_folder in [*names, (self._root, True)]:
+        own = [(name, False) for name in dict.fromkeys((file, _stem(file)))]
+        for name, is_folder in [*own, *((name, True) for name, _ in folders), (self._root, True)]:
             given = self._overrides.get(name)
             if given is not None:
                 self.used.add(name)
@@ -106,7 +114,7 @@ class PathLanguages:
                 return _resolved(key, resolve(key))
         return None
 
-    def _level(self, folder: PurePath, files: bool) -> dict[str, Taken]:
+    def _level(self, folder: str, files: bool) -> dict[str, Taken]:
         place = (folder, files)
         if place not in self._taken:
             names = self._names.get(place, set())
@@ -118,19 +126,18 @@ class PathLanguages:
 
     def _without(self, taken: list[tuple[str, Taken]]) -> PathLanguage:
         """Return why a path names no language."""
-        root = resolve(self._root)
-        if root.certain:
-            return _resolved(self._root, root)
         for name, each in taken:
             if each.wanted:
                 return _refused(name, each.problem, each.candidates)
+        root = self._root_alone
+        if root.certain and root.key is not None:
+            return _named(self._root, root)
         for name, each in taken:
             if each.candidates:
                 return _refused(name, each.problem, each.candidates, doubtful=True)
-        key = take_names([self._root])[self._root].key
-        if key is not None:
+        if root.key is not None:
             problem = "the folders beside the input are not looked at"
-            return _refused(self._root, problem, (key,), doubtful=True)
+            return _refused(self._root, problem, (root.key,), doubtful=True)
         return PathLanguage()
 
 
