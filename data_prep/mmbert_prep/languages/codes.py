@@ -135,7 +135,7 @@ def tag_of_name(name: str) -> str | None:
         return None  # shorter ones are codes
     try:
         language = Language.find(wanted)
-    except LookupError:
+    except (LookupError, UnicodeError):  # language_data cannot look up every text
         return None
     # `find` also returns languages whose name only begins as the given one.
     names = (language.display_name("en"), language.autonym(), _plain_name(language))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmbert.errors import ArgumentError
+from mmbert_prep.languages.keys import is_language_key
 from mmbert_prep.languages.nearest import nearest_keys
 from mmbert_prep.languages.overrides import NO_LANGUAGE, LanguageMap
 from mmbert_prep.languages.resolution import resolve
@@ -50,7 +51,7 @@ def read_language_map(path: Path) -> LanguageMap:
 
 def _check_key(key: str, name: str, place: str) -> None:
     found = resolve(key)
-    if key == NO_LANGUAGE or (found.certain and "_" in key and found.key is not None):
+    if key == NO_LANGUAGE or (is_language_key(key) and found.certain):
         return
     known = (found.key,) if found.key else found.candidates or nearest_keys(key)
     meant = " or ".join(f"'{name}: {each}'" for each in known)

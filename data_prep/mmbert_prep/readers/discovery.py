@@ -45,7 +45,8 @@ class Discovery:
         """Count the name that gives a path its language, or none."""
         if language.use is not None and language.name:
             names = self.doubtful if language.doubtful else self.names
-            add_name(names, language.name, language.use)
+            name = language.name.encode(errors="backslashreplace").decode()  # not all are UTF-8
+            add_name(names, name, language.use)
         elif language.key is not None:
             self.by_key.add(language.key)
 

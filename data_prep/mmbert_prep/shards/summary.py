@@ -177,7 +177,7 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
     for reason, names in summary.ignored_files.items():
         console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
     by_column = {name: use for name, use in summary.language_names.items() if use.documents}
-    for line in describe_names(by_column, summary.languages):
+    for line in describe_names(by_column):
         console.print(line, soft_wrap=True, markup=False)
     for line in summary.unused_overrides:
         console.print(f"not used: {line}", soft_wrap=True, markup=False)

@@ -63,6 +63,18 @@ def test_spellings_of_languages(tmp_path: Path) -> None:
     assert "xx" not in "\n".join(found(tmp_path, xx="-").about_languages())
 
 
+def test_keys_that_the_user_keeps(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("cmn_Hans: cmn_Hans")
+    keys = read_language_map(tmp_path / "own.txt").keys
+    rows = json_lines([{"text": "a", "language": "cmn", "language_script": "Hans"}])
+    write(tmp_path / "in", "cmn_Hans/0.jsonl", "web/1.jsonl", content=rows)
+    options = settings(tmp_path / "in", tmp_path, language_map=LanguageMap(keys=keys))
+    ranges = [part for file in discover(options).files for part in plan_ranges(file, 9999, options)]
+    read = [document.language for part in ranges for document in read_range(part, options)]
+    assert read == ["cmn_Hans", "cmn_Hans"]
+    assert discover(options).about_languages() == []
+
+
 def test_keys_are_read_as_they_always_were(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -214,6 +226,7 @@ def test_the_file_of_overrides(tmp_path: Path) -> None:
         (": eng_Latn", "line 1: ': eng_Latn' is not 'name: key'"),
         ("a: eng_Latn\n\na: fra_Latn", "line 3: 'a' is already in line 1"),
         ("a: english", "line 1: 'english' is not a language key\n  → write 'a: eng_Latn'"),
+        ("a: eng_latn", "'eng_latn' is not a language key\n  → write 'a: eng_Latn'"),
         ("a: swa_Ltan", "line 1: 'swa_Ltan' is not a language key\n  → write 'a: swh_Latn'"),
         ("a: sr", "write 'a: srp_Cyrl' or 'a: srp_Latn', or 'a: -' if it is no language"),
     ],

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from babel import localedata
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from langcodes import Language, standardize_tag
 from langcodes.data_dicts import MACROLANGUAGES
@@ -140,6 +140,7 @@ def test_what_is_misspelt_is_refused_with_the_nearest(name: str, nearest: str) -
     assert nearest_keys(name)[0] == nearest
 
 
+@example("\udcff\udcfe de")
 @given(st.text(max_size=12) | st.from_regex(r"[a-zA-Z]{2,3}[-_][a-zA-Z]{2,8}", fullmatch=True))
 def test_any_text_is_a_language_or_not(text: str) -> None:
     found = resolve(text)
