@@ -82,10 +82,10 @@ def describe_names(
 
 
 def how_to_name(name: str, candidates: Iterable[str]) -> str:
-    """Return which lines of the file of `--language-map` give a name a language."""
+    """Return which line of the file of `--language-map` gives a name a language."""
     meant = " or ".join(f"'{name}: {key}'" for key in candidates)
     line = f"the line {meant}" if meant else f"a line such as '{name}: swh_Latn'"
-    return f"to read it, give --language-map a file with {line}"
+    return f"to give it one, write {line} into the file of --language-map"
 
 
 def _refusal(name: str, use: NamedLanguage) -> str:

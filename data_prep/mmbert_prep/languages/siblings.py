@@ -44,7 +44,9 @@ class Taken:
     candidates: tuple[str, ...] = ()
     note: str = ""
     wanted: bool = True
-    """Whether it stands where languages are, or is a key: its problem is not to be passed over."""
+    """Whether it is a language's code among languages, or begins as a key, and yet has no key."""
+    among_languages: bool = False
+    """Whether most of the names there are languages."""
     certain: bool = False
 
 
@@ -90,15 +92,21 @@ def _take(
     if resolution.certain:
         return Taken(resolution.key, note=note, certain=True)
     if resolution.key is None:
-        wanted = is_level or _looks_like_a_key(name)
-        return Taken(None, resolution.problem, resolution.candidates, wanted=wanted)
+        wanted = (is_level and resolution.is_language) or _looks_like_a_key(name)
+        return Taken(
+            None,
+            resolution.problem,
+            resolution.candidates,
+            wanted=wanted,
+            among_languages=is_level,
+        )
     plain = _is_plain(name, resolution)
     same = 2 * others.count(_form(name)) >= len(others)
     if is_level and (plain or (every and same and others)):
         return Taken(resolution.key, note=note)
     kind = "" if plain else " a word or"
     problem = f"it may be{kind} {resolution.key}; {why}"
-    return Taken(None, problem, (resolution.key,), wanted=is_level)
+    return Taken(None, problem, (resolution.key,), wanted=is_level, among_languages=is_level)
 
 
 def _looks_like_a_key(name: str) -> bool:

@@ -35,7 +35,7 @@ class Discovery:
     names: dict[str, NamedLanguage] = field(default_factory=dict)
     """Names in paths that are no keys -> the language for which they were taken, or none."""
     doubtful: dict[str, NamedLanguage] = field(default_factory=dict)
-    """Names in paths without a language that may be ordinary words as well as languages."""
+    """Names in paths without a language that may be ordinary ones as well as languages."""
     by_key: set[str] = field(default_factory=set)
     """Languages that paths name by their keys."""
     unused_overrides: dict[str, str] = field(default_factory=dict)
@@ -52,7 +52,26 @@ class Discovery:
 
     def about_languages(self) -> list[str]:
         """Return lines about the names that were, or could not be, taken for a language."""
-        return describe_names(self.names, self.by_key)
+        return describe_names({**self._beside_others(), **self.names}, self.by_key)
+
+    def all_names(self, without_language: bool) -> dict[str, NamedLanguage]:
+        """Return the names in paths for the summary.
+
+        Refused ones are there only if other names were mapped, or `without_language`: documents or
+        files that have no language. Columns may have languages where paths name none.
+        """
+        if without_language or self.is_mapped:
+            return {**self.doubtful, **self.names}
+        return {}
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether any name in a path was taken for a language whose key is another."""
+        return any(use.language is not None for use in self.names.values())
+
+    def _beside_others(self) -> dict[str, NamedLanguage]:
+        """Return the doubtful names where others were mapped, so that languages are not keys."""
+        return self.doubtful if self.is_mapped else {}
 
 
 def discover(settings: InputSettings) -> Discovery:

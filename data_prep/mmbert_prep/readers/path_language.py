@@ -36,7 +36,7 @@ class PathLanguage:
     use: NamedLanguage | None = None
     """What that name was taken for."""
     doubtful: bool = False
-    """Whether the name that is no language may well be an ordinary word."""
+    """Whether the name that is no language may well be an ordinary one."""
 
 
 class PathLanguages:
@@ -133,7 +133,7 @@ class PathLanguages:
         if root.certain and root.key is not None:
             return _named(self._root, root)
         for name, each in taken:
-            if each.candidates:
+            if each.candidates or each.among_languages:
                 return _refused(name, each.problem, each.candidates, doubtful=True)
         if root.key is not None:
             problem = "the folders beside the input are not looked at"

@@ -15,17 +15,10 @@ from mmbert_prep.shards.languages import Languages
 def language_names(
     found: Discovery, languages: Languages, overrides: LanguageMap
 ) -> dict[str, NamedLanguage]:
-    """Return name -> what it was taken for, over paths and columns.
-
-    Names that may be ordinary words are there only if documents or files are without a language.
-    """
-    names = dict(found.names)
+    """Return name -> what it was taken for, over paths and columns."""
     without = languages.counts.get("")
-    if found.without_language or (
-        without is not None and RejectReason.MISSING_LANGUAGE in without.rejected
-    ):
-        for name, use in found.doubtful.items():
-            add_name(names, name, use)
+    missing = without is not None and RejectReason.MISSING_LANGUAGE in without.rejected
+    names = found.all_names(missing or bool(found.without_language))
     for written, documents in sorted(languages.written.items()):
         use = _of_column(written, documents, overrides)
         if use.language != written:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +17,7 @@ from mmbert_prep.languages.overrides import LanguageMap
 from mmbert_prep.languages.overrides_file import read_language_map
 from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.readers.discovery import Discovery, discover
+from tests.support.mds_shards import write_mds
 from tests.support.texts import documents, json_lines, run, settings, tree
 
 LINE = b'{"text": "a document"}\n'
@@ -137,6 +140,23 @@ def test_misspelt_keys_and_removed_documents(tmp_path: Path) -> None:
     assert "fra_Latn_removed (1 file): FineWeb2 removed these documents;" in said
 
 
+def test_keys_beside_columns_say_nothing(tmp_path: Path) -> None:
+    """Columns give the languages of the other files: the summary is what it always was."""
+    rows = [{"text": text, "language": "eng_Latn"} for text in documents("eng_Latn", 40)]
+    names = ("eng_Latn", "fra_Latn", "deu_Latn", "web", "sr", "fra_Latn_removed", "no")
+    corpus = write(
+        tmp_path / "in", *(f"{name}/0.jsonl" for name in names), content=json_lines(rows)
+    )
+    assert "web" not in "\n".join(found(corpus).about_languages())
+    run(corpus, tmp_path / "out", vocabulary_size=400)
+    summary = json.loads((tmp_path / "out" / "text" / "summary.json").read_text())
+    assert "language_names" not in summary
+    write(corpus, "web/1.jsonl")  # a document that has none
+    run(corpus, tmp_path / "more", vocabulary_size=400)
+    summary = json.loads((tmp_path / "more" / "text" / "summary.json").read_text())
+    assert {"web", "sr", "fra_Latn_removed", "no"} == set(summary["language_names"])
+
+
 def test_nothing_to_read_tells_the_names(tmp_path: Path) -> None:
     write(tmp_path, "sr/0.txt")
     with pytest.raises(UserError, match=r"'sr: srp_Cyrl' or 'sr: srp_Latn'"):
@@ -166,6 +186,22 @@ def test_columns(tmp_path: Path) -> None:
     assert written[9:12] == [None] * 3
     assert len(written[12] or "") == 101
     assert written[13:] == ["own", "out", None]
+
+
+def test_columns_of_tables_and_of_tokens(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "language": ["en", "sr"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    samples = [{"text": b"c", "language": b"pt_BR"}, {"text": b"d", "language": b"swh_Latn"}]
+    write_mds(tmp_path / "b.mds", samples, {"text": "str", "language": "str"})
+    options = settings(tmp_path, tmp_path / "out")
+    ranges = [part for file in discover(options).files for part in plan_ranges(file, 9999, options)]
+    read = [document for part in ranges for document in read_range(part, options)]
+    assert [(document.language, document.written_language) for document in read] == [
+        ("eng_Latn", "en"),
+        (None, "sr"),
+        ("por_Latn", "pt_BR"),
+        ("swh_Latn", None),
+    ]
 
 
 def test_the_summary_has_each_name(tmp_path: Path) -> None:

@@ -53,8 +53,11 @@ def test_why_a_word_is_no_language() -> None:
     found = take_names(["no", "data", "train"])["no"]
     assert (found.candidates, found.wanted) == (("nob_Latn",), False)
     assert found.problem == "it may be a word or nob_Latn; 1 of the 3 names there may be languages"
-    found = take_names(["en", "fr", "xx"])["xx"]
-    assert found.wanted, "it stands where languages are"
+    found = take_names(["en", "fr", "xx", "sr"])
+    assert found["xx"].among_languages
+    assert not found["xx"].wanted
+    assert found["sr"].wanted
+    assert take_names(["data", "fra_Latn_removed"])["fra_Latn_removed"].wanted
 
 
 def test_names_of_the_user_count_as_languages() -> None:
