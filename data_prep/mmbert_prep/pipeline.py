@@ -233,9 +233,9 @@ _REMEDY = (
 
 def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:
     changed = [
-        f"{name} was {finished.settings.get(name)!r}, is now {value!r}"
-        for name, value in plan.settings.items()
-        if finished.settings.get(name) != value
+        f"{name} was {finished.settings.get(name)!r}, is now {plan.settings.get(name)!r}"
+        for name in {**plan.settings, **finished.settings}  # those at their defaults may be absent
+        if finished.settings.get(name) != plan.settings.get(name)
     ]
     difference = "; ".join(changed) if changed else "the input has changed"
     return f"{folder} was made from other input or settings: {difference}"

@@ -227,6 +227,8 @@ def test_the_summary_has_each_name(tmp_path: Path) -> None:
     }
     assert stored["unused_overrides"] == ["own.txt, line 3: unused"]
     assert stored["settings"]["language_map"] == {"keys": {"unused": "eng_Latn"}}
+    with pytest.raises(UserError, match="language_map was .*unused.*, is now None"):
+        run(corpus, tmp_path / "out", vocabulary_size=600)
 
 
 def test_spelling_does_not_change_a_byte_of_the_shards(tmp_path: Path) -> None:
