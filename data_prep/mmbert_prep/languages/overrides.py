@@ -18,6 +18,7 @@ class LanguageMap(BaseModel):
     lines: dict[str, int] = Field(default={}, exclude=True)
     """Name -> its line in the file."""
     file: str = Field(default="", exclude=True)
+    """Name of the file."""
 
     def get(self, name: str) -> str | None:
         """Return the key of a name, NO_LANGUAGE, or None where the file does not have it."""

@@ -46,7 +46,7 @@ def read_language_map(path: Path) -> LanguageMap:
             )
         _check_key(key, name, place)
         keys[name], lines[name] = key, number
-    return LanguageMap(keys=dict(sorted(keys.items())), lines=lines, file=str(path))
+    return LanguageMap(keys=dict(sorted(keys.items())), lines=lines, file=path.name)
 
 
 def _check_key(key: str, name: str, place: str) -> None:
