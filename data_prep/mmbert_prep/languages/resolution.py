@@ -78,6 +78,8 @@ def resolve(name: str) -> Resolution:
 
 
 def _with_script(codes: Codes, script: str, name: str) -> Resolution:
+    if is_language_key(name) and name[:3] not in codes.found and script not in _CONTAINED:
+        return Resolution(name, certain=True)  # a language, or a macrolanguage, of the user's own
     with_script = [code for code in codes.found if script in fineweb2_scripts()[code]]
     if len(with_script) == len(codes.found) == 1:
         return Resolution(f"{codes.found[0]}_{script}", certain=True)

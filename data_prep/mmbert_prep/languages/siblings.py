@@ -7,12 +7,14 @@ of one dataset. The rules, which `docs/preprocess.md` has for users:
 1. A key, or code and script of one (`eng_latn`, `zh-Hans`), is a language anywhere.
 2. Any other name is one only if more than half of the names there may be, and either one of them is
    surely a common language (of mmBERT's 110, and no ordinary word) or all of at least five are.
-3. An ordinary word, or a language that is not common, is one only if moreover every name there is
-   one, and at least half of the others are written as it is: two letters, three, or a whole name.
+3. A language that is not common is one only if moreover at least nine in ten of the names there
+   are, and either two others are surely common, or half of the others are written as it is: two
+   letters, three, or a whole name. An ordinary word needs twenty common ones, or half so written.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +24,7 @@ from mmbert_prep.languages.codes import common_codes
 from mmbert_prep.languages.keys import is_language_key
 from mmbert_prep.languages.resolution import Resolution, resolve
 
-_FEW = 5
+_FEW, _MANY = 5, 20
 _WORDS_FILE = Path(__file__).with_name("ordinary_words.txt")
 CODE, SHORT, NAME, KEY = "three letters", "two letters", "a whole name", "a key"
 
@@ -59,54 +61,64 @@ def take_names(names: Iterable[str], known: frozenset[str] = frozenset()) -> dic
     """
     found = {name: resolve(name) for name in sorted(set(names) - known)}
     languages = [name for name, each in found.items() if each.key or each.is_language]
-    languages += sorted(known)
-    total = len(found) + len(known)
-    most = 2 * len(languages) > total
-    every = len(languages) == total
-    plain = [name for name in languages if name in known or _is_plain(name, found[name])]
-    is_level = most and (bool(plain) or (every and total >= _FEW))
-    why = _why_not(len(languages), total)
-    return {
-        name: _take(
-            name,
-            resolution,
-            is_level,
-            every,
-            [_form(other) for other in languages if other != name],
-            why,
-        )
-        for name, resolution in found.items()
-    }
-
-
-def _why_not(languages: int, total: int) -> str:
-    return (
-        f"{languages} of the {total} names there may be languages" if total > 1 else "it is alone"
+    plain = {name for name in languages if _is_plain(name, found[name])} | known
+    level = _Level(
+        total=len(found) + len(known),
+        languages=len(languages) + len(known),
+        plain=len(plain),
+        forms=Counter(map(_form, [*languages, *known])),
     )
+    return {name: _take(name, each, name in plain, level) for name, each in found.items()}
 
 
-def _take(
-    name: str, resolution: Resolution, is_level: bool, every: bool, others: list[str], why: str
-) -> Taken:
-    note = resolution.note
-    if resolution.certain:
-        return Taken(resolution.key, note=note, certain=True)
-    if resolution.key is None:
-        wanted = (is_level and resolution.is_language) or _looks_like_a_key(name)
-        return Taken(
-            None,
-            resolution.problem,
-            resolution.candidates,
-            wanted=wanted,
-            among_languages=is_level,
+@dataclass(frozen=True)
+class _Level:
+    """Counts of names beside each other."""
+
+    total: int
+    languages: int
+    plain: int
+    """Names that are surely common languages."""
+    forms: Counter[str]
+    """How names of languages are written -> their number."""
+
+    @property
+    def is_of_languages(self) -> bool:
+        """Whether most names are languages."""
+        every = self.languages == self.total
+        return 2 * self.languages > self.total and (
+            self.plain > 0 or (every and self.total >= _FEW)
         )
-    plain = _is_plain(name, resolution)
-    same = 2 * others.count(_form(name)) >= len(others)
-    if is_level and (plain or (every and same and others)):
-        return Taken(resolution.key, note=note)
-    kind = "" if plain else " a word or"
-    problem = f"it may be{kind} {resolution.key}; {why}"
-    return Taken(None, problem, (resolution.key,), wanted=is_level, among_languages=is_level)
+
+    def has_also(self, name: str, is_word: bool) -> bool:
+        """Return whether even a name that is not surely a common language is one there."""
+        others = self.languages - 1
+        same = self.forms[_form(name)] - 1
+        enough = _MANY if is_word else 2
+        return 10 * self.languages >= 9 * self.total and (
+            self.plain >= enough or (others > 0 and 2 * same >= others)
+        )
+
+    def describe(self) -> str:
+        """Return how many of the names are languages."""
+        if self.total == 1:
+            return "it is alone"
+        return f"{self.languages} of the {self.total} names there may be languages"
+
+
+def _take(name: str, resolution: Resolution, is_plain: bool, level: _Level) -> Taken:
+    beside = level.is_of_languages
+    if resolution.certain:
+        return Taken(resolution.key, note=resolution.note, certain=True)
+    if resolution.key is None:
+        wanted = (beside and resolution.is_language) or _looks_like_a_key(name)
+        candidates = resolution.candidates
+        return Taken(None, resolution.problem, candidates, wanted=wanted, among_languages=beside)
+    is_word = _first_part(name) in ordinary_words()
+    if beside and (is_plain or level.has_also(name, is_word)):
+        return Taken(resolution.key, note=resolution.note)
+    problem = f"it may be {'a word or ' if is_word else ''}{resolution.key}; {level.describe()}"
+    return Taken(None, problem, (resolution.key,), wanted=beside, among_languages=beside)
 
 
 def _looks_like_a_key(name: str) -> bool:

@@ -25,6 +25,8 @@ ENGLISH = {"en": "eng_Latn"}
         ("de en no scripts", {"de": "deu_Latn", "en": "eng_Latn"}),
         ("en fr new", {"en": "eng_Latn", "fr": "fra_Latn"}),
         ("en sr wo", {"en": "eng_Latn", "wo": "wol_Latn"}),
+        ("en fr azb", {"en": "eng_Latn", "fr": "fra_Latn", "azb": "azb_Arab"}),
+        ("en azb", ENGLISH),
         # Code and script of a key are a language anywhere.
         ("data zh-Hans train", {"zh-Hans": "cmn_Hani"}),
         ("data eng_latn raw", {"eng_latn": "eng_Latn"}),
@@ -47,6 +49,16 @@ def test_names_beside_languages(names: str, taken: dict[str, str]) -> None:
 )  # fmt: skip
 def test_names_that_are_no_languages(names: str) -> None:
     assert {each.key for each in take_names(names.split()).values()} == {None}
+
+
+def test_many_languages_have_words_among_them() -> None:
+    text = "af ar bg bn ca cy da de el en es et eu fa fi fr gl he hu hy ja ka kk ko lt lv mk nl pl"
+    common = [name for name in text.split() if take_names([name])[name].key][:20]
+    assert len(common) == 20
+    assert take_names([*common, "new", "war"])["new"].key == "new_Deva"
+    assert take_names([*common[:19], "new"])["new"].key is None
+    assert take_names([*common, "new", "data", "raw text", "misc"])["new"].key is None
+    assert take_names([*common, "azb", "misc"])["azb"].key == "azb_Arab", "nine in ten are"
 
 
 def test_why_a_word_is_no_language() -> None:
