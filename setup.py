@@ -41,7 +41,7 @@ setup(
         ],
         "mmbert.slurm": ["*.bash", "*.sbatch"],
         "mmbert_kernels": ["py.typed"],
-        "mmbert_prep": ["py.typed"],
+        "mmbert_prep": ["py.typed", "languages/*.txt"],
     },
     # Lower bounds are the versions that `make test-oldest` installs. Upper bounds are set where a
     # release is known or likely to break this code, and nowhere else.
@@ -63,6 +63,8 @@ setup(
         "orjson>=3.10",
         "xxhash>=3.4",
         "Babel>=2.16",
+        "langcodes>=3.5",
+        "language-data>=1.3",
         "pydantic>=2.8",
         "PyYAML>=6",
         "typer>=0.15.4",  # earlier ones allow a click release that breaks them

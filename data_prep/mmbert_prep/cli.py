@@ -18,6 +18,9 @@ from mmbert_prep.executor.local_workers import run_local
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.workers import WorkerDiedError, run_launched, worker_group_from_env
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.languages.option import language_option
+from mmbert_prep.languages.overrides import LanguageMap
+from mmbert_prep.languages.overrides_file import read_language_map
 from mmbert_prep.pipeline import preprocess_sources
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.source_options import named_inputs, unread_folders
@@ -83,6 +86,7 @@ def command(
     workers: options.Workers = None,
     language: options.Language = None,
     language_columns: options.LanguageColumns = None,
+    language_map: options.LanguageMapFile = None,
     text_column: options.TextColumn = _DEFAULTS["text_column"],
     text_unit: options.TextUnit = _DEFAULTS["text_unit"],
     encoding: options.Encoding = _DEFAULTS["encoding"],
@@ -115,6 +119,9 @@ def command(
     sources = _settings(context, loaded)
     group = None if dry_run else worker_group_from_env(output)
     if group is None or group.rank == 0:
+        if sources[0].language != language:
+            mapped = f"languages: {language} → {sources[0].language}"
+            print(mapped, file=sys.stdout if dry_run else sys.stderr, flush=True)
         if recipe is not None and not dry_run:
             print(describe_recipe(recipe), file=sys.stderr, flush=True)
         if sources_in is not None and loaded is not None:
@@ -143,6 +150,12 @@ def _settings(context: typer.Context, recipe: Recipe | None) -> tuple[PrepSettin
         values.pop("source", ()), values.pop("input", None), values.pop("sources_in", None), recipe
     )
     values.setdefault("workers", _cores())
+    if "language_map" in values:
+        values["language_map"] = read_language_map(values["language_map"])
+    if "language" in values:
+        values["language"] = language_option(
+            values["language"], values.get("language_map", LanguageMap())
+        )
     if recipe is not None:
         values.setdefault("contexts", sorted({phase.context for phase in recipe.phases}))
         if recipe.tokenizer.path is not None:

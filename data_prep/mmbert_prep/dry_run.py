@@ -40,6 +40,10 @@ def list_input(settings: PrepSettings) -> None:
     for name, (files, size) in sorted(sizes.items(), key=lambda item: -item[1][1]):
         table.add_row(name, f"{files:,}", f"{size:,}")
     console.print(table)
+    for line in found.about_languages():
+        console.print(line, soft_wrap=True, markup=False)
+    for line in found.unused_overrides.values():
+        console.print(f"in no path: {line}", soft_wrap=True, markup=False)
     for reason, names in ignored_files(found).items():
         console.print(f"ignored, {reason}: {len(names)} ({', '.join(names[:5])})", soft_wrap=True)
     if found.without_language:

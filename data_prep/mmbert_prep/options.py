@@ -62,14 +62,21 @@ TokenizerTemperature = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(help="Local processes [default: number of cores].")]
 Language = Annotated[
-    str | None, typer.Option(help="Language of the whole input, such as swh_Latn.")
+    str | None, typer.Option(help="Language of the whole input, such as swh_Latn or sw.")
 ]
 LanguageColumns = Annotated[
     list[str] | None,
     typer.Option(
         "--language-column",
-        help="Column with the language key, or two with code and script [default: language "
+        help="Column with the language, or two with code and script [default: language "
         "and language_script].",
+    ),
+]
+LanguageMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--language-map",
+        help="File with the languages of folders, files and values of columns: 'no: nob_Latn'.",
     ),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column or key of the text.")]

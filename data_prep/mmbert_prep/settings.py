@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mmbert_prep.languages.overrides import LanguageMap
+
 UTF_8 = "utf-8"
 DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
@@ -32,6 +34,7 @@ _OUTPUT_ORDER = (
     "source",
     "language",
     "language_columns",
+    "language_map",
     "text_column",
     "text_unit",
     "encoding",
@@ -58,7 +61,14 @@ _OUTPUT_ORDER = (
 )
 
 # Newer settings, absent in summary.json at their defaults.
-_ABSENT_AT_DEFAULT = ("encoding", "delimiter", "quotes", "where", "earlier_sources")
+_ABSENT_AT_DEFAULT = (
+    "language_map",
+    "encoding",
+    "delimiter",
+    "quotes",
+    "where",
+    "earlier_sources",
+)
 # Codecs of Python for other purposes than text in files.
 _NOT_ENCODINGS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"}
 
@@ -102,6 +112,8 @@ class InputSettings(SizeLimit):
     language: str | None = None
     """Language key of the whole input; overrides paths and columns."""
     language_columns: tuple[str, ...] = ("language", "language_script")
+    language_map: LanguageMap = LanguageMap()
+    """Languages of names in paths and columns, given by the user."""
     text_column: str = "text"
     text_unit: Literal["block", "line", "file"] = "block"
     encoding: Annotated[str, AfterValidator(_known_encoding)] = UTF_8

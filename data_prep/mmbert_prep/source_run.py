@@ -16,10 +16,11 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
-from mmbert_prep.readers.discovery import discover
+from mmbert_prep.readers.discovery import Discovery, discover
 from mmbert_prep.readers.rejection import ENCODING_REMEDY
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import check_damaged_fraction, count_damaged
+from mmbert_prep.shards.language_names import language_names, unused_overrides
 from mmbert_prep.shards.languages import Languages, MergedLanguages, collect_languages
 from mmbert_prep.shards.summary import DISABLED, Summary, ignored_files
 
@@ -40,8 +41,7 @@ class SourceRun:
         self.plan = WorkPlan(fingerprint="", units=(), settings={})
         self.finished = False
         self._kept_units: str | None = None
-        self._ignored: dict[str, list[str]] = {}
-        self._without_language: list[str] = []
+        self._found = Discovery()
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
@@ -62,8 +62,9 @@ class SourceRun:
         """
         settings = self.settings.model_copy(update={"earlier_sources": earlier})
         found = discover(settings)
-        self._ignored = ignored_files(found)
-        self._without_language = found.without_language
+        self._found = found
+        for line in found.about_languages():
+            console.print(line, soft_wrap=True, markup=False)
         plan = plan_work_units(found, settings)
         finished = self.summary()
         if finished is not None and finished.fingerprint != plan.fingerprint:
@@ -156,9 +157,11 @@ class SourceRun:
             languages=merged.languages,
             without_text=dict(sorted({**without_text, **merged.without_text}.items())),
             damaged_files=languages.damaged,
-            ignored_files=self._ignored,
-            folders_without_language=self._without_language,
+            ignored_files=ignored_files(self._found),
+            folders_without_language=self._found.without_language,
             duplicates_of={name: count for name, count in merged.duplicates_of.items() if count},
+            language_names=language_names(self._found, languages, self.settings.language_map),
+            unused_overrides=unused_overrides(self._found, languages),
         )
         write_json(self.workspace.summary, summary.stored())
         return summary

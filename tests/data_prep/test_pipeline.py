@@ -69,7 +69,7 @@ def _texts(shards: Path, language: str) -> dict[str, list[str]]:
 
 def test_every_document_of_every_format_arrives(shards: Path) -> None:
     expected = {"eng_Latn": 120, "rus_Cyrl": 90, "hin_Deva": 60}
-    expected |= {"cmn_Hans": 40, "swh_Latn": 30, "yor_Latn": 20}
+    expected |= {"cmn_Hani": 40, "swh_Latn": 30, "yor_Latn": 20}
     assert {path.name for path in (shards / "text").iterdir() if path.is_dir()} == set(expected)
     for language, count in expected.items():
         found = _texts(shards, language)

@@ -8,7 +8,7 @@
 - `text_blocks`: UTF-8 from files in any encoding.
 - `where`: conditions on the columns beside the text (`--where`).
 - `streams`, `line_ranges`: decompression, lines of bounded length, division at line ends.
-- `path_language`, `language_columns`, `language_codes`: language keys such as `swh_Latn`.
+- `path_language`, `language_columns`: language keys such as `swh_Latn`, of files and of rows.
 """
 
 from mmbert_prep.readers.documents import Document, FileRange

@@ -26,6 +26,8 @@ class Document(NamedTuple):
     """int32[n] ids of input that is already tokenized."""
     text: str | None = None
     """`data` decoded, if the reader had to decode it anyway."""
+    written_language: str | None = None
+    """What the language columns have, if that is not the key itself."""
 
     @classmethod
     def reject(

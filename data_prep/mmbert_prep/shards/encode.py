@@ -78,6 +78,8 @@ class UnitEncoder:
         for document in read_range(file_range, self._settings):
             counts = writer.counts(document.language or "")
             counts.read += 1
+            if document.written_language is not None:
+                writer.report.count_written_language(document.written_language)
             clean = self._clean(document)
             if isinstance(clean, Rejected):
                 counts.reject(clean.reason)

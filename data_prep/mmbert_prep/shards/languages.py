@@ -34,6 +34,8 @@ class Languages(BaseModel):
     sections: dict[str, list[tuple[str, Section]]] = Field(default_factory=dict)
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
+    written: dict[str, int] = Field(default_factory=dict)
+    """What language columns have instead of a key -> documents."""
 
     def sections_of(self, language: str) -> LanguageSections:
         """Return the sections of a language."""
@@ -53,6 +55,8 @@ def collect_languages(plan: WorkPlan, units: Path) -> Languages:
         for language, counts in report.counts.items():
             languages.counts.setdefault(language, LanguageCounts()).add(counts)
         languages.damaged += report.damaged
+        for written, documents in report.written_languages.items():
+            languages.written[written] = languages.written.get(written, 0) + documents
     return languages
 
 

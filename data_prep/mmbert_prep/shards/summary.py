@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.data.shards.manifest import Manifest
+from mmbert_prep.languages.report import NamedLanguage, describe_names
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import Discovery, language_remedy
 from mmbert_prep.readers.rejection import ENCODING_REMEDY
@@ -58,13 +59,26 @@ class Summary(BaseModel):
     """Folders of ignored files that need a run of their own with --language."""
     duplicates_of: dict[str, int] = {}
     """Earlier source of the same call -> documents that were dropped because it has them."""
+    language_names: dict[str, NamedLanguage] = {}
+    """Names in paths and columns that are no keys -> the language for which they were taken."""
+    unused_overrides: list[str] = []
+    """Lines of the language map whose names are in no path and no column."""
 
     def stored(self) -> dict[str, object]:
         """Return the content of summary.json."""
         # Without empty newer fields: equal runs of all versions write equal bytes.
-        newer = ("folders_without_language", "duplicates_of")
+        newer = (
+            "folders_without_language",
+            "duplicates_of",
+            "language_names",
+            "unused_overrides",
+        )
         exclude = {name for name in newer if not getattr(self, name)}
-        return self.model_dump(mode="json", exclude=exclude)
+        content = self.model_dump(mode="json", exclude=exclude)
+        if self.language_names:
+            names = sorted(self.language_names.items())
+            content["language_names"] = {name: use.stored() for name, use in names}
+        return content
 
     def totals(self) -> dict[str, int]:
         """Return the sums over languages of documents, tokens and bytes."""
@@ -173,6 +187,11 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(f"[yellow]… and {len(summary.damaged_files) - _MAX_NAMES} more[/]")
     for reason, names in summary.ignored_files.items():
         console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
+    by_column = {name: use for name, use in summary.language_names.items() if use.documents}
+    for line in describe_names(by_column):
+        console.print(line, soft_wrap=True, markup=False)
+    for line in summary.unused_overrides:
+        console.print(f"not used: {line}", soft_wrap=True, markup=False)
     if summary.folders_without_language:
         remedy = language_remedy(summary.folders_without_language)
         console.print(f"[yellow]not read, without a language: {remedy}[/]", soft_wrap=True)

@@ -119,12 +119,12 @@ def test_small_languages_are_trained_on_without_a_heldout_part(tmp_path: Path) -
     (folder / "eng_Latn.txt").write_text("\n\n".join(documents("eng_Latn", 100)))
     for number in range(8):
         (folder / f"aa{'abcdefgh'[number]}_Latn.txt").write_text(f"one document {number}")
-    (folder / "zzz_Latn.txt").write_text("\n\n \n")
+    (folder / "zul_Latn.txt").write_text("\n\n \n")
     summary = run(folder, tmp_path / "out", vocabulary_size=400, heldout_share=0.9)
     small = [entry for key, entry in summary.languages.items() if key != "eng_Latn"]
     assert [(entry.train_documents, entry.heldout_documents) for entry in small] == [(1, 0)] * 8
     assert summary.languages["eng_Latn"].heldout_documents > 60
-    assert summary.without_text == {"zzz_Latn": {}}
+    assert summary.without_text == {"zul_Latn": {}}
 
 
 def test_too_many_damaged_documents_stop_the_run(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_languages_from_path_columns_and_option(tmp_path: Path) -> None:
     ]
     (tmp_path / "mixed.jsonl").write_bytes(json_lines(mixed))
     found = [document.language for document in read(tmp_path)]
-    assert found == ["swh_Latn", "yor_Latn", "eng_Latn", "fra_Latn", "swh_Latn", None, None]
+    assert found == ["swh_Latn", "yor_Latn", "eng_Latn", "fra_Latn", "swh_Latn", "eng_Latn", None]
     assert {d.language for d in read(tmp_path / "data" / "swh_Latn" / "train")} == {"eng_Latn"}
     assert {d.language for d in read(tmp_path / "data" / "swh_Latn")} == {"swh_Latn", "yor_Latn"}
     only = read(tmp_path / "mixed.jsonl", language="zul_Latn")

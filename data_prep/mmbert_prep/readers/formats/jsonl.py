@@ -18,7 +18,7 @@ import orjson
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.formats.json_values import json_values
-from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, split_lines
@@ -40,25 +40,22 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
-    text_column, columns = settings.text_column, settings.language_columns
-
-    def language_of_row(row: dict[str, Any]) -> str | None:
-        return file_range.language or language_of([row.get(name) for name in columns])
-
+    text_column, given = settings.text_column, file_range.language
+    languages = LanguageColumns(settings)
     rows = _rows(file_range, settings)
     if settings.where:
-        rows = selected_rows(rows, settings, language_of_row)
+        rows = selected_rows(rows, settings, lambda row: languages.of_row(row, given).key)
     for row in rows:
         if isinstance(row, Document):
             yield row
             continue
-        language = language_of_row(row)
+        language, written = languages.of_row(row, given)
         text = row.get(text_column)
         if not isinstance(text, str):
             yield Document.reject(language, RejectReason.MISSING_TEXT)
             continue
         try:
-            yield Document(text.encode(), language, text=text)
+            yield Document(text.encode(), language, text=text, written_language=written)
         except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
             yield Document.reject(language, RejectReason.INVALID_UTF8)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmbert_prep.readers.documents import Document, FileRange
-from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.readers.where import SchemaFilter, condition_of
@@ -71,12 +71,15 @@ def documents_of(
     settings: InputSettings,
 ) -> Iterator[Document]:
     """Yield the rows of batches with `columns`, which come from `needed_columns`."""
+    found = LanguageColumns(settings)
     for batch in batches:
         texts = _as_bytes(batch.column(settings.text_column))
         values = [batch.column(name).to_pylist() for name in columns.languages]
         reasons = columns.selected.reasons(batch) if columns.selected is not None else None
         for row, data in enumerate(texts):
-            language = file_range.language or language_of([value[row] for value in values])
+            language, written = file_range.language, None
+            if language is None:
+                language, written = found.of([value[row] for value in values])
             if reasons is not None and (reason := reasons[row]) is not None:
                 yield Document.reject(language, reason)
             elif data is None:
@@ -84,7 +87,7 @@ def documents_of(
             elif len(data) > settings.maximum_bytes:
                 yield Document.reject(language, RejectReason.TOO_LONG)
             else:
-                yield Document(data, language)
+                yield Document(data, language, written_language=written)
 
 
 def _as_bytes(column: pa.Array) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.formats.record_batches import check_columns
-from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.readers.text_blocks import text_blocks
@@ -24,24 +24,23 @@ _OTHER_COLUMNS = 16 << 20  # bytes of a row beside a text of maximum length
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
-    text_column, columns = settings.text_column, settings.language_columns
-
-    def language_of_row(row: dict[str, str]) -> str | None:
-        return file_range.language or language_of([row.get(name) for name in columns])
-
+    text_column, given = settings.text_column, file_range.language
+    languages = LanguageColumns(settings)
     rows = _named_rows(file_range, settings)
     if settings.where:
-        rows = selected_rows(rows, settings, language_of_row, texts_only=True)
+        rows = selected_rows(
+            rows, settings, lambda row: languages.of_row(row, given).key, texts_only=True
+        )
     for row in rows:
         if isinstance(row, Document):
             yield row
             continue
-        language = language_of_row(row)
+        language, written = languages.of_row(row, given)
         data = row[text_column].encode("utf-8", "surrogateescape")
         if len(data) > settings.maximum_bytes:
             yield Document.reject(language, RejectReason.TOO_LONG)
         else:
-            yield Document(data, language)
+            yield Document(data, language, written_language=written)
 
 
 def _named_rows(

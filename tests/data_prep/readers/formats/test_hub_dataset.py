@@ -64,6 +64,18 @@ def test_configurations_are_languages(library: dict[str, list[str]], tmp_path: P
     assert read == {"swh_Latn": 60, "yor_Latn": 30}
 
 
+def test_configurations_as_people_name_languages(
+    library: dict[str, list[str]], tmp_path: Path
+) -> None:
+    library |= {"sw": library.pop("swh_Latn"), "no": documents("nob_Latn", 10), "default": []}
+    found = discover(settings("hf:someone/web", tmp_path))
+    languages = {file.path.split(":")[2]: file.language for file in found.files}
+    assert languages == {"yor_Latn": "yor_Latn", "sw": "swh_Latn", "no": None, "default": None}
+    assert found.names["sw"].language == "swh_Latn"
+    only = discover(settings("hf:someone/web:no", tmp_path, language="nno_Latn"))
+    assert [file.language for file in only.files] == ["nno_Latn"]
+
+
 def test_one_configuration_in_shards(library: dict[str, list[str]], tmp_path: Path) -> None:
     options = settings("hf:someone/web:yor_Latn", tmp_path)
     [file] = discover(options).files
