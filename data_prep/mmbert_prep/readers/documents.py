@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mmbert_prep.readers.rejection import Rejected, RejectReason
 
-Compression = Literal["none", "gzip", "zstd"]
+Compression = Literal["none", "gzip", "zstd", "bzip2", "xz"]
 
 
 class Document(NamedTuple):
@@ -26,6 +26,8 @@ class Document(NamedTuple):
     """int32[n] ids of input that is already tokenized."""
     text: str | None = None
     """`data` decoded, if the reader had to decode it anyway."""
+    written_language: str | None = None
+    """What the language columns have, if that is not the key itself."""
 
     @classmethod
     def reject(
@@ -63,6 +65,11 @@ class FileRange(BaseModel):
     """Input bytes attributed to the range, for planning and progress."""
     problem: str | None = None
     """Error found in planning that makes the whole file unreadable."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the range is all bytes of its file."""
+        return self.start == 0 and self.stop == self.size
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,18 @@ class FileFormat:
     suffixes: tuple[str, ...] = ()
     """File name extensions. Messages use the first one."""
     compressible: bool = True
-    """Whether files may be compressed as a whole (`.gz`, `.zst`)."""
+    """Whether files may be compressed as a whole (`.gz`, `.zst`, `.bz2`, `.xz`)."""
     has_languages: Callable[[str, Compression, InputSettings], bool] = _any_languages
     """Return whether the records of a file may name their language. Else its path must."""
     expansion: int = 1
     """Approximate bytes of text per byte of an uncompressed file, for progress."""
     local: bool = True
     """Whether inputs are local files, with a size and a modification time."""
+    check_conditions: Callable[[InputFile, InputSettings], None] | None = None
+    """Check the conditions of `--where` against the columns of a file, before it is read.
+
+    Raises ArgumentError if they do not fit. None: records of the format have no columns.
+    """
     companions: Callable[[Sequence[str]], Mapping[str, str | None]] = _no_companions
     """Select auxiliary files of this format, which are not inputs themselves.
 

@@ -1,4 +1,4 @@
-"""Streams of bytes and lines from plain, gzip and zstd files.
+"""Streams of bytes and lines from plain, gzip, zstd, bzip2 and xz files.
 
 Streams are iterators of blocks: memory is bounded by a block and the longest allowed line,
 regardless of the size of the file. A truncated compressed file yields everything before the damage,
@@ -7,18 +7,27 @@ then raises DamagedFileError.
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import zstandard
 
 from mmbert_prep.readers.documents import Compression
 
-COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+}
 """File name extension -> compression."""
 
 BLOCK = 1 << 20
 _CHUNK = 512  # compressed bytes per call of zstd, which expand to at most about 20 MB
+_XZ_MEMORY = 256 << 20  # xz -9 needs 65 MB; files made with larger dictionaries up to 4 GB
 
 
 class DamagedFileError(Exception):
@@ -46,7 +55,7 @@ def read_blocks(path: str, compression: Compression, start: int, stop: int) -> I
                 yield block
             return
         compressed = iter(lambda: file.read(BLOCK), b"")
-        yield from (_gunzip(compressed) if compression == "gzip" else _unzstd(compressed))
+        yield from _DECOMPRESS[compression](compressed)
 
 
 def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
@@ -100,6 +109,54 @@ def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
                     inside = False
     if inside:
         raise DamagedFileError("the zstd frame is truncated")
+
+
+def _decompress_members(
+    compressed: Iterator[bytes],
+    new_member: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor],
+    kind: str,
+) -> Iterator[bytes]:
+    """Decompress members in a row, with zero padding between and after them."""
+    member = new_member()
+    inside = False
+    for block in compressed:
+        data = block
+        while data:
+            if not inside and not (data := data.lstrip(b"\0")):
+                break
+            inside = True
+            try:
+                yield member.decompress(data, BLOCK)
+                while not member.eof and not member.needs_input:
+                    yield member.decompress(b"", BLOCK)
+            except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
+                raise DamagedFileError(f"{kind}: {error}") from error
+            data = b""
+            if member.eof:
+                data = member.unused_data
+                member = new_member()
+                inside = False
+    if inside:
+        raise DamagedFileError(f"the {kind} stream is truncated")
+
+
+def _bunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
+    return _decompress_members(compressed, bz2.BZ2Decompressor, "bzip2")
+
+
+def _unxz(compressed: Iterator[bytes]) -> Iterator[bytes]:
+    def new_member() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+    return _decompress_members(compressed, new_member, "xz")
+
+
+_DECOMPRESS: dict[Compression, Callable[[Iterator[bytes]], Iterator[bytes]]] = {
+    "gzip": _gunzip,
+    "zstd": _unzstd,
+    "bzip2": _bunzip,
+    "xz": _unxz,
+}
 
 
 def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | OversizedLine]:

@@ -44,10 +44,11 @@ class UnitEncoder:
         folder: Path,
         meter: Meter,
         group: WorkerGroup,
+        cleaner: Cleaner | None = None,
     ) -> None:
         self._settings, self._encoder, self._folder = settings, encoder, folder
         self._meter, self._group = meter, group
-        self._cleaner = Cleaner(settings)
+        self._cleaner = cleaner or Cleaner(settings)
         near = settings.near_duplicates is not None
         self._signer = Signer(settings.near_duplicate_permutations) if near else None
         description = encoder.reference.description
@@ -81,6 +82,8 @@ class UnitEncoder:
         for document in read_range(file_range, self._settings):
             counts = writer.counts(document.language or "")
             counts.read += 1
+            if document.written_language is not None:
+                writer.report.count_written_language(document.written_language)
             clean = self._clean(document)
             if isinstance(clean, Rejected):
                 counts.reject(clean.reason)
@@ -206,7 +209,7 @@ class UnitEncoder:
         documents["tokens"] = np.where(good, lengths, 0)
         if arrays:
             tokens = np.concatenate(arrays)
-            kinds = self._kinds[tokens]
+            kinds = self._kinds.take(tokens)
             if np.any(kinds == _RESERVED):
                 raise AssertionError(f"the tokenizer produced a reserved id from {language} text")
             counts.tokens += len(tokens)
@@ -244,6 +247,7 @@ def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
         raise TextError(
             f"{damaged:,} of the {read:,} documents read so far are damaged "
             f"({damaged / read:.1%}), more than the allowed {maximum:.1%}",
-            remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8 and "
-            "damaged files), or allow more with --maximum-rejected-fraction; a new run continues",
+            remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8, which "
+            "--encoding may read, and damaged files), or allow more with "
+            "--maximum-rejected-fraction; a new run continues",
         )

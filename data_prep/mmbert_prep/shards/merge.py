@@ -102,6 +102,7 @@ class StagedLanguage:
     """Split -> documents, tokens, bytes."""
     documents_read: int
     rejected: dict[RejectReason, int]
+    duplicates_of: dict[str, int]
     near_duplicates: NearDuplicates | None = None
 
     def shards_of(self, split: str) -> list[Shard]:
@@ -165,6 +166,7 @@ def _manifest(
         ),
         documents_read=staged.documents_read,
         rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
+        duplicates_of=staged.duplicates_of,
         near_duplicates=staged.near_duplicates,
     )
 

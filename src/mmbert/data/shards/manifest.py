@@ -108,6 +108,8 @@ class Manifest(_Frozen):
     heldout: Split
     documents_read: Count
     rejected: dict[str, Count]
+    duplicates_of: dict[str, Count] = {}
+    """Earlier source of the same call -> documents that were dropped because it has them."""
     near_duplicates: NearDuplicates | None = None
 
     @model_validator(mode="after")
@@ -125,7 +127,7 @@ class Manifest(_Frozen):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically, which makes the language visible."""
     # Without an empty newer field: equal runs of all versions write equal bytes.
-    exclude = {"near_duplicates"} if manifest.near_duplicates is None else set()
+    exclude = {name for name in ("duplicates_of", "near_duplicates") if not getattr(manifest, name)}
     write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json", exclude=exclude))
 
 
