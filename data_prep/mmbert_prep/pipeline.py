@@ -16,6 +16,7 @@ from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.filters.cleaning import Cleaner
+from mmbert_prep.filters.signatures import open_hasher
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder
 from mmbert_prep.shards.intermediate import is_done
@@ -73,6 +74,8 @@ class _Pipeline:
         self.stages = Stages(group, self.workspace, self.console)
 
     def plan_work(self) -> None:
+        if self.settings.near_duplicates is not None:
+            open_hasher()  # before anything is read
         earlier: dict[str, str] = {}
         for source in self.sources:
             with source.named():

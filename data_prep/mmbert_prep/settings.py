@@ -27,6 +27,7 @@ _NOT_IN_OUTPUT = {
     "replace",
     "maximum_rejected_fraction",
     "fast_encoder",
+    "near_duplicate_memory",
 }
 
 # Fixed order of the other settings in summary.json: equal runs of all versions write equal bytes.
@@ -49,6 +50,8 @@ _OUTPUT_ORDER = (
     "minimum_characters",
     "maximum_bytes",
     "deduplicate",
+    "near_duplicates",
+    "near_duplicate_permutations",
     "remove_control_characters",
     "normalization",
     "decontaminate",
@@ -67,6 +70,7 @@ _ABSENT_AT_DEFAULT = (
     "delimiter",
     "quotes",
     "where",
+    "near_duplicates",
     "earlier_sources",
 )
 # Codecs of Python for other purposes than text in files.
@@ -143,7 +147,16 @@ class SplitSettings(_Settings):
     """Fraction of documents, chosen by content hash."""
 
 
-class EncodingSettings(InputSettings, CleaningSettings):
+class NearDuplicateSettings(_Settings):
+    """Search for near-duplicates within a language."""
+
+    near_duplicates: Annotated[float, Field(ge=0.5, le=1)] | None = None
+    """Jaccard similarity from which on documents are near-duplicates. Default: no search."""
+    near_duplicate_permutations: Annotated[int, Field(ge=32, le=1024)] = 128
+    """Values of a document's signature, of two bytes each."""
+
+
+class EncodingSettings(InputSettings, CleaningSettings, NearDuplicateSettings):
     """Reading, cleaning and encoding of documents."""
 
     maximum_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -158,10 +171,12 @@ class SamplingSettings(InputSettings, SplitSettings):
     """Bytes of a language in the sample ~ (bytes in the input) ** temperature."""
 
 
-class SelectionSettings(SplitSettings):
+class SelectionSettings(SplitSettings, NearDuplicateSettings):
     """Selection of the documents of a language, and their division into shards."""
 
     deduplicate: bool = True
+    near_duplicate_memory: Annotated[int, Field(ge=32_000_000)] = 800_000_000
+    """Bytes that a worker uses to compare the documents of a language."""
     maximum_tokens_per_language: Annotated[int, Field(ge=1)] | None = None
     shard_tokens: Annotated[int, Field(ge=1000)] = 1 << 28
 
@@ -191,4 +206,6 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
         for name in _ABSENT_AT_DEFAULT:
             if getattr(self, name) == type(self).model_fields[name].default:
                 del values[name]
+        if self.near_duplicates is None:
+            del values["near_duplicate_permutations"]  # without a search, it has no effect
         return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

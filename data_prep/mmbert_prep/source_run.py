@@ -119,9 +119,12 @@ class SourceRun:
     def only_hashes(self) -> bool:
         """Whether later sources need only the hashes of this one, which is finished.
 
-        Of a source with a token cap they need the tokens, too: what the cap left out is not taken.
+        What a token cap or the search for near-duplicates left out of this source is not taken. To
+        know what that is, its documents are selected again, as they were encoded.
         """
-        return self.finished and self.settings.maximum_tokens_per_language is None
+        settings = self.settings
+        others = settings.maximum_tokens_per_language, settings.near_duplicates
+        return self.finished and others == (None, None)
 
     def collect(self, units: Path) -> None:
         """Combine the reports of all work units, on rank 0, and store the languages."""

@@ -137,7 +137,7 @@ ADDED = {
         "language_names",
         "unused_overrides",
     },
-    "mmbert.data.shards.manifest.Manifest": {"duplicates_of"},
+    "mmbert.data.shards.manifest.Manifest": {"duplicates_of", "near_duplicates"},
 }
 """Keys that the files of earlier versions do not have."""
 

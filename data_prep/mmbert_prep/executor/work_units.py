@@ -77,6 +77,7 @@ _UNUSED_BY_UNITS = {
     "earlier_sources",
     "heldout_share",
     "maximum_tokens_per_language",
+    "near_duplicates",  # but signatures, which are there if `near_duplicate_permutations` is
     "shard_tokens",
     "source",
     "unit_bytes",

@@ -31,6 +31,7 @@ class RejectReason(StrEnum):
     DUPLICATE = "duplicate"
     DUPLICATE_OF_SOURCE = "duplicate_of_source"
     EMPTY = "empty"
+    NEAR_DUPLICATE = "near_duplicate"
     NOT_SELECTED = "not_selected"
     NOT_SELECTED_NULL = "not_selected_null"
     NO_TOKENS = "no_tokens"

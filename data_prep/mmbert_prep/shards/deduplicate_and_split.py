@@ -1,4 +1,4 @@
-"""Assigns each document of a language to train, held-out, duplicate or over-cap."""
+"""Assigns each document of a language to train, held-out, (near-)duplicate or over-cap."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbert.data.shards.manifest import NearDuplicates
 from mmbert_prep.filters.cleaning import heldout_mask
+from mmbert_prep.filters.signatures import plan_near_duplicates
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import SelectionSettings
 from mmbert_prep.shards.intermediate import Section, map_documents
+from mmbert_prep.shards.near_duplicates import Signatures, mark_near_duplicates
 
 _HASHES_PER_PASS = 16_000_000  # bounds the memory of deduplication
 _CAP_BINS = 1 << 16
@@ -27,11 +30,13 @@ class DocumentStatus(IntEnum):
     DUPLICATE = 2
     OVER_CAP = 3
     DUPLICATE_OF_SOURCE = 4
+    NEAR_DUPLICATE = 5
 
 
 _DROPPED = {
     DocumentStatus.DUPLICATE: RejectReason.DUPLICATE,
     DocumentStatus.DUPLICATE_OF_SOURCE: RejectReason.DUPLICATE_OF_SOURCE,
+    DocumentStatus.NEAR_DUPLICATE: RejectReason.NEAR_DUPLICATE,
     DocumentStatus.OVER_CAP: RejectReason.OVER_TOKEN_CAP,
 }
 
@@ -93,26 +98,30 @@ def select(
     """Assign every document of a language, in passes over hashes and lengths on disk.
 
     `found`: documents that earlier sources have. They are dropped, or, with duplicates kept, belong
-    to the split where they are there.
+    to the split where they are there. Near-duplicates are looked for among what is left.
     """
     statuses = np.zeros(language.documents, dtype=np.uint8)
     if settings.deduplicate:
         _mark_duplicates(language, folder, statuses)
         if found is not None:
             statuses[found.train | found.heldout] = DocumentStatus.DUPLICATE_OF_SOURCE
+    if (near := near_duplicates_of(settings)) is not None:
+        signatures = Signatures(folder, language.sections, near)
+        memory = settings.near_duplicate_memory
+        mark_near_duplicates(signatures, statuses, DocumentStatus.NEAR_DUPLICATE, memory)
     for start, documents in _sections(language, folder):
         view = statuses[start : start + len(documents)]
         hashes = np.stack([documents["high"], documents["low"]], axis=1)
         held = heldout_mask(hashes, settings.heldout_share)
         view[held & (view == DocumentStatus.TRAIN)] = DocumentStatus.HELDOUT
     if found is not None and not settings.deduplicate:
-        statuses[found.train] = DocumentStatus.TRAIN
-        statuses[found.heldout] = DocumentStatus.HELDOUT
+        _put_where_found(statuses, found.train, DocumentStatus.TRAIN)
+        _put_where_found(statuses, found.heldout, DocumentStatus.HELDOUT)
     # If no training document remains, train on the held-out ones.
     if not np.any(statuses == DocumentStatus.TRAIN):
         statuses[statuses == DocumentStatus.HELDOUT] = DocumentStatus.TRAIN
         if found is not None and not settings.deduplicate:
-            statuses[found.heldout] = DocumentStatus.HELDOUT
+            _put_where_found(statuses, found.heldout, DocumentStatus.HELDOUT)
     if settings.maximum_tokens_per_language is not None:
         _cap(language, folder, statuses, settings.maximum_tokens_per_language)
     dropped = {
@@ -123,6 +132,11 @@ def select(
         selection.duplicates_of = found.sources
     _plan_shards(language, folder, settings.shard_tokens, selection)
     return selection
+
+
+def _put_where_found(statuses: np.ndarray, found: np.ndarray, split: DocumentStatus) -> None:
+    """Put documents into the split of an earlier source; what was dropped stays dropped."""
+    statuses[found & (statuses != DocumentStatus.NEAR_DUPLICATE)] = split
 
 
 def _sections(language: LanguageSections, folder: Path) -> Iterator[tuple[int, np.ndarray]]:
@@ -152,6 +166,14 @@ def _mark_duplicates(language: LanguageSections, folder: Path, statuses: np.ndar
         high, low = high[order], low[order]
         again = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
         statuses[place[order[1:][again]]] = DocumentStatus.DUPLICATE
+
+
+def near_duplicates_of(settings: SelectionSettings) -> NearDuplicates | None:
+    """Return how near-duplicates are found, or None if they are not looked for."""
+    threshold = settings.near_duplicates
+    if threshold is None:
+        return None
+    return plan_near_duplicates(threshold, settings.near_duplicate_permutations)
 
 
 def _cap(language: LanguageSections, folder: Path, statuses: np.ndarray, maximum: int) -> None:

@@ -13,6 +13,7 @@ from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes
+from mmbert_prep.filters.signatures import Signer
 from mmbert_prep.readers import Document, FileRange, Rejected, RejectReason, read_range
 from mmbert_prep.readers.registry import expansion
 from mmbert_prep.settings import EncodingSettings
@@ -48,6 +49,8 @@ class UnitEncoder:
         self._settings, self._encoder, self._folder = settings, encoder, folder
         self._meter, self._group = meter, group
         self._cleaner = cleaner or Cleaner(settings)
+        near = settings.near_duplicates is not None
+        self._signer = Signer(settings.near_duplicate_permutations) if near else None
         description = encoder.reference.description
         self._dtype = dtype_for_vocabulary(description.vocabulary_size)
         # Kind of each token id, for a single look-up per token.
@@ -59,7 +62,8 @@ class UnitEncoder:
 
     def run(self, unit: WorkUnit) -> None:
         """Encode a work unit into an intermediate shard, visible once complete."""
-        writer = IntermediateWriter(self._folder, unit.key, self._dtype)
+        with_signatures = self._signer is not None
+        writer = IntermediateWriter(self._folder, unit.key, self._dtype, with_signatures)
         try:
             for file_range in unit.file_ranges:
                 self._encode_range(file_range, writer)
@@ -132,7 +136,10 @@ class UnitEncoder:
         lengths = self._encoder.reference.byte_lengths
         for language, arrays in languages.items():
             sizes = [int(lengths[tokens].sum()) for tokens in arrays]
-            self._write(language, arrays, [tokens.tobytes() for tokens in arrays], sizes, writer)
+            data = [tokens.tobytes() for tokens in arrays]
+            decode = self._encoder.reference.decode
+            texts = [] if self._signer is None else [decode(tokens) for tokens in arrays]
+            self._write(language, arrays, data, sizes, texts, writer)
 
     @staticmethod
     def strip_special_tokens(tokens: np.ndarray, special_ids: SpecialIds) -> np.ndarray:
@@ -164,7 +171,9 @@ class UnitEncoder:
             texts = [batch[i][1] for i in indices]
             data = [text.data for text in texts]
             ids = [arrays[i] for i in indices]
-            hashes = self._write(language, ids, data, [len(text) for text in data], writer)
+            sizes = [len(text) for text in data]
+            plain = [text.text for text in texts]
+            hashes = self._write(language, ids, data, sizes, plain, writer)
             self._measure(writer.counts(language), texts, ids, hashes)
         self._meter.add(
             documents=len(batch),
@@ -178,9 +187,13 @@ class UnitEncoder:
         arrays: list[np.ndarray],
         data: list[bytes],
         sizes: list[int],
+        texts: list[str],
         writer: IntermediateWriter,
     ) -> np.ndarray:
-        """Write documents of one language; return the hashes of their `data`, uint64[n, 2]."""
+        """Write documents of one language; return the hashes of their `data`, uint64[n, 2].
+
+        `texts` are needed for signatures only.
+        """
         counts = writer.counts(language)
         hashes = content_hashes(data)
         documents = np.empty(len(arrays), dtype=DOCUMENT_DTYPE)
@@ -202,7 +215,8 @@ class UnitEncoder:
             counts.tokens += len(tokens)
             counts.byte_tokens += int(np.count_nonzero(kinds == _BYTE))
             counts.unknown_tokens += int(np.count_nonzero(kinds == _UNKNOWN))
-            writer.add(language, tokens, documents[good])
+            signatures = self._signer.sign(texts)[good] if self._signer is not None else None
+            writer.add(language, tokens, documents[good], signatures)
         return hashes
 
     @staticmethod

@@ -1,7 +1,8 @@
 """Intermediate shards: the tokens, hashes and lengths of the documents of one work unit.
 
 `<key>.tokens` is a raw array of tokens and `<key>.documents` an array of DOCUMENT_DTYPE. Both
-are divided into one section per language. `<key>.json` lists the sections and the counts; it is
+are divided into one section per language. `<key>.signatures`, uint16[documents, permutations], is
+there only if near-duplicates are looked for. `<key>.json` lists the sections and the counts; it is
 written last and marks the unit as done.
 """
 
@@ -21,7 +22,8 @@ from mmbert_prep.readers import RejectReason
 # Halves of the XXH3-128 hash of a document, and its length in tokens and bytes.
 DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
 
-# Tokens buffered before sections are written; bounds the memory of a worker.
+# Tokens buffered before sections are written; bounds the memory of a worker. Four bytes of
+# signatures count as a token.
 _FLUSH_TOKENS = 8_000_000
 
 
@@ -94,17 +96,21 @@ class UnitReport(BaseModel):
 
 
 class IntermediateWriter:
-    """Collects the documents of a work unit by language and writes its three files."""
+    """Collects the documents of a work unit by language and writes its files."""
 
-    def __init__(self, folder: Path, key: str, dtype: np.dtype) -> None:
+    def __init__(self, folder: Path, key: str, dtype: np.dtype, with_signatures: bool = False):
         self.report = UnitReport()
         self._folder, self._key, self._dtype = folder, key, dtype
         self._tokens: dict[str, list[np.ndarray]] = {}
         self._documents: dict[str, list[np.ndarray]] = {}
+        self._signatures: dict[str, list[np.ndarray]] = {}
         self._pending = self._written_documents = self._written_tokens = 0
+        suffixes = ("tokens", "documents", *(["signatures"] if with_signatures else []))
         with explained_write_errors(self._path("tokens")):
-            self._token_file = open(self._path("tokens.partial"), "wb")  # noqa: SIM115
-            self._document_file = open(self._path("documents.partial"), "wb")  # noqa: SIM115
+            self._files = {
+                suffix: open(self._path(f"{suffix}.partial"), "wb")  # noqa: SIM115
+                for suffix in suffixes
+            }
 
     def _path(self, suffix: str) -> Path:
         return self._folder / f"{self._key}.{suffix}"
@@ -116,10 +122,19 @@ class IntermediateWriter:
             counts = self.report.counts[language] = LanguageCounts()
         return counts
 
-    def add(self, language: str, tokens: np.ndarray, documents: np.ndarray) -> None:
-        """Append documents: their concatenated tokens, and DOCUMENT_DTYPE[n] records."""
+    def add(
+        self,
+        language: str,
+        tokens: np.ndarray,
+        documents: np.ndarray,
+        signatures: np.ndarray | None = None,
+    ) -> None:
+        """Append documents: their concatenated tokens, DOCUMENT_DTYPE[n] records, signatures."""
         self._tokens.setdefault(language, []).append(tokens.astype(self._dtype, copy=False))
         self._documents.setdefault(language, []).append(documents)
+        if signatures is not None:
+            self._signatures.setdefault(language, []).append(signatures)
+            self._pending += signatures.nbytes // 4
         self._pending += len(tokens)
         if self._pending >= _FLUSH_TOKENS:
             self._flush()
@@ -129,8 +144,10 @@ class IntermediateWriter:
             tokens = np.concatenate(self._tokens[language])
             documents = np.concatenate(self._documents[language])
             with explained_write_errors(self._path("tokens")):
-                self._token_file.write(tokens.data)
-                self._document_file.write(documents.tobytes())
+                self._files["tokens"].write(tokens.data)
+                self._files["documents"].write(documents.tobytes())
+                for signatures in self._signatures.get(language, []):
+                    self._files["signatures"].write(signatures.tobytes())
             self.report.sections.append(
                 Section(
                     language=language,
@@ -142,13 +159,13 @@ class IntermediateWriter:
             )
             self._written_documents += len(documents)
             self._written_tokens += len(tokens)
-        self._tokens, self._documents, self._pending = {}, {}, 0
+        self._tokens, self._documents, self._signatures, self._pending = {}, {}, {}, 0
 
     def finish(self) -> UnitReport:
         """Write the remaining documents and the report, which marks the unit as done."""
         self._flush()
         with explained_write_errors(self._path("tokens")):
-            for file, suffix in ((self._token_file, "tokens"), (self._document_file, "documents")):
+            for suffix, file in self._files.items():
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
@@ -159,7 +176,7 @@ class IntermediateWriter:
 
     def abort(self) -> None:
         """Close and remove the files written so far."""
-        for file, suffix in ((self._token_file, "tokens"), (self._document_file, "documents")):
+        for suffix, file in self._files.items():
             file.close()
             self._path(f"{suffix}.partial").unlink(missing_ok=True)
 
@@ -197,3 +214,17 @@ def map_documents(folder: Path, key: str, section: Section) -> np.ndarray:
         offset=section.first_document * DOCUMENT_DTYPE.itemsize,
         shape=(section.documents,),
     )
+
+
+def read_signatures(
+    folder: Path, key: str, first: int, documents: int, permutations: int
+) -> np.ndarray:
+    """Return signatures of a unit's documents from `first` on, uint16[documents, permutations].
+
+    They are read and not mapped: what stays mapped would count as memory of the worker.
+    """
+    row = permutations * np.dtype(np.uint16).itemsize
+    values = np.fromfile(
+        folder / f"{key}.signatures", np.uint16, documents * permutations, offset=first * row
+    )
+    return values.reshape(documents, permutations)

@@ -21,7 +21,13 @@ from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.shards.deduplicate_and_split import LanguageSections, Selection, ShardPlan, select
+from mmbert_prep.shards.deduplicate_and_split import (
+    LanguageSections,
+    Selection,
+    ShardPlan,
+    near_duplicates_of,
+    select,
+)
 from mmbert_prep.shards.earlier_sources import EarlierSource, find_in_earlier_sources
 from mmbert_prep.shards.intermediate import LanguageCounts, Section, read_unit_report
 from mmbert_prep.shards.merge import StagedLanguage, finish_language, is_published, write_shard
@@ -247,6 +253,7 @@ class LanguageMerger:
             documents_read=self._languages.counts[language].read,
             rejected=self._rejected(language, selection),
             duplicates_of=selection.duplicates_of,
+            near_duplicates=near_duplicates_of(self._settings),
         )
         finish_language(staged, self._description, self._settings.contexts)
 

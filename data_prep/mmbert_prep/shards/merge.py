@@ -23,6 +23,7 @@ from mmbert.data.shards.indexed_dataset import (
 from mmbert.data.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
+    NearDuplicates,
     PiecesEntry,
     Shard,
     Split,
@@ -102,6 +103,7 @@ class StagedLanguage:
     documents_read: int
     rejected: dict[RejectReason, int]
     duplicates_of: dict[str, int]
+    near_duplicates: NearDuplicates | None = None
 
     def shards_of(self, split: str) -> list[Shard]:
         """Return the shards of a split."""
@@ -165,6 +167,7 @@ def _manifest(
         documents_read=staged.documents_read,
         rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
         duplicates_of=staged.duplicates_of,
+        near_duplicates=staged.near_duplicates,
     )
 
 

@@ -54,7 +54,8 @@ def verify_source(
 
     For each language: checksums match; every stored document decodes to a document of the source;
     every kept document of the source is stored exactly once (or as often as it occurs, if
-    duplicates were kept), in the split given by its hash; the counts of the manifest add up to the
+    duplicates were kept), in the split given by its hash; no more are missing than were dropped as
+    near-duplicates; the counts of the manifest add up to the
     documents read. `advance` is called with the number of input bytes read. Takes about 100 bytes
     of memory per document. Raises UserError if the source is not finished or the input does not
     exist.
@@ -185,7 +186,9 @@ def _compare(
             check.add_error(f"a document is stored {count} times")
     if settings.maximum_tokens_per_language is None:
         missing = sum(1 for key in expected if key not in stored)
-        if missing > manifest.rejected.get(_ELSEWHERE, 0):
+        missing -= manifest.rejected.get(_ELSEWHERE, 0)
+        missing -= manifest.rejected.get(RejectReason.NEAR_DUPLICATE, 0)
+        if missing > 0:
             check.add_error(f"{missing} documents of the source are missing from the shards")
     kept = manifest.train.documents + manifest.heldout.documents
     if manifest.documents_read != kept + sum(manifest.rejected.values()):

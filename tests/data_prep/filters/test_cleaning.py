@@ -45,7 +45,8 @@ def test_reasons_are_keys_of_manifests() -> None:
     """Manifests, summaries and reports contain these names."""
     damage = {"broken_json", "broken_row", "damaged_file", "invalid_tokens", "invalid_utf8"}
     damage |= {"missing_language", "missing_text", "too_long"}
-    unwanted = {"contaminated", "duplicate", "empty", "no_tokens", "over_token_cap", "too_short"}
+    unwanted = {"contaminated", "duplicate", "empty", "near_duplicate", "no_tokens"}
+    unwanted |= {"over_token_cap", "too_short"}
     unwanted |= {"duplicate_of_source", "not_selected", "not_selected_null"}
     assert {reason.value for reason in RejectReason if reason.damage} == damage
     assert {reason.value for reason in RejectReason if not reason.damage} == unwanted

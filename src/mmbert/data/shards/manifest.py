@@ -79,6 +79,22 @@ class TrainSplit(Split):
     pieces: dict[int, PiecesEntry] = Field(default_factory=dict)
 
 
+class NearDuplicates(_Frozen):
+    """How near-duplicates of a language were found: by MinHash signatures."""
+
+    threshold: Annotated[float, Field(ge=0.5, le=1)]
+    """Jaccard similarity of two documents' shingles, from which on they are near-duplicates."""
+    permutations: Count
+    """Values of a signature."""
+    bands: Count
+    rows: Count
+    """Documents whose signatures agree in one of `bands` groups of `rows` values are compared."""
+    matches: Count
+    """The later of two is dropped if their signatures agree in so many values."""
+    shingles: str
+    algorithm: str
+
+
 class Manifest(_Frozen):
     """Description of one language of one source, available without opening its shards."""
 
@@ -94,6 +110,7 @@ class Manifest(_Frozen):
     rejected: dict[str, Count]
     duplicates_of: dict[str, Count] = {}
     """Earlier source of the same call -> documents that were dropped because it has them."""
+    near_duplicates: NearDuplicates | None = None
 
     @model_validator(mode="after")
     def _file_sizes_agree(self) -> Manifest:
@@ -110,7 +127,7 @@ class Manifest(_Frozen):
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically, which makes the language visible."""
     # Without an empty newer field: equal runs of all versions write equal bytes.
-    exclude = set() if manifest.duplicates_of else {"duplicates_of"}
+    exclude = {name for name in ("duplicates_of", "near_duplicates") if not getattr(manifest, name)}
     write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json", exclude=exclude))
 
 
