@@ -8,7 +8,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess decay test test-fast test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess decay test test-fast test-without-linux test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -67,6 +67,10 @@ test: setup ## Run the test suite; needs no GPU, Slurm or system MPI: [TESTS=…
 
 test-fast: setup ## Run the tests that start no process, in about two minutes
 	@$(BIN)/python -m pytest -p tests.support.without_processes -n 2 -r fE
+
+test-without-linux: setup ## Run the tests of all but training without what other systems than Linux lack
+	@PYTHONPATH=tests/support/without_linux $(BIN)/python -m pytest -n 2 --dist worksteal tests/data_prep tests/data/shards \
+	  tests/recipe tests/planner tests/report tests/evaluation tests/hub tests/merging tests/cli tests/test_without_linux.py
 
 test-long: setup ## Run the slow tests: fault injection, fuzzing
 	@$(BIN)/python -m pytest -m long

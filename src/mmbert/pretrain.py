@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mmbert.errors import EXIT_USER_ERROR, UserError
+from mmbert.waiting_threads import sleep_while_waiting
 
 EXAMPLES = """
 Examples:
@@ -85,6 +86,7 @@ def pretrain(
 
 def main() -> None:
     """Run the command line; exits with the status of the run."""
+    sleep_while_waiting()
     app()
 
 

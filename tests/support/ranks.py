@@ -16,6 +16,8 @@ from multiprocessing.queues import Queue
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from tests.support.environment import ON_A_CPU
 
 # Modules that every rank would otherwise import itself: for an engine, for the whole job, and for
@@ -36,6 +38,8 @@ PRELOADED = [
 def rank_server() -> ForkServerContext:
     """Start the server that ranks are forked from, with an environment for ranks on a CPU; this
     process keeps its own."""
+    if not hasattr(os, "fork"):  # removed by tests/support/without_linux
+        pytest.skip("starts ranks, which are forked")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with mock.patch.dict(os.environ, ON_A_CPU):

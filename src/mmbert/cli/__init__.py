@@ -25,6 +25,7 @@ from mmbert.cli import (
 )
 from mmbert.cli.app import app
 from mmbert.errors import EXIT_USER_ERROR, UserError
+from mmbert.waiting_threads import sleep_while_waiting
 
 __all__ = [
     "ablate_command",
@@ -41,6 +42,7 @@ __all__ = [
 
 def main() -> None:
     """Run the command line; a UserError is printed with its remedy and exits with status 2."""
+    sleep_while_waiting()
     try:
         app()
     except UserError as error:
