@@ -11,6 +11,7 @@ from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.imported_start import ImportedStart, find_imported_start
 from mmbert.checkpoint.store import list_checkpoints
 from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.sampling.recipe_warnings import corpus_warnings
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import ArgumentError, CheckpointError, RecipeError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
@@ -108,6 +109,7 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
+    warnings = (*corpus_warnings(recipe, plan, corpus), *warnings)
     return RunConfig(
         recipe, plan, corpus, encoder, folder, branch_step, resumes, imported, warnings
     )
