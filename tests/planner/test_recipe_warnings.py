@@ -17,7 +17,10 @@ from tests.support.job_processes import run_to_the_end
 from tests.support.json_lines import records
 from tests.support.small_run import options_for
 
-SLIPS = ("phases.pretrain.languages=[eng_Latn, swh_Latn]", "phases.pretrain.learning_rate.warmup=1M")
+SLIPS = (
+    "phases.pretrain.languages=[eng_Latn, swh_Latn]",
+    "phases.pretrain.learning_rate.warmup=1M",
+)
 MISSING = "phases.pretrain names swh_Latn, which no source holds; nearest: swa_Latn"
 WARM_UP = "phase pretrain ends during its learning-rate warm-up: warmup 1M, phase 10k"
 
@@ -60,7 +63,7 @@ def test_many_missing_languages_are_counted(inputs: Path) -> None:
 
 def test_a_phase_none_of_whose_languages_exist_is_an_error(inputs: Path, tmp_path: Path) -> None:
     options = options_for(inputs, tmp_path, "phases.pretrain.languages=[swh_Latn]")
-    with pytest.raises(SamplingError, match="selects none of the 5 .* names swh_Latn") as error:
+    with pytest.raises(SamplingError, match=r"none of the 5 .* names swh_Latn") as error:
         resolve_run_config(options, 1)
     assert "swa_Latn" in error.value.remedy
 
