@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.readers.discovery import discover, language_remedy
@@ -27,12 +28,17 @@ def list_input(settings: PrepSettings) -> None:
     for column in ("language", "files", "bytes on disk"):
         table.add_column(column, justify="left" if column == "language" else "right")
     for name, (files, size) in sorted(sizes.items(), key=lambda item: -item[1][1]):
-        table.add_row(name, f"{files:,}", f"{size:,}")
+        table.add_row(Text(name), f"{files:,}", f"{size:,}")
     console.print(table)
     for reason, names in ignored_files(found).items():
-        console.print(f"ignored, {reason}: {len(names)} ({', '.join(names[:5])})", soft_wrap=True)
+        console.print(
+            f"ignored, {reason}: {len(names)} ({', '.join(names[:5])})",
+            soft_wrap=True,
+            markup=False,
+        )
     if found.without_language:
         console.print(
             f"not read, without a language: {language_remedy(found.without_language)}",
             soft_wrap=True,
+            markup=False,
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbert.option_values import parse_existing, parse_file, parse_shards_output
 from mmbert.recipe import parse_quantity
 
 
@@ -23,7 +24,7 @@ def _quantity(*names: str, unit: str, help: str) -> Any:
 
 
 Input = Annotated[str, typer.Option(help="Folder, file, quoted pattern, or hf:DATASET.")]
-Output = Annotated[Path, typer.Option(help="Output folder.")]
+Output = Annotated[Path, typer.Option(parser=parse_shards_output, help="Output folder.")]
 Source = Annotated[
     str | None, typer.Option(help="Name of the source [default: from the recipe, or text].")
 ]
@@ -33,8 +34,9 @@ Recipe = Annotated[
 Tokenizer = Annotated[
     Path | None,
     typer.Option(
+        parser=parse_existing,
         help="SentencePiece model or Hugging Face folder [default: the one in the output "
-        "folder, else train one]."
+        "folder, else train one].",
     ),
 ]
 VocabularySize = Annotated[
@@ -86,7 +88,9 @@ Normalization = Annotated[
 ]
 Decontaminate = Annotated[
     list[Path] | None,
-    typer.Option(help="Drop documents that share an n-gram of words with this file."),
+    typer.Option(
+        parser=parse_file, help="Drop documents that share an n-gram of words with this file."
+    ),
 ]
 DecontaminateNgram = Annotated[int, typer.Option(help="Words per n-gram of --decontaminate.")]
 MaximumTokensPerLanguage = Annotated[

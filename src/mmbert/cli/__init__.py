@@ -12,8 +12,6 @@
 
 import sys
 
-from rich.console import Console
-
 from mmbert.cli import (
     ablate_command,
     decay_command,
@@ -24,7 +22,7 @@ from mmbert.cli import (
     report_command,
 )
 from mmbert.cli.app import app
-from mmbert.errors import EXIT_USER_ERROR, UserError
+from mmbert.command_line import run_application
 
 __all__ = [
     "ablate_command",
@@ -40,9 +38,5 @@ __all__ = [
 
 
 def main() -> None:
-    """Run the command line; a UserError is printed with its remedy and exits with status 2."""
-    try:
-        app()
-    except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        sys.exit(EXIT_USER_ERROR)
+    """Run the command line; an error that the user can fix exits with status 2."""
+    sys.exit(run_application(app))

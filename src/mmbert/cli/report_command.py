@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples
+from mmbert.option_values import parse_path
 
 
 @app.command(
@@ -16,9 +17,14 @@ from mmbert.cli.app import app, examples
 )
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Run folders, finished or under way.")
+        list[Path],
+        typer.Argument(
+            parser=parse_path, metavar="RUN", help="Run folders, finished or under way."
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(parser=parse_path, help="HTML file to write.")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Write a page with the losses, languages, speed, faults and recipe of one or several runs.
 
