@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from mmbert.command_line import run_application
+from mmbert.command_line.running import run_application
 from mmbert.errors import ArgumentError
 from mmbert.recipe import Recipe, describe_recipe, load_recipe
 from mmbert_prep import options

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmbert.errors import TextError, TokenizerError
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.readers.discovery import discover, language_remedy
 from mmbert_prep.settings import PrepSettings
@@ -15,6 +16,7 @@ from mmbert_prep.shards.summary import ignored_files
 def list_input(settings: PrepSettings) -> None:
     """Print the number and size of files per language, and the ignored files."""
     found = discover(settings)
+    _check_files(settings)
     plan = plan_work_units(found, settings)
     console = Console()
     sizes: dict[str, list[int]] = {}
@@ -42,3 +44,17 @@ def list_input(settings: PrepSettings) -> None:
             soft_wrap=True,
             markup=False,
         )
+
+
+def _check_files(settings: PrepSettings) -> None:
+    """Raise UserError if a file that the settings name does not exist."""
+    if settings.tokenizer is not None and not settings.tokenizer.exists():
+        raise TokenizerError(
+            f"{settings.tokenizer} does not exist",
+            remedy="give --tokenizer a SentencePiece model or a Hugging Face folder",
+        )
+    for path in settings.decontaminate:
+        if not path.is_file():
+            raise TextError(
+                f"{path} is not a file", remedy="give --decontaminate .txt, .tsv or .jsonl files"
+            )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.option_values import parse_existing, parse_file, parse_shards_output
+from mmbert.command_line.values import parse_path, parse_shards_output
 from mmbert.recipe import parse_quantity
 
 
@@ -34,7 +34,7 @@ Recipe = Annotated[
 Tokenizer = Annotated[
     Path | None,
     typer.Option(
-        parser=parse_existing,
+        parser=parse_path,
         help="SentencePiece model or Hugging Face folder [default: the one in the output "
         "folder, else train one].",
     ),
@@ -89,7 +89,7 @@ Normalization = Annotated[
 Decontaminate = Annotated[
     list[Path] | None,
     typer.Option(
-        parser=parse_file, help="Drop documents that share an n-gram of words with this file."
+        parser=parse_path, help="Drop documents that share an n-gram of words with this file."
     ),
 ]
 DecontaminateNgram = Annotated[int, typer.Option(help="Words per n-gram of --decontaminate.")]

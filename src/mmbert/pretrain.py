@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mmbert.command_line import run_application
+from mmbert.command_line.running import run_application
+from mmbert.command_line.values import parse_output_folder, parse_path
 from mmbert.errors import UserError
-from mmbert.option_values import parse_output_folder, parse_path
 
 EXAMPLES = """
 Examples:

@@ -22,7 +22,7 @@ from mmbert.cli import (
     report_command,
 )
 from mmbert.cli.app import app
-from mmbert.command_line import run_application
+from mmbert.command_line.running import run_application
 
 __all__ = [
     "ablate_command",

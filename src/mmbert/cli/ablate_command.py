@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
-from mmbert.option_values import number, parse_output_folder, parse_path
+from mmbert.command_line.values import number, parse_output_folder, parse_path
 
 
 @app.command(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
-from mmbert.errors import ArgumentError, TextError
-from mmbert.option_values import (
+from mmbert.command_line.values import (
     MOST_DOCUMENTS,
     MOST_GPUS,
     parse_output_folder,
     parse_path,
-    parse_tokens,
+    tokens_from,
 )
+from mmbert.errors import ArgumentError, TextError
 
 if TYPE_CHECKING:
     from mmbert.decay.request import DecayRequest
@@ -90,7 +90,7 @@ def decay(
     tokens: Annotated[
         int | None,
         typer.Option(
-            parser=parse_tokens,
+            parser=tokens_from(1),
             metavar="TOKENS",
             help="Length of the training [default: the recipe's].",
         ),

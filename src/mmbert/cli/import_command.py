@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples, refuse_given
-from mmbert.option_values import LONGEST_CONTEXT, parse_path, parse_tokens
+from mmbert.command_line.values import LONGEST_CONTEXT, parse_path, tokens_from
 
 
 class Initialization(StrEnum):
@@ -62,7 +62,7 @@ def import_(
     tokens: Annotated[
         int | None,
         typer.Option(
-            parser=parse_tokens,
+            parser=tokens_from(0),
             metavar="TOKENS",
             help="Composer: tokens of that phase so far (600B); default: the file's.",
         ),

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples, refuse_given
+from mmbert.command_line.values import MOST_GPUS, number, parse_path
 from mmbert.errors import ArgumentError
-from mmbert.option_values import MOST_GPUS, number, parse_path
 
 
 @app.command(epilog=examples("mmbert doctor"))

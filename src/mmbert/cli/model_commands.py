@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples, refuse_given
+from mmbert.command_line.values import LONGEST_CONTEXT, MOST_DOCUMENTS, number, parse_path
 from mmbert.errors import ArgumentError, CheckpointError
-from mmbert.option_values import LONGEST_CONTEXT, MOST_DOCUMENTS, number, parse_path
 
 
 class Dtype(StrEnum):

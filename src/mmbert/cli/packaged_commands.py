@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples
+from mmbert.command_line.values import parse_path
 from mmbert.errors import OutputError, RecipeError
-from mmbert.option_values import parse_path
 
 
 @app.command(epilog=examples("mmbert recipes", "mmbert recipes mmbert-base > my-recipe.yaml"))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples
-from mmbert.option_values import parse_path
+from mmbert.command_line.values import parse_path
 
 
 @app.command(

@@ -31,7 +31,9 @@ def parse_path(value: str | Path) -> Path:
 def parse_output_folder(value: str | Path) -> Path:
     """Return the path of a folder that exists or can be made: nothing on the way is a file."""
     path = parse_path(value)
-    nearest = next(one for one in (path.absolute(), *path.absolute().parents) if _exists(one))
+    nearest = next(
+        one for one in (path.absolute(), *path.absolute().parents) if os.path.lexists(one)
+    )
     if not nearest.is_dir():
         raise typer.BadParameter(f"{nearest} is not a folder")
     if (path / "config.json").is_file():
@@ -47,38 +49,19 @@ def parse_shards_output(value: str | Path) -> Path:
     return path
 
 
-def parse_existing(value: str | Path) -> Path:
-    """Return the path of a file or folder that exists."""
-    path = parse_path(value)
-    if not _exists(path):
-        raise typer.BadParameter(f"{path} does not exist")
-    return path
+def tokens_from(minimum: int) -> Callable[[str | int], int]:
+    """Return a parser of numbers of tokens such as 600B."""
 
+    def parse(value: str | int) -> int:
+        try:
+            found = parse_quantity(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        if not minimum <= found <= LARGEST_QUANTITY:
+            raise typer.BadParameter(f"{value} is not a number of tokens from {minimum}")
+        return found
 
-def parse_file(value: str | Path) -> Path:
-    """Return the path of a file that exists."""
-    path = parse_existing(value)
-    if not path.is_file():
-        raise typer.BadParameter(f"{path} is not a file")
-    return path
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return os.path.lexists(path)
-    except ValueError as error:  # a path with a NUL character
-        raise typer.BadParameter(f"{str(path)!r} is not a path") from error
-
-
-def parse_tokens(value: str | int) -> int:
-    """Return a number of tokens such as 600B, above zero."""
-    try:
-        tokens = parse_quantity(value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    if not 0 < tokens <= LARGEST_QUANTITY:
-        raise typer.BadParameter(f"{value} is not a number of tokens above 0")
-    return tokens
+    return parse
 
 
 def number(
