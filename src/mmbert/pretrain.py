@@ -56,7 +56,7 @@ def pretrain(
         bool, typer.Option("--dry-run", help="Print the resolved recipe and plan, and exit.")
     ] = False,
     local_rank: Annotated[
-        int | None, typer.Option("--local_rank", "--local-rank", hidden=True, min=0)
+        int | None, typer.Option("--local_rank", "--local-rank", hidden=True, min=0, max=65535)
     ] = None,
 ) -> None:
     # Imported here: `--help` should not wait for torch.

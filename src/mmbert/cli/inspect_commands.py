@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples, refuse_given
-from mmbert.command_line.values import MOST_GPUS, number, parse_path
+from mmbert.command_line.values import MOST_GPUS, MOST_INDEXED, number, parse_path
 from mmbert.errors import ArgumentError
 
 
@@ -101,7 +101,8 @@ def inspect(
         str | None, typer.Option(help="Print a document of this language (or source/language).")
     ] = None,
     document: Annotated[
-        int | None, typer.Option(help="Index of the document to print [default: 0].", min=0)
+        int | None,
+        typer.Option(help="Index of the document to print [default: 0].", min=0, max=MOST_INDEXED),
     ] = None,
     held_out: Annotated[
         bool, typer.Option(help="Take the document from the held-out split.")
@@ -127,7 +128,10 @@ def inspect(
         ),
     ] = None,
     step: Annotated[
-        int | None, typer.Option(help="Print the documents of this training step of a run.", min=0)
+        int | None,
+        typer.Option(
+            help="Print the documents of this training step of a run.", min=0, max=MOST_INDEXED
+        ),
     ] = None,
     data: Annotated[
         Path | None,

@@ -2,4 +2,5 @@
 
 - `running`: one message and status 2 for every error that a user can fix.
 - `values`: parsers of paths and numbers.
+- `environment`: numbers in the variables of launchers.
 """

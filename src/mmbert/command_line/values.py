@@ -17,6 +17,8 @@ from mmbert.recipe.quantities import LARGEST_QUANTITY, parse_quantity
 MOST_GPUS = 1_000_000
 MOST_DOCUMENTS = 1_000_000
 """Documents of a language in a measurement."""
+MOST_INDEXED = 10**12
+"""Largest index of a document or a step."""
 LONGEST_CONTEXT = 1 << 20
 """Tokens of a document; far above any model."""
 

@@ -13,7 +13,8 @@ from mmbert.checkpoint.store import list_checkpoints
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.recipe_warnings import corpus_warnings
 from mmbert.data.shards.corpus import Corpus, open_corpus
-from mmbert.errors import ArgumentError, CheckpointError, RecipeError
+from mmbert.data.shards.manifest import MANIFEST_NAME
+from mmbert.errors import ArgumentError, CheckpointError, OutputError, RecipeError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
@@ -91,6 +92,7 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
     check_data_ranks(recipe.batch, recipe.parallel, world_size)
     corpus = open_corpus(options.data)
+    _check_run_folder(options.output)
     folder, imported = options.run_folder, None
     saved = list_checkpoints(folder / "checkpoints")
     if not saved and branch_step is not None:
@@ -113,6 +115,14 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     return RunConfig(
         recipe, plan, corpus, encoder, folder, branch_step, resumes, imported, warnings
     )
+
+
+def _check_run_folder(folder: Path) -> None:
+    """Refuse a folder of shards as run folder: both keep a tokenizer there."""
+    if next(folder.glob(f"*/*/{MANIFEST_NAME}"), None) is not None:
+        raise OutputError(
+            f"{folder} holds shards, not a run", remedy="give --output a folder of its own"
+        )
 
 
 def _saved_encoder(recipe: Recipe, corpus: Corpus, checkpoints: list[Path]) -> EncoderConfig:
