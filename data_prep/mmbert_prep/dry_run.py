@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +13,7 @@ from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.readers.discovery import discover, language_remedy
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.summary import ignored_files
+from mmbert_prep.tokenization.model_proto import parse_model
 
 
 def list_input(settings: PrepSettings) -> None:
@@ -48,9 +51,10 @@ def list_input(settings: PrepSettings) -> None:
 
 def _check_files(settings: PrepSettings) -> None:
     """Raise UserError if a file that the settings name does not exist."""
-    if settings.tokenizer is not None and not settings.tokenizer.exists():
+    tokenizer = settings.tokenizer
+    if tokenizer is not None and not _may_be_tokenizer(tokenizer):
         raise TokenizerError(
-            f"{settings.tokenizer} does not exist",
+            f"{tokenizer} is not a tokenizer",
             remedy="give --tokenizer a SentencePiece model or a Hugging Face folder",
         )
     for path in settings.decontaminate:
@@ -58,3 +62,12 @@ def _check_files(settings: PrepSettings) -> None:
             raise TextError(
                 f"{path} is not a file", remedy="give --decontaminate .txt, .tsv or .jsonl files"
             )
+
+
+def _may_be_tokenizer(path: Path) -> bool:
+    if path.is_dir():
+        return any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    try:
+        return bool(parse_model(path.read_bytes()).pieces)
+    except (OSError, ValueError):
+        return False

@@ -88,16 +88,21 @@ class Parameter:
 
 
 @functools.cache
-def commands() -> dict[str, tuple[Parameter, ...]]:
-    """Return the parameters of every command of the Typer programs, by its name in CALLS."""
+def registered() -> dict[str, Callable[..., Any]]:
+    """Return the function of every command of the Typer programs, by its name in CALLS."""
     found = {}
     for program, module in PROGRAMS.items():
-        registered = importlib.import_module(module).app.registered_commands
-        for command in registered:
+        infos = importlib.import_module(module).app.registered_commands
+        for command in infos:
             name = command.name or command.callback.__name__.rstrip("_").replace("_", "-")
-            parameters = tuple(_parameters(command.callback))
-            found[program if len(registered) == 1 else f"{program} {name}"] = parameters
+            found[program if len(infos) == 1 else f"{program} {name}"] = command.callback
     return found
+
+
+@functools.cache
+def commands() -> dict[str, tuple[Parameter, ...]]:
+    """Return the parameters of every command, by its name in CALLS."""
+    return {name: tuple(_parameters(callback)) for name, callback in registered().items()}
 
 
 def _parameters(callback: Callable[..., Any]) -> Iterator[Parameter]:

@@ -34,7 +34,7 @@ def ablate(
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(help="Runs per ablation; seeds count up from the recipe's.", min=1, max=1000),
+        typer.Option(help="Runs per ablation; seeds count up from the recipe's.", min=1, max=100),
     ] = 3,
     only: Annotated[
         list[str] | None,

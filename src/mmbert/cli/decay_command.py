@@ -13,6 +13,7 @@ from mmbert.command_line.values import (
     MOST_GPUS,
     parse_output_folder,
     parse_path,
+    parse_text,
     tokens_from,
 )
 from mmbert.errors import ArgumentError, TextError
@@ -49,9 +50,15 @@ class StageName(StrEnum):
 )
 def decay(
     model: Annotated[
-        str, typer.Argument(help="Model to adapt: Hugging Face folder or NAME@REVISION.")
+        str,
+        typer.Argument(
+            parser=parse_text, help="Model to adapt: Hugging Face folder or NAME@REVISION."
+        ),
     ],
-    input: Annotated[str, typer.Option(help="Text of your languages, as for the preprocessing.")],
+    input: Annotated[
+        str,
+        typer.Option(parser=parse_text, help="Text of your languages, as for the preprocessing."),
+    ],
     output: Annotated[
         Path, typer.Option(parser=parse_output_folder, help="Folder for everything that is made.")
     ],
@@ -60,7 +67,10 @@ def decay(
     ] = None,
     old: Annotated[
         str | None,
-        typer.Option(help="Sample of the languages to keep: text, or published MDS shards."),
+        typer.Option(
+            parser=parse_text,
+            help="Sample of the languages to keep: text, or published MDS shards.",
+        ),
     ] = None,
     without_old: Annotated[
         bool,
@@ -74,7 +84,9 @@ def decay(
     ] = None,
     onto: Annotated[
         str | None,
-        typer.Option(help="With --state: model to merge the result with [default: MODEL]."),
+        typer.Option(
+            parser=parse_text, help="With --state: model to merge the result with [default: MODEL]."
+        ),
     ] = None,
     merge: Annotated[
         str | None,
@@ -85,7 +97,9 @@ def decay(
     ] = None,
     languages: Annotated[
         str | None,
-        typer.Option(help="Languages of --input to train on, with commas [default: all]."),
+        typer.Option(
+            parser=parse_text, help="Languages of --input to train on, with commas [default: all]."
+        ),
     ] = None,
     tokens: Annotated[
         int | None,
@@ -150,9 +164,6 @@ def decay(
     from mmbert.launching import RunIncompleteError, launcher_command, split_words
 
     _check_old(old, without_old)
-    for name, text in (("MODEL", model), ("--input", input), ("--old", old), ("--onto", onto)):
-        if text is not None and not text.strip():
-            raise ArgumentError(f"{name} is empty", remedy="is a variable of the shell unset?")
     find_gpu(gpu)
     if state is not None and not state.is_file():
         raise ArgumentError(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples, refuse_given
-from mmbert.command_line.values import MOST_GPUS, MOST_INDEXED, number, parse_path
+from mmbert.command_line.values import MOST_GPUS, MOST_INDEXED, number, parse_path, parse_text
 from mmbert.errors import ArgumentError
 
 
@@ -98,7 +98,10 @@ def inspect(
         Path, typer.Argument(parser=parse_path, help="Folder of shards, run, or checkpoint.")
     ],
     language: Annotated[
-        str | None, typer.Option(help="Print a document of this language (or source/language).")
+        str | None,
+        typer.Option(
+            parser=parse_text, help="Print a document of this language (or source/language)."
+        ),
     ] = None,
     document: Annotated[
         int | None,
@@ -124,7 +127,9 @@ def inspect(
     source_text: Annotated[
         str | None,
         typer.Option(
-            "--input", help="With --verify: compare all decoded shards with this source text."
+            "--input",
+            parser=parse_text,
+            help="With --verify: compare all decoded shards with this source text.",
         ),
     ] = None,
     step: Annotated[

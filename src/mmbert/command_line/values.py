@@ -30,6 +30,17 @@ def parse_path(value: str | Path) -> Path:
     return Path(value)
 
 
+def parse_text(value: str) -> str:
+    """Return text that is neither blank nor, as a path may be, undecodable."""
+    if not value.strip():
+        raise typer.BadParameter("it is empty; is a variable of the shell unset?")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter(f"{value!r} is not UTF-8; rename the file or folder") from error
+    return value
+
+
 def parse_output_folder(value: str | Path) -> Path:
     """Return the path of a folder that exists or can be made: nothing on the way is a file."""
     path = parse_path(value)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ class FastTokenizer:
     def encode(self, text: str) -> list[int]:
         """Encode `text` without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids, special tokens included; an id without a token gives no text."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def token(self, number: int) -> str:
+        """Return the token of an id."""
+        return self._tokens[number]
 
     def encode_bytes(self, content: bytes) -> list[int]:
         """Return ids with exactly the bytes of `content`, or else the tokenizer's encoding.
