@@ -228,12 +228,8 @@ def test_the_ends_of_a_merge(option: str, accepted: list[str], refused: list[str
 
 
 def _text_parameters() -> list[tuple[str, Parameter]]:
-    return [
-        (name, parameter)
-        for name, parameters in commands().items()
-        for parameter in parameters
-        if parameter.kind not in (*NUMBERS, bool, Path)
-    ]
+    kinds = {parameter.kind for parameters in commands().values() for parameter in parameters}
+    return _parameters(*kinds - {*NUMBERS, bool, Path})
 
 
 @pytest.mark.parametrize(("name", "parameter"), _text_parameters(), ids=_ids)
