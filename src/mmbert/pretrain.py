@@ -46,6 +46,10 @@ def pretrain(
     profile_steps: Annotated[
         int, typer.Option(help="Trace this many steps of rank 0 into OUTPUT/profile.", min=0)
     ] = 0,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Take the run folder from the process that writes it."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and plan, and exit.")
     ] = False,
@@ -59,7 +63,14 @@ def pretrain(
     from mmbert.training.run_config import RunOptions, print_plan, resolve_run_config
 
     options = RunOptions(
-        recipe, data, output, tuple(overrides or ()), variant, stop_after_phase, profile_steps
+        recipe,
+        data,
+        output,
+        tuple(overrides or ()),
+        variant,
+        stop_after_phase,
+        profile_steps,
+        take_over,
     )
     try:
         rank_info = rank_info_from_env(os.environ, local_rank)

@@ -24,6 +24,7 @@ from mmbert.checkpoint.staging import HostStaging
 from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.errors import CheckpointError, OutputError, ResumeError, UserError
 from mmbert.files import make_folder, sync_folder
+from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class CheckpointStore:
         asynchronous: bool = True,
         commit_timeout: float = 3600.0,
         alive: Callable[[], None] = lambda: None,
+        owner: Unowned | None = None,
     ) -> None:
         """Create the store.
 
@@ -55,11 +57,12 @@ class CheckpointStore:
             asynchronous: return from `save` after staging.
             commit_timeout: seconds that rank 0 waits for all ranks' files before a save fails.
             alive: callback invoked periodically while waiting for a slow disk.
+            owner: ownership of the run folder, which rank 0 checks before it changes anything.
         """
         self.root = root
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
-        self._alive = alive
+        self._alive, self._owner = alive, owner or Unowned()
         self._host_group = HostGroup.on_default_group()
         self._staging = HostStaging()
         self._writer: Writer | None = None
@@ -85,8 +88,12 @@ class CheckpointStore:
         begin = time.monotonic()
         self.wait()
         path = self.root / f"step-{state.step:08d}"
-        begun = self._begin(path) if self._host_group.is_rank_zero else None
-        number, partial = self._host_group.broadcast(begun)
+        begun = self._host_group.broadcast(
+            self._begin(path) if self._host_group.is_rank_zero else None
+        )
+        if isinstance(begun, UserError):
+            raise begun
+        number, partial = begun
         job = SaveJob(
             path=path,
             partial=self.root / partial,
@@ -106,7 +113,11 @@ class CheckpointStore:
         )
         fragment_specs = self._staging.stage(engine.fragments(), engine.device)
         self._writer = Writer(
-            job, self._staging, fragment_specs, after_commit=lambda: self.prune(state.step)
+            job,
+            self._staging,
+            fragment_specs,
+            after_commit=lambda: self.prune(state.step),
+            owner=self._owner,
         )
         self._writer.start()
         if not self._asynchronous:
@@ -131,6 +142,9 @@ class CheckpointStore:
         if failures:
             if self._host_group.is_rank_zero:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
+            for failure in failures:
+                if isinstance(failure, UserError):
+                    raise failure
             reason = next((failure for failure in failures if failure), "see the log")
             raise OutputError(
                 f"cannot write checkpoint {writer.job.path}: {reason}",
@@ -222,18 +236,29 @@ class CheckpointStore:
         return deleted
 
     def remove(self, path: Path) -> None:
-        """Delete a checkpoint. Call on one rank only."""
+        """Delete a checkpoint. Call on one rank only.
+
+        Raises:
+            OwnershipLostError: the run folder has another owner; the checkpoint stays.
+        """
         # Rename first, so that a half-deleted checkpoint is never mistaken for a checkpoint.
         trash = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
-        path.rename(trash)
-        sync_folder(self.root)
+        with self._owner.writing():
+            path.rename(trash)
+            sync_folder(self.root)
         shutil.rmtree(trash, ignore_errors=True)
 
-    def _begin(self, path: Path) -> tuple[int, str]:
+    def _begin(self, path: Path) -> tuple[int, str] | UserError:
         """Create the hidden folder of a save; return the save's number and the folder's name.
 
-        Removes leftovers of killed saves.
+        Removes leftovers of killed saves. Only the owner of the run folder saves: a process that it
+        was taken from cannot publish what is removed here. Returns the error if there is another
+        owner.
         """
+        try:
+            self._owner.check()
+        except UserError as lost:
+            return lost
         make_folder(self.root)
         for leftover in self.root.iterdir():
             if leftover.name.startswith(HIDDEN):

@@ -17,6 +17,7 @@ from mmbert.model.flops import MFU_FORMULA
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid, build_grid
 from mmbert.recipe import dump_recipe
@@ -41,12 +42,18 @@ from mmbert.training.trainer_parts.start_details import device_name, start_detai
 
 
 def build_trainer(
-    options: RunOptions, run: RunConfig, host_group: HostGroup, store: Any, device: torch.device
+    options: RunOptions,
+    run: RunConfig,
+    host_group: HostGroup,
+    store: Any,
+    device: torch.device,
+    owner: Unowned,
 ) -> Trainer:
     """Build all parts, resume from the newest valid checkpoint, and run the memory check.
 
     Args:
         store: key-value store of the watchdogs (see `open_store`).
+        owner: ownership of the run folder.
 
     Raises:
         UserError: the run folder belongs to another run, a checkpoint is damaged, or the device
@@ -66,7 +73,8 @@ def build_trainer(
         store=store,
         timeout_seconds=60 * recipe.guard.hang_minutes,
     )
-    ranks = Ranks(build_grid(tensor_parallel=recipe.parallel.tensor), host_group, watchdog)
+    grid = build_grid(tensor_parallel=recipe.parallel.tensor)
+    ranks = Ranks(grid, host_group, watchdog, owner)
     ranks.heartbeat(0, Activity.BUILD_MODEL)
     engine = Engine(_build_model(run, ranks.grid).to(device), recipe, ranks.grid, device)
     ranks.heartbeat(0, Activity.READ_VALIDATION_ROWS)
@@ -99,6 +107,8 @@ def build_trainer(
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
     _save_imported(trainer)
     _log_setup(trainer, hosts, peaks)
+    if owner.taken_from is not None:
+        metrics.loggers.message(f"took over the run folder: {owner.taken_from}")
     return trainer
 
 
@@ -138,6 +148,7 @@ def _build_checkpoints(run: RunConfig, ranks: Ranks) -> Checkpoints:
         keep_every=settings.keep_every,
         asynchronous=settings.asynchronous,
         alive=ranks.watchdog.keep_alive,
+        owner=ranks.owner,
     )
     return Checkpoints(store, settings, ranks)
 

@@ -6,7 +6,8 @@ All ranks call every method, because metrics are sums over ranks; rank 0 writes 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -57,7 +58,7 @@ class MetricsProcessor:
     ) -> None:
         self._run, self._ranks, self._engine = run, ranks, engine
         device, components = engine.device, len(run.table.names)
-        self.loggers = LoggerContainer(active=ranks.host_group.is_rank_zero)
+        self.loggers = LoggerContainer(active=ranks.host_group.is_rank_zero, owner=ranks.owner)
         self.results, self.validator = results, validator
         self.meter = LossMeter(components, device)
         self.interval = IntervalMetrics(
@@ -198,7 +199,8 @@ class MetricsProcessor:
 
     def profile_step(self) -> None:
         """Start, continue or write the profiler trace, if one was requested."""
-        self._log_trace(self._profiler.step())
+        if self._profiler.active:
+            self._profile(self._profiler.step)
 
     def write_results(self) -> None:
         """Write results.json on rank 0."""
@@ -207,13 +209,18 @@ class MetricsProcessor:
 
     def close(self) -> None:
         """Write an unfinished trace, close the loggers, stop timing collectives."""
-        self._log_trace(self._profiler.close())
+        self._profile(self._profiler.close)
         self.loggers.close()
         self._collective_timer.close()
 
-    def _log_trace(self, trace: object) -> None:
-        if trace is not None:
-            self.loggers.message(f"profiler trace: {trace}")
+    def _profile(self, action: Callable[[], Path | None]) -> None:
+        """Run an action of the profiler and log the trace that it writes."""
+
+        def profile() -> None:
+            if (trace := action()) is not None:
+                self.loggers.message(f"profiler trace: {trace}")
+
+        self.loggers.attempt(self._run.folder / "profile", profile)
 
     def _log_interval(self, at: StepPlan, interval: ClosedInterval) -> None:
         record = interval_record(
