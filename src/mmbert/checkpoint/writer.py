@@ -69,9 +69,9 @@ class Writer:
         staging: HostStaging,
         fragment_specs: tuple[FragmentSpec, ...],
         after_commit: Callable[[], Any],
-        owner: Unowned,
+        owner: Unowned | None = None,
     ) -> None:
-        self.job, self._owner = job, owner
+        self.job, self._owner = job, owner or Unowned()
         self._staging, self._fragment_specs, self._after_commit = (
             staging,
             fragment_specs,

@@ -128,6 +128,7 @@ def decay(
     )
     from mmbert.decay.stages import Settings, decay_stages, run_stages, show_result
     from mmbert.launching import RunIncompleteError, launcher_command
+    from mmbert.ownership import take_folder
 
     _check_old(old, without_old)
     if state is not None and not state.is_file():
@@ -167,9 +168,10 @@ def decay(
         return
     if not folder.shards.exists():
         _check_languages_of_paths(request)
-    begin(folder, request)
     try:
-        run_stages(stages, None if until is None else until.value, console)
+        with take_folder(folder.path, what="the decay") as owner:
+            begin(folder, request)
+            run_stages(stages, None if until is None else until.value, console, owner)
     except RunIncompleteError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.status) from error

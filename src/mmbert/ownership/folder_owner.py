@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from mmbert.errors import OutputError
 from mmbert.files import explained_write_errors, make_folder
@@ -67,6 +68,14 @@ class Unowned:
 
     def release(self) -> None:
         """Remove the owner file, if it is still this process's."""
+
+    def __enter__(self) -> Self:
+        """Own the folder in a `with` block."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Release the folder."""
+        self.release()
 
 
 class FolderOwner(Unowned):
