@@ -120,6 +120,7 @@ def decay(
         DecayRequest,
         absolute,
         begin,
+        check_folder,
         check_same,
         parse_merge,
         recipe_checksum,
@@ -168,6 +169,7 @@ def decay(
         return
     if not folder.shards.exists():
         _check_languages_of_paths(request)
+    check_folder(folder, request)  # before a file of the owner is laid into it
     try:
         with take_folder(folder.path, what="the decay") as owner:
             begin(folder, request)

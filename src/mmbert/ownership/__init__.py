@@ -6,7 +6,6 @@
 """
 
 from mmbert.ownership.folder_owner import (
-    OWNER_NAME,
     FolderOwner,
     Lease,
     OwnershipLostError,
@@ -14,6 +13,7 @@ from mmbert.ownership.folder_owner import (
     take_folder,
 )
 from mmbert.ownership.identity import Identity, this_process
+from mmbert.ownership.owner_file import OWNER_NAME, is_owner_file
 
 __all__ = [
     "OWNER_NAME",
@@ -22,6 +22,7 @@ __all__ = [
     "Lease",
     "OwnershipLostError",
     "Unowned",
+    "is_owner_file",
     "take_folder",
     "this_process",
 ]

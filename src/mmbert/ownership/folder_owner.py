@@ -18,6 +18,7 @@ from mmbert.errors import OutputError
 from mmbert.files import explained_write_errors, make_folder
 from mmbert.ownership.identity import Identity, this_process
 from mmbert.ownership.owner_file import (
+    OWNER_NAME,
     OwnerFile,
     create,
     draft_of,
@@ -25,8 +26,6 @@ from mmbert.ownership.owner_file import (
     now_in,
     read_owner_file,
 )
-
-OWNER_NAME = "owner.json"
 
 
 @dataclass(frozen=True)

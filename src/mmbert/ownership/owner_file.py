@@ -15,8 +15,17 @@ from pydantic import ValidationError
 from mmbert.ownership.identity import Identity
 
 _GUARD_SECONDS = 2.0
+_CLOCK = ".owner-clock-"
 # Errors of a file system without hard links, or without locks.
 _UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.ENOLCK)
+
+
+OWNER_NAME = "owner.json"
+
+
+def is_owner_file(path: Path) -> bool:
+    """Return whether a file belongs to the ownership of its folder, not to its contents."""
+    return path.name == OWNER_NAME or path.name.startswith((f".{OWNER_NAME}", _CLOCK))
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ def read_owner_file(path: Path) -> OwnerFile | None:
 
 def now_in(folder: Path) -> float:
     """Return the time by the clock of the folder's file system: that of a file written now."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".owner-clock-") as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=_CLOCK) as file:
         file.write(b"now")
         file.flush()
         os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
 from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.mixture_weights import component_sizes
+from mmbert.data.shards.file_sizes import check_file_sizes
 from mmbert.errors import CheckpointError
 from mmbert.model.flops import MFU_FORMULA
 from mmbert.model.initial_weights import load_initial_weights
@@ -60,11 +61,7 @@ def build_trainer(
             runs out of memory.
     """
     recipe = run.recipe
-    host_group.raise_on_all_ranks(
-        (lambda: set_up_run_folder(run.folder, recipe, run.corpus, resumes=run.resumes))
-        if host_group.is_rank_zero
-        else None
-    )
+    host_group.raise_on_all_ranks(lambda: _check_and_set_up(run, host_group))
     stop = StopRequest(run.folder)
     watchdog = Watchdog(
         rank=host_group.rank,
@@ -110,6 +107,14 @@ def build_trainer(
     if owner.taken_from is not None:
         metrics.loggers.message(f"took over the run folder: {owner.taken_from}")
     return trainer
+
+
+def _check_and_set_up(run: RunConfig, host_group: HostGroup) -> None:
+    """Compare this rank's share of the shard files with their manifests; set up the run folder."""
+    sources = {source.folder for source in run.recipe.data.sources}
+    check_file_sizes(run.corpus, sources, rank=host_group.rank, ranks=host_group.world_size)
+    if host_group.is_rank_zero:
+        set_up_run_folder(run.folder, run.recipe, run.corpus, resumes=run.resumes)
 
 
 def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
@@ -163,12 +168,15 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
     run = trainer.run
     newest = trainer.checkpoints.store.latest_valid()
     if newest is not None:
-        check_same_run(run.recipe, Index.read(newest).state, newest)
+        state = Index.read(newest).state
+        check_same_run(run.recipe, state, newest)
+        trainer.data.check(state)
         trainer.load(newest)
         return f"continuing from {newest} at step {trainer.step} of {run.plan.steps}"
     if run.branch_step is not None:
         path = _branch_checkpoint(options, run.branch_step)
         trainer.verify_checkpoint(path)
+        trainer.data.check(Index.read(path).state)
         trainer.load(path)
         return f"variant {options.variant} branches from {path}"
     if run.imported is not None:
@@ -207,7 +215,7 @@ def _open_loggers(trainer: Trainer, start: str, hosts: list[str]) -> None:
         device=trainer.engine.device,
     )
     loggers.event("start", trainer.step, start, **details)
-    for warning in run.warnings:
+    for warning in (*run.warnings, *trainer.data.warnings):
         loggers.event("warning", trainer.step, f"warning: {warning}")
     loggers.text("about/recipe", f"```yaml\n{dump_recipe(run.recipe)}```")
     loggers.text("about/mfu", MFU_FORMULA)
