@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -95,16 +96,34 @@ def exclusive(path: Path) -> Iterator[None]:
     Without the lock, the later of two that take a folder at one moment gets it, and the check
     before a write stops the other.
     """
-    with path.with_name(f".{path.name}.guard").open("a") as guard:
-        deadline = time.monotonic() + _GUARD_SECONDS
+    guard, deadline = path.with_name(f".{path.name}.guard"), time.monotonic() + _GUARD_SECONDS
+    with contextlib.ExitStack() as stack:
         while time.monotonic() < deadline:
-            try:
-                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.02)
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    raise
-                break
+            with contextlib.ExitStack() as attempt:
+                file = attempt.enter_context(guard.open("a"))
+                if _lock(file) and _is_at(file, guard):
+                    # Removed before it is unlocked: whoever waits for it finds that and opens anew.
+                    attempt.callback(guard.unlink, missing_ok=True)
+                    stack.push(attempt.pop_all())
+                    break
+            time.sleep(0.02)
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file; return whether that succeeded, or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -111,8 +111,9 @@ def build_trainer(
 
 def _check_and_set_up(run: RunConfig, host_group: HostGroup) -> None:
     """Compare this rank's share of the shard files with their manifests; set up the run folder."""
-    sources = {source.folder for source in run.recipe.data.sources}
-    check_file_sizes(run.corpus, sources, rank=host_group.rank, ranks=host_group.world_size)
+    recipe, rank, ranks = run.recipe, host_group.rank, host_group.world_size
+    sources = {source.folder for source in recipe.data.sources}
+    check_file_sizes(run.corpus, sources, recipe.longest_context, rank=rank, ranks=ranks)
     if host_group.is_rank_zero:
         set_up_run_folder(run.folder, run.recipe, run.corpus, resumes=run.resumes)
 
