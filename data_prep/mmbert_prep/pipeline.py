@@ -10,7 +10,7 @@ from rich.console import Console
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import PackageError, ResumeError, TextError
 from mmbert.files import explained_write_errors, make_folder, write_json
-from mmbert_prep.executor.lock import output_lock
+from mmbert_prep.executor.lock import lock_witness, output_lock
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.storage import read_json
@@ -44,9 +44,11 @@ def preprocess(group: WorkerGroup, settings: PrepSettings) -> Summary | None:
         stack.enter_context(explained_write_errors(settings.output))
         if group.rank == 0:
             make_folder(run.workspace.lock.parent)
-            stack.enter_context(output_lock(run.workspace.lock))
+            run.stages.owner = stack.enter_context(output_lock(run.workspace.lock))
             run.plan_work()
         group.barrier()
+        if group.rank:
+            run.stages.owner = lock_witness(run.workspace.lock)
         return run.run()
 
 
@@ -148,6 +150,7 @@ class _Pipeline:
             ignored_files=self.ignored,
             folders_without_language=self.without_language,
         )
+        self.stages.owner.check()
         write_json(self.workspace.summary, summary.stored())
         self.group.barrier()
         self.workspace.remove()

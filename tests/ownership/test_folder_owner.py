@@ -59,9 +59,11 @@ def slurm(job: str, restart: str | None, cluster: str = "c") -> dict[str, str]:
 
 def test_the_second_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with take_folder(run, what="the run", force="--take-over", me=this_process(slurm("12", "3"))):
+    with take_folder(
+        run, what=f"the run {run}", force="--take-over", me=this_process(slurm("12", "3"))
+    ):
         with pytest.raises(OutputError) as refused:
-            take_folder(run, what="the run", force="--take-over")
+            take_folder(run, what=f"the run {run}", force="--take-over")
         first = f"the run {run} is being written by process {os.getpid()} on {socket.gethostname()}"
         assert refused.value.message.startswith(first)
         assert "since 20" in refused.value.message

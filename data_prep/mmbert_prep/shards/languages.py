@@ -172,4 +172,5 @@ class LanguageMerger:
             documents_read=counts.read,
             rejected=rejected,
         )
+        self._stages.owner.check()
         finish_language(staged, self._description, self._settings.contexts)

@@ -160,7 +160,7 @@ def _start_from_base_run(run: Run) -> None:
     source = run.base_run / "checkpoints" / f"step-{run.shared_steps:08d}"
     if not run.shared_steps or CheckpointStore(checkpoints).list() or not source.is_dir():
         return
-    with take_folder(run.folder, what="the run") as owner:
+    with take_folder(run.folder, what=f"the run {run.folder}") as owner:
         if CheckpointStore(checkpoints).list():  # saved by a run that has ended since
             return
         partial = checkpoints / f".partial-{source.name}"

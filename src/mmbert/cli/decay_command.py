@@ -171,7 +171,7 @@ def decay(
         _check_languages_of_paths(request)
     check_folder(folder, request)  # before a file of the owner is laid into it
     try:
-        with take_folder(folder.path, what="the decay") as owner:
+        with take_folder(folder.path, what=f"the decay {folder.path}") as owner:
             begin(folder, request)
             run_stages(stages, None if until is None else until.value, console, owner)
     except RunIncompleteError as error:

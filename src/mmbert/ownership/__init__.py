@@ -9,6 +9,7 @@ from mmbert.ownership.folder_owner import (
     FolderOwner,
     Lease,
     OwnershipLostError,
+    OwnerWitness,
     Unowned,
     take_folder,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "FolderOwner",
     "Identity",
     "Lease",
+    "OwnerWitness",
     "OwnershipLostError",
     "Unowned",
     "is_owner_file",

@@ -8,6 +8,7 @@ finds that before its next write.
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,9 +111,7 @@ class FolderOwner(Unowned):
         """
         if self._lost is None:
             # A missing file was removed by the next owner at its end, or by the user.
-            now = read_owner_file(self._path)
-            if now is None or now.identity is None or now.identity.token != self._me.token:
-                self._lost = self._lost_error(now.identity if now else None)
+            self._lost = _loss(self._path, self._me.token, self._what)
         if self._lost is not None:
             raise self._lost
 
@@ -128,8 +127,8 @@ class FolderOwner(Unowned):
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(OwnershipLostError, OSError), self.writing():
-            self._lost = self._lost_error(None)
             self._path.unlink()
+            self._lost = _loss(self._path, self._me.token, self._what)
         os.close(self._file)
 
     def _renew(self) -> None:
@@ -141,20 +140,47 @@ class FolderOwner(Unowned):
                     return
                 os.utime(self._file)
 
-    def _lost_error(self, other: Identity | None) -> OwnershipLostError:
-        by = f"was taken over by {other.describe()}" if other else f"lost its {self._path.name}"
-        return OwnershipLostError(
-            f"{self._what} {self._path.parent} {by}; this process ({self._me.pid} on "
-            f"{self._me.host}) has stopped writing to it",
-            remedy="do nothing if another start was meant to go on; otherwise run the same command "
-            "again once no process writes to the folder",
-        )
+
+class OwnerWitness(Unowned):
+    """Check for a process that works for the owner of a folder, in another process."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Take the present owner for this process's.
+
+        Args:
+            path: owner file.
+            what: the folder in messages.
+        """
+        held = read_owner_file(path)
+        self._path, self._what = path, what
+        self._token = held.identity.token if held and held.identity else ""
+
+    def check(self) -> None:
+        """Raise OwnershipLostError unless the owner is still the same."""
+        lost = _loss(self._path, self._token, self._what)
+        if lost is not None:
+            raise lost
+
+
+def _loss(path: Path, token: str, what: str) -> OwnershipLostError | None:
+    """Return the error for the owner with this token, unless the folder is still its."""
+    held = read_owner_file(path)
+    now = held.identity if held else None
+    if now is not None and now.token == token:
+        return None
+    by = f"was taken over by {now.describe()}" if now else f"lost its {path.name}"
+    return OwnershipLostError(
+        f"{what} {by}; this process ({os.getpid()} on {socket.gethostname()}) has stopped writing "
+        "to it",
+        remedy="do nothing if another start was meant to go on; otherwise run the same command "
+        "again once no process writes to the folder",
+    )
 
 
 def take_folder(
     folder: Path,
     *,
-    what: str = "the folder",
+    what: str | None = None,
     force: str | None = None,
     forced: bool = False,
     name: str = OWNER_NAME,
@@ -164,7 +190,7 @@ def take_folder(
     """Make this process the owner of `folder`, which is created if it is missing.
 
     Args:
-        what: name of the folder in messages.
+        what: the folder in messages (default: `the folder PATH`).
         force: option that takes the folder from a live owner, for messages.
         forced: whether it was given.
         name: name of the owner file in the folder.
@@ -176,7 +202,7 @@ def take_folder(
     """
     me = this_process() if me is None else me
     lease = DEFAULT_LEASE if lease is None else lease
-    path = folder / name
+    path, what = folder / name, what or f"the folder {folder}"
     try:
         make_folder(folder)
         with explained_write_errors(path), draft_of(path, me) as draft, exclusive(path):
@@ -187,7 +213,7 @@ def take_folder(
                     age = now_in(folder) - held.renewed
                     taken_from = _why_dead(held, me, age, lease, forced=forced)
                     if taken_from is None:
-                        raise _refusal(f"{what} {folder}", held, age, lease, force)
+                        raise _refusal(what, held, age, lease, force)
                 os.replace(draft, path)
             return FolderOwner(path, me, lease, what, taken_from)
     except OSError as error:

@@ -31,7 +31,8 @@ def owned_run_folder(
 
     def take() -> None:
         nonlocal owner
-        owner = take_folder(run_folder, what="the run", force="--take-over", forced=take_over)
+        what = f"the run {run_folder}"
+        owner = take_folder(run_folder, what=what, force="--take-over", forced=take_over)
 
     host_group.raise_on_all_ranks(take if host_group.is_rank_zero else None)
     try:
