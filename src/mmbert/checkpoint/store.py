@@ -21,8 +21,8 @@ from mmbert.checkpoint.engine_protocols import LoadableEngine, SavableEngine
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
 from mmbert.checkpoint.staging import HostStaging
-from mmbert.checkpoint.writer import SaveJob, Writer
-from mmbert.errors import CheckpointError, OutputError, ResumeError, UserError
+from mmbert.checkpoint.writer import SaveJob, Writer, save_error
+from mmbert.errors import CheckpointError, ResumeError, UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
@@ -113,11 +113,7 @@ class CheckpointStore:
         )
         fragment_specs = self._staging.stage(engine.fragments(), engine.device)
         self._writer = Writer(
-            job,
-            self._staging,
-            fragment_specs,
-            after_commit=lambda: self.prune(state.step),
-            owner=self._owner,
+            job, self._staging, fragment_specs, lambda: self.prune(state.step), self._owner
         )
         self._writer.start()
         if not self._asynchronous:
@@ -142,15 +138,7 @@ class CheckpointStore:
         if failures:
             if self._host_group.is_rank_zero:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
-            for failure in failures:
-                if isinstance(failure, UserError):
-                    raise failure
-            reason = next((failure for failure in failures if failure), "see the log")
-            raise OutputError(
-                f"cannot write checkpoint {writer.job.path}: {reason}",
-                remedy="free space (or raise the quota) or repair the disk, then run the same "
-                "command again: it resumes from the latest valid checkpoint",
-            )
+            raise save_error(writer.job.path, failures)
 
     def list(self) -> Paths:
         """Return committed checkpoints, oldest first, without verifying them."""
@@ -251,9 +239,8 @@ class CheckpointStore:
     def _begin(self, path: Path) -> tuple[int, str] | UserError:
         """Create the hidden folder of a save; return the save's number and the folder's name.
 
-        Removes leftovers of killed saves. Only the owner of the run folder saves: a process that it
-        was taken from cannot publish what is removed here. Returns the error if there is another
-        owner.
+        Removes leftovers of killed saves; an owner that the folder was taken from cannot publish
+        its own after that. Returns the error if there is another owner.
         """
         try:
             self._owner.check()

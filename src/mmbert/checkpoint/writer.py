@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from mmbert.checkpoint.format import (
     write_file,
 )
 from mmbert.checkpoint.staging import FragmentSpec, HostStaging
-from mmbert.errors import UserError
+from mmbert.errors import OutputError, UserError
 from mmbert.files import sync_folder
 from mmbert.ownership import OwnershipLostError, Unowned
 
@@ -139,6 +139,19 @@ class Writer:
         draft = job.partial / f".note-{job.rank:05d}"
         write_file(draft, [json.dumps(rank_manifest).encode()])
         draft.rename(_manifest_path(job, job.rank))
+
+
+def save_error(path: Path, failures: Sequence[str | UserError]) -> UserError:
+    """Return the error of a save, given those of the ranks that failed."""
+    for failure in failures:
+        if isinstance(failure, UserError):
+            return failure
+    reason = next((failure for failure in failures if failure), "see the log")
+    return OutputError(
+        f"cannot write checkpoint {path}: {reason}",
+        remedy="free space (or raise the quota) or repair the disk, then run the same command "
+        "again: it resumes from the latest valid checkpoint",
+    )
 
 
 def _manifest_path(job: SaveJob, rank: int) -> Path:

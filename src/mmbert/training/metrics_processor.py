@@ -70,9 +70,8 @@ class MetricsProcessor:
             run.folder / "profile", profile_steps if ranks.host_group.is_rank_zero else 0
         )
         # Peak in bfloat16; None on a CPU, where MFU is not logged.
-        self._peak_flops = (
-            peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        )
+        on_gpu = device.type == "cuda"
+        self._peak_flops = peak_flops(torch.cuda.get_device_name(device)) if on_gpu else None
         self._rate = SmoothedRate()
         self._phase: str | None = None
         self._last: StepOutcome | None = None
@@ -167,8 +166,7 @@ class MetricsProcessor:
         self.step_timer.collect()
         self.interval.restart()
         self.loggers.rewind(step)
-        self._last = None
-        self._last_validation = None
+        self._last = self._last_validation = None
         self._by_language = LossTable.zeros(len(self._run.table.names))
 
     def resume(self, state: RunState) -> None:
@@ -215,12 +213,10 @@ class MetricsProcessor:
 
     def _profile(self, action: Callable[[], Path | None]) -> None:
         """Run an action of the profiler and log the trace that it writes."""
-
-        def profile() -> None:
-            if (trace := action()) is not None:
-                self.loggers.message(f"profiler trace: {trace}")
-
-        self.loggers.attempt(self._run.folder / "profile", profile)
+        traces: list[Path | None] = []
+        self.loggers.attempt(self._run.folder / "profile", lambda: traces.append(action()))
+        for trace in filter(None, traces):
+            self.loggers.message(f"profiler trace: {trace}")
 
     def _log_interval(self, at: StepPlan, interval: ClosedInterval) -> None:
         record = interval_record(

@@ -7,11 +7,6 @@ from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
-from mmbert.data.loading.data_identity import (
-    check_unchanged,
-    data_identity,
-    describe_other_components,
-)
 from mmbert.data.loading.streams import (
     StreamState,
     close_phase,
@@ -23,6 +18,11 @@ from mmbert.data.sampling.consumption import Consumption, PhaseEnd
 from mmbert.data.sampling.mixture_weights import phase_mixtures
 from mmbert.data.sampling.phase_sampler import PhaseSampler, PieceLocator
 from mmbert.data.shards.corpus import Corpus
+from mmbert.data.shards.data_identity import (
+    check_unchanged,
+    data_identity,
+    describe_other_components,
+)
 from mmbert.errors import CheckpointError, ResumeError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mmbert.data.loading.data_identity import data_identity
 from mmbert.data.loading.data_state import DataState, planned_state
 from mmbert.data.loading.loader import RowLoader
 from mmbert.data.shards.corpus import Corpus, open_corpus
+from mmbert.data.shards.data_identity import data_identity
 from mmbert.data.shards.file_sizes import check_file_sizes
 from mmbert.data.shards.manifest import read_manifest, write_manifest
 from mmbert.errors import ResumeError, ShardsError

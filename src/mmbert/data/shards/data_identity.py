@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TypedDict
 
-from mmbert.data.sampling.permutation import key_of
+import xxhash
+
 from mmbert.data.shards.corpus import Component, Corpus
 from mmbert.errors import ResumeError
 
@@ -49,12 +50,16 @@ def _digest_of_shards(component: Component) -> str:
         for shard in split.shards:
             files = shard.files
             parts += [shard.documents, shard.tokens, files.bin.xxh3_128, files.idx.xxh3_128]
-    return f"{key_of(*parts):016x}"
+    return _digest(*parts)
 
 
 def _digest_of_index(component: Component, context: int) -> str:
     entry = component.manifest.train.pieces.get(context)
-    return "" if entry is None else f"{key_of(entry.continuations, entry.xxh3_128):016x}"
+    return "" if entry is None else _digest(entry.continuations, entry.xxh3_128)
+
+
+def _digest(*parts: object) -> str:
+    return xxhash.xxh3_64_hexdigest("/".join(str(part) for part in parts).encode())
 
 
 def check_unchanged(
