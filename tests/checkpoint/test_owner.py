@@ -7,6 +7,7 @@ import pytest
 
 from mmbert.checkpoint import writer
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
+from mmbert.errors import OutputError
 from mmbert.ownership import FolderOwner, OwnershipLostError, take_folder
 from tests.support.step_weights import StepWeights
 
@@ -55,6 +56,12 @@ def test_a_save_that_was_begun_before_is_not_published(
     assert steps(store) == [1, 2]
     taken[0].release()
     owner.release()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_every_rank(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(OutputError):
+        save(CheckpointStore(tmp_path / "checkpoints"), 1)
 
 
 def test_nothing_is_deleted_in_a_folder_that_was_taken(tmp_path: Path) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mmbert.checkpoint import writer
-from mmbert.ownership import OWNER_NAME
+from mmbert.ownership import OWNER_NAME, Lease, OwnershipLostError, take_folder
 from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.loop import handle_requests
 from mmbert.training.run_config import RunOptions
+from mmbert.training.trainer import Trainer
 from tests.support import fault_injection
 from tests.support.job_processes import (
     exit_statuses,
@@ -130,6 +133,23 @@ def test_a_requeued_job_and_take_over_need_not_wait(inputs: Path, tmp_path: Path
         assert wake(second) == [2], output_of(options)
     steps = [entry["step"] for entry in log_of(options.output) if "step_loss" in entry]
     assert steps[-10:] == list(range(13, STEPS + 1)), "the last owner wrote the end of the log"
+
+
+def test_a_loss_that_the_lease_found_ends_the_run_without_a_save(tmp_path: Path) -> None:
+    """A step that writes nothing learns of it from the thread, as all ranks do."""
+    with take_folder(tmp_path, lease=Lease(renewal=0.01)) as owner:
+        (tmp_path / OWNER_NAME).unlink()
+        wait_for(lambda: owner.lost is not None)
+        trainer: Any = SimpleNamespace(
+            stop=SimpleNamespace(reason=lambda: None),
+            checkpoints=SimpleNamespace(time_save_is_due=lambda: True),
+            metrics=SimpleNamespace(loggers=SimpleNamespace(failure=None)),
+            ranks=SimpleNamespace(owner=owner),
+        )
+        requests = Trainer.pending_requests(trainer)
+        assert requests.flags() == (0, 1, 1)
+        with pytest.raises(OwnershipLostError):
+            handle_requests(trainer, requests)  # would need `trainer.save`
 
 
 def test_the_owner_file_goes_with_its_run(inputs: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmbert import __version__
@@ -21,7 +22,7 @@ from mmbert.checkpoint.engine_protocols import LoadableEngine, SavableEngine
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
 from mmbert.checkpoint.staging import HostStaging
-from mmbert.checkpoint.writer import SaveJob, Writer, save_error
+from mmbert.checkpoint.writer import SaveJob, Writer, explained_errors, save_error
 from mmbert.errors import CheckpointError, ResumeError, UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.ownership import Unowned
@@ -88,15 +89,10 @@ class CheckpointStore:
         begin = time.monotonic()
         self.wait()
         path = self.root / f"step-{state.step:08d}"
-        begun = self._host_group.broadcast(
-            self._begin(path) if self._host_group.is_rank_zero else None
-        )
-        if isinstance(begun, UserError):
-            raise begun
-        number, partial = begun
+        number, hidden = self._host_group.from_rank_zero(partial(self._begin, path))
         job = SaveJob(
             path=path,
-            partial=self.root / partial,
+            partial=self.root / hidden,
             rank=self._host_group.rank,
             world_size=self._host_group.world_size,
             writer=f"mmbert {__version__}",
@@ -236,16 +232,13 @@ class CheckpointStore:
             sync_folder(self.root)
         shutil.rmtree(trash, ignore_errors=True)
 
-    def _begin(self, path: Path) -> tuple[int, str] | UserError:
+    def _begin(self, path: Path) -> tuple[int, str]:
         """Create the hidden folder of a save; return the save's number and the folder's name.
 
         Removes leftovers of killed saves; an owner that the folder was taken from cannot publish
-        its own after that. Returns the error if there is another owner.
+        its own after that.
         """
-        try:
-            self._owner.check()
-        except UserError as lost:
-            return lost
+        self._owner.check()
         make_folder(self.root)
         for leftover in self.root.iterdir():
             if leftover.name.startswith(HIDDEN):
@@ -257,9 +250,10 @@ class CheckpointStore:
                 break
             except UserError:
                 continue
-        partial = f".partial-{path.name}-{uuid.uuid4().hex[:8]}"
-        (self.root / partial).mkdir()
-        return number, partial
+        hidden = f".partial-{path.name}-{uuid.uuid4().hex[:8]}"
+        with explained_errors(path):
+            (self.root / hidden).mkdir()
+        return number, hidden
 
 
 def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:

@@ -4,13 +4,14 @@ Runs in a thread of each rank. A rank reports success to rank 0 by a manifest in
 and failure by a marker file, upon which rank 0 aborts the save. Only rank 0 renames the folder.
 """
 
+import contextlib
 import json
 import logging
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,15 @@ def save_error(path: Path, failures: Sequence[str | UserError]) -> UserError:
         remedy="free space (or raise the quota) or repair the disk, then run the same command "
         "again: it resumes from the latest valid checkpoint",
     )
+
+
+@contextlib.contextmanager
+def explained_errors(path: Path) -> Iterator[None]:
+    """Convert an OSError to that of a save of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise save_error(path, [f"rank 0: {error}"]) from error
 
 
 def _manifest_path(job: SaveJob, rank: int) -> Path:

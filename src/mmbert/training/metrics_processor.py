@@ -7,7 +7,6 @@ All ranks call every method, because metrics are sums over ranks; rank 0 writes 
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -166,7 +165,8 @@ class MetricsProcessor:
         self.step_timer.collect()
         self.interval.restart()
         self.loggers.rewind(step)
-        self._last = self._last_validation = None
+        self._last = None
+        self._last_validation = None
         self._by_language = LossTable.zeros(len(self._run.table.names))
 
     def resume(self, state: RunState) -> None:
@@ -211,9 +211,9 @@ class MetricsProcessor:
         self.loggers.close()
         self._collective_timer.close()
 
-    def _profile(self, action: Callable[[], Path | None]) -> None:
+    def _profile(self, action: Callable[[], object]) -> None:
         """Run an action of the profiler and log the trace that it writes."""
-        traces: list[Path | None] = []
+        traces: list[object] = []
         self.loggers.attempt(self._run.folder / "profile", lambda: traces.append(action()))
         for trace in filter(None, traces):
             self.loggers.message(f"profiler trace: {trace}")
