@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -72,6 +72,18 @@ def merge_states(states: Sequence[DataState]) -> DataState:
         streams.update(state["streams"])
     merged["streams"] = {key: streams[key] for key in sorted(streams, key=int)}
     return merged  # type: ignore[return-value]
+
+
+def check_data_state(
+    corpus: Corpus, recipe: Recipe, plan: TrainingPlan, state: Mapping[str, object]
+) -> None:
+    """Compare the data state of a checkpoint, which may be empty, with shards and recipe.
+
+    Raises:
+        ResumeError: they would continue with other text, or another order of it.
+    """
+    if state:
+        DataCursor(corpus, recipe, plan, cast(DataState, state))
 
 
 def planned_state(corpus: Corpus, recipe: Recipe, plan: TrainingPlan, step: int) -> DataState:

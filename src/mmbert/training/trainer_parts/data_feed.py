@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from mmbert.checkpoint.store import RunState
-from mmbert.data.loading.data_state import DataCursor, planned_state
+from mmbert.data.loading.data_state import check_data_state, planned_state
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.training.run_config import RunConfig
@@ -53,11 +53,10 @@ class DataFeed:
         Raises:
             ResumeError: they would continue with other text; raised on every rank.
         """
-        data, run, group = cast(DataState, state.data), self._run, self._ranks.host_group
+        run, group = self._run, self._ranks.host_group
 
         def compare() -> None:
-            if data:
-                DataCursor(run.corpus, run.recipe, run.plan, data)
+            check_data_state(run.corpus, run.recipe, run.plan, state.data)
 
         group.raise_on_all_ranks(compare if group.is_rank_zero else None)
 
