@@ -371,7 +371,7 @@ class TestMpi:
             rank.suspend()
         second = self.run("--input", bigger, "--output", output)
         assert second.returncode == 2, second.stderr
-        assert "another run is writing to" in second.stderr
+        assert f"the output folder {output} is being written by process" in second.stderr
         ranks[1].kill()
         ranks[0].resume()
         process.communicate(timeout=60)
