@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,10 +18,13 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.losses.ledger import LossLedger, check_losses, planned_losses
+from mmbert_prep.losses.limits import DocumentCounts, Losses
+from mmbert_prep.losses.plan import PlannedInput, planned_input
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
-from mmbert_prep.shards.encode import UnitEncoder, check_damaged_fraction, count_damaged
+from mmbert_prep.shards.encode import UnitEncoder
 from mmbert_prep.shards.intermediate import is_done
 from mmbert_prep.shards.languages import LanguageMerger, Languages, collect_languages
 from mmbert_prep.shards.summary import DISABLED, Summary, ignored_files, print_summary
@@ -92,6 +96,12 @@ class _Pipeline:
             self.workspace.plan,
             {**plan.model_dump(mode="json"), "finished": finished is not None},
         )
+        planned = planned_input(found, plan)
+        write_json(self.workspace.losses / "planned.json", planned.model_dump(mode="json"))
+        if finished is None:
+            losses = planned_losses(planned)
+            losses.add(planned.damaged)
+            check_losses(losses, planned, self.settings)
         self.stages.begin()
 
     def _finished(self) -> Summary | None:
@@ -113,15 +123,16 @@ class _Pipeline:
             self.group.barrier()
             return None
         plan = WorkPlan.model_validate(stored)
-        description = TokenizerStage(self.stages, self.settings, self.workspace, self.console).run(
-            plan
-        )
+        planned = PlannedInput.model_validate(read_json(self.workspace.losses / "planned.json"))
+        description = TokenizerStage(
+            self.stages, self.settings, self.workspace, self.console, planned
+        ).run(plan)
         fast_encoder = self._choose_fast_encoder(description)
         units = self.workspace.units(description.fingerprint, fast_encoder)
-        self._encode(plan, units, fast_encoder)
+        self._encode(plan, units, fast_encoder, planned)
         if self.is_rank_zero:
             languages = collect_languages(plan, units)
-            self._check(languages)
+            self._check(languages, planned)
             if not self.workspace.is_merged_from(units):
                 self.workspace.remove_merge(units)
             write_json(self.workspace.languages, languages.model_dump(mode="json"))
@@ -147,6 +158,7 @@ class _Pipeline:
             damaged_files=languages.damaged,
             ignored_files=self.ignored,
             folders_without_language=self.without_language,
+            **_stored_losses(languages, planned),
         )
         write_json(self.workspace.summary, summary.stored())
         self.group.barrier()
@@ -169,12 +181,22 @@ class _Pipeline:
             )
         return "none"
 
-    def _encode(self, plan: WorkPlan, folder: Path, fast_encoder: str) -> None:
+    def _encode(
+        self, plan: WorkPlan, folder: Path, fast_encoder: str, planned: PlannedInput
+    ) -> None:
         make_folder(folder)
         done = sum(unit.input_bytes for unit in plan.units if is_done(folder, unit.key))
         with self.stages.stage("encode", "encoding", plan.input_bytes, done) as meter:
+            ledger = LossLedger(
+                self.workspace.losses,
+                f"read-{folder.name}",
+                [unit.key for unit in plan.units],
+                planned,
+                self.settings,
+                self.group.size,
+            )
             encoder = self._batch_encoder(plan, fast_encoder)
-            units = UnitEncoder(self.settings, encoder, folder, meter, self.group)
+            units = UnitEncoder(self.settings, encoder, folder, meter, self.group, ledger)
             for index in self.stages.claim_units(plan):
                 if not is_done(folder, plan.units[index].key):
                     units.run(plan.units[index])
@@ -197,10 +219,21 @@ class _Pipeline:
         model = (self.workspace.tokenizer / "tokenizer.model").read_bytes()
         return FastEncoder(reference, model, expected)
 
-    def _check(self, languages: Languages) -> None:
-        read = sum(counts.read for counts in languages.counts.values())
-        damaged = sum(count_damaged(counts.rejected) for counts in languages.counts.values())
-        check_damaged_fraction(damaged, read, self.settings.maximum_rejected_fraction)
+    def _check(self, languages: Languages, planned: PlannedInput) -> None:
+        losses = _sum_losses(languages, planned)
+        documents = DocumentCounts(
+            read=sum(counts.read for counts in languages.counts.values()),
+            damaged=sum(counts.damaged for counts in languages.counts.values()),
+            unnamed=sum(
+                counts.rejected.get(RejectReason.MISSING_LANGUAGE, 0)
+                for counts in languages.counts.values()
+            ),
+        )
+        sizes = {language: counts.input_bytes for language, counts in languages.counts.items()}
+        for loss in planned.unopened:
+            for language, size in loss.languages.items():
+                sizes[language] = sizes.get(language, 0) + size
+        check_losses(losses, planned, self.settings, documents, sizes)
         if not languages.sections:
             reasons: dict[RejectReason, int] = {}
             for counts in languages.counts.values():
@@ -222,6 +255,24 @@ _REMEDY = (
     "use --replace to remake it from this input, another --source to add to it, or another output "
     "folder"
 )
+
+
+def _sum_losses(languages: Languages, planned: PlannedInput) -> Losses:
+    losses = planned_losses(planned)
+    losses.add(languages.losses)
+    return losses
+
+
+def _stored_losses(languages: Languages, planned: PlannedInput) -> dict[str, Any]:
+    """Return the fields of the summary about what was lost."""
+    losses = _sum_losses(languages, planned)
+    files = sorted(losses.files.values(), key=lambda loss: (-loss.lost_bytes, loss.path))
+    return {
+        "input_bytes": planned.input_bytes if losses.unread_bytes or losses.unnamed_bytes else 0,
+        "unread_bytes": {key: size for key, size in sorted(losses.languages.items()) if size},
+        "unnamed_bytes": losses.unnamed_bytes,
+        "losses": files,
+    }
 
 
 def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:

@@ -20,6 +20,8 @@ _NOT_IN_OUTPUT = {
     "workers",
     "replace",
     "maximum_rejected_fraction",
+    "maximum_unread_fraction",
+    "maximum_without_language_fraction",
     "fast_encoder",
 }
 
@@ -89,11 +91,19 @@ class SplitSettings(_Settings):
     """Fraction of documents, chosen by content hash."""
 
 
-class EncodingSettings(InputSettings, CleaningSettings):
-    """Reading, cleaning and encoding of documents."""
+class LossSettings(_Settings):
+    """Limits on what a run loses of its input."""
 
+    maximum_unread_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Maximum fraction of input bytes that are not read, or of damaged documents."""
     maximum_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Maximum fraction of damaged documents."""
+    maximum_without_language_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Maximum fraction of documents, and of input bytes, without a language."""
+
+
+class EncodingSettings(InputSettings, CleaningSettings, LossSettings):
+    """Reading, cleaning and encoding of documents."""
 
 
 class SamplingSettings(InputSettings, SplitSettings):

@@ -37,6 +37,7 @@ class Workspace:
         self.claims = self.root / "claims"
         self.progress = self.root / "progress"
         self.samples = self.root / "survey"
+        self.losses = self.root / "losses"
         self.languages = self.root / "languages.json"
         self.merge = self.root / "merge"
         self.staging = self.root / "staging"
@@ -65,6 +66,7 @@ class Workspace:
             self.claims,
             self.progress,
             self.samples,
+            self.losses,
             self.merge,
             self.staging,
             self.commit_markers,

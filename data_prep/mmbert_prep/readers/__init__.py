@@ -4,6 +4,7 @@
 - `registry`: the list of formats; divides a file into ranges and reads a range.
 - `file_format`, `formats`: the interface of a format, and one module per format.
 - `documents`, `rejection`: documents, file ranges, and reasons for rejecting a document.
+- `accounting`: the input bytes of a range that were read, and those that were lost.
 - `streams`, `line_ranges`: decompression, lines of bounded length, division at line ends.
 - `path_language`, `language_columns`, `language_codes`: language keys such as `swh_Latn`.
 """

@@ -21,6 +21,17 @@ from mmbert_prep.readers.streams import COMPRESSIONS
 from mmbert_prep.settings import InputSettings
 
 
+@dataclass(frozen=True)
+class UnopenedFile:
+    """File, or folder, that cannot be opened."""
+
+    path: str
+    language: str | None
+    size: int | None
+    """Size in bytes; None if it is unknown."""
+    reason: str
+
+
 @dataclass
 class Discovery:
     """Input files, and ignored files by reason."""
@@ -28,6 +39,11 @@ class Discovery:
     files: list[InputFile] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> paths relative to the root of the input."""
+    root: str = ""
+    """Folder that the input lies in; "" for a dataset of the hub."""
+    unopened: list[UnopenedFile] = field(default_factory=list)
+    unnamed: dict[str, int] = field(default_factory=dict)
+    """Path -> size in bytes of the ignored files that can name no language."""
     without_language: list[str] = field(default_factory=list)
     """Folders, or single files, below the root that were ignored for want of a language."""
 
@@ -36,8 +52,12 @@ def discover(settings: InputSettings) -> Discovery:
     """List the input files in a fixed order (by path). Raises TextError if there are none."""
     if settings.input.startswith(PREFIX):
         return Discovery(files=list_hub_dataset(settings))
-    root, paths = _paths(settings.input)
     found = Discovery()
+    unlisted: list[OSError] = []
+    root, paths = _paths(settings.input, unlisted)
+    found.root = root
+    for error in unlisted:
+        _unopened(found, str(error.filename), root, None, error, settings)
     companions: dict[str, str | None] = {}
     for file_format in FORMATS.values():
         companions.update(file_format.companions(paths))
@@ -88,11 +108,14 @@ def language_remedy(folders: list[str], most: int = 10) -> str:
     )
 
 
-def _paths(text: str) -> tuple[str, list[str]]:
-    """Return the root for relative paths, and all files below it or matching the pattern."""
+def _paths(text: str, unlisted: list[OSError]) -> tuple[str, list[str]]:
+    """Return the root for relative paths, and all files below it or matching the pattern.
+
+    Folders that cannot be listed are added to `unlisted`.
+    """
     path = Path(text)
     if path.is_dir():
-        return str(path), sorted(_list_files(path))
+        return str(path), sorted(_list_files(path, unlisted))
     if path.is_file():
         return str(path.parent), [str(path)]
     matches = sorted(glob.glob(text, recursive=True))
@@ -103,21 +126,23 @@ def _paths(text: str) -> tuple[str, list[str]]:
         )
     names = []
     for match in matches:
-        names += _paths(match)[1] if os.path.isdir(match) else [match]
+        names += _paths(match, unlisted)[1] if os.path.isdir(match) else [match]
     # The part of the pattern before its first wildcard.
     fixed = Path(text.split("*")[0].split("?")[0].split("[")[0])
     return str(fixed if fixed.is_dir() else fixed.parent), sorted(set(names))
 
 
-def _list_files(root: Path) -> list[str]:
+def _list_files(root: Path, unlisted: list[OSError]) -> list[str]:
     names: list[str] = []
     visited: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:  # a link to a parent folder
             folders.clear()
             continue
         visited.add(real)
+        if "lost+found" in folders:  # of the file system, and for its owner alone
+            folders.remove("lost+found")
         names += [os.path.join(folder, name) for name in files]
     return names
 
@@ -134,22 +159,40 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
         return _ignore(found, "hidden", relative)
     if file_format is None or (compression != "none" and not file_format.compressible):
         return _ignore(found, f"unknown kind of file '{extension or name}'", relative)
+    status = None
     try:
         status = os.stat(path)
         with open(path, "rb"):
             pass
     except OSError as error:
-        return _ignore(found, f"cannot be opened ({error.strerror})", relative)
+        size = None if status is None else status.st_size
+        return _unopened(found, path, root, size, error, settings)
     if not stat.S_ISREG(status.st_mode):
         return _ignore(found, "not a regular file", relative)
     language = settings.language or language_of_path(relative) or language_of_folder(root)
     if language is None and not file_format.has_languages(path, compression, settings):
+        found.unnamed[path] = status.st_size
         return _ignore(found, f"{file_format.name} {_NO_LANGUAGE}", relative)
     if status.st_size == 0:
         return _ignore(found, "empty file", relative)
     found.files.append(
         InputFile(path, file_format.name, compression, language, status.st_size, status.st_mtime_ns)
     )
+
+
+def _unopened(
+    found: Discovery,
+    path: str,
+    root: str,
+    size: int | None,
+    error: OSError,
+    settings: InputSettings,
+) -> None:
+    relative = os.path.relpath(path, root)
+    language = settings.language or language_of_path(relative) or language_of_folder(root)
+    reason = f"cannot be opened ({error.strerror})"
+    found.unopened.append(UnopenedFile(path, language, size, reason))
+    _ignore(found, reason, relative)
 
 
 def _ignore(found: Discovery, reason: str, relative: str) -> None:

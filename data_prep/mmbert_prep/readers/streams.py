@@ -7,8 +7,10 @@ then raises DamagedFileError.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import zstandard
 
@@ -19,17 +21,27 @@ COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": 
 
 BLOCK = 1 << 20
 _CHUNK = 512  # compressed bytes per call of zstd, which expand to at most about 20 MB
+_ALL_COUNTS = "; what is missing is unknown, so the whole file counts as unread"
 
 
 class DamagedFileError(Exception):
     """A file cannot be read further. The message has the reason."""
 
+    def __init__(
+        self, message: str, *, unread: int | None = None, columns: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.unread = unread
+        """Bytes on disk of the range that were not read; None if that is unknown, or all."""
+        self.columns = columns
+        """Names of the columns that are there, if the one of the text is not."""
 
+
+@dataclass(frozen=True)
 class OversizedLine:
-    """Placeholder for a skipped line that is longer than allowed."""
+    """Placeholder for a skipped line that is longer than allowed, with its size in bytes."""
 
-
-OVERSIZED_LINE = OversizedLine()
+    size: int
 
 
 def read_blocks(path: str, compression: Compression, start: int, stop: int) -> Iterator[bytes]:
@@ -41,17 +53,29 @@ def read_blocks(path: str, compression: Compression, start: int, stop: int) -> I
             while remaining > 0:
                 block = file.read(min(BLOCK, remaining))
                 if not block:
-                    raise DamagedFileError(f"it is truncated ({remaining} bytes are missing)")
+                    raise DamagedFileError(
+                        f"it is truncated ({remaining} bytes are missing)", unread=remaining
+                    )
                 remaining -= len(block)
                 yield block
             return
         compressed = iter(lambda: file.read(BLOCK), b"")
-        yield from (_gunzip(compressed) if compression == "gzip" else _unzstd(compressed))
+        size = os.fstat(file.fileno()).st_size
+        unpack = _gunzip if compression == "gzip" else _unzstd
+        yield from unpack(compressed, size)
 
 
-def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
+def _damage(name: str, error: Exception, unread: int) -> DamagedFileError:
+    # A checksum differs after all bytes of a part were read: the place of the damage is unknown.
+    message = f"{name}: {error}"
+    return DamagedFileError(message, unread=None if "check" in message else unread)
+
+
+def _gunzip(compressed: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Yield the blocks of gzip members. `size`: compressed bytes, for what damage leaves unread."""
     member = zlib.decompressobj(wbits=31)
     inside = False
+    unread = size
     for block in compressed:
         data = block
         while data:
@@ -60,27 +84,32 @@ def _gunzip(compressed: Iterator[bytes]) -> Iterator[bytes]:
             inside = True
             try:
                 out = member.decompress(data, BLOCK)
+                unread -= len(data) - len(member.unconsumed_tail) - len(member.unused_data)
                 yield out
                 # After a full block there may be more output, with or without unconsumed input.
                 while not member.eof and (member.unconsumed_tail or len(out) == BLOCK):
-                    out = member.decompress(member.unconsumed_tail, BLOCK)
+                    data = member.unconsumed_tail
+                    out = member.decompress(data, BLOCK)
+                    unread -= len(data) - len(member.unconsumed_tail) - len(member.unused_data)
                     yield out
             except zlib.error as error:
-                raise DamagedFileError(f"gzip: {error}") from error
+                raise _damage("gzip", error, unread) from error
             data = b""
             if member.eof:
                 data = member.unused_data
                 member = zlib.decompressobj(wbits=31)
                 inside = False
     if inside:
-        raise DamagedFileError("the gzip stream is truncated")
+        raise DamagedFileError(f"the gzip stream is truncated{_ALL_COUNTS}")
 
 
-def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
+def _unzstd(compressed: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Yield the blocks of zstd frames. `size`: compressed bytes, for what damage leaves unread."""
     # zstd -d has the same limit of 128 MB; frames made with --long need up to 2 GB.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     frame = decompressor.decompressobj()
     inside = False
+    unread = size
     for block in compressed:
         # Small pieces bound the output of a highly compressible block.
         for position in range(0, len(block), _CHUNK):
@@ -90,20 +119,22 @@ def _unzstd(compressed: Iterator[bytes]) -> Iterator[bytes]:
                 try:
                     out = frame.decompress(piece)
                 except zstandard.ZstdError as error:
-                    raise DamagedFileError(f"zstd: {error}") from error
+                    raise _damage("zstd", error, unread) from error
                 if out:
                     yield out
+                unread -= len(piece)
                 piece = b""
                 if frame.eof:
                     piece = frame.unused_data
+                    unread += len(piece)
                     frame = decompressor.decompressobj()
                     inside = False
     if inside:
-        raise DamagedFileError("the zstd frame is truncated")
+        raise DamagedFileError(f"the zstd frame is truncated{_ALL_COUNTS}")
 
 
 def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | OversizedLine]:
-    """Yield lines without line ends; OVERSIZED_LINE for a line longer than `maximum_bytes`."""
+    """Yield lines without line ends; an OversizedLine for one longer than `maximum_bytes`."""
     parts: list[bytes] = []  # parts of the incomplete line
     length = 0
     skipping = False
@@ -111,8 +142,8 @@ def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes |
         pieces = block.split(b"\n")
         for piece in pieces[:-1]:
             if skipping:
-                skipping = False
-                yield OVERSIZED_LINE
+                yield OversizedLine(length + len(piece))
+                skipping, length = False, 0
                 continue
             if parts:
                 parts.append(piece)
@@ -121,17 +152,19 @@ def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes |
             else:
                 line = piece
             if len(line) > maximum_bytes:
-                yield OVERSIZED_LINE
+                yield OversizedLine(len(line))
             else:
                 yield line[:-1] if line.endswith(b"\r") else line
         rest = pieces[-1]
-        if rest and not skipping:
+        if not rest:
+            continue
+        length += len(rest)
+        if not skipping:
             parts.append(rest)
-            length += len(rest)
             if length > maximum_bytes:
-                parts, length, skipping = [], 0, True
+                parts, skipping = [], True
     if skipping:
-        yield OVERSIZED_LINE
+        yield OversizedLine(length)
     elif parts:
         line = b"".join(parts)
         yield line[:-1] if line.endswith(b"\r") else line

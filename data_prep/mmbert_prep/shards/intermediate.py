@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from mmbert.files import explained_write_errors, sync_folder, write_json
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.accounting import FileLoss, RangeBytes
 
 # Halves of the XXH3-128 hash of a document, and its length in tokens and bytes.
 DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
@@ -42,6 +43,9 @@ class LanguageCounts:
     # Not a pydantic model, because it is updated for each document.
     read: int = 0
     rejected: dict[RejectReason, int] = field(default_factory=dict)
+    input_bytes: int = 0
+    unread_bytes: int = 0
+    """Input bytes, and those that could not be read or belong to damaged documents."""
     cleaned: int = 0
     """Number of kept documents changed by cleaning."""
     tokens: int = 0
@@ -58,6 +62,11 @@ class LanguageCounts:
         """Count rejected documents."""
         if documents:
             self.rejected[reason] = self.rejected.get(reason, 0) + documents
+
+    @property
+    def damaged(self) -> int:
+        """Documents rejected because the input is damaged."""
+        return sum(count for reason, count in self.rejected.items() if reason.damage)
 
     def add(self, other: LanguageCounts) -> None:
         """Add the counts of another intermediate shard."""
@@ -77,6 +86,8 @@ class UnitReport(BaseModel):
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
     """Files that could not be read completely, with the reason."""
+    losses: list[FileLoss] = Field(default_factory=list)
+    """What file ranges lost."""
 
 
 class IntermediateWriter:
@@ -101,6 +112,17 @@ class IntermediateWriter:
         if counts is None:
             counts = self.report.counts[language] = LanguageCounts()
         return counts
+
+    def add_range(self, result: RangeBytes) -> None:
+        """Add the account of a file range, once its documents are counted."""
+        counts = self.report.counts
+        for language, size in result.input_bytes.items():
+            if language in counts:  # else it has no documents
+                counts[language].input_bytes += size
+        for language, size in result.unread_bytes.items():
+            self.counts(language).unread_bytes += size
+        if result.loss is not None:
+            self.report.losses.append(result.loss)
 
     def add(self, language: str, tokens: np.ndarray, documents: np.ndarray) -> None:
         """Append documents: their concatenated tokens, and DOCUMENT_DTYPE[n] records."""

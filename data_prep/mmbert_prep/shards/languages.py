@@ -18,6 +18,7 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.accounting import FileLoss
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.deduplicate_and_split import LanguageSections, Selection, ShardPlan, select
 from mmbert_prep.shards.intermediate import LanguageCounts, Section, read_unit_report
@@ -31,6 +32,7 @@ class Languages(BaseModel):
     sections: dict[str, list[tuple[str, Section]]] = Field(default_factory=dict)
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
+    losses: list[FileLoss] = Field(default_factory=list)
 
     def sections_of(self, language: str) -> LanguageSections:
         """Return the sections of a language."""
@@ -50,6 +52,7 @@ def collect_languages(plan: WorkPlan, units: Path) -> Languages:
         for language, counts in report.counts.items():
             languages.counts.setdefault(language, LanguageCounts()).add(counts)
         languages.damaged += report.damaged
+        languages.losses += report.losses
     return languages
 
 
@@ -171,5 +174,6 @@ class LanguageMerger:
             totals=selection.totals,
             documents_read=counts.read,
             rejected=rejected,
+            unread_bytes=counts.unread_bytes,
         )
         finish_language(staged, self._description, self._settings.contexts)

@@ -101,6 +101,7 @@ class StagedLanguage:
     """Split -> documents, tokens, bytes."""
     documents_read: int
     rejected: dict[RejectReason, int]
+    unread_bytes: int
 
     def shards_of(self, split: str) -> list[Shard]:
         """Return the shards of a split."""
@@ -163,6 +164,7 @@ def _manifest(
         ),
         documents_read=staged.documents_read,
         rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
+        unread_bytes=staged.unread_bytes,
     )
 
 

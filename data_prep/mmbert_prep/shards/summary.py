@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.accounting import FileLoss
 from mmbert_prep.readers.discovery import Discovery, language_remedy
 from mmbert_prep.shards.intermediate import LanguageCounts
 
@@ -55,11 +56,20 @@ class Summary(BaseModel):
     ignored_files: dict[str, list[str]]
     folders_without_language: list[str] = []
     """Folders of ignored files that need a run of their own with --language."""
+    input_bytes: int = 0
+    """Bytes of the whole input; 0 if all of them were read."""
+    unread_bytes: dict[str, int] = {}
+    """Language -> input bytes that could not be read, or belong to damaged documents."""
+    unnamed_bytes: int = 0
+    """Input bytes without a language."""
+    losses: list[FileLoss] = []
+    """Files that lost bytes, those that lost most first."""
 
     def stored(self) -> dict[str, object]:
         """Return the content of summary.json."""
         # Without an empty newer field: equal runs of all versions write equal bytes.
-        exclude = set() if self.folders_without_language else {"folders_without_language"}
+        newer = ("folders_without_language", "input_bytes", "unread_bytes", "unnamed_bytes")
+        exclude = {name for name in (*newer, "losses") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=exclude)
 
     def totals(self) -> dict[str, int]:
@@ -154,6 +164,21 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(
             "[yellow]disabled kitoken: its ids differed from those of SentencePiece, which encoded "
             "all later documents[/]",
+            soft_wrap=True,
+        )
+    lost = sum(summary.unread_bytes.values())
+    if lost:
+        order = sorted(summary.unread_bytes, key=lambda key: -summary.unread_bytes[key])
+        names = [f"{key or '(unknown language)'} {summary.unread_bytes[key]:,}" for key in order]
+        console.print(
+            f"[yellow]unread: {lost:,} of {summary.input_bytes:,} bytes of the input "
+            f"({lost / summary.input_bytes:.2%}): {_first_names(names)}[/]",
+            soft_wrap=True,
+        )
+    if summary.unnamed_bytes:
+        console.print(
+            f"[yellow]without a language: {summary.unnamed_bytes:,} of {summary.input_bytes:,} "
+            f"bytes of the input ({summary.unnamed_bytes / summary.input_bytes:.2%})[/]",
             soft_wrap=True,
         )
     empty = [key or "(no language)" for key in summary.without_text]

@@ -17,6 +17,8 @@ from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.filters.cleaning import Cleaner
+from mmbert_prep.losses.ledger import LossLedger
+from mmbert_prep.losses.plan import PlannedInput
 from mmbert_prep.settings import DEFAULT_VOCABULARY_SIZE, PrepSettings
 from mmbert_prep.tokenization.folder import (
     is_complete,
@@ -34,10 +36,15 @@ class TokenizerStage:
     """Provides SHARDS/tokenizer and checks that it matches the settings."""
 
     def __init__(
-        self, stages: Stages, settings: PrepSettings, workspace: Workspace, console: Console
+        self,
+        stages: Stages,
+        settings: PrepSettings,
+        workspace: Workspace,
+        console: Console,
+        planned: PlannedInput,
     ) -> None:
         self._stages, self._settings, self._workspace = stages, settings, workspace
-        self._console = console
+        self._console, self._planned = console, planned
 
     def run(self, plan: WorkPlan) -> TokenizerDescription:
         """Create the tokenizer unless the output folder has one. Called by all workers."""
@@ -87,7 +94,17 @@ class TokenizerStage:
             ) from error
 
     def _draw_samples(self, plan: WorkPlan) -> None:
-        sampler, cleaner = TokenizerSampler(plan, self._settings), Cleaner(self._settings)
+        # Too great losses are found before a tokenizer is trained on what remains.
+        ledger = LossLedger(
+            self._workspace.losses,
+            "survey",
+            [unit.key for unit in plan.units],
+            self._planned,
+            self._settings,
+            self._stages.group.size,
+        )
+        sampler = TokenizerSampler(plan, self._settings, ledger)
+        cleaner = Cleaner(self._settings)
         paths = [self._workspace.samples / f"{unit.key}.jsonl" for unit in plan.units]
         done = sum(
             u.input_bytes for u, path in zip(plan.units, paths, strict=True) if path.exists()

@@ -12,7 +12,7 @@ from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_codes import is_language_key
 from mmbert_prep.readers.language_columns import language_of
-from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.rejection import RejectReason, column_names
 from mmbert_prep.settings import InputSettings
 
 PREFIX = "hf:"
@@ -84,7 +84,8 @@ def _document(row: dict[str, Any], language: str | None, settings: InputSettings
     language = language or language_of([row.get(name) for name in settings.language_columns])
     text = row.get(settings.text_column)
     if not isinstance(text, str):
-        return Document.reject(language, RejectReason.MISSING_TEXT)
+        columns = column_names(row) if settings.text_column not in row else ()
+        return Document.reject(language, RejectReason.MISSING_TEXT, columns=columns)
     try:
         return Document(text.encode(), language)
     except UnicodeEncodeError:

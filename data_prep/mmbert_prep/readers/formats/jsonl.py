@@ -11,7 +11,7 @@ from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import language_of
 from mmbert_prep.readers.line_ranges import line_ranges
-from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.rejection import RejectReason, column_names
 from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
 from mmbert_prep.settings import InputSettings
 
@@ -22,32 +22,34 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
-    text_column, columns = settings.text_column, settings.language_columns
+    text_column, language_columns = settings.text_column, settings.language_columns
     for line in split_lines(stream, settings.maximum_bytes):
         if isinstance(line, OversizedLine):
-            yield Document.reject(file_range.language, RejectReason.TOO_LONG)
+            yield Document.reject(file_range.language, RejectReason.TOO_LONG, size=line.size)
             continue
+        size = len(line)
         try:
             row = _parse(line)
         except UnicodeDecodeError:
-            yield Document.reject(file_range.language, RejectReason.INVALID_UTF8)
+            yield Document.reject(file_range.language, RejectReason.INVALID_UTF8, size=size)
             continue
         except (ValueError, RecursionError):
             if line.strip():  # blank lines are skipped
-                yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
+                yield Document.reject(file_range.language, RejectReason.BROKEN_JSON, size=size)
             continue
         if not isinstance(row, dict):
-            yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
+            yield Document.reject(file_range.language, RejectReason.BROKEN_JSON, size=size)
             continue
-        language = file_range.language or language_of([row.get(name) for name in columns])
+        language = file_range.language or language_of([row.get(name) for name in language_columns])
         text = row.get(text_column)
         if not isinstance(text, str):
-            yield Document.reject(language, RejectReason.MISSING_TEXT)
+            columns = column_names(row) if text_column not in row else ()
+            yield Document.reject(language, RejectReason.MISSING_TEXT, size=size, columns=columns)
             continue
         try:
-            yield Document(text.encode(), language, text=text)
+            yield Document(text.encode(), language, text=text, size=size)
         except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
-            yield Document.reject(language, RejectReason.INVALID_UTF8)
+            yield Document.reject(language, RejectReason.INVALID_UTF8, size=size)
 
 
 def _parse(line: bytes) -> object:

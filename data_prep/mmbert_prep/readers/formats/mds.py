@@ -47,12 +47,14 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     reader = _ByteReader(read_blocks(file_range.path, file_range.compression, 0, file_range.size))
     offsets, config = _read_head(reader)
     columns = _columns(config, settings)
-    for size in np.diff(offsets):
+    for offset, size in zip(offsets[:-1], np.diff(offsets), strict=True):
         sample = reader.read_exactly(int(size))
         try:
             yield columns.document(sample, file_range.language)
         except (ValueError, struct.error, KeyError) as error:
-            raise DamagedFileError(f"invalid sample: {error}") from error
+            left = int(offsets[-1] - offset)
+            unread = file_range.input_bytes * left // int(offsets[-1])
+            raise DamagedFileError(f"invalid sample: {error}", unread=unread) from error
 
 
 def _read_head(reader: _ByteReader) -> tuple[np.ndarray, bytes]:
@@ -87,7 +89,8 @@ class _Columns:
         if self._tokens is None and self._text is None:
             raise DamagedFileError(
                 f"it has none of the columns {', '.join(_TOKEN_COLUMNS)}, {settings.text_column} "
-                f"(columns: {', '.join(self._names)})"
+                f"(columns: {', '.join(self._names)})",
+                columns=tuple(self._names),
             )
 
     @property

@@ -23,11 +23,12 @@ def _open_pair(path: str) -> IndexedDataset:
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    input_bytes = 1
     try:
-        documents = len(_open_pair(file.path))
         input_bytes = max(1, os.path.getsize(f"{file.path[:-4]}.bin"))
+        documents = len(_open_pair(file.path))
     except (DamagedFileError, OSError) as error:
-        return file.unreadable(str(error))
+        return file.unreadable(str(error), input_bytes)
     count = max(1, min(documents, -(-input_bytes // unit_bytes)))
     bounds = [documents * number // count for number in range(count + 1)]
     return [
@@ -42,7 +43,9 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
         try:
             tokens = pair.document(number)
         except UserError as error:
-            raise DamagedFileError(error.message) from error
+            left = file_range.stop - number
+            unread = file_range.input_bytes * left // (file_range.stop - file_range.start)
+            raise DamagedFileError(error.message, unread=unread) from error
         yield Document.from_tokens(tokens, file_range.language)
 
 

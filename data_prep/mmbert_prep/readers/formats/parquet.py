@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import language_of
-from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.rejection import RejectReason, column_names
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.settings import InputSettings
 
@@ -51,19 +51,23 @@ def _row_group_bytes(path: str) -> list[int]:
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    rows = rows_read = 0
     try:
         with pq.ParquetFile(file_range.path, buffer_size=_BUFFER) as file:
             names = set(file.schema_arrow.names)
             if settings.text_column not in names:
                 raise DamagedFileError(
-                    f"no column '{settings.text_column}' among {', '.join(sorted(names))}"
+                    f"no column '{settings.text_column}' among {', '.join(column_names(names))}",
+                    columns=column_names(names),
                 )
             columns = [name for name in settings.language_columns if name in names]
             if file_range.language:
                 columns = []
+            groups = range(file_range.start, file_range.stop)
+            rows = sum(file.metadata.row_group(group).num_rows for group in groups)
             for batch in file.iter_batches(
                 batch_size=_BATCH_ROWS,
-                row_groups=list(range(file_range.start, file_range.stop)),
+                row_groups=list(groups),
                 columns=[settings.text_column, *columns],
                 use_threads=False,
             ):
@@ -74,11 +78,13 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
                     if data is None:
                         yield Document.reject(language, RejectReason.MISSING_TEXT)
                     elif len(data) > settings.maximum_bytes:
-                        yield Document.reject(language, RejectReason.TOO_LONG)
+                        yield Document.reject(language, RejectReason.TOO_LONG, size=len(data))
                     else:
                         yield Document(data, language)
+                rows_read += len(texts)
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-        raise DamagedFileError(_first_line(error)) from error
+        unread = file_range.input_bytes * max(0, rows - rows_read) // rows if rows else None
+        raise DamagedFileError(_first_line(error), unread=unread) from error
 
 
 def _as_bytes(column: pa.Array) -> list[Any]:

@@ -92,6 +92,8 @@ class Manifest(_Frozen):
     heldout: Split
     documents_read: Count
     rejected: dict[str, Count]
+    unread_bytes: Count = 0
+    """Input bytes that could not be read, or belong to damaged documents."""
 
     @model_validator(mode="after")
     def _file_sizes_agree(self) -> Manifest:
@@ -107,7 +109,9 @@ class Manifest(_Frozen):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically, which makes the language visible."""
-    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
+    # Without a zero: equal runs of all versions write equal bytes.
+    exclude = set() if manifest.unread_bytes else {"unread_bytes"}
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json", exclude=exclude))
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
