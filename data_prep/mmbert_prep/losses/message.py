@@ -11,6 +11,7 @@ from mmbert_prep.readers.accounting import FileLoss
 from mmbert_prep.settings import LossSettings
 
 _MAX_NAMES = 8
+_MAX_FILES = 5
 
 
 def loss_error(
@@ -21,16 +22,21 @@ def loss_error(
     documents: DocumentCounts | None,
 ) -> TextError:
     """Return the error of a run that exceeds its limits."""
-    so_far = "" if documents is not None else ", so far"
-    lines = [f"the run loses more of its input than is allowed{so_far}; no language was written"]
+    unnamed = (
+        excess.unnamed
+        or excess.unnamed_documents
+        or any(losses.folders_unnamed.get(name) for name in excess.folders)
+    )
+    already, least = ("", "") if documents is not None else ("already ", "at least ")
+    lines = [f"the run {already}loses more of its input than is allowed; no language was written"]
     if losses.unread_bytes:
         lines.append(
-            f"unread: {_bytes(losses.unread_bytes, planned.input_bytes)}; "
+            f"unread: {least}{_bytes(losses.unread_bytes, planned.input_bytes)}; "
             f"allowed {settings.maximum_unread_fraction:.1%}"
         )
-    if losses.unnamed_bytes:
+    if unnamed and losses.unnamed_bytes:
         lines.append(
-            f"without a language: {_bytes(losses.unnamed_bytes, planned.input_bytes)}; "
+            f"without a language: {least}{_bytes(losses.unnamed_bytes, planned.input_bytes)}; "
             f"allowed {settings.maximum_without_language_fraction:.1%}"
         )
     if documents is not None:
@@ -47,10 +53,12 @@ def loss_error(
     if losses.reasons:
         reasons = sorted(losses.reasons.items(), key=lambda item: (-item[1], item[0]))
         lines.append(f"documents by reason: {_first([f'{key} {n:,}' for key, n in reasons])}")
-    files = sorted(losses.files.values(), key=lambda loss: (-loss.lost_bytes, loss.path))
-    lines.append(f"files: {len(files):,} of {planned.files:,}, the first")
-    lines += [f"  {_file(loss)}" for loss in files[:_MAX_NAMES]]
-    return TextError("\n  ".join(lines), remedy=_remedy(excess, losses, documents))
+    files = [loss for loss in losses.files.values() if unnamed or loss.unread_bytes]
+    total = planned.files + (len(planned.unnamed) if unnamed else 0)
+    files.sort(key=lambda loss: (-loss.lost_bytes, loss.path))
+    lines.append(f"files that lose some or all: {len(files):,} of {total:,}, the first")
+    lines += [f"  {_file(loss)}" for loss in files[:_MAX_FILES]]
+    return TextError("\n  ".join(lines), remedy=_remedy(excess, losses))
 
 
 def _bytes(size: int, of: int) -> str:
@@ -83,35 +91,30 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + more
 
 
-def _remedy(excess: Excess, losses: Losses, documents: DocumentCounts | None) -> str:
+def _remedy(excess: Excess, losses: Losses) -> str:
     columns = next((loss.columns for loss in losses.files.values() if loss.columns), ())
+    folders = excess.folders
+    unread_folder = any(losses.folders_unread.get(name) for name in folders)
+    unnamed_folder = any(losses.folders_unnamed.get(name) for name in folders)
     parts, options = [], []
-    unnamed = excess.unnamed or excess.unnamed_documents
     if columns:
-        parts.append(f"--text-column names the text's column (there: {', '.join(columns)})")
-    if any(loss.problem for loss in losses.files.values() if loss.unread_bytes):
-        parts.append("repair the files, or get them again")
-    if unnamed:
+        parts.append(f"name the text's column with --text-column (there: {', '.join(columns)})")
+    damaged = [loss for loss in losses.files.values() if loss.problem and loss.unread_bytes]
+    if any(not loss.columns for loss in damaged):
+        parts.append("repair these files or get them again")
+    if excess.unnamed or excess.unnamed_documents or unnamed_folder:
         parts.append(
-            "name the language of all with --language swh_Latn, its columns with "
-            "--language-column, or folders by language keys (swh_Latn)"
+            "name languages by folders (swh_Latn), or by columns with --language-column, or read "
+            "text of one language in a run of its own with --language and --source"
         )
-    if excess.unread or excess.languages:
-        value = " (1 allows lost languages, too)" if excess.languages else ""
-        options.append(f"--maximum-unread-fraction{value}")
+    if excess.unread or excess.languages or unread_folder:
+        # A lost language or folder is not a matter of the total.
+        options.append("--maximum-unread-fraction" + " 1" * bool(excess.languages or folders))
     if excess.documents:
         options.append("--maximum-rejected-fraction")
-    if unnamed:
-        options.append("--maximum-without-language-fraction")
-    if excess.folders:
-        kinds = [
-            (losses.folders_unread, "--maximum-unread-fraction 1"),
-            (losses.folders_unnamed, "--maximum-without-language-fraction 1"),
-        ]
-        wanted = " and ".join(
-            option for sizes, option in kinds if any(sizes.get(name) for name in excess.folders)
-        )
-        parts.append(f"leave a folder out that is to be lost, or allow it with {wanted}")
-    if options:
-        parts.append(f"allow more with {', '.join(options)}")
-    return "; ".join(parts) + "; the run then goes on with what is read"
+    if excess.unnamed or excess.unnamed_documents or unnamed_folder:
+        options.append("--maximum-without-language-fraction" + " 1" * unnamed_folder)
+    if folders:
+        parts.append("leave these folders out of the input")
+    fixes = "; ".join(parts) or "fix these documents"
+    return f"{fixes}; or allow it with {', '.join(options)}: what was read is kept"

@@ -19,6 +19,7 @@ class PlannedInput(BaseModel):
     root: str = ""
     """Folder that the input lies in; "" for a dataset of the hub."""
     files: int = 0
+    """Files of work units, and those that cannot be opened."""
     input_bytes: int = 0
     languages: dict[str, int] = Field(default_factory=dict)
     """Language -> input bytes, of files whose path names their language."""
@@ -84,7 +85,6 @@ def planned_input(found: Discovery, plan: WorkPlan) -> PlannedInput:
             )
         )
     for path, size in found.unnamed.items():
-        paths.add(path)
         planned.input_bytes += size
         # Such a folder is not lost: it is to be read by a run of its own, or holds no text.
         planned.unnamed.append(

@@ -21,7 +21,7 @@ COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": 
 
 BLOCK = 1 << 20
 _CHUNK = 512  # compressed bytes per call of zstd, which expand to at most about 20 MB
-_ALL_COUNTS = "; what is missing is unknown, so the whole file counts as unread"
+_ALL_COUNTS = " by an unknown size, so all of the file counts as unread"
 
 
 class DamagedFileError(Exception):

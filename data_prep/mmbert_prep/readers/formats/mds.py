@@ -48,11 +48,16 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     offsets, config = _read_head(reader)
     columns = _columns(config, settings)
     for offset, size in zip(offsets[:-1], np.diff(offsets), strict=True):
-        sample = reader.read_exactly(int(size))
+        left = int(offsets[-1] - offset)
+        try:
+            sample = reader.read_exactly(int(size))
+        except DamagedFileError as error:
+            if file_range.compression == "none":
+                error.unread = left
+            raise
         try:
             yield columns.document(sample, file_range.language)
         except (ValueError, struct.error, KeyError) as error:
-            left = int(offsets[-1] - offset)
             unread = file_range.input_bytes * left // int(offsets[-1])
             raise DamagedFileError(f"invalid sample: {error}", unread=unread) from error
 

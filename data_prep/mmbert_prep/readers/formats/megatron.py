@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmbert.data.shards.indexed_dataset import IndexedDataset
+from mmbert.data.shards.manifest import MANIFEST_NAME
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat, no_languages
@@ -51,7 +52,18 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
 
 def _companions(paths: Sequence[str]) -> Mapping[str, str | None]:
     known = set(paths)
-    return {path: None for path in paths if path.endswith(".bin") and f"{path[:-4]}.idx" in known}
+    pairs = {f"{path[:-4]}.bin" for path in paths if path.endswith(".idx")} & known
+    found: dict[str, str | None] = dict.fromkeys(sorted(pairs))
+    # The counts of shards that this program wrote.
+    folders = {os.path.dirname(path) for path in pairs}
+    above = {os.path.dirname(folder) for folder in folders}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if (name == MANIFEST_NAME and folder in folders) or (
+            name == "summary.json" and folder in above
+        ):
+            found[path] = "beside Megatron pairs"
+    return found
 
 
 MEGATRON = FileFormat(
