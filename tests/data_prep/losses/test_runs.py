@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import zstandard
 from rich.console import Console
 
 from mmbert.data.shards.manifest import read_manifest
@@ -28,49 +22,8 @@ from mmbert_prep.settings import InputSettings
 from mmbert_prep.shards import encode
 from mmbert_prep.shards.report import write_report
 from mmbert_prep.shards.summary import Summary
-from tests.support.sample_files import TEXT_FILES
-from tests.support.texts import command_line, documents, json_lines, run, settings, tree
-
-TEXT = "one of many documents of equal length, number "
-
-
-def lines(good: int, bad: int = 0, unnamed: int = 0) -> bytes:
-    """Return equally long lines: documents, damaged ones, and ones without a language."""
-    found = [
-        json.dumps({"text": f"{TEXT}{number:05}", "language": "eng_Latn"}) for number in range(good)
-    ]
-    found += [json.dumps({"text": f"{TEXT}{number:05}"}) for number in range(unnamed)]
-    found += ['{"text": "cut'] * bad
-    return "".join(line.ljust(99) + "\n" for line in found).encode()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    texts = [*documents("eng_Latn", 100), TEXT, "0123456789"]
-    (folder / "eng_Latn.jsonl").write_bytes(json_lines({"text": text} for text in texts))
-    run(folder, folder / "out", vocabulary_size=400)
-    return folder / "out" / "tokenizer"
-
-
-@pytest.fixture
-def start(tokenizer: Path, tmp_path: Path) -> Callable[..., Summary]:
-    """Function that runs the pipeline on tmp_path/in with a finished tokenizer."""
-    shutil.copytree(tokenizer, tmp_path / "out" / "tokenizer")
-
-    def start(**changes: object) -> Summary:
-        values = {"vocabulary_size": None, "unit_bytes": 20_000, **changes}
-        return run(tmp_path / "in", tmp_path / "out", **values)
-
-    return start
-
-
-def write(tmp_path: Path, **files: bytes) -> None:
-    """Write files below tmp_path/in; `__` in a name is a folder's end."""
-    for name, data in files.items():
-        path = tmp_path / "in" / (name.replace("__", "/") + ".jsonl")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+from tests.data_prep.losses.inputs import TEXT, lines, write
+from tests.support.texts import json_lines, settings, tree
 
 
 def test_unread_bytes_up_to_the_limit(tmp_path: Path, start: Callable[..., Summary]) -> None:
@@ -261,118 +214,3 @@ def test_losses_are_stored_and_shown(
     with open(tmp_path / "report.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [row["unread_bytes"] for row in rows] == ["300", "100"]
-
-
-@pytest.mark.parametrize("suffix", set(TEXT_FILES) - {".txt"})
-def test_nineteen_of_twenty_files_have_another_column(
-    suffix: str, tmp_path: Path, start: Callable[..., Summary]
-) -> None:
-    folder = tmp_path / "in" / "eng_Latn"
-    folder.mkdir(parents=True)
-    for number in range(20):
-        path = folder / f"{number:02}{suffix}"
-        TEXT_FILES[suffix](path, documents("eng_Latn", 20))
-        if number:
-            _rename_column(path, suffix)
-    with pytest.raises(TextError, match=r"unread: at least [1-9]") as error:
-        start(unit_bytes=None)
-    text = str(error.value)
-    assert "--text-column" in error.value.remedy
-    assert "content" in error.value.remedy
-    assert f"01{suffix}: " in text
-    assert len(text.splitlines()) < 20
-    assert tree(tmp_path / "out" / "text") == {}
-
-
-def _rename_column(path: Path, suffix: str) -> None:
-    if suffix.endswith("parquet"):
-        table = pq.read_table(path)
-        names = ["content" if name == "text" else name for name in table.column_names]
-        pq.write_table(table.rename_columns(names), path)
-        return
-    unpack: Callable[[bytes], bytes] = bytes
-    pack: Callable[[bytes], bytes] = bytes
-    if suffix.endswith(".gz"):
-        unpack, pack = gzip.decompress, gzip.compress
-    elif suffix.endswith(".zst"):
-        unpack, pack = zstandard.decompress, zstandard.compress
-    path.write_bytes(pack(unpack(path.read_bytes()).replace(b'"text"', b'"content"')))
-
-
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])
-def test_nineteen_of_twenty_files_are_cut_short(
-    suffix: str, tmp_path: Path, start: Callable[..., Summary]
-) -> None:
-    folder = tmp_path / "in" / "eng_Latn"
-    folder.mkdir(parents=True)
-    for number in range(20):
-        path = folder / f"{number:02}{suffix}"
-        TEXT_FILES[suffix](path, documents("eng_Latn", 20))
-        if number:
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(TextError, match=r"files that lose some or all: 19 of 20") as error:
-        start(unit_bytes=None)
-    assert "get them again" in error.value.remedy
-
-
-def test_the_command_ends_with_status_2_and_leaves_nothing(tmp_path: Path) -> None:
-    """Not even a tokenizer, which would be one of what remains of the text."""
-    folder = tmp_path / "in" / "eng_Latn"
-    folder.mkdir(parents=True)
-    for number in range(20):
-        rows = [f"file {number} line {line}" for line in range(200)]
-        name = "content" if number else "text"
-        pq.write_table(pa.table({"id": rows, name: rows}), folder / f"{number:02}.parquet")
-    result = command_line("--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", 2)
-    assert result.returncode == 2
-    assert tree(tmp_path / "out") == {}
-    for part in (
-        "already loses more of its input than is allowed",
-        "eng_Latn/01.parquet: ",
-        "no column 'text' among content, id",
-        "--text-column (there: content, id)",
-        "--maximum-unread-fraction",
-    ):
-        assert part in result.stderr
-    assert len(result.stderr.splitlines()) < 24
-    assert "Traceback" not in result.stderr
-
-
-def test_files_that_cannot_be_opened_are_unread(
-    tmp_path: Path, start: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Links to nowhere, and folders that cannot be listed, count with the mean size of a file."""
-    write(tmp_path, web__eng_Latn=lines(1000), forum__eng_Latn=lines(100))
-    (tmp_path / "in" / "web" / "swh_Latn.jsonl").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(TextError, match=r"(?s)swh_Latn 100\.0%.*cannot be opened \(No such file"):
-        start()
-    (tmp_path / "in" / "web" / "swh_Latn.jsonl").unlink()
-    locked = tmp_path / "in" / "locked"
-    (locked / "eng_Latn").mkdir(parents=True)
-    listed = os.scandir
-
-    def scandir(path: str) -> object:
-        if os.path.basename(path) == "locked":
-            raise PermissionError(13, "Permission denied", path)
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(TextError, match=r"in/locked: 55,000 bytes: cannot be opened \(Permission"):
-        start()
-
-
-def test_files_that_can_name_no_language_count(
-    tmp_path: Path, start: Callable[..., Summary]
-) -> None:
-    write(tmp_path, web__eng_Latn=lines(100))
-    (tmp_path / "in" / "LICENSE.txt").write_text("x" * 1000)
-    (tmp_path / "in" / "table.xyz").write_text("x" * 100_000)  # of unknown kind: listed only
-    summary = start()
-    assert summary.unnamed_bytes == 1000
-    shutil.rmtree(tmp_path / "out" / "text")
-    (tmp_path / "in" / "English").mkdir()
-    (tmp_path / "in" / "English" / "a.txt").write_text("x" * 1000)
-    with pytest.raises(
-        TextError, match=r"(?s)without a language: at least 16\.7%.*names no language"
-    ):
-        start()
