@@ -1,4 +1,19 @@
-"""Interface of the modules in `readers/formats`: each declares one `FileFormat`."""
+"""Interface of the modules in `readers/formats`: each declares one `FileFormat`.
+
+Every range accounts for its input bytes (`readers/accounting.py`), for which a format does this:
+
+- `plan` gives ranges whose `input_bytes` add up to about the size of the file, or
+  `file.unreadable(problem)`, which loses all of it.
+- `read` yields every record, also one that it cannot use: `Document.reject(language, reason,
+  size=…)`. `size` is the record's bytes after decompression; without it the mean of the range counts.
+  If a document's text is not most of its record (JSON, many columns), its `size` is given, too.
+- Where it cannot go on, it raises `DamagedFileError(message, unread=…)` with the bytes on disk that
+  are left, or without them where they are unknown, as in a file cut short: all of the range counts.
+- Without the column of the text, it passes the names of those that are there as `columns`: to the
+  error where no record can have a text, else to `Document.reject` as `MISSING_TEXT`.
+
+`tests/data_prep/readers/test_accounting.py` holds each format to this, with its sample file.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +47,7 @@ class FileFormat:
 
     name: str
     read: Callable[[FileRange, InputSettings], Iterator[Document]]
-    """Yield the documents of a range. Raises DamagedFileError where the file is unreadable."""
+    """Yield the records of a range. Raises DamagedFileError where the file is unreadable."""
     plan: Callable[[InputFile, int, InputSettings], list[FileRange]] = _whole_file
     """Divide a file into ranges of about the given input bytes, in file order."""
     suffixes: tuple[str, ...] = ()
