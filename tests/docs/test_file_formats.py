@@ -132,7 +132,12 @@ def test_tables_have_every_key() -> None:
 
 ADDED = {
     "mmbert.training.metrics.results.PhaseResult": {"tokens_elsewhere"},
-    "mmbert_prep.shards.summary.Summary": {"input_bytes", "unread_bytes", "unnamed_bytes", "losses"},
+    "mmbert_prep.shards.summary.Summary": {
+        "input_bytes",
+        "unread_bytes",
+        "unnamed_bytes",
+        "losses",
+    },
     "mmbert.data.shards.manifest.Manifest": {"unread_bytes"},
 }
 """Keys that the files of earlier versions do not have."""

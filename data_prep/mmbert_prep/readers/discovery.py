@@ -23,7 +23,7 @@ from mmbert_prep.settings import InputSettings
 
 @dataclass(frozen=True)
 class UnopenedFile:
-    """File, or folder, that cannot be opened."""
+    """File, or folder, that cannot be opened, or has no bytes where its format needs some."""
 
     path: str
     language: str | None
@@ -174,6 +174,8 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
         found.unnamed[path] = status.st_size
         return _ignore(found, f"{file_format.name} {_NO_LANGUAGE}", relative)
     if status.st_size == 0:
+        if compression != "none" or not file_format.may_be_empty:
+            found.unopened.append(UnopenedFile(path, language, None, "empty file"))
         return _ignore(found, "empty file", relative)
     found.files.append(
         InputFile(path, file_format.name, compression, language, status.st_size, status.st_mtime_ns)

@@ -5,8 +5,8 @@ Every range accounts for its input bytes (`readers/accounting.py`), for which a 
 - `plan` gives ranges whose `input_bytes` add up to about the size of the file, or
   `file.unreadable(problem)`, which loses all of it.
 - `read` yields every record, also one that it cannot use: `Document.reject(language, reason,
-  size=…)`. `size` is the record's bytes after decompression; without it the mean of the range counts.
-  If a document's text is not most of its record (JSON, many columns), its `size` is given, too.
+  size=…)`. `size` is the record's bytes after decompression; without it the mean of the range
+  counts. If the text is not most of a record (JSON, many columns), good documents have it, too.
 - Where it cannot go on, it raises `DamagedFileError(message, unread=…)` with the bytes on disk that
   are left, or without them where they are unknown, as in a file cut short: all of the range counts.
 - Without the column of the text, it passes the names of those that are there as `columns`: to the
@@ -54,6 +54,8 @@ class FileFormat:
     """File name extensions. Messages use the first one."""
     compressible: bool = True
     """Whether files may be compressed as a whole (`.gz`, `.zst`)."""
+    may_be_empty: bool = False
+    """Whether an uncompressed file of no bytes is sound. Else it was cut short, and is unread."""
     has_languages: Callable[[str, Compression, InputSettings], bool] = _any_languages
     """Return whether the records of a file may name their language. Else its path must."""
     expansion: int = 1

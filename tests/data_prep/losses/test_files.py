@@ -118,6 +118,22 @@ def test_files_that_cannot_be_opened_are_unread(
         start()
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl.gz", ".txt.zst", ".mds"])
+def test_downloads_that_never_began_are_unread(
+    suffix: str, tmp_path: Path, start: Callable[..., Summary]
+) -> None:
+    """Files of no bytes, where a sound file has some, count with the mean size of the others."""
+    write(tmp_path, eng_Latn__a=lines(100))
+    (tmp_path / "in" / "eng_Latn" / f"b{suffix}").touch()
+    with pytest.raises(TextError, match=r"(?s)unread: at least 50\.0%.*10,000 bytes: empty file"):
+        start()
+
+
+def test_parts_without_documents_are_no_loss(tmp_path: Path, start: Callable[..., Summary]) -> None:
+    write(tmp_path, eng_Latn__a=lines(100), eng_Latn__b=b"", eng_Latn__c=b"\n\n")
+    assert start().losses == []
+
+
 def test_files_that_can_name_no_language_count(
     tmp_path: Path, start: Callable[..., Summary]
 ) -> None:

@@ -61,4 +61,6 @@ def _parse(line: bytes) -> object:
         return json.loads(line.decode())
 
 
-JSONL = FileFormat(name="jsonl", read=_read, plan=_plan, suffixes=(".jsonl", ".ndjson", ".json"))
+JSONL = FileFormat(
+    name="jsonl", read=_read, plan=_plan, may_be_empty=True, suffixes=(".jsonl", ".ndjson", ".json")
+)

@@ -78,5 +78,10 @@ def _strip_byte_order_mark(line: bytes) -> bytes:
 
 
 TEXT = FileFormat(
-    name="text", read=_read, plan=_plan, suffixes=(".txt", ".text"), has_languages=no_languages
+    name="text",
+    read=_read,
+    plan=_plan,
+    may_be_empty=True,
+    suffixes=(".txt", ".text"),
+    has_languages=no_languages,
 )
