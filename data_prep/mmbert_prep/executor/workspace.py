@@ -57,7 +57,8 @@ class Workspace:
 
         One folder per encoder: a run without kitoken never uses its possibly faulty results.
         """
-        return self.root / f"units-{fingerprint[:12]}-{fast_encoder}"
+        # 2: their reports have what was lost. Those of earlier versions are made again.
+        return self.root / f"units-2-{fingerprint[:12]}-{fast_encoder}"
 
     def create(self) -> None:
         """Create the folders."""
