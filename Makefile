@@ -47,9 +47,10 @@ ablations: $(if $(RECIPE)$(DATA),setup,demo-shards) ## Train without each idea o
 	  --data '$(or $(DATA),$(DEMO)/shards)' --output '$(or $(OUTPUT),$(DEMO)/ablations)' --seeds $(or $(SEEDS),3) \
 	  $(if $(DATA),,--launch 'deepspeed --num_gpus 2 launch/pretrain.py') $(ARGS)
 
-preprocess: setup ## Preprocess text into token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=… ARGS=…]
-	@$(if $(and $(INPUT),$(OUTPUT)),,$(error INPUT (folder of text) and OUTPUT (folder for the shards) are required))
-	@$(BIN)/python launch/preprocess.py --input '$(INPUT)' --output '$(OUTPUT)' \
+preprocess: setup ## Preprocess text into token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=… ARGS=…], for several sources SOURCES_IN=… RECIPE=…
+	@$(if $(and $(INPUT)$(SOURCES_IN),$(OUTPUT)),,$(error INPUT (folder of text) or SOURCES_IN (folder with one for each source of RECIPE), and OUTPUT (folder for the shards) are required))
+	@$(BIN)/python launch/preprocess.py $(if $(INPUT),--input '$(INPUT)') --output '$(OUTPUT)' \
+	  $(if $(SOURCES_IN),--sources-in '$(SOURCES_IN)') \
 	  $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(VOCAB_SIZE),--vocab-size $(VOCAB_SIZE)) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
 

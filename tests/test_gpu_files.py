@@ -12,8 +12,8 @@ from tests.support.environment import ROOT, asks_for_a_gpu, on_a_gpu, with_packa
 from tests.support.gpu_files import GROUPS, gpu_test_files, operations_of
 
 # Packages that a GPU machine may lack; GPU tests must not import them.
-MISSING = ("babel", "datasets", "kitoken", "megatron", "mpi4py", "onnx", "onnxruntime",
-           "sentence_transformers")  # fmt: skip
+MISSING = ("babel", "datasets", "kitoken", "langcodes", "language_data", "megatron", "mpi4py",
+           "onnx", "onnxruntime", "sentence_transformers")  # fmt: skip
 # A pytest plugin that fakes a GPU, hides packages, and writes down what was collected.
 PLUGIN = f"""
 import json, os, sys

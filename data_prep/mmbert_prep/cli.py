@@ -13,13 +13,17 @@ from pydantic import ValidationError
 from mmbert.errors import EXIT_USER_ERROR, ArgumentError, UserError
 from mmbert.recipe import Recipe, describe_recipe, load_recipe
 from mmbert_prep import options
-from mmbert_prep.dry_run import list_input
+from mmbert_prep.dry_run import list_inputs
 from mmbert_prep.executor.local_workers import run_local
 from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.workers import WorkerDiedError, run_launched, worker_group_from_env
 from mmbert_prep.executor.workspace import Workspace
-from mmbert_prep.pipeline import preprocess
+from mmbert_prep.languages.option import language_option
+from mmbert_prep.languages.overrides import LanguageMap
+from mmbert_prep.languages.overrides_file import read_language_map
+from mmbert_prep.pipeline import preprocess_sources
 from mmbert_prep.settings import PrepSettings
+from mmbert_prep.source_options import named_inputs, unread_folders
 
 _HELP = """Build a tokenizer and token shards from text in many languages and formats.
 
@@ -34,6 +38,8 @@ Examples:
       --output shards
   python -m mmbert_prep --input code.jsonl.zst --output shards
       --language eng_Latn --source code
+  python -m mmbert_prep --source web=corpus/web --source books=corpus/books
+      --output shards
 
 Every document is assigned to the training split or the held-out split, or rejected and counted by
 reason. The counts are printed at the end and stored in OUTPUT/SOURCE/summary.json;
@@ -68,9 +74,10 @@ def _present_option(name: str) -> str:
 @app.command(help=_HELP, context_settings={"token_normalize_func": _present_option})
 def command(
     context: typer.Context,
-    input: options.Input,
     output: options.Output,
+    input: options.Input = None,
     source: options.Source = None,
+    sources_in: options.SourcesIn = None,
     recipe: options.Recipe = None,
     tokenizer: options.Tokenizer = None,
     vocabulary_size: options.VocabularySize = None,
@@ -79,8 +86,13 @@ def command(
     workers: options.Workers = None,
     language: options.Language = None,
     language_columns: options.LanguageColumns = None,
+    language_map: options.LanguageMapFile = None,
     text_column: options.TextColumn = _DEFAULTS["text_column"],
     text_unit: options.TextUnit = _DEFAULTS["text_unit"],
+    encoding: options.Encoding = _DEFAULTS["encoding"],
+    delimiter: options.Delimiter = None,
+    quotes: options.Quotes = _DEFAULTS["quotes"],
+    where: options.Where = None,
     heldout_share: options.HeldoutShare = _DEFAULTS["heldout_share"],
     minimum_characters: options.MinimumCharacters = _DEFAULTS["minimum_characters"],
     maximum_bytes: options.MaximumBytes = _DEFAULTS["maximum_bytes"],
@@ -107,39 +119,58 @@ def command(
     dry_run: options.DryRun = False,
 ) -> None:
     """Run preprocessing. The user documentation is `_HELP`."""
-    settings = _settings(context, load_recipe(recipe) if recipe is not None else None)
+    loaded = load_recipe(recipe) if recipe is not None else None
+    sources = _settings(context, loaded)
+    group = None if dry_run else worker_group_from_env(output)
+    if group is None or group.rank == 0:
+        if sources[0].language != language:
+            mapped = f"languages: {language} → {sources[0].language}"
+            print(mapped, file=sys.stdout if dry_run else sys.stderr, flush=True)
+        if recipe is not None and not dry_run:
+            print(describe_recipe(recipe), file=sys.stderr, flush=True)
+        if sources_in is not None and loaded is not None:
+            for name in unread_folders(sources_in, loaded):
+                print(f"not read, no source of the recipe: {sources_in / name}", file=sys.stderr)
     if dry_run:
-        list_input(settings)
+        list_inputs(sources)
         return
-    group = worker_group_from_env(settings.output)
-    if recipe is not None and (group is None or group.rank == 0):
-        print(describe_recipe(recipe), file=sys.stderr, flush=True)
     if group is not None:
-        run_launched(preprocess, group, settings)
+        run_launched(preprocess_sources, group, sources)
         return
     try:
-        run_local(preprocess, settings.workers, settings)
+        run_local(preprocess_sources, sources[0].workers, sources)
     except WorkerDiedError as error:
-        workspace = Workspace(settings.output, settings.source)
+        workspace = Workspace(sources[0].output, sources[0].source)
         files = ", ".join(files_being_read(workspace.progress))
         raise WorkerDiedError(f"{error}; workers were reading: {files or 'nothing'}") from error
 
 
-def _settings(context: typer.Context, recipe: Recipe | None) -> PrepSettings:
-    """Build the settings from the options, with defaults from the recipe."""
+def _settings(context: typer.Context, recipe: Recipe | None) -> tuple[PrepSettings, ...]:
+    """Build the settings of each source from the options, with defaults from the recipe."""
     values = {name: value for name, value in context.params.items() if value not in (None, [], ())}
     del values["dry_run"]
     values.pop("recipe", None)
+    sources = named_inputs(
+        values.pop("source", ()), values.pop("input", None), values.pop("sources_in", None), recipe
+    )
     values.setdefault("workers", _cores())
+    if "language_map" in values:
+        values["language_map"] = read_language_map(values["language_map"])
+    if "language" in values:
+        values["language"] = language_option(
+            values["language"], values.get("language_map", LanguageMap())
+        )
     if recipe is not None:
-        values["source"] = source_folder(recipe, values.get("source"))
         values.setdefault("contexts", sorted({phase.context for phase in recipe.phases}))
         if recipe.tokenizer.path is not None:
             values.setdefault("tokenizer", recipe.tokenizer.path)
         if "tokenizer" not in values:
             values.setdefault("vocabulary_size", recipe.tokenizer.vocab_size)
     try:
-        return PrepSettings(**values)
+        return tuple(
+            PrepSettings(**values, input=text, **({} if name is None else {"source": name}))
+            for name, text in sources
+        )
     except ValidationError as error:
         names = {option.name: option.opts[0] for option in context.command.params}
         problems = "; ".join(
@@ -147,27 +178,6 @@ def _settings(context: typer.Context, recipe: Recipe | None) -> PrepSettings:
             for item in error.errors(include_url=False)
         )
         raise ArgumentError(f"invalid options: {problems}", remedy="see --help") from error
-
-
-def source_folder(recipe: Recipe, name: str | None) -> str:
-    """Return the folder of the recipe source `name`.
-
-    `name` defaults to the only source, or to the only multilingual (temperature-sampled) one.
-    """
-    sources = recipe.data.sources
-    folders = {source.name: str(source.path or source.name) for source in sources}
-    if name is None:
-        multilingual = [source for source in sources if source.sampling == "temperature"]
-        candidates = sources if len(sources) == 1 else multilingual
-        if len(candidates) == 1:
-            return folders[candidates[0].name]
-    if name not in folders:
-        raise ArgumentError(
-            f"the recipe has the sources {', '.join(folders)}"
-            + (f", not {name}" if name else "; it is unclear which one this input is"),
-            remedy="name one of them with --source",
-        )
-    return folders[name]
 
 
 def _cores() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -11,11 +13,20 @@ from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.summary import ignored_files
 
 
+def list_inputs(sources: Sequence[PrepSettings]) -> None:
+    """Print the number and size of files per language, and the ignored files, of each source."""
+    console = Console()
+    for settings in sources:
+        if len(sources) > 1:
+            console.print(f"source {settings.source}: {settings.input}", soft_wrap=True)
+        list_input(settings)
+
+
 def list_input(settings: PrepSettings) -> None:
-    """Print the number and size of files per language, and the ignored files."""
+    """Print the number and size of files per language, and the ignored files, of one source."""
+    console = Console()
     found = discover(settings)
     plan = plan_work_units(found, settings)
-    console = Console()
     sizes: dict[str, list[int]] = {}
     for file in found.files:
         entry = sizes.setdefault(file.language or "(by column)", [0, 0])
@@ -29,6 +40,10 @@ def list_input(settings: PrepSettings) -> None:
     for name, (files, size) in sorted(sizes.items(), key=lambda item: -item[1][1]):
         table.add_row(name, f"{files:,}", f"{size:,}")
     console.print(table)
+    for line in found.about_languages():
+        console.print(line, soft_wrap=True, markup=False)
+    for line in found.unused_overrides.values():
+        console.print(f"in no path: {line}", soft_wrap=True, markup=False)
     for reason, names in ignored_files(found).items():
         console.print(f"ignored, {reason}: {len(names)} ({', '.join(names[:5])})", soft_wrap=True)
     if found.without_language:

@@ -22,10 +22,23 @@ def _quantity(*names: str, unit: str, help: str) -> Any:
     return typer.Option(*names, parser=_parse_quantity, metavar=unit, help=help)
 
 
-Input = Annotated[str, typer.Option(help="Folder, file, quoted pattern, or hf:DATASET.")]
+Input = Annotated[
+    str | None, typer.Option(help="Text: folder, file, quoted pattern, or hf:DATASET.")
+]
 Output = Annotated[Path, typer.Option(help="Output folder.")]
 Source = Annotated[
-    str | None, typer.Option(help="Name of the source [default: from the recipe, or text].")
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=TEXT]",
+        help="Name of the source [default: from the recipe, or text]; with its text, once for each "
+        "of several sources, instead of --input.",
+    ),
+]
+SourcesIn = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with one folder of text for each source of the recipe, instead of --input."
+    ),
 ]
 Recipe = Annotated[
     str | None, typer.Option(help="Recipe to take contexts, vocabulary and tokenizer from.")
@@ -49,19 +62,54 @@ TokenizerTemperature = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(help="Local processes [default: number of cores].")]
 Language = Annotated[
-    str | None, typer.Option(help="Language of the whole input, such as swh_Latn.")
+    str | None, typer.Option(help="Language of the whole input, such as swh_Latn or sw.")
 ]
 LanguageColumns = Annotated[
     list[str] | None,
     typer.Option(
         "--language-column",
-        help="Column with the language key, or two with code and script [default: language "
+        help="Column with the language, or two with code and script [default: language "
         "and language_script].",
+    ),
+]
+LanguageMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--language-map",
+        help="File with the languages of folders, files and values of columns: 'no: nob_Latn'.",
     ),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column or key of the text.")]
 TextUnit = Annotated[
     str, typer.Option(help="What a document is in .txt files: block, line or file.")
+]
+Encoding = Annotated[
+    str,
+    typer.Option(
+        help="Encoding of .txt, .jsonl, .json, .csv and .tsv files without a byte order mark, such "
+        "as cp1252."
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        help="Character between columns of .csv and .tsv files, or tab [default: by the header]."
+    ),
+]
+Quotes = Annotated[
+    bool,
+    typer.Option(
+        "--quotes/--no-quotes",
+        help="Whether quotation marks enclose columns of .csv and .tsv files.",
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Take only rows whose columns fulfill this, such as 'language_score >= 0.8'; several "
+        "must all hold.",
+    ),
 ]
 HeldoutShare = Annotated[
     float,

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
-from typing import Any
+import hashlib
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
-from mmbert.errors import PackageError, ResumeError, TextError
-from mmbert.files import explained_write_errors, make_folder, write_json
+from mmbert.errors import PackageError
+from mmbert.files import explained_write_errors, make_folder
 from mmbert_prep.executor.lock import output_lock
-from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.stages import Stages
-from mmbert_prep.executor.storage import read_json
-from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
+from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
-from mmbert_prep.executor.workspace import Workspace
-from mmbert_prep.losses.ledger import LossLedger, check_losses, planned_losses
-from mmbert_prep.losses.limits import DocumentCounts, Losses
-from mmbert_prep.losses.plan import PlannedInput, planned_input
-from mmbert_prep.readers import RejectReason
-from mmbert_prep.readers.discovery import discover
+from mmbert_prep.filters.cleaning import Cleaner
+from mmbert_prep.losses.ledger import LossLedger, SurveyLedger
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder
 from mmbert_prep.shards.intermediate import is_done
-from mmbert_prep.shards.languages import LanguageMerger, Languages, collect_languages
-from mmbert_prep.shards.summary import DISABLED, Summary, ignored_files, print_summary
+from mmbert_prep.shards.languages import LanguageMerger
+from mmbert_prep.shards.summary import Summary, print_summary, print_totals
+from mmbert_prep.source_run import DISABLED_MARKER, SourceRun
 from mmbert_prep.tokenization.encoders import SentencePieceEncoder, open_encoder
 from mmbert_prep.tokenization.fast_encoder import (
     BatchEncoder,
@@ -35,17 +30,29 @@ from mmbert_prep.tokenization.fast_encoder import (
     ReferenceEncoder,
     fast_encoder_installed,
 )
+from mmbert_prep.tokenization.hashes_only import HashesOnly
 from mmbert_prep.tokenization.stage import TokenizerStage
 
 
 def preprocess(group: WorkerGroup, settings: PrepSettings) -> Summary | None:
-    """Run the pipeline as one worker of a group; rank 0 returns the summary.
+    """Run the pipeline for one source as one worker of a group; rank 0 returns the summary.
 
     Resumes an interrupted run. Raises UserError for errors that the user can fix.
     """
-    run = _Pipeline(group, settings)
+    summaries = preprocess_sources(group, (settings,))
+    return summaries[0] if summaries else None
+
+
+def preprocess_sources(group: WorkerGroup, sources: Sequence[PrepSettings]) -> list[Summary]:
+    """Run the pipeline for sources of one output folder; rank 0 returns their summaries.
+
+    The sources differ in `source` and `input` only, and share a tokenizer that is trained on all.
+    A document that an earlier source has in the same language is dropped (`settings.deduplicate`).
+    Resumes an interrupted run; finished sources stay as they are.
+    """
+    run = _Pipeline(group, sources)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(explained_write_errors(settings.output))
+        stack.enter_context(explained_write_errors(sources[0].output))
         if group.rank == 0:
             make_folder(run.workspace.lock.parent)
             stack.enter_context(output_lock(run.workspace.lock))
@@ -54,117 +61,119 @@ def preprocess(group: WorkerGroup, settings: PrepSettings) -> Summary | None:
         return run.run()
 
 
-# Marker file beside the intermediate shards: a worker disabled kitoken, in this or an earlier run.
-_DISABLED_MARKER = "accelerator-given-up"
-
-
 class _Pipeline:
-    def __init__(self, group: WorkerGroup, settings: PrepSettings) -> None:
-        self.group, self.settings = group, settings
-        self.workspace = Workspace(settings.output, settings.source)
+    def __init__(self, group: WorkerGroup, sources: Sequence[PrepSettings]) -> None:
+        self.group, self.settings = group, sources[0]
+        self.sources = [
+            SourceRun(settings, number, len(sources)) for number, settings in enumerate(sources)
+        ]
+        # Claims and progress of all sources are in the folder of the first one.
+        self.workspace = self.sources[0].workspace
         self.is_rank_zero = group.rank == 0
         self.console = Console(stderr=True)
         self.stages = Stages(group, self.workspace, self.console)
-        self.ignored: dict[str, list[str]] = {}
-        self.without_language: list[str] = []
 
     def plan_work(self) -> None:
-        found = discover(self.settings)
-        self.ignored = ignored_files(found)
-        self.without_language = found.without_language
-        plan = plan_work_units(found, self.settings)
-        finished = self._finished()
-        if finished is not None and finished.fingerprint != plan.fingerprint:
-            if not self.settings.replace:
-                raise ResumeError(
-                    _difference(self.workspace.source, finished, plan), remedy=_REMEDY
-                )
-            finished = None
-        self.workspace.create()
-        suspects = files_being_read(self.workspace.progress)
-        if suspects:
-            self.console.print(
-                f"[yellow]the last run ended abruptly while reading {', '.join(suspects[:5])}; if "
-                "that happens again, check these files[/]",
-                soft_wrap=True,
-            )
-        if not self.workspace.plan.exists() or (
-            read_json(self.workspace.plan).get("fingerprint") != plan.fingerprint
-        ):
-            self.workspace.remove_merge(None)
-        write_json(
-            self.workspace.plan,
-            {**plan.model_dump(mode="json"), "finished": finished is not None},
-        )
-        planned = planned_input(found, plan)
-        write_json(self.workspace.losses / "planned.json", planned.model_dump(mode="json"))
-        if finished is None:
-            losses = planned_losses(planned)
-            losses.add(planned.damaged)
-            check_losses(losses, planned, self.settings)
+        earlier: dict[str, str] = {}
+        for source in self.sources:
+            with source.named():
+                fingerprint = source.plan_work(self.console, dict(earlier))
+            earlier[source.settings.source] = fingerprint
         self.stages.begin()
 
-    def _finished(self) -> Summary | None:
-        if not self.workspace.summary.exists():
-            return None
-        return Summary.model_validate(read_json(self.workspace.summary))
-
-    def run(self) -> Summary | None:
-        stored = read_json(self.workspace.plan)
-        if stored.pop("finished"):
-            summary = self._finished()
-            if self.is_rank_zero:
-                assert summary is not None
-                self.console.print("already finished with the same input and settings")
-                print_summary(self.console, summary, self.workspace.source)
-                self.group.barrier()
-                self.workspace.remove()
-                return summary
-            self.group.barrier()
-            return None
-        plan = WorkPlan.model_validate(stored)
-        planned = PlannedInput.model_validate(read_json(self.workspace.losses / "planned.json"))
-        description = TokenizerStage(
-            self.stages, self.settings, self.workspace, self.console, planned
-        ).run(plan)
-        fast_encoder = self._choose_fast_encoder(description)
-        units = self.workspace.units(description.fingerprint, fast_encoder)
-        self._encode(plan, units, fast_encoder, planned)
+    def run(self) -> list[Summary]:
+        for source in self.sources:
+            source.read_plan()
+        unfinished = [source.number for source in self.sources if not source.finished]
+        if unfinished:
+            # Later sources are compared with a finished one, but not the other way round.
+            self._make(self.sources[: max(unfinished) + 1])
+        summaries = self._summaries()
+        self.group.barrier()
         if self.is_rank_zero:
-            languages = collect_languages(plan, units)
-            self._check(languages, planned)
-            if not self.workspace.is_merged_from(units):
-                self.workspace.remove_merge(units)
-            write_json(self.workspace.languages, languages.model_dump(mode="json"))
-        self.group.barrier()
-        languages = Languages.model_validate(read_json(self.workspace.languages))
-        summaries = LanguageMerger(
-            self.stages, self.settings, self.workspace, languages, description, units
-        ).run()
+            for source in self.sources:
+                source.workspace.remove()
+            self._print(summaries)
+        return summaries
+
+    def _summaries(self) -> list[Summary]:
         if not self.is_rank_zero:
-            self.group.barrier()
-            return None
-        summary = Summary(
-            fingerprint=plan.fingerprint,
-            settings=plan.settings,
-            tokenizer=description.fingerprint,
-            accelerator=DISABLED if (units / _DISABLED_MARKER).exists() else fast_encoder,
-            languages=summaries,
-            without_text={
-                key: counts.rejected
-                for key, counts in sorted(languages.counts.items())
-                if key not in languages.sections
-            },
-            damaged_files=languages.damaged,
-            ignored_files=self.ignored,
-            folders_without_language=self.without_language,
-            **_stored_losses(languages, planned),
+            return []
+        found = [source.summary() for source in self.sources]
+        return [summary for summary in found if summary is not None]
+
+    def _print(self, summaries: list[Summary]) -> None:
+        for source, summary in zip(self.sources, summaries, strict=True):
+            if not source.alone:
+                self.console.print(f"source {source.settings.source}:", soft_wrap=True)
+            if source.finished:
+                self.console.print("already finished with the same input and settings")
+            print_summary(self.console, summary, source.workspace.source)
+        if len(summaries) > 1:
+            print_totals(self.console, summaries)
+
+    def _make(self, sources: list[SourceRun]) -> None:
+        """Make all sources that are not finished; `sources` ends with one of them."""
+        description = self._tokenizer()
+        fast_encoder = self._choose_fast_encoder(description)
+        units = [source.units(description, fast_encoder) for source in sources]
+        for folder in units:
+            make_folder(folder)
+        self._encode(sources, description, fast_encoder)
+        mergers: list[LanguageMerger] = []
+        for source, folder in zip(sources, units, strict=True):
+            with source.named():
+                if self.is_rank_zero:
+                    source.collect(folder)
+                self.group.barrier()
+                languages = source.languages()
+                merger = LanguageMerger(
+                    self.stages,
+                    source.settings,
+                    source.workspace,
+                    languages,
+                    description,
+                    folder,
+                    mergers.copy(),
+                )
+                merger.select()
+                if not source.finished:
+                    merged = merger.publish()
+                    if self.is_rank_zero:
+                        source.finish(
+                            merged, languages, description.fingerprint, fast_encoder, folder
+                        )
+                mergers.append(merger)
+
+    def _tokenizer(self) -> TokenizerDescription:
+        """Provide the tokenizer, which all sources share; if it is trained, on text of all."""
+        units: dict[str, WorkUnit] = {
+            unit.key: unit for source in self.sources for unit in source.plan.units
+        }
+        joined = "".join(source.plan.fingerprint for source in self.sources)
+        plan = WorkPlan(
+            fingerprint=hashlib.sha256(joined.encode()).hexdigest(),
+            units=tuple(units.values()),
+            settings={},
         )
-        write_json(self.workspace.summary, summary.stored())
-        self.group.barrier()
-        self.workspace.remove()
-        print_summary(self.console, summary, self.workspace.source)
-        return summary
+        inputs = ", ".join(source.settings.input for source in self.sources)
+        settings = self.settings.model_copy(update={"input": inputs})
+        stage = TokenizerStage(
+            self.stages, settings, self.workspace, self.console, self._survey_ledger
+        )
+        if len(self.sources) == 1:
+            return stage.run(plan)
+        # How much of a unit is sampled depends on all sources.
+        samples = self.workspace.samples.with_name(f"survey-{plan.fingerprint[:12]}")
+        return stage.run(plan, samples)
+
+    def _survey_ledger(self) -> SurveyLedger:
+        ledgers: dict[str, list[LossLedger]] = {}
+        for source in self.sources:
+            ledger = source.ledger("survey", self.group.size)
+            for unit in source.plan.units:
+                ledgers.setdefault(unit.key, []).append(ledger)
+        return SurveyLedger(ledgers)
 
     def _choose_fast_encoder(self, description: TokenizerDescription) -> str:
         """Return the fast encoder to use: "kitoken" or "none"."""
@@ -182,104 +191,53 @@ class _Pipeline:
         return "none"
 
     def _encode(
-        self, plan: WorkPlan, folder: Path, fast_encoder: str, planned: PlannedInput
+        self, sources: list[SourceRun], description: TokenizerDescription, fast_encoder: str
     ) -> None:
-        make_folder(folder)
-        done = sum(unit.input_bytes for unit in plan.units if is_done(folder, unit.key))
-        with self.stages.stage("encode", "encoding", plan.input_bytes, done) as meter:
-            ledger = LossLedger(
-                self.workspace.losses,
-                f"read-{folder.name}",
-                [unit.key for unit in plan.units],
-                planned,
-                self.settings,
-                self.group.size,
-            )
-            encoder = self._batch_encoder(plan, fast_encoder)
-            units = UnitEncoder(self.settings, encoder, folder, meter, self.group, ledger)
-            for index in self.stages.claim_units(plan):
-                if not is_done(folder, plan.units[index].key):
-                    units.run(plan.units[index])
-                    if isinstance(encoder, FastEncoder) and not encoder.enabled:
-                        (folder / _DISABLED_MARKER).touch()
+        folders = [source.units(description, fast_encoder) for source in sources]
+        tasks = [
+            (source, folder, unit)
+            for source, folder in zip(sources, folders, strict=True)
+            for unit in source.plan.units
+        ]
+        weights = [unit.input_bytes for _, _, unit in tasks]
+        done = sum(unit.input_bytes for _, folder, unit in tasks if is_done(folder, unit.key))
+        with self.stages.stage("encode", "encoding", sum(weights), done) as meter:
+            encoder = self._batch_encoder([unit for _, _, unit in tasks], fast_encoder)
+            cleaner = Cleaner(self.settings)
+            encoders = [
+                UnitEncoder(
+                    source.settings,
+                    HashesOnly(encoder.reference) if source.only_hashes else encoder,
+                    folder,
+                    meter,
+                    self.group,
+                    source.ledger(f"read-{folder.name}", self.group.size),
+                    cleaner,
+                )
+                for source, folder in zip(sources, folders, strict=True)
+            ]
+            names = [f"{source.number}-{unit.key}" for source, _, unit in tasks]
+            for index in self.stages.claim_tasks(names, weights):
+                source, folder, unit = tasks[index]
+                if is_done(folder, unit.key):
+                    continue
+                with source.named():
+                    encoders[source.number].run(unit)
+                if isinstance(encoder, FastEncoder) and not encoder.enabled:
+                    (folder / DISABLED_MARKER).touch()
 
-    def _batch_encoder(self, plan: WorkPlan, fast_encoder: str) -> BatchEncoder:
+    def _batch_encoder(self, units: list[WorkUnit], fast_encoder: str) -> BatchEncoder:
         reference = open_encoder(self.workspace.tokenizer)
         if fast_encoder == "none":
             return ReferenceEncoder(reference)
         assert isinstance(reference, SentencePieceEncoder)
         # Workers start with consecutive units, so one worker encodes most of a small language.
-        per_worker = plan.input_bytes // self.group.size
+        per_worker = sum(unit.input_bytes for unit in units) // self.group.size
         expected: dict[str, int] = {}
-        for unit in plan.units:
+        for unit in units:
             for file_range in unit.file_ranges:
                 if file_range.language is not None:
                     known = expected.get(file_range.language, 0)
                     expected[file_range.language] = min(per_worker, known + file_range.input_bytes)
         model = (self.workspace.tokenizer / "tokenizer.model").read_bytes()
         return FastEncoder(reference, model, expected)
-
-    def _check(self, languages: Languages, planned: PlannedInput) -> None:
-        losses = _sum_losses(languages, planned)
-        documents = DocumentCounts(
-            read=sum(counts.read for counts in languages.counts.values()),
-            damaged=sum(counts.damaged for counts in languages.counts.values()),
-            unnamed=sum(
-                counts.rejected.get(RejectReason.MISSING_LANGUAGE, 0)
-                for counts in languages.counts.values()
-            ),
-        )
-        sizes = {language: counts.input_bytes for language, counts in languages.counts.items()}
-        for loss in planned.unopened:
-            for language, size in loss.languages.items():
-                sizes[language] = sizes.get(language, 0) + size
-        check_losses(losses, planned, self.settings, documents, sizes)
-        if not languages.sections:
-            reasons: dict[RejectReason, int] = {}
-            for counts in languages.counts.values():
-                for reason, count in counts.rejected.items():
-                    reasons[reason] = reasons.get(reason, 0) + count
-            reasons_text = ", ".join(
-                f"{reason} {count}" for reason, count in sorted(reasons.items())
-            )
-            files = "; ".join(languages.damaged[:3])
-            raise TextError(
-                f"all documents of {self.settings.input} were rejected: {reasons_text}"
-                + (f" ({files})" if files else ""),
-                remedy="fix the input, or name its columns with --text-column and "
-                "--language-column",
-            )
-
-
-_REMEDY = (
-    "use --replace to remake it from this input, another --source to add to it, or another output "
-    "folder"
-)
-
-
-def _sum_losses(languages: Languages, planned: PlannedInput) -> Losses:
-    losses = planned_losses(planned)
-    losses.add(languages.losses)
-    return losses
-
-
-def _stored_losses(languages: Languages, planned: PlannedInput) -> dict[str, Any]:
-    """Return the fields of the summary about what was lost."""
-    losses = _sum_losses(languages, planned)
-    files = sorted(losses.files.values(), key=lambda loss: (-loss.lost_bytes, loss.path))
-    return {
-        "input_bytes": planned.input_bytes if losses.unread_bytes or losses.unnamed_bytes else 0,
-        "unread_bytes": {key: size for key, size in sorted(losses.languages.items()) if size},
-        "unnamed_bytes": losses.unnamed_bytes,
-        "losses": files,
-    }
-
-
-def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:
-    changed = [
-        f"{name} was {finished.settings.get(name)!r}, is now {value!r}"
-        for name, value in plan.settings.items()
-        if finished.settings.get(name) != value
-    ]
-    difference = "; ".join(changed) if changed else "the input has changed"
-    return f"{folder} was made from other input or settings: {difference}"

@@ -5,13 +5,19 @@ Each part of the pipeline takes a small model; `PrepSettings` combines them.
 
 from __future__ import annotations
 
+import codecs
+import io
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from mmbert_prep.languages.overrides import LanguageMap
+
+UTF_8 = "utf-8"
 DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
+MIN_VOCABULARY_SIZE = 300
 
 # Settings that do not affect the shards.
 _NOT_IN_OUTPUT = {
@@ -30,8 +36,13 @@ _OUTPUT_ORDER = (
     "source",
     "language",
     "language_columns",
+    "language_map",
     "text_column",
     "text_unit",
+    "encoding",
+    "delimiter",
+    "quotes",
+    "where",
     "tokenizer",
     "vocabulary_size",
     "tokenizer_sample_bytes",
@@ -48,7 +59,40 @@ _OUTPUT_ORDER = (
     "contexts",
     "shard_tokens",
     "unit_bytes",
+    "earlier_sources",
 )
+
+# Newer settings, absent in summary.json at their defaults.
+_ABSENT_AT_DEFAULT = (
+    "language_map",
+    "encoding",
+    "delimiter",
+    "quotes",
+    "where",
+    "earlier_sources",
+)
+# Codecs of Python for other purposes than text in files.
+_NOT_ENCODINGS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"}
+
+
+def _known_encoding(name: str) -> str:
+    """Return Python's own name of an encoding: spellings of one name give the same shards."""
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding=name)  # refuses codecs such as hex
+        encoding = codecs.lookup(name)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"Python knows no text encoding {name!r}, such as cp1252") from error
+    known = encoding.name.replace("-", "_")
+    if known in _NOT_ENCODINGS or encoding.incrementaldecoder is None:
+        raise ValueError(f"{name!r} is no encoding of text files, such as cp1252")
+    return UTF_8 if encoding.name == "utf-8-sig" else encoding.name
+
+
+def _one_character(text: str) -> str:
+    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(text) != 1 or text in '"\r\n':
+        raise ValueError(f"{text!r} is not one character, such as ';', or tab")
+    return text
 
 
 class _Settings(BaseModel):
@@ -70,8 +114,18 @@ class InputSettings(SizeLimit):
     language: str | None = None
     """Language key of the whole input; overrides paths and columns."""
     language_columns: tuple[str, ...] = ("language", "language_script")
+    language_map: LanguageMap = LanguageMap()
+    """Languages of names in paths and columns, given by the user."""
     text_column: str = "text"
     text_unit: Literal["block", "line", "file"] = "block"
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = UTF_8
+    """Encoding of text, JSON and CSV files without a byte order mark, by Python's name."""
+    delimiter: Annotated[str, AfterValidator(_one_character)] | None = None
+    """Character between the columns of CSV and TSV files. Default: by the header."""
+    quotes: bool = True
+    """Whether quotation marks enclose columns of CSV and TSV files."""
+    where: tuple[str, ...] = ()
+    """Conditions on the columns of a row, all of which must hold (`readers.where`)."""
 
 
 class CleaningSettings(SizeLimit):
@@ -132,13 +186,19 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     workers: Annotated[int, Field(ge=1)] = 1
     tokenizer: Path | None = None
     """SentencePiece model or Hugging Face folder. Default: the one in `output`, or a new one."""
-    vocabulary_size: Annotated[int, Field(ge=300)] | None = None
+    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY_SIZE)] | None = None
     fast_encoder: Literal["auto", "none", "kitoken"] = "auto"
     contexts: tuple[int, ...] = DEFAULT_CONTEXTS
     unit_bytes: Annotated[int, Field(ge=1000)] | None = None
     """Input bytes per work unit. Default: 1/256 of the input, clamped to 2-64 MB."""
+    earlier_sources: dict[str, str] = {}
+    """Sources before this one in the same call -> their fingerprints: what they have is not
+    taken again."""
 
     def output_settings(self) -> dict[str, object]:
         """Return the settings that affect the shards, as JSON values."""
         values = self.model_dump(mode="json", exclude=_NOT_IN_OUTPUT)
+        for name in _ABSENT_AT_DEFAULT:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del values[name]
         return {name: values[name] for name in sorted(values, key=_OUTPUT_ORDER.index)}

@@ -44,6 +44,7 @@ OPTIONAL = (
     ("kitoken", "about 2.5 times faster tokenization", "pip install -e '.[fast]'"),
     ("mpi4py", "preprocessing on several nodes", "pip install -e '.[mpi]'"),
     ("sentence_transformers", "evaluation of embeddings", "pip install -e '.[eval]'"),
+    ("py3langid", "identification of languages in reports", "pip install -e '.[identify]'"),
 )
 
 

@@ -83,9 +83,10 @@ ERROR_KINDS = (
         situation="`my_corpus` contains one file, `notes.txt`.",
         command="python -m mmbert_prep --input my_corpus --output my_shards",
         printed="error: no text to read in my_corpus (text whose path names no language: 1)\n"
-        "  → give a folder or pattern with .parquet, .jsonl, .txt, .mds, .idx files (of some "
-        "formats also .gz and .zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or "
-        "that have language columns; or name the language with --language",
+        "  → give a folder or pattern with .parquet, .jsonl, .txt, .mds, .idx, .arrow, .csv files "
+        "(of some formats also .gz, .zst, .bz2 and .xz) whose path names the language "
+        "(swh_Latn/…, swh_Latn.txt) or that have language columns; or name the "
+        "language with --language",
     ),
     ErrorKind(
         error=TokenizerError,

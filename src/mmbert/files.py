@@ -1,9 +1,11 @@
-"""Atomic, durable file writes and checksums."""
+"""Atomic, durable file writes, checksums, and text with byte order marks."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +17,33 @@ import xxhash
 from mmbert.errors import OutputError
 
 _READ_SIZE = 1 << 22
+# Mark -> encoding, of which the decoder removes the mark. UTF-32's begins with UTF-16's.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def marked_encoding(start: bytes) -> str | None:
+    """Return the encoding named by a byte order mark at the start of a file; None without one."""
+    return next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that somebody wrote: UTF-8, or what its byte order mark says.
+
+    Spreadsheets and Windows editors write marks, and UTF-16. Line ends become line feeds. Reads
+    the file once, so that it may be a pipe. Raises OSError or UnicodeDecodeError.
+    """
+    data = path.read_bytes()
+    encoding = marked_encoding(data) or "utf-8"
+    if encoding == "utf-8" and (place := data.find(b"\0")) >= 0:
+        reason = "a zero byte, as in UTF-16, but no byte order mark"
+        raise UnicodeDecodeError(encoding, data, place, place + 1, reason)
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding).read()
 
 
 def checksum_file(path: Path) -> str:

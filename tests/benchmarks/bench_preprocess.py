@@ -30,7 +30,7 @@ import sentencepiece
 
 ROOT = Path(__file__).resolve().parents[2]
 HIGH = {
-    "eng_Latn": "en", "rus_Cyrl": "ru", "cmn_Hans": "zh", "deu_Latn": "de", "fra_Latn": "fr",
+    "eng_Latn": "en", "rus_Cyrl": "ru", "cmn_Hani": "zh", "deu_Latn": "de", "fra_Latn": "fr",
     "spa_Latn": "es", "jpn_Jpan": "ja", "por_Latn": "pt", "tur_Latn": "tr", "arb_Arab": "ar",
     "hin_Deva": "hi", "kor_Hang": "ko",
 }  # fmt: skip

@@ -333,6 +333,18 @@ class TestMpi:
         output, errors = process.communicate(timeout=120)
         return subprocess.CompletedProcess([], process.returncode, output, errors)
 
+    def test_several_sources_give_the_same_bytes_as_one_process(self, tmp_path: Path) -> None:
+        text = documents("swh_Latn", 300)
+        for name, part in (("web", text[:200]), ("books", text[100:])):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "swh_Latn.txt").write_text("\n\n".join(part), "utf-8")
+        words = [word for n in ("web", "books") for word in ("--source", f"{n}={tmp_path / n}")]
+        result = self.run("--output", tmp_path / "ranks", *words)
+        assert result.returncode == 0, result.stderr
+        alone = command_line("--output", tmp_path / "alone", *words, "--workers", 1)
+        assert "duplicate_of_source 100" in alone.stderr
+        assert tree(tmp_path / "ranks") == tree(tmp_path / "alone")
+
     def test_the_same_bytes_as_one_process(
         self, corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
     ) -> None:

@@ -27,7 +27,7 @@ size = 0
 for file in discover(settings).files:
     for segment in plan_ranges(file, 1 << 40, settings):
         for document in read_range(segment, settings):
-            size += len(document.data)
+            size += len(document.data or b"")
 print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 _DOCUMENT = "".join(random.Random(1).choices("abcdefgh \\n", k=10_000))
@@ -42,12 +42,19 @@ def _write(path: Path, count: int) -> None:
         )
         return
     opened = {".gz": gzip.open, ".zst": zstandard.open}.get(path.suffix, open)
+    begin, end = {".json": (b"[0", b"]"), ".csv": (b"text\n", b"")}.get(path.suffix, (b"", b""))
     with opened(path, "wb") as file:  # type: ignore[operator]
+        file.write(begin)
         for text in texts:
             if ".jsonl" in path.name:
                 file.write(json.dumps({"text": text}).encode() + b"\n")
+            elif path.suffix == ".json":
+                file.write(b"," + json.dumps({"text": text}).encode())
+            elif path.suffix == ".csv":
+                file.write(f'"{text}"\n'.encode())
             else:
                 file.write(text.replace("\n\n", " ").encode() + b"\n\n")
+        file.write(end)
 
 
 def _memory(path: Path) -> tuple[int, int]:
@@ -58,7 +65,9 @@ def _memory(path: Path) -> tuple[int, int]:
     return int(size), int(memory) * 1024
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst", "txt", "parquet"])
+@pytest.mark.parametrize(
+    "suffix", ["jsonl", "jsonl.gz", "jsonl.zst", "json", "csv", "txt", "parquet"]
+)
 def test_memory_does_not_grow_with_the_file(suffix: str, tmp_path: Path) -> None:
     small, big = tmp_path / "small", tmp_path / "big"
     for folder, count in ((small, 100), (big, 6000)):

@@ -20,11 +20,11 @@ from mmbert.data.shards.manifest import read_manifest, verify_files
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
 from mmbert_prep import cli
-from mmbert_prep.cli import source_folder
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.intermediate import IntermediateWriter
+from mmbert_prep.source_options import source_folder
 from mmbert_prep.tokenization.encoders import open_encoder
 from tests.support.texts import (
     ROOT,
@@ -69,7 +69,7 @@ def _texts(shards: Path, language: str) -> dict[str, list[str]]:
 
 def test_every_document_of_every_format_arrives(shards: Path) -> None:
     expected = {"eng_Latn": 120, "rus_Cyrl": 90, "hin_Deva": 60}
-    expected |= {"cmn_Hans": 40, "swh_Latn": 30, "yor_Latn": 20}
+    expected |= {"cmn_Hani": 40, "swh_Latn": 30, "yor_Latn": 20}
     assert {path.name for path in (shards / "text").iterdir() if path.is_dir()} == set(expected)
     for language, count in expected.items():
         found = _texts(shards, language)
@@ -208,12 +208,13 @@ def test_a_dry_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
         (["--input", "{empty}"], "no text to read in"),
         (["--input", "{corpus}", "--heldout-fraction", "2"], "--heldout-fraction: "),
         (["--input", "{corpus}", "--maximum-bytes", "many"], "'many' is not a quantity"),
-        ([], "Missing option '--input'"),
+        ([], "no text is named"),
         (["--input", "{corpus}", "--tokenizer", "missing.model"], "missing.model cannot be read"),
         (
             ["--input", "{corpus}", "--vocab-size", "60000"],
             "too little text for a vocabulary of 60000",
         ),
+        (["--input", "{corpus}", "--vocab-size", "301"], "a vocabulary of 301 is too small"),
     ],
 )
 def test_wrong_input_ends_with_status_2(
@@ -265,12 +266,13 @@ def test_the_source_that_a_recipe_means() -> None:
 def test_options_are_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option is a field, and none of them changes a default."""
     given: list[PrepSettings] = []
-    monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.append(chosen))
+    monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.extend(chosen))
     arguments = ["--input", "text", "--output", str(tmp_path), "--workers", "1"]
     assert CliRunner().invoke(cli.app, arguments).exception is None
     assert given == [PrepSettings(input="text", output=tmp_path)]
     parameters = set(inspect.signature(cli.command).parameters)
-    assert parameters - {"context", "recipe", "dry_run"} == set(PrepSettings.model_fields)
+    others = {"context", "recipe", "dry_run", "sources_in"}
+    assert parameters - others == set(PrepSettings.model_fields) - {"earlier_sources"}
 
 
 def test_an_installed_package_starts_as_a_module(tmp_path: Path) -> None:
@@ -291,7 +293,7 @@ def test_former_spellings_of_options_are_accepted(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[PrepSettings] = []
-    monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.append(chosen))
+    monkeypatch.setattr(cli, "run_local", lambda program, workers, chosen: given.extend(chosen))
     for names in (
         ("--accelerator", "--heldout-share", "--maximum-rejected-share"),
         ("--fast-encoder", "--heldout-fraction", "--maximum-rejected-fraction"),

@@ -190,8 +190,9 @@ def _check_sbatch(arguments: list[str]) -> None:
         recipe, shards, run, *overrides = rest
         _check_pretrain(["--recipe", recipe, "--data", shards, "--output", run, *overrides])
     else:
-        source, shards, *options = rest
-        _check_preprocess(["--input", source, "--output", shards, *options])
+        if not rest[0].startswith("--"):
+            rest = ["--input", rest[0], "--output", rest[1], *rest[2:]]
+        _check_preprocess(rest)
 
 
 def _check_after_options(arguments: list[str]) -> None:

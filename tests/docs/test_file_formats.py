@@ -133,12 +133,15 @@ def test_tables_have_every_key() -> None:
 ADDED = {
     "mmbert.training.metrics.results.PhaseResult": {"tokens_elsewhere"},
     "mmbert_prep.shards.summary.Summary": {
+        "duplicates_of",
+        "language_names",
+        "unused_overrides",
         "input_bytes",
         "unread_bytes",
         "unnamed_bytes",
         "losses",
     },
-    "mmbert.data.shards.manifest.Manifest": {"unread_bytes"},
+    "mmbert.data.shards.manifest.Manifest": {"unread_bytes", "duplicates_of"},
 }
 """Keys that the files of earlier versions do not have."""
 

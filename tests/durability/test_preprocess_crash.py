@@ -16,9 +16,11 @@ from mmbert.data.shards.tokenizer_description import read_tokenizer_description
 from mmbert.files import checksum_file
 from mmbert_prep.executor import lock
 from mmbert_prep.executor.storage import read_json
+from mmbert_prep.executor.workers import SingleProcess
+from mmbert_prep.pipeline import preprocess_sources
 from mmbert_prep.shards.intermediate import DOCUMENT_DTYPE, read_unit_report
 from tests.durability.replay import Files, Replay, write
-from tests.support.texts import documents, run, tree
+from tests.support.texts import documents, run, settings, tree
 from tests.support.tokenizers import gemma_like_tokenizer, save_tokenizer
 from tests.support.write_recorder import Recorder
 
@@ -46,10 +48,12 @@ def preprocess(inputs: Path, output: Path, text: str = "text") -> None:
     """Run the command next to the lock of a process that died in the crash."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lock, "_alive", lambda path, holder: False)
-        run(
-            inputs / text, output, tokenizer=inputs / "tokenizer", vocabulary_size=None,
-            replace=text == "other",
-        )  # fmt: skip
+        same = {"tokenizer": inputs / "tokenizer", "vocabulary_size": None}
+        if text == "sources":  # of which the second one has two texts of its own
+            each = [settings(inputs / n, output, source=n, **same) for n in ("other", "text")]
+            preprocess_sources(SingleProcess(), each)
+        else:
+            run(inputs / text, output, replace=text == "other", **same)
 
 
 def record(inputs: Path, output: Path, before: Files, text: str) -> Replay:
@@ -86,9 +90,10 @@ def check_what_is_done(output: Path) -> None:
             assert path.with_suffix(".tokens").stat().st_size >= 2 * section.tokens
     selection = work / "merge" / f"{LANGUAGE}.json"
     if selection.exists():
-        assert np.load(selection.with_suffix(".npy")).size == sum(
-            documents for documents, _, _ in read_json(selection)["totals"].values()
-        )
+        stored = read_json(selection)
+        kept = sum(documents for documents, _, _ in stored["totals"].values())
+        dropped = sum(stored["dropped"].values())
+        assert np.load(selection.with_suffix(".npy")).size == kept + dropped
     for path in (work / "merge").glob(f"{LANGUAGE}.*-00000.json"):
         check_shard(output, Shard.model_validate(read_json(path)))
 
@@ -123,7 +128,7 @@ def go_through(inputs: Path, folder: Path, replay: Replay, text: str, every: int
 def crashes_of(
     inputs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, every: int
 ) -> None:
-    """The same text is preprocessed again, or another one replaces it."""
+    """The same text is preprocessed again, or another one replaces it, or both are sources."""
     before: Files = {}
     if text == "other":
         preprocess(inputs, folder / "before")
@@ -133,7 +138,7 @@ def crashes_of(
     go_through(inputs, folder, replay, text, every)
 
 
-@pytest.mark.parametrize("text", ["text", "other"])
+@pytest.mark.parametrize("text", ["text", "other", "sources"])
 def test_every_crash_leaves_what_the_same_command_goes_on_from(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
@@ -141,7 +146,7 @@ def test_every_crash_leaves_what_the_same_command_goes_on_from(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("text", ["text", "other"])
+@pytest.mark.parametrize("text", ["text", "other", "sources"])
 def test_from_every_crash_the_same_command_goes_on(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:

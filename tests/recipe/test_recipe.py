@@ -178,3 +178,12 @@ def test_a_resolved_recipe_needs_no_other_file(tmp_path: Path) -> None:
     assert again.tokenizer.path == tmp_path / "tokenizer"
     few = override_recipe(again, again.variants[0].overrides)
     assert phase_of(few, "decay").languages.names == ("eng_Latn", "fra")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_recipes_and_language_files_with_byte_order_marks(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    text = MINIMAL.replace("languages: all", "languages: {file: l.txt}")
+    path.write_bytes(text.encode(encoding))
+    (tmp_path / "l.txt").write_bytes("swh_Latn\r\nyor_Latn\r\n".encode(encoding))
+    assert load_recipe(path).phases[0].languages.names == ("swh_Latn", "yor_Latn")

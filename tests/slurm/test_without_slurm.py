@@ -80,6 +80,21 @@ ONE_NODE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        (("a b", "out", "--recipe", "demo"), "--input a b --output out --recipe demo"),
+        (("--output", "out", "--source", "web=a"), "--output out --source web=a"),
+    ],
+)
+def test_input_and_output_or_options_alone(
+    programs: Path, given: tuple[str, ...], passed: str
+) -> None:
+    result = run_script("preprocess.sbatch", *given, programs=programs, **ONE_NODE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"-m mmbert_prep {passed}\n" in result.stdout
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_copy_of_the_scripts_runs_the_active_environment(
     programs: Path, tmp_path: Path, name: str

@@ -5,7 +5,11 @@ A new format needs an entry here; `tests/data_prep/readers` checks that every fo
 
 from __future__ import annotations
 
+import bz2
+import csv
 import gzip
+import json
+import lzma
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,6 +53,30 @@ def _megatron(path: Path, texts: Sequence[str]) -> None:
         writer.finish()
 
 
+def _arrow_stream(path: Path, texts: Sequence[str]) -> None:
+    table = pa.Table.from_pylist(rows("eng_Latn", texts))
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=11)
+
+
+def _arrow_file(path: Path, texts: Sequence[str]) -> None:
+    table = pa.table({"n": list(range(len(texts))), "text": list(texts)})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+def _table(path: Path, texts: Sequence[str]) -> None:
+    dialect = csv.excel_tab if path.suffix == ".tsv" else csv.excel
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, dialect)
+        writer.writerow(["n", "text"])
+        writer.writerows((str(number), text) for number, text in enumerate(texts))
+
+
+def _json(texts: Sequence[str], indent: int | None = None) -> str:
+    return json.dumps([{"n": [1.5, None], "text": text} for text in texts], indent=indent)
+
+
 def _text(path: Path, texts: Sequence[str]) -> None:
     path.write_text("\n \n\t\n" + "\n\n \n".join(texts) + "\n\n\n", encoding="utf-8")
 
@@ -59,7 +87,16 @@ TEXT_FILES: dict[str, Callable[[Path, Sequence[str]], object]] = {
     ".jsonl": lambda path, texts: path.write_bytes(_lines(texts)),
     ".jsonl.gz": lambda path, texts: path.write_bytes(gzip.compress(_lines(texts))),
     ".jsonl.zst": lambda path, texts: path.write_bytes(zstandard.compress(_lines(texts))),
+    ".jsonl.bz2": lambda path, texts: path.write_bytes(bz2.compress(_lines(texts))),
+    ".jsonl.xz": lambda path, texts: path.write_bytes(lzma.compress(_lines(texts))),
+    ".1.jsonl": lambda path, texts: path.write_text(_lines(texts).decode(), "utf-16"),
+    ".json": lambda path, texts: path.write_text(_json(texts, indent=1)),
+    ".1.json": lambda path, texts: path.write_text(_json(texts)),
     ".txt": _text,
+    ".csv": _table,
+    ".tsv": _table,
+    ".arrow": _arrow_stream,
+    ".feather": _arrow_file,
 }
 """Suffix -> function that writes each text as a document."""
 

@@ -62,7 +62,7 @@ def write_corpus(folder: Path, scale: int = 1) -> dict[str, int]:
         "eng_Latn": 120 * scale,
         "rus_Cyrl": 90 * scale,
         "hin_Deva": 60 * scale,
-        "cmn_Hans": 40 * scale,
+        "cmn_Hani": 40 * scale,
         "swh_Latn": 30 * scale,
         "yor_Latn": 20 * scale,
     }
@@ -79,7 +79,7 @@ def write_corpus(folder: Path, scale: int = 1) -> dict[str, int]:
     (folder / "more" / "rus_Cyrl.jsonl.zst").write_bytes(zstandard.compress(data))
     data = json_lines(rows("hin_Deva", texts["hin_Deva"]))
     (folder / "more" / "hin_Deva.jsonl.gz").write_bytes(gzip.compress(data))
-    mixed = rows("cmn_Hans", texts["cmn_Hans"]) + rows("swh_Latn", texts["swh_Latn"])
+    mixed = rows("cmn_Hani", texts["cmn_Hani"]) + rows("swh_Latn", texts["swh_Latn"])
     random.Random(3).shuffle(mixed)
     (folder / "columns.jsonl").write_bytes(json_lines(mixed))
     (folder / "yor_Latn.txt").write_text("\n\n".join(texts["yor_Latn"]), "utf-8")

@@ -22,7 +22,7 @@ from babel import localedata
 from babel.core import get_global
 
 from mmbert_prep.demo.text import DocumentGenerator, own_names
-from mmbert_prep.readers.language_codes import is_language_key, iso639_3
+from mmbert_prep.languages.resolution import resolve
 
 HIGH = ("en", "de", "fr", "es", "ru", "zh", "ja", "pt", "it", "tr", "ar", "pl")
 MIDDLE_COUNT = 46
@@ -35,26 +35,21 @@ _MIN_DOCUMENTS = 20
 def demo_languages() -> dict[str, str]:
     """Return language key -> CLDR locale, high tier first, then by decreasing size of names."""
     likely = get_global("likely_subtags")
-    sizes: dict[str, tuple[int, str]] = {}
+    sizes: dict[str, tuple[bool, int, str]] = {}
     for identifier in sorted(localedata.locale_identifiers()):
         parts = identifier.split("_")
         if len(parts) > 2 or (len(parts) == 2 and len(parts[1]) != 4):
             continue  # a regional variant
         full = likely.get(identifier) or likely.get(parts[0])
         script = parts[1] if len(parts) == 2 else (full.split("_")[1] if full else "")
-        try:
-            key = f"{iso639_3(parts[0])}_{script}"
-        except KeyError:
-            continue
+        key = resolve(f"{parts[0]}_{script}").key
         size = sum(len(n) for names in own_names(identifier).values() for n in names.values())
-        if (
-            is_language_key(key)
-            and size >= _MIN_NAME_CHARACTERS
-            and size > sizes.get(key, (0, ""))[0]
-        ):
-            sizes[key] = (size, identifier)
-    order = sorted(sizes, key=lambda key: (sizes[key][1] not in HIGH, -sizes[key][0], key))
-    return {key: sizes[key][1] for key in order}
+        # Simplified and traditional Chinese have one key.
+        found = (identifier in HIGH, size, identifier)
+        if key is not None and size >= _MIN_NAME_CHARACTERS and found > sizes.get(key, ()):
+            sizes[key] = found
+    order = sorted(sizes, key=lambda key: (not sizes[key][0], -sizes[key][1], key))
+    return {key: sizes[key][2] for key in order}
 
 
 def _documents(identifier: str, target_bytes: int) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mmbert_prep.readers import FileRange, plan_ranges
 from mmbert_prep.readers.discovery import Discovery
-from mmbert_prep.readers.registry import FORMATS
+from mmbert_prep.readers.registry import FORMATS, check_conditions
 from mmbert_prep.settings import PrepSettings
 
 _MIN_UNIT_BYTES, _MAX_UNIT_BYTES = 2_000_000, 64_000_000
@@ -46,6 +46,8 @@ class WorkPlan(BaseModel):
 
 def plan_work_units(found: Discovery, settings: PrepSettings) -> WorkPlan:
     """Divide the input into work units: large files are split, small ones are grouped."""
+    if settings.where:
+        check_conditions(found.files, settings)
     total = sum(file.size for file in found.files if FORMATS[file.format].local)
     unit_bytes = settings.unit_bytes or min(
         _MAX_UNIT_BYTES, max(_MIN_UNIT_BYTES, total // _TARGET_UNITS)
@@ -72,6 +74,7 @@ def plan_work_units(found: Discovery, settings: PrepSettings) -> WorkPlan:
 _UNUSED_BY_UNITS = {
     "contexts",
     "deduplicate",
+    "earlier_sources",
     "heldout_share",
     "maximum_tokens_per_language",
     "shard_tokens",

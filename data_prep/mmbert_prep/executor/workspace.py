@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ class Workspace:
         self.merge = self.root / "merge"
         self.staging = self.root / "staging"
         self.commit_markers = self.root / "receipts"
+        self._removed = output / WORK_FOLDER / f".{source}"  # no source's name starts with a dot
         self._merged_units = self.root / "merged-units"
 
     def language(self, language: str) -> LanguagePaths:
@@ -62,6 +64,7 @@ class Workspace:
 
     def create(self) -> None:
         """Create the folders."""
+        shutil.rmtree(self._removed, ignore_errors=True)  # of a removal that was interrupted
         for folder in (
             self.root,
             self.claims,
@@ -74,9 +77,13 @@ class Workspace:
         ):
             make_folder(folder)
 
+    def merged_units(self) -> str | None:
+        """Return the name of the folder that the merge results were made from, if there are any."""
+        return self._merged_units.read_text() if self._merged_units.exists() else None
+
     def is_merged_from(self, units: Path) -> bool:
         """Return whether the merge results were made from these intermediate shards."""
-        return self._merged_units.exists() and self._merged_units.read_text() == units.name
+        return self.merged_units() == units.name
 
     def remove_merge(self, units: Path | None) -> None:
         """Discard the merge results. Record `units`, if given, as the input of the next merge."""
@@ -90,5 +97,9 @@ class Workspace:
                 file.write(units.name.encode())
 
     def remove(self) -> None:
-        """Remove the intermediate results."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Remove the intermediate results, all at once for a later run."""
+        shutil.rmtree(self._removed, ignore_errors=True)
+        if self.root.exists():
+            os.replace(self.root, self._removed)
+            sync_folder(self.root.parent)
+            shutil.rmtree(self._removed, ignore_errors=True)

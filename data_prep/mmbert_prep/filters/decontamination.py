@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,15 @@ from typing import Any
 import xxhash
 
 from mmbert.errors import EvaluationDataError
-from mmbert_prep.readers.documents import Compression
-from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, read_blocks, split_lines
+from mmbert_prep.readers.formats.json_values import json_values
+from mmbert_prep.readers.streams import (
+    COMPRESSIONS,
+    DamagedFileError,
+    OversizedLine,
+    read_blocks,
+    split_lines,
+)
+from mmbert_prep.readers.text_blocks import utf8_blocks
 
 # A word. In scripts without spaces each character is a word, so that an n-gram of Chinese,
 # Japanese, Thai, Lao, Khmer, Burmese or Tibetan matches at any position.
@@ -24,6 +30,9 @@ _UNSPACED_SCRIPT = re.compile(r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\
 # Characters are less specific than words: character n-grams are this many times longer.
 _CHARACTERS_PER_WORD = 2
 _MAX_LINE_BYTES = 64_000_000
+_REMEDY = (
+    "give .txt, .tsv, .jsonl or .json files (plain, .gz, .zst, .bz2 or .xz) to --decontaminate"
+)
 
 
 def _words(text: str) -> list[str]:
@@ -45,7 +54,7 @@ class Decontaminator:
             if not texts:
                 raise EvaluationDataError(
                     f"evaluation file {path} contains no text",
-                    remedy="give .txt, .tsv or .jsonl files (or .gz, .zst) to --decontaminate",
+                    remedy=_REMEDY,
                 )
 
     def is_contaminated(self, text: str) -> bool:
@@ -64,28 +73,28 @@ class Decontaminator:
 
 def _evaluation_texts(path: Path) -> Iterator[str]:
     name = path.name.lower()
-    compression: Compression = (
-        "gzip" if name.endswith(".gz") else "zstd" if name.endswith(".zst") else "none"
-    )
+    compression = COMPRESSIONS.get(path.suffix.lower(), "none")
     structured = ".json" in name
     try:
         size = path.stat().st_size
-        for line in split_lines(read_blocks(str(path), compression, 0, size), _MAX_LINE_BYTES):
-            if isinstance(line, OversizedLine):
-                continue
-            if structured:
-                yield from _strings(json.loads(line)) if line.strip() else ()
-            else:
+        blocks = utf8_blocks(read_blocks(str(path), compression, 0, size))
+        if structured:
+            for value in json_values(blocks, _MAX_LINE_BYTES):
+                yield from _strings(value)
+            return
+        for line in split_lines(blocks, _MAX_LINE_BYTES):
+            if not isinstance(line, OversizedLine):
                 yield line.decode()
     except (OSError, DamagedFileError, ValueError) as error:
         raise EvaluationDataError(
             f"evaluation file {path} cannot be read: {error}",
-            remedy="give .txt, .tsv or .jsonl files (plain, .gz or .zst) to --decontaminate",
+            remedy=_REMEDY,
         ) from error
 
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
+        value.encode()  # raises for invalid UTF-8, of which words would be missing
         yield value
     elif isinstance(value, dict):
         for item in value.values():

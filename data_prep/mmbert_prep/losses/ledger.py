@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -39,8 +41,11 @@ class LossLedger:
         planned: PlannedInput,
         settings: LossSettings,
         workers: int,
+        named: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
+        """Read the losses of earlier runs. `named` names the source in errors."""
         make_folder(folder)
+        self._named = named
         self._folder, self._stage, self._keys = folder, stage, set(keys)
         self._planned, self._settings, self._workers = planned, settings, workers
         self._seen: set[str] = set()
@@ -73,7 +78,8 @@ class LossLedger:
         if pending := list(pending):
             losses = copy.deepcopy(losses)  # rare: in the middle of large files
             losses.add(pending)
-        check_losses(losses, self._planned, self._settings)
+        with self._named():
+            check_losses(losses, self._planned, self._settings)
 
     def _matters(self) -> bool:
         parts = _PART * self._workers
@@ -88,6 +94,24 @@ class LossLedger:
         for sizes in (new.folders_unread, new.folders_unnamed):
             pairs += [(size, planned.folders.get(key)) for key, size in sizes.items()]
         return any(total and size * 2 * parts > total for size, total in pairs)
+
+
+class SurveyLedger:
+    """The ledgers of all sources, for work units that may be of several."""
+
+    def __init__(self, ledgers: Mapping[str, Sequence[LossLedger]]) -> None:
+        """Take the ledgers of each unit, by its key."""
+        self._ledgers = ledgers
+
+    def record(self, key: str, losses: list[FileLoss]) -> None:
+        """Record what a unit lost for all of its sources."""
+        for ledger in self._ledgers[key]:
+            ledger.record(key, losses)
+
+    def check_if_needed(self, key: str) -> None:
+        """Check the losses of the unit's sources, as `LossLedger.check_if_needed`."""
+        for ledger in self._ledgers[key]:
+            ledger.check_if_needed()
 
 
 def planned_losses(planned: PlannedInput) -> Losses:

@@ -26,6 +26,8 @@ class Losses:
         self.folders_unnamed: dict[str, int] = {}
         """Folder directly below the input -> bytes."""
         self.reasons: dict[str, int] = {}
+        self.names: dict[str, int] = {}
+        """What language columns have that is no language -> documents."""
 
     def add(self, losses: Iterable[FileLoss], *, folders: bool = True) -> None:
         """Add losses of file ranges; with `folders` false, not to those of their folders."""
@@ -41,6 +43,8 @@ class Losses:
                 self.languages[language] = self.languages.get(language, 0) + size
             for reason, documents in loss.reasons.items():
                 self.reasons[reason] = self.reasons.get(reason, 0) + documents
+            for name, documents in loss.names.items():
+                self.names[name] = self.names.get(name, 0) + documents
             folder = self._planned.folder_of(loss.path) if folders else None
             if folder is not None:
                 for sizes, size in (

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmbert.errors import TextError
+from mmbert_prep.languages.report import NamedLanguage, add_name, describe_names
 from mmbert_prep.losses.limits import DocumentCounts, Excess, Losses
 from mmbert_prep.losses.plan import PlannedInput
 from mmbert_prep.readers.accounting import FileLoss
+from mmbert_prep.readers.language_columns import name_in_column
+from mmbert_prep.readers.rejection import ENCODING_REMEDY, RejectReason
 from mmbert_prep.settings import LossSettings
 
 _MAX_NAMES = 8
@@ -53,12 +56,22 @@ def loss_error(
     if losses.reasons:
         reasons = sorted(losses.reasons.items(), key=lambda item: (-item[1], item[0]))
         lines.append(f"documents by reason: {_first([f'{key} {n:,}' for key, n in reasons])}")
+    names = _names(losses, planned) if unnamed else {}
+    lines += describe_names(names)[:_MAX_FILES]
     files = [loss for loss in losses.files.values() if unnamed or loss.unread_bytes]
     total = planned.files + (len(planned.unnamed) if unnamed else 0)
     files.sort(key=lambda loss: (-loss.lost_bytes, loss.path))
     lines.append(f"files that lose some or all: {len(files):,} of {total:,}, the first")
     lines += [f"  {_file(loss)}" for loss in files[:_MAX_FILES]]
-    return TextError("\n  ".join(lines), remedy=_remedy(excess, losses))
+    return TextError("\n  ".join(lines), remedy=_remedy(excess, losses, bool(names)))
+
+
+def _names(losses: Losses, planned: PlannedInput) -> dict[str, NamedLanguage]:
+    """Return the names in paths and columns that are no languages, and why."""
+    names = dict(planned.names)
+    for written, documents in losses.names.items():
+        add_name(names, written, name_in_column(written, documents, planned.language_map))
+    return names
 
 
 def _bytes(size: int, of: int) -> str:
@@ -91,7 +104,7 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + more
 
 
-def _remedy(excess: Excess, losses: Losses) -> str:
+def _remedy(excess: Excess, losses: Losses, named: bool) -> str:
     columns = next((loss.columns for loss in losses.files.values() if loss.columns), ())
     folders = excess.folders
     unread_folder = any(losses.folders_unread.get(name) for name in folders)
@@ -102,6 +115,10 @@ def _remedy(excess: Excess, losses: Losses) -> str:
     damaged = [loss for loss in losses.files.values() if loss.problem and loss.unread_bytes]
     if any(not loss.columns for loss in damaged):
         parts.append("repair these files or get them again")
+    if RejectReason.INVALID_UTF8 in losses.reasons:
+        parts.append(ENCODING_REMEDY)
+    if named:
+        parts.append("give these names a language with --language-map")
     if excess.unnamed or excess.unnamed_documents or unnamed_folder:
         parts.append(
             "name languages by folders (swh_Latn), or by columns with --language-column, or read "

@@ -8,6 +8,8 @@ from pathlib import PurePath
 from pydantic import BaseModel, Field
 
 from mmbert_prep.executor.work_units import WorkPlan
+from mmbert_prep.languages.overrides import LanguageMap
+from mmbert_prep.languages.report import NamedLanguage
 from mmbert_prep.readers.accounting import FileLoss, RangeAccount
 from mmbert_prep.readers.discovery import Discovery
 from mmbert_prep.readers.registry import damage_found_in_planning
@@ -33,6 +35,10 @@ class PlannedInput(BaseModel):
     damaged: list[FileLoss] = Field(default_factory=list)
     """Files found unreadable in planning; work units report them again."""
 
+    names: dict[str, NamedLanguage] = Field(default_factory=dict)
+    """Names in paths that are no languages."""
+    language_map: LanguageMap = LanguageMap()
+
     def folder_of(self, path: str) -> str | None:
         """Return the folder directly below the root that holds `path`, or None."""
         if not self.root or not path:
@@ -51,13 +57,16 @@ class PlannedInput(BaseModel):
             self.folders[name] = self.folders.get(name, 0) + size
 
 
-def planned_input(found: Discovery, plan: WorkPlan) -> PlannedInput:
+def planned_input(
+    found: Discovery, plan: WorkPlan, language_map: LanguageMap | None = None
+) -> PlannedInput:
     """Sum the input of a run.
 
     A file that cannot be opened is unread, with the mean size of the others if its own is unknown.
     A file of unknown kind is no input, and only listed.
     """
-    planned = PlannedInput(root=found.root)
+    names = {name: use for name, use in found.all_names(True).items() if use.language is None}
+    planned = PlannedInput(root=found.root, names=names, language_map=language_map or LanguageMap())
     paths: set[str] = set()
     for unit in plan.units:
         for file_range in unit.file_ranges:

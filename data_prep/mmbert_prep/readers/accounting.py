@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from mmbert_prep.readers.documents import Document, FileRange
 from mmbert_prep.readers.rejection import Rejected, RejectReason
 
+_MOST_NAMES = 20  # of no language, per file
 # More text than this per byte on disk is not expected; bounds what a part of a range has lost.
 _LARGEST_EXPANSION = 20
 
@@ -31,6 +32,8 @@ class FileLoss(BaseModel):
     """Language -> unread bytes; "" if the language is unknown."""
     reasons: dict[str, int] = Field(default_factory=dict)
     """Reason -> documents."""
+    names: dict[str, int] = Field(default_factory=dict)
+    """What language columns have that is no language -> documents, of the first such names."""
     problem: str | None = None
     """The error that ended the reading, without the path."""
     columns: tuple[str, ...] = ()
@@ -49,6 +52,8 @@ class FileLoss(BaseModel):
             self.languages[language] = self.languages.get(language, 0) + size
         for reason, documents in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + documents
+        for name, documents in other.names.items():
+            _count_name(self.names, name, documents)
         self.problem = self.problem or other.problem
         self.columns = self.columns or other.columns
 
@@ -98,6 +103,7 @@ class RangeAccount:
     _damaged: dict[str, _Sizes] = field(default_factory=dict)
     _unnamed: _Sizes = field(default_factory=_Sizes)
     _reasons: dict[str, int] = field(default_factory=dict)
+    _names: dict[str, int] = field(default_factory=dict)
     _tail: int = 0
     _problem: str | None = None
     _columns: tuple[str, ...] = ()
@@ -125,6 +131,8 @@ class RangeAccount:
             self._problem = (rejected.detail or "").removeprefix(f"{self.file_range.path}: ")
             return
         sizes = self._unnamed
+        if unnamed and document.written_language is not None:
+            _count_name(self._names, document.written_language, 1)
         if not unnamed:
             sizes = self._damaged.setdefault(document.language or "", _Sizes())
         before = sizes.size
@@ -162,10 +170,16 @@ class RangeAccount:
             unnamed_bytes=shares[-1],
             languages=unread,
             reasons=self._reasons,
+            names=self._names,
             problem=self._problem,
             columns=self._columns,
         )
         return RangeBytes(input_bytes, unread, loss if self._reasons else None)
+
+
+def _count_name(names: dict[str, int], name: str, documents: int) -> None:
+    if name in names or len(names) < _MOST_NAMES:
+        names[name] = names.get(name, 0) + documents
 
 
 def _weights(groups: list[_Sizes]) -> list[int]:

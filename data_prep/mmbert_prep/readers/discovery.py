@@ -5,16 +5,21 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmbert.errors import TextError
-from mmbert_prep.readers.documents import InputFile
-from mmbert_prep.readers.formats.hub_dataset import PREFIX, list_hub_dataset
+from mmbert_prep.languages.report import NamedLanguage, add_name, describe_names
+from mmbert_prep.readers.documents import Compression, InputFile
+from mmbert_prep.readers.file_format import FileFormat
+from mmbert_prep.readers.formats.hub_dataset import PREFIX, config_of, list_hub_dataset
+from mmbert_prep.readers.layout.saved_datasets import held_out
+from mmbert_prep.readers.layout.splits import held_out_files
+from mmbert_prep.readers.layout.unread_kinds import unread_reason
 from mmbert_prep.readers.path_language import (
+    PathLanguage,
+    PathLanguages,
     folders_without_language,
-    language_of_folder,
-    language_of_path,
 )
 from mmbert_prep.readers.registry import FORMAT_OF_SUFFIX, FORMATS
 from mmbert_prep.readers.streams import COMPRESSIONS
@@ -46,24 +51,73 @@ class Discovery:
     """Path -> size in bytes of the ignored files that can name no language."""
     without_language: list[str] = field(default_factory=list)
     """Folders, or single files, below the root that were ignored for want of a language."""
+    names: dict[str, NamedLanguage] = field(default_factory=dict)
+    """Names in paths that are no keys -> the language for which they were taken, or none."""
+    doubtful: dict[str, NamedLanguage] = field(default_factory=dict)
+    """Names in paths without a language that may be ordinary ones as well as languages."""
+    by_key: set[str] = field(default_factory=set)
+    """Languages that paths name by their keys."""
+    unused_overrides: dict[str, str] = field(default_factory=dict)
+    """Names of the language map that are in no path -> their lines."""
+
+    def add_language(self, language: PathLanguage) -> None:
+        """Count the name that gives a path its language, or none."""
+        if language.use is not None and language.name:
+            names = self.doubtful if language.doubtful else self.names
+            name = language.name.encode(errors="backslashreplace").decode()  # not all are UTF-8
+            add_name(names, name, language.use)
+        elif language.key is not None:
+            self.by_key.add(language.key)
+
+    def about_languages(self) -> list[str]:
+        """Return lines about the names that were, or could not be, taken for a language."""
+        return describe_names({**self._beside_others(), **self.names}, self.by_key)
+
+    def all_names(self, without_language: bool) -> dict[str, NamedLanguage]:
+        """Return the names in paths for the summary.
+
+        Refused ones are there only if other names were mapped, or `without_language`: documents or
+        files that have no language. Columns may have languages where paths name none.
+        """
+        if without_language or self.is_mapped:
+            return {**self.doubtful, **self.names}
+        return {}
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether any name in a path was taken for a language whose key is another."""
+        return any(use.language is not None for use in self.names.values())
+
+    def _beside_others(self) -> dict[str, NamedLanguage]:
+        """Return the doubtful names where others were mapped, so that languages are not keys."""
+        return self.doubtful if self.is_mapped else {}
 
 
 def discover(settings: InputSettings) -> Discovery:
     """List the input files in a fixed order (by path). Raises TextError if there are none."""
     if settings.input.startswith(PREFIX):
-        return Discovery(files=list_hub_dataset(settings))
+        return _discover_hub_dataset(settings)
     found = Discovery()
     unlisted: list[OSError] = []
     root, paths = _paths(settings.input, unlisted)
     found.root = root
-    for error in unlisted:
-        _unopened(found, str(error.filename), root, None, error, settings)
     companions: dict[str, str | None] = {}
+    companions.update(
+        {path: held_out(split) for path, split in held_out_files(paths, root).items()}
+    )
     for file_format in FORMATS.values():
         companions.update(file_format.companions(paths))
+    relatives = [os.path.relpath(path, root) for path in paths if path not in companions]
+    readable = [path for path in relatives if _format_of(path) is not None]
+    languages = PathLanguages(root, readable, settings.language_map)
+    for error in unlisted:
+        folder = str(error.filename)
+        inside = os.path.relpath(os.path.join(folder, "-"), root)
+        named = _language_of(inside, settings, languages)
+        _unopened(found, folder, root, None, error, named.key)
     for path in paths:
         if path not in companions:
-            _classify(path, root, settings, found)
+            _classify(path, root, settings, languages, found)
         elif (reason := companions[path]) is not None:
             _ignore(found, reason, os.path.relpath(path, root))
     found.without_language = folders_without_language(
@@ -75,8 +129,23 @@ def discover(settings: InputSettings) -> Discovery:
         ],
         [os.path.relpath(file.path, root) for file in found.files],
     )
+    found.unused_overrides = languages.unused()
     if not found.files:
         raise _nothing_to_read(settings, found)
+    return found
+
+
+def _discover_hub_dataset(settings: InputSettings) -> Discovery:
+    files = list_hub_dataset(settings)
+    found = Discovery()
+    languages = PathLanguages(None, [config_of(file) for file in files], settings.language_map)
+    for file in files:
+        if settings.language is None:
+            named = languages.find(config_of(file))
+            found.add_language(named)
+            file = replace(file, language=named.key)
+        found.files.append(file)
+    found.unused_overrides = languages.unused()
     return found
 
 
@@ -88,14 +157,15 @@ def _nothing_to_read(settings: InputSettings, found: Discovery) -> TextError:
         f"{reason}: {len(names)}" for reason, names in sorted(found.ignored.items())
     )
     message = f"no text to read in {settings.input}" + (f" ({reasons})" if reasons else "")
+    message = "\n".join([message, *describe_names({**found.doubtful, **found.names})])
     if len(found.without_language) > 1:  # one alone is read with --language
         return TextError(message, remedy=language_remedy(found.without_language))
     suffixes = ", ".join(each.suffixes[0] for each in FORMATS.values() if each.suffixes)
     return TextError(
         message,
-        remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz and "
-        ".zst) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have language "
-        "columns; or name the language with --language",
+        remedy=f"give a folder or pattern with {suffixes} files (of some formats also .gz, .zst, "
+        ".bz2 and .xz) whose path names the language (swh_Latn/…, swh_Latn.txt) or that have "
+        "language columns; or name the language with --language",
     )
 
 
@@ -147,29 +217,53 @@ def _list_files(root: Path, unlisted: list[OSError]) -> list[str]:
     return names
 
 
-def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -> None:
-    relative = os.path.relpath(path, root)
-    name = os.path.basename(path)
+def _suffixes(name: str) -> tuple[str, Compression]:
+    """Return the extension of a file's name that tells its format, and its compression."""
     stem, extension = os.path.splitext(name)
     compression = COMPRESSIONS.get(extension.lower(), "none")
     if compression != "none":
-        stem, extension = os.path.splitext(stem)
+        extension = os.path.splitext(stem)[1]
+    return extension, compression
+
+
+def _is_hidden(relative: str) -> bool:
+    parts = Path(relative).parts
+    return parts[-1].startswith("_") or any(part.startswith(".") for part in parts)
+
+
+def _format_of(relative: str) -> FileFormat | None:
+    """Return the format of a file by its name, or None for one that is not read."""
+    extension, _ = _suffixes(os.path.basename(relative))
+    return None if _is_hidden(relative) else FORMAT_OF_SUFFIX.get(extension.lower())
+
+
+def _classify(
+    path: str, root: str, settings: InputSettings, languages: PathLanguages, found: Discovery
+) -> None:
+    relative = os.path.relpath(path, root)
+    name = os.path.basename(path)
+    extension, compression = _suffixes(name)
     file_format = FORMAT_OF_SUFFIX.get(extension.lower())
-    if name.startswith((".", "_")) or any(part.startswith(".") for part in Path(relative).parts):
+    if _is_hidden(relative):
         return _ignore(found, "hidden", relative)
-    if file_format is None or (compression != "none" and not file_format.compressible):
-        return _ignore(found, f"unknown kind of file '{extension or name}'", relative)
+    if file_format is None:
+        return _ignore(found, unread_reason(extension, name), relative)
+    if compression != "none" and not file_format.compressible:
+        return _ignore(found, f"unknown kind of file '{extension}' (decompress it)", relative)
     status = None
+    named = _language_of(relative, settings, languages)
+    language = named.key
     try:
         status = os.stat(path)
         with open(path, "rb"):
             pass
     except OSError as error:
         size = None if status is None else status.st_size
-        return _unopened(found, path, root, size, error, settings)
+        return _unopened(found, path, root, size, error, language)
     if not stat.S_ISREG(status.st_mode):
         return _ignore(found, "not a regular file", relative)
-    language = settings.language or language_of_path(relative) or language_of_folder(root)
+    if status.st_size > 0:
+        found.add_language(named)
     if language is None and not file_format.has_languages(path, compression, settings):
         found.unnamed[path] = status.st_size
         return _ignore(found, f"{file_format.name} {_NO_LANGUAGE}", relative)
@@ -182,16 +276,19 @@ def _classify(path: str, root: str, settings: InputSettings, found: Discovery) -
     )
 
 
+def _language_of(relative: str, settings: InputSettings, languages: PathLanguages) -> PathLanguage:
+    return PathLanguage(settings.language) if settings.language else languages.find(relative)
+
+
 def _unopened(
     found: Discovery,
     path: str,
     root: str,
     size: int | None,
     error: OSError,
-    settings: InputSettings,
+    language: str | None,
 ) -> None:
     relative = os.path.relpath(path, root)
-    language = settings.language or language_of_path(relative) or language_of_folder(root)
     reason = f"cannot be opened ({error.strerror})"
     found.unopened.append(UnopenedFile(path, language, size, reason))
     _ignore(found, reason, relative)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from mmbert_prep.readers.rejection import Rejected, RejectReason
 
-Compression = Literal["none", "gzip", "zstd"]
+Compression = Literal["none", "gzip", "zstd", "bzip2", "xz"]
 
 
 class Document(NamedTuple):
@@ -32,6 +32,8 @@ class Document(NamedTuple):
     Default: the length of `data` or `tokens`; of a rejected record, the mean of its range. Of a
     damaged file: the bytes of the range that were not read; None for all of them.
     """
+    written_language: str | None = None
+    """What the language columns have, if that is not the key itself."""
 
     @classmethod
     def reject(
@@ -54,6 +56,14 @@ class Document(NamedTuple):
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
             return cls.reject(language, RejectReason.INVALID_TOKENS)
         return cls(None, language, tokens=tokens.astype(np.int32))
+
+
+class Row(NamedTuple):
+    """Record of named values, before its text and language are taken."""
+
+    values: dict[str, Any]
+    size: int | None = None
+    """See `Document.size`."""
 
 
 class FileRange(BaseModel):
@@ -82,6 +92,11 @@ class FileRange(BaseModel):
         if self.problem is None:
             return self.input_bytes
         return max(self.size, self.input_bytes)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the range is all bytes of its file."""
+        return self.start == 0 and self.stop == self.size
 
 
 @dataclass(frozen=True)

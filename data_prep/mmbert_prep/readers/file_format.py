@@ -9,6 +9,7 @@ Every range accounts for its input bytes (`readers/accounting.py`), for which a 
   counts. If the text is not most of a record (JSON, many columns), good documents have it, too.
 - Where it cannot go on, it raises `DamagedFileError(message, unread=…)` with the bytes on disk that
   are left, or without them where they are unknown, as in a file cut short: all of the range counts.
+  `streams.CountedBlocks` has them for text whose rest may be the inside of a record.
 - Without the column of the text, it passes the names of those that are there as `columns`: to the
   error where no record can have a text, else to `Document.reject` as `MISSING_TEXT`.
 
@@ -53,7 +54,7 @@ class FileFormat:
     suffixes: tuple[str, ...] = ()
     """File name extensions. Messages use the first one."""
     compressible: bool = True
-    """Whether files may be compressed as a whole (`.gz`, `.zst`)."""
+    """Whether files may be compressed as a whole (`.gz`, `.zst`, `.bz2`, `.xz`)."""
     may_be_empty: bool = False
     """Whether an uncompressed file of no bytes is sound. Else it was cut short, and is unread."""
     has_languages: Callable[[str, Compression, InputSettings], bool] = _any_languages
@@ -62,6 +63,11 @@ class FileFormat:
     """Approximate bytes of text per byte of an uncompressed file, for progress."""
     local: bool = True
     """Whether inputs are local files, with a size and a modification time."""
+    check_conditions: Callable[[InputFile, InputSettings], None] | None = None
+    """Check the conditions of `--where` against the columns of a file, before it is read.
+
+    Raises ArgumentError if they do not fit. None: records of the format have no columns.
+    """
     companions: Callable[[Sequence[str]], Mapping[str, str | None]] = _no_companions
     """Select auxiliary files of this format, which are not inputs themselves.
 

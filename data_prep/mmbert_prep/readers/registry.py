@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from mmbert.errors import TextError
+from mmbert.errors import ArgumentError, TextError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.formats.arrow import ARROW
 from mmbert_prep.readers.formats.hub_dataset import HUB_DATASET
 from mmbert_prep.readers.formats.jsonl import JSONL
 from mmbert_prep.readers.formats.mds import MDS
 from mmbert_prep.readers.formats.megatron import MEGATRON
 from mmbert_prep.readers.formats.parquet import PARQUET
+from mmbert_prep.readers.formats.table import TABLE
 from mmbert_prep.readers.formats.text import TEXT
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.streams import DamagedFileError
@@ -26,18 +29,38 @@ FORMATS = {
         MDS,
         MEGATRON,
         HUB_DATASET,
+        ARROW,
+        TABLE,
     )
 }
 FORMAT_OF_SUFFIX = {
     suffix: file_format for file_format in FORMATS.values() for suffix in file_format.suffixes
 }
 
-_COMPRESSED_EXPANSION = 3  # of text compressed with gzip or zstd
+_COMPRESSED_EXPANSION = 3  # of compressed text
 
 
 def plan_ranges(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
     """Divide a file into ranges of about `unit_bytes`, at record boundaries, in file order."""
     return FORMATS[file.format].plan(file, unit_bytes, settings)
+
+
+def check_conditions(files: Sequence[InputFile], settings: InputSettings) -> None:
+    """Check that the conditions of `settings.where` fit the columns of all files.
+
+    Raises ArgumentError, naming the first file that they do not fit, or those without columns.
+    """
+    checks = [(FORMATS[file.format].check_conditions, file) for file in files]
+    without = [file.path for check, file in checks if check is None]
+    if without:
+        more = f", … {len(without) - 5} more" if len(without) > 5 else ""
+        raise ArgumentError(
+            f"--where needs columns, which these files do not have: {', '.join(without[:5])}{more}",
+            remedy="preprocess these files as a source of their own, without --where",
+        )
+    with ThreadPoolExecutor(8) as pool:  # mostly waits for the file system
+        for _ in pool.map(lambda each: each[0] and each[0](each[1], settings), checks):
+            pass
 
 
 def expansion(file_range: FileRange) -> int:

@@ -24,6 +24,7 @@ class RejectReason(StrEnum):
         return member
 
     BROKEN_JSON = "broken_json", True
+    BROKEN_ROW = "broken_row", True
     DAMAGED_FILE = "damaged_file", True
     INVALID_TOKENS = "invalid_tokens", True
     INVALID_UTF8 = "invalid_utf8", True
@@ -32,10 +33,19 @@ class RejectReason(StrEnum):
     TOO_LONG = "too_long", True
     CONTAMINATED = "contaminated"
     DUPLICATE = "duplicate"
+    DUPLICATE_OF_SOURCE = "duplicate_of_source"
     EMPTY = "empty"
+    NOT_SELECTED = "not_selected"
+    NOT_SELECTED_NULL = "not_selected_null"
     NO_TOKENS = "no_tokens"
     OVER_TOKEN_CAP = "over_token_cap"
     TOO_SHORT = "too_short"
+
+
+ENCODING_REMEDY = (
+    "read files in an encoding other than UTF-8 in a run of their own with --encoding NAME "
+    "(cp1252, shift_jis, gb18030, koi8-r, …)"
+)
 
 
 class Rejected(NamedTuple):
@@ -50,5 +60,6 @@ class Rejected(NamedTuple):
 
 def column_names(names: Iterable[str], most: int = 20) -> tuple[str, ...]:
     """Return the names of columns or keys for a message, in order, at most `most`."""
-    ordered = sorted(names)
+    # Names of a damaged file may be no text.
+    ordered = sorted(name.encode("utf-8", "replace").decode() for name in names)
     return tuple(ordered[:most]) + (("…",) if len(ordered) > most else ())

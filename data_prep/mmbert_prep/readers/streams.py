@@ -1,4 +1,4 @@
-"""Streams of bytes and lines from plain, gzip and zstd files.
+"""Streams of bytes and lines from plain, gzip, zstd, bzip2 and xz files.
 
 Streams are iterators of blocks: memory is bounded by a block and the longest allowed line,
 regardless of the size of the file. A truncated compressed file yields everything before the damage,
@@ -7,21 +7,31 @@ then raises DamagedFileError.
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import zstandard
 
 from mmbert_prep.readers.documents import Compression
 
-COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+}
 """File name extension -> compression."""
 
 BLOCK = 1 << 20
 _CHUNK = 512  # compressed bytes per call of zstd, which expand to at most about 20 MB
 _ALL_COUNTS = " by an unknown size, so all of the file counts as unread"
+_BZIP2_CHECKED = BLOCK  # a checksum is of 900 kB of text at most
+_XZ_MEMORY = 256 << 20  # xz -9 needs 65 MB; files made with larger dictionaries up to 4 GB
 
 
 class DamagedFileError(Exception):
@@ -61,8 +71,7 @@ def read_blocks(path: str, compression: Compression, start: int, stop: int) -> I
             return
         compressed = iter(lambda: file.read(BLOCK), b"")
         size = os.fstat(file.fileno()).st_size
-        unpack = _gunzip if compression == "gzip" else _unzstd
-        yield from unpack(compressed, size)
+        yield from _DECOMPRESS[compression](compressed, size)
 
 
 def _damage(name: str, error: Exception, unread: int) -> DamagedFileError:
@@ -131,6 +140,96 @@ def _unzstd(compressed: Iterator[bytes], size: int) -> Iterator[bytes]:
                     inside = False
     if inside:
         raise DamagedFileError(f"the zstd frame is truncated{_ALL_COUNTS}")
+
+
+def _decompress_members(
+    compressed: Iterator[bytes],
+    size: int,
+    new_member: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor],
+    kind: str,
+    checked: int | None,
+) -> Iterator[bytes]:
+    """Decompress members in a row, with zero padding between and after them.
+
+    Errors do not tell a wrong checksum, so that damage is up to `checked` bytes before them (None:
+    as many as the member has).
+    """
+    member = new_member()
+    inside = False
+    unread = of_member = size
+    for block in compressed:
+        data = block
+        while data:
+            if not inside:
+                stripped = data.lstrip(b"\0")
+                unread -= len(data) - len(stripped)
+                data, of_member = stripped, unread
+                if not data:
+                    break
+            inside = True
+            try:
+                yield member.decompress(data, BLOCK)
+                while not member.eof and not member.needs_input:
+                    yield member.decompress(b"", BLOCK)
+            except (OSError, ValueError, EOFError, lzma.LZMAError) as error:
+                left = of_member if checked is None else min(of_member, unread + checked)
+                raise DamagedFileError(f"{kind}: {error}", unread=left) from error
+            unread -= len(data)
+            data = b""
+            if member.eof:
+                data = member.unused_data
+                unread += len(data)
+                member = new_member()
+                inside = False
+    if inside:
+        raise DamagedFileError(f"the {kind} stream is truncated{_ALL_COUNTS}")
+
+
+def _bunzip(compressed: Iterator[bytes], size: int) -> Iterator[bytes]:
+    return _decompress_members(compressed, size, bz2.BZ2Decompressor, "bzip2", _BZIP2_CHECKED)
+
+
+def _unxz(compressed: Iterator[bytes], size: int) -> Iterator[bytes]:
+    def new_member() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+    return _decompress_members(compressed, size, new_member, "xz", None)
+
+
+_DECOMPRESS: dict[Compression, Callable[[Iterator[bytes], int], Iterator[bytes]]] = {
+    "gzip": _gunzip,
+    "zstd": _unzstd,
+    "bzip2": _bunzip,
+    "xz": _unxz,
+}
+
+
+class CountedBlocks:
+    """Blocks of a range with the count of their bytes, to tell how much damage leaves unread."""
+
+    def __init__(self, blocks: Iterator[bytes], input_bytes: int) -> None:
+        self._blocks, self._input_bytes = blocks, input_bytes
+        self._size = 0
+
+    def __iter__(self) -> CountedBlocks:
+        return self
+
+    def __next__(self) -> bytes:
+        block = next(self._blocks)
+        self._size += len(block)
+        return block
+
+    def left_after(self, position: int) -> int | None:
+        """Return the bytes on disk from a position of the text on; None if they are unknown.
+
+        What is left is decompressed for it: these are the same share of the range.
+        """
+        try:
+            for _ in self:
+                pass
+        except (DamagedFileError, OSError):
+            return None
+        return self._input_bytes * (self._size - position) // max(1, self._size)
 
 
 def split_lines(stream: Iterator[bytes], maximum_bytes: int) -> Iterator[bytes | OversizedLine]:

@@ -26,6 +26,14 @@ class DocumentStatus(IntEnum):
     HELDOUT = 1
     DUPLICATE = 2
     OVER_CAP = 3
+    DUPLICATE_OF_SOURCE = 4
+
+
+_DROPPED = {
+    DocumentStatus.DUPLICATE: RejectReason.DUPLICATE,
+    DocumentStatus.DUPLICATE_OF_SOURCE: RejectReason.DUPLICATE_OF_SOURCE,
+    DocumentStatus.OVER_CAP: RejectReason.OVER_TOKEN_CAP,
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,18 @@ class LanguageSections:
     def documents(self) -> int:
         """Number of documents before selection."""
         return sum(section.documents for _, section in self.sections)
+
+
+@dataclass(frozen=True)
+class FoundDocuments:
+    """Documents of a language that earlier sources have."""
+
+    train: np.ndarray
+    """bool[documents]: an earlier source trains on the text."""
+    heldout: np.ndarray
+    """bool[documents]: an earlier source holds the text out."""
+    sources: dict[str, int]
+    """Earlier source -> documents that it has; the first source of a text counts."""
 
 
 @dataclass
@@ -60,27 +80,47 @@ class Selection:
     shards: list[ShardPlan] = field(default_factory=list)
     totals: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Split -> documents, tokens, bytes."""
+    duplicates_of: dict[str, int] = field(default_factory=dict)
+    """Earlier source -> documents dropped because it has them."""
 
 
-def select(language: LanguageSections, folder: Path, settings: SelectionSettings) -> Selection:
-    """Assign every document of a language, in passes over hashes and lengths on disk."""
+def select(
+    language: LanguageSections,
+    folder: Path,
+    settings: SelectionSettings,
+    found: FoundDocuments | None = None,
+) -> Selection:
+    """Assign every document of a language, in passes over hashes and lengths on disk.
+
+    `found`: documents that earlier sources have. They are dropped, or, with duplicates kept, belong
+    to the split where they are there.
+    """
     statuses = np.zeros(language.documents, dtype=np.uint8)
     if settings.deduplicate:
         _mark_duplicates(language, folder, statuses)
-    duplicates = int(np.count_nonzero(statuses))
+        if found is not None:
+            statuses[found.train | found.heldout] = DocumentStatus.DUPLICATE_OF_SOURCE
     for start, documents in _sections(language, folder):
         view = statuses[start : start + len(documents)]
         hashes = np.stack([documents["high"], documents["low"]], axis=1)
         held = heldout_mask(hashes, settings.heldout_share)
         view[held & (view == DocumentStatus.TRAIN)] = DocumentStatus.HELDOUT
+    if found is not None and not settings.deduplicate:
+        statuses[found.train] = DocumentStatus.TRAIN
+        statuses[found.heldout] = DocumentStatus.HELDOUT
     # If no training document remains, train on the held-out ones.
     if not np.any(statuses == DocumentStatus.TRAIN):
         statuses[statuses == DocumentStatus.HELDOUT] = DocumentStatus.TRAIN
+        if found is not None and not settings.deduplicate:
+            statuses[found.heldout] = DocumentStatus.HELDOUT
     if settings.maximum_tokens_per_language is not None:
         _cap(language, folder, statuses, settings.maximum_tokens_per_language)
-    over = int(np.count_nonzero(statuses == DocumentStatus.OVER_CAP))
-    dropped = {RejectReason.DUPLICATE: duplicates, RejectReason.OVER_TOKEN_CAP: over}
+    dropped = {
+        reason: int(np.count_nonzero(statuses == status)) for status, reason in _DROPPED.items()
+    }
     selection = Selection(statuses, {reason: n for reason, n in dropped.items() if n})
+    if found is not None and settings.deduplicate:
+        selection.duplicates_of = found.sources
     _plan_shards(language, folder, settings.shard_tokens, selection)
     return selection
 

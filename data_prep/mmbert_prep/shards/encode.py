@@ -40,10 +40,11 @@ class UnitEncoder:
         meter: Meter,
         group: WorkerGroup,
         ledger: LossLedger,
+        cleaner: Cleaner | None = None,
     ) -> None:
         self._settings, self._encoder, self._folder = settings, encoder, folder
         self._meter, self._group, self._ledger = meter, group, ledger
-        self._cleaner = Cleaner(settings)
+        self._cleaner = cleaner or Cleaner(settings)
         description = encoder.reference.description
         self._dtype = dtype_for_vocabulary(description.vocabulary_size)
         # Kind of each token id, for a single look-up per token.
@@ -80,6 +81,8 @@ class UnitEncoder:
         for document in read_range(file_range, self._settings):
             counts = writer.counts(document.language or "")
             counts.read += 1
+            if document.written_language is not None:
+                writer.report.count_written_language(document.written_language)
             clean = self._clean(document)
             if isinstance(clean, Rejected):
                 counts.reject(clean.reason)
@@ -203,7 +206,7 @@ class UnitEncoder:
         documents["tokens"] = np.where(good, lengths, 0)
         if arrays:
             tokens = np.concatenate(arrays)
-            kinds = self._kinds[tokens]
+            kinds = self._kinds.take(tokens)
             if np.any(kinds == _RESERVED):
                 raise AssertionError(f"the tokenizer produced a reserved id from {language} text")
             counts.tokens += len(tokens)

@@ -26,6 +26,11 @@ DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), (
 _FLUSH_TOKENS = 8_000_000
 
 
+OTHER_LANGUAGES = "…"
+"""Stands for further texts in language columns, of which there may be one for each document."""
+_MOST_WRITTEN_LANGUAGES = 1_000
+
+
 class Section(BaseModel):
     """Consecutive documents of one language in an intermediate shard."""
 
@@ -88,6 +93,15 @@ class UnitReport(BaseModel):
     """Files that could not be read completely, with the reason."""
     losses: list[FileLoss] = Field(default_factory=list)
     """What file ranges lost."""
+    written_languages: dict[str, int] = Field(default_factory=dict)
+    """What language columns have instead of a key -> documents; OTHER_LANGUAGES for the rest."""
+
+    def count_written_language(self, written: str) -> None:
+        """Count a document whose language columns do not have a key."""
+        counts = self.written_languages
+        if written not in counts and len(counts) >= _MOST_WRITTEN_LANGUAGES:
+            written = OTHER_LANGUAGES
+        counts[written] = counts.get(written, 0) + 1
 
 
 class IntermediateWriter:

@@ -102,6 +102,7 @@ class StagedLanguage:
     documents_read: int
     rejected: dict[RejectReason, int]
     unread_bytes: int
+    duplicates_of: dict[str, int]
 
     def shards_of(self, split: str) -> list[Shard]:
         """Return the shards of a split."""
@@ -165,6 +166,7 @@ def _manifest(
         documents_read=staged.documents_read,
         rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
         unread_bytes=staged.unread_bytes,
+        duplicates_of=staged.duplicates_of,
     )
 
 

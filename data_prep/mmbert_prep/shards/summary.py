@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel
@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbert.data.shards.manifest import Manifest
+from mmbert_prep.languages.report import NamedLanguage, describe_names
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.accounting import FileLoss
 from mmbert_prep.readers.discovery import Discovery, language_remedy
+from mmbert_prep.readers.rejection import ENCODING_REMEDY
 from mmbert_prep.shards.intermediate import LanguageCounts
 
 # Fits into 80 characters. b/tok is bytes per token, tok/word tokens per word.
@@ -56,6 +58,12 @@ class Summary(BaseModel):
     ignored_files: dict[str, list[str]]
     folders_without_language: list[str] = []
     """Folders of ignored files that need a run of their own with --language."""
+    duplicates_of: dict[str, int] = {}
+    """Earlier source of the same call -> documents that were dropped because it has them."""
+    language_names: dict[str, NamedLanguage] = {}
+    """Names in paths and columns that are no keys -> the language for which they were taken."""
+    unused_overrides: list[str] = []
+    """Lines of the language map whose names are in no path and no column."""
     input_bytes: int = 0
     """Bytes of the whole input; 0 if all of them were read."""
     unread_bytes: dict[str, int] = {}
@@ -67,10 +75,23 @@ class Summary(BaseModel):
 
     def stored(self) -> dict[str, object]:
         """Return the content of summary.json."""
-        # Without an empty newer field: equal runs of all versions write equal bytes.
-        newer = ("folders_without_language", "input_bytes", "unread_bytes", "unnamed_bytes")
-        exclude = {name for name in (*newer, "losses") if not getattr(self, name)}
-        return self.model_dump(mode="json", exclude=exclude)
+        # Without empty newer fields: equal runs of all versions write equal bytes.
+        newer = (
+            "folders_without_language",
+            "duplicates_of",
+            "language_names",
+            "unused_overrides",
+            "input_bytes",
+            "unread_bytes",
+            "unnamed_bytes",
+            "losses",
+        )
+        exclude = {name for name in newer if not getattr(self, name)}
+        content = self.model_dump(mode="json", exclude=exclude)
+        if self.language_names:
+            names = sorted(self.language_names.items())
+            content["language_names"] = {name: use.stored() for name, use in names}
+        return content
 
     def totals(self) -> dict[str, int]:
         """Return the sums over languages of documents, tokens and bytes."""
@@ -153,6 +174,10 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
     if rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
         console.print(f"rejected: {reasons}")
+    if RejectReason.INVALID_UTF8 in rejected:
+        console.print(f"invalid_utf8: {ENCODING_REMEDY}", soft_wrap=True)
+    for name, count in summary.duplicates_of.items():
+        console.print(f"of these, documents that source {name} has: {count:,}", soft_wrap=True)
     without = [key for key, language in summary.languages.items() if not language.heldout_documents]
     if without:
         console.print(
@@ -190,10 +215,27 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(f"[yellow]… and {len(summary.damaged_files) - _MAX_NAMES} more[/]")
     for reason, names in summary.ignored_files.items():
         console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
+    by_column = {name: use for name, use in summary.language_names.items() if use.documents}
+    for line in describe_names(by_column):
+        console.print(line, soft_wrap=True, markup=False)
+    for line in summary.unused_overrides:
+        console.print(f"not used: {line}", soft_wrap=True, markup=False)
     if summary.folders_without_language:
         remedy = language_remedy(summary.folders_without_language)
         console.print(f"[yellow]not read, without a language: {remedy}[/]", soft_wrap=True)
     console.print(f"wrote shards to {output}; details in summary.json", soft_wrap=True)
+
+
+def print_totals(console: Console, summaries: Sequence[Summary]) -> None:
+    """Print the totals over several sources."""
+    totals = [summary.totals() for summary in summaries]
+    sums = {name: sum(each[name] for each in totals) for name in totals[0]}
+    console.print(
+        f"{len(summaries)} sources: {sums['documents_read']:,} documents read: "
+        f"{sums['train_documents']:,} for training ({sums['train_tokens']:,} tokens), "
+        f"{sums['heldout_documents']:,} held out",
+        soft_wrap=True,
+    )
 
 
 def _add_row(table: Table, key: str, language: LanguageSummary) -> None:

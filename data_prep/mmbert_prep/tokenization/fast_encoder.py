@@ -17,6 +17,7 @@ import numpy as np
 from mmbert.errors import TokenizerError
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
 from mmbert_prep.tokenization.encoders import Encoder, SentencePieceEncoder
+from mmbert_prep.tokenization.hashes_only import HashesOnly
 from mmbert_prep.tokenization.text_splitter import encode_in_chunks
 
 VERIFY_DOCUMENTS = 200
@@ -137,7 +138,7 @@ class ReferenceEncoder:
         return self.reference.encode(texts)
 
 
-BatchEncoder = ReferenceEncoder | FastEncoder
+BatchEncoder = ReferenceEncoder | FastEncoder | HashesOnly
 
 
 class _EncodedSubset:

@@ -17,7 +17,7 @@ from mmbert.files import atomic_write
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
 from mmbert_prep.filters.cleaning import Cleaner, content_hashes, heldout_mask
-from mmbert_prep.losses.ledger import LossLedger
+from mmbert_prep.losses.ledger import SurveyLedger
 from mmbert_prep.readers import Rejected, read_range
 from mmbert_prep.readers.accounting import FileLoss, RangeAccount
 from mmbert_prep.settings import SamplingSettings
@@ -31,7 +31,7 @@ _OVERSAMPLING = 2  # sampled bytes per byte used; allows for an uneven distribut
 class TokenizerSampler:
     """Samples work units, with language budgets from file sizes."""
 
-    def __init__(self, plan: WorkPlan, settings: SamplingSettings, ledger: LossLedger) -> None:
+    def __init__(self, plan: WorkPlan, settings: SamplingSettings, ledger: SurveyLedger) -> None:
         self._settings, self._ledger = settings, ledger
         self._sizes: dict[str | None, int] = defaultdict(int)
         for unit in plan.units:
@@ -99,7 +99,7 @@ class TokenizerSampler:
                 for hash_, text in kept[language].items():
                     line = json.dumps([language, hash_, text], ensure_ascii=False)
                     file.write((line + "\n").encode())
-        self._ledger.check_if_needed()
+        self._ledger.check_if_needed(unit.key)
 
 
 class _SmallestHashes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -13,12 +13,12 @@ from mmbert.data.shards.tokenizer_description import (
     read_tokenizer_description,
 )
 from mmbert.errors import TextError, TokenizerError
+from mmbert.files import make_folder
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.filters.cleaning import Cleaner
-from mmbert_prep.losses.ledger import LossLedger
-from mmbert_prep.losses.plan import PlannedInput
+from mmbert_prep.losses.ledger import SurveyLedger
 from mmbert_prep.settings import DEFAULT_VOCABULARY_SIZE, PrepSettings
 from mmbert_prep.tokenization.folder import (
     is_complete,
@@ -41,13 +41,20 @@ class TokenizerStage:
         settings: PrepSettings,
         workspace: Workspace,
         console: Console,
-        planned: PlannedInput,
+        survey_ledger: Callable[[], SurveyLedger],
     ) -> None:
         self._stages, self._settings, self._workspace = stages, settings, workspace
-        self._console, self._planned = console, planned
+        self._console, self._survey_ledger = console, survey_ledger
+        self._samples = workspace.samples
 
-    def run(self, plan: WorkPlan) -> TokenizerDescription:
-        """Create the tokenizer unless the output folder has one. Called by all workers."""
+    def run(self, plan: WorkPlan, samples: Path | None = None) -> TokenizerDescription:
+        """Create the tokenizer unless the output folder has one. Called by all workers.
+
+        `samples`: folder for the samples, if not that of the workspace.
+        """
+        if samples is not None:
+            self._samples = samples
+            make_folder(samples)
         folder, given = self._workspace.tokenizer, self._settings.tokenizer
         if is_complete(folder):
             if self._stages.is_rank_zero:
@@ -95,17 +102,9 @@ class TokenizerStage:
 
     def _draw_samples(self, plan: WorkPlan) -> None:
         # Too great losses are found before a tokenizer is trained on what remains.
-        ledger = LossLedger(
-            self._workspace.losses,
-            "survey",
-            [unit.key for unit in plan.units],
-            self._planned,
-            self._settings,
-            self._stages.group.size,
-        )
-        sampler = TokenizerSampler(plan, self._settings, ledger)
+        sampler = TokenizerSampler(plan, self._settings, self._survey_ledger())
         cleaner = Cleaner(self._settings)
-        paths = [self._workspace.samples / f"{unit.key}.jsonl" for unit in plan.units]
+        paths = [self._samples / f"{unit.key}.jsonl" for unit in plan.units]
         done = sum(
             u.input_bytes for u, path in zip(plan.units, paths, strict=True) if path.exists()
         )
@@ -117,14 +116,15 @@ class TokenizerStage:
                     sampler.sample_unit(plan.units[index], cleaner, paths[index], meter)
 
     def _write_sentencepiece(self, plan: WorkPlan, model: bytes | None) -> None:
-        paths = [self._workspace.samples / f"{unit.key}.jsonl" for unit in plan.units]
+        paths = [self._samples / f"{unit.key}.jsonl" for unit in plan.units]
         samples = read_samples(paths, self._settings)
         pairs = [(language, text) for language, texts in samples.items() for text in texts]
         if not pairs and model is None:
             raise TextError(
                 f"no readable text in {self._settings.input}",
                 remedy="check that the columns match --text-column and --language-column and that "
-                "the text is UTF-8; tokenized input needs the --tokenizer that made it",
+                "the text is UTF-8, or name its encoding with --encoding; tokenized input needs "
+                "the --tokenizer that made it",
             )
         if model is None:
             size = self._settings.vocabulary_size or DEFAULT_VOCABULARY_SIZE

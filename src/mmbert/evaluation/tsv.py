@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbert.errors import EvaluationDataError
+from mmbert.files import read_text
 
 
 def read_lines(path: Path, first: str) -> Iterator[tuple[int, str, str]]:
@@ -14,10 +15,11 @@ def read_lines(path: Path, first: str) -> Iterator[tuple[int, str, str]]:
     """
     try:
         # Not splitlines(): a text may contain Unicode line separators.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationDataError(
-            f"cannot read {path}: {error}", remedy="give a UTF-8 TSV file"
+            f"cannot read {path}: {error}",
+            remedy="give a TSV file in UTF-8, or in UTF-16 with a byte order mark",
         ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():

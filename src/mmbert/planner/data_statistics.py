@@ -7,12 +7,13 @@ import numpy as np
 
 from mmbert.data.loading.packing import max_segments_per_row, row_shapes
 from mmbert.data.sampling.mixture_weights import PhaseMixture, component_sizes, phase_mixtures
+from mmbert.data.shards.component import Component
 from mmbert.data.shards.continuation_index import (
     SPECIAL_TOKENS_PER_SEGMENT,
     count_parts,
     part_bounds,
 )
-from mmbert.data.shards.corpus import Component, Corpus, open_corpus
+from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.planner.languages import LanguagePhase, LanguageTable, published_languages
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from mmbert.errors import RecipeError
+from mmbert.files import read_text
 from mmbert.recipe.named import find_language_list, find_recipe, language_list_names
 from mmbert.recipe.recipe import Recipe
 
@@ -24,7 +25,7 @@ def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(recipe)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read recipe {path}: {error}", remedy="check the file") from error
     return parse_recipe(text, overrides, folder=path.parent, origin=str(path))
@@ -131,10 +132,11 @@ def _read_language_files(values: dict[str, Any], folder: Path) -> None:
 def _read_language_list(file: str, folder: Path) -> list[str]:
     path = find_language_list(file, folder)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(
-            f"cannot read language file {path}: {error.strerror}",
+            f"cannot read language file {path}: {problem}",
             remedy="give a file with one language per line, relative to the recipe, or a list "
             f"of the package: {', '.join(language_list_names())}",
         ) from error

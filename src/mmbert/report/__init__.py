@@ -1,4 +1,4 @@
-"""Training reports: one self-contained HTML page of one or several runs.
+"""Reports: one self-contained HTML page of one or several runs, or of shards (`shards`).
 
 - `run_log`: valid records and events of `log.jsonl`.
 - `run`: contents of a run folder, and what it lacks.
@@ -8,5 +8,7 @@
 - `charts`: Vega-Lite charts, built with Altair.
 - `figures`, `sections`: charts with their texts, for one run and for several; their order.
 - `tables`, `recipe_changes`: held-out losses, events, starts; differences between recipes.
-- `page`, `template.html.jinja`: the HTML file.
+- `page`, `template.html.jinja`: the HTML file; `style.css.jinja` and `tables.html.jinja` are parts
+  of both pages.
+- `shards`: the page of shards.
 """

@@ -82,7 +82,7 @@ def token_chart(
     shown = alt.value(0.9) if points else alt.condition(hover, alt.value(1), alt.value(0))
     dots = base.mark_circle(size=44, tooltip=_nearest_tooltip(rows, quantity)).encode(opacity=shown)
     layers += [line.properties(name="curve"), dots.properties(name="point").add_params(hover)]
-    return _finish(layers, data)
+    return finished(layers, data)
 
 
 def scatter_chart(
@@ -122,7 +122,7 @@ def scatter_chart(
             **encodings, color=color, tooltip=_tooltips(["run", "language", *tooltips], tooltips)
         )
     )
-    return _finish(layers, data)
+    return finished(layers, data)
 
 
 def event_chart(
@@ -146,7 +146,7 @@ def event_chart(
             tooltip=_tooltips(("run", "kind", "step", "tokens", "text"), {}),
         )
     )
-    return _finish(layers, data, height=26 * len(kinds))
+    return finished(layers, data, height=26 * len(kinds))
 
 
 def _tooltips(keys: Sequence[str], formats: Mapping[str, str]) -> list[alt.Tooltip]:
@@ -176,7 +176,7 @@ def _value_tooltip(title: str, quantity: Quantity) -> alt.Tooltip:
     return alt.Tooltip("value:Q", title=title, format=quantity.format)
 
 
-def _finish(
+def finished(
     layers: Sequence[alt.Chart], data: Mapping[str, list[Row]], height: int = HEIGHT
 ) -> dict[str, Any]:
     """Return the specification of layers, as wide as their place on the page, with their data."""

@@ -19,6 +19,7 @@ from mmbert.errors import OutputError
 from mmbert.files import atomic_write
 from mmbert.report import tables
 from mmbert.report.curves import bins_for
+from mmbert.report.figures import Section
 from mmbert.report.run import Run, read_runs
 from mmbert.report.sections import all_sections
 from mmbert.report.thinning import POINTS_OF_A_BIN
@@ -58,35 +59,32 @@ def write_report(folders: Sequence[Path], output: Path) -> Report:
         OutputError: `output` cannot be written.
     """
     report = build_report(folders)
+    write_html(report.html, output)
+    return report
+
+
+def write_html(html: str, output: Path) -> None:
+    """Write a page atomically. Raises OutputError if `output` cannot be written."""
     try:
         with atomic_write(output) as file:
             # A log may have half a surrogate pair, which UTF-8 has not.
-            file.write(report.html.encode("utf-8", errors="replace"))
+            file.write(html.encode("utf-8", errors="replace"))
     except OSError as error:
         raise OutputError(
             f"cannot write {output}: {error.strerror}", remedy="choose another --output"
         ) from error
-    return report
 
 
 def build_report(folders: Sequence[Path]) -> Report:
     """Return the page of the runs in `folders`."""
     runs = read_runs(folders)
     sections = all_sections(runs)
-    specs = {figure.id: figure.spec for section in sections for figure in section.figures}
-    script = vega_script() + _DRAW
-    environment = Environment(
-        loader=PackageLoader("mmbert.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("template.html.jinja").render(
+    html = render(
+        "template.html.jinja",
+        sections,
         title=f"Training report: {', '.join(run.label for run in runs)}",
         runs=runs,
         several=len(runs) > 1,
-        sections=sections,
         overview=tables.runs_table(runs),
         not_comparable=tables.comparability(runs),
         held_out=[table for run in runs for table in tables.held_out_tables(run)],
@@ -95,14 +93,36 @@ def build_report(folders: Sequence[Path]) -> Report:
         differences=tables.recipe_differences(runs),
         max_points=POINTS_OF_A_BIN * bins_for(len(runs)),
         bins=bins_for(len(runs)),
+    )
+    warnings = [f"{run.folder}: {text}" for run in runs for text in run.missing]
+    return Report(html, runs, warnings)
+
+
+def render(template: str, sections: Sequence[Section], *, script: str = "", **values: Any) -> str:
+    """Return the page of a template.
+
+    Args:
+        sections: whose charts the page draws.
+        script: the page's own, run after the charts' scripts are read.
+    """
+    specs = {figure.id: figure.spec for section in sections for figure in section.figures}
+    script = vega_script() + _DRAW + script
+    environment = Environment(
+        loader=PackageLoader("mmbert.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        sections=sections,
         version=__version__,
         written=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         specs=Markup(json_for_html(specs)),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **values,
     )
-    warnings = [f"{run.folder}: {text}" for run in runs for text in run.missing]
-    return Report(html, runs, warnings)
 
 
 def json_for_html(value: Any) -> str:

@@ -233,7 +233,7 @@ def read_run(folder: Path, label: str) -> Run:
 
 
 def _check_is_run(folder: Path) -> None:
-    remedy = "name the --output folder of a training run"
+    remedy = "name the --output folder of a training run, or of preprocessing"
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise ArgumentError(f"{folder} {state}", remedy=remedy)

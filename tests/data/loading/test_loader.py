@@ -125,7 +125,7 @@ def test_starting_opens_no_shard(
     corpus: Corpus, recipe: Recipe, plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
-    opened = _count_calls(monkeypatch, "mmbert.data.shards.corpus.IndexedDataset")
+    opened = _count_calls(monkeypatch, "mmbert.data.shards.shard_pool.IndexedDataset")
     loader = RowLoader(fresh, recipe, plan)
     assert opened() == 0
     for _ in loader:
@@ -160,7 +160,7 @@ def test_few_descriptors_are_enough(
 ) -> None:
     monkeypatch.setattr("mmbert.data.shards.corpus._open_shard_limit", lambda: 1)
     fresh = Corpus(corpus.root, corpus.tokenizer, corpus.components)
-    opened = _count_calls(monkeypatch, "mmbert.data.shards.corpus.IndexedDataset")
+    opened = _count_calls(monkeypatch, "mmbert.data.shards.shard_pool.IndexedDataset")
     indexed = _count_calls(monkeypatch, "mmbert.data.shards.corpus.read_continuation_index")
     for expected, row in zip(rows, RowLoader(fresh, recipe, plan), strict=True):
         np.testing.assert_array_equal(expected.input_ids, row.input_ids)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mmbert_prep.demo.corpus import HIGH, demo_languages, write_demo_corpus
+from mmbert_prep.languages.keys import is_language_key
 from mmbert_prep.readers import plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
-from mmbert_prep.readers.language_codes import is_language_key, iso639_3
 from tests.support.texts import environment, settings
 
 
@@ -69,9 +69,5 @@ def test_it_does_not_write_over_anything(corpus: Path) -> None:
 
 
 def test_codes() -> None:
-    assert (iso639_3("sw"), iso639_3("zh"), iso639_3("ar")) == ("swh", "cmn", "arb")
-    assert iso639_3("gsw") == "gsw"
-    with pytest.raises(KeyError):
-        iso639_3("xx")
     assert is_language_key("swh_Latn")
     assert not any(map(is_language_key, ("swh", "sw_Latn", "swh_latn", "swh_Latn_removed")))

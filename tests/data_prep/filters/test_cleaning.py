@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import itertools
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +43,11 @@ def test_reasons() -> None:
 
 def test_reasons_are_keys_of_manifests() -> None:
     """Manifests, summaries and reports contain these names."""
-    damage = {"broken_json", "damaged_file", "invalid_tokens", "invalid_utf8"}
+    damage = {"broken_json", "broken_row", "damaged_file", "invalid_tokens", "invalid_utf8"}
     damage |= {"missing_text", "too_long"}
     unwanted = {"contaminated", "duplicate", "empty", "no_tokens", "over_token_cap", "too_short"}
     unwanted |= {"missing_language"}  # with a limit of its own
+    unwanted |= {"duplicate_of_source", "not_selected", "not_selected_null"}
     assert {reason.value for reason in RejectReason if reason.damage} == damage
     assert {reason.value for reason in RejectReason if not reason.damage} == unwanted
     assert json.dumps({RejectReason.EMPTY: 1}) == '{"empty": 1}'
@@ -117,12 +120,12 @@ def test_small_languages_are_trained_on_without_a_heldout_part(tmp_path: Path) -
     (folder / "eng_Latn.txt").write_text("\n\n".join(documents("eng_Latn", 100)))
     for number in range(8):
         (folder / f"aa{'abcdefgh'[number]}_Latn.txt").write_text(f"one document {number}")
-    (folder / "zzz_Latn.txt").write_text("\n\n \n")
+    (folder / "zul_Latn.txt").write_text("\n\n \n")
     summary = run(folder, tmp_path / "out", vocabulary_size=400, heldout_share=0.9)
     small = [entry for key, entry in summary.languages.items() if key != "eng_Latn"]
     assert [(entry.train_documents, entry.heldout_documents) for entry in small] == [(1, 0)] * 8
     assert summary.languages["eng_Latn"].heldout_documents > 60
-    assert summary.without_text == {"zzz_Latn": {}}
+    assert summary.without_text == {"zul_Latn": {}}
 
 
 def test_too_many_damaged_documents_stop_the_run(tmp_path: Path) -> None:
@@ -183,3 +186,19 @@ def test_shares_by_temperature(sizes: dict[str, int], total: int, temperature: f
     assert sum(shares.values()) >= wanted - len(sizes) - 1
     order = sorted(sizes, key=lambda name: sizes[name])
     assert all(shares[a] <= shares[b] for a, b in itertools.pairwise(order))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_evaluation_files_of_any_format_and_encoding(encoding: str, tmp_path: Path) -> None:
+    text = "all human beings are born free and equal in dignity"
+    rows = [{"question": text, "answers": ["a", {"b": "they are endowed with reason"}]}]
+    contents = {"a.json.xz": json.dumps(rows, indent=1), "b.txt.bz2": f"first\r\n{text}\r\n"}
+    for name, content in contents.items():
+        pack = lzma.compress if name.endswith("xz") else bz2.compress
+        (tmp_path / name).write_bytes(pack(content.encode(encoding)))
+        known = Decontaminator([tmp_path / name], 8)
+        assert known.is_contaminated(f"He said: {text.upper()}.")
+        assert not known.is_contaminated("They are endowed with reason and conscience")
+    (tmp_path / "c.json").write_bytes(b'[{"a": "b\xff"}]')
+    with pytest.raises(UserError, match=r"c\.json cannot be read"):
+        Decontaminator([tmp_path / "c.json"], 8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import shutil
 from collections.abc import Callable
@@ -43,20 +45,40 @@ def test_nineteen_of_twenty_files_have_another_column(
 
 def _rename_column(path: Path, suffix: str) -> None:
     if suffix.endswith("parquet"):
-        table = pq.read_table(path)
-        names = ["content" if name == "text" else name for name in table.column_names]
-        pq.write_table(table.rename_columns(names), path)
+        pq.write_table(_renamed(pq.read_table(path)), path)
         return
-    unpack: Callable[[bytes], bytes] = bytes
-    pack: Callable[[bytes], bytes] = bytes
-    if suffix.endswith(".gz"):
-        unpack, pack = gzip.decompress, gzip.compress
-    elif suffix.endswith(".zst"):
-        unpack, pack = zstandard.decompress, zstandard.compress
-    path.write_bytes(pack(unpack(path.read_bytes()).replace(b'"text"', b'"content"')))
+    if suffix in (".arrow", ".feather"):
+        is_stream = suffix == ".arrow"
+        opened, new = (
+            (pa.ipc.open_stream, pa.ipc.new_stream)
+            if is_stream
+            else (pa.ipc.open_file, pa.ipc.new_file)
+        )
+        table = _renamed(opened(path.read_bytes()).read_all())
+        with new(path, table.schema) as writer:
+            writer.write_table(table)
+        return
+    if suffix == ".1.jsonl":  # UTF-16
+        text = path.read_text("utf-16")
+        path.write_text(text.replace('"text"', '"content"'), "utf-16")
+        return
+    modules = {".gz": gzip, ".zst": zstandard, ".bz2": bz2, ".xz": lzma}
+    packed = modules.get(path.suffix)
+    data = path.read_bytes() if packed is None else packed.decompress(path.read_bytes())
+    data = data.replace(b'"text"', b'"content"')
+    if suffix in (".csv", ".tsv"):
+        data = data.replace(b"text", b"content", 1)
+    path.write_bytes(data if packed is None else packed.compress(data))
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])
+def _renamed(table: pa.Table) -> pa.Table:
+    names = ["content" if name == "text" else name for name in table.column_names]
+    return table.rename_columns(names)
+
+
+@pytest.mark.parametrize(
+    "suffix", [".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz", ".json", ".arrow", ".parquet"]
+)
 def test_nineteen_of_twenty_files_are_cut_short(
     suffix: str, tmp_path: Path, start: Callable[..., Summary]
 ) -> None:

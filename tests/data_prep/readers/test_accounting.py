@@ -5,11 +5,14 @@ A new format is covered once `tests/support/sample_files.py` has a file of it.
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -74,7 +77,7 @@ def test_a_file_cut_short_loses_bytes(suffix: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10 + 1])
     total, unread, loss = account(tmp_path)
     assert list(unread) == ["eng_Latn"]
-    if suffix == ".jsonl":
+    if suffix in (".jsonl", ".1.jsonl"):
         assert 0 < unread["eng_Latn"] < total // 10, "one line"
     elif suffix == ".mds":
         assert total // 2 < unread["eng_Latn"] < total * 9 // 10, "the missing samples"
@@ -93,13 +96,26 @@ def test_a_file_without_the_text_column_loses_all_and_names_its_columns(
     assert "text" in loss.columns
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".jsonl.gz": gzip.compress,
+    ".jsonl.zst": zstandard.compress,
+    ".jsonl.bz2": bz2.compress,
+    ".jsonl.xz": lzma.compress,
+}
+BROKEN_START = {
+    ".jsonl.gz": b"\x1f\x8b\x99\x99",
+    ".jsonl.zst": b"\xff\xff\xff\xff",
+    ".jsonl.bz2": b"BZ\xff\xff",
+    ".jsonl.xz": b"\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("suffix", PACK)
 def test_damage_inside_a_compressed_file_loses_what_follows(suffix: str, tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     lines = [json_lines([{"text": random.bytes(300).hex()}]) for _ in range(8000)]
-    pack = gzip.compress if suffix.endswith("gz") else zstandard.compress
-    members = [bytearray(pack(b"".join(part))) for part in (lines[:6000], lines[6000:])]
-    members[1][:4] = b"\x1f\x8b\x99\x99" if suffix.endswith("gz") else b"\xff\xff\xff\xff"
+    members = [bytearray(PACK[suffix](b"".join(part))) for part in (lines[:6000], lines[6000:])]
+    members[1][:4] = BROKEN_START[suffix]
     (tmp_path / f"eng_Latn{suffix}").write_bytes(b"".join(members))
     total, unread, loss = account(tmp_path)
     assert len(members[1]) <= unread["eng_Latn"] <= len(members[1]) + (1 << 20)
@@ -107,19 +123,82 @@ def test_damage_inside_a_compressed_file_loses_what_follows(suffix: str, tmp_pat
     assert loss.reasons == {"damaged_file": 1}
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+@pytest.mark.parametrize("suffix", PACK)
 def test_a_wrong_checksum_loses_the_whole_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"eng_Latn{suffix}"
     text = json_lines({"text": text} for text in TEXTS)
-    if suffix.endswith("gz"):
-        data = bytearray(gzip.compress(text))
-        data[-8] ^= 1  # of the checksum
-    else:
+    if suffix == ".jsonl.zst":
         data = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(text))
-        data[-1] ^= 1
+    else:
+        data = bytearray(PACK[suffix](text))
+    # The checksum: before the length in gzip; before the index and the footer in xz.
+    place = {".jsonl.gz": -8, ".jsonl.xz": -12 - _xz_index(data) - 8}.get(suffix, -2)
+    data[place] ^= 1 << 3
     path.write_bytes(data)
     total, unread, _ = account(tmp_path)
     assert unread == {"eng_Latn": total}
+
+
+def _xz_index(data: bytes) -> int:
+    """Return the size of the index, which the footer of xz data has."""
+    return 4 * (int.from_bytes(data[-8:-4], "little") + 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("unit", ["json", "csv"])
+def test_damage_inside_a_text_file_loses_what_follows(
+    unit: str, encoding: str, tmp_path: Path
+) -> None:
+    """What follows a broken value of an array, or a misplaced quotation mark, is not read."""
+    if unit == "json":
+        rows = [f'{{"text": "a text {number:03}"}}' for number in range(100)]
+        rows[70] = '{"text": a text 070  }'
+        text = "[" + ",\n".join(rows) + "]"
+    else:
+        rows = [f'"a text {number:03}"\n' for number in range(100)]
+        rows[70] = '"a text" 070\n'
+        text = "text\n" + "".join(rows)
+    (tmp_path / f"eng_Latn.{unit}").write_text(text, encoding)
+    total, unread, loss = account(tmp_path)
+    assert unread == {"eng_Latn": pytest.approx(total * 0.3, rel=0.03)}
+    assert loss.reasons == {"damaged_file": 1}
+
+
+def test_broken_rows_lose_their_share(tmp_path: Path) -> None:
+    rows = [f"{number:02},a text" for number in range(99)] + ["99,a,text"]
+    (tmp_path / "eng_Latn.csv").write_text("id,text\n" + "\n".join(rows) + "\n")
+    total, unread, loss = account(tmp_path)
+    assert unread == {"eng_Latn": pytest.approx(total / 100, abs=2)}
+    assert loss.reasons == {"broken_row": 1}
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".feather"])
+def test_a_damaged_batch_loses_what_follows(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"eng_Latn{suffix}"
+    texts = [f"{number:03} " * 50 for number in range(60)]
+    SAMPLE_FILES[suffix](path, texts)
+    data = bytearray(path.read_bytes())
+    opened = pa.ipc.open_stream if suffix == ".arrow" else pa.ipc.open_file
+    column = opened(bytes(data)).read_all()["text"]
+    chunk = len(column.chunks) // 2
+    offsets = column.chunk(chunk).buffers()[1].to_pybytes()[:16]
+    place = -1
+    for _ in range(chunk + 1):  # equal in each batch
+        place = data.index(offsets, place + 1)
+    data[place : place + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    total, unread, loss = account(tmp_path, unit_bytes=1 << 30)
+    assert 0.35 * total < unread["eng_Latn"] < 0.65 * total
+    assert loss.reasons == {"damaged_file": 1}
+
+
+def test_rows_that_are_not_selected_are_no_loss(tmp_path: Path) -> None:
+    rows = [{"text": f"a text {number}", "score": number} for number in range(20)]
+    (tmp_path / "eng_Latn.jsonl").write_bytes(json_lines([*rows, {"text": "b"}]))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "swh_Latn.parquet")
+    _, unread, loss = account(tmp_path, where=("score > 4",))
+    assert unread == {}
+    assert loss.lost_bytes == 0
 
 
 def test_an_unreadable_row_group_loses_the_rows_from_it_on(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_sums_match_the_input(corpus: Path, tmp_path: Path) -> None:
         "eng_Latn": 120,
         "rus_Cyrl": 90,
         "hin_Deva": 60,
-        "cmn_Hans": 40,
+        "cmn_Hani": 40,
         "swh_Latn": 36,
         "yor_Latn": 20,
         "lug_Latn": 3,

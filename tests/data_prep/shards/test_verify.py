@@ -22,7 +22,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_corpus(folder)
     odd = ["literal \u2581 sign", "a <mask> and <eos>", "copy", "copy", "\x07bell", "\xad"]
-    (folder / "odd_Latn.txt").write_text("\n\n".join([*documents("odd_Latn", 40), *odd]))
+    (folder / "qod_Latn.txt").write_text("\n\n".join([*documents("qod_Latn", 40), *odd]))
     return folder
 
 

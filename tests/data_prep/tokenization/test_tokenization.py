@@ -35,7 +35,7 @@ from mmbert_prep.tokenization.text_splitter import LONG_CHARACTERS, TextSplitter
 from mmbert_prep.tokenization.training import train_bpe
 from tests.support.texts import documents
 
-LANGUAGES = ("eng_Latn", "rus_Cyrl", "hin_Deva", "cmn_Hans", "yor_Latn")
+LANGUAGES = ("eng_Latn", "rus_Cyrl", "hin_Deva", "cmn_Hani", "yor_Latn")
 SAMPLES = [(language, text) for language in LANGUAGES for text in documents(language, 60)]
 
 

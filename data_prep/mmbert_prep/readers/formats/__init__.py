@@ -1,7 +1,7 @@
 """Input formats: each module declares one `FileFormat`, listed in `readers/registry`.
 
-- `jsonl`: JSON lines. `text`: plain text.
-- `parquet`: Parquet files with a text column.
+- `jsonl`, `json_values`: JSON lines and arrays. `text`: plain text. `table`: CSV and TSV.
+- `parquet`, `arrow`, `record_batches`: Parquet and Arrow files with a text column.
 - `mds`, `megatron`: MosaicML shards and Megatron pairs, usually of token ids.
 - `hub_dataset`: datasets of the Hugging Face hub, streamed.
 """

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import PackageError, TextError, UserError
-from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.documents import Document, FileRange, InputFile, Row
 from mmbert_prep.readers.file_format import FileFormat
-from mmbert_prep.readers.language_codes import is_language_key
-from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.rejection import RejectReason, column_names
+from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
 
 PREFIX = "hf:"
@@ -43,8 +43,7 @@ def list_hub_dataset(settings: InputSettings) -> list[InputFile]:
     """Return one input file per configuration, with the number of dataset shards as its `size`.
 
     The path includes the current revision: all workers read the same data, and a changed dataset is
-    encoded again. A configuration named by a language key (`swh_Latn`, as in FineWeb2) has that
-    language. Raises UserError if the dataset cannot be read.
+    encoded again. Raises UserError if the dataset cannot be read.
     """
     parts = settings.input.removeprefix(PREFIX).split(":")
     name, config, split = (*parts, "", "")[:3]
@@ -55,13 +54,17 @@ def list_hub_dataset(settings: InputSettings) -> list[InputFile]:
         configs = [config] if config else datasets.get_dataset_config_names(name, **options)
         files = []
         for each in sorted(configs):
-            language = settings.language or (each if is_language_key(each) else None)
             path = str(_DatasetName(name, revision, each, split or "train"))
             count = _shard_count(_load(path))
-            files.append(InputFile(path, HUB_DATASET.name, "none", language, count, 0))
+            files.append(InputFile(path, HUB_DATASET.name, "none", settings.language, count, 0))
         return files
     except Exception as error:  # the library and its transports raise many types
         raise _read_error(settings.input, error) from error
+
+
+def config_of(file: InputFile) -> str:
+    """Return the configuration of a listed dataset, which may be named as a language."""
+    return _DatasetName.parse(file.path).config
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
@@ -71,23 +74,42 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     # A network error raises UserError: documents are never lost silently.
     try:
-        rows = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
+        dataset = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
+        rows: Iterator[Row | Document] = map(Row, dataset)
+        languages, given = LanguageColumns(settings), file_range.language
+        if settings.where:
+            rows = selected_rows(rows, settings, lambda row: languages.of_row(row, given).key)
         for row in rows:
-            yield _document(row, file_range.language, settings)
+            if isinstance(row, Document):
+                yield row
+            else:
+                yield _document(row.values, given, settings, languages)
     except UserError:
         raise
     except Exception as error:  # the library and its transports raise many types
         raise _read_error(file_range.path, error) from error
 
 
-def _document(row: dict[str, Any], language: str | None, settings: InputSettings) -> Document:
-    language = language or language_of([row.get(name) for name in settings.language_columns])
+def _check_conditions(file: InputFile, settings: InputSettings) -> None:
+    try:
+        rows = _load(file.path).shard(num_shards=file.size, index=0)
+        condition_of(settings.where).check_rows(map(Row, rows), file.path)
+    except UserError:
+        raise
+    except Exception as error:  # the library and its transports raise many types
+        raise _read_error(file.path, error) from error
+
+
+def _document(
+    row: dict[str, Any], given: str | None, settings: InputSettings, languages: LanguageColumns
+) -> Document:
+    language, written = languages.of_row(row, given)
     text = row.get(settings.text_column)
     if not isinstance(text, str):
         columns = column_names(row) if settings.text_column not in row else ()
         return Document.reject(language, RejectReason.MISSING_TEXT, columns=columns)
     try:
-        return Document(text.encode(), language)
+        return Document(text.encode(), language, written_language=written)
     except UnicodeEncodeError:
         return Document.reject(language, RejectReason.INVALID_UTF8)
 
@@ -141,4 +163,6 @@ def _read_error(name: str, error: Exception) -> TextError:
     )
 
 
-HUB_DATASET = FileFormat(name="hub", read=_read, plan=_plan, local=False)
+HUB_DATASET = FileFormat(
+    name="hub", read=_read, plan=_plan, local=False, check_conditions=_check_conditions
+)

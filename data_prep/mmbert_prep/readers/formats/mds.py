@@ -14,7 +14,8 @@ import orjson
 
 from mmbert_prep.readers.documents import Compression, Document, FileRange
 from mmbert_prep.readers.file_format import FileFormat
-from mmbert_prep.readers.language_columns import language_of
+from mmbert_prep.readers.language_columns import LanguageColumns
+from mmbert_prep.readers.rejection import column_names
 from mmbert_prep.readers.streams import COMPRESSIONS, DamagedFileError, read_blocks
 from mmbert_prep.settings import InputSettings
 
@@ -89,13 +90,14 @@ class _Columns:
         self._encodings = config["column_encodings"]
         self._sizes = config["column_sizes"]
         self._languages = settings.language_columns
+        self._by_column = LanguageColumns(settings)
         self._tokens = next((name for name in _TOKEN_COLUMNS if name in self._names), None)
         self._text = settings.text_column if settings.text_column in self._names else None
         if self._tokens is None and self._text is None:
             raise DamagedFileError(
                 f"it has none of the columns {', '.join(_TOKEN_COLUMNS)}, {settings.text_column} "
                 f"(columns: {', '.join(self._names)})",
-                columns=tuple(self._names),
+                columns=column_names(self._names),
             )
 
     @property
@@ -116,13 +118,16 @@ class _Columns:
             start += size
         if start != len(sample):
             raise ValueError(f"its columns have {start} bytes, the sample {len(sample)}")
+        written = None
         if language is None:
-            language = language_of([self._string(values, name) for name in self._languages])
+            texts = [self._string(values, name) for name in self._languages]
+            language, written = self._by_column.of(texts)
         if self._tokens is not None:
             encoding = self._encodings[self._names.index(self._tokens)]
-            return Document.from_tokens(_array(values[self._tokens], encoding), language)
+            array = _array(values[self._tokens], encoding)
+            return Document.from_tokens(array, language)._replace(written_language=written)
         assert self._text is not None
-        return Document(values[self._text], language)
+        return Document(values[self._text], language, written_language=written)
 
     def _string(self, values: dict[str, bytes], name: str) -> str | None:
         if name not in values or self._encodings[self._names.index(name)] != "str":

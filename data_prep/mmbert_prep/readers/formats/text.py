@@ -8,32 +8,30 @@ from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat, no_languages
 from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason
-from mmbert_prep.readers.streams import OversizedLine, read_blocks, split_lines
+from mmbert_prep.readers.streams import OversizedLine, split_lines
+from mmbert_prep.readers.text_blocks import may_be_divided, text_blocks
 from mmbert_prep.settings import InputSettings
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
     if settings.text_unit == "file":
         return file.whole()
-    return line_ranges(file, unit_bytes, blank_line=settings.text_unit == "block")
+    ranges = line_ranges(file, unit_bytes, blank_line=settings.text_unit == "block")
+    return ranges if len(ranges) == 1 or may_be_divided(file, settings) else file.whole()
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
-    stream = read_blocks(file_range.path, file_range.compression, file_range.start, file_range.stop)
+    stream = text_blocks(file_range, settings)
     if settings.text_unit == "file":
         yield _whole_file(stream, file_range, settings.maximum_bytes)
         return
     text_lines = split_lines(stream, settings.maximum_bytes)
-    first = file_range.start == 0
     if settings.text_unit == "line":
         for line in text_lines:
             if isinstance(line, OversizedLine):
                 yield Document.reject(file_range.language, RejectReason.TOO_LONG, size=line.size)
             elif line.strip():  # blank lines are skipped
-                yield Document(_strip_byte_order_mark(line) if first else line, file_range.language)
-            first = False
+                yield Document(line, file_range.language)
         return
     block: list[bytes] = []
     length = 0
@@ -50,8 +48,7 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
         if too_long or isinstance(line, OversizedLine):
             block = []
             continue
-        block.append(_strip_byte_order_mark(line) if first else line)
-        first = False
+        block.append(line)
     if block or too_long:
         yield _block(block, length, too_long, file_range.language)
 
@@ -70,11 +67,7 @@ def _whole_file(stream: Iterator[bytes], file_range: FileRange, maximum_bytes: i
         if length > maximum_bytes:
             return Document.reject(file_range.language, RejectReason.TOO_LONG)
         parts.append(part)
-    return Document(_strip_byte_order_mark(b"".join(parts)), file_range.language)
-
-
-def _strip_byte_order_mark(line: bytes) -> bytes:
-    return line.removeprefix(_BYTE_ORDER_MARK)
+    return Document(b"".join(parts), file_range.language)
 
 
 TEXT = FileFormat(

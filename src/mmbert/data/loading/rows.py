@@ -19,7 +19,8 @@ from mmbert.data.sampling.phase_sampler import (
     START,
     segment_sizes,
 )
-from mmbert.data.shards.corpus import Corpus, SplitName
+from mmbert.data.shards.component import SplitName
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import ShardsError
 
 
@@ -128,17 +129,15 @@ class RowBuilder:
         starts = cu_seqlens[: len(ends)]
         ids[starts] = special.begin
         ids[ends - 1] = special.end
-        flats: dict[tuple[int, int], np.ndarray] = {}
-        columns = (COMPONENT, SHARD, OFFSET, SIZE)
-        for place, (component, shard, offset, size) in zip(
-            starts.tolist(), table[:, columns].tolist(), strict=True
-        ):
-            flat = flats.get((component, shard))
-            if flat is None:
-                dataset = self._corpus.shard(self._corpus.components[component], self._split, shard)
-                dataset.check_tokens_not_truncated()
-                flats[component, shard] = flat = dataset.tokens
-            ids[place + 1 : place + 1 + size] = flat[offset : offset + size]
+        self._corpus.shards.copy_tokens(
+            table[:, COMPONENT],
+            self._split,
+            table[:, SHARD],
+            table[:, OFFSET],
+            table[:, SIZE],
+            ids,
+            starts + 1,
+        )
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= description.vocabulary_size:
             raise self._outside(table, lowest if lowest < 0 else highest)

@@ -22,8 +22,9 @@ from mmbert.data.sampling.phase_sampler import (
     SIZE,
     segment_sizes,
 )
+from mmbert.data.shards.component import Component
 from mmbert.data.shards.continuation_index import part_bounds
-from mmbert.data.shards.corpus import Component, Corpus
+from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import RecipeError
 from mmbert.recipe import EvaluationSettings, MaskingSettings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +55,9 @@ class PieceLocator:
             [key_of(recipe.seed, "order", size.name) for size in self.sizes], dtype=np.uint64
         )
 
+        self._train_documents = np.array(
+            [component.manifest.train.documents for component in corpus.components], dtype=np.int64
+        )
         self._has_big_shards = np.array(
             [
                 any(shard.files.bin.bytes >= READ_AHEAD_FROM for shard in c.manifest.train.shards)
@@ -79,57 +81,45 @@ class PieceLocator:
         with np.errstate(over="ignore"):
             keys = splitmix64(self._keys[components] + epochs.astype(np.uint64))
         piece = permute(numbers - epochs * per_epoch, per_epoch, keys)
-        document, part = piece.copy(), np.zeros(len(piece), dtype=np.int64)
-        length = np.empty(len(piece), dtype=np.int64)
-        shard = np.zeros(len(piece), dtype=np.int64)
-        offset = np.empty(len(piece), dtype=np.int64)  # in bytes until verified
-        following, item, size = np.empty((3, len(piece)), dtype=np.int64)
-        order = np.argsort(components, kind="stable")
-        cuts = np.flatnonzero(np.diff(components[order])) + 1
-        borders = [0, *cuts.tolist(), len(order)] if len(order) else []
-        for first, last in itertools.pairwise(borders):
-            members = order[first:last]
-            component = self.corpus.components[int(components[members[0]])]
-            starts = component.train_starts
-            own = document[members]
-            if int(own.max()) >= starts[-1]:
-                continued = own >= starts[-1]
-                index = self.corpus.continuation_index(component, self._context)
-                entries = index[own[continued] - starts[-1]]
-                listed = entries["document"]
-                if int(listed.min()) < 0 or int(listed.max()) >= starts[-1]:
-                    raise self._damaged(component.index, 0, int(listed.max()))
-                own[continued] = listed
-                document[members] = own
-                part[members[continued]] = entries["part"]
-            if len(starts) == 2:  # one shard, as most languages have
-                parts = [(0, members, own)]
-            else:
-                shards = np.searchsorted(starts, own, side="right") - 1
-                shard[members] = shards
-                parts = [
-                    (number, members[shards == number], own[shards == number] - starts[number])
-                    for number in np.unique(shards).tolist()
-                ]
-            for number, inside, places in parts:
-                dataset = self.corpus.shard(component, "train", number)
-                dataset.check_index_not_truncated()
-                length[inside] = dataset.lengths[places]
-                offset[inside] = dataset.offsets[places]
-                following[inside] = dataset.next_offsets[places]
-                item[inside] = dataset.dtype.itemsize
-                size[inside] = dataset.byte_count
+        document, part = self._documents(components, piece)
+        shard, length, offset, following = self.corpus.shards.documents(
+            components, "train", document
+        )
+        item, size = self.corpus.shards.token_bytes(components, "train", shard)
         # Documents are contiguous: each ends where the next begins, the last at the end of the
         # data. This catches a flipped bit in an index.
         ends = offset + length * item
         sound = (length >= 0) & (offset >= 0) & (offset % item == 0) & (ends <= size)
-        sound &= (ends == following) | ((following == 0) & (ends == size))
+        sound &= ends == following
         sound &= (part >= 0) & (part < count_parts(length, self._context))
         if not sound.all():
             bad = int(np.argmin(sound))
             raise self._damaged(int(components[bad]), int(shard[bad]), int(document[bad]))
         start, end = part_bounds(length, self._context, part)
         return Pieces(document, start, end, shard, offset // item)
+
+    def _documents(
+        self, components: np.ndarray, piece: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return document and part of pieces; those past the documents are continuations."""
+        document, part = piece.copy(), np.zeros(len(piece), dtype=np.int64)
+        documents = self._train_documents[components]
+        continued = np.flatnonzero(piece >= documents)
+        if not len(continued):
+            return document, part
+        continued = continued[np.argsort(components[continued], kind="stable")]
+        cuts = np.flatnonzero(np.diff(components[continued])) + 1
+        for members in np.split(continued, cuts):
+            component = self.corpus.components[int(components[members[0]])]
+            first = documents[members[0]]
+            index = self.corpus.continuation_index(component, self._context)
+            entries = index[piece[members] - first]
+            listed = entries["document"]
+            if int(listed.min()) < 0 or int(listed.max()) >= first:
+                raise self._damaged(component.index, 0, int(listed.max()))
+            document[members] = listed
+            part[members] = entries["part"]
+        return document, part
 
     def read_ahead(self, table: np.ndarray) -> None:
         """Ask the OS to read the text of a table's segments in the background.

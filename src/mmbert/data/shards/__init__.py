@@ -1,7 +1,9 @@
 """Shards on disk, opened through their manifests.
 
 - `manifest`: contents and checksums of one language of one source.
-- `corpus`: all manifests of a folder; a *component* is one language of one source.
+- `component`: one language of one source.
+- `corpus`: all manifests of a folder.
+- `shard_pool`: open shards, read at many places in one call.
 - `indexed_dataset`: Megatron's pairs of tokens and index.
 - `continuation_index`: index of the *pieces* beyond each document's first part.
 - `tokenizer_description`: special tokens and fingerprint of the corpus' tokenizer.

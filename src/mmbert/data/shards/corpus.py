@@ -7,24 +7,20 @@ import resource
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from mmbert.data.shards.component import Component, SplitName
 from mmbert.data.shards.continuation_index import ContinuationIndex, read_continuation_index
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from mmbert.data.shards.manifest import (
     MANIFEST_NAME,
-    Manifest,
-    Shard,
-    Split,
     manifest_files,
     parse_manifest,
 )
 from mmbert.data.shards.mapped_file import truncated_error
+from mmbert.data.shards.shard_pool import ShardPool
 from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
@@ -32,101 +28,6 @@ from mmbert.data.shards.tokenizer_description import (
 from mmbert.errors import ShardsError, TokenizerError, UserError
 
 TOKENIZER_FOLDER = "tokenizer"
-SplitName = Literal["train", "heldout"]
-
-
-@dataclass(frozen=True)
-class Component:
-    """One language of one source, the unit sampled by the mixture."""
-
-    index: int
-    """Position in `Corpus.components`."""
-    source: str
-    """Name of the source's folder within the shards."""
-    language: str
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def name(self) -> str:
-        """`source/language`, the component's stable name (indices change when data is added)."""
-        return f"{self.source}/{self.language}"
-
-    def split(self, name: SplitName) -> Split:
-        """Return the manifest's entry of a split."""
-        return self.manifest.train if name == "train" else self.manifest.heldout
-
-    def starts(self, name: SplitName) -> np.ndarray:
-        """Return the first document number of each shard, then their total, int64 [shards + 1]."""
-        return self.train_starts if name == "train" else self.heldout_starts
-
-    @cached_property
-    def train_starts(self) -> np.ndarray:
-        """`starts` of the train split."""
-        return _starts(self.manifest.train.shards)
-
-    @cached_property
-    def heldout_starts(self) -> np.ndarray:
-        """`starts` of the held-out split."""
-        return _starts(self.manifest.heldout.shards)
-
-    def continuations(self, context: int) -> int:
-        """Return the number of continuation pieces. Raises UserError if there is no index."""
-        entry = self.manifest.train.pieces.get(context)
-        if entry is None:
-            known = ", ".join(str(c) for c in sorted(self.manifest.train.pieces)) or "none"
-            raise ShardsError(
-                f"{self.folder / MANIFEST_NAME} has no piece index for context {context} "
-                f"(it has: {known})",
-                remedy="run the preprocessing again with this recipe and --replace (make "
-                "preprocess … RECIPE=… ARGS=--replace): it remakes the source",
-            )
-        return entry.continuations
-
-
-def _starts(shards: tuple[Shard, ...]) -> np.ndarray:
-    counts = np.array([shard.documents for shard in shards], dtype=np.int64)
-    return np.concatenate(([0], np.cumsum(counts)))
-
-
-class ShardPool:
-    """LRU cache of open shards, opened on first use.
-
-    A shard takes two file descriptors and two memory maps, so that thousands of languages would
-    exceed the usual limits. Opening verifies a pair's sizes against its manifest, so that a
-    replaced or truncated file is reported, not misread.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._open: OrderedDict[tuple[int, SplitName, int], IndexedDataset] = OrderedDict()
-        self._capacity = capacity
-
-    def get(self, component: Component, split: SplitName, number: int) -> IndexedDataset:
-        """Return the pair of shard `number` of a component's split."""
-        key = (component.index, split, number)
-        dataset = self._open.get(key)
-        if dataset is not None:
-            self._open.move_to_end(key)
-            return dataset
-        shard = component.split(split).shards[number]
-        dataset = IndexedDataset(component.folder / shard.name)
-        if (
-            len(dataset) != shard.documents
-            or dataset.sequence_count != shard.documents
-            or dataset.token_count != shard.tokens
-            or dataset.dtype != np.dtype(component.manifest.dtype)
-        ):
-            raise ShardsError(
-                f"{component.folder / shard.name}.bin/.idx does not match the manifest "
-                f"({shard.documents} documents, {shard.tokens} tokens of "
-                f"{component.manifest.dtype})",
-                remedy="restore the files from a copy, or remove summary.json from the source's "
-                "folder and run the same preprocessing command again, which remakes the source",
-            )
-        self._open[key] = dataset
-        if len(self._open) > self._capacity:
-            self._open.popitem(last=False)
-        return dataset
 
 
 # With two maps each and as many continuation indexes: 49,152 of Linux's 65,530 maps per process.
@@ -161,7 +62,7 @@ class Corpus:
         self.components = components
         self._by_name = {component.name: component for component in components}
         self._capacity = _open_shard_limit()
-        self._pool = ShardPool(self._capacity)
+        self.shards = ShardPool(components, self._capacity)
         self._continuations: OrderedDict[tuple[int, int], ContinuationIndex] = OrderedDict()
 
     @property
@@ -179,7 +80,7 @@ class Corpus:
 
     def shard(self, component: Component, split: SplitName, number: int) -> IndexedDataset:
         """Return the open pair of a shard."""
-        return self._pool.get(component, split, number)
+        return self.shards.get(component, split, number)
 
     def continuation_index(self, component: Component, context: int) -> np.ndarray:
         """Return the memory-mapped continuation index of a component at `context`."""

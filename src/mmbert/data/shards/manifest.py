@@ -94,6 +94,8 @@ class Manifest(_Frozen):
     rejected: dict[str, Count]
     unread_bytes: Count = 0
     """Input bytes that could not be read, or belong to damaged documents."""
+    duplicates_of: dict[str, Count] = {}
+    """Earlier source of the same call -> documents that were dropped because it has them."""
 
     @model_validator(mode="after")
     def _file_sizes_agree(self) -> Manifest:
@@ -109,8 +111,8 @@ class Manifest(_Frozen):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically, which makes the language visible."""
-    # Without a zero: equal runs of all versions write equal bytes.
-    exclude = set() if manifest.unread_bytes else {"unread_bytes"}
+    # Without zero or empty newer fields: equal runs of all versions write equal bytes.
+    exclude = {name for name in ("unread_bytes", "duplicates_of") if not getattr(manifest, name)}
     write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json", exclude=exclude))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmbert.errors import UserError
-from mmbert_prep.readers import plan_ranges, read_range
+from mmbert_prep.readers import RejectReason, plan_ranges, read_range
 from mmbert_prep.readers.discovery import discover
 from tests.support.texts import documents, run, settings
 
@@ -64,6 +64,18 @@ def test_configurations_are_languages(library: dict[str, list[str]], tmp_path: P
     assert read == {"swh_Latn": 60, "yor_Latn": 30}
 
 
+def test_configurations_as_people_name_languages(
+    library: dict[str, list[str]], tmp_path: Path
+) -> None:
+    library |= {"sw": library.pop("swh_Latn"), "no": documents("nob_Latn", 10), "default": []}
+    found = discover(settings("hf:someone/web", tmp_path))
+    languages = {file.path.split(":")[2]: file.language for file in found.files}
+    assert languages == {"yor_Latn": "yor_Latn", "sw": "swh_Latn", "no": None, "default": None}
+    assert found.names["sw"].language == "swh_Latn"
+    only = discover(settings("hf:someone/web:no", tmp_path, language="nno_Latn"))
+    assert [file.language for file in only.files] == ["nno_Latn"]
+
+
 def test_one_configuration_in_shards(library: dict[str, list[str]], tmp_path: Path) -> None:
     options = settings("hf:someone/web:yor_Latn", tmp_path)
     [file] = discover(options).files
@@ -82,6 +94,19 @@ def test_failures_are_told_and_nothing_is_missed(
     library["yor_Latn"][7] = "here the network fails"
     with pytest.raises(UserError, match=r"yor_Latn:train cannot be read: the network fails"):
         run("hf:someone/web:yor_Latn", tmp_path, vocabulary_size=400)
+
+
+def test_rows_are_selected_by_their_columns(library: dict[str, list[str]], tmp_path: Path) -> None:
+    options = {"where": ("length(text) >= 60",), "vocabulary_size": 500, "heldout_share": 0.0}
+    summary = run("hf:someone/web", tmp_path / "out", **options)
+    for language, texts in library.items():
+        long = [text for text in texts if len(text) >= 60]
+        assert 0 < len(long) < len(texts)
+        found = summary.languages[language]
+        assert found.train_documents == len(long)
+        assert found.rejected == {RejectReason.NOT_SELECTED: len(texts) - len(long)}
+    with pytest.raises(UserError, match=r"yor_Latn:train has no column score\n.*columns are text"):
+        run("hf:someone/web:yor_Latn", tmp_path / "out", where=("score > 1",))
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

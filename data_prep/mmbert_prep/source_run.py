@@ -1,0 +1,279 @@
+"""One source of a run: its plan, what earlier runs have left of it, and its summary."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mmbert.data.shards.tokenizer_description import TokenizerDescription
+from mmbert.errors import ResumeError, TextError, UserError
+from mmbert.files import write_json
+from mmbert_prep.executor.progress import files_being_read
+from mmbert_prep.executor.storage import read_json
+from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
+from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.losses.ledger import LossLedger, check_losses, planned_losses
+from mmbert_prep.losses.limits import DocumentCounts, Losses
+from mmbert_prep.losses.plan import PlannedInput, planned_input
+from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.discovery import Discovery, discover
+from mmbert_prep.readers.rejection import ENCODING_REMEDY
+from mmbert_prep.settings import LossSettings, PrepSettings
+from mmbert_prep.shards.language_names import language_names, unused_overrides
+from mmbert_prep.shards.languages import Languages, MergedLanguages, collect_languages
+from mmbert_prep.shards.summary import DISABLED, Summary, ignored_files
+
+# Marker file beside the intermediate shards: a worker disabled kitoken, in this or an earlier run.
+DISABLED_MARKER = "accelerator-given-up"
+# Intermediate shards of a finished source, of which only the hashes are needed.
+_HASHES_ONLY = "hashes"
+_PLANNED = "planned.json"
+_NO_LIMITS = LossSettings(
+    maximum_unread_fraction=1, maximum_rejected_fraction=1, maximum_without_language_fraction=1
+)
+
+
+class SourceRun:
+    """One source, from the view of one worker. `number`: its place among `total` sources."""
+
+    def __init__(self, settings: PrepSettings, number: int, total: int) -> None:
+        self.settings = settings
+        self.workspace = Workspace(settings.output, settings.source)
+        self.alone = total == 1
+        self.number = number
+        self.plan = WorkPlan(fingerprint="", units=(), settings={})
+        self.finished = False
+        self._kept_units: str | None = None
+        self._found = Discovery()
+        self._planned = PlannedInput()
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Name the source in errors that the user can fix, if there are several sources."""
+        try:
+            yield
+        except UserError as error:
+            prefix = f"source {self.settings.source}: "
+            if self.alone or error.message.startswith(prefix):
+                raise
+            message = f"{prefix}{error.message}"
+            raise type(error)(message, remedy=error.remedy) from error
+
+    def plan_work(self, console: Console, earlier: dict[str, str]) -> str:
+        """Plan the work, on rank 0, and store the plan for the other workers.
+
+        `earlier`: sources before this one -> their fingerprints. Return that of this source. Raises
+        ResumeError if the source is finished with other input or settings.
+        """
+        settings = self.settings.model_copy(update={"earlier_sources": earlier})
+        found = discover(settings)
+        self._found = found
+        for line in found.about_languages():
+            console.print(line, soft_wrap=True, markup=False)
+        plan = plan_work_units(found, settings)
+        finished = self.summary()
+        if finished is not None and finished.fingerprint != plan.fingerprint:
+            if not settings.replace:
+                raise ResumeError(
+                    _difference(self.workspace.source, finished, plan), remedy=_REMEDY
+                )
+            finished = None
+        self.workspace.create()
+        suspects = files_being_read(self.workspace.progress)
+        if suspects:
+            console.print(
+                f"[yellow]the last run ended abruptly while reading {', '.join(suspects[:5])}; if "
+                "that happens again, check these files[/]",
+                soft_wrap=True,
+            )
+        if not self.workspace.plan.exists() or (
+            read_json(self.workspace.plan).get("fingerprint") != plan.fingerprint
+        ):
+            self.workspace.remove_merge(None)
+        write_json(
+            self.workspace.plan,
+            {
+                **plan.model_dump(mode="json"),
+                "finished": finished is not None,
+                "kept_units": self.workspace.merged_units(),
+            },
+        )
+        planned = planned_input(found, plan, settings.language_map)
+        write_json(self.workspace.losses / _PLANNED, planned.model_dump(mode="json"))
+        if finished is None:
+            losses = planned_losses(planned)
+            losses.add(planned.damaged)
+            check_losses(losses, planned, settings)
+        return plan.fingerprint
+
+    def read_plan(self) -> None:
+        """Read the plan that rank 0 has stored."""
+        stored = read_json(self.workspace.plan)
+        self.finished, self._kept_units = stored.pop("finished"), stored.pop("kept_units")
+        self.plan = WorkPlan.model_validate(stored)
+        planned = read_json(self.workspace.losses / _PLANNED)
+        self._planned = PlannedInput.model_validate(planned)
+
+    def summary(self) -> Summary | None:
+        """Return the summary of a finished run, or None."""
+        if not self.workspace.summary.exists():
+            return None
+        return Summary.model_validate(read_json(self.workspace.summary))
+
+    def units(self, description: TokenizerDescription, fast_encoder: str) -> Path:
+        """Return the folder of the intermediate shards."""
+        if self.finished and self._kept_units is not None:
+            return self.workspace.root / self._kept_units
+        if self.only_hashes:
+            fast_encoder = _HASHES_ONLY
+        return self.workspace.units(description.fingerprint, fast_encoder)
+
+    @property
+    def only_hashes(self) -> bool:
+        """Whether later sources need only the hashes of this one, which is finished.
+
+        Of a source with a token cap they need the tokens, too: what the cap left out is not taken.
+        """
+        return self.finished and self.settings.maximum_tokens_per_language is None
+
+    def ledger(self, stage: str, workers: int) -> LossLedger:
+        """Return the ledger of a stage. A finished source is read again without limits."""
+        return LossLedger(
+            self.workspace.losses,
+            stage,
+            [unit.key for unit in self.plan.units],
+            self._planned,
+            _NO_LIMITS if self.finished else self.settings,
+            workers,
+            self.named,
+        )
+
+    def collect(self, units: Path) -> None:
+        """Combine the reports of all work units, on rank 0, and store the languages."""
+        languages = collect_languages(self.plan, units)
+        if not self.finished:
+            self._check(languages)
+        if not self.workspace.is_merged_from(units):
+            self.workspace.remove_merge(units)
+        write_json(self.workspace.languages, languages.model_dump(mode="json"))
+
+    def languages(self) -> Languages:
+        """Read the languages that rank 0 has stored."""
+        return Languages.model_validate(read_json(self.workspace.languages))
+
+    def finish(
+        self,
+        merged: MergedLanguages,
+        languages: Languages,
+        tokenizer: str,
+        fast_encoder: str,
+        units: Path,
+    ) -> Summary:
+        """Write the summary, on rank 0, which marks the source as finished."""
+        without_text = {
+            key: counts.rejected
+            for key, counts in sorted(languages.counts.items())
+            if key not in languages.sections
+        }
+        summary = Summary(
+            fingerprint=self.plan.fingerprint,
+            settings=self.plan.settings,
+            tokenizer=tokenizer,
+            accelerator=DISABLED if (units / DISABLED_MARKER).exists() else fast_encoder,
+            languages=merged.languages,
+            without_text=dict(sorted({**without_text, **merged.without_text}.items())),
+            damaged_files=languages.damaged,
+            ignored_files=ignored_files(self._found),
+            folders_without_language=self._found.without_language,
+            duplicates_of={name: count for name, count in merged.duplicates_of.items() if count},
+            language_names=language_names(self._found, languages, self.settings.language_map),
+            unused_overrides=unused_overrides(self._found, languages),
+            **_stored_losses(languages, self._planned),
+        )
+        write_json(self.workspace.summary, summary.stored())
+        return summary
+
+    def _check(self, languages: Languages) -> None:
+        losses = _sum_losses(languages, self._planned)
+        documents = DocumentCounts(
+            read=sum(counts.read for counts in languages.counts.values()),
+            damaged=sum(counts.damaged for counts in languages.counts.values()),
+            unnamed=sum(
+                counts.rejected.get(RejectReason.MISSING_LANGUAGE, 0)
+                for counts in languages.counts.values()
+            ),
+        )
+        sizes = {language: counts.input_bytes for language, counts in languages.counts.items()}
+        for loss in self._planned.unopened:
+            for language, size in loss.languages.items():
+                sizes[language] = sizes.get(language, 0) + size
+        check_losses(losses, self._planned, self.settings, documents, sizes)
+        if not languages.sections:
+            reasons: dict[RejectReason, int] = {}
+            for counts in languages.counts.values():
+                for reason, count in counts.rejected.items():
+                    reasons[reason] = reasons.get(reason, 0) + count
+            reasons_text = ", ".join(
+                f"{reason} {count}" for reason, count in sorted(reasons.items())
+            )
+            files = "; ".join(languages.damaged[:3] or list(losses.files)[:3])
+            others = f"; {ENCODING_REMEDY}" if RejectReason.INVALID_UTF8 in reasons else ""
+            raise TextError(
+                f"all documents of {self.settings.input} were rejected: {reasons_text}"
+                + (f" ({files})" if files else ""),
+                remedy="fix the input, or name its columns with --text-column and "
+                "--language-column"
+                + (", or select more with --where" if self.settings.where else "")
+                + others,
+            )
+
+
+_REMEDY = (
+    "use --replace to remake it from this input, another --source to add to it, or another output "
+    "folder"
+)
+
+
+def _sum_losses(languages: Languages, planned: PlannedInput) -> Losses:
+    losses = planned_losses(planned)
+    losses.add(languages.losses)
+    return losses
+
+
+def _stored_losses(languages: Languages, planned: PlannedInput) -> dict[str, Any]:
+    """Return the fields of the summary about what was lost."""
+    losses = _sum_losses(languages, planned)
+    files = sorted(losses.files.values(), key=lambda loss: (-loss.lost_bytes, loss.path))
+    return {
+        "input_bytes": planned.input_bytes if losses.unread_bytes or losses.unnamed_bytes else 0,
+        "unread_bytes": {key: size for key, size in sorted(losses.languages.items()) if size},
+        "unnamed_bytes": losses.unnamed_bytes,
+        "losses": files,
+    }
+
+
+def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:
+    before, now = (dict(settings) for settings in (finished.settings, plan.settings))
+    earlier = [_sources(settings.pop("earlier_sources", {})) for settings in (before, now)]
+    changed = [
+        f"{name} was {before.get(name)!r}, is now {now.get(name)!r}"
+        for name in dict.fromkeys((*now, *before))
+        if before.get(name) != now.get(name)
+    ]
+    if list(earlier[0]) != list(earlier[1]):
+        names = [", ".join(each) or "none" for each in earlier]
+        changed.append(f"earlier sources were {names[0]}, are now {names[1]}")
+    elif earlier[0] != earlier[1]:
+        others = [name for name in earlier[0] if earlier[0][name] != earlier[1][name]]
+        changed.append(f"the earlier source {others[0]} has changed")
+    difference = "; ".join(changed) if changed else "the input has changed"
+    return f"{folder} was made from other input or settings: {difference}"
+
+
+def _sources(value: object) -> dict[str, str]:
+    assert isinstance(value, dict)
+    return value
