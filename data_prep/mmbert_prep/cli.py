@@ -107,8 +107,12 @@ def command(
     decontaminate: options.Decontaminate = None,
     decontaminate_ngram: options.DecontaminateNgram = _DEFAULTS["decontaminate_ngram"],
     maximum_tokens_per_language: options.MaximumTokensPerLanguage = None,
+    maximum_unread_fraction: options.MaximumUnreadFraction = _DEFAULTS["maximum_unread_fraction"],
     maximum_rejected_fraction: options.MaximumRejectedFraction = _DEFAULTS[
         "maximum_rejected_fraction"
+    ],
+    maximum_without_language_fraction: options.MaximumWithoutLanguageFraction = _DEFAULTS[
+        "maximum_without_language_fraction"
     ],
     contexts: options.Contexts = None,
     shard_tokens: options.ShardTokens = _DEFAULTS["shard_tokens"],

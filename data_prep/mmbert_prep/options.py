@@ -163,8 +163,15 @@ MaximumTokensPerLanguage = Annotated[
         help="Maximum training tokens per language, chosen by content hash.",
     ),
 ]
+MaximumUnreadFraction = Annotated[
+    float, typer.Option(help="Stop if a larger fraction of the input's bytes cannot be read.")
+]
 MaximumRejectedFraction = Annotated[
     float, typer.Option(help="Stop if a larger fraction of the documents is damaged.")
+]
+MaximumWithoutLanguageFraction = Annotated[
+    float,
+    typer.Option(help="Stop if a larger fraction of documents or bytes has no language."),
 ]
 Contexts = Annotated[
     list[int] | None,

@@ -17,6 +17,7 @@ from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.filters.cleaning import Cleaner
 from mmbert_prep.filters.signatures import open_hasher
+from mmbert_prep.losses.ledger import LossLedger, SurveyLedger
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.encode import UnitEncoder
 from mmbert_prep.shards.intermediate import is_done
@@ -163,12 +164,22 @@ class _Pipeline:
         )
         inputs = ", ".join(source.settings.input for source in self.sources)
         settings = self.settings.model_copy(update={"input": inputs})
-        stage = TokenizerStage(self.stages, settings, self.workspace, self.console)
+        stage = TokenizerStage(
+            self.stages, settings, self.workspace, self.console, self._survey_ledger
+        )
         if len(self.sources) == 1:
             return stage.run(plan)
         # How much of a unit is sampled depends on all sources.
         samples = self.workspace.samples.with_name(f"survey-{plan.fingerprint[:12]}")
         return stage.run(plan, samples)
+
+    def _survey_ledger(self) -> SurveyLedger:
+        ledgers: dict[str, list[LossLedger]] = {}
+        for source in self.sources:
+            ledger = source.ledger("survey", self.group.size)
+            for unit in source.plan.units:
+                ledgers.setdefault(unit.key, []).append(ledger)
+        return SurveyLedger(ledgers)
 
     def _choose_fast_encoder(self, description: TokenizerDescription) -> str:
         """Return the fast encoder to use: "kitoken" or "none"."""
@@ -206,6 +217,7 @@ class _Pipeline:
                     folder,
                     meter,
                     self.group,
+                    source.ledger(f"read-{folder.name}", self.group.size),
                     cleaner,
                 )
                 for source, folder in zip(sources, folders, strict=True)

@@ -32,6 +32,8 @@ _NOT_IN_OUTPUT = {
     "workers",
     "replace",
     "maximum_rejected_fraction",
+    "maximum_unread_fraction",
+    "maximum_without_language_fraction",
     "fast_encoder",
     "near_duplicate_memory",
 }
@@ -162,11 +164,19 @@ class NearDuplicateSettings(_Settings):
     """Values of a document's signature, of two bytes each."""
 
 
-class EncodingSettings(InputSettings, CleaningSettings, NearDuplicateSettings):
-    """Reading, cleaning and encoding of documents."""
+class LossSettings(_Settings):
+    """Limits on what a run loses of its input."""
 
+    maximum_unread_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Maximum fraction of input bytes that are not read, or of damaged documents."""
     maximum_rejected_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Maximum fraction of damaged documents."""
+    maximum_without_language_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Maximum fraction of documents, and of input bytes, without a language."""
+
+
+class EncodingSettings(InputSettings, CleaningSettings, NearDuplicateSettings, LossSettings):
+    """Reading, cleaning and encoding of documents."""
 
 
 class SamplingSettings(InputSettings, SplitSettings):

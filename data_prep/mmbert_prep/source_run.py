@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,11 +16,13 @@ from mmbert_prep.executor.progress import files_being_read
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan, plan_work_units
 from mmbert_prep.executor.workspace import Workspace
+from mmbert_prep.losses.ledger import LossLedger, check_losses, planned_losses
+from mmbert_prep.losses.limits import DocumentCounts, Losses
+from mmbert_prep.losses.plan import PlannedInput, planned_input
 from mmbert_prep.readers import RejectReason
 from mmbert_prep.readers.discovery import Discovery, discover
 from mmbert_prep.readers.rejection import ENCODING_REMEDY
-from mmbert_prep.settings import PrepSettings
-from mmbert_prep.shards.encode import check_damaged_fraction, count_damaged
+from mmbert_prep.settings import LossSettings, PrepSettings
 from mmbert_prep.shards.language_names import language_names, unused_overrides
 from mmbert_prep.shards.languages import Languages, MergedLanguages, collect_languages
 from mmbert_prep.shards.summary import DISABLED, Summary, ignored_files
@@ -28,6 +31,10 @@ from mmbert_prep.shards.summary import DISABLED, Summary, ignored_files
 DISABLED_MARKER = "accelerator-given-up"
 # Intermediate shards of a finished source, of which only the hashes are needed.
 _HASHES_ONLY = "hashes"
+_PLANNED = "planned.json"
+_NO_LIMITS = LossSettings(
+    maximum_unread_fraction=1, maximum_rejected_fraction=1, maximum_without_language_fraction=1
+)
 
 
 class SourceRun:
@@ -42,6 +49,7 @@ class SourceRun:
         self.finished = False
         self._kept_units: str | None = None
         self._found = Discovery()
+        self._planned = PlannedInput()
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
@@ -49,9 +57,10 @@ class SourceRun:
         try:
             yield
         except UserError as error:
-            if self.alone:
+            prefix = f"source {self.settings.source}: "
+            if self.alone or error.message.startswith(prefix):
                 raise
-            message = f"source {self.settings.source}: {error.message}"
+            message = f"{prefix}{error.message}"
             raise type(error)(message, remedy=error.remedy) from error
 
     def plan_work(self, console: Console, earlier: dict[str, str]) -> str:
@@ -93,6 +102,12 @@ class SourceRun:
                 "kept_units": self.workspace.merged_units(),
             },
         )
+        planned = planned_input(found, plan, settings.language_map)
+        write_json(self.workspace.losses / _PLANNED, planned.model_dump(mode="json"))
+        if finished is None:
+            losses = planned_losses(planned)
+            losses.add(planned.damaged)
+            check_losses(losses, planned, settings)
         return plan.fingerprint
 
     def read_plan(self) -> None:
@@ -100,6 +115,8 @@ class SourceRun:
         stored = read_json(self.workspace.plan)
         self.finished, self._kept_units = stored.pop("finished"), stored.pop("kept_units")
         self.plan = WorkPlan.model_validate(stored)
+        planned = read_json(self.workspace.losses / _PLANNED)
+        self._planned = PlannedInput.model_validate(planned)
 
     def summary(self) -> Summary | None:
         """Return the summary of a finished run, or None."""
@@ -126,10 +143,23 @@ class SourceRun:
         others = settings.maximum_tokens_per_language, settings.near_duplicates
         return self.finished and others == (None, None)
 
+    def ledger(self, stage: str, workers: int) -> LossLedger:
+        """Return the ledger of a stage. A finished source is read again without limits."""
+        return LossLedger(
+            self.workspace.losses,
+            stage,
+            [unit.key for unit in self.plan.units],
+            self._planned,
+            _NO_LIMITS if self.finished else self.settings,
+            workers,
+            self.named,
+        )
+
     def collect(self, units: Path) -> None:
         """Combine the reports of all work units, on rank 0, and store the languages."""
         languages = collect_languages(self.plan, units)
-        self._check(languages)
+        if not self.finished:
+            self._check(languages)
         if not self.workspace.is_merged_from(units):
             self.workspace.remove_merge(units)
         write_json(self.workspace.languages, languages.model_dump(mode="json"))
@@ -165,14 +195,26 @@ class SourceRun:
             duplicates_of={name: count for name, count in merged.duplicates_of.items() if count},
             language_names=language_names(self._found, languages, self.settings.language_map),
             unused_overrides=unused_overrides(self._found, languages),
+            **_stored_losses(languages, self._planned),
         )
         write_json(self.workspace.summary, summary.stored())
         return summary
 
     def _check(self, languages: Languages) -> None:
-        read = sum(counts.read for counts in languages.counts.values())
-        damaged = sum(count_damaged(counts.rejected) for counts in languages.counts.values())
-        check_damaged_fraction(damaged, read, self.settings.maximum_rejected_fraction)
+        losses = _sum_losses(languages, self._planned)
+        documents = DocumentCounts(
+            read=sum(counts.read for counts in languages.counts.values()),
+            damaged=sum(counts.damaged for counts in languages.counts.values()),
+            unnamed=sum(
+                counts.rejected.get(RejectReason.MISSING_LANGUAGE, 0)
+                for counts in languages.counts.values()
+            ),
+        )
+        sizes = {language: counts.input_bytes for language, counts in languages.counts.items()}
+        for loss in self._planned.unopened:
+            for language, size in loss.languages.items():
+                sizes[language] = sizes.get(language, 0) + size
+        check_losses(losses, self._planned, self.settings, documents, sizes)
         if not languages.sections:
             reasons: dict[RejectReason, int] = {}
             for counts in languages.counts.values():
@@ -181,7 +223,7 @@ class SourceRun:
             reasons_text = ", ".join(
                 f"{reason} {count}" for reason, count in sorted(reasons.items())
             )
-            files = "; ".join(languages.damaged[:3])
+            files = "; ".join(languages.damaged[:3] or list(losses.files)[:3])
             others = f"; {ENCODING_REMEDY}" if RejectReason.INVALID_UTF8 in reasons else ""
             raise TextError(
                 f"all documents of {self.settings.input} were rejected: {reasons_text}"
@@ -197,6 +239,24 @@ _REMEDY = (
     "use --replace to remake it from this input, another --source to add to it, or another output "
     "folder"
 )
+
+
+def _sum_losses(languages: Languages, planned: PlannedInput) -> Losses:
+    losses = planned_losses(planned)
+    losses.add(languages.losses)
+    return losses
+
+
+def _stored_losses(languages: Languages, planned: PlannedInput) -> dict[str, Any]:
+    """Return the fields of the summary about what was lost."""
+    losses = _sum_losses(languages, planned)
+    files = sorted(losses.files.values(), key=lambda loss: (-loss.lost_bytes, loss.path))
+    return {
+        "input_bytes": planned.input_bytes if losses.unread_bytes or losses.unnamed_bytes else 0,
+        "unread_bytes": {key: size for key, size in sorted(losses.languages.items()) if size},
+        "unnamed_bytes": losses.unnamed_bytes,
+        "losses": files,
+    }
 
 
 def _difference(folder: Path, finished: Summary, plan: WorkPlan) -> str:

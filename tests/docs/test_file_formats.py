@@ -137,8 +137,16 @@ ADDED = {
         "duplicates_of",
         "language_names",
         "unused_overrides",
+        "input_bytes",
+        "unread_bytes",
+        "unnamed_bytes",
+        "losses",
     },
-    "mmbert.data.shards.manifest.Manifest": {"duplicates_of", "near_duplicates"},
+    "mmbert.data.shards.manifest.Manifest": {
+        "unread_bytes",
+        "duplicates_of",
+        "near_duplicates",
+    },
 }
 """Keys that the files of earlier versions do not have."""
 

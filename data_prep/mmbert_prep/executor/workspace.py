@@ -38,6 +38,7 @@ class Workspace:
         self.claims = self.root / "claims"
         self.progress = self.root / "progress"
         self.samples = self.root / "survey"
+        self.losses = self.root / "losses"
         self.languages = self.root / "languages.json"
         self.merge = self.root / "merge"
         self.staging = self.root / "staging"
@@ -58,7 +59,8 @@ class Workspace:
 
         One folder per encoder: a run without kitoken never uses its possibly faulty results.
         """
-        return self.root / f"units-{fingerprint[:12]}-{fast_encoder}"
+        # 2: their reports have what was lost. Those of earlier versions are made again.
+        return self.root / f"units-2-{fingerprint[:12]}-{fast_encoder}"
 
     def create(self) -> None:
         """Create the folders."""
@@ -68,6 +70,7 @@ class Workspace:
             self.claims,
             self.progress,
             self.samples,
+            self.losses,
             self.merge,
             self.staging,
             self.commit_markers,

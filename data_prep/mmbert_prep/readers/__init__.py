@@ -4,6 +4,7 @@
 - `registry`: the list of formats; divides a file into ranges and reads a range.
 - `file_format`, `formats`: the interface of a format, and one module per format.
 - `documents`, `rejection`: documents, file ranges, and reasons for rejecting a document.
+- `accounting`: the input bytes of a range that were read, and those that were lost.
 - `layout`: splits, saved datasets, and kinds of files that are not read.
 - `text_blocks`: UTF-8 from files in any encoding.
 - `where`: conditions on the columns beside the text (`--where`).

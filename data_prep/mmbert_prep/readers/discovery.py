@@ -26,6 +26,17 @@ from mmbert_prep.readers.streams import COMPRESSIONS
 from mmbert_prep.settings import InputSettings
 
 
+@dataclass(frozen=True)
+class UnopenedFile:
+    """File, or folder, that cannot be opened, or has no bytes where its format needs some."""
+
+    path: str
+    language: str | None
+    size: int | None
+    """Size in bytes; None if it is unknown."""
+    reason: str
+
+
 @dataclass
 class Discovery:
     """Input files, and ignored files by reason."""
@@ -33,6 +44,11 @@ class Discovery:
     files: list[InputFile] = field(default_factory=list)
     ignored: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> paths relative to the root of the input."""
+    root: str = ""
+    """Folder that the input lies in; "" for a dataset of the hub."""
+    unopened: list[UnopenedFile] = field(default_factory=list)
+    unnamed: dict[str, int] = field(default_factory=dict)
+    """Path -> size in bytes of the ignored files that can name no language."""
     without_language: list[str] = field(default_factory=list)
     """Folders, or single files, below the root that were ignored for want of a language."""
     names: dict[str, NamedLanguage] = field(default_factory=dict)
@@ -81,8 +97,10 @@ def discover(settings: InputSettings) -> Discovery:
     """List the input files in a fixed order (by path). Raises TextError if there are none."""
     if settings.input.startswith(PREFIX):
         return _discover_hub_dataset(settings)
-    root, paths = _paths(settings.input)
     found = Discovery()
+    unlisted: list[OSError] = []
+    root, paths = _paths(settings.input, unlisted)
+    found.root = root
     companions: dict[str, str | None] = {}
     companions.update(
         {path: held_out(split) for path, split in held_out_files(paths, root).items()}
@@ -92,6 +110,11 @@ def discover(settings: InputSettings) -> Discovery:
     relatives = [os.path.relpath(path, root) for path in paths if path not in companions]
     readable = [path for path in relatives if _format_of(path) is not None]
     languages = PathLanguages(root, readable, settings.language_map)
+    for error in unlisted:
+        folder = str(error.filename)
+        inside = os.path.relpath(os.path.join(folder, "-"), root)
+        named = _language_of(inside, settings, languages)
+        _unopened(found, folder, root, None, error, named.key)
     for path in paths:
         if path not in companions:
             _classify(path, root, settings, languages, found)
@@ -155,11 +178,14 @@ def language_remedy(folders: list[str], most: int = 10) -> str:
     )
 
 
-def _paths(text: str) -> tuple[str, list[str]]:
-    """Return the root for relative paths, and all files below it or matching the pattern."""
+def _paths(text: str, unlisted: list[OSError]) -> tuple[str, list[str]]:
+    """Return the root for relative paths, and all files below it or matching the pattern.
+
+    Folders that cannot be listed are added to `unlisted`.
+    """
     path = Path(text)
     if path.is_dir():
-        return str(path), sorted(_list_files(path))
+        return str(path), sorted(_list_files(path, unlisted))
     if path.is_file():
         return str(path.parent), [str(path)]
     matches = sorted(glob.glob(text, recursive=True))
@@ -170,21 +196,23 @@ def _paths(text: str) -> tuple[str, list[str]]:
         )
     names = []
     for match in matches:
-        names += _paths(match)[1] if os.path.isdir(match) else [match]
+        names += _paths(match, unlisted)[1] if os.path.isdir(match) else [match]
     # The part of the pattern before its first wildcard.
     fixed = Path(text.split("*")[0].split("?")[0].split("[")[0])
     return str(fixed if fixed.is_dir() else fixed.parent), sorted(set(names))
 
 
-def _list_files(root: Path) -> list[str]:
+def _list_files(root: Path, unlisted: list[OSError]) -> list[str]:
     names: list[str] = []
     visited: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:  # a link to a parent folder
             folders.clear()
             continue
         visited.add(real)
+        if "lost+found" in folders:  # of the file system, and for its owner alone
+            folders.remove("lost+found")
         names += [os.path.join(folder, name) for name in files]
     return names
 
@@ -222,25 +250,48 @@ def _classify(
         return _ignore(found, unread_reason(extension, name), relative)
     if compression != "none" and not file_format.compressible:
         return _ignore(found, f"unknown kind of file '{extension}' (decompress it)", relative)
+    status = None
+    named = _language_of(relative, settings, languages)
+    language = named.key
     try:
         status = os.stat(path)
         with open(path, "rb"):
             pass
     except OSError as error:
-        return _ignore(found, f"cannot be opened ({error.strerror})", relative)
+        size = None if status is None else status.st_size
+        return _unopened(found, path, root, size, error, language)
     if not stat.S_ISREG(status.st_mode):
         return _ignore(found, "not a regular file", relative)
-    named = PathLanguage(settings.language) if settings.language else languages.find(relative)
-    language = named.key
     if status.st_size > 0:
         found.add_language(named)
     if language is None and not file_format.has_languages(path, compression, settings):
+        found.unnamed[path] = status.st_size
         return _ignore(found, f"{file_format.name} {_NO_LANGUAGE}", relative)
     if status.st_size == 0:
+        if compression != "none" or not file_format.may_be_empty:
+            found.unopened.append(UnopenedFile(path, language, None, "empty file"))
         return _ignore(found, "empty file", relative)
     found.files.append(
         InputFile(path, file_format.name, compression, language, status.st_size, status.st_mtime_ns)
     )
+
+
+def _language_of(relative: str, settings: InputSettings, languages: PathLanguages) -> PathLanguage:
+    return PathLanguage(settings.language) if settings.language else languages.find(relative)
+
+
+def _unopened(
+    found: Discovery,
+    path: str,
+    root: str,
+    size: int | None,
+    error: OSError,
+    language: str | None,
+) -> None:
+    relative = os.path.relpath(path, root)
+    reason = f"cannot be opened ({error.strerror})"
+    found.unopened.append(UnopenedFile(path, language, size, reason))
+    _ignore(found, reason, relative)
 
 
 def _ignore(found: Discovery, reason: str, relative: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -26,15 +26,27 @@ class Document(NamedTuple):
     """int32[n] ids of input that is already tokenized."""
     text: str | None = None
     """`data` decoded, if the reader had to decode it anyway."""
+    size: int | None = None
+    """Bytes of the record as read, after decompression: its weight in the account of what is lost.
+
+    Default: the length of `data` or `tokens`; of a rejected record, the mean of its range. Of a
+    damaged file: the bytes of the range that were not read; None for all of them.
+    """
     written_language: str | None = None
     """What the language columns have, if that is not the key itself."""
 
     @classmethod
     def reject(
-        cls, language: str | None, reason: RejectReason, detail: str | None = None
+        cls,
+        language: str | None,
+        reason: RejectReason,
+        detail: str | None = None,
+        *,
+        size: int | None = None,
+        columns: tuple[str, ...] = (),
     ) -> Document:
         """Create the document of a rejected record."""
-        return cls(None, language, Rejected(reason, detail))
+        return cls(None, language, Rejected(reason, detail, columns), size=size)
 
     @classmethod
     def from_tokens(cls, tokens: np.ndarray, language: str | None) -> Document:
@@ -44,6 +56,14 @@ class Document(NamedTuple):
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**31:
             return cls.reject(language, RejectReason.INVALID_TOKENS)
         return cls(None, language, tokens=tokens.astype(np.int32))
+
+
+class Row(NamedTuple):
+    """Record of named values, before its text and language are taken."""
+
+    values: dict[str, Any]
+    size: int | None = None
+    """See `Document.size`."""
 
 
 class FileRange(BaseModel):
@@ -65,6 +85,13 @@ class FileRange(BaseModel):
     """Input bytes attributed to the range, for planning and progress."""
     problem: str | None = None
     """Error found in planning that makes the whole file unreadable."""
+
+    @property
+    def accounted_bytes(self) -> int:
+        """Input bytes that the range has to account for: those of the file if it is unreadable."""
+        if self.problem is None:
+            return self.input_bytes
+        return max(self.size, self.input_bytes)
 
     @property
     def is_whole(self) -> bool:
@@ -94,9 +121,12 @@ class InputFile:
         """Return the file as a single range."""
         return [self._range(0, self.size, self.size)]
 
-    def unreadable(self, problem: str) -> list[FileRange]:
-        """Return an empty range that reports `problem`."""
-        return [self._range(0, 0, 1, problem)]
+    def unreadable(self, problem: str, input_bytes: int = 1) -> list[FileRange]:
+        """Return an empty range that reports `problem`.
+
+        It loses `input_bytes`, if these are more than the size of the file.
+        """
+        return [self._range(0, 0, input_bytes, problem)]
 
     def _range(
         self, start: int, stop: int, input_bytes: int, problem: str | None = None

@@ -1,4 +1,20 @@
-"""Interface of the modules in `readers/formats`: each declares one `FileFormat`."""
+"""Interface of the modules in `readers/formats`: each declares one `FileFormat`.
+
+Every range accounts for its input bytes (`readers/accounting.py`), for which a format does this:
+
+- `plan` gives ranges whose `input_bytes` add up to about the size of the file, or
+  `file.unreadable(problem)`, which loses all of it.
+- `read` yields every record, also one that it cannot use: `Document.reject(language, reason,
+  size=…)`. `size` is the record's bytes after decompression; without it the mean of the range
+  counts. If the text is not most of a record (JSON, many columns), good documents have it, too.
+- Where it cannot go on, it raises `DamagedFileError(message, unread=…)` with the bytes on disk that
+  are left, or without them where they are unknown, as in a file cut short: all of the range counts.
+  `streams.CountedBlocks` has them for text whose rest may be the inside of a record.
+- Without the column of the text, it passes the names of those that are there as `columns`: to the
+  error where no record can have a text, else to `Document.reject` as `MISSING_TEXT`.
+
+`tests/data_prep/readers/test_accounting.py` holds each format to this, with its sample file.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +48,15 @@ class FileFormat:
 
     name: str
     read: Callable[[FileRange, InputSettings], Iterator[Document]]
-    """Yield the documents of a range. Raises DamagedFileError where the file is unreadable."""
+    """Yield the records of a range. Raises DamagedFileError where the file is unreadable."""
     plan: Callable[[InputFile, int, InputSettings], list[FileRange]] = _whole_file
     """Divide a file into ranges of about the given input bytes, in file order."""
     suffixes: tuple[str, ...] = ()
     """File name extensions. Messages use the first one."""
     compressible: bool = True
     """Whether files may be compressed as a whole (`.gz`, `.zst`, `.bz2`, `.xz`)."""
+    may_be_empty: bool = False
+    """Whether an uncompressed file of no bytes is sound. Else it was cut short, and is unread."""
     has_languages: Callable[[str, Compression, InputSettings], bool] = _any_languages
     """Return whether the records of a file may name their language. Else its path must."""
     expansion: int = 1

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mmbert_prep.languages.keys import is_language_key
+from mmbert_prep.languages.nearest import nearest_keys
 from mmbert_prep.languages.overrides import NO_LANGUAGE, LanguageMap
+from mmbert_prep.languages.report import NamedLanguage
 from mmbert_prep.languages.resolution import Resolution, resolve
 from mmbert_prep.settings import InputSettings
 
@@ -74,6 +76,16 @@ def resolve_written(written: str, overrides: LanguageMap) -> Resolution:
     if given is not None:
         return Resolution(None if given == NO_LANGUAGE else given, "the language map leaves it out")
     return resolve(written)
+
+
+def name_in_column(written: str, documents: int, overrides: LanguageMap) -> NamedLanguage:
+    """Return what the values of language columns were taken for, with their documents."""
+    resolution = resolve_written(written, overrides)
+    if resolution.key is not None:
+        note = resolution.note
+        return NamedLanguage(language=resolution.key, documents=documents, note=note)
+    keys = resolution.candidates or nearest_keys(written)
+    return NamedLanguage(documents=documents, problem=resolution.problem, candidates=keys)
 
 
 def _language(row: tuple[object, ...], overrides: LanguageMap) -> ColumnLanguage:

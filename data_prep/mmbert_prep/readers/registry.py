@@ -74,10 +74,11 @@ def read_range(file_range: FileRange, settings: InputSettings) -> Iterator[Docum
     """Yield the documents of a range.
 
     The last document of a damaged file is rejected as `damaged_file`, with path and error as
-    detail. Raises TextError if the file changed after planning.
+    detail, and with the unread bytes of the range as its size. Raises TextError if the file changed
+    after planning.
     """
     if file_range.problem is not None:
-        yield _damaged(file_range, file_range.problem)
+        yield damage_found_in_planning(file_range)
         return
     _check_unchanged(file_range)
     try:
@@ -85,8 +86,13 @@ def read_range(file_range: FileRange, settings: InputSettings) -> Iterator[Docum
     except (DamagedFileError, OSError) as error:
         _check_unchanged(file_range)  # a replaced file looks damaged, too
         # Documents before the damage are kept; the rest of the range is lost and reported.
-        yield _damaged(file_range, str(error))
+        yield _damaged(file_range, error)
     _check_unchanged(file_range)
+
+
+def damage_found_in_planning(file_range: FileRange) -> Document:
+    """Return the only document of a range that has a `problem`."""
+    return _damaged(file_range, DamagedFileError(file_range.problem or ""))
 
 
 def _check_unchanged(file_range: FileRange) -> None:
@@ -105,6 +111,12 @@ def _check_unchanged(file_range: FileRange) -> None:
         )
 
 
-def _damaged(file_range: FileRange, problem: str) -> Document:
-    detail = f"{file_range.path}: {problem}"
-    return Document.reject(file_range.language, RejectReason.DAMAGED_FILE, detail)
+def _damaged(file_range: FileRange, error: DamagedFileError | OSError) -> Document:
+    damage = error if isinstance(error, DamagedFileError) else DamagedFileError(str(error))
+    return Document.reject(
+        file_range.language,
+        RejectReason.DAMAGED_FILE,
+        f"{file_range.path}: {damage}",
+        size=damage.unread,
+        columns=damage.columns,
+    )

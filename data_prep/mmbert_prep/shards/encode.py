@@ -8,21 +8,17 @@ import numpy as np
 
 from mmbert.data.shards.indexed_dataset import dtype_for_vocabulary
 from mmbert.data.shards.tokenizer_description import SpecialIds
-from mmbert.errors import TextError
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
 from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes
 from mmbert_prep.filters.signatures import Signer
+from mmbert_prep.losses.ledger import LossLedger
 from mmbert_prep.readers import Document, FileRange, Rejected, RejectReason, read_range
+from mmbert_prep.readers.accounting import RangeAccount
 from mmbert_prep.readers.registry import expansion
 from mmbert_prep.settings import EncodingSettings
-from mmbert_prep.shards.intermediate import (
-    DOCUMENT_DTYPE,
-    IntermediateWriter,
-    LanguageCounts,
-    UnitReport,
-)
+from mmbert_prep.shards.intermediate import DOCUMENT_DTYPE, IntermediateWriter, LanguageCounts
 from mmbert_prep.tokenization.fast_encoder import BatchEncoder
 
 _BATCH_BYTES = 2_000_000
@@ -30,8 +26,8 @@ _BATCH_DOCUMENTS = 4_096
 _MAX_DOCUMENT_TOKENS = 2**31 - 1  # limit of Megatron's index
 _ORDINARY, _BYTE, _UNKNOWN, _RESERVED = range(4)
 _MEASURE_EVERY = 16  # one document in this many, by hash, is measured for tokens per word
-# Minimum number of documents for a meaningful fraction of damaged ones.
-MIN_DOCUMENTS_FOR_CHECK = 1_000
+# Lost bytes, after decompression, after which the limits are checked inside a file range.
+_CHECK_BYTES = 1 << 26
 
 
 class UnitEncoder:
@@ -44,10 +40,11 @@ class UnitEncoder:
         folder: Path,
         meter: Meter,
         group: WorkerGroup,
+        ledger: LossLedger,
         cleaner: Cleaner | None = None,
     ) -> None:
         self._settings, self._encoder, self._folder = settings, encoder, folder
-        self._meter, self._group = meter, group
+        self._meter, self._group, self._ledger = meter, group, ledger
         self._cleaner = cleaner or Cleaner(settings)
         near = settings.near_duplicates is not None
         self._signer = Signer(settings.near_duplicate_permutations) if near else None
@@ -58,26 +55,32 @@ class UnitEncoder:
         self._kinds[encoder.reference.byte_ids] = _BYTE
         self._kinds[list(description.special_ids.all())] = _RESERVED
         self._kinds[description.special_ids.unknown] = _UNKNOWN
-        self._read = self._damaged = 0
 
     def run(self, unit: WorkUnit) -> None:
-        """Encode a work unit into an intermediate shard, visible once complete."""
+        """Encode a work unit into an intermediate shard, visible once complete.
+
+        Raises TextError if all workers together have lost more than the limits allow. The unit is
+        done by then, and not read again by a run with higher limits.
+        """
         with_signatures = self._signer is not None
         writer = IntermediateWriter(self._folder, unit.key, self._dtype, with_signatures)
         try:
             for file_range in unit.file_ranges:
                 self._encode_range(file_range, writer)
-            self._check_damaged_fraction(writer.report)
+            self._ledger.record(unit.key, writer.report.losses)
             writer.finish()
         except BaseException:
             writer.abort()
             raise
+        self._ledger.check_if_needed()
 
     def _encode_range(self, file_range: FileRange, writer: IntermediateWriter) -> None:
         batch: list[tuple[str, CleanText]] = []
         tokenized: list[tuple[str, np.ndarray]] = []
         size = reported = 0
         growth = expansion(file_range)  # for progress inside a large file
+        account = RangeAccount(file_range)
+        next_check = _CHECK_BYTES
         self._meter.reading(file_range.path)
         for document in read_range(file_range, self._settings):
             counts = writer.counts(document.language or "")
@@ -87,9 +90,15 @@ class UnitEncoder:
             clean = self._clean(document)
             if isinstance(clean, Rejected):
                 counts.reject(clean.reason)
+                account.reject(document, clean)
                 if clean.detail is not None:
                     writer.report.damaged.append(clean.detail)
+                if account.lost_size > next_check:
+                    next_check += _CHECK_BYTES
+                    partial = account.finish(complete=False).loss
+                    self._ledger.check([*writer.report.losses, *([partial] if partial else [])])
                 continue
+            account.keep(document)
             assert document.language is not None, "documents without a language are rejected"
             if isinstance(clean, np.ndarray):
                 tokenized.append((document.language, clean))
@@ -106,6 +115,7 @@ class UnitEncoder:
                 batch, tokenized, size = [], [], 0
                 self._group.check()
         self._flush(batch, tokenized, writer)
+        writer.add_range(account.finish())
         self._meter.add(progress=file_range.input_bytes - reported)
 
     def _clean(self, document: Document) -> CleanText | np.ndarray | Rejected:
@@ -228,26 +238,3 @@ class UnitEncoder:
             counts.measured_words += len(text.split())
             counts.measured_characters += len(text)
             counts.measured_tokens += len(arrays[index])
-
-    def _check_damaged_fraction(self, report: UnitReport) -> None:
-        for counts in report.counts.values():
-            self._read += counts.read
-            self._damaged += count_damaged(counts.rejected)
-        check_damaged_fraction(self._damaged, self._read, self._settings.maximum_rejected_fraction)
-
-
-def count_damaged(rejected: dict[RejectReason, int]) -> int:
-    """Return the number of documents rejected because the input is damaged."""
-    return sum(count for reason, count in rejected.items() if reason.damage)
-
-
-def check_damaged_fraction(damaged: int, read: int, maximum: float) -> None:
-    """Raise TextError if, of at least 1,000 documents, a fraction above `maximum` is damaged."""
-    if read >= MIN_DOCUMENTS_FOR_CHECK and damaged > maximum * read:
-        raise TextError(
-            f"{damaged:,} of the {read:,} documents read so far are damaged "
-            f"({damaged / read:.1%}), more than the allowed {maximum:.1%}",
-            remedy="fix the input (look for broken JSON, missing columns, invalid UTF-8, which "
-            "--encoding may read, and damaged files), or allow more with "
-            "--maximum-rejected-fraction; a new run continues",
-        )

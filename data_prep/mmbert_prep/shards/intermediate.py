@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from mmbert.files import explained_write_errors, sync_folder, write_json
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.accounting import FileLoss, RangeBytes
 
 # Halves of the XXH3-128 hash of a document, and its length in tokens and bytes.
 DOCUMENT_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8"), ("tokens", "<u4"), ("bytes", "<u4")])
@@ -49,6 +50,9 @@ class LanguageCounts:
     # Not a pydantic model, because it is updated for each document.
     read: int = 0
     rejected: dict[RejectReason, int] = field(default_factory=dict)
+    input_bytes: int = 0
+    unread_bytes: int = 0
+    """Input bytes, and those that could not be read or belong to damaged documents."""
     cleaned: int = 0
     """Number of kept documents changed by cleaning."""
     tokens: int = 0
@@ -65,6 +69,11 @@ class LanguageCounts:
         """Count rejected documents."""
         if documents:
             self.rejected[reason] = self.rejected.get(reason, 0) + documents
+
+    @property
+    def damaged(self) -> int:
+        """Documents rejected because the input is damaged."""
+        return sum(count for reason, count in self.rejected.items() if reason.damage)
 
     def add(self, other: LanguageCounts) -> None:
         """Add the counts of another intermediate shard."""
@@ -84,6 +93,8 @@ class UnitReport(BaseModel):
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
     """Files that could not be read completely, with the reason."""
+    losses: list[FileLoss] = Field(default_factory=list)
+    """What file ranges lost."""
     written_languages: dict[str, int] = Field(default_factory=dict)
     """What language columns have instead of a key -> documents; OTHER_LANGUAGES for the rest."""
 
@@ -121,6 +132,17 @@ class IntermediateWriter:
         if counts is None:
             counts = self.report.counts[language] = LanguageCounts()
         return counts
+
+    def add_range(self, result: RangeBytes) -> None:
+        """Add the account of a file range, once its documents are counted."""
+        counts = self.report.counts
+        for language, size in result.input_bytes.items():
+            if language in counts:  # else it has no documents
+                counts[language].input_bytes += size
+        for language, size in result.unread_bytes.items():
+            self.counts(language).unread_bytes += size
+        if result.loss is not None:
+            self.report.losses.append(result.loss)
 
     def add(
         self,

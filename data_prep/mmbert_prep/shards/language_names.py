@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from mmbert_prep.languages.nearest import nearest_keys
 from mmbert_prep.languages.overrides import LanguageMap
 from mmbert_prep.languages.report import NamedLanguage, add_name
 from mmbert_prep.readers.discovery import Discovery
-from mmbert_prep.readers.language_columns import resolve_written
+from mmbert_prep.readers.language_columns import name_in_column
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.shards.intermediate import OTHER_LANGUAGES
 from mmbert_prep.shards.languages import Languages
@@ -30,12 +29,7 @@ def _of_column(written: str, documents: int, overrides: LanguageMap) -> NamedLan
     if written == OTHER_LANGUAGES:
         problem = "other texts in language columns"
         return NamedLanguage(documents=documents, problem=problem)
-    resolution = resolve_written(written, overrides)
-    if resolution.key is not None:
-        note = resolution.note
-        return NamedLanguage(language=resolution.key, documents=documents, note=note)
-    keys = resolution.candidates or nearest_keys(written)
-    return NamedLanguage(documents=documents, problem=resolution.problem, candidates=keys)
+    return name_in_column(written, documents, overrides)
 
 
 def unused_overrides(found: Discovery, languages: Languages) -> list[str]:

@@ -20,6 +20,7 @@ from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.accounting import FileLoss
 from mmbert_prep.settings import PrepSettings
 from mmbert_prep.shards.deduplicate_and_split import (
     LanguageSections,
@@ -40,6 +41,7 @@ class Languages(BaseModel):
     sections: dict[str, list[tuple[str, Section]]] = Field(default_factory=dict)
     counts: dict[str, LanguageCounts] = Field(default_factory=dict)
     damaged: list[str] = Field(default_factory=list)
+    losses: list[FileLoss] = Field(default_factory=list)
     written: dict[str, int] = Field(default_factory=dict)
     """What language columns have instead of a key -> documents."""
 
@@ -61,6 +63,7 @@ def collect_languages(plan: WorkPlan, units: Path) -> Languages:
         for language, counts in report.counts.items():
             languages.counts.setdefault(language, LanguageCounts()).add(counts)
         languages.damaged += report.damaged
+        languages.losses += report.losses
         for written, documents in report.written_languages.items():
             languages.written[written] = languages.written.get(written, 0) + documents
     return languages
@@ -252,6 +255,7 @@ class LanguageMerger:
             totals=selection.totals,
             documents_read=self._languages.counts[language].read,
             rejected=self._rejected(language, selection),
+            unread_bytes=self._languages.counts[language].unread_bytes,
             duplicates_of=selection.duplicates_of,
             near_duplicates=near_duplicates_of(self._settings),
         )

@@ -102,6 +102,7 @@ class StagedLanguage:
     """Split -> documents, tokens, bytes."""
     documents_read: int
     rejected: dict[RejectReason, int]
+    unread_bytes: int
     duplicates_of: dict[str, int]
     near_duplicates: NearDuplicates | None = None
 
@@ -166,6 +167,7 @@ def _manifest(
         ),
         documents_read=staged.documents_read,
         rejected={reason.value: count for reason, count in sorted(staged.rejected.items())},
+        unread_bytes=staged.unread_bytes,
         duplicates_of=staged.duplicates_of,
         near_duplicates=staged.near_duplicates,
     )

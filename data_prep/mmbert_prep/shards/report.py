@@ -30,7 +30,8 @@ def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]
 
     In every row, `documents_read` is the sum of training, held-out and rejected documents.
     Languages without kept documents are included; an empty language key counts documents without a
-    language. Each reason that occurs has a column. Raises UserError if no source is finished.
+    language. Each reason that occurs has a column, and unread bytes if there are any. Raises
+    UserError if no source is finished.
     """
     paths = sorted(shards.glob(f"*/{SUMMARY_NAME}"))
     if not paths:
@@ -42,16 +43,20 @@ def report_rows(shards: Path) -> tuple[list[str], list[list[str | int | float]]]
     reasons = sorted({reason for summary in summaries.values() for reason in summary.rejected()})
     header = ["source", "language", "documents_read", *_COUNTS]
     header += [f"rejected_{reason}" for reason in reasons] + [*_SIZES, *_RATES]
+    lossy = any(summary.unread_bytes for summary in summaries.values())
+    header += ["unread_bytes"] if lossy else []
     rows: list[list[str | int | float]] = []
     for source, summary in summaries.items():
-        for language in sorted({*summary.languages, *summary.without_text}):
+        for language in sorted({*summary.languages, *summary.without_text, *summary.unread_bytes}):
             found = summary.languages.get(language)
             if found is None:
-                found = _empty_summary(summary.without_text[language])
+                found = _empty_summary(summary.without_text.get(language, {}))
             counts = [getattr(found, name) for name in _COUNTS]
             rejected = [found.rejected.get(reason, 0) for reason in reasons]
             others = [getattr(found, name) for name in (*_SIZES, *_RATES)]
-            rows.append([source, language, found.documents_read, *counts, *rejected, *others])
+            unread = [summary.unread_bytes.get(language, 0)] if lossy else []
+            row = [source, language, found.documents_read, *counts, *rejected, *others, *unread]
+            rows.append(row)
     return header, rows
 
 
@@ -69,6 +74,7 @@ def write_report(shards: Path, path: Path, console: Console) -> None:
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
     counted = header[2 : header.index(_SIZES[1]) + 1]
+    counted += ["unread_bytes"] if "unread_bytes" in header else []
     sums = {name: sum(int(row[header.index(name)]) for row in rows) for name in counted}
     totals = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sums.items())
     console.print(f"{path}: {len(rows):,} languages: {totals}", soft_wrap=True)

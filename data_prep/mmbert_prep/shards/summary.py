@@ -13,6 +13,7 @@ from rich.table import Table
 from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.languages.report import NamedLanguage, describe_names
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.accounting import FileLoss
 from mmbert_prep.readers.discovery import Discovery, language_remedy
 from mmbert_prep.readers.rejection import ENCODING_REMEDY
 from mmbert_prep.shards.intermediate import LanguageCounts
@@ -63,6 +64,14 @@ class Summary(BaseModel):
     """Names in paths and columns that are no keys -> the language for which they were taken."""
     unused_overrides: list[str] = []
     """Lines of the language map whose names are in no path and no column."""
+    input_bytes: int = 0
+    """Bytes of the whole input; 0 if all of them were read."""
+    unread_bytes: dict[str, int] = {}
+    """Language -> input bytes that could not be read, or belong to damaged documents."""
+    unnamed_bytes: int = 0
+    """Input bytes without a language."""
+    losses: list[FileLoss] = []
+    """Files that lost bytes, those that lost most first."""
 
     def stored(self) -> dict[str, object]:
         """Return the content of summary.json."""
@@ -72,6 +81,10 @@ class Summary(BaseModel):
             "duplicates_of",
             "language_names",
             "unused_overrides",
+            "input_bytes",
+            "unread_bytes",
+            "unnamed_bytes",
+            "losses",
         )
         exclude = {name for name in newer if not getattr(self, name)}
         content = self.model_dump(mode="json", exclude=exclude)
@@ -176,6 +189,21 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(
             "[yellow]disabled kitoken: its ids differed from those of SentencePiece, which encoded "
             "all later documents[/]",
+            soft_wrap=True,
+        )
+    lost = sum(summary.unread_bytes.values())
+    if lost:
+        order = sorted(summary.unread_bytes, key=lambda key: -summary.unread_bytes[key])
+        names = [f"{key or '(unknown language)'} {summary.unread_bytes[key]:,}" for key in order]
+        console.print(
+            f"[yellow]unread: {lost:,} of {summary.input_bytes:,} bytes of the input "
+            f"({lost / summary.input_bytes:.2%}): {_first_names(names)}[/]",
+            soft_wrap=True,
+        )
+    if summary.unnamed_bytes:
+        console.print(
+            f"[yellow]without a language: {summary.unnamed_bytes:,} of {summary.input_bytes:,} "
+            f"bytes of the input ({summary.unnamed_bytes / summary.input_bytes:.2%})[/]",
             soft_wrap=True,
         )
     empty = [key or "(no language)" for key in summary.without_text]

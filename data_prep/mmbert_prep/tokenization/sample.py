@@ -16,8 +16,10 @@ from typing import Any
 from mmbert.files import atomic_write
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
-from mmbert_prep.filters.cleaning import Cleaner, CleanText, content_hashes, heldout_mask
-from mmbert_prep.readers import read_range
+from mmbert_prep.filters.cleaning import Cleaner, content_hashes, heldout_mask
+from mmbert_prep.losses.ledger import SurveyLedger
+from mmbert_prep.readers import Rejected, read_range
+from mmbert_prep.readers.accounting import FileLoss, RangeAccount
 from mmbert_prep.settings import SamplingSettings
 
 _MAX_SAMPLE_CHARACTERS = 20_000  # per document
@@ -29,8 +31,8 @@ _OVERSAMPLING = 2  # sampled bytes per byte used; allows for an uneven distribut
 class TokenizerSampler:
     """Samples work units, with language budgets from file sizes."""
 
-    def __init__(self, plan: WorkPlan, settings: SamplingSettings) -> None:
-        self._settings = settings
+    def __init__(self, plan: WorkPlan, settings: SamplingSettings, ledger: SurveyLedger) -> None:
+        self._settings, self._ledger = settings, ledger
         self._sizes: dict[str | None, int] = defaultdict(int)
         for unit in plan.units:
             for file_range in unit.file_ranges:
@@ -45,7 +47,9 @@ class TokenizerSampler:
         """Write the sample of a work unit to `path`.
 
         Format: JSON lines; first the bytes per language, then [language, hash, text] per document.
+        Raises TextError if what was read already loses more than the limits allow.
         """
+        losses: list[FileLoss] = []
         kept: dict[str, _SmallestHashes] = {}
         read: dict[str, int] = defaultdict(int)
         sizes: dict[str | None, int] = defaultdict(int)
@@ -59,13 +63,19 @@ class TokenizerSampler:
             # Rows may be sorted by language: without a language in the path, read everything.
             maximum = max(_MIN_READ_BYTES, 8 * budget) if file_range.language else None
             range_read = 0
+            complete = True
+            account = RangeAccount(file_range)
             meter.reading(file_range.path)
             for document in read_range(file_range, self._settings):
                 if document.tokens is not None:
+                    account.keep(document)
                     continue  # not text
                 clean = cleaner.clean(document)
-                if not isinstance(clean, CleanText) or document.language is None:
+                if isinstance(clean, Rejected):
+                    account.reject(document, clean)
                     continue
+                assert document.language is not None, "documents without a language are rejected"
+                account.keep(document)
                 range_read += len(clean.data)
                 read[document.language] += len(clean.data)
                 hashes = content_hashes([clean.data])
@@ -76,14 +86,20 @@ class TokenizerSampler:
                 if maximum is not None and range_read > maximum:
                     # Count the unread rest by its size on disk.
                     read[document.language] += max(0, file_range.input_bytes - range_read)
+                    complete = False
                     break
+            loss = account.finish(complete=complete).loss
+            if loss is not None:
+                losses.append(loss)
             meter.add(progress=file_range.input_bytes)
+        self._ledger.record(unit.key, losses)
         with atomic_write(path) as file:
             file.write((json.dumps(read) + "\n").encode())
             for language in sorted(kept):
                 for hash_, text in kept[language].items():
                     line = json.dumps([language, hash_, text], ensure_ascii=False)
                     file.write((line + "\n").encode())
+        self._ledger.check_if_needed(unit.key)
 
 
 class _SmallestHashes:

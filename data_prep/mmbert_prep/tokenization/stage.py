@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.work_units import WorkPlan
 from mmbert_prep.executor.workspace import Workspace
 from mmbert_prep.filters.cleaning import Cleaner
+from mmbert_prep.losses.ledger import SurveyLedger
 from mmbert_prep.settings import DEFAULT_VOCABULARY_SIZE, PrepSettings
 from mmbert_prep.tokenization.folder import (
     is_complete,
@@ -36,10 +37,15 @@ class TokenizerStage:
     """Provides SHARDS/tokenizer and checks that it matches the settings."""
 
     def __init__(
-        self, stages: Stages, settings: PrepSettings, workspace: Workspace, console: Console
+        self,
+        stages: Stages,
+        settings: PrepSettings,
+        workspace: Workspace,
+        console: Console,
+        survey_ledger: Callable[[], SurveyLedger],
     ) -> None:
         self._stages, self._settings, self._workspace = stages, settings, workspace
-        self._console = console
+        self._console, self._survey_ledger = console, survey_ledger
         self._samples = workspace.samples
 
     def run(self, plan: WorkPlan, samples: Path | None = None) -> TokenizerDescription:
@@ -96,7 +102,9 @@ class TokenizerStage:
             ) from error
 
     def _draw_samples(self, plan: WorkPlan) -> None:
-        sampler, cleaner = TokenizerSampler(plan, self._settings), Cleaner(self._settings)
+        # Too great losses are found before a tokenizer is trained on what remains.
+        sampler = TokenizerSampler(plan, self._settings, self._survey_ledger())
+        cleaner = Cleaner(self._settings)
         paths = [self._samples / f"{unit.key}.jsonl" for unit in plan.units]
         done = sum(
             u.input_bytes for u, path in zip(plan.units, paths, strict=True) if path.exists()

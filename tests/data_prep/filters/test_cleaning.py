@@ -44,9 +44,10 @@ def test_reasons() -> None:
 def test_reasons_are_keys_of_manifests() -> None:
     """Manifests, summaries and reports contain these names."""
     damage = {"broken_json", "broken_row", "damaged_file", "invalid_tokens", "invalid_utf8"}
-    damage |= {"missing_language", "missing_text", "too_long"}
+    damage |= {"missing_text", "too_long"}
     unwanted = {"contaminated", "duplicate", "empty", "near_duplicate", "no_tokens"}
     unwanted |= {"over_token_cap", "too_short"}
+    unwanted |= {"missing_language"}  # with a limit of its own
     unwanted |= {"duplicate_of_source", "not_selected", "not_selected_null"}
     assert {reason.value for reason in RejectReason if reason.damage} == damage
     assert {reason.value for reason in RejectReason if not reason.damage} == unwanted
@@ -133,7 +134,7 @@ def test_too_many_damaged_documents_stop_the_run(tmp_path: Path) -> None:
     folder.mkdir()
     lines = [json.dumps({"text": text}) for text in documents("eng_Latn", 900)] + ["{"] * 200
     (folder / "eng_Latn.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"of the 1,\d\d\d documents read so far are damaged"):
+    with pytest.raises(UserError, match=r"documents damaged: 200 of 1,100 \(18.2%\); allowed 10"):
         run(folder, tmp_path / "out", vocabulary_size=400)
     summary = run(folder, tmp_path / "out", vocabulary_size=400, maximum_rejected_fraction=0.2)
     assert summary.languages["eng_Latn"].rejected == {"broken_json": 200}

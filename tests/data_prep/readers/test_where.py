@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from mmbert.errors import ArgumentError
 from mmbert_prep import cli
 from mmbert_prep.readers import RejectReason
+from mmbert_prep.readers.documents import Row
 from mmbert_prep.readers.where.condition import Condition
 from mmbert_prep.shards.verify import verify_source
 from tests.support import texts
@@ -156,10 +157,10 @@ def test_rows_whose_values_are_all_texts() -> None:
         {"score": "0.25", "good": "false", "name": "y"},
         {"score": "high", "good": "true", "name": "y"},
     ]
-    condition.check_rows(rows, "table.csv", texts_only=True)
+    condition.check_rows(map(Row, rows), "table.csv", texts_only=True)
     assert condition.on_rows(texts_only=True).reasons(rows) == [None, NULL, LEFT_OUT, NULL]
     with pytest.raises(ArgumentError, match="column score has values such as 'high'"):
-        condition.check_rows(rows[3:], "table.csv", texts_only=True)
+        condition.check_rows(map(Row, rows[3:]), "table.csv", texts_only=True)
 
 
 # Any string is a condition or refused; hypothesis mixes pieces of the grammar with anything.

@@ -61,6 +61,7 @@ def _is_file(source: pa.NativeFile) -> bool:
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    place = _Place(file_range.input_bytes)
     try:
         # Mapped pages are given back when memory is short: a batch may be as large as the file.
         # All columns are opened, since a choice of columns makes Arrow copy them.
@@ -68,14 +69,41 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
             if _is_file(source):
                 reader = pa.ipc.open_file(source, options=_OPTIONS)
                 numbers = range(file_range.start, file_range.stop)
-                batches: Iterator[pa.RecordBatch] = (reader.get_batch(number) for number in numbers)
+                batches: Iterator[pa.RecordBatch] = place.of_file(reader, numbers)
             else:
                 reader = pa.ipc.open_stream(source, options=_OPTIONS)
-                batches = _to_the_end(reader, source)
+                batches = place.of_stream(reader, source)
             columns = needed_columns(reader.schema, file_range, settings)
             yield from documents_of(_small(batches, columns), columns, file_range, settings)
     except ERRORS as error:
-        raise DamagedFileError(first_line(error)) from error
+        raise DamagedFileError(first_line(error), unread=place.left) from error
+
+
+class _Place:
+    """The bytes of a range that are left after the batches that are done with."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.left: int | None = None
+        """None before the first batch."""
+
+    def of_file(
+        self, reader: pa.ipc.RecordBatchFileReader, numbers: range
+    ) -> Iterator[pa.RecordBatch]:
+        for number in numbers:
+            self.left = self._size * (numbers.stop - number) // len(numbers)
+            yield reader.get_batch(number)
+
+    def of_stream(
+        self, reader: pa.ipc.RecordBatchStreamReader, source: pa.NativeFile
+    ) -> Iterator[pa.RecordBatch]:
+        position = source.tell()
+        source.seek(max(0, source.size() - len(_STREAM_ENDS[0])))
+        ends = source.read() == _STREAM_ENDS[0]  # else it may have been cut short
+        source.seek(position)
+        for batch in _to_the_end(reader, source):
+            yield batch
+            self.left = self._size - source.tell() if ends else None
 
 
 def _to_the_end(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import PackageError, TextError, UserError
-from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.documents import Document, FileRange, InputFile, Row
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import LanguageColumns
-from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.rejection import RejectReason, column_names
 from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
 
@@ -74,7 +74,8 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     # A network error raises UserError: documents are never lost silently.
     try:
-        rows = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
+        dataset = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
+        rows: Iterator[Row | Document] = map(Row, dataset)
         languages, given = LanguageColumns(settings), file_range.language
         if settings.where:
             rows = selected_rows(rows, settings, lambda row: languages.of_row(row, given).key)
@@ -82,7 +83,7 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
             if isinstance(row, Document):
                 yield row
             else:
-                yield _document(row, given, settings, languages)
+                yield _document(row.values, given, settings, languages)
     except UserError:
         raise
     except Exception as error:  # the library and its transports raise many types
@@ -92,7 +93,7 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
 def _check_conditions(file: InputFile, settings: InputSettings) -> None:
     try:
         rows = _load(file.path).shard(num_shards=file.size, index=0)
-        condition_of(settings.where).check_rows(rows, file.path)
+        condition_of(settings.where).check_rows(map(Row, rows), file.path)
     except UserError:
         raise
     except Exception as error:  # the library and its transports raise many types
@@ -105,7 +106,8 @@ def _document(
     language, written = languages.of_row(row, given)
     text = row.get(settings.text_column)
     if not isinstance(text, str):
-        return Document.reject(language, RejectReason.MISSING_TEXT)
+        columns = column_names(row) if settings.text_column not in row else ()
+        return Document.reject(language, RejectReason.MISSING_TEXT, columns=columns)
     try:
         return Document(text.encode(), language, written_language=written)
     except UnicodeEncodeError:

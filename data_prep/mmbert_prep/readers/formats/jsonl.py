@@ -11,17 +11,16 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
 
 import orjson
 
-from mmbert_prep.readers.documents import Document, FileRange, InputFile
+from mmbert_prep.readers.documents import Document, FileRange, InputFile, Row
 from mmbert_prep.readers.file_format import FileFormat
-from mmbert_prep.readers.formats.json_values import json_values
+from mmbert_prep.readers.formats.json_values import sized_json_values
 from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.line_ranges import line_ranges
-from mmbert_prep.readers.rejection import RejectReason
-from mmbert_prep.readers.streams import DamagedFileError, OversizedLine, split_lines
+from mmbert_prep.readers.rejection import RejectReason, column_names
+from mmbert_prep.readers.streams import CountedBlocks, DamagedFileError, OversizedLine, split_lines
 from mmbert_prep.readers.text_blocks import may_be_divided, text_blocks
 from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
@@ -49,15 +48,19 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
         if isinstance(row, Document):
             yield row
             continue
-        language, written = languages.of_row(row, given)
-        text = row.get(text_column)
+        values, size = row
+        language, written = languages.of_row(values, given)
+        text = values.get(text_column)
         if not isinstance(text, str):
-            yield Document.reject(language, RejectReason.MISSING_TEXT)
+            columns = column_names(values) if text_column not in values else ()
+            yield Document.reject(language, RejectReason.MISSING_TEXT, size=size, columns=columns)
             continue
         try:
-            yield Document(text.encode(), language, text=text, written_language=written)
+            data = text.encode()
         except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
-            yield Document.reject(language, RejectReason.INVALID_UTF8)
+            yield Document.reject(language, RejectReason.INVALID_UTF8, size=size)
+            continue
+        yield Document(data, language, text=text, size=size, written_language=written)
 
 
 def _check_conditions(file: InputFile, settings: InputSettings) -> None:
@@ -66,7 +69,7 @@ def _check_conditions(file: InputFile, settings: InputSettings) -> None:
         condition_of(settings.where).check_rows(_rows(whole, settings), file.path)
 
 
-def _rows(file_range: FileRange, settings: InputSettings) -> Iterator[dict[str, Any] | Document]:
+def _rows(file_range: FileRange, settings: InputSettings) -> Iterator[Row | Document]:
     """Yield the objects of a range, and a rejected document for what is none."""
     blocks = text_blocks(file_range, settings)
     if file_range.is_whole:  # others were divided at lines
@@ -104,35 +107,37 @@ def _failing(error: Exception) -> Iterator[bytes]:
 
 def _rows_of_lines(
     blocks: Iterator[bytes], file_range: FileRange, settings: InputSettings
-) -> Iterator[dict[str, Any] | Document]:
+) -> Iterator[Row | Document]:
     for line in split_lines(blocks, settings.maximum_bytes):
         if isinstance(line, OversizedLine):
-            yield Document.reject(file_range.language, RejectReason.TOO_LONG)
+            yield Document.reject(file_range.language, RejectReason.TOO_LONG, size=line.size)
             continue
+        size = len(line)
         try:
             row = _parse(line)
         except UnicodeDecodeError:
-            yield Document.reject(file_range.language, RejectReason.INVALID_UTF8)
+            yield Document.reject(file_range.language, RejectReason.INVALID_UTF8, size=size)
             continue
         except (ValueError, RecursionError):
             if line.strip():  # blank lines are skipped
-                yield Document.reject(file_range.language, RejectReason.BROKEN_JSON)
+                yield Document.reject(file_range.language, RejectReason.BROKEN_JSON, size=size)
             continue
-        yield _row(row, file_range)
+        yield _row(row, size, file_range)
 
 
 def _rows_of_values(
     blocks: Iterator[bytes], file_range: FileRange, settings: InputSettings
-) -> Iterator[dict[str, Any] | Document]:
-    for row in json_values(blocks, settings.maximum_bytes):
+) -> Iterator[Row | Document]:
+    counted = CountedBlocks(blocks, file_range.input_bytes)
+    for row, size in sized_json_values(counted, settings.maximum_bytes):
         _check_arrays(row, settings)
-        yield _row(row, file_range)
+        yield _row(row, size, file_range)
 
 
-def _row(row: object, file_range: FileRange) -> dict[str, Any] | Document:
+def _row(row: object, size: int, file_range: FileRange) -> Row | Document:
     if isinstance(row, dict):
-        return row
-    return Document.reject(file_range.language, RejectReason.BROKEN_JSON)
+        return Row(row, size)
+    return Document.reject(file_range.language, RejectReason.BROKEN_JSON, size=size)
 
 
 def _check_arrays(row: object, settings: InputSettings) -> None:
@@ -195,6 +200,7 @@ JSONL = FileFormat(
     name="jsonl",
     read=_read,
     plan=_plan,
+    may_be_empty=True,
     suffixes=(".jsonl", ".ndjson", ".json"),
     check_conditions=_check_conditions,
 )

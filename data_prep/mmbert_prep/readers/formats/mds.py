@@ -15,6 +15,7 @@ import orjson
 from mmbert_prep.readers.documents import Compression, Document, FileRange
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.language_columns import LanguageColumns
+from mmbert_prep.readers.rejection import column_names
 from mmbert_prep.readers.streams import COMPRESSIONS, DamagedFileError, read_blocks
 from mmbert_prep.settings import InputSettings
 
@@ -47,12 +48,19 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     reader = _ByteReader(read_blocks(file_range.path, file_range.compression, 0, file_range.size))
     offsets, config = _read_head(reader)
     columns = _columns(config, settings)
-    for size in np.diff(offsets):
-        sample = reader.read_exactly(int(size))
+    for offset, size in zip(offsets[:-1], np.diff(offsets), strict=True):
+        left = int(offsets[-1] - offset)
+        try:
+            sample = reader.read_exactly(int(size))
+        except DamagedFileError as error:
+            if file_range.compression == "none":
+                error.unread = left
+            raise
         try:
             yield columns.document(sample, file_range.language)
         except (ValueError, struct.error, KeyError) as error:
-            raise DamagedFileError(f"invalid sample: {error}") from error
+            unread = file_range.input_bytes * left // int(offsets[-1])
+            raise DamagedFileError(f"invalid sample: {error}", unread=unread) from error
 
 
 def _read_head(reader: _ByteReader) -> tuple[np.ndarray, bytes]:
@@ -88,7 +96,8 @@ class _Columns:
         if self._tokens is None and self._text is None:
             raise DamagedFileError(
                 f"it has none of the columns {', '.join(_TOKEN_COLUMNS)}, {settings.text_column} "
-                f"(columns: {', '.join(self._names)})"
+                f"(columns: {', '.join(self._names)})",
+                columns=column_names(self._names),
             )
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmbert.data.shards.indexed_dataset import IndexedDataset
+from mmbert.data.shards.manifest import MANIFEST_NAME
 from mmbert.errors import UserError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile
 from mmbert_prep.readers.file_format import FileFormat, no_languages
@@ -23,11 +24,12 @@ def _open_pair(path: str) -> IndexedDataset:
 
 
 def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[FileRange]:
+    input_bytes = 1
     try:
-        documents = len(_open_pair(file.path))
         input_bytes = max(1, os.path.getsize(f"{file.path[:-4]}.bin"))
+        documents = len(_open_pair(file.path))
     except (DamagedFileError, OSError) as error:
-        return file.unreadable(str(error))
+        return file.unreadable(str(error), input_bytes)
     count = max(1, min(documents, -(-input_bytes // unit_bytes)))
     bounds = [documents * number // count for number in range(count + 1)]
     return [
@@ -42,13 +44,26 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
         try:
             tokens = pair.document(number)
         except UserError as error:
-            raise DamagedFileError(error.message) from error
+            left = file_range.stop - number
+            unread = file_range.input_bytes * left // (file_range.stop - file_range.start)
+            raise DamagedFileError(error.message, unread=unread) from error
         yield Document.from_tokens(tokens, file_range.language)
 
 
 def _companions(paths: Sequence[str]) -> Mapping[str, str | None]:
     known = set(paths)
-    return {path: None for path in paths if path.endswith(".bin") and f"{path[:-4]}.idx" in known}
+    pairs = {f"{path[:-4]}.bin" for path in paths if path.endswith(".idx")} & known
+    found: dict[str, str | None] = dict.fromkeys(sorted(pairs))
+    # The counts of shards that this program wrote.
+    folders = {os.path.dirname(path) for path in pairs}
+    above = {os.path.dirname(folder) for folder in folders}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if (name == MANIFEST_NAME and folder in folders) or (
+            name == "summary.json" and folder in above
+        ):
+            found[path] = "beside Megatron pairs"
+    return found
 
 
 MEGATRON = FileFormat(

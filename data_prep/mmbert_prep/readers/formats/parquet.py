@@ -12,6 +12,7 @@ from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.formats.record_batches import (
     BATCH_ROWS,
     ERRORS,
+    CountedBatches,
     documents_of,
     first_line,
     needed_columns,
@@ -54,18 +55,24 @@ def _row_group_bytes(path: str) -> list[int]:
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
+    rows = 0
+    read = CountedBatches(())
     try:
         with pq.ParquetFile(file_range.path, buffer_size=_BUFFER) as file:
+            groups = range(file_range.start, file_range.stop)
+            rows = sum(file.metadata.row_group(group).num_rows for group in groups)
             columns = needed_columns(file.schema_arrow, file_range, settings)
             batches = file.iter_batches(
                 batch_size=BATCH_ROWS,
-                row_groups=list(range(file_range.start, file_range.stop)),
+                row_groups=list(groups),
                 columns=columns.names,
                 use_threads=False,
             )
-            yield from documents_of(batches, columns, file_range, settings)
+            read = CountedBatches(batches)
+            yield from documents_of(read, columns, file_range, settings)
     except ERRORS as error:
-        raise DamagedFileError(first_line(error)) from error
+        unread = file_range.input_bytes * max(0, rows - read.rows) // rows if rows > 0 else None
+        raise DamagedFileError(first_line(error), unread=unread) from error
 
 
 def _check_conditions(file: InputFile, settings: InputSettings) -> None:

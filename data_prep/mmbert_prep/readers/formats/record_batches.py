@@ -10,13 +10,12 @@ import pyarrow as pa
 
 from mmbert_prep.readers.documents import Document, FileRange
 from mmbert_prep.readers.language_columns import LanguageColumns
-from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.rejection import RejectReason, column_names
 from mmbert_prep.readers.streams import DamagedFileError
 from mmbert_prep.readers.where import SchemaFilter, condition_of
 from mmbert_prep.settings import InputSettings
 
 BATCH_ROWS = 512
-_MOST_NAMES = 30
 ERRORS = (pa.ArrowException, OSError, MemoryError, ValueError)
 """What pyarrow raises for damaged files."""
 
@@ -39,7 +38,7 @@ def needed_columns(schema: pa.Schema, file_range: FileRange, settings: InputSett
     is missing or of another type.
     """
     names = schema.names
-    check_columns(sorted(names), settings)
+    check_columns(names, settings)
     languages: tuple[str, ...] = ()
     if not file_range.language:
         languages = tuple(name for name in settings.language_columns if name in names)
@@ -52,13 +51,26 @@ def needed_columns(schema: pa.Schema, file_range: FileRange, settings: InputSett
     return Columns(needed, languages, selected, condition.columns)
 
 
+class CountedBatches:
+    """Batches, with the count of rows in those that are done with."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            yield batch
+            self.rows += batch.num_rows
+
+
 def check_columns(names: Sequence[str], settings: InputSettings) -> None:
     """Raise DamagedFileError unless there is one text column, and no language column twice."""
     if settings.text_column not in names:
-        listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
-        # Names of a damaged file may be no text.
-        listed = listed.encode("utf-8", "replace").decode()
-        raise DamagedFileError(f"no column '{settings.text_column}' among {listed}")
+        listed = column_names(names)
+        raise DamagedFileError(
+            f"no column '{settings.text_column}' among {', '.join(listed)}", columns=listed
+        )
     for name in (settings.text_column, *settings.language_columns):
         if names.count(name) > 1:
             raise DamagedFileError(f"it has {names.count(name)} columns '{name}'")
@@ -81,11 +93,11 @@ def documents_of(
             if language is None:
                 language, written = found.of([value[row] for value in values])
             if reasons is not None and (reason := reasons[row]) is not None:
-                yield Document.reject(language, reason)
+                yield Document.reject(language, reason, size=len(data or b""))
             elif data is None:
                 yield Document.reject(language, RejectReason.MISSING_TEXT)
             elif len(data) > settings.maximum_bytes:
-                yield Document.reject(language, RejectReason.TOO_LONG)
+                yield Document.reject(language, RejectReason.TOO_LONG, size=len(data))
             else:
                 yield Document(data, language, written_language=written)
 

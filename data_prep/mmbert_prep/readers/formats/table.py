@@ -6,20 +6,20 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterator
-from typing import Any
 
-from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile
+from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile, Row
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.formats.record_batches import check_columns
 from mmbert_prep.readers.language_columns import LanguageColumns
 from mmbert_prep.readers.rejection import RejectReason
-from mmbert_prep.readers.streams import DamagedFileError
+from mmbert_prep.readers.streams import CountedBlocks, DamagedFileError
 from mmbert_prep.readers.text_blocks import text_blocks
 from mmbert_prep.readers.where import condition_of, selected_rows
 from mmbert_prep.settings import InputSettings
 
 _DELIMITERS = (",", ";", "\t", "|")
 _MAX_FIELD = 2**31 - 1  # of the csv module on all platforms
+_ENDS_INSIDE = "unexpected end of data"  # the error of the csv module
 _OTHER_COLUMNS = 16 << 20  # bytes of a row beside a text of maximum length
 
 
@@ -35,26 +35,27 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
         if isinstance(row, Document):
             yield row
             continue
-        language, written = languages.of_row(row, given)
-        data = row[text_column].encode("utf-8", "surrogateescape")
+        values, size = row
+        language, written = languages.of_row(values, given)
+        data = values[text_column].encode("utf-8", "surrogateescape")
         if len(data) > settings.maximum_bytes:
-            yield Document.reject(language, RejectReason.TOO_LONG)
+            yield Document.reject(language, RejectReason.TOO_LONG, size=size)
         else:
-            yield Document(data, language, written_language=written)
+            yield Document(data, language, size=size, written_language=written)
 
 
-def _named_rows(
-    file_range: FileRange, settings: InputSettings
-) -> Iterator[dict[str, Any] | Document]:
+def _named_rows(file_range: FileRange, settings: InputSettings) -> Iterator[Row | Document]:
     """Yield the rows by name of column, and a rejected document for one of another length."""
-    lines = _Lines(text_blocks(file_range, settings), settings.maximum_bytes + _OTHER_COLUMNS)
+    blocks = CountedBlocks(text_blocks(file_range, settings), file_range.input_bytes)
+    lines = _Lines(blocks, settings.maximum_bytes + _OTHER_COLUMNS)
     names, delimiter = _header(lines, file_range.path, settings)
     check_columns(names, settings)
     for row in _rows(lines, delimiter, len(names), settings.quotes):
         if len(row) == len(names):
-            yield dict(zip(names, row, strict=True))
+            yield Row(dict(zip(names, row, strict=True)), lines.row_bytes)
         elif row:  # not a blank line
-            yield Document.reject(file_range.language, RejectReason.BROKEN_ROW)
+            reason = RejectReason.BROKEN_ROW
+            yield Document.reject(file_range.language, reason, size=lines.row_bytes)
 
 
 def _check_conditions(file: InputFile, settings: InputSettings) -> None:
@@ -67,14 +68,16 @@ def _check_conditions(file: InputFile, settings: InputSettings) -> None:
 class _Lines:
     """Iterator over lines with their ends, which bounds the length of a row of several lines."""
 
-    def __init__(self, blocks: Iterator[bytes], limit: int) -> None:
+    def __init__(self, blocks: CountedBlocks, limit: int) -> None:
         self._lines = self._split(blocks)
-        self._limit = limit
+        self._blocks, self._limit = blocks, limit
         self.number = 0
         """Number of the last line."""
         self.row: list[str] = []
         """Lines of the row that is being read."""
-        self._row_start, self._row_bytes = 1, 0
+        self.row_bytes = 0
+        """Bytes of that row."""
+        self._row_start, self._bytes_before = 1, 0
 
     def __iter__(self) -> _Lines:
         return self
@@ -82,8 +85,8 @@ class _Lines:
     def __next__(self) -> str:
         line = next(self._lines)
         self.number += 1
-        self._row_bytes += len(line)
-        if self._row_bytes > self._limit:
+        self.row_bytes += len(line)
+        if self.row_bytes > self._limit:
             raise self._too_long()
         text = line.decode("utf-8", "surrogateescape")
         self.row.append(text)
@@ -92,7 +95,12 @@ class _Lines:
     def begin_row(self) -> None:
         """Note that the next line begins a row."""
         self.row = []
-        self._row_start, self._row_bytes = self.number + 1, 0
+        self._bytes_before += self.row_bytes
+        self._row_start, self.row_bytes = self.number + 1, 0
+
+    def damage(self, problem: str) -> DamagedFileError:
+        """Return an error that leaves the current row and all after it unread."""
+        return DamagedFileError(problem, unread=self._blocks.left_after(self._bytes_before))
 
     def where(self) -> str:
         """Return the place of the current row, for messages."""
@@ -115,7 +123,7 @@ class _Lines:
             yield b"".join(parts)
 
     def _too_long(self) -> DamagedFileError:
-        return DamagedFileError(
+        return self.damage(
             f"the row at line {self._row_start} is longer than {self._limit} bytes; a quotation "
             "mark that is not closed? --no-quotes reads files in which they enclose nothing"
         )
@@ -166,10 +174,13 @@ def _rows(lines: _Lines, delimiter: str, columns: int, quotes: bool) -> Iterator
             row = next(reader, None)
         except csv.Error as error:
             # What follows a misplaced quotation mark may be the inside of a text.
-            raise DamagedFileError(
+            damage = lines.damage(
                 f"{lines.where()}: {error}; --no-quotes reads files in which quotation marks "
                 "enclose nothing"
-            ) from error
+            )
+            if str(error) == _ENDS_INSIDE:
+                damage.unread = None  # it may have been cut short, and by how much is unknown
+            raise damage from error
         if row is None:
             return
         if delimiter == "\t" and len(lines.row) > 1 and columns > 1:
@@ -185,7 +196,7 @@ def _refuse_swallowed_rows(lines: _Lines, columns: int) -> None:
     makes all lines up to the next one a single row.
     """
     if any(line.count("\t") == columns - 1 for line in lines.row[1:]):
-        raise DamagedFileError(
+        raise lines.damage(
             f"{lines.where()}: quotation marks enclose lines that are rows by themselves; "
             "--no-quotes reads files in which they enclose nothing"
         )
@@ -196,7 +207,8 @@ def _has_languages(path: str, compression: Compression, settings: InputSettings)
     size = os.path.getsize(path)
     file = InputFile(path, TABLE.name, compression, None, size, 0)
     try:
-        lines = _Lines(text_blocks(file.whole()[0], settings), _OTHER_COLUMNS)
+        blocks = CountedBlocks(text_blocks(file.whole()[0], settings), size)
+        lines = _Lines(blocks, _OTHER_COLUMNS)
         names, _ = _header(lines, path, settings)
     except (DamagedFileError, OSError):
         return True  # reading reports the damage

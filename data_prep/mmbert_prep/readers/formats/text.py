@@ -29,7 +29,7 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     if settings.text_unit == "line":
         for line in text_lines:
             if isinstance(line, OversizedLine):
-                yield Document.reject(file_range.language, RejectReason.TOO_LONG)
+                yield Document.reject(file_range.language, RejectReason.TOO_LONG, size=line.size)
             elif line.strip():  # blank lines are skipped
                 yield Document(line, file_range.language)
         return
@@ -39,23 +39,23 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     for line in text_lines:
         if not isinstance(line, OversizedLine) and not line.strip():
             if block or too_long:
-                yield _block(block, too_long, file_range.language)
+                yield _block(block, length, too_long, file_range.language)
             block, length, too_long = [], 0, False
             continue
-        if too_long:
-            continue
-        if isinstance(line, OversizedLine) or length + len(line) > settings.maximum_bytes:
-            block, too_long = [], True
+        size = line.size if isinstance(line, OversizedLine) else len(line)
+        too_long = too_long or length + size > settings.maximum_bytes
+        length += size + 1
+        if too_long or isinstance(line, OversizedLine):
+            block = []
             continue
         block.append(line)
-        length += len(line) + 1
     if block or too_long:
-        yield _block(block, too_long, file_range.language)
+        yield _block(block, length, too_long, file_range.language)
 
 
-def _block(block: list[bytes], too_long: bool, language: str | None) -> Document:
+def _block(block: list[bytes], size: int, too_long: bool, language: str | None) -> Document:
     if too_long:
-        return Document.reject(language, RejectReason.TOO_LONG)
+        return Document.reject(language, RejectReason.TOO_LONG, size=size)
     return Document(b"\n".join(block), language)
 
 
@@ -71,5 +71,10 @@ def _whole_file(stream: Iterator[bytes], file_range: FileRange, maximum_bytes: i
 
 
 TEXT = FileFormat(
-    name="text", read=_read, plan=_plan, suffixes=(".txt", ".text"), has_languages=no_languages
+    name="text",
+    read=_read,
+    plan=_plan,
+    may_be_empty=True,
+    suffixes=(".txt", ".text"),
+    has_languages=no_languages,
 )

@@ -13,7 +13,7 @@ import pyarrow.acero as acero
 import pyarrow.compute as pc
 
 from mmbert.errors import ArgumentError
-from mmbert_prep.readers.documents import Document
+from mmbert_prep.readers.documents import Document, Row
 from mmbert_prep.readers.rejection import RejectReason
 from mmbert_prep.readers.where.kinds import Kind, Path, name_of
 from mmbert_prep.readers.where.parsing import parse_condition
@@ -69,23 +69,24 @@ class Condition:
         return RowFilter(self, texts_only)
 
     def check_rows(
-        self, rows: Iterable[dict[str, Any] | Document], file: str, *, texts_only: bool = False
+        self, rows: Iterable[Row | Document], file: str, *, texts_only: bool = False
     ) -> None:
         """Check the columns of the first rows of a file. Raises ArgumentError, as `on_schema`."""
         names: dict[str, None] = {}
         first: list[dict[str, Any]] = []
         for row in itertools.islice(rows, _ROWS_LOOKED_AT):
             if not isinstance(row, Document):
-                names.update(dict.fromkeys(row))
-                first.append({name: row[name] for name in self.columns if name in row})
+                values = row.values
+                names.update(dict.fromkeys(values))
+                first.append({name: values[name] for name in self.columns if name in values})
         if not first:
             return  # reading reports what is wrong with it
         for text, parsed in zip(self._texts, self._parsed, strict=True):
             for path, kind in parsed.kinds.items():
-                values = [lookup(row, path) for row in first]
-                if not any(found for found, _ in values):
+                looked_up = [lookup(values, path) for values in first]
+                if not any(found for found, _ in looked_up):
                     raise _unknown(text, path, list(names), file)
-                present = [value for _, value in values if value is not None]
+                present = [value for _, value in looked_up if value is not None]
                 if present and all(converted(v, kind, texts_only) is None for v in present):
                     shown = f"values such as {str(present[0])[:40]!r}"
                     raise _unfit(text, path, kind, shown, file)

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from mmbert_prep.readers.documents import Document
+from mmbert_prep.readers.documents import Document, Row
 from mmbert_prep.readers.where.condition import Condition
 from mmbert_prep.settings import InputSettings
 
-Row = dict[str, Any]
-LanguageOfRow = Callable[[Row], str | None]
+LanguageOfRow = Callable[[dict[str, Any]], str | None]
 
 _BATCH_ROWS = 256
 _BATCH_CHARACTERS = 4_000_000  # bounds the memory of a worker
@@ -36,12 +35,13 @@ def selected_rows(
     """
     selected = condition_of(settings.where).on_rows(texts_only=texts_only)
     for batch in _batches(rows, settings.text_column):
-        reasons = iter(selected.reasons([row for row in batch if not isinstance(row, Document)]))
+        values = [row.values for row in batch if not isinstance(row, Document)]
+        reasons = iter(selected.reasons(values))
         for row in batch:
             if isinstance(row, Document) or (reason := next(reasons)) is None:
                 yield row
             else:
-                yield Document.reject(language_of_row(row), reason)
+                yield Document.reject(language_of_row(row.values), reason, size=row.size)
 
 
 def _batches(rows: Iterable[Row | Document], text_column: str) -> Iterator[list[Row | Document]]:
@@ -49,7 +49,7 @@ def _batches(rows: Iterable[Row | Document], text_column: str) -> Iterator[list[
     size = 0
     for row in rows:
         batch.append(row)
-        text = None if isinstance(row, Document) else row.get(text_column)
+        text = None if isinstance(row, Document) else row.values.get(text_column)
         size += len(text) if isinstance(text, str) else 0
         if len(batch) >= _BATCH_ROWS or size >= _BATCH_CHARACTERS:
             yield batch

@@ -108,6 +108,8 @@ class Manifest(_Frozen):
     heldout: Split
     documents_read: Count
     rejected: dict[str, Count]
+    unread_bytes: Count = 0
+    """Input bytes that could not be read, or belong to damaged documents."""
     duplicates_of: dict[str, Count] = {}
     """Earlier source of the same call -> documents that were dropped because it has them."""
     near_duplicates: NearDuplicates | None = None
@@ -126,8 +128,9 @@ class Manifest(_Frozen):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json atomically, which makes the language visible."""
-    # Without an empty newer field: equal runs of all versions write equal bytes.
-    exclude = {name for name in ("duplicates_of", "near_duplicates") if not getattr(manifest, name)}
+    # Without zero or empty newer fields: equal runs of all versions write equal bytes.
+    newer = ("unread_bytes", "duplicates_of", "near_duplicates")
+    exclude = {name for name in newer if not getattr(manifest, name)}
     write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json", exclude=exclude))
 
 

@@ -96,6 +96,7 @@ def test_tokens_that_cannot_be_are_rejected(shards: Path, tmp_path: Path) -> Non
     write_mds(folder / "a.mds", samples, {"input_ids": "bytes"})
     model = shards / "tokenizer" / "tokenizer.model"
     changes = {"tokenizer": model, "vocabulary_size": None}
+    changes |= {"maximum_unread_fraction": 1, "maximum_rejected_fraction": 1}
     summary = run(tmp_path / "in", tmp_path / "out", **changes)
     assert summary.languages["eng_Latn"].rejected == {"empty": 1, "invalid_tokens": 2}
     assert sorted(tokens_of(tmp_path / "out", "eng_Latn")) == [[300, 301], [302], [303] * 9]
@@ -122,8 +123,12 @@ def test_damaged_shards_are_named(suffix: str, shards: Path, tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:-600])
     (folder / "b.txt").write_text("\n\n".join(documents("eng_Latn", 30)))
     model = shards / "tokenizer" / "tokenizer.model"
-    summary = run(tmp_path / "in", tmp_path / "out", tokenizer=model, vocabulary_size=None)
+    changes = {"tokenizer": model, "vocabulary_size": None, "maximum_unread_fraction": 1}
+    summary = run(tmp_path / "in", tmp_path / "out", **changes)
     assert summary.languages["eng_Latn"].rejected == {"damaged_file": 1}
+    # Of 100 MDS samples, the last two cannot be read; of a pair without its index, none.
+    unread = 2 * 404 if suffix == "mds" else (folder / "a.bin").stat().st_size
+    assert summary.unread_bytes == {"eng_Latn": unread}
     assert f"a.{suffix}" in summary.damaged_files[0]
     kept = len(tokens_of(tmp_path / "out", "eng_Latn"))
     assert kept == (30 + 98 if suffix == "mds" else 30)
