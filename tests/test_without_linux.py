@@ -1,10 +1,10 @@
 """Preprocessing, inspection and planning run without what other systems than Linux lack."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.environment import with_packages
 from tests.support.texts import write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,10 +14,9 @@ MMBERT = ("-c", "from mmbert.cli import main; main()")
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run Python without what tests/support/without_linux removes."""
-    paths = [LACKING, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env=with_packages(LACKING),
         capture_output=True,
         text=True,
     )

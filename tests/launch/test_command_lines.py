@@ -42,6 +42,8 @@ def test_a_recipe_goes_by_name_and_the_file_taken_is_said(
     result = run(
         *(sys.executable, "-m", "mmbert.pretrain", "--recipe", recipe, "--dry-run"),
         *("--data", inputs / "shards", "--output", tmp_path / "run"),
+        *("phases.pretrain.context=64", "phases.extension.context=128", "phases.decay.context=128"),
+        *(f"phases.{phase}.languages=all" for phase in ("pretrain", "extension", "decay")),
         folder=tmp_path,
     )
     assert result.returncode == 0, result.stdout

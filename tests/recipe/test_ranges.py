@@ -115,7 +115,7 @@ def test_an_end_is_inside_or_outside_as_stated(key: str) -> None:
         "variants=3",
         "phases.pretrain.languages={names: 3, file: mmbert-60}", "model.preset=[1]",
         "model.preset={}", "seed=\x00", "x=" + "[" * 2000, "name=''", "tokenizer.path=''",
-        "initial_checkpoint=' '", "data.sources.text.path=/x", "evaluation.context=100k",
+        "initial_checkpoint=' '", "data.sources.text.path=/x",
         "variants=[{name: ../a, branch_from: pretrain, overrides: {}}]", "phases=[]", "phases=x",
         "merge={method: ties, variants: [nothing, main]}", "merge={method: linear}", "a.b.c=1",
         "phases.pretrain.languages.file=[1]", "data.sources=[{}]", "=1", "seed", "1=2",

@@ -114,6 +114,12 @@ def events(run: Path, kind: str) -> list[dict[str, Any]]:
     return [entry for entry in log_of(run) if entry.get("event") == kind]
 
 
+def warnings_of_run(folder: Path) -> list[dict[str, Any]]:
+    """Return the warnings in a run's log, but for those about its recipe's few steps."""
+    few = "steps; check its tokens"
+    return [event for event in events(folder, "warning") if few not in event["text"]]
+
+
 def step_losses(run: Path) -> dict[int, float]:
     """Read the loss of each step; the later one of a repeated step."""
     return {entry["step"]: entry["step_loss"] for entry in log_of(run) if "step_loss" in entry}

@@ -20,6 +20,7 @@ from tests.support.small_run import (
     log_of,
     options_for,
     step_losses,
+    warnings_of_run,
     write_initial_checkpoint,
 )
 
@@ -109,7 +110,7 @@ def test_other_rotary_bases_than_the_given_weights_had_are_warned_of(
         inputs, tmp_path / "run", f"initial_checkpoint={imported}", stop_after_phase="pretrain"
     )
     assert run_to_the_end(options, world_size=1) == [0], output_of(options)
-    said = [event["text"] for event in events(options.output, "warning")]
+    said = [event["text"] for event in warnings_of_run(options.output)]
     assert len(said) == 2
     assert "rotary_bases.global of the first phase is 10000" in said[0]
     assert "trained with 160000" in said[0]

@@ -8,7 +8,7 @@ from mmbert.checkpoint.format import INDEX_NAME, Index
 from mmbert.data.shards.indexed_dataset import IndexedDataset
 from tests.support.corpora import write_language
 from tests.support.job_processes import output_of, run_to_the_end
-from tests.support.small_run import events, log_of, options_for, step_losses
+from tests.support.small_run import log_of, options_for, step_losses, warnings_of_run
 
 
 def other_text(shards: Path, language: str) -> None:
@@ -74,7 +74,7 @@ def test_exchanged_shards_are_refused_and_the_old_ones_go_on(
     path.write_bytes(data)
     assert run_to_the_end(whole) == [0, 0], output_of(options)
     assert step_losses(run) == step_losses(undisturbed)
-    assert not events(run, "warning")
+    assert not warnings_of_run(run)
 
     variant = options_for(copy, run, variant="english")
     other_text(moved, "swa_Latn")
@@ -94,6 +94,6 @@ def test_a_checkpoint_of_an_earlier_version_says_once_what_was_not_compared(
     for phase in ("extension", "decay"):
         options = options_for(inputs, run, stop_after_phase=phase)
         assert run_to_the_end(options, world_size=1) == [0], output_of(options)
-    (warning,) = events(run, "warning")
+    (warning,) = warnings_of_run(run)
     assert "by their sizes only" in warning["text"]
     assert warning["step"] == 10

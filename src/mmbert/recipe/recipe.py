@@ -116,12 +116,6 @@ class Recipe(Settings):
                     f"variants.{variant.name}.branch_from; "
                     f"phases: {', '.join(names)}"
                 )
-        context = self.evaluation.context
-        if context is not None and context > self.batch.row_tokens:
-            raise ValueError(
-                f"evaluation.context {context} is longer than batch.row_tokens "
-                f"{self.batch.row_tokens}"
-            )
         self._merge_fits()
         self._parallel_divides()
         return self
