@@ -222,8 +222,11 @@ class CountedBlocks:
     def left_after(self, position: int) -> int | None:
         """Return the bytes on disk from a position of the text on; None if they are unknown.
 
-        What is left is decompressed for it: these are the same share of the range.
+        What is left is decompressed for it, except where the range has no bytes to account for:
+        these are the same share of the range.
         """
+        if not self._input_bytes:
+            return None
         try:
             for _ in self:
                 pass

@@ -128,9 +128,10 @@ def test_documents_that_are_no_utf8_are_told_with_the_option(
     legacy = "\n\n".join(documents("deu_Latn", 30))
     (folder / "deu_Latn.txt").write_bytes(legacy.encode() + b" \xe4")
     (folder / "fra_Latn.txt").write_bytes("\n\n".join(["é"] * 9).encode("cp1252"))
-    with pytest.raises(UserError, match="name its encoding with --encoding"):
+    with pytest.raises(UserError, match=r"fra_Latn.txt: 25 bytes(.*\n)*.*--encoding NAME"):
         run(folder / "fra_Latn.txt", tmp_path / "french", vocabulary_size=400)
-    run(folder, tmp_path / "out", vocabulary_size=400)
+    allowed = {"maximum_unread_fraction": 1, "maximum_rejected_fraction": 1}
+    run(folder, tmp_path / "out", vocabulary_size=400, **allowed)
     assert "invalid_utf8: read files in an encoding" in capsys.readouterr().err
 
 

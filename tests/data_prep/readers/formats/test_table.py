@@ -96,7 +96,7 @@ def test_what_is_no_delimiter(delimiter: str, tmp_path: Path) -> None:
 
 def test_headers_without_the_text_are_named(tmp_path: Path) -> None:
     write(tmp_path, "id;content\n1;a\n")
-    assert "no column 'text' among id, content" in damage(read(tmp_path))
+    assert "no column 'text' among content, id" in damage(read(tmp_path))
     assert texts(read(tmp_path, text_column="content")) == ["a"]
     write(tmp_path, "text,text\na,b\n")
     assert "2 columns 'text'" in damage(read(tmp_path))
