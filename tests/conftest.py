@@ -1,13 +1,19 @@
-"""Makes tests run as if there were no GPU, unless the GPU tests are selected; a shared browser."""
+"""Tests run as if there were no GPU, unless the GPU tests are selected; a shared browser.
+no deadlines."""
 
 import os
 
+import hypothesis
 import pytest
 
 from tests.support.browser import browser
 from tests.support.environment import ON_A_CPU, asks_for_a_gpu
 
 __all__ = ["browser"]
+
+# An example that is slow on a busy machine is no failure.
+hypothesis.settings.register_profile("mmbert", deadline=None)
+hypothesis.settings.load_profile("mmbert")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -73,7 +73,7 @@ def chart() -> alt.LayerChart:
     """Return the picture: a row per package, with a dot under each package that it imports."""
     known = packages()
     left = _ABOUT + 336
-    width = left + _COLUMN * len(known)
+    width = left + round(_COLUMN * len(known))
     height = _TOP + _ROW * len(known) + 26
     shapes: list[Shape] = []
     for row, package in enumerate(known):
