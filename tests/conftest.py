@@ -1,5 +1,4 @@
-"""Tests run as if there were no GPU, unless the GPU tests are selected; a shared browser.
-no deadlines."""
+"""Tests run as if there were no GPU, unless these are selected; a browser; no deadlines."""
 
 import os
 
