@@ -28,7 +28,7 @@ NUMBERS = (int, float, object)
 NOT_NUMBERS = ["nan", "inf", "-inf", "-1", "1e400", "9" * 30, "", " ", "x", "0x10", "１.５.2"]
 ZERO_IS_FINE = {
     "document", "step", "profile_steps", "local_rank", "heldout_share", "tokenizer_temperature",
-    "maximum_rejected_fraction",
+    "maximum_rejected_fraction", "maximum_unread_fraction", "maximum_without_language_fraction",
 }  # fmt: skip
 # What an option needs beside it to have a meaning.
 BESIDE: dict[tuple[str, str], dict[str, list[str]]] = {

@@ -133,9 +133,11 @@ def tag_of_name(name: str) -> str | None:
     wanted = normalize_name(name.replace("_", " "))
     if (len(wanted) < 4 and wanted.isascii()) or any(map(str.isdigit, wanted)):
         return None  # shorter ones are codes
+    if not wanted.isprintable():  # language_data cannot look up every text
+        return None
     try:
         language = Language.find(wanted)
-    except (LookupError, UnicodeError):  # language_data cannot look up every text
+    except (LookupError, UnicodeError):
         return None
     # `find` also returns languages whose name only begins as the given one.
     names = (language.display_name("en"), language.autonym(), _plain_name(language))

@@ -144,6 +144,7 @@ def test_what_is_misspelt_is_refused_with_the_nearest(name: str, nearest: str) -
 
 
 @example("\udcff\udcfe de")
+@example("\x00\U00010000")
 @given(st.text(max_size=12) | st.from_regex(r"[a-zA-Z]{2,3}[-_][a-zA-Z]{2,8}", fullmatch=True))
 def test_any_text_is_a_language_or_not(text: str) -> None:
     found = resolve(text)

@@ -8,7 +8,7 @@ import pytest
 from mmbert_prep.executor.progress import Meter
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.filters.cleaning import Cleaner, content_hashes, heldout_mask
-from mmbert_prep.losses.ledger import LossLedger
+from mmbert_prep.losses.ledger import LossLedger, SurveyLedger
 from mmbert_prep.losses.plan import planned_input
 from mmbert_prep.readers.discovery import discover
 from mmbert_prep.tokenization.sample import TokenizerSampler
@@ -24,7 +24,7 @@ def sample(folder: Path, output: Path, **changes: float) -> list[str]:
     meter = Meter(output, "sample", 0)
     planned = planned_input(discover(chosen), plan)
     ledger = LossLedger(output / "losses", "survey", [unit.key], planned, chosen, workers=1)
-    sampler = TokenizerSampler(plan, chosen, ledger)
+    sampler = TokenizerSampler(plan, chosen, SurveyLedger({unit.key: [ledger]}))
     sampler.sample_unit(unit, Cleaner(chosen), output / "sample", meter)
     lines = (output / "sample").read_text(encoding="utf-8").splitlines()[1:]
     return [json.loads(line)[2] for line in lines]
