@@ -22,7 +22,9 @@ def list_inputs(sources: Sequence[PrepSettings]) -> None:
     console = Console()
     for settings in sources:
         if len(sources) > 1:
-            console.print(f"source {settings.source}: {settings.input}", soft_wrap=True)
+            console.print(
+                f"source {settings.source}: {settings.input}", soft_wrap=True, markup=False
+            )
         list_input(settings)
 
 

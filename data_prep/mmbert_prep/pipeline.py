@@ -110,7 +110,9 @@ class _Pipeline:
     def _print(self, summaries: list[Summary]) -> None:
         for source, summary in zip(self.sources, summaries, strict=True):
             if not source.alone:
-                self.console.print(f"source {source.settings.source}:", soft_wrap=True)
+                self.console.print(
+                    f"source {source.settings.source}:", soft_wrap=True, markup=False
+                )
             if source.finished:
                 self.console.print("already finished with the same input and settings")
             print_summary(self.console, summary, source.workspace.source)

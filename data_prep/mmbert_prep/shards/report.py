@@ -77,7 +77,7 @@ def write_report(shards: Path, path: Path, console: Console) -> None:
     counted += ["unread_bytes"] if "unread_bytes" in header else []
     sums = {name: sum(int(row[header.index(name)]) for row in rows) for name in counted}
     totals = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sums.items())
-    console.print(f"{path}: {len(rows):,} languages: {totals}", soft_wrap=True)
+    console.print(f"{path}: {len(rows):,} languages: {totals}", soft_wrap=True, markup=False)
 
 
 def _empty_summary(rejected: dict[RejectReason, int]) -> LanguageSummary:

@@ -169,15 +169,17 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
     )
     cleaned = sum(language.cleaned for language in summary.languages.values())
     if cleaned:
-        console.print(f"changed by cleaning: {cleaned:,}")
+        console.print(f"changed by cleaning: {cleaned:,}", markup=False, soft_wrap=True)
     rejected = summary.rejected()
     if rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
-        console.print(f"rejected: {reasons}")
+        console.print(f"rejected: {reasons}", markup=False, soft_wrap=True)
     if RejectReason.INVALID_UTF8 in rejected:
-        console.print(f"invalid_utf8: {ENCODING_REMEDY}", soft_wrap=True)
+        console.print(f"invalid_utf8: {ENCODING_REMEDY}", soft_wrap=True, markup=False)
     for name, count in summary.duplicates_of.items():
-        console.print(f"of these, documents that source {name} has: {count:,}", soft_wrap=True)
+        console.print(
+            f"of these, documents that source {name} has: {count:,}", soft_wrap=True, markup=False
+        )
     without = [key for key, language in summary.languages.items() if not language.heldout_documents]
     if without:
         console.print(
@@ -187,34 +189,54 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         )
     if summary.accelerator == DISABLED:
         console.print(
-            "[yellow]disabled kitoken: its ids differed from those of SentencePiece, which encoded "
-            "all later documents[/]",
+            "disabled kitoken: its ids differed from those of SentencePiece, which encoded "
+            "all later documents",
             soft_wrap=True,
+            markup=False,
+            style="yellow",
         )
     lost = sum(summary.unread_bytes.values())
     if lost:
         order = sorted(summary.unread_bytes, key=lambda key: -summary.unread_bytes[key])
         names = [f"{key or '(unknown language)'} {summary.unread_bytes[key]:,}" for key in order]
         console.print(
-            f"[yellow]unread: {lost:,} of {summary.input_bytes:,} bytes of the input "
-            f"({lost / summary.input_bytes:.2%}): {_first_names(names)}[/]",
+            f"unread: {lost:,} of {summary.input_bytes:,} bytes of the input "
+            f"({lost / summary.input_bytes:.2%}): {_first_names(names)}",
             soft_wrap=True,
+            markup=False,
+            style="yellow",
         )
     if summary.unnamed_bytes:
         console.print(
-            f"[yellow]without a language: {summary.unnamed_bytes:,} of {summary.input_bytes:,} "
-            f"bytes of the input ({summary.unnamed_bytes / summary.input_bytes:.2%})[/]",
+            f"without a language: {summary.unnamed_bytes:,} of {summary.input_bytes:,} "
+            f"bytes of the input ({summary.unnamed_bytes / summary.input_bytes:.2%})",
             soft_wrap=True,
+            markup=False,
+            style="yellow",
         )
     empty = [key or "(no language)" for key in summary.without_text]
     if empty:
-        console.print(f"[yellow]no documents kept of: {_first_names(empty)}[/]")
+        console.print(
+            f"no documents kept of: {_first_names(empty)}",
+            markup=False,
+            style="yellow",
+            soft_wrap=True,
+        )
     for text in summary.damaged_files[:_MAX_NAMES]:
-        console.print(f"[yellow]damaged, read in part: {text}[/]", soft_wrap=True)
+        console.print(
+            f"damaged, read in part: {text}", soft_wrap=True, markup=False, style="yellow"
+        )
     if len(summary.damaged_files) > _MAX_NAMES:
-        console.print(f"[yellow]… and {len(summary.damaged_files) - _MAX_NAMES} more[/]")
+        console.print(
+            f"… and {len(summary.damaged_files) - _MAX_NAMES} more",
+            markup=False,
+            style="yellow",
+            soft_wrap=True,
+        )
     for reason, names in summary.ignored_files.items():
-        console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
+        console.print(
+            f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True, markup=False
+        )
     by_column = {name: use for name, use in summary.language_names.items() if use.documents}
     for line in describe_names(by_column):
         console.print(line, soft_wrap=True, markup=False)
@@ -222,8 +244,12 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(f"not used: {line}", soft_wrap=True, markup=False)
     if summary.folders_without_language:
         remedy = language_remedy(summary.folders_without_language)
-        console.print(f"[yellow]not read, without a language: {remedy}[/]", soft_wrap=True)
-    console.print(f"wrote shards to {output}; details in summary.json", soft_wrap=True)
+        console.print(
+            f"not read, without a language: {remedy}", soft_wrap=True, markup=False, style="yellow"
+        )
+    console.print(
+        f"wrote shards to {output}; details in summary.json", soft_wrap=True, markup=False
+    )
 
 
 def print_totals(console: Console, summaries: Sequence[Summary]) -> None:

@@ -108,7 +108,7 @@ def verify_against_text(shards: Path, text: str, console: Console) -> None:
     found = verify_source(sources[0], text)
     for language, verification in found.items():
         for error in verification.errors:
-            console.print(f"{language}: {error}", markup=False)
+            console.print(f"{language}: {error}", markup=False, soft_wrap=True)
     bad = [language for language, verification in found.items() if verification.errors]
     if bad:
         raise ShardsError(
@@ -116,7 +116,11 @@ def verify_against_text(shards: Path, text: str, console: Console) -> None:
             remedy="check that this is the input of these shards; if so, preprocess them again",
         )
     documents = sum(verification.documents for verification in found.values())
-    console.print(f"{documents:,} documents in {len(found)} languages decode to those of {text}")
+    console.print(
+        f"{documents:,} documents in {len(found)} languages decode to those of {text}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _key(data: bytes) -> bytes:

@@ -147,7 +147,7 @@ def train_all(
         for run in waiting:
             _start_from_base_run(run)
             bar.clear()
-            console.print(f"training {run.title}; log: {run.log}", soft_wrap=True)
+            console.print(f"training {run.title}; log: {run.log}", soft_wrap=True, markup=False)
             bar.refresh()
             options = ["--recipe", recipe, "--data", data, "--output", run.folder]
             _train(run, [*launcher, *map(str, options), *overrides, *run.overrides])

@@ -100,4 +100,4 @@ def ablate(
         raise typer.Exit(error.status) from error
     comparison = evaluate_runs(runs, data, mask_ratio)
     console.print(render(comparison))
-    console.print(f"Results: {comparison.write(output)}", soft_wrap=True)
+    console.print(f"Results: {comparison.write(output)}", soft_wrap=True, markup=False)

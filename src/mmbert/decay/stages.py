@@ -144,7 +144,12 @@ def run_stages(
 def show_result(folder: DecayFolder, console: Console, *, all_languages: bool) -> None:
     """Print the table and the places of the results."""
     console.print(render(read_comparison(folder), all_languages=all_languages))
-    console.print(f"model: {folder.model}\ntable: {folder.table}", soft_wrap=True, highlight=False)
+    console.print(
+        f"model: {folder.model}\ntable: {folder.table}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
 
 
 def _import_command(request: DecayRequest, folder: DecayFolder) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def render_shards(shards: Path, console: Console, recipe_file: str | Path | None
         f"{sum(rejected.values()):,} rejected"
     )
     for reason, count in rejected.most_common():
-        console.print(f"  rejected as {reason}: {count:,}")
+        console.print(f"  rejected as {reason}: {count:,}", markup=False, soft_wrap=True)
     console.print(
         f"tokenizer: {description.kind}, {description.vocabulary_size:,} ids, "
         f"fingerprint {description.fingerprint[:12]}"
@@ -114,7 +114,11 @@ def verify_shards(shards: Path, console: Console) -> None:
     folders = language_folders(shards)
     for folder in track(folders, description="verifying", console=console, transient=True):
         verify_files(folder.path, folder.manifest)
-    console.print(f"{shards}: all files of {len(folders)} languages match their checksums")
+    console.print(
+        f"{shards}: all files of {len(folders)} languages match their checksums",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def decode_document(shards: Path, language: str, number: int, *, held_out: bool = False) -> str:

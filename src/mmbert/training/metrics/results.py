@@ -160,9 +160,9 @@ def print_summary(results: Results, run_folder: Path, console: Console | None = 
             f"{abs(gain):.3f}."
         )
     if (run_folder / "tensorboard").exists():
-        console.print(f"TensorBoard: {run_folder / 'tensorboard'}", soft_wrap=True)
-    console.print(f"Checkpoints: {run_folder / 'checkpoints'}", soft_wrap=True)
-    console.print(f"Results:     {run_folder / 'results.json'}", soft_wrap=True)
+        console.print(f"TensorBoard: {run_folder / 'tensorboard'}", soft_wrap=True, markup=False)
+    console.print(f"Checkpoints: {run_folder / 'checkpoints'}", soft_wrap=True, markup=False)
+    console.print(f"Results:     {run_folder / 'results.json'}", soft_wrap=True, markup=False)
 
 
 def _number(value: float | None) -> str:
