@@ -56,7 +56,7 @@ setup(
         "tokenizers>=0.21",
         "safetensors>=0.4",
         "huggingface_hub>=0.25",
-        "sentencepiece>=0.2.3",  # 0.2.2 aborts if a required character is not in the text
+        "sentencepiece>=0.2.2",  # encodes into numpy arrays
         "tensorboard>=2.16",
         "pyarrow>=16",
         "zstandard>=0.23",

@@ -152,10 +152,13 @@ def _train(text: _Text, vocabulary_size: int, threads: int) -> bytes:
     alphabet_size = min(text.alphabet_size, maximum)
     if vocabulary_size - alphabet_size < _FIXED_PIECES:
         raise _TooSmallError
-    # SentencePiece forms no pieces across rare characters, so it need not see them. Without a piece
-    # of its own, a space would be decoded as U+2581.
-    options = {"character_coverage": 1.0, "required_chars": _SPACE}
-    return _train_lines(text.split(alphabet_size), vocabulary_size, threads, **options)
+    # SentencePiece forms no pieces across rare characters, so it need not see them.
+    lines = text.split(alphabet_size)
+    if lines and not text.ranked[0][1]:
+        # Without a piece of its own, a space would be decoded as U+2581. A required character that
+        # is not in the text makes older versions abort.
+        lines.append(" ".join(2 * text.ranked[1][0]))
+    return _train_lines(lines, vocabulary_size, threads, character_coverage=1.0)
 
 
 def _train_lines(
