@@ -38,7 +38,8 @@ Source = Annotated[
 SourcesIn = Annotated[
     Path | None,
     typer.Option(
-        help="Folder with one folder of text for each source of the recipe, instead of --input."
+        parser=parse_path,
+        help="Folder with one folder of text for each source of the recipe, instead of --input.",
     ),
 ]
 Recipe = Annotated[
@@ -78,6 +79,7 @@ LanguageMapFile = Annotated[
     Path | None,
     typer.Option(
         "--language-map",
+        parser=parse_path,
         help="File with the languages of folders, files and values of columns: 'no: nob_Latn'.",
     ),
 ]
