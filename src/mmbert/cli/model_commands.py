@@ -45,7 +45,7 @@ def export(
     """Export a checkpoint as a Hugging Face folder, verified against `transformers`."""
     from mmbert.hub.export import export_checkpoint
 
-    comparison = export_checkpoint(_checkpoint(checkpoint), out, dtype.value)
+    comparison = export_checkpoint(_checkpoint(checkpoint), out, dtype.value, _say)
     typer.echo(f"{out}: logits match transformers ({comparison})")
 
 
@@ -65,7 +65,7 @@ def fill_mask(
     """Predict masked tokens with an exported model, through `transformers`."""
     from mmbert.hub.fill_mask import fill_masks
 
-    answers = fill_masks(_model_folder(model), sentences, top=top)
+    answers = fill_masks(_model_folder(model), sentences, top=top, say=_say)
     for sentence, masks in zip(sentences, answers, strict=True):
         typer.echo(sentence)
         for candidates in masks:
@@ -131,7 +131,7 @@ def merge(
                 " or --decay",
                 remedy="name a single run, or give --method ties, linear or ema",
             )
-        comparison = merge_run(models[0], output, dtype=dtype.value)
+        comparison = merge_run(models[0], output, dtype=dtype.value, say=_say)
     else:
         if method is not Method.ties:
             refuse_given({"--density": density}, f"the method is {method.value}", "leave it out")
@@ -152,6 +152,7 @@ def merge(
             ),
             base=_checkpoint(base) if base else None,
             dtype=dtype.value,
+            say=_say,
         )
     typer.echo(f"{output}: {comparison}")
 
@@ -263,11 +264,15 @@ def evaluate(
         console.print(render_scores(fine_tune(loaded(), train, test or [], FineTuningSettings())))
 
 
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 def _model_folder(model: Path) -> Path:
     """Return the folder of a model given by folder or by name on the hub."""
     from mmbert.hub.hub_name import model_folder
 
-    return model_folder(model, lambda text: typer.echo(text, err=True))
+    return model_folder(model, _say)
 
 
 def _checkpoint(path: Path) -> Path:

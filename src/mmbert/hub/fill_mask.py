@@ -1,6 +1,6 @@
 """Masked-token prediction with an exported model, through transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,17 @@ class MaskPrediction:
 
 
 def fill_masks(
-    folder: Path, sentences: Sequence[str], *, top: int = 5
+    folder: Path,
+    sentences: Sequence[str],
+    *,
+    top: int = 5,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[list[list[MaskPrediction]]]:
     """Return the `top` most probable tokens for each mask of each sentence.
 
     `folder` is an exported Hugging Face folder. A mask is its tokenizer's mask token or "[MASK]".
     Text is encoded as in training and evaluation, so that what the tokenizer has saved (padding, a
-    maximum length) changes nothing.
+    maximum length) changes nothing; `say` is told of it.
 
     Raises:
         UserError: no model, or a sentence without a mask or longer than the model's context.
@@ -36,6 +40,8 @@ def fill_masks(
             f"{folder} has no config.json", remedy="give a Hugging Face folder, as export writes"
         )
     tokenizer = FastTokenizer(folder)
+    if tokenizer.set_aside is not None:
+        say(tokenizer.set_aside)
     ids = tokenizer.special_ids
     if ids is None:
         raise TokenizerError(

@@ -14,7 +14,8 @@ from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.recipe_warnings import corpus_warnings
 from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.data.shards.manifest import MANIFEST_NAME
-from mmbert.errors import ArgumentError, CheckpointError, OutputError, RecipeError
+from mmbert.data.shards.tokenizer_function import different_ids
+from mmbert.errors import ArgumentError, CheckpointError, OutputError, RecipeError, TokenizerError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
@@ -149,6 +150,13 @@ def _encoder(
     initial = InitialCheckpoint(recipe.initial_checkpoint)
     initial.check_model(recipe.model)
     initial.check_tokenizer(corpus.tokenizer_folder, corpus.tokenizer.special_ids.model_dump())
+    text = different_ids(recipe.initial_checkpoint, corpus.tokenizer_folder)
+    if text is not None:
+        raise TokenizerError(
+            f"the shards and the model in {recipe.initial_checkpoint} have different tokenizers:"
+            f" they give other ids to {text!r}",
+            remedy=f"preprocess with TOKENIZER={recipe.initial_checkpoint}",
+        )
     # Unused embedding rows are kept, so that the exported model has the shapes of the imported one.
     encoder = replace(encoder, vocab_size=initial.vocab_size)
     if imported is None:
