@@ -76,6 +76,7 @@ def test_a_phase_none_of_whose_languages_exist_is_an_error(inputs: Path, tmp_pat
         ("batch.growth={tokens: 1k, from_rows: 4} batch.rows=12", "takes 3072 tokens instead of"),
         ("phases.decay.learning_rate.decay_tokens=1M", "too short for its learning-rate decay"),
         ("phases.pretrain.learning_rate.final=0.5", "learning_rate.final has no effect"),
+        ("optimizer.learning_rate=1e30", "learning rate of 1e+30"),
         ("checkpoint.every_tokens=null", "no checkpoint interval is set"),
     ],
 )

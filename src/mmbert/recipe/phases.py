@@ -87,7 +87,7 @@ class Temperature(Settings):
 class LearningRate(Settings):
     """Learning rate of a phase: linear warm-up, plateau at `peak`, decay to `final · peak`."""
 
-    peak: float | None = Field(default=None, gt=0, le=1)
+    peak: float | None = Field(default=None, gt=0)
     """Peak rate of the phase. Default: the optimizer's learning_rate."""
     warmup: Tokens = Field(default=0, ge=0)
     """Tokens of the linear warm-up at the start of the phase."""

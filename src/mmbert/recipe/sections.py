@@ -206,7 +206,7 @@ class OptimizerSettings(Settings):
 
     name: OptimizerName = "stable_adamw"
     """`stable_adamw` also clips each tensor's update by its RMS."""
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: float = Field(gt=0)
     """Peak learning rate; weight decay is scaled by the current rate over this."""
     betas: tuple[MomentDecay, MomentDecay] = (0.9, 0.95)
     """Decay rates of the first and second moments."""

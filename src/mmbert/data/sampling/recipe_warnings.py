@@ -21,6 +21,7 @@ from mmbert.schedule import PhasePlan, TrainingPlan
 # mmBERT's stated aim: at most about five epochs of any language.
 MAX_EPOCHS = 5.0
 MIN_STEPS = 10
+MAX_RATE = 1.0
 # Relative difference of the batch-size warm-up from its written length that is worth a warning.
 _GROWTH_TOLERANCE = 0.25
 _NAMES_SHOWN = 5
@@ -91,6 +92,9 @@ def nearest_language(name: str, held: Sequence[str]) -> str | None:
 def _about_schedule(recipe: Recipe, phase: Phase, steps: PhasePlan) -> Iterator[str]:
     """Yield settings of a phase that its length leaves without effect."""
     rate = phase.learning_rate
+    peak = rate.peak or recipe.optimizer.learning_rate
+    if peak > MAX_RATE:
+        yield f"phase {phase.name} has a learning rate of {peak:g}, at which training diverges"
     if steps.steps < MIN_STEPS:
         yield f"phase {phase.name} has only {steps.steps} steps; check its tokens"
     if rate.warmup >= steps.tokens:

@@ -54,6 +54,8 @@ def different_ids(first: Path, second: Path) -> str | None:
     Raises:
         TokenizerError: a tokenizer.json is missing or cannot be read.
     """
+    if _content(first) == _content(second):
+        return None
     found = []
     for folder in (first, second):
         try:
