@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from mmbert.errors import EXIT_USER_ERROR, ArgumentError, UserError
+from mmbert.command_line.running import run_application
+from mmbert.errors import ArgumentError
 from mmbert.recipe import Recipe, describe_recipe, load_recipe
 from mmbert_prep import options
 from mmbert_prep.dry_run import list_inputs
@@ -55,9 +56,6 @@ _FORMER_OPTIONS = {
     "maximum-rejected-share": "maximum-rejected-fraction",
 }
 """Deprecated option name -> current name. Both are accepted; the help lists the current one."""
-
-# ClickException of click, or of the copy that newer versions of typer bundle.
-_OptionError: type[Exception] = typer.BadParameter.__mro__[2]
 
 _DEFAULTS: dict[str, Any] = {
     name: field.default for name, field in PrepSettings.model_fields.items()
@@ -191,14 +189,7 @@ def main() -> NoReturn:
     # SIGTERM raises SystemExit, so that `finally` blocks release the lock and stop other workers.
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(standalone_mode=False)
-    except UserError as error:
-        status = print_error(str(error))
-    except _OptionError as error:
-        message = error.format_message()  # type: ignore[attr-defined]
-        status = print_error(f"{message}\n  → see --help")
-    except typer.Exit as error:
-        status = error.exit_code
+        status = run_application(app)
     except WorkerDiedError as error:
         print(f"error: {error}\n  → run the same command again to continue", file=sys.stderr)
         status = 1
@@ -210,12 +201,6 @@ def main() -> NoReturn:
 
 def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def print_error(text: str) -> int:
-    """Print an error; return the exit status of user errors."""
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return EXIT_USER_ERROR
 
 
 def _exit(status: int) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbert.command_line.values import parse_path, parse_shards_output
 from mmbert.recipe import parse_quantity
 
 
@@ -25,7 +26,7 @@ def _quantity(*names: str, unit: str, help: str) -> Any:
 Input = Annotated[
     str | None, typer.Option(help="Text: folder, file, quoted pattern, or hf:DATASET.")
 ]
-Output = Annotated[Path, typer.Option(help="Output folder.")]
+Output = Annotated[Path, typer.Option(parser=parse_shards_output, help="Output folder.")]
 Source = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,8 +47,9 @@ Recipe = Annotated[
 Tokenizer = Annotated[
     Path | None,
     typer.Option(
+        parser=parse_path,
         help="SentencePiece model or Hugging Face folder [default: the one in the output "
-        "folder, else train one]."
+        "folder, else train one].",
     ),
 ]
 VocabularySize = Annotated[
@@ -148,7 +150,9 @@ Normalization = Annotated[
 ]
 Decontaminate = Annotated[
     list[Path] | None,
-    typer.Option(help="Drop documents that share an n-gram of words with this file."),
+    typer.Option(
+        parser=parse_path, help="Drop documents that share an n-gram of words with this file."
+    ),
 ]
 DecontaminateNgram = Annotated[int, typer.Option(help="Words per n-gram of --decontaminate.")]
 MaximumTokensPerLanguage = Annotated[

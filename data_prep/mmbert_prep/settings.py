@@ -19,6 +19,12 @@ DEFAULT_CONTEXTS = (1024, 8192)
 DEFAULT_VOCABULARY_SIZE = 32_768
 MIN_VOCABULARY_SIZE = 300
 
+# Sizes on disk and in files are 64-bit integers; no machine has more.
+_LARGEST = 1 << 50
+
+Text = Annotated[str, Field(pattern=r"\S")]
+"""Text that is not blank: an empty option is an unset variable of a shell."""
+
 # Settings that do not affect the shards.
 _NOT_IN_OUTPUT = {
     "input",
@@ -98,27 +104,27 @@ def _one_character(text: str) -> str:
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SizeLimit(_Settings):
     """The maximum size of a document."""
 
-    maximum_bytes: Annotated[int, Field(ge=1000)] = 256_000_000
+    maximum_bytes: Annotated[int, Field(ge=1000, le=_LARGEST)] = 256_000_000
     """Longer documents and JSON lines are rejected. Bounds the memory of a worker."""
 
 
 class InputSettings(SizeLimit):
     """Input location, language, columns, and document unit of text files."""
 
-    input: str
+    input: Text
     """Folder, file, glob pattern, or `hf:DATASET`."""
-    language: str | None = None
+    language: Text | None = None
     """Language key of the whole input; overrides paths and columns."""
-    language_columns: tuple[str, ...] = ("language", "language_script")
+    language_columns: tuple[Text, ...] = ("language", "language_script")
     language_map: LanguageMap = LanguageMap()
     """Languages of names in paths and columns, given by the user."""
-    text_column: str = "text"
+    text_column: Text = "text"
     text_unit: Literal["block", "line", "file"] = "block"
     encoding: Annotated[str, AfterValidator(_known_encoding)] = UTF_8
     """Encoding of text, JSON and CSV files without a byte order mark, by Python's name."""
@@ -133,11 +139,11 @@ class InputSettings(SizeLimit):
 class CleaningSettings(SizeLimit):
     """Cleaning and rejection of single documents."""
 
-    minimum_characters: Annotated[int, Field(ge=1)] = 1
+    minimum_characters: Annotated[int, Field(ge=1, le=_LARGEST)] = 1
     remove_control_characters: bool = True
     normalization: Literal["NFC", "NFKC"] | None = None
     decontaminate: tuple[Path, ...] = ()
-    decontaminate_ngram: Annotated[int, Field(ge=4)] = 13
+    decontaminate_ngram: Annotated[int, Field(ge=4, le=1000)] = 13
 
 
 class SplitSettings(_Settings):
@@ -166,7 +172,7 @@ class EncodingSettings(InputSettings, CleaningSettings, NearDuplicateSettings):
 class SamplingSettings(InputSettings, SplitSettings):
     """Sample of the input for training or checking a tokenizer."""
 
-    tokenizer_sample_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
+    tokenizer_sample_bytes: Annotated[int, Field(ge=10_000, le=_LARGEST)] = 64_000_000
     tokenizer_temperature: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Bytes of a language in the sample ~ (bytes in the input) ** temperature."""
 
@@ -175,10 +181,10 @@ class SelectionSettings(SplitSettings, NearDuplicateSettings):
     """Selection of the documents of a language, and their division into shards."""
 
     deduplicate: bool = True
-    near_duplicate_memory: Annotated[int, Field(ge=32_000_000)] = 800_000_000
+    near_duplicate_memory: Annotated[int, Field(ge=32_000_000, le=_LARGEST)] = 800_000_000
     """Bytes that a worker uses to compare the documents of a language."""
-    maximum_tokens_per_language: Annotated[int, Field(ge=1)] | None = None
-    shard_tokens: Annotated[int, Field(ge=1000)] = 1 << 28
+    maximum_tokens_per_language: Annotated[int, Field(ge=1, le=_LARGEST)] | None = None
+    shard_tokens: Annotated[int, Field(ge=1000, le=_LARGEST)] = 1 << 28
 
 
 class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
@@ -188,13 +194,13 @@ class PrepSettings(EncodingSettings, SamplingSettings, SelectionSettings):
     source: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "text"
     replace: bool = False
     """Remake a finished source if its input or settings have changed."""
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=1, le=4096)] = 1
     tokenizer: Path | None = None
     """SentencePiece model or Hugging Face folder. Default: the one in `output`, or a new one."""
-    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY_SIZE)] | None = None
+    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY_SIZE, le=1 << 24)] | None = None
     fast_encoder: Literal["auto", "none", "kitoken"] = "auto"
-    contexts: tuple[int, ...] = DEFAULT_CONTEXTS
-    unit_bytes: Annotated[int, Field(ge=1000)] | None = None
+    contexts: tuple[Annotated[int, Field(gt=2, lt=1 << 31)], ...] = DEFAULT_CONTEXTS
+    unit_bytes: Annotated[int, Field(ge=1000, le=_LARGEST)] | None = None
     """Input bytes per work unit. Default: 1/256 of the input, clamped to 2-64 MB."""
     earlier_sources: dict[str, str] = {}
     """Sources before this one in the same call -> their fingerprints: what they have is not

@@ -182,7 +182,9 @@ def _default(info: OptionInfo | ArgumentInfo) -> str:
         return "yes"
     if isinstance(value, Enum):
         value = value.value
-    return code(format_quantity(value) if info.parser is not None else str(value))
+    return code(
+        format_quantity(value) if info.parser is not None and isinstance(value, int) else str(value)
+    )
 
 
 def _default_and_help(entry: Any) -> tuple[str, str]:

@@ -30,6 +30,9 @@ _BOUNDS = (
     (annotated_types.MinLen, "min_length", "at least"),
 )
 
+# Upper ends from here on keep arithmetic within 64 bits; no run reaches them.
+_LARGEST_SHOWN = 10_000
+
 _INTRODUCTION = """
 # Recipe reference
 
@@ -60,6 +63,8 @@ mmbert plan mmbert-base 'phases.decay.learning_rate={shape: linear, final: 0.1}'
   `1_000`.
 - **Relative paths**: `tokenizer.path` starts from the recipe's folder; so does `languages.file`,
   which may also name a packaged list; `initial_checkpoint` starts from the working directory.
+- **Ranges** are in the column of types. Numbers are finite. Sizes and counts for which no
+  upper end is shown have one that is far above any run (`phases.NAME.tokens`: 1,000,000T).
 - **Keys with an empty default** are unset: `null`, an empty list or a section of defaults.
 
 Short forms:
@@ -178,7 +183,9 @@ def _bounds(field: FieldInfo) -> str:
     for kind, attribute, sign in _BOUNDS:
         for entry in field.metadata:
             if isinstance(entry, kind):
-                found.append(f"{sign} {_number(getattr(entry, attribute))}")
+                end = getattr(entry, attribute)
+                if not (attribute in ("lt", "le") and end >= _LARGEST_SHOWN):
+                    found.append(f"{sign} {_number(end)}")
     return ", ".join(found)
 
 

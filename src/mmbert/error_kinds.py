@@ -120,8 +120,10 @@ ERROR_KINDS = (
         situation="`my_shards` contains no French.",
         command="mmbert plan my_recipe.yaml --data my_shards --gpus 1 "
         "'phases.decay.languages=[fra_Latn]'",
-        printed="error: phases.decay.languages selects none of the 4 languages of source 'text'\n"
-        "  → name languages as iso639-3_Script, or lower the minimum size",
+        printed="error: phases.decay.languages selects none of the 4 languages of source 'text'; "
+        "it names fra_Latn\n"
+        "  → name languages as iso639-3_Script, or lower the minimum size; the source holds: "
+        "deu_Latn, ell_Grek, eng_Latn, swh_Latn",
     ),
     ErrorKind(
         error=LauncherError,

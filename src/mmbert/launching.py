@@ -24,13 +24,23 @@ class RunIncompleteError(Exception):
         self.status = status
 
 
+def split_words(option: str, text: str) -> list[str]:
+    """Split the value of an option into words as a shell does. Raises ArgumentError."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ArgumentError(
+            f"{option} {text!r} cannot be split into words: {error}", remedy="close the quotation"
+        ) from error
+
+
 def launcher_command(launch: str) -> list[str]:
     """Split the launch command into words.
 
     Raises:
         UserError: the program or script does not exist.
     """
-    words = shlex.split(launch)
+    words = split_words("--launch", launch)
     missing = [word for word in words if word.endswith(".py") and not Path(word).is_file()]
     if not words or shutil.which(words[0]) is None:
         missing = words[:1] or ["a command"]

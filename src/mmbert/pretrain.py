@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mmbert.errors import EXIT_USER_ERROR, UserError
+from mmbert.command_line.running import run_application
+from mmbert.command_line.values import parse_output_folder, parse_path
+from mmbert.errors import UserError
 from mmbert.waiting_threads import sleep_while_waiting
 
 EXAMPLES = """
@@ -33,8 +35,11 @@ def pretrain(
     recipe: Annotated[
         str, typer.Option(help="Name of a packaged recipe (`mmbert recipes`), or a YAML file.")
     ],
-    data: Annotated[Path, typer.Option(help="Folder of token shards.")],
-    output: Annotated[Path, typer.Option(help="Run folder: checkpoints, logs, results.")],
+    data: Annotated[Path, typer.Option(parser=parse_path, help="Folder of token shards.")],
+    output: Annotated[
+        Path,
+        typer.Option(parser=parse_output_folder, help="Run folder: checkpoints, logs, results."),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides of the recipe.", metavar="[KEY=VALUE]…")
     ] = None,
@@ -45,13 +50,14 @@ def pretrain(
         str | None, typer.Option(help="Exit at the end of this phase; run again to go on.")
     ] = None,
     profile_steps: Annotated[
-        int, typer.Option(help="Trace this many steps of rank 0 into OUTPUT/profile.", min=0)
+        int,
+        typer.Option(help="Trace this many steps of rank 0 into OUTPUT/profile.", min=0, max=1000),
     ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and plan, and exit.")
     ] = False,
     local_rank: Annotated[
-        int | None, typer.Option("--local_rank", "--local-rank", hidden=True)
+        int | None, typer.Option("--local_rank", "--local-rank", hidden=True, min=0, max=65535)
     ] = None,
 ) -> None:
     # Imported here: `--help` should not wait for torch.
@@ -62,23 +68,17 @@ def pretrain(
     options = RunOptions(
         recipe, data, output, tuple(overrides or ()), variant, stop_after_phase, profile_steps
     )
-    try:
-        rank_info = rank_info_from_env(os.environ, local_rank)
+    rank_info = rank_info_from_env(os.environ, local_rank)
+    if rank_info.rank == 0:
+        # An unknown recipe is reported below, by all ranks together.
+        with contextlib.suppress(UserError):
+            print(f"{'# ' if dry_run else ''}{describe_recipe(recipe)}", flush=True)
+    if dry_run:
         if rank_info.rank == 0:
-            # An unknown recipe is reported below, by all ranks together.
-            with contextlib.suppress(UserError):
-                print(f"{'# ' if dry_run else ''}{describe_recipe(recipe)}", flush=True)
-        if dry_run:
-            if rank_info.rank == 0:
-                print_plan(
-                    resolve_run_config(options, rank_info.world_size),
-                    rank_info.world_size,
-                    sys.stdout,
-                )
-            return
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_USER_ERROR)
+            print_plan(
+                resolve_run_config(options, rank_info.world_size), rank_info.world_size, sys.stdout
+            )
+        return
     from mmbert.training.main import run_and_exit
 
     run_and_exit(options, rank_info)
@@ -87,7 +87,7 @@ def pretrain(
 def main() -> None:
     """Run the command line; exits with the status of the run."""
     sleep_while_waiting()
-    app()
+    sys.exit(run_application(app))
 
 
 if __name__ == "__main__":

@@ -103,10 +103,9 @@ def main() -> None:
                     f"{' + '.join(f'{rate:,.0f}' for rate in both)}",
                     flush=True,
                 )
-            print(
-                f"{launcher}, {policy or 'default'}: together / alone {statistics.median(ratios):.2f}"
-                + ("  (at least 0.8)" if policy == "passive" else "")
-            )
+            bound = "  (at least 0.8)" if policy == "passive" else ""
+            ratio = statistics.median(ratios)
+            print(f"{launcher}, {policy or 'default'}: together / alone {ratio:.2f}{bound}")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,6 @@ def test_without_old_languages_is_an_explicit_choice(text: Path, old: Path, tmp_
         (("--merge", "mean"), "--merge mean is not a merge"),
         (("--state", EARLIER, "--onto", "o/o", "--merge", "none"), "--onto does not apply"),
         (("--state", "missing.pt"), "--state missing.pt is not a file"),
-        (("--tokens", "many"), "--tokens: "),
         (("--tokens", "400"), "400 tokens, no more than its warm-up of 500"),
         (("--languages", ","), "--languages is empty"),
         (("--languages", "swh,yor_Latn"), "no text in {text} for yor_Latn"),

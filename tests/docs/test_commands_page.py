@@ -36,7 +36,7 @@ def test_section_has_every_name_of_the_help(command: str) -> None:
 def test_examples_ranges_and_defaults_are_shown() -> None:
     page = render()
     for expected in (
-        "| `--gpus INTEGER` | `8` | Number of GPUs. At least 1. |",
+        "| `--gpus INTEGER` | `8` | Number of GPUs. From 1 to 1000000. |",
         "| `--weight NUMBER ...` | equal | Weight of each model, in order. Repeatable. |",
         "| `--tokenizer-sample BYTES` | `64M` | Text that the tokenizer is trained on. |",
         "Usage: `mmbert export [OPTIONS] CHECKPOINT OUT`",

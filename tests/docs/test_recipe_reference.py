@@ -47,7 +47,7 @@ def test_keys_of_the_packaged_recipes_are_on_the_page(name: str) -> None:
 def test_rows_state_type_range_default_and_unit() -> None:
     rows = render().splitlines()
     for expected in (
-        "| `batch.row_tokens` | quantity > 0 | required | tokens |",
+        "| `batch.row_tokens` | quantity > 2 | required | tokens |",
         "| `checkpoint.every_minutes` | number > 0 |  | minutes |",
         "| `tokenizer.vocab_size` | quantity > 300 | `256k` | tokens |",
         "| `guard.spike_threshold` | number > 0, or `null` | `8` |  |",

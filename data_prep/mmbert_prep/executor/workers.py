@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmbert.command_line.environment import integer
 from mmbert.errors import LauncherError, PackageError
 from mmbert.files import make_folder
 
@@ -143,7 +144,7 @@ def run_launched(
 def slurm_worker_group(output: Path) -> SlurmWorkerGroup | None:
     """Return the group of this Slurm step; None for a single task or an MPI launch."""
     variables = os.environ
-    if any(name in variables for name in _MPI_SIZES) or launched_process_count() == 1:
+    if any(variables.get(name, "").strip() for name in _MPI_SIZES) or launched_process_count() == 1:
         return None
     # One folder per start of a job, because files of an earlier start would open its barriers.
     step = ".".join(
@@ -151,7 +152,9 @@ def slurm_worker_group(output: Path) -> SlurmWorkerGroup | None:
         for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     )
     folder = output / ".preprocess" / f"step-{step}"
-    return SlurmWorkerGroup(int(variables["SLURM_PROCID"]), launched_process_count(), folder)
+    count = launched_process_count()
+    rank = integer(variables, "SLURM_PROCID", maximum=count - 1)
+    return SlurmWorkerGroup(rank, count, folder)
 
 
 def mpi_worker_group() -> MpiWorkerGroup | None:
@@ -190,11 +193,13 @@ def launched_process_count() -> int:
     Under Slurm, the number of tasks of an srun step, or 1 in the batch script.
     """
     for name in _MPI_SIZES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
+        if os.environ.get(name, "").strip():
+            return integer(os.environ, name, minimum=1)
     step = os.environ.get("SLURM_STEP_ID", "")
-    if "SLURM_PROCID" in os.environ and step.isdigit() and int(step) < _FIRST_SPECIAL_STEP:
-        return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
+    of_a_step = step.isascii() and step.isdigit() and int(step) < _FIRST_SPECIAL_STEP
+    if os.environ.get("SLURM_PROCID") and of_a_step:
+        tasks = integer(os.environ, "SLURM_NTASKS", 1, minimum=1)
+        return integer(os.environ, "SLURM_STEP_NUM_TASKS", tasks, minimum=1)
     return 1
 
 

@@ -15,6 +15,7 @@ from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
 )
+from mmbert.data.shards.tokenizer_state import without_state
 from mmbert.errors import TokenizerError
 from mmbert_prep.tokenization.model_proto import BPE, parse_model
 from mmbert_prep.tokenization.text_splitter import (
@@ -92,14 +93,13 @@ class HuggingFaceEncoder:
 
     def __init__(self, definition: bytes, description: TokenizerDescription) -> None:
         self.description = description
-        data = json.loads(definition)
+        data = without_state(json.loads(definition))
         reserved = set(description.special_ids.all())
         # Text matches only added tokens, so omit the reserved ones; the vocabulary keeps their ids.
         data["added_tokens"] = [
             token for token in data.get("added_tokens", []) if token["id"] not in reserved
         ]
         data["post_processor"] = None
-        data["truncation"] = data["padding"] = None
         self._tokenizer = Tokenizer.from_str(json.dumps(data))
         self._tokenizer.encode_special_tokens = True
         self._whole = Tokenizer.from_str(definition.decode())

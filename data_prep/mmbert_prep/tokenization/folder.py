@@ -21,6 +21,7 @@ from mmbert.data.shards.tokenizer_description import (
     write_tokenizer_description,
 )
 from mmbert.data.shards.tokenizer_function import different_part
+from mmbert.data.shards.tokenizer_state import saved_state, without_state
 from mmbert.errors import TokenizerError
 from mmbert.files import atomic_write, make_folder, sync_folder
 from mmbert_prep.tokenization.adversarial import ADVERSARIAL_TEXTS
@@ -123,22 +124,19 @@ def write_huggingface_folder(folder: Path, source: Path) -> TokenizerDescription
 
 
 def saved_settings(source: Path) -> list[str]:
-    """Return which of padding and truncation a folder's tokenizer has saved; neither is used."""
-    definition = json.loads((source / "tokenizer.json").read_bytes())
-    return [name for name in ("padding", "truncation") if definition.get(name) is not None]
+    """Return which of padding, truncation and dropout a tokenizer has saved; none is used."""
+    return saved_state(json.loads((source / "tokenizer.json").read_bytes()))
 
 
 def _read_fast_tokenizer(source: Path) -> tuple[bytes, Tokenizer, dict[str, Any]]:
-    """Return tokenizer.json, the tokenizer without its saved padding and truncation, and config."""
+    """Return tokenizer.json, the tokenizer without its saved state, and the configuration."""
     remedy = "give a folder that AutoTokenizer loads as a fast tokenizer, with tokenizer.json"
     try:
         definition = (source / "tokenizer.json").read_bytes()
-        tokenizer = Tokenizer.from_str(definition.decode())
+        tokenizer = Tokenizer.from_str(json.dumps(without_state(json.loads(definition))))
         config = json.loads((source / "tokenizer_config.json").read_bytes())
     except Exception as error:  # the tokenizers library raises bare Exception
         raise TokenizerError(f"{source} is not a fast tokenizer: {error}", remedy=remedy) from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return definition, tokenizer, config
 
 

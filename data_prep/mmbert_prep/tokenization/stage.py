@@ -12,6 +12,7 @@ from mmbert.data.shards.tokenizer_description import (
     TokenizerDescription,
     read_tokenizer_description,
 )
+from mmbert.data.shards.tokenizer_state import joined
 from mmbert.errors import TextError, TokenizerError
 from mmbert.files import make_folder
 from mmbert_prep.executor.stages import Stages
@@ -57,7 +58,7 @@ class TokenizerStage:
             if self._stages.is_rank_zero:
                 write_huggingface_folder(folder, given)
                 if names := saved_settings(given):
-                    text = f"{given / 'tokenizer.json'}: saved {' and '.join(names)} set aside"
+                    text = f"{given / 'tokenizer.json'}: saved {joined(names)} set aside"
                     self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             model = self._given_model(given)

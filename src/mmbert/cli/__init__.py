@@ -12,8 +12,6 @@
 
 import sys
 
-from rich.console import Console
-
 from mmbert.cli import (
     ablate_command,
     decay_command,
@@ -24,7 +22,7 @@ from mmbert.cli import (
     report_command,
 )
 from mmbert.cli.app import app
-from mmbert.errors import EXIT_USER_ERROR, UserError
+from mmbert.command_line.running import run_application
 from mmbert.waiting_threads import sleep_while_waiting
 
 __all__ = [
@@ -41,10 +39,6 @@ __all__ = [
 
 
 def main() -> None:
-    """Run the command line; a UserError is printed with its remedy and exits with status 2."""
+    """Run the command line; an error that the user can fix exits with status 2."""
     sleep_while_waiting()
-    try:
-        app()
-    except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        sys.exit(EXIT_USER_ERROR)
+    sys.exit(run_application(app))

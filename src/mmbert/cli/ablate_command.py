@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
+from mmbert.command_line.values import number, parse_output_folder, parse_path
 
 
 @app.command(
@@ -21,13 +22,19 @@ def ablate(
     recipe: Annotated[
         str, typer.Argument(help="Packaged recipe (see `mmbert recipes`) or YAML file.")
     ],
-    data: Annotated[Path, typer.Option(help="Folder of token shards.")],
-    output: Annotated[Path, typer.Option(help="Folder for the run folders and ablations.json.")],
+    data: Annotated[Path, typer.Option(parser=parse_path, help="Folder of token shards.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            parser=parse_output_folder, help="Folder for the run folders and ablations.json."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Runs per ablation; seeds count up from the recipe's.", min=1)
+        int,
+        typer.Option(help="Runs per ablation; seeds count up from the recipe's.", min=1, max=100),
     ] = 3,
     only: Annotated[
         list[str] | None,
@@ -38,7 +45,12 @@ def ablate(
     ] = "deepspeed --module mmbert.pretrain",
     mask_ratio: Annotated[
         float,
-        typer.Option(help="Fraction of held-out tokens to mask in every run.", min=0.01, max=0.99),
+        typer.Option(
+            parser=number(ge=0.01, le=0.99),
+            min=0.01,
+            max=0.99,
+            help="Fraction of held-out tokens to mask in every run.",
+        ),
     ] = 0.15,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print ablations and runs without training.")
@@ -58,6 +70,7 @@ def ablate(
     from mmbert.schedule import training_plan
 
     console = console_for_output()
+    command = launcher_command(launch)
     given = list(overrides or ())
     resolved = load_recipe(recipe, given)
     ablations = select_ablations(resolved, only or ())
@@ -81,7 +94,7 @@ def ablate(
     if dry_run:
         return
     try:
-        train_all(runs, launcher_command(launch), recipe, data, given, console)
+        train_all(runs, command, recipe, data, given, console)
     except RunIncompleteError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.status) from error

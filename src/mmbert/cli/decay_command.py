@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
+from mmbert.command_line.values import (
+    MOST_DOCUMENTS,
+    MOST_GPUS,
+    parse_output_folder,
+    parse_path,
+    parse_text,
+    tokens_from,
+)
 from mmbert.errors import ArgumentError, TextError
 
 if TYPE_CHECKING:
@@ -42,16 +50,27 @@ class StageName(StrEnum):
 )
 def decay(
     model: Annotated[
-        str, typer.Argument(help="Model to adapt: Hugging Face folder or NAME@REVISION.")
+        str,
+        typer.Argument(
+            parser=parse_text, help="Model to adapt: Hugging Face folder or NAME@REVISION."
+        ),
     ],
-    input: Annotated[str, typer.Option(help="Text of your languages, as for the preprocessing.")],
-    output: Annotated[Path, typer.Option(help="Folder for everything that is made.")],
+    input: Annotated[
+        str,
+        typer.Option(parser=parse_text, help="Text of your languages, as for the preprocessing."),
+    ],
+    output: Annotated[
+        Path, typer.Option(parser=parse_output_folder, help="Folder for everything that is made.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
     ] = None,
     old: Annotated[
         str | None,
-        typer.Option(help="Sample of the languages to keep: text, or published MDS shards."),
+        typer.Option(
+            parser=parse_text,
+            help="Sample of the languages to keep: text, or published MDS shards.",
+        ),
     ] = None,
     without_old: Annotated[
         bool,
@@ -59,11 +78,15 @@ def decay(
     ] = False,
     state: Annotated[
         Path | None,
-        typer.Option(help="Training state of the model (.pt, Composer) to continue from."),
+        typer.Option(
+            parser=parse_path, help="Training state of the model (.pt, Composer) to continue from."
+        ),
     ] = None,
     onto: Annotated[
         str | None,
-        typer.Option(help="With --state: model to merge the result with [default: MODEL]."),
+        typer.Option(
+            parser=parse_text, help="With --state: model to merge the result with [default: MODEL]."
+        ),
     ] = None,
     merge: Annotated[
         str | None,
@@ -74,10 +97,17 @@ def decay(
     ] = None,
     languages: Annotated[
         str | None,
-        typer.Option(help="Languages of --input to train on, with commas [default: all]."),
+        typer.Option(
+            parser=parse_text, help="Languages of --input to train on, with commas [default: all]."
+        ),
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Length of the training [default: the recipe's].")
+        int | None,
+        typer.Option(
+            parser=tokens_from(1),
+            metavar="TOKENS",
+            help="Length of the training [default: the recipe's].",
+        ),
     ] = None,
     recipe: Annotated[
         str, typer.Option(help="Packaged recipe (see `mmbert recipes`) or YAML file.")
@@ -89,15 +119,18 @@ def decay(
         str, typer.Option(help="Further options of the preprocessing of --old, quoted.")
     ] = "",
     workers: Annotated[
-        int | None, typer.Option(help="Processes of the preprocessing.", min=1)
+        int | None, typer.Option(help="Processes of the preprocessing.", min=1, max=4096)
     ] = None,
     launch: Annotated[
         str, typer.Option(help="Command that launches the training.")
     ] = "deepspeed --module mmbert.pretrain",
-    gpus: Annotated[int, typer.Option(help="GPUs in the cost estimate.", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs in the cost estimate.", min=1, max=MOST_GPUS)] = 1,
     gpu: Annotated[str, typer.Option(help="GPU model in the cost estimate.")] = "h100",
     documents: Annotated[
-        int, typer.Option(help="Held-out documents per language in the comparison.", min=1)
+        int,
+        typer.Option(
+            help="Held-out documents per language in the comparison.", min=1, max=MOST_DOCUMENTS
+        ),
     ] = 32,
     until: Annotated[StageName | None, typer.Option(help="Stop after this stage.")] = None,
     all_languages: Annotated[
@@ -127,9 +160,11 @@ def decay(
         recorded_request,
     )
     from mmbert.decay.stages import Settings, decay_stages, run_stages, show_result
-    from mmbert.launching import RunIncompleteError, launcher_command
+    from mmbert.hardware import find_gpu
+    from mmbert.launching import RunIncompleteError, launcher_command, split_words
 
     _check_old(old, without_old)
+    find_gpu(gpu)
     if state is not None and not state.is_file():
         raise ArgumentError(
             f"--state {state} is not a file",
@@ -144,12 +179,12 @@ def decay(
         input=absolute(input),
         old=None if old is None else absolute(old),
         languages=_languages(languages),
-        tokens=_tokens(tokens),
+        tokens=tokens,
         recipe=recipe_name(recipe),
         recipe_checksum=recipe_checksum(recipe, overrides or ()),
         overrides=tuple(overrides or ()),
-        preprocess=tuple(_words(preprocess)),
-        preprocess_old=tuple(_words(preprocess_old)),
+        preprocess=tuple(split_words("--preprocess", preprocess)),
+        preprocess_old=tuple(split_words("--preprocess-old", preprocess_old)),
     )
     folder = DecayFolder(output.absolute())
     settings = Settings(tuple(launcher_command(launch)), workers, gpus, gpu, documents)
@@ -157,6 +192,8 @@ def decay(
     stages = decay_stages(request, folder, settings, console)
     for line in (_start(request), describe_merge(request), *_about_old(request)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not folder.shards.exists():
+        _check_languages_of_paths(request)
     if dry_run:
         kept = recorded_request(folder)
         if kept is not None:
@@ -165,8 +202,6 @@ def decay(
             for line in stage.describe(number):
                 typer.echo(line)
         return
-    if not folder.shards.exists():
-        _check_languages_of_paths(request)
     begin(folder, request)
     try:
         run_stages(stages, None if until is None else until.value, console)
@@ -205,21 +240,6 @@ def _languages(text: str | None) -> tuple[str, ...]:
     if text is not None and not found:
         raise ArgumentError("--languages is empty", remedy="omit it for all, or name some")
     return found
-
-
-def _tokens(text: str | None) -> int | None:
-    from mmbert.recipe import parse_quantity
-
-    try:
-        return None if text is None else parse_quantity(text)
-    except ValueError as error:
-        raise ArgumentError(f"--tokens: {error}", remedy="write a number such as 1B") from error
-
-
-def _words(text: str) -> list[str]:
-    import shlex
-
-    return shlex.split(text)
 
 
 def _check_languages_of_paths(request: "DecayRequest") -> None:

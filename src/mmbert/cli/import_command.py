@@ -1,14 +1,13 @@
 """Command `import`: a Hugging Face model or a Composer checkpoint as a starting point."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mmbert.cli.app import app, examples
-from mmbert.errors import ArgumentError
+from mmbert.cli.app import app, examples, refuse_given
+from mmbert.command_line.values import LONGEST_CONTEXT, parse_path, tokens_from
 
 
 class Initialization(StrEnum):
@@ -34,13 +33,17 @@ def import_(
     model: Annotated[
         Path,
         typer.Argument(
+            parser=parse_path,
             help="ModernBERT model: Hugging Face folder, NAME@REVISION, or Composer checkpoint"
-            " (.pt) of ModernBERT's trainer."
+            " (.pt) of ModernBERT's trainer.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to write; set `initial_checkpoint` to it.")],
+    out: Annotated[
+        Path,
+        typer.Argument(parser=parse_path, help="Folder to write; set `initial_checkpoint` to it."),
+    ],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of a new or extended tokenizer.")
+        Path | None, typer.Option(parser=parse_path, help="Folder of a new or extended tokenizer.")
     ] = None,
     initialization: Annotated[
         Initialization,
@@ -57,8 +60,12 @@ def import_(
         typer.Option(help="Composer: phase of the recipe that the checkpoint is from."),
     ] = None,
     tokens: Annotated[
-        str | None,
-        typer.Option(help="Composer: tokens of that phase so far (600B); default: the file's."),
+        int | None,
+        typer.Option(
+            parser=tokens_from(0),
+            metavar="TOKENS",
+            help="Composer: tokens of that phase so far (600B); default: the file's.",
+        ),
     ] = None,
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Composer: leave out the training state.")
@@ -66,13 +73,18 @@ def import_(
     tokenizer_files: Annotated[
         Path | None,
         typer.Option(
+            parser=parse_path,
             help="Composer: Hugging Face folder with the model's tokenizer (and config.json), if"
-            " the checkpoint has none."
+            " the checkpoint has none.",
         ),
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(help="Composer: maximum input length, for export and evaluation.", min=8),
+        typer.Option(
+            help="Composer: maximum input length, for export and evaluation.",
+            min=8,
+            max=LONGEST_CONTEXT,
+        ),
     ] = None,
 ) -> None:
     """Import a ModernBERT model (ModernBERT, mmBERT, Ettin, …) as a starting point for training.
@@ -80,15 +92,15 @@ def import_(
     Of a Composer checkpoint, training continues with its moments, optimizer step and place in the
     schedule.
     """
-    of_composer = {"--phase": phase, "--tokens": tokens, "--weights-only": weights_only or None,
+    of_composer = {"--phase": phase, "--tokens": tokens, "--weights-only": weights_only,
                    "--tokenizer-files": tokenizer_files, "--context": context}  # fmt: skip
     of_folders = {"--tokenizer": tokenizer, "--sizes": sizes}
     if is_composer_checkpoint(model):
-        _refuse(of_folders, f"{model} is a Composer checkpoint",
+        refuse_given(of_folders, f"{model} is a Composer checkpoint",
                 f"import it with --weights-only first, then import {out} with them")  # fmt: skip
         lines = _import_composer(model, out, phase, tokens, weights_only, tokenizer_files, context)
     else:
-        _refuse(of_composer, f"{model} is not a Composer checkpoint (.pt)", "leave it out")
+        refuse_given(of_composer, f"{model} is not a Composer checkpoint (.pt)", "leave it out")
         lines = _import_folder(model, out, tokenizer, initialisation or initialization, sizes)
     for line in lines:
         typer.echo(line)
@@ -118,7 +130,7 @@ def _import_folder(
         out,
         tokenizer=tokenizer,
         initialization=initialization.value,
-        sizes=load_recipe(sizes).model if sizes else None,
+        sizes=load_recipe(sizes).model if sizes is not None else None,
     )
     return list(report.lines())
 
@@ -127,7 +139,7 @@ def _import_composer(
     model: Path,
     out: Path,
     phase: str | None,
-    tokens: str | None,
+    tokens: int | None,
     weights_only: bool,
     tokenizer_files: Path | None,
     context: int | None,
@@ -140,24 +152,8 @@ def _import_composer(
     options = ComposerImportOptions(
         weights_only=weights_only,
         phase=phase,
-        tokens=None if tokens is None else _tokens(tokens),
+        tokens=tokens,
         files=tokenizer_files,
         context=context,
     )
     return list(import_composer_checkpoint(model, out, options).lines())
-
-
-def _tokens(text: str) -> int:
-    from mmbert.recipe import parse_quantity
-
-    try:
-        return parse_quantity(text)
-    except ValueError as error:
-        raise ArgumentError(f"--tokens: {error}", remedy="write a number such as 600B") from error
-
-
-def _refuse(options: Mapping[str, object], why: str, remedy: str) -> None:
-    """Raise ArgumentError if one of the options is given."""
-    given = next((name for name, value in options.items() if value is not None), None)
-    if given is not None:
-        raise ArgumentError(f"{given} does not apply: {why}", remedy=remedy)

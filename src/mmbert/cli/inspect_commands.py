@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.app import app, console_for_output, examples
+from mmbert.cli.app import app, console_for_output, examples, refuse_given
+from mmbert.command_line.values import MOST_GPUS, MOST_INDEXED, number, parse_path, parse_text
 from mmbert.errors import ArgumentError
 
 
@@ -35,19 +36,28 @@ def plan(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Shards to take languages, lengths and vocabulary from.")
+        Path | None,
+        typer.Option(
+            parser=parse_path, help="Shards to take languages, lengths and vocabulary from."
+        ),
     ] = None,
-    gpus: Annotated[int, typer.Option(help="Number of GPUs.", min=1)] = 8,
+    gpus: Annotated[int, typer.Option(help="Number of GPUs.", min=1, max=MOST_GPUS)] = 8,
     gpu: Annotated[str, typer.Option(help="GPU model: h100, h200, a100, …")] = "h100",
     mfu: Annotated[
-        float | None, typer.Option(help="Assumed model FLOPs utilization (fraction of peak).")
+        float | None,
+        typer.Option(
+            parser=number(gt=0, le=1), help="Assumed model FLOPs utilization (fraction of peak)."
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw the phases over tokens into this file (.svg or .html)."),
+        typer.Option(
+            parser=parse_path, help="Draw the phases over tokens into this file (.svg or .html)."
+        ),
     ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(hidden=True, help="Former name of --mfu.")
+        float | None,
+        typer.Option(parser=number(gt=0, le=1), hidden=True, help="Former name of --mfu."),
     ] = None,
 ) -> None:
     """Estimate memory, steps, epochs per language and training time of a recipe."""
@@ -84,11 +94,19 @@ def plan(
     )
 )
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Folder of shards, run, or checkpoint.")],
+    path: Annotated[
+        Path, typer.Argument(parser=parse_path, help="Folder of shards, run, or checkpoint.")
+    ],
     language: Annotated[
-        str | None, typer.Option(help="Print a document of this language (or source/language).")
+        str | None,
+        typer.Option(
+            parser=parse_text, help="Print a document of this language (or source/language)."
+        ),
     ] = None,
-    document: Annotated[int, typer.Option(help="Index of the document to print.", min=0)] = 0,
+    document: Annotated[
+        int | None,
+        typer.Option(help="Index of the document to print [default: 0].", min=0, max=MOST_INDEXED),
+    ] = None,
     held_out: Annotated[
         bool, typer.Option(help="Take the document from the held-out split.")
     ] = False,
@@ -98,7 +116,8 @@ def inspect(
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Write document counts per language to this file (.tsv): read, kept, rejected."
+            parser=parse_path,
+            help="Write document counts per language to this file (.tsv): read, kept, rejected.",
         ),
     ] = None,
     verify: Annotated[
@@ -108,14 +127,20 @@ def inspect(
     source_text: Annotated[
         str | None,
         typer.Option(
-            "--input", help="With --verify: compare all decoded shards with this source text."
+            "--input",
+            parser=parse_text,
+            help="With --verify: compare all decoded shards with this source text.",
         ),
     ] = None,
     step: Annotated[
-        int | None, typer.Option(help="Print the documents of this training step of a run.", min=0)
+        int | None,
+        typer.Option(
+            help="Print the documents of this training step of a run.", min=0, max=MOST_INDEXED
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Shards of the run (required with --step).")
+        Path | None,
+        typer.Option(parser=parse_path, help="Shards of the run (required with --step)."),
     ] = None,
 ) -> None:
     """Show the contents of shards, a run or a checkpoint, down to one document or one step."""
@@ -124,16 +149,35 @@ def inspect(
     from mmbert_prep.shards.verify import verify_against_text
 
     console = console_for_output()
+    of_shards: dict[str, object] = {
+        "--language": language,
+        "--document": document,
+        "--held-out": held_out,
+        "--recipe": recipe,
+        "--report": report,
+        "--verify": verify,
+        "--input": source_text,
+    }
+    of_runs: dict[str, object] = {"--step": step, "--data": data}
     if checkpoints.is_checkpoint(path):
+        refuse_given(of_shards | of_runs, f"{path} is a checkpoint", "leave it out")
         checkpoints.render_checkpoint(path, console)
     elif checkpoints.is_run(path):
+        refuse_given(of_shards, f"{path} is a run", "name the folder of its shards")
         if step is None:
+            refuse_given({"--data": data}, "it needs --step", "give --step, or leave it out")
             checkpoints.render_run(path, console)
         else:
             checkpoints.render_step(path, step, data, console)
     elif shards.is_shards_folder(path):
+        refuse_given(of_runs, f"{path} holds shards", "name a run folder")
+        if language is None:
+            of_documents = {"--document": document, "--held-out": held_out}
+            refuse_given(of_documents, "no document is printed", "give --language too")
+        if not verify:
+            refuse_given({"--input": source_text}, "nothing is verified", "give --verify too")
         if language is not None:
-            typer.echo(shards.decode_document(path, language, document, held_out=held_out))
+            typer.echo(shards.decode_document(path, language, document or 0, held_out=held_out))
         elif report is not None:
             write_report(path, report, console)
         elif verify:
@@ -150,7 +194,7 @@ def inspect(
 
 
 @app.command(epilog=examples("mmbert results my_run"))
-def results(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+def results(run: Annotated[Path, typer.Argument(parser=parse_path, help="Run folder.")]) -> None:
     """Print tokens, throughput and held-out loss of each phase of a run."""
     from mmbert.training.metrics.results import Results, print_summary
 

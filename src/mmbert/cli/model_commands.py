@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.app import app, console_for_output, examples
+from mmbert.cli.app import app, console_for_output, examples, refuse_given
+from mmbert.command_line.values import LONGEST_CONTEXT, MOST_DOCUMENTS, number, parse_path
 from mmbert.errors import ArgumentError, CheckpointError
 
 
@@ -33,15 +34,18 @@ class Method(StrEnum):
 )
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint, or run (uses its latest valid checkpoint).")
+        Path,
+        typer.Argument(
+            parser=parse_path, help="Checkpoint, or run (uses its latest valid checkpoint)."
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="Hugging Face folder to write.")],
+    out: Annotated[Path, typer.Argument(parser=parse_path, help="Hugging Face folder to write.")],
     dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.float32,
 ) -> None:
     """Export a checkpoint as a Hugging Face folder, verified against `transformers`."""
     from mmbert.hub.export import export_checkpoint
 
-    comparison = export_checkpoint(_checkpoint(checkpoint), out, dtype.value)
+    comparison = export_checkpoint(_checkpoint(checkpoint), out, dtype.value, _say)
     typer.echo(f"{out}: logits match transformers ({comparison})")
 
 
@@ -50,15 +54,18 @@ def export(
 )
 def fill_mask(
     model: Annotated[
-        Path, typer.Argument(help="Hugging Face folder, such as export writes, or name.")
+        Path,
+        typer.Argument(
+            parser=parse_path, help="Hugging Face folder, such as export writes, or name."
+        ),
     ],
     sentences: Annotated[list[str], typer.Argument(help="Sentences that contain [MASK].")],
-    top: Annotated[int, typer.Option(help="Number of candidates per mask.", min=1)] = 5,
+    top: Annotated[int, typer.Option(help="Number of candidates per mask.", min=1, max=1000)] = 5,
 ) -> None:
     """Predict masked tokens with an exported model, through `transformers`."""
     from mmbert.hub.fill_mask import fill_masks
 
-    answers = fill_masks(_model_folder(model), sentences, top=top)
+    answers = fill_masks(_model_folder(model), sentences, top=top, say=_say)
     for sentence, masks in zip(sentences, answers, strict=True):
         typer.echo(sentence)
         for candidates in masks:
@@ -78,24 +85,39 @@ def merge(
     models: Annotated[
         list[Path],
         typer.Argument(
+            parser=parse_path,
             help="Checkpoints, runs (latest checkpoint), Hugging Face folders or names. With "
-            "--method ema a run or its checkpoints, of which those of the last phase are averaged."
+            "--method ema a run or its checkpoints, of which those of the last phase are averaged.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Hugging Face folder to write.")],
+    output: Annotated[Path, typer.Option(parser=parse_path, help="Hugging Face folder to write.")],
     method: Annotated[
         Method | None, typer.Option(help="Merge method (default: that of the run's recipe).")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="Model that the others branched from (required by ties).")
+        Path | None,
+        typer.Option(
+            parser=parse_path, help="Model that the others branched from (required by ties)."
+        ),
     ] = None,
     weight: Annotated[
-        list[float] | None, typer.Option(help="Weight of each model, in order (default: equal).")
+        list[float] | None,
+        typer.Option(parser=number(gt=0), help="Weight of each model, in order (default: equal)."),
     ] = None,
-    density: Annotated[float, typer.Option(help="Fraction of each difference kept by ties.")] = 0.5,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            parser=number(gt=0, le=1),
+            help="Fraction of each difference kept by ties [default: 0.5].",
+        ),
+    ] = None,
     decay: Annotated[
-        float, typer.Option(help="Weight of a checkpoint relative to the next newer one (ema).")
-    ] = 0.9,
+        float | None,
+        typer.Option(
+            parser=number(gt=0, lt=1),
+            help="Weight of a checkpoint relative to the next newer one (ema) [default: 0.9].",
+        ),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.float32,
 ) -> None:
     """Merge models of one architecture and tokenizer into one Hugging Face folder."""
@@ -103,13 +125,18 @@ def merge(
     from mmbert.merging.merge_run import checkpoints_to_average, merge_run
 
     if method is None:
-        if len(models) != 1 or base is not None or weight:
+        if len(models) != 1 or base is not None or weight or density or decay:
             raise ArgumentError(
-                "merging without --method takes exactly one run and no --base or --weight",
+                "merging without --method takes exactly one run and no --base, --weight, --density"
+                " or --decay",
                 remedy="name a single run, or give --method ties, linear or ema",
             )
-        comparison = merge_run(models[0], output, dtype=dtype.value)
+        comparison = merge_run(models[0], output, dtype=dtype.value, say=_say)
     else:
+        if method is not Method.ties:
+            refuse_given({"--density": density}, f"the method is {method.value}", "leave it out")
+        if method is not Method.ema:
+            refuse_given({"--decay": decay}, f"the method is {method.value}", "leave it out")
         if method is Method.ema:
             models, notes = checkpoints_to_average(models)
             for note in notes:
@@ -117,9 +144,15 @@ def merge(
         comparison = merge_models(
             [_checkpoint(path) for path in models],
             output,
-            MergeOptions(method.value, tuple(weight or ()), density, decay),
+            MergeOptions(
+                method.value,
+                tuple(weight or ()),
+                MergeOptions.density if density is None else density,
+                MergeOptions.decay if decay is None else decay,
+            ),
             base=_checkpoint(base) if base else None,
             dtype=dtype.value,
+            say=_say,
         )
     typer.echo(f"{output}: {comparison}")
 
@@ -133,14 +166,25 @@ def merge(
     )
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run, checkpoint, Hugging Face folder or name.")],
+    model: Annotated[
+        Path,
+        typer.Argument(parser=parse_path, help="Run, checkpoint, Hugging Face folder or name."),
+    ],
     data: Annotated[
-        Path | None, typer.Option(help="Shards to measure the held-out loss on.")
+        Path | None, typer.Option(parser=parse_path, help="Shards to measure the held-out loss on.")
     ] = None,
-    documents: Annotated[int, typer.Option(help="Held-out documents per language.", min=1)] = 32,
-    mask_ratio: Annotated[float, typer.Option(help="Fraction of tokens to mask.")] = 0.15,
+    documents: Annotated[
+        int, typer.Option(help="Held-out documents per language.", min=1, max=MOST_DOCUMENTS)
+    ] = 32,
+    mask_ratio: Annotated[
+        float,
+        typer.Option(
+            parser=number(ge=0.01, le=0.99), min=0.01, max=0.99, help="Fraction of tokens to mask."
+        ),
+    ] = 0.15,
     context: Annotated[
-        int | None, typer.Option(help="Truncate documents to this many tokens.")
+        int | None,
+        typer.Option(help="Truncate documents to this many tokens.", min=8, max=LONGEST_CONTEXT),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe that defines the tiers (default: the checkpoint's).")
@@ -149,18 +193,24 @@ def evaluate(
         bool, typer.Option("--all", help="Show every language instead of the extremes.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="Write the loss of every language to this file (.tsv).")
+        Path | None,
+        typer.Option(
+            parser=parse_path, help="Write the loss of every language to this file (.tsv)."
+        ),
     ] = None,
     retrieval: Annotated[
         list[Path] | None,
-        typer.Option(help="TSV file: identifier, text. Repeat for each language, pivot first."),
+        typer.Option(
+            parser=parse_path,
+            help="TSV file: identifier, text. Repeat for each language, pivot first.",
+        ),
     ] = None,
     train: Annotated[
-        Path | None, typer.Option(help="TSV file to fine-tune on: label, text.")
+        Path | None, typer.Option(parser=parse_path, help="TSV file to fine-tune on: label, text.")
     ] = None,
     test: Annotated[
         list[Path] | None,
-        typer.Option(help="TSV file to score after fine-tuning; repeatable."),
+        typer.Option(parser=parse_path, help="TSV file to score after fine-tuning; repeatable."),
     ] = None,
     dtype: Annotated[
         Dtype, typer.Option(help="Compute data type; sums and losses stay in float32.")
@@ -180,6 +230,10 @@ def evaluate(
         )
     if test and not train:
         raise ArgumentError("--test requires --train", remedy="name the file to fine-tune on")
+    if not data:
+        of_data = {"--report": report, "--recipe": recipe, "--context": context,
+                   "--all": all_languages}  # fmt: skip
+        refuse_given(of_data, "the held-out loss is not measured", "give --data too")
     console, path = console_for_output(), _checkpoint(model)
 
     said: set[str | None] = {None}
@@ -198,7 +252,7 @@ def evaluate(
             documents_per_language=documents,
             mask_ratio=mask_ratio,
             context=context,
-            recipe=load_recipe(recipe) if recipe else None,
+            recipe=load_recipe(recipe) if recipe is not None else None,
         )
         console.print(render_losses(found, all_languages=all_languages))
         if report:
@@ -210,11 +264,15 @@ def evaluate(
         console.print(render_scores(fine_tune(loaded(), train, test or [], FineTuningSettings())))
 
 
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 def _model_folder(model: Path) -> Path:
     """Return the folder of a model given by folder or by name on the hub."""
     from mmbert.hub.hub_name import model_folder
 
-    return model_folder(model, lambda text: typer.echo(text, err=True))
+    return model_folder(model, _say)
 
 
 def _checkpoint(path: Path) -> Path:

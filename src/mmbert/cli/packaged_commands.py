@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, examples
-from mmbert.errors import OutputError
+from mmbert.command_line.values import parse_path
+from mmbert.errors import OutputError, RecipeError
 
 
 @app.command(epilog=examples("mmbert recipes", "mmbert recipes mmbert-base > my-recipe.yaml"))
@@ -18,7 +19,13 @@ def recipes(
     from mmbert.recipe.named import find_recipe, language_list_names, recipe_names
 
     if name is not None:
-        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+        path = find_recipe(name)
+        if name not in recipe_names():
+            raise RecipeError(
+                f"{name} is not a recipe of the package",
+                remedy=f"its recipes: {', '.join(recipe_names())}",
+            )
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
         return
     names = recipe_names()
     width = max(map(len, names))
@@ -36,7 +43,9 @@ def recipes(
     ),
 )
 def slurm_scripts(
-    folder: Annotated[Path, typer.Argument(help="Folder to copy to.")] = Path("slurm"),
+    folder: Annotated[Path, typer.Argument(parser=parse_path, help="Folder to copy to.")] = Path(
+        "slurm"
+    ),
 ) -> None:
     """Copy the Slurm batch scripts into a folder. Call sbatch from its parent folder."""
     packaged = Path(__file__).parents[1] / "slurm"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mmbert.cli.app import app, console_for_output, examples
+from mmbert.command_line.values import parse_path
 from mmbert.errors import ArgumentError
 
 
@@ -23,10 +24,14 @@ def report(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER", help="Run folders, finished or under way; or one folder of shards."
+            parser=parse_path,
+            metavar="FOLDER",
+            help="Run folders, finished or under way; or one folder of shards.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(parser=parse_path, help="HTML file to write.")] = Path(
+        "report.html"
+    ),
     identify: Annotated[
         str | None,
         typer.Option(

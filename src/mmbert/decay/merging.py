@@ -24,12 +24,14 @@ def write_model(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
     if merge.method == "ties":
         onto = pinned_model(folder, request.onto or request.model, say)
         options = MergeOptions("ties", density=merge.value)
-        comparison = merge_models([trained, onto], folder.model, options, base=folder.imported)
+        comparison = merge_models(
+            [trained, onto], folder.model, options, base=folder.imported, say=say
+        )
     elif merge.method == "linear":
         options = MergeOptions("linear", (1 - merge.value, merge.value))
-        comparison = merge_models([folder.imported, trained], folder.model, options)
+        comparison = merge_models([folder.imported, trained], folder.model, options, say=say)
     else:
-        comparison = export_checkpoint(trained, folder.model)
+        comparison = export_checkpoint(trained, folder.model, say=say)
     say(f"{folder.model}: logits match transformers ({comparison})")
 
 

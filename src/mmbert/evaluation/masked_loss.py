@@ -11,6 +11,7 @@ from mmbert.data.loading.validation_rows import unigram_loss, validation_rows
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus, open_corpus
+from mmbert.data.shards.tokenizer_function import different_ids
 from mmbert.errors import EvaluationDataError, TokenizerError, UserError
 from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
@@ -111,7 +112,10 @@ def _component_table(
 
 def _check_tokenizer(model: LoadedModel, corpus: Corpus, shards: Path) -> None:
     theirs = FastTokenizer(corpus.tokenizer_folder)
-    if theirs.vocabulary != model.tokenizer.vocabulary:
+    ids = corpus.tokenizer.special_ids
+    pair = model.tokenizer.folder, corpus.tokenizer_folder
+    same = model.special_ids == ids and theirs.vocabulary == model.tokenizer.vocabulary
+    if not same or different_ids(*pair) is not None:
         raise TokenizerError(
             f"{model.path} and {shards} have different tokenizers",
             remedy="evaluate on shards made with the model's tokenizer"

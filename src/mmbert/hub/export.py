@@ -24,7 +24,12 @@ Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> LogitComparison:
+def export_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    dtype: Dtype = "float32",
+    say: Callable[[str], None] = lambda line: None,
+) -> LogitComparison:
     """Export the model of `checkpoint` as the Hugging Face folder `out`.
 
     The folder contains model.safetensors (without the tied decoder), config.json, the tokenizer of
@@ -52,6 +57,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: Dtype = "float32") -> 
         provenance=source.provenance,
         language_tokens=language_tokens,
         recipe=recipe,
+        say=say,
     )
 
 
@@ -78,11 +84,13 @@ def write_hugging_face_folder(
     language_tokens: dict[str, int],
     recipe: str | None,
     write_more: Callable[[Path], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> LogitComparison:
     """Write a folder and verify it.
 
     Args:
         parameters: every (name, full float32 tensor), once.
+        say: is told what of the tokenizer is left out or added.
         write_more: writes further files to the folder, before it appears.
     """
     shapes = parameter_shapes(model.encoder)
@@ -96,7 +104,10 @@ def write_hugging_face_folder(
         config = hugging_face_config(model, special_ids, dtype=dtype)
         write_json(folder / "config.json", config)
         write_json(folder / PROVENANCE_NAME, provenance)
-        copy_tokenizer(tokenizer, folder, context=model.context)
+        for line in copy_tokenizer(
+            tokenizer, folder, context=model.context, special_ids=special_ids
+        ):
+            say(line)
         comparison = compare_logits(folder, builder.finish(), model)
         card = model_card(
             name=name,

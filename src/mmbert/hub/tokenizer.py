@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
+from mmbert.data.shards.tokenizer_function import PROBES
+from mmbert.data.shards.tokenizer_state import joined, saved_state, without_state
 from mmbert.errors import TokenizerError
 from mmbert.hub.output_folder import write_json
 
@@ -19,6 +23,11 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "tokenizer.model",
 )
+# Settings from which classes of tokenizers are built anew.
+_OF_CLASSES = (
+    "add_prefix_space", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "legacy",
+    "add_bos_token", "add_eos_token",
+)  # fmt: skip
 # Same as in preprocessing, so that tokens have the same roles in both.
 _ROLES = {
     "pad": ("pad_token",),
@@ -36,7 +45,8 @@ class FastTokenizer:
         vocabulary: id of each token.
         size: the largest id plus one.
         special_ids: ids by role; None if a role is missing.
-        set_aside: statement about saved padding and truncation, which are not used; None without.
+        set_aside: statement about saved padding, truncation and dropout, which are not used; None
+            without.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,22 +57,20 @@ class FastTokenizer:
                 remedy="give a Hugging Face tokenizer folder (a fast tokenizer)",
             )
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            definition = json.loads(path.read_text(encoding="utf-8"))
+            names = saved_state(definition)
+            text = json.dumps(without_state(definition)) if names else None
+            self._tokenizer = Tokenizer.from_str(text) if text else Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more precise
             raise TokenizerError(
                 f"{path} cannot be read: {error}", remedy="save the tokenizer again"
             ) from error
-        saved = {"padding": self._tokenizer.padding, "truncation": self._tokenizer.truncation}
-        names = [name for name, settings in saved.items() if settings is not None]
-        self.set_aside = f"{path}: saved {' and '.join(names)} set aside" if names else None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self.set_aside = f"{path}: saved {joined(names)} set aside" if names else None
         self.folder = folder
         self.vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self._tokens = {number: token for token, number in self.vocabulary.items()}
         self.size = max(self.vocabulary.values()) + 1
         self._added = {t.content for t in self._tokenizer.get_added_tokens_decoder().values()}
-        definition = json.loads(path.read_text(encoding="utf-8"))
         # Searched instead of the whole file, whose vocabulary may contain the word.
         parts = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
         self._byte_level = '"ByteLevel"' in parts
@@ -81,6 +89,18 @@ class FastTokenizer:
     def encode(self, text: str) -> list[int]:
         """Encode `text` without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids, special tokens included; an id without a token gives no text."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def token(self, number: int) -> str:
+        """Return the token of an id."""
+        return self._tokens[number]
+
+    def encode_framed(self, text: str) -> list[int]:
+        """Encode `text` with the special tokens that the tokenizer itself adds."""
+        return list(self._tokenizer.encode(text).ids)
 
     def encode_bytes(self, content: bytes) -> list[int]:
         """Return ids with exactly the bytes of `content`, or else the tokenizer's encoding.
@@ -128,19 +148,35 @@ class FastTokenizer:
         return SpecialIds(**found) if len(found) == len(_ROLES) else None
 
 
-def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
+def copy_tokenizer(
+    source: Path, target: Path, *, context: int, special_ids: SpecialIds
+) -> list[str]:
     """Copy the tokenizer files and adapt the configuration to ModernBERT.
 
-    ModernBERT takes no token types; its maximum input length is `context`. Padding and truncation
-    that an earlier use saved in tokenizer.json are left out.
+    ModernBERT takes no token types; its maximum input length is `context`. In transformers the copy
+    gives the ids that the model is trained on: what an earlier use saved in tokenizer.json is left
+    out, and a missing post-processor, which adds begin and end, is written.
+
+    Returns:
+        A statement for each of these changes.
+
+    Raises:
+        TokenizerError: transformers encodes text in another way all the same.
     """
+    said = []
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     path = target / "tokenizer.json"
     definition = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if definition.get("padding") is not None or definition.get("truncation") is not None:
-        write_json(path, definition | {"padding": None, "truncation": None})
+    if names := saved_state(definition):
+        said.append(f"{source / path.name}: saved {joined(names)} set aside")
+        definition = without_state(definition)
+        write_json(path, definition)
+    if definition and not _frames(FastTokenizer(target), special_ids):
+        said.append(f"{source / path.name}: adds no begin and end to a text; the copy does")
+        definition["post_processor"] = _framing(FastTokenizer(target), special_ids)
+        write_json(path, definition)
     path = target / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     config.pop("auto_map", None)  # code of the source's, which is not copied
@@ -150,6 +186,54 @@ def copy_tokenizer(source: Path, target: Path, *, context: int) -> None:
         # Old name of the generic class: the only one in 4.x, also accepted by 5.x.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(path, config)
+    if definition and not _agrees(target, special_ids):
+        # Classes of some models build the tokenizer anew, from settings in this file.
+        changed = {name: config.pop(name) for name in _OF_CLASSES if name in config}
+        write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        said.append(
+            f"{source / path.name}: {', '.join(sorted({*changed, 'tokenizer_class'}))} left out of"
+            " the copy: with them transformers gives other ids than those of the training"
+        )
+        if not _agrees(target, special_ids):
+            raise TokenizerError(
+                f"transformers encodes text with the tokenizer in {source} in another way than the"
+                " training, which uses its tokenizer.json",
+                remedy="install the version of transformers that wrote it, or save it again as a"
+                " PreTrainedTokenizerFast",
+            )
+    return said
+
+
+def _frames(tokenizer: FastTokenizer, special_ids: SpecialIds) -> bool:
+    plain = tokenizer.encode(PROBES[0])
+    return tokenizer.encode_framed(PROBES[0]) == [special_ids.begin, *plain, special_ids.end]
+
+
+def _framing(tokenizer: FastTokenizer, special_ids: SpecialIds) -> dict[str, Any]:
+    """Return the post-processor of tokenizer.json that puts begin and end around a text."""
+    begin, end = (
+        (tokenizer.token(number), number) for number in (special_ids.begin, special_ids.end)
+    )
+    framing = TemplateProcessing(
+        single=[begin[0], "$A", end[0]],
+        pair=[begin[0], "$A", end[0], "$B:1", f"{end[0]}:1"],
+        special_tokens=[begin, end] if begin != end else [begin],
+    )
+    framed: dict[str, Any] = json.loads(framing.__getstate__())
+    return framed
+
+
+def _agrees(folder: Path, special_ids: SpecialIds) -> bool:
+    """Return whether transformers gives the ids of the training to a few texts."""
+    from transformers import AutoTokenizer
+
+    ours = FastTokenizer(folder)
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        found = [list(theirs(text)["input_ids"]) for text in PROBES]
+    except Exception:  # the library raises many types
+        return False
+    return found == [[special_ids.begin, *ours.encode(text), special_ids.end] for text in PROBES]
 
 
 def _character_bytes() -> dict[str, int]:

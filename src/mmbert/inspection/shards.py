@@ -52,7 +52,7 @@ def render_shards(shards: Path, console: Console, recipe_file: str | Path | None
     table = Table("source", "language", box=None, pad_edge=False)
     for name in ("documents", "tokens", "held out", "bytes/token", "rejected"):
         table.add_column(name, justify="right")
-    recipe = load_recipe(recipe_file) if recipe_file else None
+    recipe = load_recipe(recipe_file) if recipe_file is not None else None
     epochs = _epochs(shards, recipe) if recipe else {}
     for phase in recipe.phases if recipe else ():
         table.add_column(f"epochs in {phase.name}", justify="right")

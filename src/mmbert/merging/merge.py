@@ -15,6 +15,7 @@ from mmbert.data.shards.tokenizer_function import different_part
 from mmbert.errors import ArgumentError, ModelError
 from mmbert.hub.export import Dtype, write_hugging_face_folder
 from mmbert.hub.model_source import CheckpointSource, ModelSource, open_model
+from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.verification import LogitComparison
 from mmbert.merging.methods import exponential_weights, ties, weighted_mean
 
@@ -45,6 +46,7 @@ def merge_models(
     *,
     base: Path | None = None,
     dtype: Dtype = "float32",
+    say: Callable[[str], None] = lambda line: None,
 ) -> LogitComparison:
     """Merge checkpoints or Hugging Face folders into the Hugging Face folder `out`.
 
@@ -57,6 +59,7 @@ def merge_models(
         options: method and parameters.
         base: common ancestor of the models, for a TIES merge.
         dtype: data type of the weights.
+        say: is told what the tokenizers have saved that is not used.
 
     Raises:
         UserError: fewer than two models, incompatible models, a wrong number of weights, TIES
@@ -78,6 +81,10 @@ def merge_models(
             )
     if reference is not None:
         check_compatible(reference, sources[-1])
+    given = [FastTokenizer(one.tokenizer).set_aside for one in (*sources, reference) if one]
+    said = dict.fromkeys(line for line in given if line is not None)
+    for line in said:
+        say(line)
     combine = _merge_function(weights, options, reference)
 
     def parameters() -> Iterator[tuple[str, Tensor]]:
@@ -95,6 +102,7 @@ def merge_models(
         provenance=_provenance(sources, weights, options, reference),
         language_tokens=_language_tokens(sources, options, reference),
         recipe=None,
+        say=lambda line: None if line in said else say(line),
     )
 
 

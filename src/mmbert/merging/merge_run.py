@@ -1,6 +1,6 @@
 """Merging of a run by its recipe: its finished variants, or the checkpoints of its last phase."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmbert.checkpoint.format import INDEX_NAME, Index
@@ -16,7 +16,13 @@ MAIN = "main"
 """Name of the run itself among the variants of a recipe's merge."""
 
 
-def merge_run(run: Path, out: Path, *, dtype: Dtype = "float32") -> LogitComparison:
+def merge_run(
+    run: Path,
+    out: Path,
+    *,
+    dtype: Dtype = "float32",
+    say: Callable[[str], None] = lambda line: None,
+) -> LogitComparison:
     """Merge the run in folder `run` into the folder `out`, as its recipe's `merge` specifies.
 
     Methods ties and linear merge the final checkpoints of `merge.variants` (`main` is the run
@@ -36,10 +42,12 @@ def merge_run(run: Path, out: Path, *, dtype: Dtype = "float32") -> LogitCompari
         )
     options = MergeOptions(settings.method, settings.weights, settings.density, settings.decay)
     if settings.method == "ema":
-        return merge_models(_last_phase_checkpoints(run, recipe), out, options, dtype=dtype)
+        return merge_models(
+            _last_phase_checkpoints(run, recipe), out, options, dtype=dtype, say=say
+        )
     ends = [_final_checkpoint(run, name) for name in settings.variants]
     base = _branch_checkpoint(run, recipe, settings) if settings.method == "ties" else None
-    return merge_models(ends, out, options, base=base, dtype=dtype)
+    return merge_models(ends, out, options, base=base, dtype=dtype, say=say)
 
 
 def checkpoints_to_average(models: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.data.loading.packing import max_segments_per_row, row_shapes
-from mmbert.data.sampling.mixture_weights import PhaseMixture, component_sizes, phase_mixtures
+from mmbert.data.sampling.mixture_weights import (
+    ComponentSize,
+    PhaseMixture,
+    component_sizes,
+    phase_mixtures,
+)
 from mmbert.data.shards.component import Component
 from mmbert.data.shards.continuation_index import (
     SPECIAL_TOKENS_PER_SEGMENT,
@@ -34,6 +39,8 @@ class DataStatistics:
     length_origin: str
     """Source of the lengths, as a sentence for the user."""
     languages: LanguageTable | None
+    sizes: tuple[ComponentSize, ...] | None = None
+    """Sizes of the shards' components; None without shards."""
 
 
 def gather_data_statistics(
@@ -66,6 +73,7 @@ def gather_data_statistics(
         document_slots={phase.name: shape.max_segments for phase, shape in shapes},
         length_origin=f"Document lengths are from {shards}",
         languages=_languages(corpus, mixtures, str(shards)),
+        sizes=sizes,
     )
 
 

@@ -88,7 +88,9 @@ def estimate(
         checkpoints_written=written,
         checkpoints_kept=min(kept, written),
         length_origin=statistics.length_origin,
-        warnings=tuple(find_warnings(recipe, phases, layouts, statistics.languages)),
+        warnings=tuple(
+            find_warnings(recipe, phases, layouts, statistics.languages, statistics.sizes)
+        ),
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from mmbert.checkpoint.imported_start import find_imported_start
+from mmbert.data.sampling.mixture_weights import ComponentSize
+from mmbert.data.sampling.recipe_warnings import recipe_warnings
 from mmbert.errors import UserError
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.planner.estimate import ParallelLayout, PhaseCost
@@ -10,11 +12,8 @@ from mmbert.planner.languages import LanguageTable
 from mmbert.recipe import Recipe
 from mmbert.schedule import training_plan
 
-# mmBERT's stated aim: at most about five epochs of any language.
-MAX_EPOCHS = 5.0
 # Minimum communication time for a warning; shorter times only occur with small models.
 MIN_COMMUNICATION_SECONDS = 0.02
-MIN_STEPS = 10
 
 
 def find_warnings(
@@ -22,8 +21,12 @@ def find_warnings(
     phases: Sequence[PhaseCost],
     layouts: Sequence[ParallelLayout],
     languages: LanguageTable | None,
+    sizes: Sequence[ComponentSize] | None = None,
 ) -> Iterator[str]:
-    """Yield one sentence per problem."""
+    """Yield one sentence per problem: of the GPUs, then of the recipe and the shards' `sizes`.
+
+    The run prints those of the recipe too.
+    """
     chosen = next((layout for layout in layouts if layout.chosen), None)
     if chosen is not None and not chosen.fits:
         better = next((layout for layout in layouts if layout.fits), None)
@@ -43,26 +46,13 @@ def find_warnings(
                 f" longer than compute ({phase.compute_seconds:.2g} s); use fewer GPUs, more rows"
                 " per step, or a lower ZeRO stage"
             )
-        if phase.steps.steps < MIN_STEPS:
-            yield f"phase {name} has only {phase.steps.steps} steps; check its tokens"
-        warmup = recipe.phases[phase.steps.index].learning_rate.warmup
-        if warmup >= phase.steps.tokens:
-            yield f"phase {name} ends during its learning-rate warm-up"
-    if languages is not None:
-        repeated = [
-            (language, epochs)
-            for language, epochs in languages.most_repeated()
-            if epochs > MAX_EPOCHS
-        ]
-        if repeated:
-            worst = ", ".join(f"{language} {epochs:.1f}" for language, epochs in repeated[:5])
-            yield (
-                f"{len(repeated)} languages are repeated for more than {MAX_EPOCHS:.0f} epochs"
-                f" (most: {worst}); limit them with data.sources.*.max_epochs"
-            )
+    yield from recipe_warnings(
+        recipe,
+        training_plan(recipe),
+        sizes,
+        None if languages is None else dict(languages.most_repeated()),
+    )
     yield from _initial_checkpoint(recipe)
-    if recipe.checkpoint.every_tokens is None and recipe.checkpoint.every_minutes is None:
-        yield "no checkpoint interval is set: only phase ends are saved"
 
 
 def _initial_checkpoint(recipe: Recipe) -> Iterator[str]:

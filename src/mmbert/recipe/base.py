@@ -1,16 +1,33 @@
 """Base class of all recipe sections: immutable, without unknown keys."""
 
 import difflib
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+Name = Annotated[str, Field(pattern=r"\S")]
+"""Name that is not blank."""
+
+
+def _not_blank(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("the path is empty")
+    return value
+
+
+NamedPath = Annotated[Path, BeforeValidator(_not_blank)]
+"""Path that is not blank, which would be the working directory."""
+Subfolder = Annotated[str, Field(pattern=r"^[^/]+(/[^/]+)*$")]
+"""Relative path of a folder."""
 
 
 class Settings(BaseModel):
     """Immutable section of the recipe. Rejects unknown keys, suggesting the closest known key."""
 
     model_config = ConfigDict(
+        allow_inf_nan=False,
         frozen=True,
         extra="forbid",
         populate_by_name=True,

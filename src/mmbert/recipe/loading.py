@@ -13,6 +13,10 @@ from mmbert.files import read_text
 from mmbert.recipe.named import find_language_list, find_recipe, language_list_names
 from mmbert.recipe.recipe import Recipe
 
+# Of a number of too many digits, an odd date, and brackets that are nested too deeply, too.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+_LONGEST_SHOWN = 200
+
 
 def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path and apply `overrides` such as `phases.decay.mask_ratio=0.05`.
@@ -38,7 +42,7 @@ def parse_recipe(
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         raise RecipeError(f"{origin} is not valid YAML: {error}", remedy="fix that line") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{origin} is not a recipe", remedy="see `mmbert recipes` for examples")
@@ -76,7 +80,18 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             f"override '{override}' is not key=value",
             remedy="write it as phases.decay.mask_ratio=0.05",
         )
-    _set(values, key, yaml.safe_load(text))
+    try:
+        value = yaml.safe_load(text)
+    except _YAML_ERRORS as error:
+        raise RecipeError(
+            f"the value of override '{_short(override)}' is not valid YAML: {_short(str(error))}",
+            remedy="quote it as in a recipe, and the whole override for the shell",
+        ) from error
+    _set(values, key, value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -113,10 +128,12 @@ def _position(entries: list[Any], part: str, where: str) -> int:
 
 
 def _read_language_files(values: dict[str, Any], folder: Path) -> None:
-    selections = [
-        phase.get("languages") for phase in values.get("phases") or [] if isinstance(phase, dict)
-    ]
-    for variant in values.get("variants") or []:
+    phases, variants = (
+        found if isinstance(found := values.get(key), list) else []
+        for key in ("phases", "variants")
+    )
+    selections = [phase.get("languages") for phase in phases if isinstance(phase, dict)]
+    for variant in variants:
         if isinstance(variant, dict) and isinstance(variant.get("overrides"), dict):
             overrides = variant["overrides"]
             selections += list(overrides.values())
@@ -125,8 +142,12 @@ def _read_language_files(values: dict[str, Any], folder: Path) -> None:
                 overrides[f"{str(key).removesuffix('file')}names"] = names
     for selection in selections:
         if isinstance(selection, dict) and isinstance(selection.get("file"), str):
-            names = _read_language_list(selection.pop("file"), folder)
-            selection["names"] = [*selection.get("names", []), *names]
+            names, given = (
+                _read_language_list(selection.pop("file"), folder),
+                selection.get("names"),
+            )
+            if given is None or isinstance(given, list):  # others are refused as such
+                selection["names"] = [*(given or []), *names]
 
 
 def _read_language_list(file: str, folder: Path) -> list[str]:
@@ -134,9 +155,8 @@ def _read_language_list(file: str, folder: Path) -> list[str]:
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(
-            f"cannot read language file {path}: {problem}",
+            f"cannot read language file {path}: {getattr(error, 'strerror', error)}",
             remedy="give a file with one language per line, relative to the recipe, or a list "
             f"of the package: {', '.join(language_list_names())}",
         ) from error
@@ -146,7 +166,7 @@ def _read_language_list(file: str, folder: Path) -> list[str]:
 
 def _resolve_tokenizer_path(values: dict[str, Any], folder: Path) -> None:
     tokenizer = values.get("tokenizer")
-    if isinstance(tokenizer, dict) and isinstance(tokenizer.get("path"), str):
+    if isinstance(tokenizer, dict) and isinstance(tokenizer.get("path"), str) and tokenizer["path"]:
         tokenizer["path"] = str((folder / tokenizer["path"]).resolve())
 
 

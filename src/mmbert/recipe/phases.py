@@ -1,12 +1,12 @@
 """Phases of the annealed schedule, variants of the last phase, and merging."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmbert.recipe.base import Settings
-from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, Tokens
+from mmbert.recipe.base import Name, Settings
+from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
 
 
 class LanguageSelection(Settings):
@@ -18,13 +18,13 @@ class LanguageSelection(Settings):
 
     all: bool = False
     """Every language of the shards."""
-    names: tuple[str, ...] = ()
+    names: tuple[Name, ...] = ()
     """Languages by name. Default: any name."""
     file: Path | None = None
     """File with one name per line, `#` for comments; read when the recipe is loaded."""
-    minimum_tokens: Tokens | None = None
+    minimum_tokens: Tokens | None = Field(default=None, ge=0)
     """Minimum training tokens of a language, held-out documents excluded."""
-    minimum_bytes: Bytes | None = None
+    minimum_bytes: Bytes | None = Field(default=None, ge=0)
     """Minimum training text of a language in UTF-8, held-out documents excluded."""
 
     @model_validator(mode="before")
@@ -95,18 +95,18 @@ class LearningRate(Settings):
     """Shape of the decay; `constant`: none. `one_minus_sqrt` is 1 − √progress."""
     final: Fraction = Field(default=0.0, ge=0, le=1)
     """Rate at the end of the decay, relative to the peak."""
-    decay_tokens: Tokens | None = None
+    decay_tokens: Tokens | None = Field(default=None, gt=0)
     """Tokens of the decay at the end of the phase. Default: everything after the warm-up."""
 
 
 class Phase(Settings):
     """One phase of the annealed schedule."""
 
-    name: str
+    name: Name
     """Name of the phase, unique in the recipe."""
     tokens: Tokens = Field(gt=0)
     """Length of the phase, which ends on the first step that reaches it."""
-    context: Tokens = Field(gt=2)
+    context: RowTokens = Field(gt=2)
     """Longest segment, begin and end tokens included; longer documents are split."""
     languages: LanguageSelection
     """Languages of temperature-sampled sources."""
@@ -118,7 +118,7 @@ class Phase(Settings):
     """RoPE bases."""
     learning_rate: LearningRate = LearningRate()
     """Learning rate schedule within the phase."""
-    weight_decay: float | None = Field(default=None, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0, lt=1)
     """Weight decay in this phase. Default: the optimizer's weight_decay."""
     dropout: Fraction | None = Field(default=None, ge=0, lt=1)
     """Attention output dropout. Default: the model's attention_output_dropout."""
@@ -129,7 +129,7 @@ class Phase(Settings):
 class Variant(Settings):
     """Alternative end of the run: branches off after `branch_from`, with recipe overrides."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[\w][\w. -]*$")]
     """Name of the variant, unique in the recipe; its folder is `RUN/variants/NAME`."""
     branch_from: str
     """Phase at the end of which the variant branches off."""
@@ -147,7 +147,7 @@ class MergeSettings(Settings):
     """Variants to merge by name; `main` is the run itself."""
     density: Fraction = Field(default=0.5, gt=0, le=1)
     """Fraction of each difference from the base that `ties` keeps."""
-    weights: tuple[float, ...] = ()
+    weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Weights of the variants, in their order. Default: equal."""
     decay: Fraction = Field(default=0.9, gt=0, lt=1)
     """Weight of a checkpoint relative to the next newer one, for an exponential average (ema)."""

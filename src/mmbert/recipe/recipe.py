@@ -1,12 +1,11 @@
 """The complete recipe, with validation across its sections."""
 
 import difflib
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmbert.recipe.base import Settings, require_distinct
+from mmbert.recipe.base import Name, NamedPath, Settings, require_distinct
 from mmbert.recipe.division import not_divided_by_tensor
 from mmbert.recipe.phases import MergeSettings, Phase, Variant
 from mmbert.recipe.sections import (
@@ -22,13 +21,16 @@ from mmbert.recipe.sections import (
     TokenizerSettings,
 )
 
+MAIN_VARIANT = "main"
+"""Name of the run itself in `merge.variants`."""
+
 
 class Recipe(Settings):
     """All settings of a training run, with checks across sections."""
 
-    name: str
+    name: Name
     """Name of the recipe, in logs, plans and model cards."""
-    seed: int = Field(default=21, ge=0)
+    seed: int = Field(default=21, ge=0, lt=1 << 63)
     """Seed of initial weights, data order, masks and dropout."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Data type of weights and activations in the passes; master weights and sums stay float32."""
@@ -37,7 +39,7 @@ class Recipe(Settings):
     model, grid and versions, at a lower speed. No effect on a CPU."""
     model: ModelSettings
     """Sizes of the encoder."""
-    initial_checkpoint: Path | None = None
+    initial_checkpoint: NamedPath | None = None
     """Folder written by `mmbert import` with initial weights; default: random initialization. It
     contains model.safetensors, with every parameter in float32 under its own name, and config.json
     and tokenizer.json, which must match recipe and shards. If it has training_state.json, training
@@ -114,8 +116,33 @@ class Recipe(Settings):
                     f"variants.{variant.name}.branch_from; "
                     f"phases: {', '.join(names)}"
                 )
+        context = self.evaluation.context
+        if context is not None and context > self.batch.row_tokens:
+            raise ValueError(
+                f"evaluation.context {context} is longer than batch.row_tokens "
+                f"{self.batch.row_tokens}"
+            )
+        self._merge_fits()
         self._parallel_divides()
         return self
+
+    def _merge_fits(self) -> None:
+        """Check that the merged variants exist, and their number."""
+        merge = self.merge
+        if merge is None or merge.method == "ema":
+            return
+        known = [MAIN_VARIANT, *(variant.name for variant in self.variants)]
+        for name in merge.variants:
+            if name not in known:
+                raise ValueError(
+                    f"unknown variant '{name}' in merge.variants; variants: {', '.join(known)}"
+                )
+        if len(merge.variants) < 2:
+            raise ValueError(f"merge.variants needs at least two of: {', '.join(known)}")
+        if merge.weights and len(merge.weights) != len(merge.variants):
+            raise ValueError(
+                f"merge.weights has {len(merge.weights)} weights for {len(merge.variants)} variants"
+            )
 
     def _parallel_divides(self) -> None:
         tensor = self.parallel.tensor

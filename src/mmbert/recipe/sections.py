@@ -1,11 +1,10 @@
 """Recipe sections for the whole run: model, data, batch, optimizer and others."""
 
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmbert.recipe.base import Settings, require_distinct
+from mmbert.recipe.base import Name, NamedPath, Settings, Subfolder, require_distinct
 from mmbert.recipe.units import (
     Checkpoints,
     Documents,
@@ -18,6 +17,7 @@ from mmbert.recipe.units import (
     PlainTokens,
     Ranks,
     Rows,
+    RowTokens,
     Steps,
     Streams,
     Tokens,
@@ -47,17 +47,17 @@ class ModelSettings(Settings):
     """Transformer layers."""
     num_attention_heads: Heads = Field(gt=0)
     """Attention heads; must divide `hidden_size`."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=1 << 24)
     """Rows of the embedding. Default: the tokenizer's vocabulary size, which it must equal."""
     global_attention_every: Layers = Field(default=3, gt=0)
     """Interval of layers with global attention, from layer 0; the others use local attention."""
     local_window: PlainTokens = Field(default=128, gt=0, multiple_of=2)
     """Width of local attention, half of it on each side."""
-    norm_eps: float = Field(default=1e-5, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0, lt=1)
     """Term added to the variance in layer norms."""
     attention_output_dropout: Fraction = Field(default=0.1, ge=0, lt=1)
     """Dropout after the output projection of attention."""
-    initializer_range: float = Field(default=0.02, gt=0)
+    initializer_range: float = Field(default=0.02, gt=0, le=1)
     """Standard deviation of initial weights; linears that write to the residual stream have it
     divided by √(2 · layers)."""
     recompute: Literal["none", "selective", "full"] = "none"
@@ -66,7 +66,7 @@ class ModelSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("preset") in MODEL_PRESETS:
+        if isinstance(values, dict) and values.get("preset") in list(MODEL_PRESETS):
             return dict(zip(PRESET_KEYS, MODEL_PRESETS[values["preset"]], strict=True)) | values
         return values
 
@@ -85,23 +85,23 @@ class ModelSettings(Settings):
 class TokenizerSettings(Settings):
     """Tokenizer for preprocessing: an existing one, or one trained on the text."""
 
-    path: Path | None = None
+    path: NamedPath | None = None
     """SentencePiece model or Hugging Face tokenizer folder. Default: train SentencePiece BPE."""
-    vocab_size: Tokens = Field(default=256_000, gt=300)
+    vocab_size: Tokens = Field(default=256_000, gt=300, le=1 << 24)
     """Vocabulary size of a trained tokenizer."""
 
 
 class Source(Settings):
     """Source of text: folder within the shards, and sampling of its languages."""
 
-    name: str
+    name: Name
     """Name of the source, unique in the recipe."""
-    path: str | None = None
+    path: Subfolder | None = None
     """Subfolder of the shards. Default: the name."""
     sampling: Literal["temperature", "budget"] = "temperature"
     """`temperature`: tokens in proportion to `n ** temperature` over the phase's languages.
     `budget`: all languages of the source, in proportion to their size."""
-    tokens: dict[str, Tokens] | None = None
+    tokens: dict[str, Annotated[Tokens, Field(ge=0)]] | None = None
     """Weight in the mixture by phase (tokens in the published tables); phases not listed do not use
     the source. A single source needs no weights."""
     max_epochs: Epochs | None = Field(default=None, gt=0)
@@ -165,7 +165,7 @@ class Growth(Settings):
 class BatchSettings(Settings):
     """Batch sizes. A row is one microbatch of `row_tokens` tokens; a step has `rows` rows."""
 
-    row_tokens: Tokens = Field(gt=0)
+    row_tokens: RowTokens = Field(gt=2)
     """Tokens of a row, at least the longest context; a multiple of `parallel.tensor`."""
     rows: Rows = Field(gt=0)
     """Rows per step; a multiple of `quantum`."""
@@ -198,6 +198,9 @@ OPTIMIZER_STATES: dict[OptimizerName, tuple[str, ...]] = {
 """float32 tensors that an optimizer keeps per parameter, besides the master weight."""
 
 
+MomentDecay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSettings(Settings):
     """StableAdamW as used by mmBERT, or AdamW."""
 
@@ -205,11 +208,11 @@ class OptimizerSettings(Settings):
     """`stable_adamw` also clips each tensor's update by its RMS."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate; weight decay is scaled by the current rate over this."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[MomentDecay, MomentDecay] = (0.9, 0.95)
     """Decay rates of the first and second moments."""
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, lt=1)
     """Term added to the square root of the second moment."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step."""
     gradient_clipping: float | None = Field(default=None, gt=0)
     """Maximum L2 norm of the whole gradient. Default: no clipping."""
@@ -240,7 +243,7 @@ class ParallelSettings(Settings):
 class CheckpointSettings(Settings):
     """Checkpoint interval and retention; checkpoints at the end of a phase are always kept."""
 
-    every_tokens: Tokens | None = None
+    every_tokens: Tokens | None = Field(default=None, gt=0)
     """Save whenever the run passes a multiple of this. Default: no token interval."""
     every_minutes: Minutes | None = Field(default=None, gt=0)
     """Save when this much time has passed since the last save. Default: no time interval."""
@@ -255,13 +258,13 @@ class CheckpointSettings(Settings):
 class EvaluationSettings(Settings):
     """Validation loss on held-out documents, with the same documents and masks every time."""
 
-    every_tokens: Tokens | None = None
+    every_tokens: Tokens | None = Field(default=None, gt=0)
     """Evaluate at multiples of this too. Default: only at the start and end of each phase."""
     documents_per_language: Documents = Field(default=32, ge=1)
     """Held-out documents of each language of each source."""
     mask_ratio: Fraction = Field(default=0.15, gt=0, lt=1)
     """Fraction of held-out tokens to mask, the same in every phase."""
-    context: Tokens | None = None
+    context: Tokens | None = Field(default=None, gt=2)
     """Context that held-out documents are truncated to. Default: the first phase's context."""
 
 
@@ -287,7 +290,7 @@ class GuardSettings(Settings):
     spike detection."""
     rollback: bool = False
     """After a spike, return to the last checkpoint and skip the rows of the surrounding steps."""
-    rollback_limit: int = Field(default=5, ge=1)
+    rollback_limit: int = Field(default=5, ge=1, le=1_000_000)
     """Maximum rollbacks of a run; later spikes are reported, and training continues."""
     hang_minutes: Minutes = Field(default=15.0, gt=0)
     """Timeout for a rank without progress: its stack is reported and the run stops."""

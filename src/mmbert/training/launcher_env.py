@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbert.command_line.environment import given_variables, integer
 from mmbert.errors import LauncherError
 from mmbert.training.fault_tolerance.process_tree import command_of, launcher_chain
 
@@ -54,6 +55,7 @@ def rank_info_from_env(
         LauncherError: contradictory variables, or a batch script that requested several Slurm tasks
             and started only one.
     """
+    environment = given_variables(environment)
     if "RANK" in environment:
         rank_info = _from_torch_env(environment, local_rank_argument)
     elif "SLURM_PROCID" in environment and _started_by_srun(environment.get("SLURM_STEP_ID", "")):
@@ -88,13 +90,13 @@ def _from_torch_env(environment: Mapping[str, str], local_rank: int | None) -> R
             remedy="start with `deepspeed` or `torchrun`, or `unset RANK` for a single process",
         )
     if local_rank is None:
-        local_rank = int(environment.get("LOCAL_RANK", "0"))
+        local_rank = integer(environment, "LOCAL_RANK", 0)
     return RankInfo(
-        int(environment["RANK"]),
+        integer(environment, "RANK"),
         local_rank,
-        int(environment["WORLD_SIZE"]),
+        integer(environment, "WORLD_SIZE", minimum=1),
         environment["MASTER_ADDR"],
-        int(environment["MASTER_PORT"]),
+        _port(environment, 0),
         "environment",
     )
 
@@ -105,7 +107,7 @@ def _started_by_srun(step: str) -> bool:
     The batch script has no step id, or a reserved one (a number or a word); its other variables
     look like those of a task.
     """
-    return step.isdigit() and int(step) < FIRST_SPECIAL_STEP
+    return step.isascii() and step.isdigit() and int(step) < FIRST_SPECIAL_STEP
 
 
 def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
@@ -113,13 +115,13 @@ def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
     address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "127.0.0.1")
     # Jobs may share a node, and steps a job. The port depends on both ids, which are the same for
     # all tasks of a step.
-    offset = 13 * int(environment.get("SLURM_JOB_ID", "0")) + int(environment["SLURM_STEP_ID"])
-    port = int(environment.get("MASTER_PORT") or 20000 + offset % 10000)
-    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+    job = integer(environment, "SLURM_JOB_ID", 0, maximum=2**63 - 1)
+    offset = 13 * job + int(environment["SLURM_STEP_ID"])
+    port = _port(environment, 20000 + offset % 10000)
     return RankInfo(
-        int(environment["SLURM_PROCID"]),
-        int(environment.get("SLURM_LOCALID", "0")),
-        int(tasks),
+        integer(environment, "SLURM_PROCID"),
+        integer(environment, "SLURM_LOCALID", 0),
+        _slurm_tasks(environment),
         address,
         port,
         "srun",
@@ -129,19 +131,29 @@ def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
 def _from_mpi(
     environment: Mapping[str, str], rank_name: str, size_name: str, local_name: str
 ) -> RankInfo:
-    rank, world_size = int(environment[rank_name]), int(environment[size_name])
-    local_rank = int(environment.get(local_name, rank))
+    rank = integer(environment, rank_name)
+    world_size = integer(environment, size_name, minimum=1)
+    local_rank = integer(environment, local_name, rank)
     address = environment.get("MASTER_ADDR")
     if address is None:
-        on_one_node = world_size == int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", -1))
+        on_one_node = world_size == integer(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", 0)
         if world_size > 1 and not on_one_node:
             raise LauncherError(
                 "MASTER_ADDR is not set, and mpirun does not provide the address of rank 0",
                 remedy="pass it: mpirun -x MASTER_ADDR=<first host> -x MASTER_PORT=29500 …",
             )
         address = "127.0.0.1"
-    port = int(environment.get("MASTER_PORT", DEFAULT_PORT))
+    port = _port(environment, DEFAULT_PORT)
     return RankInfo(rank, local_rank, world_size, address, port, "mpirun")
+
+
+def _port(environment: Mapping[str, str], default: int) -> int:
+    return integer(environment, "MASTER_PORT", default, minimum=1, maximum=65535)
+
+
+def _slurm_tasks(environment: Mapping[str, str]) -> int:
+    ntasks = integer(environment, "SLURM_NTASKS", 1, minimum=1)
+    return integer(environment, "SLURM_STEP_NUM_TASKS", ntasks, minimum=1)
 
 
 def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) -> None:
@@ -152,7 +164,7 @@ def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) ->
     """
     if "SLURM_PROCID" not in environment:
         return
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1"))
+    tasks = _slurm_tasks(environment)
     if rank_info.launcher == "srun" and "SLURM_NTASKS" in environment:
         # `srun --ntasks` inside a larger allocation is allowed: the step has its own task count.
         tasks = rank_info.world_size

@@ -4,6 +4,7 @@ Errors in the user's input are detected before training, on any rank, and printe
 The process ends with `os._exit`, because torch's gloo threads may abort it on a normal exit.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -43,6 +44,7 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     Once the ranks are connected, a UserError is printed instead of raised.
     """
     os.environ.update(rank_info.environment())
+    _check_address(rank_info)
     run_config, error = _try_to_resolve(options, rank_info)
     hang = (
         timedelta(minutes=run_config.recipe.guard.hang_minutes) if run_config else STARTUP_TIMEOUT
@@ -61,6 +63,12 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
             device_id=device if device.type == "cuda" else None,
         )
     except distributed.DistNetworkError as network_error:
+        if f"errno: {errno.EACCES} " in str(network_error):
+            raise LauncherError(
+                f"rendezvous address {rank_info.master_address}:{rank_info.master_port} may not be "
+                "used: ports below 1024 are reserved",
+                remedy="set MASTER_PORT to a port from 1024 on",
+            ) from network_error
         if "EADDRINUSE" not in str(network_error):
             raise
         raise LauncherError(
@@ -87,6 +95,18 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     except UserError as user_error:
         _print_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
+
+
+def _check_address(rank_info: RankInfo) -> None:
+    """Raise LauncherError if the address of rank 0 has no meaning here; torch retries for long."""
+    try:
+        socket.getaddrinfo(rank_info.master_address, rank_info.master_port)
+    except (OSError, UnicodeError) as error:
+        raise LauncherError(
+            f"MASTER_ADDR {rank_info.master_address!r}, the address of rank 0, cannot be resolved: "
+            f"{error}",
+            remedy="set it to the name of the first node, as the other nodes know it",
+        ) from error
 
 
 def _run(

@@ -11,8 +11,11 @@ from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.imported_start import ImportedStart, find_imported_start
 from mmbert.checkpoint.store import list_checkpoints
 from mmbert.data.sampling.component_table import ComponentTable
+from mmbert.data.sampling.recipe_warnings import corpus_warnings
 from mmbert.data.shards.corpus import Corpus, open_corpus
-from mmbert.errors import ArgumentError, CheckpointError, RecipeError
+from mmbert.data.shards.manifest import MANIFEST_NAME
+from mmbert.data.shards.tokenizer_function import different_ids
+from mmbert.errors import ArgumentError, CheckpointError, OutputError, RecipeError, TokenizerError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.parallel.process_grid import check_grid
@@ -90,6 +93,7 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
     check_data_ranks(recipe.batch, recipe.parallel, world_size)
     corpus = open_corpus(options.data)
+    _check_run_folder(options.output)
     folder, imported = options.run_folder, None
     saved = list_checkpoints(folder / "checkpoints")
     if not saved and branch_step is not None:
@@ -108,9 +112,18 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
         sequence_parallel=recipe.parallel.sequence,
         row_tokens=recipe.batch.row_tokens,
     )
+    warnings = (*corpus_warnings(recipe, plan, corpus), *warnings)
     return RunConfig(
         recipe, plan, corpus, encoder, folder, branch_step, resumes, imported, warnings
     )
+
+
+def _check_run_folder(folder: Path) -> None:
+    """Refuse a folder of shards as run folder: both keep a tokenizer there."""
+    if next(folder.glob(f"*/*/{MANIFEST_NAME}"), None) is not None:
+        raise OutputError(
+            f"{folder} holds shards, not a run", remedy="give --output a folder of its own"
+        )
 
 
 def _saved_encoder(recipe: Recipe, corpus: Corpus, checkpoints: list[Path]) -> EncoderConfig:
@@ -137,6 +150,13 @@ def _encoder(
     initial = InitialCheckpoint(recipe.initial_checkpoint)
     initial.check_model(recipe.model)
     initial.check_tokenizer(corpus.tokenizer_folder, corpus.tokenizer.special_ids.model_dump())
+    text = different_ids(recipe.initial_checkpoint, corpus.tokenizer_folder)
+    if text is not None:
+        raise TokenizerError(
+            f"the shards and the model in {recipe.initial_checkpoint} have different tokenizers:"
+            f" they give other ids to {text!r}",
+            remedy=f"preprocess with TOKENIZER={recipe.initial_checkpoint}",
+        )
     # Unused embedding rows are kept, so that the exported model has the shapes of the imported one.
     encoder = replace(encoder, vocab_size=initial.vocab_size)
     if imported is None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from mmbert.errors import EXIT_USER_ERROR, UserError
+from mmbert.errors import EXIT_USER_ERROR, ArgumentError, UserError
 from mmbert.wheels.collecting import collect
 from mmbert.wheels.installed import read_list
 from mmbert.wheels.installing import install
@@ -24,8 +25,8 @@ EXAMPLES = """examples:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 2 for a UserError, 130 if interrupted."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -36,8 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors read like the others of this program."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ArgumentError instead of printing the usage and exiting."""
+        raise ArgumentError(message, remedy=f"see {self.prog} --help")
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty; is a variable of the shell unset?")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python3 -m mmbert.wheels",
         description="Collect and install the requirements of setup.py without a network.",
         epilog=EXAMPLES,
@@ -51,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     collecting.add_argument("--platform", default="manylinux_2_28_x86_64")
     collecting.add_argument(
         "--missing-from",
-        type=Path,
+        type=_folder,
         metavar="FILE",
         help="saved output of `pip list` on the target machine",
     )
@@ -59,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     installing = commands.add_parser("install", help="install missing packages from the folder")
     installing.set_defaults(run=_install)
     for command in (collecting, installing):
-        command.add_argument("folder", type=Path)
+        command.add_argument("folder", type=_folder)
         command.add_argument("--extras", default="", help="extras of setup.py, comma-separated")
         command.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     installing.add_argument("--build", action="store_true", help="also install build requirements")

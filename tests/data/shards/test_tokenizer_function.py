@@ -69,6 +69,7 @@ SAME: dict[str, Change] = {
                  "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"},
         truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
     ),
+    "dropout": lambda d: d["model"].update(dropout=0.5),
     "decoder": lambda d: d.update(decoder=None),
     "post-processor": lambda d: d.update(post_processor=None),
     "special tokens not added": lambda d: d.update(added_tokens=[]),

@@ -23,6 +23,7 @@ from mmbert.schedule import training_plan
 
 # Number of linear segments approximating a temperature that changes within a phase.
 MOVING_TEMPERATURE_STEPS = 64
+_NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,11 @@ def _source_fractions(sources: Sequence[Source], phase: Phase) -> list[tuple[Sou
     return [(source, weight / total) for source, weight in weights if weight > 0]
 
 
+def sampled_sources(sources: Sequence[Source], phase: Phase) -> list[Source]:
+    """Return the sources that a phase samples."""
+    return [source for source, _ in _source_fractions(sources, phase)]
+
+
 def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> list[int]:
     """Return the components of `source` that `phase` samples."""
     own = [i for i, size in enumerate(sizes) if size.source == source.folder and size.pieces]
@@ -211,10 +217,20 @@ def _members(sizes: Sequence[ComponentSize], source: Source, phase: Phase) -> li
     if not chosen:
         raise SamplingError(
             f"phases.{phase.name}.languages selects none of the {len(own)} languages of source "
-            f"'{source.name}'",
-            remedy="name languages as iso639-3_Script, or lower the minimum size",
+            f"'{source.name}'{_named(phase)}",
+            remedy="name languages as iso639-3_Script, or lower the minimum size; the source "
+            f"holds: {_some([sizes[i].language for i in own])}",
         )
     return chosen
+
+
+def _named(phase: Phase) -> str:
+    names = phase.languages.names
+    return f"; it names {_some(names)}" if names else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
 
 
 def _language_fractions(

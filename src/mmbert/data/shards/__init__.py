@@ -7,6 +7,7 @@
 - `indexed_dataset`: Megatron's pairs of tokens and index.
 - `continuation_index`: index of the *pieces* beyond each document's first part.
 - `tokenizer_description`: special tokens and fingerprint of the corpus' tokenizer.
+- `tokenizer_state`: padding, truncation and dropout that a tokenizer has saved.
 - `tokenizer_function`: comparison of tokenizers by what they do.
 - `mapped_file`: read-only memory maps with detection of truncated files.
 """

@@ -9,7 +9,17 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
+from mmbert.data.shards.tokenizer_state import without_state
 from mmbert.errors import TokenizerError
+
+PROBES = (
+    "The old town by the river", "  two  spaces\n\nand lines\t",
+    "CamelCase, l'eau; 3.14 1234567890",
+    "café cafe\u0301 straße İstanbul ﬁ", "ελληνικά русский עברית العربية हिन्दी தமிழ்",
+    "你好，日本語 한국어 ภาษาไทย አማርኛ", "🙂👩‍👩‍👧‍👦 \u200b\u00a0 ▁ word",
+    "aaaaaaaaaaaaaaaaaaaaaaaa",
+)  # fmt: skip
+"""Texts on which a difference between tokenizers shows: case, spaces, digits, marks, scripts."""
 
 
 def different_part(
@@ -18,7 +28,7 @@ def different_part(
     """Compare the tokenizers in two folders; return the name of the first part that differs.
 
     None if both give the same ids to every text. Order and layout of the file, the decoder, saved
-    padding and truncation, and names of special tokens do not count.
+    padding, truncation and dropout, and names of special tokens do not count.
 
     Args:
         first_ids, second_ids: their special ids by role.
@@ -35,6 +45,34 @@ def different_part(
     return next((name for name, part in parts[0].items() if part != parts[1][name]), None)
 
 
+def different_ids(first: Path, second: Path) -> str | None:
+    """Return a text to which the tokenizers in two folders give other ids; None if none is found.
+
+    For tokenizers whose files say the same in other words, which `different_part` takes for
+    different: those of a SentencePiece model, converted by two programs.
+
+    Raises:
+        TokenizerError: a tokenizer.json is missing or cannot be read.
+    """
+    if _content(first) == _content(second):
+        return None
+    found = []
+    for folder in (first, second):
+        try:
+            definition = without_state(json.loads(_content(folder)))
+            tokenizer = Tokenizer.from_str(json.dumps(definition))
+        except TokenizerError:
+            raise
+        except Exception as error:  # the library raises nothing more precise
+            raise TokenizerError(
+                f"{folder / 'tokenizer.json'} cannot be read: {error}",
+                remedy="save the tokenizer again",
+            ) from error
+        found.append([tokenizer.encode(text, add_special_tokens=False).ids for text in PROBES])
+    pairs = zip(PROBES, *found, strict=True)
+    return next((text for text, one, other in pairs if one != other), None)
+
+
 def _content(folder: Path) -> str:
     path = folder / "tokenizer.json"
     try:
@@ -49,7 +87,7 @@ def _parts(folder: Path, content: str, special_ids: SpecialIds) -> dict[str, Any
     """Return the parts that decide the ids of a text, in the spelling of this library's version."""
     try:
         tokenizer = Tokenizer.from_str(content)
-        definition = json.loads(tokenizer.to_str())
+        definition = without_state(json.loads(tokenizer.to_str()))
     except Exception as error:  # the library raises nothing more precise
         raise TokenizerError(
             f"{folder / 'tokenizer.json'} cannot be read: {error}",

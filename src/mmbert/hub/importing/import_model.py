@@ -133,6 +133,8 @@ def import_model(
                 tensor = change.apply(tensor)
             yield name, tensor
 
+    set_aside = (old.set_aside, None if new is None else new.set_aside)
+    said = [line for line in set_aside if line is not None]
     comparison = write_hugging_face_folder(
         out,
         name=out.name,
@@ -144,10 +146,10 @@ def import_model(
         provenance=provenance,
         language_tokens={},
         recipe=None,
+        say=said.append,
     )
-    set_aside = (old.set_aside, None if new is None else new.set_aside)
     return ImportReport(
-        model, unused_rows, change, compared, comparison, tuple(filter(None, set_aside))
+        model, unused_rows, change, compared, comparison, tuple(dict.fromkeys(said))
     )
 
 

@@ -133,8 +133,6 @@ def import_composer_checkpoint(
                 " end (sep or eos), unknown and mask",
                 remedy="give a folder of the same tokenizer with them: --tokenizer-files FOLDER",
             )
-        if tokenizer.set_aside is not None:
-            model = replace(model, notes=(*model.notes, tokenizer.set_aside))
         unused_rows = model.model.encoder.vocab_size - tokenizer.size
         if unused_rows < 0:
             raise TokenizerError(
@@ -142,6 +140,7 @@ def import_composer_checkpoint(
                 f" {model.model.encoder.vocab_size} rows",
                 remedy="give the model's own tokenizer: --tokenizer-files FOLDER",
             )
+        said: list[str] = []
         comparison = write_hugging_face_folder(
             out,
             name=out.name,
@@ -154,7 +153,9 @@ def import_composer_checkpoint(
             language_tokens={},
             recipe=None,
             write_more=write_state,
+            say=said.append,
         )
+        model = replace(model, notes=(*model.notes, *said))
     return ComposerImportReport(model, unused_rows, training, progress, options.phase, comparison)
 
 

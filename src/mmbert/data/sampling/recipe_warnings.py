@@ -1,0 +1,181 @@
+"""Warnings about a recipe that is valid but probably unintended, with or without its shards.
+
+`mmbert plan`, `--dry-run` and the run itself print the same sentences, since all call
+`recipe_warnings`.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from mmbert.data.sampling.mixture_weights import (
+    ComponentSize,
+    PhaseMixture,
+    component_sizes,
+    phase_mixtures,
+    sampled_sources,
+)
+from mmbert.data.shards.corpus import Corpus
+from mmbert.recipe import Phase, Recipe, format_quantity
+from mmbert.schedule import PhasePlan, TrainingPlan
+
+# mmBERT's stated aim: at most about five epochs of any language.
+MAX_EPOCHS = 5.0
+MIN_STEPS = 10
+MAX_RATE = 1.0
+# Relative difference of the batch-size warm-up from its written length that is worth a warning.
+_GROWTH_TOLERANCE = 0.25
+_NAMES_SHOWN = 5
+_NEAREST_CUTOFF = 0.6
+
+
+def recipe_warnings(
+    recipe: Recipe,
+    plan: TrainingPlan,
+    sizes: Sequence[ComponentSize] | None = None,
+    epochs: Mapping[str, float] | None = None,
+) -> Iterator[str]:
+    """Yield one sentence per probable mistake.
+
+    Args:
+        sizes: components of the shards; None without shards.
+        epochs: epochs of each language over the whole run; None if unknown.
+    """
+    for phase, steps in zip(recipe.phases, plan.phases, strict=True):
+        yield from _about_schedule(recipe, phase, steps)
+    yield from _about_growth(recipe, plan)
+    if sizes is not None:
+        for phase in recipe.phases:
+            yield from _missing_languages(recipe, phase, sizes)
+    repeated = sorted(
+        ((name, count) for name, count in (epochs or {}).items() if count > MAX_EPOCHS),
+        key=lambda item: (-item[1], item[0]),
+    )
+    if repeated:
+        worst = ", ".join(f"{name} {count:.1f}" for name, count in repeated[:_NAMES_SHOWN])
+        yield (
+            f"{len(repeated)} languages are repeated for more than {MAX_EPOCHS:.0f} epochs"
+            f" (most: {worst}); limit them with data.sources.*.max_epochs"
+        )
+    if recipe.checkpoint.every_tokens is None and recipe.checkpoint.every_minutes is None:
+        yield "no checkpoint interval is set: only phase ends are saved"
+
+
+def corpus_warnings(recipe: Recipe, plan: TrainingPlan, corpus: Corpus) -> tuple[str, ...]:
+    """Return the warnings about a recipe on the shards of `corpus`.
+
+    Raises:
+        UserError: the shards lack text for a phase, or the index of a context.
+    """
+    sizes = component_sizes(corpus, recipe)
+    epochs = total_epochs(sizes, phase_mixtures(sizes, recipe))
+    return tuple(recipe_warnings(recipe, plan, sizes, epochs))
+
+
+def total_epochs(
+    sizes: Sequence[ComponentSize], mixtures: Sequence[PhaseMixture]
+) -> dict[str, float]:
+    """Return the epochs over all phases by language (by source/language for several sources)."""
+    several = len({size.source for size in sizes}) > 1
+    return {
+        size.name if several else size.language: sum(float(m.epochs[i]) for m in mixtures)
+        for i, size in enumerate(sizes)
+    }
+
+
+def nearest_language(name: str, held: Sequence[str]) -> str | None:
+    """Return the language of `held` that is spelled most like `name`; None if none is close."""
+    known = list(held) if "_" in name else sorted({language.split("_")[0] for language in held})
+    close = difflib.get_close_matches(name, known, n=1, cutoff=_NEAREST_CUTOFF)
+    return close[0] if close else None
+
+
+def _about_schedule(recipe: Recipe, phase: Phase, steps: PhasePlan) -> Iterator[str]:
+    """Yield settings of a phase that its length leaves without effect."""
+    rate = phase.learning_rate
+    peak = rate.peak or recipe.optimizer.learning_rate
+    if peak > MAX_RATE:
+        yield f"phase {phase.name} has a learning rate of {peak:g}, at which training diverges"
+    if steps.steps < MIN_STEPS:
+        yield f"phase {phase.name} has only {steps.steps} steps; check its tokens"
+    if rate.warmup >= steps.tokens:
+        yield (
+            f"phase {phase.name} ends during its learning-rate warm-up: warmup"
+            f" {format_quantity(rate.warmup)}, phase {format_quantity(phase.tokens)}"
+        )
+    elif rate.decay_tokens is not None and rate.decay_tokens > steps.tokens - rate.warmup:
+        yield (
+            f"phase {phase.name} is too short for its learning-rate decay: decay_tokens"
+            f" {format_quantity(rate.decay_tokens)}, of which"
+            f" {format_quantity(max(0, phase.tokens - rate.warmup))} are left after the warm-up"
+        )
+    ignored = sorted(rate.model_fields_set & {"final", "decay_tokens"})
+    if rate.shape == "constant" and ignored:
+        yield (
+            f"phases.{phase.name}.learning_rate.{ignored[0]} has no effect: the shape is constant"
+        )
+
+
+def _about_growth(recipe: Recipe, plan: TrainingPlan) -> Iterator[str]:
+    """Yield differences of the batch-size warm-up from what the recipe says."""
+    growth, first = recipe.batch.growth, plan.phases[0]
+    if growth is None:
+        return
+    full = recipe.phases[0].rows or recipe.batch.rows
+    if growth.from_rows >= full:
+        yield (
+            f"batch.growth has no effect: phase {first.name} has {full} rows per step, from_rows"
+            f" is {growth.from_rows}"
+        )
+        return
+    last = first.stages[-1].rows
+    if last < full:
+        yield (
+            f"phase {first.name} ends during the batch-size warm-up, at {last} of {full} rows per"
+            f" step: batch.growth.tokens {format_quantity(growth.tokens)}, phase"
+            f" {format_quantity(recipe.phases[0].tokens)}"
+        )
+        return
+    taken = plan.row_tokens * sum(
+        stage.steps * stage.rows for stage in first.stages if stage.rows < full
+    )
+    if abs(taken - growth.tokens) > _GROWTH_TOLERANCE * growth.tokens:
+        steps = first.stages[0].steps
+        yield (
+            f"the batch-size warm-up takes {format_quantity(taken)} tokens instead of"
+            f" batch.growth.tokens {format_quantity(growth.tokens)}: {steps}"
+            f" step{'' if steps == 1 else 's'} at each of {len(first.stages) - 1} sizes"
+        )
+
+
+def _missing_languages(
+    recipe: Recipe, phase: Phase, sizes: Sequence[ComponentSize]
+) -> Iterator[str]:
+    """Yield the names in a phase's languages that no source of the phase holds."""
+    folders = {
+        source.folder
+        for source in sampled_sources(recipe.data.sources, phase)
+        if source.sampling == "temperature"
+    }
+    if not folders:
+        return
+    held = sorted({size.language for size in sizes if size.source in folders and size.pieces})
+    known = {*held, *(language.split("_")[0] for language in held)}
+    names = list(dict.fromkeys(phase.languages.names))
+    missing = [name for name in names if name not in known]
+    if not missing:
+        return
+    nearest = {name: nearest_language(name, held) for name in missing[:_NAMES_SHOWN]}
+    if len(missing) == 1:
+        near = nearest[missing[0]]
+        yield (
+            f"phases.{phase.name} names {missing[0]}, which no source holds"
+            f"{f'; nearest: {near}' if near else ''}"
+        )
+        return
+    shown = ", ".join(
+        f"{name} (nearest: {near})" if near else name for name, near in nearest.items()
+    )
+    yield (
+        f"phases.{phase.name} names {len(missing):,} languages of {len(names):,} that no source"
+        f" holds: {shown}{', …' if len(missing) > _NAMES_SHOWN else ''}"
+    )
