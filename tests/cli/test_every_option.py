@@ -26,7 +26,6 @@ from tests.support.command_lines import (
 
 NUMBERS = (int, float, object)
 NOT_NUMBERS = ["nan", "inf", "-inf", "-1", "1e400", "9" * 30, "", " ", "x", "0x10", "１.５.2"]
-# Quantities and integers that mean something at zero; all others are refused.
 ZERO_IS_FINE = {
     "document", "step", "profile_steps", "local_rank", "heldout_share", "tokenizer_temperature",
     "maximum_rejected_fraction",
@@ -39,11 +38,9 @@ BESIDE: dict[tuple[str, str], dict[str, list[str]]] = {
     ("mmbert inspect", "source_text"): {"verify": [""]},
     ("mmbert merge", "density"): {"method": ["ties"], "base": ["model"]},
     ("mmbert merge", "decay"): {"method": ["ema"]},
-    ("mmbert merge", "weight"): {"models": ["model", "run"]},
     ("mmbert evaluate", "train"): {"test": ["train.tsv"]},
 }
 ODD_TEXT = ["", " ", "\n", "[/red]", "\udcff", "../x", "x" * 300]
-# Text that may be anything, and commands that the shell of a user finds.
 FREE_TEXT = {"sentences", "overrides", "preprocess", "preprocess_old"}
 NAMES = {"recipe", "sizes", "gpu", "phase", "variant", "stop_after_phase", "only", "until", "dtype",
          "method", "initialization", "initialisation", "text_unit", "fast_encoder", "normalization",
@@ -228,12 +225,8 @@ def test_the_ends_of_a_merge(option: str, accepted: list[str], refused: list[str
 
 
 def _text_parameters() -> list[tuple[str, Parameter]]:
-    return [
-        (name, parameter)
-        for name, parameters in commands().items()
-        for parameter in parameters
-        if parameter.kind not in (*NUMBERS, bool, Path)
-    ]
+    kinds = {parameter.kind for parameters in commands().values() for parameter in parameters}
+    return _parameters(*kinds - {*NUMBERS, bool, Path})
 
 
 @pytest.mark.parametrize(("name", "parameter"), _text_parameters(), ids=_ids)
