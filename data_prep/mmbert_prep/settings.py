@@ -98,7 +98,7 @@ def _known_encoding(name: str) -> str:
 
 def _one_character(text: str) -> str:
     text = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(text) != 1 or text in '"\r\n':
+    if len(text) != 1 or text in '" \r\n':
         raise ValueError(f"{text!r} is not one character, such as ';', or tab")
     return text
 
