@@ -11,7 +11,7 @@ from rich.console import Console
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import PackageError
 from mmbert.files import explained_write_errors, make_folder
-from mmbert_prep.executor.lock import output_lock
+from mmbert_prep.executor.lock import lock_witness, output_lock
 from mmbert_prep.executor.stages import Stages
 from mmbert_prep.executor.work_units import WorkPlan, WorkUnit
 from mmbert_prep.executor.workers import WorkerGroup
@@ -55,9 +55,11 @@ def preprocess_sources(group: WorkerGroup, sources: Sequence[PrepSettings]) -> l
         stack.enter_context(explained_write_errors(sources[0].output))
         if group.rank == 0:
             make_folder(run.workspace.lock.parent)
-            stack.enter_context(output_lock(run.workspace.lock))
+            run.stages.owner = stack.enter_context(output_lock(run.workspace.lock))
             run.plan_work()
         group.barrier()
+        if group.rank:
+            run.stages.owner = lock_witness(run.workspace.lock)
         return run.run()
 
 
@@ -142,6 +144,7 @@ class _Pipeline:
                 if not source.finished:
                     merged = merger.publish()
                     if self.is_rank_zero:
+                        self.stages.owner.check()
                         source.finish(
                             merged, languages, description.fingerprint, fast_encoder, folder
                         )

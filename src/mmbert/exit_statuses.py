@@ -65,6 +65,12 @@ EXIT_STATUSES = (
     ),
     ExitStatus(
         EXIT_USER_ERROR,
+        (TRAINING, PREPROCESSING, "`mmbert decay`", PRETRAIN_JOB),
+        "Another process writes the folder, or has taken it over.",
+        "See [Another process writes to the folder](#another-process-writes-to-the-folder).",
+    ),
+    ExitStatus(
+        EXIT_USER_ERROR,
         ("`make`",),
         "A program failed with any status; `make` prints it as `Error N`.",
         "Look up `N`.",

@@ -67,7 +67,7 @@ def run_training(title: str, command: Sequence[str], folder: Path, log: Path) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = StopRequest(folder)
-    stop_file = folder / STOP_FILE
+    stop_file, asked = folder / STOP_FILE, False
     with log.open("ab") as file:
         # In a new session, because Ctrl-C would kill `deepspeed` before the ranks have saved.
         process = subprocess.Popen(
@@ -79,14 +79,16 @@ def run_training(title: str, command: Sequence[str], folder: Path, log: Path) ->
         )
     try:
         while (status := process.poll()) is None:
-            if stop.reason() is not None:
+            if stop.reason() is not None and not stop_file.exists():
                 stop_file.touch()
+                asked = True
             time.sleep(POLL_SECONDS)
         stopped = stop.reason() is not None
     finally:
         if process.poll() is None:  # second Ctrl-C
             process.terminate()
-        stop_file.unlink(missing_ok=True)
+        if asked:  # another's request to stop is not this command's to remove
+            stop_file.unlink(missing_ok=True)
         stop.close()
     if status == EXIT_SAVED_START_AGAIN or (status == 0 and stopped):
         raise RunIncompleteError(

@@ -53,6 +53,10 @@ def pretrain(
         int,
         typer.Option(help="Trace this many steps of rank 0 into OUTPUT/profile.", min=0, max=1000),
     ] = 0,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Take the run folder from the process that writes it."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and plan, and exit.")
     ] = False,
@@ -66,7 +70,14 @@ def pretrain(
     from mmbert.training.run_config import RunOptions, print_plan, resolve_run_config
 
     options = RunOptions(
-        recipe, data, output, tuple(overrides or ()), variant, stop_after_phase, profile_steps
+        recipe,
+        data,
+        output,
+        tuple(overrides or ()),
+        variant,
+        stop_after_phase,
+        profile_steps,
+        take_over,
     )
     rank_info = rank_info_from_env(os.environ, local_rank)
     if rank_info.rank == 0:

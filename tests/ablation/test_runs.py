@@ -1,6 +1,8 @@
 """`mmbert ablate` with real training runs of a few seconds: results, resuming, failures."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mmbert.cli import app
+from mmbert.data.shards.manifest import read_manifest, write_manifest
 from mmbert.errors import UserError
+from mmbert.ownership import take_folder
 from tests.support.corpora import write_corpus
 from tests.support.job_processes import wait_for
 from tests.support.tiny_run import ENVIRONMENT, PRETRAIN, run, weights
@@ -118,6 +122,40 @@ def test_a_shared_phase_is_trained_once_and_changes_nothing(
     assert min(entry["step"] for entry in steps if "step_loss" in entry) > 10
     phases = json.loads((own / "results.json").read_text())["phases"]
     assert all(phase["held_out_end"] for phase in phases)
+
+
+def test_a_checkpoint_is_copied_only_into_a_folder_that_nobody_writes(
+    ended: tuple[Path, list[Call]], inputs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(ended[0] / "full", output / "full")
+    other = output / VARIED / "seed-3"
+    with take_folder(other) as owner:
+        (other / "checkpoints/.partial-step-00000010").mkdir(parents=True)
+        call = ablate(inputs, output, "--only", VARIED)
+        assert call.status == 2
+        assert f"the run {other} is being written by process {os.getpid()} on" in call.said
+        assert (other / "checkpoints/.partial-step-00000010").is_dir()
+        owner.check()
+
+
+def test_finished_runs_are_not_compared_on_other_shards(
+    ended: tuple[Path, list[Call]], inputs: Path, tmp_path: Path
+) -> None:
+    """Runs that are still to be trained would see other text than those that are done."""
+    shutil.copytree(inputs, tmp_path / "inputs")
+    folder = tmp_path / "inputs/shards/text/eng_Latn"
+    manifest = read_manifest(folder)
+    last = manifest.train.shards[-1]
+    other = last.files.model_copy(
+        update={"bin": last.files.bin.model_copy(update={"xxh3_128": "0" * 32})}
+    )
+    shards = (*manifest.train.shards[:-1], last.model_copy(update={"files": other}))
+    train = manifest.train.model_copy(update={"shards": shards})
+    write_manifest(folder, manifest.model_copy(update={"train": train}))
+    refused = ablate(tmp_path / "inputs", ended[0], "--only", VARIED, "--dry-run")
+    assert refused.status == 2, refused.said
+    assert "full, seed 3: the shards of text/eng_Latn in" in refused.said
 
 
 def test_another_recipe_is_refused_in_the_same_folder(

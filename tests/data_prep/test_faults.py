@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from mmbert.errors import UserError
+from mmbert.ownership import FolderOwner, take_folder, this_process
 from mmbert_prep.executor.lock import output_lock
 from mmbert_prep.shards import intermediate, languages
 from mmbert_prep.tokenization.fast_encoder import FastEncoder
@@ -186,30 +188,45 @@ def test_two_runs_into_one_output_refuse_each_other(corpus: Path, tmp_path: Path
     assert "→ wait for it to end" in result.stderr
 
 
+@pytest.mark.parametrize("moment", ["select", "is_published"])
+def test_a_run_whose_output_was_taken_over_publishes_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """As after a suspension in which another run began: at a claim, and before a rename."""
+    output = tmp_path / "out"
+    lock = output / ".preprocess" / "lock.json"
+    others: list[FolderOwner] = []
+
+    def taken(*arguments: Any) -> Any:
+        if not others:
+            others.append(take_folder(lock.parent, name=lock.name, forced=True))
+        return original(*arguments)
+
+    original = getattr(languages, moment)
+    monkeypatch.setattr(languages, moment, taken)
+    with pytest.raises(UserError, match=f"output folder {output} was taken over by process"):
+        run(corpus, output)
+    assert not list(output.glob("text/*/manifest.json"))
+    others[0].check()
+    others[0].release()
+
+
 def test_locks_of_the_dead_are_taken_over(tmp_path: Path) -> None:
     path = tmp_path / ".preprocess" / "lock.json"
     path.parent.mkdir()
-    host = os.uname().nodename
-    started = psutil.Process().create_time()
-    dead = [
-        {"host": host, "pid": 2**22 + 5, "started": 1.0},
-        {"host": host, "pid": os.getpid(), "started": started - 1000},  # a reused process id
-        {"host": host},
-    ]
-    for holder in dead:
-        path.write_text(json.dumps(holder))
+    dead = this_process().model_copy(update={"started": "1"})  # a reused process id
+    path.write_text(dead.model_dump_json())
+    with output_lock(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not path.exists()
+    elsewhere = this_process().model_copy(update={"host": "elsewhere", "pid": 3})
+    for holder, named in ((elsewhere.model_dump_json(), "process 3 on elsewhere"), ("{ cut", "")):
+        path.write_text(holder)
+        with pytest.raises(UserError, match=f"being written by .*{named}"), output_lock(path):
+            pass
+        os.utime(path, (1, 1))  # no renewal for a long time
         with output_lock(path):
-            assert json.loads(path.read_text())["pid"] == os.getpid()
-        assert not path.exists()
-    path.write_text("{ cut")
-    with output_lock(path):
-        pass
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 3, "started": 1.0}))
-    with pytest.raises(UserError, match="process 3 on elsewhere"), output_lock(path):
-        pass
-    os.utime(path, (1, 1))  # no heartbeat for a long time
-    with output_lock(path):
-        pass
+            pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
@@ -366,7 +383,7 @@ class TestMpi:
             rank.suspend()
         second = self.run("--input", bigger, "--output", output)
         assert second.returncode == 2, second.stderr
-        assert "another run is writing to" in second.stderr
+        assert f"the output folder {output} is being written by process" in second.stderr
         ranks[1].kill()
         ranks[0].resume()
         process.communicate(timeout=60)

@@ -1,12 +1,14 @@
 """Stages of a decay, what is done of them, and input that is refused before they start."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from mmbert.cli import app
+from mmbert.ownership import take_folder
 from tests.support.composer import EARLIER
 from tests.support.decays import Call, decay, write_text
 
@@ -170,6 +172,23 @@ def test_another_decay_in_the_same_folder_is_refused(text: Path, old: Path, tmp_
             assert refused.status == 2, refused.said
             assert message in refused.said
             assert "another OUTPUT" in refused.said
+
+
+def test_two_decays_do_not_write_one_folder(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ("missing", "--input", text, "--without-old", "--output", out)
+    with take_folder(out) as owner:
+        refused = decay(*given)
+        assert refused.status == 2, refused.said
+        assert f"the decay {out} is being written by process {os.getpid()} on" in refused.said
+        owner.check()
+    assert "missing is not a folder" in decay(*given).said
+    assert sorted(path.name for path in out.iterdir()) == ["decay.json"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    foreign = decay(*given[:-1], tmp_path / "other")
+    assert "is not empty and not the output of a decay" in foreign.said
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes.txt"]
 
 
 def test_an_argument_can_be_corrected_until_it_was_used(text: Path, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_tables_have_every_key() -> None:
 
 
 ADDED = {
+    "mmbert.data.loading.data_state.DataState": {"checksums", "indexes"},
     "mmbert.training.metrics.results.PhaseResult": {"tokens_elsewhere"},
     "mmbert_prep.shards.summary.Summary": {
         "duplicates_of",

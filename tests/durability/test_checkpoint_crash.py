@@ -14,6 +14,7 @@ from mmbert.checkpoint.staging import HostStaging
 from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.files import make_folder
+from mmbert.parallel.host_group import HostGroup
 from mmbert.recipe import CheckpointSettings
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Trainer
@@ -148,8 +149,7 @@ def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def roll_back(run: Path, spike: int) -> None:
     """`Trainer.roll_back` with stand-ins for what it does not write through."""
     store = CheckpointStore(run / "checkpoints", asynchronous=False)
-    host_group: Any = SimpleNamespace(is_rank_zero=True, barrier=lambda: None)
-    ranks: Any = SimpleNamespace(host_group=host_group)
+    ranks: Any = SimpleNamespace(host_group=HostGroup(0, 1))
     guard = SimpleNamespace(rollback=True, rollback_limit=3)
     trainer: Any = SimpleNamespace(
         run=SimpleNamespace(recipe=SimpleNamespace(guard=guard)),

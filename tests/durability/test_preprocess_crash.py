@@ -14,7 +14,6 @@ from mmbert.data.shards.manifest import (
 )
 from mmbert.data.shards.tokenizer_description import read_tokenizer_description
 from mmbert.files import checksum_file
-from mmbert_prep.executor import lock
 from mmbert_prep.executor.storage import read_json
 from mmbert_prep.executor.workers import SingleProcess
 from mmbert_prep.pipeline import preprocess_sources
@@ -26,8 +25,9 @@ from tests.support.write_recorder import Recorder
 
 LANGUAGE = "swh_Latn"
 SUMMARY = "text/summary.json"
-# Folders that the command empties at the start: their state after a crash is irrelevant.
-SCRATCH = ("claims", "progress", "lock.json", "lock.json.guard", "lock.json.partial")
+# Folders that the command empties at the start: their state after a crash is irrelevant. The lock
+# would be that of this process, which lives.
+SCRATCH = ("claims", "progress", "lock.json", ".lock.json.guard")
 # `make test` resumes from one in this many of the states that a crash may leave.
 EVERY = 50
 
@@ -45,15 +45,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def preprocess(inputs: Path, output: Path, text: str = "text") -> None:
-    """Run the command next to the lock of a process that died in the crash."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "_alive", lambda path, holder: False)
-        same = {"tokenizer": inputs / "tokenizer", "vocabulary_size": None}
-        if text == "sources":  # of which the second one has two texts of its own
-            each = [settings(inputs / n, output, source=n, **same) for n in ("other", "text")]
-            preprocess_sources(SingleProcess(), each)
-        else:
-            run(inputs / text, output, replace=text == "other", **same)
+    """Run the command."""
+    same = {"tokenizer": inputs / "tokenizer", "vocabulary_size": None}
+    if text == "sources":  # of which the second one has two texts of its own
+        each = [settings(inputs / n, output, source=n, **same) for n in ("other", "text")]
+        preprocess_sources(SingleProcess(), each)
+    else:
+        run(inputs / text, output, replace=text == "other", **same)
 
 
 def record(inputs: Path, output: Path, before: Files, text: str) -> Replay:

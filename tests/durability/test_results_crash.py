@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbert.ownership import OWNER_NAME
 from mmbert.training.launcher_env import rank_info_from_env
 from mmbert.training.main import pretrain
 from mmbert.training.run_config import RunOptions
@@ -23,7 +24,7 @@ def pretrain_recorded(
 ) -> tuple[int, list[Event], dict[str, bytes]]:
     """Train the first phase; returns the status and the recorded file operations."""
     options.output.mkdir()
-    recorder = Recorder(options.output, scratch=("tensorboard", "stacks"))
+    recorder = Recorder(options.output, scratch=("tensorboard", "stacks", OWNER_NAME))
     recorder.patch(pytest.MonkeyPatch())
     status = pretrain(options, rank_info_from_env(os.environ))
     return status, recorder.events, recorder.contents()

@@ -66,13 +66,14 @@ def test_a_restarted_job_takes_its_own_lock_from_a_dead_host(text: Path, tmp_pat
     lock = tmp_path / "shards" / ".preprocess" / "lock.json"
     lock.parent.mkdir(parents=True)
     holder = (
-        '{"host": "elsewhere", "pid": 1, "started": 0, "slurm_job": "%s", "slurm_restart": "0"}'
+        '{"token": "a", "host": "elsewhere", "pid": 1, "slurm_job": "%s", "slurm_restart": 0, '
+        '"since": 0}'
     )
     lock.write_text(holder % "8")
     tasks = [start_task(n, 2, text, tmp_path / "shards", restart="1") for n in range(2)]
     said = [task.communicate(timeout=60)[0] for task in tasks]
     assert tasks[0].returncode == 2, "another job's lock holds"
-    assert "another run is writing" in said[0]
+    assert "is being written by process 1 on elsewhere" in said[0]
     lock.write_text(holder % "7")
     tasks = [start_task(n, 2, text, tmp_path / "shards", restart="2") for n in range(2)]
     said = [task.communicate(timeout=120)[0] for task in tasks]

@@ -39,7 +39,7 @@ MESSAGES = {
     kind: Hook("mmbert.parallel.host_group", f"HostGroup.{kind}")
     for kind in ("sum", "gather", "broadcast", "barrier")
 }
-WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer.attempt")
+WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer._try")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
 RUN_STEP = Hook("mmbert.training.train_step", "StepRunner.run")
 MEMORY_CHECK = Hook("mmbert.training.build_trainer", "run_memory_check")

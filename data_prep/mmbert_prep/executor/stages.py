@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from mmbert.ownership import Unowned
 from mmbert_prep.executor.claims import claim_tasks, make_empty_folder
 from mmbert_prep.executor.progress import Meter, ProgressBar
 from mmbert_prep.executor.work_units import WorkPlan
@@ -19,6 +20,8 @@ class Stages:
 
     def __init__(self, group: WorkerGroup, workspace: Workspace, console: Console) -> None:
         self.group, self._workspace, self._console = group, workspace, console
+        self.owner = Unowned()
+        """Ownership of the output folder, checked before this worker claims or publishes."""
 
     @property
     def is_rank_zero(self) -> bool:
@@ -46,12 +49,16 @@ class Stages:
                 yield meter
             self.group.barrier()
         if self.is_rank_zero:
+            self.owner.check()
             self.begin()
         self.group.barrier()
 
     def claim_tasks(self, tasks: Sequence[str], weights: Sequence[int]) -> Iterator[int]:
         """Yield the indices of the tasks that this worker claims."""
-        return claim_tasks(self.group, self._workspace.claims, tasks, weights)
+        self.owner.check()
+        for index in claim_tasks(self.group, self._workspace.claims, tasks, weights):
+            yield index
+            self.owner.check()
 
     def claim_units(self, plan: WorkPlan) -> Iterator[int]:
         """Yield the indices of the work units that this worker claims."""

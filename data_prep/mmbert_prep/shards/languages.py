@@ -255,6 +255,7 @@ class LanguageMerger:
             duplicates_of=selection.duplicates_of,
             near_duplicates=near_duplicates_of(self._settings),
         )
+        self._stages.owner.check()
         finish_language(staged, self._description, self._settings.contexts)
 
 

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from mmbert.ablation.ablations import FULL
 from mmbert.ablation.runs import Run
+from mmbert.checkpoint.format import Index
+from mmbert.data.loading.data_state import check_data_state
 from mmbert.data.sampling.component_table import NO_TIER, ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import open_corpus
@@ -83,7 +85,8 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
     """Check before training that the shards support all runs and the comparison.
 
     Raises:
-        UserError: the shards lack held-out text, or text that a run requires.
+        UserError: the shards lack held-out text, or text that a run requires, or are not those
+            that a finished run was trained on (an unfinished one compares them itself).
     """
     corpus = open_corpus(data)
     if not any(component.manifest.heldout.documents for component in corpus.components):
@@ -93,7 +96,10 @@ def check_data(runs: Sequence[Run], data: Path) -> None:
         )
     for run in runs:
         try:
-            ComponentTable.build(corpus, run.recipe, training_plan(run.recipe))
+            plan = training_plan(run.recipe)
+            ComponentTable.build(corpus, run.recipe, plan)
+            if (checkpoint := run.final_checkpoint()) is not None:
+                check_data_state(corpus, run.recipe, plan, Index.read(checkpoint).state.data)
         except UserError as error:
             raise type(error)(f"{run.title}: {error.message}", remedy=error.remedy) from error
 

@@ -19,6 +19,7 @@ from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.errors import ResumeError
 from mmbert.launching import RunIncompleteError, run_training
+from mmbert.ownership import take_folder
 from mmbert.recipe import Recipe, load_recipe, parse_recipe
 from mmbert.schedule import training_plan
 
@@ -159,13 +160,17 @@ def _start_from_base_run(run: Run) -> None:
     source = run.base_run / "checkpoints" / f"step-{run.shared_steps:08d}"
     if not run.shared_steps or CheckpointStore(checkpoints).list() or not source.is_dir():
         return
-    partial = checkpoints / f".partial-{source.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    shutil.copytree(run.base_run / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
-    # Results of the shared phases; the run discards those of later phases when it resumes.
-    shutil.copyfile(run.base_run / "results.json", run.folder / "results.json")
-    partial.rename(checkpoints / source.name)
+    with take_folder(run.folder, what=f"the run {run.folder}") as owner:
+        if CheckpointStore(checkpoints).list():  # saved by a run that has ended since
+            return
+        partial = checkpoints / f".partial-{source.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        shutil.copytree(run.base_run / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
+        # Results of the shared phases; the run discards those of later phases when it resumes.
+        shutil.copyfile(run.base_run / "results.json", run.folder / "results.json")
+        with owner.writing():
+            partial.rename(checkpoints / source.name)
 
 
 def _train(run: Run, command: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmbert import __version__
@@ -21,9 +22,10 @@ from mmbert.checkpoint.engine_protocols import LoadableEngine, SavableEngine
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
 from mmbert.checkpoint.staging import HostStaging
-from mmbert.checkpoint.writer import SaveJob, Writer
-from mmbert.errors import CheckpointError, OutputError, ResumeError, UserError
+from mmbert.checkpoint.writer import SaveJob, Writer, explained_errors, save_error
+from mmbert.errors import CheckpointError, ResumeError, UserError
 from mmbert.files import make_folder, sync_folder
+from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class CheckpointStore:
         asynchronous: bool = True,
         commit_timeout: float = 3600.0,
         alive: Callable[[], None] = lambda: None,
+        owner: Unowned | None = None,
     ) -> None:
         """Create the store.
 
@@ -55,11 +58,12 @@ class CheckpointStore:
             asynchronous: return from `save` after staging.
             commit_timeout: seconds that rank 0 waits for all ranks' files before a save fails.
             alive: callback invoked periodically while waiting for a slow disk.
+            owner: ownership of the run folder, which rank 0 checks before it changes anything.
         """
         self.root = root
         self._keep_last, self._keep_every = keep_last, keep_every
         self._asynchronous, self._commit_timeout = asynchronous, commit_timeout
-        self._alive = alive
+        self._alive, self._owner = alive, owner or Unowned()
         self._host_group = HostGroup.on_default_group()
         self._staging = HostStaging()
         self._writer: Writer | None = None
@@ -85,11 +89,10 @@ class CheckpointStore:
         begin = time.monotonic()
         self.wait()
         path = self.root / f"step-{state.step:08d}"
-        begun = self._begin(path) if self._host_group.is_rank_zero else None
-        number, partial = self._host_group.broadcast(begun)
+        number, hidden = self._host_group.from_rank_zero(partial(self._begin, path))
         job = SaveJob(
             path=path,
-            partial=self.root / partial,
+            partial=self.root / hidden,
             rank=self._host_group.rank,
             world_size=self._host_group.world_size,
             writer=f"mmbert {__version__}",
@@ -106,7 +109,7 @@ class CheckpointStore:
         )
         fragment_specs = self._staging.stage(engine.fragments(), engine.device)
         self._writer = Writer(
-            job, self._staging, fragment_specs, after_commit=lambda: self.prune(state.step)
+            job, self._staging, fragment_specs, lambda: self.prune(state.step), self._owner
         )
         self._writer.start()
         if not self._asynchronous:
@@ -131,12 +134,7 @@ class CheckpointStore:
         if failures:
             if self._host_group.is_rank_zero:
                 shutil.rmtree(writer.job.partial, ignore_errors=True)
-            reason = next((failure for failure in failures if failure), "see the log")
-            raise OutputError(
-                f"cannot write checkpoint {writer.job.path}: {reason}",
-                remedy="free space (or raise the quota) or repair the disk, then run the same "
-                "command again: it resumes from the latest valid checkpoint",
-            )
+            raise save_error(writer.job.path, failures)
 
     def list(self) -> Paths:
         """Return committed checkpoints, oldest first, without verifying them."""
@@ -222,18 +220,25 @@ class CheckpointStore:
         return deleted
 
     def remove(self, path: Path) -> None:
-        """Delete a checkpoint. Call on one rank only."""
+        """Delete a checkpoint. Call on one rank only.
+
+        Raises:
+            OwnershipLostError: the run folder has another owner; the checkpoint stays.
+        """
         # Rename first, so that a half-deleted checkpoint is never mistaken for a checkpoint.
         trash = self.root / f".deleted-{path.name}-{uuid.uuid4().hex[:8]}"
-        path.rename(trash)
-        sync_folder(self.root)
+        with self._owner.writing():
+            path.rename(trash)
+            sync_folder(self.root)
         shutil.rmtree(trash, ignore_errors=True)
 
     def _begin(self, path: Path) -> tuple[int, str]:
         """Create the hidden folder of a save; return the save's number and the folder's name.
 
-        Removes leftovers of killed saves.
+        Removes leftovers of killed saves; an owner that the folder was taken from cannot publish
+        its own after that.
         """
+        self._owner.check()
         make_folder(self.root)
         for leftover in self.root.iterdir():
             if leftover.name.startswith(HIDDEN):
@@ -245,9 +250,10 @@ class CheckpointStore:
                 break
             except UserError:
                 continue
-        partial = f".partial-{path.name}-{uuid.uuid4().hex[:8]}"
-        (self.root / partial).mkdir()
-        return number, partial
+        hidden = f".partial-{path.name}-{uuid.uuid4().hex[:8]}"
+        with explained_errors(path):
+            (self.root / hidden).mkdir()
+        return number, hidden
 
 
 def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:

@@ -4,13 +4,14 @@ Runs in a thread of each rank. A rank reports success to rank 0 by a manifest in
 and failure by a marker file, upon which rank 0 aborts the save. Only rank 0 renames the folder.
 """
 
+import contextlib
 import json
 import logging
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from mmbert.checkpoint.format import (
     write_file,
 )
 from mmbert.checkpoint.staging import FragmentSpec, HostStaging
+from mmbert.errors import OutputError, UserError
 from mmbert.files import sync_folder
+from mmbert.ownership import OwnershipLostError, Unowned
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +70,15 @@ class Writer:
         staging: HostStaging,
         fragment_specs: tuple[FragmentSpec, ...],
         after_commit: Callable[[], Any],
+        owner: Unowned | None = None,
     ) -> None:
-        self.job = job
+        self.job, self._owner = job, owner or Unowned()
         self._staging, self._fragment_specs, self._after_commit = (
             staging,
             fragment_specs,
             after_commit,
         )
-        self._failure: str | None = None
+        self._failure: str | UserError | None = None
         # A daemon, so that a crashing run does not wait for a checkpoint that cannot complete.
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
 
@@ -87,7 +91,7 @@ class Writer:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def result(self) -> str | None:
+    def result(self) -> str | UserError | None:
         """Wait for the thread; return None on success, else the error of this rank.
 
         The error is "" if another rank failed.
@@ -101,14 +105,24 @@ class Writer:
             self._write()
             if job.rank == 0:
                 manifests = _collect_manifests(job)
-                commit(job, manifests)
+                commit(job, manifests, self._owner)
                 self._after_commit()
         except PeerFailedError:
-            self._failure = ""
+            self._failure = self._lost() or ""
         except Exception as error:  # reported by `result`, on the main thread of every rank
-            self._failure = f"rank {job.rank}: {error}"
+            self._failure = self._lost() or f"rank {job.rank}: {error}"
             logger.error("checkpoint %s: %s", job.path.name, self._failure)
             _mark_failure(job)
+
+    def _lost(self) -> OwnershipLostError | None:
+        """Return the cause of a failure if the folder has another owner, who may clear it up."""
+        try:
+            self._owner.check()
+        except OwnershipLostError as lost:
+            return lost
+        except OSError:  # the disk is the cause
+            pass
+        return None
 
     def _write(self) -> None:
         """Write this rank's file, then its manifest, atomically since rank 0 polls for it."""
@@ -126,6 +140,28 @@ class Writer:
         draft = job.partial / f".note-{job.rank:05d}"
         write_file(draft, [json.dumps(rank_manifest).encode()])
         draft.rename(_manifest_path(job, job.rank))
+
+
+def save_error(path: Path, failures: Sequence[str | UserError]) -> UserError:
+    """Return the error of a save, given those of the ranks that failed."""
+    for failure in failures:
+        if isinstance(failure, UserError):
+            return failure
+    reason = next((failure for failure in failures if failure), "see the log")
+    return OutputError(
+        f"cannot write checkpoint {path}: {reason}",
+        remedy="free space (or raise the quota) or repair the disk, then run the same command "
+        "again: it resumes from the latest valid checkpoint",
+    )
+
+
+@contextlib.contextmanager
+def explained_errors(path: Path) -> Iterator[None]:
+    """Convert an OSError to that of a save of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise save_error(path, [f"rank 0: {error}"]) from error
 
 
 def _manifest_path(job: SaveJob, rank: int) -> Path:
@@ -170,8 +206,12 @@ def _collect_manifests(job: SaveJob) -> list[dict[str, Any]]:
     return [manifests[rank] for rank in range(job.world_size)]
 
 
-def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
-    """Write recipe and index, then make the checkpoint visible by a rename."""
+def commit(job: SaveJob, manifests: list[dict[str, Any]], owner: Unowned) -> None:
+    """Write recipe and index, then make the checkpoint visible by a rename.
+
+    Raises:
+        OwnershipLostError: the run folder has another owner; nothing has been renamed.
+    """
     files = {
         rank_manifest["file"]: FileEntry.model_validate(rank_manifest["entry"])
         for rank_manifest in manifests
@@ -196,11 +236,12 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]]) -> None:
         _manifest_path(job, rank).unlink()
     sync_folder(job.partial)
     replaced = job.path.with_name(f".replaced-{job.path.name}-{uuid.uuid4().hex[:8]}")
-    # The step may exist: the run resumed from an older checkpoint, or this one is damaged.
-    if job.path.exists():
-        job.path.rename(replaced)
-    job.partial.rename(job.path)
-    sync_folder(job.path.parent)
+    with owner.writing():
+        # The step may exist: the run resumed from an older checkpoint, or this one is damaged.
+        if job.path.exists():
+            job.path.rename(replaced)
+        job.partial.rename(job.path)
+        sync_folder(job.path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 

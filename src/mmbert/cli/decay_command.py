@@ -153,6 +153,7 @@ def decay(
         DecayRequest,
         absolute,
         begin,
+        check_folder,
         check_same,
         parse_merge,
         recipe_checksum,
@@ -162,6 +163,7 @@ def decay(
     from mmbert.decay.stages import Settings, decay_stages, run_stages, show_result
     from mmbert.hardware import find_gpu
     from mmbert.launching import RunIncompleteError, launcher_command, split_words
+    from mmbert.ownership import take_folder
 
     _check_old(old, without_old)
     find_gpu(gpu)
@@ -202,9 +204,11 @@ def decay(
             for line in stage.describe(number):
                 typer.echo(line)
         return
-    begin(folder, request)
+    check_folder(folder, request)  # before a file of the owner is laid into it
     try:
-        run_stages(stages, None if until is None else until.value, console)
+        with take_folder(folder.path, what=f"the decay {folder.path}") as owner:
+            begin(folder, request)
+            run_stages(stages, None if until is None else until.value, console, owner)
     except RunIncompleteError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.status) from error

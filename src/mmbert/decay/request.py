@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmbert.decay.layout import DecayFolder
 from mmbert.errors import ArgumentError, OutputError, ResumeError
 from mmbert.files import make_folder, write_json
+from mmbert.ownership import is_owner_file
 from mmbert.recipe import dump_recipe, load_recipe
 from mmbert.recipe.named import recipe_names
 
@@ -126,18 +127,25 @@ def begin(folder: DecayFolder, request: DecayRequest) -> None:
         ResumeError: the folder is of another decay.
         OutputError: the folder is of something else.
     """
-    kept = recorded_request(folder)
-    if kept == request:
+    check_folder(folder, request)
+    if recorded_request(folder) == request:
         return
-    if kept is not None:
+    make_folder(folder.path)
+    write_json(folder.record, {"format": FORMAT, "request": request.model_dump(mode="json")})
+
+
+def check_folder(folder: DecayFolder, request: DecayRequest) -> None:
+    """Raise UserError unless the request may continue what the folder has, as `begin`."""
+    kept = recorded_request(folder)
+    if kept is not None and kept != request:
         check_same(folder, kept, request)
-    elif folder.path.is_dir() and any(folder.path.iterdir()):
+    if kept is not None or not folder.path.is_dir():
+        return
+    if any(not is_owner_file(path) for path in folder.path.iterdir()):
         raise OutputError(
             f"{folder.path} is not empty and not the output of a decay",
             remedy="give another OUTPUT, or remove the folder",
         )
-    make_folder(folder.path)
-    write_json(folder.record, {"format": FORMAT, "request": request.model_dump(mode="json")})
 
 
 def check_same(folder: DecayFolder, kept: DecayRequest, request: DecayRequest) -> None:

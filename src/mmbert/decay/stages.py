@@ -16,6 +16,7 @@ from mmbert.decay.planning import print_cost, write_recipe
 from mmbert.decay.preprocessing import preprocessing_options, run_preprocessing
 from mmbert.decay.request import DecayRequest
 from mmbert.launching import RunIncompleteError, run_training
+from mmbert.ownership import Unowned
 
 STAGES = ("import", "preprocess", "plan", "train", "model", "evaluate")
 
@@ -120,13 +121,20 @@ def decay_stages(
     ]
 
 
-def run_stages(stages: Sequence[Stage], until: str | None, console: Console) -> None:
-    """Run the stages that are not done, up to and including the stage `until`."""
+def run_stages(
+    stages: Sequence[Stage], until: str | None, console: Console, owner: Unowned
+) -> None:
+    """Run the stages that are not done, up to and including the stage `until`.
+
+    Raises:
+        OwnershipLostError: another process has taken the folder over; checked before each stage.
+    """
     for number, stage in enumerate(stages, 1):
         state = "done" if (done := stage.done()) else shlex.join(stage.command())
         title = f"[{number}/{len(stages)}] {stage.name}: {state}"
         console.print(title, markup=False, highlight=False, soft_wrap=True)
         if not done:
+            owner.check()
             stage.run()
         following = stages[number].name if number < len(stages) else None
         if stage.name == until and following != until:

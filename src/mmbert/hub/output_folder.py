@@ -45,6 +45,8 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         os.rename(temporary, out)
         _fsync(out.parent)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+            require_absent(out)
         if error.errno not in _WRITE_ERRORS:
             raise
         raise OutputError(

@@ -71,6 +71,19 @@ class HostGroup:
         distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
+    def from_rank_zero(self, action: Callable[[], Any]) -> Any:
+        """Run `action` on rank 0; return its picklable result, or raise its UserError, on all."""
+        found = None
+        if self.is_rank_zero:
+            try:
+                found = action()
+            except UserError as error:
+                found = error
+        found = self.broadcast(found)
+        if isinstance(found, UserError):
+            raise found
+        return found
+
     def raise_on_all_ranks(self, action: Callable[[], None] | None) -> None:
         """Run `action`, if given, and raise any rank's UserError on all ranks.
 

@@ -12,11 +12,13 @@ from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
 from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.mixture_weights import component_sizes
+from mmbert.data.shards.file_sizes import check_file_sizes
 from mmbert.errors import CheckpointError
 from mmbert.model.flops import MFU_FORMULA
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
+from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid, build_grid
 from mmbert.recipe import dump_recipe
@@ -41,23 +43,25 @@ from mmbert.training.trainer_parts.start_details import device_name, start_detai
 
 
 def build_trainer(
-    options: RunOptions, run: RunConfig, host_group: HostGroup, store: Any, device: torch.device
+    options: RunOptions,
+    run: RunConfig,
+    host_group: HostGroup,
+    store: Any,
+    device: torch.device,
+    owner: Unowned,
 ) -> Trainer:
     """Build all parts, resume from the newest valid checkpoint, and run the memory check.
 
     Args:
         store: key-value store of the watchdogs (see `open_store`).
+        owner: ownership of the run folder.
 
     Raises:
         UserError: the run folder belongs to another run, a checkpoint is damaged, or the device
             runs out of memory.
     """
     recipe = run.recipe
-    host_group.raise_on_all_ranks(
-        (lambda: set_up_run_folder(run.folder, recipe, run.corpus, resumes=run.resumes))
-        if host_group.is_rank_zero
-        else None
-    )
+    host_group.raise_on_all_ranks(lambda: _check_and_set_up(run, host_group))
     stop = StopRequest(run.folder)
     watchdog = Watchdog(
         rank=host_group.rank,
@@ -66,7 +70,8 @@ def build_trainer(
         store=store,
         timeout_seconds=60 * recipe.guard.hang_minutes,
     )
-    ranks = Ranks(build_grid(tensor_parallel=recipe.parallel.tensor), host_group, watchdog)
+    grid = build_grid(tensor_parallel=recipe.parallel.tensor)
+    ranks = Ranks(grid, host_group, watchdog, owner)
     ranks.heartbeat(0, Activity.BUILD_MODEL)
     engine = Engine(_build_model(run, ranks.grid).to(device), recipe, ranks.grid, device)
     ranks.heartbeat(0, Activity.READ_VALIDATION_ROWS)
@@ -99,7 +104,18 @@ def build_trainer(
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
     _save_imported(trainer)
     _log_setup(trainer, hosts, peaks)
+    if owner.taken_from is not None:
+        metrics.loggers.message(f"took over the run folder: {owner.taken_from}")
     return trainer
+
+
+def _check_and_set_up(run: RunConfig, host_group: HostGroup) -> None:
+    """Compare this rank's share of the shard files with their manifests; set up the run folder."""
+    recipe, rank, ranks = run.recipe, host_group.rank, host_group.world_size
+    sources = {source.folder for source in recipe.data.sources}
+    check_file_sizes(run.corpus, sources, recipe.longest_context, rank=rank, ranks=ranks)
+    if host_group.is_rank_zero:
+        set_up_run_folder(run.folder, run.recipe, run.corpus, resumes=run.resumes)
 
 
 def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
@@ -138,6 +154,7 @@ def _build_checkpoints(run: RunConfig, ranks: Ranks) -> Checkpoints:
         keep_every=settings.keep_every,
         asynchronous=settings.asynchronous,
         alive=ranks.watchdog.keep_alive,
+        owner=ranks.owner,
     )
     return Checkpoints(store, settings, ranks)
 
@@ -152,12 +169,15 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
     run = trainer.run
     newest = trainer.checkpoints.store.latest_valid()
     if newest is not None:
-        check_same_run(run.recipe, Index.read(newest).state, newest)
+        state = Index.read(newest).state
+        check_same_run(run.recipe, state, newest)
+        trainer.data.check(state)
         trainer.load(newest)
         return f"continuing from {newest} at step {trainer.step} of {run.plan.steps}"
     if run.branch_step is not None:
         path = _branch_checkpoint(options, run.branch_step)
         trainer.verify_checkpoint(path)
+        trainer.data.check(Index.read(path).state)
         trainer.load(path)
         return f"variant {options.variant} branches from {path}"
     if run.imported is not None:
@@ -196,7 +216,7 @@ def _open_loggers(trainer: Trainer, start: str, hosts: list[str]) -> None:
         device=trainer.engine.device,
     )
     loggers.event("start", trainer.step, start, **details)
-    for warning in run.warnings:
+    for warning in (*run.warnings, *trainer.data.warnings):
         loggers.event("warning", trainer.step, f"warning: {warning}")
     loggers.text("about/recipe", f"```yaml\n{dump_recipe(run.recipe)}```")
     loggers.text("about/mfu", MFU_FORMULA)

@@ -10,6 +10,7 @@ handled before the next step.
 
 from enum import Enum
 
+from mmbert.ownership import OwnershipLostError
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.trainer import LossCheck, Trainer
 
@@ -55,8 +56,11 @@ def handle_requests(trainer: Trainer, requests: LoopRequests) -> ExitReason | No
     """Save, stop or abort at the request of any rank; return why the loop ends, or None.
 
     Raises:
+        OwnershipLostError: the run folder has another owner; nothing more is written.
         UserError: metrics cannot be written; the state is saved.
     """
+    if isinstance(requests.failure, OwnershipLostError):
+        raise requests.failure
     if requests.failure is not None:
         trainer.save("metrics cannot be written")
         trainer.finish_saving()

@@ -26,11 +26,14 @@ from mmbert.errors import (
 from mmbert.parallel.host_group import HostGroup
 from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
+from mmbert.training.fault_tolerance.stop_request import STOP_FILE
 from mmbert.training.fault_tolerance.watchdog import open_store
 from mmbert.training.launcher_env import RankInfo, check_hostfile, device_index
 from mmbert.training.loop import ExitReason, train
 from mmbert.training.metrics.results import print_summary
 from mmbert.training.run_config import RunConfig, RunOptions, resolve_run_config
+from mmbert.training.run_folder import owned_run_folder
+from mmbert.training.trainer import Trainer
 from mmbert_kernels import keep_freed_memory
 
 LAST_ERROR_SECONDS = 5.0
@@ -116,7 +119,16 @@ def _run(
     store: Any,
     device: torch.device,
 ) -> int:
-    trainer = build_trainer(options, run_config, host_group, store, device)
+    with owned_run_folder(run_config.folder, host_group, take_over=options.take_over) as owner:
+        trainer = build_trainer(options, run_config, host_group, store, device, owner)
+        exit_reason = _train(trainer, options, host_group)
+    host_group.barrier()
+    trainer.ranks.watchdog.close()
+    return EXIT_SAVED_START_AGAIN if exit_reason is ExitReason.STOPPED else 0
+
+
+def _train(trainer: Trainer, options: RunOptions, host_group: HostGroup) -> ExitReason:
+    """Train, write what is left and close the trainer."""
     try:
         exit_reason = train(trainer, stop_after_phase=options.stop_after_phase)
         trainer.finish_saving()
@@ -126,14 +138,12 @@ def _run(
             raise failure
         if host_group.is_rank_zero:
             if exit_reason is ExitReason.STOPPED:
-                trainer.stop.clear_stop_file()
+                trainer.metrics.loggers.attempt(STOP_FILE, trainer.stop.clear_stop_file)
             else:
                 print_summary(trainer.metrics.results, trainer.run.folder)
     finally:
         trainer.close()
-    host_group.barrier()
-    trainer.ranks.watchdog.close()
-    return EXIT_SAVED_START_AGAIN if exit_reason is ExitReason.STOPPED else 0
+    return exit_reason
 
 
 def _choose_device(rank_info: RankInfo) -> torch.device:

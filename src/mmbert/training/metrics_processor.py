@@ -6,7 +6,7 @@ All ranks call every method, because metrics are sums over ranks; rank 0 writes 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -57,7 +57,7 @@ class MetricsProcessor:
     ) -> None:
         self._run, self._ranks, self._engine = run, ranks, engine
         device, components = engine.device, len(run.table.names)
-        self.loggers = LoggerContainer(active=ranks.host_group.is_rank_zero)
+        self.loggers = LoggerContainer(active=ranks.host_group.is_rank_zero, owner=ranks.owner)
         self.results, self.validator = results, validator
         self.meter = LossMeter(components, device)
         self.interval = IntervalMetrics(
@@ -69,9 +69,8 @@ class MetricsProcessor:
             run.folder / "profile", profile_steps if ranks.host_group.is_rank_zero else 0
         )
         # Peak in bfloat16; None on a CPU, where MFU is not logged.
-        self._peak_flops = (
-            peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        )
+        on_gpu = device.type == "cuda"
+        self._peak_flops = peak_flops(torch.cuda.get_device_name(device)) if on_gpu else None
         self._rate = SmoothedRate()
         self._phase: str | None = None
         self._last: StepOutcome | None = None
@@ -198,7 +197,8 @@ class MetricsProcessor:
 
     def profile_step(self) -> None:
         """Start, continue or write the profiler trace, if one was requested."""
-        self._log_trace(self._profiler.step())
+        if self._profiler.active:
+            self._profile(self._profiler.step)
 
     def write_results(self) -> None:
         """Write results.json on rank 0."""
@@ -207,12 +207,15 @@ class MetricsProcessor:
 
     def close(self) -> None:
         """Write an unfinished trace, close the loggers, stop timing collectives."""
-        self._log_trace(self._profiler.close())
+        self._profile(self._profiler.close)
         self.loggers.close()
         self._collective_timer.close()
 
-    def _log_trace(self, trace: object) -> None:
-        if trace is not None:
+    def _profile(self, action: Callable[[], object]) -> None:
+        """Run an action of the profiler and log the trace that it writes."""
+        traces: list[object] = []
+        self.loggers.attempt(self._run.folder / "profile", lambda: traces.append(action()))
+        for trace in filter(None, traces):
             self.loggers.message(f"profiler trace: {trace}")
 
     def _log_interval(self, at: StepPlan, interval: ClosedInterval) -> None:

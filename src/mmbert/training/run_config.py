@@ -39,6 +39,8 @@ class RunOptions:
     variant: str | None = None
     stop_after_phase: str | None = None
     profile_steps: int = 0
+    take_over: bool = False
+    """Take the run folder from a process that still owns it."""
 
     @property
     def run_folder(self) -> Path:

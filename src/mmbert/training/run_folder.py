@@ -1,6 +1,8 @@
-"""Setup of the run folder: resolved recipe, and copies of what resuming and export need."""
+"""Setup of the run folder: its owner, the resolved recipe, copies for resuming and export."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmbert.data.shards.corpus import Corpus
@@ -8,10 +10,35 @@ from mmbert.data.shards.tokenizer_description import read_tokenizer_description
 from mmbert.data.shards.tokenizer_function import different_part
 from mmbert.errors import OutputError, ResumeError, TokenizerError
 from mmbert.files import atomic_write, make_folder, sync_tree
+from mmbert.ownership import Unowned, take_folder
+from mmbert.parallel.host_group import HostGroup
 from mmbert.recipe import Recipe, dump_recipe
 
 ORIGIN_NAME = "initial_checkpoint.json"
 """Copy of the initial checkpoint's provenance.json, for the exports of the run."""
+
+
+@contextlib.contextmanager
+def owned_run_folder(
+    run_folder: Path, host_group: HostGroup, *, take_over: bool = False
+) -> Iterator[Unowned]:
+    """Own the run folder in the block: rank 0 takes it, the others write only what it collects.
+
+    Raises:
+        OutputError: another process owns the folder, or it cannot be written; on every rank.
+    """
+    owner = Unowned()
+
+    def take() -> None:
+        nonlocal owner
+        what = f"the run {run_folder}"
+        owner = take_folder(run_folder, what=what, force="--take-over", forced=take_over)
+
+    host_group.raise_on_all_ranks(take if host_group.is_rank_zero else None)
+    try:
+        yield owner
+    finally:
+        owner.release()
 
 
 def set_up_run_folder(

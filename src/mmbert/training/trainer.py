@@ -64,7 +64,7 @@ class Trainer:
         return LoopRequests(
             stop=self.stop.reason(),
             save=self.checkpoints.time_save_is_due(),
-            failure=self.metrics.loggers.failure,
+            failure=self.metrics.loggers.failure or self.ranks.owner.lost,
         )
 
     def sync_requests(self) -> LoopRequests:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from mmbert.data.sampling.consumption import Consumption, PhaseEnd
 from mmbert.data.sampling.mixture_weights import phase_mixtures
 from mmbert.data.sampling.phase_sampler import PhaseSampler, PieceLocator
 from mmbert.data.shards.corpus import Corpus
+from mmbert.data.shards.data_identity import (
+    check_unchanged,
+    data_identity,
+    describe_other_components,
+)
 from mmbert.errors import CheckpointError, ResumeError
 from mmbert.recipe import Recipe
 from mmbert.schedule import TrainingPlan
@@ -36,17 +41,23 @@ class DataState(TypedDict):
     """Position in the order of data before `step`; JSON-serializable.
 
     Component indices refer to `components`, the names at the time of writing, so that a corpus may
-    gain languages. `digests` identify the sequences of the phases started so far; `streams` (by
-    stream number) holds those of one rank or of all.
+    gain languages. `digests` identify the sequences of the phases started so far, `checksums` and
+    `indexes` the contents of the components (see `DataIdentity`; missing in states of earlier
+    versions); `streams` (by stream number) holds those of one rank or of all.
     """
 
     format: int
     step: int
     phase: int
     components: list[str]
+    checksums: NotRequired[list[str]]
+    indexes: NotRequired[list[str]]
     digests: list[str]
     ended: list[EndedPhase]
     streams: dict[str, StreamState]
+
+
+_SHARED = ("format", "step", "phase", "components", "checksums", "indexes", "digests", "ended")
 
 
 def merge_states(states: Sequence[DataState]) -> DataState:
@@ -55,12 +66,24 @@ def merge_states(states: Sequence[DataState]) -> DataState:
     merged = dict(first)
     streams: dict[str, StreamState] = {}
     for state in states:
-        for key in ("format", "step", "phase", "components", "digests", "ended"):
-            if state[key] != first[key]:
+        for key in _SHARED:
+            if state.get(key) != first.get(key):
                 raise ValueError(f"data states of different ranks differ in {key}")
         streams.update(state["streams"])
     merged["streams"] = {key: streams[key] for key in sorted(streams, key=int)}
     return merged  # type: ignore[return-value]
+
+
+def check_data_state(
+    corpus: Corpus, recipe: Recipe, plan: TrainingPlan, state: Mapping[str, object]
+) -> None:
+    """Compare the data state of a checkpoint, which may be empty, with shards and recipe.
+
+    Raises:
+        ResumeError: they would continue with other text, or another order of it.
+    """
+    if state:
+        DataCursor(corpus, recipe, plan, cast(DataState, state))
 
 
 def planned_state(corpus: Corpus, recipe: Recipe, plan: TrainingPlan, step: int) -> DataState:
@@ -100,6 +123,7 @@ class DataCursor:
         self._corpus, self._recipe, self._plan = corpus, recipe, plan
         self._mixtures = phase_mixtures(self.locator.sizes, recipe)
         self._names = [component.name for component in corpus.components]
+        self._identity = data_identity(corpus, recipe.longest_context)
         self._digests: list[str] = []
         self._ended: list[EndedPhase] = []
         count = recipe.batch.quantum
@@ -132,6 +156,8 @@ class DataCursor:
             "step": step,
             "phase": self.sampler.index,
             "components": self._names,
+            "checksums": self._identity["checksums"],
+            "indexes": self._identity["indexes"],
             "digests": list(self._digests),
             "ended": list(self._ended),
             "streams": {str(number): streams[number] for number in sorted(streams)},
@@ -155,6 +181,8 @@ class DataCursor:
                 f"batch.quantum={count}",
                 remedy="restore batch.quantum; it cannot change during a run",
             )
+        # Before the order of a phase, which depends on the sizes of all its languages.
+        self._check_content(state, "checksums", "shards")
         rename = self._renaming(state)
         for index, ended in enumerate(state["ended"]):
             self._check_digest(state, index)
@@ -172,6 +200,7 @@ class DataCursor:
             )
             self.sampler = self._open_sampler(index + 1, next_consumption(self.sampler, end))
         self._check_digest(state, self.sampler.index)
+        self._check_content(state, "indexes", "piece indexes")
         self.step = state["step"]
         self.streams = [_renamed(state["streams"][str(number)], rename) for number in range(count)]
         first = self._plan.phases[self.sampler.index].first_step
@@ -190,14 +219,37 @@ class DataCursor:
         found = [self._corpus.named(name) for name in state["components"]]
         return np.array([-1 if component is None else component.index for component in found])
 
+    def _used(self, phase: int) -> set[int]:
+        """Return the components that the phases up to `phase` draw from."""
+        active = [mixture.active for mixture in self._mixtures[: phase + 1]]
+        return set(np.flatnonzero(np.any(active, axis=0)).tolist())
+
+    def _check_content(
+        self, state: DataState, kind: Literal["checksums", "indexes"], what: str
+    ) -> None:
+        before = state.get(kind)
+        if before is not None:
+            used = self._used(state["phase"])
+            check_unchanged(
+                state["components"], before, self._corpus, self._identity[kind], used, what
+            )
+
     def _check_digest(self, state: DataState, index: int) -> None:
         if state["digests"][index] != self._digests[index]:
+            others = describe_other_components(state["components"], self._corpus, self._used(index))
             raise ResumeError(
                 f"phase '{self._recipe.phases[index].name}' was started with another order of "
-                "data: the recipe's mixture or the shards have changed",
+                f"data: {others or _other_mixture(state)}",
                 remedy="restore the shards and the recipe saved in the checkpoint, or start a new "
                 "run; phases that have not started may change freely",
             )
+
+
+def _other_mixture(state: DataState) -> str:
+    """Return why the order of a phase differs, though no language was added or removed."""
+    if "checksums" in state:
+        return "the recipe's mixture has changed"
+    return "the recipe's mixture or the shards have changed"
 
 
 def _renamed(state: StreamState, rename: np.ndarray) -> StreamState:

@@ -9,5 +9,7 @@
 - `tokenizer_description`: special tokens and fingerprint of the corpus' tokenizer.
 - `tokenizer_state`: padding, truncation and dropout that a tokenizer has saved.
 - `tokenizer_function`: comparison of tokenizers by what they do.
+- `data_identity`: digests of the text under a run, compared on resuming.
+- `file_sizes`: comparison of the files' sizes with their manifests.
 - `mapped_file`: read-only memory maps with detection of truncated files.
 """

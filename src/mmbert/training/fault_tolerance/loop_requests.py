@@ -28,7 +28,7 @@ class LoopRequests:
     """Reason to save and exit."""
     save: bool = False
     failure: UserError | None = None
-    """Rank 0's failure to write logs, to be raised after saving."""
+    """Rank 0's failure to write logs, to be raised after saving, or its loss of the run folder."""
 
     def flags(self) -> RequestCounts:
         """Return 1 for each request that is raised, 0 for the others."""

@@ -100,7 +100,10 @@ class Watchdog:
         folder = run_folder / "stacks"
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._stack_file = (folder / f"rank-{rank}.txt").open("w")
+        own = folder / f"rank-{rank}.txt"
+        # A new file: a former owner of the folder that still runs must not write to this one.
+        own.unlink(missing_ok=True)
+        self._stack_file = own.open("w")
         if rank == 0:
             (folder / "hang.txt").unlink(missing_ok=True)
         self._main_thread = threading.main_thread().ident
@@ -128,10 +131,11 @@ class Watchdog:
         self._closed.set()
         faulthandler.cancel_dump_traceback_later()
         self._thread.join(timeout=2 * self._interval)
+        own, file = self._folder / f"rank-{self._rank}.txt", os.fstat(self._stack_file.fileno())
         self._stack_file.close()
-        empty = self._folder / f"rank-{self._rank}.txt"
-        if empty.exists() and empty.stat().st_size == 0:
-            empty.unlink()
+        # Another start may have replaced it.
+        if file.st_size == 0 and own.exists() and os.path.samestat(own.stat(), file):
+            own.unlink()
 
     def _watch(self) -> None:
         count = 0

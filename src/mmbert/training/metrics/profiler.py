@@ -18,6 +18,11 @@ class Profiler:
         self._seen = 0
         self._profile: Any = None
 
+    @property
+    def active(self) -> bool:
+        """Whether a trace was requested and is not yet written."""
+        return self._steps > 0 and (self._profile is not None or self._seen <= SKIPPED_STEPS)
+
     def step(self) -> Path | None:
         """Start or end the trace; call before each step. Return the path of a trace now written."""
         if self._steps == 0:

@@ -64,11 +64,18 @@ class Checkpoints:
                 raise found
 
     def remove_after(self, step: int) -> None:
-        """Delete the checkpoints of later steps on rank 0, newest first.
+        """Delete the checkpoints of later steps on rank 0, newest first; collective.
 
         After a crash in between, no remaining checkpoint is newer than a deleted one.
+
+        Raises:
+            OwnershipLostError: the run folder has another owner; raised on every rank.
         """
-        if self._ranks.host_group.is_rank_zero:
+
+        def remove() -> None:
             for path in reversed(self.store.list()):
                 if step_of(path) > step:
                     self.store.remove(path)
+
+        group = self._ranks.host_group
+        group.raise_on_all_ranks(remove if group.is_rank_zero else None)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from mmbert.checkpoint.store import RunState
-from mmbert.data.loading.data_state import planned_state
+from mmbert.data.loading.data_state import check_data_state, planned_state
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.training.run_config import RunConfig
@@ -24,6 +24,16 @@ class DataFeed:
         self._rows: Iterator[Row] | None = None
         self._state: DataState | None = None
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warning that the loaded checkpoint cannot tell changed shards of equal sizes."""
+        if self._state is None or "checksums" in self._state:
+            return ()
+        return (
+            "the checkpoint was saved by an earlier version, without checksums of the shards: they "
+            "were compared with those it was trained on by their sizes only",
+        )
+
     def next_rows(self, step: int, rows: int) -> list[Row]:
         """Return this rank's share of the `rows` of step `step`; steps must be consecutive."""
         if self._rows is None:
@@ -36,6 +46,19 @@ class DataFeed:
         if self._loader is None or step == 0:
             return self._state
         return merge_states(self._gather(self._loader.state_after(step - 1)))
+
+    def check(self, state: RunState) -> None:
+        """Compare a checkpoint's data state with the shards and the recipe; collective.
+
+        Raises:
+            ResumeError: they would continue with other text; raised on every rank.
+        """
+        run, group = self._run, self._ranks.host_group
+
+        def compare() -> None:
+            check_data_state(run.corpus, run.recipe, run.plan, state.data)
+
+        group.raise_on_all_ranks(compare if group.is_rank_zero else None)
 
     def load_state_dict(self, state: RunState) -> None:
         """Restore the positions of the data streams from a checkpoint."""

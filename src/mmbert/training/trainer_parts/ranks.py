@@ -1,7 +1,8 @@
-"""Process groups of a run, and the watchdog."""
+"""Process groups of a run, the watchdog, and the ownership of the run folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
@@ -9,13 +10,15 @@ from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 
 @dataclass(frozen=True)
 class Ranks:
-    """Process groups of the run, and its watchdog."""
+    """Process groups of the run, its watchdog, and this rank's ownership of its folder."""
 
     grid: ProcessGrid
     """Data and tensor groups, for training communication."""
     host_group: HostGroup
     """Group of all ranks, for host-side bookkeeping."""
     watchdog: Watchdog
+    owner: Unowned = field(default_factory=Unowned)
+    """A `FolderOwner` on rank 0, which alone publishes files."""
 
     def heartbeat(self, step: int, activity: Activity) -> None:
         """Report this rank's next activity to the watchdog."""

@@ -53,7 +53,7 @@ class BaseLogger:
         """Show a message to the user."""
 
     def progress(self, step: int) -> None:
-        """Show the number of completed steps, `step`."""
+        """Show the number of completed steps, `step`; called in every step, must write no file."""
 
     def rewind(self, step: int) -> None:
         """Continue from `step` after a rollback; later entries are void."""

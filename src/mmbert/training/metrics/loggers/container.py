@@ -2,8 +2,9 @@
 
 Metrics have already been summed over all ranks.
 
-A full disk must not make a single rank leave a step. The error is therefore kept in `failure`, and
-logging ends. All ranks receive the failure with the scalars of the next step, save and exit.
+A full disk, or another owner of the run folder, must not make a single rank leave a step. The error
+is therefore kept in `failure`, and logging ends. All ranks receive the failure with the scalars of
+the next step; they save, unless the folder is another's, and exit.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmbert.errors import OutputError, UserError
+from mmbert.ownership import Unowned
 from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 from mmbert.training.metrics.loggers.console_logger import ConsoleLogger
 from mmbert.training.metrics.loggers.jsonl_logger import JsonlLogger
@@ -30,8 +32,13 @@ LOGGERS: dict[str, Callable[[RunInfo], BaseLogger]] = {
 class LoggerContainer:
     """Forwards every call to all loggers; does nothing if not `active` (ranks other than 0)."""
 
-    def __init__(self, *, active: bool) -> None:
-        self.active = active
+    def __init__(self, *, active: bool, owner: Unowned | None = None) -> None:
+        """Create the container.
+
+        Args:
+            owner: ownership of the run folder, which is checked before each write.
+        """
+        self.active, self._owner = active, owner or Unowned()
         self.failure: UserError | None = None
         """Error that ended logging."""
         self._loggers: list[BaseLogger] = []
@@ -46,11 +53,18 @@ class LoggerContainer:
         self.attempt(run.folder, build)
 
     def attempt(self, what: Path | str, write: Callable[[], None]) -> None:
-        """Run `write` on rank 0 and keep any OSError or UserError in `failure`."""
+        """Run `write` on rank 0 and keep any OSError or UserError in `failure`.
+
+        Nothing is written if the run folder has another owner.
+        """
+        self._try(what, self._owner.check)
+        self._try(what, write)
+
+    def _try(self, what: Path | str, action: Callable[[], None]) -> None:
         if not self.active or self.failure is not None:
             return
         try:
-            write()
+            action()
         except OSError as error:
             self.failure = OutputError(
                 f"{what} cannot be written: {error.strerror}",
@@ -70,7 +84,7 @@ class LoggerContainer:
 
     def progress(self, step: int) -> None:
         """Show the number of completed steps, `step`."""
-        self._each(lambda logger: logger.progress(step))
+        self._each(lambda logger: logger.progress(step), writes=False)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Log the whole record of an interval, under the keys of `log.jsonl`."""
@@ -105,6 +119,8 @@ class LoggerContainer:
             with contextlib.suppress(OSError):
                 logger.close()
 
-    def _each(self, write: Callable[[BaseLogger], None]) -> None:
+    def _each(self, write: Callable[[BaseLogger], None], *, writes: bool = True) -> None:
+        if writes:
+            self._try("the log", self._owner.check)
         for logger in self._loggers:
-            self.attempt(logger.target, partial(write, logger))
+            self._try(logger.target, partial(write, logger))
