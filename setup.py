@@ -86,7 +86,7 @@ setup(
         "fast": ["kitoken>=0.11"],
         "datasets": ["datasets>=3"],
         "near-duplicates": ["rensa>=0.5"],  # its signatures of version 2
-        "identify": ["py3langid>=0.2.2", "fasttext-predict>=0.9.2.4", "langcodes>=3.5"],
+        "identify": ["py3langid>=0.2.2", "fasttext-predict>=0.9.2.4"],
         "dev": [
             "pytest>=8.2",  # importorskip(exc_type=…)
             "pytest-timeout>=2.3",
@@ -106,7 +106,6 @@ setup(
             "rensa>=0.5",
             "py3langid>=0.2.2",  # later ones need numpy 2
             "fasttext-predict>=0.9.2.4; python_version < '3.14'",
-            "langcodes>=3.5",
             # 0.12 depends on a hundred packages and on numpy 2
             "megatron-core>=0.13; platform_system == 'Linux' and python_version < '3.14'",
             "sentence-transformers>=3",
