@@ -77,9 +77,9 @@ class SourceRun:
         suspects = files_being_read(self.workspace.progress)
         if suspects:
             console.print(
-                f"[yellow]the last run ended abruptly while reading {', '.join(suspects[:5])}; if "
-                "that happens again, check these files[/]",
-                soft_wrap=True,
+                f"the last run ended abruptly while reading {', '.join(suspects[:5])}; if "
+                "that happens again, check these files",
+                style="yellow",
             )
         if not self.workspace.plan.exists() or (
             read_json(self.workspace.plan).get("fingerprint") != plan.fingerprint

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.languages.report import NamedLanguage, describe_names
 from mmbert_prep.readers import RejectReason
@@ -134,7 +134,7 @@ def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSu
 
 def print_summary(console: Console, summary: Summary, output: object) -> None:
     """Print the largest languages, the totals, rejections and warnings."""
-    table = Table(
+    table = WholeTable(
         title=f"{len(summary.languages)} languages (bytes: fraction of byte-fallback tokens)",
         title_justify="left",
         box=box.SIMPLE,
@@ -174,17 +174,17 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         )
     if summary.accelerator == DISABLED:
         console.print(
-            "[yellow]disabled kitoken: its ids differed from those of SentencePiece, which encoded "
-            "all later documents[/]",
-            soft_wrap=True,
+            "disabled kitoken: its ids differed from those of SentencePiece, which encoded "
+            "all later documents",
+            style="yellow",
         )
     empty = [key or "(no language)" for key in summary.without_text]
     if empty:
-        console.print(f"[yellow]no documents kept of: {_first_names(empty)}[/]")
+        console.print(f"no documents kept of: {_first_names(empty)}", style="yellow")
     for text in summary.damaged_files[:_MAX_NAMES]:
-        console.print(f"[yellow]damaged, read in part: {text}[/]", soft_wrap=True)
+        console.print(f"damaged, read in part: {text}", style="yellow")
     if len(summary.damaged_files) > _MAX_NAMES:
-        console.print(f"[yellow]… and {len(summary.damaged_files) - _MAX_NAMES} more[/]")
+        console.print(f"… and {len(summary.damaged_files) - _MAX_NAMES} more", style="yellow")
     for reason, names in summary.ignored_files.items():
         console.print(f"ignored, {reason}: {len(names)} ({_first_names(names)})", soft_wrap=True)
     by_column = {name: use for name, use in summary.language_names.items() if use.documents}
@@ -194,7 +194,7 @@ def print_summary(console: Console, summary: Summary, output: object) -> None:
         console.print(f"not used: {line}", soft_wrap=True, markup=False)
     if summary.folders_without_language:
         remedy = language_remedy(summary.folders_without_language)
-        console.print(f"[yellow]not read, without a language: {remedy}[/]", soft_wrap=True)
+        console.print(f"not read, without a language: {remedy}", style="yellow")
     console.print(f"wrote shards to {output}; details in summary.json", soft_wrap=True)
 
 
@@ -210,7 +210,7 @@ def print_totals(console: Console, summaries: Sequence[Summary]) -> None:
     )
 
 
-def _add_row(table: Table, key: str, language: LanguageSummary) -> None:
+def _add_row(table: WholeTable, key: str, language: LanguageSummary) -> None:
     table.add_row(
         key,
         f"{language.train_documents:,}",
