@@ -47,6 +47,10 @@ def run_application(app: typer.Typer) -> int:
     except BrokenPipeError:
         discard_output()
         return STATUS_OF_CLOSED_OUTPUT
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        return STATUS_OF_CLOSED_OUTPUT  # from click, which discards the output itself
     except OSError as error:
         return print_error(
             f"the output cannot be written: {error.strerror}\n"

@@ -57,10 +57,11 @@ class FastTokenizer:
                 remedy="give a Hugging Face tokenizer folder (a fast tokenizer)",
             )
         try:
-            definition = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            definition = json.loads(text)
             names = saved_state(definition)
-            text = json.dumps(without_state(definition)) if names else None
-            self._tokenizer = Tokenizer.from_str(text) if text else Tokenizer.from_file(str(path))
+            text = json.dumps(without_state(definition)) if names else text
+            self._tokenizer = Tokenizer.from_str(text)  # which takes any path, unlike from_file
         except Exception as error:  # the library raises nothing more precise
             raise TokenizerError(
                 f"{path} cannot be read: {error}", remedy="save the tokenizer again"

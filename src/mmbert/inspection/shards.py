@@ -146,5 +146,7 @@ def decode_document(shards: Path, language: str, number: int, *, held_out: bool 
 
 def decode(shards: Path, token_ids: list[int]) -> str:
     """Decode `token_ids` with the tokenizer of the shards, including special tokens."""
-    tokenizer = Tokenizer.from_file(str(shards / "tokenizer" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_str(
+        (shards / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+    )
     return str(tokenizer.decode(token_ids, skip_special_tokens=False))

@@ -72,7 +72,7 @@ class Results(BaseModel):
     def read(cls, run_folder: Path) -> "Results | None":
         """Read the results of an earlier start; None if missing or unreadable."""
         try:
-            return cls.model_validate_json((run_folder / "results.json").read_text())
+            return cls.model_validate_json((run_folder / "results.json").read_bytes())
         except (OSError, ValueError):
             return None
 
