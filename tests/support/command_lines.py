@@ -44,7 +44,7 @@ CALLS: dict[str, dict[str, list[str]]] = {
     "mmbert merge": {"models": ["model", "run"], "output": ["out"], "method": ["linear"]},
     "mmbert plan": {"recipe": ["recipe.yaml"], "gpus": ["1"]},
     "mmbert recipes": {},
-    "mmbert report": {"runs": ["run"], "output": ["out.html"]},
+    "mmbert report": {"folders": ["run"], "output": ["out.html"]},
     "mmbert results": {"run": ["run"]},
     "mmbert slurm-scripts": {"folder": ["out"]},
     "pretrain": {"recipe": ["recipe.yaml"], "data": ["shards"], "output": ["out"],
@@ -157,12 +157,15 @@ def no_launcher(**variables: str) -> Iterator[None]:
         yield
 
 
-def call(name: str, words: Sequence[str], **variables: str) -> Outcome:
-    """Run command `name` with `words` in this process and the working directory."""
+def call(name: str, words: Sequence[str], encoding: str = "utf-8", **variables: str) -> Outcome:
+    """Run command `name` with `words` in this process and the working directory.
+
+    `encoding`: that of standard output and error.
+    """
     program, _, command = name.partition(" ")
     module = importlib.import_module(PROGRAMS[program])
     handler = signal.getsignal(signal.SIGTERM)
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
     status: int | None = None
     trace = ""
     with (
@@ -181,5 +184,5 @@ def call(name: str, words: Sequence[str], **variables: str) -> Outcome:
             signal.signal(signal.SIGTERM, handler)
     for stream in (out, err):
         stream.flush()
-    texts = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err)]
+    texts = [stream.buffer.getvalue().decode(encoding) for stream in (out, err)]
     return Outcome(status, texts[0], texts[1], trace)

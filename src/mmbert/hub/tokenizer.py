@@ -162,8 +162,16 @@ def copy_tokenizer(
         A statement for each of these changes.
 
     Raises:
-        TokenizerError: transformers encodes text in another way all the same.
+        TokenizerError: transformers encodes text in another way all the same, or cannot read from
+            `target`, whose name is not UTF-8.
     """
+    try:
+        str(target).encode()
+    except UnicodeEncodeError as error:  # which the libraries would take for a broken tokenizer
+        raise TokenizerError(
+            f"{target} is not UTF-8, which transformers needs",
+            remedy="name another folder, or set PYTHONUTF8=1 if the locale is of another encoding",
+        ) from error
     said = []
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
