@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from mmbert.command_line.running import run_application
+from mmbert.command_line.values import parse_text
 from mmbert.errors import ArgumentError
 from mmbert.recipe import Recipe, describe_recipe, load_recipe
 from mmbert_prep import options
@@ -156,6 +157,8 @@ def _settings(context: typer.Context, recipe: Recipe | None) -> tuple[PrepSettin
     sources = named_inputs(
         values.pop("source", ()), values.pop("input", None), values.pop("sources_in", None), recipe
     )
+    for _, text in sources:
+        parse_text(text)
     values.setdefault("workers", _cores())
     if "language_map" in values:
         values["language_map"] = read_language_map(values["language_map"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from mmbert.command_line.console import PlainConsole
+from mmbert.command_line.tables import WholeTable
 from mmbert.errors import TextError, TokenizerError
 from mmbert_prep.executor.work_units import plan_work_units
 from mmbert_prep.readers.discovery import discover, language_remedy
@@ -19,7 +19,7 @@ from mmbert_prep.tokenization.model_proto import parse_model
 
 def list_inputs(sources: Sequence[PrepSettings]) -> None:
     """Print the number and size of files per language, and the ignored files, of each source."""
-    console = Console()
+    console = PlainConsole()
     for settings in sources:
         if len(sources) > 1:
             console.print(
@@ -30,7 +30,7 @@ def list_inputs(sources: Sequence[PrepSettings]) -> None:
 
 def list_input(settings: PrepSettings) -> None:
     """Print the number and size of files per language, and the ignored files, of one source."""
-    console = Console()
+    console = PlainConsole()
     found = discover(settings)
     _check_files(settings)
     plan = plan_work_units(found, settings)
@@ -39,7 +39,7 @@ def list_input(settings: PrepSettings) -> None:
         entry = sizes.setdefault(file.language or "(by column)", [0, 0])
         entry[0] += 1
         entry[1] += file.size
-    table = Table(
+    table = WholeTable(
         title=f"{len(found.files)} files, {plan.input_bytes:,} bytes, {len(plan.units)} work units"
     )
     for column in ("language", "files", "bytes on disk"):

@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from mmbert.command_line.console import PlainConsole
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import PackageError
 from mmbert.files import explained_write_errors, make_folder
@@ -73,7 +72,7 @@ class _Pipeline:
         # Claims and progress of all sources are in the folder of the first one.
         self.workspace = self.sources[0].workspace
         self.is_rank_zero = group.rank == 0
-        self.console = Console(stderr=True)
+        self.console = PlainConsole(stderr=True)
         self.stages = Stages(group, self.workspace, self.console)
 
     def plan_work(self) -> None:

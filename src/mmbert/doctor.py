@@ -13,11 +13,11 @@ import torch.distributed
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 import mmbert
 import mmbert_kernels
+from mmbert.command_line.tables import WholeTable
 from mmbert.doctor_gpus import Finding, flash_attention_3, gpu_findings
 from mmbert.errors import UserError
 from mmbert.wheels.required import required
@@ -152,14 +152,14 @@ def supported_versions(package: str) -> SpecifierSet:
 
 def render(findings: list[Finding], console: Console) -> None:
     """Print the findings as a table."""
-    table = Table("", "what", "here", "remedy", box=None, pad_edge=False)
+    table = WholeTable("", "what", "here", "remedy", box=None, pad_edge=False)
     section = ""
     for finding in findings:
         table.add_row(
             finding.section if finding.section != section else "",
-            escape(finding.name),
-            escape(finding.value),
-            escape(finding.remedy),
+            Text(finding.name),
+            Text(finding.value),
+            Text(finding.remedy),
             style="yellow" if finding.remedy else None,
         )
         section = finding.section

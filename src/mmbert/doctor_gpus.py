@@ -113,7 +113,12 @@ def _nvidia_smi() -> str | None:
         return None
     try:
         done = subprocess.run(
-            [program], capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT, check=False
+            [program],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=NVIDIA_SMI_TIMEOUT,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -54,7 +54,7 @@ INPUTS = {
     "data": {"shards"},
     "path": {"shards", "run"},
     "run": {"run"},
-    "runs": {"run"},
+    "folders": {"run", "shards"},
     "checkpoint": {"run", "model"},
     "model": {"run", "model"},
     "models": {"run", "model"},

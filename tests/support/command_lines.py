@@ -157,7 +157,7 @@ def no_launcher(**variables: str) -> Iterator[None]:
         yield
 
 
-def call(name: str, words: Sequence[str], *, encoding: str = "utf-8", **variables: str) -> Outcome:
+def call(name: str, words: Sequence[str], encoding: str = "utf-8", **variables: str) -> Outcome:
     """Run command `name` with `words` in this process and the working directory.
 
     `encoding`: that of its output.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ import zstandard
 from babel import localedata
 from babel.core import get_global
 
+from mmbert.command_line.running import run_application
 from mmbert_prep.demo.text import DocumentGenerator, own_names
 from mmbert_prep.languages.resolution import resolve
 
@@ -124,10 +126,12 @@ def main(output: Annotated[Path, typer.Argument(help="A new or empty folder.")])
     try:
         counts = write_demo_corpus(output)
     except FileExistsError as error:
-        typer.echo(f"{error}: give a new folder", err=True)
+        print(f"{error}: give a new folder", file=sys.stderr)
         raise typer.Exit(2) from error
-    typer.echo(f"{len(counts)} languages, {sum(counts.values())} documents in {output}")
+    print(f"{len(counts)} languages, {sum(counts.values())} documents in {output}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    sys.exit(run_application(app))

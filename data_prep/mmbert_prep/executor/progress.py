@@ -72,7 +72,7 @@ class ProgressBar:
         self._console, self._title, self._total = console, title, max(1, total)
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=10),
             TextColumn("{task.percentage:>5.1f}%"),
             TextColumn("{task.fields[speed]}"),

@@ -79,7 +79,9 @@ class Workspace:
 
     def merged_units(self) -> str | None:
         """Return the name of the folder that the merge results were made from, if there are any."""
-        return self._merged_units.read_text() if self._merged_units.exists() else None
+        return (
+            self._merged_units.read_text(encoding="utf-8") if self._merged_units.exists() else None
+        )
 
     def is_merged_from(self, units: Path) -> bool:
         """Return whether the merge results were made from these intermediate shards."""

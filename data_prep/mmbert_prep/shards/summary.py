@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.data.shards.manifest import Manifest
 from mmbert_prep.languages.report import NamedLanguage, describe_names
 from mmbert_prep.readers import RejectReason
@@ -147,7 +147,7 @@ def summarize_language(manifest: Manifest, counts: LanguageCounts) -> LanguageSu
 
 def print_summary(console: Console, summary: Summary, output: object) -> None:
     """Print the largest languages, the totals, rejections and warnings."""
-    table = Table(
+    table = WholeTable(
         title=f"{len(summary.languages)} languages (bytes: fraction of byte-fallback tokens)",
         title_justify="left",
         box=box.SIMPLE,
@@ -264,7 +264,7 @@ def print_totals(console: Console, summaries: Sequence[Summary]) -> None:
     )
 
 
-def _add_row(table: Table, key: str, language: LanguageSummary) -> None:
+def _add_row(table: WholeTable, key: str, language: LanguageSummary) -> None:
     table.add_row(
         key,
         f"{language.train_documents:,}",

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
-from rich.table import Table
 from tqdm import tqdm
 
 from mmbert.ablation.ablations import FULL
 from mmbert.ablation.runs import Run
 from mmbert.checkpoint.format import Index
+from mmbert.command_line.tables import WholeTable
 from mmbert.data.loading.data_state import check_data_state
 from mmbert.data.sampling.component_table import NO_TIER, ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
@@ -185,10 +185,10 @@ def verdict(difference: float, standard_error: float | None) -> str:
     return "worse than full" if difference > 0 else "better than full"
 
 
-def render(comparison: Comparison) -> Table:
+def render(comparison: Comparison) -> WholeTable:
     """Build a table with one section per ablation."""
     seeds = len(comparison.ablations[0].tiers[ALL].losses)
-    table = Table(
+    table = WholeTable(
         title=f"{comparison.recipe} and ablations, {comparison.tokens:,} tokens each, {seeds} "
         f"seed{'s' if seeds > 1 else ''}: final held-out loss (nats per masked token, "
         f"{comparison.mask_ratio:.0%} masked, documents cut to {comparison.context:,})",

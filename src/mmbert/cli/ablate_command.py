@@ -1,5 +1,6 @@
 """`mmbert ablate`: train a recipe with and without each of its ideas."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -77,15 +78,15 @@ def ablate(
     runs = plan_runs(recipe, given, ablations, seeds, output)
     check_data(runs, data)
     for ablation in ablations:
-        typer.echo(f"{ablation.name}: {ablation.meaning}")
+        print(f"{ablation.name}: {ablation.meaning}")
         for override in ablation.for_display():
-            typer.echo(f"    {override}")
+            print(f"    {override}")
     for ablation in all_ablations(resolved)[1:]:
         if not ablation.overrides:
-            typer.echo(f"{ablation.name}: skipped, the recipe has nothing to change there")
+            print(f"{ablation.name}: skipped, the recipe has nothing to change there")
     plan = training_plan(resolved)
     left = [run for run in runs if run.final_checkpoint() is None]
-    typer.echo(
+    print(
         f"{len(runs)} runs ({len(ablations)} × {seeds} seeds), each {plan.steps:,} steps and "
         f"{plan.tokens:,} tokens; remaining: {len(left)} runs, "
         f"{sum(run.tokens for run in left):,} tokens (phases shared with the full recipe are "
@@ -96,7 +97,7 @@ def ablate(
     try:
         train_all(runs, command, recipe, data, given, console)
     except RunIncompleteError as error:
-        typer.echo(f"error: {error}", err=True)
+        print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.status) from error
     comparison = evaluate_runs(runs, data, mask_ratio)
     console.print(render(comparison))

@@ -1,11 +1,10 @@
 """Typer application, extended by the command modules, and its output console."""
 
-import sys
 from collections.abc import Mapping
 
 import typer
-from rich.console import Console
 
+from mmbert.command_line.console import PlainConsole
 from mmbert.errors import ArgumentError
 
 app = typer.Typer(
@@ -29,6 +28,6 @@ def refuse_given(options: Mapping[str, object], why: str, remedy: str) -> None:
         raise ArgumentError(f"{given} does not apply: {why}", remedy=remedy)
 
 
-def console_for_output() -> Console:
-    """Return a console on standard output, 140 columns wide if that is not a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
+def console_for_output() -> PlainConsole:
+    """Return a console on standard output."""
+    return PlainConsole()

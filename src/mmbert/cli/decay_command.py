@@ -1,5 +1,6 @@
 """`mmbert decay`: a decay phase of one's own, from a model and text to a model and a table."""
 
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -202,7 +203,7 @@ def decay(
             check_same(folder, kept, request)
         for number, stage in enumerate(stages, 1):
             for line in stage.describe(number):
-                typer.echo(line)
+                print(line)
         return
     check_folder(folder, request)  # before a file of the owner is laid into it
     try:
@@ -210,10 +211,10 @@ def decay(
             begin(folder, request)
             run_stages(stages, None if until is None else until.value, console, owner)
     except RunIncompleteError as error:
-        typer.echo(f"error: {error}", err=True)
+        print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.status) from error
     if until is not None and not stages[-1].done():
-        typer.echo(f"stopped after {until.value}; repeat the command without --until to continue")
+        print(f"stopped after {until.value}; repeat the command without --until to continue")
     elif stages[-1].done():
         show_result(folder, console, all_languages=all_languages)
 

@@ -1,5 +1,6 @@
 """Command `import`: a Hugging Face model or a Composer checkpoint as a starting point."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -103,8 +104,8 @@ def import_(
         refuse_given(of_composer, f"{model} is not a Composer checkpoint (.pt)", "leave it out")
         lines = _import_folder(model, out, tokenizer, initialisation or initialization, sizes)
     for line in lines:
-        typer.echo(line)
-    typer.echo(f"to train from it, set `initial_checkpoint: {out}` in the recipe")
+        print(line)
+    print(f"to train from it, set `initial_checkpoint: {out}` in the recipe")
 
 
 def is_composer_checkpoint(model: Path) -> bool:
@@ -126,7 +127,7 @@ def _import_folder(
     from mmbert.recipe import load_recipe
 
     report = import_model(
-        model_folder(model, lambda text: typer.echo(text, err=True)),
+        model_folder(model, lambda text: print(text, file=sys.stderr)),
         out,
         tokenizer=tokenizer,
         initialization=initialization.value,

@@ -177,7 +177,7 @@ def inspect(
         if not verify:
             refuse_given({"--input": source_text}, "nothing is verified", "give --verify too")
         if language is not None:
-            typer.echo(shards.decode_document(path, language, document or 0, held_out=held_out))
+            print(shards.decode_document(path, language, document or 0, held_out=held_out))
         elif report is not None:
             write_report(path, report, console)
         elif verify:

@@ -1,5 +1,6 @@
 """Model commands: `export`, `fill-mask`, `merge`, `evaluate`."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -46,7 +47,7 @@ def export(
     from mmbert.hub.export import export_checkpoint
 
     comparison = export_checkpoint(_checkpoint(checkpoint), out, dtype.value, _say)
-    typer.echo(f"{out}: logits match transformers ({comparison})")
+    print(f"{out}: logits match transformers ({comparison})")
 
 
 @app.command(
@@ -67,10 +68,10 @@ def fill_mask(
 
     answers = fill_masks(_model_folder(model), sentences, top=top, say=_say)
     for sentence, masks in zip(sentences, answers, strict=True):
-        typer.echo(sentence)
+        print(sentence)
         for candidates in masks:
             words = (f"{found.text!r} {found.probability:.3f}" for found in candidates)
-            typer.echo(f"  {'  '.join(words)}")
+            print(f"  {'  '.join(words)}")
 
 
 @app.command(
@@ -140,7 +141,7 @@ def merge(
         if method is Method.ema:
             models, notes = checkpoints_to_average(models)
             for note in notes:
-                typer.echo(note)
+                print(note)
         comparison = merge_models(
             [_checkpoint(path) for path in models],
             output,
@@ -154,7 +155,7 @@ def merge(
             dtype=dtype.value,
             say=_say,
         )
-    typer.echo(f"{output}: {comparison}")
+    print(f"{output}: {comparison}")
 
 
 @app.command(
@@ -242,7 +243,7 @@ def evaluate(
         opened = LoadedModel(path, dtype=DTYPES[dtype.value])
         if opened.tokenizer.set_aside not in said:
             said.add(opened.tokenizer.set_aside)
-            typer.echo(opened.tokenizer.set_aside, err=True)
+            print(opened.tokenizer.set_aside, file=sys.stderr)
         return opened
 
     if data:
@@ -265,7 +266,7 @@ def evaluate(
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    print(text, file=sys.stderr)
 
 
 def _model_folder(model: Path) -> Path:

@@ -25,14 +25,14 @@ def recipes(
                 f"{name} is not a recipe of the package",
                 remedy=f"its recipes: {', '.join(recipe_names())}",
             )
-        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        print(path.read_text(encoding="utf-8"), end="")
         return
     names = recipe_names()
     width = max(map(len, names))
     for known in names:
         first_line = find_recipe(known).read_text(encoding="utf-8").partition("\n")[0]
-        typer.echo(f"{known:{width}}  {first_line.removeprefix('# ')}")
-    typer.echo(f"language lists: {', '.join(language_list_names())}")
+        print(f"{known:{width}}  {first_line.removeprefix('# ')}")
+    print(f"language lists: {', '.join(language_list_names())}")
 
 
 @app.command(
@@ -59,4 +59,4 @@ def slurm_scripts(
         )
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        typer.echo(shutil.copyfile(file, folder / file.name))
+        print(shutil.copyfile(file, folder / file.name))

@@ -1,5 +1,6 @@
 """`mmbert report`: one HTML page of runs, or of a folder of shards."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -67,9 +68,9 @@ def _report_runs(runs: Sequence[Path], output: Path) -> None:
 
     written = write_report(runs, output)
     for warning in written.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        print(f"warning: {warning}", file=sys.stderr)
     count = len(written.runs)
-    typer.echo(f"{output}: {_megabytes(output)}, {count} run{'' if count == 1 else 's'}")
+    print(f"{output}: {_megabytes(output)}, {count} run{'' if count == 1 else 's'}")
 
 
 def _report_shards(shards: Path, output: Path, identify: str | None) -> None:
@@ -78,12 +79,12 @@ def _report_shards(shards: Path, output: Path, identify: str | None) -> None:
 
     written = write_shards_report(shards, output, identify)
     for warning in written.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        print(f"warning: {warning}", file=sys.stderr)
     console = console_for_output()
     print_contents(written.contents, console)
     if written.identification is not None:
         print_identification(written.identification, console)
-    typer.echo(f"{output}: {_megabytes(output)}, {len(written.contents.languages):,} languages")
+    print(f"{output}: {_megabytes(output)}, {len(written.contents.languages):,} languages")
 
 
 def _check_one(folders: Sequence[Path], shards: Sequence[Path]) -> None:

@@ -7,11 +7,15 @@ and an error of the program itself read alike.
 import errno
 import os
 import sys
-from contextlib import suppress
 from typing import Any
 
 import typer
 
+from mmbert.command_line.streams import (
+    STATUS_OF_CLOSED_OUTPUT,
+    discard_output,
+    prepare_streams,
+)
 from mmbert.errors import EXIT_USER_ERROR, UserError
 
 EXIT_INTERRUPTED = 130
@@ -33,9 +37,29 @@ _OF_PATHS = frozenset(
 def run_application(app: typer.Typer) -> int:
     """Run `app` on the arguments of the process; print an error; return the exit status.
 
-    Exceptions that are not the user's are raised.
+    Exceptions that are not the user's are raised. The status is 1 if nobody reads the output, as
+    of `… | head -1`.
     """
-    _accept_any_character()
+    prepare_streams()
+    try:
+        status = _run(app)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+        return STATUS_OF_CLOSED_OUTPUT
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        return STATUS_OF_CLOSED_OUTPUT  # from click, which discards the output itself
+    except OSError as error:
+        return print_error(
+            f"the output cannot be written: {error.strerror}\n"
+            "  → check the space on the disk that it is written to"
+        )
+    return status
+
+
+def _run(app: typer.Typer) -> int:
     try:
         return int(app(standalone_mode=False) or 0)
     except UserError as error:
@@ -76,10 +100,3 @@ def _print_usage_error(error: Any) -> int:
     context = getattr(error, "ctx", None)
     program = "" if context is None else f"{context.command_path} "
     return print_error(f"{error.format_message()}\n  → see {program}--help")
-
-
-def _accept_any_character() -> None:
-    """Escape characters that the output's encoding lacks, such as those of a path's odd bytes."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -37,7 +37,10 @@ def parse_text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise typer.BadParameter(f"{value!r} is not UTF-8; rename the file or folder") from error
+        raise typer.BadParameter(
+            f"{value!r} is not UTF-8; rename the file or folder, or set PYTHONUTF8=1 if the locale"
+            " is of another encoding"
+        ) from error
     return value
 
 

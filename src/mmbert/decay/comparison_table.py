@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
+from mmbert.command_line.tables import WholeTable
 from mmbert.decay.comparison import ONTO, RESULT, START, TRAINED, DecayComparison, LanguageLosses
 
 EXTREMES_SHOWN = 6
@@ -11,14 +10,14 @@ EXTREMES_SHOWN = 6
 _HEADINGS = {START: "before", ONTO: "onto", TRAINED: "trained", RESULT: "after"}
 
 
-def render(comparison: DecayComparison, *, all_languages: bool = False) -> Table:
+def render(comparison: DecayComparison, *, all_languages: bool = False) -> WholeTable:
     """Build the table: new, then old languages by rising change, each with its mean.
 
     Long groups show only the languages with the largest fall and rise unless `all_languages`.
     Means are per masked token.
     """
     roles = list(comparison.models)
-    table = Table(
+    table = WholeTable(
         title=f"Held-out loss before and after {comparison.tokens:,} tokens (nats "
         f"per masked token, {comparison.mask_ratio:.0%} masked, documents cut to "
         f"{comparison.context:,}); merge: {comparison.merge}",
@@ -42,7 +41,7 @@ def _headings(comparison: DecayComparison, roles: Sequence[str]) -> list[str]:
 
 
 def _add_group(
-    table: Table,
+    table: WholeTable,
     comparison: DecayComparison,
     rows: Sequence[LanguageLosses],
     title: str,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.errors import ArgumentError, EvaluationDataError
 from mmbert.evaluation.loaded_model import LoadedModel, mean_by_document
 from mmbert.evaluation.tsv import read_lines
@@ -209,9 +209,9 @@ def _accuracy(
     return correct / len(examples)
 
 
-def render_scores(scores: Sequence[ClassificationScore]) -> Table:
+def render_scores(scores: Sequence[ClassificationScore]) -> WholeTable:
     """Build a table with one row per test file."""
-    table = Table(title="Classification", title_justify="left")
+    table = WholeTable(title="Classification", title_justify="left")
     table.add_column("test")
     for heading in ("examples", "accuracy", "majority label"):
         table.add_column(heading, justify="right")

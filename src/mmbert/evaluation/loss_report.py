@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.evaluation.masked_loss import HeldOutEvaluation
 from mmbert.files import atomic_write
 
@@ -14,12 +14,12 @@ EXTREMES_SHOWN = 6
 _HEADINGS = ("language", "masked tokens", "loss (nats)", "unigram", "gain")
 
 
-def render_losses(found: HeldOutEvaluation, *, all_languages: bool = False) -> Table:
+def render_losses(found: HeldOutEvaluation, *, all_languages: bool = False) -> WholeTable:
     """Build a table of languages by ascending loss, followed by tiers and the overall loss.
 
     Long tables show only the languages with the lowest and highest loss unless `all_languages`.
     """
-    table = Table(
+    table = WholeTable(
         title=f"Held-out loss, {found.mask_ratio:.0%} masked, documents cut to {found.context:,}",
         title_justify="left",
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.errors import ArgumentError, EvaluationDataError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.tsv import read_lines
@@ -115,9 +115,9 @@ def _unit_vectors(vectors: Tensor, centered: bool) -> Tensor:
     return torch.nn.functional.normalize(vectors, dim=1)
 
 
-def render_retrieval(pivot: str, accuracies: Sequence[RetrievalAccuracy]) -> Table:
+def render_retrieval(pivot: str, accuracies: Sequence[RetrievalAccuracy]) -> WholeTable:
     """Build a table with one row per language and their mean."""
-    table = Table(title=f"Retrieval accuracy from and to {pivot}", title_justify="left")
+    table = WholeTable(title=f"Retrieval accuracy from and to {pivot}", title_justify="left")
     table.add_column("language")
     for heading in ("sentences", f"{pivot} → it", f"it → {pivot}", "chance"):
         table.add_column(heading, justify="right")

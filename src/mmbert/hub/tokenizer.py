@@ -57,10 +57,11 @@ class FastTokenizer:
                 remedy="give a Hugging Face tokenizer folder (a fast tokenizer)",
             )
         try:
-            definition = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            definition = json.loads(text)
             names = saved_state(definition)
-            text = json.dumps(without_state(definition)) if names else None
-            self._tokenizer = Tokenizer.from_str(text) if text else Tokenizer.from_file(str(path))
+            text = json.dumps(without_state(definition)) if names else text
+            self._tokenizer = Tokenizer.from_str(text)  # which takes any path, unlike from_file
         except Exception as error:  # the library raises nothing more precise
             raise TokenizerError(
                 f"{path} cannot be read: {error}", remedy="save the tokenizer again"
@@ -161,8 +162,16 @@ def copy_tokenizer(
         A statement for each of these changes.
 
     Raises:
-        TokenizerError: transformers encodes text in another way all the same.
+        TokenizerError: transformers encodes text in another way all the same, or cannot read from
+            `target`, whose name is not UTF-8.
     """
+    try:
+        str(target).encode()
+    except UnicodeEncodeError as error:  # which the libraries would take for a broken tokenizer
+        raise TokenizerError(
+            f"{target} is not UTF-8, which transformers needs",
+            remedy="name another folder, or set PYTHONUTF8=1 if the locale is of another encoding",
+        ) from error
     said = []
     for name in TOKENIZER_FILES:
         if (source / name).is_file():

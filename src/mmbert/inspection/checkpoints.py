@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from mmbert.checkpoint.format import INDEX_NAME, Index
 from mmbert.checkpoint.reader import verify_checkpoint
 from mmbert.checkpoint.store import CheckpointStore
+from mmbert.command_line.tables import WholeTable
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import ArgumentError, UserError
@@ -52,12 +52,12 @@ def render_checkpoint(path: Path, console: Console) -> None:
         f"{count:,} parameters, each with a float32 master weight, "
         f"{' and '.join(recipe.optimizer.state_names)}"
     )
-    table = Table("parameter", "shape", "split along", box=None, pad_edge=False)
+    table = WholeTable("parameter", "shape", "split along", box=None, pad_edge=False)
     for name, parameter in index.parameters.items():
         split = "-" if parameter.split_dimension is None else str(parameter.split_dimension)
         table.add_row(name, " × ".join(map(str, parameter.shape)), split)
     console.print(table)
-    languages = Table("language", "tokens seen", box=None, pad_edge=False)
+    languages = WholeTable("language", "tokens seen", box=None, pad_edge=False)
     seen = sorted(state.language_tokens.items(), key=lambda item: -item[1])
     for language, tokens in seen:
         languages.add_row(language, f"{tokens:,}")
@@ -66,7 +66,9 @@ def render_checkpoint(path: Path, console: Console) -> None:
 
 def render_run(path: Path, console: Console) -> None:
     """Print a table of the checkpoints of the run at `path`, oldest first."""
-    table = Table("checkpoint", "step", "tokens", "phase", "kept", "size", box=None, pad_edge=False)
+    table = WholeTable(
+        "checkpoint", "step", "tokens", "phase", "kept", "size", box=None, pad_edge=False
+    )
     for folder in CheckpointStore(path / "checkpoints").list():
         try:
             index = Index.read(folder)

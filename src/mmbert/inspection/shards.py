@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from tokenizers import Tokenizer
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.data.sampling.mixture_weights import component_sizes, phase_mixtures
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.data.shards.indexed_dataset import IndexedDataset
@@ -49,7 +49,7 @@ def render_shards(shards: Path, console: Console, recipe_file: str | Path | None
     """Print a table of languages with totals and, with a recipe, the epochs in each phase."""
     description = read_tokenizer_description(shards / "tokenizer")
     folders = language_folders(shards)
-    table = Table("source", "language", box=None, pad_edge=False)
+    table = WholeTable("source", "language", box=None, pad_edge=False)
     for name in ("documents", "tokens", "held out", "bytes/token", "rejected"):
         table.add_column(name, justify="right")
     recipe = load_recipe(recipe_file) if recipe_file is not None else None
@@ -150,5 +150,7 @@ def decode_document(shards: Path, language: str, number: int, *, held_out: bool 
 
 def decode(shards: Path, token_ids: list[int]) -> str:
     """Decode `token_ids` with the tokenizer of the shards, including special tokens."""
-    tokenizer = Tokenizer.from_file(str(shards / "tokenizer" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_str(
+        (shards / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+    )
     return str(tokenizer.decode(token_ids, skip_special_tokens=False))

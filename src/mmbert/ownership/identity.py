@@ -93,7 +93,7 @@ def this_process(environment: Mapping[str, str] | None = None) -> Identity:
 
 def _boot() -> str | None:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None
 
@@ -112,7 +112,8 @@ def _start_of(pid: int) -> str | None:
     """
     try:
         # "pid (name) state ppid …"; the name may contain spaces and parentheses.
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        words = text.rpartition(")")[2].split()
         return _ENDED if words[0] in "ZX" else words[19]
     except (OSError, IndexError):
         pass

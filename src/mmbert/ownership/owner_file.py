@@ -100,7 +100,7 @@ def exclusive(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         while time.monotonic() < deadline:
             with contextlib.ExitStack() as attempt:
-                file = attempt.enter_context(guard.open("a"))
+                file = attempt.enter_context(guard.open("a", encoding="utf-8"))
                 if _lock(file) and _is_at(file, guard):
                     # Removed before it is unlocked: whoever waits for it finds that and opens anew.
                     attempt.callback(guard.unlink, missing_ok=True)

@@ -49,7 +49,11 @@ class LanguageTable:
 
 def published_counts() -> dict[str, dict[str, int]]:
     """Load {dataset: {language: tokens}} as published by the mmBERT authors, without zeros."""
-    text = resources.files(__package__).joinpath("published_language_counts.csv").read_text()
+    text = (
+        resources.files(__package__)
+        .joinpath("published_language_counts.csv")
+        .read_text(encoding="utf-8")
+    )
     counts: dict[str, dict[str, int]] = {column: {} for column in _COLUMNS}
     for row in csv.DictReader(text.splitlines()):
         for column in _COLUMNS:

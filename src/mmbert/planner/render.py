@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.planner.estimate import Estimate
 from mmbert.planner.memory import usable_bytes
 from mmbert.recipe import format_quantity
@@ -53,11 +53,11 @@ def _parts(estimate: Estimate) -> Iterator[RenderableType]:
         yield Text(f"Warning: {warning}", style="yellow")
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+def _table(title: str) -> WholeTable:
+    return WholeTable(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
 
 
-def _parameters(estimate: Estimate) -> Table:
+def _parameters(estimate: Estimate) -> WholeTable:
     parameters = estimate.parameters
     table = _table("Parameters")
     for heading in ("embedding", "attention", "feed-forward", "norms", "head", "decoder bias"):
@@ -80,7 +80,7 @@ def _parameters(estimate: Estimate) -> Table:
     return table
 
 
-def _phases(estimate: Estimate) -> Table:
+def _phases(estimate: Estimate) -> WholeTable:
     table = _table("Phases")
     for heading in (
         "phase", "tokens", "context", "mask", "dropout", "steps", "rows/step", "tokens/step",
@@ -106,7 +106,7 @@ def _phases(estimate: Estimate) -> Table:
     return table
 
 
-def _flops(estimate: Estimate) -> Table:
+def _flops(estimate: Estimate) -> WholeTable:
     table = _table("Training FLOPs per token (million)")
     for heading in (
         "phase", "encoder", "head", "global attention", "local attention", "total", "mean length",
@@ -123,7 +123,7 @@ def _flops(estimate: Estimate) -> Table:
     return table
 
 
-def _memory(estimate: Estimate) -> Table:
+def _memory(estimate: Estimate) -> WholeTable:
     table = _table("Peak memory per GPU (GiB)")
     headings = ("weights", "gradients", "optimizer", "activations", "working", "total", "fits")
     for heading in ("tensor × data", "ZeRO", *headings):
@@ -156,7 +156,7 @@ def _memory(estimate: Estimate) -> Table:
     return table
 
 
-def _communication(estimate: Estimate) -> Table:
+def _communication(estimate: Estimate) -> WholeTable:
     table = _table("Communication per GPU and step (GB sent)")
     for heading in (
         "phase", "gradients", "weights", "tensor parallel", "time without overlap",
@@ -179,7 +179,7 @@ def _communication(estimate: Estimate) -> Table:
     return table
 
 
-def _languages(estimate: Estimate) -> Table:
+def _languages(estimate: Estimate) -> WholeTable:
     languages = estimate.languages
     assert languages is not None
     count = len(languages.languages)

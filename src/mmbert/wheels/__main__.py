@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from mmbert.command_line.streams import prepare_streams
 from mmbert.errors import EXIT_USER_ERROR, ArgumentError, UserError
 from mmbert.wheels.collecting import collect
 from mmbert.wheels.installed import read_list
@@ -25,6 +26,7 @@ EXAMPLES = """examples:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 2 for a UserError, 130 if interrupted."""
+    prepare_streams()
     try:
         options = _parser().parse_args(arguments)
         options.run(options)

@@ -46,7 +46,7 @@ def find_uv(private: Path = ROOT / ".venv-tools") -> str:
 def _is_new_enough(uv: str) -> bool:
     try:
         output = subprocess.run(
-            [uv, "--version"], capture_output=True, text=True, check=False
+            [uv, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False
         ).stdout
     except OSError:
         return False
@@ -76,7 +76,13 @@ def run(
         variables = {**os.environ, **(environment or {})}
         output = None if shown and sys.stdout.isatty() else subprocess.PIPE
         result = subprocess.run(
-            command, stdout=output, stderr=subprocess.PIPE, text=True, check=False, env=variables
+            command,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            env=variables,
         )
     except OSError as error:
         raise PackageError(
@@ -118,5 +124,7 @@ def uv_environment() -> dict[str, str]:
 
 def _configured(key: str) -> str:
     command = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return "" if result.returncode else result.stdout.strip()

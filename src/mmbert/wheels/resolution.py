@@ -79,7 +79,9 @@ def resolve(
         environment = {**uv_environment(), "DS_BUILD_OPS": "0", "NO_COLOR": "1"}
         output = run([*command, "-r", str(lines)], "resolving the requirements", environment).stderr
         chosen = [match for match in _CHANGE.findall(output) if match[0] == "+"]
-        lines.write_text("".join(f"{name}=={number}\n" for _, name, number in chosen))
+        lines.write_text(
+            "".join(f"{name}=={number}\n" for _, name, number in chosen), encoding="utf-8"
+        )
         lock = Path(place) / "pylock.toml"
         command = [uv, "pip", "compile", "--quiet", "--no-deps", *about, f"--output-file={lock}"]
         run([*command, str(lines)], "asking for the files", environment)

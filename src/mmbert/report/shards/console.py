@@ -5,9 +5,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from mmbert.command_line.tables import WholeTable
 from mmbert.report.shards.contents import LanguageContents, ShardsContents
 from mmbert.report.shards.identification import SUSPICIOUS_SHARE, Identification
 
@@ -87,8 +87,8 @@ def _print_highest(
     console.print(table)
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+def _table(title: str, *headings: str) -> WholeTable:
+    table = WholeTable(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.add_column("language")
     for heading in headings:
         table.add_column(heading, justify="right")

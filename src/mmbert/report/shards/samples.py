@@ -72,4 +72,4 @@ def visible(text: str) -> str:
 
 
 def _open_tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(path))
+    return Tokenizer.from_str(path.read_text(encoding="utf-8"))

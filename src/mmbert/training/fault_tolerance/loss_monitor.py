@@ -99,7 +99,7 @@ class SkippedSteps:
         path = run_folder / "skipped_steps.json"
         if not path.exists():
             return cls(path)
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         return cls(path, set(values["steps"]), int(values["rollbacks"]))
 
     def add(self, steps: range) -> None:

@@ -42,7 +42,7 @@ def parent_of(process: int) -> int | None:
     if process == os.getpid():
         return os.getppid()
     try:
-        status = Path(f"/proc/{process}/stat").read_text()
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     # "pid (name) state ppid …"; the name may contain spaces and parentheses.

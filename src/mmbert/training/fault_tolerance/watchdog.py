@@ -103,7 +103,7 @@ class Watchdog:
         own = folder / f"rank-{rank}.txt"
         # A new file: a former owner of the folder that still runs must not write to this one.
         own.unlink(missing_ok=True)
-        self._stack_file = own.open("w")
+        self._stack_file = own.open("w", encoding="utf-8")
         if rank == 0:
             (folder / "hang.txt").unlink(missing_ok=True)
         self._main_thread = threading.main_thread().ident
@@ -215,7 +215,7 @@ class Watchdog:
     def _exit(self, message: str) -> None:
         text = f"no progress for {self._timeout:.0f} s: {message}\n"
         try:
-            with (self._folder / "hang.txt").open("x") as file:
+            with (self._folder / "hang.txt").open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
             os._exit(EXIT_FAILURE)  # another rank has reported; once it exits, all others look late

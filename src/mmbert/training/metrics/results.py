@@ -1,12 +1,12 @@
 """`RUN/results.json` and the summary table: tokens, throughput and held-out loss of each phase."""
 
-import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.table import Table
 
+from mmbert.command_line.console import PlainConsole
+from mmbert.command_line.tables import WholeTable
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.files import write_json
@@ -72,7 +72,7 @@ class Results(BaseModel):
     def read(cls, run_folder: Path) -> "Results | None":
         """Read the results of an earlier start; None if missing or unreadable."""
         try:
-            return cls.model_validate_json((run_folder / "results.json").read_text())
+            return cls.model_validate_json((run_folder / "results.json").read_bytes())
         except (OSError, ValueError):
             return None
 
@@ -109,9 +109,8 @@ class Results(BaseModel):
 
 def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:
     """Print the summary table of a run."""
-    # Without a terminal, rich assumes 80 columns, too few for this table.
-    console = console or Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"{results.name}: what each phase saw and learned")
+    console = console or PlainConsole()
+    table = WholeTable(title=f"{results.name}: what each phase saw and learned")
     for heading in (
         "phase",
         "tokens",
@@ -135,7 +134,9 @@ def print_summary(results: Results, run_folder: Path, console: Console | None = 
             f"{phase.tokens_per_second:,.0f}",
         )
     console.print(table)
-    tiers = Table(title="Held-out loss by tier (nats per masked token, the same masks each time)")
+    tiers = WholeTable(
+        title="Held-out loss by tier (nats per masked token, the same masks each time)"
+    )
     tiers.add_column("tier (languages first seen in)")
     for phase in results.phases:
         tiers.add_column(phase.name, justify="right")

@@ -1,12 +1,14 @@
 """Console output: messages, one line per logging interval, and a progress bar on a terminal."""
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from tqdm import tqdm
 
+from mmbert.command_line.console import PlainConsole
+from mmbert.command_line.streams import discard_output
 from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 
 
@@ -16,7 +18,7 @@ class ConsoleLogger(BaseLogger):
     target = "the standard output"
 
     def __init__(self, run: RunInfo) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = PlainConsole(highlight=False)
         self._bar = tqdm(
             total=run.steps,
             initial=run.first_step,
@@ -27,10 +29,15 @@ class ConsoleLogger(BaseLogger):
         )
 
     def message(self, text: str) -> None:
-        """Print a line."""
+        """Print a line; if nobody reads the output any more, say so once and train on."""
         self._bar.clear()
-        self._console.print(text, markup=False)
-        sys.stdout.flush()
+        try:
+            self._console.print(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
+            with contextlib.suppress(OSError):
+                print("the output is closed; training goes on, see log.jsonl", file=sys.stderr)
 
     def event(self, kind: str, step: int, text: str, details: Mapping[str, Any]) -> None:
         """Print the event's text."""

@@ -21,7 +21,7 @@ class JsonlLogger(BaseLogger):
         path = run.folder / "log.jsonl"
         self.target = str(path)
         _truncate_partial_line(path)
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         sync_folder(path.parent)
 
     def record(self, record: Mapping[str, Any]) -> None:
