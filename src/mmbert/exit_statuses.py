@@ -39,6 +39,12 @@ EXIT_STATUSES = (
     ),
     ExitStatus(
         EXIT_FAILURE,
+        (COMMANDS, PREPROCESSING),
+        "Nobody reads the output any more, as of `… | head -1`. Training goes on.",
+        "Nothing.",
+    ),
+    ExitStatus(
+        EXIT_FAILURE,
         (TRAINING,),
         "No progress for `guard.hang_minutes`: the watchdog has ended all ranks.",
         "See [A rank that hangs](#a-rank-that-hangs).",

@@ -4,6 +4,7 @@ Whatever the terminal: no traceback, every figure, and paths as they are.
 """
 
 import ast
+import io
 import os
 import re
 import shutil
@@ -11,10 +12,16 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mmbert.command_line.console import PlainConsole
+from mmbert.command_line.tables import WholeTable
 from mmbert.training.metrics.loggers.base_logger import RunInfo
 from mmbert.training.metrics.loggers.console_logger import ConsoleLogger
 from mmbert.training.metrics.results import Results
@@ -36,9 +43,9 @@ CASES = {
     "prep run": {name: value for name, value in CALLS["prep"].items() if name != "dry_run"},
 }
 SLOW = {
-    "mmbert ablate", "mmbert decay", "mmbert fill-mask", "mmbert evaluate", "mmbert export",
-    "mmbert import", "mmbert merge", "mmbert report", "mmbert report shards",
-    "mmbert doctor", "prep run",
+    "mmbert ablate", "mmbert decay", "mmbert fill-mask",
+    "mmbert evaluate", "mmbert export", "mmbert import",
+    "mmbert merge", "mmbert report", "mmbert report shards", "mmbert doctor", "prep run",
 }  # fmt: skip
 NAMES_PATHS = {
     "mmbert export", "mmbert import", "mmbert merge", "mmbert report", "mmbert results",
@@ -77,7 +84,7 @@ def _call(case: str, encoding: str, **variables: str) -> Outcome:
 
 
 def _figures(outcome: Outcome) -> Counter[str]:
-    # Escapes of characters are no figures, nor is what a temporary name or a speed has.
+    # Escapes of characters are no figures.
     text = re.sub(
         r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}", " ", outcome.stdout + outcome.stderr
     )
@@ -112,6 +119,23 @@ def test_a_narrow_terminal_of_ascii_shows_all(case: str) -> None:
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_a_narrow_terminal_of_any_encoding_shows_all(case: str, encoding: str) -> None:
     _check(case, encoding)
+
+
+WORDS = st.text("0123456789abc,.[]:", min_size=1, max_size=12)
+CELLS = st.lists(WORDS, max_size=3).map(" ".join)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=4), st.integers(1, 120))
+def test_a_table_of_any_width_has_every_word(rows: list[tuple[str, str, str]], width: int) -> None:
+    table = WholeTable("name", "many", "more", box=None)
+    table.columns[1].justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    stream = io.StringIO()
+    with mock.patch.dict(os.environ, {"COLUMNS": str(width)}), redirect_stdout(stream):
+        PlainConsole().print(table)
+    words = Counter(word for row in rows for cell in row for word in cell.split())
+    assert words <= Counter(stream.getvalue().split())
 
 
 @pytest.fixture
