@@ -8,6 +8,7 @@
 - `layout`: splits, saved datasets, and kinds of files that are not read.
 - `text_blocks`: UTF-8 from files in any encoding.
 - `where`: conditions on the columns beside the text (`--where`).
+- `row_documents`: documents of rows, by their language columns and `--where`.
 - `streams`, `line_ranges`: decompression, lines of bounded length, division at line ends.
 - `path_language`, `language_columns`: language keys such as `swh_Latn`, of files and of rows.
 """

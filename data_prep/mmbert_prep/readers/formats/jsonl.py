@@ -17,12 +17,13 @@ import orjson
 from mmbert_prep.readers.documents import Document, FileRange, InputFile, Row
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.formats.json_values import sized_json_values
-from mmbert_prep.readers.language_columns import LanguageColumns
+from mmbert_prep.readers.language_columns import ColumnLanguage
 from mmbert_prep.readers.line_ranges import line_ranges
 from mmbert_prep.readers.rejection import RejectReason, column_names
+from mmbert_prep.readers.row_documents import documents_of_rows
 from mmbert_prep.readers.streams import CountedBlocks, DamagedFileError, OversizedLine, split_lines
 from mmbert_prep.readers.text_blocks import may_be_divided, text_blocks
-from mmbert_prep.readers.where import condition_of, selected_rows
+from mmbert_prep.readers.where import condition_of
 from mmbert_prep.settings import InputSettings
 
 _PEEK = 1 << 20  # bytes in which the first line of a file of JSON lines should end
@@ -39,28 +40,21 @@ def _plan(file: InputFile, unit_bytes: int, settings: InputSettings) -> list[Fil
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
-    text_column, given = settings.text_column, file_range.language
-    languages = LanguageColumns(settings)
-    rows = _rows(file_range, settings)
-    if settings.where:
-        rows = selected_rows(rows, settings, lambda row: languages.of_row(row, given).key)
-    for row in rows:
-        if isinstance(row, Document):
-            yield row
-            continue
-        values, size = row
-        language, written = languages.of_row(values, given)
+    text_column = settings.text_column
+
+    def document(row: Row, found: ColumnLanguage) -> Document:
+        (values, size), (language, written) = row, found
         text = values.get(text_column)
         if not isinstance(text, str):
             columns = column_names(values) if text_column not in values else ()
-            yield Document.reject(language, RejectReason.MISSING_TEXT, size=size, columns=columns)
-            continue
+            return Document.reject(language, RejectReason.MISSING_TEXT, size=size, columns=columns)
         try:
             data = text.encode()
         except UnicodeEncodeError:  # a lone surrogate, such as \ud83d
-            yield Document.reject(language, RejectReason.INVALID_UTF8, size=size)
-            continue
-        yield Document(data, language, text=text, size=size, written_language=written)
+            return Document.reject(language, RejectReason.INVALID_UTF8, size=size)
+        return Document(data, language, text=text, size=size, written_language=written)
+
+    return documents_of_rows(_rows(file_range, settings), file_range.language, settings, document)
 
 
 def _check_conditions(file: InputFile, settings: InputSettings) -> None:

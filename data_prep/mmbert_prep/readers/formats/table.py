@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from mmbert_prep.readers.documents import Compression, Document, FileRange, InputFile, Row
 from mmbert_prep.readers.file_format import FileFormat
 from mmbert_prep.readers.formats.record_batches import check_columns
-from mmbert_prep.readers.language_columns import LanguageColumns
+from mmbert_prep.readers.language_columns import ColumnLanguage
 from mmbert_prep.readers.rejection import RejectReason
+from mmbert_prep.readers.row_documents import documents_of_rows
 from mmbert_prep.readers.streams import CountedBlocks, DamagedFileError
 from mmbert_prep.readers.text_blocks import text_blocks
-from mmbert_prep.readers.where import condition_of, selected_rows
+from mmbert_prep.readers.where import condition_of
 from mmbert_prep.settings import InputSettings
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -24,24 +25,17 @@ _OTHER_COLUMNS = 16 << 20  # bytes of a row beside a text of maximum length
 
 
 def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
-    text_column, given = settings.text_column, file_range.language
-    languages = LanguageColumns(settings)
-    rows = _named_rows(file_range, settings)
-    if settings.where:
-        rows = selected_rows(
-            rows, settings, lambda row: languages.of_row(row, given).key, texts_only=True
-        )
-    for row in rows:
-        if isinstance(row, Document):
-            yield row
-            continue
-        values, size = row
-        language, written = languages.of_row(values, given)
+    text_column, maximum = settings.text_column, settings.maximum_bytes
+
+    def document(row: Row, found: ColumnLanguage) -> Document:
+        (values, size), (language, written) = row, found
         data = values[text_column].encode("utf-8", "surrogateescape")
-        if len(data) > settings.maximum_bytes:
-            yield Document.reject(language, RejectReason.TOO_LONG, size=size)
-        else:
-            yield Document(data, language, size=size, written_language=written)
+        if len(data) > maximum:
+            return Document.reject(language, RejectReason.TOO_LONG, size=size)
+        return Document(data, language, size=size, written_language=written)
+
+    rows = _named_rows(file_range, settings)
+    return documents_of_rows(rows, file_range.language, settings, document, texts_only=True)
 
 
 def _named_rows(file_range: FileRange, settings: InputSettings) -> Iterator[Row | Document]:
