@@ -10,9 +10,10 @@ from typing import Any
 from mmbert.errors import PackageError, TextError, UserError
 from mmbert_prep.readers.documents import Document, FileRange, InputFile, Row
 from mmbert_prep.readers.file_format import FileFormat
-from mmbert_prep.readers.language_columns import LanguageColumns
+from mmbert_prep.readers.language_columns import ColumnLanguage
 from mmbert_prep.readers.rejection import RejectReason, column_names
-from mmbert_prep.readers.where import condition_of, selected_rows
+from mmbert_prep.readers.row_documents import documents_of_rows
+from mmbert_prep.readers.where import condition_of
 from mmbert_prep.settings import InputSettings
 
 PREFIX = "hf:"
@@ -75,15 +76,12 @@ def _read(file_range: FileRange, settings: InputSettings) -> Iterator[Document]:
     # A network error raises UserError: documents are never lost silently.
     try:
         dataset = _load(file_range.path).shard(num_shards=file_range.size, index=file_range.start)
-        rows: Iterator[Row | Document] = map(Row, dataset)
-        languages, given = LanguageColumns(settings), file_range.language
-        if settings.where:
-            rows = selected_rows(rows, settings, lambda row: languages.of_row(row, given).key)
-        for row in rows:
-            if isinstance(row, Document):
-                yield row
-            else:
-                yield _document(row.values, given, settings, languages)
+        yield from documents_of_rows(
+            map(Row, dataset),
+            file_range.language,
+            settings,
+            lambda row, found: _document(row.values, found, settings),
+        )
     except UserError:
         raise
     except Exception as error:  # the library and its transports raise many types
@@ -100,10 +98,8 @@ def _check_conditions(file: InputFile, settings: InputSettings) -> None:
         raise _read_error(file.path, error) from error
 
 
-def _document(
-    row: dict[str, Any], given: str | None, settings: InputSettings, languages: LanguageColumns
-) -> Document:
-    language, written = languages.of_row(row, given)
+def _document(row: dict[str, Any], found: ColumnLanguage, settings: InputSettings) -> Document:
+    language, written = found
     text = row.get(settings.text_column)
     if not isinstance(text, str):
         columns = column_names(row) if settings.text_column not in row else ()
