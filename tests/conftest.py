@@ -1,4 +1,4 @@
-"""Tests run as if there were no GPU, unless these are selected; a browser; no deadlines."""
+"""Tests run as if there were no GPU, unless these are selected; a browser; no deadlines or widths."""
 
 import os
 
@@ -20,3 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not asks_for_a_gpu(config.option.markexpr):
         for name, value in ON_A_CPU.items():
             os.environ.setdefault(name, value)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let tables have the same width in any terminal, for the fixtures of a module, too."""
+    os.environ.pop("COLUMNS", None)
