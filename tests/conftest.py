@@ -1,4 +1,4 @@
-"""Tests run as if there were no GPU, unless these are selected; a browser; no deadlines or widths."""
+"""Tests run as if there were no GPU, unless selected; a browser; no deadlines or widths."""
 
 import os
 
