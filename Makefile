@@ -8,7 +8,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess decay test test-fast test-without-linux test-long test-oldest test-newest test-mutations test-gpu gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess decay test test-fast test-without-linux test-long test-oldest test-newest test-mutations test-gpu test-slurm gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -73,7 +73,11 @@ test-without-linux: setup ## Run the tests of all but training without what othe
 	  tests/recipe tests/planner tests/report tests/evaluation tests/hub tests/merging tests/cli tests/test_without_linux.py
 
 test-long: setup ## Run the slow tests: fault injection, fuzzing
-	@$(BIN)/python -m pytest -m long
+	@$(BIN)/python -m pytest -m 'long and not slurm'
+
+# Each of two workers starts a cluster of its own, in namespaces.
+test-slurm: setup ## Run the tests on a virtual Slurm cluster, long ones too; as root: [REQUIRE_SLURM=1 TESTS=…]
+	@REQUIRE_SLURM=$(REQUIRE_SLURM) $(BIN)/python -m pytest -m slurm -n 2 --dist worksteal tests/slurm $(TESTS)
 
 test-oldest: ## Run the suite with the oldest releases allowed by setup.py, in .venv-oldest: [TESTS=…]
 	@PYTHONPATH=src $(PYTHON) -m tests.environments oldest -n 2 --dist worksteal $(TESTS)
@@ -105,8 +109,10 @@ bench: setup ## Run the CPU benchmarks; some take minutes
 bench-gpu: setup ## A longer GPU report without the real run: all kernels and alternatives, transformers in all settings
 	@$(BIN)/python -m tests.benchmarks.gpu_report --minutes $(or $(MINUTES),30) --parts machine correctness step kernels experiments transformers
 
-lint: setup ## Run ruff (style, format), mypy (types) and import-linter (layers)
+lint: setup ## Run ruff (style, format), mypy (types), import-linter (layers) and shellcheck if it is installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PYTHONPATH=src:kernels:data_prep $(BIN)/lint-imports
+	@if command -v shellcheck >/dev/null; then shellcheck -x $$(git ls-files '*.sh' '*.sbatch' '*.bash') .ci/run && echo 'shellcheck: passed'; \
+	  else echo 'shellcheck: not installed, shell scripts were not checked'; fi
 
 format: setup ## Format and fix with ruff
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

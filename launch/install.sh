@@ -13,10 +13,10 @@ index=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
     echo "error: $("$python" --version 2>&1) is too old: Python 3.11 or newer is required; set it with PYTHON=python3.12" >&2
     exit 2
 }
-[ -w . ] && { [ ! -e .venv ] || [ -w .venv ]; } || {
+if [ ! -w . ] || { [ -e .venv ] && [ ! -w .venv ]; }; then
     echo "error: $PWD or its .venv is not writable; copy the project to a folder that is" >&2
     exit 2
-}
+fi
 if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv || {
         echo "error: this Python cannot create a virtual environment; install its venv package (Debian: python3-venv) or set another with PYTHON=" >&2

@@ -1,14 +1,38 @@
-"""Fixtures: one virtual cluster of three nodes, cleared between tests."""
+"""Fixtures: one virtual cluster of three nodes, cleared between tests.
+
+Tests that use it are marked `slurm`. With REQUIRE_SLURM=1 one of them that is skipped has failed.
+"""
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster, missing
 from tests.support.tiny_run import make_inputs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a cluster."""
+    for item in items:
+        if "cluster_folder" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a skipped test fail where Slurm is required."""
+    report = yield
+    required = os.environ.get("REQUIRE_SLURM", "") not in ("", "0")
+    if required and report.skipped and item.get_closest_marker("slurm") is not None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, although REQUIRE_SLURM is set: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -171,4 +171,4 @@ def test_a_wrong_recipe_is_said_once_and_not_tried_again(
     assert cluster.wait_state(job, "FAILED", timeout=240)["ExitCode"] == "2:0"
     log = cluster.log(job)
     assert log.count("did you mean 'rows'") == 1, log
-    assert "fix the error above and submit again" in log
+    assert "do what the arrow above says and submit again" in log

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.environment import ROOT
+from tests.support.environment import ROOT, with_packages
 
 SCRIPTS = ("pretrain.sbatch", "preprocess.sbatch")
 
@@ -143,3 +143,18 @@ def test_the_scripts_are_sound_shell(name: str) -> None:
         [*command, str(ROOT / "slurm" / name)], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(("required", "status"), [("", 0), ("1", 1)])
+def test_without_slurm_its_tests_fail_only_where_it_is_required(required: str, status: int) -> None:
+    test = "tests/slurm/test_pretrain_script.py::test_a_cancelled_job_stays_cancelled"
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slurm", test],
+        cwd=ROOT,
+        env=with_packages() | {"PATH": "/nowhere", "REQUIRE_SLURM": required},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == status, result.stdout
+    assert ("skipped, although REQUIRE_SLURM is set" in result.stdout) == bool(required)
