@@ -37,7 +37,7 @@ TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
     kind: Hook("mmbert.parallel.host_group", f"HostGroup.{kind}")
-    for kind in ("sum", "gather", "broadcast", "barrier")
+    for kind in ("sum", "gather", "gather_numbers", "broadcast", "barrier")
 }
 WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer._try")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")

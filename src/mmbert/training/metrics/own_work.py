@@ -1,85 +1,47 @@
-"""Blocks of steps: how long a rank's own work took in them, to be compared with other ranks.
+"""A rank's own work in the steps since the last log line, to be compared with other ranks."""
 
-A block is described by the median over its steps, because single steps are delayed by what has
-nothing to do with a node (the collection of garbage, a page that is not in memory). Its standard
-error says how far the medians of equal ranks differ by chance: rows have documents of different
-lengths.
-"""
-
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
 from mmbert.training.metrics.step_timer import StepWork
 
-BLOCK_STEPS = 20
+# Steps that ranks are compared over. A log line sends no more, however long its interval is.
+WINDOW = 60
 # Not measured after a start, a rollback and the begin of a phase: memory is allocated, kernels are
 # compiled or tuned for new shapes, files are not in memory yet.
 WARM_UP_STEPS = 10
-# Blocks that a log line sends; with more steps between two lines the earlier ones are left out.
-SENT_BLOCKS = 8
-# Normal values: distance of the quartiles, and standard error of the median of n values times the
-# root of n, both in standard deviations.
-QUARTILES_APART = 1.349
-MEDIAN_ERROR = float(np.sqrt(np.pi / 2))
-
-
-@dataclass(frozen=True)
-class WorkBlock:
-    """Work of all ranks in one block; float64 [ranks], seconds per row."""
-
-    own: npt.NDArray[np.float64]
-    error: npt.NDArray[np.float64]
-    """Standard error of `own`."""
-    waiting: npt.NDArray[np.float64]
-
-    @classmethod
-    def from_numbers(cls, numbers: npt.NDArray[np.float64]) -> "list[WorkBlock]":
-        """Return the blocks, oldest first, from what every rank's `OwnWork.take()` returned.
-
-        Args:
-            numbers: float64 [ranks, 3 * blocks].
-        """
-        return [cls(*block) for block in numbers.reshape(len(numbers), -1, 3).transpose(1, 2, 0)]
 
 
 class OwnWork:
-    """Blocks of this rank's steps. Every rank counts the same steps, so that blocks match."""
+    """Steps of this rank. Every rank counts the same steps, so that they can be compared."""
 
     def __init__(self, *, skipped_steps: int = 0) -> None:
         """Args:
         skipped_steps: number of first steps to leave out besides the warm-up.
         """
-        self._numbers: list[float] = []
-        self.restart()
-        self._skip += skipped_steps
+        self._steps: list[StepWork] = []
+        self._skip = WARM_UP_STEPS + skipped_steps
 
     def restart(self) -> None:
-        """Forget the unfinished block and begin with a warm-up."""
-        self._steps: list[StepWork] = []
-        self._skip = WARM_UP_STEPS
+        """Leave out the steps of a warm-up."""
+        self._skip = max(self._skip, WARM_UP_STEPS)
 
     def add(self, steps: Iterable[StepWork]) -> None:
         """Count steps."""
         for step in steps:
             if self._skip:
                 self._skip -= 1
-                continue
-            self._steps.append(step)
-            if len(self._steps) == BLOCK_STEPS:
-                self._numbers += _describe(self._steps)
-                self._steps = []
+            else:
+                self._steps.append(step)
 
     def take(self) -> list[float]:
-        """Return the newest finished blocks since the last call: own, error, waiting of each."""
-        numbers, self._numbers = self._numbers[-3 * SENT_BLOCKS :], []
-        return numbers
+        """Return, and forget, the newest steps: median waiting, then own work of each step.
 
-
-def _describe(steps: Sequence[StepWork]) -> tuple[float, float, float]:
-    lower, own, upper = np.percentile([step.own for step in steps], (25, 50, 75))
-    deviation = (upper - lower) / QUARTILES_APART
-    error = MEDIAN_ERROR * deviation / np.sqrt(len(steps))
-    return float(own), float(error), float(np.median([step.waiting for step in steps]))
+        Seconds per row, at most 1 + `WINDOW` numbers; empty without a step.
+        """
+        steps, self._steps = self._steps[-WINDOW:], []
+        if not steps:
+            return []
+        waiting = float(np.median([step.waiting for step in steps]))
+        return [waiting, *(step.own for step in steps)]

@@ -12,14 +12,9 @@ import numpy.typing as npt
 
 from mmbert.parallel.host_group import HostGroup
 from mmbert.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, append_record
-from mmbert.training.fault_tolerance.slow_ranks import (
-    BLOCKS,
-    SlowRank,
-    SlowRanks,
-    over_reference,
-)
+from mmbert.training.fault_tolerance.slow_ranks import SlowRank, SlowRanks
 from mmbert.training.metrics.loggers.container import LoggerContainer
-from mmbert.training.metrics.own_work import BLOCK_STEPS, OwnWork, WorkBlock
+from mmbert.training.metrics.own_work import WINDOW, OwnWork
 from mmbert.training.metrics.step_timer import StepWork
 
 
@@ -36,7 +31,7 @@ class SlowNodes:
         self._own_work = OwnWork(skipped_steps=profile_steps)
         self._path = folder / NODE_REPORTS_NAME
         self._host_group, self._loggers = host_group, loggers
-        self._ranks = SlowRanks()
+        self._ranks = SlowRanks(host_group.world_size)
 
     def restart(self) -> None:
         """Leave out the next steps, which are slower: after a rollback, in a new phase."""
@@ -48,27 +43,26 @@ class SlowNodes:
         return self._own_work.take()
 
     def update(self, step: int, numbers: npt.NDArray[np.float64]) -> dict[str, float]:
-        """Judge the blocks up to `step`; collective only if a rank is named.
+        """Compare the ranks' steps up to `step`; collective only if a rank is named.
 
         Args:
             numbers: float64 [ranks, n], every rank's `numbers()`.
 
         Returns:
-            Keys of `log.jsonl`, from the last block; none without one, or with a single rank.
+            Keys of `log.jsonl`; none without a step, or with a single rank.
         """
-        blocks = WorkBlock.from_numbers(numbers) if len(numbers) > 1 else []
-        for block in blocks:
-            changes = self._ranks.add(block)
-            if changes.begun or changes.ended:
-                hosts = self._host_group.gather(socket.gethostname())
-                self._report(step, changes.begun, hosts)
-                self._log_end(step, changes.ended, hosts)
-        if not blocks:
+        if numbers.shape[0] == 1 or not numbers.size:
             return {}
-        ratios = over_reference(blocks[-1])
+        waiting, own = numbers[:, 0], numbers[:, 1:]
+        changes = self._ranks.add(own, waiting)
+        if changes.begun or changes.ended:
+            hosts = self._host_group.gather(socket.gethostname())
+            self._report(step, changes.begun, hosts)
+            self._log_end(step, changes.ended, hosts)
+        ratios = self._ranks.ratios()
         return {
-            "own_work_seconds_per_row": float(np.median(blocks[-1].own)),
-            "waiting_seconds_per_row": float(np.median(blocks[-1].waiting)),
+            "own_work_seconds_per_row": float(np.median(own)),
+            "waiting_seconds_per_row": float(np.median(waiting)),
             "own_work_max_over_median": float(ratios.max()),
             "own_work_max_rank": int(ratios.argmax()),
         }
@@ -79,7 +73,7 @@ class SlowNodes:
             others = ", ".join(str(rank.rank) for rank in slow if rank is not worst)
             detail = (
                 f"rank {worst.rank} takes {worst.excess:.0%} longer than the median rank for its "
-                f"own work over {BLOCKS * BLOCK_STEPS} steps ({_describe(worst)})"
+                f"own work, over {WINDOW} steps ({_describe(worst)})"
                 f"{f'; also slow: ranks {others}' if others else ''}"
             )
             self._event("slow", step, f"slow node {host}: {detail}", host, slow)
