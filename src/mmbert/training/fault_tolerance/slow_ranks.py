@@ -76,7 +76,7 @@ class SlowRanks:
             return Changes()
         location, error, reference = _compare(self._own)
         difference = location - location[reference]
-        # Of two ranks, what one is above the middle the other is below.
+        # Of two ranks, what one is above their mean the other is below.
         errors = error + 2 / len(error) * error[reference]
         thirds = np.stack(
             [
@@ -121,11 +121,11 @@ def _compare(own: Floats) -> tuple[Floats, Floats, int]:
         own: seconds [ranks, steps].
 
     Returns:
-        Median over the steps of the logarithm of own work, less the step's median over the ranks,
+        Median over the steps of the logarithm of own work, less the step's mean over the ranks,
         [ranks]; its standard error [ranks]; the rank of the lower median place.
     """
     logarithms = np.log(np.maximum(own, 1e-9))  # a clock may be coarse
-    logarithms -= np.median(logarithms, axis=0)
+    logarithms -= logarithms.mean(axis=0)
     lower, location, upper = np.percentile(logarithms, (25, 50, 75), axis=1)
     error = MEDIAN_ERROR * (upper - lower) / QUARTILES_APART / np.sqrt(own.shape[1])
     reference = np.argsort(location, kind="stable")[(len(location) - 1) // 2]
