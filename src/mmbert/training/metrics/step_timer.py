@@ -149,21 +149,20 @@ class StepTimer:
         """Number of events so far; on a CPU the seconds in collectives so far."""
         return len(self._events) if self.on_gpu else self._seconds[EXPOSED]
 
-    def _exposed(self, first: int, last: int) -> float:
-        """Return the seconds in collectives between two places among the events."""
-        events = self._events[first:last]
-        waits = (begin.elapsed_time(end) for region, begin, end in events if region == EXPOSED)
-        return sum(waits) / 1000.0
+    def _work_of(self, step: _Step, exposed: list[float]) -> StepWork:
+        """Return the work of a step.
 
-    def _work_of(self, step: _Step) -> StepWork:
+        Args:
+            exposed: seconds in collectives before each place among the events; unused on a CPU.
+        """
         if not self.on_gpu:
             own = sum(end - begin for begin, end, _, _ in step.pieces)
             return StepWork(own / step.rows, (step.ended - step.began) / step.rows)
         own = sum(
-            begin.elapsed_time(end) / 1000.0 - self._exposed(first, last)
+            begin.elapsed_time(end) / 1000.0 - (exposed[last] - exposed[first])
             for begin, end, first, last in step.pieces
         )
-        waiting = self._exposed(int(step.began), int(step.ended))
+        waiting = exposed[int(step.ended)] - exposed[int(step.began)]
         return StepWork(own / step.rows, waiting / step.rows)
 
     def take_steps(self) -> list[StepWork]:
@@ -175,11 +174,14 @@ class StepTimer:
         """Return the seconds per region since the last call, and reset. Waits for the device."""
         if self._events:
             torch.cuda.synchronize()
-        self._work += [self._work_of(step) for step in self._steps]
-        self._steps.clear()
+        exposed = [0.0]
         for region, begin, end in self._events:
-            self._seconds[region] += begin.elapsed_time(end) / 1000.0
-        seconds = dict(self._seconds)
+            seconds = begin.elapsed_time(end) / 1000.0
+            self._seconds[region] += seconds
+            exposed.append(exposed[-1] + seconds * (region == EXPOSED))
+        self._work += [self._work_of(step, exposed) for step in self._steps]
+        split = dict(self._seconds)
+        self._steps.clear()
         self._seconds.clear()
         self._events.clear()
-        return seconds
+        return split
