@@ -29,6 +29,7 @@ def train(inputs: Path, run: Path, steps: int, share: float, *overrides: str) ->
     return said
 
 
+@pytest.mark.timeout(1800)
 def test_a_rank_that_is_much_slower_is_named_once(inputs: Path, tmp_path: Path) -> None:
     said = train(inputs, tmp_path / "run", 100, 1.0)
     (event,) = events(tmp_path / "run", "slow")
@@ -51,6 +52,7 @@ def test_a_rank_that_is_much_slower_is_named_once(inputs: Path, tmp_path: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_a_rank_slowed_by_15_percent_is_named_within_100_steps(
     inputs: Path, tmp_path: Path
 ) -> None:
@@ -60,6 +62,7 @@ def test_a_rank_slowed_by_15_percent_is_named_within_100_steps(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_in_ten_undisturbed_runs_nobody_is_named(inputs: Path, tmp_path: Path) -> None:
     for number in range(10):
         run = tmp_path / f"run-{number}"
