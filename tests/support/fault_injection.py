@@ -37,7 +37,7 @@ TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {
     kind: Hook("mmbert.parallel.host_group", f"HostGroup.{kind}")
-    for kind in ("sum", "gather", "broadcast", "barrier")
+    for kind in ("sum", "gather", "gather_numbers", "broadcast", "barrier")
 }
 WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer._try")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
@@ -45,6 +45,7 @@ RUN_STEP = Hook("mmbert.training.train_step", "StepRunner.run")
 MEMORY_CHECK = Hook("mmbert.training.build_trainer", "run_memory_check")
 INITIALIZE = Hook("mmbert.training.build_trainer", "initialize_parameters")
 FORWARD_BACKWARD = Hook("mmbert.training.engine.engine", "Engine.forward_backward")
+NEXT_ROWS = Hook("mmbert.training.trainer_parts.data_feed", "DataFeed.next_rows")
 
 
 def signal_at(rank: int, victim: int, step: int, activity: Activity, number: int) -> None:
@@ -198,6 +199,25 @@ def run_out_of_memory(rank: int, rotary_base: float) -> None:
         return forward_backward
 
     FORWARD_BACKWARD.wrap(failing)
+
+
+def slow_down(rank: int, victim: int, share: float) -> None:
+    """Let rank `victim` be busy for `share` of the time of its own work, after each part of it."""
+
+    def slowing(original: Any) -> Any:
+        def slowed(*arguments: Any, **keywords: Any) -> Any:
+            begin = time.thread_time()
+            result = original(*arguments, **keywords)
+            end = time.thread_time()
+            while time.thread_time() - end < share * (end - begin):
+                pass
+            return result
+
+        return slowed
+
+    if rank == victim:
+        for hook in (NEXT_ROWS, FORWARD_BACKWARD):
+            hook.wrap(slowing)
 
 
 def perturb_weights(rank: int, relative: float) -> None:

@@ -57,7 +57,7 @@ def processor_with(clock: Clock) -> MetricsProcessor:
         ),
     )
     watchdog: Any = SimpleNamespace(heartbeat=lambda step, activity: None)
-    engine: Any = SimpleNamespace(device=torch.device("cpu"), module=None)
+    engine: Any = SimpleNamespace(device=torch.device("cpu"), module=None, zero_stage=1)
     validator: Any = SimpleNamespace(validate=validate)
     results: Any = SimpleNamespace(phases=[SimpleNamespace(tokens=0, seconds=0.0)])
     ranks = Ranks(ProcessGrid.single(), HostGroup(0, 1), watchdog)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as distributed
 
@@ -54,6 +56,15 @@ class HostGroup:
         tensor = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(tensor, group=self.group)
         return [float(value) for value in tensor]
+
+    def gather_numbers(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
+        """Return every rank's `values`, of equal length, as float64 [ranks, values]."""
+        own = torch.tensor(values, dtype=torch.float64)
+        if self.group is None:
+            return own.numpy()[None]
+        rows = own.new_empty((self.world_size, len(values)))
+        distributed.all_gather(list(rows), own, group=self.group)
+        return rows.numpy()
 
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's picklable `value`, in rank order, on every rank."""

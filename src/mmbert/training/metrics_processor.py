@@ -14,13 +14,12 @@ from mmbert.checkpoint.store import RunState
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.hardware import peak_flops
-from mmbert.schedule import PhasePlan, StepPlan, describe_phase_settings, step_settings
+from mmbert.schedule import PhasePlan, StepPlan, step_settings
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.communication_timer import CollectiveTimer
 from mmbert.training.metrics.interval_metrics import IntervalMetrics
 from mmbert.training.metrics.log_metrics import SmoothedRate
-from mmbert.training.metrics.loggers.console_logger import format_count
 from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.metrics.loggers.tensorboard_tags import training_tags, validation_tags
 from mmbert.training.metrics.loss_meter import LossMeter
@@ -30,12 +29,14 @@ from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.run_config import RunConfig
 from mmbert.training.train_step import StepOutcome
+from mmbert.training.trainer_parts.event_texts import held_out_text, phase_text
 from mmbert.training.trainer_parts.interval_record import (
     ClosedInterval,
     interval_record,
     language_distributions,
 )
 from mmbert.training.trainer_parts.ranks import Ranks
+from mmbert.training.trainer_parts.slow_nodes import SlowNodes
 
 # Minimum interval of per-language metrics in log lines, and maximum number of lines with them in a
 # run. In every line, 1,800 languages would take tens of gigabytes.
@@ -63,10 +64,13 @@ class MetricsProcessor:
         self.interval = IntervalMetrics(
             components, run.recipe.model, run.encoder.vocab_size, ranks.grid, device
         )
-        self.step_timer = StepTimer(device)
+        self.step_timer = StepTimer(device, reduces_in_backward=engine.zero_stage > 1)
         self._collective_timer = CollectiveTimer(self.step_timer)
         self._profiler = Profiler(
             run.folder / "profile", profile_steps if ranks.host_group.is_rank_zero else 0
+        )
+        self._slow_nodes = SlowNodes(
+            run.folder, ranks.host_group, self.loggers, profile_steps=profile_steps
         )
         # Peak in bfloat16; None on a CPU, where MFU is not logged.
         on_gpu = device.type == "cuda"
@@ -87,17 +91,9 @@ class MetricsProcessor:
     def start_phase(self, step: int, phase: PhasePlan) -> None:
         """Log the phase's settings; at its first step, validate."""
         self._phase = phase.name
+        self._slow_nodes.restart()
         starts = step == phase.first_step
-        self.loggers.event(
-            "phase",
-            step,
-            f"phase {phase.name} ({phase.index + 1} of {len(self._run.plan.phases)}) "
-            f"{'begins' if starts else f'continues at step {step}'}: "
-            f"{format_count(phase.tokens)} tokens in {phase.steps} steps, "
-            f"{self._run.table.languages_in(phase.index)} languages, "
-            f"context {self._run.recipe.phases[phase.index].context}, "
-            f"{describe_phase_settings(self._run.recipe, self._run.plan, phase.index)}",
-        )
+        self.loggers.event("phase", step, phase_text(self._run, step, phase))
         if starts:
             self.results.phases[phase.index].held_out_start = self._validate(step, phase)
             self.write_results()
@@ -131,15 +127,15 @@ class MetricsProcessor:
             self._rate.update(at.tokens_after - at.tokens_before, seconds)
         ends = step == phase.end_step
         if step % self._run.recipe.logging.every_steps == 0 or ends:
-            interval = self.close_interval(with_languages=ends)
+            interval = self.close_interval(step, with_languages=ends)
             if interval is not None and self.loggers.active:
                 self._log_interval(at, interval)
         every = self._run.recipe.evaluation.every_tokens
         if every and at.crosses_multiple_of(every) and not ends:
             self._validate(step, phase)
 
-    def close_interval(self, *, with_languages: bool) -> ClosedInterval | None:
-        """Sum the steps since the last log line over all ranks, and begin a new interval.
+    def close_interval(self, step: int, *, with_languages: bool) -> ClosedInterval | None:
+        """Sum the steps from the last log line to `step` over all ranks; begin a new interval.
 
         Returns None if all steps of the interval were skipped or non-finite.
 
@@ -147,7 +143,10 @@ class MetricsProcessor:
             with_languages: whether to include per-language metrics even if they are not due.
         """
         losses = self.meter.collect(self._ranks.grid.data)
-        sums = self.interval.collect(self._ranks.host_group, self.step_timer.collect())
+        time_split = self.step_timer.collect()
+        numbers = self._slow_nodes.numbers(self.step_timer.take_steps())
+        sums = self.interval.collect(self._ranks.host_group, time_split, numbers)
+        own_work = self._slow_nodes.update(step, sums.own_work)
         outcome, self._last = self._last, None
         if outcome is None:
             return None
@@ -157,12 +156,14 @@ class MetricsProcessor:
         if with_languages or self._lines % self._languages_every == 0:
             by_language = self._by_language
             self._by_language = LossTable.zeros(len(self._run.table.names))
-        return ClosedInterval(sums, losses, outcome, by_language)
+        return ClosedInterval(sums, losses, outcome, by_language, own_work)
 
     def rewind(self, step: int) -> None:
         """Discard measurements since the checkpoint of `step`, after a rollback to it."""
         self.meter.collect(self._ranks.grid.data)
         self.step_timer.collect()
+        self.step_timer.take_steps()
+        self._slow_nodes.restart()
         self.interval.restart()
         self.loggers.rewind(step)
         self._last = None
@@ -284,12 +285,10 @@ class MetricsProcessor:
         self.interval.exclude(seconds)
         losses = Losses.of(found, self._run.table)
         self._last_validation = (step, rotary_bases, losses)
-        tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
-        text = "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"
         self.loggers.event(
             "held-out",
             step,
-            f"held-out loss at step {step}: {text}",
+            held_out_text(step, losses),
             phase=phase.name,
             seconds=round(seconds, 3),
             overall=losses.overall,

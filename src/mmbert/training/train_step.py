@@ -57,6 +57,7 @@ class StepRunner:
         if not torch.is_grad_enabled():
             return None
         self._forward_end = self._step_timer.mark()
+        self._step_timer.enter_backward()
         # The factor is exactly 1, or NaN if a loss is non-finite; then every gradient is NaN.
         return losses * (1.0 + 0.0 * losses.detach().sum())
 
@@ -90,12 +91,15 @@ class StepRunner:
             )
             self._step_timer.add("forward", begin, self._forward_end)
             self._step_timer.add("backward", self._forward_end, self._step_timer.mark())
+            self._step_timer.leave_backward()
             passes.append((losses, batch.weights, components))
+        self._step_timer.end_own_work()
         row_losses = torch.stack([losses.double().sum() for losses, _, _ in passes])
         requests = pending_requests()
         scalars = self._step_scalars(row_losses.sum(), masked_tokens, requests)
         with self._step_timer.device("optimizer"):
             report = self._engine.optimizer_step(settings, scalars)
+        self._step_timer.end_step(len(rows))
         bad: tuple[int, ...] = ()
         if report.finite:
             for losses, weights, components in passes:

@@ -87,6 +87,7 @@ class Trainer:
     def next_rows(self, at: StepPlan) -> list[Row]:
         """Return this rank's rows of step `at`."""
         self.heartbeat(Activity.READ_ROWS)
+        self.metrics.step_timer.begin_step()
         with self.metrics.step_timer.host("data"):
             return self.data.next_rows(at.step, at.rows)
 

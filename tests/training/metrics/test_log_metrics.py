@@ -14,6 +14,7 @@ SUMS = IntervalSums(
     seconds=2.0,
     time_split={"data": 0.25},
     peak_memory_bytes=3 << 20,
+    own_work=np.zeros((2, 0)),
 )
 
 

@@ -5,18 +5,18 @@ and, if asynchronous, `Work.wait`. Both are wrapped during a run. On a CPU the w
 and the host's clock measures them. On a GPU they only queue work, and events around them measure
 the time for which they block the current stream. On the compute stream this is the exposed
 communication. Collectives that DeepSpeed overlaps on a side stream (under ZeRO 2 and 3) are counted
-separately.
+separately; where the compute stream waits for such a stream, that is exposed communication too.
 """
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
 from torch._C._distributed_c10d import ProcessGroup, Work
 
-from mmbert.training.metrics.step_timer import StepTimer
+from mmbert.training.metrics.step_timer import EXPOSED, OVERLAPPED, StepTimer
 
-EXPOSED = "communication"
-OVERLAPPED = "communication_beside_computing"
 # Names of the collective methods in torch 2.11 to 2.15.
 COLLECTIVES = (
     "allreduce",
@@ -56,14 +56,18 @@ class CollectiveTimer:
             if name in ProcessGroup.__dict__:
                 self._wrap(ProcessGroup, name)
         self._wrap(Work, "wait")
+        if time.on_gpu:
+            self._wrap(torch.cuda.Stream, "wait_stream", only=_blocks_compute_stream)
 
-    def _wrap(self, owner: type, name: str) -> None:
+    def _wrap(self, owner: type, name: str, only: Callable[[Any], bool] = lambda _: True) -> None:
         original = getattr(owner, name)
         # The descriptor, unlike the function that `getattr` returns, binds to the object.
         descriptor = owner.__dict__[name]
 
         @wraps(original)
         def timed(*arguments: Any, **keywords: Any) -> Any:
+            if not only(arguments[0]):
+                return original(*arguments, **keywords)
             with self._time.device(OVERLAPPED if self._time.on_side_stream() else EXPOSED):
                 return original(*arguments, **keywords)
 
@@ -75,3 +79,8 @@ class CollectiveTimer:
         for owner, name, descriptor in self._originals:
             setattr(owner, name, descriptor)
         self._originals.clear()
+
+
+def _blocks_compute_stream(waiting: torch.cuda.Stream) -> bool:
+    """Whether the stream that waits is the compute stream, on which work is being queued."""
+    return waiting == torch.cuda.default_stream() == torch.cuda.current_stream()

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +33,8 @@ class IntervalSums:
     """Seconds in each region, averaged over ranks (see `StepTimer`)."""
     peak_memory_bytes: float
     """Maximum over ranks of the memory of the device (GPU) or of the process (CPU)."""
+    own_work: npt.NDArray[np.float64]
+    """Numbers about every rank's own work [ranks, n] (see `OwnWork`)."""
 
     @property
     def tokens(self) -> float:
@@ -104,11 +107,14 @@ class IntervalMetrics:
         """Return the tokens of the run by component, summed over all ranks; collective."""
         return self._resumed_with + np.asarray(host_group.sum(self.component_tokens.tolist()))
 
-    def collect(self, host_group: HostGroup, time_split: dict[str, float]) -> IntervalSums:
+    def collect(
+        self, host_group: HostGroup, time_split: dict[str, float], own_work: Sequence[float] = ()
+    ) -> IntervalSums:
         """Sum over all ranks and begin a new interval; collective.
 
         Args:
             time_split: this rank's seconds per region.
+            own_work: numbers about this rank's own work, as many on every rank.
         """
         seconds = time.perf_counter() - self.started
         regions = sorted(host_group.broadcast(time_split))
@@ -116,6 +122,7 @@ class IntervalMetrics:
         tokens = self.component_tokens
         counts = [*(tokens - self._before), *tokens, self.row_tokens, self.flops]
         sums, count = host_group.sum([*counts, *own]), self.components
+        by_rank = host_group.gather_numbers([peak_memory(self.device), *own_work])
         result = IntervalSums(
             component_tokens=np.asarray(sums[:count]),
             trained_tokens=self._resumed_with + np.asarray(sums[count : 2 * count]),
@@ -126,7 +133,8 @@ class IntervalMetrics:
                 name: total / host_group.world_size
                 for name, total in zip(regions, sums[len(counts) :], strict=True)
             },
-            peak_memory_bytes=max(host_group.gather(peak_memory(self.device))),
+            peak_memory_bytes=float(by_rank[:, 0].max()),
+            own_work=by_rank[:, 1:],
         )
         self.restart()
         return result

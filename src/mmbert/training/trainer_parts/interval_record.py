@@ -28,6 +28,8 @@ class ClosedInterval:
     """Outcome of the last step whose update was applied."""
     losses_for_languages: LossTable | None
     """Losses since the last line with per-language metrics; None if this line has none."""
+    own_work: dict[str, float]
+    """Comparison of the ranks' own work, by key; empty if none is due (see `SlowNodes`)."""
 
 
 def interval_record(
@@ -68,6 +70,7 @@ def interval_record(
             phase_tokens_left=phase_plan.first_token + phase_plan.tokens - at.tokens_after,
             tokens_left=run.plan.tokens - at.tokens_after,
         ),
+        **interval.own_work,
         "loss_by_tier": interval.losses.by_tier(run.table),
     }
     if interval.losses_for_languages is not None:

@@ -53,6 +53,7 @@ def training_tags(
         optimizer_metrics: record keys of optimizer metrics.
     """
     values: dict[str, float | None] = {tag: record[name] for name, tag in _TAGS.items()}
+    values["6_speed/own_work_max_over_median"] = record.get("own_work_max_over_median")
     values |= {f"3_schedule/{name}": record[name] for name in settings}
     values |= {f"4_optimizer/{name}": record[name] for name in optimizer_metrics}
     for name in ("seconds_left_in_phase", "seconds_left"):
