@@ -1,7 +1,9 @@
 """Host-side (gloo) collectives for bookkeeping, separate from training communication.
 
 With a separate group, messages never queue behind the device's collectives, and reading one never
-waits for the device.
+waits for the device. `sum` and `maximum` send one tensor of a fixed shape; the other methods send
+objects, which takes a message for their sizes too and brings every rank's to every rank: they are
+for start, save and faults, not for ordinary steps and log lines.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,6 +55,14 @@ class HostGroup:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(tensor, group=self.group)
+        return [float(value) for value in tensor]
+
+    def maximum(self, values: Sequence[float]) -> list[float]:
+        """Return element-wise maxima over all ranks, in float64."""
+        if self.group is None:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX, group=self.group)
         return [float(value) for value in tensor]
 
     def gather(self, value: Any) -> list[Any]:

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch._C._distributed_c10d import ProcessGroup, Work
 
+from mmbert.training.metrics.step_timer import COMMUNICATION as EXPOSED
+from mmbert.training.metrics.step_timer import OVERLAPPED_COMMUNICATION as OVERLAPPED
 from mmbert.training.metrics.step_timer import StepTimer
 
-EXPOSED = "communication"
-OVERLAPPED = "communication_beside_computing"
 # Names of the collective methods in torch 2.11 to 2.15.
 COLLECTIVES = (
     "allreduce",

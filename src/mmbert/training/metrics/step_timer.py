@@ -15,6 +15,21 @@ from typing import Any
 
 import torch
 
+COMMUNICATION = "communication"
+"""Region of collectives that block the compute stream."""
+OVERLAPPED_COMMUNICATION = "communication_beside_computing"
+"""Region of collectives on another stream."""
+REGIONS = (
+    "backward",
+    "checkpoint",
+    COMMUNICATION,
+    OVERLAPPED_COMMUNICATION,
+    "data",
+    "forward",
+    "optimizer",
+)
+"""All regions that are timed; a fixed list, so that ranks can sum them without naming them."""
+
 
 class StepTimer:
     """Measures seconds per region since the last `collect()`."""
