@@ -6,7 +6,6 @@ rows, partitions, checkpoint share) is that of a real run, and what it computes 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from mmbert.parallel.process_grid import ProcessGrid, build_grid
+from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.parallel.zero_fragment import ParameterFragment
 from mmbert.recipe import Recipe
 
@@ -27,12 +26,6 @@ def simulated_rank(rank: int, world_size: int) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
-
-
-def simulated_grid(rank: int, world_size: int, *, tensor_parallel: int = 1) -> ProcessGrid:
-    """Return the process grid of a rank."""
-    with simulated_rank(rank, world_size):
-        return build_grid(tensor_parallel=tensor_parallel)
 
 
 def simulated_engine(model: torch.nn.Module, recipe: Recipe, grid: ProcessGrid) -> Any:
@@ -62,12 +55,6 @@ def fragments_of_data_rank(engine: Any, data_rank: int) -> list[ParameterFragmen
     zero = engine._zero_view._zero
     for _, parameter in engine._parameters:
         parameter._hp_mapping = None
-    with mock.patch.object(bf16_optimizer.dist, "get_rank", lambda group=None: data_rank):
+    with mock.patch.object(bf16_optimizer.dist, "get_rank", return_value=data_rank):
         zero._link_all_hp_params()
     return list(engine.fragments())
-
-
-def as_data_rank(grid: ProcessGrid, data_rank: int) -> ProcessGrid:
-    """Return the grid of another data rank, with the same groups."""
-    rank = data_rank * grid.tensor.size + grid.tensor.rank
-    return replace(grid, data=replace(grid.data, rank=data_rank), rank=rank)
