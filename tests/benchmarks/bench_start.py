@@ -116,7 +116,9 @@ def start_with_shards(shards: Path) -> None:
             ranks=RANKS,
         ),
     )
-    steps.run("unigrams", lambda: unigram_loss(corpus, rows))
+    steps.run(
+        "unigrams, this rank's share", lambda: unigram_loss(corpus, rows, rank=RANK, ranks=RANKS)
+    )
     loader = RowLoader(
         corpus,
         recipe,
