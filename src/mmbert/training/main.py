@@ -37,9 +37,9 @@ from mmbert.training.trainer import Trainer
 from mmbert_kernels import keep_freed_memory
 
 LAST_ERROR_SECONDS = 5.0
-# From here on gloo connects two ranks when they first send to each other. By default it connects all
-# at the start: of 1,024 ranks each has a socket for each in each group, and reads 8 MB of addresses
-# from rank 0 (tests/benchmarks/bench_messages.py).
+# From here on gloo connects two ranks when they first send to each other. By default it connects
+# all at the start: of 1,024 ranks each has a socket for each in each group, and reads 8 MB of
+# addresses from rank 0 (tests/benchmarks/bench_messages.py).
 MANY_RANKS = 129
 # Hang timeout if no recipe, which sets it, could be read.
 STARTUP_TIMEOUT = timedelta(minutes=10)
