@@ -1,5 +1,8 @@
 """Position of every rank in the grid, and the members of its groups."""
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -7,6 +10,7 @@ import torch.distributed as dist
 from mmbert.errors import UserError
 from mmbert.parallel.process_grid import ProcessGrid, build_grid, check_grid
 from tests.support.ranks import run_ranks
+from tests.support.simulated_ranks import simulated_rank
 
 
 def place(rank: int, world_size: int, tensor_parallel: int) -> tuple[object, ...]:
@@ -55,3 +59,22 @@ def test_groups_that_do_not_divide_the_processes_are_refused() -> None:
     ) as error:
         check_grid(world_size=6, tensor_parallel=4)
     assert "[1, 2, 3, 6]" in error.value.remedy
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cuda", "nccl"), ("cpu", None)])
+def test_a_rank_of_many_makes_two_groups_for_its_device_only(
+    device: str, backend: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[list[int], dict[str, Any]]] = []
+    new_group = dist.new_group
+
+    def noted(ranks: list[int], **options: Any) -> Any:
+        made.append((ranks, options))
+        return new_group(ranks, **(options | {"backend": None}))  # none here has NCCL
+
+    monkeypatch.setattr(dist, "new_group", noted)
+    timeout = timedelta(minutes=7)
+    with simulated_rank(515, 1024):
+        build_grid(tensor_parallel=2, device=torch.device(device), timeout=timeout)
+    expected = {"backend": backend, "timeout": timeout, "use_local_synchronization": True}
+    assert made == [([514, 515], expected), (list(range(1, 1024, 2)), expected)]

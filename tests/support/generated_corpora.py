@@ -33,7 +33,8 @@ VOCABULARY = 256_000
 FINGERPRINT = "b" * 64
 
 
-def _tokenizer(root: Path) -> None:
+def write_tokenizer(root: Path) -> None:
+    """Write the description of a tokenizer to `root`/tokenizer."""
     folder = root / "tokenizer"
     folder.mkdir(parents=True)
     write_tokenizer_description(
@@ -47,10 +48,11 @@ def _tokenizer(root: Path) -> None:
     )
 
 
-def _manifest(language: str, train: TrainSplit) -> Manifest:
+def manifest_of(language: str, train: TrainSplit, source: str = "web") -> Manifest:
+    """Return the manifest of a language without held-out documents."""
     return Manifest(
         writer="benchmark",
-        source="web",
+        source=source,
         language=language,
         tokenizer=FINGERPRINT,
         dtype="int32",
@@ -65,7 +67,7 @@ def real_corpus(
     root: Path, *, tokens: int, mean_length: int, languages: int, context: int
 ) -> Corpus:
     """Write languages of sizes ~ 1 / rank, with log-normal document lengths."""
-    _tokenizer(root)
+    write_tokenizer(root)
     random = np.random.default_rng(0)
     weights = 1 / np.arange(1, languages + 1)
     for number, share in enumerate(weights / weights.sum()):
@@ -86,7 +88,7 @@ def real_corpus(
         entry = PiecesEntry(file=name, continuations=len(index), xxh3_128=checksum)
         write_manifest(
             folder,
-            _manifest(
+            manifest_of(
                 language,
                 TrainSplit(
                     documents=count,
@@ -104,7 +106,7 @@ def simulated_manifests(
     root: Path, *, languages: int, documents: int, tokens: int, context: int
 ) -> None:
     """Write only the manifests of a large corpus, with shards of a million documents."""
-    _tokenizer(root)
+    write_tokenizer(root)
     weights = np.exp(-np.arange(languages) / (languages / 12))
     nothing = "0" * 32
     for number, share in enumerate(weights / weights.sum()):
@@ -132,7 +134,7 @@ def simulated_manifests(
         )
         write_manifest(
             folder,
-            _manifest(
+            manifest_of(
                 language,
                 TrainSplit(
                     documents=own_documents,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 import mmbert
 from mmbert.data.shards.continuation_index import (
     continuation_index,
+    count_parts,
     pieces_file_name,
-    write_continuation_index,
+    write_continuation_indexes,
 )
 from mmbert.data.shards.indexed_dataset import (
     IndexedDataset,
@@ -127,17 +129,25 @@ def _write_indexes(staged: StagedLanguage, contexts: tuple[int, ...]) -> dict[in
     folder = staged.paths.staging
     pieces: dict[int, PiecesEntry] = {}
     for context in sorted(set(contexts)):
-        indexes = []
-        first_document = 0
-        for shard in staged.shards_of("train"):
-            lengths = IndexedDataset(folder / shard.name).lengths
-            indexes.append(continuation_index(lengths, context, first_document))
-            first_document += shard.documents
-        index = np.concatenate(indexes) if indexes else continuation_index([], context)
+        entries = sum(
+            int((count_parts(lengths, context) - 1).sum()) for _, lengths in _lengths(staged)
+        )
+        indexes = (
+            continuation_index(lengths, context, first_document)
+            for first_document, lengths in _lengths(staged)
+        )
         name = pieces_file_name(context)
-        checksum = write_continuation_index(folder / name, index)
-        pieces[context] = PiecesEntry(file=name, continuations=len(index), xxh3_128=checksum)
+        checksum = write_continuation_indexes(folder / name, entries, indexes)
+        pieces[context] = PiecesEntry(file=name, continuations=entries, xxh3_128=checksum)
     return pieces
+
+
+def _lengths(staged: StagedLanguage) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the number of the first document of each training shard, and its lengths."""
+    first_document = 0
+    for shard in staged.shards_of("train"):
+        yield first_document, IndexedDataset(staged.paths.staging / shard.name).lengths
+        first_document += shard.documents
 
 
 def _manifest(

@@ -7,6 +7,7 @@ and failure by a marker file, upon which rank 0 aborts the save. Only rank 0 ren
 import contextlib
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -192,10 +193,11 @@ def _collect_manifests(job: SaveJob) -> list[dict[str, Any]]:
     manifests: dict[int, dict[str, Any]] = {}
     deadline, pause = time.monotonic() + job.commit_timeout, 0.005
     while len(manifests) < job.world_size:
+        present = set(os.listdir(job.partial))  # one request, not two for each rank that is missing
         for rank in set(range(job.world_size)) - set(manifests):
-            if _manifest_path(job, rank).exists():
+            if _manifest_path(job, rank).name in present:
                 manifests[rank] = json.loads(_manifest_path(job, rank).read_bytes())
-            elif _failure_marker(job, rank).exists():
+            elif _failure_marker(job, rank).name in present:
                 raise PeerFailedError(rank)
         if len(manifests) < job.world_size:
             missing = sorted(set(range(job.world_size)) - set(manifests))

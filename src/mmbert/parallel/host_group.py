@@ -1,7 +1,9 @@
 """Host-side (gloo) collectives for bookkeeping, separate from training communication.
 
 With a separate group, messages never queue behind the device's collectives, and reading one never
-waits for the device.
+waits for the device. `sum` and `maximum` send one tensor of a fixed shape; the other methods send
+objects, which takes a message for their sizes too and brings every rank's to every rank: they are
+for start, save and faults, not for ordinary steps and log lines.
 """
 
 from collections.abc import Callable, Sequence

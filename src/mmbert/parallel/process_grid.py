@@ -7,10 +7,14 @@ the same code.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from mmbert.errors import LauncherError
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,19 @@ class ProcessGrid:
         return ProcessGrid(TensorGroup.single(), DataGroup.single(), rank=0, world_size=1)
 
 
-def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
+def build_grid(
+    *, tensor_parallel: int = 1, device: torch.device = CPU, timeout: timedelta | None = None
+) -> ProcessGrid:
     """Build the grid over all processes of torch.distributed, or over this one if uninitialized.
 
     Collective: every process must pass the same size. LauncherError if `tensor_parallel` does not
     divide the number of processes.
+
+    Args:
+        device: device of the tensors that the groups send. For a GPU they have NCCL only: torch
+            would make a gloo group for CPU tensors beside each, with a connection from every rank
+            to every other one, which nothing uses.
+        timeout: of a collective; default: torch's own for the backend.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     check_grid(world_size=world_size, tensor_parallel=tensor_parallel)
@@ -75,13 +87,19 @@ def build_grid(*, tensor_parallel: int = 1) -> ProcessGrid:
     data_parallel = world_size // tensor_parallel
     tensor_rank, data_rank = rank % tensor_parallel, rank // tensor_parallel
     # With local synchronization only a group's members take part, which scales to thousands of
-    # ranks.
+    # ranks: each makes two groups, not all of the grid's. Where NCCL splits them from the default
+    # group's communicator, every rank of that must split at once: each is in one of either kind.
+    backend = "nccl" if device.type == "cuda" else None  # None: that of the default group
     tensor_group = dist.new_group(
         [data_rank * tensor_parallel + i for i in range(tensor_parallel)],
+        timeout=timeout,
+        backend=backend,
         use_local_synchronization=True,
     )
     data_group = dist.new_group(
         [i * tensor_parallel + tensor_rank for i in range(data_parallel)],
+        timeout=timeout,
+        backend=backend,
         use_local_synchronization=True,
     )
     return ProcessGrid(

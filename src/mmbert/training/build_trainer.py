@@ -1,6 +1,7 @@
 """Construction of the trainer: model, engine, data, metrics, and the step to start from."""
 
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,12 @@ def build_trainer(
         store=store,
         timeout_seconds=60 * recipe.guard.hang_minutes,
     )
-    grid = build_grid(tensor_parallel=recipe.parallel.tensor)
+    grid = build_grid(
+        tensor_parallel=recipe.parallel.tensor,
+        device=device,
+        # As that of the default group; NCCL's own of 10 minutes may be below the hang timeout.
+        timeout=2 * timedelta(minutes=recipe.guard.hang_minutes),
+    )
     ranks = Ranks(grid, host_group, watchdog, owner)
     ranks.heartbeat(0, Activity.BUILD_MODEL)
     engine = Engine(_build_model(run, ranks.grid).to(device), recipe, ranks.grid, device)

@@ -37,6 +37,10 @@ from mmbert.training.trainer import Trainer
 from mmbert_kernels import keep_freed_memory
 
 LAST_ERROR_SECONDS = 5.0
+# From here on gloo connects two ranks when they first send to each other. By default it connects
+# all at the start: of 1,024 ranks each has a socket for each in each group, and reads 8 MB of
+# addresses from rank 0 (tests/benchmarks/bench_messages.py).
+MANY_RANKS = 129
 # Hang timeout if no recipe, which sets it, could be read.
 STARTUP_TIMEOUT = timedelta(minutes=10)
 
@@ -55,6 +59,8 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     device = _choose_device(rank_info)
     if run_config is not None:
         error = _check_device(run_config, device)
+    if rank_info.world_size >= MANY_RANKS:
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # Twice the hang timeout: the watchdog reports the stragglers before a collective times out.
     try:

@@ -161,3 +161,21 @@ def test_unigram_sample_is_bounded(corpus: Corpus, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Corpus, "document", counted)
     unigram_loss(corpus, _rows(corpus, _recipe()), tokens_per_component=100)
     assert 300 <= sum(read) <= 3 * (100 + 50)
+
+
+def test_ranks_share_the_counting_of_unigrams(corpus: Corpus) -> None:
+    rows = _rows(corpus, _recipe())
+    counts: list[np.ndarray] = []
+
+    def keep(own: np.ndarray) -> np.ndarray:
+        counts.append(own.copy())
+        return own
+
+    for rank in range(3):
+        unigram_loss(corpus, rows, rank=rank, ranks=3, sum_over_ranks=keep)
+    alone = unigram_loss(corpus, rows)
+    total = np.sum(counts, axis=0)
+    assert total.sum() > max(own.sum() for own in counts)
+    together = unigram_loss(corpus, rows, rank=1, ranks=3, sum_over_ranks=lambda _: total)
+    np.testing.assert_array_equal(together.loss, alone.loss)
+    np.testing.assert_array_equal(together.count, alone.count)

@@ -15,6 +15,7 @@ from mmbert.data.shards.continuation_index import (
     part_bounds,
     read_continuation_index,
     write_continuation_index,
+    write_continuation_indexes,
 )
 from mmbert.errors import UserError
 
@@ -76,3 +77,21 @@ def test_damaged_index_is_named(tmp_path: Path) -> None:
         read_continuation_index(path, len(index), 3)
     with pytest.raises(UserError, match="missing"):
         read_continuation_index(tmp_path / "pieces-13.npy", 1, 1)
+
+
+@given(st.lists(st.lists(st.integers(0, 100), max_size=10), max_size=5))
+@settings(deadline=None)
+def test_indexes_written_one_by_one_are_the_file_of_all(
+    tmp_path_factory: pytest.TempPathFactory, shards: list[list[int]]
+) -> None:
+    folder, first, indexes = tmp_path_factory.mktemp("indexes"), 0, []
+    for lengths in shards:
+        indexes.append(continuation_index(lengths, 12, first))
+        first += len(lengths)
+    whole = continuation_index([length for lengths in shards for length in lengths], 12)
+    np.save(folder / "whole.npy", whole)
+    write_continuation_indexes(folder / "parts.npy", len(whole), iter(indexes))
+    assert (folder / "parts.npy").read_bytes() == (folder / "whole.npy").read_bytes()
+    with pytest.raises(ValueError, match="entries are missing"):
+        write_continuation_indexes(folder / "wrong.npy", len(whole) + 1, indexes)
+    assert not (folder / "wrong.npy").exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NotRequired, TypedDict, cast
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
+import xxhash
 
 from mmbert.data.loading.streams import (
     StreamState,
@@ -72,6 +74,33 @@ def merge_states(states: Sequence[DataState]) -> DataState:
         streams.update(state["streams"])
     merged["streams"] = {key: streams[key] for key in sorted(streams, key=int)}
     return merged  # type: ignore[return-value]
+
+
+def gather_states(state: DataState, gather: Callable[[Any], Sequence[Any]]) -> list[DataState]:
+    """Gather the states of all ranks, sending of what they share only its digest; collective.
+
+    The names and checksums of 1,833 components, from each of 1,024 ranks to each, would be 170 MB
+    for every rank to receive.
+
+    Args:
+        gather: returns every rank's picklable value on every rank.
+
+    Raises:
+        ValueError: the states differ in what they must share.
+    """
+    shared = {key: value for key, value in state.items() if key in _SHARED}
+    digests = {key: _digest(value) for key, value in shared.items()}
+    states: list[DataState] = []
+    for others, streams in gather((digests, state["streams"])):
+        for key in _SHARED:
+            if others.get(key) != digests.get(key):
+                raise ValueError(f"data states of different ranks differ in {key}")
+        states.append(cast(DataState, {**shared, "streams": streams}))
+    return states
+
+
+def _digest(value: object) -> str:
+    return str(xxhash.xxh3_128_hexdigest(json.dumps(value).encode()))
 
 
 def check_data_state(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -110,16 +110,25 @@ def unigram_loss(
     rows: Sequence[Row],
     *,
     tokens_per_component: int = UNIGRAM_TOKENS_PER_COMPONENT,
+    rank: int = 0,
+    ranks: int = 1,
+    sum_over_ranks: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
 ) -> LossTable:
     """Compute the loss of a unigram model with add-one smoothing over the text ids.
 
     Frequencies are counted on at least `tokens_per_component` tokens of each component's train
     split, or on all of them if there are fewer, in a fixed random order.
+
+    Args:
+        rows: this rank's.
+        rank, ranks: data rank and number of ranks, each of which counts some components.
+        sum_over_ranks: sums int64 [vocabulary] over the ranks.
     """
     vocabulary = corpus.tokenizer.vocabulary_size
     counts = np.zeros(vocabulary, dtype=np.int64)
-    for component in corpus.components:
+    for component in corpus.components[rank::ranks]:
         counts += _token_counts(corpus, component, tokens_per_component, vocabulary)
+    counts = sum_over_ranks(counts)
     specials = list(corpus.tokenizer.special_ids.all())
     text_ids = vocabulary - len(specials)
     total = int(counts.sum()) - int(counts[specials].sum()) + text_ids

@@ -9,6 +9,7 @@ the *continuation index*, which is sorted by document and part and lists only lo
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,10 +87,25 @@ def pieces_file_name(context: int) -> str:
 
 def write_continuation_index(path: Path, index: np.ndarray) -> str:
     """Write a continuation index atomically as .npy and return its XXH3-128."""
-    if index.dtype != CONTINUATION_DTYPE:
-        raise ValueError(f"index has dtype {index.dtype}, expected {CONTINUATION_DTYPE}")
+    return write_continuation_indexes(path, len(index), [index])
+
+
+def write_continuation_indexes(path: Path, entries: int, indexes: Iterable[np.ndarray]) -> str:
+    """Write the continuation indexes of consecutive shards, of `entries` in all, as one.
+
+    Takes them one by one: that of a language of a billion documents may be several gigabytes.
+    """
+    description = np.lib.format.dtype_to_descr(CONTINUATION_DTYPE)
+    header = {"descr": description, "fortran_order": False, "shape": (entries,)}
     with atomic_write(path) as file:
-        np.lib.format.write_array(file, index, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, header)
+        for index in indexes:
+            if index.dtype != CONTINUATION_DTYPE:
+                raise ValueError(f"index has dtype {index.dtype}, expected {CONTINUATION_DTYPE}")
+            file.write(index.tobytes())
+            entries -= len(index)
+        if entries:
+            raise ValueError(f"{entries} entries are missing (below 0: too many)")
     return checksum_file(path)
 
 

@@ -47,8 +47,9 @@ def _open_shard_limit() -> int:
             pass
     if soft == resource.RLIM_INFINITY:
         return _MAX_OPEN_SHARDS
-    # one third each for .bin, .idx and continuation index; 256 for the rest of the process
-    return max(16, min(_MAX_OPEN_SHARDS, (soft - 256) // 3))
+    # A quarter each for .bin, .idx, continuation index and the rest of the process: among a
+    # thousand ranks, its connections are thousands.
+    return max(16, min(_MAX_OPEN_SHARDS, soft // 4))
 
 
 class Corpus:

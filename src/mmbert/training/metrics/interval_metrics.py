@@ -15,6 +15,7 @@ from mmbert.model.flops import training_flops
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
 from mmbert.recipe import ModelSettings
+from mmbert.training.metrics.step_timer import REGIONS
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,12 @@ class IntervalMetrics:
         """Sum over all ranks and begin a new interval; collective.
 
         Args:
-            time_split: this rank's seconds per region.
+            time_split: this rank's seconds per region of REGIONS.
             own_work: numbers about this rank's own work, as many on every rank.
         """
+        assert set(time_split) <= set(REGIONS)
         seconds = time.perf_counter() - self.started
-        regions = sorted(host_group.broadcast(time_split))
-        own = [time_split.get(name, 0.0) for name in regions]
+        own = [time_split.get(name, 0.0) for name in REGIONS]
         tokens = self.component_tokens
         counts = [*(tokens - self._before), *tokens, self.row_tokens, self.flops]
         sums, count = host_group.sum([*counts, *own]), self.components
@@ -131,7 +132,8 @@ class IntervalMetrics:
             seconds=seconds,
             time_split={
                 name: total / host_group.world_size
-                for name, total in zip(regions, sums[len(counts) :], strict=True)
+                for name, total in zip(REGIONS, sums[len(counts) :], strict=True)
+                if total > 0
             },
             peak_memory_bytes=float(by_rank[:, 0].max()),
             own_work=by_rank[:, 1:],

@@ -23,7 +23,19 @@ from typing import Any
 import torch
 
 EXPOSED = "communication"
+"""Region of collectives that block the compute stream."""
 OVERLAPPED = "communication_beside_computing"
+"""Region of collectives on another stream."""
+REGIONS = (
+    "backward",
+    "checkpoint",
+    EXPOSED,
+    OVERLAPPED,
+    "data",
+    "forward",
+    "optimizer",
+)
+"""All regions that are timed; a fixed list, so that ranks can sum them without naming them."""
 
 
 @dataclass(frozen=True)

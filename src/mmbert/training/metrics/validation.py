@@ -62,8 +62,18 @@ class Validator:
 
     def unigram(self, corpus: Corpus) -> LossTable:
         """Evaluate a unigram model of the training tokens on the same rows; collective."""
-        found = unigram_loss(corpus, self._rows)
-        sums = torch.from_numpy(np.stack([found.loss, found.count])).to(self._device)
+        found = unigram_loss(
+            corpus,
+            self._rows,
+            rank=self._group.rank,
+            ranks=self._group.size,
+            sum_over_ranks=self._sum,
+        )
+        return LossTable(*self._sum(np.stack([found.loss, found.count])))
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum over the data ranks."""
+        sums = torch.from_numpy(values).to(self._device)
         if self._group.size > 1:
             distributed.all_reduce(sums, group=self._group.group)
-        return LossTable(*sums.cpu().numpy())
+        return sums.cpu().numpy()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from mmbert.checkpoint.store import RunState
-from mmbert.data.loading.data_state import check_data_state, planned_state
+from mmbert.data.loading.data_state import check_data_state, gather_states, planned_state
 from mmbert.data.loading.loader import DataState, RowLoader, merge_states
 from mmbert.data.loading.rows import Row
 from mmbert.training.run_config import RunConfig
@@ -93,4 +93,4 @@ class DataFeed:
     def _gather(self, state: DataState) -> list[DataState]:
         """Gather the states of all data ranks; collective."""
         # The ranks of a tensor group are neighbors and read the same rows.
-        return self._ranks.host_group.gather(state)[:: self._ranks.grid.tensor.size]
+        return gather_states(state, self._ranks.host_group.gather)[:: self._ranks.grid.tensor.size]
