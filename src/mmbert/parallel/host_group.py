@@ -31,6 +31,21 @@ class HostGroup:
         group = distributed.new_group(backend="gloo", timeout=timeout)
         return cls(distributed.get_rank(), distributed.get_world_size(), group)
 
+    def subgroup(self, ranks: Sequence[int], timeout: timedelta) -> "HostGroup":
+        """Create the group of some ranks of this one; called by these ranks only.
+
+        A group of all ranks is this one, and one of a single rank communicates nothing.
+        """
+        if len(ranks) == self.world_size:
+            return self
+        rank = list(ranks).index(self.rank)
+        if len(ranks) == 1:
+            return HostGroup(0, 1)
+        group = distributed.new_group(
+            list(ranks), backend="gloo", timeout=timeout, use_local_synchronization=True
+        )
+        return HostGroup(rank, len(ranks), group)
+
     @classmethod
     def on_default_group(cls) -> "HostGroup":
         """Wrap the default group, for programs without training communication.
@@ -68,7 +83,7 @@ class HostGroup:
         if self.group is None:
             return value
         box = [value]
-        distributed.broadcast_object_list(box, src=0, group=self.group)
+        distributed.broadcast_object_list(box, group=self.group, group_src=0)
         return box[0]
 
     def from_rank_zero(self, action: Callable[[], Any]) -> Any:

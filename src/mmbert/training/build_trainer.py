@@ -1,6 +1,7 @@
 """Construction of the trainer: model, engine, data, metrics, and the step to start from."""
 
-import socket
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from mmbert.training.metrics.loggers.console_logger import format_count
 from mmbert.training.metrics.results import Losses, PhaseResult, Results
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.metrics_processor import MetricsProcessor
+from mmbert.training.nodes.link_report import check_links
+from mmbert.training.nodes.local_shards import copy_shards
+from mmbert.training.nodes.node_map import NodeMap
+from mmbert.training.nodes.start_log import log_nodes
 from mmbert.training.run_config import RunConfig, RunOptions
 from mmbert.training.run_folder import set_up_run_folder
 from mmbert.training.train_step import StepRunner
@@ -45,6 +50,7 @@ from mmbert.training.trainer_parts.start_details import device_name, start_detai
 def build_trainer(
     options: RunOptions,
     run: RunConfig,
+    nodes: NodeMap,
     host_group: HostGroup,
     store: Any,
     device: torch.device,
@@ -53,6 +59,7 @@ def build_trainer(
     """Build all parts, resume from the newest valid checkpoint, and run the memory check.
 
     Args:
+        nodes: nodes of all ranks.
         store: key-value store of the watchdogs (see `open_store`).
         owner: ownership of the run folder.
 
@@ -72,6 +79,12 @@ def build_trainer(
     )
     grid = build_grid(tensor_parallel=recipe.parallel.tensor)
     ranks = Ranks(grid, host_group, watchdog, owner)
+    ranks.heartbeat(0, Activity.COPY_SHARDS)
+    local = copy_shards(run.corpus, recipe, nodes, host_group, watchdog.keep_alive)
+    if local is not None:
+        run = replace(run, corpus=local.corpus)
+    ranks.heartbeat(0, Activity.CHECK_LINKS)
+    links = check_links(recipe, run.encoder, grid, device, nodes, host_group)
     ranks.heartbeat(0, Activity.BUILD_MODEL)
     engine = Engine(_build_model(run, ranks.grid).to(device), recipe, ranks.grid, device)
     ranks.heartbeat(0, Activity.READ_VALIDATION_ROWS)
@@ -93,8 +106,8 @@ def build_trainer(
         stop=stop,
     )
     start = _resume_or_start(trainer, options)
-    hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
-    _open_loggers(trainer, start, hosts)
+    _open_loggers(trainer, start, nodes.names)
+    log_nodes(metrics.loggers, trainer.step, run.folder, local, links)
     if results.unigram is None:
         trainer.heartbeat(Activity.COUNT_UNIGRAMS)
         results.unigram = Losses.of(validator.unigram(run.corpus), run.table)
@@ -103,7 +116,7 @@ def build_trainer(
     shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
     _save_imported(trainer)
-    _log_setup(trainer, hosts, peaks)
+    _log_setup(trainer, nodes.names, peaks)
     if owner.taken_from is not None:
         metrics.loggers.message(f"took over the run folder: {owner.taken_from}")
     return trainer
@@ -197,7 +210,7 @@ def _save_imported(trainer: Trainer) -> None:
         trainer.save("imported state", phase_end=trainer.step in ends, permanent=True)
 
 
-def _open_loggers(trainer: Trainer, start: str, hosts: list[str]) -> None:
+def _open_loggers(trainer: Trainer, start: str, hosts: Sequence[str]) -> None:
     """Open the loggers; log the start with its details, warnings and the recipe."""
     run, loggers = trainer.run, trainer.metrics.loggers
     info = RunInfo(
@@ -260,7 +273,7 @@ def _build_results(run: RunConfig, devices: int) -> Results:
     return results
 
 
-def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> None:
+def _log_setup(trainer: Trainer, hosts: Sequence[str], peaks: dict[str, int]) -> None:
     """Log devices, nodes, process grid, model size and peak memory."""
     grid, recipe = trainer.ranks.grid, trainer.run.recipe
     device = trainer.engine.device
@@ -275,7 +288,7 @@ def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> Non
     )
 
 
-def _describe_nodes(hosts: list[str]) -> str:
+def _describe_nodes(hosts: Sequence[str]) -> str:
     """Return the number of nodes and their names, which show if the launcher has lost some."""
     names = ", ".join(hosts[:4]) + (", …" if len(hosts) > 4 else "")
     return f"{len(hosts)} machine{'' if len(hosts) == 1 else 's'} ({names})"
