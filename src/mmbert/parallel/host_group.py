@@ -32,19 +32,15 @@ class HostGroup:
         return cls(distributed.get_rank(), distributed.get_world_size(), group)
 
     def subgroup(self, ranks: Sequence[int], timeout: timedelta) -> "HostGroup":
-        """Create the group of some ranks of this one; called by these ranks only.
+        """Create the group of some ranks, of which this is one. Collective.
 
-        A group of all ranks is this one, and one of a single rank communicates nothing.
+        Every rank must call this, with its own group: torch names groups by their ranks and by how
+        many groups a process has, so that a rank with one group less waits forever in later ones.
         """
-        if len(ranks) == self.world_size:
-            return self
-        rank = list(ranks).index(self.rank)
-        if len(ranks) == 1:
-            return HostGroup(0, 1)
         group = distributed.new_group(
             list(ranks), backend="gloo", timeout=timeout, use_local_synchronization=True
         )
-        return HostGroup(rank, len(ranks), group)
+        return HostGroup(list(ranks).index(self.rank), len(ranks), group)
 
     @classmethod
     def on_default_group(cls) -> "HostGroup":

@@ -118,7 +118,7 @@ def _shard_facts(corpus: Corpus, context: int) -> dict[str, str]:
 
 def _compare(facts: Facts, nodes: NodeMap) -> Agreement:
     """Compare on the first ranks; each of them comes to the same outcome."""
-    group = nodes.first_ranks
+    group = nodes.across
     group.barrier()  # so that the clocks are read at the same moment
     record = {"time": time.time(), **{name: _digest(facts.get(name)) for name in SUBJECTS}}
     records = group.gather(record)

@@ -22,8 +22,8 @@ class NodeMap:
     """Index in `names` of every rank's node."""
     own: HostGroup
     """Ranks of this node."""
-    first_ranks: HostGroup
-    """First ranks of all nodes; on other ranks a group of one, which communicates nothing."""
+    across: HostGroup
+    """Ranks of all nodes with this rank's place on its node: on first ranks, all first ranks."""
     rank: int = 0
 
     @classmethod
@@ -32,15 +32,21 @@ class NodeMap:
         found = host_group.gather(_this_node())
         nodes = list(dict.fromkeys(found))
         node_of_rank = tuple(nodes.index(node) for node in found)
-        me = node_of_rank[host_group.rank]
-        own = [rank for rank, node in enumerate(node_of_rank) if node == me]
-        first = [node_of_rank.index(node) for node in range(len(nodes))]
+        own, across = host_group, HostGroup(0, 1)
+        if len(nodes) == len(found):
+            own, across = HostGroup(0, 1), host_group
+        elif len(nodes) > 1:
+            me = node_of_rank[host_group.rank]
+            place = _places(node_of_rank)
+            own = host_group.subgroup(
+                [r for r, node in enumerate(node_of_rank) if node == me], timeout
+            )
+            mine = place[host_group.rank]
+            across = host_group.subgroup(
+                [r for r, other in enumerate(place) if other == mine], timeout
+            )
         return cls(
-            _distinct([name for name, _ in nodes]),
-            node_of_rank,
-            host_group.subgroup(own, timeout),
-            host_group.subgroup(first, timeout) if host_group.rank in first else HostGroup(0, 1),
-            host_group.rank,
+            _distinct([name for name, _ in nodes]), node_of_rank, own, across, host_group.rank
         )
 
     @property
@@ -75,6 +81,11 @@ def _this_node() -> tuple[str, str]:
         return socket.gethostname(), _BOOT_ID.read_text().strip()
     except OSError:  # no Linux
         return socket.gethostname(), ""
+
+
+def _places(node_of_rank: Sequence[int]) -> list[int]:
+    """Return how many earlier ranks every rank's node has."""
+    return [node_of_rank[:rank].count(node) for rank, node in enumerate(node_of_rank)]
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
