@@ -253,7 +253,7 @@ def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
         sources = {source.folder for source in recipe.data.sources}
         copy = plan_copy(run_config.corpus, sources, recipe.longest_context)
         file.write(
-            f"# {len(copy.files):,} files of the shards, {copy.bytes / 1e9:,.3f} GB, are copied to "
+            f"# {len(copy.files):,} files of the shards, {copy.size}, are copied to "
             f"{recipe.data.copy_to}/{copy.folder_name} on every node\n"
         )
     file.writelines(f"# warning: {warning}\n" for warning in run_config.warnings)

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 import xxhash
+from tqdm import tqdm
 
 from mmbert.data.shards.continuation_index import CONTINUATION_DTYPE
 from mmbert.data.shards.corpus import Component, Corpus
@@ -49,6 +50,11 @@ class CopyPlan:
     def bytes(self) -> int:
         """Size of all files, estimated where manifests have none."""
         return sum(file.estimate for file in self.files)
+
+    @property
+    def size(self) -> str:
+        """Size of all files, for people."""
+        return tqdm.format_sizeof(self.bytes, "B")
 
     @property
     def folder_name(self) -> str:
@@ -149,8 +155,8 @@ def make_copy_folder(parent: Path, plan: CopyPlan, node: str) -> Path:
     free = shutil.disk_usage(folder).free
     if missing > free:
         raise OutputError(
-            f"{parent} on {node} has {_gigabytes(free)} free, but data.copy_to has "
-            f"{_gigabytes(missing)} left to copy there, of {_gigabytes(plan.bytes)}",
+            f"{parent} on {node} has {tqdm.format_sizeof(free, 'B')} free, but data.copy_to has "
+            f"{tqdm.format_sizeof(missing, 'B')} left to copy there, of {plan.size}",
             remedy="free space there, name another folder in data.copy_to, or leave it out",
         )
     return folder
@@ -169,7 +175,3 @@ def _missing_bytes(folder: Path, file: CopiedFile) -> int:
     partial = path.with_name(path.name + PARTIAL)
     begun = partial.stat().st_size if partial.is_file() else 0
     return max(0, file.estimate - begun)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.3f} GB" if size < 1e9 else f"{size / 1e9:,.1f} GB"

@@ -89,7 +89,8 @@ def copy_shards(
         f"training reads copies of the shards on {len(nodes.names)} "
         f"node{'' if len(nodes.names) == 1 else 's'} "
         f"({listed([f'{node}: {path}' for node, (path, _) in places.items()])}): "
-        f"{copied:,} files with {copied_bytes / 1e9:,.3f} GB copied, {found:,} were there"
+        f"{copied:,} files with {tqdm.format_sizeof(copied_bytes, 'B')} copied, "
+        f"{found:,} were there"
         f"{f', {damaged:,} of the copied ones had been damaged' if damaged else ''}"
     )
     old = [f"{node}: {', '.join(others)}" for node, (_, others) in places.items() if others]
