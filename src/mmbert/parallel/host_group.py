@@ -95,6 +95,22 @@ class HostGroup:
             raise found
         return found
 
+    def share(self, action: Callable[[int, int], Any]) -> list[Any]:
+        """Call `action` with the rank and their number on each; return all picklable results.
+
+        Raises any rank's UserError on all ranks.
+        """
+        found: Any = None
+        try:
+            found = action(self.rank, self.world_size)
+        except UserError as error:
+            found = error
+        results = self.gather(found)
+        for result in results:
+            if isinstance(result, UserError):
+                raise result
+        return results
+
     def raise_on_all_ranks(self, action: Callable[[], None] | None) -> None:
         """Run `action`, if given, and raise any rank's UserError on all ranks.
 

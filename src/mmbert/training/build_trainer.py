@@ -88,7 +88,7 @@ def build_trainer(
     ranks.heartbeat(0, Activity.BUILD_MODEL)
     engine = Engine(_build_model(run, ranks.grid).to(device), recipe, ranks.grid, device)
     ranks.heartbeat(0, Activity.READ_VALIDATION_ROWS)
-    validator = _build_validator(run, ranks.grid, device)
+    validator = _build_validator(run, ranks, device)
     results = _build_results(run, host_group.world_size)
     metrics = MetricsProcessor(run, ranks, engine, validator, results, options.profile_steps)
     trainer = Trainer(
@@ -110,7 +110,7 @@ def build_trainer(
     log_nodes(metrics.loggers, trainer.step, run.folder, local, links)
     if results.unigram is None:
         trainer.heartbeat(Activity.COUNT_UNIGRAMS)
-        results.unigram = Losses.of(validator.unigram(run.corpus), run.table)
+        results.unigram = Losses.of(validator.unigram(run.corpus, host_group), run.table)
     trainer.checkpoints.store.prepare(engine)
     trainer.heartbeat(Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
@@ -144,8 +144,8 @@ def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
     return model
 
 
-def _build_validator(run: RunConfig, grid: ProcessGrid, device: torch.device) -> Validator:
-    recipe = run.recipe
+def _build_validator(run: RunConfig, ranks: Ranks, device: torch.device) -> Validator:
+    recipe, grid = run.recipe, ranks.grid
     rows = validation_rows(
         run.corpus,
         sources={source.folder for source in recipe.data.sources},
@@ -155,6 +155,7 @@ def _build_validator(run: RunConfig, grid: ProcessGrid, device: torch.device) ->
         masking=recipe.data.masking,
         rank=grid.data.rank,
         ranks=grid.data.size,
+        share=ranks.host_group.share,
     )
     return Validator(rows, run.table, grid.data, device)
 
