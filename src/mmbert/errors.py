@@ -48,7 +48,7 @@ class TokenizerError(UserError):
 
 
 class ShardsError(UserError):
-    """Shards are missing, unfinished or damaged, or lack an index."""
+    """Shards are missing, unfinished or damaged, lack an index, or differ between nodes."""
 
 
 class SamplingError(UserError):
@@ -84,7 +84,7 @@ class EvaluationDataError(UserError):
 
 
 class PackageError(UserError):
-    """A Python package is missing, or cannot be collected or installed."""
+    """A Python package is missing, differs between nodes, or cannot be collected or installed."""
 
 
 class DivergenceError(UserError):

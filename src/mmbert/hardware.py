@@ -43,6 +43,34 @@ GPUS: tuple[Gpu, ...] = (
 _OTHER_PEAKS = (("H100 PCIe", 756e12),)
 
 
+def group_bandwidths(gpu: Gpu, *, tensor: int, data: int) -> tuple[float, float]:
+    """Return the bytes/s that each GPU sends in a data group and in a tensor group, as planned.
+
+    Tensor groups stay within a node; data groups cross nodes if the GPUs exceed one node. A ring
+    leaves each node once, so the rings of a node's data groups share its network cards in
+    proportion to their members.
+    """
+    across_nodes = tensor * data > gpu.gpus_per_node
+    cards = max(1.0, gpu.gpus_per_node / tensor)
+    data_bandwidth = (
+        min(gpu.intra_node_bandwidth, cards * gpu.inter_node_bandwidth)
+        if across_nodes
+        else gpu.intra_node_bandwidth
+    )
+    tensor_bandwidth = (
+        gpu.intra_node_bandwidth if tensor <= gpu.gpus_per_node else gpu.inter_node_bandwidth
+    )
+    return data_bandwidth, tensor_bandwidth
+
+
+def gpu_of_device(device_name: str) -> Gpu | None:
+    """Return the GPU with a name from torch.cuda.get_device_name; None if the planner lacks it."""
+    if any(name in device_name for name, _ in _OTHER_PEAKS):
+        return None
+    named = ((gpu.name.upper().replace("-", " "), gpu) for gpu in GPUS)
+    return next((gpu for name, gpu in named if name in device_name), None)
+
+
 def peak_flops(device_name: str) -> float | None:
     """Return the peak dense bfloat16 FLOP/s (float32 accumulation) of a device; None if unknown.
 

@@ -1,6 +1,7 @@
 """Differences between recipes."""
 
-from mmbert.report.recipe_changes import Change, changes, flatten
+from mmbert.recipe.flat import flatten
+from mmbert.report.recipe_changes import Change, changes
 
 
 def test_entries_of_lists_go_by_name() -> None:

@@ -7,10 +7,10 @@ from mmbert.errors import ResumeError
 from mmbert.recipe import Recipe, parse_recipe
 from mmbert.schedule import training_plan
 
-# Keys that determine the rows and their contents; phase keys are compared for started phases only.
+# Keys that determine the rows and their contents, besides the seed and `data`; phase keys are
+# compared for started phases only.
 # The tokenizer's path may change, since folders move: a run folder has a copy of its tokenizer, and
 # training compares the copy's fingerprint with the shards'.
-_FIXED = ("seed", "data")
 _FIXED_BATCH = ("row_tokens", "quantum")
 # The weights keep their shapes under other values of these, but compute another function.
 _FIXED_MODEL = ("num_attention_heads", "local_window", "global_attention_every", "norm_eps")
@@ -26,8 +26,8 @@ def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:
         ResumeError: names the first key that differs.
     """
     before = parse_recipe(state.recipe, origin=f"{checkpoint}/recipe.yaml")
-    for key in _FIXED:
-        _check_equal(key, getattr(before, key), getattr(recipe, key), checkpoint)
+    _check_equal("seed", before.seed, recipe.seed, checkpoint)
+    _check_equal("data", before.data.without_place(), recipe.data.without_place(), checkpoint)
     for key in _FIXED_BATCH:
         old_value, new_value = getattr(before.batch, key), getattr(recipe.batch, key)
         _check_equal(f"batch.{key}", old_value, new_value, checkpoint)

@@ -35,6 +35,17 @@ class HostGroup:
         group = distributed.new_group(backend="gloo", timeout=timeout)
         return cls(distributed.get_rank(), distributed.get_world_size(), group)
 
+    def subgroup(self, ranks: Sequence[int], timeout: timedelta) -> "HostGroup":
+        """Create the group of some ranks, of which this is one. Collective.
+
+        Every rank must call this, with its own group: torch names groups by their ranks and by how
+        many groups a process has, so that a rank with one group less waits forever in later ones.
+        """
+        group = distributed.new_group(
+            list(ranks), backend="gloo", timeout=timeout, use_local_synchronization=True
+        )
+        return HostGroup(list(ranks).index(self.rank), len(ranks), group)
+
     @classmethod
     def on_default_group(cls) -> "HostGroup":
         """Wrap the default group, for programs without training communication.
@@ -81,7 +92,7 @@ class HostGroup:
         if self.group is None:
             return value
         box = [value]
-        distributed.broadcast_object_list(box, src=0, group=self.group)
+        distributed.broadcast_object_list(box, group=self.group, group_src=0)
         return box[0]
 
     def from_rank_zero(self, action: Callable[[], Any]) -> Any:
@@ -96,6 +107,22 @@ class HostGroup:
         if isinstance(found, UserError):
             raise found
         return found
+
+    def share(self, action: Callable[[int, int], Any]) -> list[Any]:
+        """Call `action` with the rank and their number on each; return all picklable results.
+
+        Raises any rank's UserError on all ranks.
+        """
+        found: Any = None
+        try:
+            found = action(self.rank, self.world_size)
+        except UserError as error:
+            found = error
+        results = self.gather(found)
+        for result in results:
+            if isinstance(result, UserError):
+                raise result
+        return results
 
     def raise_on_all_ranks(self, action: Callable[[], None] | None) -> None:
         """Run `action`, if given, and raise any rank's UserError on all ranks.

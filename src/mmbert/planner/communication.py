@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mmbert.hardware import Gpu
+from mmbert.hardware import Gpu, group_bandwidths
 from mmbert.parallel.zero_buffers import MAX_LIVE_PARAMETERS
 from mmbert.recipe import ModelSettings
 
@@ -72,10 +72,6 @@ def step_communication(
     - Tensor parallelism: all-reduce of [row_tokens, d] four times per layer (twice forward, twice
       backward) and once for the embedding; all-reduce of [masked_tokens, d] once. Sequence
       parallelism sends the same bytes.
-
-    Tensor groups stay within a node; data groups cross nodes if the GPUs exceed one node. A ring
-    leaves each node once, so the rings of a node's data groups share its network cards in
-    proportion to their members.
     """
     ring_data = (data - 1) / data
     gradient_times = {1: 2, 2: 2 * rows_per_rank, 3: rows_per_rank}[zero_stage]
@@ -87,16 +83,7 @@ def step_communication(
     ring_tensor = 2 * (tensor - 1) / tensor
     sums = (4 * model.num_hidden_layers + 1) * row_tokens + masked_tokens
     tensor_bytes = ring_tensor * sums * model.hidden_size * compute_bytes * rows_per_rank
-    across_nodes = tensor * data > gpu.gpus_per_node
-    cards = max(1.0, gpu.gpus_per_node / tensor)
-    data_bandwidth = (
-        min(gpu.intra_node_bandwidth, cards * gpu.inter_node_bandwidth)
-        if across_nodes
-        else gpu.intra_node_bandwidth
-    )
-    tensor_bandwidth = (
-        gpu.intra_node_bandwidth if tensor <= gpu.gpus_per_node else gpu.inter_node_bandwidth
-    )
+    data_bandwidth, tensor_bandwidth = group_bandwidths(gpu, tensor=tensor, data=data)
     return Communication(
         gradient_bytes,
         weight_bytes,

@@ -137,6 +137,14 @@ class DataSettings(Settings):
     """Sources of text, each a folder of the shards."""
     masking: MaskingSettings = MaskingSettings()
     """Replacement of the tokens selected for prediction."""
+    copy_to: str | None = Field(default=None, pattern=r"\S")
+    """Folder on every node's own disk to copy the shards to before training, which then reads
+    there. Environment variables of the node, `$TMPDIR` or `${TMPDIR}`, are filled in; `$$` is a
+    dollar. May change between starts. Default: read where `--data` is."""
+
+    def without_place(self) -> Self:
+        """Return these settings without where the shards are copied to, which changes no row."""
+        return self.model_copy(update={"copy_to": None})
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

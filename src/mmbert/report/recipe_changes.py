@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmbert.recipe.flat import flatten
+
 MAX_VALUE_LENGTH = 300
 MISSING = "–"
 # Of a long list, such as one of languages, only the differences are shown.
@@ -19,26 +21,6 @@ class Change:
     key: str
     before: str
     after: str
-
-
-def flatten(value: Any, key: str = "") -> dict[str, Any]:
-    """Return the leaves of a recipe by dotted key; entries of lists go by `name` if they have one.
-
-    Lists of plain values are leaves.
-    """
-    if isinstance(value, Mapping) and value:
-        parts = {str(name): part for name, part in value.items()}
-    elif isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
-        parts = {
-            str(entry.get("name", number)) if isinstance(entry, Mapping) else str(number): entry
-            for number, entry in enumerate(value)
-        }
-    else:
-        return {key: value}
-    leaves: dict[str, Any] = {}
-    for name, part in parts.items():
-        leaves |= flatten(part, f"{key}.{name}" if key else name)
-    return leaves
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from mmbert.recipe.flat import flatten
 from mmbert.report.figures import ORDINARY_EVENTS
-from mmbert.report.recipe_changes import changes, flatten
+from mmbert.report.recipe_changes import changes
 from mmbert.report.run import Run
 from mmbert.report.run_log import Event
 from mmbert.training.metrics.results import Losses

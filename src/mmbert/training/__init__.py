@@ -3,6 +3,7 @@
 - `main`: the job from its options to its exit status.
 - `launcher_env`, `run_config`, `run_folder`, `determinism`, `build_trainer`: setup.
 - `loop`, `trainer`, `train_step`, `metrics_processor`, `trainer_parts`: training.
+- `nodes`: agreement of the nodes, copies of shards on their disks, speed of their links.
 - `engine`: DeepSpeed engine, optimizers and host synchronization.
 - `fault_tolerance`: hangs, loss spikes, signals, device memory.
 - `metrics`: measuring and logging.

@@ -1,6 +1,8 @@
 """Construction of the trainer: model, engine, data, metrics, and the step to start from."""
 
 import socket
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ from mmbert.training.metrics.loggers.console_logger import format_count
 from mmbert.training.metrics.results import Losses, PhaseResult, Results
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.metrics_processor import MetricsProcessor
+from mmbert.training.nodes.link_report import check_links
+from mmbert.training.nodes.local_shards import copy_shards
+from mmbert.training.nodes.node_map import NodeMap
+from mmbert.training.nodes.start_log import log_nodes
 from mmbert.training.run_config import RunConfig, RunOptions
 from mmbert.training.run_folder import set_up_run_folder
 from mmbert.training.train_step import StepRunner
@@ -46,6 +52,7 @@ from mmbert.training.trainer_parts.start_details import device_name, start_detai
 def build_trainer(
     options: RunOptions,
     run: RunConfig,
+    nodes: NodeMap,
     host_group: HostGroup,
     store: Any,
     device: torch.device,
@@ -54,6 +61,7 @@ def build_trainer(
     """Build all parts, resume from the newest valid checkpoint, and run the memory check.
 
     Args:
+        nodes: nodes of all ranks.
         store: key-value store of the watchdogs (see `open_store`).
         owner: ownership of the run folder.
 
@@ -78,10 +86,16 @@ def build_trainer(
         timeout=2 * timedelta(minutes=recipe.guard.hang_minutes),
     )
     ranks = Ranks(grid, host_group, watchdog, owner)
+    ranks.heartbeat(0, Activity.COPY_SHARDS)
+    local = copy_shards(run.corpus, recipe, nodes, host_group, watchdog.keep_alive)
+    if local is not None:
+        run = replace(run, corpus=local.corpus)
+    ranks.heartbeat(0, Activity.CHECK_LINKS)
+    links = check_links(recipe, run.encoder, grid, device, nodes, host_group)
     ranks.heartbeat(0, Activity.BUILD_MODEL)
     engine = Engine(_build_model(run, ranks.grid).to(device), recipe, ranks.grid, device)
     ranks.heartbeat(0, Activity.READ_VALIDATION_ROWS)
-    validator = _build_validator(run, ranks.grid, device)
+    validator = _build_validator(run, ranks, device)
     results = _build_results(run, host_group.world_size)
     metrics = MetricsProcessor(run, ranks, engine, validator, results, options.profile_steps)
     trainer = Trainer(
@@ -99,17 +113,17 @@ def build_trainer(
         stop=stop,
     )
     start = _resume_or_start(trainer, options)
-    hosts = list(dict.fromkeys(host_group.gather(socket.gethostname())))
-    _open_loggers(trainer, start, hosts)
+    _open_loggers(trainer, start, nodes.names)
+    log_nodes(metrics.loggers, trainer.step, run.folder, local, links)
     if results.unigram is None:
         trainer.heartbeat(Activity.COUNT_UNIGRAMS)
-        results.unigram = Losses.of(validator.unigram(run.corpus), run.table)
+        results.unigram = Losses.of(validator.unigram(run.corpus, host_group), run.table)
     trainer.checkpoints.store.prepare(engine)
     trainer.heartbeat(Activity.CHECK_MEMORY)
     shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
     _save_imported(trainer)
-    _log_setup(trainer, hosts, peaks)
+    _log_setup(trainer, nodes.names, peaks)
     if owner.taken_from is not None:
         metrics.loggers.message(f"took over the run folder: {owner.taken_from}")
     return trainer
@@ -137,8 +151,8 @@ def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
     return model
 
 
-def _build_validator(run: RunConfig, grid: ProcessGrid, device: torch.device) -> Validator:
-    recipe = run.recipe
+def _build_validator(run: RunConfig, ranks: Ranks, device: torch.device) -> Validator:
+    recipe, grid = run.recipe, ranks.grid
     rows = validation_rows(
         run.corpus,
         sources={source.folder for source in recipe.data.sources},
@@ -148,6 +162,7 @@ def _build_validator(run: RunConfig, grid: ProcessGrid, device: torch.device) ->
         masking=recipe.data.masking,
         rank=grid.data.rank,
         ranks=grid.data.size,
+        share=ranks.host_group.share,
     )
     return Validator(rows, run.table, grid.data, device)
 
@@ -203,7 +218,7 @@ def _save_imported(trainer: Trainer) -> None:
         trainer.save("imported state", phase_end=trainer.step in ends, permanent=True)
 
 
-def _open_loggers(trainer: Trainer, start: str, hosts: list[str]) -> None:
+def _open_loggers(trainer: Trainer, start: str, hosts: Sequence[str]) -> None:
     """Open the loggers; log the start with its details, warnings and the recipe."""
     run, loggers = trainer.run, trainer.metrics.loggers
     info = RunInfo(
@@ -266,7 +281,7 @@ def _build_results(run: RunConfig, devices: int) -> Results:
     return results
 
 
-def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> None:
+def _log_setup(trainer: Trainer, hosts: Sequence[str], peaks: dict[str, int]) -> None:
     """Log devices, nodes, process grid, model size and peak memory."""
     grid, recipe = trainer.ranks.grid, trainer.run.recipe
     device = trainer.engine.device
@@ -281,7 +296,7 @@ def _log_setup(trainer: Trainer, hosts: list[str], peaks: dict[str, int]) -> Non
     )
 
 
-def _describe_nodes(hosts: list[str]) -> str:
+def _describe_nodes(hosts: Sequence[str]) -> str:
     """Return the number of nodes and their names, which show if the launcher has lost some."""
     names = ", ".join(hosts[:4]) + (", …" if len(hosts) > 4 else "")
     return f"{len(hosts)} machine{'' if len(hosts) == 1 else 's'} ({names})"

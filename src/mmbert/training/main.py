@@ -10,12 +10,15 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as distributed
 
+from mmbert.data.shards.corpus import open_corpus, read_corpus_files
 from mmbert.errors import (
     EXIT_FAILURE,
     EXIT_SAVED_START_AGAIN,
@@ -24,6 +27,7 @@ from mmbert.errors import (
     UserError,
 )
 from mmbert.parallel.host_group import HostGroup
+from mmbert.recipe import Recipe
 from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
 from mmbert.training.fault_tolerance.stop_request import STOP_FILE
@@ -31,7 +35,16 @@ from mmbert.training.fault_tolerance.watchdog import open_store
 from mmbert.training.launcher_env import RankInfo, check_hostfile, device_index
 from mmbert.training.loop import ExitReason, train
 from mmbert.training.metrics.results import print_summary
-from mmbert.training.run_config import RunConfig, RunOptions, resolve_run_config
+from mmbert.training.nodes.agreement import Facts, agree, node_facts
+from mmbert.training.nodes.node_map import NodeMap
+from mmbert.training.nodes.versions import compared_versions
+from mmbert.training.run_config import (
+    ResolvedRecipe,
+    RunConfig,
+    RunOptions,
+    configure_run,
+    resolve_recipe,
+)
 from mmbert.training.run_folder import owned_run_folder
 from mmbert.training.trainer import Trainer
 from mmbert_kernels import keep_freed_memory
@@ -52,13 +65,11 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     """
     os.environ.update(rank_info.environment())
     _check_address(rank_info)
-    run_config, error = _try_to_resolve(options, rank_info)
-    hang = (
-        timedelta(minutes=run_config.recipe.guard.hang_minutes) if run_config else STARTUP_TIMEOUT
-    )
+    resolved, error = _try_to_resolve(options, rank_info)
+    hang = timedelta(minutes=resolved.recipe.guard.hang_minutes) if resolved else STARTUP_TIMEOUT
     device = _choose_device(rank_info)
-    if run_config is not None:
-        error = _check_device(run_config, device)
+    if resolved is not None:
+        error = _check_device(resolved.recipe, device)
     if rank_info.world_size >= MANY_RANKS:
         os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -87,20 +98,37 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
             "torchrun set MASTER_PORT=N",
         ) from network_error
     host_group = HostGroup.build(2 * hang)
+    nodes = NodeMap.discover(host_group, 2 * hang)
     if device.type == "cpu":
-        _set_thread_count(host_group)
+        _set_thread_count(nodes)
         keep_freed_memory()
+    corpus, run_config = None, None
+    try:
+        # Read by one rank of each node, also where another has found the recipe wrong.
+        files = nodes.own.from_rank_zero(partial(read_corpus_files, options.data))
+        if resolved is not None:
+            corpus = open_corpus(options.data, files)
+            run_config = configure_run(options, resolved, corpus)
+    except UserError as user_error:
+        error = error or user_error
+    facts: Facts = {}
+    if nodes.is_first_rank and len(nodes.names) > 1:
+        facts = node_facts(compared_versions(), resolved.recipe if resolved else None, corpus)
+    agreement = agree(facts, nodes, host_group)
     errors = host_group.gather(error)
-    if any(error is not None for error in errors):
+    if agreement.error is not None or any(error is not None for error in errors):
         if host_group.is_rank_zero:
+            if agreement.error is not None:
+                sys.stderr.write(f"error: {agreement.error}\n")
             _print_errors(errors)
         return EXIT_USER_ERROR
     assert run_config is not None
+    run_config = replace(run_config, warnings=(*run_config.warnings, *agreement.warnings))
     store = open_store(
         rank_info.master_address, rank_info.rank, rank_info.world_size, host_group.broadcast
     )
     try:
-        return _run(options, run_config, host_group, store, device)
+        return _run(options, run_config, nodes, host_group, store, device)
     except UserError as user_error:
         _print_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
@@ -121,12 +149,13 @@ def _check_address(rank_info: RankInfo) -> None:
 def _run(
     options: RunOptions,
     run_config: RunConfig,
+    nodes: NodeMap,
     host_group: HostGroup,
     store: Any,
     device: torch.device,
 ) -> int:
     with owned_run_folder(run_config.folder, host_group, take_over=options.take_over) as owner:
-        trainer = build_trainer(options, run_config, host_group, store, device, owner)
+        trainer = build_trainer(options, run_config, nodes, host_group, store, device, owner)
         exit_reason = _train(trainer, options, host_group)
     host_group.barrier()
     trainer.ranks.watchdog.close()
@@ -163,12 +192,10 @@ def _choose_device(rank_info: RankInfo) -> torch.device:
     return device
 
 
-def _set_thread_count(host_group: HostGroup) -> None:
+def _set_thread_count(nodes: NodeMap) -> None:
     """Divide the node's processors among its ranks, unless OMP_NUM_THREADS is set."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    neighbors = host_group.gather(socket.gethostname()).count(socket.gethostname())
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbors))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // nodes.own.world_size))
 
 
 def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
@@ -188,20 +215,20 @@ def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
 
 def _try_to_resolve(
     options: RunOptions, rank_info: RankInfo
-) -> tuple[RunConfig | None, UserError | None]:
+) -> tuple[ResolvedRecipe | None, UserError | None]:
     try:
         check_hostfile()
-        run_config = resolve_run_config(options, rank_info.world_size)
-        set_environment(run_config.recipe)
-        return run_config, None
+        resolved = resolve_recipe(options, rank_info.world_size)
+        set_environment(resolved.recipe)
+        return resolved, None
     except UserError as error:
         return None, error
 
 
-def _check_device(run_config: RunConfig, device: torch.device) -> UserError | None:
+def _check_device(recipe: Recipe, device: torch.device) -> UserError | None:
     """Return why this rank's device cannot run the recipe, or None."""
     try:
-        set_up_device(run_config.recipe, device)
+        set_up_device(recipe, device)
     except UserError as error:
         return error
     return None

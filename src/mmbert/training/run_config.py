@@ -10,6 +10,7 @@ from typing import TextIO
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.imported_start import ImportedStart, find_imported_start
 from mmbert.checkpoint.store import list_checkpoints
+from mmbert.data.node_copy.copy_plan import plan_copy
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.recipe_warnings import corpus_warnings
 from mmbert.data.shards.corpus import Corpus, open_corpus
@@ -74,11 +75,20 @@ class RunConfig:
         return ComponentTable.build(self.corpus, self.recipe, self.plan)
 
 
-def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
-    """Load the recipe and the shards, and run the checks that need no process group.
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """The recipe of a run, or of its variant, checked as far as that needs no shards."""
+
+    recipe: Recipe
+    plan: TrainingPlan
+    branch_step: int | None
+
+
+def resolve_recipe(options: RunOptions, world_size: int) -> ResolvedRecipe:
+    """Load the recipe and check it against the number of processes.
 
     Raises:
-        UserError: recipe, shards and number of processes are invalid or inconsistent.
+        UserError: the recipe is invalid, or does not fit the options or the processes.
     """
     recipe = load_recipe(options.recipe, options.overrides)
     branch_step = None
@@ -94,7 +104,26 @@ def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
     plan = training_plan(recipe)
     check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
     check_data_ranks(recipe.batch, recipe.parallel, world_size)
-    corpus = open_corpus(options.data)
+    return ResolvedRecipe(recipe, plan, branch_step)
+
+
+def resolve_run_config(options: RunOptions, world_size: int) -> RunConfig:
+    """Load the recipe and the shards, and run the checks that need no process group.
+
+    Raises:
+        UserError: recipe, shards and number of processes are invalid or inconsistent.
+    """
+    resolved = resolve_recipe(options, world_size)
+    return configure_run(options, resolved, open_corpus(options.data))
+
+
+def configure_run(options: RunOptions, resolved: ResolvedRecipe, corpus: Corpus) -> RunConfig:
+    """Check the recipe against the shards, and find what the run starts from.
+
+    Raises:
+        UserError: they are inconsistent.
+    """
+    recipe, plan, branch_step = resolved.recipe, resolved.plan, resolved.branch_step
     _check_run_folder(options.output)
     folder, imported = options.run_folder, None
     saved = list_checkpoints(folder / "checkpoints")
@@ -220,4 +249,11 @@ def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
         )
     if run_config.imported is not None:
         file.write(f"# {run_config.imported.description}\n")
+    if recipe.data.copy_to is not None:
+        sources = {source.folder for source in recipe.data.sources}
+        copy = plan_copy(run_config.corpus, sources, recipe.longest_context)
+        file.write(
+            f"# {len(copy.files):,} files of the shards, {copy.size}, are copied to "
+            f"{recipe.data.copy_to}/{copy.folder_name} on every node\n"
+        )
     file.writelines(f"# warning: {warning}\n" for warning in run_config.warnings)

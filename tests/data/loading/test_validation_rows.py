@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from mmbert.data.loading.rows import Row
-from mmbert.data.loading.validation_rows import unigram_loss, validation_rows
+from mmbert.data.loading.validation_rows import (
+    unigram_counts,
+    unigram_loss,
+    validation_rows,
+)
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe
@@ -73,6 +77,28 @@ def test_fixed_whatever_the_seed_and_the_ranks(corpus: Corpus) -> None:
             assert empty.tokens == 0
             assert empty.weights.sum() == 0
             assert np.diff(empty.cu_seqlens).max() <= 64
+
+
+@pytest.mark.parametrize("members", [2, 3])
+def test_work_divided_among_ranks_gives_the_same(corpus: Corpus, members: int) -> None:
+    recipe = _recipe()
+    whole = _rows(corpus, recipe)
+    divided = validation_rows(
+        corpus,
+        sources={source.folder for source in recipe.data.sources},
+        settings=recipe.evaluation,
+        context=recipe.phases[0].context,
+        row_tokens=recipe.batch.row_tokens,
+        masking=recipe.data.masking,
+        share=lambda find: [find(member, members) for member in range(members)],
+    )
+    for a, b in zip(whole, divided, strict=True):
+        np.testing.assert_array_equal(a.documents, b.documents)
+        np.testing.assert_array_equal(a.input_ids, b.input_ids)
+        np.testing.assert_array_equal(a.masked_positions, b.masked_positions)
+    counts = [unigram_counts(corpus, member, members) for member in range(members)]
+    divided_loss = unigram_loss(corpus, whole, counts=np.sum(counts, axis=0))
+    np.testing.assert_array_equal(divided_loss.loss, unigram_loss(corpus, whole).loss)
 
 
 def test_documents_are_distinct_and_cut_to_the_context(corpus: Corpus) -> None:
@@ -161,21 +187,3 @@ def test_unigram_sample_is_bounded(corpus: Corpus, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Corpus, "document", counted)
     unigram_loss(corpus, _rows(corpus, _recipe()), tokens_per_component=100)
     assert 300 <= sum(read) <= 3 * (100 + 50)
-
-
-def test_ranks_share_the_counting_of_unigrams(corpus: Corpus) -> None:
-    rows = _rows(corpus, _recipe())
-    counts: list[np.ndarray] = []
-
-    def keep(own: np.ndarray) -> np.ndarray:
-        counts.append(own.copy())
-        return own
-
-    for rank in range(3):
-        unigram_loss(corpus, rows, rank=rank, ranks=3, sum_over_ranks=keep)
-    alone = unigram_loss(corpus, rows)
-    total = np.sum(counts, axis=0)
-    assert total.sum() > max(own.sum() for own in counts)
-    together = unigram_loss(corpus, rows, rank=1, ranks=3, sum_over_ranks=lambda _: total)
-    np.testing.assert_array_equal(together.loss, alone.loss)
-    np.testing.assert_array_equal(together.count, alone.count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,13 @@ from mmbert.errors import RecipeError
 from mmbert.recipe import EvaluationSettings, MaskingSettings
 
 UNIGRAM_TOKENS_PER_COMPONENT = 50_000
+Share = Callable[[Callable[[int, int], Any]], list[Any]]
+"""Calls a function with the rank and the number of ranks on each; returns all results in order."""
+
+
+def alone(function: Callable[[int, int], Any]) -> list[Any]:
+    """Share with nobody."""
+    return [function(0, 1)]
 
 
 def validation_rows(
@@ -41,6 +49,7 @@ def validation_rows(
     masking: MaskingSettings,
     rank: int = 0,
     ranks: int = 1,
+    share: Share = alone,
 ) -> list[Row]:
     """Build one rank's validation rows from the held-out split of every component.
 
@@ -54,6 +63,8 @@ def validation_rows(
         masking: replacement of masked tokens.
         rank, ranks: data rank and number of ranks. Every rank gets the same number of rows; some
             may be empty (all weights 0).
+        share: divides the search for the documents among all ranks, so that each opens the
+            held-out shards of its part of the languages, and those of its rows.
 
     Raises:
         RecipeError: the context exceeds a row.
@@ -63,11 +74,16 @@ def validation_rows(
             f"evaluation.context {context} exceeds batch.row_tokens {row_tokens}",
             remedy="lower evaluation.context: a held-out document must fit a row",
         )
-    tables = [
-        _segments(corpus, component, settings.documents_per_language, context)
-        for component in corpus.components
-        if component.source in sources
-    ]
+    components = [component for component in corpus.components if component.source in sources]
+
+    def segments(member: int, members: int) -> list[np.ndarray]:
+        return [
+            _segments(corpus, component, settings.documents_per_language, context)
+            for component in components[member::members]
+        ]
+
+    parts = share(segments)
+    tables = [parts[number % len(parts)][number // len(parts)] for number in range(len(components))]
     remaining = np.concatenate([np.empty((0, COLUMNS), dtype=np.int64), *tables])
     mean = float(segment_sizes(remaining).mean()) if len(remaining) else context
     shape = RowShape.of(row_tokens, mean)
@@ -109,28 +125,17 @@ def unigram_loss(
     corpus: Corpus,
     rows: Sequence[Row],
     *,
+    counts: np.ndarray | None = None,
     tokens_per_component: int = UNIGRAM_TOKENS_PER_COMPONENT,
-    rank: int = 0,
-    ranks: int = 1,
-    sum_over_ranks: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
 ) -> LossTable:
     """Compute the loss of a unigram model with add-one smoothing over the text ids.
 
-    Frequencies are counted on at least `tokens_per_component` tokens of each component's train
-    split, or on all of them if there are fewer, in a fixed random order.
-
-    Args:
-        rows: this rank's.
-        rank, ranks: data rank and number of ranks, each of which counts some components.
-        sum_over_ranks: sums int64 [vocabulary] over the ranks.
+    `counts`: sum of the `unigram_counts` of all ranks; None: count here.
     """
-    vocabulary = corpus.tokenizer.vocabulary_size
-    counts = np.zeros(vocabulary, dtype=np.int64)
-    for component in corpus.components[rank::ranks]:
-        counts += _token_counts(corpus, component, tokens_per_component, vocabulary)
-    counts = sum_over_ranks(counts)
+    if counts is None:
+        counts = unigram_counts(corpus, tokens_per_component=tokens_per_component)
     specials = list(corpus.tokenizer.special_ids.all())
-    text_ids = vocabulary - len(specials)
+    text_ids = corpus.tokenizer.vocabulary_size - len(specials)
     total = int(counts.sum()) - int(counts[specials].sum()) + text_ids
     losses = math.log(total) - np.log(counts + 1.0)
     used = [row.weights > 0 for row in rows]
@@ -146,6 +151,25 @@ def unigram_loss(
         loss=np.bincount(owners, losses[labels], minlength=components).astype(np.float64),
         count=np.bincount(owners, minlength=components).astype(np.float64),
     )
+
+
+def unigram_counts(
+    corpus: Corpus,
+    rank: int = 0,
+    ranks: int = 1,
+    *,
+    tokens_per_component: int = UNIGRAM_TOKENS_PER_COMPONENT,
+) -> np.ndarray:
+    """Count the ids in a rank's part of the components, int64 [vocabulary].
+
+    Reads at least `tokens_per_component` tokens of a component's train split, or all of them if
+    there are fewer, in a fixed random order.
+    """
+    vocabulary = corpus.tokenizer.vocabulary_size
+    counts = np.zeros(vocabulary, dtype=np.int64)
+    for component in corpus.components[rank::ranks]:
+        counts += _token_counts(corpus, component, tokens_per_component, vocabulary)
+    return counts
 
 
 def _token_counts(corpus: Corpus, component: Component, enough: int, vocabulary: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 from collections import OrderedDict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -135,22 +135,43 @@ class Corpus:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def _manifests(shards: Path) -> Iterator[tuple[Path, bytes]]:
-    """Yield every manifest.json in `shards`/source/language with its bytes, sorted by name.
+@dataclass(frozen=True)
+class CorpusFiles:
+    """What is read of a folder of shards to open it; the ranks of a node hand it on as it is.
 
-    Reads several concurrently and each only once, since hundreds of ranks do this on one network
-    file system.
+    The manifests are bytes: parsing them takes less time than unpickling parsed ones.
     """
-    paths = [
-        Path(language.path) / MANIFEST_NAME
+
+    tokenizer: TokenizerDescription
+    manifests: tuple[tuple[str, str, bytes], ...]
+    """Source, language and manifest.json, sorted by name."""
+
+
+def read_corpus_files(shards: Path) -> CorpusFiles:
+    """Read the tokenizer's description and every manifest.json in `shards`/source/language.
+
+    Reads several concurrently and each only once, since hundreds of nodes do this on one network
+    file system. Skips languages without a manifest, which are unfinished.
+
+    Raises:
+        UserError: the folder or its tokenizer is missing.
+    """
+    if not shards.is_dir():
+        raise ShardsError(
+            f"folder {shards} does not exist", remedy="give the output of `make preprocess`"
+        )
+    tokenizer = read_tokenizer_description(shards / TOKENIZER_FOLDER)
+    folders = [
+        (source.name, language.name)
         for source in _folders(shards)
         if source.name != TOKENIZER_FOLDER
         for language in _folders(source)
     ]
+    paths = [shards / source / language / MANIFEST_NAME for source, language in folders]
     with ThreadPoolExecutor(_READER_THREADS) as pool:
-        for path, data in zip(paths, pool.map(_bytes_of, paths), strict=True):
-            if data is not None:
-                yield path, data
+        found = zip(folders, pool.map(_bytes_of, paths), strict=True)
+        manifests = tuple((*names, data) for names, data in found if data is not None)
+    return CorpusFiles(tokenizer, manifests)
 
 
 def _folders(parent: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -166,22 +187,22 @@ def _bytes_of(path: Path) -> bytes | None:
         return None
 
 
-def open_corpus(shards: Path) -> Corpus:
-    """Read the tokenizer's description and every manifest in `shards`/source/language.
+def open_corpus(shards: Path, files: CorpusFiles | None = None) -> Corpus:
+    """Open the corpus in `shards`, but none of its shards.
 
-    Skips languages without a manifest, which are unfinished. Opens no shard. Raises UserError if
-    the folder is empty, or a language was preprocessed with another tokenizer.
+    Args:
+        files: what another rank of the node has read there; None: read it.
+
+    Raises:
+        UserError: the folder is empty, or a language was preprocessed with another tokenizer.
     """
     shards = Path(shards)
-    if not shards.is_dir():
-        raise ShardsError(
-            f"folder {shards} does not exist", remedy="give the output of `make preprocess`"
-        )
-    tokenizer = read_tokenizer_description(shards / TOKENIZER_FOLDER)
+    files = read_corpus_files(shards) if files is None else files
+    tokenizer = files.tokenizer
     components: list[Component] = []
-    for path, data in _manifests(shards):
-        folder = path.parent
-        source, language = folder.parent.name, folder.name
+    for source, language, data in files.manifests:
+        folder = shards / source / language
+        path = folder / MANIFEST_NAME
         manifest = parse_manifest(data, path)
         if (manifest.source, manifest.language) != (source, language):
             raise ShardsError(

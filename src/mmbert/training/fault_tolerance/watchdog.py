@@ -43,6 +43,8 @@ class Activity(StrEnum):
     """Activity of a rank, as shown in messages."""
 
     START = "startup"
+    COPY_SHARDS = "copying shards to the nodes' own disks"
+    CHECK_LINKS = "timing the links between ranks"
     BUILD_MODEL = "building the model"
     READ_VALIDATION_ROWS = "reading validation rows"
     COUNT_UNIGRAMS = "counting tokens for the unigram model"

@@ -13,10 +13,11 @@ from torch import nn
 
 from mmbert.data.loading.device_batch import to_batch
 from mmbert.data.loading.rows import Row
-from mmbert.data.loading.validation_rows import unigram_loss
+from mmbert.data.loading.validation_rows import unigram_counts, unigram_loss
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.data.shards.corpus import Corpus
+from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import DataGroup
 from mmbert.recipe import RotaryBases
 from mmbert.training.metrics.loss_meter import LossMeter
@@ -60,20 +61,21 @@ class Validator:
         module.train(was_training)
         return meter.collect(self._group)
 
-    def unigram(self, corpus: Corpus) -> LossTable:
-        """Evaluate a unigram model of the training tokens on the same rows; collective."""
-        found = unigram_loss(
-            corpus,
-            self._rows,
-            rank=self._group.rank,
-            ranks=self._group.size,
-            sum_over_ranks=self._sum,
-        )
-        return LossTable(*self._sum(np.stack([found.loss, found.count])))
+    def unigram(self, corpus: Corpus, host_group: HostGroup) -> LossTable:
+        """Evaluate a unigram model of the training tokens on the same rows; collective.
 
-    def _sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum over the data ranks."""
-        sums = torch.from_numpy(values).to(self._device)
+        The ranks divide the languages among them: all text for it is read once for the whole run.
+        """
+        counts = np.empty(0)
+
+        def count() -> None:
+            nonlocal counts
+            counts = unigram_counts(corpus, host_group.rank, host_group.world_size)
+
+        host_group.raise_on_all_ranks(count)
+        total = np.array(host_group.sum(counts.tolist())).astype(np.int64)
+        found = unigram_loss(corpus, self._rows, counts=total)
+        sums = torch.from_numpy(np.stack([found.loss, found.count])).to(self._device)
         if self._group.size > 1:
             distributed.all_reduce(sums, group=self._group.group)
-        return sums.cpu().numpy()
+        return LossTable(*sums.cpu().numpy())

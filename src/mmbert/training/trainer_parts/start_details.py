@@ -1,12 +1,11 @@
 """Details of a start event in `log.jsonl`: recipe, machines, versions, size of the data."""
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from mmbert import __version__
+from mmbert.training.nodes.versions import package_versions
 from mmbert.training.run_config import RunConfig
 
 
@@ -25,12 +24,7 @@ def start_details(
         "hosts": hosts,
         "devices": devices,
         "device_name": device_name(device),
-        "versions": {
-            "mmbert": __version__,
-            "torch": torch.__version__,
-            "deepspeed": _installed("deepspeed"),
-            "python": platform.python_version(),
-        },
+        "versions": package_versions(),
         "train_tokens_by_language": run.table.by_language(run.table.train_tokens),
     }
 
@@ -38,11 +32,3 @@ def start_details(
 def device_name(device: torch.device) -> str:
     """Return the model of a GPU, or the architecture of a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-
-
-def _installed(package: str) -> str | None:
-    """Return a package's version without importing it; None if it has no metadata."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
