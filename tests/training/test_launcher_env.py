@@ -3,12 +3,8 @@
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.training.launcher_env import (
-    device_index,
-    first_host,
-    hostfile_argument,
-    rank_info_from_env,
-)
+from mmbert.training.launch.deepspeed_launch import hostfile_argument
+from mmbert.training.launcher_env import device_index, first_host, rank_info_from_env
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
 SLURM = {
