@@ -16,7 +16,7 @@ chmod 700 "$dir/munge"
 mkdir -p /run/netns
 mount -t tmpfs tmpfs /run/netns
 hosts="127.0.0.1 localhost"$'\n'"10.77.0.254 ctl"
-for i in $(seq 1 "$nodes"); do hosts+=$'\n'"10.77.0.$i n$i"; done
+for i in $(seq 1 "$nodes"); do hosts+=$'\n'"10.77.0.$i n$i other-n$i"; done
 echo "$hosts" > "$dir/etc/hosts"
 mount --bind "$dir/etc/hosts" /etc/hosts
 hostname ctl

@@ -28,24 +28,32 @@ def report_stragglers(
     min_progress = min(heartbeats[rank].progress for rank in responsive)
     behind = [rank for rank in responsive if heartbeats[rank].progress == min_progress]
     stragglers = [rank for rank in behind if not heartbeats[rank].in_collective] or behind
-    if len(stragglers) == world_size > 1:
-        return _describe_all_waiting(heartbeats, stacks[0])
+    network = _describe_network(heartbeats) if len(stragglers) == world_size else ""
+    if network:
+        first = heartbeats[0]
+        return (
+            f"all ranks wait for each other in step {first.step}, {first.activity}: {network}; the "
+            f"stack of rank 0:\n{stacks[0]}"
+        )
     return "\n".join(_describe_straggler(heartbeats[rank], stacks[rank]) for rank in stragglers)
 
 
-def _describe_all_waiting(heartbeats: "dict[int, Heartbeat]", stack: str) -> str:
-    """Describe ranks that all wait for each other, as for messages that the network loses."""
+def _describe_network(heartbeats: "dict[int, Heartbeat]") -> str:
+    """Describe what the network has to do with ranks that all wait; empty if nothing is known."""
     first, slow = heartbeats[0], [h for h in heartbeats.values() if h.store_seconds > _SLOW_SECONDS]
-    links = "; ".join(
-        f"between rank {h.rank} (host {h.host}) and rank 0 (host {first.host}) a question took "
-        f"{h.store_seconds:.1f} s"
-        for h in sorted(slow, key=lambda h: -h.store_seconds)[:8]
-    )
-    hosts = ", ".join(dict.fromkeys(h.host for h in heartbeats.values()))
-    where = links or f"no link to rank 0's host is slow; another one between {hosts} may be"
+    if slow:
+        links = "; ".join(
+            f"a question from rank {h.rank} (host {h.host}) to rank 0 (host {first.host}) took "
+            f"{h.store_seconds:.1f} s"
+            for h in sorted(slow, key=lambda h: -h.store_seconds)[:8]
+        )
+        return f"the network is slow or loses packets: {links}"
+    hosts = list(dict.fromkeys(h.host for h in heartbeats.values()))
+    if len(hosts) < 3:  # all links are those to rank 0's host
+        return ""
     return (
-        f"all ranks wait for each other in step {first.step}, {first.activity}: the network is cut "
-        f"or loses packets: {where}; the stack of rank 0:\n{stack}"
+        f"every host reaches rank 0's host {first.host}, but a link between two of the others may "
+        f"be cut: {', '.join(hosts[1:9])}{', …' if len(hosts) > 9 else ''}"
     )
 
 
