@@ -35,7 +35,9 @@ class Launcher:
     def launch(self, run: Path, *options: str, **variables: str) -> str:
         """Train and return the output. RuntimeError with the output if that fails."""
         return self._cluster.on_host(
-            *("n1", sys.executable, DEEPSPEED, "--hostfile", self._folder / "hosts", *options),
+            "n1",
+            *(sys.executable, DEEPSPEED, "--hostfile", self._folder / "hosts"),
+            *options,
             *training(self._inputs, run, *SHORT),
             environment={
                 **ENVIRONMENT,
