@@ -40,7 +40,12 @@ def report_stragglers(
 
 def _describe_network(heartbeats: "dict[int, Heartbeat]") -> str:
     """Describe what the network has to do with ranks that all wait; empty if nothing is known."""
-    first, slow = heartbeats[0], [h for h in heartbeats.values() if h.store_seconds > _SLOW_SECONDS]
+    first = heartbeats[0]
+    slow = [
+        heartbeat
+        for heartbeat in heartbeats.values()
+        if heartbeat.host != first.host and heartbeat.store_seconds > _SLOW_SECONDS
+    ]
     if slow:
         links = "; ".join(
             f"a question from rank {h.rank} (host {h.host}) to rank 0 (host {first.host}) took "

@@ -79,7 +79,8 @@ class Heartbeat:
     """Whether the main thread waits for other ranks or for the device."""
     idle_seconds: float
     store_seconds: float = 0.0
-    """Time that the last question to rank 0's host took; long on a network that loses packets."""
+    """Longest time of a question to rank 0's host since the last progress; long on a network that
+    loses packets, where a single one may be lucky."""
 
 
 class Watchdog:
@@ -103,7 +104,7 @@ class Watchdog:
         self._rank, self._world_size, self._host = rank, world_size, socket.gethostname()
         self._timeout, self._store = timeout_seconds, store
         self._interval = check_interval(timeout_seconds)
-        self._store_host, self._store_seconds = "", 0.0
+        self._store_host, self._store_seconds, self._asked_at = "", 0.0, 0
         folder = run_folder / "stacks"
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -187,7 +188,9 @@ class Watchdog:
         try:
             return self._store is not None and bool(self._store.check(["alarm"]))
         finally:
-            self._store_seconds = time.monotonic() - begin
+            if self._asked_at != self._position[0]:
+                self._asked_at, self._store_seconds = self._position[0], 0.0
+            self._store_seconds = max(self._store_seconds, time.monotonic() - begin)
 
     def _remember_host_of_store(self) -> None:
         """Read the name of rank 0's host while it can be read."""
