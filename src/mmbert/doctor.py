@@ -112,7 +112,9 @@ def _programs() -> list[Finding]:
     purposes = (
         ("deepspeed", "the launcher", "run `make setup`"),
         ("srun", "Slurm jobs (slurm/*.sbatch)", ""),
-        ("mpirun", "preprocessing on several nodes", ""),
+        ("pdsh", "`deepspeed --hostfile` on several nodes: apt-get install pdsh", ""),
+        ("ssh", "`deepspeed --hostfile` on several nodes: apt-get install openssh-client", ""),
+        ("mpirun", "preprocessing on several nodes, `deepspeed --launcher openmpi`", ""),
         ("nvidia-smi", "GPU driver", ""),
     )
     beside = str(Path(sys.executable).parent)

@@ -129,13 +129,16 @@ ERROR_KINDS = (
         error=LauncherError,
         action="Start all processes with one launcher (`deepspeed`, `torchrun`, `srun` or "
         "`mpirun`), one per GPU. Their number must be a multiple of `parallel.tensor`, and the "
-        "quotient must divide `batch.quantum`.",
-        situation="`mpirun` on two nodes, without the address of rank 0. Every rank prints the "
-        "message.",
-        command="mpirun -n 16 --hostfile hosts python -m mmbert.pretrain --recipe my_recipe.yaml "
-        "--data my_shards --output my_run",
-        printed="error: MASTER_ADDR is not set, and mpirun does not provide the address of rank 0\n"
-        "  → pass it: mpirun -x MASTER_ADDR=<first host> -x MASTER_PORT=29500 …",
+        "quotient must divide `batch.quantum`: the message names the numbers that fit. Nodes that "
+        "disagree, in a variable for example, are named: see [several "
+        "nodes](training.md#several-nodes).",
+        situation="A batch script of a Slurm job with 16 tasks that starts the training without "
+        "`srun`, so that only one process starts.",
+        command="python -m mmbert.pretrain --recipe my_recipe.yaml --data my_shards "
+        "--output my_run",
+        printed="error: the world size is 1, but the Slurm job has 16 tasks (SLURM_NTASKS)\n"
+        "  → start the tasks with `srun python -m mmbert.pretrain …`, or give the launcher an "
+        "absolute --hostfile that lists every node",
     ),
     ErrorKind(
         error=DeviceError,

@@ -66,6 +66,7 @@ def pretrain(
 ) -> None:
     # Imported here: `--help` should not wait for torch.
     from mmbert.recipe import describe_recipe
+    from mmbert.training.launch.mpi_address import address_of_rank_zero
     from mmbert.training.launcher_env import rank_info_from_env
     from mmbert.training.run_config import RunOptions, print_plan, resolve_run_config
 
@@ -79,7 +80,7 @@ def pretrain(
         profile_steps,
         take_over,
     )
-    rank_info = rank_info_from_env(os.environ, local_rank)
+    rank_info = rank_info_from_env(os.environ, local_rank, address_from_mpi=address_of_rank_zero)
     if rank_info.rank == 0:
         # An unknown recipe is reported below, by all ranks together.
         with contextlib.suppress(UserError):

@@ -34,6 +34,12 @@ def missing() -> str | None:
     return f"cannot create namespaces: {probe.stderr.strip()}" if probe.returncode else None
 
 
+def _on_host(node: str) -> tuple[str, ...]:
+    """Return the words before a command that is to run with the network and name of a host."""
+    enter = ("nsenter", f"--net=/run/netns/{node}", "--", "unshare", "--uts")
+    return (*enter, "bash", "-c", f'hostname {node}; exec "$@"', "bash")
+
+
 class Cluster:
     """Hosts n1, n2, … with 2 CPUs and `gpus` fake GPUs each; partitions main and high.
 
@@ -108,6 +114,33 @@ class Cluster:
             raise RuntimeError(f"{command}: {result.stdout}{result.stderr}")
         return result.stdout
 
+    def start(
+        self, node: str, *command: str | Path, environment: Mapping[str, str], log: Path
+    ) -> subprocess.Popen[bytes]:
+        """Start `command` on a host, as over ssh but without one; its output goes to `log`."""
+        enter = ["nsenter", f"--target={self._first_process}", *_NAMESPACES, f"--wd={self.folder}"]
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                [*enter, "--", *_on_host(node), *map(str, command)],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def on_host(
+        self,
+        node: str,
+        *command: str | Path,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        timeout: float = 60,
+    ) -> str:
+        """Run `command` on a host and return its standard output; see `run`."""
+        return self.run(
+            *_on_host(node), *command, environment=environment, folder=folder, timeout=timeout
+        )
+
     def submit(
         self,
         *arguments: str | Path,
@@ -177,9 +210,7 @@ class Cluster:
 
     def revive_node(self, node: str) -> None:
         """Restart the daemon of a dead host and wait until the host is idle."""
-        start = f"hostname {node}; exec slurmd"
-        enter = ("nsenter", f"--net=/run/netns/{node}", "--")
-        self.run(*enter, "unshare", "--uts", "bash", "-c", start)
+        self.on_host(node, "slurmd")
         end = time.monotonic() + 60
         while self.run("sinfo", "-h", "-N", "-p", "main", "-n", node, "-o", "%T").strip() != "idle":
             if time.monotonic() > end:

@@ -16,7 +16,7 @@ chmod 700 "$dir/munge"
 mkdir -p /run/netns
 mount -t tmpfs tmpfs /run/netns
 hosts="127.0.0.1 localhost"$'\n'"10.77.0.254 ctl"
-for i in $(seq 1 "$nodes"); do hosts+=$'\n'"10.77.0.$i n$i"; done
+for i in $(seq 1 "$nodes"); do hosts+=$'\n'"10.77.0.$i n$i other-n$i"; done
 echo "$hosts" > "$dir/etc/hosts"
 mount --bind "$dir/etc/hosts" /etc/hosts
 hostname ctl
@@ -32,6 +32,36 @@ for i in $(seq 1 "$nodes"); do
     ip -n "n$i" addr add "10.77.0.$i/24" dev eth0
     ip -n "n$i" link set eth0 up
 done
+
+# ---- sshd on every host, with a key of the cluster alone -----------------------------------------
+if command -v sshd ssh-keygen > /dev/null; then
+    mkdir -p /run/sshd
+    mkdir -m 700 "$dir/ssh"
+    ssh-keygen -q -t ed25519 -N '' -f "$dir/ssh/key"
+    cat > "$dir/ssh/client" <<EOF
+Host *
+    IdentityFile $dir/ssh/key
+    IdentitiesOnly yes
+    StrictHostKeyChecking no
+    UserKnownHostsFile $dir/ssh/known_hosts
+    LogLevel ERROR
+EOF
+    cat > "$dir/ssh/server" <<EOF
+HostKey $dir/ssh/key
+AuthorizedKeysFile $dir/ssh/key.pub
+StrictModes no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+MaxStartups 100
+EOF
+    mount --bind "$dir/ssh/client" /etc/ssh/ssh_config # ~/.ssh stays as it is
+    for i in $(seq 1 "$nodes"); do
+        # In the foreground: daemon() fails where /dev/null is not the usual device.
+        nsenter --net="/run/netns/n$i" -- unshare --uts bash -c "hostname n$i
+            exec \"\$(command -v sshd)\" -D -f '$dir/ssh/server' -E '$dir/log/sshd-n$i.log'" &
+    done
+fi
 
 # ---- configuration --------------------------------------------------------------------------------
 for i in $(seq 1 "$gpus"); do mknod "$dir/gpus/gpu$i" c 1 3; done

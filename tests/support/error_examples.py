@@ -70,13 +70,13 @@ def provoke(example: ErrorKind, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _split(command: str) -> tuple[dict[str, str], list[str]]:
-    """Split a command into the variables set before it and its words, without the launcher."""
+    """Split a command into the variables set before it and its words."""
     words = shlex.split(command)
     variables = {}
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         variables[name] = value
-    return variables, words[words.index("python") :] if words[0] == "mpirun" else words
+    return variables, words
 
 
 def _run_here(
@@ -159,10 +159,8 @@ def _change_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(content)
 
 
-def _start_with_mpirun(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    variables = {"RANK": "0", "SIZE": "16", "LOCAL_RANK": "0", "LOCAL_SIZE": "8"}
-    return {f"OMPI_COMM_WORLD_{name}": value for name, value in variables.items()}
+def _start_without_srun(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    return {"SLURM_JOB_ID": "812", "SLURM_PROCID": "0", "SLURM_NTASKS": "16"}
 
 
 def _truncate_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +195,7 @@ _PREPARE: dict[str, Callable[[pytest.MonkeyPatch], dict[str, str] | None]] = {
     "TextError": _one_file_without_a_language,
     "TokenizerError": _write_another_tokenizer,
     "ShardsError": _change_a_byte,
-    "LauncherError": _start_with_mpirun,
+    "LauncherError": _start_without_srun,
     "CheckpointError": _truncate_a_checkpoint,
     "ModelError": _write_a_bert,
     "EvaluationDataError": _write_aligned_sentences,

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,10 +89,11 @@ def test_asked_to_stop_it_saves_leaves_with_75_and_continues(
 
 
 def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) -> None:
-    # Enough for a step on a busy machine; the two runs wait at the same time.
+    # Enough for a step on a busy machine; the three runs wait at the same time.
     limit = "guard.hang_minutes=0.25"
     hanging = options_for(inputs, tmp_path / "hanging", limit)
     stopped = options_for(inputs, tmp_path / "stopped", limit)
+    stopped_first = options_for(inputs, tmp_path / "stopped_first", limit)
     ranks_of_hanging = start_ranks(
         hanging, before=fault_injection.hang_at, arguments=(1, 3, Activity.READ_ROWS)
     )
@@ -100,6 +102,22 @@ def test_a_rank_that_hangs_or_is_stopped_is_named(inputs: Path, tmp_path: Path) 
         before=fault_injection.signal_at,
         arguments=(1, 3, Activity.TRAIN_STEP, signal.SIGSTOP),
     )
+    # The watchdogs' store is in rank 0, and does not answer either.
+    ranks_of_stopped_first = start_ranks(
+        stopped_first,
+        before=fault_injection.signal_at,
+        arguments=(0, 3, Activity.TRAIN_STEP, signal.SIGSTOP),
+    )
+    ranks_of_stopped_first[1].join(150)
+    assert ranks_of_stopped_first[1].exitcode == 1, output_of(stopped_first)
+    assert ranks_of_stopped_first[0].is_alive()
+    ranks_of_stopped_first[0].kill()
+    exit_statuses(ranks_of_stopped_first)
+    host = socket.gethostname()
+    said = f"rank 0 (host {host}) does not answer rank 1 (host {host})"
+    assert said in output_of(stopped_first)
+    assert said in (stopped_first.output / "stacks" / f"hang-{host}.txt").read_text()
+
     ranks_of_stopped[0].join(150)
     assert ranks_of_stopped[0].exitcode == 1, output_of(stopped)
     assert ranks_of_stopped[1].is_alive()  # a launcher would kill it

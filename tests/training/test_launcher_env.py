@@ -3,12 +3,8 @@
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.training.launcher_env import (
-    device_index,
-    first_host,
-    hostfile_argument,
-    rank_info_from_env,
-)
+from mmbert.training.launch.deepspeed_launch import hostfile_argument
+from mmbert.training.launcher_env import device_index, first_host, rank_info_from_env
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
 SLURM = {
@@ -130,14 +126,47 @@ def test_open_mpi_on_one_node_needs_no_address() -> None:
     assert rank_info.master_address == "127.0.0.1"
 
 
+TWO_NODES_OF_OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+
+
 def test_open_mpi_on_several_nodes_needs_one() -> None:
-    environment = {
-        "OMPI_COMM_WORLD_RANK": "1",
-        "OMPI_COMM_WORLD_SIZE": "4",
-        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
-    }
     with pytest.raises(UserError, match="the address of rank 0"):
-        rank_info_from_env(environment)
+        rank_info_from_env(TWO_NODES_OF_OPEN_MPI)
+    asked = rank_info_from_env(
+        TWO_NODES_OF_OPEN_MPI, address_from_mpi=lambda rank, size: f"host-{rank}-{size}"
+    )
+    assert asked.master_address == "host-3-4"
+
+
+def test_open_mpi_within_slurm_is_not_taken_for_srun() -> None:
+    """mpirun starts its daemon on another node with srun: one task a node, however many ranks."""
+    daemon = {**SLURM, "SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3"}
+    environment = {**daemon, **TWO_NODES_OF_OPEN_MPI, "MASTER_ADDR": "gpu01"}
+    rank_info = rank_info_from_env(environment)
+    assert (rank_info.rank, rank_info.world_size, rank_info.launcher) == (3, 4, "mpirun")
+
+
+@pytest.mark.parametrize("name", ["PMIX_RANK", "PALS_RANKID", "FLUX_TASK_RANK"])
+def test_a_rank_that_would_train_alone_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="each would train alone"):
+        rank_info_from_env({name: "3"})
+    # Open MPI and `srun --mpi=pmix` set it, too.
+    assert rank_info_from_env({name: "2", **SLURM}).world_size == 4
+
+
+@pytest.mark.parametrize("local_size", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
+def test_a_launcher_in_every_task_that_knows_its_own_node_only_is_refused(local_size: str) -> None:
+    """Two tasks with two GPUs each: the world size is a multiple of the tasks, and wrong."""
+    tasks = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}
+    alone = {**TORCH, **tasks, "RANK": "1", "WORLD_SIZE": "2", local_size: "2"}
+    with pytest.raises(UserError, match="every task would train alone"):
+        rank_info_from_env(alone)
+    assert rank_info_from_env({**alone, "WORLD_SIZE": "4"}).world_size == 4
 
 
 @pytest.mark.parametrize(

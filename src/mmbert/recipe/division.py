@@ -33,19 +33,27 @@ def divided_by_data(batch: BatchSettings, data_ranks: int) -> bool:
 def check_data_ranks(
     batch: BatchSettings, parallel: ParallelSettings, world_size: int, *, unit: str = "processes"
 ) -> None:
-    """Raise LauncherError unless the data-parallel size divides the number of data streams.
+    """Raise LauncherError unless `world_size` is a multiple of the tensor-parallel size, and the
+    data-parallel size divides the number of data streams. It names the numbers that fit.
 
     Args:
         world_size: number of ranks, called `unit` in the message.
     """
-    data_ranks = world_size // parallel.tensor
-    if divided_by_data(batch, data_ranks):
+    data_ranks, rest = divmod(world_size, parallel.tensor)
+    if not rest and divided_by_data(batch, data_ranks):
         return
-    fitting = [str(n) for n in range(1, batch.quantum + 1) if divided_by_data(batch, n)]
+    sizes = [n for n in range(1, batch.quantum + 1) if divided_by_data(batch, n)]
+    fitting = ", ".join(str(n * parallel.tensor) for n in sizes)
+    if rest:
+        raise LauncherError(
+            f"parallel.tensor ({parallel.tensor}) does not divide the number of {unit} "
+            f"({world_size})",
+            remedy=f"start with one of {fitting} {unit}, or change parallel.tensor",
+        )
     raise LauncherError(
         f"batch.quantum ({batch.quantum}) must be divisible by the data-parallel size ({data_ranks}"
         f" = {world_size} {unit} / parallel.tensor {parallel.tensor})",
-        remedy=f"choose a data-parallel size that divides it ({', '.join(fitting)}), or set"
-        f" batch.quantum to a multiple of {data_ranks} (batch.rows, batch.growth.from_rows and the"
-        " rows of phases must be multiples of it)",
+        remedy=f"start with one of {fitting} {unit}, or set batch.quantum to a multiple of"
+        f" {data_ranks} (batch.rows, batch.growth.from_rows and the rows of phases must be"
+        " multiples of it)",
     )

@@ -2,6 +2,7 @@
 
 - `main`: the job from its options to its exit status.
 - `launcher_env`, `run_config`, `run_folder`, `determinism`, `build_trainer`: setup.
+- `launch`: what the ranks know of each other before they are connected.
 - `loop`, `trainer`, `train_step`, `metrics_processor`, `trainer_parts`: training.
 - `nodes`: agreement of the nodes, copies of shards on their disks, speed of their links.
 - `engine`: DeepSpeed engine, optimizers and host synchronization.

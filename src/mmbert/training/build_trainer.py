@@ -1,6 +1,5 @@
 """Construction of the trainer: model, engine, data, metrics, and the step to start from."""
 
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -83,7 +82,7 @@ def build_trainer(
         tensor_parallel=recipe.parallel.tensor,
         device=device,
         # As that of the default group; NCCL's own of 10 minutes may be below the hang timeout.
-        timeout=2 * timedelta(minutes=recipe.guard.hang_minutes),
+        timeout=1.5 * timedelta(minutes=recipe.guard.hang_minutes),
     )
     ranks = Ranks(grid, host_group, watchdog, owner)
     ranks.heartbeat(0, Activity.COPY_SHARDS)

@@ -4,19 +4,17 @@ Each launcher sets its own environment variables. If they are misread, every ran
 contradictory variables are refused.
 """
 
-import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from mmbert.command_line.environment import given_variables, integer
 from mmbert.errors import LauncherError
-from mmbert.training.fault_tolerance.process_tree import command_of, launcher_chain
 
 DEFAULT_PORT = 29500
-PRETRAIN_MODULE = "mmbert.pretrain"
+# Rank variables of launchers that are not understood, or that do not tell the number of ranks.
+UNKNOWN_LAUNCHERS = ("PMIX_RANK", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "FLUX_TASK_RANK")
 # Slurm reserves step ids from here on, for the batch script or an interactive shell, for example.
 FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
@@ -44,12 +42,17 @@ class RankInfo:
 
 
 def rank_info_from_env(
-    environment: Mapping[str, str], local_rank_argument: int | None = None
+    environment: Mapping[str, str],
+    local_rank_argument: int | None = None,
+    *,
+    address_from_mpi: Callable[[int, int], str] | None = None,
 ) -> RankInfo:
     """Determine the rank from the launcher's variables in `environment`.
 
     Args:
         local_rank_argument: value of `--local_rank`, which DeepSpeed's launcher passes first.
+        address_from_mpi: asks for the address of rank 0, given rank and world size, if `mpirun` has
+            started several nodes and MASTER_ADDR is not set; see `launch.mpi_address`.
 
     Raises:
         LauncherError: contradictory variables, or a batch script that requested several Slurm tasks
@@ -58,18 +61,22 @@ def rank_info_from_env(
     environment = given_variables(environment)
     if "RANK" in environment:
         rank_info = _from_torch_env(environment, local_rank_argument)
-    elif "SLURM_PROCID" in environment and _started_by_srun(environment.get("SLURM_STEP_ID", "")):
-        rank_info = _from_slurm(environment)
     elif "OMPI_COMM_WORLD_RANK" in environment:
+        # Before Slurm: in an allocation `mpirun` starts its daemons on other nodes with srun, whose
+        # variables the ranks there inherit.
         rank_info = _from_mpi(
             environment,
-            "OMPI_COMM_WORLD_RANK",
-            "OMPI_COMM_WORLD_SIZE",
-            "OMPI_COMM_WORLD_LOCAL_RANK",
+            ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+            address_from_mpi,
         )
+    elif "SLURM_PROCID" in environment and _started_by_srun(environment.get("SLURM_STEP_ID", "")):
+        rank_info = _from_slurm(environment)
     elif "PMI_RANK" in environment:
-        rank_info = _from_mpi(environment, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
+        rank_info = _from_mpi(
+            environment, ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"), address_from_mpi
+        )
     else:
+        _check_for_other_launchers(environment)
         rank_info = RankInfo(0, 0, 1, "127.0.0.1", _free_port(), "python")
     if not 0 <= rank_info.rank < rank_info.world_size:
         raise LauncherError(
@@ -129,20 +136,27 @@ def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
 
 
 def _from_mpi(
-    environment: Mapping[str, str], rank_name: str, size_name: str, local_name: str
+    environment: Mapping[str, str],
+    names: tuple[str, str, str],
+    address_from_mpi: Callable[[int, int], str] | None,
 ) -> RankInfo:
+    """Return the rank from the variables `names`: rank, world size, local rank."""
+    rank_name, size_name, local_name = names
     rank = integer(environment, rank_name)
     world_size = integer(environment, size_name, minimum=1)
     local_rank = integer(environment, local_name, rank)
     address = environment.get("MASTER_ADDR")
     if address is None:
         on_one_node = world_size == integer(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", 0)
-        if world_size > 1 and not on_one_node:
+        if world_size == 1 or on_one_node:
+            address = "127.0.0.1"
+        elif address_from_mpi is not None:
+            address = address_from_mpi(rank, world_size)
+        else:
             raise LauncherError(
                 "MASTER_ADDR is not set, and mpirun does not provide the address of rank 0",
                 remedy="pass it: mpirun -x MASTER_ADDR=<first host> -x MASTER_PORT=29500 …",
             )
-        address = "127.0.0.1"
     port = _port(environment, DEFAULT_PORT)
     return RankInfo(rank, local_rank, world_size, address, port, "mpirun")
 
@@ -156,6 +170,18 @@ def _slurm_tasks(environment: Mapping[str, str]) -> int:
     return integer(environment, "SLURM_STEP_NUM_TASKS", ntasks, minimum=1)
 
 
+def _check_for_other_launchers(environment: Mapping[str, str]) -> None:
+    """Refuse to train alone where a launcher that is not understood has started several ranks."""
+    found = next((name for name in UNKNOWN_LAUNCHERS if name in environment), None)
+    if found is not None:
+        raise LauncherError(
+            f"{found}={environment[found]} says that a launcher started this process, but not how "
+            "many there are: each would train alone",
+            remedy="start with `deepspeed`, `torchrun`, `srun` or Open MPI's or MPICH's `mpirun`, "
+            f"or `unset {found}` for a single process",
+        )
+
+
 def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) -> None:
     """Refuse a world size that is not a multiple of the job's Slurm tasks.
 
@@ -164,7 +190,10 @@ def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) ->
     """
     if "SLURM_PROCID" not in environment:
         return
+    if rank_info.launcher == "mpirun" and _started_by_srun(environment.get("SLURM_STEP_ID", "")):
+        return  # the tasks are the daemons of mpirun
     tasks = _slurm_tasks(environment)
+    _check_not_alone(rank_info, environment, tasks)
     if rank_info.launcher == "srun" and "SLURM_NTASKS" in environment:
         # `srun --ntasks` inside a larger allocation is allowed: the step has its own task count.
         tasks = rank_info.world_size
@@ -177,36 +206,22 @@ def _check_against_slurm(rank_info: RankInfo, environment: Mapping[str, str]) ->
         )
 
 
-def check_hostfile() -> None:
-    """Refuse to train if the hostfile given to `deepspeed` does not exist.
+def _check_not_alone(rank_info: RankInfo, environment: Mapping[str, str], tasks: int) -> None:
+    """Refuse a launcher in each of several tasks that has started the ranks of its own node only.
 
-    `deepspeed` would only log a line and train on this node alone.
-
-    Raises:
-        LauncherError: the hostfile is missing.
+    Their number may well be a multiple of the tasks: two tasks with two GPUs each, for example.
     """
-    for _, launcher in launcher_chain(os.getpid()):
-        named = hostfile_argument(command_of(launcher))
-        folder = Path(f"/proc/{launcher}/cwd").resolve()
-        if named is not None and not (folder / named).is_file():
-            raise LauncherError(
-                f"hostfile {named} does not exist in {folder}: `deepspeed` has started this "
-                "machine only",
-                remedy="give --hostfile an absolute path that exists on the machine where "
-                "`deepspeed` is started, or omit it to train on one machine",
-            )
-
-
-def hostfile_argument(command: Sequence[str]) -> str | None:
-    """Return the hostfile given to a `deepspeed` command before its script or module, or None."""
-    for position, word in enumerate(command):
-        if position > 1 and (word.endswith(".py") or word == PRETRAIN_MODULE):
-            return None  # the rest are the script's own arguments
-        option, equals, value = word.partition("=")
-        if option in ("-H", "--hostfile"):
-            following = command[position + 1] if position + 1 < len(command) else None
-            return value if equals else following
-    return None
+    if rank_info.launcher != "environment" or tasks == 1:
+        return
+    # torchrun and deepspeed tell the ranks of a node how many they are.
+    local_size = integer(environment, "LOCAL_WORLD_SIZE", integer(environment, "LOCAL_SIZE", 0))
+    if local_size == rank_info.world_size:
+        raise LauncherError(
+            f"the launcher has started {local_size} ranks on this node and knows of no other, but "
+            f"the Slurm step has {tasks} tasks (SLURM_NTASKS): every task would train alone",
+            remedy="start the ranks with `srun python -m mmbert.pretrain …`, or tell the launcher "
+            "of all nodes: torchrun --nnodes, deepspeed --hostfile",
+        )
 
 
 def device_index(local_rank: int, visible_devices: int) -> int:

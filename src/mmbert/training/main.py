@@ -4,9 +4,7 @@ Errors in the user's input are detected before training, on any rank, and printe
 The process ends with `os._exit`, because torch's gloo threads may abort it on a normal exit.
 """
 
-import errno
 import os
-import socket
 import sys
 import time
 import traceback
@@ -23,16 +21,20 @@ from mmbert.errors import (
     EXIT_FAILURE,
     EXIT_SAVED_START_AGAIN,
     EXIT_USER_ERROR,
-    LauncherError,
     UserError,
 )
 from mmbert.parallel.host_group import HostGroup
 from mmbert.recipe import Recipe
 from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
+from mmbert.training.fault_tolerance.guarded_store import check_interval, open_store
 from mmbert.training.fault_tolerance.stop_request import STOP_FILE
-from mmbert.training.fault_tolerance.watchdog import open_store
-from mmbert.training.launcher_env import RankInfo, check_hostfile, device_index
+from mmbert.training.launch.agreement import agree as launches_agree
+from mmbert.training.launch.agreement import own_facts
+from mmbert.training.launch.deepspeed_launch import check_hostfile
+from mmbert.training.launch.rendezvous import check_address, open_rendezvous
+from mmbert.training.launch.variables import collected
+from mmbert.training.launcher_env import RankInfo, device_index
 from mmbert.training.loop import ExitReason, train
 from mmbert.training.metrics.results import print_summary
 from mmbert.training.nodes.agreement import Facts, agree, node_facts
@@ -63,8 +65,9 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
 
     Once the ranks are connected, a UserError is printed instead of raised.
     """
+    variables = collected(os.environ)
     os.environ.update(rank_info.environment())
-    _check_address(rank_info)
+    check_address(rank_info.master_address, rank_info.master_port)
     resolved, error = _try_to_resolve(options, rank_info)
     hang = timedelta(minutes=resolved.recipe.guard.hang_minutes) if resolved else STARTUP_TIMEOUT
     device = _choose_device(rank_info)
@@ -72,33 +75,41 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         error = _check_device(resolved.recipe, device)
     if rank_info.world_size >= MANY_RANKS:
         os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    # Twice the hang timeout: the watchdog reports the stragglers before a collective times out.
-    try:
-        distributed.init_process_group(
-            backend,
-            rank=rank_info.rank,
-            world_size=rank_info.world_size,
-            timeout=2 * hang,
-            device_id=device if device.type == "cuda" else None,
-        )
-    except distributed.DistNetworkError as network_error:
-        if f"errno: {errno.EACCES} " in str(network_error):
-            raise LauncherError(
-                f"rendezvous address {rank_info.master_address}:{rank_info.master_port} may not be "
-                "used: ports below 1024 are reserved",
-                remedy="set MASTER_PORT to a port from 1024 on",
-            ) from network_error
-        if "EADDRINUSE" not in str(network_error):
-            raise
-        raise LauncherError(
-            f"rendezvous address {rank_info.master_address}:{rank_info.master_port} is already in "
-            "use (by another run?)",
-            remedy="choose another port: deepspeed --master_port N …; for srun, mpirun and "
-            "torchrun set MASTER_PORT=N",
-        ) from network_error
-    host_group = HostGroup.build(2 * hang)
-    nodes = NodeMap.discover(host_group, 2 * hang)
+    # Longer than the hang timeout: the watchdog reports the stragglers before a collective times
+    # out.
+    timeout = 1.5 * hang
+    facts = own_facts(
+        rank=rank_info.rank,
+        local_rank=rank_info.local_rank,
+        by_mpirun=rank_info.launcher == "mpirun",
+        device=device,
+        variables=variables,
+    )
+    rendezvous = open_rendezvous(
+        rank_info.master_address,
+        rank_info.master_port,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
+        timeout=timeout,
+    )
+    tensor = resolved.recipe.parallel.tensor if resolved else None
+    disagreement = launches_agree(
+        facts, rendezvous, rank_info.world_size, tensor_parallel=tensor, timeout=timeout
+    )
+    if disagreement is not None:
+        if rank_info.rank == 0:
+            _print_errors([disagreement])
+        return EXIT_USER_ERROR
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=distributed.PrefixStore("default_pg", rendezvous),
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+    host_group = HostGroup.build(timeout)
+    nodes = NodeMap.discover(host_group, timeout)
     if device.type == "cpu":
         _set_thread_count(nodes)
         keep_freed_memory()
@@ -111,10 +122,10 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
             run_config = configure_run(options, resolved, corpus)
     except UserError as user_error:
         error = error or user_error
-    facts: Facts = {}
+    on_node: Facts = {}
     if nodes.is_first_rank and len(nodes.names) > 1:
-        facts = node_facts(compared_versions(), resolved.recipe if resolved else None, corpus)
-    agreement = agree(facts, nodes, host_group)
+        on_node = node_facts(compared_versions(), resolved.recipe if resolved else None, corpus)
+    agreement = agree(on_node, nodes, host_group)
     errors = host_group.gather(error)
     if agreement.error is not None or any(error is not None for error in errors):
         if host_group.is_rank_zero:
@@ -125,25 +136,17 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     assert run_config is not None
     run_config = replace(run_config, warnings=(*run_config.warnings, *agreement.warnings))
     store = open_store(
-        rank_info.master_address, rank_info.rank, rank_info.world_size, host_group.broadcast
+        rank_info.master_address,
+        rank_info.rank,
+        rank_info.world_size,
+        host_group.broadcast,
+        patience=check_interval(hang.total_seconds()),
     )
     try:
         return _run(options, run_config, nodes, host_group, store, device)
     except UserError as user_error:
         _print_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
-
-
-def _check_address(rank_info: RankInfo) -> None:
-    """Raise LauncherError if the address of rank 0 has no meaning here; torch retries for long."""
-    try:
-        socket.getaddrinfo(rank_info.master_address, rank_info.master_port)
-    except (OSError, UnicodeError) as error:
-        raise LauncherError(
-            f"MASTER_ADDR {rank_info.master_address!r}, the address of rank 0, cannot be resolved: "
-            f"{error}",
-            remedy="set it to the name of the first node, as the other nodes know it",
-        ) from error
 
 
 def _run(

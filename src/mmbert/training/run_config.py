@@ -19,7 +19,6 @@ from mmbert.data.shards.tokenizer_function import different_ids
 from mmbert.errors import ArgumentError, CheckpointError, OutputError, RecipeError, TokenizerError
 from mmbert.model.config import EncoderConfig, check_parallel, encoder_config
 from mmbert.model.initial_checkpoint import InitialCheckpoint
-from mmbert.parallel.process_grid import check_grid
 from mmbert.recipe import Recipe, dump_recipe, load_recipe, override_recipe
 from mmbert.recipe.division import check_data_ranks
 from mmbert.schedule import TrainingPlan, describe_phase_settings, training_plan
@@ -102,7 +101,6 @@ def resolve_recipe(options: RunOptions, world_size: int) -> ResolvedRecipe:
                 remedy=f"choose one of the recipe's phases: {', '.join(names)}",
             )
     plan = training_plan(recipe)
-    check_grid(world_size=world_size, tensor_parallel=recipe.parallel.tensor)
     check_data_ranks(recipe.batch, recipe.parallel, world_size)
     return ResolvedRecipe(recipe, plan, branch_step)
 

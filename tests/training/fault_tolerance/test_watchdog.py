@@ -12,12 +12,8 @@ import torch.distributed as distributed
 
 from mmbert.parallel.host_group import HostGroup
 from mmbert.training.engine.host_sync import HostSync
-from mmbert.training.fault_tolerance.watchdog import (
-    Activity,
-    Heartbeat,
-    Watchdog,
-    report_stragglers,
-)
+from mmbert.training.fault_tolerance.hang_report import report_stragglers
+from mmbert.training.fault_tolerance.watchdog import Activity, Heartbeat, Watchdog
 
 WAITING = Heartbeat(
     rank=0,
@@ -61,6 +57,27 @@ def test_a_silent_rank_is_named_before_any_other() -> None:
 def test_a_rank_that_never_spoke_is_named() -> None:
     told = heartbeats({}, {})
     assert report_stragglers(told, [0, 1], STACKS, 3) == "rank 2 has never reported"
+
+
+def test_when_all_wait_for_each_other_the_slow_link_is_named() -> None:
+    """As on a network that loses packets: no rank is behind, and each message takes long."""
+    told = heartbeats({}, {"host": "n2", "store_seconds": 4.25}, {"store_seconds": 0.01})
+    message = report_stragglers(told, [0, 1, 2], STACKS, 3)
+    assert message.startswith("all ranks wait for each other in step 4, forward, backward and")
+    assert "a question from rank 1 (host n2) to rank 0 (host n1) took 4.2 s" in message
+    assert "rank 2" not in message
+
+
+def test_a_link_between_two_other_hosts_is_suspected_when_the_rest_is_sound() -> None:
+    told = heartbeats({}, {"host": "n2"}, {"host": "n3"})
+    message = report_stragglers(told, [0, 1, 2], STACKS, 3)
+    assert "every host reaches rank 0's host n1" in message
+    assert "a link between two of the others may be cut: n2, n3" in message
+
+
+def test_on_one_host_the_network_is_not_blamed() -> None:
+    message = report_stragglers(heartbeats({}, {}, {}), [0, 1, 2], STACKS, 3)
+    assert message.count("hangs in step 4") == 3
 
 
 def published_by(tmp_path: Path, stand: Callable[[Callable[[], None]], None]) -> Heartbeat:

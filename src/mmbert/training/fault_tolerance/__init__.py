@@ -1,6 +1,8 @@
 """Detection of failures during training, and recovery from them.
 
 - `watchdog`: hang detection from per-rank heartbeats.
+- `hang_report`: text about the ranks that block the others.
+- `guarded_store`: the watchdogs' store, whose operations end in time.
 - `loss_monitor`: loss spikes and non-finite steps.
 - `slow_ranks`: ranks whose own work takes longer than the others'.
 - `stop_request`: stop requests by signal, STOP file or death of the launcher.

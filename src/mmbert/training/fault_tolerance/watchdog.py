@@ -19,16 +19,15 @@ import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-import torch.distributed as distributed
+from typing import Any, NoReturn
 
 from mmbert.errors import EXIT_FAILURE
 from mmbert.parallel import host_group
 from mmbert.training.engine import host_sync
+from mmbert.training.fault_tolerance.guarded_store import NoAnswerError, check_interval
+from mmbert.training.fault_tolerance.hang_report import describe_own, report_stragglers
 
 # A main thread with one of these files in its stack waits for other ranks or for the device.
 _COLLECTIVE_FILES = (
@@ -37,6 +36,11 @@ _COLLECTIVE_FILES = (
     host_group.__file__,
     host_sync.__file__,
 )
+
+
+_REPORT = "hang"
+# Of the timeout: with the detection, all ranks have left after 1.5 times the timeout.
+_REPORT_SHARE = 0.35
 
 
 class Activity(StrEnum):
@@ -76,6 +80,9 @@ class Heartbeat:
     in_collective: bool
     """Whether the main thread waits for other ranks or for the device."""
     idle_seconds: float
+    store_seconds: float = 0.0
+    """Longest time of a question to rank 0's host since the last progress; long on a network that
+    loses packets, where a single one may be lucky."""
 
 
 class Watchdog:
@@ -96,9 +103,10 @@ class Watchdog:
             timeout_seconds: time without a heartbeat after which a rank counts as hanging.
             store: dedicated `torch.distributed.Store` (see `open_store`); None for one process.
         """
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._host = rank, world_size, socket.gethostname()
         self._timeout, self._store = timeout_seconds, store
-        self._interval = min(5.0, timeout_seconds / 8)
+        self._interval = check_interval(timeout_seconds)
+        self._store_host, self._store_seconds, self._asked_at = "", 0.0, 0
         folder = run_folder / "stacks"
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -107,7 +115,8 @@ class Watchdog:
         own.unlink(missing_ok=True)
         self._stack_file = own.open("w", encoding="utf-8")
         if rank == 0:
-            (folder / "hang.txt").unlink(missing_ok=True)
+            for report in folder.glob(f"{_REPORT}*.txt"):
+                report.unlink(missing_ok=True)
         self._main_thread = threading.main_thread().ident
         self._position = (0, 0, Activity.START)
         self._since = time.monotonic()
@@ -148,11 +157,15 @@ class Watchdog:
                 self._publish(count, idle)
                 if idle > self._timeout or self._alarm_raised():
                     self._report_and_exit(count, idle)
+                self._remember_host_of_store()
+            except NoAnswerError:
+                if idle > self._timeout and not self._closed.is_set():
+                    self._exit(self._describe_no_answer(), report=f"{_REPORT}-{self._host}")
             except Exception as error:  # the rank that hosts the store has exited
                 if self._closed.is_set():
                     return
                 if idle > self._timeout:
-                    self._exit(f"rank 0, which hosts the store, is unresponsive ({error})")
+                    self._exit(f"rank 0, which hosts the store, has exited ({error})")
 
     def _publish(self, count: int, idle: float) -> None:
         if self._store is None:
@@ -160,7 +173,7 @@ class Watchdog:
         progress, step, activity = self._position
         heartbeat = Heartbeat(
             self._rank,
-            socket.gethostname(),
+            self._host,
             os.getpid(),
             count,
             progress,
@@ -168,11 +181,31 @@ class Watchdog:
             activity,
             any(name in self._main_stack() for name in _COLLECTIVE_FILES),
             idle,
+            self._store_seconds,
         )
         self._store.set(f"heartbeat/{self._rank}", json.dumps(asdict(heartbeat)))
 
     def _alarm_raised(self) -> bool:
-        return self._store is not None and self._store.check(["alarm"])
+        begin = time.monotonic()
+        try:
+            return self._store is not None and bool(self._store.check(["alarm"]))
+        finally:
+            if self._asked_at != self._position[0]:
+                self._asked_at, self._store_seconds = self._position[0], 0.0
+            self._store_seconds = max(self._store_seconds, time.monotonic() - begin)
+
+    def _remember_host_of_store(self) -> None:
+        """Read the name of rank 0's host while it can be read."""
+        if self._store is not None and not self._store_host:
+            text = self._read("heartbeat/0")
+            self._store_host = json.loads(text)["host"] if text else ""
+
+    def _describe_no_answer(self) -> str:
+        host = f" (host {self._store_host})" if self._store_host else ""
+        return (
+            f"rank 0{host} does not answer rank {self._rank} (host {self._host}): it is suspended, "
+            "its node is lost, or the network between them is cut or loses packets"
+        )
 
     def _main_stack(self) -> str:
         frame = sys._current_frames().get(self._main_thread or 0)
@@ -181,7 +214,12 @@ class Watchdog:
     def _report_and_exit(self, count: int, idle: float) -> None:
         """Publish this rank's stack; the lowest responsive rank reports the stragglers."""
         if self._store is None:
-            self._exit(_describe_own(self._position, idle, self._main_stack()))
+            _, step, activity = self._position
+            self._exit(describe_own(step, activity, idle, self._main_stack()))
+        # On a network that loses packets each message may take long.
+        limit = threading.Timer(_REPORT_SHARE * self._timeout, self._give_up)
+        limit.daemon = True
+        limit.start()
         self._store.set("alarm", str(self._rank))
         self._store.set(f"stack/{self._rank}", self._main_stack())
         before = self._read_heartbeats()
@@ -200,8 +238,13 @@ class Watchdog:
         if self._rank == min(responsive, default=self._rank):
             stacks = {rank: self._read(f"stack/{rank}") or "" for rank in responsive}
             self._exit(report_stragglers(after, responsive, stacks, self._world_size))
-        time.sleep(4 * self._interval)  # let the reporting rank finish
+        time.sleep(2 * self._interval)  # let the reporting rank finish
         os._exit(EXIT_FAILURE)
+
+    def _give_up(self) -> None:
+        if self._rank == 0:
+            self._exit("the ranks' reports did not arrive in time: the network is cut or slow")
+        self._exit(self._describe_no_answer(), report=f"{_REPORT}-{self._host}")
 
     def _read_heartbeats(self) -> dict[int, Heartbeat]:
         heartbeats = {}
@@ -214,10 +257,16 @@ class Watchdog:
     def _read(self, key: str) -> str | None:
         return self._store.get(key).decode() if self._store.check([key]) else None
 
-    def _exit(self, message: str) -> None:
+    def _exit(self, message: str, *, report: str = _REPORT) -> NoReturn:
+        """Write the report unless another rank has, and exit.
+
+        Args:
+            report: name of the file. Hosts that cannot reach rank 0 write one each, because rank 0
+                names them and they name rank 0.
+        """
         text = f"no progress for {self._timeout:.0f} s: {message}\n"
         try:
-            with (self._folder / "hang.txt").open("x", encoding="utf-8") as file:
+            with (self._folder / f"{report}.txt").open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
             os._exit(EXIT_FAILURE)  # another rank has reported; once it exits, all others look late
@@ -227,64 +276,3 @@ class Watchdog:
         )
         sys.stderr.flush()
         os._exit(EXIT_FAILURE)
-
-
-def report_stragglers(
-    heartbeats: dict[int, Heartbeat], responsive: list[int], stacks: dict[int, str], world_size: int
-) -> str:
-    """Describe the ranks that block the others, with their stacks.
-
-    These are the unresponsive ranks or, if all respond, the ranks with the least progress
-    (activities are the same on all ranks), preferably those that do not wait in a collective.
-    """
-    unresponsive = [rank for rank in range(world_size) if rank not in responsive]
-    if unresponsive:
-        return "\n".join(
-            _describe_unresponsive(rank, heartbeats.get(rank)) for rank in unresponsive
-        )
-    min_progress = min(heartbeats[rank].progress for rank in responsive)
-    behind = [rank for rank in responsive if heartbeats[rank].progress == min_progress]
-    stragglers = [rank for rank in behind if not heartbeats[rank].in_collective] or behind
-    return "\n".join(_describe_straggler(heartbeats[rank], stacks[rank]) for rank in stragglers)
-
-
-def _describe_straggler(heartbeat: Heartbeat, stack: str) -> str:
-    return (
-        f"rank {heartbeat.rank} (host {heartbeat.host}, process {heartbeat.process}) hangs in step "
-        f"{heartbeat.step}, {heartbeat.activity}; its stack:\n{stack}"
-    )
-
-
-def _describe_unresponsive(rank: int, heartbeat: Heartbeat | None) -> str:
-    if heartbeat is None:
-        return f"rank {rank} has never reported"
-    return (
-        f"rank {rank} (host {heartbeat.host}, process {heartbeat.process}) is unresponsive: "
-        "suspended, node lost, or blocked while holding the GIL (then its stack is in "
-        f"stacks/rank-{rank}.txt); last seen in step {heartbeat.step}, {heartbeat.activity}"
-    )
-
-
-def _describe_own(position: tuple[int, int, Activity], idle: float, stack: str) -> str:
-    _, step, activity = position
-    return f"the process hangs in step {step}, {activity}, for {idle:.0f} s; its stack:\n{stack}"
-
-
-def open_store(address: str, rank: int, world_size: int, broadcast: Any) -> Any:
-    """Open the watchdogs' own store, hosted by rank 0; None for one process.
-
-    The default group's store has a single connection, which blocks while a rank waits in it.
-
-    Args:
-        broadcast: `HostGroup.broadcast`, which returns rank 0's value on every rank.
-    """
-    if world_size == 1:
-        return None
-    timeout = timedelta(seconds=20)
-    if rank == 0:
-        store = distributed.TCPStore(address, 0, None, True, timeout, wait_for_workers=False)
-        broadcast(store.port)
-        return store
-    return distributed.TCPStore(
-        address, broadcast(None), None, False, timeout, wait_for_workers=False
-    )

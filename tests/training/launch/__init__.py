@@ -1,0 +1,1 @@
+"""Tests of what ranks know of each other before they are connected."""
