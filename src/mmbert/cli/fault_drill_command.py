@@ -8,7 +8,7 @@ import typer
 
 from mmbert.cli.app import app, console_for_output, examples
 from mmbert.command_line.values import parse_output_folder
-from mmbert.errors import EXIT_FAILURE, EXIT_USER_ERROR
+from mmbert.errors import EXIT_FAILURE, ArgumentError
 
 
 @app.command(
@@ -60,8 +60,8 @@ def fault_drill(
     for fault in faults:
         print(f"  {fault.name}: {fault.does}; then {fault.expects}")
     if not yes:
-        print("nothing was done; to do it, add --yes", file=sys.stderr)
-        raise typer.Exit(EXIT_USER_ERROR)
+        sys.stdout.flush()
+        raise ArgumentError("nothing was done", remedy="to do it, add --yes")
     begin = time.monotonic()
     outcomes = run_drill(
         output, faults, device, keep=keep, tell=lambda line: print(line, flush=True)
