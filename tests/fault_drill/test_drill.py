@@ -137,6 +137,8 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -
         env=environment(tmp_path / "home"),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
+        # In the background of a shell, it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         log = tmp_path / "drill" / "drill-files" / "undisturbed.log"
         while not (log.is_file() and log.stat().st_size):
