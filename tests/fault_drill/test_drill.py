@@ -27,10 +27,16 @@ if "mmbert.fault_drill.rank" in sys.orig_argv:
     mmbert.checkpoint.format.check_file = lambda path, entry: None
 """
 
+SECRETS = dict.fromkeys(
+    ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "MMBERT_X"), "s3cr3t-in-the-environment"
+)
+
 
 def environment(home: Path, *first: Path) -> dict[str, str]:
     """Return an environment whose home and temporary folder are `home`."""
-    return with_packages(*first, **ON_A_CPU, HOME=str(home), TMPDIR=str(home), SLURM_PROCID="3")
+    return with_packages(
+        *first, **ON_A_CPU, HOME=str(home), TMPDIR=str(home), SLURM_PROCID="3", **SECRETS
+    )
 
 
 def drill(folder: Path, *options: str, first: tuple[Path, ...] = ()) -> tuple[int, str]:
@@ -94,10 +100,16 @@ def test_a_folder_with_other_files_is_refused(
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_a_damaged_checkpoint_is_survived_and_nothing_is_left(tmp_path: Path) -> None:
-    status, said = drill(tmp_path, "--yes", "--only", "bit-flip")
+def test_a_damaged_checkpoint_is_survived_and_no_file_has_a_secret(tmp_path: Path) -> None:
+    """The files of preprocessing, training and checkpoints, and all output."""
+    status, said = drill(tmp_path, "--yes", "--keep", "--only", "bit-flip")
     assert status == 0, said
-    assert [path.name for path in (tmp_path / "drill").iterdir()] == ["fault-drill.json"]
+    files = [path for path in (tmp_path / "drill").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert any(path.name == "log.jsonl" for path in files)
+    secret = SECRETS["HF_TOKEN"]
+    assert secret not in said
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
     result = json.loads((tmp_path / "drill" / "fault-drill.json").read_text())
     assert (result["ranks"], result["tolerance"], result["survived"]) == (2, 0, True)
     (fault,) = result["faults"]
@@ -109,6 +121,7 @@ def test_a_damaged_checkpoint_is_survived_and_nothing_is_left(tmp_path: Path) ->
 def test_all_faults_are_survived(tmp_path: Path) -> None:
     status, said = drill(tmp_path, "--yes")
     assert status == 0, said
+    assert [path.name for path in (tmp_path / "drill").iterdir()] == ["fault-drill.json"]
     result = json.loads((tmp_path / "drill" / "fault-drill.json").read_text())
     assert [one["fault"] for one in result["faults"]] == [fault.name for fault in FAULTS]
 

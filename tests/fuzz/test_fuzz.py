@@ -72,6 +72,8 @@ def fuzz(parser: FileParser | TextParser, seeds: range, folder: Path) -> None:
     place = folder / "inputs"
     sound = list(parser.write(place)) if isinstance(parser, FileParser) else []
     if isinstance(parser, FileParser):
+        seeds = seeds[: int(parser.share * len(seeds))]
+    if isinstance(parser, FileParser):
         parser.read(place)
         assert sound
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
