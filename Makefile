@@ -1,14 +1,15 @@
 # Entry points for users and developers; `make help` lists them. Targets that need .venv create it.
+# Values that users give reach the shell as variables ("$$INPUT"), so that quotes in them are text.
 SHELL := /bin/bash
 PYTHON ?= python3
 GPU_PYTHON ?= python3
 DEMO ?= demo
 BIN := .venv/bin
-export PYTHON
+export PYTHON DEMO
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess decay test test-fast test-without-linux test-long test-oldest test-newest test-mutations test-gpu test-slurm gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess decay fault-drill test test-fast test-without-linux test-long test-oldest test-newest test-mutations test-gpu test-slurm gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -20,47 +21,50 @@ setup: .venv/.installed ## Create .venv and install everything: [PYTHON=… TORC
 
 wheels: ## Collect wheels for an offline machine: DIR=… [PYTHON_VERSION=3.12 PLATFORM=… MISSING_FROM=pip-list.txt EXTRAS=…]
 	@$(if $(DIR),,$(error DIR is required: the folder to put the wheels in))
-	@PYTHONPATH=src $(PYTHON) -m mmbert.wheels collect '$(DIR)' --extras '$(EXTRAS)' \
-	  $(if $(PYTHON_VERSION),--python-version '$(PYTHON_VERSION)') $(if $(PLATFORM),--platform '$(PLATFORM)') \
-	  $(if $(MISSING_FROM),--missing-from '$(MISSING_FROM)')
+	@PYTHONPATH=src $(PYTHON) -m mmbert.wheels collect "$$DIR" --extras "$$EXTRAS" \
+	  $(if $(PYTHON_VERSION),--python-version "$$PYTHON_VERSION") $(if $(PLATFORM),--platform "$$PLATFORM") \
+	  $(if $(MISSING_FROM),--missing-from "$$MISSING_FROM")
 
 # Each command continues where it was interrupted.
 demo: export DS_ACCELERATOR = cpu
 demo: demo-shards ## Text to filled masks on the CPU, in a few minutes: [DEMO=folder]
-	$(BIN)/deepspeed --log_level error --num_gpus 2 launch/pretrain.py --recipe demo --data $(DEMO)/shards --output $(DEMO)/run
-	test -d $(DEMO)/model || $(BIN)/mmbert export $(DEMO)/run $(DEMO)/model
-	@$(BIN)/mmbert results $(DEMO)/run
+	$(BIN)/deepspeed --log_level error --num_gpus 2 launch/pretrain.py --recipe demo --data "$$DEMO/shards" --output "$$DEMO/run"
+	test -d "$$DEMO/model" || $(BIN)/mmbert export "$$DEMO/run" "$$DEMO/model"
+	@$(BIN)/mmbert results "$$DEMO/run"
 	@echo; echo 'Masks filled by transformers.AutoModelForMaskedLM:'
-	@$(BIN)/mmbert fill-mask $(DEMO)/model 'Monday, 4 [MASK] 1995' 'Montag, 4. [MASK] 1995' 'lunes, 4 de [MASK] de 1995'
-	@echo; echo 'Shards:      $(DEMO)/shards'; echo 'Model:       $(DEMO)/model'; \
-	  echo 'Curves:      $(BIN)/tensorboard --logdir $(DEMO)/run/tensorboard'
+	@$(BIN)/mmbert fill-mask "$$DEMO/model" 'Monday, 4 [MASK] 1995' 'Montag, 4. [MASK] 1995' 'lunes, 4 de [MASK] de 1995'
+	@echo; echo "Shards:      $$DEMO/shards"; echo "Model:       $$DEMO/model"; \
+	  echo "Curves:      $(BIN)/tensorboard --logdir $$DEMO/run/tensorboard"
 
 demo-shards: setup
-	test -d $(DEMO)/corpus || { rm -rf $(DEMO)/corpus.partial; \
-	  $(BIN)/python -m mmbert_prep.demo.corpus $(DEMO)/corpus.partial && mv $(DEMO)/corpus.partial $(DEMO)/corpus; }
-	$(BIN)/python launch/preprocess.py --input $(DEMO)/corpus --output $(DEMO)/shards --recipe demo --workers 2 --heldout-fraction 0.05
+	test -d "$$DEMO/corpus" || { rm -rf "$$DEMO/corpus.partial"; \
+	  $(BIN)/python -m mmbert_prep.demo.corpus "$$DEMO/corpus.partial" && mv "$$DEMO/corpus.partial" "$$DEMO/corpus"; }
+	$(BIN)/python launch/preprocess.py --input "$$DEMO/corpus" --output "$$DEMO/shards" --recipe demo --workers 2 --heldout-fraction 0.05
 
 # By default the demo recipe on the demo shards, on the CPU.
 ablations: $(if $(RECIPE)$(DATA),setup,demo-shards) ## Train without each idea of a recipe and compare losses: [RECIPE=… DATA=… OUTPUT=… SEEDS=3 ARGS=…]
 	@$(if $(RECIPE)$(DATA),$(if $(and $(DATA),$(OUTPUT)),,$(error DATA (folder of shards) and OUTPUT (folder for the runs) are required)))
-	@$(if $(DATA),,DS_ACCELERATOR=cpu) $(BIN)/mmbert ablate '$(or $(RECIPE),demo)' \
-	  --data '$(or $(DATA),$(DEMO)/shards)' --output '$(or $(OUTPUT),$(DEMO)/ablations)' --seeds $(or $(SEEDS),3) \
+	@$(if $(DATA),,DS_ACCELERATOR=cpu) $(BIN)/mmbert ablate "$${RECIPE:-demo}" \
+	  --data "$${DATA:-$$DEMO/shards}" --output "$${OUTPUT:-$$DEMO/ablations}" --seeds "$${SEEDS:-3}" \
 	  $(if $(DATA),,--launch 'deepspeed --num_gpus 2 launch/pretrain.py') $(ARGS)
 
 preprocess: setup ## Preprocess text into token shards: INPUT=… OUTPUT=… [TOKENIZER=… VOCAB_SIZE=… WORKERS=… RECIPE=… SOURCE=… ARGS=…], for several sources SOURCES_IN=… RECIPE=…
 	@$(if $(and $(INPUT)$(SOURCES_IN),$(OUTPUT)),,$(error INPUT (folder of text) or SOURCES_IN (folder with one for each source of RECIPE), and OUTPUT (folder for the shards) are required))
-	@$(BIN)/python launch/preprocess.py $(if $(INPUT),--input '$(INPUT)') --output '$(OUTPUT)' \
-	  $(if $(SOURCES_IN),--sources-in '$(SOURCES_IN)') \
-	  $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(VOCAB_SIZE),--vocab-size $(VOCAB_SIZE)) \
-	  $(if $(WORKERS),--workers $(WORKERS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(SOURCE),--source '$(SOURCE)') $(ARGS)
+	@$(BIN)/python launch/preprocess.py $(if $(INPUT),--input "$$INPUT") --output "$$OUTPUT" \
+	  $(if $(SOURCES_IN),--sources-in "$$SOURCES_IN") \
+	  $(if $(TOKENIZER),--tokenizer "$$TOKENIZER") $(if $(VOCAB_SIZE),--vocab-size "$$VOCAB_SIZE") \
+	  $(if $(WORKERS),--workers "$$WORKERS") $(if $(RECIPE),--recipe "$$RECIPE") $(if $(SOURCE),--source "$$SOURCE") $(ARGS)
 
 decay: setup ## Train a decay phase of your own: MODEL=… INPUT=… OUTPUT=… OLD=…|WITHOUT_OLD=1 [STATE=file.pt ONTO=… MERGE=… LANGUAGES=… TOKENS=… RECIPE=your-decay WORKERS=… LAUNCH=… ARGS=…]
 	@$(if $(and $(MODEL),$(INPUT),$(OUTPUT)),,$(error MODEL (folder or name), INPUT (folder of text) and OUTPUT (folder for everything) are required))
-	@$(BIN)/mmbert decay '$(MODEL)' --input '$(INPUT)' --output '$(OUTPUT)' \
-	  $(if $(OLD),--old '$(OLD)') $(if $(WITHOUT_OLD),--without-old) $(if $(STATE),--state '$(STATE)') \
-	  $(if $(ONTO),--onto '$(ONTO)') $(if $(MERGE),--merge '$(MERGE)') $(if $(LANGUAGES),--languages '$(LANGUAGES)') \
-	  $(if $(TOKENS),--tokens $(TOKENS)) $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(LAUNCH),--launch '$(LAUNCH)') $(ARGS)
+	@$(BIN)/mmbert decay "$$MODEL" --input "$$INPUT" --output "$$OUTPUT" \
+	  $(if $(OLD),--old "$$OLD") $(if $(WITHOUT_OLD),--without-old) $(if $(STATE),--state "$$STATE") \
+	  $(if $(ONTO),--onto "$$ONTO") $(if $(MERGE),--merge "$$MERGE") $(if $(LANGUAGES),--languages "$$LANGUAGES") \
+	  $(if $(TOKENS),--tokens "$$TOKENS") $(if $(RECIPE),--recipe "$$RECIPE") $(if $(WORKERS),--workers "$$WORKERS") \
+	  $(if $(LAUNCH),--launch "$$LAUNCH") $(ARGS)
+
+fault-drill: setup ## Disturb a small run as nodes do, and say what it survives; YES=1 does it: [OUTPUT=build/fault-drill YES=1 ARGS=…]
+	@$(BIN)/mmbert fault-drill "$${OUTPUT:-build/fault-drill}" $(if $(YES),--yes) $(ARGS)
 
 test: setup ## Run the test suite; needs no GPU, Slurm or system MPI: [TESTS=…]
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
@@ -93,7 +97,7 @@ test-gpu: setup ## Run the tests that need a CUDA device
 
 # No setup: runs in the Python of the GPU machine; WHEELS (from `make wheels`) has the missing packages.
 gpu-report: ## Measure a GPU: correctness, speed, lower bounds, a real run, on one page: [MINUTES=9 GPU_PYTHON=python3 WHEELS=… ARGS=…]
-	@$(if $(WHEELS),PYTHONPATH=src $(GPU_PYTHON) -m mmbert.wheels install '$(WHEELS)' || echo 'continuing with the packages that are installed')
+	@$(if $(WHEELS),PYTHONPATH=src $(GPU_PYTHON) -m mmbert.wheels install "$$WHEELS" || echo 'continuing with the packages that are installed')
 	@$(GPU_PYTHON) -m tests.benchmarks.gpu_report --minutes $(or $(MINUTES),9) $(ARGS)
 
 gpu-report-data: setup ## Make the shards for its real run, to take along (build/gpu-report-data, at most 8 MiB)

@@ -46,6 +46,14 @@ def read_text(path: Path) -> str:
     return io.TextIOWrapper(io.BytesIO(data), encoding=encoding).read()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that may be damaged. Raises ValueError, also if it nests too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deeply") from error
+
+
 def checksum_file(path: Path) -> str:
     """Return the XXH3-128 of a file as 32 hexadecimal digits, reading 4 MiB at a time."""
     digest = xxhash.xxh3_128()

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import click
 import typer
@@ -163,7 +163,7 @@ def _check_make(arguments: list[str]) -> None:
         if "=" in word:
             name = word.split("=")[0]
             known = re.search(
-                rf"\$[({{]{name}[)}}]|^{name} \?=|\$\(or \$\({name}\)", makefile, re.M
+                rf"\$[({{]{name}(:-.*?)?[)}}]|^{name} \?=|\$\(or \$\({name}\)", makefile, re.M
             )
             # launch/install.sh reads those of `make setup` from its environment.
             installs = (ROOT / "launch/install.sh").read_text(encoding="utf-8")
@@ -176,10 +176,17 @@ def _check_make(arguments: list[str]) -> None:
         env={**os.environ, "MAKEFLAGS": ""},
     )
     assert printed.returncode == 0, printed.stderr
-    if arguments[0] in ("preprocess", "ablations", "decay"):
-        for words in split_commands(printed.stdout):
+    if arguments[0] in ("preprocess", "ablations", "decay", "fault-drill"):
+        given = dict(word.split("=", 1) for word in arguments[1:])
+        for words in split_commands(_expand(printed.stdout, {"DEMO": "demo", **given})):
             if words[0].removeprefix(".venv/bin/") in ("python", "mmbert"):
                 check_command(words)
+
+
+def _expand(text: str, values: Mapping[str, str]) -> str:
+    """Expand the variables of the shell in what `make -n` prints, with their defaults."""
+    text = re.sub(r"\$(\w+)", lambda found: values.get(found[1], ""), text)
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: values.get(found[1], found[2]), text)
 
 
 def _check_sbatch(arguments: list[str]) -> None:

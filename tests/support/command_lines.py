@@ -38,6 +38,7 @@ CALLS: dict[str, dict[str, list[str]]] = {
     "mmbert doctor": {},
     "mmbert evaluate": {"model": ["model"], "data": ["shards"], "documents": ["1"]},
     "mmbert export": {"checkpoint": ["run"], "out": ["out"]},
+    "mmbert fault-drill": {"output": ["out"]},
     "mmbert fill-mask": {"model": ["model"], "sentences": ["a [MASK]"]},
     "mmbert import": {"model": ["model"], "out": ["out"]},
     "mmbert inspect": {"path": ["shards"]},

@@ -15,13 +15,14 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbert.checkpoint.safetensors_header import safetensors_header
 from mmbert.errors import CheckpointError
+from mmbert.files import parse_json
 
 FORMAT = 1
 INDEX_NAME = "index.json"
@@ -32,6 +33,10 @@ CHUNK = 16 * 2**20
 
 class CheckpointDamagedError(CheckpointError):
     """Damaged checkpoint; `message` names the file and the problem."""
+
+
+# A checkpoint from elsewhere must name no file outside its folder.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class _Model(BaseModel):
@@ -51,7 +56,7 @@ class RunState(_Model):
     """Resolved recipe as YAML."""
     data: dict[str, Any] = {}
     """State of the data streams, from the row loader."""
-    tokenizer: str = ""
+    tokenizer: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")] = ""
     """Tokenizer folder, relative to the run folder."""
     language_tokens: dict[str, int] = {}
     """Training tokens so far, by language."""
@@ -71,7 +76,7 @@ class FileEntry(_Model):
 class Slice(_Model):
     """Elements [start, start + length) of a flattened shard, in `file`."""
 
-    file: str
+    file: FileName
     start: int
     length: int
 
@@ -115,7 +120,7 @@ class Index(_Model):
     state: RunState
     optimizer_steps: int
     grid: SavedGrid
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
     parameters: dict[str, SavedParameter]
 
     @property
@@ -133,7 +138,7 @@ class Index(_Model):
         """Read and verify index.json. Raises CheckpointDamagedError if it is missing or damaged."""
         path = checkpoint / INDEX_NAME
         try:
-            values = json.loads(path.read_bytes())
+            values = parse_json(path.read_bytes())
             checksum = values.pop("xxh3_128")
         except FileNotFoundError:
             raise damaged_error(path, "is missing") from None

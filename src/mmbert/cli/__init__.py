@@ -6,6 +6,7 @@
 - `import_command`: `import`.
 - `ablate_command`: `ablate`.
 - `decay_command`: `decay`.
+- `fault_drill_command`: `fault-drill`.
 - `packaged_commands`: `recipes`, `slurm-scripts`.
 - `report_command`: `report`.
 """
@@ -15,6 +16,7 @@ import sys
 from mmbert.cli import (
     ablate_command,
     decay_command,
+    fault_drill_command,
     import_command,
     inspect_commands,
     model_commands,
@@ -29,6 +31,7 @@ __all__ = [
     "ablate_command",
     "app",
     "decay_command",
+    "fault_drill_command",
     "import_command",
     "inspect_commands",
     "main",

@@ -1,6 +1,5 @@
 """Held-out losses of a decay's models by language, before and after, with the tokens trained on."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from mmbert.decay.request import DecayRequest
 from mmbert.errors import CheckpointError
 from mmbert.evaluation.loaded_model import LoadedModel
 from mmbert.evaluation.masked_loss import masked_losses
-from mmbert.files import atomic_write, write_json
+from mmbert.files import atomic_write, parse_json, write_json
 
 Say = Callable[[str], None]
 START, ONTO, TRAINED, RESULT = "start", "onto", "trained", "result"
@@ -146,7 +145,7 @@ def is_compared(folder: DecayFolder) -> bool:
 
 
 def _record(folder: DecayFolder) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(folder.record.read_text(encoding="utf-8"))
+    record: dict[str, Any] = parse_json(folder.record.read_text(encoding="utf-8"))
     return record
 
 

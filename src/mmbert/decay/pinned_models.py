@@ -1,11 +1,10 @@
 """Models by name, at the commit that the decay began with: a branch of the Hub may move."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from mmbert.decay.layout import DecayFolder
-from mmbert.files import write_json
+from mmbert.files import parse_json, write_json
 from mmbert.hub.hub_name import cached_model, model_folder
 
 
@@ -17,7 +16,7 @@ def pinned_model(folder: DecayFolder, model: str, say: Callable[[str], None]) ->
     """
     pins: dict[str, str] = {}
     if folder.commits.is_file():
-        pins = json.loads(folder.commits.read_text(encoding="utf-8"))
+        pins = parse_json(folder.commits.read_text(encoding="utf-8"))
     path = model_folder(Path(pins.get(model, model)), say)
     found = cached_model(path)
     if model not in pins and found is not None and not Path(model).exists():

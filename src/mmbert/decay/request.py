@@ -1,7 +1,6 @@
 """What a decay was asked for, kept in decay.json: another decay does not go on in its place."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.decay.layout import DecayFolder
 from mmbert.errors import ArgumentError, OutputError, ResumeError
-from mmbert.files import make_folder, write_json
+from mmbert.files import make_folder, parse_json, write_json
 from mmbert.ownership import is_owner_file
 from mmbert.recipe import dump_recipe, load_recipe
 from mmbert.recipe.named import recipe_names
@@ -189,7 +188,7 @@ def recorded_request(folder: DecayFolder) -> DecayRequest | None:
     if not folder.record.is_file():
         return None
     try:
-        values = json.loads(folder.record.read_text(encoding="utf-8"))
+        values = parse_json(folder.record.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']}")
         return DecayRequest.model_validate(values["request"])

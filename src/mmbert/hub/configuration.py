@@ -1,12 +1,12 @@
 """Conversion between EncoderConfig and the Hugging Face `config.json` of ModernBERT."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import ModelError
+from mmbert.files import parse_json
 from mmbert.model.config import FIXED_BY_ARCHITECTURE, EncoderConfig
 from mmbert.recipe import RotaryBases
 
@@ -110,6 +110,9 @@ _NEUTRAL_IF_EMPTY = {
 }  # fmt: skip
 
 
+_LARGEST_NUMBER = 1e30
+
+
 def read_configuration(folder: Path) -> HuggingFaceModel:
     """Read `folder`/config.json.
 
@@ -125,8 +128,8 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
             remedy="give the folder of a Hugging Face model (config.json and model.safetensors)",
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ModelError(
             f"{path} is not valid JSON: {error}", remedy="download the file again"
         ) from error
@@ -138,6 +141,8 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
             " imported",
         )
     architectures = config.get("architectures") or ["ModernBertForMaskedLM"]
+    if not isinstance(architectures, list):
+        raise _malformed(path, "architectures", "a list")
     if "ModernBertForMaskedLM" not in architectures:
         raise ModelError(
             f"{path}: {architectures[0]} has no masked-language-model head",
@@ -182,6 +187,10 @@ def _check_keys(config: dict[str, Any], path: Path) -> None:
         )
 
 
+def _malformed(path: Path, key: str, wanted: str) -> ModelError:
+    return ModelError(f"{path}: {key} is not {wanted}", remedy="download or correct the file")
+
+
 def _contradiction(path: Path, one: str, other: str) -> ModelError:
     return ModelError(
         f"{path}: {one} contradicts {other}",
@@ -192,9 +201,9 @@ def _contradiction(path: Path, one: str, other: str) -> ModelError:
 
 def _integer(config: dict[str, Any], key: str, path: Path, default: int | None = None) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
         raise ModelError(
-            f"{path}: {key} is {value!r}, not a positive integer",
+            f"{path}: {key} is {value!r}, not a positive 32-bit integer",
             remedy="download or correct the file",
         )
     return value
@@ -202,7 +211,8 @@ def _integer(config: dict[str, Any], key: str, path: Path, default: int | None =
 
 def _number(config: dict[str, Any], key: str, path: Path, default: float) -> float:
     value = config.get(key, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < _LARGEST_NUMBER:
         raise ModelError(
             f"{path}: {key} is {value!r}, not a positive number",
             remedy="download or correct the file",
@@ -247,6 +257,10 @@ def _read_local_window(config: dict[str, Any], path: Path) -> int:
 def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     """Read `rope_parameters` (5.x) or the two older keys, with the defaults of transformers."""
     parameters = config.get("rope_parameters") or {}
+    if not isinstance(parameters, dict) or not all(
+        part is None or isinstance(part, dict) for part in parameters.values()
+    ):
+        raise _malformed(path, "rope_parameters", "a mapping of mappings")
     parts = {kind: parameters.get(kind) or {} for kind in ("full_attention", "sliding_attention")}
     plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
     scaled = config.get("rope_scaling") is not None or any(
@@ -274,6 +288,8 @@ def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
                 raise _contradiction(path, f"rope_theta {newer:g} in rope_parameters",
                                      f"{key} {base:g}")  # fmt: skip
             base = newer
+        if base <= 1:
+            raise _malformed(path, key, "above 1")
         bases.append(base)
     return rotary_bases(*bases)
 

@@ -1,6 +1,5 @@
 """Models on disk behind one interface: training checkpoints and Hugging Face folders."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from mmbert.checkpoint.format import INDEX_NAME, Index
 from mmbert.checkpoint.reader import CheckpointReader, verify_checkpoint
 from mmbert.data.shards.tokenizer_description import SpecialIds, read_tokenizer_description
 from mmbert.errors import CheckpointError, ModelError, TokenizerError
+from mmbert.files import parse_json
 from mmbert.hub.configuration import HuggingFaceModel, read_configuration
 from mmbert.hub.hub_name import cached_model
 from mmbert.hub.tokenizer import FastTokenizer
@@ -141,15 +141,20 @@ class HuggingFaceSource(ModelSource):
         if cached is not None:
             self.provenance |= dict(zip(("path", "commit"), cached, strict=True))
         if (path / PROVENANCE_NAME).is_file():
-            self.provenance["made_from"] = _read_provenance(path)
+            self.provenance["made_from"] = _read_provenance(path / PROVENANCE_NAME)
 
     def read(self, name: str) -> torch.Tensor:
         """Return the stored weight as float32. Raises UserError if quantized or not finite."""
         return self.weights.read(name)
 
 
-def _read_provenance(folder: Path) -> Any:
-    return json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))
+def _read_provenance(path: Path) -> Any:
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(
+            f"{path} is not valid JSON: {error}", remedy="restore it from a copy, or remove it"
+        ) from error
 
 
 def _origin_of_initial_checkpoint(imported: Path, run: Path) -> Any:
@@ -158,9 +163,9 @@ def _origin_of_initial_checkpoint(imported: Path, run: Path) -> Any:
     Earlier runs and variants have no copy; if the folder has been moved, return its name.
     """
     if (run / ORIGIN_NAME).is_file():
-        return json.loads((run / ORIGIN_NAME).read_text(encoding="utf-8"))
+        return _read_provenance(run / ORIGIN_NAME)
     if (imported / PROVENANCE_NAME).is_file():
-        return _read_provenance(imported)
+        return _read_provenance(imported / PROVENANCE_NAME)
     return {"kind": "import", "path": imported.name}
 
 

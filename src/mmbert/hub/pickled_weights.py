@@ -39,7 +39,7 @@ def read_pickled_weights(path: Path) -> dict[str, torch.Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, _first_line(error)) from error
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError, EOFError) as error:
+    except Exception as error:
         raise _damaged(path, error) from error
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ModelError(f"{path} is not a dictionary of tensors", remedy=_ONLY_WEIGHTS)

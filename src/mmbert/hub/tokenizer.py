@@ -13,6 +13,7 @@ from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.data.shards.tokenizer_function import PROBES
 from mmbert.data.shards.tokenizer_state import joined, saved_state, without_state
 from mmbert.errors import TokenizerError
+from mmbert.files import parse_json
 from mmbert.hub.output_folder import write_json
 
 # Tokenizer files of a Hugging Face folder.
@@ -58,7 +59,7 @@ class FastTokenizer:
             )
         try:
             text = path.read_text(encoding="utf-8")
-            definition = json.loads(text)
+            definition = parse_json(text)
             names = saved_state(definition)
             text = json.dumps(without_state(definition)) if names else text
             self._tokenizer = Tokenizer.from_str(text)  # which takes any path, unlike from_file
@@ -122,12 +123,24 @@ class FastTokenizer:
                 return ids
         return candidates[0]
 
+    def _probe(self) -> tuple[list[int], list[int]]:
+        """Return the ids of a text with and without the special tokens that are added."""
+        try:
+            return self.encode_framed("a"), self.encode("a")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the library is no Exception
+            raise TokenizerError(
+                f"{self.folder / 'tokenizer.json'} encodes no text: {error}",
+                remedy="save the tokenizer again",
+            ) from error
+
     def _special_ids(self) -> SpecialIds | None:
         configured: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             path = self.folder / name
             try:
-                configured |= json.loads(path.read_text(encoding="utf-8"))
+                configured |= parse_json(path.read_text(encoding="utf-8"))
             except FileNotFoundError:
                 continue
             except (ValueError, TypeError) as error:
@@ -135,7 +148,7 @@ class FastTokenizer:
                     f"{path} cannot be read: {error}", remedy="save the tokenizer again"
                 ) from error
         found: dict[str, int] = {}
-        framed, plain = list(self._tokenizer.encode("a").ids), self.encode("a")
+        framed, plain = self._probe()
         if (
             len(framed) >= 2 and framed[1:-1] == plain
         ):  # the tokens that frame a text, regardless of names
@@ -144,7 +157,7 @@ class FastTokenizer:
             for key in keys:
                 token = configured.get(key)
                 content = token.get("content") if isinstance(token, dict) else token
-                if content in self.vocabulary:
+                if isinstance(content, str) and content in self.vocabulary:
                     found.setdefault(role, self.vocabulary[content])
         return SpecialIds(**found) if len(found) == len(_ROLES) else None
 
@@ -177,7 +190,7 @@ def copy_tokenizer(
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     path = target / "tokenizer.json"
-    definition = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    definition = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if names := saved_state(definition):
         said.append(f"{source / path.name}: saved {joined(names)} set aside")
         definition = without_state(definition)
@@ -187,7 +200,7 @@ def copy_tokenizer(
         definition["post_processor"] = _framing(FastTokenizer(target), special_ids)
         write_json(path, definition)
     path = target / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     config.pop("auto_map", None)  # code of the source's, which is not copied
     config["model_max_length"] = context
     config["model_input_names"] = ["input_ids", "attention_mask"]
@@ -228,7 +241,7 @@ def _framing(tokenizer: FastTokenizer, special_ids: SpecialIds) -> dict[str, Any
         pair=[begin[0], "$A", end[0], "$B:1", f"{end[0]}:1"],
         special_tokens=[begin, end] if begin != end else [begin],
     )
-    framed: dict[str, Any] = json.loads(framing.__getstate__())
+    framed: dict[str, Any] = parse_json(framing.__getstate__())
     return framed
 
 

@@ -1,5 +1,6 @@
 """Verification of a Hugging Face folder: logits in transformers against this project's model."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class LogitComparison:
     @property
     def relative(self) -> float:
         """Maximum difference relative to the maximum logit."""
+        if self.max_logit == 0:
+            return math.inf if self.max_difference else 0.0
         return self.max_difference / self.max_logit
 
     def __str__(self) -> str:

@@ -1,6 +1,5 @@
 """Weights of a Hugging Face ModernBERT folder: checked reader and streaming writer."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from mmbert.checkpoint.safetensors_header import safetensors_header
 from mmbert.errors import ModelError
+from mmbert.files import parse_json
 from mmbert.hub.pickled_weights import read_pickled_weights
 from mmbert.model.config import EncoderConfig
 from mmbert.model.modernbert import MaskedLanguageModel
@@ -146,7 +146,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
         foreign = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{index} is not a weight index", remedy="download it again") from error
@@ -156,12 +156,19 @@ def _shards(index: Path) -> list[Path]:
             remedy="download the model again from a source that you trust",
         )
     for name in names:
-        if not (index.parent / name).is_file():
+        if not _is_file(index.parent / name):
             raise ModelError(
                 f"{index.parent / name} is missing",
                 remedy=f"download it again: {index.name} lists it",
             )
     return [index.parent / name for name in names]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _names_in(path: Path) -> list[str]:

@@ -5,11 +5,11 @@ differ. Training would then run without an error but produce a worse model. The 
 and tokenizer.json are therefore compared before training starts.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mmbert.errors import ModelError, TokenizerError
+from mmbert.files import parse_json
 from mmbert.model.config import FIXED_BY_ARCHITECTURE
 from mmbert.recipe import ModelSettings, RotaryBases
 
@@ -41,6 +41,11 @@ class InitialCheckpoint:
         missing = sorted(needed - self._config.keys())
         if missing:
             raise ModelError(f"{self._path} lacks the key {missing[0]}", remedy=self._remedy)
+        for key in (*_BASES, "vocab_size"):
+            value = self._config[key]
+            wanted = (int,) if key == "vocab_size" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, wanted):
+                raise ModelError(f"{self._path}: {key} is not a number", remedy=self._remedy)
         self.vocab_size: int = self._config["vocab_size"]
 
     def check_model(self, settings: ModelSettings) -> None:
@@ -116,6 +121,8 @@ class InitialCheckpoint:
             if not isinstance(vocabulary, dict):  # a unigram model's list of (token, score)
                 vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
             added = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
+            if not all(type(number) is int for number in (vocabulary | added).values()):
+                raise TypeError("an id is not a number")
         except (KeyError, TypeError, IndexError) as error:
             raise TokenizerError(
                 f"no vocabulary in {path}: {error}", remedy=self._remedy
@@ -124,7 +131,7 @@ class InitialCheckpoint:
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot read {path}: {error}", remedy=self._remedy) from error
         if not isinstance(values, dict):

@@ -48,6 +48,12 @@ def parse_recipe(
         raise RecipeError(f"{origin} is not a recipe", remedy="see `mmbert recipes` for examples")
     for override in overrides:
         _apply_override(values, override)
+    unwritable = _find_unwritable(values, set())
+    if unwritable is not None:
+        raise RecipeError(
+            f"{origin}: {unwritable!a} is not text: it has half of a character",
+            remedy="write the value in UTF-8",
+        )
     _read_language_files(values, folder)
     _resolve_tokenizer_path(values, folder)
     try:
@@ -71,6 +77,22 @@ def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _user_error(error, values, None, f"recipe {recipe.name} with overrides") from error
+
+
+def _find_unwritable(value: Any, seen: set[int]) -> str | None:
+    """Return a string that UTF-8 cannot express, of a path or an escape, or None.
+
+    Args:
+        seen: lists and mappings that were looked at, since anchors may repeat or nest them.
+    """
+    if isinstance(value, str):
+        return value if any("\ud800" <= character <= "\udfff" for character in value) else None
+    if not isinstance(value, dict | list) or id(value) in seen:
+        return None
+    seen.add(id(value))
+    members = [*value, *value.values()] if isinstance(value, dict) else value
+    found = (_find_unwritable(member, seen) for member in members)
+    return next((text for text in found if text is not None), None)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

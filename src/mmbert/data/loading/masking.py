@@ -6,7 +6,6 @@ stable between versions; nothing depends on ranks, workers or earlier draws.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import TokenizerError
+from mmbert.files import parse_json
 from mmbert.recipe import MaskingSettings
 
 # Longer words are split: in scripts without spaces a "word" would be a whole sentence.
@@ -148,7 +148,7 @@ def read_word_starts(tokenizer_folder: Path, vocabulary_size: int) -> np.ndarray
     path = tokenizer_folder / "tokenizer.json"
     remedy = "set data.masking.whole_word to false, or preprocess with a Hugging Face tokenizer"
     try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+        vocabulary = parse_json(path.read_text(encoding="utf-8"))["model"]["vocab"]
     except FileNotFoundError:
         raise TokenizerError(
             f"{path} is missing; whole-word masking needs it", remedy=remedy

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.data.shards.tokenizer_state import without_state
 from mmbert.errors import TokenizerError
+from mmbert.files import parse_json
 
 PROBES = (
     "The old town by the river", "  two  spaces\n\nand lines\t",
@@ -59,7 +60,7 @@ def different_ids(first: Path, second: Path) -> str | None:
     found = []
     for folder in (first, second):
         try:
-            definition = without_state(json.loads(_content(folder)))
+            definition = without_state(parse_json(_content(folder)))
             tokenizer = Tokenizer.from_str(json.dumps(definition))
         except TokenizerError:
             raise
@@ -87,7 +88,7 @@ def _parts(folder: Path, content: str, special_ids: SpecialIds) -> dict[str, Any
     """Return the parts that decide the ids of a text, in the spelling of this library's version."""
     try:
         tokenizer = Tokenizer.from_str(content)
-        definition = without_state(json.loads(tokenizer.to_str()))
+        definition = without_state(parse_json(tokenizer.to_str()))
     except Exception as error:  # the library raises nothing more precise
         raise TokenizerError(
             f"{folder / 'tokenizer.json'} cannot be read: {error}",

@@ -5,13 +5,14 @@ decision without communicating. Skipped steps are kept in `RUN/skipped_steps.jso
 the checkpoint that a rollback returns to, which does not know of it.
 """
 
-import json
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbert.errors import DivergenceError
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+
+from mmbert.errors import DivergenceError, ResumeError
 from mmbert.files import write_json
 from mmbert.recipe import GuardSettings
 
@@ -85,6 +86,11 @@ class LossMonitor:
         self.non_finite_steps = deque(int(value) for value in state["skipped"])
 
 
+class _Kept(BaseModel):
+    steps: list[NonNegativeInt]
+    rollbacks: NonNegativeInt
+
+
 @dataclass
 class SkippedSteps:
     """Steps skipped after rollbacks, stored in a file that every rank reads."""
@@ -95,12 +101,22 @@ class SkippedSteps:
 
     @classmethod
     def read(cls, run_folder: Path) -> "SkippedSteps":
-        """Read the file in `run_folder`; return an empty record if it does not exist."""
+        """Read the file in `run_folder`; return an empty record if it does not exist.
+
+        Raises ResumeError if it is damaged.
+        """
         path = run_folder / "skipped_steps.json"
         if not path.exists():
             return cls(path)
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(path, set(values["steps"]), int(values["rollbacks"]))
+        try:
+            kept = _Kept.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ResumeError(
+                f"{path} is damaged: {error.errors(include_url=False)[0]['msg']}",
+                remedy="restore it from a copy; it lists the steps that the run skipped, which it "
+                "would otherwise train",
+            ) from error
+        return cls(path, set(kept.steps), kept.rollbacks)
 
     def add(self, steps: range) -> None:
         """Record a rollback that skips `steps`, on every rank; rank 0 then calls `write`."""
