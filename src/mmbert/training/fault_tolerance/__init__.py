@@ -2,6 +2,7 @@
 
 - `watchdog`: hang detection from per-rank heartbeats.
 - `loss_monitor`: loss spikes and non-finite steps.
+- `step_comparison`, `step_checks`: several runs of a step compared; what is kept of that.
 - `stop_request`: stop requests by signal, STOP file or death of the launcher.
 - `process_tree`: launchers among the ancestors of this process.
 - `loop_requests`: requests between steps: stop, save, abort.
