@@ -40,8 +40,7 @@ def report_wrong_result(
             who += f" of {_listed(verdict.hosts)}"
     else:
         on = f"rank{'s' if len(ranks) > 1 else ''} {_listed(ranks)} on " if ranks else ""
-        again = " for the second time and is to be left out" if exclude else ""
-        who = f"{on}host {host} is suspected{again}"
+        who = f"{on}host {host} is suspected{' and is to be left out' if exclude else ''}"
     text = f"step {step}: {what}; {who}"
     loggers.event(
         "wrong result",
