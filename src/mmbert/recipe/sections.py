@@ -289,8 +289,8 @@ class GuardSettings(Settings):
     """Spike threshold above the running median, in robust standard deviations; `null` disables
     spike detection."""
     rollback: bool = False
-    """After a spike that repeats, return to the last checkpoint and skip the rows of the surrounding
-    steps."""
+    """After a spike that repeats, return to the last checkpoint and skip the rows of the
+    surrounding steps."""
     rollback_limit: int = Field(default=5, ge=1, le=1_000_000)
     """Maximum spikes of a run that are repeated from a checkpoint, and maximum rollbacks that skip
     rows; later spikes are reported, and training continues."""
