@@ -212,8 +212,8 @@ def test_a_step_that_is_not_finite_is_skipped_by_all_and_logged(
     for entry in event["rows"]:
         named = {(name, n) for name, numbers in entry["documents"].items() for n in numbers}
         assert named == {(use.component, use.document) for use in uses if use.row == entry["row"]}
-    named = [f"{use.component} {use.document}" for use in uses if use.row == 13]
-    assert f"not finite: row 13 with documents {named[0]}" in output_of(options)
+    first = next(f"{use.component} {use.document}" for use in uses if use.row == 13)
+    assert f"not finite: row 13 with documents {first}" in output_of(options)
     # Another rank computed the row, too: nobody is suspected.
     assert not events(options.output, "wrong result")
     assert not (options.output / NODE_REPORTS_NAME).exists()

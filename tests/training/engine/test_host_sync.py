@@ -77,9 +77,9 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
             with waits if number == steps - 1 else nullcontext():
                 counts = []
 
-                def counted(*arguments: Any) -> Any:
+                def counted(*arguments: Any, **options: Any) -> Any:
                     counts.append(len(waits.found))  # noqa: B023
-                    return step(*arguments)  # noqa: B023
+                    return step(*arguments, **options)  # noqa: B023
 
                 engine.optimizer_step = counted  # type: ignore[method-assign]
                 outcome = runner.run(
