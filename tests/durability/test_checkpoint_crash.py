@@ -15,10 +15,11 @@ from mmbert.checkpoint.store import CheckpointStore, RunState, step_of
 from mmbert.checkpoint.writer import SaveJob, Writer
 from mmbert.files import make_folder
 from mmbert.parallel.host_group import HostGroup
-from mmbert.recipe import CheckpointSettings
+from mmbert.recipe import CheckpointSettings, GuardSettings
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.trainer import Trainer
 from mmbert.training.trainer_parts.checkpointing import Checkpoints
+from mmbert.training.trainer_parts.rollbacks import Rollbacks
 from tests.durability.replay import Files, Replay, write
 from tests.support.step_weights import StepWeights, newest_step
 from tests.support.write_recorder import Recorder
@@ -149,24 +150,26 @@ def test_the_same_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def roll_back(run: Path, spike: int) -> None:
     """`Trainer.roll_back` with stand-ins for what it does not write through."""
     store = CheckpointStore(run / "checkpoints", asynchronous=False)
-    ranks: Any = SimpleNamespace(host_group=HostGroup(0, 1))
-    guard = SimpleNamespace(rollback=True, rollback_limit=3)
+    ranks: Any = SimpleNamespace(host_group=HostGroup(0, 1), heartbeat=lambda *_: None)
+    guard = GuardSettings(rollback=True, rollback_limit=3)
+    loggers: Any = SimpleNamespace(event=lambda *_: None, attempt=lambda what, action: action())
+    repetitions: Any = SimpleNamespace(wants_repetition=lambda step: False, end=lambda: None)
     trainer: Any = SimpleNamespace(
-        run=SimpleNamespace(recipe=SimpleNamespace(guard=guard)),
-        ranks=ranks,
-        checkpoints=Checkpoints(store, CheckpointSettings(), ranks),
-        skipped=SkippedSteps.read(run),
-        metrics=SimpleNamespace(
-            loggers=SimpleNamespace(event=lambda *_: None, attempt=lambda what, action: action()),
-            rewind=lambda step: None,
+        rollbacks=Rollbacks(
+            guard,
+            ranks,
+            Checkpoints(store, CheckpointSettings(), ranks),
+            SkippedSteps.read(run),
+            repetitions,
+            loggers,
         ),
-        finish_saving=lambda: None,
+        metrics=SimpleNamespace(loggers=loggers, rewind=lambda step: None),
         load=lambda path: None,
         step=0,
     )
-    target = Trainer.rollback_target(trainer, spike)
-    assert target is not None
-    Trainer.roll_back(trainer, spike, target)
+    at: Any = SimpleNamespace(step=spike)
+    outcome: Any = None
+    assert Trainer.roll_back(trainer, at, (), outcome)
 
 
 def test_every_crash_in_a_rollback_leaves_the_spike_to_be_seen_again_or_passed_over(

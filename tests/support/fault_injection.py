@@ -4,6 +4,7 @@ import importlib
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ MESSAGES = {
 WRITE_METRICS = Hook("mmbert.training.metrics.loggers.container", "LoggerContainer._try")
 TO_BATCH = Hook("mmbert.data.loading.device_inputs", "to_batch")
 RUN_STEP = Hook("mmbert.training.train_step", "StepRunner.run")
+REPEATS_TO_THE_BIT = Hook("mmbert.training.trainer_parts.repetition", "repeats_to_the_bit")
 MEMORY_CHECK = Hook("mmbert.training.build_trainer", "run_memory_check")
 INITIALIZE = Hook("mmbert.training.build_trainer", "initialize_parameters")
 FORWARD_BACKWARD = Hook("mmbert.training.engine.engine", "Engine.forward_backward")
@@ -180,6 +182,78 @@ def fake_spike(rank: int, row_index: int) -> None:
         return run
 
     RUN_STEP.wrap(raising)
+
+
+def miscompute(
+    rank: int, victim: int, times: dict[int, int], factor: float, hosts: tuple[str, ...] = ()
+) -> None:
+    """Multiply the loss weights of a row by `factor` on rank `victim`, as a faulty device would.
+
+    Args:
+        times: how often, by step, from its first row on.
+        hosts: pretended host name of each rank.
+    """
+    if hosts:
+        socket.gethostname = lambda: hosts[rank]
+    left = dict(times)
+
+    def failing(original: Any) -> Any:
+        def to_batch(row: Any, device: Any) -> Any:
+            batch = original(row, device)
+            if rank == victim and left.get(row.index // 4, 0) > 0:
+                left[row.index // 4] -= 1
+                batch = replace(batch, weights=batch.weights * factor)
+            return batch
+
+        return to_batch
+
+    TO_BATCH.wrap(failing)
+
+
+def miscompute_gradients(rank: int, victim: int, step: int) -> None:
+    """Make one backward pass of rank `victim` in `step` yield NaN, with a finite loss."""
+    left = [step]
+
+    def failing(original: Any) -> Any:
+        def forward_backward(engine: Any, batch: Any, settings: Any, **arguments: Any) -> Any:
+            if rank == victim and batch.row_index // 4 in left:
+                left.clear()
+                arguments["loss_scale"] = arguments["loss_scale"] * float("nan")
+            return original(engine, batch, settings, **arguments)
+
+        return forward_backward
+
+    FORWARD_BACKWARD.wrap(failing)
+
+
+def compute_with_noise(rank: int, relative: float, fault: Any, *arguments: Any) -> None:
+    """Pretend a device whose losses differ each time, up to `relative`; add another fault."""
+    fault(rank, *arguments)
+    REPEATS_TO_THE_BIT.wrap(lambda original: lambda *_: False)
+    generator = torch.Generator().manual_seed(rank)
+
+    def varying(original: Any) -> Any:
+        def forward_backward(engine: Any, *values: Any, **options: Any) -> Any:
+            losses = original(engine, *values, **options)
+            return losses * (1 + relative * (2 * torch.rand((), generator=generator) - 1))
+
+        return forward_backward
+
+    FORWARD_BACKWARD.wrap(varying)
+
+
+def measure_first(rank: int) -> None:
+    """Run every step twice before it is trained, without an update."""
+
+    def measuring(original: Any) -> Any:
+        def run(runner: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
+            for _ in range(2):
+                original(runner, rows, *arguments, **options, apply_update=False)
+            return original(runner, rows, *arguments, **options)
+
+        return run
+
+    RUN_STEP.wrap(measuring)
 
 
 def without_memory_check(rank: int) -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from mmbert.checkpoint.format import Index, RunState
+from mmbert.data.loading.replay import documents_of_step
+from mmbert.data.shards.corpus import Corpus, open_corpus
+from mmbert.recipe import Recipe, load_recipe
+from mmbert.run_journal import NODE_REPORTS_NAME
+from mmbert.schedule import TrainingPlan, training_plan
 from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.run_config import RunOptions
 from tests.support import fault_injection
 from tests.support.environment import ROOT, with_packages
 from tests.support.job_processes import (
@@ -204,6 +210,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     assert step_losses(options.output) == step_losses(undisturbed)
 
 
+def opened(options: RunOptions) -> tuple[Corpus, Recipe, TrainingPlan]:
+    recipe = load_recipe(options.recipe)
+    return open_corpus(options.data), recipe, training_plan(recipe)
+
+
 def test_a_step_that_is_not_finite_is_skipped_by_all_and_logged(
     inputs: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +226,15 @@ def test_a_step_that_is_not_finite_is_skipped_by_all_and_logged(
     assert [entry["row"] for entry in event["rows"]] == [12, 13, 14, 15]
     assert [entry["row"] for entry in event["rows"] if not entry["finite"]] == [13]
     assert all(set(entry["languages"]) <= {"eng_Latn", "deu_Latn"} for entry in event["rows"])
+    uses = documents_of_step(*opened(options), step=3)
+    for entry in event["rows"]:
+        named = {(name, n) for name, numbers in entry["documents"].items() for n in numbers}
+        assert named == {(use.component, use.document) for use in uses if use.row == entry["row"]}
+    first = next(f"{use.component} {use.document}" for use in uses if use.row == 13)
+    assert f"not finite: row 13 with documents {first}" in output_of(options)
+    # Another rank computed the row, too: nobody is suspected.
+    assert not events(options.output, "wrong result")
+    assert not (options.output / NODE_REPORTS_NAME).exists()
     assert sorted(step_losses(options.output)) == [1, 2, 3, 5, 6, 7, 8, 9, 10]
 
 
@@ -240,16 +260,23 @@ def test_after_a_spike_the_run_goes_back_and_passes_over_its_rows(
     ranks = start_ranks(options, before=fault_injection.fake_spike, arguments=(13 * 4,))
     assert exit_statuses(ranks) == [0, 0], output_of(options)
     assert [event["step"] for event in events(options.output, "spike")] == [13]
-    # There are checkpoints of step 12 and before; the step before the spike is suspect, too.
-    (rollback,) = events(options.output, "rollback")
-    assert rollback["step"] == 12
+    # There are checkpoints of step 12 and before; the step before the spike is suspect, too. The
+    # first rollback is for running the two steps again.
+    again, rollback = events(options.output, "rollback")
+    assert (again["step"], rollback["step"]) == (12, 12)
+    assert ["costs 2 steps" in e["text"] for e in events(options.output, "repetition")] == [
+        True,
+        False,
+    ]
+    assert "repeats: data or numerics" in events(options.output, "repetition")[1]["text"]
+    assert not events(options.output, "wrong result")
     assert [event["step"] for event in events(options.output, "passed over")] == [12, 13]
     skipped = json.loads((options.output / "skipped_steps.json").read_text())
     assert skipped == {"steps": [12, 13], "rollbacks": 1}
     assert max(step_losses(options.output)) == 20
     # The held-out loss of the discarded weights must not become that of step 13.
     evaluated = [event["step"] for event in events(options.output, "held-out")]
-    assert evaluated == [0, 13, 13, 20]
+    assert evaluated == [0, 13, 13, 13, 20]
     # Steps 12 and 13 are undone: the line that spans them is of step 14 only, and the loss monitor
     # has the eighteen other losses.
     lines = {entry["step"]: entry for entry in log_of(options.output) if "step_loss" in entry}
@@ -280,12 +307,11 @@ def test_back_at_the_start_of_a_phase_the_phase_begins_anew(inputs: Path, tmp_pa
     )
     ranks = start_ranks(options, before=fault_injection.fake_spike, arguments=(23 * 4,))
     assert exit_statuses(ranks) == [0, 0], output_of(options)
-    (rollback,) = events(options.output, "rollback")
-    assert rollback["step"] == 10
+    assert [event["step"] for event in events(options.output, "rollback")] == [10, 10]
     begun = [event["step"] for event in events(options.output, "phase")]
-    assert begun == [0, 10, 10]
+    assert begun == [0, 10, 10, 10]
     saved = [event["step"] for event in events(options.output, "checkpoint")]
-    assert saved == [10, 23, 23, 30]
+    assert saved == [10, 23, 23, 23, 30]
     # Losses of this phase only, whose steps 22 and 23 are skipped.
     assert len(state_at(options.output, 30).extra["guard"]["history"]) == 18
 

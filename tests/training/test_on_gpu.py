@@ -72,11 +72,11 @@ def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
     step = engine.optimizer_step
     waits: list[str] = []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            report = step(*arguments)
+            report = step(*arguments, **options)
         torch.cuda.set_sync_debug_mode("error")
         waits.extend(str(w.message) for w in caught if "synchroniz" in str(w.message))
         return report

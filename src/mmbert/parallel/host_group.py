@@ -139,6 +139,22 @@ class HostGroup:
             if found is not None:
                 raise found
 
+    def exchange(self, data: bytes, *, to: int, source: int) -> bytes:
+        """Send `data` to rank `to` and return what rank `source` sends to this one; collective."""
+        if self.group is None:
+            return data
+        size = torch.zeros(1, dtype=torch.int64)
+        self._swap(torch.tensor([len(data)]), size, to, source)
+        received = torch.zeros(int(size), dtype=torch.uint8)
+        self._swap(torch.frombuffer(bytearray(data), dtype=torch.uint8), received, to, source)
+        return received.numpy().tobytes()
+
+    def _swap(self, sent: torch.Tensor, received: torch.Tensor, to: int, source: int) -> None:
+        sending = distributed.isend(sent, to, group=self.group)
+        distributed.recv(received, source, group=self.group)
+        assert sending is not None
+        sending.wait()
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.group is not None:

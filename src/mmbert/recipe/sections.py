@@ -297,9 +297,11 @@ class GuardSettings(Settings):
     """Spike threshold above the running median, in robust standard deviations; `null` disables
     spike detection."""
     rollback: bool = False
-    """After a spike, return to the last checkpoint and skip the rows of the surrounding steps."""
+    """After a spike that repeats, return to the last checkpoint and skip the rows of the
+    surrounding steps."""
     rollback_limit: int = Field(default=5, ge=1, le=1_000_000)
-    """Maximum rollbacks of a run; later spikes are reported, and training continues."""
+    """Maximum spikes of a run that are repeated from a checkpoint, and maximum rollbacks that skip
+    rows; later spikes are reported, and training continues."""
     hang_minutes: Minutes = Field(default=15.0, gt=0)
     """Timeout for a rank without progress: its stack is reported and the run stops."""
     sanity_every: Steps | None = Field(default=None, gt=0)

@@ -26,7 +26,7 @@ ORDINARY_EVENTS = ("held-out", "phase", "checkpoint")
 """Kinds of events that are neither restarts nor faults."""
 KIND_ORDER = (
     *("start", "stopped", "rollback", "no rollback", "spike", "not finite", "passed over"),
-    "warning",
+    *("repetition", "wrong result", "warning"),
 )
 
 # Opacities of the bands of phases, through which the grid is seen.

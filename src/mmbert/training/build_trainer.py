@@ -45,6 +45,8 @@ from mmbert.training.trainer import Trainer
 from mmbert.training.trainer_parts.checkpointing import Checkpoints
 from mmbert.training.trainer_parts.data_feed import DataFeed
 from mmbert.training.trainer_parts.ranks import Ranks
+from mmbert.training.trainer_parts.repetition import Repetitions
+from mmbert.training.trainer_parts.rollbacks import Rollbacks
 from mmbert.training.trainer_parts.start_details import device_name, start_details
 
 
@@ -97,18 +99,25 @@ def build_trainer(
     validator = _build_validator(run, ranks, device)
     results = _build_results(run, host_group.world_size)
     metrics = MetricsProcessor(run, ranks, engine, validator, results, options.profile_steps)
+    runner = StepRunner(
+        engine, dropout_seed=recipe.seed, meter=metrics.meter, step_timer=metrics.step_timer
+    )
+    checkpoints, skipped = _build_checkpoints(run, ranks), SkippedSteps.read(run.folder)
+    repetitions = Repetitions(run, ranks, runner, metrics.loggers, device)
     trainer = Trainer(
         run=run,
         ranks=ranks,
         engine=engine,
-        runner=StepRunner(
-            engine, dropout_seed=recipe.seed, meter=metrics.meter, step_timer=metrics.step_timer
-        ),
+        runner=runner,
         data=DataFeed(run, ranks, on_gpu=device.type == "cuda"),
-        checkpoints=_build_checkpoints(run, ranks),
+        checkpoints=checkpoints,
         metrics=metrics,
         loss_monitor=LossMonitor(recipe.guard),
-        skipped=SkippedSteps.read(run.folder),
+        skipped=skipped,
+        repetitions=repetitions,
+        rollbacks=Rollbacks(
+            recipe.guard, ranks, checkpoints, skipped, repetitions, metrics.loggers
+        ),
         stop=stop,
     )
     start = _resume_or_start(trainer, options)

@@ -73,6 +73,11 @@ def set_up_device(recipe: Recipe, device: torch.device) -> None:
     settings.fill_uninitialized_memory = False
 
 
+def repeats_to_the_bit(recipe: Recipe, device: torch.device) -> bool:
+    """Whether the same step on the same rank gives the same bits each time."""
+    return recipe.deterministic or device.type == "cpu"
+
+
 def _check_implementations(device: torch.device, dtype: torch.dtype) -> None:
     """Resolve all backends now, so that unusable MMBERT_KERNELS or MMBERT_ATTENTION fail here."""
     try:

@@ -4,6 +4,9 @@ The step number determines a step's rows, learning rate, weight decay, masks and
 changes need no special handling, a run resumes at any step, and a step is skipped by dropping its
 rows.
 
+A step that went wrong runs again: a non-finite one at once, a spike from the checkpoint before it.
+What comes from the data or the numerics is the same then, and a fault of a host is not.
+
 Requests to stop or save are all-reduced with a step's loss, without extra communication, and
 handled before the next step.
 """
@@ -40,13 +43,11 @@ def train(trainer: Trainer, *, stop_after_phase: str | None = None) -> ExitReaso
             requests = trainer.sync_requests()
         else:
             outcome = trainer.train_step(at, rows)
+            if not outcome.report.finite:
+                outcome = trainer.repeat_step(at, rows, outcome)
             requests = outcome.requests.resolve(outcome.request_counts, trainer.ranks.host_group)
             check = trainer.check_loss(at, outcome, rows)
-            if (
-                check is LossCheck.SPIKE
-                and (target := trainer.rollback_target(at.step)) is not None
-            ):
-                trainer.roll_back(at.step, target)
+            if check is LossCheck.SPIKE and trainer.roll_back(at, rows, outcome):
                 continue
         trainer.finish_step(at, rows)
     return ExitReason.FINISHED if end == plan.steps else ExitReason.PHASE_DONE

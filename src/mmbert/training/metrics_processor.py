@@ -29,6 +29,7 @@ from mmbert.training.metrics.step_timer import StepTimer
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.run_config import RunConfig
 from mmbert.training.train_step import StepOutcome
+from mmbert.training.trainer_parts.bad_step import describe_batch, describe_rows
 from mmbert.training.trainer_parts.event_texts import held_out_text, phase_text
 from mmbert.training.trainer_parts.interval_record import (
     ClosedInterval,
@@ -242,27 +243,15 @@ class MetricsProcessor:
     def _log_bad_step(
         self, kind: str, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row], what: str
     ) -> None:
-        """Log an event with the rows of the global batch, their languages and finiteness."""
-        languages = self._run.table.languages
-        own = [
-            {
-                "row": row.index,
-                "languages": sorted(
-                    {languages[c] for c in row.segment_components.tolist() if c >= 0}
-                ),
-                "finite": row.index not in outcome.non_finite_rows,
-            }
-            for row in rows
-        ]
+        """Log an event with the rows of the global batch, their documents and languages."""
+        own = describe_rows(rows, outcome, self._run.table)
         # The ranks of a tensor group have the same rows.
         gathered = self._ranks.host_group.gather(own)[:: self._ranks.grid.tensor.size]
         batch = sorted((row for part in gathered for row in part), key=lambda row: row["row"])
-        seen = sorted({name for row in batch for name in row["languages"]})
         self.loggers.event(
             kind,
             at.step,
-            f"step {at.step}: {what} (rows {at.first_row} to {at.first_row + at.rows - 1}, "
-            f"{len(seen)} languages: {', '.join(seen[:12])}{' …' if len(seen) > 12 else ''})",
+            f"step {at.step}: {what} ({describe_batch(batch)})",
             loss=outcome.loss if math.isfinite(outcome.loss) else str(outcome.loss),
             rows=batch,
         )

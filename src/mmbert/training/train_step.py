@@ -35,6 +35,9 @@ class StepOutcome:
     loss: float
     """Mean loss over the masked tokens of the global batch, in nats."""
     report: OptimizerReport
+    row_losses: Tensor
+    """Loss of each of this rank's rows, summed over its masked tokens; float64 [rows] on the
+    device, so that only a step that is looked at closely waits for it."""
     non_finite_rows: tuple[int, ...]
     """Indices of this rank's rows with a non-finite loss; determined only for a non-finite step."""
     requests: LoopRequests
@@ -67,11 +70,13 @@ class StepRunner:
         settings: StepSettings,
         *,
         pending_requests: Callable[[], LoopRequests],
+        apply_update: bool = True,
     ) -> StepOutcome:
         """Train on this rank's `rows` of one step.
 
         Args:
             pending_requests: called after the last microbatch, just before the scalars are summed.
+            apply_update: False only measures: weights, optimizer and meter keep every bit.
         """
         masked_tokens = sum(float(row.weights.sum()) for row in rows)
         loss_scale = self._inverse_masked_tokens(masked_tokens)
@@ -98,19 +103,20 @@ class StepRunner:
         requests = pending_requests()
         scalars = self._step_scalars(row_losses.sum(), masked_tokens, requests)
         with self._step_timer.device("optimizer"):
-            report = self._engine.optimizer_step(settings, scalars)
+            report = self._engine.optimizer_step(settings, scalars, apply_update=apply_update)
         self._step_timer.end_step(len(rows))
         bad: tuple[int, ...] = ()
-        if report.finite:
+        if report.finite and apply_update:
             for losses, weights, components in passes:
                 self._meter.add(losses, weights, components)
-        else:
+        elif not report.finite:
             finite = torch.isfinite(row_losses).tolist()
             bad = tuple(row.index for row, good in zip(rows, finite, strict=True) if not good)
         sums = report.step_scalars
         return StepOutcome(
             loss=sums.loss / sums.masked_tokens,
             report=report,
+            row_losses=row_losses,
             non_finite_rows=bad,
             requests=requests,
             request_counts=RequestCounts(sums.stop, sums.save, sums.failure),

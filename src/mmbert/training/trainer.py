@@ -12,7 +12,7 @@ from mmbert.checkpoint.imported_start import ImportedStart
 from mmbert.checkpoint.imported_state import load_moments
 from mmbert.checkpoint.store import RunState
 from mmbert.data.loading.rows import Row
-from mmbert.parallel.sanity_checks import require_sane_model
+from mmbert.parallel.sanity_checks import SanityError, require_sane_model
 from mmbert.recipe import dump_recipe
 from mmbert.schedule import StepPlan, step_settings
 from mmbert.training.engine.engine import Engine
@@ -26,6 +26,8 @@ from mmbert.training.train_step import StepOutcome, StepRunner
 from mmbert.training.trainer_parts.checkpointing import Checkpoints
 from mmbert.training.trainer_parts.data_feed import DataFeed
 from mmbert.training.trainer_parts.ranks import Ranks
+from mmbert.training.trainer_parts.repetition import Repetitions
+from mmbert.training.trainer_parts.rollbacks import Rollbacks
 
 
 class LossCheck(Enum):
@@ -49,6 +51,8 @@ class Trainer:
     metrics: MetricsProcessor
     loss_monitor: LossMonitor
     skipped: SkippedSteps
+    repetitions: Repetitions
+    rollbacks: Rollbacks
     stop: StopRequest
     step: int = 0
     """The next step to train."""
@@ -96,21 +100,37 @@ class Trainer:
         self.metrics.profile_step()
         self.heartbeat(Activity.TRAIN_STEP)
         recipe, plan = self.run.recipe, self.run.plan
+        self.repetitions.measure_tolerance(at, rows)
         return self.runner.run(
             rows, step_settings(recipe, plan, at.step), pending_requests=self.pending_requests
         )
+
+    def repeat_step(self, at: StepPlan, rows: Sequence[Row], first: StepOutcome) -> StepOutcome:
+        """Run a non-finite step again; its update is applied if it is finite then.
+
+        Raises:
+            SanityError: a host computes this step wrongly, again and again; the state is saved.
+        """
+        outcome, verdict = self.repetitions.repeat(at, rows, first)
+        if not outcome.report.finite and verdict.suspect is not None and verdict.failures > 1:
+            self.save("a host computes wrong results")
+            self.finish_saving()
+            raise SanityError(f"step {at.step} cannot be computed on host {verdict.suspect}")
+        return outcome
 
     def check_loss(self, at: StepPlan, outcome: StepOutcome, rows: Sequence[Row]) -> LossCheck:
         """Check and log a step's loss. The result is the same on all ranks."""
         if not outcome.report.finite:
             self.metrics.log_non_finite(at, outcome, rows)
+            self.repetitions.end()
             self.loss_monitor.count_non_finite(at.step)
             return LossCheck.NON_FINITE
         self.metrics.count_step(outcome, rows)
-        if self.loss_monitor.is_spike(outcome.loss):
+        spikes = self.loss_monitor.is_spike(outcome.loss)
+        repeated = self.repetitions.compare_spike(at, rows, outcome, spikes=spikes)
+        if spikes and not repeated:
             self.metrics.log_spike(at, outcome, rows)
-            return LossCheck.SPIKE
-        return LossCheck.OK
+        return LossCheck.SPIKE if spikes else LossCheck.OK
 
     def finish_step(self, at: StepPlan, rows: Sequence[Row]) -> None:
         """Advance to the next step; log, validate, compare ranks and save if due."""
@@ -207,47 +227,18 @@ class Trainer:
         self.heartbeat(Activity.VERIFY_CHECKPOINT)
         self.checkpoints.verify(path)
 
-    def rollback_target(self, spike: int) -> Path | None:
-        """Return the checkpoint to roll back to after a spike at step `spike`, if any.
+    def roll_back(self, at: StepPlan, rows: Sequence[Row], outcome: StepOutcome) -> bool:
+        """Go back to a checkpoint after a spike, to run it again or to skip its rows.
 
-        None without `guard.rollback`. None with a log entry if the rollback limit is reached or no
-        checkpoint is old enough.
+        False if training continues from here.
         """
-        guard = self.run.recipe.guard
-        if not guard.rollback:
-            return None
-        self.finish_saving()
-        target = self.checkpoints.store.latest_valid(up_to_step=_first_suspect(spike))
-        if target is not None and self.skipped.rollbacks < guard.rollback_limit:
-            return target
-        why = (
-            "no checkpoint lies before it"
-            if target is None
-            else f"guard.rollback_limit ({guard.rollback_limit}) is reached"
-        )
-        self.metrics.loggers.event("no rollback", spike, f"no rollback after step {spike}: {why}")
-        return None
-
-    def roll_back(self, spike: int, target: Path) -> None:
-        """Return to the checkpoint `target` and skip the rows around the spike at step `spike`.
-
-        The step before the spike is also skipped: its update produced the weights that the loss was
-        measured with.
-        """
-        first = _first_suspect(spike)
-        self.skipped.add(range(first, spike + 1))
-        # Checkpoints first, then the record: after a crash in between, the run only repeats the
-        # spike.
-        self.checkpoints.remove_after(first)
-        self.metrics.loggers.attempt(self.skipped.path, self.skipped.write)
-        self.ranks.host_group.barrier()
-        self.load(target)
+        rollback = self.rollbacks.begin(at, rows, outcome)
+        if rollback is None:
+            return False
+        self.load(rollback.target)
         self.metrics.rewind(self.step)
-        self.metrics.loggers.event(
-            "rollback",
-            self.step,
-            f"rolled back to {target.name}; skipping the data of steps {first}-{spike}",
-        )
+        self.metrics.loggers.event("rollback", self.step, rollback.text)
+        return True
 
     def _run_state(self, phase_end: bool) -> RunState:
         """Return the state that a checkpoint holds besides weights and optimizer state."""
@@ -275,11 +266,6 @@ class Trainer:
         self.data.close()
         self.metrics.close()
         self.stop.close()
-
-
-def _first_suspect(spike: int) -> int:
-    """Return the first step to skip after a spike."""
-    return max(0, spike - 1)
 
 
 def _row_bits(row: Row) -> torch.Tensor:

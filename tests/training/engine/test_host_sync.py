@@ -77,9 +77,9 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
             with waits if number == steps - 1 else nullcontext():
                 counts = []
 
-                def counted(*arguments: Any) -> Any:
+                def counted(*arguments: Any, **options: Any) -> Any:
                     counts.append(len(waits.found))  # noqa: B023
-                    return step(*arguments)  # noqa: B023
+                    return step(*arguments, **options)  # noqa: B023
 
                 engine.optimizer_step = counted  # type: ignore[method-assign]
                 outcome = runner.run(
@@ -206,7 +206,10 @@ class PretendedEngine:
         assert (loss_scale.device, loss_scale.shape) == (self.device, ())
         return batch.weights * loss_scale
 
-    def optimizer_step(self, settings: StepSettings, step_scalars: torch.Tensor) -> OptimizerReport:
+    def optimizer_step(
+        self, settings: StepSettings, step_scalars: torch.Tensor, *, apply_update: bool
+    ) -> OptimizerReport:
+        assert apply_update
         assert (step_scalars.device, step_scalars.dtype) == (self.device, torch.float64)
         scalars = StepScalars(loss=6.0, masked_tokens=2.0, stop=0.0, save=1.0, failure=0.0)
         assert len(step_scalars) == len(scalars)

@@ -147,7 +147,11 @@ def test_a_stop_in_a_spike_stops_where_the_run_has_gone_back_to(
     assert [event["step"] for event in events(run, "rollback")] == [12]
     assert events(run, "stopped")[-1]["step"] == 12
     assert checkpoints(run)[-1] == 12
-    assert continues(inputs, run, overrides)
+    # The next start compares the step with the spike before the stop: it is in the data.
+    statuses, said = run_with(inputs, run, overrides, fault_injection.fake_spike, 13 * 4)
+    assert statuses == [0, 0], said
+    assert [event["step"] for event in events(run, "spike")] == [13]
+    assert [event["step"] for event in events(run, "rollback")] == [12, 12]
     assert [event["step"] for event in events(run, "passed over")] == [12, 13]
     assert max(step_losses(run)) == 20
 

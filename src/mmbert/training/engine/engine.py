@@ -81,7 +81,7 @@ class OptimizerReport:
     finite: bool
     """Whether all gradients were finite on all ranks. Otherwise the step was skipped."""
     metrics: Mapping[str, Any]
-    """Scalars of the optimizer to log, by name; empty for a skipped step. Reading their tensors,
+    """Scalars of the optimizer to log, by name; empty without an update. Reading their tensors,
     which are on the device, synchronizes."""
     step_scalars: StepScalars
     """The step's scalars, read with the norm."""
@@ -189,7 +189,11 @@ class Engine:
         return losses.detach()
 
     def optimizer_step(
-        self, settings: StepSettings, step_scalars: Tensor | None = None
+        self,
+        settings: StepSettings,
+        step_scalars: Tensor | None = None,
+        *,
+        apply_update: bool = True,
     ) -> OptimizerReport:
         """Reduce gradients, clip them if the recipe requires it, update weights, clear gradients.
 
@@ -198,6 +202,8 @@ class Engine:
         Args:
             step_scalars: result of `StepScalars.to_tensor`, read in the same synchronization
                 (default: zeros).
+            apply_update: False drops the update, as after non-finite gradients: weights and
+                optimizer states keep every bit.
         """
         self._client_optimizer.set_step(settings)
         if self._grad_reducer is not None:
@@ -206,14 +212,14 @@ class Engine:
             step_scalars = torch.zeros(
                 len(StepScalars._fields), dtype=torch.float64, device=self.device
             )
-        with self._host_sync.patched_norm_check(step_scalars):
+        with self._host_sync.patched_norm_check(step_scalars, drop=not apply_update):
             self._engine.step()
         self._accumulation_done = False
-        finite = not self._engine.optimizer.overflow
+        updated = not self._engine.optimizer.overflow
         return OptimizerReport(
             gradient_norm=self._host_sync.norm,
-            finite=finite,
-            metrics=self._client_optimizer.metrics() if finite else {},
+            finite=self._host_sync.finite,
+            metrics=self._client_optimizer.metrics() if updated else {},
             step_scalars=StepScalars.from_list(self._host_sync.values),
         )
 

@@ -24,16 +24,18 @@ class HostSync:
         self._modules = modules
         self._scalars: Tensor | None = None
         self._norm = 0.0
+        self._drop = False
         self._read: list[float] | None = None
 
     @contextmanager
-    def patched_norm_check(self, scalars: Tensor) -> Iterator[None]:
+    def patched_norm_check(self, scalars: Tensor, *, drop: bool = False) -> Iterator[None]:
         """Replace DeepSpeed's norm check and clipping during its optimizer step.
 
         Args:
             scalars: float64 [n], read with the norm.
+            drop: let DeepSpeed take the norm for a non-finite one, so that it drops the update.
         """
-        self._scalars, self._read = scalars, None
+        self._scalars, self._read, self._drop = scalars, None, drop
         own = {"is_invalid_grad_norm": self._is_invalid, "clip_tensors_by_global_norm": _clip}
         places = [
             (module, name) for module in self._modules for name in own if name in vars(module)
@@ -53,6 +55,11 @@ class HostSync:
         return self._norm
 
     @property
+    def finite(self) -> bool:
+        """Whether the gradient norm was finite."""
+        return self._norm < torch.inf
+
+    @property
     def values(self) -> list[float]:
         """Scalars of the last step."""
         if self._read is None:
@@ -67,7 +74,7 @@ class HostSync:
             value, *self._read = numbers.tolist()  # the host waits here
             # DeepSpeed returns −1 if the norm is not finite.
             self._norm = value if 0 <= value < torch.inf else torch.inf
-        return self._norm == torch.inf
+        return self._drop or self._norm == torch.inf
 
 
 def _clip(input_tensors: list[Tensor], max_norm: float, global_norm: Tensor, mpu: object) -> Tensor:

@@ -58,6 +58,7 @@ class Activity(StrEnum):
     SYNC_REQUESTS = "exchanging requests"
     READ_ROWS = "reading rows"
     TRAIN_STEP = "forward, backward and optimizer step"
+    REPEAT_STEP = "running a step again"
     COMPARE_RANKS = "comparing weights between ranks"
     VALIDATE = "validation"
     SAVE_CHECKPOINT = "saving a checkpoint"
