@@ -6,6 +6,7 @@
 - `import_command`: `import`.
 - `ablate_command`: `ablate`.
 - `decay_command`: `decay`.
+- `cluster_commands`: `submit`, `status`.
 - `packaged_commands`: `recipes`, `slurm-scripts`.
 - `report_command`: `report`.
 """
@@ -14,6 +15,7 @@ import sys
 
 from mmbert.cli import (
     ablate_command,
+    cluster_commands,
     decay_command,
     import_command,
     inspect_commands,
@@ -28,6 +30,7 @@ from mmbert.waiting_threads import sleep_while_waiting
 __all__ = [
     "ablate_command",
     "app",
+    "cluster_commands",
     "decay_command",
     "import_command",
     "inspect_commands",
