@@ -99,8 +99,8 @@ one_task() {
     "${command[@]}" </dev/null
 }
 
-# begin_attempt STEP [FOLDER]: in a chain, record a start of this job, with the files in FOLDER as
-# its progress; exit if it has failed three times at the same place.
+# begin_attempt STEP [FOLDER]: in a chain, record a start of this job, with the units of work that are
+# finished in FOLDER; exit if it has failed three times at the same place.
 begin_attempt() {
     [[ -n ${MMBERT_JOURNALS:-} ]] || return 0
     "$python" -P -m mmbert.cluster.attempts begin "$@" || exit 1
@@ -115,7 +115,7 @@ check_attempts() {
 
 # record_stop STEP: in a chain, record that this start was stopped from outside, which is no failure.
 record_stop() {
-    [[ -z ${MMBERT_JOURNALS:-} ]] || "$python" -P -m mmbert.cluster.attempts end "$1" 143 || true
+    [[ -z ${MMBERT_JOURNALS:-} ]] || "$python" -P -m mmbert.cluster.attempts end "$1" 75 || true
 }
 
 # end_attempt STEP STATUS: say how the job ends and exit with STATUS. In a chain, record it, and

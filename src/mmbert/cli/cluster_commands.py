@@ -12,10 +12,11 @@ import typer
 from mmbert.cli.app import app, console_for_output, examples
 from mmbert.cli.packaged_commands import packaged_scripts
 from mmbert.command_line.values import parse_output_folder, parse_path, parse_text
-from mmbert.errors import ArgumentError, TextError
+from mmbert.errors import ArgumentError, TextError, UserError
 
 if TYPE_CHECKING:
     from mmbert.cluster.site import Site
+    from mmbert.recipe import Recipe
 
 
 @app.command(
@@ -81,6 +82,7 @@ def submit(
     from mmbert.cluster.steps import chain_steps, preprocessed
     from mmbert.cluster.submission import (
         Chain,
+        comment,
         excluded_nodes,
         printed_commands,
         without_nodes,
@@ -107,7 +109,13 @@ def submit(
         loaded = load_recipe(recipe, overrides or ())
     folder = ChainFolder(output.absolute())
     if corpus is None and not preprocessed(folder, loaded):
-        input = _text(input)
+        try:
+            input = _text(input, loaded)
+        except UserError as error:
+            if not dry_run:
+                raise
+            for line in comment(f"before submitting: {error}"):
+                print(line)
     environment = _environment()
     check_binds(values.container, [folder.path, *([Path(input)] if input[:1] == "/" else [])])
     steps = chain_steps(
@@ -185,8 +193,16 @@ def _site(path: Path | None, scripts: Path, overrides: list[str], nodes: int | N
     return found
 
 
-def _text(input: str) -> str:
-    """Return INPUT with an absolute path. Raises TextError if it is a path that is not there."""
+def _text(input: str, recipe: "Recipe") -> str:
+    """Return INPUT with an absolute path.
+
+    Raises:
+        UserError: it is a path that is not there, or lacks the folder of a source.
+    """
+    from mmbert_prep.source_options import named_inputs
+
+    if len(recipe.data.sources) > 1:
+        named_inputs([], None, Path(input), recipe)
     if Path(input).exists():
         return str(Path(input).absolute())
     if input.startswith("hf:") or any(letter in input for letter in "*?["):

@@ -16,13 +16,14 @@ import typer
 from mmbert.command_line.environment import integer
 from mmbert.command_line.running import run_application
 from mmbert.command_line.values import parse_path
-from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR
+from mmbert.errors import EXIT_FAILURE, EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR
 from mmbert.files import make_folder
 from mmbert.run_journal import STARTS_NAME, StartEvent, append_record, read_records
 
 MOST_FAILURES = 3
-# Done, saved, or ended by the signals before a time limit or a preemption.
-_NOT_FAILED = (0, EXIT_SAVED_START_AGAIN, 138, 143)
+_SIGNALS = (138, 143)
+# Done, saved, or a training that the signals before a time limit ended while it started.
+_NOT_FAILED = (0, EXIT_SAVED_START_AGAIN, *_SIGNALS)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,19 +36,19 @@ def failures_in_place(events: Sequence[StartEvent], job: str, place: int) -> lis
     Args:
         place: step of the newest checkpoint now, or another count that grows with progress.
     """
-    found: list[StartEvent] = []
-    begun: StartEvent | None = None
-    for event in (*(event for event in events if event.job == job), None):
-        if event is not None and event.status is not None:
-            begun, last = None, event
-        else:
-            begun, last = event, begun
-        if last is None:
+    starts: list[StartEvent] = []
+    for event in events:
+        if event.job != job:
             continue
-        failed = last.status is None or last.status not in _NOT_FAILED
-        if failed and last.step == place:
-            found.append(last)
-    return found
+        if event.status is not None and starts and starts[-1].status is None:
+            starts[-1] = event
+        else:
+            starts.append(event)
+    return [
+        start
+        for start in starts
+        if start.step == place and (start.status is None or start.status not in _NOT_FAILED)
+    ]
 
 
 def reason_to_stop(events: Sequence[StartEvent], job: str, place: int) -> str | None:
@@ -68,11 +69,14 @@ def _ending(event: StartEvent) -> str:
 @app.command()
 def begin(
     step: Annotated[str, typer.Argument(help="Step of the chain.")],
-    progress: Annotated[str, typer.Argument(help="Folder whose files are the progress.")] = "",
+    progress: Annotated[str, typer.Argument(help="Folder of the preprocessing's units.")] = "",
 ) -> None:
-    """Record a start of this job. Status 1, with the reason: it is to stop."""
+    """Record a start of this job. Status 1, with the reason: it is to stop.
+
+    The progress of preprocessing is the number of finished units of work.
+    """
     journal = _journal(step)
-    place = _count_files(Path(progress)) if progress else 0
+    place = _count_units(Path(progress)) if progress else 0
     _stop(reason_to_stop(list(read_records(journal, StartEvent)), _job(), place))
     make_folder(journal.parent)
     append_record(journal, _event(place))
@@ -87,8 +91,9 @@ def end(
     journal = _journal(step)
     mine = [one for one in read_records(journal, StartEvent) if one.job == _job()]
     place = mine[-1].step if mine else 0
-    append_record(journal, _event(place, status))
-    if status in (0, EXIT_USER_ERROR):
+    # Here the signals are those with which srun ends the other tasks of one that failed.
+    append_record(journal, _event(place, EXIT_FAILURE if status in _SIGNALS else status))
+    if status in (0, EXIT_USER_ERROR, EXIT_SAVED_START_AGAIN):
         raise typer.Exit(1)
     _stop(reason_to_stop(list(read_records(journal, StartEvent)), _job(), place))
 
@@ -142,8 +147,8 @@ def _event(place: int, status: int | None = None) -> StartEvent:
     )
 
 
-def _count_files(folder: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(folder))
+def _count_units(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("*/units-*/*.json"))
 
 
 def main() -> None:

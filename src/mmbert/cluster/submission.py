@@ -124,14 +124,9 @@ def submit(chain: Chain, say: Callable[[str], None]) -> list[JobRecord]:
         if record is not None and record.user != getpass.getuser():
             queue = queued_jobs([record.user]) or queue
         known = {job.job for job in record.jobs} if record else set()
-        _refuse_queued(
-            folder,
-            [
-                job.name
-                for job in queue
-                if job.left and (job.comment == folder.comment or job.job in known)
-            ],
-        )
+        ours = (job for job in queue if job.comment == folder.comment or job.job in known)
+        left = sorted((int(job.job), job.name) for job in ours if job.left)
+        _refuse_queued(folder, [name for _, name in left])
         _say_changes(folder, chain.recipe, say)
         make_folder(folder.logs)
         _write(folder.recipe, dump_recipe(chain.recipe))
