@@ -23,7 +23,8 @@ _ANSWERS = {
 for word in "$@"; do
 [[ $word != --partition=none ]] || { echo 'sbatch: error: invalid partition specified: none' >&2
 exit 1; }; done
-number=$(( $(cat number 2>/dev/null || echo 100) + 1 )); echo $number > number; echo "$number;c1" """,
+number=$(( $(cat number 2>/dev/null || echo 100) + 1 )); echo $number > number
+echo "$number;c1" """,
     "squeue": "cat queue 2>/dev/null || true",
     "sacct": "cat accounting 2>/dev/null || true",
     "scancel": "printf '%s\\0' scancel \"$@\" >> calls; printf '\\n\\0' >> calls",

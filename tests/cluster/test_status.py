@@ -133,7 +133,8 @@ def test_what_is_no_run_is_refused(place: Path) -> None:
     [
         ("", None),
         ("a\nb\n", "b"),
-        ("x\nRuntimeError: cause\n0: at the end\nsrun: error: n1: Exited with 1\n", "RuntimeError: cause"),
+        ("x\nRuntimeError: cause\n0: the end\nsrun: error: n1: Exited with 1\n",
+         "RuntimeError: cause"),
         ("x\nsrun: error: n1: task 0: Killed\nFAILED with status 137: see the error above\n",
          "FAILED with status 137: see the error above"),
     ],

@@ -130,7 +130,7 @@ def test_an_environment_without_the_package_is_refused(
     assert "→" in result.stdout
 
 
-@pytest.mark.parametrize("name", (*SCRIPTS, *OF_THE_CHAIN, "decay.sbatch"))
+@pytest.mark.parametrize("name", [*SCRIPTS, *OF_THE_CHAIN, "decay.sbatch"])
 def test_not_a_batch_job_is_refused(name: str) -> None:
     result = run_script(name, "a", "b", "c")
     assert result.returncode == 2
