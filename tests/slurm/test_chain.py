@@ -84,9 +84,7 @@ def submitter(cluster: Cluster, tmp_path: Path) -> Submitter:
 @pytest.mark.long
 def test_from_text_to_evaluated_models(cluster: Cluster, submitter: Submitter) -> None:
     submitter.submit()
-    with pytest.raises(
-        RuntimeError, match=r"are in the queue: 1, 2, 3_\[0-1\], 4, 5\n.*scancel 1 2 3 4 5`"
-    ):
+    with pytest.raises(RuntimeError, match=r"are in the queue: .*\d+_\[0-1\], .*\n.*`scancel \d+ "):
         submitter.submit()
     assert set(submitter.states().values()) <= {"running", "waiting", "done"}
     submitter.wait()
