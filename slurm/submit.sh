@@ -17,4 +17,4 @@ environment=${MMBERT_VENV:-$folder/../.venv}
     echo "  → run 'make setup', or export MMBERT_VENV=/path/to/the/environment" >&2
     exit 2
 }
-MMBERT_SCRIPTS=$folder exec "$environment/bin/python" -P -m mmbert submit "$@"
+MMBERT_SCRIPTS=$folder exec "$environment/bin/python" -P -m mmbert.cli submit "$@"

@@ -52,12 +52,12 @@ class Submitter:
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(
-            self._run(sys.executable, "-m", "mmbert", "status", "--json", "--", self.out)
+            self._run(sys.executable, "-m", "mmbert.cli", "status", "--json", "--", self.out)
         )
         return found
 
     def screen(self) -> str:
-        return self._run(sys.executable, "-m", "mmbert", "status", "--", self.out)
+        return self._run(sys.executable, "-m", "mmbert.cli", "status", "--", self.out)
 
     def states(self) -> dict[str, str]:
         return {job["step"]: job["state"] for job in self.status()["jobs"]}

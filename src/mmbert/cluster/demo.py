@@ -53,7 +53,9 @@ def make_corpus(corpus: Path) -> None:
     make_folder(corpus.parent)
     partial = corpus.with_name(f"{corpus.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    result = subprocess.run(corpus_command(partial), capture_output=True, text=True)
+    result = subprocess.run(
+        corpus_command(partial), capture_output=True, text=True, encoding="utf-8", errors="replace"
+    )
     if result.returncode:
         raise ArgumentError(
             f"the demo corpus cannot be written to {partial}: {result.stderr.strip()}",

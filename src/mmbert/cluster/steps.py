@@ -210,13 +210,13 @@ class _Inside:
             "merged": ("merge", str(folder.run), "--output", str(folder.merged)),
         }
         for name in unwritten:
-            yield self._one_task(values, ("mmbert", *commands[name]))
+            yield self._one_task(values, ("mmbert.cli", *commands[name]))
 
     def measure(self, values: JobValues, arguments: tuple[str, ...]) -> Iterator[str]:
         shards, out, *models = arguments
         for model in models:
             report = f"{out}/{model.rpartition('/')[2]}.tsv"
-            command = ("mmbert", "evaluate", model, "--data", shards, "--report", report)
+            command = ("mmbert.cli", "evaluate", model, "--data", shards, "--report", report)
             yield self._one_task(values, command)
 
     def _one_task(self, values: JobValues, words: tuple[str, ...]) -> str:

@@ -185,6 +185,8 @@ def _call(command: Sequence[str], variables: Mapping[str, str], step: Step) -> s
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except OSError as error:
         raise ArgumentError(

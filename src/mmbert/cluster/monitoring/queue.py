@@ -109,7 +109,13 @@ def _answer(*command: str) -> str | None:
     """Return the output of a command of Slurm; None if it fails or does not answer."""
     try:
         result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
