@@ -39,7 +39,7 @@ setup(
             "recipes/*.yaml",
             "recipes/languages/*.txt",
         ],
-        "mmbert.slurm": ["*.bash", "*.sbatch"],
+        "mmbert.slurm": ["*.bash", "*.sbatch", "*.sh", "sites/*.yaml"],
         "mmbert_kernels": ["py.typed"],
         "mmbert_prep": ["py.typed", "languages/*.txt"],
     },

@@ -98,7 +98,7 @@ def test_the_statuses_of_programs_and_scripts_are_in_the_table() -> None:
     constants = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     scripts = {
         int(status)
-        for path in (ROOT / "slurm").iterdir()
+        for path in (ROOT / "slurm").glob("*.*")
         for status in re.findall(r"\b(?:exit |status=)(\d+)", path.read_text(encoding="utf-8"))
     }
     assert {0, *constants, *scripts} <= listed

@@ -1,5 +1,6 @@
 """Commands that list or copy packaged files."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,13 @@ def test_recipes_are_listed_and_printed(tmp_path: Path) -> None:
 def test_slurm_scripts_are_copied_but_nothing_is_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "slurm"
     _output("slurm-scripts", str(folder))
-    files = ["common.bash", "preprocess.sbatch", "pretrain.sbatch"]
+    names = (path.relative_to(ROOT / "slurm") for path in (ROOT / "slurm").rglob("*.*"))
+    files = sorted(str(name) for name in names if name.name != "site.yaml")
+    assert files == [
+        *("common.bash", "decay.sbatch", "evaluate.sbatch", "merge.sbatch", "preprocess.sbatch"),
+        *("pretrain.sbatch", "sites/amd.yaml", "sites/nvidia.yaml", "submit.sh"),
+    ]
+    assert os.access(folder / "submit.sh", os.X_OK)
     for name in files:
         assert (folder / name).read_bytes() == (ROOT / "slurm" / name).read_bytes()
     (folder / "pretrain.sbatch").write_text("mine")

@@ -76,7 +76,7 @@ def _check_mmbert(arguments: list[str]) -> None:
     if command is None:
         raise UnknownCommandError(f"mmbert has no command {arguments[0]!r}")
     values = _parse(command, arguments[1:])
-    if arguments[0] in ("plan", "ablate", "decay"):
+    if arguments[0] in ("plan", "ablate", "decay", "submit"):
         _check_recipe(values["recipe"], values["overrides"])
     elif arguments[0] == "recipes" and values.get("name"):
         _check_recipe(values["name"], ())
@@ -196,6 +196,16 @@ def _check_sbatch(arguments: list[str]) -> None:
     if script == "slurm/pretrain.sbatch":
         recipe, shards, run, *overrides = rest
         _check_pretrain(["--recipe", recipe, "--data", shards, "--output", run, *overrides])
+    elif script == "slurm/decay.sbatch":
+        recipe, shards, run, *rest = rest
+        place = rest.index("--") if "--" in rest else len(rest)
+        for variant in rest[:place]:
+            words = ["--recipe", recipe, "--data", shards, "--output", run, "--variant", variant]
+            _check_pretrain([*words, *rest[place + 1 :]])
+    elif script == "slurm/merge.sbatch":
+        assert len(rest) in (2, 3), rest
+    elif script == "slurm/evaluate.sbatch":
+        assert len(rest) >= 3, rest
     else:
         if not rest[0].startswith("--"):
             rest = ["--input", rest[0], "--output", rest[1], *rest[2:]]
@@ -230,6 +240,7 @@ _CHECKS: dict[str, Callable[[list[str]], None]] = {
     "python3": _check_python,
     "make": _check_make,
     "sbatch": _check_sbatch,
+    "slurm/submit.sh": lambda arguments: _check_mmbert(["submit", *arguments]),
     "mpirun": _check_after_options,
     "srun": _check_after_options,
     "torchrun": _check_torchrun,

@@ -151,17 +151,17 @@ class Cluster:
         command = ("sbatch", "--parsable", *arguments)
         return int(self.run(*command, folder=folder, environment=environment))
 
-    def job(self, job: int) -> dict[str, str]:
+    def job(self, job: int | str) -> dict[str, str]:
         """Return the fields of `scontrol show job`: JobState, Restarts, ExitCode, StdOut, …"""
         words = self.run("scontrol", "show", "job", str(job)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def log(self, job: int) -> str:
+    def log(self, job: int | str) -> str:
         """Return the output of the job so far, over all its starts."""
         path = Path(self.job(job)["StdOut"])
         return path.read_text() if path.exists() else ""
 
-    def wait_state(self, job: int, *states: str, timeout: float = 120) -> dict[str, str]:
+    def wait_state(self, job: int | str, *states: str, timeout: float = 120) -> dict[str, str]:
         """Wait until the job is in one of `states`. Raises TimeoutError with its log."""
         end = time.monotonic() + timeout
         while (found := self.job(job))["JobState"] not in states:
@@ -172,7 +172,7 @@ class Cluster:
             time.sleep(0.2)
         return found
 
-    def wait_log(self, job: int, text: str, *, times: int = 1, timeout: float = 120) -> None:
+    def wait_log(self, job: int | str, text: str, *, times: int = 1, timeout: float = 120) -> None:
         """Wait until the log contains `text` this many times. Raises TimeoutError with the log."""
         end = time.monotonic() + timeout
         while self.log(job).count(text) < times:
@@ -184,7 +184,7 @@ class Cluster:
                 raise TimeoutError(f"{said}; its log:\n{self.log(job)}")
             time.sleep(0.2)
 
-    def restart_now(self, job: int) -> None:
+    def restart_now(self, job: int | str) -> None:
         """Start a requeued job immediately; Slurm would wait two minutes."""
         self.wait_state(job, "PENDING")
         end = time.monotonic() + 120

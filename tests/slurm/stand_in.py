@@ -13,7 +13,7 @@ import time
 from types import FrameType
 
 RANK = int(os.environ["SLURM_PROCID"])
-OPTIONS = dict(word.split("=", 1) for word in sys.argv[7:])
+OPTIONS = dict(word.split("=", 1) for word in sys.argv[7:] if "=" in word)
 
 
 def wait_for_signal() -> None:

@@ -152,3 +152,23 @@ def test_a_failed_rank_ends_the_job_though_the_others_hang(cluster: Cluster, hom
     assert "2: RuntimeError: the cause" in log
     assert "n2: task 2: Exited with exit code 3" in log
     assert "FAILED with status" in log
+
+
+@pytest.mark.long
+def test_tasks_of_an_array_save_and_requeue_themselves_alone(cluster: Cluster, home: Path) -> None:
+    """The last task has the number of the whole array, which must not be requeued for it."""
+    words = (*PATHS, "one", "two words", "--", "do=wait", "apart=0")
+    options = ("--array=0-1", "--nodes=1", "--gpus-per-node=1")
+    array = cluster.submit(*options, SCRIPT.with_name("decay.sbatch"), *words, folder=home)
+    tasks = [f"{array}_{index}" for index in (0, 1)]
+    for task in tasks:
+        cluster.wait_log(task, "waiting", timeout=240)
+    for task, other in (tasks, tasks[::-1]):
+        cluster.run("scancel", "--batch", "--signal=USR1", task)
+        cluster.wait_log(task, "saved and requeued", timeout=240)
+        if task == tasks[0]:
+            assert cluster.job(other)["JobState"] == "RUNNING"
+        cluster.restart_now(task)
+        end = cluster.wait_state(task, "COMPLETED", timeout=240)
+        assert end["Restarts"] == "1", cluster.log(task)
+    assert r"--variant two\ words" in cluster.log(tasks[1])

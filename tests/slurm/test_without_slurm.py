@@ -11,6 +11,8 @@ import pytest
 from tests.support.environment import ROOT, with_packages
 
 SCRIPTS = ("pretrain.sbatch", "preprocess.sbatch")
+OF_THE_CHAIN = ("merge.sbatch", "evaluate.sbatch")
+ALL = sorted(path.name for path in (ROOT / "slurm").glob("*.*") if path.suffix != ".yaml")
 
 
 def run_script(
@@ -128,17 +130,17 @@ def test_an_environment_without_the_package_is_refused(
     assert "→" in result.stdout
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [*SCRIPTS, *OF_THE_CHAIN, "decay.sbatch"])
 def test_not_a_batch_job_is_refused(name: str) -> None:
     result = run_script(name, "a", "b", "c")
     assert result.returncode == 2
     assert "sbatch" in result.stdout
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", ALL)
 def test_the_scripts_are_sound_shell(name: str) -> None:
     shellcheck = shutil.which("shellcheck")
-    command = [shellcheck, "-x", "-S", "warning"] if shellcheck else ["bash", "-n"]
+    command = [shellcheck, "-x"] if shellcheck else ["bash", "-n"]
     result = subprocess.run(
         [*command, str(ROOT / "slurm" / name)], cwd=ROOT, capture_output=True, text=True, timeout=30
     )

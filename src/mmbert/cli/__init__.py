@@ -7,6 +7,7 @@
 - `ablate_command`: `ablate`.
 - `decay_command`: `decay`.
 - `fault_drill_command`: `fault-drill`.
+- `cluster_commands`: `submit`, `status`.
 - `packaged_commands`: `recipes`, `slurm-scripts`.
 - `report_command`: `report`.
 """
@@ -15,6 +16,7 @@ import sys
 
 from mmbert.cli import (
     ablate_command,
+    cluster_commands,
     decay_command,
     fault_drill_command,
     import_command,
@@ -30,6 +32,7 @@ from mmbert.waiting_threads import sleep_while_waiting
 __all__ = [
     "ablate_command",
     "app",
+    "cluster_commands",
     "decay_command",
     "fault_drill_command",
     "import_command",

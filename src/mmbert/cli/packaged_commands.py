@@ -47,16 +47,26 @@ def slurm_scripts(
         "slurm"
     ),
 ) -> None:
-    """Copy the Slurm batch scripts into a folder. Call sbatch from its parent folder."""
-    packaged = Path(__file__).parents[1] / "slurm"
-    if not packaged.is_dir():  # run from a repository, not installed
-        packaged = Path(__file__).parents[3] / "slurm"
-    files = sorted(path for path in packaged.iterdir() if path.suffix in (".bash", ".sbatch"))
-    existing = [folder / file.name for file in files if (folder / file.name).exists()]
+    """Copy the Slurm scripts into a folder. Call submit.sh there, or sbatch from its parent."""
+    packaged = packaged_scripts()
+    files = [
+        path.relative_to(packaged)
+        for path in (*sorted(packaged.iterdir()), *sorted(packaged.glob("sites/*.yaml")))
+        if path.suffix in (".bash", ".sbatch", ".sh") or path.parent != packaged
+    ]
+    existing = [folder / file for file in files if (folder / file).exists()]
     if existing:
         raise OutputError(
             f"{existing[0]} already exists", remedy="name another folder, or remove it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sites").mkdir(parents=True, exist_ok=True)
     for file in files:
-        print(shutil.copyfile(file, folder / file.name))
+        print(shutil.copyfile(packaged / file, folder / file))
+        if file.suffix == ".sh":
+            (folder / file).chmod(0o755)
+
+
+def packaged_scripts() -> Path:
+    """Return the folder of the Slurm scripts in the package or the repository."""
+    installed = Path(__file__).parents[1] / "slurm"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "slurm"

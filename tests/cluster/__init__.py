@@ -1,0 +1,1 @@
+"""`mmbert.cluster`: site files, the chain of jobs, counting of starts, status; without Slurm."""
