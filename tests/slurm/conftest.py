@@ -1,6 +1,8 @@
 """Fixtures: one virtual cluster of three nodes, cleared between tests."""
 
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, missing
+from tests.support.environment import ROOT, with_packages
 from tests.support.tiny_run import make_inputs
 
 
@@ -45,3 +48,22 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     make_inputs(folder)
     return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with the scripts, in which `mmbert.pretrain` is the stand-in."""
+    shutil.copytree(ROOT / "slurm", tmp_path / "slurm")
+    package = tmp_path / "packages" / "mmbert"
+    package.mkdir(parents=True)
+    # All other modules are the real ones.
+    (package / "__init__.py").write_text(
+        "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
+    )
+    shutil.copy(Path(__file__).with_name("stand_in.py"), package / "pretrain.py")
+    for name, value in with_packages(package.parent, MMBERT_VENV=sys.prefix).items():
+        monkeypatch.setenv(name, value)
+    for name in list(os.environ):
+        if name.startswith("SLURM_"):
+            monkeypatch.delenv(name)
+    return tmp_path
