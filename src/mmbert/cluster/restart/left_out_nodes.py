@@ -40,8 +40,7 @@ def leave_out(job: SlurmJob, nodes: int, hosts: Sequence[str], say: Callable[[st
     if usable == 0:
         say(f"not excluding {names}: the partition has no other usable node")
         return
-    before = job.excluded()
-    if not job.update(ExcNodeList=",".join([*([before] if before else []), *hosts])):
+    if not job.update(ExcNodeList=",".join(dict.fromkeys([*job.excluded(), *hosts]))):
         say(f"Slurm did not exclude {names} from the next start")
         return
     say(f"the next start leaves out {names}")

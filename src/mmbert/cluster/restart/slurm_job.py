@@ -99,13 +99,13 @@ class SlurmJob:
 
     def hosts(self) -> tuple[str, ...]:
         """Return the names of the job's nodes. Raises LauncherError if Slurm does not tell."""
-        found = _answer("scontrol", "show", "hostnames", self._node_list)
+        found = _host_names(self._node_list)
         if not found:
             raise LauncherError(
                 f"`scontrol show hostnames {self._node_list}` names no node",
                 remedy="check that scontrol works on the compute nodes",
             )
-        return tuple(found.split())
+        return tuple(found)
 
     def field(self, name: str) -> str | None:
         """Return a field of `scontrol show job`, such as EndTime; None if it is not known."""
@@ -144,10 +144,10 @@ class SlurmJob:
         """Have Slurm put this job back into the queue; return whether it did."""
         return _answer("scontrol", "requeue", self.id) is not None
 
-    def excluded(self) -> str:
-        """Return the list of nodes that the job excludes; empty if it is not known."""
+    def excluded(self) -> list[str]:
+        """Return the nodes that the job excludes; none if they are not known."""
         found = self.field("ExcNodeList")
-        return "" if found in (None, "(null)") else str(found)
+        return [] if found in (None, "(null)") else _host_names(str(found))
 
     def update(self, **fields: object) -> bool:
         """Change fields of the requeued job; return whether Slurm did.
@@ -198,6 +198,11 @@ class SlurmJob:
 def is_unusable(state: str) -> bool:
     """Return whether a node in this state of `sinfo` is of no use; `*` means that it is silent."""
     return state.endswith("*") or state.rstrip("~#!%$@^-+").lower() in _UNUSABLE
+
+
+def _host_names(node_list: str) -> list[str]:
+    """Return the names in a node list such as n[1-3,7]; none without an answer."""
+    return (_answer("scontrol", "show", "hostnames", node_list) or "").split()
 
 
 def _node_states(which: str) -> dict[str, str] | None:

@@ -1,6 +1,8 @@
 """Detection of failures during training, and recovery from them.
 
 - `watchdog`: hang detection from per-rank heartbeats.
+- `activity`: activities of a rank, and the sections of a run that they belong to.
+- `section_limits`: limits for the time without progress, from what the run has seen.
 - `loss_monitor`: loss spikes and non-finite steps.
 - `stop_request`: stop requests by signal, STOP file or death of the launcher.
 - `process_tree`: launchers among the ancestors of this process.
