@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, missing
+from tests.slurm.tiny_job import submit_tiny_job
 from tests.support.environment import ROOT, with_packages
 from tests.support.tiny_run import make_inputs
 
@@ -67,3 +68,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name.startswith("SLURM_"):
             monkeypatch.delenv(name)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    three_nodes: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of an uninterrupted tiny run of two ranks on one host."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    job = submit_tiny_job(three_nodes, inputs, run, "--nodes=1", "--gpus-per-node=2")
+    end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=600)
+    assert end["JobState"] == "COMPLETED", three_nodes.log(job)
+    return run

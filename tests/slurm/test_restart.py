@@ -5,7 +5,6 @@ compared bitwise with an undisturbed run.
 """
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,11 @@ from mmbert.run_journal import (
     read_records,
 )
 from tests.slurm.cluster import Cluster
-from tests.support.environment import ROOT
-from tests.support.tiny_run import ENVIRONMENT, losses_and_norms, weights
+from tests.slurm.tiny_job import SCRIPT, submit_tiny_job
+from tests.support.tiny_run import losses_and_norms, weights
 
-SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
 PATHS = ("my recipe.yaml", "shards", "run")
 TWO_HOSTS = ("--nodes=2", "--gpus-per-node=2")
-LONGER = ("phases.pretrain.tokens=80k", "phases.extension.tokens=80k")
 
 
 def starts(run: Path) -> list[StartEvent]:
@@ -120,10 +117,10 @@ def test_a_node_that_starts_no_task_is_left_out_before_slurm_notices(
         for rank in (0, 1):
             cluster.kill_task(f"SLURM_PROCID={rank}", "mmbert.pretrain")
         cluster.wait_log(job, "the next start leaves out n2", timeout=400)
-        cluster.restart_now(job)
-        end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     finally:
         cluster.revive_node("n2")
+    cluster.restart_now(job)
+    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
     assert (end["JobState"], end["NodeList"]) == ("COMPLETED", "n[1,3]"), cluster.log(job)
     reports = list(read_records(home / "run" / NODE_REPORTS_NAME, NodeReport))
     assert [(report.host, report.problem) for report in reports] == [("n2", NodeProblem.DEAD)]
@@ -132,34 +129,12 @@ def test_a_node_that_starts_no_task_is_left_out_before_slurm_notices(
 # Real training
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    three_nodes: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Folder of an uninterrupted run of two ranks on one host."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    job = train(three_nodes, inputs, folder / "run", "--nodes=1", "--gpus-per-node=2")
-    end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=600)
-    assert end["JobState"] == "COMPLETED", three_nodes.log(job)
-    return folder / "run"
-
-
-def train(cluster: Cluster, inputs: Path, run: Path, *options: str) -> int:
-    """Submit the tiny run with a checkpoint every 20 steps and return the job id."""
-    return cluster.submit(
-        *(*options, f"--output={run.parent}/%x-%j.log", SCRIPT),
-        *(inputs / "recipe.yaml", inputs / "shards", run, *LONGER, "checkpoint.every_tokens=20k"),
-        folder=ROOT,
-        environment={**ENVIRONMENT, "MMBERT_VENV": sys.prefix},
-    )
-
-
 @pytest.mark.long
 def test_a_killed_rank_is_started_again_and_the_run_ends_in_the_same_bits(
     cluster: Cluster, inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    job = train(cluster, inputs, run, "--nodes=2", "--gpus-per-node=1")
+    job = submit_tiny_job(cluster, inputs, run, "--nodes=2", "--gpus-per-node=1")
     cluster.wait_log(job, "step 50/", timeout=400)
     cluster.kill_task("SLURM_PROCID=1", "mmbert.pretrain")
     end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=600)
@@ -179,7 +154,7 @@ def test_a_host_that_dies_is_replaced_and_left_out(
     cluster: Cluster, inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Slurm itself requeues the job, which resumes from the last checkpoint on n1 and n3."""
-    job = train(cluster, inputs, tmp_path / "run", "--nodes=2", "--gpus-per-node=1")
+    job = submit_tiny_job(cluster, inputs, tmp_path / "run", "--nodes=2", "--gpus-per-node=1")
     cluster.wait_log(job, "step 50/", timeout=400)
     cluster.kill_node("n2")
     try:

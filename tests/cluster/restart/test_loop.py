@@ -12,7 +12,7 @@ from mmbert.run_journal import NODE_REPORTS_NAME, STARTS_NAME, NodeReport, Start
 
 # Each start takes the next line of `starts`: its exit status, and a checkpoint that it leaves.
 SRUN = r"""
-case "$*" in *SLURMD_NODENAME*) printf 'n1\nn2\n'; exit;; esac
+case "$*" in *SLURMD_NODENAME*) cat answering; exit;; esac
 read -r status step < starts; sed -i 1d starts
 [ -z "$step" ] || mv "ready/$step" run/checkpoints/
 exit "$status"
@@ -37,6 +37,7 @@ class Slurm:
             record = f'echo "{name} $*" >> calls\n'
             (folder / "bin" / name).write_text(f"#!/bin/bash\n{record}{body}\n")
             (folder / "bin" / name).chmod(0o755)
+        (folder / "answering").write_text("n1\nn2\n")
         (folder / "state").write_text("RUNNING\n")
         (folder / "nodes").write_text("n1 allocated\nn2 allocated\nn3 idle\n")
         monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
@@ -122,6 +123,25 @@ def test_a_dead_node_is_left_out_after_the_requeue(slurm: Slurm) -> None:
     reports = list(read_records(Path("run") / NODE_REPORTS_NAME, NodeReport))
     assert [(report.host, report.exclude) for report in reports] == [("n2", True)]
     assert slurm.ends()[0].cause == "dead node: n2 (Slurm says down*)"
+
+
+def test_a_node_that_starts_no_task_is_dead_even_if_slurm_calls_it_allocated(slurm: Slurm) -> None:
+    slurm.write("starts", "1\n")
+    slurm.write("answering", "n1\n")
+    assert slurm.run() == 1
+    assert slurm.calls("scontrol update")[-1].endswith("ExcNodeList=n9,n2")
+    probes = [call for call in slurm.calls("srun") if "SLURMD_NODENAME" in call]
+    assert [call.split("--nodelist=")[1].split()[0] for call in probes] == ["n1,n2", "n2"]
+
+
+def test_an_allocation_that_starts_no_task_at_all_is_given_back_three_times(slurm: Slurm) -> None:
+    """No node is blamed."""
+    slurm.write("starts", 9 * "1\n")
+    slurm.write("answering", "")
+    for requeues in (1, 2, 3, 3):
+        assert slurm.run() == 1
+        assert len(slurm.calls("scontrol requeue")) == requeues
+    assert not any("ExcNodeList" in call for call in slurm.calls("scontrol update"))
 
 
 def test_without_a_replacement_the_job_takes_the_nodes_that_are_left(slurm: Slurm) -> None:

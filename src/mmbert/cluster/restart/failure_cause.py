@@ -25,6 +25,7 @@ class Cause(StrEnum):
     USER_ERROR = "error that you can fix"
     NO_SPACE = "no space left on the disk"
     DEAD_NODE = "dead node"
+    NO_LAUNCH = "no task can be started on any node"
     HANG = "hang"
     KILLED = "killed"
     FAILED = "failed"
@@ -50,6 +51,9 @@ class Outcome:
     """First line of the watchdog's report, if it wrote one in this start."""
     dead_nodes: tuple[tuple[str, str], ...] = ()
     """Lost hosts, each with how that is known."""
+    no_launch: bool = False
+    """Whether Slurm starts no task on any node of the job, such as in an allocation that it made
+    while it was losing a node."""
     asked_to_stop: bool = False
     """Whether the ranks were told to save and exit."""
 
@@ -84,6 +88,8 @@ def cause_of(outcome: Outcome) -> tuple[Cause, str]:
     if outcome.dead_nodes:
         named = ", ".join(f"{host} ({why})" for host, why in outcome.dead_nodes)
         return Cause.DEAD_NODE, f"{Cause.DEAD_NODE}: {named}"
+    if outcome.no_launch:
+        return Cause.NO_LAUNCH, Cause.NO_LAUNCH
     if outcome.hang_report is not None:
         return Cause.HANG, f"{Cause.HANG}: {outcome.hang_report}"
     if own := _of_kind(failures, FailureKind.OTHER, FailureKind.USER):
@@ -99,7 +105,8 @@ def action_after(
     """Return what to do after a start.
 
     Args:
-        restarts: restarts of this job since the newest checkpoint.
+        restarts: restarts of this job since the newest checkpoint; of `NO_LAUNCH`, the requeues for
+            it in a row.
         asked_to_stop: whether the job was told to leave, so that a restart would have no time.
         preempted: whether Slurm is taking the nodes away.
     """
@@ -109,7 +116,7 @@ def action_after(
         return Action.REQUEUE
     if restarts >= RESTARTS_WITHOUT_CHECKPOINT:
         return Action.END
-    return Action.REQUEUE if asked_to_stop else Action.RESTART
+    return Action.REQUEUE if asked_to_stop or cause is Cause.NO_LAUNCH else Action.RESTART
 
 
 def _of_kind(failures: Sequence[RankFailure], *kinds: FailureKind) -> list[RankFailure]:

@@ -90,7 +90,9 @@ class RestartLoop:
                 return outcome.status or EXIT_FAILURE
             action = action_after(
                 cause,
-                restarts=restarts,
+                restarts=self._journal.in_a_row(cause) - 1
+                if cause is Cause.NO_LAUNCH
+                else restarts,
                 asked_to_stop=outcome.asked_to_stop,
                 preempted=self._job.is_preempted(),
             )

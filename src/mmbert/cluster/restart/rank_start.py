@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,14 +102,16 @@ class RankStart:
             self._failures.parent.rmdir()
         stopped = stop.asked is not None
         dead: dict[str, str] = {}
+        no_launch = False
         if not is_certain(status, failures, asked_to_stop=stopped):
-            dead = self._dead_nodes()
+            dead, no_launch = self._look_at_nodes()
         return Outcome(
             status=status,
             placement=self.placement,
             failures=failures,
             hang_report=hang_report,
             dead_nodes=tuple(dead.items()),
+            no_launch=no_launch,
             asked_to_stop=stopped,
         )
 
@@ -188,14 +190,21 @@ class RankStart:
             == (self.job.id, self.job.restart, self.number)
         )
 
-    def _dead_nodes(self) -> dict[str, str]:
-        """Return lost hosts, with how that is known: Slurm says so, or starts no task there."""
-        hosts: Sequence[str] = self.placement.hosts
+    def _look_at_nodes(self) -> tuple[dict[str, str], bool]:
+        """Return lost hosts, with how that is known, and whether no host starts a task.
+
+        Slurm says that a host is lost, or starts no task on it.
+        """
+        hosts = self.placement.hosts
         said = self.job.unusable(hosts)
-        dead = {host: f"Slurm says {state}" for host, state in said.items()}
-        if not dead and self.job.taken_away() is None:
-            dead = dict.fromkeys(self.job.silent(hosts), "no task can be started on it")
-        return dead
+        if said:
+            return {host: f"Slurm says {state}" for host, state in said.items()}, False
+        if self.job.taken_away() is not None:
+            return {}, False
+        silent = self.job.silent(hosts, self.allocation.gpus_per_node)
+        if len(silent) == len(hosts):
+            return {}, True
+        return dict.fromkeys(silent, "no task can be started on it"), False
 
 
 def _file_identity(path: Path) -> tuple[int, int] | None:

@@ -179,20 +179,22 @@ class SlurmJob:
         rest = set(states) - set(excluded)
         return sum(not is_unusable(states[host]) for host in rest)
 
-    def silent(self, hosts: Sequence[str]) -> list[str]:
+    def silent(self, hosts: Sequence[str], gpus: int) -> list[str]:
         """Return those of `hosts` on which no task can be started: none started twice.
 
-        Slurm may take minutes to notice that a node is gone. If no node starts a task, Slurm itself
-        is in trouble, and no node is blamed.
+        Slurm may take minutes to notice that a node is gone. If no node starts a task, it is the
+        allocation or Slurm itself that is broken.
+
+        Args:
+            gpus: GPUs of each node, which are asked for as the ranks do.
         """
-        first = _answer(*_probe(hosts), seconds=PROBE_SECONDS, failing=True) or ""
+        first = _answer(*_probe(hosts, gpus), seconds=PROBE_SECONDS, failing=True) or ""
         rest = [host for host in hosts if host not in first.split()]
         with ThreadPoolExecutor(PROBES_AT_ONCE) as threads:
             again = threads.map(
-                lambda host: _answer(*_probe([host]), seconds=PROBE_SECONDS) or "", rest
+                lambda host: _answer(*_probe([host], gpus), seconds=PROBE_SECONDS) or "", rest
             )
-        dead = [host for host, text in zip(rest, again, strict=True) if host not in text.split()]
-        return [] if len(dead) == len(hosts) else dead
+        return [host for host, text in zip(rest, again, strict=True) if host not in text.split()]
 
 
 def is_unusable(state: str) -> bool:
@@ -213,11 +215,12 @@ def _node_states(which: str) -> dict[str, str] | None:
     return {words[0]: words[1] for words in map(str.split, text.splitlines()) if len(words) == 2}
 
 
-def _probe(hosts: Sequence[str]) -> list[str]:
+def _probe(hosts: Sequence[str], gpus: int) -> list[str]:
     """Return the command that prints the name of every host on which it can start a task."""
     return [
         *("srun", f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}", "--ntasks-per-node=1"),
         *(f"--nodelist={','.join(hosts)}", "--cpus-per-task=1", "--mpi=none", "--overlap"),
+        *((f"--gpus-per-node={gpus}",) if gpus else ()),
         *("--kill-on-bad-exit=0", "printenv", "SLURMD_NODENAME"),
     ]
 

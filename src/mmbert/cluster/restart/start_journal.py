@@ -70,6 +70,17 @@ class StartJournal:
             )
             self._append(NODE_REPORTS_NAME, report)
 
+    def in_a_row(self, cause: Cause) -> int:
+        """Return how many of the job's last starts ended with this cause."""
+        count = 0
+        for event in reversed(list(read_records(self._folder / STARTS_NAME, StartEvent))):
+            if event.job != self._job or event.status is None:
+                continue
+            if not (event.cause or "").startswith(cause):
+                break
+            count += 1
+        return count
+
     def node_reports(self) -> list[NodeReport]:
         """Return what was noticed about nodes in this run."""
         return list(read_records(self._folder / NODE_REPORTS_NAME, NodeReport))
