@@ -9,7 +9,7 @@ from tests.support.tiny_run import ENVIRONMENT
 
 SCRIPT = ROOT / "slurm" / "pretrain.sbatch"
 # Lasts some seconds, long enough to be interrupted.
-LONGER = ("phases.pretrain.tokens=80k", "phases.extension.tokens=80k")
+LONGER = ("phases.pretrain.tokens=40k", "phases.extension.tokens=40k")
 
 
 def submit_tiny_job(

@@ -1,6 +1,7 @@
 """Faults injected into real ranks; after each, the run ends like an undisturbed one."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.checkpoint.format import Index, RunState
+from mmbert.rank_failures import FOLDER_VARIABLE, FailureKind, read_failures
 from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.environment import ROOT, with_packages
@@ -32,8 +34,9 @@ def killed(statuses: list[int | None], victim: int) -> bool:
 
 
 def test_killed_again_and_again_it_is_the_same_run(
-    inputs: Path, undisturbed: Path, tmp_path: Path
+    inputs: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "failures"))
     options = options_for(inputs, tmp_path / "run")
     for victim, step, activity in (
         (1, 2, Activity.TRAIN_STEP),
@@ -47,6 +50,9 @@ def test_killed_again_and_again_it_is_the_same_run(
             arguments=(victim, step, activity, signal.SIGKILL),
         )
         assert killed(exit_statuses(ranks), victim), output_of(options)
+        reported = read_failures(tmp_path / "failures")
+        assert [(one.rank, one.kind) for one in reported] == [(1 - victim, FailureKind.PEER)]
+        shutil.rmtree(tmp_path / "failures")
     ranks = start_ranks(options, before=fault_injection.kill_while_writing, arguments=(1, 20))
     assert killed(exit_statuses(ranks), 1), output_of(options)
     assert run_to_the_end(options) == [0, 0], output_of(options)
@@ -131,8 +137,9 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
 
 
 def test_a_log_that_cannot_be_written_is_said_and_nothing_is_lost(
-    inputs: Path, undisturbed: Path, tmp_path: Path
+    inputs: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "failures"))
     options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
     options.output.mkdir()
     log = options.output / "log.jsonl"
@@ -140,6 +147,11 @@ def test_a_log_that_cannot_be_written_is_said_and_nothing_is_lost(
     assert run_to_the_end(options) == [2, 2], output_of(options)
     assert output_of(options).count(f"{log} cannot be written: No space left on device") == 1
     assert "Traceback" not in output_of(options)
+    reported = read_failures(tmp_path / "failures")
+    assert [(one.rank, one.kind) for one in reported] == [
+        (0, FailureKind.NO_SPACE),
+        (1, FailureKind.NO_SPACE),
+    ]
     log.unlink()
     assert run_to_the_end(options) == [0, 0], output_of(options)
     assert step_losses(options.output) == step_losses(undisturbed)
