@@ -77,6 +77,6 @@ def undisturbed(
     """Folder of an uninterrupted tiny run of two ranks on one host."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     job = submit_tiny_job(three_nodes, inputs, run, "--nodes=1", "--gpus-per-node=2")
-    end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=600)
+    end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=1200)
     assert end["JobState"] == "COMPLETED", three_nodes.log(job)
     return run

@@ -142,7 +142,12 @@ class SlurmJob:
 
     def requeue(self) -> bool:
         """Have Slurm put this job back into the queue; return whether it did."""
-        return _answer("scontrol", "requeue", self.id) is not None
+        for attempt in range(3):  # the controller may be busy, or answer too late
+            if attempt:
+                time.sleep(5)
+            if _answer("scontrol", "requeue", self.id) is not None or self.taken_away():
+                return True
+        return False
 
     def excluded(self) -> list[str]:
         """Return the nodes that the job excludes; none if they are not known."""
