@@ -158,8 +158,10 @@ class RestartLoop:
         """
         if self._job.requeue():
             if self._allocation.tasks_requested:
-                # Tasks of all the nodes that it had: with fewer it would never start.
-                self._job.update(NumTasks=self._allocation.tasks_per_node)
+                # Slurm counted the tasks of all its nodes: with fewer it would never start.
+                tasks = self._allocation.tasks_per_node
+                if not self._job.update(NumTasks=tasks):
+                    self.say(f"Slurm did not set NumTasks={tasks}: the job waits for all its nodes")
             self._leave_out(outcome.dead_nodes)
             then = " and requeued; it continues in about two minutes or when nodes are free"
         else:

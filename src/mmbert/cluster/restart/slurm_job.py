@@ -161,7 +161,12 @@ class SlurmJob:
         the earliest.
         """
         words = [f"{name}={value}" for name, value in fields.items()]
-        return _answer("scontrol", "update", f"JobId={self.id}", *words) is not None
+        for attempt in range(3):  # the controller may be busy with ending the job's steps
+            if attempt:
+                time.sleep(2)
+            if _answer("scontrol", "update", f"JobId={self.id}", *words) is not None:
+                return True
+        return False
 
     def unusable(self, hosts: Sequence[str]) -> dict[str, str]:
         """Return those of `hosts` that Slurm has no use for, with their states."""
