@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from mmbert.checkpoint.format import Index, RunState
-from mmbert.rank_failures import FOLDER_VARIABLE, FailureKind, read_failures
+from mmbert.rank_failures import FailureKind, read_failures
 from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.environment import ROOT, with_packages
 from tests.support.job_processes import (
     exit_statuses,
+    failures_of,
     output_of,
     run_to_the_end,
     start_ranks,
@@ -34,9 +35,8 @@ def killed(statuses: list[int | None], victim: int) -> bool:
 
 
 def test_killed_again_and_again_it_is_the_same_run(
-    inputs: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "failures"))
     options = options_for(inputs, tmp_path / "run")
     for victim, step, activity in (
         (1, 2, Activity.TRAIN_STEP),
@@ -50,9 +50,9 @@ def test_killed_again_and_again_it_is_the_same_run(
             arguments=(victim, step, activity, signal.SIGKILL),
         )
         assert killed(exit_statuses(ranks), victim), output_of(options)
-        reported = read_failures(tmp_path / "failures")
+        reported = read_failures(failures_of(options))
         assert [(one.rank, one.kind) for one in reported] == [(1 - victim, FailureKind.PEER)]
-        shutil.rmtree(tmp_path / "failures")
+        shutil.rmtree(failures_of(options))
     ranks = start_ranks(options, before=fault_injection.kill_while_writing, arguments=(1, 20))
     assert killed(exit_statuses(ranks), 1), output_of(options)
     assert run_to_the_end(options) == [0, 0], output_of(options)
@@ -137,9 +137,8 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
 
 
 def test_a_log_that_cannot_be_written_is_said_and_nothing_is_lost(
-    inputs: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "failures"))
     options = options_for(inputs, tmp_path / "run", "checkpoint.every_tokens=1M")
     options.output.mkdir()
     log = options.output / "log.jsonl"
@@ -147,7 +146,7 @@ def test_a_log_that_cannot_be_written_is_said_and_nothing_is_lost(
     assert run_to_the_end(options) == [2, 2], output_of(options)
     assert output_of(options).count(f"{log} cannot be written: No space left on device") == 1
     assert "Traceback" not in output_of(options)
-    reported = read_failures(tmp_path / "failures")
+    reported = read_failures(failures_of(options))
     assert [(one.rank, one.kind) for one in reported] == [
         (0, FailureKind.NO_SPACE),
         (1, FailureKind.NO_SPACE),
