@@ -46,8 +46,9 @@ EXIT_STATUSES = (
     ExitStatus(
         EXIT_FAILURE,
         (TRAINING,),
-        "No progress for `guard.hang_minutes`: the watchdog has ended all ranks.",
-        "See [A rank that hangs](#a-rank-that-hangs).",
+        "No progress for `guard.hang_minutes`, or less where more is known: the watchdog has ended "
+        "all ranks.",
+        "See [A rank that hangs](#a-rank-that-hangs). `pretrain.sbatch` starts the ranks again.",
     ),
     ExitStatus(
         EXIT_FAILURE,
@@ -68,6 +69,14 @@ EXIT_STATUSES = (
         (ALL,),
         "Error that you can fix, of one of the kinds below, or a mistake in the command line.",
         "Do what the line with the arrow says, then run the same command again.",
+    ),
+    ExitStatus(
+        EXIT_FAILURE,
+        (PRETRAIN_JOB,),
+        "The ranks failed, and three restarts inside the job brought no newer checkpoint; or a "
+        "node died, and the job is requeued without it. The status is that of the ranks: 137 if "
+        "one was killed, for example.",
+        "Look up the cause that the last lines of the log name; submit again to continue.",
     ),
     ExitStatus(
         EXIT_USER_ERROR,
@@ -97,7 +106,8 @@ EXIT_STATUSES = (
         137,
         (ALL,),
         "Killed with SIGKILL, often for lack of host memory. `deepspeed` reports 247.",
-        "Reduce memory or request more. Training and preprocessing continue with the same command.",
+        "Reduce memory or request more. Training and preprocessing continue with the same command; "
+        "`pretrain.sbatch` starts the ranks again.",
     ),
     ExitStatus(
         138,

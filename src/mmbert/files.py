@@ -106,14 +106,31 @@ def make_folder(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+class NoSpaceError(OutputError):
+    """The disk is full, or the quota is used up."""
+
+
+def lacks_space(error: BaseException | None) -> bool:
+    """Return whether a full disk or an exceeded quota is the error, or what led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, NoSpaceError):
+            return True
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextlib.contextmanager
 def explained_write_errors(path: Path) -> Iterator[None]:
-    """Convert a full disk or an exceeded quota to an OutputError that names the file."""
+    """Convert a full disk or an exceeded quota to a NoSpaceError that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
+            raise NoSpaceError(
                 f"no space left while writing {path}",
                 remedy="free disk space (or choose another output folder) and run the same "
                 "command again: finished files are kept",

@@ -41,6 +41,8 @@ class StartEvent(BaseModel):
     """Exit status; None for the begin."""
     cause: str | None = None
     """Cause of a failure in a few words; None if there was none."""
+    idle: str | None = None
+    """What of the job's nodes had no rank, because the recipe cannot use it; None if all had."""
 
 
 class NodeProblem(StrEnum):

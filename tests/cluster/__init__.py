@@ -1,1 +1,1 @@
-"""`mmbert.cluster`: site files, the chain of jobs, counting of starts, status; without Slurm."""
+"""`mmbert.cluster` without Slurm: site files, the chain of jobs, starts, restarts, status."""

@@ -22,7 +22,7 @@ from mmbert.ownership import (
     OwnershipLostError,
     take_folder,
 )
-from mmbert.ownership.identity import this_process
+from mmbert.ownership.identity import START_VARIABLE, this_process
 
 NEVER = Lease(renewal=1000.0, life=180.0)
 OTHER = {"host": "elsewhere", "pid": 7, "started": "1", "boot": "b", "namespace": "n"}
@@ -148,6 +148,11 @@ def test_this_hosts_clock_does_not_matter(
         (slurm("7", "0", "other"), slurm("7", "1"), False),  # clusters that share a file system
         (slurm("7", "0"), slurm("7", ""), False),
         (slurm("7", "0"), slurm("7", "odd"), False),
+        # Ranks that the restart loop starts again, perhaps in a container of their own.
+        (slurm("7", "0"), slurm("7", "0") | {START_VARIABLE: "1"}, True),
+        (slurm("7", "0") | {START_VARIABLE: "2"}, slurm("7", "0") | {START_VARIABLE: "1"}, False),
+        (slurm("7", "0") | {START_VARIABLE: "2"}, slurm("7", "1") | {START_VARIABLE: "0"}, True),
+        (slurm("7", "0"), slurm("8", "0") | {START_VARIABLE: "1"}, False),
         ({}, {}, False),
         ({}, {"SLURM_RESTART_COUNT": "1"}, False),
         (slurm("", "0"), slurm("", "1"), False),

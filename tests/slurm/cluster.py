@@ -153,7 +153,7 @@ class Cluster:
 
     def job(self, job: int | str) -> dict[str, str]:
         """Return the fields of `scontrol show job`: JobState, Restarts, ExitCode, StdOut, …"""
-        words = self.run("scontrol", "show", "job", str(job)).split()
+        words = self.run("scontrol", "show", "job", str(job), timeout=300).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def log(self, job: int | str) -> str:

@@ -4,6 +4,8 @@ Tests that use it are marked `slurm`. With REQUIRE_SLURM=1 one of them that is s
 """
 
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, missing
+from tests.slurm.tiny_job import submit_tiny_job
+from tests.support.environment import ROOT, with_packages
 from tests.support.tiny_run import make_inputs
 
 
@@ -69,3 +73,34 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     make_inputs(folder)
     return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with the scripts, in which `mmbert.pretrain` is the stand-in."""
+    shutil.copytree(ROOT / "slurm", tmp_path / "slurm")
+    package = tmp_path / "packages" / "mmbert"
+    package.mkdir(parents=True)
+    # All other modules are the real ones.
+    (package / "__init__.py").write_text(
+        "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
+    )
+    shutil.copy(Path(__file__).with_name("stand_in.py"), package / "pretrain.py")
+    for name, value in with_packages(package.parent, MMBERT_VENV=sys.prefix).items():
+        monkeypatch.setenv(name, value)
+    for name in list(os.environ):
+        if name.startswith("SLURM_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    three_nodes: Cluster, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of an uninterrupted tiny run of two ranks on one host."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    job = submit_tiny_job(three_nodes, inputs, run, "--nodes=1", "--gpus-per-node=2")
+    end = three_nodes.wait_state(job, "COMPLETED", "FAILED", timeout=1200)
+    assert end["JobState"] == "COMPLETED", three_nodes.log(job)
+    return run

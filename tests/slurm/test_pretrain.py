@@ -110,44 +110,6 @@ def test_disturbed_twice_it_continues_to_the_same_bits(
 
 
 @pytest.mark.long
-def test_a_killed_rank_ends_the_job_and_the_same_command_continues(
-    cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
-) -> None:
-    command = (tmp_path / "run", "checkpoint.every_tokens=20k")
-    job = runner.submit(TWO_HOSTS, *command)
-    cluster.wait_log(job, "step 50/", timeout=240)
-    cluster.kill_task("SLURM_PROCID=1", "mmbert.pretrain")
-    end = cluster.wait_state(job, "FAILED", "COMPLETED", timeout=90)
-    log = cluster.log(job)
-    assert end["JobState"] == "FAILED"
-    assert "n2: task 1: Killed" in log
-    assert "FAILED with status" in log
-    assert "mmbert.pretrain" not in cluster.run("ps", "-eo", "args"), "no rank is left behind"
-    # Now on one host: only the grid matters, and it is the same.
-    job = runner.submit(ONE_HOST, *command)
-    end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
-    assert end["JobState"] == "COMPLETED", cluster.log(job)
-    assert_same(tmp_path / "run", undisturbed)
-
-
-@pytest.mark.long
-def test_a_host_that_dies_is_replaced(
-    cluster: Cluster, runner: Runner, undisturbed: Path, tmp_path: Path
-) -> None:
-    """Slurm itself requeues the job, which resumes from the last checkpoint on n1 and n3."""
-    job = runner.submit(TWO_HOSTS, tmp_path / "run", "checkpoint.every_tokens=20k")
-    cluster.wait_log(job, "step 50/", timeout=240)
-    cluster.kill_node("n2")
-    try:
-        cluster.restart_now(job)
-        end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=300)
-    finally:
-        cluster.revive_node("n2")
-    assert (end["JobState"], end["NodeList"]) == ("COMPLETED", "n[1,3]"), cluster.log(job)
-    assert_same(tmp_path / "run", undisturbed)
-
-
-@pytest.mark.long
 def test_slurm_s_own_signal_before_the_time_limit_saves_and_requeues(
     cluster: Cluster, runner: Runner, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from mmbert.rank_failures import FOLDER_VARIABLE
 from mmbert.training.run_config import RunOptions
 from tests.support.ranks import become_rank, free_port, rank_server
 
@@ -63,6 +64,11 @@ def output_of(options: RunOptions) -> str:
     return _log_path(options).read_text()
 
 
+def failures_of(options: RunOptions) -> Path:
+    """Return the folder that failing ranks report in."""
+    return options.output.with_name(options.output.name + ".failures")
+
+
 def wait_for(condition: Callable[[], bool], timeout: float = 60) -> None:
     """Poll until `condition`; AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
@@ -87,6 +93,7 @@ def _rank(
     from mmbert.training.launcher_env import rank_info_from_env
     from mmbert.training.main import run_and_exit
 
+    os.environ[FOLDER_VARIABLE] = str(failures_of(options))
     log = os.open(_log_path(options), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())

@@ -1,6 +1,7 @@
 """Faults injected into real ranks; after each, the run ends like an undisturbed one."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import Corpus, open_corpus
+from mmbert.rank_failures import FailureKind, read_failures
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.run_journal import NODE_REPORTS_NAME
 from mmbert.schedule import TrainingPlan, training_plan
@@ -21,6 +23,7 @@ from tests.support import fault_injection
 from tests.support.environment import ROOT, with_packages
 from tests.support.job_processes import (
     exit_statuses,
+    failures_of,
     output_of,
     run_to_the_end,
     start_ranks,
@@ -54,6 +57,9 @@ def test_killed_again_and_again_it_is_the_same_run(
             arguments=(victim, step, activity, signal.SIGKILL),
         )
         assert killed(exit_statuses(ranks), victim), output_of(options)
+        reported = read_failures(failures_of(options))
+        assert [(one.rank, one.kind) for one in reported] == [(1 - victim, FailureKind.PEER)]
+        shutil.rmtree(failures_of(options))
     ranks = start_ranks(options, before=fault_injection.kill_while_writing, arguments=(1, 20))
     assert killed(exit_statuses(ranks), 1), output_of(options)
     assert run_to_the_end(options) == [0, 0], output_of(options)
@@ -164,6 +170,11 @@ def test_a_log_that_cannot_be_written_is_said_and_nothing_is_lost(
     assert run_to_the_end(options) == [2, 2], output_of(options)
     assert output_of(options).count(f"{log} cannot be written: No space left on device") == 1
     assert "Traceback" not in output_of(options)
+    reported = read_failures(failures_of(options))
+    assert [(one.rank, one.kind) for one in reported] == [
+        (0, FailureKind.NO_SPACE),
+        (1, FailureKind.NO_SPACE),
+    ]
     log.unlink()
     assert run_to_the_end(options) == [0, 0], output_of(options)
     assert step_losses(options.output) == step_losses(undisturbed)

@@ -9,7 +9,6 @@ system, so that saving does not interfere with the collectives of training; the 
 """
 
 import logging
-import re
 import shutil
 import time
 import uuid
@@ -20,6 +19,7 @@ from pathlib import Path
 from mmbert import __version__
 from mmbert.checkpoint.engine_protocols import LoadableEngine, SavableEngine
 from mmbert.checkpoint.format import Index, RunState
+from mmbert.checkpoint.listing import list_checkpoints, step_of
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
 from mmbert.checkpoint.staging import HostStaging
 from mmbert.checkpoint.writer import SaveJob, Writer, explained_errors, save_error
@@ -30,7 +30,6 @@ from mmbert.parallel.host_group import HostGroup
 
 logger = logging.getLogger(__name__)
 
-FOLDER = re.compile(r"step-(\d{8,})")
 Paths = list[Path]  # the store's method `list` shadows the type within the class
 PATIENCE_SECONDS = 10.0
 HIDDEN = (".partial-", ".deleted-", ".replaced-")
@@ -276,16 +275,4 @@ def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:
         )
 
 
-def list_checkpoints(root: Path) -> Paths:
-    """Return the committed checkpoints in `root`, oldest first, without verifying them."""
-    if not root.is_dir():
-        return []
-    return sorted((p for p in root.iterdir() if FOLDER.fullmatch(p.name)), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """Return the step in the name of a checkpoint folder."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-__all__ = ["CheckpointStore", "RunState", "list_checkpoints", "read_parameters"]
+__all__ = ["CheckpointStore", "RunState", "list_checkpoints", "read_parameters", "step_of"]

@@ -33,7 +33,7 @@ from mmbert.checkpoint.format import (
 )
 from mmbert.checkpoint.staging import FragmentSpec, HostStaging
 from mmbert.errors import OutputError, UserError
-from mmbert.files import sync_folder
+from mmbert.files import NoSpaceError, lacks_space, sync_folder
 from mmbert.ownership import OwnershipLostError, Unowned
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,9 @@ class Writer:
         except PeerFailedError:
             self._failure = self._lost() or ""
         except Exception as error:  # reported by `result`, on the main thread of every rank
-            self._failure = self._lost() or f"rank {job.rank}: {error}"
+            text = f"rank {job.rank}: {error}"
+            full = save_error(job.path, [text], NoSpaceError) if lacks_space(error) else None
+            self._failure = self._lost() or full or text
             logger.error("checkpoint %s: %s", job.path.name, self._failure)
             _mark_failure(job)
 
@@ -143,13 +145,15 @@ class Writer:
         draft.rename(_manifest_path(job, job.rank))
 
 
-def save_error(path: Path, failures: Sequence[str | UserError]) -> UserError:
-    """Return the error of a save, given those of the ranks that failed."""
+def save_error(
+    path: Path, failures: Sequence[str | UserError], kind: type[OutputError] = OutputError
+) -> UserError:
+    """Return the error of a save, of this `kind` at least, given those of the ranks that failed."""
     for failure in failures:
         if isinstance(failure, UserError):
             return failure
     reason = next((failure for failure in failures if failure), "see the log")
-    return OutputError(
+    return kind(
         f"cannot write checkpoint {path}: {reason}",
         remedy="free space (or raise the quota) or repair the disk, then run the same command "
         "again: it resumes from the latest valid checkpoint",
@@ -162,7 +166,8 @@ def explained_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise save_error(path, [f"rank 0: {error}"]) from error
+        kind = NoSpaceError if lacks_space(error) else OutputError
+        raise save_error(path, [f"rank 0: {error}"], kind) from error
 
 
 def _manifest_path(job: SaveJob, rank: int) -> Path:

@@ -16,6 +16,9 @@ from uuid import uuid4
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
+START_VARIABLE = "MMBERT_START"
+"""Environment variable with the number of a start within one execution of a Slurm job. Whoever sets
+it makes sure that the processes of an earlier start have ended."""
 _ENDED = "ended"
 
 
@@ -37,6 +40,8 @@ class Identity(BaseModel):
     slurm_cluster: str | None = None
     slurm_job: str | None = None
     slurm_restart: int = 0
+    start: int = 0
+    """Start within this execution of the job, from the restart loop."""
     since: float
     """Unix time, for messages: hosts' clocks differ."""
 
@@ -64,12 +69,13 @@ class Identity(BaseModel):
     def is_requeued_as(self, later: "Identity") -> bool:
         """Return whether `later` is a later start of the same Slurm job.
 
-        Slurm starts a job again only after it has ended the earlier start, even on a lost node.
+        Slurm starts a job again only after it has ended the earlier start, even on a lost node; the
+        restart loop starts ranks again only after `srun` has ended the earlier ones.
         """
         return (
             self.slurm_job is not None
             and (self.slurm_cluster, self.slurm_job) == (later.slurm_cluster, later.slurm_job)
-            and later.slurm_restart > self.slurm_restart
+            and (later.slurm_restart, later.start) > (self.slurm_restart, self.start)
         )
 
 
@@ -77,6 +83,7 @@ def this_process(environment: Mapping[str, str] | None = None) -> Identity:
     """Return a new identity of this process, in the Slurm job of `environment` (default: own)."""
     environment = os.environ if environment is None else environment
     restart = environment.get("SLURM_RESTART_COUNT", "")
+    start = environment.get(START_VARIABLE, "")
     return Identity(
         token=uuid4().hex,
         host=socket.gethostname(),
@@ -87,6 +94,7 @@ def this_process(environment: Mapping[str, str] | None = None) -> Identity:
         slurm_cluster=environment.get("SLURM_CLUSTER_NAME") or None,
         slurm_job=environment.get("SLURM_JOB_ID") or None,
         slurm_restart=int(restart) if restart.isdecimal() else 0,
+        start=int(start) if start.isdecimal() else 0,
         since=time.time(),
     )
 

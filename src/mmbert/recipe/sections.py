@@ -303,7 +303,8 @@ class GuardSettings(Settings):
     """Maximum spikes of a run that are repeated from a checkpoint, and maximum rollbacks that skip
     rows; later spikes are reported, and training continues."""
     hang_minutes: Minutes = Field(default=15.0, gt=0)
-    """Timeout for a rank without progress: its stack is reported and the run stops."""
+    """Longest timeout for a rank without progress: its stack is reported and the run stops. Parts
+    of the run whose times were seen have shorter ones."""
     sanity_every: Steps | None = Field(default=None, gt=0)
     """Interval of sanity checks across ranks: equal weight copies, equal rows in a tensor group,
     finite weights, every gradient counted once. Default: only before a checkpoint is saved."""

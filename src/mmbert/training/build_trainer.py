@@ -27,6 +27,7 @@ from mmbert.recipe import dump_recipe
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.memory_check import run_memory_check
+from mmbert.training.fault_tolerance.section_limits import FILE_NAME, SectionLimits
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.loggers.base_logger import RunInfo
@@ -73,12 +74,19 @@ def build_trainer(
     recipe = run.recipe
     host_group.raise_on_all_ranks(lambda: _check_and_set_up(run, host_group))
     stop = StopRequest(run.folder)
+    parallel, seconds = recipe.parallel, 60 * recipe.guard.hang_minutes
+    grid_name = f"{host_group.world_size} {device.type}, tensor {parallel.tensor}"
+    limits = SectionLimits.shared(
+        *(seconds, run.folder / FILE_NAME, f"{grid_name}, ZeRO {parallel.zero_stage}"),
+        host_group.from_rank_zero,
+    )
     watchdog = Watchdog(
         rank=host_group.rank,
         world_size=host_group.world_size,
         run_folder=run.folder,
         store=store,
-        timeout_seconds=60 * recipe.guard.hang_minutes,
+        timeout_seconds=seconds,
+        limits=limits,
     )
     grid = build_grid(
         tensor_parallel=recipe.parallel.tensor,

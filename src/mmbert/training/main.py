@@ -23,7 +23,9 @@ from mmbert.errors import (
     EXIT_USER_ERROR,
     UserError,
 )
+from mmbert.files import lacks_space
 from mmbert.parallel.host_group import HostGroup
+from mmbert.rank_failures import report_failure
 from mmbert.recipe import Recipe
 from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
@@ -127,6 +129,8 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         on_node = node_facts(compared_versions(), resolved.recipe if resolved else None, corpus)
     agreement = agree(on_node, nodes, host_group)
     errors = host_group.gather(error)
+    if error is not None:
+        report_failure(rank_info.rank, error)
     if agreement.error is not None or any(error is not None for error in errors):
         if host_group.is_rank_zero:
             if agreement.error is not None:
@@ -145,6 +149,7 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     try:
         return _run(options, run_config, nodes, host_group, store, device)
     except UserError as user_error:
+        report_failure(rank_info.rank, user_error)
         _print_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
 
@@ -248,17 +253,34 @@ def _print_errors(errors: list[UserError | None]) -> None:
         sys.stderr.write(f"error{where}: {text}\n")
 
 
+def _is_of_peer(error: BaseException) -> bool:
+    """Return whether the connection to another rank failed, so that the cause is elsewhere.
+
+    Errors of gloo's collectives are plain RuntimeErrors that begin with gloo's source file.
+    """
+    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
+
+
 def run_and_exit(options: RunOptions, rank_info: RankInfo) -> NoReturn:
     """Run `pretrain` and exit the process with its status."""
     try:
         status = pretrain(options, rank_info)
     except UserError as error:  # before the ranks were connected
+        report_failure(rank_info.rank, error)
         sys.stderr.write(f"error (rank {rank_info.rank}): {error}\n")
         status = EXIT_USER_ERROR
-    except BaseException:
+    except BaseException as error:
+        report_failure(rank_info.rank, error, of_peer=_is_of_peer(error))
         sys.stderr.write(f"rank {rank_info.rank} of {rank_info.world_size} failed:\n")
         traceback.print_exc()
         status = EXIT_FAILURE
+        if lacks_space(error):
+            sys.stderr.write(
+                f"error (rank {rank_info.rank}): no space left on a disk\n  → free space (or raise "
+                "the quota), then run the same command again: it resumes from the newest valid "
+                "checkpoint\n"
+            )
+            status = EXIT_USER_ERROR
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -84,6 +84,7 @@ class Trainer:
         starts = self.step == phase.first_step
         if not starts and self.metrics.in_phase(phase):
             return
+        self.ranks.watchdog.limits.begin_warm_up()
         if starts:
             self.loss_monitor.start_phase()
         self.metrics.start_phase(self.step, phase)
@@ -179,6 +180,9 @@ class Trainer:
             path = self.checkpoints.save(
                 self.engine, self._run_state(phase_end), permanent=permanent
             )
+        limits = self.ranks.watchdog.limits
+        if limits.path is not None:
+            self.metrics.loggers.attempt(limits.path, limits.write)
         blocked = self.checkpoints.store.blocked_seconds
         self.metrics.loggers.event(
             "checkpoint",
@@ -194,6 +198,7 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Restore weights, optimizer, data and metrics from the checkpoint at `path`."""
         self.heartbeat(Activity.LOAD_CHECKPOINT)
+        self.ranks.watchdog.limits.begin_warm_up()
         state = self.checkpoints.load(self.engine, path)
         self.step = state.step
         self.data.load_state_dict(state)

@@ -19,15 +19,16 @@ import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mmbert.errors import EXIT_FAILURE
 from mmbert.parallel import host_group
 from mmbert.training.engine import host_sync
+from mmbert.training.fault_tolerance.activity import Activity, section_of
 from mmbert.training.fault_tolerance.guarded_store import NoAnswerError, check_interval
 from mmbert.training.fault_tolerance.hang_report import describe_own, report_stragglers
+from mmbert.training.fault_tolerance.section_limits import Section, SectionLimits
 
 # A main thread with one of these files in its stack waits for other ranks or for the device.
 _COLLECTIVE_FILES = (
@@ -41,28 +42,6 @@ _COLLECTIVE_FILES = (
 _REPORT = "hang"
 # Of the timeout: with the detection, all ranks have left after 1.5 times the timeout.
 _REPORT_SHARE = 0.35
-
-
-class Activity(StrEnum):
-    """Activity of a rank, as shown in messages."""
-
-    START = "startup"
-    COPY_SHARDS = "copying shards to the nodes' own disks"
-    CHECK_LINKS = "timing the links between ranks"
-    BUILD_MODEL = "building the model"
-    READ_VALIDATION_ROWS = "reading validation rows"
-    COUNT_UNIGRAMS = "counting tokens for the unigram model"
-    CHECK_MEMORY = "memory check"
-    VERIFY_CHECKPOINT = "verifying a checkpoint"
-    LOAD_CHECKPOINT = "loading a checkpoint"
-    SYNC_REQUESTS = "exchanging requests"
-    READ_ROWS = "reading rows"
-    TRAIN_STEP = "forward, backward and optimizer step"
-    REPEAT_STEP = "running a step again"
-    COMPARE_RANKS = "comparing weights between ranks"
-    VALIDATE = "validation"
-    SAVE_CHECKPOINT = "saving a checkpoint"
-    FINISH_SAVING = "waiting for the checkpoint"
 
 
 @dataclass(frozen=True)
@@ -97,15 +76,17 @@ class Watchdog:
         timeout_seconds: float,
         run_folder: Path,
         store: Any = None,
+        limits: SectionLimits | None = None,
     ) -> None:
         """Start watching.
 
         Args:
             timeout_seconds: time without a heartbeat after which a rank counts as hanging.
+            limits: shorter times for parts of the run, from what was seen before.
             store: dedicated `torch.distributed.Store` (see `open_store`); None for one process.
         """
         self._rank, self._world_size, self._host = rank, world_size, socket.gethostname()
-        self._timeout, self._store = timeout_seconds, store
+        self.limits, self._store = limits or SectionLimits(timeout_seconds), store
         self._interval = check_interval(timeout_seconds)
         self._store_host, self._store_seconds, self._asked_at = "", 0.0, 0
         folder = run_folder / "stacks"
@@ -128,15 +109,31 @@ class Watchdog:
         self._publish(0, 0.0)
         self._thread.start()
 
+    @property
+    def _section(self) -> Section | None:
+        """Section of the run that the main thread is in."""
+        return section_of(self._position[2])
+
+    @property
+    def _timeout(self) -> float:
+        return self.limits.limit(self._section)
+
     def heartbeat(self, step: int, activity: Activity) -> None:
         """Record progress of the main thread and its next activity."""
+        self._observe()
         self._position = (self._position[0] + 1, step, activity)
-        self.keep_alive()
+        faulthandler.dump_traceback_later(self._timeout, file=self._stack_file)
 
     def keep_alive(self) -> None:
         """Restart the timeout without counting progress, whose count must match on all ranks."""
-        self._since = time.monotonic()
+        self._observe()
         faulthandler.dump_traceback_later(self._timeout, file=self._stack_file)
+
+    def _observe(self) -> None:
+        """Add the time since the last progress to what was seen; restart the timeout."""
+        now = time.monotonic()
+        self.limits.observe(self._section, now - self._since)
+        self._since = now
 
     def close(self) -> None:
         """Stop watching."""
@@ -273,7 +270,7 @@ class Watchdog:
             os._exit(EXIT_FAILURE)  # another rank has reported; once it exits, all others look late
         sys.stderr.write(
             f"\n{text}  → see {self._folder}; the same command resumes from the last checkpoint; "
-            "guard.hang_minutes is the timeout\n"
+            "guard.hang_minutes is the longest timeout\n"
         )
         sys.stderr.flush()
         os._exit(EXIT_FAILURE)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmbert.errors import OutputError, UserError
+from mmbert.files import NoSpaceError, lacks_space
 from mmbert.ownership import Unowned
 from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 from mmbert.training.metrics.loggers.console_logger import ConsoleLogger
@@ -66,7 +67,8 @@ class LoggerContainer:
         try:
             action()
         except OSError as error:
-            self.failure = OutputError(
+            kind = NoSpaceError if lacks_space(error) else OutputError
+            self.failure = kind(
                 f"{what} cannot be written: {error.strerror}",
                 remedy="free space (or raise the quota) or repair the disk, then run the same "
                 "command again: it resumes from the newest valid checkpoint",
