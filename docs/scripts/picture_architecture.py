@@ -13,7 +13,7 @@ from docs.scripts.drawing import INK, QUIET, Shape, Text, Tile, figure
 
 _ROOT = Path(__file__).parents[2]
 _PLACES = {"mmbert": "src", "mmbert_kernels": "kernels", "mmbert_prep": "data_prep"}
-_ROW, _COLUMN, _TOP = 22, 12.5, 96
+_ROW, _COLUMN, _TOP = 22, 11.4, 96
 _NAME, _ABOUT = 0, 104
 _LONGEST_ABOUT = 62
 _FLOORS, _DOT, _GRID = ("#eef3f9", "#f8f6f0"), "#1f4e8c", "#e3e7ec"

@@ -1,5 +1,6 @@
 """The recipe: one YAML file with all settings of a training run, validated by typed models."""
 
+from mmbert.recipe.data_sections import DataSettings, MaskingSettings, Source
 from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
 from mmbert.recipe.named import describe_recipe
 from mmbert.recipe.phases import (
@@ -16,16 +17,13 @@ from mmbert.recipe.recipe import Recipe
 from mmbert.recipe.sections import (
     BatchSettings,
     CheckpointSettings,
-    DataSettings,
     EvaluationSettings,
     Growth,
     GuardSettings,
     LoggingSettings,
-    MaskingSettings,
     ModelSettings,
     OptimizerSettings,
     ParallelSettings,
-    Source,
     TokenizerSettings,
 )
 

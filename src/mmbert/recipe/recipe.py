@@ -6,12 +6,12 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mmbert.recipe.base import Name, NamedPath, Settings, require_distinct
+from mmbert.recipe.data_sections import DataSettings
 from mmbert.recipe.division import not_divided_by_tensor
 from mmbert.recipe.phases import MergeSettings, Phase, Variant
 from mmbert.recipe.sections import (
     BatchSettings,
     CheckpointSettings,
-    DataSettings,
     EvaluationSettings,
     GuardSettings,
     LoggingSettings,

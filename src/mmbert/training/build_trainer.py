@@ -1,6 +1,5 @@
 """Construction of the trainer: model, engine, data, metrics, and the step to start from."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,22 +15,18 @@ from mmbert.data.loading.validation_rows import validation_rows
 from mmbert.data.sampling.mixture_weights import component_sizes
 from mmbert.data.shards.file_sizes import check_file_sizes
 from mmbert.errors import CheckpointError
-from mmbert.model.flops import MFU_FORMULA
 from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid, build_grid
-from mmbert.recipe import dump_recipe
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.memory_check import run_memory_check
 from mmbert.training.fault_tolerance.section_limits import FILE_NAME, SectionLimits
 from mmbert.training.fault_tolerance.stop_request import StopRequest
 from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
-from mmbert.training.metrics.loggers.base_logger import RunInfo
-from mmbert.training.metrics.loggers.console_logger import format_count
 from mmbert.training.metrics.results import Losses, PhaseResult, Results
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.metrics_processor import MetricsProcessor
@@ -48,7 +43,7 @@ from mmbert.training.trainer_parts.data_feed import DataFeed
 from mmbert.training.trainer_parts.ranks import Ranks
 from mmbert.training.trainer_parts.repetition import Repetitions
 from mmbert.training.trainer_parts.rollbacks import Rollbacks
-from mmbert.training.trainer_parts.start_details import device_name, start_details
+from mmbert.training.trainer_parts.start_details import log_setup, open_loggers
 
 
 def build_trainer(
@@ -129,7 +124,11 @@ def build_trainer(
         stop=stop,
     )
     start = _resume_or_start(trainer, options)
-    _open_loggers(trainer, start, nodes.names)
+    open_loggers(
+        *(run, engine, metrics.loggers, trainer.step, start),
+        hosts=nodes.names,
+        warnings=trainer.data.warnings,
+    )
     log_nodes(metrics.loggers, trainer.step, run.folder, local, links)
     if results.unigram is None:
         trainer.heartbeat(Activity.COUNT_UNIGRAMS)
@@ -139,7 +138,7 @@ def build_trainer(
     shapes = row_shapes(component_sizes(run.corpus, recipe), recipe, run.table.mixtures)
     peaks = run_memory_check(engine, recipe, shapes, run.encoder.vocab_size)
     _save_imported(trainer)
-    _log_setup(trainer, nodes.names, peaks)
+    log_setup(run, engine, metrics.loggers, nodes.names, peaks)
     if owner.taken_from is not None:
         metrics.loggers.message(f"took over the run folder: {owner.taken_from}")
     return trainer
@@ -234,31 +233,6 @@ def _save_imported(trainer: Trainer) -> None:
         trainer.save("imported state", phase_end=trainer.step in ends, permanent=True)
 
 
-def _open_loggers(trainer: Trainer, start: str, hosts: Sequence[str]) -> None:
-    """Open the loggers; log the start with its details, warnings and the recipe."""
-    run, loggers = trainer.run, trainer.metrics.loggers
-    info = RunInfo(
-        folder=run.folder,
-        name=run.recipe.name,
-        first_step=trainer.step,
-        steps=run.plan.steps,
-        phases=tuple(phase.name for phase in run.plan.phases),
-        largest_languages=tuple(run.table.largest_languages()),
-    )
-    loggers.open(info, run.recipe.logging.loggers)
-    details = start_details(
-        run,
-        hosts=len(hosts),
-        devices=trainer.ranks.grid.world_size,
-        device=trainer.engine.device,
-    )
-    loggers.event("start", trainer.step, start, **details)
-    for warning in (*run.warnings, *trainer.data.warnings):
-        loggers.event("warning", trainer.step, f"warning: {warning}")
-    loggers.text("about/recipe", f"```yaml\n{dump_recipe(run.recipe)}```")
-    loggers.text("about/mfu", MFU_FORMULA)
-
-
 def _branch_checkpoint(options: RunOptions, step: int) -> Path:
     """Return the main run's checkpoint at the end of the phase that a variant branches from."""
     root = options.output / "checkpoints"
@@ -295,29 +269,3 @@ def _build_results(run: RunConfig, devices: int) -> Results:
     if earlier is not None:
         results.merge_earlier(earlier)
     return results
-
-
-def _log_setup(trainer: Trainer, hosts: Sequence[str], peaks: dict[str, int]) -> None:
-    """Log devices, nodes, process grid, model size and peak memory."""
-    grid, recipe = trainer.ranks.grid, trainer.run.recipe
-    device = trainer.engine.device
-    memory = ", ".join(f"{name} {peak / 2**30:.1f} GiB" for name, peak in peaks.items() if peak)
-    trainer.metrics.loggers.message(
-        f"{grid.world_size} × {device.type} ({device_name(device)}) on {_describe_nodes(hosts)}: "
-        f"{grid.data.size} data ranks × {grid.tensor.size} tensor ranks, "
-        f"ZeRO {recipe.parallel.zero_stage}, {recipe.precision}; "
-        f"{format_count(parameter_count(trainer.engine))} parameters; "
-        f"{len(trainer.run.table.names)} languages and sources; "
-        f"largest batch of every phase fits{f' ({memory})' if memory else ''}"
-    )
-
-
-def _describe_nodes(hosts: Sequence[str]) -> str:
-    """Return the number of nodes and their names, which show if the launcher has lost some."""
-    names = ", ".join(hosts[:4]) + (", …" if len(hosts) > 4 else "")
-    return f"{len(hosts)} machine{'' if len(hosts) == 1 else 's'} ({names})"
-
-
-def parameter_count(engine: Engine) -> int:
-    """Count the parameters of the whole model, on any process grid."""
-    return sum(torch.Size(entry.full_shape).numel() for entry in engine.specs)
