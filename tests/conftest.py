@@ -16,13 +16,8 @@ hypothesis.settings.load_profile("mmbert")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the environment before a test file imports DeepSpeed."""
+    """Set the environment before a test file imports DeepSpeed or copies it."""
+    os.environ.pop("COLUMNS", None)  # workers may have that of a terminal
     if not asks_for_a_gpu(config.option.markexpr):
         for name, value in ON_A_CPU.items():
             os.environ.setdefault(name, value)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Let tables have the same width in any terminal, for the fixtures of a module, too."""
-    os.environ.pop("COLUMNS", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,16 @@ def test_a_folder_that_another_process_makes_meanwhile_is_no_file(
     monkeypatch.setattr(Path, "exists", made_by_another)
     make_folder(tmp_path / "shared")
     assert (tmp_path / "shared").is_dir()
+
+
+def test_what_is_no_regular_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    """As root, a rename would replace /dev/null."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    with atomic_write(pipe) as file:
+        file.write(b"text")
+    reader.join(60)
+    assert read == [b"text"]
+    assert pipe.is_fifo()

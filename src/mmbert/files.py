@@ -143,10 +143,15 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears at `path` only if the block succeeds.
 
     Data is written to `<path>.partial`, which is flushed, synced and renamed. On an error the
-    partial file is removed and the previous file at `path` stays.
+    partial file is removed and the previous file at `path` stays. What is no regular file, such as
+    /dev/null or a pipe, is written to directly: a rename would put a file in its place.
     """
     partial = path.with_name(path.name + ".partial")
     with explained_write_errors(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            with open(path, "wb") as file:
+                yield file
+            return
         try:
             with open(partial, "wb") as file:
                 yield file
