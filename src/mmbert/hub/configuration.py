@@ -257,11 +257,12 @@ def _read_local_window(config: dict[str, Any], path: Path) -> int:
 def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     """Read `rope_parameters` (5.x) or the two older keys, with the defaults of transformers."""
     parameters = config.get("rope_parameters") or {}
+    kinds = ("full_attention", "sliding_attention")
     if not isinstance(parameters, dict) or not all(
-        part is None or isinstance(part, dict) for part in parameters.values()
+        isinstance(parameters.get(kind) or {}, dict) for kind in kinds
     ):
         raise _malformed(path, "rope_parameters", "a mapping of mappings")
-    parts = {kind: parameters.get(kind) or {} for kind in ("full_attention", "sliding_attention")}
+    parts = {kind: parameters.get(kind) or {} for kind in kinds}
     plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
     scaled = config.get("rope_scaling") is not None or any(
         key != "rope_theta" and (key not in plain or value != plain[key])
