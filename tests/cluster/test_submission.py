@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.conftest import submit
 from tests.support.command_lines import KEPT
-from tests.support.environment import ROOT
+from tests.support.environment import ROOT, with_packages
 
 Calls = Callable[[], list[list[str]]]
 CHAIN = ("recipe.yaml", "text", "my out")
@@ -175,7 +175,7 @@ printf '%s\\0' "$@" >> "$SAID"
 def test_the_printed_srun_lines_are_those_of_the_jobs(
     place: Path, slurm: Calls, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The scripts run with a Python that does nothing and an srun that writes its words down."""
+    """The scripts run with a Python that only restarts ranks, and an srun that notes its words."""
     environment = tmp_path / "environment" / "bin"
     environment.mkdir(parents=True)
     programs = Path(os.environ["FAKE_SLURM"])
@@ -184,7 +184,9 @@ def test_the_printed_srun_lines_are_those_of_the_jobs(
     )
     (programs / "scontrol").write_text(f"#!/bin/bash\n{answers}\n")
     (programs / "srun").write_text(_SRUN)
-    (environment / "python").write_text("#!/bin/sh\n")
+    (environment / "python").write_text(
+        f'#!/bin/sh\ncase "$*" in *mmbert.cluster.restart*) exec {sys.executable} "$@";; esac\n'
+    )
     for path in (programs / "scontrol", programs / "srun", environment / "python"):
         path.chmod(0o755)
     (programs / "queue").write_text("RUNNING\n")
@@ -205,7 +207,7 @@ def test_the_printed_srun_lines_are_those_of_the_jobs(
     lines = [one.split("\ndecay=")[0] for one in inside]
     assert call("mmbert submit", [*CHAIN], MMBERT_VENV=str(environment.parent)).status == 0
     job = {
-        **os.environ, "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "j", "SLURM_JOB_NUM_NODES": "1",
+        **with_packages(), "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "j", "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_NODELIST": "n1", "SLURM_CPUS_ON_NODE": "12", "SAID": str(tmp_path / "said"),
         "MMBERT_HOME": str(ROOT), "MMBERT_VENV": str(environment.parent),
         "MMBERT_SITE_SCRIPT": str(place / "my out" / "site.bash"), "MMBERT_JOURNALS": "",

@@ -40,7 +40,8 @@ from mmbert.report.shards.contents import read_contents
 from mmbert.run_journal import NodeReport, StartEvent, read_records
 from mmbert.schedule import training_plan
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
-from mmbert.training.launcher_env import first_host, hostfile_argument, rank_info_from_env
+from mmbert.training.launch.deepspeed_launch import hostfile_argument
+from mmbert.training.launcher_env import first_host, rank_info_from_env
 from mmbert.training.metrics.results import Results
 from mmbert.wheels.installed import read_list
 from mmbert_prep.languages.overrides_file import read_language_map

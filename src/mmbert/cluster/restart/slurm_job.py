@@ -245,7 +245,13 @@ def _answer(*command: str, seconds: float = COMMAND_SECONDS, failing: bool = Fal
     """Return the output of a command; None if it fails, unless `failing`, or does not answer."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
         )
         if result.returncode == 0 or failing:
             return result.stdout

@@ -78,7 +78,7 @@ def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
 def _this_node() -> tuple[str, str]:
     """Return the host name, and the boot, by which nodes of one name differ."""
     try:
-        return socket.gethostname(), _BOOT_ID.read_text().strip()
+        return socket.gethostname(), _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:  # no Linux
         return socket.gethostname(), ""
 
