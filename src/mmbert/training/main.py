@@ -34,7 +34,7 @@ from mmbert.training.fault_tolerance.stop_request import STOP_FILE
 from mmbert.training.launch.agreement import agree as launches_agree
 from mmbert.training.launch.agreement import own_facts
 from mmbert.training.launch.deepspeed_launch import check_hostfile
-from mmbert.training.launch.rendezvous import check_address, open_rendezvous
+from mmbert.training.launch.rendezvous import check_address, leave_together, open_rendezvous
 from mmbert.training.launch.variables import collected
 from mmbert.training.launcher_env import RankInfo, device_index
 from mmbert.training.loop import ExitReason, train
@@ -147,7 +147,9 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         patience=check_interval(hang.total_seconds()),
     )
     try:
-        return _run(options, run_config, nodes, host_group, store, device)
+        status = _run(options, run_config, nodes, host_group, store, device)
+        leave_together(rendezvous, rank_info.rank, rank_info.world_size, seconds=LAST_ERROR_SECONDS)
+        return status
     except UserError as user_error:
         report_failure(rank_info.rank, user_error)
         _print_once(f"error: {user_error}\n", host_group, store)

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -63,3 +64,19 @@ def open_rendezvous(address: str, port: int, rank: int, world_size: int, timeout
             remedy="see whether rank 0 started, and whether the network between the nodes lets all "
             "ports through",
         ) from error
+
+
+def leave_together(store: Any, rank: int, world_size: int, *, seconds: float) -> None:
+    """Let rank 0, which hosts the store, leave last, at most `seconds` after it calls this.
+
+    Ranks that connect to each other on first use look up addresses in the store, in the last
+    barrier, too.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        left = store.add("left", 1)
+    except distributed.DistError:
+        return  # rank 0 has waited long enough
+    while rank == 0 and left < world_size and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = store.add("left", 0)
