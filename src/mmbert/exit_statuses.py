@@ -11,6 +11,8 @@ PREPROCESSING = "`mmbert_prep`"
 WHEELS = "`mmbert.wheels`"
 PRETRAIN_JOB = "`pretrain.sbatch`"
 PREPROCESS_JOB = "`preprocess.sbatch`"
+CHAIN_JOBS = "`merge.sbatch`, `evaluate.sbatch`"
+DRILL = "`mmbert fault-drill`"
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,31 @@ EXIT_STATUSES = (
         "Nothing: Slurm requeues the job unless it was canceled.",
     ),
     ExitStatus(
-        EXIT_USER_ERROR,
-        (ALL,),
-        "Error that you can fix, of one of the kinds below, or a mistake in the command line.",
-        "Do what the line with the arrow says, then run the same command again.",
-    ),
-    ExitStatus(
         EXIT_FAILURE,
         (PRETRAIN_JOB,),
         "The ranks failed, and three restarts inside the job brought no newer checkpoint; or a "
         "node died, and the job is requeued without it. The status is that of the ranks: 137 if "
         "one was killed, for example.",
         "Look up the cause that the last lines of the log name; submit again to continue.",
+    ),
+    ExitStatus(
+        EXIT_FAILURE,
+        (PREPROCESS_JOB, CHAIN_JOBS),
+        "In a chain: the job has failed three times at the same place, and is not tried again. "
+        "Otherwise the status is that of the command that failed.",
+        "Correct the cause that `mmbert status` or the log names, then submit the chain again.",
+    ),
+    ExitStatus(
+        EXIT_FAILURE,
+        (DRILL,),
+        "A fault was not survived; the table names it.",
+        "Look at the log that the table names, before a long run is trusted to this machine.",
+    ),
+    ExitStatus(
+        EXIT_USER_ERROR,
+        (ALL,),
+        "Error that you can fix, of one of the kinds below, or a mistake in the command line.",
+        "Do what the line with the arrow says, then run the same command again.",
     ),
     ExitStatus(
         EXIT_USER_ERROR,

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.store import read_parameters
-from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.run_config import RunOptions
 from tests.support import fault_injection
 from tests.support.job_processes import (

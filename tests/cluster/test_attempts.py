@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from mmbert.cluster import attempts
 from mmbert.cluster.monitoring.gpu_hours import gpu_hours
-from mmbert.run_journal import STARTS_NAME, StartEvent, append_record, read_records
+from mmbert.journals.run_journal import STARTS_NAME, StartEvent, append_record, read_records
 
 
 def _event(

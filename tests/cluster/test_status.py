@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.cluster.monitoring.job_states import last_error
-from mmbert.run_journal import (
+from mmbert.journals.run_journal import (
     NODE_REPORTS_NAME,
     STARTS_NAME,
     NodeProblem,

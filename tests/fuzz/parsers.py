@@ -31,13 +31,13 @@ from mmbert.hub.model_source import open_model
 from mmbert.hub.pickled_weights import read_pickled_weights
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import weight_files
+from mmbert.journals.run_journal import NodeReport, StartEvent, read_records
 from mmbert.model.initial_checkpoint import InitialCheckpoint
 from mmbert.ownership.owner_file import read_owner_file
 from mmbert.recipe import load_recipe
 from mmbert.recipe.quantities import parse_quantity
 from mmbert.report.run import read_run
 from mmbert.report.shards.contents import read_contents
-from mmbert.run_journal import NodeReport, StartEvent, read_records
 from mmbert.schedule import training_plan
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
 from mmbert.training.launch.deepspeed_launch import hostfile_argument

@@ -102,8 +102,9 @@ def test_a_recipe_goes_by_name(installed: Installation) -> None:
 
 def test_the_slurm_scripts_are_copied(installed: Installation) -> None:
     installed.run("mmbert", "slurm-scripts")
-    for path in (ROOT / "slurm").iterdir():
-        assert (installed.folder / "slurm" / path.name).read_bytes() == path.read_bytes()
+    for path in (ROOT / "slurm").rglob("*.*"):
+        copied = installed.folder / "slurm" / path.relative_to(ROOT / "slurm")
+        assert copied.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.long

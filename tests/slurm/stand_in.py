@@ -14,7 +14,7 @@ import time
 from types import FrameType
 
 from mmbert.files import NoSpaceError
-from mmbert.rank_failures import report_failure
+from mmbert.journals.rank_failures import report_failure
 
 RANK = int(os.environ["SLURM_PROCID"])
 OPTIONS = dict(word.split("=", 1) for word in sys.argv[7:] if "=" in word)

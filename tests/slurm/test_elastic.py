@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmbert.run_journal import STARTS_NAME, StartEvent, read_records
+from mmbert.journals.run_journal import STARTS_NAME, StartEvent, read_records
 from tests.slurm.cluster import Cluster
 from tests.slurm.tiny_job import SCRIPT, submit_tiny_job
 from tests.support.tiny_run import losses_and_norms

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.run_journal import (
+from mmbert.journals.run_journal import (
     NODE_REPORTS_NAME,
     STARTS_NAME,
     NodeProblem,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Hook:
 
 
 # All functions of the job that the faults below patch. Update when moving or renaming one.
-HEARTBEAT = Hook("mmbert.training.fault_tolerance.watchdog", "Watchdog.heartbeat")
+HEARTBEAT = Hook("mmbert.training.fault_tolerance.hangs.watchdog", "Watchdog.heartbeat")
 TRAINER_HEARTBEAT = Hook("mmbert.training.trainer", "Trainer.heartbeat")
 WRITE_CHECKPOINT = Hook("mmbert.checkpoint.writer", "Writer._write")
 MESSAGES = {

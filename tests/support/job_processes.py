@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from mmbert.rank_failures import FOLDER_VARIABLE
+from mmbert.journals.rank_failures import FOLDER_VARIABLE
 from mmbert.training.run_config import RunOptions
 from tests.support.ranks import become_rank, free_port, rank_server
 

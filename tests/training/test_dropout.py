@@ -12,8 +12,8 @@ from mmbert.model.initialization import initialize_parameters
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.recipe import parse_recipe
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.fault_tolerance.memory_check import worst_case_batch
-from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.support.small_run import RECIPE, events, log_of, options_for, step_losses

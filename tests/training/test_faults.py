@@ -13,11 +13,11 @@ import pytest
 from mmbert.checkpoint.format import Index, RunState
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import Corpus, open_corpus
-from mmbert.rank_failures import FailureKind, read_failures
+from mmbert.journals.rank_failures import FailureKind, read_failures
+from mmbert.journals.run_journal import NODE_REPORTS_NAME
 from mmbert.recipe import Recipe, load_recipe
-from mmbert.run_journal import NODE_REPORTS_NAME
 from mmbert.schedule import TrainingPlan, training_plan
-from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.run_config import RunOptions
 from tests.support import fault_injection
 from tests.support.environment import ROOT, with_packages

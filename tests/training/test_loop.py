@@ -12,7 +12,7 @@ import torch
 
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.store import read_parameters
-from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, start_ranks
 from tests.support.ranks import run_ranks

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch.distributed as distributed
 
-from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity, Watchdog
 from mmbert.training.run_config import RunOptions
 from tests.support.ranks import run_ranks
 from tests.support.small_run import STEPS, log_of, options_for, pretrain_rank

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmbert.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, read_records
-from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.journals.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, read_records
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.support.small_run import events, log_of, options_for, step_losses

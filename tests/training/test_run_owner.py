@@ -13,7 +13,7 @@ import pytest
 
 from mmbert.checkpoint import writer
 from mmbert.ownership import OWNER_NAME, Lease, OwnershipLostError, take_folder
-from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.loop import handle_requests
 from mmbert.training.run_config import RunOptions
 from mmbert.training.trainer import Trainer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, read_records
+from mmbert.journals.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, read_records
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, start_ranks
 from tests.support.small_run import events, log_of, options_for

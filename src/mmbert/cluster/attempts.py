@@ -18,7 +18,7 @@ from mmbert.command_line.running import run_application
 from mmbert.command_line.values import parse_path
 from mmbert.errors import EXIT_FAILURE, EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR
 from mmbert.files import make_folder
-from mmbert.run_journal import STARTS_NAME, StartEvent, append_record, read_records
+from mmbert.journals.run_journal import STARTS_NAME, StartEvent, append_record, read_records
 
 MOST_FAILURES = 3
 _SIGNALS = (138, 143)

@@ -18,9 +18,9 @@ from mmbert.cluster.site_script import site_script
 from mmbert.cluster.steps import Step
 from mmbert.errors import ArgumentError, OutputError
 from mmbert.files import atomic_write, make_folder
+from mmbert.journals.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, read_records
 from mmbert.ownership import take_folder
 from mmbert.recipe import Recipe, dump_recipe
-from mmbert.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, read_records
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from unittest import mock
 
 from pydantic import BaseModel, ConfigDict
 
-from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity, Watchdog
 
 _DESCRIPTORS = Path("/proc/self/fd") if Path("/proc/self/fd").exists() else Path("/dev/fd")
 

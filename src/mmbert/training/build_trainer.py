@@ -22,11 +22,11 @@ from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid, build_grid
 from mmbert.training.engine.engine import Engine
+from mmbert.training.fault_tolerance.hangs.section_limits import FILE_NAME, SectionLimits
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity, Watchdog
 from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.memory_check import run_memory_check
-from mmbert.training.fault_tolerance.section_limits import FILE_NAME, SectionLimits
 from mmbert.training.fault_tolerance.stop_request import StopRequest
-from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
 from mmbert.training.metrics.results import Losses, PhaseResult, Results
 from mmbert.training.metrics.validation import Validator
 from mmbert.training.metrics_processor import MetricsProcessor

@@ -24,12 +24,12 @@ from mmbert.errors import (
     UserError,
 )
 from mmbert.files import lacks_space
+from mmbert.journals.rank_failures import report_failure
 from mmbert.parallel.host_group import HostGroup
-from mmbert.rank_failures import report_failure
 from mmbert.recipe import Recipe
 from mmbert.training.build_trainer import build_trainer
 from mmbert.training.determinism import set_environment, set_up_device
-from mmbert.training.fault_tolerance.guarded_store import check_interval, open_store
+from mmbert.training.fault_tolerance.hangs.guarded_store import check_interval, open_store
 from mmbert.training.fault_tolerance.stop_request import STOP_FILE
 from mmbert.training.launch.agreement import agree as launches_agree
 from mmbert.training.launch.agreement import own_facts

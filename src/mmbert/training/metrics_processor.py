@@ -16,7 +16,7 @@ from mmbert.data.sampling.loss_table import LossTable
 from mmbert.hardware import peak_flops
 from mmbert.schedule import PhasePlan, StepPlan, step_settings
 from mmbert.training.engine.engine import Engine
-from mmbert.training.fault_tolerance.watchdog import Activity
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.metrics.communication_timer import CollectiveTimer
 from mmbert.training.metrics.interval_metrics import IntervalMetrics
 from mmbert.training.metrics.log_metrics import SmoothedRate

@@ -16,10 +16,10 @@ from mmbert.parallel.sanity_checks import SanityError, require_sane_model
 from mmbert.recipe import dump_recipe
 from mmbert.schedule import StepPlan, step_settings
 from mmbert.training.engine.engine import Engine
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.loss_monitor import LossMonitor, SkippedSteps
 from mmbert.training.fault_tolerance.stop_request import StopRequest
-from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics_processor import MetricsProcessor
 from mmbert.training.run_config import RunConfig
 from mmbert.training.train_step import StepOutcome, StepRunner

@@ -15,7 +15,7 @@ from mmbert.cluster.restart.failure_cause import (
     cause_of,
 )
 from mmbert.cluster.restart.placement import place_all
-from mmbert.rank_failures import FailureKind, RankFailure
+from mmbert.journals.rank_failures import FailureKind, RankFailure
 
 AT = place_all(("n1", "n2"), 2)
 

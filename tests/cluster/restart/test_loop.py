@@ -8,7 +8,13 @@ from mmbert.checkpoint.format import INDEX_NAME, Index, RunState, SavedGrid
 from mmbert.cluster.restart.loop import RestartLoop, Training
 from mmbert.cluster.restart.rank_start import Stop
 from mmbert.cluster.restart.slurm_job import Allocation, SlurmJob
-from mmbert.run_journal import NODE_REPORTS_NAME, STARTS_NAME, NodeReport, StartEvent, read_records
+from mmbert.journals.run_journal import (
+    NODE_REPORTS_NAME,
+    STARTS_NAME,
+    NodeReport,
+    StartEvent,
+    read_records,
+)
 
 # Each start takes the next line of `starts`: its exit status, and a checkpoint that it leaves.
 SRUN = r"""

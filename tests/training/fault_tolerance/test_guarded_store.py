@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch.distributed as distributed
 
-from mmbert.training.fault_tolerance.guarded_store import GuardedStore, NoAnswerError
+from mmbert.training.fault_tolerance.hangs.guarded_store import GuardedStore, NoAnswerError
 
 PATIENCE = 0.2
 

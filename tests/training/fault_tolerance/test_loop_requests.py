@@ -9,8 +9,8 @@ import pytest
 
 from mmbert.errors import UserError
 from mmbert.parallel.host_group import HostGroup
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests, RequestCounts
-from mmbert.training.fault_tolerance.watchdog import Activity
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.support.small_run import events, options_for, step_losses

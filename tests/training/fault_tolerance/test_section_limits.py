@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbert.training.fault_tolerance.section_limits import (
+from mmbert.training.fault_tolerance.hangs.section_limits import (
     Durations,
     LimitRule,
     Section,
@@ -99,8 +99,8 @@ def test_another_grid_starts_anew_and_so_does_a_damaged_file(tmp_path: Path) -> 
 WATCHED = """
 import sys, time
 from pathlib import Path
-from mmbert.training.fault_tolerance.section_limits import LimitRule, Section, SectionLimits
-from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
+from mmbert.training.fault_tolerance.hangs.section_limits import LimitRule, Section, SectionLimits
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity, Watchdog
 
 enough = {section: 5 for section in Section}
 rule = LimitRule(factor=2.0, floor_seconds=2.0, warm_up=2, enough=enough)

@@ -12,8 +12,8 @@ import torch.distributed as distributed
 
 from mmbert.parallel.host_group import HostGroup
 from mmbert.training.engine.host_sync import HostSync
-from mmbert.training.fault_tolerance.hang_report import report_stragglers
-from mmbert.training.fault_tolerance.watchdog import Activity, Heartbeat, Watchdog
+from mmbert.training.fault_tolerance.hangs.hang_report import report_stragglers
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity, Heartbeat, Watchdog
 
 WAITING = Heartbeat(
     rank=0,

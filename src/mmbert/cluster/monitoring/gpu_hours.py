@@ -7,7 +7,7 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmbert.run_journal import StartEvent
+from mmbert.journals.run_journal import StartEvent
 
 
 @dataclass(frozen=True)

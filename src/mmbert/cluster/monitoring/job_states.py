@@ -10,7 +10,7 @@ from mmbert.cluster.attempts import MOST_FAILURES, failures_in_place
 from mmbert.cluster.chain import ChainFolder, ChainRecord, JobRecord
 from mmbert.cluster.monitoring.queue import ENDED_BADLY, QueuedJob
 from mmbert.cluster.site import StepName
-from mmbert.run_journal import StartEvent, read_records
+from mmbert.journals.run_journal import StartEvent, read_records
 
 _TAIL_BYTES = 1 << 16
 _ERROR = re.compile(r"error|exited with|killed|out of memory", re.IGNORECASE)

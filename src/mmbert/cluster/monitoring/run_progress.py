@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from mmbert.cluster.monitoring.gpu_hours import GpuHours, gpu_hours
-from mmbert.run_journal import (
+from mmbert.journals.run_journal import (
     NODE_REPORTS_NAME,
     STARTS_NAME,
     NodeReport,

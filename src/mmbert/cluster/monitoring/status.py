@@ -11,8 +11,8 @@ from mmbert.cluster.monitoring.run_progress import LOG_NAME, RunProgress, read_p
 from mmbert.cluster.site import Site, StepName
 from mmbert.cluster.steps import chain_steps, trained
 from mmbert.errors import ArgumentError, OutputError
+from mmbert.journals.run_journal import STARTS_NAME, NodeReport, StartEvent, read_records
 from mmbert.recipe import Recipe, parse_recipe
-from mmbert.run_journal import STARTS_NAME, NodeReport, StartEvent, read_records
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from enum import Enum, StrEnum
 
 from mmbert.cluster.restart.placement import Placement
 from mmbert.errors import EXIT_SAVED_START_AGAIN, EXIT_USER_ERROR
-from mmbert.rank_failures import FailureKind, RankFailure
+from mmbert.journals.rank_failures import FailureKind, RankFailure
 
 RESTARTS_WITHOUT_CHECKPOINT = 3
 """Restarts within a job before it gives up, unless a newer checkpoint was saved in between."""

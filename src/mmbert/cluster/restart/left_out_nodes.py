@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from mmbert.cluster.restart.slurm_job import SlurmJob
-from mmbert.run_journal import NodeProblem, NodeReport
+from mmbert.journals.run_journal import NodeProblem, NodeReport
 
 
 def nodes_to_leave_out(

@@ -16,10 +16,10 @@ from mmbert.cluster.restart.failure_cause import Outcome, is_certain
 from mmbert.cluster.restart.placement import Placement
 from mmbert.cluster.restart.slurm_job import Allocation, SlurmJob
 from mmbert.errors import EXIT_SAVED_START_AGAIN
+from mmbert.journals.rank_failures import FOLDER_VARIABLE, read_failures
 from mmbert.launching import exit_status
 from mmbert.ownership.identity import START_VARIABLE
 from mmbert.ownership.owner_file import OWNER_NAME, read_owner_file
-from mmbert.rank_failures import FOLDER_VARIABLE, read_failures
 
 POLL_SECONDS = 0.5
 

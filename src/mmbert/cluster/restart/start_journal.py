@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmbert.cluster.restart.failure_cause import Cause, Outcome
 from mmbert.cluster.restart.placement import Placement
-from mmbert.run_journal import (
+from mmbert.journals.run_journal import (
     NODE_REPORTS_NAME,
     STARTS_NAME,
     NodeProblem,

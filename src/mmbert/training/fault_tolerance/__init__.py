@@ -1,10 +1,6 @@
 """Detection of failures during training, and recovery from them.
 
-- `watchdog`: hang detection from per-rank heartbeats.
-- `hang_report`: text about the ranks that block the others.
-- `guarded_store`: the watchdogs' store, whose operations end in time.
-- `activity`: activities of a rank, and the sections of a run that they belong to.
-- `section_limits`: limits for the time without progress, from what the run has seen.
+- `hangs`: ranks without progress are found and named.
 - `loss_monitor`: loss spikes and non-finite steps.
 - `slow_ranks`: ranks whose own work takes longer than the others'.
 - `step_comparison`, `step_checks`: several runs of a step compared; what is kept of that.

@@ -4,7 +4,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from mmbert.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, append_record
+from mmbert.journals.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, append_record
 from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.nodes.link_report import LinkReport
 from mmbert.training.nodes.local_shards import LocalShards

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.training.fault_tolerance.watchdog import Activity, Watchdog
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity, Watchdog
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from mmbert.data.loading.rows import Row
 from mmbert.schedule import StepPlan, step_settings
 from mmbert.training.determinism import repeats_to_the_bit
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.fault_tolerance.loop_requests import LoopRequests
 from mmbert.training.fault_tolerance.step_checks import FILE_NAME, Spike, StepChecks
 from mmbert.training.fault_tolerance.step_comparison import (
@@ -26,7 +27,6 @@ from mmbert.training.fault_tolerance.step_comparison import (
     judge,
     largest_differences,
 )
-from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.run_config import RunConfig
 from mmbert.training.train_step import StepOutcome, StepRunner

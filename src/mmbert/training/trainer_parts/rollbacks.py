@@ -8,8 +8,8 @@ from mmbert.checkpoint.store import step_of
 from mmbert.data.loading.rows import Row
 from mmbert.recipe import GuardSettings
 from mmbert.schedule import StepPlan
+from mmbert.training.fault_tolerance.hangs.watchdog import Activity
 from mmbert.training.fault_tolerance.loss_monitor import SkippedSteps
-from mmbert.training.fault_tolerance.watchdog import Activity
 from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.train_step import StepOutcome
 from mmbert.training.trainer_parts.checkpointing import Checkpoints

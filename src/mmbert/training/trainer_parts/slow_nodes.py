@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mmbert.journals.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, append_record
 from mmbert.parallel.host_group import HostGroup
-from mmbert.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, append_record
 from mmbert.training.fault_tolerance.slow_ranks import SlowRank, SlowRanks
 from mmbert.training.metrics.loggers.container import LoggerContainer
 from mmbert.training.metrics.own_work import WINDOW, OwnWork

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmbert.run_journal import (
+from mmbert.journals.run_journal import (
     NODE_REPORTS_NAME,
     NodeProblem,
     NodeReport,

@@ -25,10 +25,10 @@ from typing import Any, NoReturn
 from mmbert.errors import EXIT_FAILURE
 from mmbert.parallel import host_group
 from mmbert.training.engine import host_sync
-from mmbert.training.fault_tolerance.activity import Activity, section_of
-from mmbert.training.fault_tolerance.guarded_store import NoAnswerError, check_interval
-from mmbert.training.fault_tolerance.hang_report import describe_own, report_stragglers
-from mmbert.training.fault_tolerance.section_limits import Section, SectionLimits
+from mmbert.training.fault_tolerance.hangs.activity import Activity, section_of
+from mmbert.training.fault_tolerance.hangs.guarded_store import NoAnswerError, check_interval
+from mmbert.training.fault_tolerance.hangs.hang_report import describe_own, report_stragglers
+from mmbert.training.fault_tolerance.hangs.section_limits import Section, SectionLimits
 
 # A main thread with one of these files in its stack waits for other ranks or for the device.
 _COLLECTIVE_FILES = (

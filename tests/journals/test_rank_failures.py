@@ -7,7 +7,12 @@ import pytest
 
 from mmbert.errors import RecipeError
 from mmbert.files import explained_write_errors
-from mmbert.rank_failures import FOLDER_VARIABLE, FailureKind, read_failures, report_failure
+from mmbert.journals.rank_failures import (
+    FOLDER_VARIABLE,
+    FailureKind,
+    read_failures,
+    report_failure,
+)
 
 
 def no_space() -> BaseException:

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from mmbert.training.fault_tolerance.section_limits import Section
+from mmbert.training.fault_tolerance.hangs.section_limits import Section
 
 
 class Activity(StrEnum):

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmbert.training.fault_tolerance.watchdog import Heartbeat
+    from mmbert.training.fault_tolerance.hangs.watchdog import Heartbeat
 
 # A question to rank 0's host that took so many seconds points at the network.
 _SLOW_SECONDS = 0.5

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmbert.run_journal import NodeProblem, NodeReport, append_record, read_records
+from mmbert.journals.run_journal import NodeProblem, NodeReport, append_record, read_records
 
 
 def _report(number: int) -> NodeReport:
