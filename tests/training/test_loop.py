@@ -180,7 +180,7 @@ def test_a_finished_run_is_not_trained_again(
     results = (run / "results.json").read_text()
     assert run_ranks(pretrain_rank, 2, options_for(inputs, run)) == {0: 0, 1: 0}
     added = log_of(run)[len(log_of(undisturbed)) :]
-    assert [entry["event"] for entry in added] == ["start", "warning", "warning"]
+    assert [entry["event"] for entry in added] == ["start", "warning", "warning", "links"]
     assert (run / "results.json").read_text() == results
 
 

@@ -52,12 +52,19 @@ def test_steps_and_their_log_lines_send_no_objects(inputs: Path, tmp_path: Path)
     assert sum("step_loss" in entry for entry in log_of(options.output)) == STEPS // 2
     of_objects = [message for message in messages[0] if message[2] in OBJECTS]
     assert {activity for activity, _, _ in of_objects if activity != "START"} <= {
-        *("BUILD_MODEL", "READ_VALIDATION_ROWS", "COUNT_UNIGRAMS", "CHECK_MEMORY"),
+        *(
+            "COPY_SHARDS",
+            "CHECK_LINKS",
+            "BUILD_MODEL",
+            "READ_VALIDATION_ROWS",
+            "COUNT_UNIGRAMS",
+            "CHECK_MEMORY",
+        ),
         *("SAVE_CHECKPOINT", "FINISH_SAVING", "READ_ROWS"),
     }
     # Where a phase begins, every rank learns where the streams of the others have ended.
     assert {step for activity, step, _ in of_objects if activity == "READ_ROWS"} == {10, 16}
-    # A log line sums losses, then counts and times, and takes the maximum of memory.
+    # A log line sums losses, then counts and times, and gathers memory and own work.
     sent = {step: sum(m[:2] == ("TRAIN_STEP", step) for m in messages[0]) for step in range(STEPS)}
     assert {sent[step] for step in (2, 4, 6)} == {sent[0]}
     assert {sent[step] - sent[0] for step in (1, 3, 5)} == {3}

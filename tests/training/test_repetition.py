@@ -48,7 +48,7 @@ def assert_same_run(run: Path, other: Path, *, end: int, without: str = "") -> N
 
     Except what is measured by the clock, and keys with the words `without`.
     """
-    left_out = "|".join(filter(None, ("time|second|memory|mfu", without)))
+    left_out = "|".join(filter(None, ("time|second|memory|mfu|own_work", without)))
     ours, theirs = records(run, left_out), records(other, left_out)
     assert ours == {step: found for step, found in theirs.items() if step <= end}
     assert checkpoint(run, end) == checkpoint(other, end)
