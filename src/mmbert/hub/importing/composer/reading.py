@@ -96,7 +96,7 @@ def _check_container(path: Path) -> None:
             entries = archive.infolist()
             _check_entries(path, entries)
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is damaged: {error}", remedy=_DOWNLOAD) from error
     if damaged is not None:
         raise CheckpointError(
