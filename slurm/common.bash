@@ -78,6 +78,7 @@ preempted() {
 # requeue REASON: requeue this job, unless its user cancelled it or Slurm requeues it already.
 requeue() {
     local state
+    trap '' USR1 TERM # Slurm ends this script at once; what happens is said first
     if taken_away; then
         say "$1; the job is $state, leaving it to Slurm"
     elif scontrol requeue "$this_job"; then

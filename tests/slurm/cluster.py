@@ -186,9 +186,9 @@ class Cluster:
 
     def restart_now(self, job: int | str) -> None:
         """Start a requeued job immediately; Slurm would wait two minutes."""
-        self.wait_state(job, "PENDING")
+        requeues = self.wait_state(job, "PENDING")["Restarts"]
         end = time.monotonic() + 120
-        while self.job(job)["JobState"] == "PENDING":
+        while (found := self.job(job))["JobState"] == "PENDING" and found["Restarts"] == requeues:
             if time.monotonic() > end:
                 raise TimeoutError(f"job {job} did not restart: {self.job(job)}")
             # Not "now": a job that starts in the second of its requeue loses its credential and

@@ -140,4 +140,4 @@ def test_tasks_of_an_array_save_and_requeue_themselves_alone(cluster: Cluster, h
         cluster.restart_now(task)
         end = cluster.wait_state(task, "COMPLETED", timeout=240)
         assert end["Restarts"] == "1", cluster.log(task)
-    assert r"--variant two\ words" in cluster.log(tasks[1])
+    assert "--variant 'two words'" in cluster.log(tasks[1])

@@ -200,7 +200,9 @@ class RestartLoop:
     def _end(self, outcome: Outcome, cause: Cause, why: str, restarts: int, step: int) -> int:
         if cause is Cause.DONE:
             self.say("done")
-        elif cause in (Cause.USER_ERROR, Cause.NO_SPACE):
+        elif cause is Cause.USER_ERROR:  # the ranks have said which
+            self.say(f"{cause}: do what the arrow above says and submit again")
+        elif cause is Cause.NO_SPACE:
             self.say(f"{why}: do what the arrow above says and submit again")
         else:
             self.say(
