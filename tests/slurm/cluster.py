@@ -220,8 +220,10 @@ class Cluster:
     def cancel_all(self) -> None:
         """Cancel all jobs and wait for them, so that the next test finds idle nodes."""
         self.run("scancel", "--user=root")
-        end = time.monotonic() + 60
-        while self.run("squeue", "--noheader").strip():
+        end = time.monotonic() + 120
+        states = ("sinfo", "-h", "-N", "-p", "main", "-o", "%T")
+        while self.run("squeue", "-h").strip() or set(self.run(*states).split()) != {"idle"}:
             if time.monotonic() > end:
-                raise TimeoutError(f"jobs did not end:\n{self.run('squeue')}")
+                said = self.run("squeue") + self.run("sinfo", "-N")
+                raise TimeoutError(f"jobs did not end, or nodes are not idle:\n{said}")
             time.sleep(0.2)

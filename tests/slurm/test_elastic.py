@@ -98,7 +98,7 @@ def test_a_first_start_on_nodes_that_do_not_fit_is_refused(
     job = submit_tiny_job(cluster, inputs, run, "--nodes=3", "--gpus-per-node=1")
     end = cluster.wait_state(job, "COMPLETED", "FAILED", timeout=1200)
     assert end["ExitCode"] == "2:0", cluster.log(job)
-    assert "choose a data-parallel size that divides it (1, 2, 4)" in cluster.log(job)
+    assert "start with one of 1, 2, 4 processes" in cluster.log(job)
 
 
 @pytest.mark.parametrize("tasks", ["--ntasks-per-node=2", "--gpus-per-node=2"])

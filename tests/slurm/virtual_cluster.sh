@@ -92,7 +92,7 @@ SchedulerParameters=bf_interval=1,sched_interval=1
 ReturnToService=2
 SlurmctldTimeout=60
 SlurmdTimeout=60
-MessageTimeout=60
+MessageTimeout=30
 InactiveLimit=0
 MinJobAge=600
 KillWait=15

@@ -6,7 +6,6 @@ The process ends with `os._exit`, because torch's gloo threads may abort it on a
 
 import os
 import sys
-import time
 import traceback
 from dataclasses import replace
 from datetime import timedelta
@@ -34,6 +33,7 @@ from mmbert.training.fault_tolerance.stop_request import STOP_FILE
 from mmbert.training.launch.agreement import agree as launches_agree
 from mmbert.training.launch.agreement import own_facts
 from mmbert.training.launch.deepspeed_launch import check_hostfile
+from mmbert.training.launch.errors_once import LAST_ERROR_SECONDS, print_once, refuse
 from mmbert.training.launch.rendezvous import check_address, leave_together, open_rendezvous
 from mmbert.training.launch.variables import collected
 from mmbert.training.launcher_env import RankInfo, device_index
@@ -53,7 +53,6 @@ from mmbert.training.run_folder import owned_run_folder
 from mmbert.training.trainer import Trainer
 from mmbert_kernels import keep_freed_memory
 
-LAST_ERROR_SECONDS = 5.0
 # From here on gloo connects two ranks when they first send to each other. By default it connects
 # all at the start: of 1,024 ranks each has a socket for each in each group, and reads 8 MB of
 # addresses from rank 0 (tests/benchmarks/bench_messages.py).
@@ -99,9 +98,7 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         facts, rendezvous, rank_info.world_size, tensor_parallel=tensor, timeout=timeout
     )
     if disagreement is not None:
-        if rank_info.rank == 0:
-            _print_errors([disagreement])
-        return EXIT_USER_ERROR
+        return refuse([disagreement], rendezvous, rank_info.rank, rank_info.world_size)
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=distributed.PrefixStore("default_pg", rendezvous),
@@ -132,11 +129,8 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
     if error is not None:
         report_failure(rank_info.rank, error)
     if agreement.error is not None or any(error is not None for error in errors):
-        if host_group.is_rank_zero:
-            if agreement.error is not None:
-                sys.stderr.write(f"error: {agreement.error}\n")
-            _print_errors(errors)
-        return EXIT_USER_ERROR
+        of_nodes = [] if agreement.error is None else [agreement.error]
+        return refuse(errors, rendezvous, rank_info.rank, rank_info.world_size, of_nodes=of_nodes)
     assert run_config is not None
     run_config = replace(run_config, warnings=(*run_config.warnings, *agreement.warnings))
     store = open_store(
@@ -152,7 +146,7 @@ def pretrain(options: RunOptions, rank_info: RankInfo) -> int:
         return status
     except UserError as user_error:
         report_failure(rank_info.rank, user_error)
-        _print_once(f"error: {user_error}\n", host_group, store)
+        print_once(f"error: {user_error}\n", host_group, store)
         return EXIT_USER_ERROR
 
 
@@ -208,21 +202,6 @@ def _set_thread_count(nodes: NodeMap) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // nodes.own.world_size))
 
 
-def _print_once(text: str, host_group: HostGroup, store: Any) -> None:
-    """Print an error raised by one or all ranks, on the first rank that calls this."""
-    try:
-        if store is None or store.add("said", 1) == 1:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-    except distributed.DistNetworkError:
-        return  # rank 0, which hosts the store, has printed an error and exited
-    if host_group.is_rank_zero and store is not None:
-        # The store ends with this process: wait until the other ranks have queried it.
-        deadline = time.monotonic() + LAST_ERROR_SECONDS
-        while store.add("said", 0) < host_group.world_size and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
 def _try_to_resolve(
     options: RunOptions, rank_info: RankInfo
 ) -> tuple[ResolvedRecipe | None, UserError | None]:
@@ -242,17 +221,6 @@ def _check_device(recipe: Recipe, device: torch.device) -> UserError | None:
     except UserError as error:
         return error
     return None
-
-
-def _print_errors(errors: list[UserError | None]) -> None:
-    """Print each distinct error once, with the ranks that raised it unless all did."""
-    ranks_by_error: dict[str, list[int]] = {}
-    for rank, error in enumerate(errors):
-        if error is not None:
-            ranks_by_error.setdefault(str(error), []).append(rank)
-    for text, ranks in ranks_by_error.items():
-        where = "" if len(ranks) == len(errors) else f" (ranks {ranks})"
-        sys.stderr.write(f"error{where}: {text}\n")
 
 
 def _is_of_peer(error: BaseException) -> bool:

@@ -7,4 +7,5 @@
 - `placement`: one machine under two names, devices, tensor groups across nodes.
 - `deepspeed_launch`: the `deepspeed` command that started a rank, its hostfile and variables.
 - `mpi_address`: address of rank 0 under `mpirun`.
+- `errors_once`: errors of several ranks, printed once.
 """

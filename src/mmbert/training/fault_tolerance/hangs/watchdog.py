@@ -88,7 +88,8 @@ class Watchdog:
         self._rank, self._world_size, self._host = rank, world_size, socket.gethostname()
         self.limits, self._store = limits or SectionLimits(timeout_seconds), store
         self._interval = check_interval(timeout_seconds)
-        self._store_host, self._store_seconds, self._asked_at = "", 0.0, 0
+        self._store_host = os.environ.get("MASTER_ADDR", "")
+        self._store_seconds, self._asked_at, self._store_host_read = 0.0, 0, False
         folder = run_folder / "stacks"
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -194,9 +195,10 @@ class Watchdog:
 
     def _remember_host_of_store(self) -> None:
         """Read the name of rank 0's host while it can be read."""
-        if self._store is not None and not self._store_host:
+        if self._store is not None and not self._store_host_read:
             text = self._read("heartbeat/0")
-            self._store_host = json.loads(text)["host"] if text else ""
+            if text:
+                self._store_host, self._store_host_read = json.loads(text)["host"], True
 
     def _describe_no_answer(self) -> str:
         host = f" (host {self._store_host})" if self._store_host else ""
