@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from torch.serialization import get_safe_globals, safe_globals
 
 from mmbert.errors import UserError
 from mmbert.hub.importing.composer.import_checkpoint import (
@@ -195,3 +197,16 @@ def test_the_file_is_mapped_instead_of_read() -> None:
     maps = {each.path for each in psutil.Process().memory_maps()}
     assert str(EARLIER) in maps
     assert len(state["model"]) == 30
+
+
+def test_real_classes_that_another_library_declared_safe_are_not_called() -> None:
+    """As megatron.core does on import; the declaration holds again afterwards."""
+    reconstruct = np.zeros(1).__reduce__()[0]
+    declared = [
+        (reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")
+    ]
+    with safe_globals([np.ndarray, np.dtype, *declared]):
+        before = get_safe_globals()
+        state = read_checkpoint(EARLIER)
+        assert set(get_safe_globals()) == set(before)
+    assert state["model"]

@@ -7,12 +7,18 @@ that names anything else is refused.
 
 import tarfile
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+from torch.serialization import (
+    add_safe_globals,
+    clear_safe_globals,
+    get_safe_globals,
+    get_unsafe_globals_in_checkpoint,
+)
 
 from mmbert.errors import CheckpointError
 from mmbert.hub.pickled_weights import names_in_pickle
@@ -48,6 +54,19 @@ _STAND_INS: list[Any] = [
 ]
 
 
+@contextmanager
+def _only_stand_ins() -> Iterator[None]:
+    """Replace the process's list of safe globals: other libraries add the real classes to it."""
+    added = get_safe_globals()
+    clear_safe_globals()
+    add_safe_globals(_STAND_INS)
+    try:
+        yield
+    finally:
+        clear_safe_globals()
+        add_safe_globals(added)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the `state` of a Composer checkpoint; tensors are memory-mapped, on the CPU.
 
@@ -56,7 +75,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             functions that could run code; names them.
     """
     _check_container(path)
-    with safe_globals(_STAND_INS):
+    with _only_stand_ins():
         _check_globals(path)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
