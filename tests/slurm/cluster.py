@@ -211,8 +211,21 @@ class Cluster:
     def revive_node(self, node: str) -> None:
         """Restart the daemon of a dead host and wait until the host is idle."""
         self.on_host(node, "slurmd")
+        self._wait_idle(node)
+
+    def resume_node(self, node: str) -> None:
+        """Return a host that did not answer for a time to the cluster, if it was given up."""
+        if self._state(node).startswith("down"):
+            self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self._wait_idle(node)
+
+    def _state(self, node: str) -> str:
+        return self.run("sinfo", "-h", "-N", "-p", "main", "-n", node, "-o", "%T").strip()
+
+    def _wait_idle(self, node: str) -> None:
+        """Wait until the host has no job and answers. Raises TimeoutError."""
         end = time.monotonic() + 60
-        while self.run("sinfo", "-h", "-N", "-p", "main", "-n", node, "-o", "%T").strip() != "idle":
+        while self._state(node) != "idle":
             if time.monotonic() > end:
                 raise TimeoutError(f"{node} did not come back: {self.run('sinfo', '-N')}")
             time.sleep(0.2)

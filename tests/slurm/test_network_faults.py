@@ -43,6 +43,7 @@ def hosts(cluster: Cluster) -> Iterator[Cluster]:
         pytest.skip("needs iptables")
     yield cluster
     restore_link(cluster, "n2")
+    cluster.resume_node("n2")
 
 
 def steps_done(run: Path) -> int:
