@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(three: Path)
 
 
 OTHER_MODELS = {
-    "shape": "norm.weight of shape (13,), the model of shape (12,)",
+    "shape": "norm.weight of shape (12, 1), the model of shape (12,)",
     "missing": "lacks parameter out.weight",
     "surplus": "has parameter surplus.weight",
 }
@@ -136,7 +136,7 @@ def load_into_another_model(rank: int, world_size: int, root: Path) -> dict[str,
     for fault in OTHER_MODELS:
         parameters = dict(index.parameters)
         if fault == "shape":
-            changed = parameters["norm.weight"].model_copy(update={"shape": (13,)})
+            changed = parameters["norm.weight"].model_copy(update={"shape": (12, 1)})
             parameters["norm.weight"] = changed
         elif fault == "missing":
             del parameters["out.weight"]

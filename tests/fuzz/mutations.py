@@ -1,5 +1,6 @@
 """Mutations of sound inputs: of bytes, of values in JSON and YAML, of members of an archive."""
 
+import copy
 import io
 import json
 import random
@@ -83,7 +84,7 @@ def _mutate_value(value: Any, generator: random.Random) -> Any:
         places: list[tuple[Any, Any]] = []
         _collect(value, places)
         if not places or generator.random() < 0.02:
-            return generator.choice(_ODD)
+            return copy.deepcopy(generator.choice(_ODD))
         holder, key = generator.choice(places)
         way = generator.randrange(5)
         if way == 0:
@@ -93,7 +94,7 @@ def _mutate_value(value: Any, generator: random.Random) -> Any:
         elif way == 2:
             holder[key] = json.loads(json.dumps(generator.choice(places)[0]))
         else:
-            holder[key] = generator.choice(_ODD)
+            holder[key] = copy.deepcopy(generator.choice(_ODD))  # may be mutated next
     return value
 
 

@@ -57,6 +57,9 @@ def test_what_suits_begins_without_a_word(inputs: Path, tmp_path: Path) -> None:
             {"hidden_size": 64, "norm_bias": True},
             "hidden_size is 32 instead of 64; norm_bias is False",
         ),
+        ({"global_rope_theta": 10**400}, "global_rope_theta is not a positive number"),
+        ({"local_rope_theta": True}, "local_rope_theta is not a positive number"),
+        ({"vocab_size": -1}, "vocab_size is not a positive number"),
         ({"mask_token_id": 3}, "mask_token_id is 3, but the shards' mask token is 4"),
     ],
 )

@@ -114,6 +114,7 @@ def test_overrides_reach_nested_keys_and_named_entries() -> None:
         ("data.sources=[{name: a}, {name: b}]", ["'a'", "tokens"]),
         ("data.sources=[{name: a, tokens: {dekay: 1}}]", ["dekay", "'decay'"]),
         ("nonsense", ["nonsense", "key=value"]),
+        ('initial_checkpoint="a\\0b"', ["zero byte"]),
     ],
 )
 def test_mistakes_name_the_key_and_the_remedy(override: str, words: list[str]) -> None:
@@ -138,6 +139,10 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     path.write_text(MINIMAL.replace("languages: all", "languages: {file: l.txt}"))
     with pytest.raises(UserError, match=r"language file .*l\.txt"):
         load_recipe(path)
+    path.write_text(MINIMAL.replace("languages: all", f"languages: {{file: {'l' * 300}}}"))
+    with pytest.raises(UserError, match=r"language file .*lll: File name too long"):
+        load_recipe(path)
+    path.write_text(MINIMAL.replace("languages: all", "languages: {file: l.txt}"))
     (tmp_path / "l.txt").write_text("# a comment\neng_Latn\nfra  # bare\n")
     assert load_recipe(path).phases[0].languages.names == ("eng_Latn", "fra")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from mmbert.checkpoint.safetensors_header import safetensors_header
 from mmbert.errors import CheckpointError
@@ -77,8 +77,8 @@ class Slice(_Model):
     """Elements [start, start + length) of a flattened shard, in `file`."""
 
     file: FileName
-    start: int
-    length: int
+    start: NonNegativeInt
+    length: NonNegativeInt
 
 
 class Shard(_Model):
@@ -91,9 +91,24 @@ class Shard(_Model):
 class SavedParameter(_Model):
     """Full shape, split dimension (None: not split) and shards of a parameter."""
 
-    shape: tuple[int, ...]
-    split_dimension: int | None
+    shape: tuple[NonNegativeInt, ...]
+    split_dimension: NonNegativeInt | None
     shards: tuple[Shard, ...]
+
+    @model_validator(mode="after")
+    def _shards_cover_the_shape(self) -> Self:
+        """Raise unless shards and slices hold every element once; no allocation trusts a shape."""
+        if self.split_dimension is not None and self.split_dimension >= len(self.shape):
+            raise ValueError(f"no dimension {self.split_dimension} in shape {self.shape}")
+        size = self.shape[self.split_dimension or 0] if self.shape else 1
+        for start, stop in (range_ for shard in self.shards for range_ in shard.ranges):
+            if not 0 <= start <= stop <= size:
+                raise ValueError(f"no range {start}:{stop} in shape {self.shape}")
+        sizes = [math.prod(self.shard_shape(shard)) for shard in self.shards]
+        slices = [sum(slice_.length for slice_ in shard.slices) for shard in self.shards]
+        if not self.shards or sum(sizes) != math.prod(self.shape) or sizes != slices:
+            raise ValueError(f"shards of {slices} elements for shape {self.shape}")
+        return self
 
     def shard_shape(self, shard: Shard) -> tuple[int, ...]:
         """Return the shape of a shard."""
@@ -123,6 +138,15 @@ class Index(_Model):
     files: dict[FileName, FileEntry]
     parameters: dict[str, SavedParameter]
 
+    @model_validator(mode="after")
+    def _slices_fit_in_files(self) -> Self:
+        for name, parameter in self.parameters.items():
+            for slice_ in (slice_ for shard in parameter.shards for slice_ in shard.slices):
+                entry = self.files.get(slice_.file)
+                if entry is None or 4 * slice_.length > entry.bytes:
+                    raise ValueError(f"{slice_.file} is too small for the slices of {name}")
+        return self
+
     @property
     def total_bytes(self) -> int:
         """Bytes of all files except the index."""
@@ -142,7 +166,7 @@ class Index(_Model):
             checksum = values.pop("xxh3_128")
         except FileNotFoundError:
             raise damaged_error(path, "is missing") from None
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged_error(path, f"cannot be read ({error})") from None
         if checksum != _digest(values):
             raise damaged_error(path, "is corrupted (checksum mismatch)")

@@ -23,6 +23,7 @@ _SAME = {
     "global_attn_every_n_layers": "global_attention_every",
     "norm_eps": "norm_eps",
 }
+_LARGEST_NUMBER = 1e30  # also keeps integers within the range of floats
 _BASES = {"global_rope_theta": "global_", "local_rope_theta": "local_"}
 
 
@@ -44,8 +45,11 @@ class InitialCheckpoint:
         for key in (*_BASES, "vocab_size"):
             value = self._config[key]
             wanted = (int,) if key == "vocab_size" else (int, float)
-            if isinstance(value, bool) or not isinstance(value, wanted):
-                raise ModelError(f"{self._path}: {key} is not a number", remedy=self._remedy)
+            number = isinstance(value, wanted) and not isinstance(value, bool)
+            if not number or not 0 < value < _LARGEST_NUMBER:
+                raise ModelError(
+                    f"{self._path}: {key} is not a positive number", remedy=self._remedy
+                )
         self.vocab_size: int = self._config["vocab_size"]
 
     def check_model(self, settings: ModelSettings) -> None:

@@ -1,6 +1,7 @@
 """Recipe loading: YAML, language files, overrides, and errors with file, line and key."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def parse_recipe(
     unwritable = _find_unwritable(values, set())
     if unwritable is not None:
         raise RecipeError(
-            f"{origin}: {unwritable!a} is not text: it has half of a character",
-            remedy="write the value in UTF-8",
+            f"{origin}: {unwritable!a} is not text: it has half of a character, or a zero byte",
+            remedy="write the value in UTF-8, without zero bytes",
         )
     _read_language_files(values, folder)
     _resolve_tokenizer_path(values, folder)
@@ -79,14 +80,17 @@ def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         raise _user_error(error, values, None, f"recipe {recipe.name} with overrides") from error
 
 
+_UNWRITABLE = re.compile("[\\0\\ud800-\\udfff]")
+
+
 def _find_unwritable(value: Any, seen: set[int]) -> str | None:
-    """Return a string that UTF-8 cannot express, of a path or an escape, or None.
+    """Return a string that UTF-8 or a path cannot express, of a path or an escape, or None.
 
     Args:
         seen: lists and mappings that were looked at, since anchors may repeat or nest them.
     """
     if isinstance(value, str):
-        return value if any("\ud800" <= character <= "\udfff" for character in value) else None
+        return value if _UNWRITABLE.search(value) else None
     if not isinstance(value, dict | list) or id(value) in seen:
         return None
     seen.add(id(value))
@@ -173,12 +177,12 @@ def _read_language_files(values: dict[str, Any], folder: Path) -> None:
 
 
 def _read_language_list(file: str, folder: Path) -> list[str]:
-    path = find_language_list(file, folder)
     try:
+        path = find_language_list(file, folder)
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
-            f"cannot read language file {path}: {getattr(error, 'strerror', error)}",
+            f"cannot read language file {folder / file}: {getattr(error, 'strerror', error)}",
             remedy="give a file with one language per line, relative to the recipe, or a list "
             f"of the package: {', '.join(language_list_names())}",
         ) from error

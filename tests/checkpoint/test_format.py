@@ -1,0 +1,57 @@
+"""An index that contradicts itself is refused, before memory is allocated for what it says."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+
+from mmbert.checkpoint.format import CheckpointDamagedError, Index
+from tests.support.environment import ROOT
+
+SOUND = ROOT / "tests" / "fixtures" / "kept" / "run" / "checkpoints" / "step-00000018"
+TABLE, NORM = "model.embeddings.tok_embeddings.weight", "model.embeddings.norm.weight"
+
+
+def _write_signed(path: Path, values: dict[str, Any]) -> None:
+    """Write an index with the checksum of its contents."""
+    values.pop("xxh3_128", None)
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    values["xxh3_128"] = xxhash.xxh3_128_hexdigest(text.encode())
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        (TABLE, {"shape": [2**63, 32]}, "shards of"),
+        (TABLE, {"shape": [-384, 32]}, "greater than or equal to 0"),
+        (TABLE, {"split_dimension": 2}, "no dimension 2"),
+        (TABLE, {"shards": []}, "shards of"),
+        (NORM, {"ranges": [[0, 64], [32, 0]]}, "no range 0:64"),
+        (TABLE, {"ranges": [[0, 383]]}, "shards of"),
+        (NORM, {"start": -1}, "greater than or equal to 0"),
+        (NORM, {"length": 31}, "shards of"),
+        (NORM, {"file": "rank-00001.safetensors"}, "rank-00001.safetensors is too small"),
+        (NORM, {"file": "recipe.yaml", "bytes": 127}, "recipe.yaml is too small"),
+    ],
+)
+def test_contradictions(tmp_path: Path, name: str, change: dict[str, Any], says: str) -> None:
+    path = Path(shutil.copy(SOUND / "index.json", tmp_path))
+    values = json.loads(path.read_text())
+    parameter = values["parameters"][name]
+    if "bytes" in change:
+        values["files"]["recipe.yaml"]["bytes"] = change["bytes"]
+    for place in (parameter, parameter["shards"][0], parameter["shards"][0]["slices"][0]):
+        place.update({key: value for key, value in change.items() if key in place})
+    _write_signed(path, values)
+    with pytest.raises(CheckpointDamagedError, match=says):
+        Index.read(tmp_path)
+
+
+def test_a_list_is_no_index(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("[]")
+    with pytest.raises(CheckpointDamagedError, match="cannot be read"):
+        Index.read(tmp_path)
