@@ -123,7 +123,7 @@ class Trainer:
         """Check and log a step's loss. The result is the same on all ranks."""
         if not outcome.report.finite:
             self.metrics.log_non_finite(at, outcome, rows)
-            self.repetitions.end()
+            self.repetitions.end(at.step)
             self.loss_monitor.count_non_finite(at.step)
             return LossCheck.NON_FINITE
         self.metrics.count_step(outcome, rows)

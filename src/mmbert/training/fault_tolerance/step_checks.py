@@ -1,6 +1,6 @@
 """Record of what repetitions of steps have shown, in `RUN/step_checks.json`.
 
-A repetition survives a restart: the spike is kept here until its step has run again.
+A repetition survives a restart: a spike is kept here until its step has run again.
 """
 
 from pathlib import Path
@@ -35,8 +35,10 @@ class StepChecks(BaseModel):
     """Largest differences between repetitions of a sound step, by phase and setup."""
     repeated_spikes: int = 0
     """Spikes whose steps have been run again, or are to be."""
-    spike: Spike | None = None
-    """The spike that is being repeated."""
+    spikes: tuple[Spike, ...] = ()
+    """Spikes that are being repeated; several if steps that ran again had a new one."""
+    accepted_spikes: tuple[int, ...] = ()
+    """Steps of spikes that are decided and were left as they are."""
 
     @classmethod
     def read(cls, path: Path) -> "StepChecks":

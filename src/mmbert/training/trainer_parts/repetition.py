@@ -128,29 +128,40 @@ class Repetitions:
 
     # Spikes
 
+    def accepts(self, step: int) -> bool:
+        """Whether the spike at `step` is known and stays: it comes again in every repetition."""
+        return step in self._checks.accepted_spikes
+
     def wants_repetition(self, step: int) -> bool:
         """Whether the spike at `step` is new, and `guard.rollback_limit` allows its repetition."""
         limit = self._run.recipe.guard.rollback_limit
-        return not self._repeats(step) and self._checks.repeated_spikes < limit
+        return self._pending(step) is None and self._checks.repeated_spikes < limit
 
     def begin(self, at: StepPlan, first_step: int, rows: Sequence[Row], spike: StepOutcome) -> None:
         """Keep what a spike showed, before its steps run again from the state of `first_step`."""
         run = self._collect(rows, spike)
         kept = Spike(step=at.step, first_step=first_step, setup=self._setup, run=run)
+        earlier = [
+            other.model_copy(update={"first_step": min(first_step, other.first_step)})
+            for other in self._checks.spikes
+        ]
         count = self._checks.repeated_spikes + 1
-        self._keep({"spike": kept, "repeated_spikes": count})
+        self._keep({"spikes": (*earlier, kept), "repeated_spikes": count})
 
     def compare_spike(
         self, at: StepPlan, rows: Sequence[Row], outcome: StepOutcome, *, spikes: bool
     ) -> bool:
-        """Compare a step with its spike before the repetition; False for any other step.
+        """Compare a step with its spike before the repetition.
 
         Args:
             spikes: whether the step's loss is a spike again.
+
+        Returns:
+            Whether the spike at this step was known before.
         """
-        spike = self._checks.spike
-        if spike is None or spike.step != at.step:
-            return False
+        spike = self._pending(at.step)
+        if spike is None:
+            return self.accepts(at.step)
         again = self._collect(rows, outcome)
         verdict = self._judge_spike(at, spike, again, spikes=spikes)
         if verdict.repeats:
@@ -160,16 +171,30 @@ class Repetitions:
             what = f"loss {spike.run.loss:.4f}, but {again.loss:.4f} when run again"
             self._report(at.step, what, verdict)
         if not spikes:
-            self.end()
+            self.end(at.step)
         return True
 
-    def end(self) -> None:
-        """Forget the spike that was repeated; its handling is decided."""
-        if self._checks.spike is not None:
-            self._keep({"spike": None})
+    def end(self, step: int) -> None:
+        """Forget the spike at `step`, which is no longer one."""
+        if self._pending(step) is not None:
+            self._keep({"spikes": self._spikes_without(step)})
 
-    def _repeats(self, step: int) -> bool:
-        return self._checks.spike is not None and self._checks.spike.step == step
+    def accept(self, step: int) -> None:
+        """Leave the spike at `step` as it is, also when the step runs again."""
+        accepted = (*self._checks.accepted_spikes, step)
+        self._keep({"spikes": self._spikes_without(step), "accepted_spikes": accepted})
+
+    def forget_from(self, step: int) -> None:
+        """Forget spikes at `step` and later, whose data is about to change."""
+        spikes = tuple(spike for spike in self._checks.spikes if spike.step < step)
+        accepted = tuple(known for known in self._checks.accepted_spikes if known < step)
+        self._keep({"spikes": spikes, "accepted_spikes": accepted})
+
+    def _pending(self, step: int) -> Spike | None:
+        return next((spike for spike in self._checks.spikes if spike.step == step), None)
+
+    def _spikes_without(self, step: int) -> tuple[Spike, ...]:
+        return tuple(spike for spike in self._checks.spikes if spike.step != step)
 
     def _judge_spike(self, at: StepPlan, spike: Spike, again: StepRun, *, spikes: bool) -> Verdict:
         """Judge a spike by its repetition, which is trusted.

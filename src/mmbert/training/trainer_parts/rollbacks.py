@@ -45,10 +45,12 @@ class Rollbacks:
         rows skipped, and those of the step before: its update produced the weights that the loss
         was measured with.
         """
+        if self.repetitions.accepts(at.step):
+            return None
         repeats = self.repetitions.wants_repetition(at.step)
         target = self._target(at.step, repeats=repeats)
         if target is None:
-            self.repetitions.end()
+            self.repetitions.accept(at.step)
             return None
         first = _first_suspect(at.step)
         if repeats:
@@ -70,7 +72,7 @@ class Rollbacks:
             self.repetitions.begin(at, step_of(target), rows, outcome)
         else:
             self.loggers.attempt(self.skipped.path, self.skipped.write)
-            self.repetitions.end()
+            self.repetitions.forget_from(first)
         self.ranks.host_group.barrier()
         return Rollback(target, text)
 
