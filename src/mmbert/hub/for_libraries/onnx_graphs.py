@@ -72,11 +72,12 @@ def write_encoder_graph(folder: Path, out: Path) -> None:
     `last_hidden_state`, float32 [batch, sequence, d], after the final norm: what sentence-
     transformers pools. Weights of more than 1.5 GiB lie beside it, in `<out>_data`.
     """
-    masked_language_model = load_masked_language_model(folder, torch.float32)
+    body = load_masked_language_model(folder, torch.float32).model
+    assert isinstance(body, nn.Module)
     example = {name: torch.ones(2, 16, dtype=torch.int64) for name in INPUTS}
     with quiet():
         program = torch.onnx.export(
-            _Encoder(masked_language_model.model).eval(),
+            _Encoder(body).eval(),
             kwargs=example,
             dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in INPUTS},
             output_names=[OUTPUT],
