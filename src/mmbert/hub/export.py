@@ -69,13 +69,19 @@ def export_checkpoint(
 
 
 def _without_folders(recipe: Recipe) -> Recipe:
-    """Return the recipe for publication, with paths reduced to their last component."""
+    """Return the recipe for publication: no copy_to, and of paths only the last component."""
     tokenizer, start = recipe.tokenizer, recipe.initial_checkpoint
     if tokenizer.path is not None:
         tokenizer = tokenizer.model_copy(update={"path": Path(tokenizer.path.name)})
     if start is not None:
         start = Path(start.name)
-    return recipe.model_copy(update={"tokenizer": tokenizer, "initial_checkpoint": start})
+    return recipe.model_copy(
+        update={
+            "tokenizer": tokenizer,
+            "initial_checkpoint": start,
+            "data": recipe.data.without_place(),
+        }
+    )
 
 
 def write_hugging_face_folder(
