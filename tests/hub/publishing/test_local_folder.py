@@ -251,7 +251,7 @@ def test_one_process_at_a_time_publishes_to_a_folder(tmp_path: Path) -> None:
 
 
 def test_losses_that_a_restart_made_void_do_not_count(
-    long_run: Path, shards: Path, tmp_path: Path, quick: QuickGraphs
+    long_run: Path, shards: Path, tmp_path: Path, instant: list[str]
 ) -> None:
     """The run went back from 30 to 20 and measured no more: 30 has the losses of 20 and 28."""
     with (long_run / "log.jsonl").open("a") as log:
