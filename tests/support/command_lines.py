@@ -44,6 +44,7 @@ CALLS: dict[str, dict[str, list[str]]] = {
     "mmbert inspect": {"path": ["shards"]},
     "mmbert merge": {"models": ["model", "run"], "output": ["out"], "method": ["linear"]},
     "mmbert plan": {"recipe": ["recipe.yaml"], "gpus": ["1"]},
+    "mmbert publish": {"run": ["run"], "out": ["out"], "data": ["shards"], "dry_run": [""]},
     "mmbert recipes": {},
     "mmbert report": {"folders": ["run"], "output": ["out.html"]},
     "mmbert results": {"run": ["run"]},

@@ -3,6 +3,7 @@
 - `app`: the Typer application and its output console.
 - `inspect_commands`: `doctor`, `plan`, `inspect`, `results`.
 - `model_commands`: `export`, `fill-mask`, `merge`, `evaluate`.
+- `publish_command`: `publish`.
 - `import_command`: `import`.
 - `ablate_command`: `ablate`.
 - `decay_command`: `decay`.
@@ -23,6 +24,7 @@ from mmbert.cli import (
     inspect_commands,
     model_commands,
     packaged_commands,
+    publish_command,
     report_command,
 )
 from mmbert.cli.app import app
@@ -40,6 +42,7 @@ __all__ = [
     "main",
     "model_commands",
     "packaged_commands",
+    "publish_command",
     "report_command",
 ]
 

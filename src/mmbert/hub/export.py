@@ -11,17 +11,21 @@ from torch import Tensor
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
-from mmbert.hub.model_card import model_card
+from mmbert.hub.for_libraries.sentence_transformers_files import write_sentence_transformers_files
+from mmbert.hub.model_card import CardParts, model_card
 from mmbert.hub.model_source import PROVENANCE_NAME, CheckpointSource, open_model
 from mmbert.hub.models import ModelBuilder
 from mmbert.hub.output_folder import atomic_folder, write_json
 from mmbert.hub.tokenizer import copy_tokenizer
 from mmbert.hub.verification import LogitComparison, compare_logits
 from mmbert.hub.weights import WEIGHTS_FILE, parameter_shapes, write_weights
+from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.recipe import Recipe, dump_recipe
 
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Addition = Callable[[Path, MaskedLanguageModel, LogitComparison], CardParts]
+"""Adds files to the verified folder, from this project's model; returns parts of its card."""
 
 
 def export_checkpoint(
@@ -29,12 +33,14 @@ def export_checkpoint(
     out: Path,
     dtype: Dtype = "float32",
     say: Callable[[str], None] = lambda line: None,
+    add: Addition | None = None,
 ) -> LogitComparison:
     """Export the model of `checkpoint` as the Hugging Face folder `out`.
 
     The folder contains model.safetensors (without the tied decoder), config.json, the tokenizer of
-    the run, a model card and provenance.json. It is written to a temporary folder and renamed once
-    its logits in transformers match those of this project's model.
+    the run, what sentence-transformers reads, a model card and provenance.json. It is written to a
+    temporary folder and renamed once its logits in transformers match those of this project's
+    model, and `add`, if given, has added to it.
 
     Raises:
         UserError: no valid checkpoint, `out` exists, or no space.
@@ -58,17 +64,24 @@ def export_checkpoint(
         language_tokens=language_tokens,
         recipe=recipe,
         say=say,
+        add=add,
     )
 
 
 def _without_folders(recipe: Recipe) -> Recipe:
-    """Return the recipe for publication, with paths reduced to their last component."""
+    """Return the recipe for publication: no copy_to, and of paths only the last component."""
     tokenizer, start = recipe.tokenizer, recipe.initial_checkpoint
     if tokenizer.path is not None:
         tokenizer = tokenizer.model_copy(update={"path": Path(tokenizer.path.name)})
     if start is not None:
         start = Path(start.name)
-    return recipe.model_copy(update={"tokenizer": tokenizer, "initial_checkpoint": start})
+    return recipe.model_copy(
+        update={
+            "tokenizer": tokenizer,
+            "initial_checkpoint": start,
+            "data": recipe.data.without_place(),
+        }
+    )
 
 
 def write_hugging_face_folder(
@@ -85,12 +98,14 @@ def write_hugging_face_folder(
     recipe: str | None,
     write_more: Callable[[Path], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    add: Addition | None = None,
 ) -> LogitComparison:
     """Write a folder and verify it.
 
     Args:
         parameters: every (name, full float32 tensor), once.
         say: is told what of the tokenizer is left out or added.
+        add: adds what depends on the verified model.
         write_more: writes further files to the folder, before it appears.
     """
     shapes = parameter_shapes(model.encoder)
@@ -104,11 +119,14 @@ def write_hugging_face_folder(
         config = hugging_face_config(model, special_ids, dtype=dtype)
         write_json(folder / "config.json", config)
         write_json(folder / PROVENANCE_NAME, provenance)
+        write_sentence_transformers_files(folder, model)
         for line in copy_tokenizer(
             tokenizer, folder, context=model.context, special_ids=special_ids
         ):
             say(line)
-        comparison = compare_logits(folder, builder.finish(), model)
+        ours = builder.finish()
+        comparison = compare_logits(folder, ours, model)
+        parts = CardParts() if add is None else add(folder, ours, comparison)
         card = model_card(
             name=name,
             model=model,
@@ -119,6 +137,7 @@ def write_hugging_face_folder(
             provenance=provenance,
             language_tokens=language_tokens,
             recipe=recipe,
+            parts=parts,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         if write_more is not None:

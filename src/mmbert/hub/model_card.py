@@ -1,5 +1,6 @@
 """Model card (README.md) of an exported model."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -38,7 +39,8 @@ fill("... {mask} ...")
 These are pretrained weights: fine-tune them for classification, retrieval and similar tasks.
 `SentenceTransformer("PATH_OR_NAME")` starts from the mean of the last hidden states.
 
-As ONNX, for inputs of any length and batches of any size (`pip install onnx onnxscript`):
+With its head, which gives logits, as ONNX, for inputs of any length and batches of any size
+(`pip install onnx onnxscript`):
 
 ```python
 import torch
@@ -52,14 +54,31 @@ torch.onnx.export(model, f="model.onnx", kwargs=inputs, dynamic_shapes=free, dyn
 
 ## License
 
-Not stated. Whoever publishes the weights chooses their license, with regard to the licenses of the
-training text, which are unknown to this card. Replace this paragraph, and `license` at the top.
+{license}
 
 ## Verification
 
 At export, the logits that transformers computes from this folder were compared in float32 with
 those of the training program: {comparison}.
 """
+
+_NO_LICENSE = """\
+Not stated. Whoever publishes the weights chooses their license, with regard to the licenses of the
+training text, which are unknown to this card. Replace this paragraph, and `license` at the top."""
+_LICENSE = """\
+`{license}`, chosen by whoever published the weights; the licenses of the training text are unknown
+to this card."""
+
+
+@dataclass(frozen=True)
+class CardParts:
+    """Parts of a card that not every export has.
+
+    `sections` is Markdown, after the verification; `license` a name that the hub knows.
+    """
+
+    sections: str = ""
+    license: str | None = None
 
 
 def model_card(
@@ -73,6 +92,7 @@ def model_card(
     provenance: dict[str, Any],
     language_tokens: dict[str, int],
     recipe: str | None,
+    parts: CardParts = CardParts(),
 ) -> str:
     """Build the card as Markdown with YAML metadata.
 
@@ -83,8 +103,14 @@ def model_card(
     metadata: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask",
-        "license": "unknown",
-        "tags": ["modernbert", "masked-lm", "multilingual", "mmbert-train"],
+        "license": parts.license or "unknown",
+        "tags": [
+            "modernbert",
+            "masked-lm",
+            "multilingual",
+            "sentence-transformers",
+            "mmbert-train",
+        ],
     }
     if language_tokens:
         codes = {language.split("_")[0] for language in language_tokens}
@@ -106,7 +132,9 @@ def model_card(
         dtype=dtype,
         mask=mask_token,
         comparison=comparison,
+        license=_NO_LICENSE if parts.license is None else _LICENSE.format(license=parts.license),
     )
+    text += parts.sections
     if language_tokens:
         text += _languages(language_tokens)
     text += "\n## Origin\n\n```yaml\n" + _yaml(provenance) + "```\n"

@@ -65,6 +65,6 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write `values` as JSON in the format of Hugging Face: UTF-8, indent 2, final newline."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

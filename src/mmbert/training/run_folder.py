@@ -55,7 +55,7 @@ def set_up_run_folder(
         make_folder(run_folder)
         tokenizer = run_folder / "tokenizer"
         if tokenizer.exists():
-            if not _same_tokenizer(tokenizer, corpus):
+            if not same_tokenizer(tokenizer, corpus):
                 raise ResumeError(
                     f"{run_folder} belongs to a run with another tokenizer than that of the shards "
                     f"in {corpus.root}",
@@ -79,7 +79,7 @@ def set_up_run_folder(
         ) from error
 
 
-def _same_tokenizer(folder: Path, corpus: Corpus) -> bool:
+def same_tokenizer(folder: Path, corpus: Corpus) -> bool:
     """Return whether the run's copy is the corpus' tokenizer, or does the same."""
     found = read_tokenizer_description(folder)
     if found.fingerprint == corpus.tokenizer.fingerprint:

@@ -1,0 +1,159 @@
+"""Publication of a run: what is to be done, and doing it, one revision after the other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.listing import list_checkpoints
+from mmbert.errors import ArgumentError, CheckpointError, OutputError
+from mmbert.hub.for_libraries.int8_graph import TEXTS
+from mmbert.hub.for_libraries.onnx_graphs import require_onnx_packages
+from mmbert.hub.publishing.held_out_documents import held_out_documents
+from mmbert.hub.publishing.losses import read_losses
+from mmbert.hub.publishing.place import MAIN, Place
+from mmbert.hub.publishing.publication import Publication, identity_of
+from mmbert.hub.publishing.revision import Contents, write_revision
+from mmbert.recipe import parse_recipe
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """What a publication holds."""
+
+    data: Path | None
+    """Shards with the held-out text that an int8 graph is checked on."""
+    onnx: bool = True
+    int8: bool = True
+    license: str | None = None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether held-out text is read."""
+        return self.onnx and self.int8
+
+
+@dataclass(frozen=True)
+class PlannedRevision:
+    """A kept checkpoint of the run, and whether it is published."""
+
+    checkpoint: Path
+    step: int
+    tokens: int
+    phase: str
+    identity: str
+    published: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the revision."""
+        return self.checkpoint.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The revisions of a run, oldest first, and what goes into those that are not published."""
+
+    revisions: tuple[PlannedRevision, ...]
+    contents: Contents
+
+    @property
+    def missing(self) -> tuple[PlannedRevision, ...]:
+        """The revisions to publish."""
+        return tuple(one for one in self.revisions if not one.published)
+
+
+def plan_publication(run: Path, place: Place, options: PublishOptions) -> Plan:
+    """Find what is to be published of `run`, and read the text for its checks. Writes nothing.
+
+    Raises:
+        UserError: a package, the shards or the run's checkpoints are missing, or the place is out
+            of reach or holds revisions of another run.
+    """
+    if options.onnx:
+        require_onnx_packages()
+    checkpoints = list_checkpoints(run / "checkpoints")
+    if not checkpoints:
+        raise CheckpointError(
+            f"{run} has no checkpoint", remedy="give the folder of a run that has saved one"
+        )
+    if options.needs_data and options.data is None:
+        raise ArgumentError(
+            f"int8 graphs are checked on {TEXTS} held-out texts, and a run does not know where its"
+            " shards are",
+            remedy="give --data SHARDS, or leave these graphs out with --without-int8",
+        )
+    published = place.published()
+    revisions = tuple(_planned(path, place, published) for path in checkpoints)
+    _refuse_other_runs(run, checkpoints[-1], place, published)
+    documents = None
+    if options.needs_data and options.data is not None:
+        documents = held_out_documents(options.data, run / "tokenizer", TEXTS)
+    contents = Contents(read_losses(run), options.onnx, documents, options.license)
+    return Plan(revisions, contents)
+
+
+def _planned(path: Path, place: Place, published: dict[str, Publication]) -> PlannedRevision:
+    index, identity = Index.read(path), identity_of(path)
+    there = published.get(path.name)
+    if there is not None and there.checkpoint != identity:
+        raise OutputError(
+            f"{path.name} in {place} is of another checkpoint than {path}",
+            remedy="publish to another place, or remove that revision there",
+        )
+    state = index.state
+    return PlannedRevision(
+        path, state.step, state.tokens, state.phase, identity, published=there is not None
+    )
+
+
+def _refuse_other_runs(
+    run: Path, checkpoint: Path, place: Place, published: dict[str, Publication]
+) -> None:
+    recipe = parse_recipe(Index.read(checkpoint).state.recipe, origin=f"the recipe in {checkpoint}")
+    for name, there in published.items():
+        if there.recipe != recipe.name:
+            raise OutputError(
+                f"{name} in {place} is of the recipe {there.recipe}, and {run} of {recipe.name}",
+                remedy="publish each run to a place of its own",
+            )
+
+
+def publish(plan: Plan, place: Place, say: Say) -> None:
+    """Publish the revisions of `plan` that are missing, oldest first; `main` becomes the newest.
+
+    Interrupted at any point, the same call goes on: what is published is whole, and stays.
+
+    Args:
+        say: is told of every revision, and of what was left out.
+
+    Raises:
+        UserError: a checkpoint is damaged, the place cannot be written, or no space.
+        RuntimeError: a model or graph computes something else than the training program: a bug.
+    """
+    with place:
+        for revision in plan.missing:
+            if place.finish_interrupted(revision.name, revision.identity):
+                say(f"{revision.name}: was uploaded before, and has its name now")
+                continue
+
+            def build(folder: Path, revision: PlannedRevision = revision) -> Publication:
+                return write_revision(folder, revision.checkpoint, plan.contents, say)
+
+            done = place.publish(revision.name, revision.step, build)
+            say(f"{revision.name}: {_checks(done)}")
+            for file, why in done.left_out.items():
+                say(f"{revision.name}: {file} is not published: {why}")
+        newest = place.set_main()
+    say(f"{place}: {len(plan.revisions)} revisions of the run; {MAIN} is {newest}")
+
+
+def _checks(done: Publication) -> str:
+    parts = [f"logits match transformers (maximum difference {done.logits.max_difference:.1e})"]
+    if done.hidden_states is not None:
+        parts.append(f"ONNX within {done.hidden_states.max_difference:.1e}")
+    if done.int8 is not None and not done.left_out:
+        parts.append(f"int8 mean cosine {done.int8.mean_cosine:.4f} over {done.int8.texts} texts")
+    return ", ".join(parts)
