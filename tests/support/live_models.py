@@ -120,7 +120,8 @@ def train(model: Any, batch: dict[str, Any], **arguments: Any) -> Results:
 def difference(one: Tensor, other: Tensor) -> float:
     """Return the largest difference relative to the largest entry of `other`."""
     assert one.shape == other.shape
-    return float((one.double() - other.double()).abs().max() / other.double().abs().max())
+    one, other = one.detach().double(), other.detach().double()
+    return float((one - other).abs().max() / other.abs().max())
 
 
 def assert_same(

@@ -14,9 +14,10 @@ from mmbert.hub.live.models import MODULE, lora_error
 
 _PLAIN = {nn.Linear, nn.LayerNorm, nn.Embedding, nn.Identity, nn.Dropout, nn.ModuleList}
 _GELU = {"GELUActivation", "GELU"}
-# transformers 5 leaves these on a model once it was asked for hidden states; they keep nothing
-# unless a call of its own is under way.
-_IDLE_HOOKS = "transformers.utils."
+# Hooks that transformers itself leaves on a model, and that may stay uncalled: those of 5.x that
+# capture outputs do nothing but in a call of its own, and gradient checkpointing's makes the
+# embeddings' output require a gradient, which only the reentrant checkpoints need.
+_IDLE_HOOKS = ("output_capturing_hook", "make_inputs_require_grads")
 
 
 def refuse_changed_layers(root: nn.Module, name: str, *, root_is_called: bool) -> None:
@@ -64,10 +65,12 @@ def _is_gelu(module: Any) -> bool:
 
 def _refuse_hooks(module: nn.Module, name: str) -> None:
     for hook in _hooks(module):
-        if not (getattr(hook, "__module__", None) or "").startswith(_IDLE_HOOKS):
+        called = getattr(hook, "__qualname__", type(hook).__name__)
+        of_transformers = (getattr(hook, "__module__", None) or "").startswith("transformers.")
+        if not (of_transformers and called.endswith(_IDLE_HOOKS)):
             raise ModelError(
-                f"{name} has a hook ({getattr(hook, '__qualname__', type(hook).__name__)}), which"
-                " would not run: the packed encoder does not call the layers",
+                f"{name} has a hook ({called}), which would not run: the packed encoder does not"
+                " call the layers",
                 remedy="remove the hook (output_hidden_states=True gives the layers' states), or"
                 " use the model unpacked",
             )
