@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import mmbert
 from mmbert.errors import ModelError
-from tests.support.live_models import ENCODER, SEQUENCE, live_model
+from tests.support.live_models import ENCODER, SEQUENCE, live_model, padded
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
@@ -110,6 +110,31 @@ def test_subclasses_as_those_of_pylate(folders: dict[str, Path]) -> None:
         packed = mmbert.pack(model)[0](dict(features))["token_embeddings"]
     assert (packed[real] - hidden).abs().max() <= 2e-6 * hidden.abs().max()
     assert not packed[~real].any()
+
+
+def test_expanded_queries_keep_the_vectors_of_their_masked_tokens(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyLate scores tokens that it appends with a mask of 0, unless they are attended to."""
+
+    class ColBERT(sentence_transformers.SentenceTransformer):  # type: ignore[misc, name-defined]
+        do_query_expansion, attend_to_expansion_tokens, query_length = True, False, 12
+
+    model = ColBERT(modules=[Transformer(str(folders[ENCODER]))], device="cpu")
+    queries, documents = padded([5, 12, 7]), padded([5, 13, 7])
+    queries["input_ids"][queries["attention_mask"] == 0] = 4  # the mask token, in PyLate
+    with torch.no_grad():
+        expected = model[0](dict(queries))["token_embeddings"]
+        mmbert.pack(model)
+        assert torch.equal(model[0](dict(queries))["token_embeddings"], expected)
+        assert "expanded queries" in caplog.text
+        counts = model[0].auto_model.forward.detours.counts
+        assert counts.total() == 1
+        assert not model[0](dict(documents))["token_embeddings"][0, 5:].any()
+        model.attend_to_expansion_tokens = True
+        model[0](dict(queries))
+        assert counts.total() == 1
+    mmbert.pack(mmbert.unpack(model), validate=documents)
 
 
 def test_sentence_transformers_of_other_models() -> None:

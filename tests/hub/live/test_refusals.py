@@ -256,6 +256,17 @@ def test_a_model_that_accelerate_has_prepared() -> None:
         mmbert.pack(model)
 
 
+def test_a_packed_model_that_accelerate_has_prepared_since() -> None:
+    model = mmbert.pack(live_model())
+    packed = model.forward
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    model(**padded([5, 3]))
+    with pytest.raises(ModelError, match=r"wrapped since(.|\n)*unwrap_model"):
+        mmbert.unpack(model)
+    model.forward = packed
+    mmbert.unpack(model)
+
+
 @pytest.mark.parametrize("kind", [ENCODER, MASKED_LM, SEQUENCE, TOKENS])
 def test_no_real_token(kind: str) -> None:
     model = mmbert.pack(live_model(kind))
@@ -270,3 +281,11 @@ def test_a_batch_on_another_device() -> None:
     batch = {name: value.to("meta") for name, value in padded([4, 4]).items()}
     with pytest.raises(ModelError, match=r"on meta, .* on cpu(.|\n)*DataParallel"):
         model(batch["input_ids"])
+
+
+@pytest.mark.parametrize("kind", [ENCODER, MASKED_LM])
+def test_second_derivatives(kind: str) -> None:
+    model = mmbert.pack(live_model(kind)).train()
+    found = model(**with_labels(kind, padded([5, 3])))[0].sum()
+    with pytest.raises(ModelError, match="no second derivatives"):
+        found.backward(create_graph=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmbert.errors import ModelError
 from mmbert.hub.live.detours import DetourError, DetourLog, calls_go_unpacked, unpacked_calls
+from mmbert.hub.live.models import QueryExpansion
 from mmbert.hub.live.padding import Padding, find_padding
 from mmbert.hub.live.refusals import refuse_changed_layers
 from mmbert.hub.live.twin import Twins
@@ -120,10 +121,24 @@ class PackedForward:
 class PackedEncoder(PackedForward):
     """In place of `ModernBertModel.forward`."""
 
-    def __init__(self, model: Any, twins: Twins, *, first_position_is_read: bool) -> None:
-        """`first_position_is_read`: whether the model's head takes each text's first position."""
+    def __init__(
+        self,
+        model: Any,
+        twins: Twins,
+        *,
+        first_position_is_read: bool = False,
+        expansion: QueryExpansion | None = None,
+    ) -> None:
+        """Create it.
+
+        Args:
+            model: transformers' ModernBertModel.
+            twins: ours, of the same configuration.
+            first_position_is_read: whether the model's head takes each text's first position.
+            expansion: of queries, by what holds the model.
+        """
         super().__init__(model)
-        self.twins = twins
+        self.twins, self.expansion = twins, expansion
         self.first_position_is_read = first_position_is_read
         # Before transformers 5.1 the last of the hidden states is the one before the final norm.
         self.last_state_is_normed = "cu_seqlens" not in self._signature.parameters
@@ -150,8 +165,11 @@ class PackedEncoder(PackedForward):
                 " one process sees several GPUs, is not supported: start one process per GPU with"
                 " torchrun, or set CUDA_VISIBLE_DEVICES to one",
             )
-        if self.first_position_is_read and padding.indices is not None:
-            self._refuse_padding_in_front(call.mask)
+        if padding.indices is not None:
+            if self.first_position_is_read and not bool(call.mask[:, 0].bool().all()):
+                raise DetourError("a classifier of the first position, where a text has padding")
+            if self.expansion is not None and self.expansion.counts(padding.width):
+                raise DetourError("expanded queries, whose tokens count but are not attended to")
         tokens = padding.pack(call.tokens)
         states: list[Tensor] | None = [] if call.wants_states else None
         rows = self.twins.encode(
@@ -161,6 +179,8 @@ class PackedEncoder(PackedForward):
             recompute=self._recomputes(),
             states=states,
         )
+        for tensor in (rows, *(states or ())):
+            refuse_second_derivatives(tensor)
         if states is None:
             return rows, None
         if self.last_state_is_normed:
@@ -176,6 +196,20 @@ class PackedEncoder(PackedForward):
             and any(getattr(module, "gradient_checkpointing", False) for module in modules)
         )
 
-    def _refuse_padding_in_front(self, mask: Tensor) -> None:
-        if not bool(mask[:, 0].bool().all()):
-            raise DetourError("a classifier of the first position, where a text has padding")
+
+def refuse_second_derivatives(tensor: Tensor) -> None:
+    """Make a backward pass through `tensor` fail that is to be differentiated itself.
+
+    Ours computes gradients outside of autograd, so that the derivative of a gradient would lack
+    what the packed layers add to it.
+    """
+
+    def refuse(_: Tensor) -> None:
+        if torch.is_grad_enabled():
+            raise ModelError(
+                "a packed model has no second derivatives (create_graph=True)",
+                remedy="mmbert.unpack(model) for gradient penalties and the like",
+            )
+
+    if tensor.requires_grad:
+        tensor.register_hook(refuse)

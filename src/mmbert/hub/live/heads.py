@@ -10,7 +10,12 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from mmbert.hub.live.detours import DetourError
-from mmbert.hub.live.forward import Call, PackedEncoder, PackedForward
+from mmbert.hub.live.forward import (
+    Call,
+    PackedEncoder,
+    PackedForward,
+    refuse_second_derivatives,
+)
 from mmbert.hub.live.padding import IGNORED_LABEL, Padding
 from mmbert.hub.live.refusals import refuse_changed_layers
 from mmbert.hub.live.twin import masked_losses
@@ -113,6 +118,7 @@ class PackedMaskedLM(PackedHead):
 
     def _reduced(self, losses: Tensor, call: Call) -> Tensor:
         items = call.arguments.get("num_items_in_batch") if self.loss_takes_count else None
+        refuse_second_derivatives(losses)
         if items is None:
             return losses.mean()
         return losses.sum() / (items.to(losses.device) if isinstance(items, Tensor) else items)

@@ -71,6 +71,35 @@ def known_inside(model: object) -> dict[str, nn.Module]:
     return found
 
 
+class QueryExpansion:
+    """Tokens of queries that count although nothing attends to them, as in ColBERT.
+
+    PyLate and the multi-vector models of sentence-transformers append them with an attention mask
+    of 0 and score their vectors, which a packed row does not have.
+    """
+
+    def __init__(self, holder: Any) -> None:
+        self.holder = holder
+
+    def counts(self, width: int) -> bool:
+        """Whether the masked tokens of a batch of this width may be such tokens."""
+        if getattr(self.holder, "do_query_expansion", False):  # PyLate
+            return not self.holder.attend_to_expansion_tokens and width == self.holder.query_length
+        expansion = getattr(self.holder, "query_expansion", None)
+        if not expansion or expansion.get("attend"):
+            return False
+        return expansion.get("strategy") != "fixed" or width == expansion.get("length")
+
+
+def expansion_in(model: object) -> QueryExpansion | None:
+    """Return the query expansion of a model of sentence-transformers or PyLate, if it has one."""
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    for part in parts:
+        if hasattr(part, "do_query_expansion") or hasattr(part, "query_expansion"):
+            return QueryExpansion(part)
+    return None
+
+
 def lora_error(name: str) -> ModelError:
     """Return the error for LoRA and other adapters."""
     return ModelError(

@@ -14,7 +14,9 @@ from mmbert.hub.live.models import (
     QUESTIONS,
     SEQUENCE,
     TOKENS,
+    QueryExpansion,
     encoder_of,
+    expansion_in,
     kind_of,
     models_in,
 )
@@ -37,7 +39,7 @@ def pack(model: Model, *, validate: Any = None) -> Model:
         _refuse_packed(live)
     try:
         for live in found:
-            _pack(live)
+            _pack(live, expansion_in(model))
         if validate is not None:
             for live in found:
                 validate_packed(live, _features(model, validate))
@@ -51,6 +53,8 @@ def pack(model: Model, *, validate: Any = None) -> Model:
 def unpack(model: Model) -> Model:
     """Take the packed encoder out of `model`; see `mmbert.unpack`."""
     found = models_in(model)
+    for live in found:
+        _refuse_wrapped(live)
     if not any(_packed_parts(live) for live in found):
         raise ModelError(f"{type(model).__name__} is not packed", remedy="leave out mmbert.unpack")
     for live in found:
@@ -58,11 +62,11 @@ def unpack(model: Model) -> Model:
     return model
 
 
-def _pack(live: Any) -> None:
+def _pack(live: Any, expansion: QueryExpansion | None) -> None:
     kind, encoder = kind_of(live), encoder_of(live)
     twins = Twins(read_live_configuration(live, has_our_head=kind == MASKED_LM))
     reads_first = kind == SEQUENCE and live.config.classifier_pooling == "cls"
-    packed = PackedEncoder(encoder, twins, first_position_is_read=reads_first)
+    packed = PackedEncoder(encoder, twins, first_position_is_read=reads_first, expansion=expansion)
     head = _HEADS[kind](live, packed) if kind in _HEADS else None
     (head or packed).refuse()
     twins.check(encoder)
@@ -85,6 +89,20 @@ def _refuse_packed(live: Any) -> None:
                 " accelerate, a trainer or a patch",
                 remedy="pack the model first, then prepare it (Trainer, accelerator.prepare)",
             )
+
+
+def _refuse_wrapped(live: Any) -> None:
+    """Raise ModelError if something else has wrapped the packed forward."""
+    forward = getattr(live.__dict__.get("forward"), "__wrapped__", None)
+    while forward is not None:
+        if getattr(forward, "is_packed_forward", False):
+            raise ModelError(
+                f"the packed `forward` of {type(live).__name__} was wrapped since, as accelerate"
+                " does for mixed precision",
+                remedy="take the wrapper out first:"
+                " accelerator.unwrap_model(model, keep_fp32_wrapper=False)",
+            )
+        forward = getattr(forward, "__wrapped__", None)
 
 
 def _packed_parts(live: Any) -> list[nn.Module]:
