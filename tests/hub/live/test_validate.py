@@ -34,21 +34,19 @@ def test_right_models_pass(kind: str, lengths: str) -> None:
 
 def test_nothing_is_left_behind() -> None:
     model = live_model(SEQUENCE, classifier_dropout=0.2).eval()
+    model.head.train()
     batch = with_labels(SEQUENCE, padded([9, 4]))
     model.classifier.weight.grad = torch.ones_like(model.classifier.weight)
     weights = copy.deepcopy(model.state_dict())
     state = torch.get_rng_state()
     mmbert.pack(model, validate=batch)
     assert not model.training
+    assert model.head.norm.training
     assert model.drop.p == 0.2
     assert torch.equal(torch.get_rng_state(), state)
     assert (model.classifier.weight.grad == 1).all()
     assert model.head.dense.weight.grad is None
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-
-
-def _other_bases(self: object, *_: object) -> None:
-    """What a wrong reading of the configuration would do."""
 
 
 @pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])

@@ -98,7 +98,7 @@ def _refuse_detours(model: Any) -> None:
 
 def measure(model: Any, inputs: dict[str, Any]) -> Measured:
     """Compute loss, outputs and gradients of `model` as it is called now."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     kept = {name: parameter.grad for name, parameter in model.named_parameters()}
     try:
         with ExitStack() as stack:
@@ -123,7 +123,8 @@ def measure(model: Any, inputs: dict[str, Any]) -> Measured:
             }
         return Measured(loss.detach(), outputs, gradients)
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
         for name, parameter in model.named_parameters():
             parameter.grad = kept[name]
 
