@@ -68,7 +68,7 @@ def test_bfloat16_is_as_exact_as_unpacked(kind: str, how: str) -> None:
     _compare_errors(packed, unpacked, exact, None)
 
 
-def test_autocast_to_float16_keeps_small_gradients() -> None:
+def test_autocast_to_float16_with_a_scaled_loss() -> None:
     model, batch = live_model(MASKED_LM), mixed(MASKED_LM)
     scale = 2.0**12
     found = {}
@@ -90,14 +90,14 @@ def test_gradient_checkpointing(kind: str) -> None:
 
     packed, unpacked, model = results(kind, checkpoint)
     assert_same(packed, unpacked)
-    # Two passes before one backward pass, the second without gradients or autocast: the layers
-    # computed again are those of the first.
+    # Two passes before the first one's backward pass, the second without autocast: the layers
+    # computed again are given the weights of their own pass.
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.train()(**mixed(kind)).loss
-    with torch.no_grad():
-        model(**mixed(kind))
+    kept = model(**mixed(kind)).loss
     loss.backward()
+    assert kept.requires_grad
     expected = live_model(kind)
     with torch.autocast("cpu", torch.bfloat16):
         expected.train()(**mixed(kind)).loss.backward()

@@ -80,7 +80,9 @@ class PackedMaskedLM(PackedHead):
             at = padding.pack(labelled).nonzero()[:, 0]
             chosen = padding.pack(labels).to(rows.device, torch.int64)[at]
             if model.training:
-                loss = self._training_loss(gather_rows(rows, at, ascending=True), chosen, call)
+                at_labels = gather_rows(rows, at, ascending=True)
+                losses = masked_losses(self.encoder.twins.model, model, at_labels, chosen)
+                loss = self._reduced(losses, call)
             else:
                 kept = rows[at] if model.sparse_prediction else rows
                 logits = model.decoder(model.head(kept))
@@ -102,19 +104,6 @@ class PackedMaskedLM(PackedHead):
         if self.model.sparse_prediction:
             labelled &= labels != self.model.sparse_pred_ignore_index
         return labelled
-
-    def _training_loss(self, rows: Tensor, labels: Tensor, call: Call) -> Tensor:
-        model = self.model
-        half = torch.float16
-        device = rows.device.type
-        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == half
-        if autocast or rows.dtype == half:
-            # Ours computes gradients ahead of the loss's scale, without which float16 underflows.
-            logits = model.decoder(model.head(rows)).float()
-            losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        else:
-            losses = masked_losses(self.encoder.twins.model, model, rows, labels)
-        return self._reduced(losses, call)
 
     def _reduced(self, losses: Tensor, call: Call) -> Tensor:
         items = call.arguments.get("num_items_in_batch") if self.loss_takes_count else None
