@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -263,8 +264,11 @@ def test_a_packed_model_that_accelerate_has_prepared_since() -> None:
     model(**padded([5, 3]))
     with pytest.raises(ModelError, match=r"wrapped since(.|\n)*unwrap_model"):
         mmbert.unpack(model)
-    model.forward = packed
+    # What accelerator.unwrap_model(model, keep_fp32_wrapper=False) leaves.
+    model.forward = MethodType(packed, model)
+    assert model(**padded([5, 3])).last_hidden_state.shape == (2, 5, 64)
     mmbert.unpack(model)
+    assert "forward" not in model.__dict__
 
 
 @pytest.mark.parametrize("kind", [ENCODER, MASKED_LM, SEQUENCE, TOKENS])

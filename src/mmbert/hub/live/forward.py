@@ -59,6 +59,8 @@ class PackedForward:
     # What is inside reads lengths on the host and points modules at weights: not for a graph.
     @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is self.model:
+            args = args[1:]  # accelerate's unwrap_model binds what it finds as a method
         if calls_go_unpacked():
             return self.unpacked(*args, **kwargs)
         try:
