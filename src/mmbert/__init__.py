@@ -15,12 +15,14 @@ def pack(model: Model, *, validate: Any = None) -> Model:
     inference. Weights, parameter names, signature, inputs and outputs stay what they were: padded
     batches in, padded outputs out. At padding outputs are 0, where the unpacked model has numbers
     without meaning. What the packed way cannot compute (masks with holes, `position_ids`,
-    attention outputs, the loss of question answering over padding) goes the unpacked way, logged
-    once for each reason by the logger `mmbert.pack`.
+    attention outputs, labels at padding, the loss of question answering over padding, queries that
+    PyLate expands without attending to them) goes the unpacked way, logged once for each reason by
+    the logger `mmbert.pack`.
 
     A masked language model in training mode, called with labels, returns a loss and no logits
     (None): they are never computed for all tokens. Its loss can be differentiated once. In
-    evaluation mode logits are returned as ever.
+    evaluation mode logits are returned as ever. No packed model has second derivatives
+    (`create_graph=True` is refused).
 
     Pack before handing the model to a trainer, DistributedDataParallel or torch.compile. Copies
     and pickles of a packed model are packed.
