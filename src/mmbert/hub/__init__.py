@@ -11,4 +11,5 @@
 - `verification`: logits in transformers against this project's model.
 - `fill_mask`: masked-token prediction.
 - `output_folder`: atomic output folders.
+- `live`: our packed encoder inside live Hugging Face models (`mmbert.pack`).
 """

@@ -1,5 +1,6 @@
 """Conversion between EncoderConfig and the Hugging Face `config.json` of ModernBERT."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def hugging_face_config(
     }
 
 
+_LARGEST_NUMBER = 1e30
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
 )  # fmt: skip
@@ -78,11 +80,9 @@ _COMPUTED = {
 }  # fmt: skip
 # Keys that change no logits in inference.
 _NEUTRAL = {
-    # Origin and tokens.
     "_name_or_path", "_commit_hash", "auto_map", "transformers_version", "torch_dtype", "dtype",
     "tokenizer_class", "pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id",
     "sep_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id",
-    # Training.
     "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout",
     "initializer_cutoff_factor", "gradient_checkpointing", "repad_logits_with_grad",
     "sparse_prediction", "sparse_pred_ignore_index",
@@ -110,9 +110,6 @@ _NEUTRAL_IF_EMPTY = {
 }  # fmt: skip
 
 
-_LARGEST_NUMBER = 1e30
-
-
 def read_configuration(folder: Path) -> HuggingFaceModel:
     """Read `folder`/config.json.
 
@@ -133,135 +130,141 @@ def read_configuration(folder: Path) -> HuggingFaceModel:
         raise ModelError(
             f"{path} is not valid JSON: {error}", remedy="download the file again"
         ) from error
-    if not isinstance(config, dict) or config.get("model_type") != "modernbert":
-        kind = config.get("model_type") if isinstance(config, dict) else None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "modernbert":
         raise ModelError(
             f"{path}: model_type is {kind!r}, not 'modernbert'",
             remedy="only ModernBERT checkpoints (ModernBERT, mmBERT, Ettin encoders, …) can be"
             " imported",
         )
+    where = str(path)
     architectures = config.get("architectures") or ["ModernBertForMaskedLM"]
     if not isinstance(architectures, list):
-        raise _malformed(path, "architectures", "a list")
+        raise _malformed(where, "architectures", "a list")
     if "ModernBertForMaskedLM" not in architectures:
         raise ModelError(
             f"{path}: {architectures[0]} has no masked-language-model head",
             remedy="import the pretrained model (ModernBertForMaskedLM) that it was derived from",
         )
-    for key, wanted in FIXED_BY_ARCHITECTURE.items():
+    return model_of(config, where, FIXED_BY_ARCHITECTURE)
+
+
+def model_of(config: dict[str, Any], where: str, fixed: Mapping[str, object]) -> HuggingFaceModel:
+    """Read the values of a `config.json` of ModernBERT, whatever head it has.
+
+    `where` begins the messages. `fixed` are keys with the only value that is supported, also the
+    default. Raises the ModelErrors of `read_configuration` that concern values.
+    """
+    for key, wanted in fixed.items():
         if config.get(key, wanted) != wanted:
             raise ModelError(
-                f"{path}: {key} is {config[key]!r}; this encoder only supports {wanted!r}",
+                f"{where}: {key} is {config[key]!r}; this encoder only supports {wanted!r}",
                 remedy="the model cannot be imported: its logits would differ",
             )
-    _check_keys(config, path)
-    sizes = {key: _integer(config, key, path) for key in _SIZES}
+    _check_keys(config, where)
+    sizes = {key: _integer(config, key, where) for key in _SIZES}
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
-        raise ModelError(
-            f"{path}: hidden_size {sizes['hidden_size']} is not a multiple of"
-            f" num_attention_heads {sizes['num_attention_heads']}",
-            remedy="download or correct the file",
+        raise _wrong(
+            f"{where}: hidden_size {sizes['hidden_size']} is not a multiple of"
+            f" num_attention_heads {sizes['num_attention_heads']}"
         )
     encoder = EncoderConfig(
         **sizes,
-        global_attention_every=_read_global_attention_every(config, path),
-        local_window=_read_local_window(config, path),
-        norm_eps=_number(config, "norm_eps", path, 1e-5),
+        global_attention_every=_read_global_attention_every(config, where),
+        local_window=_read_local_window(config, where),
+        norm_eps=_number(config, "norm_eps", where, 1e-5),
         attention_output_dropout=0.0,
-        initializer_range=_number(config, "initializer_range", path, 0.02),
+        initializer_range=_number(config, "initializer_range", where, 0.02),
         recompute="none",
     )
-    context = _integer(config, "max_position_embeddings", path, 8192)
-    return HuggingFaceModel(encoder, _read_rotary_bases(config, path), context)
+    context = _integer(config, "max_position_embeddings", where, 8192)
+    return HuggingFaceModel(encoder, _read_rotary_bases(config, where), context)
 
 
-def _check_keys(config: dict[str, Any], path: Path) -> None:
+def _check_keys(config: dict[str, Any], where: str) -> None:
     """Raise ModelError for a key that could change the logits in a way unknown here."""
     for key, value in config.items():
         if key in _COMPUTED | _NEUTRAL or (key in _NEUTRAL_IF_EMPTY and not value):
             continue
         raise ModelError(
-            f"{path}: {key} is {value!r}; it is unknown here whether that changes the logits",
+            f"{where}: {key} is {value!r}; it is unknown here whether that changes the logits",
             remedy="use the model as its authors published it; if the key has no effect in"
             " transformers, remove it from a copy of the file",
         )
 
 
-def _malformed(path: Path, key: str, wanted: str) -> ModelError:
-    return ModelError(f"{path}: {key} is not {wanted}", remedy="download or correct the file")
+def _wrong(message: str) -> ModelError:
+    return ModelError(message, remedy="download or correct the file")
 
 
-def _contradiction(path: Path, one: str, other: str) -> ModelError:
+def _malformed(where: str, key: str, wanted: str) -> ModelError:
+    return _wrong(f"{where}: {key} is not {wanted}")
+
+
+def _contradiction(where: str, one: str, other: str) -> ModelError:
     return ModelError(
-        f"{path}: {one} contradicts {other}",
+        f"{where}: {one} contradicts {other}",
         remedy="versions of transformers read different keys: correct the one that is wrong, or"
         " download the file again",
     )
 
 
-def _integer(config: dict[str, Any], key: str, path: Path, default: int | None = None) -> int:
+def _integer(config: dict[str, Any], key: str, where: str, default: int | None = None) -> int:
     value = config.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-        raise ModelError(
-            f"{path}: {key} is {value!r}, not a positive 32-bit integer",
-            remedy="download or correct the file",
-        )
+        raise _wrong(f"{where}: {key} is {value!r}, not a positive 32-bit integer")
     return value
 
 
-def _number(config: dict[str, Any], key: str, path: Path, default: float) -> float:
+def _number(config: dict[str, Any], key: str, where: str, default: float) -> float:
     value = config.get(key, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 0 < value < _LARGEST_NUMBER:
-        raise ModelError(
-            f"{path}: {key} is {value!r}, not a positive number",
-            remedy="download or correct the file",
-        )
+        raise _wrong(f"{where}: {key} is {value!r}, not a positive number")
     return float(value)
 
 
-def _read_global_attention_every(config: dict[str, Any], path: Path) -> int:
+def _read_global_attention_every(config: dict[str, Any], where: str) -> int:
     """Read `layer_types` (5.x) or `global_attn_every_n_layers`."""
     layer_types = config.get("layer_types")
-    named = _integer(config, "global_attn_every_n_layers", path, 3)
+    named = _integer(config, "global_attn_every_n_layers", where, 3)
     if layer_types is None:
         return named
-    layers = _integer(config, "num_hidden_layers", path)
+    layers = _integer(config, "num_hidden_layers", where)
     # With few layers, several periods match: prefer the configured one.
     for every in (named, *range(1, layers + 1)):
         pattern = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
         if layer_types != pattern:
             continue
         if every != named and "global_attn_every_n_layers" in config:
-            raise _contradiction(path, "layer_types", f"global_attn_every_n_layers {named}")
+            raise _contradiction(where, "layer_types", f"global_attn_every_n_layers {named}")
         return every
     raise ModelError(
-        f"{path}: layer_types is not a global layer every n layers",
+        f"{where}: layer_types is not a global layer every n layers",
         remedy="only models with global attention in every n-th layer can be imported",
     )
 
 
-def _read_local_window(config: dict[str, Any], path: Path) -> int:
+def _read_local_window(config: dict[str, Any], where: str) -> int:
     """Read `local_attention`, the whole window, or `sliding_window`, which in 5.x is half of it."""
-    window = _integer(config, "local_attention", path, 128)
+    window = _integer(config, "local_attention", where, 128)
     if "sliding_window" not in config:
         return window
-    half = _integer(config, "sliding_window", path)
+    half = _integer(config, "sliding_window", where)
     if "local_attention" in config and window // 2 != half:
-        raise _contradiction(
-            path, f"sliding_window {half} (half a window)", f"local_attention {window}"
-        )
+        named = f"sliding_window {half} (half a window)"
+        raise _contradiction(where, named, f"local_attention {window}")
     return 2 * half
 
 
-def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
+def _read_rotary_bases(config: dict[str, Any], where: str) -> RotaryBases:
     """Read `rope_parameters` (5.x) or the two older keys, with the defaults of transformers."""
     parameters = config.get("rope_parameters") or {}
     kinds = ("full_attention", "sliding_attention")
     if not isinstance(parameters, dict) or not all(
         isinstance(parameters.get(kind) or {}, dict) for kind in kinds
     ):
-        raise _malformed(path, "rope_parameters", "a mapping of mappings")
+        raise _malformed(where, "rope_parameters", "a mapping of mappings")
     parts = {kind: parameters.get(kind) or {} for kind in kinds}
     plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
     scaled = config.get("rope_scaling") is not None or any(
@@ -271,26 +274,23 @@ def _read_rotary_bases(config: dict[str, Any], path: Path) -> RotaryBases:
     )
     if scaled or parameters.keys() - parts.keys():
         raise ModelError(
-            f"{path}: unsupported RoPE configuration",
+            f"{where}: unsupported RoPE configuration",
             remedy="only models with one unscaled RoPE base per layer type can be imported",
         )
-    older = dict(config)
-    older.setdefault("global_rope_theta", 160_000.0)
-    if older.get("local_rope_theta", 0) is None:
-        # 4.48: a local base of null means the global base.
+    older = {"global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0, **config}
+    if older["local_rope_theta"] is None:  # 4.48: the global base
         older["local_rope_theta"] = older["global_rope_theta"]
-    older.setdefault("local_rope_theta", 10_000.0)
     bases = []
     for key, part in zip(("global_rope_theta", "local_rope_theta"), parts.values(), strict=True):
-        base = _number(older, key, path, 0)
+        base = _number(older, key, where, 0)
         if "rope_theta" in part:
-            newer = _number(part, "rope_theta", path, 0)
+            newer = _number(part, "rope_theta", where, 0)
             if key in config and newer != base:
-                raise _contradiction(path, f"rope_theta {newer:g} in rope_parameters",
+                raise _contradiction(where, f"rope_theta {newer:g} in rope_parameters",
                                      f"{key} {base:g}")  # fmt: skip
             base = newer
         if base <= 1:
-            raise _malformed(path, key, "above 1")
+            raise _malformed(where, key, "above 1")
         bases.append(base)
     return rotary_bases(*bases)
 

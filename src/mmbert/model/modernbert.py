@@ -41,9 +41,9 @@ class PackedSequenceInfo:
     cu_seqlens: Tensor
     max_seqlen: int
     rotary_bases: RotaryBases
-    dropout: float
-    dropout_seed: int | None
-    first_token: int
+    dropout: float = 0.0
+    dropout_seed: int | None = None
+    first_token: int = 0
     """Index of this rank's first token in the whole training run."""
 
 
@@ -151,18 +151,34 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: Tensor, info: PackedSequenceInfo) -> Tensor:
         """int64[T] -> the normed last hidden states [T, d]."""
-        update, hidden = None, self.embeddings(input_ids)
+        return self.encode(self.embeddings(input_ids), info)
+
+    def encode(
+        self, hidden: Tensor, info: PackedSequenceInfo, *, states: list[Tensor] | None = None
+    ) -> Tensor:
+        """Run the layers and the final norm on normed embeddings: [T, d] -> [T, d].
+
+        `states`, if given, receives the residual stream [T, d] before every layer and after the
+        last one, before the final norm.
+        """
+        update = None
         for layer in self.layers:
-            if self.recompute and torch.is_grad_enabled():
-                # Add now, so that only one tensor per layer is saved. The RNG state need not be
-                # saved, because dropout is counter-based.
-                hidden = hidden if update is None else hidden + update
+            recompute = self.recompute and torch.is_grad_enabled()
+            if update is not None and (recompute or states is not None):
+                # Add now, so that only one tensor per layer is saved, or to hand the sum out.
+                hidden, update = hidden + update, None
+            if states is not None:
+                states.append(hidden)
+            if recompute:
+                # The RNG state need not be saved, because dropout is counter-based.
                 update, hidden = checkpoint(
                     layer, None, hidden, info, use_reentrant=False, preserve_rng_state=False
                 )
             else:
                 update, hidden = layer(update, hidden, info)
-        normed, _ = self.final_norm.add_norm(hidden, update)
+        normed, total = self.final_norm.add_norm(hidden, update)
+        if states is not None:
+            states.append(total)
         return normed
 
 

@@ -66,6 +66,7 @@ class _ParallelLinear(nn.Module):
     def forward(self, x: Tensor, *, recompute_input: InputRecompute | None = None) -> Tensor:
         """Apply the linear; `recompute_input` recomputes x in backward instead of saving it."""
         group, sequence = self.parallel.group, self.parallel.sequence
+        x = x.to(self.weight.dtype)  # other than the input's under autocast alone
         return self._linear(
             x, self.weight, group, sequence_parallel=sequence, recompute_input=recompute_input
         )
@@ -134,6 +135,7 @@ class ReplicatedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, in] -> [K, out]."""
+        x = x.to(self.weight.dtype)  # as in the parallel linears
         return column_linear(x, self.weight, TensorGroup.single(), sequence_parallel=False)
 
 

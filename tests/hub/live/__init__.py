@@ -1,0 +1,1 @@
+"""Tests of the packed encoder inside live Hugging Face models."""

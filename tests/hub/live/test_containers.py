@@ -1,0 +1,151 @@
+"""SentenceTransformer and CrossEncoder models are packed through the model that they hold."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+import mmbert
+from mmbert.errors import ModelError
+from tests.support.live_models import ENCODER, SEQUENCE, live_model, padded
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+try:  # sentence-transformers 6
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.modules import Pooling
+except ImportError:
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+
+TEXTS = [
+    "w3 w4 w5", "w9", " ".join(f"w{n}" for n in range(3, 40)), "w8 w7 w6 w5 w4", "w50 w3",
+]  # fmt: skip
+PAIRS = [("w3 w4", "w5"), ("w3", " ".join(f"w{n}" for n in range(20, 44))), ("w7 w9 w9", "w3")]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An encoder and a classifier of one label, with a tokenizer of words w0 to w199."""
+    words = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, **{f"w{n}": n for n in range(3, 200)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=64, model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    found = {}
+    for kind, changes in ((ENCODER, {}), (SEQUENCE, {"num_labels": 1})):
+        found[kind] = tmp_path_factory.mktemp("live") / kind
+        live_model(kind, **changes).save_pretrained(found[kind])
+        fast.save_pretrained(found[kind])
+    return found
+
+
+def embedder(folder: Path) -> Any:
+    transformer = Transformer(str(folder))
+    modules = [transformer, Pooling(64, pooling_mode="mean")]
+    return sentence_transformers.SentenceTransformer(modules=modules, device="cpu")
+
+
+def test_sentence_vectors_and_gradients(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = embedder(folders[ENCODER])
+    expected = model.encode(TEXTS)
+    gradients = []
+    loss = MultipleNegativesRankingLoss(model)
+    tokenize = getattr(model, "preprocess", None) or model.tokenize
+    for packed in (False, True):
+        if packed:
+            assert mmbert.pack(model, validate=TEXTS) is model
+        model.zero_grad()
+        loss([tokenize(TEXTS[:3]), tokenize(TEXTS[2:])], torch.zeros(3)).backward()
+        gradients.append(model[0].auto_model.layers[2].mlp.Wi.weight.grad.clone())
+    assert (gradients[1] - gradients[0]).abs().max() <= 5e-6 * gradients[0].abs().max()
+    found = model.encode(TEXTS)
+    assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+    assert not model[0].auto_model.forward.detours.counts
+
+    model.save(str(tmp_path / "saved"))
+    saved = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    assert np.abs(saved.encode(TEXTS) - expected).max() <= 2e-6 * np.abs(expected).max()
+    mmbert.unpack(model)
+    assert np.array_equal(model.encode(TEXTS), expected)
+
+
+def test_cross_encoder(folders: dict[str, Path]) -> None:
+    model = sentence_transformers.CrossEncoder(str(folders[SEQUENCE]), device="cpu")
+    expected = model.predict(PAIRS)
+    inner = model.model
+    assert mmbert.pack(model) is model
+    found = model.predict(PAIRS)
+    assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+    assert inner.model.forward.is_packed_forward
+    assert not inner.model.forward.detours.counts
+    mmbert.unpack(model)
+    assert np.array_equal(model.predict(PAIRS), expected)
+
+
+def test_subclasses_as_those_of_pylate(folders: dict[str, Path]) -> None:
+    class ColBERT(sentence_transformers.SentenceTransformer):  # type: ignore[misc, name-defined]
+        """As pylate.models.ColBERT: token vectors, projected by a dense layer."""
+
+    dense = Dense(64, 16, bias=False, activation_function=torch.nn.Identity())
+    torch.nn.init.normal_(dense.linear.weight)
+    model = ColBERT(modules=[Transformer(str(folders[ENCODER])), dense], device="cpu")
+    tokenize = getattr(model, "preprocess", None) or model.tokenize
+    features = tokenize(TEXTS)
+    real = features["attention_mask"].bool()
+    with torch.no_grad():
+        hidden = model[0](dict(features))["token_embeddings"][real]
+        packed = mmbert.pack(model)[0](dict(features))["token_embeddings"]
+    assert (packed[real] - hidden).abs().max() <= 2e-6 * hidden.abs().max()
+    assert not packed[~real].any()
+
+
+def test_expanded_queries_keep_the_vectors_of_their_masked_tokens(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyLate scores tokens that it appends with a mask of 0, unless they are attended to."""
+
+    class ColBERT(sentence_transformers.SentenceTransformer):  # type: ignore[misc, name-defined]
+        do_query_expansion, attend_to_expansion_tokens, query_length = True, False, 12
+
+    model = ColBERT(modules=[Transformer(str(folders[ENCODER]))], device="cpu")
+    queries, documents = padded([5, 12, 7]), padded([5, 13, 7])
+    queries["input_ids"][queries["attention_mask"] == 0] = 4  # the mask token, in PyLate
+    with torch.no_grad():
+        expected = model[0](dict(queries))["token_embeddings"]
+        mmbert.pack(model)
+        assert torch.equal(model[0](dict(queries))["token_embeddings"], expected)
+        assert "expanded queries" in caplog.text
+        counts = model[0].auto_model.forward.detours.counts
+        assert counts.total() == 1
+        assert not model[0](dict(documents))["token_embeddings"][0, 5:].any()
+        model.attend_to_expansion_tokens = True
+        model[0](dict(queries))
+        assert counts.total() == 1
+    mmbert.pack(mmbert.unpack(model), validate=documents)
+
+
+def test_sentence_transformers_of_other_models() -> None:
+    words = Normalize()
+    model = sentence_transformers.SentenceTransformer(modules=[words], device="cpu")
+    with pytest.raises(ModelError, match="SentenceTransformer is not a model that can be packed"):
+        mmbert.pack(model)
+
+
+def test_validate_of_another_type(folders: dict[str, Path]) -> None:
+    model = embedder(folders[ENCODER])
+    with pytest.raises(ModelError, match=r"validate is a int(.|\n)*list of texts"):
+        mmbert.pack(model, validate=3)
+    assert "forward" not in model[0].auto_model.__dict__
