@@ -155,8 +155,8 @@ def _layer_kept(config: EncoderConfig, units: _Units) -> int:
 def _layer_forward(config: EncoderConfig, units: _Units) -> int:
     """Return the peak of the last layer's forward pass, excluding saved tensors."""
     if config.recompute == "full":
-        attention = units.stream + 6 * units.heads + units.gathered
-        feed_forward = 3 * units.stream + 3 * units.inner
+        attention = 6 * units.heads + units.gathered
+        feed_forward = 2 * units.stream + 3 * units.inner
         return max(attention, feed_forward)
     unkept = units.inner + units.stream if config.recompute == "selective" else 0
     # Gate, up, their product, the normed input and the update; then update and normed output in the
