@@ -6,21 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import xxhash
 
 from mmbert.checkpoint.format import CheckpointDamagedError, Index
+from tests.support.checkpoint_index import write_signed_index
 from tests.support.environment import ROOT
 
 SOUND = ROOT / "tests" / "fixtures" / "kept" / "run" / "checkpoints" / "step-00000018"
 TABLE, NORM = "model.embeddings.tok_embeddings.weight", "model.embeddings.norm.weight"
-
-
-def _write_signed(path: Path, values: dict[str, Any]) -> None:
-    """Write an index with the checksum of its contents."""
-    values.pop("xxh3_128", None)
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    values["xxh3_128"] = xxhash.xxh3_128_hexdigest(text.encode())
-    path.write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +38,7 @@ def test_contradictions(tmp_path: Path, name: str, change: dict[str, Any], says:
         values["files"]["recipe.yaml"]["bytes"] = change["bytes"]
     for place in (parameter, parameter["shards"][0], parameter["shards"][0]["slices"][0]):
         place.update({key: value for key, value in change.items() if key in place})
-    _write_signed(path, values)
+    write_signed_index(path, values)
     with pytest.raises(CheckpointDamagedError, match=says):
         Index.read(tmp_path)
 

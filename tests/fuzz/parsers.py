@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import xxhash
 
 from mmbert.checkpoint.imported_state import read_imported_state
 from mmbert.data.shards.corpus import open_corpus
@@ -47,6 +46,7 @@ from mmbert.wheels.installed import read_list
 from mmbert_prep.languages.overrides_file import read_language_map
 from mmbert_prep.languages.resolution import resolve
 from mmbert_prep.readers.where.parsing import parse_condition
+from tests.support.checkpoint_index import write_signed_index
 from tests.support.composer import EARLIER
 from tests.support.environment import ROOT
 
@@ -125,12 +125,8 @@ def _model(folder: Path) -> None:
 
 def _sign(path: Path) -> None:
     """Give a changed index of a checkpoint the checksum of its contents."""
-    with contextlib.suppress(ValueError, RecursionError, AttributeError):
-        values = json.loads(path.read_bytes())
-        values.pop("xxh3_128", None)
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        values["xxh3_128"] = xxhash.xxh3_128_hexdigest(text.encode())
-        path.write_text(json.dumps(values))
+    with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
+        write_signed_index(path, json.loads(path.read_bytes()))
 
 
 def _run(folder: Path) -> None:

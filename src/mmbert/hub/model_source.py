@@ -71,9 +71,14 @@ class CheckpointSource(ModelSource):
         self.index: Index = self.reader.index
         state = self.index.state
         self.recipe: Recipe = parse_recipe(state.recipe, origin=f"{path}/{INDEX_NAME}")
-        vocabulary_size = self.index.parameters[EMBEDDING].shape[0]
+        embedding = self.index.parameters.get(EMBEDDING)
         names = [phase.name for phase in self.recipe.phases]
-        last = names.index(state.phase)
+        if embedding is None or not embedding.shape or state.phase not in names:
+            raise CheckpointError(
+                f"{path}/{INDEX_NAME}: no embedding, or no phase {state.phase!r} in its recipe",
+                remedy="restore it from a copy, or use another checkpoint",
+            )
+        vocabulary_size, last = embedding.shape[0], names.index(state.phase)
         self.model = HuggingFaceModel(
             encoder=encoder_config(self.recipe.model, vocabulary_size),
             rotary_bases=self.recipe.phases[last].rotary_bases,
