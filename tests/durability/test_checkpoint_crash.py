@@ -153,7 +153,11 @@ def roll_back(run: Path, spike: int) -> None:
     ranks: Any = SimpleNamespace(host_group=HostGroup(0, 1), heartbeat=lambda *_: None)
     guard = GuardSettings(rollback=True, rollback_limit=3)
     loggers: Any = SimpleNamespace(event=lambda *_: None, attempt=lambda what, action: action())
-    repetitions: Any = SimpleNamespace(wants_repetition=lambda step: False, end=lambda: None)
+    repetitions: Any = SimpleNamespace(
+        accepts=lambda step: False,
+        wants_repetition=lambda step: False,
+        forget_from=lambda step: None,
+    )
     trainer: Any = SimpleNamespace(
         rollbacks=Rollbacks(
             guard,

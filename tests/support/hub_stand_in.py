@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +26,12 @@ def fill_cache(cache: Path, folder: Path, name: str = NAME, revision: str = "mai
     for place in (snapshot, model / "blobs", model / "refs"):
         place.mkdir(parents=True)
     (model / "refs" / revision).write_text(COMMIT)
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         blob = model / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
         blob.write_bytes(path.read_bytes())
-        (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
     return snapshot
 
 

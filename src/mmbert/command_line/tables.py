@@ -52,6 +52,8 @@ class WholeTable(Table):
                 value = _text(console, cell)
                 if value.plain:
                     yield Text.assemble("  ", _text(console, column.header), ": ", value)
+        if self.caption:
+            yield _text(console, self.caption)
 
 
 def _measure(console: Console, options: ConsoleOptions, column: Column) -> Measurement:
