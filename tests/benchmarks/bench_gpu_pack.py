@@ -42,6 +42,7 @@ from tests.support.gpu_step_models import has_flash_attention
 from tests.support.live_training import (
     KINDS_OF_LENGTHS,
     MASKED_LM,
+    MIXED,
     TASKS,
     TINY,
     Lane,
@@ -163,8 +164,9 @@ class Bench:
 
 def model_settings(sizes: Sizes, device: torch.device) -> Iterator[Setting]:
     """Yield the models of transformers at each kind of lengths."""
+    kinds = KINDS_OF_LENGTHS if device.type == "cuda" else (MIXED,)
     for task in TASKS:
-        for kind in KINDS_OF_LENGTHS:
+        for kind in kinds:
             made = make_batch(task, kind, sizes, np.random.default_rng(21))
             batch = [{name: value.to(device) for name, value in each.items()} for each in made]
             real, padded = count_tokens(batch)
