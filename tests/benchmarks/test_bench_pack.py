@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import mmbert
-from mmbert.errors import TextError
-from tests.benchmarks import bench_pack
+from mmbert.errors import ModelError, TextError
+from tests.benchmarks import bench_gpu_pack, bench_pack
 from tests.benchmarks.bench_pack import PACKED, UNPACKED, Race, Seconds, told
+from tests.benchmarks.gpu_report.records import Recorder, figures
 from tests.benchmarks.pack_pairs import generate_pairs, pair_batches, read_pairs
 from tests.support.live_training import (
     EQUAL,
@@ -131,3 +132,20 @@ def test_kept_bytes_are_those_between_the_passes() -> None:
     assert kept_bytes(lane, x) == x.nbytes
     lane = Lane("", model, lambda model, x: Square.apply(model(x)).sum())
     assert kept_bytes(lane, x) == x.nbytes + 400
+
+
+def test_what_is_wrong_on_a_gpu_is_said_and_not_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wrong(*_: object, **options: object) -> None:
+        if "validate" in options:
+            raise ModelError("packed and unpacked differ in the loss", remedy="use it unpacked")
+
+    monkeypatch.setattr(bench_gpu_pack.mmbert, "pack", wrong)
+    place = torch.device("cpu")
+    device = bench_gpu_pack.Device(place, None, 1.0, 1.0)
+    bench = bench_gpu_pack.Bench(device, Recorder("pack", tmp_path), 1)
+    setting = next(bench_gpu_pack.model_settings(TINY, place))
+    assert not bench.measure(setting)
+    (said,) = figures(tmp_path)
+    assert said.value == "WRONG, not timed: packed and unpacked differ in the loss"
