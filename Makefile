@@ -107,11 +107,11 @@ golden: setup ## Compare losses of a small run with the committed ones; bitwise 
 	@$(BIN)/python -m tests.training.golden
 
 bench: setup ## Run the CPU benchmarks; some take minutes
-	@for name in preprocess data data_scale checkpoint recompute host cpu_step report; do \
+	@for name in preprocess data data_scale checkpoint recompute host cpu_step pack report; do \
 	  echo "== bench_$$name"; $(BIN)/python -m tests.benchmarks.bench_$$name || exit 1; done
 
 bench-gpu: setup ## A longer GPU report without the real run: all kernels and alternatives, transformers in all settings
-	@$(BIN)/python -m tests.benchmarks.gpu_report --minutes $(or $(MINUTES),30) --parts machine correctness step kernels experiments transformers
+	@$(BIN)/python -m tests.benchmarks.gpu_report --minutes $(or $(MINUTES),30) --parts machine correctness step kernels pack experiments transformers
 
 lint: setup ## Run ruff (style, format), mypy (types), import-linter (layers) and shellcheck if it is installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && PYTHONPATH=src:kernels:data_prep $(BIN)/lint-imports

@@ -86,6 +86,8 @@ def test_every_part_of_the_rehearsal_has_its_figures(rehearsal: Path) -> None:
     assert found["step", "time"] >= 0
     assert found["kernels", "floor / both"] > 0
     assert found["kernels", "eager, both"] > 0
+    assert found["pack", "as long as packed"] > 0
+    assert found["pack", "loss off by"] < 2e-3
     assert found["experiments", "four times the slots"] > 0
     assert found["transformers", "ours"] > 0
     # a run of nine steps, killed in its second phase, that lost none of them

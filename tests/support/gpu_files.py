@@ -73,6 +73,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "training step": (STEP,),
     "determinism": ("tests/training/test_determinism.py",),
     "evaluation": ("tests/evaluation/test_gpu.py",),
+    "packed Hugging Face models": ("tests/hub/live/test_on_gpu.py",),
 }
 """Operation -> prefixes of the ids of its tests. Operations are named as in the trace of a step."""
 

@@ -1,9 +1,10 @@
 """GPU report: the most important measurements of a GPU within minutes.
 
-In this order: correctness, our training step, each kernel, a real run, experiments, and
-transformers on the same tokens. Each part is a process with its own time limit. Figures are printed
-and appended to OUTPUT/gpu-report/TIME/figures.jsonl as soon as they are known. At the end, or after
-an interruption, OUTPUT/gpu-report.md is the report and OUTPUT/gpu-report.json has its figures.
+In this order: correctness, our training step, each kernel, a real run, packed Hugging Face models,
+experiments, and transformers on the same tokens. Each part is a process with its own time limit.
+Figures are printed and appended to OUTPUT/gpu-report/TIME/figures.jsonl as soon as they are known.
+At the end, or after an interruption, OUTPUT/gpu-report.md is the report and OUTPUT/gpu-report.json
+has its figures.
 
     make gpu-report                                        # with python3, which must have torch
     make gpu-report GPU_PYTHON=/opt/torch/bin/python MINUTES=12 WHEELS=build/wheels
