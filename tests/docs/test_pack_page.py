@@ -58,7 +58,7 @@ def test_the_programs_of_the_page_train_packed(exported: Path, tmp_path: Path) -
         (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps([block.text for block in programs()])],
-        env=with_packages(trainer_packages(), HF_HOME=str(tmp_path / "hub")),
+        env=with_packages(*trainer_packages(), HF_HOME=str(tmp_path / "hub")),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
