@@ -9,7 +9,7 @@ export PYTHON DEMO
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels demo demo-shards preprocess decay fault-drill test test-fast test-without-linux test-long test-oldest test-newest test-mutations test-gpu test-slurm gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
+.PHONY: help setup wheels demo demo-shards preprocess decay fault-drill test test-fast test-without-linux test-long test-oldest test-newest test-versions test-mutations test-gpu test-slurm gpu-report gpu-report-data lint format docs golden bench bench-gpu ablations clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -88,6 +88,10 @@ test-oldest: ## Run the suite with the oldest releases allowed by setup.py, in .
 
 test-newest: ## Run the suite with the newest ones, in .venv-newest: [TESTS=…]
 	@PYTHONPATH=src $(PYTHON) -m tests.environments newest -n 2 --dist worksteal $(TESTS)
+
+test-versions: setup ## Run the tests of packed live models in older releases of transformers: [TESTS=…]
+	@$(BIN)/python -m tests.environments versions -n 2 --dist worksteal $(or $(TESTS),tests/hub/live \
+	  $(addprefix tests/hub/test_export_users.py::test_,sentence_transformers_guesses_nothing a_folder_without_the_files_is_guessed))
 
 test-mutations: setup ## Apply each known fault to a copy and check that its test fails: [FAULTS='404 31']
 	@$(BIN)/python -m tests.mutations $(FAULTS)

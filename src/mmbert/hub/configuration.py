@@ -86,9 +86,9 @@ _NEUTRAL = {
     "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout",
     "initializer_cutoff_factor", "gradient_checkpointing", "repad_logits_with_grad",
     "sparse_prediction", "sparse_pred_ignore_index",
-    # Classification.
+    # Classification; the last two are a CrossEncoder's activation, after the logits.
     "classifier_pooling", "problem_type", "id2label", "label2id", "num_labels", "finetuning_task",
-    "task_specific_params",
+    "task_specific_params", "sentence_transformers", "sbert_ce_default_activation_function",
     # Implementation and form of outputs.
     "deterministic_flash_attn", "reference_compile", "_attn_implementation", "attn_implementation",
     "_attn_implementation_autoset", "use_cache", "chunk_size_feed_forward", "torchscript",

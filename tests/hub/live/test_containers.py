@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 import mmbert
 from mmbert.errors import ModelError
@@ -24,32 +22,9 @@ except ImportError:
     from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
 TEXTS = [
-    "w3 w4 w5", "w9", " ".join(f"w{n}" for n in range(3, 40)), "w8 w7 w6 w5 w4", "w50 w3",
+    "w4 w4 w5", "w9", " ".join(f"w{n}" for n in range(4, 40)), "w8 w7 w6 w5 w4", "w50 w4",
 ]  # fmt: skip
-PAIRS = [("w3 w4", "w5"), ("w3", " ".join(f"w{n}" for n in range(20, 44))), ("w7 w9 w9", "w3")]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An encoder and a classifier of one label, with a tokenizer of words w0 to w199."""
-    words = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, **{f"w{n}": n for n in range(3, 200)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[PAD]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        model_max_length=64, model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    found = {}
-    for kind, changes in ((ENCODER, {}), (SEQUENCE, {"num_labels": 1})):
-        found[kind] = tmp_path_factory.mktemp("live") / kind
-        live_model(kind, **changes).save_pretrained(found[kind])
-        fast.save_pretrained(found[kind])
-    return found
+PAIRS = [("w4 w4", "w5"), ("w4", " ".join(f"w{n}" for n in range(20, 44))), ("w7 w9 w9", "w4")]
 
 
 def embedder(folder: Path) -> Any:
@@ -93,6 +68,18 @@ def test_cross_encoder(folders: dict[str, Path]) -> None:
     assert not inner.model.forward.detours.counts
     mmbert.unpack(model)
     assert np.array_equal(model.predict(PAIRS), expected)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+    ],
+)
+def test_what_cross_encoders_write_into_configurations(written: dict[str, Any]) -> None:
+    """By sentence-transformers 4 and 5, and by earlier releases."""
+    mmbert.pack(live_model(SEQUENCE, num_labels=1, **written))
 
 
 def test_subclasses_as_those_of_pylate(folders: dict[str, Path]) -> None:

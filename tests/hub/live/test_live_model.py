@@ -182,6 +182,7 @@ def test_new_weights_are_used(kind: str) -> None:
     source = live_model(kind, seed=8)
 
     def assign(model: Any) -> None:
+        model(**mixed(kind))  # with the weights before
         model.load_state_dict(copy.deepcopy(source.state_dict()), assign=True)
         model.tie_weights()
 
