@@ -53,6 +53,7 @@ def test_every_model_has_its_figures(capsys: pytest.CaptureFixture[str]) -> None
     assert f"torch {torch.__version__}" in out
 
 
+@pytest.mark.long
 def test_pairs_are_generated_or_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "pairs.jsonl"
     lines = [{"anchor": f"a text {n}", "positive": f"another, longer text {n}"} for n in range(12)]

@@ -67,6 +67,9 @@ def hugging_face_config(
     }
 
 
+# Added to the rotary parameters if all layers are of one type.
+_UNREAD_BY_5_3 = {"rope_type": "default", "rope_theta": None}
+
 _LARGEST_NUMBER = 1e30
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -272,7 +275,8 @@ def _read_rotary_bases(config: dict[str, Any], where: str) -> RotaryBases:
         for part in parts.values()
         for key, value in part.items()
     )
-    if scaled or parameters.keys() - parts.keys():
+    more = {key: value for key, value in parameters.items() if key not in parts}
+    if scaled or more not in ({}, _UNREAD_BY_5_3):
         raise ModelError(
             f"{where}: unsupported RoPE configuration",
             remedy="only models with one unscaled RoPE base per layer type can be imported",
