@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
+from tests.support.hub_stand_in import AnswersLikeTheHub
+
 Files = dict[str, bytes]
 _LARGE = (".safetensors", ".onnx", ".onnx_data", ".model")
 
@@ -83,7 +85,7 @@ def serve_repositories() -> Iterator[WritableHub]:
         server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(AnswersLikeTheHub, BaseHTTPRequestHandler):
     hub: ClassVar[WritableHub]
 
     def do_HEAD(self) -> None:
@@ -110,20 +112,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.tokens.add(self.headers.get("Authorization"))
         status = self.hub.fails(request)
         if status is not None:
-            return self._send(status, {"error": "as the test wishes"})
+            return self.send(status, {"error": "as the test wishes"})
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":
-            return self._send(200, {"errors": [], "warnings": []})
+            return self.send(200, {"errors": [], "warnings": []})
         if path.startswith("/large/"):
             self.hub.uploads[path.removeprefix("/large/")] = body
-            return self._send(200, {})
+            return self.send(200, {})
         api = path.startswith("/api/models/")
         parts = [unquote(part) for part in path.removeprefix("/api/models").strip("/").split("/")]
         name = "/".join(parts[:2]).removesuffix(".git")
         repository = self.hub.repositories.get(name)
         if repository is None:
-            return self._send(404, {"error": "no"}, {"X-Error-Code": "RepoNotFound"})
+            return self.send(404, {"error": "no"}, {"X-Error-Code": "RepoNotFound"})
         if not api and "lfs" in parts:
             return self._batch(json.loads(body))
         if not api:
@@ -140,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
                 kind: [{"name": n, "ref": n, "targetCommit": oid} for n, oid in found.items()]
                 for kind, found in kinds.items()
             }
-            return self._send(200, refs | {"converts": []})
+            return self.send(200, refs | {"converts": []})
         if what == "preupload":
             modes = [
                 {
@@ -150,15 +152,15 @@ class _Handler(BaseHTTPRequestHandler):
                 }
                 for file in json.loads(body)["files"]
             ]
-            return self._send(200, {"files": modes})
+            return self.send(200, {"files": modes})
         if what == "branch" and self.command == "DELETE":
             del repository.branches[revision]
-            return self._send(200, {})
+            return self.send(200, {})
         if what in ("branch", "tag"):
             return self._name(repository, what, revision, json.loads(body))
         commit = repository.at(revision)
         if commit is None:
-            return self._send(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
+            return self.send(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
         files = repository.commits[commit]
         if what == "commit":
             lines = [json.loads(one) for one in body.splitlines()]
@@ -168,19 +170,19 @@ class _Handler(BaseHTTPRequestHandler):
                 {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
                 for path, content in files.items()
             ]
-            return self._send(200, listed)
+            return self.send(200, listed)
         siblings = [{"rfilename": path} for path in files]
-        return self._send(200, {"id": name, "sha": commit, "siblings": siblings})
+        return self.send(200, {"id": name, "sha": commit, "siblings": siblings})
 
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}"
         answer = {"url": f"{self.hub.endpoint}/{name}", "name": name, "id": name}
         if name in self.hub.repositories:
-            return self._send(409, answer | {"error": "You already created this model repo"})
+            return self.send(409, answer | {"error": "You already created this model repo"})
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
         self.hub.repositories[name] = repository = HubRepository(private)
         repository.commit("main", {".gitattributes": b"*.onnx filter=lfs\n"}, "initial commit")
-        return self._send(200, answer)
+        return self.send(200, answer)
 
     def _name(
         self, repository: HubRepository, what: str, value: str, wanted: dict[str, Any]
@@ -190,16 +192,16 @@ class _Handler(BaseHTTPRequestHandler):
         name = value if branch else wanted["tag"]
         commit = repository.at(wanted.get("startingPoint", "main") if branch else value)
         if name in names or commit is None:
-            return self._send(409 if commit else 404, {"error": "Reference already exists"})
+            return self.send(409 if commit else 404, {"error": "Reference already exists"})
         names[name] = commit
-        return self._send(200, {})
+        return self.send(200, {})
 
     def _commit(
         self, repository: HubRepository, name: str, branch: str, lines: list[dict[str, Any]]
     ) -> None:
         header = lines[0]["value"]
         if header.get("parentCommit", repository.branches[branch]) != repository.branches[branch]:
-            return self._send(412, {"error": "A commit has happened since."})
+            return self.send(412, {"error": "A commit has happened since."})
         files = dict(repository.files(branch))
         for line in lines[1:]:
             value = line["value"]
@@ -212,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         oid = repository.commit(branch, files, header["summary"])
         url = f"{self.hub.endpoint}/{name}/commit/{oid}"
-        return self._send(200, {"commitOid": oid, "commitUrl": url})
+        return self.send(200, {"commitOid": oid, "commitUrl": url})
 
     def _batch(self, wanted: dict[str, Any]) -> None:
         objects = [
@@ -221,28 +223,14 @@ class _Handler(BaseHTTPRequestHandler):
             else one | {"actions": {"upload": {"href": f"{self.hub.endpoint}/large/{one['oid']}"}}}
             for one in wanted["objects"]
         ]
-        return self._send(200, {"transfer": "basic", "objects": objects})
+        return self.send(200, {"transfer": "basic", "objects": objects})
 
     def _file(self, repository: HubRepository, revision: str, path: str) -> None:
         commit = repository.at(revision)
         if commit is None:
-            return self._send(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
+            return self.send(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
         content = repository.commits[commit].get(path)
         if content is None:
-            return self._send(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
+            return self.send(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
         tag = hashlib.sha1(content).hexdigest()
-        return self._send(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": commit})
-
-    def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
-        sent = {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}
-        for name, value in sent.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
+        return self.send(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": commit})

@@ -77,52 +77,11 @@ def serve_hub(models: dict[str, Path | int]) -> Iterator[Hub]:
         server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    served: ClassVar[dict[str, Path | int]]
-    asked: ClassVar[list[str]]
+class AnswersLikeTheHub(BaseHTTPRequestHandler):
+    """Sends files and JSON, and logs nothing."""
 
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        path = self.path.split("?")[0].replace("%2F", "/")
-        self.asked.append(path)
-        api, parts = path.startswith("/api/models/"), path.strip("/").split("/")
-        parts = parts[2:] if api else parts
-        model = self.served.get("/".join(parts[:2]), 404)
-        if isinstance(model, int):
-            code = {401: "GatedRepo", 403: "GatedRepo", 404: "RepoNotFound"}.get(model, "")
-            return self._send(model, {}, body, {"X-Error-Code": code})
-        what, revision = (*parts[2:4], "main")[:2] if len(parts) > 3 else ("revision", "main")
-        if revision not in ("main", COMMIT):
-            return self._send(404, {}, body, {"X-Error-Code": "RevisionNotFound"})
-        files = sorted(file for file in model.iterdir() if file.is_file())
-        if api and what == "tree":
-            listed = [
-                {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _oid(f)}
-                for f in files
-            ]
-            return self._send(200, listed, body)
-        if api:
-            siblings = [{"rfilename": file.name} for file in files]
-            name = "/".join(parts[:2])
-            return self._send(200, {"id": name, "sha": COMMIT, "siblings": siblings}, body)
-        file = model / parts[-1]
-        if not file.is_file():
-            return self._send(404, {}, body, {"X-Error-Code": "EntryNotFound"})
-        headers = {"ETag": f'"{_oid(file)}"', "X-Repo-Commit": COMMIT}
-        content = file.read_bytes()
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        if start:  # the rest of an interrupted download
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        return self._send(206 if start else 200, content[start:], body, headers)
-
-    def _send(
-        self, status: int, content: Any, body: bool, headers: dict[str, str] | None = None
-    ) -> None:
+    def send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        """Send bytes as they are, and other content as JSON; to HEAD the headers alone."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
@@ -130,11 +89,57 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in sent.items():
             self.send_header(name, value)
         self.end_headers()
-        if body:
+        if self.command != "HEAD":
             self.wfile.write(data)
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
+
+
+class _Handler(AnswersLikeTheHub):
+    served: ClassVar[dict[str, Path | int]]
+    asked: ClassVar[list[str]]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0].replace("%2F", "/")
+        self.asked.append(path)
+        api, parts = path.startswith("/api/models/"), path.strip("/").split("/")
+        parts = parts[2:] if api else parts
+        model = self.served.get("/".join(parts[:2]), 404)
+        if isinstance(model, int):
+            code = {401: "GatedRepo", 403: "GatedRepo", 404: "RepoNotFound"}.get(model, "")
+            return self.send(model, {}, {"X-Error-Code": code})
+        what, revision = (*parts[2:4], "main")[:2] if len(parts) > 3 else ("revision", "main")
+        if revision not in ("main", COMMIT):
+            return self.send(404, {}, {"X-Error-Code": "RevisionNotFound"})
+        files = sorted(file for file in model.rglob("*") if file.is_file())
+        if api and what == "tree":
+            listed = [
+                {
+                    "type": "file",
+                    "path": f.relative_to(model).as_posix(),
+                    "size": f.stat().st_size,
+                    "oid": _oid(f),
+                }
+                for f in files
+            ]
+            return self.send(200, listed)
+        if api:
+            siblings = [{"rfilename": f.relative_to(model).as_posix()} for f in files]
+            name = "/".join(parts[:2])
+            return self.send(200, {"id": name, "sha": COMMIT, "siblings": siblings})
+        file = model.joinpath(*parts[4:])
+        if not file.is_file():
+            return self.send(404, {}, {"X-Error-Code": "EntryNotFound"})
+        headers = {"ETag": f'"{_oid(file)}"', "X-Repo-Commit": COMMIT}
+        content = file.read_bytes()
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if start:  # the rest of an interrupted download
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return self.send(206 if start else 200, content[start:], headers)
 
 
 def _oid(file: Path) -> str:

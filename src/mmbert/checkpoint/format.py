@@ -88,6 +88,16 @@ class Shard(_Model):
     slices: tuple[Slice, ...]
 
 
+def _are_contiguous(pieces: Sequence[tuple[int, int]], size: int) -> bool:
+    """Whether the pieces [start, stop), in any order, cover [0, size) once."""
+    end = 0
+    for start, stop in sorted(pieces):
+        if start != end or stop < start:
+            return False
+        end = stop
+    return end == size
+
+
 class SavedParameter(_Model):
     """Full shape, split dimension (None: not split) and shards of a parameter."""
 
@@ -97,17 +107,19 @@ class SavedParameter(_Model):
 
     @model_validator(mode="after")
     def _shards_cover_the_shape(self) -> Self:
-        """Raise unless shards and slices hold every element once; no allocation trusts a shape."""
+        """Raise unless shards and slices hold every element exactly once.
+
+        Readers allocate the shape and fill it from the slices: what none holds would be garbage.
+        """
         if self.split_dimension is not None and self.split_dimension >= len(self.shape):
             raise ValueError(f"no dimension {self.split_dimension} in shape {self.shape}")
         size = self.shape[self.split_dimension or 0] if self.shape else 1
-        for start, stop in (range_ for shard in self.shards for range_ in shard.ranges):
-            if not 0 <= start <= stop <= size:
-                raise ValueError(f"no range {start}:{stop} in shape {self.shape}")
-        sizes = [math.prod(self.shard_shape(shard)) for shard in self.shards]
-        slices = [sum(slice_.length for slice_ in shard.slices) for shard in self.shards]
-        if not self.shards or sum(sizes) != math.prod(self.shape) or sizes != slices:
-            raise ValueError(f"shards of {slices} elements for shape {self.shape}")
+        if not _are_contiguous([range_ for shard in self.shards for range_ in shard.ranges], size):
+            raise ValueError(f"the shards' ranges do not cover shape {self.shape} once")
+        for shard in self.shards:
+            slices = [(one.start, one.start + one.length) for one in shard.slices]
+            if not _are_contiguous(slices, math.prod(self.shard_shape(shard))):
+                raise ValueError(f"the slices do not cover a shard of shape {self.shape} once")
         return self
 
     def shard_shape(self, shard: Shard) -> tuple[int, ...]:
@@ -140,6 +152,7 @@ class Index(_Model):
 
     @model_validator(mode="after")
     def _slices_fit_in_files(self) -> Self:
+        """Raise if a file is smaller than a slice in it: nothing large is allocated in vain."""
         for name, parameter in self.parameters.items():
             for slice_ in (slice_ for shard in parameter.shards for slice_ in shard.slices):
                 entry = self.files.get(slice_.file)

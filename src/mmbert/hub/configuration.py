@@ -83,9 +83,11 @@ _COMPUTED = {
 }  # fmt: skip
 # Keys that change no logits in inference.
 _NEUTRAL = {
+    # Origin and tokens.
     "_name_or_path", "_commit_hash", "auto_map", "transformers_version", "torch_dtype", "dtype",
     "tokenizer_class", "pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id",
     "sep_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id",
+    # Training.
     "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout",
     "initializer_cutoff_factor", "gradient_checkpointing", "repad_logits_with_grad",
     "sparse_prediction", "sparse_pred_ignore_index",

@@ -17,6 +17,7 @@ from mmbert.recipe.recipe import Recipe
 # Of a number of too many digits, an odd date, and brackets that are nested too deeply, too.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 _LONGEST_SHOWN = 200
+_UNWRITABLE = re.compile("[\\0\\ud800-\\udfff]")
 
 
 def load_recipe(recipe: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -78,9 +79,6 @@ def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _user_error(error, values, None, f"recipe {recipe.name} with overrides") from error
-
-
-_UNWRITABLE = re.compile("[\\0\\ud800-\\udfff]")
 
 
 def _find_unwritable(value: Any, seen: set[int]) -> str | None:

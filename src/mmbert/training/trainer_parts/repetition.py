@@ -129,8 +129,8 @@ class Repetitions:
     # Spikes
 
     def accepts(self, step: int) -> bool:
-        """Whether the spike at `step` is known and stays: it comes again in every repetition."""
-        return step in self._checks.accepted_spikes
+        """Whether the spike at `step` is known and stays, where steps run again for another one."""
+        return bool(self._checks.spikes) and step in self._checks.accepted_spikes
 
     def wants_repetition(self, step: int) -> bool:
         """Whether the spike at `step` is new, and `guard.rollback_limit` allows its repetition."""
@@ -180,8 +180,8 @@ class Repetitions:
             self._keep({"spikes": self._spikes_without(step)})
 
     def accept(self, step: int) -> None:
-        """Leave the spike at `step` as it is, also when the step runs again."""
-        accepted = (*self._checks.accepted_spikes, step)
+        """Leave the spike at `step` as it is, also when the step runs again for another spike."""
+        accepted = tuple(sorted({*self._checks.accepted_spikes, step}))
         self._keep({"spikes": self._spikes_without(step), "accepted_spikes": accepted})
 
     def forget_from(self, step: int) -> None:
