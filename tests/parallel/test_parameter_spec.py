@@ -1,10 +1,14 @@
 """Shards of parameters: they form the full tensor exactly and keep fused parts apart."""
 
+from math import prod
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmbert.model.config import EncoderConfig
+from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.parameter_spec import (
     InitialDistribution,
     ParameterSpec,
@@ -86,6 +90,34 @@ def test_query_key_and_value_of_a_head_stay_together() -> None:
         *(12, 13, 14, 15),
         *(20, 21, 22, 23),
     ]
+
+
+def test_groups_and_fused_matrices_of_mmbert_base() -> None:
+    """22 layers with query, key, value, two outputs, gate and up, and the head's dense layer."""
+    config = EncoderConfig(
+        vocab_size=256_000,
+        hidden_size=768,
+        intermediate_size=1152,
+        num_hidden_layers=22,
+        num_attention_heads=12,
+    )
+    with torch.device("meta"):
+        model = MaskedLanguageModel(config, TensorGroup.single(), sequence_parallel=False)
+    by_group: dict[str, list[ParameterSpec]] = {"matrices": [], "embedding": [], "rest": []}
+    for parameter in model.parameters():
+        by_group[spec_of(parameter).group].append(spec_of(parameter))
+    matrices = [
+        (stop - start, spec.full_shape[1])
+        for spec in by_group["matrices"]
+        for start, stop in spec.matrix_rows
+    ]
+    assert len(matrices) == 22 * 7 + 1
+    assert sum(prod(shape) for shape in matrices) == 110_886_912
+    assert [spec.name for spec in by_group["embedding"]] == [
+        "model.embeddings.tok_embeddings.weight"
+    ]
+    assert all(len(spec.full_shape) == 1 for spec in by_group["rest"])
+    assert set(matrices) == {(768, 768), (1152, 768), (768, 1152)}
 
 
 def test_a_share_that_must_divide_and_does_not_is_refused_by_name() -> None:

@@ -91,6 +91,7 @@ class ColumnParallelLinear(_ParallelLinear):
         spec = ParameterSpec(
             full_shape=(sum(fused_sizes), in_features),
             initial=truncated_normal(std),
+            group="matrices",
             split_dimension=0,
             fused_sizes=fused_sizes,
             granularity=granularity,
@@ -117,6 +118,7 @@ class RowParallelLinear(_ParallelLinear):
         spec = ParameterSpec(
             full_shape=(out_features, in_features),
             initial=truncated_normal(std),
+            group="matrices",
             split_dimension=1,
             granularity=granularity,
         )
@@ -130,7 +132,11 @@ class ReplicatedLinear(nn.Module):
         self, in_features: int, out_features: int, parallel: TensorParallel, *, std: float
     ) -> None:
         super().__init__()
-        spec = ParameterSpec(full_shape=(out_features, in_features), initial=truncated_normal(std))
+        spec = ParameterSpec(
+            full_shape=(out_features, in_features),
+            initial=truncated_normal(std),
+            group="matrices",
+        )
         self.weight = empty_parameter(spec, parallel.group)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,19 +1,24 @@
 """Sharding specifications of parameters, the single source of truth.
 
-Initialization, DeepSpeed's norm flags, the all-reduce of replicated gradients, checkpoints and
-export all read `parameter.spec`. A split parameter is sharded along one dimension. Fused
-parameters (query, key and value; gate and up) have several parts along it, and each part is sharded
-separately. Shards consist of whole units (such as a head's width). If uneven shards are allowed,
-the first ranks may hold one unit more.
+Initialization, DeepSpeed's norm flags, the all-reduce of replicated gradients, optimizers,
+checkpoints and export all read `parameter.spec`. A split parameter is sharded along one dimension.
+Fused parameters (query, key and value; gate and up) have several parts along it, and each part is
+sharded separately. Shards consist of whole units (such as a head's width). If uneven shards are
+allowed, the first ranks may hold one unit more.
 """
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmbert.parallel.process_grid import Group
+
+ParameterGroup = Literal["matrices", "embedding", "rest"]
+"""Groups of parameters that optimizers treat differently: the matrices of linears between hidden
+states, the embedding (the tied decoder), and the rest: norms and biases."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class ParameterSpec:
 
     full_shape: tuple[int, ...]
     initial: InitialDistribution
+    group: ParameterGroup = "rest"
     name: str = ""
     """Full name in the model, equal to Hugging Face's; set when the model is complete."""
     split_dimension: int | None = None
@@ -46,6 +52,7 @@ class ParameterSpec:
     partial and must be summed over the group."""
 
     def __post_init__(self) -> None:
+        assert self.group != "matrices" or len(self.full_shape) == 2
         if self.split_dimension is None:
             assert not self.fused_sizes
             assert self.granularity == 1
@@ -61,6 +68,15 @@ class ParameterSpec:
     def is_split(self) -> bool:
         """Whether the tensor ranks hold different shards (not copies)."""
         return self.split_dimension is not None
+
+    @property
+    def matrix_rows(self) -> tuple[tuple[int, int], ...]:
+        """Ranges [start, stop) of rows of the full tensor that are one matrix each: the fused parts
+        (query, key and value; gate and up), or all rows. Of the group "matrices" only."""
+        assert self.group == "matrices"
+        sizes = self.fused_sizes if self.split_dimension == 0 else ()
+        ends = list(accumulate(sizes or (self.full_shape[0],)))
+        return tuple(pairwise([0, *ends]))
 
     def ranges(self, rank: int, size: int) -> list[tuple[int, int]]:
         """Return the [start, stop) ranges of `rank` along the split dimension, one per part.

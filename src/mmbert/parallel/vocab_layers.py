@@ -34,6 +34,7 @@ class VocabParallelEmbedding(nn.Module):
         spec = ParameterSpec(
             full_shape=(vocab_size, hidden_size),
             initial=truncated_normal(std),
+            group="embedding",
             split_dimension=0,
             granularity=vocabulary_granularity(vocab_size),
             require_even=False,
