@@ -36,9 +36,9 @@ class ParameterSpec:
 
     full_shape: tuple[int, ...]
     initial: InitialDistribution
-    group: ParameterGroup = "rest"
     name: str = ""
     """Full name in the model, equal to Hugging Face's; set when the model is complete."""
+    group: ParameterGroup = "rest"
     split_dimension: int | None = None
     """Sharded dimension; None if replicated."""
     fused_sizes: tuple[int, ...] = field(default=())
