@@ -34,15 +34,9 @@ def _by_onednn(left: Tensor, right: Tensor) -> bool:
         left.device.type == "cpu"
         and left.dtype == right.dtype == torch.float32
         and left.shape[0] * left.shape[1] * right.shape[1] >= MIN_MULTIPLICATIONS
-        and _has_wide_vectors()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.is_available()
     )
-
-
-@lru_cache(maxsize=1)
-def _has_wide_vectors() -> bool:
-    """Whether PyTorch uses 512-bit vectors here, and includes oneDNN."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return capability == "AVX512" and torch.backends.mkldnn.is_available()
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
