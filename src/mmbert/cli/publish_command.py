@@ -117,4 +117,4 @@ def publish(
 
         console_for_output().print(plan_table(plan, place))
         return
-    publish_revisions(plan, place, print)
+    publish_revisions(plan, place, lambda line: print(line, flush=True))
