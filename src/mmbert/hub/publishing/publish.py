@@ -77,8 +77,9 @@ def plan_publication(run: Path, place: Place, options: PublishOptions) -> Plan:
         require_onnx_packages()
     checkpoints = list_checkpoints(run / "checkpoints")
     if not checkpoints:
+        problem = "has no checkpoint" if run.is_dir() else "does not exist"
         raise CheckpointError(
-            f"{run} has no checkpoint", remedy="give the folder of a run that has saved one"
+            f"{run} {problem}", remedy="give the folder of a run that has saved a checkpoint"
         )
     if options.needs_data and options.data is None:
         raise ArgumentError(
