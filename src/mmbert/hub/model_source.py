@@ -18,7 +18,7 @@ from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import EMBEDDING, HuggingFaceWeights, parameter_shapes
 from mmbert.model.config import encoder_config
 from mmbert.recipe import Recipe, parse_recipe
-from mmbert.training.run_folder import ORIGIN_NAME
+from mmbert.training.run_folder import ORIGIN_NAME, variant_of
 
 PROVENANCE_NAME = "provenance.json"
 
@@ -115,6 +115,9 @@ class CheckpointSource(ModelSource):
             "writer": self.index.writer,
             "tokenizer": description.fingerprint,
         }
+        variant = variant_of(path.parent.parent)
+        if variant is not None:
+            self.provenance["variant"] = variant
         if self.recipe.initial_checkpoint is not None:
             self.provenance["started_from"] = _origin_of_initial_checkpoint(
                 self.recipe.initial_checkpoint, path.parent.parent
