@@ -3,6 +3,7 @@
 from mmbert.recipe.data_sections import DataSettings, MaskingSettings, Source
 from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
 from mmbert.recipe.named import describe_recipe
+from mmbert.recipe.optimizers import MuonSettings, ParameterGroup
 from mmbert.recipe.phases import (
     LanguageSelection,
     LearningRate,
@@ -40,8 +41,10 @@ __all__ = [
     "MaskingSettings",
     "MergeSettings",
     "ModelSettings",
+    "MuonSettings",
     "OptimizerSettings",
     "ParallelSettings",
+    "ParameterGroup",
     "Phase",
     "Recipe",
     "RotaryBases",

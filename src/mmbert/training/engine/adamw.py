@@ -1,23 +1,31 @@
 """PyTorch's AdamW, with weight decay relative to the peak learning rate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmbert.parallel.zero_fragment import RowState
 from mmbert.recipe import OptimizerSettings
 from mmbert.schedule import StepSettings
-from mmbert.training.engine.partitions import PartitionLayout, weight_decay_groups
+from mmbert.training.engine.partitions import (
+    MOMENTS,
+    MOMENTS_OF_ALL,
+    PartitionLayout,
+    weight_decay_groups,
+)
 
 
 class AdamW(torch.optim.AdamW):
     """A `ClientOptimizer` with one ZeRO partition per parameter group."""
 
-    state_names = ("exp_avg", "exp_avg_sq")
+    state_names = MOMENTS_OF_ALL
 
     @classmethod
-    def build(cls, model: nn.Module, settings: OptimizerSettings, device: torch.device) -> "AdamW":
+    def build(
+        cls, model: nn.Module, settings: OptimizerSettings, device: torch.device, dtype: torch.dtype
+    ) -> "AdamW":
         """Create the optimizer over the model's parameters."""
         groups = weight_decay_groups(model)
         for group in groups:
@@ -39,6 +47,14 @@ class AdamW(torch.optim.AdamW):
     def steps(self, steps: int) -> None:
         for state in self.state.values():
             state["step"].fill_(steps)
+
+    def states_of(self, partition: Tensor, span: slice) -> dict[str, Tensor]:
+        """Return the states by name of a parameter's span in a partition, as views."""
+        return {name: self.state[partition][name][span] for name in MOMENTS}
+
+    def row_states(self) -> Iterable[RowState]:
+        """Return no states of rows."""
+        return ()
 
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
         """Create zero states for the partitions."""
