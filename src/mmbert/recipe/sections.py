@@ -138,6 +138,17 @@ OPTIMIZER_STATES: dict[OptimizerName, tuple[str, ...]] = {
 MomentDecay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class GroupLearningRates(Settings):
+    """Peak learning rates of groups of parameters; schedule and phases scale them alike."""
+
+    matrices: float | None = Field(default=None, gt=0)
+    """Rate of the matrices of attention, feed-forward layers and head. Default: learning_rate."""
+    embedding: float | None = Field(default=None, gt=0)
+    """Rate of the embedding, which is also the decoder. Default: learning_rate."""
+    rest: float | None = Field(default=None, gt=0)
+    """Rate of norms and biases. Default: learning_rate."""
+
+
 class OptimizerSettings(Settings):
     """StableAdamW as used by mmBERT, or AdamW."""
 
@@ -145,14 +156,31 @@ class OptimizerSettings(Settings):
     """`stable_adamw` also clips each tensor's update by its RMS."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate; weight decay is scaled by the current rate over this."""
+    group_learning_rates: GroupLearningRates | None = None
+    """Peak learning rates of groups of parameters. A group's rate at a step is its rate here times
+    the step's rate over `learning_rate`. Default: one rate for all."""
     betas: tuple[MomentDecay, MomentDecay] = (0.9, 0.95)
     """Decay rates of the first and second moments."""
     eps: float = Field(default=1e-8, gt=0, lt=1)
     """Term added to the square root of the second moment."""
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step."""
+    """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step, in
+    every group of parameters."""
     gradient_clipping: float | None = Field(default=None, gt=0)
     """Maximum L2 norm of the whole gradient. Default: no clipping."""
+
+    @property
+    def rate_factors(self) -> dict[str, float]:
+        """Learning rate over `learning_rate` of each group of parameters, 1.0 by default."""
+        given = self.given_group_rates
+        groups = GroupLearningRates.model_fields
+        return {g: given.get(g, self.learning_rate) / self.learning_rate for g in groups}
+
+    @property
+    def given_group_rates(self) -> dict[str, float]:
+        """The groups of parameters with a peak learning rate of their own, and these rates."""
+        rates = self.group_learning_rates
+        return {} if rates is None else rates.model_dump(exclude_none=True)
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmbert.recipe import OptimizerSettings
 from mmbert.schedule import StepSettings
-from mmbert.training.engine.partitions import PartitionLayout, weight_decay_groups
+from mmbert.training.engine.partitions import PartitionLayout, parameter_groups
 
 
 class AdamW(torch.optim.AdamW):
@@ -19,7 +19,7 @@ class AdamW(torch.optim.AdamW):
     @classmethod
     def build(cls, model: nn.Module, settings: OptimizerSettings, device: torch.device) -> "AdamW":
         """Create the optimizer over the model's parameters."""
-        groups = weight_decay_groups(model)
+        groups = parameter_groups(model, settings.rate_factors)
         for group in groups:
             group["lr_max"] = settings.learning_rate
         return cls(
@@ -52,9 +52,9 @@ class AdamW(torch.optim.AdamW):
     def set_step(self, settings: StepSettings) -> None:
         """Set the learning rate and weight decay of the next step."""
         for group in self.param_groups:
-            group["lr"] = settings.learning_rate
+            group["lr"] = settings.learning_rate * group["rate_factor"]
             # PyTorch multiplies by the learning rate; the recipe's decay is relative to its peak.
-            decay = settings.weight_decay / group["lr_max"]
+            decay = settings.weight_decay / group["lr_max"] / group["rate_factor"]
             group["weight_decay"] = decay if group["decays"] else 0.0
 
     def metrics(self) -> dict[str, Any]:
