@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-QUINTIC = [(3.4445, -4.7750, 2.0315)] * 5
+QUINTIC = ((3.4445, -4.7750, 2.0315),) * 5
+# The first five of Amsel et al. 2025, divided by powers of their safety factor.
+POLAR_EXPRESS = tuple(
+    (a / 1.01, b / 1.01**3, c / 1.01**5)
+    for a, b, c in (
+        (8.28721201814563, -23.595886519098837, 17.300387312530933),
+        (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+        (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+        (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+        (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    )
+)
+Triples = tuple[tuple[float, float, float], ...]
 MATRICES = {
     "qkv.weight": [(0, 24), (24, 48), (48, 72)],
     "out.weight": [(0, 12)],
@@ -18,10 +30,10 @@ MATRICES = {
 PARTS = [(name, rows) for name, parts in MATRICES.items() for rows in parts]
 
 
-def orthogonalized(u: Tensor, triples: list[tuple[float, float, float]] = QUINTIC) -> Tensor:
+def orthogonalized(u: Tensor, triples: Triples = QUINTIC, margin: float = 1.0) -> Tensor:
     """Return what Newton-Schulz computes of u [m, n], by its singular values."""
     left, values, right = torch.linalg.svd(u.double(), full_matrices=False)
-    values = values / (values.norm() + 1e-7)
+    values = values / (margin * values.norm() + 1e-7)
     for a, b, c in triples:
         values = a * values + b * values**3 + c * values**5
     return left @ torch.diag(values) @ right
@@ -38,6 +50,8 @@ class Formula:
     momentum: float = 0.95
     beta2: float = 0.95
     original_scale: bool = False
+    triples: Triples = QUINTIC
+    margin: float = 1.0
     average: Tensor = field(init=False)
     rows: Tensor = field(init=False)
 
@@ -54,7 +68,7 @@ class Formula:
         gradient, rest = gradient.double(), 1 - self.momentum
         self.average = self.momentum * self.average + rest * gradient
         u = self.momentum * self.average + rest * gradient if self.nesterov else self.average
-        o = orthogonalized(u)
+        o = orthogonalized(u, self.triples, self.margin)
         m, n = o.shape
         if self.normalized:
             self.rows = self.beta2 * self.rows + (1 - self.beta2) * (o**2).mean(1)

@@ -8,7 +8,7 @@ averages are those of optimi and ModernBERT):
     RMS = sqrt(mean over the whole tensor of g^2 / max(v, eps^2))        with the updated v
     rate = learning_rate / max(1, RMS)
     p = p (1 - rate / peak_learning_rate * weight_decay)
-    p = p - rate * m / (sqrt(v) + eps)
+    p = p - rate_factor * rate * m / (sqrt(v) + eps)
 
 ZeRO and tensor parallelism may split tensors anywhere, so the step takes two passes. The first
 modifies nothing; the caller then adds the sums of each tensor over the ranks that hold parts of it:
@@ -129,6 +129,7 @@ def stable_adamw_apply(
     step: int,
     learning_rate: float,
     peak_learning_rate: float,
+    rate_factors: Tensor,
     weight_decay: Tensor,
     eps: float,
     exp_avg_sq_spans: TensorSpans | None = None,
@@ -146,6 +147,7 @@ def stable_adamw_apply(
         betas, step, eps, exp_avg_sq_spans: as in the first pass.
         learning_rate: learning rate of this step.
         peak_learning_rate: learning rate at which weights decay by `weight_decay` per step.
+        rate_factors: float64 [spans], positive; multiplies the update, not the weight decay.
         weight_decay: float32 [spans].
 
     Raises:
@@ -162,6 +164,11 @@ def stable_adamw_apply(
         f"{weight_decay.dtype}{list(weight_decay.shape)}",
     )
     require(
+        rate_factors.shape == (len(spans),) and rate_factors.dtype == torch.float64,
+        f"rate_factors must be float64 [{len(spans)}]; got "
+        f"{rate_factors.dtype}{list(rate_factors.shape)}",
+    )
+    require(
         peak_learning_rate > 0, f"peak_learning_rate must be positive; got {peak_learning_rate}"
     )
     factors = debiased_beta(betas[0], step), debiased_beta(betas[1], step)
@@ -169,10 +176,21 @@ def stable_adamw_apply(
     flats = (parameter, gradient, exp_avg, exp_avg_sq)
     if backend("stable_adamw", parameter.device.type) == "triton":
         shrink = 1.0 - rates / peak_learning_rate * weight_decay.to(rates)
-        apply_triton(flats, spans.starts, spans.ends, squares.starts, rates, shrink, factors, eps)
+        apply_triton(
+            flats,
+            spans.starts,
+            spans.ends,
+            squares.starts,
+            rates * rate_factors,
+            shrink,
+            factors,
+            eps,
+        )
     else:
-        decays = weight_decay.double() / peak_learning_rate
-        apply_reference(flats, (spans, spans, spans, squares), rates, decays, factors, eps)
+        # AdamW multiplies the decay by the whole rate.
+        decays = weight_decay.double() / peak_learning_rate / rate_factors
+        places = spans, spans, spans, squares
+        apply_reference(flats, places, rates * rate_factors, decays, factors, eps)
 
 
 def update_rms(sums: Tensor) -> Tensor:

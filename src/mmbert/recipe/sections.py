@@ -1,20 +1,10 @@
 """Recipe sections for the whole run: model, batch, optimizer and others."""
 
-from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mmbert.recipe.base import NamedPath, Settings
-from mmbert.recipe.optimizers import (
-    MATRIX_OPTIMIZERS,
-    OPTIMIZER_STATES,
-    ROW_STATES,
-    MomentDecay,
-    MuonSettings,
-    OptimizerName,
-    ParameterGroup,
-)
 from mmbert.recipe.units import (
     Checkpoints,
     Documents,
@@ -135,73 +125,6 @@ class BatchSettings(Settings):
             if self.growth.from_rows > self.rows:
                 raise ValueError("growth.from_rows is larger than rows")
         return self
-
-
-class OptimizerSettings(Settings):
-    """StableAdamW as used by mmBERT, AdamW, or Muon or NorMuon with StableAdamW."""
-
-    name: OptimizerName = "stable_adamw"
-    """`stable_adamw` also clips each tensor's update by its RMS. `muon` and `normuon` orthogonalize
-    the updates of the matrices of attention, feed-forward layers and head; `stable_adamw` updates
-    embedding, norms and biases."""
-    learning_rate: float = Field(gt=0)
-    """Peak learning rate; weight decay is scaled by the current rate over this."""
-    betas: tuple[MomentDecay, MomentDecay] = (0.9, 0.95)
-    """Decay rates of the first and second moments."""
-    eps: float = Field(default=1e-8, gt=0, lt=1)
-    """Term added to the square root of the second moment."""
-    weight_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step."""
-    gradient_clipping: float | None = Field(default=None, gt=0)
-    """Maximum L2 norm of the whole gradient. Default: no clipping."""
-    muon: MuonSettings | None = None
-    """Formula for the matrices; of `muon` and `normuon` only, which have its defaults."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_formula(cls, values: Any) -> Any:
-        """Add what the formula takes by default, so that a checkpoint's recipe has all of it."""
-        if not isinstance(values, dict) or values.get("name") not in MATRIX_OPTIMIZERS:
-            return values
-        formula = values.get("muon") or {}
-        if values["name"] == "normuon" and isinstance(formula, Mapping):
-            formula = {"beta2": 0.95} | formula
-        return values | {"muon": formula}
-
-    @model_validator(mode="after")
-    def _formula_fits(self) -> Self:
-        """Refuse keys that the optimizer would not use."""
-        muon, unused = self.muon, None
-        if muon is not None and self.name not in MATRIX_OPTIMIZERS:
-            unused = "muon"
-        elif muon is not None and muon.beta2 is not None and self.name == "muon":
-            unused = "muon.beta2"
-        elif muon is not None and muon.scale == "original" and self.name == "normuon":
-            unused = "muon.scale=original"
-        if unused is not None:
-            raise ValueError(
-                f"optimizer.{unused} has no effect with optimizer.name={self.name}: remove it "
-                "(an override that changes the optimizer needs optimizer.muon=null beside it)"
-            )
-        return self
-
-    def states_of(self, group: ParameterGroup) -> tuple[str, ...]:
-        """Return the names of the optimizer's states per parameter of a group."""
-        return OPTIMIZER_STATES[self.name][group]
-
-    @property
-    def row_states(self) -> tuple[str, ...]:
-        """Names of the optimizer's states per row of a matrix."""
-        return ROW_STATES.get(self.name, ())
-
-    def bytes_of(self, group: ParameterGroup) -> int:
-        """Return the bytes of a parameter's float32 master weight and optimizer states."""
-        return 4 * (1 + len(self.states_of(group)))
-
-    @property
-    def bytes_per_parameter(self) -> int:
-        """Bytes of a parameter's float32 master weight and optimizer states, at most."""
-        return max(self.bytes_of(group) for group in OPTIMIZER_STATES[self.name])
 
 
 class ParallelSettings(Settings):

@@ -13,7 +13,7 @@ from mmbert.training.engine.partitions import (
     MOMENTS,
     MOMENTS_OF_ALL,
     PartitionLayout,
-    weight_decay_groups,
+    parameter_groups,
 )
 
 
@@ -27,7 +27,7 @@ class AdamW(torch.optim.AdamW):
         cls, model: nn.Module, settings: OptimizerSettings, device: torch.device, dtype: torch.dtype
     ) -> "AdamW":
         """Create the optimizer over the model's parameters."""
-        groups = weight_decay_groups(model)
+        groups = parameter_groups(model, settings.rate_factors)
         for group in groups:
             group["lr_max"] = settings.learning_rate
         return cls(
@@ -68,9 +68,9 @@ class AdamW(torch.optim.AdamW):
     def set_step(self, settings: StepSettings) -> None:
         """Set the learning rate and weight decay of the next step."""
         for group in self.param_groups:
-            group["lr"] = settings.learning_rate
+            group["lr"] = settings.learning_rate * group["rate_factor"]
             # PyTorch multiplies by the learning rate; the recipe's decay is relative to its peak.
-            decay = settings.weight_decay / group["lr_max"]
+            decay = settings.weight_decay / group["lr_max"] / group["rate_factor"]
             group["weight_decay"] = decay if group["decays"] else 0.0
 
     def metrics(self) -> dict[str, Any]:

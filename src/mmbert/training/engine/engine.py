@@ -128,7 +128,8 @@ class Engine:
         self._grad_reducer = self._make_grad_reducer()
         self._accumulation_done = False
         self._parameters = list(model.named_parameters())
-        self._client_optimizer.attach(self._zero_view.partitions(), self._layouts())
+        layouts = self._layouts(recipe.optimizer.rate_factors)
+        self._client_optimizer.attach(self._zero_view.partitions(), layouts)
         if unrounded:
             for fragment in self.fragments():
                 source = unrounded[fragment.name][fragment.start : fragment.start + fragment.length]
@@ -278,7 +279,7 @@ class Engine:
             bucket_elements=OVERLAP_BUCKET,
         )
 
-    def _layouts(self) -> list[PartitionLayout]:
+    def _layouts(self, rate_factors: Mapping[str, float]) -> list[PartitionLayout]:
         """Build the layout of each partition."""
         addresses = [self._zero_view.address(parameter) for _, parameter in self._parameters]
         return [
@@ -289,6 +290,7 @@ class Engine:
                     for number, at in enumerate(addresses)
                     if at is not None and at.partition == index
                 ),
+                rate_factors=rate_factors,
                 tensor_rank=self.grid.tensor.rank,
                 tensor_size=self.grid.tensor.size,
                 device=self.device,

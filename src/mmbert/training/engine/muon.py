@@ -105,7 +105,7 @@ class Muon(StableAdamW):
             model.parameters(),
             settings.muon,
             dtype=dtype,
-            matrix_rate_factor=1.0,
+            matrix_rate_factor=settings.rate_factors["matrices"],
             learning_rate=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,

@@ -1,7 +1,7 @@
 """Layout of ZeRO's flat partitions, and the parameters exempt from weight decay."""
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,8 @@ class PartitionLayout:
     """int64 [spans]: index of each span's tensor. Indices are the same on every rank."""
     decays: Tensor
     """float32 [spans], 1 or 0: whether weight decay applies."""
+    rate_factors: Tensor
+    """float64 [spans]: learning rate of the tensor's group over the optimizer's."""
     full_sizes: Tensor
     """float64 [tensors]: elements of each whole tensor."""
     owned: Tensor
@@ -51,6 +53,7 @@ class PartitionLayout:
         specs: Sequence[ParameterSpec],
         spans: Sequence[tuple[int, int, int, int]],
         *,
+        rate_factors: Mapping[str, float],
         tensor_rank: int,
         tensor_size: int,
         device: torch.device,
@@ -60,6 +63,7 @@ class PartitionLayout:
         Args:
             specs: specs of all parameters of the model.
             spans: (start, end, tensor, first element in the flattened shard), sorted.
+            rate_factors: learning rate of each parameter group over the optimizer's.
         """
         decays = [not skips_weight_decay(d.name, len(d.full_shape)) for d in specs]
         owned = [spec.is_split or tensor_rank == 0 for spec in specs]
@@ -74,6 +78,9 @@ class PartitionLayout:
             tensor_size=tensor_size,
             tensors=torch.tensor(numbers, dtype=torch.int64, device=device),
             decays=torch.tensor([decays[n] for n in numbers]).to(device, torch.float32),
+            rate_factors=torch.tensor(
+                [rate_factors[specs[n].group] for n in numbers], dtype=torch.float64, device=device
+            ),
             full_sizes=torch.tensor(sizes, dtype=torch.float64, device=device),
             owned=torch.tensor(owned, dtype=torch.float64, device=device),
         )
@@ -95,6 +102,7 @@ class PartitionLayout:
             specs=tuple(self.specs[n] for n in kept),
             tensors=torch.tensor(numbers, dtype=torch.int64, device=device),
             decays=self.decays[of_spans],
+            rate_factors=self.rate_factors[of_spans],
             full_sizes=self.full_sizes[of_tensors],
             owned=self.owned[of_tensors],
         )
@@ -105,14 +113,20 @@ def skips_weight_decay(name: str, dimensions: int) -> bool:
     return dimensions <= 1 or name.endswith(".bias")
 
 
-def weight_decay_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the parameter groups without and with weight decay, marked by the key `decays`."""
-    named = [(spec_of(parameter), parameter) for parameter in model.parameters()]
-    exempt = [skips_weight_decay(d.name, len(d.full_shape)) for d, _ in named]
+def parameter_groups(model: nn.Module, rate_factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return groups of parameters without and with weight decay, and with equal learning rates.
+
+    Args:
+        rate_factors: learning rate of each parameter group over the optimizer's.
+
+    Returns:
+        Groups with the keys `decays` and `rate_factor`: two if all factors are equal.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        spec = spec_of(parameter)
+        decays = not skips_weight_decay(spec.name, len(spec.full_shape))
+        groups.setdefault((decays, rate_factors[spec.group]), []).append(parameter)
     return [
-        {
-            "params": [p for (_, p), skips in zip(named, exempt, strict=True) if skips != decays],
-            "decays": decays,
-        }
-        for decays in (False, True)
+        {"params": groups[key], "decays": key[0], "rate_factor": key[1]} for key in sorted(groups)
     ]

@@ -13,7 +13,7 @@ p with gradient g at step t = 1, 2, …, scheduled learning rate lr and its peak
     rms = sqrt(mean over the tensor of g² / max(v, eps²))
     rate = lr / max(1, rms)
     p *= 1 − weight_decay · rate / lr_max               (not for norms and biases)
-    p -= rate · m / (sqrt(v) + eps)
+    p -= factor · rate · m / (sqrt(v) + eps)            factor: the group's rate over lr_max
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -155,6 +155,7 @@ class StableAdamW(torch.optim.Optimizer):
             step=self.steps,
             learning_rate=group["lr"],
             peak_learning_rate=group["lr_max"],
+            rate_factors=layout.rate_factors,
             weight_decay=layout.decays * group["weight_decay"],
             eps=group["eps"],
             exp_avg_sq_spans=self.exp_avg_sq_spans,
