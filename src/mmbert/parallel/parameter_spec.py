@@ -15,10 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.parallel.process_grid import Group
-
-ParameterGroup = Literal["matrices", "embedding", "rest"]
-"""Groups of parameters that optimizers treat differently: the matrices of linears between hidden
-states, the embedding (the tied decoder), and the rest: norms and biases."""
+from mmbert.recipe import ParameterGroup
 
 
 @dataclass(frozen=True)
