@@ -151,7 +151,7 @@ CASES = (
         roundings=lambda dtype: 48,
     ),
     Case(
-        "attention-causal window",
+        "attention-causal-window",
         lambda sizes, dtype: attention(sizes, dtype, WINDOW, causal=True),
         roundings=lambda dtype: 48,
     ),
