@@ -199,19 +199,27 @@ class StepSettings:
     group_learning_rates: Mapping[str, float]
     """Rates of the groups of parameters that the recipe gives one, named `learning_rate_GROUP`."""
     weight_decay: float
-    mask_ratio: float
+    mask_ratio: float | None
+    """None in a causal phase."""
     dropout: float
     temperature: float
     rotary_bases: RotaryBases
+    predicted_share: float | None = None
+    """None in a masked phase."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether next tokens are predicted from those before them."""
+        return self.predicted_share is not None
 
     def named(self) -> dict[str, float | RotaryBases]:
-        """Return all settings by name, each group's learning rate as one of its own."""
+        """Return all settings but None by name, each group's learning rate as one of its own."""
         values: dict[str, float | RotaryBases] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Mapping):
                 values |= {f"learning_rate_{group}": rate for group, rate in value.items()}
-            else:
+            elif value is not None:
                 values[field.name] = value
         return values
 
@@ -222,7 +230,11 @@ class StepSettings:
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the arguments of the model's forward pass by name."""
-        return {"rotary_bases": self.rotary_bases, "dropout": self.dropout}
+        return {
+            "rotary_bases": self.rotary_bases,
+            "dropout": self.dropout,
+            "causal": self.causal,
+        }
 
 
 def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings:
@@ -239,16 +251,20 @@ def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings
         dropout=recipe.dropout_in(phase),
         temperature=temperature(recipe, plan, step),
         rotary_bases=phase.rotary_bases,
+        predicted_share=phase.predicted_share,
     )
 
 
 def describe_phase_settings(recipe: Recipe, plan: TrainingPlan, phase_index: int) -> str:
-    """Describe the settings of a phase in one line; changing values as `first to last`."""
+    """Describe the settings of a phase in one line; changing values as `first to last`.
+
+    The objective is named if it is not `masked`.
+    """
     phase = plan.phases[phase_index]
-    first = step_settings(recipe, plan, phase.first_step).named()
-    last = step_settings(recipe, plan, phase.end_step - 1).named()
-    described = []
-    for name, value in first.items():
+    first = step_settings(recipe, plan, phase.first_step)
+    named, last = first.named(), step_settings(recipe, plan, phase.end_step - 1).named()
+    described = ["objective causal"] if first.causal else []
+    for name, value in named.items():
         ends = [_format(value), _format(last[name])]
         described.append(f"{name.replace('_', ' ')} {' to '.join(dict.fromkeys(ends))}")
     return ", ".join(described)

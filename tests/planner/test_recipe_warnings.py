@@ -131,6 +131,15 @@ def test_the_rates_of_packaged_recipes_are_usual(name: str) -> None:
     assert not any("peak learning rate" in warning for warning in warnings)
 
 
+def test_a_run_that_ends_causal_is_warned_of(inputs: Path) -> None:
+    keys = ("objective=causal", "mask_ratio=null", "predicted_share=0.2")
+    names = ("pretrain", "extension", "decay")
+    overrides = [f"phases.{name}.{key}" for name in names for key in keys]
+    expected = "phase decay is causal and the last one"
+    assert any(expected in warning for warning in _warnings(inputs, *overrides))
+    assert not any("causal" in warning for warning in _warnings(inputs, *overrides[:6]))
+
+
 def test_growth_that_goes_as_written_is_not_mentioned(inputs: Path) -> None:
     growth = "batch.growth={tokens: 3k, from_rows: 4}"
     assert not any("batch" in warning for warning in _warnings(inputs, growth, "batch.rows=12"))

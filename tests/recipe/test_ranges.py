@@ -19,6 +19,9 @@ NOT_NUMBERS = [".nan", ".inf", "-.inf", "-1", "1e400", "9" * 30, "''", "x", "[]"
 BESIDE = {
     "data.sources.text": ["data.sources=[{name: text}]"],
     "batch.growth": ["batch.growth={tokens: 3k, from_rows: 4}", "batch.rows=8"],
+    "phases.pretrain.predicted_share": [
+        "phases.pretrain.objective=causal", "phases.pretrain.mask_ratio=null"
+    ],
     "merge": ["variants=[{name: v, branch_from: pretrain, overrides: {}}]",
               "merge={method: linear, variants: [main, v]}"],
 }  # fmt: skip
@@ -54,7 +57,7 @@ KEYS = dict(_numbers())
 
 
 def _beside(key: str) -> list[str]:
-    return next((given for start, given in BESIDE.items() if key.startswith(f"{start}.")), [])
+    return next((given for start, given in BESIDE.items() if f"{key}.".startswith(f"{start}.")), [])
 
 
 def _error(key: str, value: str) -> str | None:

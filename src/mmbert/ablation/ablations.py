@@ -37,6 +37,8 @@ class Ablation:
 def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
     """Return the full recipe and all its ablations, including those without overrides."""
     first, last = recipe.phases[0], recipe.phases[-1]
+    masked = [phase for phase in recipe.phases if not phase.causal]
+    mask_ratio = masked[0].mask_ratio if masked else None
     start = first.temperature.start
     constant = Temperature(start=start, end=start)
     return (
@@ -44,11 +46,13 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
         Ablation(
             "constant-mask",
             # ModernBERT uses 30% throughout.
-            f"the first phase's mask ratio, {first.mask_ratio:g}, in all phases",
+            f"the first masked phase's mask ratio, {mask_ratio}, in all masked phases"
+            if len(masked) < len(recipe.phases)
+            else f"the first phase's mask ratio, {mask_ratio:g}, in all phases",
             tuple(
-                f"phases.{phase.name}.mask_ratio={first.mask_ratio!r}"
-                for phase in recipe.phases
-                if phase.mask_ratio != first.mask_ratio
+                f"phases.{phase.name}.mask_ratio={mask_ratio!r}"
+                for phase in masked
+                if phase.mask_ratio != mask_ratio
             ),
         ),
         Ablation(
@@ -122,7 +126,7 @@ def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
         overrides.append(f"languages={_selection(before.languages)}")
     if last.temperature != Temperature(start=end, end=end):
         overrides.append(f"temperature={end!r}")
-    if last.mask_ratio != before.mask_ratio:
+    if last.objective == before.objective == "masked" and last.mask_ratio != before.mask_ratio:
         overrides.append(f"mask_ratio={before.mask_ratio!r}")
     # No second warm-up: the learning rate continues.
     rate = before.learning_rate.model_copy(update={"warmup": 0})

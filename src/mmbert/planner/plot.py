@@ -48,6 +48,7 @@ _RATE = "format(datum.value, '~g')"
 _PANELS = {
     "languages": ("Languages", True, "format(datum.value, ',')"),
     "mask ratio": ("Mask ratio", False, "format(datum.value, '~g')"),
+    "predicted share": ("Predicted share, causal", False, "format(datum.value, '~g')"),
     "sampling temperature": ("Sampling temperature", False, "format(datum.value, '~g')"),
     "context": ("Context (tokens)", True, "format(datum.value, ',')"),
     "learning rate": ("Learning rate", False, _RATE),

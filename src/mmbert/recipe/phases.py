@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from mmbert.recipe.base import Name, Settings
 from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
 
+Objective = Literal["masked", "causal"]
+
 
 class LanguageSelection(Settings):
     """Languages to sample: all, by name, or by minimum size.
@@ -112,8 +114,14 @@ class Phase(Settings):
     """Languages of temperature-sampled sources."""
     temperature: Temperature
     """Sampling exponent: tokens of a language in proportion to `size ** temperature`."""
-    mask_ratio: Fraction = Field(gt=0, lt=1)
-    """Fraction of tokens selected for prediction."""
+    objective: Objective = "masked"
+    """What is predicted: `masked`, masked tokens from both sides; `causal`, the next token from
+    those before it. Causal phases come before masked ones."""
+    mask_ratio: Fraction | None = Field(default=None, gt=0, lt=1)
+    """Fraction of tokens selected for prediction in a masked phase, which requires it."""
+    predicted_share: Fraction | None = Field(default=None, gt=0, le=1)
+    """Fraction of tokens that are predicted in a causal phase, which requires it: drawn like masks,
+    so that head and decoder cost as much as at this mask ratio."""
     rotary_bases: RotaryBases
     """RoPE bases."""
     learning_rate: LearningRate = LearningRate()
@@ -124,6 +132,30 @@ class Phase(Settings):
     """Attention output dropout. Default: the model's attention_output_dropout."""
     rows: Rows | None = Field(default=None, gt=0)
     """Rows per step in this phase; a multiple of `batch.quantum`. Default: batch.rows."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether next tokens are predicted from those before them."""
+        return self.objective == "causal"
+
+    @property
+    def predicted_fraction(self) -> float:
+        """Fraction of tokens that are predicted: `mask_ratio`, or `predicted_share`."""
+        fraction = self.predicted_share if self.causal else self.mask_ratio
+        assert fraction is not None
+        return fraction
+
+    @model_validator(mode="after")
+    def _predicts_some(self) -> Self:
+        own, other = ("predicted_share", "mask_ratio")[:: 1 if self.causal else -1]
+        if getattr(self, other) is not None:
+            raise ValueError(
+                f"{other} is not of a phase with objective {self.objective}; write {own}"
+                f" instead, or on the command line {other}=null {own}=…"
+            )
+        if getattr(self, own) is None:
+            raise ValueError(f"a phase with objective {self.objective} requires {own}")
+        return self
 
 
 class Variant(Settings):

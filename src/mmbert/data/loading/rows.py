@@ -28,15 +28,18 @@ from mmbert.errors import ShardsError
 class Row:
     """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask_ratio · T): fixed per phase.
 
+    In a causal phase, "masked" are the positions whose next tokens are predicted, and their ratio
+    is the predicted share.
+
     Attributes:
         index: number of the row in the run.
-        input_ids: int32 [T], masked; padded after the last segment.
+        input_ids: int32 [T], masked unless causal; padded after the last segment.
         cu_seqlens: int32 [S + 1], starts of segments, then of the padding, then T repeated (a batch
             drops most of these).
         max_seqlen: the context; larger only if tiny segments leave too few slots for padding.
         segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
         masked_positions: int32 [K], ascending; unused slots repeat the last position.
-        labels: int32 [K], original tokens; 0 for unused slots.
+        labels: int32 [K], original or next tokens; 0 for unused slots.
         weights: float32 [K], 1 for a used slot, 0 otherwise.
         masked_components: int32 [K], -1 for unused slots.
         tokens: number of tokens without padding.
@@ -59,7 +62,7 @@ class Row:
 
 
 class RowBuilder:
-    """Builds rows from tables of segments."""
+    """Builds rows from tables of segments, for masked or (`causal`) next tokens."""
 
     def __init__(
         self,
@@ -70,13 +73,14 @@ class RowBuilder:
         mask_ratio: float,
         context: int,
         split: SplitName = "train",
+        causal: bool = False,
     ) -> None:
         self._corpus = corpus
-        self._masker = masker
         self._shape = shape
         self._ratio = mask_ratio
         self._context = context
         self._split: SplitName = split
+        self._predict = masker.next_tokens if causal else masker.mask
 
     def build(self, index: int, table: np.ndarray, state: StreamState | None) -> Row:
         """Build row number `index` from the segments in `table` [segments, COLUMNS].
@@ -95,7 +99,7 @@ class RowBuilder:
         cu_seqlens[len(ends) + 1 : len(ends) + 1 + len(padding)] = padding
         components = np.full(slots, -1, dtype=np.int32)
         components[: len(table)] = table[:, COMPONENT]
-        masked = self._masker.mask(self._tokens(table, cu_seqlens, ends), self._ratio, index)
+        masked = self._predict(self._tokens(table, cu_seqlens, ends), self._ratio, index)
         mask_slots = math.ceil(self._ratio * row_tokens)
         count = len(masked.positions)
         positions, labels = np.zeros((2, mask_slots), dtype=np.int32)
