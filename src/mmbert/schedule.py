@@ -217,7 +217,7 @@ def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings
     return StepSettings(
         learning_rate=learning_rate(recipe, plan, step),
         weight_decay=weight_decay(recipe, plan, step),
-        mask_ratio=phase.mask_ratio,
+        mask_ratio=phase.predicted_fraction,
         dropout=recipe.dropout_in(phase),
         temperature=temperature(recipe, plan, step),
         rotary_bases=phase.rotary_bases,

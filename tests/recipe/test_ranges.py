@@ -18,6 +18,7 @@ NOT_NUMBERS = [".nan", ".inf", "-.inf", "-1", "1e400", "9" * 30, "''", "x", "[]"
 # An entry of each list of sections, and what a section needs besides the key.
 BESIDE = {
     "data.sources.text": ["data.sources=[{name: text}]"],
+    "data.masking.spans": ["data.masking.spans={mean: 3, limit: 10}"],
     "batch.growth": ["batch.growth={tokens: 3k, from_rows: 4}", "batch.rows=8"],
     "merge": ["variants=[{name: v, branch_from: pretrain, overrides: {}}]",
               "merge={method: linear, variants: [main, v]}"],
@@ -94,7 +95,10 @@ def _has_upper_end(key: str) -> bool:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_an_end_is_inside_or_outside_as_stated(key: str) -> None:
-    for limit in KEYS[key].metadata:
+    parts = typing.get_args(KEYS[key].annotation)
+    inner = [entry for part in parts for entry in getattr(part, "__metadata__", ())]
+    inner = [limit for entry in inner if isinstance(entry, FieldInfo) for limit in entry.metadata]
+    for limit in [*KEYS[key].metadata, *inner]:
         for kind, attribute, step, inside in (
             (annotated_types.Gt, "gt", 0, False),
             (annotated_types.Lt, "lt", 0, False),

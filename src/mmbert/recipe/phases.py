@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from mmbert.recipe.base import Name, Settings
 from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
@@ -84,6 +84,53 @@ class Temperature(Settings):
         return value
 
 
+class MaskRatioRange(Settings):
+    """Range of mask ratios; each document of a row is masked by its own, drawn from the range.
+
+    A row as a whole is masked by the mean of the range, exactly, so that its mask slots are fixed.
+    A row with one document therefore has the mean.
+    """
+
+    low: Fraction = Field(gt=0, lt=1)
+    """Smallest ratio of a document."""
+    high: Fraction = Field(gt=0, lt=1)
+    """Largest ratio of a document; above `low`."""
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+    @property
+    def mean(self) -> float:
+        """Middle of the range, the ratio of a whole row."""
+        return (self.low + self.high) / 2
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+UNION_TAGS = NUMBER, RANGE = "<number>", "<range>"
+"""Forms of a mask ratio, in the locations of validation errors."""
+
+
+def _form(value: Any) -> str:
+    return RANGE if isinstance(value, dict | MaskRatioRange) else NUMBER
+
+
+MaskRatio = Annotated[
+    Annotated[Fraction, Field(gt=0, lt=1), Tag(NUMBER)] | Annotated[MaskRatioRange, Tag(RANGE)],
+    Discriminator(_form),
+]
+"""Fraction of the tokens of a row that are masked: a number, or a range for its documents."""
+
+
+def mean_mask_ratio(ratio: float | MaskRatioRange) -> float:
+    """Return the mask ratio of whole rows."""
+    return ratio.mean if isinstance(ratio, MaskRatioRange) else ratio
+
+
 class LearningRate(Settings):
     """Learning rate of a phase: linear warm-up, plateau at `peak`, decay to `final · peak`."""
 
@@ -112,8 +159,8 @@ class Phase(Settings):
     """Languages of temperature-sampled sources."""
     temperature: Temperature
     """Sampling exponent: tokens of a language in proportion to `size ** temperature`."""
-    mask_ratio: Fraction = Field(gt=0, lt=1)
-    """Fraction of tokens selected for prediction."""
+    mask_ratio: MaskRatio
+    """Fraction of tokens selected for prediction, or a range to draw each document's from."""
     rotary_bases: RotaryBases
     """RoPE bases."""
     learning_rate: LearningRate = LearningRate()
@@ -124,6 +171,11 @@ class Phase(Settings):
     """Attention output dropout. Default: the model's attention_output_dropout."""
     rows: Rows | None = Field(default=None, gt=0)
     """Rows per step in this phase; a multiple of `batch.quantum`. Default: batch.rows."""
+
+    @property
+    def predicted_fraction(self) -> float:
+        """Fraction of the tokens of a row that are predicted; the mean of a range."""
+        return mean_mask_ratio(self.mask_ratio)
 
 
 class Variant(Settings):

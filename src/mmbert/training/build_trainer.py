@@ -174,7 +174,7 @@ def _build_validator(run: RunConfig, ranks: Ranks, device: torch.device) -> Vali
         settings=recipe.evaluation,
         context=recipe.evaluation.context or recipe.phases[0].context,
         row_tokens=recipe.batch.row_tokens,
-        masking=recipe.data.masking,
+        masking=recipe.data.masking.held_out(),
         rank=grid.data.rank,
         ranks=grid.data.size,
         share=ranks.host_group.share,
@@ -252,7 +252,7 @@ def _build_results(run: RunConfig, devices: int) -> Results:
         PhaseResult(
             name=phase.name,
             context=phase.context,
-            mask_ratio=phase.mask_ratio,
+            mask_ratio=phase.predicted_fraction,
             temperature=(
                 f"{phase.temperature.start:g}"
                 if phase.temperature.start == phase.temperature.end

@@ -242,7 +242,8 @@ def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
             f"# {phase.name}: steps {phase.first_step:,} to {phase.end_step - 1:,}, "
             f"{format_count(phase.tokens)} tokens, {rows} rows of {recipe.batch.row_tokens:,} "
             f"tokens a step ({rows // data_ranks} per data rank), context {settings.context:,}, "
-            f"{math.ceil(settings.mask_ratio * recipe.batch.row_tokens):,} mask slots a row\n"
+            f"{math.ceil(settings.predicted_fraction * recipe.batch.row_tokens):,} mask slots a row"
+            "\n"
             f"#   {describe_phase_settings(recipe, plan, phase.index)}\n"
         )
     if run_config.imported is not None:

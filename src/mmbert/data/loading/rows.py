@@ -22,11 +22,12 @@ from mmbert.data.sampling.phase_sampler import (
 from mmbert.data.shards.component import SplitName
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import ShardsError
+from mmbert.recipe import MaskRatioRange, mean_mask_ratio
 
 
 @dataclass(frozen=True)
 class Row:
-    """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask_ratio · T): fixed per phase.
+    """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask ratio · T): fixed per phase.
 
     Attributes:
         index: number of the row in the run.
@@ -67,7 +68,7 @@ class RowBuilder:
         masker: Masker,
         shape: RowShape,
         *,
-        mask_ratio: float,
+        mask_ratio: float | MaskRatioRange,
         context: int,
         split: SplitName = "train",
     ) -> None:
@@ -95,8 +96,9 @@ class RowBuilder:
         cu_seqlens[len(ends) + 1 : len(ends) + 1 + len(padding)] = padding
         components = np.full(slots, -1, dtype=np.int32)
         components[: len(table)] = table[:, COMPONENT]
-        masked = self._masker.mask(self._tokens(table, cu_seqlens, ends), self._ratio, index)
-        mask_slots = math.ceil(self._ratio * row_tokens)
+        ids = self._tokens(table, cu_seqlens, ends)
+        masked = self._masker.mask(ids, self._ratio, index, ends)
+        mask_slots = math.ceil(mean_mask_ratio(self._ratio) * row_tokens)
         count = len(masked.positions)
         positions, labels = np.zeros((2, mask_slots), dtype=np.int32)
         positions[:count], labels[:count] = masked.positions, masked.labels
