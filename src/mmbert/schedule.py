@@ -247,7 +247,7 @@ def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings
             group: rate * factors[group] for group in recipe.optimizer.given_group_rates
         },
         weight_decay=weight_decay(recipe, plan, step),
-        mask_ratio=phase.mask_ratio,
+        mask_ratio=None if phase.causal else phase.predicted_fraction,
         dropout=recipe.dropout_in(phase),
         temperature=temperature(recipe, plan, step),
         rotary_bases=phase.rotary_bases,

@@ -1,6 +1,6 @@
 """The recipe: one YAML file with all settings of a training run, validated by typed models."""
 
-from mmbert.recipe.data_sections import DataSettings, MaskingSettings, Source
+from mmbert.recipe.data_sections import DataSettings, MaskingSettings, Source, SpanSettings
 from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
 from mmbert.recipe.named import describe_recipe
 from mmbert.recipe.optimizers import (
@@ -12,12 +12,14 @@ from mmbert.recipe.optimizers import (
 from mmbert.recipe.phases import (
     LanguageSelection,
     LearningRate,
+    MaskRatioRange,
     MergeSettings,
     Objective,
     Phase,
     RotaryBases,
     Temperature,
     Variant,
+    mean_mask_ratio,
 )
 from mmbert.recipe.quantities import format_quantity, parse_quantity
 from mmbert.recipe.recipe import Recipe
@@ -44,6 +46,7 @@ __all__ = [
     "LanguageSelection",
     "LearningRate",
     "LoggingSettings",
+    "MaskRatioRange",
     "MaskingSettings",
     "MergeSettings",
     "ModelSettings",
@@ -56,6 +59,7 @@ __all__ = [
     "Recipe",
     "RotaryBases",
     "Source",
+    "SpanSettings",
     "Temperature",
     "TokenizerSettings",
     "Variant",
@@ -63,6 +67,7 @@ __all__ = [
     "dump_recipe",
     "format_quantity",
     "load_recipe",
+    "mean_mask_ratio",
     "override_recipe",
     "parse_quantity",
     "parse_recipe",

@@ -185,7 +185,7 @@ def _build_validators(
             settings=recipe.evaluation,
             context=recipe.evaluation.context or recipe.phases[0].context,
             row_tokens=recipe.batch.row_tokens,
-            masking=recipe.data.masking,
+            masking=recipe.data.masking.held_out(),
             causal=causal,
             rank=grid.data.rank,
             ranks=grid.data.size,
@@ -268,7 +268,7 @@ def _build_results(run: RunConfig, devices: int) -> Results:
             name=phase.name,
             context=phase.context,
             objective=phase.objective,
-            mask_ratio=phase.mask_ratio,
+            mask_ratio=None if phase.causal else phase.predicted_fraction,
             predicted_share=phase.predicted_share,
             temperature=(
                 f"{phase.temperature.start:g}"
