@@ -98,7 +98,7 @@ class OptimizerSettings(Settings):
             return values
         formula = values.get("muon") or {}
         if values["name"] == "normuon" and isinstance(formula, Mapping):
-            formula = {"beta2": 0.95} | formula
+            formula = {"beta2": 0.95, **formula}
         return values | {"muon": formula}
 
     @model_validator(mode="after")

@@ -191,8 +191,8 @@ class Muon(StableAdamW):
         """Update the partition with its gradient, without synchronizing with the device."""
         if closure is not None:
             raise NotImplementedError("Muon does not support closures")
-        flat, _ = self.partition()
-        self.exchange.send(self._momenta(flat))
+        flat, gradient, _ = self.partition()
+        self.exchange.send(self._momenta(flat, gradient))
         super().step()  # of the rest, while the momenta are under way
         steps = NEWTON_SCHULZ_STEPS[self._formula.coefficients]
         matrices = [newton_schulz(matrix, steps) for matrix in self.exchange.receive()]
@@ -200,13 +200,12 @@ class Muon(StableAdamW):
         self._apply(flat)
         return None
 
-    def _momenta(self, flat: Tensor) -> Iterable[Tensor]:
+    def _momenta(self, flat: Tensor, gradient: Tensor) -> Iterable[Tensor]:
         """Update M of this rank's pieces, and yield U of each, in float32."""
-        assert flat.grad is not None
         exp_avg, beta = self.state[flat]["exp_avg"], self._formula.momentum
         for place, _, _ in self._pieces:
             own = exp_avg[place]
-            added = flat.grad[place] * (1 - beta)
+            added = gradient[place] * (1 - beta)
             own.mul_(beta).add_(added)
             yield (own * beta).add_(added) if self._formula.nesterov else own
 

@@ -130,11 +130,11 @@ class StableAdamW(torch.optim.Optimizer):
         """Update the partition with its gradient, without synchronizing with the device."""
         if closure is not None:
             raise NotImplementedError("StableAdamW does not support closures")
-        flat, layout = self.partition()
+        flat, gradient, layout = self.partition()
         group, states = self.param_groups[0], self.state[flat]
         self.steps += 1
         sums = stable_adamw_sums(
-            flat.grad,
+            gradient,
             states["exp_avg_sq"],
             layout.spans,
             betas=group["betas"],
@@ -146,7 +146,7 @@ class StableAdamW(torch.optim.Optimizer):
         self.rms = update_rms(totals)
         stable_adamw_apply(
             flat.detach(),
-            flat.grad,
+            gradient,
             states["exp_avg"],
             states["exp_avg_sq"],
             layout.spans,
@@ -162,15 +162,15 @@ class StableAdamW(torch.optim.Optimizer):
         )
         return None
 
-    def partition(self) -> tuple[Tensor, PartitionLayout]:
-        """Return the only partition, which has a gradient, and its layout."""
+    def partition(self) -> tuple[Tensor, Tensor, PartitionLayout]:
+        """Return the only partition, its gradient and its layout."""
         flats = [flat for group in self.param_groups for flat in group["params"]]
         if self.layout is None or len(flats) != 1 or flats[0].grad is None:
             raise RuntimeError(
                 f"{type(self).__name__} steps one flat partition with a gradient and a layout; "
                 f"it has {len(flats)} partitions and layout {self.layout is not None}"
             )
-        return flats[0], self.layout
+        return flats[0], flats[0].grad, self.layout
 
     @staticmethod
     def sum_over_ranks(sums: Tensor, layout: PartitionLayout) -> Tensor:
