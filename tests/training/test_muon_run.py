@@ -1,5 +1,6 @@
 """The training job with NorMuon: continued, begun at the end of a phase, and in a variant."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.checkpoint.test_row_states import assert_equal
 from tests.support import fault_injection
 from tests.support.job_processes import exit_statuses, output_of, run_to_the_end, start_ranks
 from tests.support.small_run import STEPS, options_for, step_losses
+from tests.training import golden
 
 pytestmark = pytest.mark.long
 NORMUON = "optimizer.name=normuon"
@@ -34,6 +36,9 @@ def test_a_stopped_run_goes_on_as_the_same_run(
     assert exit_statuses(ranks) == [75, 75], output_of(stopped)
     assert run_to_the_end(stopped) == [0, 0], output_of(stopped)
     assert step_losses(stopped.output) == step_losses(whole.output)
+    alone = json.loads(golden.FILE.read_text())["losses"]["one rank, normuon"]
+    found = [loss for _, loss in sorted(step_losses(whole.output).items())]
+    assert found == pytest.approx(alone, rel=golden.TOLERANCE)
     assert_equal(stopped.output / LAST, whole.output / LAST)
 
 
