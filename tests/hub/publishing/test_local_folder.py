@@ -206,6 +206,11 @@ def test_what_is_there_and_not_of_this_run_is_refused(
         published(long_run, tmp_path / "mine", shards)
     with pytest.raises(UserError, match="has no checkpoint"):
         published(shards, tmp_path / "none", shards)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        published(tmp_path / "nowhere", tmp_path / "none", shards)
+    with pytest.raises(UserError, match="is a checkpoint, not a run") as caught:
+        published(run.checkpoint, tmp_path / "none", shards)
+    assert caught.value.remedy == f"give its run, {run.folder}"
     (out / NAMES[0]).rmdir()
     (out / "step-00000030" / "publication.json").write_text("{")
     with pytest.raises(UserError, match=r"publication.json cannot be read"):

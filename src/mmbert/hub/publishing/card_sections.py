@@ -23,8 +23,7 @@ The encoder, for inputs of any length and batches of any size: `input_ids` and `
 | --- | --- | --- |
 {rows}
 
-Vectors are the mean over the tokens of a text, here with the float32 graph (`pip install onnxruntime
-transformers`):
+Vectors are the mean over the tokens of a text (`pip install onnxruntime transformers`):
 
 ```python
 import numpy
