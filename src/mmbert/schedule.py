@@ -6,6 +6,7 @@ including up to half a percent of padding, as in mmBERT's own token count.
 
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -195,44 +196,77 @@ class StepSettings:
     """Settings of a step; log lines, charts and `--dry-run` show every field."""
 
     learning_rate: float
+    group_learning_rates: Mapping[str, float]
+    """Rates of the groups of parameters that the recipe gives one, named `learning_rate_GROUP`."""
     weight_decay: float
-    mask_ratio: float
+    mask_ratio: float | None
+    """None in a causal phase."""
     dropout: float
     temperature: float
     rotary_bases: RotaryBases
+    predicted_share: float | None = None
+    """None in a masked phase."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether next tokens are predicted from those before them."""
+        return self.predicted_share is not None
+
+    def named(self) -> dict[str, float | RotaryBases]:
+        """Return all settings but None by name, each group's learning rate as one of its own."""
+        values: dict[str, float | RotaryBases] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Mapping):
+                values |= {f"learning_rate_{group}": rate for group, rate in value.items()}
+            elif value is not None:
+                values[field.name] = value
+        return values
 
     def scalars(self) -> dict[str, float]:
-        """Return the numeric fields by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+        """Return the numeric settings by name."""
+        values = self.named().items()
+        return {name: value for name, value in values if isinstance(value, int | float)}
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the arguments of the model's forward pass by name."""
-        return {"rotary_bases": self.rotary_bases, "dropout": self.dropout}
+        return {
+            "rotary_bases": self.rotary_bases,
+            "dropout": self.dropout,
+            "causal": self.causal,
+        }
 
 
 def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings:
     """Return the settings of `step`."""
     phase = recipe.phases[plan.at(step).phase_index]
+    rate, factors = learning_rate(recipe, plan, step), recipe.optimizer.rate_factors
     return StepSettings(
-        learning_rate=learning_rate(recipe, plan, step),
+        learning_rate=rate,
+        group_learning_rates={
+            group: rate * factors[group] for group in recipe.optimizer.given_group_rates
+        },
         weight_decay=weight_decay(recipe, plan, step),
-        mask_ratio=phase.mask_ratio,
+        mask_ratio=None if phase.causal else phase.predicted_fraction,
         dropout=recipe.dropout_in(phase),
         temperature=temperature(recipe, plan, step),
         rotary_bases=phase.rotary_bases,
+        predicted_share=phase.predicted_share,
     )
 
 
 def describe_phase_settings(recipe: Recipe, plan: TrainingPlan, phase_index: int) -> str:
-    """Describe the settings of a phase in one line; changing values as `first to last`."""
+    """Describe the settings of a phase in one line; changing values as `first to last`.
+
+    The objective is named if it is not `masked`.
+    """
     phase = plan.phases[phase_index]
     first = step_settings(recipe, plan, phase.first_step)
-    last = step_settings(recipe, plan, phase.end_step - 1)
-    described = []
-    for field in fields(StepSettings):
-        ends = [_format(getattr(settings, field.name)) for settings in (first, last)]
-        described.append(f"{field.name.replace('_', ' ')} {' to '.join(dict.fromkeys(ends))}")
+    named, last = first.named(), step_settings(recipe, plan, phase.end_step - 1).named()
+    described = ["objective causal"] if first.causal else []
+    for name, value in named.items():
+        ends = [_format(value), _format(last[name])]
+        described.append(f"{name.replace('_', ' ')} {' to '.join(dict.fromkeys(ends))}")
     return ", ".join(described)
 
 

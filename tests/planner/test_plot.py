@@ -16,7 +16,7 @@ from mmbert.cli.app import app
 from mmbert.errors import UserError
 from mmbert.planner.curves import Curve, language_counts, schedule_curves
 from mmbert.planner.plot import WIDTH, chart, to_html, to_svg, write_plot
-from mmbert.recipe import Recipe, load_recipe
+from mmbert.recipe import Recipe, load_recipe, override_recipe
 from mmbert.recipe.named import recipe_names
 from mmbert.schedule import StepPlan, step_settings, training_plan
 from tests.planner.test_data_statistics import planned
@@ -99,6 +99,22 @@ def test_corners_are_exact(name: str) -> None:
                         assert _on(curve, at.tokens_before) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_causal_phase_has_a_share_and_no_mask_ratio() -> None:
+    keys = {"objective": "causal", "mask_ratio": None, "predicted_share": 0.25}
+    recipe = _curved()
+    for index, names in ((0, ["mask ratio", "predicted share"]), (1, None), (2, None)):
+        recipe = override_recipe(recipe, {f"phases.{index}.{key}": keys[key] for key in keys})
+        plan = training_plan(recipe)
+        curves = {curve.name: curve for curve in schedule_curves(recipe, plan, (2, 2, 3))}
+        share = curves["predicted share"].pieces
+        assert [point.value for point in share[0]] == [0.25, 0.25]
+        assert share[0][-1].tokens == plan.phases[index].first_token + plan.phases[index].tokens
+        if names is not None:
+            assert curves["mask ratio"].pieces[0][0].tokens == plan.phases[1].first_token
+        assert "Predicted share, causal" in to_svg(chart(recipe, (2, 2, 3)))
+    assert "mask ratio" not in curves
+
+
 def test_warm_up_and_decay_end_where_they_should() -> None:
     recipe = _curved()
     plan = training_plan(recipe)
@@ -143,6 +159,23 @@ def test_the_svg_draws_the_learning_rate_to_scale() -> None:
         share = (y - bottom) / (top - bottom)
         low, high = rate.values[0], rate.values[-1]
         assert share == pytest.approx((point.value - low) / (high - low), abs=0.01)
+
+
+def test_rates_of_groups_have_panels_of_their_own() -> None:
+    rates = ["optimizer.group_learning_rates.rest=3e-3", "phases.decay.learning_rate.peak=1e-4"]
+    recipe = load_recipe("mmbert-base", rates)
+    curves = schedule_curves(recipe, training_plan(recipe), (60, 110, 1833))
+    names = [curve.name for curve in curves]
+    assert names == [*CURVES[:5], "learning rate, rest", CURVES[5]]
+    of_all, of_rest = (
+        [point for piece in curves[number].pieces for point in piece] for number in (4, 5)
+    )
+    assert [point.value for point in of_rest] == pytest.approx(
+        [point.value * 3e-3 / 8e-4 for point in of_all]
+    )
+    svg = to_svg(chart(recipe, (60, 110, 1833)))
+    assert len(_lines(svg)) == len(names)
+    assert "Learning rate, rest" in _text(svg)
 
 
 def test_pictures_are_deterministic() -> None:

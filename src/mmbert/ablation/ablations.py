@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmbert.errors import ArgumentError, RecipeError
-from mmbert.recipe import LanguageSelection, LearningRate, Recipe, Temperature
+from mmbert.recipe import (
+    LanguageSelection,
+    LearningRate,
+    MaskRatioRange,
+    Phase,
+    Recipe,
+    Temperature,
+)
 
 FULL = "full"
 
@@ -37,6 +44,8 @@ class Ablation:
 def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
     """Return the full recipe and all its ablations, including those without overrides."""
     first, last = recipe.phases[0], recipe.phases[-1]
+    masked = [phase for phase in recipe.phases if not phase.causal]
+    mask_ratio = masked[0].mask_ratio if masked else None
     start = first.temperature.start
     constant = Temperature(start=start, end=start)
     return (
@@ -44,11 +53,13 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
         Ablation(
             "constant-mask",
             # ModernBERT uses 30% throughout.
-            f"the first phase's mask ratio, {first.mask_ratio:g}, in all phases",
+            f"the first masked phase's mask ratio, {mask_ratio}, in all masked phases"
+            if len(masked) < len(recipe.phases)
+            else f"the first phase's mask ratio, {mask_ratio}, in all phases",
             tuple(
-                f"phases.{phase.name}.mask_ratio={first.mask_ratio!r}"
-                for phase in recipe.phases
-                if phase.mask_ratio != first.mask_ratio
+                f"phases.{phase.name}.mask_ratio={_ratio(masked[0])}"
+                for phase in masked
+                if phase.mask_ratio != mask_ratio
             ),
         ),
         Ablation(
@@ -77,14 +88,28 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
     )
 
 
-def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation, ...]:
-    """Return the full recipe and the ablations that change it, limited to `only` if given.
+def select_ablations(
+    recipe: Recipe, only: Sequence[str] = (), variations: Sequence[Ablation] = ()
+) -> tuple[Ablation, ...]:
+    """Return the full recipe, and the ablations that change it or the variations that are given.
+
+    Args:
+        only: names that limit the choice, or add ablations to given variations.
+        variations: the user's own.
 
     Raises:
-        UserError: `only` contains an unknown ablation or one that does not change the recipe, or no
-            ablation changes it.
+        UserError: `only` contains an unknown ablation or one that does not change the recipe, no
+            ablation changes it, or a variation has the name of an ablation.
     """
     found = {ablation.name: ablation for ablation in all_ablations(recipe)}
+    for variation in variations:
+        if variation.name in found:
+            raise ArgumentError(
+                f"variation '{variation.name}' has the name of an ablation of the command",
+                remedy=f"give it another name than {', '.join(found)}",
+            )
+    found |= {variation.name: variation for variation in variations}
+    wanted = {*only} or {variation.name for variation in variations} or {*found}
     for name in only:
         if name not in found:
             nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.0)[0]
@@ -100,7 +125,7 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
     chosen = [
         ablation
         for name, ablation in found.items()
-        if name == FULL or (ablation.overrides and (not only or name in only))
+        if name == FULL or (ablation.overrides and name in wanted)
     ]
     if len(chosen) == 1 and not only:
         raise RecipeError(
@@ -122,13 +147,19 @@ def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
         overrides.append(f"languages={_selection(before.languages)}")
     if last.temperature != Temperature(start=end, end=end):
         overrides.append(f"temperature={end!r}")
-    if last.mask_ratio != before.mask_ratio:
-        overrides.append(f"mask_ratio={before.mask_ratio!r}")
+    if last.objective == before.objective == "masked" and last.mask_ratio != before.mask_ratio:
+        overrides.append(f"mask_ratio={_ratio(before)}")
     # No second warm-up: the learning rate continues.
     rate = before.learning_rate.model_copy(update={"warmup": 0})
     if last.learning_rate != rate:
         overrides.append(f"learning_rate={_rate(rate)}")
     return tuple(f"phases.{last.name}.{override}" for override in overrides)
+
+
+def _ratio(phase: Phase) -> str:
+    """Format a phase's mask ratio, or range of them, as an override value."""
+    ratio = phase.mask_ratio
+    return json.dumps(ratio.model_dump()) if isinstance(ratio, MaskRatioRange) else repr(ratio)
 
 
 def _rate(rate: LearningRate) -> str:

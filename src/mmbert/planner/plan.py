@@ -112,7 +112,8 @@ class _Setup:
 
     def masked_tokens(self, phase: int) -> int:
         """Return the mask slots of a row in the phase with index `phase`."""
-        return math.ceil(self.recipe.phases[phase].mask_ratio * self.recipe.batch.row_tokens)
+        fraction = self.recipe.phases[phase].predicted_fraction
+        return math.ceil(fraction * self.recipe.batch.row_tokens)
 
 
 def _check(recipe: Recipe, gpus: int, mfu: float) -> None:
@@ -133,7 +134,13 @@ def _check(recipe: Recipe, gpus: int, mfu: float) -> None:
 def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCost:
     recipe = setup.recipe
     phase = recipe.phases[steps.index]
-    flops = flops_per_token(recipe.model, setup.vocabulary_size, phase.mask_ratio, mean_length)
+    flops = flops_per_token(
+        recipe.model,
+        setup.vocabulary_size,
+        phase.predicted_fraction,
+        mean_length,
+        causal=phase.causal,
+    )
     step_tokens = steps.tokens / steps.steps
     speed = setup.gpu.flops * setup.mfu
     largest_rows = max(stage.rows for stage in steps.stages)
@@ -173,7 +180,8 @@ def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCos
     return PhaseCost(
         steps=steps,
         context=phase.context,
-        mask_ratio=phase.mask_ratio,
+        predicted_fraction=phase.predicted_fraction,
+        causal=phase.causal,
         mean_length=mean_length,
         flops=flops,
         communication=traffic_here,

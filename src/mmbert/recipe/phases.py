@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from mmbert.recipe.base import Name, Settings
 from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
+
+Objective = Literal["masked", "causal"]
 
 
 class LanguageSelection(Settings):
@@ -84,6 +86,53 @@ class Temperature(Settings):
         return value
 
 
+class MaskRatioRange(Settings):
+    """Range of mask ratios; each document of a row is masked by its own, drawn from the range.
+
+    A row as a whole is masked by the mean of the range, exactly, so that its mask slots are fixed.
+    A row with one document therefore has the mean.
+    """
+
+    low: Fraction = Field(gt=0, lt=1)
+    """Smallest ratio of a document."""
+    high: Fraction = Field(gt=0, lt=1)
+    """Largest ratio of a document; above `low`."""
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+    @property
+    def mean(self) -> float:
+        """Middle of the range, the ratio of a whole row."""
+        return (self.low + self.high) / 2
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+UNION_TAGS = NUMBER, RANGE = "<number>", "<range>"
+"""Forms of a mask ratio, in the locations of validation errors."""
+
+
+def _form(value: Any) -> str:
+    return RANGE if isinstance(value, dict | MaskRatioRange) else NUMBER
+
+
+MaskRatio = Annotated[
+    Annotated[Fraction, Field(gt=0, lt=1), Tag(NUMBER)] | Annotated[MaskRatioRange, Tag(RANGE)],
+    Discriminator(_form),
+]
+"""Fraction of the tokens of a row that are masked: a number, or a range for its documents."""
+
+
+def mean_mask_ratio(ratio: float | MaskRatioRange) -> float:
+    """Return the mask ratio of whole rows."""
+    return ratio.mean if isinstance(ratio, MaskRatioRange) else ratio
+
+
 class LearningRate(Settings):
     """Learning rate of a phase: linear warm-up, plateau at `peak`, decay to `final · peak`."""
 
@@ -112,8 +161,15 @@ class Phase(Settings):
     """Languages of temperature-sampled sources."""
     temperature: Temperature
     """Sampling exponent: tokens of a language in proportion to `size ** temperature`."""
-    mask_ratio: Fraction = Field(gt=0, lt=1)
-    """Fraction of tokens selected for prediction."""
+    objective: Objective = "masked"
+    """What is predicted: `masked`, masked tokens from both sides; `causal`, the next token from
+    those before it. Causal phases come before masked ones."""
+    mask_ratio: MaskRatio | None = None
+    """Fraction of tokens selected for prediction in a masked phase, which requires it, or a range
+    to draw each document's from."""
+    predicted_share: Fraction | None = Field(default=None, gt=0, le=1)
+    """Fraction of tokens that are predicted in a causal phase, which requires it: drawn like masks,
+    so that head and decoder cost as much as at this mask ratio."""
     rotary_bases: RotaryBases
     """RoPE bases."""
     learning_rate: LearningRate = LearningRate()
@@ -124,6 +180,35 @@ class Phase(Settings):
     """Attention output dropout. Default: the model's attention_output_dropout."""
     rows: Rows | None = Field(default=None, gt=0)
     """Rows per step in this phase; a multiple of `batch.quantum`. Default: batch.rows."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether next tokens are predicted from those before them."""
+        return self.objective == "causal"
+
+    @property
+    def predicted(self) -> float | MaskRatioRange:
+        """Fraction of tokens that are predicted: `mask_ratio`, or `predicted_share`."""
+        ratio = self.predicted_share if self.causal else self.mask_ratio
+        assert ratio is not None
+        return ratio
+
+    @property
+    def predicted_fraction(self) -> float:
+        """Fraction of the tokens of a row that are predicted; of a range its mean."""
+        return mean_mask_ratio(self.predicted)
+
+    @model_validator(mode="after")
+    def _predicts_some(self) -> Self:
+        own, other = ("predicted_share", "mask_ratio")[:: 1 if self.causal else -1]
+        if getattr(self, other) is not None:
+            raise ValueError(
+                f"{other} is not of a phase with objective {self.objective}; write {own}"
+                f" instead, or on the command line {other}=null {own}=…"
+            )
+        if getattr(self, own) is None:
+            raise ValueError(f"a phase with objective {self.objective} requires {own}")
+        return self
 
 
 class Variant(Settings):

@@ -109,6 +109,16 @@ def test_curves_of_one_chart_have_colors_of_their_own(tmp_path: Path) -> None:
     assert layout["Optimizer and speed"]["gradient norm"][1] == ["4_optimizer/gradient_norm"]
 
 
+def test_rates_of_groups_are_curves_of_the_learning_rate() -> None:
+    tags = [f"3_schedule/learning_rate{group}" for group in ("", "_matrices", "_rest")]
+    (alone,) = (chart for chart in charts(["one"], []) if chart.title == "learning rate")
+    (grouped,) = (
+        chart for chart in charts(["one"], [], ["matrices"]) if chart.title == "learning rate"
+    )
+    assert (alone.several, grouped.several) == (False, True)
+    assert all(map(grouped.matches, tags))
+
+
 def test_details_of_an_event_are_in_the_log_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Masked tokens of a row and their replacements, a pure function of (seed, row).
+"""Predicted tokens of a row, masked or next ones: a pure function of (seed, row).
 
 Random numbers are the raw 64-bit output of Philox, a counter-based generator, which numpy keeps
 stable between versions; nothing depends on ranks, workers or earlier draws.
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbert.data.loading.masks.document_counts import divide_among_documents
+from mmbert.data.loading.masks.runs import choose_runs, span_limits, span_starts
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import TokenizerError
 from mmbert.files import parse_json
-from mmbert.recipe import MaskingSettings
+from mmbert.recipe import MaskingSettings, MaskRatioRange, mean_mask_ratio
 
 # Longer words are split: in scripts without spaces a "word" would be a whole sentence.
 MAX_WORD_TOKENS = 8
@@ -25,14 +27,14 @@ _INELIGIBLE = np.uint32(2**32 - 1)
 
 @dataclass(frozen=True)
 class MaskedRow:
-    """A row after masking."""
+    """A row and what is predicted of it."""
 
     input_ids: np.ndarray
-    """int32 [T], with the replacements."""
+    """int32 [T], with the replacements of masked tokens."""
     positions: np.ndarray
-    """int32 [n], ascending."""
+    """int32 [n], ascending; where a prediction is made."""
     labels: np.ndarray
-    """int32 [n], the original tokens."""
+    """int32 [n], the original tokens at these positions, or the next ones."""
 
 
 class Masker:
@@ -60,23 +62,69 @@ class Masker:
         self._settings = settings
         self._seed = seed
         self._word_starts = word_starts
+        self._span_limits = None if settings.spans is None else span_limits(settings.spans)
 
-    def mask(self, input_ids: np.ndarray, ratio: float, row: int) -> MaskedRow:
-        """Mask row number `row` of the run (int32 [T], not modified)."""
+    def mask(
+        self,
+        input_ids: np.ndarray,
+        ratio: float | MaskRatioRange,
+        row: int,
+        ends: np.ndarray | None = None,
+    ) -> MaskedRow:
+        """Mask row number `row` of the run (int32 [T], not modified).
+
+        Args:
+            ratio: fraction of the row's tokens, or the range of those of its documents.
+            ends: ends of the documents in the row, ascending int [documents]; needed for a range.
+        """
         words = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64))
-        keys = words.random_raw((len(input_ids) + 1) // 2).view(np.uint32)[: len(input_ids)]
-        keys >>= np.uint32(1)
-        special = np.flatnonzero(self._is_special.take(input_ids))
-        keys[special] = _INELIGIBLE
-        count = round(ratio * (len(input_ids) - len(special)))
-        if self._word_starts is None:
+        keys, eligible = self._keys(input_ids, words)
+        count = round(mean_mask_ratio(ratio) * eligible)
+        single = self._word_starts is None and self._span_limits is None
+        if single and not isinstance(ratio, MaskRatioRange):
             positions = np.flatnonzero(_smallest(keys, count))
         else:
-            positions = self._whole_words(input_ids, keys, count)
+            text = np.flatnonzero(keys != _INELIGIBLE)
+            sizes, counts = np.array([len(text)]), np.array([count])
+            if isinstance(ratio, MaskRatioRange):
+                assert ends is not None
+                sizes = np.diff(np.searchsorted(text, ends), prepend=0)
+                counts = divide_among_documents(ratio, sizes, count, words)
+            if single:
+                positions = text[_smallest_of_each(keys[text], sizes, counts)]
+            else:
+                starts = self._starts(input_ids, text, words)
+                positions = choose_runs(text, starts, keys[text], sizes, counts)
         labels = input_ids[positions]
         masked = input_ids.copy()
         masked[positions] = self._replacements(labels, words)
         return MaskedRow(masked, positions.astype(np.int32), labels)
+
+    def next_tokens(self, input_ids: np.ndarray, share: float, row: int) -> MaskedRow:
+        """Choose tokens of row number `row` to predict from those before them.
+
+        Exactly round(share · n) of the n tokens that are not special, one by one: those that `mask`
+        chooses at this ratio without whole words. A position is the one before its label, always in
+        the same segment, since each begins with a special token. Decoders also predict the end of a
+        document; here an end token closes every part of a document that was cut, and is no label.
+
+        Args:
+            input_ids: int32 [T], returned as they are.
+            share: fraction of the tokens, up to 1.
+            row: number of the row in the run.
+        """
+        words = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64))
+        keys, eligible = self._keys(input_ids, words)
+        chosen = np.flatnonzero(_smallest(keys, round(share * eligible)))
+        return MaskedRow(input_ids, (chosen - 1).astype(np.int32), input_ids[chosen])
+
+    def _keys(self, input_ids: np.ndarray, words: np.random.Philox) -> tuple[np.ndarray, int]:
+        """Draw a key for each token, and count those that are not special."""
+        keys = words.random_raw((len(input_ids) + 1) // 2).view(np.uint32)[: len(input_ids)]
+        keys >>= np.uint32(1)
+        special = np.flatnonzero(self._is_special.take(input_ids))
+        keys[special] = _INELIGIBLE
+        return keys, len(input_ids) - len(special)
 
     def _replacements(self, labels: np.ndarray, words: np.random.Philox) -> np.ndarray:
         """Draw each replacement: mask token, random token or the token itself."""
@@ -93,30 +141,29 @@ class Masker:
         replaced[random] = random_ids
         return replaced
 
-    def _whole_words(self, input_ids: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
-        """Choose `count` positions in whole words; only the last word may be partial."""
+    def _starts(
+        self, input_ids: np.ndarray, eligible: np.ndarray, words: np.random.Philox
+    ) -> np.ndarray:
+        """Return which eligible tokens begin a word or a span (bool)."""
+        starts = np.ones(len(eligible), dtype=bool)
+        starts[1:] = np.diff(eligible) != 1  # after a special token
+        if self._span_limits is not None:
+            return span_starts(starts, self._span_limits, words)
         assert self._word_starts is not None
-        eligible = np.flatnonzero(keys != _INELIGIBLE)
-        starts = self._word_starts[input_ids[eligible]]
-        starts[np.flatnonzero(np.diff(eligible) != 1) + 1] = True  # after a special token
-        if len(starts):
-            starts[0] = True
+        starts |= self._word_starts[input_ids[eligible]]
         first = np.flatnonzero(starts)
         lengths = np.diff(np.append(first, len(eligible)))
         within = np.arange(len(eligible)) - np.repeat(first, lengths)
-        starts |= within % MAX_WORD_TOKENS == 0
-        first = np.flatnonzero(starts)
-        lengths = np.diff(np.append(first, len(eligible)))
-        order = np.argsort(keys[eligible[first]], kind="stable")
-        taken = np.cumsum(lengths[order])
-        words = int(np.searchsorted(taken, count))
-        last = count - (int(taken[words - 1]) if words else 0)
-        chosen = order[: words + 1] if count else order[:0]
-        sizes = lengths[chosen]
-        if len(sizes):
-            sizes[-1] = last
-        offsets = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return np.sort(eligible[np.repeat(first[chosen], sizes) + offsets])
+        return starts | (within % MAX_WORD_TOKENS == 0)
+
+
+def _smallest_of_each(keys: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Select the `counts[i]` smallest keys of the i-th of parts of `sizes[i]` keys (bool)."""
+    ends = np.cumsum(sizes)
+    parts = np.split(keys, ends[:-1])
+    return np.concatenate(
+        [_smallest(part, count) for part, count in zip(parts, counts.tolist(), strict=True)]
+    )
 
 
 def _smallest(keys: np.ndarray, count: int) -> np.ndarray:

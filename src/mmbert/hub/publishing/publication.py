@@ -9,6 +9,7 @@ from mmbert.errors import OutputError
 from mmbert.files import checksum_file
 from mmbert.hub.for_libraries.int8_graph import VectorComparison
 from mmbert.hub.verification import Difference
+from mmbert.recipe import Objective
 
 PUBLICATION_NAME = "publication.json"
 
@@ -18,7 +19,10 @@ class _Model(BaseModel):
 
 
 class CheckpointLosses(_Model):
-    """Losses at a checkpoint, in nats per masked token, as the run's log has them."""
+    """Losses at a checkpoint, in nats per masked token, as the run's log has them.
+
+    The training loss of a causal phase is per next token.
+    """
 
     training: float | None = None
     """Mean over the last logged interval up to the checkpoint."""
@@ -41,6 +45,8 @@ class Publication(_Model):
     variant: str | None = None
     """Name of the recipe's variant; None of the main run."""
     step: int
+    objective: Objective = "masked"
+    """Of the phase of the checkpoint."""
     checkpoint: str
     """XXH3-128 of the checkpoint's index.json, which has the checksums of its files."""
     logits: Difference

@@ -35,6 +35,8 @@ class Contents:
     documents: Sequence[np.ndarray] | None = None
     """Ids of the held-out documents that an int8 graph is checked on; None: no int8 graph."""
     license: str | None = None
+    allow_causal: bool = False
+    """Whether checkpoints of causal phases are among the revisions."""
 
 
 def write_revision(
@@ -58,7 +60,7 @@ def write_revision(
         written.append(publication)
         return CardParts(card_sections(out.name, publication), contents.license)
 
-    export_checkpoint(checkpoint, out, "float32", say, add)
+    export_checkpoint(checkpoint, out, "float32", say, add, allow_causal=contents.allow_causal)
     return written[0]
 
 
@@ -101,6 +103,7 @@ def _add_graphs(
         recipe=source.recipe.name,
         variant=source.provenance.get("variant"),
         step=source.index.state.step,
+        objective=model.objective,
         checkpoint=identity_of(checkpoint),
         logits=Difference(logits.max_difference, logits.max_value),
         hidden_states=hidden_states,

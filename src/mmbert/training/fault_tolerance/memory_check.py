@@ -29,7 +29,7 @@ def worst_case_batch(
     the maximum, because each slot costs attention time.
     """
     tokens = shape.row_tokens
-    slots = math.ceil(phase.mask_ratio * tokens)
+    slots = math.ceil(phase.predicted_fraction * tokens)
     starts = torch.arange(shape.max_segments + 1) * phase.context
     # Spread ids over the vocabulary, so that every tensor rank looks up some of its embeddings.
     ids = torch.arange(tokens) * (vocabulary_size // tokens + 1) % vocabulary_size

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmbert.recipe import Objective
 from mmbert.training.metrics.results import Losses
 
 # {category: {chart title: [kind, [tags]]}}
@@ -69,11 +70,21 @@ def training_tags(
     return values
 
 
-def validation_tags(losses: Losses) -> dict[str, float | None]:
-    """Return the losses of a validation by tag."""
-    tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
-    languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}
-    return {"1_loss/held_out": losses.overall} | tiers | languages
+def validation_tags(losses: Mapping[Objective, Losses]) -> dict[str, float | None]:
+    """Return the losses of a validation by tag; those of next tokens end or begin with `causal`."""
+    masked = losses["masked"]
+    tags = {"1_loss/held_out": masked.overall}
+    tags |= {f"2_loss_by_tier/held_out_{name}": loss for name, loss in masked.tiers.items()}
+    tags |= {f"language_loss_held_out/{name}": loss for name, loss in masked.languages.items()}
+    if (causal := losses.get("causal")) is not None:
+        tags["1_loss/held_out_causal"] = causal.overall
+        tags |= {
+            f"2_loss_by_tier/causal_held_out_{name}": loss for name, loss in causal.tiers.items()
+        }
+        tags |= {
+            f"language_loss_held_out_causal/{name}": loss for name, loss in causal.languages.items()
+        }
+    return tags
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,14 @@ class Chart:
         return any(re.match(pattern, tag) for pattern in self.tags)
 
 
-def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart]:
+def charts(
+    tiers: Sequence[str], largest_languages: Sequence[str], rate_groups: Sequence[str] = ()
+) -> list[Chart]:
     """Return the charts of a run.
 
     Args:
         tiers: names of the language tiers (the phases).
+        rate_groups: groups of parameters with a learning rate of their own.
     """
     loss, schedule, speed = "Loss", "Schedule and data", "Optimizer and speed"
     shares = tuple(
@@ -104,7 +118,8 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart
         for language in largest_languages[:MAX_CHARTED_LANGUAGES]
         for group in ("language_share", "language_share_wanted")
     )
-    settings = tuple(f"3_schedule/{name}" for name in ("mask_ratio", "temperature", "dropout"))
+    names = ("mask_ratio", "predicted_share", "temperature", "dropout")
+    settings = tuple(f"3_schedule/{name}" for name in names)
     return [
         Chart(loss, "training and held out", ("1_loss/train", "1_loss/held_out")),
         *(
@@ -114,7 +129,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart
             for name, key in (("training", "train"), ("held out", "held_out"))
         ),
         Chart(schedule, "mask ratio, temperature, dropout", settings),
-        Chart(schedule, "learning rate", ("3_schedule/learning_rate",), several=False),
+        Chart(schedule, "learning rate", ("3_schedule/learning_rate",), several=bool(rate_groups)),
         Chart(schedule, "largest languages: share of tokens, and planned share", shares),
         Chart(speed, "gradient norm", ("4_optimizer/gradient_norm",), several=False),
         Chart(speed, "tokens per second, all and per device", ("6_speed/tokens_per_second",)),
