@@ -55,8 +55,9 @@ def test_every_kept_checkpoint_is_a_revision(
         for expected in (
             f"this one is `{name}`", f"held-out text, at step {step} | {4.5 - step / 100:.4f} |",
             "… tier `first` | 4.2500 |", f"| eng_Latn | {4 - step / 100:.4f} |", "- swh",
-            "| eng_Latn | 30,000 |", "mask_ratio: 0.15", "over 200 held-out texts: 0.9900",
-            "license: unknown", "logits that transformers computes",
+            "| eng_Latn | 30,000 |", "mask_ratio: 0.15", "\ndata:\n  sources:",
+            "over 200 held-out texts: 0.9900", "license: unknown",
+            "logits that transformers computes",
         ):  # fmt: skip
             assert expected in card, expected
         assert str(tmp_path) not in card
