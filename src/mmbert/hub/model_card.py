@@ -73,6 +73,9 @@ training text, which are unknown to this card. Replace this paragraph, and `lice
 _LICENSE = """\
 `{license}`, chosen by whoever published the weights; the licenses of the training text are unknown
 to this card."""
+_RECIPE = """\
+What the run was started with: `data` has the sources and `phases` the languages, their sampling and
+the masks of each phase; folders are left out."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def model_card(
         text += _languages(language_tokens)
     text += "\n## Origin\n\n```yaml\n" + _yaml(provenance) + "```\n"
     if recipe is not None:
-        text += "\n## Recipe\n\n```yaml\n" + recipe + "```\n"
+        text += f"\n## Recipe\n\n{_RECIPE}\n\n```yaml\n{recipe}```\n"
     return text
 
 

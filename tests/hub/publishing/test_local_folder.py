@@ -55,8 +55,9 @@ def test_every_kept_checkpoint_is_a_revision(
         for expected in (
             f"this one is `{name}`", f"held-out text, at step {step} | {4.5 - step / 100:.4f} |",
             "… tier `first` | 4.2500 |", f"| eng_Latn | {4 - step / 100:.4f} |", "- swh",
-            "| eng_Latn | 30,000 |", "mask_ratio: 0.15", "over 200 held-out texts: 0.9900",
-            "license: unknown", "logits that transformers computes",
+            "| eng_Latn | 30,000 |", "mask_ratio: 0.15", "\ndata:\n  sources:",
+            "over 200 held-out texts: 0.9900", "license: unknown",
+            "logits that transformers computes",
         ):  # fmt: skip
             assert expected in card, expected
         assert str(tmp_path) not in card
@@ -206,6 +207,11 @@ def test_what_is_there_and_not_of_this_run_is_refused(
         published(long_run, tmp_path / "mine", shards)
     with pytest.raises(UserError, match="has no checkpoint"):
         published(shards, tmp_path / "none", shards)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        published(tmp_path / "nowhere", tmp_path / "none", shards)
+    with pytest.raises(UserError, match="is a checkpoint, not a run") as caught:
+        published(run.checkpoint, tmp_path / "none", shards)
+    assert caught.value.remedy == f"give its run, {run.folder}"
     (out / NAMES[0]).rmdir()
     (out / "step-00000030" / "publication.json").write_text("{")
     with pytest.raises(UserError, match=r"publication.json cannot be read"):

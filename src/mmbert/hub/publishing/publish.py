@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbert.checkpoint.format import Index
+from mmbert.checkpoint.format import INDEX_NAME, Index
 from mmbert.checkpoint.listing import list_checkpoints
 from mmbert.errors import ArgumentError, CheckpointError, ModelError, OutputError
 from mmbert.hub.for_libraries.int8_graph import TEXTS
@@ -80,6 +80,10 @@ def plan_publication(run: Path, place: Place, options: PublishOptions) -> Plan:
     if options.onnx:
         require_onnx_packages()
     checkpoints = list_checkpoints(run / "checkpoints")
+    if (run / INDEX_NAME).is_file():
+        raise CheckpointError(
+            f"{run} is a checkpoint, not a run", remedy=f"give its run, {run.parent.parent}"
+        )
     if not checkpoints:
         problem = "has no checkpoint" if run.is_dir() else "does not exist"
         raise CheckpointError(
@@ -100,8 +104,8 @@ def plan_publication(run: Path, place: Place, options: PublishOptions) -> Plan:
         )
     checkpoints = [one for one in checkpoints if one not in left_out]
     published = place.published()
-    revisions = tuple(_planned(path, place, published) for path in checkpoints)
     _refuse_other_runs(run, checkpoints[-1], place, published)
+    revisions = tuple(_planned(path, place, published) for path in checkpoints)
     documents = None
     if options.needs_data and options.data is not None:
         documents = held_out_documents(options.data, run / "tokenizer", TEXTS)
@@ -178,8 +182,9 @@ def publish(plan: Plan, place: Place, say: Say) -> None:
             for file, why in done.left_out.items():
                 say(f"{revision.name}: {file} is not published: {why}")
         newest = place.set_main()
-    count = len(plan.revisions)
-    say(f"{place}: {count} revision{'s' if count > 1 else ''} of the run; {MAIN} is {newest}")
+    count, before = len(plan.revisions), "" if plan.missing else ", published before"
+    plural = "s" if count > 1 else ""
+    say(f"{place}: {count} revision{plural} of the run{before}; {MAIN} is {newest}")
 
 
 def _checks(done: Publication) -> str:
