@@ -76,8 +76,8 @@ test-without-linux: setup ## Run the tests of all but training without what othe
 	@PYTHONPATH=tests/support/without_linux $(BIN)/python -m pytest -n 2 --dist worksteal tests/data_prep tests/data/shards \
 	  tests/recipe tests/planner tests/report tests/evaluation tests/hub tests/merging tests/cli tests/test_without_linux.py
 
-test-long: setup ## Run the slow tests: fault injection, fuzzing
-	@$(BIN)/python -m pytest -m 'long and not slurm'
+test-long: setup ## Run the slow tests: fault injection, fuzzing: [TESTS=…]
+	@$(BIN)/python -m pytest -m 'long and not slurm' $(TESTS)
 
 # Each of two workers starts a cluster of its own, in namespaces.
 test-slurm: setup ## Run the tests on a virtual Slurm cluster, long ones too; as root: [REQUIRE_SLURM=1 TESTS=…]

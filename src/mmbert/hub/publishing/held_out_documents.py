@@ -12,7 +12,7 @@ from mmbert.data.shards.corpus import Corpus, open_corpus
 from mmbert.errors import TokenizerError
 from mmbert.training.run_folder import same_tokenizer
 
-LONGEST = 512
+LONGEST = 256
 """Tokens of a document, with begin and end; the rest of a longer one is not read."""
 
 
