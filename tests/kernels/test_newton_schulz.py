@@ -38,6 +38,19 @@ def test_quintic_follows_the_singular_values(
     assert error < tolerance
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
+def test_on_a_gpu(dtype: torch.dtype, bound: float) -> None:
+    """Of base's shapes; float32 without TensorFloat-32, and the same bits every time."""
+    for shape in ((768, 768), (1152, 768), (768, 1152)):
+        given = matrix(*shape)
+        found, again = (
+            newton_schulz(given.to("cuda", dtype), NEWTON_SCHULZ_STEPS["quintic"]) for _ in range(2)
+        )
+        assert torch.equal(found, again)
+        assert relative(found.cpu(), orthogonalized(given)) < bound
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("decay", "float32", "bfloat16"),
