@@ -89,6 +89,18 @@ def test_the_difference_is_said() -> None:
     assert start.warnings == ()
 
 
+def test_muon_begins_from_the_state_at_the_start_of_a_phase_only() -> None:
+    recipe = recipe_with(optimizer={"name": "normuon", "learning_rate": 8e-3, "weight_decay": 8e-5})
+    start = start_with(recipe, phase="decay", tokens=0, counted_from="phase")
+    assert start.step == 16
+    assert ["normuon continues the averages of stable_adamw" in w for w in start.warnings] == [True]
+    with pytest.raises(UserError, match=r"optimizer\.name is normuon, but .* has stable_adamw"):
+        start_with(recipe, phase="decay", tokens=512, counted_from="phase")
+    recipe = recipe_with(optimizer={"name": "adamw", "learning_rate": 8e-3, "weight_decay": 8e-5})
+    with pytest.raises(UserError, match=r"optimizer\.name is adamw"):
+        start_with(recipe, phase="decay", tokens=0, counted_from="phase")
+
+
 def test_the_end_of_the_last_phase_leaves_nothing_to_train() -> None:
     with pytest.raises(UserError, match="nothing is left to train"):
         start_with(phase="decay", tokens=2048, counted_from="phase")

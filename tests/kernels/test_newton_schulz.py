@@ -38,6 +38,42 @@ def test_quintic_follows_the_singular_values(
     assert error < tolerance
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
+def test_on_a_gpu(dtype: torch.dtype, bound: float) -> None:
+    """Of base's shapes; float32 without TensorFloat-32, and the same bits every time."""
+    for shape in ((768, 768), (1152, 768), (768, 1152)):
+        given = matrix(*shape)
+        found, again = (
+            newton_schulz(given.to("cuda", dtype), NEWTON_SCHULZ_STEPS["quintic"]) for _ in range(2)
+        )
+        assert torch.equal(found, again)
+        assert relative(found.cpu(), orthogonalized(given)) < bound
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("decay", "float32", "bfloat16"),
+    [(None, 2e-5, 3e-2), (1, 2e-5, 6e-2), (2, 1e-4, 0.4)],
+)
+@pytest.mark.parametrize("shape", [(768, 768), (1152, 768), (768, 1152)])
+def test_deviation_on_matrices_of_base(
+    shape: tuple[int, int], decay: int | None, float32: float, bfloat16: float
+) -> None:
+    """Gaussian, or with singular values 1 / k**decay, whose small ones are amplified the most."""
+    given = matrix(*shape).double()
+    if decay is not None:
+        left, values, right = torch.linalg.svd(given, full_matrices=False)
+        numbers = torch.arange(1, len(values) + 1, dtype=torch.float64)
+        given = left @ torch.diag(numbers**-decay) @ right
+    wanted = orthogonalized(given)
+    for dtype, bound in ((torch.float32, float32), (torch.bfloat16, bfloat16)):
+        found = newton_schulz(given.to(dtype), NEWTON_SCHULZ_STEPS["quintic"])
+        error = relative(found, wanted)
+        print(f"{dtype} {shape} 1/k**{decay}: {error:.1e}")
+        assert error < bound
+
+
 def test_bfloat16_is_not_exact() -> None:
     """Else the test above compares float32 with itself."""
     given = matrix(96, 64)

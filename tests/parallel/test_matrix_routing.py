@@ -71,6 +71,20 @@ def test_every_element_is_sent_once_and_returned_to_every_holder(
     assert copies == (tensor - 1) * sum(replicated)
 
 
+@pytest.mark.parametrize(("tensor", "data", "zero_stage"), [(1, 512, 1), (2, 256, 3)])
+def test_five_hundred_ranks_share_the_matrices_of_base(
+    tensor: int, data: int, zero_stage: int
+) -> None:
+    """Cut into far more pieces than matrices; `route` itself refuses gaps and overlaps."""
+    routing = routing_of(list(_specs(BASE)), tensor, data, zero_stage)
+    assert len(routing.pieces) == 512
+    assert len(set(routing.owners)) == len(routing.matrices) == 155
+    sent = sum(p.length for pieces in routing.pieces for p in pieces if routing.enters(p))
+    assert sent == 110_886_912
+    for rank, pieces in enumerate(routing.pieces):
+        assert len({piece.matrix for piece in pieces}) == len(pieces), rank
+
+
 def test_the_parts_are_those_of_the_fused_weights() -> None:
     """base: 22 layers of q, k, v, Wo, gate, up, Wo, and the head's dense."""
     matrices = matrices_of(_specs(BASE), 1)

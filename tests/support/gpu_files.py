@@ -68,6 +68,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     **_of_cases(),
     "attention": (f"{KERNELS}/packed_attention/test_gpu_libraries.py::test_attention_on_a_gpu",),
     "attention in float32": (f"{KERNELS}/packed_attention/test_plain_attention.py",),
+    "Newton-Schulz": (f"{KERNELS}/test_newton_schulz.py::test_on_a_gpu",),
     "memory": ("tests/model/test_activation_memory.py::test_peak_on_a_gpu",),
     "batches": ("tests/data/loading/test_device_batch.py::test_on_a_gpu_it_is_the_same",),
     "training step": (STEP,),

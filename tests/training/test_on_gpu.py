@@ -28,13 +28,14 @@ from tests.support.tiny_models import BASES, tiny_config
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_it_trains_and_continues(inputs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["stable_adamw", "normuon"])
+def test_on_a_gpu_it_trains_and_continues(optimizer: str, inputs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [
         sys.executable, str(ROOT / "launch" / "pretrain.py"), "--recipe",
         str(inputs / "recipe.yaml"), "--data", str(inputs / "shards"), "--output", str(run),
         "precision=bfloat16", "model.hidden_size=64", "model.intermediate_size=64",
-        "batch.row_tokens=512",
+        "batch.row_tokens=512", f"optimizer.name={optimizer}",
     ]  # fmt: skip
     for stop in (["--stop-after-phase", "pretrain"], []):
         done = subprocess.run(
@@ -54,13 +55,16 @@ def test_on_a_gpu_it_trains_and_continues(inputs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_the_host_waits_for_the_gpu_once_a_step(stage: int) -> None:
+@pytest.mark.parametrize(
+    ("stage", "optimizer"),
+    [(1, "stable_adamw"), (2, "stable_adamw"), (3, "stable_adamw"), (1, "normuon")],
+)
+def test_the_host_waits_for_the_gpu_once_a_step(stage: int, optimizer: str) -> None:
     """Counted by PyTorch (engine/test_host_sync.py counts without a GPU)."""
     device = torch.device("cuda", 0)
     join_a_group_of_one(device)
     grid = build_grid(tensor_parallel=1)
-    settings = recipe(parallel__zero_stage=stage, precision="bfloat16")
+    settings = recipe(parallel__zero_stage=stage, precision="bfloat16", optimizer__name=optimizer)
     config = tiny_config(hidden_size=256)
     model = MaskedLanguageModel(config, grid.tensor, sequence_parallel=False)
     initialize_parameters(model, seed=21)

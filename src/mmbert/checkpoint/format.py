@@ -154,8 +154,7 @@ class Index(_Model):
 
     @model_validator(mode="after")
     def _all_fits(self) -> Self:
-        """Raise if rows have no parameter, or a file is smaller than a slice in it: nothing large
-        is allocated in vain."""
+        """Raise if rows have no parameter, or a file is too small: nothing is allocated in vain."""
         for key, rows in self.row_states.items():
             parameter = self.parameters.get(key.rpartition("/")[0])
             if parameter is None or rows.shape != parameter.shape[:1]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmbert.checkpoint.imported_state import STATE_NAME, ImportedState, read_imported_state
 from mmbert.errors import RecipeError
 from mmbert.recipe import Recipe
+from mmbert.recipe.optimizers import MATRIX_OPTIMIZERS
 from mmbert.schedule import PhasePlan, TrainingPlan, learning_rate, weight_decay
 
 
@@ -50,7 +51,8 @@ def imported_start(
         RecipeError: the recipe's optimizer differs, or the state's phase or tokens do not fit the
             plan.
     """
-    _check_optimizer(recipe, folder, state)
+    for key in ("learning_rate", "betas", "eps"):
+        _check_optimizer(recipe, folder, state, key)
     phase = _phase(plan, folder, state)
     tokens = _tokens_in_phase(phase, plan, folder, state)
     step = _nearest_step(plan, phase, tokens)
@@ -61,6 +63,9 @@ def imported_start(
             remedy="add a phase to the recipe, or give the phase to start: mmbert import … --phase"
             " NAME --tokens 0",
         )
+    begins = step in {phase.first_step for phase in plan.phases}
+    if not (begins and recipe.optimizer.name in MATRIX_OPTIMIZERS):
+        _check_optimizer(recipe, folder, state, "name")
     at = plan.at(step)
     planned = at.tokens_before - phase.first_token
     where = plan.phases[at.phase_index].name
@@ -74,17 +79,15 @@ def imported_start(
     return ImportedStart(folder, state, step, description, warnings)
 
 
-def _check_optimizer(recipe: Recipe, folder: Path, state: ImportedState) -> None:
-    ours, theirs = recipe.optimizer, state.optimizer
-    for key in ("name", "learning_rate", "betas", "eps"):
-        value, wanted = getattr(ours, key), getattr(theirs, key)
-        if value != wanted:
-            raise RecipeError(
-                f"optimizer.{key} is {value}, but the training state in {folder} has {wanted}",
-                remedy=f"set optimizer.{key} to {wanted}"
-                + (" (phases may set their own learning_rate.peak)" if key[0] == "l" else "")
-                + f"; to start from the weights alone, remove {folder / STATE_NAME}",
-            )
+def _check_optimizer(recipe: Recipe, folder: Path, state: ImportedState, key: str) -> None:
+    value, wanted = getattr(recipe.optimizer, key), getattr(state.optimizer, key)
+    if value != wanted:
+        raise RecipeError(
+            f"optimizer.{key} is {value}, but the training state in {folder} has {wanted}",
+            remedy=f"set optimizer.{key} to {wanted}"
+            + (" (phases may set their own learning_rate.peak)" if key[0] == "l" else "")
+            + f"; to start from the weights alone, remove {folder / STATE_NAME}",
+        )
 
 
 def _phase(plan: TrainingPlan, folder: Path, state: ImportedState) -> PhasePlan:
@@ -134,7 +137,12 @@ def _nearest_step(plan: TrainingPlan, phase: PhasePlan, tokens: int) -> int:
 
 def _differences(recipe: Recipe, plan: TrainingPlan, step: int, state: ImportedState) -> list[str]:
     """Return warnings of settings that may change, but usually by mistake."""
-    found = []
+    found, name = [], recipe.optimizer.name
+    if name != state.optimizer.name:
+        found.append(
+            f"optimizer {name} continues the averages of {state.optimizer.name}; what it keeps"
+            " besides them begins at 0"
+        )
     rate, theirs = learning_rate(recipe, plan, step), state.optimizer.next_learning_rate
     if rate != theirs:
         found.append(

@@ -35,14 +35,16 @@ TOLERANCE = 1e-5
 # Of the sum of the updates; Newton-Schulz in float32 amplifies the rounding of small singular
 # values some 500 times. Seen: 2e-7.
 UPDATE_TOLERANCE = 1e-5
-STAGES = (1, 2, 3)
 OPTIMIZERS = ("muon", "normuon")
-# All stages on each; the rest of the twelve usual layouts, and wider ones, are long.
-GRIDS = [
-    (2, 2),
+Runs = list[tuple[str, int]]
+"""Optimizers and ZeRO stages."""
+ALL: Runs = [(name, stage) for name in OPTIMIZERS for stage in (1, 2, 3)]
+# Three of them on four ranks; all on the twelve usual layouts, and on wider ones, are long.
+LAYOUTS = [
+    (2, 2, [("normuon", 1), ("muon", 2), ("normuon", 3)]),
     *(
-        pytest.param(*grid, marks=pytest.mark.long)
-        for grid in ((1, 1), (1, 2), (2, 1), (1, 4), (4, 1))
+        pytest.param(*grid, ALL, marks=pytest.mark.long)
+        for grid in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4))
     ),
 ]
 
@@ -111,18 +113,14 @@ def count_calls(patch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize(("tensor", "data"), GRIDS)
-def test_ten_steps_follow_the_formula(tensor: int, data: int) -> None:
-    runs = [
-        {"parallel__zero_stage": stage, "optimizer__name": name}
-        for name in OPTIMIZERS
-        for stage in STAGES
-    ]
-    results = run_ranks(weights_on_grid, tensor * data, tensor, runs, timeout=300)
+@pytest.mark.parametrize(("tensor", "data", "runs"), LAYOUTS)
+def test_ten_steps_follow_the_formula(tensor: int, data: int, runs: Runs) -> None:
+    changes = [{"optimizer__name": name, "parallel__zero_stage": stage} for name, stage in runs]
+    results = run_ranks(weights_on_grid, tensor * data, tensor, changes, timeout=300)
     rest, _ = stable.float64_formula(STEPS)
     for number, run in enumerate(runs):
         weights, _ = results[0][number]
-        wanted = formula(run["optimizer__name"])
+        wanted = formula(run[0])
         for (name, (first, stop)), weight in wanted.items():
             found = torch.from_numpy(weights[name])[first:stop]
             begin = initial_weight(name)[first:stop].double()
@@ -177,35 +175,33 @@ def exact_gradients(step: int) -> dict[str, Tensor]:
     return {name: stable.full_gradient(name, step).bfloat16().float() for name in SPECS}
 
 
-def bfloat16_weights(
-    rank: int, world_size: int, tensor: int, stages: tuple[int, ...]
-) -> list[dict[str, Any]]:
+def bfloat16_weights(rank: int, world_size: int, tensor: int, runs: Runs) -> list[dict[str, Any]]:
     grid, results = start(rank, world_size, tensor), []
-    for name in OPTIMIZERS:
-        for stage in stages:
-            engine = prescribed_engine(
-                grid, precision="bfloat16", parallel__zero_stage=stage, optimizer__name=name
-            )
-            for step in range(3):
-                assert one_step(engine, exact_gradients(step), 1e-2, 0.1).finite
-            full = gather_full(engine)
-            results.append({name: full[name].numpy() for name in MATRICES})
-            engine.close()
+    for name, stage in runs:
+        engine = prescribed_engine(
+            grid, precision="bfloat16", parallel__zero_stage=stage, optimizer__name=name
+        )
+        for step in range(3):
+            assert one_step(engine, exact_gradients(step), 1e-2, 0.1).finite
+        full = gather_full(engine)
+        results.append({name: full[name].numpy() for name in MATRICES})
+        engine.close()
     return results
 
 
-# Of the sum of three updates in bfloat16, which Newton-Schulz amplifies; seen: up to 3.5e-2.
-BFLOAT16_TOLERANCE = 6e-2
+# Of the sum of three updates, of Gaussian gradients: rounding at 2 ** -9, amplified. Seen: 1.2e-2.
+BFLOAT16_TOLERANCE = 3e-2
 
 
 @cache
-def bfloat16_alone() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = run_ranks(bfloat16_weights, 1, 1, (1,))[0]
-    return found
+def bfloat16_alone() -> dict[str, dict[str, Any]]:
+    """The weights of one process after three steps, by optimizer."""
+    found = run_ranks(bfloat16_weights, 1, 1, [(name, 1) for name in OPTIMIZERS])[0]
+    return dict(zip(OPTIMIZERS, found, strict=True))
 
 
 def test_in_bfloat16_the_deviation_from_float64_is_bounded() -> None:
-    for optimizer, weights in zip(OPTIMIZERS, bfloat16_alone(), strict=True):
+    for optimizer, weights in bfloat16_alone().items():
         for name, (first, stop) in PARTS:
             matrix = Formula(initial_weight(name)[first:stop], normalized=optimizer == "normuon")
             for step in range(3):
@@ -217,18 +213,12 @@ def test_in_bfloat16_the_deviation_from_float64_is_bounded() -> None:
             assert 1e-3 < error < BFLOAT16_TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("tensor", "data"),
-    [
-        (2, 2),
-        *(pytest.param(*g, marks=pytest.mark.long) for g in ((1, 2), (2, 1), (1, 4), (4, 1))),
-    ],
-)
-def test_in_bfloat16_every_grid_has_the_same_bits(tensor: int, data: int) -> None:
-    found = run_ranks(bfloat16_weights, tensor * data, tensor, STAGES, timeout=300)[0]
-    for number, weights in enumerate(found):
-        for name, alone in bfloat16_alone()[number // len(STAGES)].items():
-            assert (weights[name] == alone).all(), (OPTIMIZERS[number // len(STAGES)], name)
+@pytest.mark.parametrize(("tensor", "data", "runs"), LAYOUTS)
+def test_in_bfloat16_every_grid_has_the_same_bits(tensor: int, data: int, runs: Runs) -> None:
+    found = run_ranks(bfloat16_weights, tensor * data, tensor, runs, timeout=300)[0]
+    for run, weights in zip(runs, found, strict=True):
+        for name, alone in bfloat16_alone()[run[0]].items():
+            assert (weights[name] == alone).all(), (run, name)
 
 
 def updates_on_grid(

@@ -38,12 +38,17 @@ class MatrixExchange:
         self.owned = routing.owned_by(rank)
         """Matrices that this rank owns."""
         self._entering = [routing.enters(piece) for piece in self.pieces]
-        self._sent = [routing.sent(rank, owner) for owner in ranks]
+        # Elements of the messages' dtype per factor of a row.
+        self._words = torch.float32.itemsize // dtype.itemsize if row_factors else 0
+        sent = [routing.sent(rank, owner) for owner in ranks]
         self._received = [routing.sent(holder, rank) for holder in ranks]
         self._to_return = [routing.returned(rank, holder) for holder in ranks]
         self._returned = [routing.returned(owner, rank) for owner in ranks]
-        # Elements of the messages' dtype per factor of a row.
-        self._words = torch.float32.itemsize // dtype.itemsize if row_factors else 0
+        self._sizes_there = list(map(_elements, sent)), list(map(_elements, self._received))
+        self._sizes_back = (
+            [sum(self._sizes(pieces)) for pieces in self._to_return],
+            [sum(self._sizes(pieces)) for pieces in self._returned],
+        )
         self._message: _Message | None = None
 
     def send(self, pieces: Iterable[Tensor]) -> None:
@@ -54,8 +59,7 @@ class MatrixExchange:
         entering = zip(pieces, self._entering, strict=True)
         self._message = _Message(
             self._cat([piece.to(self._dtype) for piece, enters in entering if enters]),
-            [_elements(pieces) for pieces in self._sent],
-            [_elements(pieces) for pieces in self._received],
+            *self._sizes_there,
         )
 
     def receive(self) -> list[Tensor]:
@@ -95,11 +99,7 @@ class MatrixExchange:
                     block = self._matrices[piece.matrix].blocks[piece.tensor_rank]
                     flat[key] = _part(of_matrix[piece.matrix], block).reshape(-1)
                 parts.append(flat[key][piece.start : piece.start + piece.length])
-        self._message = _Message(
-            self._cat(parts),
-            [sum(self._sizes(pieces)) for pieces in self._to_return],
-            [sum(self._sizes(pieces)) for pieces in self._returned],
-        )
+        self._message = _Message(self._cat(parts), *self._sizes_back)
 
     def receive_back(self) -> list[tuple[Tensor, Tensor]]:
         """Wait for the results of the pieces that this rank holds.

@@ -21,7 +21,7 @@ from mmbert.model.initial_weights import load_initial_weights
 from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.parameter_spec import local_slice, spec_of
-from mmbert.recipe import Recipe
+from mmbert.recipe import Recipe, override_recipe
 from mmbert.schedule import step_settings, training_plan
 from mmbert.training.engine.engine import Engine
 from tests.support.composer import FIXTURES, LATER, composer_state
@@ -234,3 +234,25 @@ def test_own_forward_and_backward_pass_ends_where_composer_did(imported: Path) -
     for name, array in states_of(LATER).items():
         error = np.linalg.norm(found[name] - array) / np.linalg.norm(array)
         assert error < (1e-7 if name.endswith("/master") else 1e-6), name
+
+
+def states_in_normuon(rank: int, world_size: int, imported: Path) -> dict[str, Array]:
+    recipe = override_recipe(recipe_of(1, 1), {"optimizer.name": "normuon"})
+    engine = engine_of(imported, _Prescribed, start(rank, world_size, 1), recipe)
+    assert all((rows.values == 0).all() for rows in engine.row_states())
+    return {
+        f"{fragment.name}/{state}": tensor.numpy().copy()
+        for fragment in engine.fragments()
+        for state, tensor in fragment.states.items()
+        if state != "master"
+    }
+
+
+def test_normuon_takes_the_averages_and_leaves_the_squares_of_matrices(imported: Path) -> None:
+    found = run_ranks(states_in_normuon, 1, imported)[0]
+    moments = load_file(imported / "optimizer.safetensors")
+    for key, array in found.items():
+        assert np.array_equal(array, moments[key].flatten().numpy()), key
+    left = {key.removesuffix("/exp_avg_sq") for key in moments.keys() - found.keys()}
+    assert len(left) == 4 * 4 + 1, "four matrices in each of four layers, and the head's"
+    assert all(f"{name}/exp_avg" in found for name in left)
