@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mmbert.recipe.base import Name, Settings
 from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
@@ -144,6 +144,16 @@ class Phase(Settings):
         fraction = self.predicted_share if self.causal else self.mask_ratio
         assert fraction is not None
         return fraction
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_objective(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Write recipes without causal phases as before these existed."""
+        values: dict[str, Any] = serialize(self)
+        if not self.causal:
+            del values["objective"]
+        return values
 
     @model_validator(mode="after")
     def _predicts_some(self) -> Self:
