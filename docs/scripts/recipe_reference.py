@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -117,7 +117,7 @@ def _rows_of(model: type[BaseModel], name: str, prefix: str) -> Iterator[tuple[s
     field = model.model_fields[name]
     key = f"{prefix}{field.alias or name}"
     kind = _type(field.annotation, field.metadata)
-    described = f"{kind} {_bounds(field)}".strip()
+    described = f"{kind} {_bounds(field.metadata)}".strip()
     if field.default is not None:
         described += _null(field.annotation)
     preset = model is ModelSettings and name in PRESET_KEYS
@@ -138,6 +138,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     """Return the model that an annotation is, or is optional or a list of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
+    if hasattr(annotation, "__metadata__"):
+        return _model_in(annotation.__origin__)
     if get_origin(annotation) in (tuple, Union, types.UnionType):
         return next(filter(None, map(_model_in, get_args(annotation))), None)
     return None
@@ -149,7 +151,8 @@ def _type(annotation: Any, metadata: typing.Sequence[Any] = ()) -> str:
     if hasattr(annotation, "__metadata__"):
         return _type(annotation.__origin__, annotation.__metadata__)
     if origin in (Union, types.UnionType):
-        return " or ".join(_type(part) for part in arguments if part is not type(None))
+        parts = [part for part in arguments if part is not type(None)]
+        return " or ".join(f"{_type(part)} {_bounds(_metadata(part))}".strip() for part in parts)
     if origin is Literal:
         return ", ".join(code(str(value)) for value in arguments)
     if origin is tuple and Ellipsis in arguments:
@@ -178,10 +181,16 @@ def _null(annotation: Any) -> str:
     return ", or `null`" if optional and type(None) in get_args(annotation) else ""
 
 
-def _bounds(field: FieldInfo) -> str:
-    found = []
+def _metadata(annotation: Any) -> Iterator[Any]:
+    """Yield the constraints of an annotated type."""
+    for entry in getattr(annotation, "__metadata__", ()):
+        yield from entry.metadata if isinstance(entry, FieldInfo) else (entry,)
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    metadata, found = list(metadata), []
     for kind, attribute, sign in _BOUNDS:
-        for entry in field.metadata:
+        for entry in metadata:
             if isinstance(entry, kind):
                 end = getattr(entry, attribute)
                 if not (attribute in ("lt", "le") and end >= _LARGEST_SHOWN):

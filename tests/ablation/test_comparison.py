@@ -13,10 +13,10 @@ from mmbert.ablation.comparison import (
     AblationResult,
     Comparison,
     compare,
-    render,
     tier_losses,
     verdict,
 )
+from mmbert.ablation.tables import render
 from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 

@@ -237,7 +237,8 @@ def test_the_dry_run_says_what_would_be_trained(inputs: Path, tmp_path: Path) ->
         "phases.decay.temperature=0.7",
         "phases.pretrain.languages=all",
         'phases.decay.learning_rate={"shape": "constant"}',
-        "10 runs (5 × 2 seeds), each 22 steps and 22,528 tokens; remaining: 10 runs, 151,552 ",
+        "10 runs (5 × 2 seeds); remaining: 10 runs, 151,552 ",
+        "    22 steps, 22,528 tokens, ",
     ):
         assert words in planned.said, planned.said
     assert not (tmp_path / "out").exists()

@@ -44,7 +44,7 @@ ODD_TEXT = ["", " ", "\n", "[/red]", "\udcff", "../x", "x" * 300]
 FREE_TEXT = {"sentences", "overrides", "preprocess", "preprocess_old"}
 NAMES = {"recipe", "sizes", "gpu", "phase", "variant", "stop_after_phase", "only", "until", "dtype",
          "method", "initialization", "initialisation", "text_unit", "fast_encoder", "normalization",
-         "name", "merge"}  # fmt: skip
+         "name", "merge", "equal", "search", "variation"}  # fmt: skip
 """Options whose value is one of a few names: all odd text is refused."""
 ODD_PATHS = ["missing", "missing/deeper", "recipe.yaml", "recipe.yaml/below", "empty", "run",
              "shards", "model", "corpus", "run/checkpoints", "loop", "binary", "new\nline",
@@ -65,10 +65,11 @@ INPUTS = {
     "retrieval": set(),
     "train": set(),
     "test": set(),
+    "variations": set(),
     "decontaminate": {"recipe.yaml", "binary"},
 }
 SLOW = {"mmbert import", "mmbert report", "mmbert evaluate", "mmbert merge", "mmbert export",
-        "mmbert ablate", "mmbert decay", "mmbert fill-mask"}  # fmt: skip
+        "mmbert ablate", "mmbert decay", "mmbert fill-mask", "mmbert tune"}  # fmt: skip
 
 NOTHING_WITHOUT_YES = {"mmbert fault-drill"}
 
@@ -186,6 +187,9 @@ def test_integers_have_both_ends() -> None:
         ("mmbert plan", "gpus", ["4"], ["1000001", "1.5"]),
         ("mmbert ablate", "seeds", ["2"], ["101"]),
         ("mmbert ablate", "mask_ratio", ["0.01", "0.99"], ["0.0099", "0.991", "1"]),
+        ("mmbert ablate", "threshold", ["0.001", "100"], ["0", "100.1"]),
+        ("mmbert tune", "most", ["3", "100"], ["2", "101"]),
+        ("mmbert tune", "tokens", ["1", "1k"], ["0", "1.5"]),
         ("mmbert decay", "workers", ["4096"], ["4097"]),
         ("mmbert decay", "tokens", [], ["0", "-1", "1.5"]),
         ("mmbert inspect", "document", ["0"], ["1000000"]),

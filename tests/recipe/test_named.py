@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 
 from mmbert.errors import UserError
-from mmbert.recipe import describe_recipe, load_recipe
+from mmbert.recipe import describe_recipe, load_recipe, override_recipe
 from mmbert.recipe.named import PACKAGED, find_recipe, language_list_names, recipe_names
 
-NAMES = ["adapt", "demo", "mmbert-base", "mmbert-small", "small-corpus", "your-decay"]
+NAMES = [
+    "adapt",
+    "constant-mask",
+    "demo",
+    "mmbert-base",
+    "mmbert-small",
+    "small-corpus",
+    "your-decay",
+]
 
 
 @pytest.fixture
@@ -77,6 +85,12 @@ def test_a_copy_finds_the_packaged_language_lists(folder: Path) -> None:
     by_name = text.replace("languages/mmbert-60.txt", "mmbert-60")
     (folder / "mine.yaml").write_text(by_name)
     assert load_recipe("mine.yaml") == load_recipe("mmbert-base")
+
+
+def test_constant_mask_is_mmbert_base_with_other_masks() -> None:
+    masks = {f"phases.{phase}.mask_ratio": 0.2 for phase in ("pretrain", "extension", "decay")}
+    base = override_recipe(load_recipe("mmbert-base"), {"name": "constant-mask", **masks})
+    assert load_recipe("constant-mask") == base
 
 
 def test_a_language_list_beside_the_recipe_wins(folder: Path) -> None:

@@ -18,6 +18,7 @@ NOT_NUMBERS = [".nan", ".inf", "-.inf", "-1", "1e400", "9" * 30, "''", "x", "[]"
 # An entry of each list of sections, and what a section needs besides the key.
 BESIDE = {
     "data.sources.text": ["data.sources=[{name: text}]"],
+    "data.masking.spans": ["data.masking.spans={mean: 3, limit: 10}"],
     "batch.growth": ["batch.growth={tokens: 3k, from_rows: 4}", "batch.rows=8"],
     "phases.pretrain.predicted_share": [
         "phases.pretrain.objective=causal", "phases.pretrain.mask_ratio=null"
@@ -90,14 +91,17 @@ def test_what_is_not_a_number_of_the_range_is_refused(key: str) -> None:
 
 def _has_upper_end(key: str) -> bool:
     """Return whether a number has an upper end; some rates and bases have none but infinity."""
-    open_ended = ("clipping", "threshold", "bases")
+    open_ended = ("clipping", "threshold", "bases", "group_learning_rates")
     ends = ("learning_rate", "peak", "merge.weights", "max_epochs")
     return not key.endswith(ends) and all(word not in key for word in open_ended)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_an_end_is_inside_or_outside_as_stated(key: str) -> None:
-    for limit in KEYS[key].metadata:
+    parts = typing.get_args(KEYS[key].annotation)
+    inner = [entry for part in parts for entry in getattr(part, "__metadata__", ())]
+    inner = [limit for entry in inner if isinstance(entry, FieldInfo) for limit in entry.metadata]
+    for limit in [*KEYS[key].metadata, *inner]:
         for kind, attribute, step, inside in (
             (annotated_types.Gt, "gt", 0, False),
             (annotated_types.Lt, "lt", 0, False),

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmbert.errors import ArgumentError, RecipeError
-from mmbert.recipe import LanguageSelection, LearningRate, Recipe, Temperature
+from mmbert.recipe import (
+    LanguageSelection,
+    LearningRate,
+    MaskRatioRange,
+    Phase,
+    Recipe,
+    Temperature,
+)
 
 FULL = "full"
 
@@ -48,9 +55,9 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
             # ModernBERT uses 30% throughout.
             f"the first masked phase's mask ratio, {mask_ratio}, in all masked phases"
             if len(masked) < len(recipe.phases)
-            else f"the first phase's mask ratio, {mask_ratio:g}, in all phases",
+            else f"the first phase's mask ratio, {mask_ratio}, in all phases",
             tuple(
-                f"phases.{phase.name}.mask_ratio={mask_ratio!r}"
+                f"phases.{phase.name}.mask_ratio={_ratio(masked[0])}"
                 for phase in masked
                 if phase.mask_ratio != mask_ratio
             ),
@@ -81,14 +88,28 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
     )
 
 
-def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation, ...]:
-    """Return the full recipe and the ablations that change it, limited to `only` if given.
+def select_ablations(
+    recipe: Recipe, only: Sequence[str] = (), variations: Sequence[Ablation] = ()
+) -> tuple[Ablation, ...]:
+    """Return the full recipe, and the ablations that change it or the variations that are given.
+
+    Args:
+        only: names that limit the choice, or add ablations to given variations.
+        variations: the user's own.
 
     Raises:
-        UserError: `only` contains an unknown ablation or one that does not change the recipe, or no
-            ablation changes it.
+        UserError: `only` contains an unknown ablation or one that does not change the recipe, no
+            ablation changes it, or a variation has the name of an ablation.
     """
     found = {ablation.name: ablation for ablation in all_ablations(recipe)}
+    for variation in variations:
+        if variation.name in found:
+            raise ArgumentError(
+                f"variation '{variation.name}' has the name of an ablation of the command",
+                remedy=f"give it another name than {', '.join(found)}",
+            )
+    found |= {variation.name: variation for variation in variations}
+    wanted = {*only} or {variation.name for variation in variations} or {*found}
     for name in only:
         if name not in found:
             nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.0)[0]
@@ -104,7 +125,7 @@ def select_ablations(recipe: Recipe, only: Sequence[str] = ()) -> tuple[Ablation
     chosen = [
         ablation
         for name, ablation in found.items()
-        if name == FULL or (ablation.overrides and (not only or name in only))
+        if name == FULL or (ablation.overrides and name in wanted)
     ]
     if len(chosen) == 1 and not only:
         raise RecipeError(
@@ -127,12 +148,18 @@ def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
     if last.temperature != Temperature(start=end, end=end):
         overrides.append(f"temperature={end!r}")
     if last.objective == before.objective == "masked" and last.mask_ratio != before.mask_ratio:
-        overrides.append(f"mask_ratio={before.mask_ratio!r}")
+        overrides.append(f"mask_ratio={_ratio(before)}")
     # No second warm-up: the learning rate continues.
     rate = before.learning_rate.model_copy(update={"warmup": 0})
     if last.learning_rate != rate:
         overrides.append(f"learning_rate={_rate(rate)}")
     return tuple(f"phases.{last.name}.{override}" for override in overrides)
+
+
+def _ratio(phase: Phase) -> str:
+    """Format a phase's mask ratio, or range of them, as an override value."""
+    ratio = phase.mask_ratio
+    return json.dumps(ratio.model_dump()) if isinstance(ratio, MaskRatioRange) else repr(ratio)
 
 
 def _rate(rate: LearningRate) -> str:

@@ -17,7 +17,7 @@ from mmbert.ablation.ablations import FULL, Ablation
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.resume_check import check_same_run
 from mmbert.checkpoint.store import CheckpointStore
-from mmbert.errors import ResumeError
+from mmbert.errors import ArgumentError, ResumeError
 from mmbert.launching import RunIncompleteError, run_training
 from mmbert.ownership import take_folder
 from mmbert.recipe import Recipe, load_recipe, parse_recipe
@@ -62,6 +62,10 @@ class Run:
         plan = training_plan(self.recipe)
         return plan.tokens - (plan.at(self.shared_steps).tokens_before if self.shared_steps else 0)
 
+    def has_begun(self) -> bool:
+        """Return whether the run has been started."""
+        return self.log.exists() or self.folder.exists()
+
     def final_checkpoint(self) -> Path | None:
         """Return the checkpoint of the last step, or None if the run is unfinished.
 
@@ -104,18 +108,31 @@ def plan_runs(
         for ablation in ablations:
             resolved = load_recipe(recipe, [*overrides, *ablation.overrides, f"seed={seed}"])
             name = f"seed-{seed}"
-            shared = 0 if ablation.name == FULL else _shared_steps(full, resolved)
+            shared = 0
+            if ablation.name != FULL:
+                own = full.model_copy(update={"seed": seed})
+                if resolved == own:
+                    raise ArgumentError(
+                        f"variation '{ablation.name}' does not change recipe {full.name}",
+                        remedy="omit it, or give it overrides with other values",
+                    )
+                shared = _shared_steps(own, resolved)
             folder, base_run = output / ablation.name / name, output / FULL / name
             runs.append(Run(ablation, seed, folder, resolved, base_run, shared))
     return runs
 
 
 def _shared_steps(full: Recipe, varied: Recipe) -> int:
-    """Return the number of steps in the leading phases shared by both recipes."""
+    """Return the number of steps in the leading phases shared by both recipes.
+
+    None if anything but the phases differs, or the longest context, at which all text is cut.
+    """
+    same = full.model_copy(update={"phases": varied.phases}) == varied
+    if not same or full.longest_context != varied.longest_context:
+        return 0
     steps = 0
-    for phase, own, other in zip(
-        training_plan(full).phases, full.phases, varied.phases, strict=True
-    ):
+    phases = zip(training_plan(full).phases, full.phases, varied.phases, strict=False)
+    for phase, own, other in phases:
         if own != other:
             break
         steps = phase.end_step
@@ -149,9 +166,25 @@ def train_all(
             bar.clear()
             console.print(f"training {run.title}; log: {run.log}", soft_wrap=True, markup=False)
             bar.refresh()
-            options = ["--recipe", recipe, "--data", data, "--output", run.folder]
-            _train(run, [*launcher, *map(str, options), *overrides, *run.overrides])
+            train_run(run, launcher, recipe, data, overrides)
             bar.update()
+
+
+def train_run(
+    run: Run, launcher: Sequence[str], recipe: str | Path, data: Path, overrides: Sequence[str]
+) -> None:
+    """Train one run to completion, continuing it where it stopped.
+
+    Raises:
+        RunIncompleteError: it failed or was stopped.
+    """
+    options = map(str, ["--recipe", recipe, "--data", data, "--output", run.folder])
+    command = [*launcher, *options, *overrides, *run.overrides]
+    run_training(run.title, command, run.folder, run.log)
+    if run.final_checkpoint() is None:
+        raise RunIncompleteError(
+            f"{run.title} exited with status 0 before its last step; see {run.log}", 1
+        )
 
 
 def _start_from_base_run(run: Run) -> None:
@@ -171,12 +204,3 @@ def _start_from_base_run(run: Run) -> None:
         shutil.copyfile(run.base_run / "results.json", run.folder / "results.json")
         with owner.writing():
             partial.rename(checkpoints / source.name)
-
-
-def _train(run: Run, command: Sequence[str]) -> None:
-    """Run `command` to completion."""
-    run_training(run.title, command, run.folder, run.log)
-    if run.final_checkpoint() is None:
-        raise RunIncompleteError(
-            f"{run.title} exited with status 0 before its last step; see {run.log}", 1
-        )

@@ -5,7 +5,7 @@
 - `model_commands`, `evaluate_command`: `export`, `fill-mask`, `merge`; `evaluate`.
 - `publish_command`: `publish`.
 - `import_command`: `import`.
-- `ablate_command`: `ablate`.
+- `ablate_command`: `ablate`, `tune`.
 - `decay_command`: `decay`.
 - `fault_drill_command`: `fault-drill`.
 - `cluster_commands`: `submit`, `status`.

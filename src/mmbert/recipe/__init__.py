@@ -1,17 +1,25 @@
 """The recipe: one YAML file with all settings of a training run, validated by typed models."""
 
-from mmbert.recipe.data_sections import DataSettings, MaskingSettings, Source
+from mmbert.recipe.data_sections import DataSettings, MaskingSettings, Source, SpanSettings
 from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
 from mmbert.recipe.named import describe_recipe
+from mmbert.recipe.optimizers import (
+    GroupLearningRates,
+    MuonSettings,
+    OptimizerSettings,
+    ParameterGroup,
+)
 from mmbert.recipe.phases import (
     LanguageSelection,
     LearningRate,
+    MaskRatioRange,
     MergeSettings,
     Objective,
     Phase,
     RotaryBases,
     Temperature,
     Variant,
+    mean_mask_ratio,
 )
 from mmbert.recipe.quantities import format_quantity, parse_quantity
 from mmbert.recipe.recipe import Recipe
@@ -23,7 +31,6 @@ from mmbert.recipe.sections import (
     GuardSettings,
     LoggingSettings,
     ModelSettings,
-    OptimizerSettings,
     ParallelSettings,
     TokenizerSettings,
 )
@@ -33,21 +40,26 @@ __all__ = [
     "CheckpointSettings",
     "DataSettings",
     "EvaluationSettings",
+    "GroupLearningRates",
     "Growth",
     "GuardSettings",
     "LanguageSelection",
     "LearningRate",
     "LoggingSettings",
+    "MaskRatioRange",
     "MaskingSettings",
     "MergeSettings",
     "ModelSettings",
+    "MuonSettings",
     "Objective",
     "OptimizerSettings",
     "ParallelSettings",
+    "ParameterGroup",
     "Phase",
     "Recipe",
     "RotaryBases",
     "Source",
+    "SpanSettings",
     "Temperature",
     "TokenizerSettings",
     "Variant",
@@ -55,6 +67,7 @@ __all__ = [
     "dump_recipe",
     "format_quantity",
     "load_recipe",
+    "mean_mask_ratio",
     "override_recipe",
     "parse_quantity",
     "parse_recipe",

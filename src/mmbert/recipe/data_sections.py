@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mmbert.recipe.base import Name, Settings, Subfolder, require_distinct
-from mmbert.recipe.units import Epochs, Fraction, Tokens
+from mmbert.recipe.units import Epochs, Fraction, Tokens, Unit
 
 
 class Source(Settings):
@@ -30,6 +30,30 @@ class Source(Settings):
         return self.path or self.name
 
 
+class SpanSettings(Settings):
+    """Masks of consecutive tokens, with geometric lengths up to a limit (SpanBERT).
+
+    Lengths l = 1 … `limit` have probabilities in proportion to q ** (l - 1). Spans end with their
+    document; one of each row is cut so that the number of masked tokens is exact (of each document,
+    if they have mask ratios of their own); neighboring ones may touch.
+    """
+
+    mean: Annotated[float, Unit("tokens")] = Field(gt=1, lt=1000)
+    """Mean length of a span, that of the truncated distribution; below `(limit + 1) / 2`, the mean
+    of equal probabilities. SpanBERT: 3.8."""
+    limit: Annotated[int, Unit("tokens")] = Field(ge=2, le=1000)
+    """Longest span. SpanBERT: 10."""
+
+    @model_validator(mode="after")
+    def _mean_is_reached(self) -> Self:
+        if self.mean >= (self.limit + 1) / 2:
+            raise ValueError(
+                f"mean {self.mean:g} is not below {(self.limit + 1) / 2:g}, that of equally likely "
+                f"lengths up to limit {self.limit}: raise the limit"
+            )
+        return self
+
+
 class MaskingSettings(Settings):
     """Replacement of selected tokens: fractions of mask and random tokens; the rest are kept."""
 
@@ -39,12 +63,21 @@ class MaskingSettings(Settings):
     """Fraction of the selected tokens that become random tokens; `mask + random` is at most 1."""
     whole_word: bool = False
     """Select whole words instead of single tokens; needs the tokenizer's `tokenizer.json`."""
+    spans: SpanSettings | None = None
+    """Select spans of consecutive tokens instead of single ones; not with `whole_word`. Held-out
+    masks stay single tokens, so that losses compare. Default: single tokens."""
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.mask + self.random > 1 + 1e-12:
             raise ValueError(f"mask {self.mask} and random {self.random} sum to more than 1")
+        if self.spans is not None and self.whole_word:
+            raise ValueError("whole_word and spans exclude each other: spans end within words")
         return self
+
+    def held_out(self) -> Self:
+        """Return the settings of held-out masks: without spans."""
+        return self.model_copy(update={"spans": None})
 
 
 class DataSettings(Settings):

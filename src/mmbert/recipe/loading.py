@@ -12,11 +12,14 @@ from pydantic import ValidationError
 from mmbert.errors import RecipeError
 from mmbert.files import read_text
 from mmbert.recipe.named import find_language_list, find_recipe, language_list_names
+from mmbert.recipe.phases import UNION_TAGS
 from mmbert.recipe.recipe import Recipe
 
 # Of a number of too many digits, an odd date, and brackets that are nested too deeply, too.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 _LONGEST_SHOWN = 200
+# Steps of validation in the location of an error that are no keys.
+_NOT_KEYS = ("function-before", "", *UNION_TAGS)
 _UNWRITABLE = re.compile("[\\0\\ud800-\\udfff]")
 
 
@@ -202,7 +205,7 @@ def _user_error(
     mistakes = error.errors()
     # pydantic also reports a tuple whose only entry is invalid as too short: not a separate error.
     for mistake in [m for m in mistakes if m["type"] != "too_short"] or mistakes:
-        location = [part for part in mistake["loc"] if part not in ("function-before", "")]
+        location = [part for part in mistake["loc"] if part not in _NOT_KEYS]
         line = _line(root, location)
         key = _key(values, location)
         where = f"{origin}:{line}" if line else origin

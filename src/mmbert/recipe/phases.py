@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from mmbert.recipe.base import Name, Settings
 from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
@@ -86,6 +93,53 @@ class Temperature(Settings):
         return value
 
 
+class MaskRatioRange(Settings):
+    """Range of mask ratios; each document of a row is masked by its own, drawn from the range.
+
+    A row as a whole is masked by the mean of the range, exactly, so that its mask slots are fixed.
+    A row with one document therefore has the mean.
+    """
+
+    low: Fraction = Field(gt=0, lt=1)
+    """Smallest ratio of a document."""
+    high: Fraction = Field(gt=0, lt=1)
+    """Largest ratio of a document; above `low`."""
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+    @property
+    def mean(self) -> float:
+        """Middle of the range, the ratio of a whole row."""
+        return (self.low + self.high) / 2
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+UNION_TAGS = NUMBER, RANGE = "<number>", "<range>"
+"""Forms of a mask ratio, in the locations of validation errors."""
+
+
+def _form(value: Any) -> str:
+    return RANGE if isinstance(value, dict | MaskRatioRange) else NUMBER
+
+
+MaskRatio = Annotated[
+    Annotated[Fraction, Field(gt=0, lt=1), Tag(NUMBER)] | Annotated[MaskRatioRange, Tag(RANGE)],
+    Discriminator(_form),
+]
+"""Fraction of the tokens of a row that are masked: a number, or a range for its documents."""
+
+
+def mean_mask_ratio(ratio: float | MaskRatioRange) -> float:
+    """Return the mask ratio of whole rows."""
+    return ratio.mean if isinstance(ratio, MaskRatioRange) else ratio
+
+
 class LearningRate(Settings):
     """Learning rate of a phase: linear warm-up, plateau at `peak`, decay to `final · peak`."""
 
@@ -117,8 +171,9 @@ class Phase(Settings):
     objective: Objective = "masked"
     """What is predicted: `masked`, masked tokens from both sides; `causal`, the next token from
     those before it. Causal phases come before masked ones."""
-    mask_ratio: Fraction | None = Field(default=None, gt=0, lt=1)
-    """Fraction of tokens selected for prediction in a masked phase, which requires it."""
+    mask_ratio: MaskRatio | None = None
+    """Fraction of tokens selected for prediction in a masked phase, which requires it, or a range
+    to draw each document's from."""
     predicted_share: Fraction | None = Field(default=None, gt=0, le=1)
     """Fraction of tokens that are predicted in a causal phase, which requires it: drawn like masks,
     so that head and decoder cost as much as at this mask ratio."""
@@ -139,11 +194,16 @@ class Phase(Settings):
         return self.objective == "causal"
 
     @property
-    def predicted_fraction(self) -> float:
+    def predicted(self) -> float | MaskRatioRange:
         """Fraction of tokens that are predicted: `mask_ratio`, or `predicted_share`."""
-        fraction = self.predicted_share if self.causal else self.mask_ratio
-        assert fraction is not None
-        return fraction
+        ratio = self.predicted_share if self.causal else self.mask_ratio
+        assert ratio is not None
+        return ratio
+
+    @property
+    def predicted_fraction(self) -> float:
+        """Fraction of the tokens of a row that are predicted; of a range its mean."""
+        return mean_mask_ratio(self.predicted)
 
     @model_serializer(mode="wrap")
     def _without_the_default_objective(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmbert.checkpoint.format import Index
-from mmbert.checkpoint.resume_check import check_same_run
+from mmbert.checkpoint.resume_check import check_optimizer, check_same_run
 from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
 from mmbert.data.loading.validation_rows import validation_rows
@@ -185,7 +185,7 @@ def _build_validators(
             settings=recipe.evaluation,
             context=recipe.evaluation.context or recipe.phases[0].context,
             row_tokens=recipe.batch.row_tokens,
-            masking=recipe.data.masking,
+            masking=recipe.data.masking.held_out(),
             causal=causal,
             rank=grid.data.rank,
             ranks=grid.data.size,
@@ -226,7 +226,9 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
     if run.branch_step is not None:
         path = _branch_checkpoint(options, run.branch_step)
         trainer.verify_checkpoint(path)
-        trainer.data.check(Index.read(path).state)
+        state = Index.read(path).state
+        check_optimizer(run.recipe, state, path)
+        trainer.data.check(state)
         trainer.load(path)
         return f"variant {options.variant} branches from {path}"
     if run.imported is not None:
@@ -266,7 +268,7 @@ def _build_results(run: RunConfig, devices: int) -> Results:
             name=phase.name,
             context=phase.context,
             objective=phase.objective,
-            mask_ratio=phase.mask_ratio,
+            mask_ratio=None if phase.causal else phase.predicted_fraction,
             predicted_share=phase.predicted_share,
             temperature=(
                 f"{phase.temperature.start:g}"

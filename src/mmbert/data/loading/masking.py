@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbert.data.loading.masks.document_counts import divide_among_documents
+from mmbert.data.loading.masks.runs import choose_runs, span_limits, span_starts
 from mmbert.data.shards.corpus import Corpus
 from mmbert.data.shards.tokenizer_description import TokenizerDescription
 from mmbert.errors import TokenizerError
 from mmbert.files import parse_json
-from mmbert.recipe import MaskingSettings
+from mmbert.recipe import MaskingSettings, MaskRatioRange, mean_mask_ratio
 
 # Longer words are split: in scripts without spaces a "word" would be a whole sentence.
 MAX_WORD_TOKENS = 8
@@ -60,16 +62,39 @@ class Masker:
         self._settings = settings
         self._seed = seed
         self._word_starts = word_starts
+        self._span_limits = None if settings.spans is None else span_limits(settings.spans)
 
-    def mask(self, input_ids: np.ndarray, ratio: float, row: int) -> MaskedRow:
-        """Mask row number `row` of the run (int32 [T], not modified)."""
+    def mask(
+        self,
+        input_ids: np.ndarray,
+        ratio: float | MaskRatioRange,
+        row: int,
+        ends: np.ndarray | None = None,
+    ) -> MaskedRow:
+        """Mask row number `row` of the run (int32 [T], not modified).
+
+        Args:
+            ratio: fraction of the row's tokens, or the range of those of its documents.
+            ends: ends of the documents in the row, ascending int [documents]; needed for a range.
+        """
         words = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64))
         keys, eligible = self._keys(input_ids, words)
-        count = round(ratio * eligible)
-        if self._word_starts is None:
+        count = round(mean_mask_ratio(ratio) * eligible)
+        single = self._word_starts is None and self._span_limits is None
+        if single and not isinstance(ratio, MaskRatioRange):
             positions = np.flatnonzero(_smallest(keys, count))
         else:
-            positions = self._whole_words(input_ids, keys, count)
+            text = np.flatnonzero(keys != _INELIGIBLE)
+            sizes, counts = np.array([len(text)]), np.array([count])
+            if isinstance(ratio, MaskRatioRange):
+                assert ends is not None
+                sizes = np.diff(np.searchsorted(text, ends), prepend=0)
+                counts = divide_among_documents(ratio, sizes, count, words)
+            if single:
+                positions = text[_smallest_of_each(keys[text], sizes, counts)]
+            else:
+                starts = self._starts(input_ids, text, words)
+                positions = choose_runs(text, starts, keys[text], sizes, counts)
         labels = input_ids[positions]
         masked = input_ids.copy()
         masked[positions] = self._replacements(labels, words)
@@ -116,30 +141,29 @@ class Masker:
         replaced[random] = random_ids
         return replaced
 
-    def _whole_words(self, input_ids: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
-        """Choose `count` positions in whole words; only the last word may be partial."""
+    def _starts(
+        self, input_ids: np.ndarray, eligible: np.ndarray, words: np.random.Philox
+    ) -> np.ndarray:
+        """Return which eligible tokens begin a word or a span (bool)."""
+        starts = np.ones(len(eligible), dtype=bool)
+        starts[1:] = np.diff(eligible) != 1  # after a special token
+        if self._span_limits is not None:
+            return span_starts(starts, self._span_limits, words)
         assert self._word_starts is not None
-        eligible = np.flatnonzero(keys != _INELIGIBLE)
-        starts = self._word_starts[input_ids[eligible]]
-        starts[np.flatnonzero(np.diff(eligible) != 1) + 1] = True  # after a special token
-        if len(starts):
-            starts[0] = True
+        starts |= self._word_starts[input_ids[eligible]]
         first = np.flatnonzero(starts)
         lengths = np.diff(np.append(first, len(eligible)))
         within = np.arange(len(eligible)) - np.repeat(first, lengths)
-        starts |= within % MAX_WORD_TOKENS == 0
-        first = np.flatnonzero(starts)
-        lengths = np.diff(np.append(first, len(eligible)))
-        order = np.argsort(keys[eligible[first]], kind="stable")
-        taken = np.cumsum(lengths[order])
-        words = int(np.searchsorted(taken, count))
-        last = count - (int(taken[words - 1]) if words else 0)
-        chosen = order[: words + 1] if count else order[:0]
-        sizes = lengths[chosen]
-        if len(sizes):
-            sizes[-1] = last
-        offsets = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return np.sort(eligible[np.repeat(first[chosen], sizes) + offsets])
+        return starts | (within % MAX_WORD_TOKENS == 0)
+
+
+def _smallest_of_each(keys: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Select the `counts[i]` smallest keys of the i-th of parts of `sizes[i]` keys (bool)."""
+    ends = np.cumsum(sizes)
+    parts = np.split(keys, ends[:-1])
+    return np.concatenate(
+        [_smallest(part, count) for part, count in zip(parts, counts.tolist(), strict=True)]
+    )
 
 
 def _smallest(keys: np.ndarray, count: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.loading.masking import Masker
+from mmbert.data.loading.masking import MaskedRow, Masker
 from mmbert.data.loading.packing import RowShape
 from mmbert.data.loading.streams import StreamState
 from mmbert.data.sampling.phase_sampler import (
@@ -22,11 +22,12 @@ from mmbert.data.sampling.phase_sampler import (
 from mmbert.data.shards.component import SplitName
 from mmbert.data.shards.corpus import Corpus
 from mmbert.errors import ShardsError
+from mmbert.recipe import MaskRatioRange, mean_mask_ratio
 
 
 @dataclass(frozen=True)
 class Row:
-    """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask_ratio · T): fixed per phase.
+    """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask ratio · T): fixed per phase.
 
     In a causal phase, "masked" are the positions whose next tokens are predicted, and their ratio
     is the predicted share.
@@ -70,7 +71,7 @@ class RowBuilder:
         masker: Masker,
         shape: RowShape,
         *,
-        mask_ratio: float,
+        mask_ratio: float | MaskRatioRange,
         context: int,
         split: SplitName = "train",
         causal: bool = False,
@@ -80,7 +81,7 @@ class RowBuilder:
         self._ratio = mask_ratio
         self._context = context
         self._split: SplitName = split
-        self._predict = masker.next_tokens if causal else masker.mask
+        self._masker, self._causal = masker, causal
 
     def build(self, index: int, table: np.ndarray, state: StreamState | None) -> Row:
         """Build row number `index` from the segments in `table` [segments, COLUMNS].
@@ -99,8 +100,8 @@ class RowBuilder:
         cu_seqlens[len(ends) + 1 : len(ends) + 1 + len(padding)] = padding
         components = np.full(slots, -1, dtype=np.int32)
         components[: len(table)] = table[:, COMPONENT]
-        masked = self._predict(self._tokens(table, cu_seqlens, ends), self._ratio, index)
-        mask_slots = math.ceil(self._ratio * row_tokens)
+        masked = self._predict(self._tokens(table, cu_seqlens, ends), index, ends)
+        mask_slots = math.ceil(mean_mask_ratio(self._ratio) * row_tokens)
         count = len(masked.positions)
         positions, labels = np.zeros((2, mask_slots), dtype=np.int32)
         positions[:count], labels[:count] = masked.positions, masked.labels
@@ -124,6 +125,12 @@ class RowBuilder:
             documents=table[:, [COMPONENT, DOCUMENT, START, SIZE]],
             stream_state=state,
         )
+
+    def _predict(self, ids: np.ndarray, index: int, ends: np.ndarray) -> MaskedRow:
+        """Choose what is predicted of a row's tokens int32 [T], of documents that end at `ends`."""
+        if isinstance(self._ratio, MaskRatioRange) or not self._causal:
+            return self._masker.mask(ids, self._ratio, index, ends)
+        return self._masker.next_tokens(ids, self._ratio, index)
 
     def _tokens(self, table: np.ndarray, cu_seqlens: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return begin, text and end of every segment, then padding, int32 [T]."""
