@@ -113,3 +113,17 @@ def test_long_lists_of_languages_are_cut_short_for_people() -> None:
     assert max(map(len, ablation.overrides)) > 10_000
     assert max(map(len, ablation.for_display())) < 100
     assert any("1,833 languages" in text for text in ablation.for_display())
+
+
+def test_a_causal_phase_keeps_its_objective() -> None:
+    """Mask ratios are those of masked phases; a phase after a causal one keeps its own."""
+    keys = ("objective=causal", "mask_ratio=null", "predicted_share=0.25")
+    full = _load("demo", tuple(f"phases.pretrain.{key}" for key in keys))
+    found = {ablation.name: ablation for ablation in all_ablations(full)}
+    masks = found["constant-mask"]
+    ratio = full.phases[1].mask_ratio
+    assert masks.overrides == (f"phases.decay.mask_ratio={ratio!r}",)
+    assert masks.meaning == f"the first masked phase's mask ratio, {ratio}, in all masked phases"
+    for ablation in found.values():
+        changed = _load("demo", (*(f"phases.pretrain.{key}" for key in keys), *ablation.overrides))
+        assert [phase.causal for phase in changed.phases] == [True, False, False]

@@ -107,6 +107,8 @@ def test_a_causal_phase_before_masked_ones_on_the_command_line() -> None:
     assert (first.causal, first.predicted_fraction, first.mask_ratio) == (True, 0.25, None)
     assert (last.causal, last.predicted_fraction) == (False, last.mask_ratio)
     assert parse_recipe(dump_recipe(recipe)) == recipe
+    assert dump_recipe(recipe).count("objective: causal") == 1
+    assert "objective" not in dump_recipe(parse_recipe(MINIMAL))
     for name in ("pretrain", "decay"):
         recipe = override_recipe(
             recipe,

@@ -1,10 +1,12 @@
 """A causal phase before masked ones: the whole run, its losses, resuming, and what is refused."""
 
+import io
 import json
 import shutil
 from itertools import islice, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -13,10 +15,12 @@ from mmbert.checkpoint.store import read_parameters
 from mmbert.data.loading.loader import RowLoader
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.model.config import encoder_config
+from mmbert.model.flops import training_flops
 from mmbert.recipe import load_recipe
 from mmbert.report.run import read_run
 from mmbert.report.tables import held_out_tables
 from mmbert.schedule import training_plan
+from mmbert.training.run_config import print_plan, resolve_run_config
 from tests.support.decoder import decoder_logits
 from tests.support.job_processes import output_of, run_to_the_end
 from tests.support.small_run import events, log_of, options_for, step_losses
@@ -105,8 +109,10 @@ def test_step_losses_are_cross_entropies_of_next_tokens(inputs: Path, whole: Pat
     at, bases = plan.at(step), recipe.phases[0].rotary_bases
     config = encoder_config(recipe.model, 256)
     saved = {name: tensor.double() for name, tensor in weights(whole, step).items()}
-    losses = []
+    losses, flops = [], 0.0
     for row in islice(RowLoader(corpus, recipe, plan), at.first_row, at.first_row + at.rows):
+        lengths = np.diff(row.cu_seqlens)[row.segment_components >= 0]
+        flops += training_flops(recipe.model, 256, lengths, len(row.labels), causal=True)
         ids, used = torch.from_numpy(row.input_ids).long(), row.weights > 0
         for start, end in pairwise(row.cu_seqlens.tolist()):
             inside = (row.masked_positions >= start) & (row.masked_positions < end) & used
@@ -117,7 +123,19 @@ def test_step_losses_are_cross_entropies_of_next_tokens(inputs: Path, whole: Pat
                     logits, ids[places + 1], reduction="none"
                 ).tolist()
     assert len(losses) > 200
+    (line,) = [line for line in log_of(whole) if line["step"] == step + 1 and "step_loss" in line]
+    counted = line["model_flops_per_second"] * line["interval_seconds"]
+    assert counted == pytest.approx(flops, rel=1e-6)
     assert sum(losses) / len(losses) == pytest.approx(step_losses(whole)[step + 1], rel=1e-5)
+
+
+def test_the_dry_run_names_the_objective(inputs: Path, tmp_path: Path) -> None:
+    printed = io.StringIO()
+    options = options_for(inputs, tmp_path / "run", *OVERRIDES)
+    print_plan(resolve_run_config(options, 1), 1, printed)
+    text = printed.getvalue()
+    assert "context 64, 64 prediction slots a row\n#   objective causal, learning" in text
+    assert "39 mask slots a row" in text
 
 
 def test_another_objective_is_refused(inputs: Path, whole: Path, tmp_path: Path) -> None:

@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from mmbert.recipe.base import Name, Settings
 from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
@@ -197,6 +204,16 @@ class Phase(Settings):
     def predicted_fraction(self) -> float:
         """Fraction of the tokens of a row that are predicted; of a range its mean."""
         return mean_mask_ratio(self.predicted)
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_objective(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Write recipes without causal phases as before these existed."""
+        values: dict[str, Any] = serialize(self)
+        if not self.causal:
+            del values["objective"]
+        return values
 
     @model_validator(mode="after")
     def _predicts_some(self) -> Self:

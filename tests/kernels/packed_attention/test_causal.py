@@ -42,7 +42,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     seed=st.integers(0, 999),
 )
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
