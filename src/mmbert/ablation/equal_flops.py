@@ -43,18 +43,21 @@ def at_equal_flops(
         ArgumentError: the phases that an ablation leaves as they are cost more than that.
     """
     full = load_recipe(recipe, overrides)
+    flops = training_cost(full, data).flops
     found = []
     for ablation in ablations:
         varied = load_recipe(recipe, [*overrides, *ablation.overrides])
         if ablation.name != FULL:
-            tokens = equal_tokens(full, varied, data, ablation.name)
+            tokens = equal_tokens(full, flops, varied, data, ablation.name)
             more = tuple(f"phases.{name}.tokens={count}" for name, count in tokens.items())
             ablation = dataclasses.replace(ablation, overrides=(*ablation.overrides, *more))
         found.append(ablation)
     return tuple(found)
 
 
-def equal_tokens(full: Recipe, varied: Recipe, data: Path, name: str) -> dict[str, int]:
+def equal_tokens(
+    full: Recipe, flops: float, varied: Recipe, data: Path, name: str
+) -> dict[str, int]:
     """Return tokens of the changed phases of `varied` at which it costs as much as `full`.
 
     The changed phases are lengthened or shortened by a common factor, to whole steps; the costs
@@ -62,20 +65,20 @@ def equal_tokens(full: Recipe, varied: Recipe, data: Path, name: str) -> dict[st
 
     Args:
         full, varied: recipes to compare.
+        flops: training FLOPs of `full`.
         data: shards.
         name: name of the ablation, for messages.
 
     Raises:
         ArgumentError: the other phases of `varied` cost as much as `full`, or more.
     """
-    wanted = _estimate(full, data).total_flops
     cost = _estimate(varied, data)
-    if abs(cost.total_flops - wanted) < _largest_step(cost):
+    if abs(cost.total_flops - flops) < _largest_step(cost):
         return {}
     changed = _changed_phases(full, varied)
     tokens: dict[str, int] = {}
     for _ in range(_ROUNDS):
-        before, tokens = tokens, _scaled(wanted, varied, changed, cost, name)
+        before, tokens = tokens, _scaled(flops, varied, changed, cost, name)
         scaled = override_recipe(
             varied, {f"phases.{phase}.tokens": count for phase, count in tokens.items()}
         )

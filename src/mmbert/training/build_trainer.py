@@ -174,7 +174,7 @@ def _build_validator(run: RunConfig, ranks: Ranks, device: torch.device) -> Vali
         settings=recipe.evaluation,
         context=recipe.evaluation.context or recipe.phases[0].context,
         row_tokens=recipe.batch.row_tokens,
-        masking=recipe.data.masking.held_out(),
+        masking=recipe.data.masking,
         rank=grid.data.rank,
         ranks=grid.data.size,
         share=ranks.host_group.share,

@@ -60,7 +60,7 @@ def validation_rows(
         sources: folders of the sources to evaluate.
         settings: number of documents per component and mask ratio.
         context: maximum tokens of a document, including begin and end tokens.
-        masking: replacement of masked tokens.
+        masking: replacement of masked tokens; spans are left out.
         rank, ranks: data rank and number of ranks. Every rank gets the same number of rows; some
             may be empty (all weights 0).
         share: divides the search for the documents among all ranks, so that each opens the
@@ -89,7 +89,7 @@ def validation_rows(
     shape = RowShape.of(row_tokens, mean)
     builder = RowBuilder(
         corpus,
-        row_masker(corpus, masking, key_of("held-out masks")),
+        row_masker(corpus, masking.held_out(), key_of("held-out masks")),
         shape,
         mask_ratio=settings.mask_ratio,
         context=context,
