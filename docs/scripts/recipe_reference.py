@@ -271,7 +271,7 @@ def _phase_cells(recipe: Recipe, phase: Phase, plan: PhasePlan) -> Iterator[str]
     yield _languages(phase)
     exponents = (phase.temperature.start, phase.temperature.end)
     yield " → ".join(f"{exponent:g}" for exponent in dict.fromkeys(exponents))
-    yield f"{phase.predicted_fraction:g}"
+    yield f"{'causal ' if phase.causal else ''}{phase.predicted_fraction:g}"
     yield f"{phase.rotary_bases.global_:,g} / {phase.rotary_bases.local_:,g}"
     yield _learning_rate(recipe, phase)
 

@@ -196,10 +196,18 @@ class StepSettings:
 
     learning_rate: float
     weight_decay: float
-    mask_ratio: float
+    mask_ratio: float | None
+    """None in a causal phase."""
     dropout: float
     temperature: float
     rotary_bases: RotaryBases
+    predicted_share: float | None = None
+    """None in a masked phase."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether next tokens are predicted from those before them."""
+        return self.predicted_share is not None
 
     def scalars(self) -> dict[str, float]:
         """Return the numeric fields by name."""
@@ -208,7 +216,11 @@ class StepSettings:
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the arguments of the model's forward pass by name."""
-        return {"rotary_bases": self.rotary_bases, "dropout": self.dropout}
+        return {
+            "rotary_bases": self.rotary_bases,
+            "dropout": self.dropout,
+            "causal": self.causal,
+        }
 
 
 def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings:
@@ -217,20 +229,26 @@ def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings
     return StepSettings(
         learning_rate=learning_rate(recipe, plan, step),
         weight_decay=weight_decay(recipe, plan, step),
-        mask_ratio=phase.predicted_fraction,
+        mask_ratio=None if phase.causal else phase.predicted_fraction,
         dropout=recipe.dropout_in(phase),
         temperature=temperature(recipe, plan, step),
         rotary_bases=phase.rotary_bases,
+        predicted_share=phase.predicted_share,
     )
 
 
 def describe_phase_settings(recipe: Recipe, plan: TrainingPlan, phase_index: int) -> str:
-    """Describe the settings of a phase in one line; changing values as `first to last`."""
+    """Describe the settings of a phase in one line; changing values as `first to last`.
+
+    The objective is named if it is not `masked`.
+    """
     phase = plan.phases[phase_index]
     first = step_settings(recipe, plan, phase.first_step)
     last = step_settings(recipe, plan, phase.end_step - 1)
-    described = []
+    described = ["objective causal"] if first.causal else []
     for field in fields(StepSettings):
+        if getattr(first, field.name) is None:
+            continue
         ends = [_format(getattr(settings, field.name)) for settings in (first, last)]
         described.append(f"{field.name.replace('_', ' ')} {' to '.join(dict.fromkeys(ends))}")
     return ", ".join(described)

@@ -13,6 +13,10 @@ from mmbert.recipe import Recipe, load_recipe, override_recipe
 from mmbert.schedule import training_plan
 
 CONSTANT = ("phases.extension.mask_ratio=0.3", "phases.decay.mask_ratio=0.3")
+CAUSAL = tuple(
+    f"phases.pretrain.{key}"
+    for key in ("objective=causal", "mask_ratio=null", "predicted_share=0.9")
+)
 LONGER = ("phases.pretrain.tokens=100k", "phases.extension.tokens=200k", "phases.decay.tokens=100k")
 
 
@@ -29,15 +33,25 @@ def _flops_by_hand(recipe: Recipe, data: Path) -> float:
     wide = -(-layers // model.global_attention_every)
     total = 0.0
     for phase, planned in zip(recipe.phases, plan.phases, strict=True):
-        keys = wide * lengths[phase.name] + (layers - wide) * min(
-            lengths[phase.name], model.local_window + 1
-        )
+        length, window = lengths[phase.name], model.local_window
+        keys = wide * length + (layers - wide) * min(length, window + 1)
+        if phase.causal:
+            keys = _causal_keys(length, layers - wide, wide, window // 2)
         total += planned.tokens * (
             6 * layers * (4 * d * d + 3 * d * f)
             + 12 * d * keys
             + 6 * phase.predicted_fraction * (d * d + d * vocabulary)
         )
     return total
+
+
+def _causal_keys(length: float, local: int, wide: int, window: int) -> float:
+    """Return keys a token over all layers: those up to the token itself, at most window + 1."""
+    whole = (length + 1) / 2
+    if length <= window + 1:
+        return (local + wide) * whole
+    first = (window + 1) * (window + 2) / 2
+    return wide * whole + local * (first + (length - window - 1) * (window + 1)) / length
 
 
 def _step_flops(recipe: Recipe, data: Path, phase: int) -> float:
@@ -63,6 +77,7 @@ def _step_flops(recipe: Recipe, data: Path, phase: int) -> float:
         ("model.intermediate_size=96",),
         (*CONSTANT, "batch.growth={tokens: 3k, from_rows: 4}", "batch.rows=12"),
         ("phases.pretrain.mask_ratio={low: 0.6, high: 0.9}",),
+        CAUSAL,
     ],
 )
 def test_costs_agree_to_within_a_step(inputs: Path, overrides: tuple[str, ...]) -> None:

@@ -132,7 +132,13 @@ def test_tables_have_every_key() -> None:
 
 ADDED = {
     "mmbert.data.loading.data_state.DataState": {"checksums", "indexes"},
-    "mmbert.training.metrics.results.PhaseResult": {"tokens_elsewhere"},
+    "mmbert.training.metrics.results.PhaseResult": {
+        "tokens_elsewhere",
+        "objective",
+        "predicted_share",
+        "held_out_causal_start",
+        "held_out_causal_end",
+    },
     "mmbert_prep.shards.summary.Summary": {
         "duplicates_of",
         "language_names",

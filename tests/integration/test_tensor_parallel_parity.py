@@ -43,19 +43,19 @@ class Outcome:
     replicated_stayed_equal: bool = True
 
 
-def train(model: MaskedLanguageModel, steps: int = STEPS) -> Outcome:
+def train(model: MaskedLanguageModel, steps: int = STEPS, *, causal: bool = False) -> Outcome:
     """Some steps of AdamW; the shares of the first gradient and of the weights before and after."""
     row = random_row(seed=100)
     with torch.no_grad():
         outcome = Outcome(
-            logits=model.logits(row, rotary_bases=BASES, all_tokens=True),
+            logits=model.logits(row, rotary_bases=BASES, all_tokens=True, causal=causal),
             hidden_states=model.hidden_states(row, rotary_bases=BASES),
             first_weights={n: p.clone() for n, p in model.named_parameters()},
         )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-5)
     for step in range(steps):
         row = random_row(seed=step, row_index=step)
-        losses = model(row, rotary_bases=BASES, dropout_seed=7)
+        losses = model(row, rotary_bases=BASES, dropout_seed=7, causal=causal)
         (losses.sum() / row.weights.sum()).backward()
         if step == 0:
             outcome.losses = losses.detach()
@@ -144,8 +144,10 @@ def same_dropout_on_every_shard(model: MaskedLanguageModel) -> None:
     object.__setattr__(model.parallel, "token_offset", lambda tokens: 0)
 
 
+CAUSAL_STEPS = 3
 SABOTAGES: dict[str, tuple[Callable[[MaskedLanguageModel], None], int]] = {
     "none": (nothing, STEPS),
+    "none, causal": (nothing, CAUSAL_STEPS),
     "hooks removed": (remove_hooks, 2),
     "averaged": (average_instead_of_sum, 2),
     "flag removed": (remove_a_flag, 1),
@@ -167,7 +169,7 @@ def train_on_rank(
         apply(model)
         # Tensors must not travel by shared memory from a process that ends at once.
         buffer = io.BytesIO()
-        torch.save(train(model, steps), buffer)
+        torch.save(train(model, steps, causal=sabotage.endswith("causal")), buffer)
         results[sequence_parallel, sabotage] = buffer.getvalue()
     return results
 
@@ -178,6 +180,7 @@ def outcomes(tensor_parallel: int) -> dict[tuple[bool, str], list[Outcome]]:
     runs = [(False, "none"), (True, "none")]
     if tensor_parallel == 2:
         runs += [(True, sabotage) for sabotage in SABOTAGES if sabotage != "none"]
+        runs += [(False, "none, causal")]
         runs += [(False, "masks shifted"), (False, "gate and up mixed"), (False, "flag removed")]
     by_rank = run_ranks(train_on_rank, tensor_parallel, runs)
     return {
@@ -190,13 +193,13 @@ def outcomes(tensor_parallel: int) -> dict[tuple[bool, str], list[Outcome]]:
 
 
 @cache
-def alone() -> Outcome:
-    return train(tiny_model())
+def alone(*, causal: bool = False) -> Outcome:
+    return train(tiny_model(), CAUSAL_STEPS if causal else STEPS, causal=causal)
 
 
-def differences(ranks: list[Outcome]) -> dict[str, float]:
+def differences(ranks: list[Outcome], *, causal: bool = False) -> dict[str, float]:
     """The largest relative difference of each kind between the ranks and one process."""
-    expected = alone()
+    expected = alone(causal=causal)
     model = MaskedLanguageModel(tiny_config(), TensorGroup.single(), sequence_parallel=False)
     specs = {name: spec_of(p) for name, p in model.named_parameters()}
 
@@ -221,7 +224,7 @@ def differences(ranks: list[Outcome]) -> dict[str, float]:
     return result
 
 
-def faults(ranks: list[Outcome]) -> set[str]:
+def faults(ranks: list[Outcome], *, causal: bool = False) -> set[str]:
     """Which of the promises of sameness do not hold."""
     limits = {
         "first_weights": 0.0,
@@ -232,7 +235,7 @@ def faults(ranks: list[Outcome]) -> set[str]:
         "gradients": FIRST_STEP_TOLERANCE,
         "last_weights": LAST_WEIGHTS_TOLERANCE,
     }
-    difference = differences(ranks)
+    difference = differences(ranks, causal=causal)
     found = {kind for kind, limit in limits.items() if not difference[kind] <= limit}
     if not all(rank.replicated_stayed_equal for rank in ranks):
         found.add("replicated")
@@ -247,6 +250,14 @@ def test_every_grid_trains_as_one_process(tensor_parallel: int, sequence_paralle
     shown = ", ".join(f"{kind} {value:.1e}" for kind, value in found.items())
     print(f"tensor {tensor_parallel}, sequence parallel {sequence_parallel}: {shown}")
     assert faults(ranks) == set(), found
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_two_ranks_train_causally_as_one_process(sequence_parallel: bool) -> None:
+    ranks = outcomes(2)[sequence_parallel, "none, causal"]
+    assert faults(ranks, causal=True) == set(), differences(ranks, causal=True)
+    # Seen if the ranks, or the one process, attended in both directions.
+    assert {"logits", "losses", "gradients"} <= faults(ranks)
 
 
 @pytest.mark.parametrize(

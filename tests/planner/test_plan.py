@@ -89,6 +89,22 @@ def test_a_range_of_mask_ratios_costs_what_its_mean_does() -> None:
     assert estimate(drawn, gpus=8).phases == estimate(plain, gpus=8).phases
 
 
+def test_a_causal_phase_costs_half_of_the_attention() -> None:
+    """Documents fill the context of 1,024: (1,024 + 1) / 2 keys in global layers."""
+    keys = ("objective=causal", "mask_ratio=null", "predicted_share=0.25")
+    causal = recipe_of("base", *(f"phases.pretrain.{key}" for key in keys))
+    before, after = (estimate(one, gpus=8).phases for one in (recipe_of("base"), causal))
+    assert after[1:] == before[1:]
+    flops = after[0].flops
+    assert flops.encoder == before[0].flops.encoder
+    assert flops.head == pytest.approx(before[0].flops.head * 0.25 / 0.3)
+    assert flops.global_attention == 12 * 768 * 8 * (1024 + 1) / 2
+    assert flops.local_attention == 12 * 768 * 14 * (64 * 65 / 2 + 960 * 65) / 1024
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(estimate(causal, gpus=8)))
+    assert "causal 0.25" in console.export_text()
+
+
 def test_base_on_eight_gpus_is_the_published_run() -> None:
     """3.56e21 FLOPs; 40 days on 8 H100 are 13% MFU; steps match the configurations."""
     planned = estimate(recipe_of("base"), gpus=8, gpu="h100", mfu=0.13)

@@ -16,7 +16,7 @@ from mmbert.cli.app import app
 from mmbert.errors import UserError
 from mmbert.planner.curves import Curve, language_counts, schedule_curves
 from mmbert.planner.plot import WIDTH, chart, to_html, to_svg, write_plot
-from mmbert.recipe import Recipe, load_recipe
+from mmbert.recipe import Recipe, load_recipe, override_recipe
 from mmbert.recipe.named import recipe_names
 from mmbert.schedule import StepPlan, step_settings, training_plan
 from tests.planner.test_data_statistics import planned
@@ -97,6 +97,22 @@ def test_corners_are_exact(name: str) -> None:
                     expected = _value(recipe, curve.name, at, languages)
                     if expected is not None:
                         assert _on(curve, at.tokens_before) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_causal_phase_has_a_share_and_no_mask_ratio() -> None:
+    keys = {"objective": "causal", "mask_ratio": None, "predicted_share": 0.25}
+    recipe = _curved()
+    for index, names in ((0, ["mask ratio", "predicted share"]), (1, None), (2, None)):
+        recipe = override_recipe(recipe, {f"phases.{index}.{key}": keys[key] for key in keys})
+        plan = training_plan(recipe)
+        curves = {curve.name: curve for curve in schedule_curves(recipe, plan, (2, 2, 3))}
+        share = curves["predicted share"].pieces
+        assert [point.value for point in share[0]] == [0.25, 0.25]
+        assert share[0][-1].tokens == plan.phases[index].first_token + plan.phases[index].tokens
+        if names is not None:
+            assert curves["mask ratio"].pieces[0][0].tokens == plan.phases[1].first_token
+        assert "Predicted share, causal" in to_svg(chart(recipe, (2, 2, 3)))
+    assert "mask ratio" not in curves
 
 
 def test_warm_up_and_decay_end_where_they_should() -> None:

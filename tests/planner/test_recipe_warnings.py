@@ -86,6 +86,15 @@ def test_what_a_recipe_cannot_mean(inputs: Path, overrides: str, expected: str) 
     assert not any(expected in warning for warning in _warnings(inputs))
 
 
+def test_a_run_that_ends_causal_is_warned_of(inputs: Path) -> None:
+    keys = ("objective=causal", "mask_ratio=null", "predicted_share=0.2")
+    names = ("pretrain", "extension", "decay")
+    overrides = [f"phases.{name}.{key}" for name in names for key in keys]
+    expected = "phase decay is causal and the last one"
+    assert any(expected in warning for warning in _warnings(inputs, *overrides))
+    assert not any("causal" in warning for warning in _warnings(inputs, *overrides[:6]))
+
+
 def test_growth_that_goes_as_written_is_not_mentioned(inputs: Path) -> None:
     growth = "batch.growth={tokens: 3k, from_rows: 4}"
     assert not any("batch" in warning for warning in _warnings(inputs, growth, "batch.rows=12"))

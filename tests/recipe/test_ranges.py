@@ -20,6 +20,9 @@ BESIDE = {
     "data.sources.text": ["data.sources=[{name: text}]"],
     "data.masking.spans": ["data.masking.spans={mean: 3, limit: 10}"],
     "batch.growth": ["batch.growth={tokens: 3k, from_rows: 4}", "batch.rows=8"],
+    "phases.pretrain.predicted_share": [
+        "phases.pretrain.objective=causal", "phases.pretrain.mask_ratio=null"
+    ],
     "merge": ["variants=[{name: v, branch_from: pretrain, overrides: {}}]",
               "merge={method: linear, variants: [main, v]}"],
 }  # fmt: skip
@@ -55,7 +58,7 @@ KEYS = dict(_numbers())
 
 
 def _beside(key: str) -> list[str]:
-    return next((given for start, given in BESIDE.items() if key.startswith(f"{start}.")), [])
+    return next((given for start, given in BESIDE.items() if f"{key}.".startswith(f"{start}.")), [])
 
 
 def _error(key: str, value: str) -> str | None:

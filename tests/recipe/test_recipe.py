@@ -98,6 +98,26 @@ def test_overrides_reach_nested_keys_and_named_entries() -> None:
     assert phase_of(recipe, "decay").languages.names == ("swh_Latn",)
 
 
+CAUSAL = ["objective=causal", "mask_ratio=null", "predicted_share=0.25"]
+
+
+def test_a_causal_phase_before_masked_ones_on_the_command_line() -> None:
+    recipe = parse_recipe(MINIMAL, [f"phases.pretrain.{override}" for override in CAUSAL])
+    first, last = recipe.phases
+    assert (first.causal, first.predicted_fraction, first.mask_ratio) == (True, 0.25, None)
+    assert (last.causal, last.predicted_fraction) == (False, last.mask_ratio)
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+    assert dump_recipe(recipe).count("objective: causal") == 1
+    assert "objective" not in dump_recipe(parse_recipe(MINIMAL))
+    for name in ("pretrain", "decay"):
+        recipe = override_recipe(
+            recipe,
+            {f"phases.{name}.{key}": value for key, value in
+             {"objective": "causal", "mask_ratio": None, "predicted_share": 1}.items()},
+        )  # fmt: skip
+    assert all(phase.causal for phase in recipe.phases)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -113,6 +133,27 @@ def test_overrides_reach_nested_keys_and_named_entries() -> None:
         ("phases.decay.languages={}", ["phases.decay.languages", "selects no language"]),
         ("data.sources=[{name: a}, {name: b}]", ["'a'", "tokens"]),
         ("data.sources=[{name: a, tokens: {dekay: 1}}]", ["dekay", "'decay'"]),
+        ("phases.decay.objective=casual", ["phases.decay.objective", "'masked' or 'causal'"]),
+        (
+            "phases.pretrain.objective=causal",
+            ["phases.pretrain", "mask_ratio is not of", "mask_ratio=null predicted_share="],
+        ),
+        (
+            "phases.pretrain.predicted_share=0.2",
+            [
+                "phases.pretrain",
+                "predicted_share is not of",
+                "objective masked",
+                "write mask_ratio",
+            ],
+        ),
+        ("phases.decay.mask_ratio=null", ["phases.decay", "requires mask_ratio"]),
+        (
+            "phases.decay={name: decay, tokens: 1M, context: 512, languages: all, "
+            "temperature: 0.3, rotary_bases: {global: 10000, local: 10000}, objective: causal, "
+            "predicted_share: 0.2}",
+            ["phases.decay is causal after the masked phase 'pretrain'", "to the front"],
+        ),
         ("nonsense", ["nonsense", "key=value"]),
         ('initial_checkpoint="a\\0b"', ["zero byte"]),
     ],

@@ -154,7 +154,28 @@ def test_the_settings_of_a_step_are_those_of_its_phase() -> None:
     assert after.model_arguments() == {
         "rotary_bases": recipe.phases[1].rotary_bases,
         "dropout": 0.2,
+        "causal": False,
     }
+
+
+def test_a_causal_phase_has_a_predicted_share() -> None:
+    recipe = override_recipe(
+        RECIPE,
+        {f"phases.one.{key}": value for key, value in
+         {"objective": "causal", "mask_ratio": None, "predicted_share": 0.25}.items()},
+    )  # fmt: skip
+    plan = training_plan(recipe)
+    boundary = plan.phases[1].first_step
+    before, after = (step_settings(recipe, plan, step) for step in (boundary - 1, boundary))
+    assert (before.model_arguments()["causal"], after.model_arguments()["causal"]) == (True, False)
+    assert before.scalars()["predicted_share"] == 0.25
+    assert "mask_ratio" not in before.scalars()
+    assert "predicted_share" not in after.scalars()
+    described = describe_phase_settings(recipe, plan, 0)
+    assert described.startswith("objective causal, learning rate ")
+    assert "predicted share 0.25" in described
+    assert "mask ratio" not in described
+    assert describe_phase_settings(recipe, plan, 1) == describe_phase_settings(RECIPE, plan, 1)
 
 
 def test_a_phase_is_described_by_its_first_and_last_settings() -> None:

@@ -16,7 +16,7 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
 from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
-from mmbert.recipe import Recipe, dump_recipe, parse_recipe
+from mmbert.recipe import Recipe, dump_recipe, override_recipe, parse_recipe
 from tests.support.step_weights import STATES
 from tests.support.tokenizers import (
     SENTENCES,
@@ -127,8 +127,19 @@ class EngineOfOneRank:
             yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), states)
 
 
+def causal_recipe() -> Recipe:
+    """The recipe with a causal first phase."""
+    keys = {"objective": "causal", "mask_ratio": None, "predicted_share": 0.25}
+    return override_recipe(recipe(), {f"phases.first.{key}": keys[key] for key in keys})
+
+
 def save_run(
-    folder: Path, model: MaskedLanguageModel, *, phase: str = "last", step: int = 30
+    folder: Path,
+    model: MaskedLanguageModel,
+    *,
+    phase: str = "last",
+    step: int = 30,
+    of: Recipe | None = None,
 ) -> Path:
     """Write a run folder with tokenizer/ and one checkpoint; returns the checkpoint's path."""
     if not (folder / "tokenizer").exists():
@@ -137,7 +148,7 @@ def save_run(
         step=step,
         tokens=step * 2048,
         phase=phase,
-        recipe=dump_recipe(recipe()),
+        recipe=dump_recipe(of or recipe()),
         tokenizer="tokenizer",
         language_tokens=LANGUAGE_TOKENS,
     )

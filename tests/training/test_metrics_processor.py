@@ -41,7 +41,9 @@ def processor_with(clock: Clock) -> MetricsProcessor:
         clock.passes(100)
         return LossTable(np.array([2.5]), np.ones(1))
 
-    phase = SimpleNamespace(name="only", index=0, end_step=100, first_token=0, rotary_bases=None)
+    phase = SimpleNamespace(
+        name="only", index=0, end_step=100, first_token=0, rotary_bases=None, objective="masked"
+    )
     run: Any = SimpleNamespace(
         folder=Path("unused"),
         plan=SimpleNamespace(steps=100, phases=[phase]),
@@ -61,7 +63,7 @@ def processor_with(clock: Clock) -> MetricsProcessor:
     validator: Any = SimpleNamespace(validate=validate)
     results: Any = SimpleNamespace(phases=[SimpleNamespace(tokens=0, seconds=0.0)])
     ranks = Ranks(ProcessGrid.single(), HostGroup(0, 1), watchdog)
-    return MetricsProcessor(run, ranks, engine, validator, results, profile_steps=0)
+    return MetricsProcessor(run, ranks, engine, {"masked": validator}, results, profile_steps=0)
 
 
 def test_the_time_of_evaluations_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@
     out[t] = sum over s of softmax_s(q[t] . k[s] / sqrt D) v[s]
 
 where s runs over the tokens of t's own document, and with a window only over those with
-|s - t| <= window // 2.
+|s - t| <= window // 2. With `causal`, only over those with s <= t too: the whole document so far,
+or the window's half before the token, and the token itself.
 
 Backends, in order of preference (chosen by dispatch.py):
 
@@ -43,7 +44,14 @@ logger = logging.getLogger("mmbert.kernels")
 UNPACKED = {"flash_attn_3": flash_attention_3, "varlen": varlen_attention}
 
 
-def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
+def attention(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    window: int | None,
+    *,
+    causal: bool = False,
+) -> Tensor:
     """Compute attention within documents.
 
     Args:
@@ -53,6 +61,7 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
             synchronization.
         window: total width of the local window, window // 2 tokens to each side; None for the
             whole document.
+        causal: whether a token attends to no later one: window // 2 tokens back and none ahead.
 
     Returns:
         [T, H, D] in qkv's dtype.
@@ -69,14 +78,14 @@ def attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | No
         # unbind, because its backward is a single stack. Three slices would each zero-fill a
         # gradient of qkv's size.
         query, key, value = qkv.unbind(1)
-        return UNPACKED[chosen]((query, key, value), cu_seqlens, max_seqlen, window)
+        return UNPACKED[chosen]((query, key, value), cu_seqlens, max_seqlen, window, causal=causal)
     if chosen == "flash_attn":
-        return flash_attention(qkv, cu_seqlens, max_seqlen, window)
+        return flash_attention(qkv, cu_seqlens, max_seqlen, window, causal=causal)
     if chosen == "plain" and qkv.device.type != "cpu":
         _warn_of_plain(qkv.dtype)
     if chosen in ("blocked", "plain"):
-        return blocked_attention(qkv, cu_seqlens, window, plain=chosen == "plain")
-    return attention_reference(qkv, cu_seqlens, window)
+        return blocked_attention(qkv, cu_seqlens, window, plain=chosen == "plain", causal=causal)
+    return attention_reference(qkv, cu_seqlens, window, causal=causal)
 
 
 @cache
@@ -90,7 +99,13 @@ def _warn_of_plain(dtype: torch.dtype) -> None:
 
 
 def rotary_attention(
-    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None, base: float
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    window: int | None,
+    base: float,
+    *,
+    causal: bool = False,
 ) -> Tensor:
     """Apply `rotary`, possibly in place, then `attention`. Do not use `qkv` afterwards.
 
@@ -101,8 +116,8 @@ def rotary_attention(
     chosen = backend("attention", qkv.device.type, qkv.dtype)
     if chosen in UNPACKED and qkv.shape[0]:
         parts = rotary_unpacked(qkv, cu_seqlens, base)
-        return UNPACKED[chosen](parts, cu_seqlens, max_seqlen, window)
-    return attention(rotary(qkv, cu_seqlens, base), cu_seqlens, max_seqlen, window)
+        return UNPACKED[chosen](parts, cu_seqlens, max_seqlen, window, causal=causal)
+    return attention(rotary(qkv, cu_seqlens, base), cu_seqlens, max_seqlen, window, causal=causal)
 
 
 def _checked(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
@@ -119,7 +134,9 @@ def _checked(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
     return cu_seqlens.contiguous()
 
 
-def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> Tensor:
+def attention_reference(
+    qkv: Tensor, cu_seqlens: Tensor, window: int | None, *, causal: bool = False
+) -> Tensor:
     """Compute `attention` in plain PyTorch, with one call per document or window-sized block.
 
     Reads the lengths on the host, which synchronizes with a GPU.
@@ -130,22 +147,29 @@ def attention_reference(qkv: Tensor, cu_seqlens: Tensor, window: int | None) -> 
         step = end - start if window is None else max(window, 1)
         for first in range(start, end, max(step, 1)):
             last = min(first + step, end)
-            pieces.append(_attend_block(qkv, first, last, start, end, window))
+            pieces.append(_attend_block(qkv, (first, last), (start, end), window, causal=causal))
     return torch.cat(pieces) if pieces else qkv[:, 0]
 
 
 def _attend_block(
-    qkv: Tensor, first: int, last: int, start: int, end: int, window: int | None
+    qkv: Tensor,
+    block: tuple[int, int],
+    document: tuple[int, int],
+    window: int | None,
+    *,
+    causal: bool,
 ) -> Tensor:
-    """Compute attention of queries [first, last) of the document [start, end)."""
-    if window is None:
-        lowest, highest, mask = start, end, None
-    else:
-        reach = window // 2
-        lowest, highest = max(start, first - reach), min(end, last + reach)
+    """Compute attention of a block of queries, [first, last), of the document [start, end)."""
+    (first, last), (start, end) = block, document
+    back = end - start if window is None else window // 2
+    ahead = 0 if causal else back
+    lowest, highest = max(start, first - back), min(end, last + ahead)
+    mask = None
+    if window is not None or causal:
         queries = torch.arange(first, last, device=qkv.device)
         keys = torch.arange(lowest, highest, device=qkv.device)
-        mask = (queries[:, None] - keys[None, :]).abs() <= reach
+        distances = queries[:, None] - keys[None, :]
+        mask = (distances <= back) & (distances >= -ahead)
     out = functional.scaled_dot_product_attention(
         qkv[first:last, 0].transpose(0, 1),
         qkv[lowest:highest, 1].transpose(0, 1),

@@ -11,6 +11,9 @@ itself and its successor. Many blocks therefore form one batched call on overlap
 and values, masked by window and document. Cost and memory are linear in the length of the row. The
 first and last blocks, which lack a neighbor, are separate calls.
 
+Causal: one document's call tells the kernel, and other calls mask the later keys. A window's block
+attends to its predecessor and itself.
+
 The backward pass calls the kernel's backward in the same way and adds the gradients of overlapping
 keys and values.
 """
@@ -47,7 +50,12 @@ class _Part:
 
 
 def blocked_attention(
-    qkv: Tensor, cu_seqlens: Tensor, window: int | None, *, plain: bool = False
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    window: int | None,
+    *,
+    plain: bool = False,
+    causal: bool = False,
 ) -> Tensor:
     """Compute `attention` on a CPU or, with `plain`, on any device.
 
@@ -55,11 +63,12 @@ def blocked_attention(
     the host synchronizes to read the lengths.
     """
     if window is not None:
-        parts = _window_parts(qkv.shape[0], window, PLAIN_BLOCKS if plain else qkv.shape[0])
+        most = PLAIN_BLOCKS if plain else qkv.shape[0]
+        parts = _window_parts(qkv.shape[0], window, most, causal=causal)
     else:
         shared = SHARED_PLAIN_TOKENS if plain else SHARED_CALL_TOKENS
         parts = _document_parts(host_ends(cu_seqlens), shared)
-    out: Tensor = _BlockedAttention.apply(qkv, cu_seqlens, window, parts, plain)
+    out: Tensor = _BlockedAttention.apply(qkv, cu_seqlens, window, parts, plain, causal)
     return out
 
 
@@ -85,21 +94,24 @@ def _document_parts(ends: list[int], shared: int) -> list[_Part]:
     return parts
 
 
-def _window_parts(tokens: int, window: int, most: int) -> list[_Part]:
+def _window_parts(tokens: int, window: int, most: int, *, causal: bool) -> list[_Part]:
     """Return a row's parts: first block, inner blocks in batches of at most `most`, remainder."""
     reach = window // 2
-    inner = (tokens - 2 * reach) // reach
+    ahead = 0 if causal else reach
+    inner = (tokens - reach - ahead) // reach
     if inner < 1:
         return [_Part(0, tokens, 0, tokens, 1, True)]
-    last = reach * (inner + 1)
-    return [
-        _Part(0, reach, 0, 2 * reach, 1, True),
+    keys, last = 2 * reach + ahead, reach * (inner + 1)
+    parts = [
+        _Part(0, reach, 0, reach + ahead, 1, True),
         *(
-            _Part(reach * (1 + done), reach, reach * done, 3 * reach, min(most, inner - done), True)
+            _Part(reach * (1 + done), reach, reach * done, keys, min(most, inner - done), True)
             for done in range(0, inner, most)
         ),
-        _Part(last, tokens - last, last - reach, tokens - last + reach, 1, True),
     ]
+    if last < tokens:  # always, if the last block but one attends to it
+        parts.append(_Part(last, tokens - last, last - reach, tokens - last + reach, 1, True))
+    return parts
 
 
 def _is_dense(part: _Part, window: int | None, qkv: Tensor) -> bool:
@@ -108,8 +120,13 @@ def _is_dense(part: _Part, window: int | None, qkv: Tensor) -> bool:
     return long and window is None and qkv.dtype == torch.float32
 
 
-def _mask(part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    """Return the part's additive mask, 0 or -inf: [blocks, 1, queries, keys]; None if all 0."""
+def _mask(
+    part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype, *, causal: bool
+) -> Tensor | None:
+    """Return the part's additive mask, 0 or -inf: [blocks, 1, queries, keys].
+
+    None if it is all 0, or follows from `causal` alone.
+    """
     if not part.masked:
         return None
     query_numbers = numbers.as_strided(
@@ -119,10 +136,14 @@ def _mask(part: _Part, numbers: Tensor, window: int | None, dtype: torch.dtype) 
         (part.blocks, 1, part.keys), (part.queries, 0, 1), part.first_key
     )
     seen = query_numbers == key_numbers
-    if window is not None:
+    if window is not None or causal:
         queries = torch.arange(part.queries, device=numbers.device) + part.first_query
         keys = torch.arange(part.keys, device=numbers.device) + part.first_key
-        seen &= (queries[:, None] - keys[None, :]).abs() <= window // 2
+        distances = queries[:, None] - keys[None, :]
+        if window is not None:
+            seen &= distances.abs() <= window // 2
+        if causal:
+            seen &= distances >= 0
     mask = torch.zeros(seen.shape, dtype=dtype, device=numbers.device)
     return mask.masked_fill_(~seen, -torch.inf)[:, None]
 
@@ -149,6 +170,7 @@ class _BlockedAttention(torch.autograd.Function):
         window: int | None,
         parts: list[_Part],
         plain: bool,
+        causal: bool,
     ) -> Tensor:
         numbers = document_numbers(cu_seqlens, qkv.shape[0])
         out = qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))
@@ -157,19 +179,21 @@ class _BlockedAttention(torch.autograd.Function):
         for part in parts:
             if not plain and _is_dense(part, window, qkv):
                 tokens = slice(part.first_query, part.first_query + part.queries)
-                out[tokens], log_sum = dense_forward(qkv[tokens])
+                out[tokens], log_sum = dense_forward(qkv[tokens], causal=causal)
                 log_sums.append(log_sum)
                 continue
-            mask = _mask(part, numbers, window, qkv.dtype)
-            block_out, log_sum = kernel(*_arguments(qkv, part), mask)
+            mask = _mask(part, numbers, window, qkv.dtype, causal=causal)
+            block_out, log_sum = kernel(
+                *_arguments(qkv, part), mask, causal=causal and not part.masked
+            )
             _blocks(out, part, part.first_query, part.queries).copy_(block_out)
             log_sums.append(log_sum)
         ctx.save_for_backward(qkv, numbers, out, *log_sums)
-        ctx.window, ctx.parts, ctx.plain = window, parts, plain
+        ctx.window, ctx.parts, ctx.plain, ctx.causal = window, parts, plain, causal
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         qkv, numbers, out, *log_sums = ctx.saved_tensors
         if grad_out.stride(2) != 1:
             grad_out = grad_out.contiguous()
@@ -181,19 +205,22 @@ class _BlockedAttention(torch.autograd.Function):
         for part, log_sum in zip(parts, log_sums, strict=True):
             if not ctx.plain and _is_dense(part, window, qkv):
                 tokens = slice(part.first_query, part.first_query + part.queries)
-                grad[tokens] = dense_backward(grad_out[tokens], qkv[tokens], out[tokens], log_sum)
+                grad[tokens] = dense_backward(
+                    grad_out[tokens], qkv[tokens], out[tokens], log_sum, causal=ctx.causal
+                )
                 continue
             grads = kernel(
                 _blocks(grad_out, part, part.first_query, part.queries),
                 *_arguments(qkv, part),
                 _blocks(out, part, part.first_query, part.queries),
                 log_sum,
-                mask=_mask(part, numbers, window, qkv.dtype),
+                mask=_mask(part, numbers, window, qkv.dtype, causal=ctx.causal),
+                causal=ctx.causal and not part.masked,
             )
             _blocks(grad[:, 0], part, part.first_query, part.queries).copy_(grads[0])
             for index in (1, 2):
                 _add_overlapping(grad[:, index], grads[index], part, window)
-        return grad, None, None, None, None
+        return grad, None, None, None, None, None
 
 
 def _arguments(qkv: Tensor, part: _Part) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,18 +233,20 @@ def _arguments(qkv: Tensor, part: _Part) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _flash_forward(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
 ) -> tuple[Tensor, Tensor]:
     results: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, attn_mask=mask
+        query, key, value, 0.0, causal, attn_mask=mask
     )
     return results
 
 
-def _flash_backward(*tensors: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _flash_backward(
+    *tensors: Tensor, mask: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Call PyTorch's flash backward with the arguments of `plain_backward`."""
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    grads: tuple[Tensor, Tensor, Tensor] = backward(*tensors, 0.0, False, attn_mask=mask)
+    grads: tuple[Tensor, Tensor, Tensor] = backward(*tensors, 0.0, causal, attn_mask=mask)
     return grads
 
 

@@ -11,12 +11,16 @@ from torch import Tensor
 
 from mmbert_kernels.support.checks import require
 
+# With `causal`, a window is (window // 2, 0). flash-attn 2 and 3 set the right side to 0 with their
+# own `causal`, and take a left side of -1 for no limit (flash_api.cpp, mha_varlen_fwd); PyTorch's
+# function has no such argument, and takes (-1, 0) and (W, 0) for it.
+
 # Queries, keys and values, [T, H, D] each.
 Parts = tuple[Tensor, Tensor, Tensor]
 
 
 def flash_attention_3(
-    parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None
+    parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None, *, causal: bool = False
 ) -> Tensor:
     """Compute `attention` by flash-attn 3, the version for Hopper GPUs.
 
@@ -32,13 +36,15 @@ def flash_attention_3(
         cu_seqlens,
         max_seqlen,
         max_seqlen,
-        causal=False,
-        window_size=_sides(window),
+        causal=causal,
+        window_size=_sides(window, causal),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
 
 
-def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None) -> Tensor:
+def flash_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: int | None, *, causal: bool = False
+) -> Tensor:
     """Compute `attention` by flash-attn 2 on packed qkv, which also packs the gradient."""
     _require_half("flash_attn", qkv)
     attend: Callable[..., Tensor] = import_module("flash_attn").flash_attn_varlen_qkvpacked_func
@@ -48,14 +54,14 @@ def flash_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, window: in
         max_seqlen,
         dropout_p=0.0,
         softmax_scale=None,
-        causal=False,
-        window_size=_sides(window),
+        causal=causal,
+        window_size=_sides(window, causal),
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
 
 
 def varlen_attention(
-    parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None
+    parts: Parts, cu_seqlens: Tensor, max_seqlen: int, window: int | None, *, causal: bool = False
 ) -> Tensor:
     """Compute `attention` by torch.nn.attention.varlen (PyTorch 2.11 and later, A100 and later)."""
     _require_half("varlen", parts[0])
@@ -67,16 +73,17 @@ def varlen_attention(
         cu_seqlens,
         max_seqlen,
         max_seqlen,
-        window_size=_sides(window),
+        window_size=_sides(window, causal),
     )
     if not isinstance(out, Tensor):  # only with return_aux
         raise TypeError("varlen_attn returned more than its output")
     return out
 
 
-def _sides(window: int | None) -> tuple[int, int]:
+def _sides(window: int | None, causal: bool) -> tuple[int, int]:
     """Return the libraries' window_size: tokens to the left and right, -1 for no limit."""
-    return (-1, -1) if window is None else (window // 2, window // 2)
+    left = -1 if window is None else window // 2
+    return left, 0 if causal else left
 
 
 def _require_half(name: str, tensor: Tensor) -> None:

@@ -48,16 +48,7 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
     constant = Temperature(start=start, end=start)
     return (
         Ablation(FULL, "the recipe as it is", ()),
-        Ablation(
-            "constant-mask",
-            # ModernBERT uses 30% throughout.
-            f"the first phase's mask ratio, {first.mask_ratio}, in all phases",
-            tuple(
-                f"phases.{phase.name}.mask_ratio={_ratio(first)}"
-                for phase in recipe.phases
-                if phase.mask_ratio != first.mask_ratio
-            ),
-        ),
+        _constant_mask(recipe),
         Ablation(
             "constant-temperature",
             f"the first phase's temperature, {start:g}, in all phases",
@@ -80,6 +71,23 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
             "two-phases",
             "the last phase continues like the one before it",
             _without_last_phase(recipe),
+        ),
+    )
+
+
+def _constant_mask(recipe: Recipe) -> Ablation:
+    """Return the ablation of the falling mask ratio; ModernBERT uses 30% throughout."""
+    masked = [phase for phase in recipe.phases if not phase.causal]
+    if not masked:
+        return Ablation("constant-mask", "no phase is masked", ())
+    kind = "masked " if len(masked) < len(recipe.phases) else ""
+    return Ablation(
+        "constant-mask",
+        f"the first {kind}phase's mask ratio, {masked[0].mask_ratio}, in all {kind}phases",
+        tuple(
+            f"phases.{phase.name}.mask_ratio={_ratio(masked[0])}"
+            for phase in masked
+            if phase.mask_ratio != masked[0].mask_ratio
         ),
     )
 
@@ -143,7 +151,7 @@ def _without_last_phase(recipe: Recipe) -> tuple[str, ...]:
         overrides.append(f"languages={_selection(before.languages)}")
     if last.temperature != Temperature(start=end, end=end):
         overrides.append(f"temperature={end!r}")
-    if last.mask_ratio != before.mask_ratio:
+    if last.objective == before.objective == "masked" and last.mask_ratio != before.mask_ratio:
         overrides.append(f"mask_ratio={_ratio(before)}")
     # No second warm-up: the learning rate continues.
     rate = before.learning_rate.model_copy(update={"warmup": 0})

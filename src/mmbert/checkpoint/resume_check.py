@@ -14,7 +14,10 @@ from mmbert.schedule import training_plan
 _FIXED_BATCH = ("row_tokens", "quantum")
 # The weights keep their shapes under other values of these, but compute another function.
 _FIXED_MODEL = ("num_attention_heads", "local_window", "global_attention_every", "norm_eps")
-_FIXED_PHASE = ("name", "tokens", "context", "languages", "temperature", "mask_ratio", "rows")
+_FIXED_PHASE = (
+    *("name", "tokens", "context", "languages", "temperature", "rows"),
+    *("objective", "mask_ratio", "predicted_share"),
+)
 
 
 def check_same_run(recipe: Recipe, state: RunState, checkpoint: Path) -> None:

@@ -2,7 +2,7 @@
 
 - `app`: the Typer application and its output console.
 - `inspect_commands`: `doctor`, `plan`, `inspect`, `results`.
-- `model_commands`: `export`, `fill-mask`, `merge`, `evaluate`.
+- `model_commands`, `evaluate_command`: `export`, `fill-mask`, `merge`; `evaluate`.
 - `publish_command`: `publish`.
 - `import_command`: `import`.
 - `ablate_command`: `ablate`, `tune`.
@@ -19,6 +19,7 @@ from mmbert.cli import (
     ablate_command,
     cluster_commands,
     decay_command,
+    evaluate_command,
     fault_drill_command,
     import_command,
     inspect_commands,
@@ -36,6 +37,7 @@ __all__ = [
     "app",
     "cluster_commands",
     "decay_command",
+    "evaluate_command",
     "fault_drill_command",
     "import_command",
     "inspect_commands",

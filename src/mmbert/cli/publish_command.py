@@ -78,6 +78,10 @@ def publish(
     without_int8: Annotated[
         bool, typer.Option("--without-int8", help="Leave out the int8 graph.")
     ] = False,
+    allow_causal: Annotated[
+        bool,
+        typer.Option("--allow-causal", help="Publish checkpoints of causal phases too."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be published, and write nothing.")
     ] = False,
@@ -110,7 +114,9 @@ def publish(
     else:
         assert repository is not None
         place = Repository(repository, private=private)
-    options = PublishOptions(data, not without_onnx, not (without_int8 or without_onnx), license_)
+    options = PublishOptions(
+        data, not without_onnx, not (without_int8 or without_onnx), license_, allow_causal
+    )
     plan = plan_publication(run, place, options)
     if dry_run:
         from mmbert.hub.publishing.plan_table import plan_table

@@ -11,7 +11,8 @@ from mmbert.files import atomic_write
 
 EXTREMES_SHOWN = 6
 """Number of languages at each end (lowest and highest loss) of a shortened table."""
-_HEADINGS = ("language", "masked tokens", "loss (nats)", "unigram", "gain")
+_HEADINGS = ("language", "{} tokens", "loss (nats)", "unigram", "gain")
+_KINDS = {"masked": "masked", "causal": "next"}
 
 
 def render_losses(found: HeldOutEvaluation, *, all_languages: bool = False) -> WholeTable:
@@ -19,13 +20,14 @@ def render_losses(found: HeldOutEvaluation, *, all_languages: bool = False) -> W
 
     Long tables show only the languages with the lowest and highest loss unless `all_languages`.
     """
+    kind = "predicted from the tokens before" if found.objective == "causal" else "masked"
     table = WholeTable(
-        title=f"Held-out loss, {found.mask_ratio:.0%} masked, documents cut to {found.context:,}",
+        title=f"Held-out loss, {found.mask_ratio:.0%} {kind}, documents cut to {found.context:,}",
         title_justify="left",
     )
     table.add_column(_HEADINGS[0])
     for heading in _HEADINGS[1:]:
-        table.add_column(heading, justify="right")
+        table.add_column(heading.format(_KINDS[found.objective]), justify="right")
     languages = _languages(found)
     left_out = len(languages) - 2 * EXTREMES_SHOWN
     shortened = left_out > EXTREMES_SHOWN and not all_languages
@@ -43,8 +45,11 @@ def render_losses(found: HeldOutEvaluation, *, all_languages: bool = False) -> W
 
 
 def write_losses(found: HeldOutEvaluation, path: Path) -> None:
-    """Write one line per language: name, tier (empty if unknown), tokens, loss, unigram loss."""
-    lines = ["language\ttier\tmasked_tokens\tloss\tunigram_loss"]
+    """Write one line per language: name, tier (empty if unknown), tokens, loss, unigram loss.
+
+    The tokens are `masked_tokens` or, of a causal loss, `next_tokens`.
+    """
+    lines = [f"language\ttier\t{_KINDS[found.objective]}_tokens\tloss\tunigram_loss"]
     for name, index in _languages(found):
         tier = "" if found.table is None else found.table.tiers[index]
         tokens = found.losses.count[index]

@@ -1,4 +1,4 @@
-"""Masked language modeling loss per language on the held-out split of shards."""
+"""Loss of masked or next tokens per language on the held-out split of shards."""
 
 import contextlib
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from mmbert.errors import EvaluationDataError, TokenizerError, UserError
 from mmbert.evaluation.loaded_model import ROW_TOKENS, LoadedModel
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.parallel.process_grid import DataGroup
-from mmbert.recipe import EvaluationSettings, MaskingSettings, Recipe
+from mmbert.recipe import EvaluationSettings, MaskingSettings, Objective, Recipe
 from mmbert.schedule import training_plan
 from mmbert.training.metrics.loss_meter import LossMeter
 
 
 @dataclass(frozen=True)
 class HeldOutEvaluation:
-    """Held-out losses of a model and a unigram model on the same masked tokens, by component."""
+    """Held-out losses of a model and a unigram model on the same tokens, by component."""
 
     names: tuple[str, ...]
     """Language of each component, or `source/language` with several sources."""
@@ -33,12 +33,14 @@ class HeldOutEvaluation:
     context: int
     table: ComponentTable | None
     """Tiers of the components; None if no recipe is known or the model's own does not match."""
+    objective: Objective = "masked"
 
 
 def masked_losses(
     model: LoadedModel,
     shards: Path,
     *,
+    objective: Objective = "masked",
     documents_per_language: int = 32,
     mask_ratio: float = 0.15,
     context: int | None = None,
@@ -52,8 +54,9 @@ def masked_losses(
     Args:
         model: model to evaluate.
         shards: folder of token shards.
+        objective: predict masked tokens, or the same tokens from those before them (`causal`).
         documents_per_language: number of held-out documents per component.
-        mask_ratio: fraction of tokens to mask.
+        mask_ratio: fraction of tokens to mask, or to predict.
         context: maximum tokens per document (default and limit: the model's, at most 8,192).
         recipe: recipe that defines the tiers (default: the checkpoint's).
 
@@ -72,6 +75,7 @@ def masked_losses(
         context=context,
         row_tokens=ROW_TOKENS,
         masking=MaskingSettings(),
+        causal=objective == "causal",
     )
     if not any(row.weights.any() for row in rows):
         raise EvaluationDataError(
@@ -82,7 +86,12 @@ def masked_losses(
     with torch.no_grad():
         for row in rows:
             batch = to_batch(row, model.device)
-            losses = model.module(batch, rotary_bases=model.model.rotary_bases, dropout_seed=None)
+            losses = model.module(
+                batch,
+                rotary_bases=model.model.rotary_bases,
+                dropout_seed=None,
+                causal=objective == "causal",
+            )
             components = torch.from_numpy(row.masked_components).to(model.device).long()
             meter.add(losses, batch.weights, components)
     several = len({component.source for component in corpus.components}) > 1
@@ -95,6 +104,7 @@ def masked_losses(
         mask_ratio=mask_ratio,
         context=context,
         table=_component_table(corpus, model.recipe, recipe),
+        objective=objective,
     )
 
 

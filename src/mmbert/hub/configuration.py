@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import ModelError
 from mmbert.files import parse_json
 from mmbert.model.config import FIXED_BY_ARCHITECTURE, EncoderConfig
-from mmbert.recipe import RotaryBases
+from mmbert.recipe import Objective, RotaryBases
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class HuggingFaceModel:
     """Configuration of a ModernBERT model, read from or written to a Hugging Face folder.
 
     `context` is the maximum document length in training, in tokens including special tokens.
+    `objective` is that of the last phase of training; `causal` is written as `mmbert_objective`.
     """
 
     encoder: EncoderConfig
     rotary_bases: RotaryBases
     context: int
+    objective: Objective = "masked"
 
 
 def hugging_face_config(
@@ -34,6 +36,7 @@ def hugging_face_config(
     head uses it. `dtype` is "float32" or "bfloat16".
     """
     encoder = model.encoder
+    causal = {OBJECTIVE_KEY: model.objective} if model.objective != "masked" else {}
     return {
         "architectures": ["ModernBertForMaskedLM"],
         "model_type": "modernbert",
@@ -64,9 +67,12 @@ def hugging_face_config(
         "sep_token_id": special_ids.end,
         "mask_token_id": special_ids.mask,
         "torch_dtype": dtype,
+        **causal,
     }
 
 
+OBJECTIVE_KEY = "mmbert_objective"
+"""Key of config.json with the objective of the last phase, if that was causal."""
 # Added to the rotary parameters if all layers are of one type.
 _UNREAD_BY_5_3 = {"rope_type": "default", "rope_theta": None}
 
@@ -88,7 +94,7 @@ _NEUTRAL = {
     "tokenizer_class", "pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id",
     "sep_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id",
     # Training.
-    "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout",
+    OBJECTIVE_KEY, "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout",
     "initializer_cutoff_factor", "gradient_checkpointing", "repad_logits_with_grad",
     "sparse_prediction", "sparse_pred_ignore_index",
     # Classification; the last two are a CrossEncoder's activation, after the logits.
@@ -183,7 +189,10 @@ def model_of(config: dict[str, Any], where: str, fixed: Mapping[str, object]) ->
         recompute="none",
     )
     context = _integer(config, "max_position_embeddings", where, 8192)
-    return HuggingFaceModel(encoder, _read_rotary_bases(config, where), context)
+    objective = config.get(OBJECTIVE_KEY, "masked")
+    if objective not in get_args(Objective):
+        raise _wrong(f"{where}: {OBJECTIVE_KEY} is {objective!r}, not masked or causal")
+    return HuggingFaceModel(encoder, _read_rotary_bases(config, where), context, objective)
 
 
 def _check_keys(config: dict[str, Any], where: str) -> None:

@@ -13,7 +13,12 @@ from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.hub.configuration import HuggingFaceModel, hugging_face_config
 from mmbert.hub.for_libraries.sentence_transformers_files import write_sentence_transformers_files
 from mmbert.hub.model_card import CardParts, model_card
-from mmbert.hub.model_source import PROVENANCE_NAME, CheckpointSource, open_model
+from mmbert.hub.model_source import (
+    PROVENANCE_NAME,
+    CheckpointSource,
+    open_model,
+    refuse_causal,
+)
 from mmbert.hub.models import ModelBuilder
 from mmbert.hub.output_folder import atomic_folder, write_json
 from mmbert.hub.tokenizer import copy_tokenizer
@@ -34,6 +39,8 @@ def export_checkpoint(
     dtype: Dtype = "float32",
     say: Callable[[str], None] = lambda line: None,
     add: Addition | None = None,
+    *,
+    allow_causal: bool = False,
 ) -> LogitComparison:
     """Export the model of `checkpoint` as the Hugging Face folder `out`.
 
@@ -42,11 +49,16 @@ def export_checkpoint(
     temporary folder and renamed once its logits in transformers match those of this project's
     model, and `add`, if given, has added to it.
 
+    Args:
+        allow_causal: export also a model whose last phase was causal.
+
     Raises:
-        UserError: no valid checkpoint, `out` exists, or no space.
+        UserError: no valid checkpoint, one of a causal phase, `out` exists, or no space.
         ExportMismatchError: the logits differ.
     """
     source = open_model(checkpoint)
+    if not allow_causal:
+        refuse_causal(source)
     recipe, language_tokens, name = None, {}, out.name
     if isinstance(source, CheckpointSource):
         recipe = dump_recipe(_without_folders(source.recipe))

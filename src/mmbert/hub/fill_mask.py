@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mmbert.errors import ArgumentError, ModelError, TokenizerError
+from mmbert.hub.configuration import OBJECTIVE_KEY
 from mmbert.hub.models import load_masked_language_model
 from mmbert.hub.tokenizer import FastTokenizer
 
@@ -30,7 +31,8 @@ def fill_masks(
 
     `folder` is an exported Hugging Face folder. A mask is its tokenizer's mask token or "[MASK]".
     Text is encoded as in training and evaluation, so that what the tokenizer has saved (padding, a
-    maximum length) changes nothing; `say` is told of it.
+    maximum length) changes nothing; `say` is told of it, and of a model whose last phase was
+    causal.
 
     Raises:
         UserError: no model, or a sentence without a mask or longer than the model's context.
@@ -51,6 +53,11 @@ def fill_masks(
         )
     model = load_masked_language_model(folder, torch.float32)
     context = getattr(model.config, "max_position_embeddings", None)
+    if getattr(model.config, OBJECTIVE_KEY, "masked") != "masked":
+        say(
+            f"{folder} ended its training in a causal phase: it has not been trained to predict"
+            " masked tokens"
+        )
     answers = []
     for sentence in sentences:
         text = sentence.replace("[MASK]", tokenizer.token(ids.mask))

@@ -17,7 +17,7 @@ _TEMPLATE = """\
 
 A multilingual encoder of the ModernBERT architecture for masked language modeling, exported by
 mmBERT-train {version}. {sentence}
-
+{objective}
 | | |
 | --- | --- |
 | parameters | {parameters:,} |
@@ -62,6 +62,11 @@ At export, the logits that transformers computes from this folder were compared 
 those of the training program: {comparison}.
 """
 
+_CAUSAL = """
+**Its training ended in a causal phase.** It was last trained to predict the next token from those
+before it; here, transformers lets every token attend to both sides. It predicts masked tokens
+badly, and is a start for further training, not a finished encoder.
+"""
 _NO_LICENSE = """\
 Not stated. Whoever publishes the weights chooses their license, with regard to the licenses of the
 training text, which are unknown to this card. Replace this paragraph, and `license` at the top."""
@@ -102,7 +107,7 @@ def model_card(
     encoder = model.encoder
     metadata: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
+        **({} if model.objective == "causal" else {"pipeline_tag": "fill-mask"}),
         "license": parts.license or "unknown",
         "tags": [
             "modernbert",
@@ -121,6 +126,7 @@ def model_card(
         name=name,
         version=__version__,
         sentence=_sentence(provenance),
+        objective=_CAUSAL if model.objective == "causal" else "",
         parameters=parameters,
         layers=encoder.num_hidden_layers,
         width=encoder.hidden_size,

@@ -58,7 +58,8 @@ class ModelSource(ABC):
 class CheckpointSource(ModelSource):
     """A checkpoint of a training run (RUN/checkpoints/step-…), verified on opening.
 
-    The rotary bases are those of its phase, and the context is the longest of the phases so far.
+    The rotary bases and the objective are those of its phase, and the context is the longest of the
+    phases so far.
     `recipe` is the resolved recipe and `index` the index of the checkpoint.
     """
 
@@ -83,6 +84,7 @@ class CheckpointSource(ModelSource):
             encoder=encoder_config(self.recipe.model, vocabulary_size),
             rotary_bases=self.recipe.phases[last].rotary_bases,
             context=max(phase.context for phase in self.recipe.phases[: last + 1]),
+            objective=self.recipe.phases[last].objective,
         )
         saved = {name: entry.shape for name, entry in self.index.parameters.items()}
         if saved != self.shapes:
@@ -115,6 +117,8 @@ class CheckpointSource(ModelSource):
             "writer": self.index.writer,
             "tokenizer": description.fingerprint,
         }
+        if self.model.objective != "masked":
+            self.provenance["objective"] = self.model.objective
         if self.recipe.initial_checkpoint is not None:
             self.provenance["started_from"] = _origin_of_initial_checkpoint(
                 self.recipe.initial_checkpoint, path.parent.parent
@@ -177,6 +181,17 @@ def _origin_of_initial_checkpoint(imported: Path, run: Path) -> Any:
 def _without_folders(checkpoint: Path) -> str:
     """Return RUN/checkpoints/step-… without its parent folders, since provenance is published."""
     return "/".join(checkpoint.resolve().parts[-3:])
+
+
+def refuse_causal(source: ModelSource) -> None:
+    """Raise ModelError if the last phase of a model was causal."""
+    if source.model.objective != "masked":
+        raise ModelError(
+            f"{source.path} ended its training in a causal phase: it predicts next tokens, and not"
+            " masked ones",
+            remedy="train a masked phase after it; or give --allow-causal, with which config.json"
+            " and model card say so",
+        )
 
 
 def open_model(path: Path) -> CheckpointSource | HuggingFaceSource:

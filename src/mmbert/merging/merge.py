@@ -14,7 +14,7 @@ from torch import Tensor
 from mmbert.data.shards.tokenizer_function import different_part
 from mmbert.errors import ArgumentError, ModelError
 from mmbert.hub.export import Dtype, write_hugging_face_folder
-from mmbert.hub.model_source import CheckpointSource, ModelSource, open_model
+from mmbert.hub.model_source import CheckpointSource, ModelSource, open_model, refuse_causal
 from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.verification import LogitComparison
 from mmbert.merging.methods import exponential_weights, ties, weighted_mean
@@ -47,6 +47,7 @@ def merge_models(
     base: Path | None = None,
     dtype: Dtype = "float32",
     say: Callable[[str], None] = lambda line: None,
+    allow_causal: bool = False,
 ) -> LogitComparison:
     """Merge checkpoints or Hugging Face folders into the Hugging Face folder `out`.
 
@@ -60,6 +61,7 @@ def merge_models(
         base: common ancestor of the models, for a TIES merge.
         dtype: data type of the weights.
         say: is told what the tokenizers have saved that is not used.
+        allow_causal: merge also models whose last phase was causal.
 
     Raises:
         UserError: fewer than two models, incompatible models, a wrong number of weights, TIES
@@ -72,7 +74,15 @@ def merge_models(
         sources = _by_step(sources)
     weights = _weights(sources, options)
     reference = _reference(base, options)
+    if not allow_causal:
+        for source in sources:
+            refuse_causal(source)
     for other in sources[:-1]:
+        if other.model.objective != sources[-1].model.objective:
+            raise ModelError(
+                f"{other.path} and {sources[-1].path} ended in phases of different objectives",
+                remedy="merge models that ended in the same phase",
+            )
         check_compatible(other, sources[-1])
         if other.model.rotary_bases != sources[-1].model.rotary_bases:
             raise ModelError(

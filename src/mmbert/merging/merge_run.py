@@ -22,12 +22,13 @@ def merge_run(
     *,
     dtype: Dtype = "float32",
     say: Callable[[str], None] = lambda line: None,
+    allow_causal: bool = False,
 ) -> LogitComparison:
     """Merge the run in folder `run` into the folder `out`, as its recipe's `merge` specifies.
 
     Methods ties and linear merge the final checkpoints of `merge.variants` (`main` is the run
     itself); the base of ties is the checkpoint they branched from. Method ema averages the kept
-    checkpoints of the last phase.
+    checkpoints of the last phase. `allow_causal`: see `merge_models`.
 
     Raises:
         UserError: no run, no `merge` in the recipe, an unfinished variant, variants of different
@@ -42,12 +43,13 @@ def merge_run(
         )
     options = MergeOptions(settings.method, settings.weights, settings.density, settings.decay)
     if settings.method == "ema":
-        return merge_models(
-            _last_phase_checkpoints(run, recipe), out, options, dtype=dtype, say=say
-        )
+        models = _last_phase_checkpoints(run, recipe)
+        return merge_models(models, out, options, dtype=dtype, say=say, allow_causal=allow_causal)
     ends = [_final_checkpoint(run, name) for name in settings.variants]
     base = _branch_checkpoint(run, recipe, settings) if settings.method == "ties" else None
-    return merge_models(ends, out, options, base=base, dtype=dtype, say=say)
+    return merge_models(
+        ends, out, options, base=base, dtype=dtype, say=say, allow_causal=allow_causal
+    )
 
 
 def checkpoints_to_average(models: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -10,7 +10,8 @@ size f, vocabulary V:
 4d² are queries, keys, values and attention's output; 3df are gate, up and down. `keys` is the
 number of tokens attended to: the whole document in a global layer, at most the local window plus
 the token itself in a local one. It counts twice: for the scores and for their product with the
-values.
+values. In a causal phase token i of a document, from 1, attends to i in a global layer and to at
+most half of the window plus itself in a local one: these keys are counted one by one.
 
 Excluded: recomputation (including the scores in flash attention's backward pass), masked tiles of a
 kernel, padding, embedding look-up, norms, activations, rotations, softmax and the optimizer. The
@@ -61,6 +62,8 @@ def flops_by_part(
     vocabulary_size: int,
     lengths: Sequence[float] | npt.NDArray[np.int64],
     masked_tokens: float,
+    *,
+    causal: bool = False,
 ) -> Flops:
     """Return the FLOPs of training on one row, forward and backward.
 
@@ -69,18 +72,26 @@ def flops_by_part(
         vocabulary_size: number of token ids.
         lengths: tokens of each document in the row, including begin and end, without padding.
         masked_tokens: mask slots of the row, including unused ones, which are computed too.
+        causal: whether tokens attend to no later ones.
     """
     d, f = model.hidden_size, model.intermediate_size
     documents = np.asarray(lengths, dtype=np.float64)
     tokens = float(documents.sum())
     global_layers = len(range(0, model.num_hidden_layers, model.global_attention_every))
     local_layers = model.num_hidden_layers - global_layers
-    local_keys = np.minimum(documents, model.local_window + 1)
+    if causal:
+        global_pairs = documents * (documents + 1) / 2
+        # The tokens after the first `reach` attend to the full half of the window.
+        reach = np.minimum(documents, model.local_window // 2 + 1)
+        local_pairs = reach * (reach + 1) / 2 + (documents - reach) * reach
+    else:
+        global_pairs = documents * documents
+        local_pairs = documents * np.minimum(documents, model.local_window + 1)
     return Flops(
         encoder=6.0 * tokens * model.num_hidden_layers * (4 * d * d + 3 * d * f),
         head=6.0 * masked_tokens * (d * d + d * vocabulary_size),
-        global_attention=12.0 * d * global_layers * float((documents * documents).sum()),
-        local_attention=12.0 * d * local_layers * float((documents * local_keys).sum()),
+        global_attention=12.0 * d * global_layers * float(global_pairs.sum()),
+        local_attention=12.0 * d * local_layers * float(local_pairs.sum()),
     )
 
 
@@ -89,6 +100,8 @@ def training_flops(
     vocabulary_size: int,
     lengths: Sequence[float] | npt.NDArray[np.int64],
     masked_tokens: float,
+    *,
+    causal: bool = False,
 ) -> float:
     """Return the total FLOPs of training on one row, the sum of `flops_by_part`."""
-    return flops_by_part(model, vocabulary_size, lengths, masked_tokens).total
+    return flops_by_part(model, vocabulary_size, lengths, masked_tokens, causal=causal).total

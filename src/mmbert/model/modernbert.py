@@ -7,14 +7,13 @@ Architecture: ModernBERT (Warner et al. 2024), as in transformers' ModernBertFor
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmbert.model.config import EncoderConfig, check_parallel
-from mmbert.model.packed_batch import PackedBatch
+from mmbert.model.packed_batch import PackedBatch, PackedSequenceInfo
 from mmbert.parallel.gradient_hooks import all_reduce_partial_gradients
 from mmbert.parallel.layers import (
     ColumnParallelLinear,
@@ -32,19 +31,6 @@ from mmbert.parallel.process_grid import TensorGroup
 from mmbert.parallel.vocab_layers import VocabParallelDecoder, VocabParallelEmbedding
 from mmbert.recipe import RotaryBases
 from mmbert_kernels import Dropout, geglu, rotary_attention
-
-
-@dataclass(frozen=True)
-class PackedSequenceInfo:
-    """Per-row inputs shared by all layers: sequence boundaries, RoPE bases, dropout state."""
-
-    cu_seqlens: Tensor
-    max_seqlen: int
-    rotary_bases: RotaryBases
-    dropout: float = 0.0
-    dropout_seed: int | None = None
-    first_token: int = 0
-    """Index of this rank's first token in the whole training run."""
 
 
 class Attention(nn.Module):
@@ -69,7 +55,9 @@ class Attention(nn.Module):
         qkv = self.Wqkv(x, recompute_input=recompute_input)
         qkv = qkv.view(qkv.shape[0], 3, -1, self.head_size)
         base = info.rotary_bases.global_ if self.is_global else info.rotary_bases.local_
-        out = rotary_attention(qkv, info.cu_seqlens, info.max_seqlen, self.window, base)
+        out = rotary_attention(
+            qkv, info.cu_seqlens, info.max_seqlen, self.window, base, causal=info.causal
+        )
         return self.Wo(out.flatten(1))
 
 
@@ -226,8 +214,9 @@ class MaskedLanguageModel(nn.Module):
         rotary_bases: RotaryBases,
         dropout_seed: int | None,
         dropout: float | None = None,
+        causal: bool = False,
     ) -> Tensor:
-        """Compute float32 losses [K] of the masked tokens, 0 where the weight is 0.
+        """Compute float32 losses [K] at the masked positions, 0 where the weight is 0.
 
         The upstream gradient of the losses must be the same for all, as for their sum or mean.
 
@@ -237,20 +226,26 @@ class MaskedLanguageModel(nn.Module):
             dropout_seed: seed of the masks; None disables dropout. All rows can share a seed,
                 because the masks also depend on the tokens' indices in the training run.
             dropout: dropout probability of attention's output; default: the configuration's.
+            causal: whether tokens attend to no later ones, as in a phase that predicts next tokens.
         """
-        hidden = self._encode(batch, rotary_bases, dropout_seed, dropout)
+        hidden = self._encode(batch, rotary_bases, dropout_seed, dropout, causal=causal)
         masked = gather_token_rows(hidden, batch.masked_positions, self.parallel)
         return self.decoder(self.head(masked), batch.labels, batch.weights)
 
     @torch.no_grad()
     def logits(
-        self, batch: PackedBatch, *, rotary_bases: RotaryBases, all_tokens: bool = False
+        self,
+        batch: PackedBatch,
+        *,
+        rotary_bases: RotaryBases,
+        all_tokens: bool = False,
+        causal: bool = False,
     ) -> Tensor:
         """Compute float32 logits on every rank: [K, vocabulary] at the masked positions.
 
-        With `all_tokens`: [T, vocabulary] at all positions.
+        With `all_tokens`: [T, vocabulary] at all positions. `causal`: see `forward`.
         """
-        hidden = self._encode(batch, rotary_bases, None)
+        hidden = self._encode(batch, rotary_bases, None, causal=causal)
         positions = batch.masked_positions
         if all_tokens:
             positions = torch.arange(batch.input_ids.shape[0], device=hidden.device)
@@ -269,6 +264,8 @@ class MaskedLanguageModel(nn.Module):
         rotary_bases: RotaryBases,
         dropout_seed: int | None,
         dropout: float | None = None,
+        *,
+        causal: bool = False,
     ) -> Tensor:
         tokens = batch.input_ids.shape[0]
         first_token = batch.row_index * tokens + self.parallel.token_offset(tokens)
@@ -279,6 +276,7 @@ class MaskedLanguageModel(nn.Module):
             dropout=self.config.attention_output_dropout if dropout is None else dropout,
             dropout_seed=dropout_seed,
             first_token=first_token,
+            causal=causal,
         )
         return self.model(batch.input_ids, info)
 

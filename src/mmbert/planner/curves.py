@@ -62,7 +62,10 @@ def language_counts(recipe: Recipe, table: LanguageTable | None) -> tuple[int | 
 def schedule_curves(
     recipe: Recipe, plan: TrainingPlan, languages: Sequence[int | None]
 ) -> tuple[Curve, ...]:
-    """Return languages, mask ratio, temperature, context, learning rate and batch over tokens."""
+    """Return languages, mask ratio, temperature, context, learning rate and batch over tokens.
+
+    Causal phases have a predicted share instead of a mask ratio.
+    """
     sampled = [
         (at, step_settings(recipe, plan, at.step))
         for phase in plan.phases
@@ -84,7 +87,14 @@ def schedule_curves(
 
     return (
         curve("languages", lambda at, _: languages[at.phase_index]),
-        curve("mask ratio", lambda _, settings: settings.mask_ratio),
+        *(
+            found
+            for found in (
+                curve("mask ratio", lambda _, settings: settings.mask_ratio),
+                curve("predicted share", lambda _, settings: settings.predicted_share),
+            )
+            if found.pieces
+        ),
         curve("sampling temperature", lambda _, settings: settings.temperature),
         curve("context", lambda at, _: recipe.phases[at.phase_index].context),
         curve("learning rate", lambda _, settings: settings.learning_rate),

@@ -16,7 +16,8 @@ from mmbert.schedule import PhasePlan
 class PhaseCost:
     """Compute, communication and time of one phase in the recipe's own layout.
 
-    `mean_length` is the token-weighted mean document length, used for the cost of global attention.
+    `predicted_fraction` is the mask ratio, or in a causal phase the predicted share. `mean_length`
+    is the token-weighted mean document length, used for the cost of global attention.
     `communication_bound_gpus` is the smallest number of GPUs, doubling the data ranks from the
     present one, at which communication takes longer than arithmetic; None if a rank would have less
     than one row.
@@ -26,7 +27,8 @@ class PhaseCost:
 
     steps: PhasePlan
     context: int
-    mask_ratio: float
+    predicted_fraction: float
+    causal: bool
     mean_length: float
     flops: Flops
     communication: Communication

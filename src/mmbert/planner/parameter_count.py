@@ -50,7 +50,12 @@ def count_parameters(model: ModelSettings, vocabulary_size: int) -> ParameterCou
 
 
 def flops_per_token(
-    model: ModelSettings, vocabulary_size: int, mask_ratio: float, mean_length: float
+    model: ModelSettings,
+    vocabulary_size: int,
+    predicted_fraction: float,
+    mean_length: float,
+    *,
+    causal: bool = False,
 ) -> Flops:
     """Return the training FLOPs per token of a row, by the formulas of `mmbert.model.flops`.
 
@@ -58,5 +63,6 @@ def flops_per_token(
     sum of lengths. A row of documents of that length costs the same as the actual row, except for
     documents shorter than the local window.
     """
-    masked = mask_ratio * mean_length
-    return flops_by_part(model, vocabulary_size, [mean_length], masked).per(mean_length)
+    masked = predicted_fraction * mean_length
+    flops = flops_by_part(model, vocabulary_size, [mean_length], masked, causal=causal)
+    return flops.per(mean_length)

@@ -135,7 +135,11 @@ def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCos
     recipe = setup.recipe
     phase = recipe.phases[steps.index]
     flops = flops_per_token(
-        recipe.model, setup.vocabulary_size, phase.predicted_fraction, mean_length
+        recipe.model,
+        setup.vocabulary_size,
+        phase.predicted_fraction,
+        mean_length,
+        causal=phase.causal,
     )
     step_tokens = steps.tokens / steps.steps
     speed = setup.gpu.flops * setup.mfu
@@ -176,7 +180,8 @@ def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCos
     return PhaseCost(
         steps=steps,
         context=phase.context,
-        mask_ratio=phase.predicted_fraction,
+        predicted_fraction=phase.predicted_fraction,
+        causal=phase.causal,
         mean_length=mean_length,
         flops=flops,
         communication=traffic_here,

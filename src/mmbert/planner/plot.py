@@ -47,6 +47,7 @@ _TOKENS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
 _PANELS = {
     "languages": ("Languages", True, "format(datum.value, ',')"),
     "mask ratio": ("Mask ratio", False, "format(datum.value, '~g')"),
+    "predicted share": ("Predicted share, causal", False, "format(datum.value, '~g')"),
     "sampling temperature": ("Sampling temperature", False, "format(datum.value, '~g')"),
     "context": ("Context (tokens)", True, "format(datum.value, ',')"),
     "learning rate": ("Learning rate", False, "format(datum.value, '~g')"),

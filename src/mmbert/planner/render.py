@@ -94,7 +94,7 @@ def _phases(estimate: Estimate) -> WholeTable:
             phase.steps.name,
             format_quantity(estimate.recipe.phases[phase.steps.index].tokens),
             f"{phase.context:,}",
-            f"{phase.mask_ratio:g}",
+            f"{'causal ' if phase.causal else ''}{phase.predicted_fraction:g}",
             f"{estimate.recipe.dropout_in(estimate.recipe.phases[phase.steps.index]):g}",
             f"{phase.steps.steps:,}",
             rows,

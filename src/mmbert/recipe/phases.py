@@ -3,10 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from mmbert.recipe.base import Name, Settings
 from mmbert.recipe.units import Bytes, Exponent, Fraction, Rows, RowTokens, Tokens
+
+Objective = Literal["masked", "causal"]
 
 
 class LanguageSelection(Settings):
@@ -159,8 +168,15 @@ class Phase(Settings):
     """Languages of temperature-sampled sources."""
     temperature: Temperature
     """Sampling exponent: tokens of a language in proportion to `size ** temperature`."""
-    mask_ratio: MaskRatio
-    """Fraction of tokens selected for prediction, or a range to draw each document's from."""
+    objective: Objective = "masked"
+    """What is predicted: `masked`, masked tokens from both sides; `causal`, the next token from
+    those before it. Causal phases come before masked ones."""
+    mask_ratio: MaskRatio | None = None
+    """Fraction of tokens selected for prediction in a masked phase, which requires it; or a range
+    to draw each document's from."""
+    predicted_share: Fraction | None = Field(default=None, gt=0, le=1)
+    """Fraction of tokens that are predicted in a causal phase, which requires it: drawn like masks,
+    so that head and decoder cost as much as at this mask ratio."""
     rotary_bases: RotaryBases
     """RoPE bases."""
     learning_rate: LearningRate = LearningRate()
@@ -173,9 +189,38 @@ class Phase(Settings):
     """Rows per step in this phase; a multiple of `batch.quantum`. Default: batch.rows."""
 
     @property
+    def causal(self) -> bool:
+        """Whether next tokens are predicted from those before them."""
+        return self.objective == "causal"
+
+    @property
     def predicted_fraction(self) -> float:
-        """Fraction of the tokens of a row that are predicted; the mean of a range."""
-        return mean_mask_ratio(self.mask_ratio)
+        """Fraction of tokens that are predicted: `mask_ratio` or its mean, or `predicted_share`."""
+        fraction = self.predicted_share if self.causal else self.mask_ratio
+        assert fraction is not None
+        return mean_mask_ratio(fraction)
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_objective(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Write recipes without causal phases as before these existed."""
+        values: dict[str, Any] = serialize(self)
+        if not self.causal:
+            del values["objective"]
+        return values
+
+    @model_validator(mode="after")
+    def _predicts_some(self) -> Self:
+        own, other = ("predicted_share", "mask_ratio")[:: 1 if self.causal else -1]
+        if getattr(self, other) is not None:
+            raise ValueError(
+                f"{other} is not of a phase with objective {self.objective}; write {own}"
+                f" instead, or on the command line {other}=null {own}=…"
+            )
+        if getattr(self, own) is None:
+            raise ValueError(f"a phase with objective {self.objective} requires {own}")
+        return self
 
 
 class Variant(Settings):

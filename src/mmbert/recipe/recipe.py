@@ -1,6 +1,7 @@
 """The complete recipe, with validation across its sections."""
 
 import difflib
+from itertools import pairwise
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -98,6 +99,7 @@ class Recipe(Settings):
                     f"{key}.rows {phase.rows} is not a multiple of batch.quantum "
                     f"{self.batch.quantum}"
                 )
+        self._causal_phases_first()
         for source in self.data.sources:
             for name in source.tokens or {}:
                 if name not in names:
@@ -119,6 +121,15 @@ class Recipe(Settings):
         self._merge_fits()
         self._parallel_divides()
         return self
+
+    def _causal_phases_first(self) -> None:
+        for before, phase in pairwise(self.phases):
+            if phase.causal and not before.causal:
+                raise ValueError(
+                    f"phases.{phase.name} is causal after the masked phase '{before.name}': an "
+                    "encoder ends masked; move causal phases to the front, or set its objective to "
+                    "masked"
+                )
 
     def _merge_fits(self) -> None:
         """Check that the merged variants exist, and their number."""

@@ -72,6 +72,7 @@ class Figures:
         self.tiers = tuple(dict.fromkeys(["all", *tiers]))
         self.languages = language_points(runs)
         self.phases_differ = bool(self._axis.boundaries)
+        self.any_causal = any(run.has_causal_phases for run in runs)
 
     def _colors(self, series: Sequence[str]) -> Colors:
         if self.several:

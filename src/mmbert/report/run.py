@@ -62,6 +62,12 @@ class Run:
         return str(self.recipe.get("name", "")) if self.recipe else ""
 
     @property
+    def has_causal_phases(self) -> bool:
+        """Whether results.json has a phase with objective `causal`."""
+        phases = self.results.phases if self.results is not None else []
+        return any(phase.objective == "causal" for phase in phases)
+
+    @property
     def tokens(self) -> int:
         """Number of tokens of the completed steps, as far as they were logged."""
         return int(self.log.column("tokens")[-1]) if len(self.log) else 0

@@ -25,6 +25,7 @@ def _loss(figures: Figures) -> Section:
         section, "loss", "Training loss", LOSS, _single("loss", "all"),
         "Mean over all masked tokens since the previous line of the log. It depends on the "
         "mask ratio, and so steps at phases. Gray dashed lines: starts and rollbacks."
+        + (" In causal phases, over all predicted next tokens." if figures.any_causal else "")
         + (" Lines in a run's color: its phases." if figures.phases_differ else ""),
         names=figures.tiers, marks=figures.restarts(),
     )  # fmt: skip
@@ -128,6 +129,11 @@ def _optimizer(figures: Figures) -> Section:
          Quantity("Learning rate", ".3e", axis_format="~e", zero=True), ""),
         ("mask_ratio", "Mask ratio",
          Quantity("Masked tokens", ".2%", axis_format=".0%", zero=True), ""),
+        *([] if not figures.any_causal else [
+            ("predicted_share", "Predicted share, causal",
+             Quantity("Predicted tokens", ".2%", axis_format=".0%", zero=True),
+             "Of causal phases, whose tokens are predicted from those before them."),
+        ]),
         ("temperature", "Temperature",
          Quantity("Exponent of the size", ".3f", axis_format="~g", zero=True),
          "Tokens of a language are in proportion to its size to the power of this."),

@@ -11,7 +11,7 @@ from mmbert.report.figures import ORDINARY_EVENTS
 from mmbert.report.recipe_changes import changes
 from mmbert.report.run import Run
 from mmbert.report.run_log import Event
-from mmbert.training.metrics.results import Losses
+from mmbert.training.metrics.results import Losses, Results, Span
 
 NONE = "–"
 # Rows at the beginning and at the end of a long table of events.
@@ -85,24 +85,35 @@ def comparability(runs: Sequence[Run]) -> str | None:
 
 
 def held_out_tables(run: Run) -> list[Table]:
-    """Return the held-out losses of a run by tier and by language."""
+    """Return the held-out losses of a run by tier and by language; causal ones by tier."""
     tables = []
     if run.results is not None:
-        phases, unigram = run.results.phases, run.results.unigram
-        tiers = [phase.name for phase in phases]
-        rows = [
-            [name, *(_span(phase.held_out_start, phase.held_out_end, name) for phase in phases),
-             _number(_loss(unigram, name))]
-            for name in [*tiers, "all"]
-        ]  # fmt: skip
-        tables.append(
-            Table(
-                f"{run.label}: held-out loss by tier", ("tier", *tiers, "unigram model"), rows,
-                text="At the start → at the end of each phase, nats per masked token.",
-            )
-        )  # fmt: skip
+        phases = run.results.phases
+        spans = [(phase.held_out_start, phase.held_out_end) for phase in phases]
+        title = f"{run.label}: held-out loss by tier"
+        tables.append(_tiers_table(run.results, title, spans, "masked"))
+        if run.has_causal_phases:
+            spans = [(phase.held_out_causal_start, phase.held_out_causal_end) for phase in phases]
+            title = f"{run.label}: held-out causal loss by tier"
+            tables.append(_tiers_table(run.results, title, spans, "next"))
     table = _languages_table(run)
     return [*tables, table] if table.rows else tables
+
+
+def _tiers_table(results: Results, title: str, spans: Sequence[Span], what: str) -> Table:
+    objectives = [
+        f"{phase.name} ({phase.objective})" if phase.objective != "masked" else phase.name
+        for phase in results.phases
+    ]
+    rows = [
+        [name, *(_span(start, end, name) for start, end in spans),
+         _number(_loss(results.unigram, name))]
+        for name in [*(phase.name for phase in results.phases), "all"]
+    ]  # fmt: skip
+    return Table(
+        title, ("tier", *objectives, "unigram model"), rows,
+        text=f"At the start → at the end of each phase, nats per {what} token.",
+    )  # fmt: skip
 
 
 def _languages_table(run: Run) -> Table:

@@ -21,6 +21,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
 from mmbert.parallel.process_grid import ProcessGrid, build_grid
+from mmbert.recipe import Objective
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.hangs.section_limits import FILE_NAME, SectionLimits
 from mmbert.training.fault_tolerance.hangs.watchdog import Activity, Watchdog
@@ -99,9 +100,10 @@ def build_trainer(
     ranks.heartbeat(0, Activity.BUILD_MODEL)
     engine = Engine(_build_model(run, ranks.grid).to(device), recipe, ranks.grid, device)
     ranks.heartbeat(0, Activity.READ_VALIDATION_ROWS)
-    validator = _build_validator(run, ranks, device)
+    validators = _build_validators(run, ranks, device)
+    validator = validators["masked"]
     results = _build_results(run, host_group.world_size)
-    metrics = MetricsProcessor(run, ranks, engine, validator, results, options.profile_steps)
+    metrics = MetricsProcessor(run, ranks, engine, validators, results, options.profile_steps)
     runner = StepRunner(
         engine, dropout_seed=recipe.seed, meter=metrics.meter, step_timer=metrics.step_timer
     )
@@ -166,20 +168,31 @@ def _build_model(run: RunConfig, grid: ProcessGrid) -> MaskedLanguageModel:
     return model
 
 
-def _build_validator(run: RunConfig, ranks: Ranks, device: torch.device) -> Validator:
+def _build_validators(
+    run: RunConfig, ranks: Ranks, device: torch.device
+) -> dict[Objective, Validator]:
+    """Build the validator of masked tokens, and that of next tokens if any phase is causal."""
     recipe, grid = run.recipe, ranks.grid
-    rows = validation_rows(
-        run.corpus,
-        sources={source.folder for source in recipe.data.sources},
-        settings=recipe.evaluation,
-        context=recipe.evaluation.context or recipe.phases[0].context,
-        row_tokens=recipe.batch.row_tokens,
-        masking=recipe.data.masking,
-        rank=grid.data.rank,
-        ranks=grid.data.size,
-        share=ranks.host_group.share,
-    )
-    return Validator(rows, run.table, grid.data, device)
+    objectives: list[Objective] = ["masked"]
+    if any(phase.causal for phase in recipe.phases):
+        objectives.append("causal")
+    validators: dict[Objective, Validator] = {}
+    for objective in objectives:
+        causal = objective == "causal"
+        rows = validation_rows(
+            run.corpus,
+            sources={source.folder for source in recipe.data.sources},
+            settings=recipe.evaluation,
+            context=recipe.evaluation.context or recipe.phases[0].context,
+            row_tokens=recipe.batch.row_tokens,
+            masking=recipe.data.masking,
+            causal=causal,
+            rank=grid.data.rank,
+            ranks=grid.data.size,
+            share=ranks.host_group.share,
+        )
+        validators[objective] = Validator(rows, run.table, grid.data, device, causal=causal)
+    return validators
 
 
 def _build_checkpoints(run: RunConfig, ranks: Ranks) -> Checkpoints:
@@ -252,7 +265,9 @@ def _build_results(run: RunConfig, devices: int) -> Results:
         PhaseResult(
             name=phase.name,
             context=phase.context,
-            mask_ratio=phase.predicted_fraction,
+            objective=phase.objective,
+            mask_ratio=None if phase.causal else phase.predicted_fraction,
+            predicted_share=phase.predicted_share,
             temperature=(
                 f"{phase.temperature.start:g}"
                 if phase.temperature.start == phase.temperature.end

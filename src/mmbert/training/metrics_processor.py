@@ -6,7 +6,7 @@ All ranks call every method, because metrics are sums over ranks; rank 0 writes 
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -14,6 +14,7 @@ from mmbert.checkpoint.store import RunState
 from mmbert.data.loading.rows import Row
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.hardware import peak_flops
+from mmbert.recipe import Objective
 from mmbert.schedule import PhasePlan, StepPlan, step_settings
 from mmbert.training.engine.engine import Engine
 from mmbert.training.fault_tolerance.hangs.watchdog import Activity
@@ -53,14 +54,14 @@ class MetricsProcessor:
         run: RunConfig,
         ranks: Ranks,
         engine: Engine,
-        validator: Validator,
+        validators: Mapping[Objective, Validator],
         results: Results,
         profile_steps: int,
     ) -> None:
         self._run, self._ranks, self._engine = run, ranks, engine
         device, components = engine.device, len(run.table.names)
         self.loggers = LoggerContainer(active=ranks.host_group.is_rank_zero, owner=ranks.owner)
-        self.results, self.validator = results, validator
+        self.results, self._validators = results, validators
         self.meter = LossMeter(components, device)
         self.interval = IntervalMetrics(
             components, run.recipe.model, run.encoder.vocab_size, ranks.grid, device
@@ -79,7 +80,7 @@ class MetricsProcessor:
         self._rate = SmoothedRate()
         self._phase: str | None = None
         self._last: StepOutcome | None = None
-        self._last_validation: tuple[int, object, Losses] | None = None
+        self._last_validation: tuple[int, object, dict[Objective, Losses]] | None = None
         self._by_language = LossTable.zeros(components)
         self._lines = 0
         lines = run.plan.steps / run.recipe.logging.every_steps
@@ -92,17 +93,22 @@ class MetricsProcessor:
     def start_phase(self, step: int, phase: PhasePlan) -> None:
         """Log the phase's settings; at its first step, validate."""
         self._phase = phase.name
+        self.interval.causal = self._run.recipe.phases[phase.index].causal
         self._slow_nodes.restart()
         starts = step == phase.first_step
         self.loggers.event("phase", step, phase_text(self._run, step, phase))
         if starts:
-            self.results.phases[phase.index].held_out_start = self._validate(step, phase)
+            losses, result = self._validate(step, phase), self.results.phases[phase.index]
+            result.held_out_start = losses["masked"]
+            result.held_out_causal_start = losses.get("causal")
             self.write_results()
         self.interval.restart()
 
     def end_phase(self, step: int, phase: PhasePlan) -> None:
         """Validate after the phase's last step."""
-        self.results.phases[phase.index].held_out_end = self._validate(step, phase)
+        losses, result = self._validate(step, phase), self.results.phases[phase.index]
+        result.held_out_end = losses["masked"]
+        result.held_out_causal_end = losses.get("causal")
         self.write_results()
         self.interval.restart()
 
@@ -256,33 +262,36 @@ class MetricsProcessor:
             rows=batch,
         )
 
-    def _validate(self, step: int, phase: PhasePlan) -> Losses:
-        """Measure the held-out loss with the phase's rotary bases, once per step and bases."""
-        rotary_bases = self._run.recipe.phases[phase.index].rotary_bases
+    def _validate(self, step: int, phase: PhasePlan) -> dict[Objective, Losses]:
+        """Measure the held-out losses with the phase's rotary bases, once per step and bases."""
+        settings = self._run.recipe.phases[phase.index]
+        rotary_bases = settings.rotary_bases
         if self._last_validation is not None:
-            last_step, last_bases, losses = self._last_validation
+            last_step, last_bases, known = self._last_validation
             if (last_step, last_bases) == (step, rotary_bases):
-                return losses
+                return known
         begin = time.perf_counter()
+        losses: dict[Objective, Losses] = {}
         with self.step_timer.paused():
-            found = self.validator.validate(
-                self._engine.module,
-                rotary_bases,
-                heartbeat=lambda: self._ranks.heartbeat(step, Activity.VALIDATE),
-            )
+            for objective, validator in self._validators.items():
+                found = validator.validate(
+                    self._engine.module,
+                    rotary_bases,
+                    heartbeat=lambda: self._ranks.heartbeat(step, Activity.VALIDATE),
+                )
+                losses[objective] = Losses.of(found, self._run.table)
         seconds = time.perf_counter() - begin
         self.interval.exclude(seconds)
-        losses = Losses.of(found, self._run.table)
         self._last_validation = (step, rotary_bases, losses)
+        causal = {"causal": losses["causal"].model_dump()} if "causal" in losses else {}
         self.loggers.event(
             "held-out",
             step,
-            held_out_text(step, losses),
+            held_out_text(step, losses, settings.objective),
             phase=phase.name,
             seconds=round(seconds, 3),
-            overall=losses.overall,
-            tiers=losses.tiers,
-            languages=losses.languages,
+            **losses["masked"].model_dump(),
+            **causal,
         )
         self.loggers.log(step, validation_tags(losses))
         return losses

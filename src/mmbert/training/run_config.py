@@ -238,12 +238,13 @@ def print_plan(run_config: RunConfig, world_size: int, file: TextIO) -> None:
     )
     for phase, settings in zip(plan.phases, recipe.phases, strict=True):
         rows = settings.rows or recipe.batch.rows
+        slots = math.ceil(settings.predicted_fraction * recipe.batch.row_tokens)
+        kind = "prediction" if settings.causal else "mask"
         file.write(
             f"# {phase.name}: steps {phase.first_step:,} to {phase.end_step - 1:,}, "
             f"{format_count(phase.tokens)} tokens, {rows} rows of {recipe.batch.row_tokens:,} "
             f"tokens a step ({rows // data_ranks} per data rank), context {settings.context:,}, "
-            f"{math.ceil(settings.predicted_fraction * recipe.batch.row_tokens):,} mask slots a row"
-            "\n"
+            f"{slots:,} {kind} slots a row\n"
             f"#   {describe_phase_settings(recipe, plan, phase.index)}\n"
         )
     if run_config.imported is not None:

@@ -21,7 +21,7 @@ from mmbert.hub.publishing.publish import PublishOptions, plan_publication, publ
 from mmbert.hub.verification import ExportMismatchError
 from mmbert.recipe import parse_recipe
 from tests.hub.publishing.conftest import FILES, NAMES, STEPS, QuickGraphs
-from tests.support.written_runs import RECIPE, Run, save_run
+from tests.support.written_runs import RECIPE, Run, causal_recipe, save_run
 
 
 def published(run: Path, out: Path, shards: Path | None, **options: object) -> list[str]:
@@ -265,3 +265,21 @@ def test_losses_that_a_restart_made_void_do_not_count(
     published(long_run, tmp_path / "out", shards)
     last = json.loads((tmp_path / "out" / "main" / "publication.json").read_text())["losses"]
     assert (last["training"], last["held_out_step"], last["held_out"]) == (1.5, 20, 4.3)
+
+
+def test_checkpoints_of_causal_phases_are_left_out_or_asked_for(
+    run: Run, tmp_path: Path, instant: list[str]
+) -> None:
+    folder = tmp_path / "run"
+    for step, phase in ((10, "first"), (20, "last"), (30, "last")):
+        save_run(folder, run.model, step=step, phase=phase, of=causal_recipe())
+    said = published(folder, tmp_path / "out", None, int8=False)
+    assert instant == NAMES[1:]
+    assert said[0].startswith(f"{NAMES[0]}: is not published, because it is of a causal phase")
+    published(folder, tmp_path / "all", None, int8=False, allow_causal=True)
+    assert instant == [*NAMES[1:], *NAMES]
+    for step in STEPS[1:]:
+        shutil.rmtree(folder / "checkpoints" / f"step-{step:08d}")
+    with pytest.raises(UserError, match="only checkpoints of causal phases") as refused:
+        published(folder, tmp_path / "none", None, int8=False)
+    assert "--allow-causal" in refused.value.remedy

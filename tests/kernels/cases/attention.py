@@ -25,7 +25,9 @@ from tests.kernels.cases.rotary import BASE, qkv_and_lengths
 WINDOW = 6
 
 
-def formula(qkv: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
+def formula(
+    qkv: Tensor, lengths: Sequence[int], window: int | None, *, causal: bool = False
+) -> Tensor:
     """Compute attention over all pairs of tokens, masked, in float64."""
     query, key, value = qkv.double().unbind(1)
     tokens = qkv.shape[0]
@@ -34,17 +36,21 @@ def formula(qkv: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
     seen = document[:, None] == document[None, :]
     if window is not None:
         seen = seen & ((position[:, None] - position[None, :]).abs() <= window // 2)
+    if causal:
+        seen = seen & (position[:, None] >= position[None, :])
     scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(qkv.shape[3])
     scores = scores.masked_fill(~seen, -math.inf)
     return torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), value)
 
 
-def attention(sizes: Sizes, dtype: torch.dtype, window: int | None = None) -> Problem:
+def attention(
+    sizes: Sizes, dtype: torch.dtype, window: int | None = None, *, causal: bool = False
+) -> Problem:
     longest = max(sizes.lengths)
     return Problem(
         qkv_and_lengths(sizes, dtype),
-        lambda qkv, cu_seqlens: kernels.attention(qkv, cu_seqlens, longest, window),
-        lambda qkv, cu_seqlens: formula(qkv, document_lengths(cu_seqlens), window),
+        lambda qkv, cu_seqlens: kernels.attention(qkv, cu_seqlens, longest, window, causal=causal),
+        lambda qkv, cu_seqlens: formula(qkv, document_lengths(cu_seqlens), window, causal=causal),
     )
 
 
@@ -136,6 +142,17 @@ CASES = (
     Case(
         "attention-window",
         lambda sizes, dtype: attention(sizes, dtype, WINDOW),
+        roundings=lambda dtype: 48,
+    ),
+    Case(
+        "attention-causal",
+        lambda sizes, dtype: attention(sizes, dtype, causal=True),
+        (SMALL, Sizes((*LENGTHS, 5, 1, 40))),
+        roundings=lambda dtype: 48,
+    ),
+    Case(
+        "attention-causal-window",
+        lambda sizes, dtype: attention(sizes, dtype, WINDOW, causal=True),
         roundings=lambda dtype: 48,
     ),
     Case("attention-rotary", rotary_attention, roundings=roundings),

@@ -43,27 +43,40 @@ def published_flash_attention(
     """
     assert dropout_p == 0.0
     assert softmax_scale is None
-    assert not causal
     assert qkv.ndim == 4
     assert qkv.shape[1] == 3
     assert cu_seqlens.dtype == torch.int32
-    window = None if window_size == (-1, -1) else 2 * window_size[0]
-    assert window is None or window_size[0] == window_size[1]
-    from mmbert_kernels.packed_attention.attention import attention_reference
+    left, right = window_size
+    if causal:  # flash_api.cpp, mha_varlen_fwd: `if (is_causal) { window_size_right = 0; }`
+        right = 0
+    return _between(qkv, cu_seqlens, left, right)
 
-    return attention_reference(qkv, cu_seqlens, window)
+
+def _between(qkv: torch.Tensor, cu_seqlens: torch.Tensor, left: int, right: int) -> torch.Tensor:
+    """Compute attention to `left` tokens before and `right` after, -1 for no limit, densely."""
+    tokens = torch.arange(len(qkv))
+    document = torch.searchsorted(cu_seqlens.long(), tokens, right=True)
+    back = tokens[:, None] - tokens[None, :]
+    seen = document[:, None] == document[None, :]
+    seen &= (back <= left) | (left < 0)
+    seen &= (back >= -right) | (right < 0)
+    query, key, value = qkv.transpose(0, 2).unbind(1)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen
+    ).transpose(0, 1)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 16])
 def test_flash_attention_is_called_as_published(
-    monkeypatch: pytest.MonkeyPatch, window: int | None
+    monkeypatch: pytest.MonkeyPatch, window: int | None, causal: bool
 ) -> None:
     fake = types.ModuleType("flash_attn")
     fake.flash_attn_varlen_qkvpacked_func = published_flash_attention  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn", fake)
     qkv, cu_seqlens = torch.randn(70, 3, 2, 16).bfloat16(), cumulative((5, 1, 64), padding=2)
-    computed = flash_attention(qkv, cu_seqlens, 64, window)
-    blocked = kernels.attention(qkv, cu_seqlens, 64, window)
+    computed = flash_attention(qkv, cu_seqlens, 64, window, causal=causal)
+    blocked = kernels.attention(qkv, cu_seqlens, 64, window, causal=causal)
     torch.testing.assert_close(computed, blocked, rtol=2**-6, atol=2**-6)
     with pytest.raises(ValueError, match=r"bfloat16 or float16, not torch\.float32"):
         flash_attention(qkv.float(), cu_seqlens, 64, window)
@@ -113,9 +126,10 @@ def published_flash_attention_3(
     )
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 16])
 def test_flash_attention_3_is_called_as_published(
-    monkeypatch: pytest.MonkeyPatch, window: int | None
+    monkeypatch: pytest.MonkeyPatch, window: int | None, causal: bool
 ) -> None:
     fake = types.ModuleType("flash_attn_interface")
     fake.flash_attn_varlen_func = published_flash_attention_3  # type: ignore[attr-defined]
@@ -123,8 +137,10 @@ def test_flash_attention_3_is_called_as_published(
     qkv = torch.randn(70, 3, 2, 16).bfloat16().requires_grad_()
     cu_seqlens = cumulative((5, 1, 64), padding=2)
     calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "attention": lambda qkv: kernels.attention(qkv, cu_seqlens, 64, window),
-        "rotary_attention": lambda qkv: kernels.rotary_attention(qkv, cu_seqlens, 64, window, 1e4),
+        "attention": lambda qkv: kernels.attention(qkv, cu_seqlens, 64, window, causal=causal),
+        "rotary_attention": lambda qkv: kernels.rotary_attention(
+            qkv, cu_seqlens, 64, window, 1e4, causal=causal
+        ),
     }
     for call in calls.values():
         results = []
@@ -167,9 +183,10 @@ def test_flash_attention_adds_in_a_fixed_order_when_torch_is_to(
     assert asked == [wanted]
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 128])
 def test_varlen_attention_is_called_by_its_signature(
-    monkeypatch: pytest.MonkeyPatch, window: int | None
+    monkeypatch: pytest.MonkeyPatch, window: int | None, causal: bool
 ) -> None:
     from torch.nn.attention import varlen
 
@@ -182,19 +199,26 @@ def test_varlen_attention_is_called_by_its_signature(
 
     monkeypatch.setattr(varlen, "varlen_attn", recorded)
     qkv, cu_seqlens = torch.randn(70, 3, 2, 16).bfloat16(), cumulative((5, 1, 64))
-    varlen_attention(qkv.unbind(1), cu_seqlens, 64, window)
+    varlen_attention(qkv.unbind(1), cu_seqlens, 64, window, causal=causal)
     (call,) = calls
     assert call["max_q"] == call["max_k"] == 64
     assert call["cu_seq_q"] is call["cu_seq_k"] is cu_seqlens
-    assert call["window_size"] == ((-1, -1) if window is None else (64, 64))
+    # Its documentation: (-1, 0) for causal attention, (W, 0) with a window of W tokens back.
+    back = -1 if window is None else 64
+    assert call["window_size"] == (back, 0 if causal else back)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["varlen", "flash_attn", "flash_attn_3"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 128])
 def test_attention_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, window: int | None
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    dtype: torch.dtype,
+    window: int | None,
+    causal: bool,
 ) -> None:
     package = ATTENTION_PACKAGES[name]
     if package is not None and not is_installed(package):
@@ -207,17 +231,21 @@ def test_attention_on_a_gpu(
     qkv = torch.randn(tokens, 3, 2, 64, device="cuda").to(dtype)
     for layout in (torch.Tensor.contiguous, layouts.transposed, layouts.apart):
         compare(
-            lambda qkv: kernels.attention(qkv, cumulative(lengths, 3, "cuda"), 1024, window),
-            lambda qkv: attention.formula(qkv, lengths, window),
+            lambda qkv: kernels.attention(
+                qkv, cumulative(lengths, 3, "cuda"), 1024, window, causal=causal
+            ),
+            lambda qkv: attention.formula(qkv, lengths, window, causal=causal),
             (layout(qkv),),
             (torch.randn(tokens, 2, 64, device="cuda"),),
             roundings=8,
         )
         compare(
             lambda qkv: kernels.rotary_attention(
-                qkv, cumulative(lengths, 3, "cuda"), 1024, window, 160_000.0
+                qkv, cumulative(lengths, 3, "cuda"), 1024, window, 160_000.0, causal=causal
             ),
-            lambda qkv: attention.formula(rotary.formula(qkv, lengths, 160_000.0), lengths, window),
+            lambda qkv: attention.formula(
+                rotary.formula(qkv, lengths, 160_000.0), lengths, window, causal=causal
+            ),
             (layout(qkv),),
             (torch.randn(tokens, 2, 64, device="cuda"),),
             roundings=16,

@@ -17,7 +17,12 @@ from mmbert.recipe.sections import LoggingSettings
 from mmbert.training.metrics.loggers.base_logger import BaseLogger, RunInfo
 from mmbert.training.metrics.loggers.container import LOGGERS, LoggerContainer
 from mmbert.training.metrics.loggers.jsonl_logger import JsonlLogger
-from mmbert.training.metrics.loggers.tensorboard_tags import charts, custom_scalars_layout
+from mmbert.training.metrics.loggers.tensorboard_tags import (
+    charts,
+    custom_scalars_layout,
+    validation_tags,
+)
+from mmbert.training.metrics.results import Losses
 from tests.support.file_limits import files_no_longer_than
 
 
@@ -107,6 +112,22 @@ def test_curves_of_one_chart_have_colors_of_their_own(tmp_path: Path) -> None:
         "chart/1_loss/train", "chart/1_loss/held_out",
     ]  # fmt: skip
     assert layout["Optimizer and speed"]["gradient norm"][1] == ["4_optimizer/gradient_norm"]
+
+
+def test_held_out_losses_of_both_objectives_have_tags_of_their_own() -> None:
+    masked = Losses(overall=3.0, tiers={"one": 3.5}, languages={"eng_Latn": 3.25})
+    causal = Losses(overall=4.0, tiers={"one": 4.5}, languages={"eng_Latn": 4.25})
+    own = {
+        "1_loss/held_out": 3.0,
+        "2_loss_by_tier/held_out_one": 3.5,
+        "language_loss_held_out/eng_Latn": 3.25,
+    }
+    assert validation_tags({"masked": masked}) == own
+    assert validation_tags({"masked": masked, "causal": causal}) == own | {
+        "1_loss/held_out_causal": 4.0,
+        "2_loss_by_tier/causal_held_out_one": 4.5,
+        "language_loss_held_out_causal/eng_Latn": 4.25,
+    }
 
 
 def test_details_of_an_event_are_in_the_log_alone(

@@ -48,9 +48,9 @@ def row(number: int) -> Row:
 ROWS = [row(number) for number in range(3)]
 
 
-def measure(model: nn.Module, heartbeat: Any = lambda: None) -> Losses:
+def measure(model: nn.Module, heartbeat: Any = lambda: None, *, causal: bool = False) -> Losses:
     table = cast(ComponentTable, TABLE)
-    validator = Validator(ROWS, table, DataGroup.single(), CPU)
+    validator = Validator(ROWS, table, DataGroup.single(), CPU, causal=causal)
     return Losses.of(validator.validate(model, BASES, heartbeat), table)
 
 
@@ -77,6 +77,19 @@ def test_it_is_the_mean_over_the_masked_tokens_of_all_rows() -> None:
     for name, tier, expected in (("eng", "early", own[0]), ("deu", "late", own[1])):
         assert abs(found.languages[name] - expected) < 1e-5
         assert found.tiers[tier] == found.languages[name]
+
+
+def test_next_tokens_are_predicted_from_those_before() -> None:
+    model, losses = with_dropout(0.5), []
+    for given in ROWS:
+        batch = to_batch(given)
+        logits = model.logits(batch, rotary_bases=BASES, causal=True)
+        every = nn.functional.cross_entropy(logits.double(), batch.labels, reduction="none")
+        losses += every[:-2].tolist()
+    found = measure(model, causal=True).overall
+    assert found is not None
+    assert abs(found - np.mean(losses)) < 1e-5
+    assert found != measure(model).overall
 
 
 def test_the_model_comes_back_in_its_mode_and_every_row_is_a_sign_of_life() -> None:

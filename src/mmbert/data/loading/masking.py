@@ -1,4 +1,4 @@
-"""Masked tokens of a row and their replacements, a pure function of (seed, row).
+"""Predicted tokens of a row, masked or next ones: a pure function of (seed, row).
 
 Random numbers are the raw 64-bit output of Philox, a counter-based generator, which numpy keeps
 stable between versions; nothing depends on ranks, workers or earlier draws.
@@ -27,14 +27,14 @@ _INELIGIBLE = np.uint32(2**32 - 1)
 
 @dataclass(frozen=True)
 class MaskedRow:
-    """A row after masking."""
+    """A row and what is predicted of it."""
 
     input_ids: np.ndarray
-    """int32 [T], with the replacements."""
+    """int32 [T], with the replacements of masked tokens."""
     positions: np.ndarray
-    """int32 [n], ascending."""
+    """int32 [n], ascending; where a prediction is made."""
     labels: np.ndarray
-    """int32 [n], the original tokens."""
+    """int32 [n], the original tokens at these positions, or the next ones."""
 
 
 class Masker:
@@ -99,6 +99,25 @@ class Masker:
         masked = input_ids.copy()
         masked[positions] = self._replacements(labels, words)
         return MaskedRow(masked, positions.astype(np.int32), labels)
+
+    def next_tokens(self, input_ids: np.ndarray, share: float, row: int) -> MaskedRow:
+        """Choose tokens of row number `row` to predict from those before them.
+
+        Exactly round(share · n) of the n tokens that are not special, one by one: those that `mask`
+        chooses at this ratio if it masks single tokens. A position is the one before its label,
+        always in the same segment, since each begins with a special token. Decoders also predict
+        the end of a document; here an end token closes every part of a document that was cut, and
+        is no label.
+
+        Args:
+            input_ids: int32 [T], returned as they are.
+            share: fraction of the tokens, up to 1.
+            row: number of the row in the run.
+        """
+        words = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64))
+        keys, eligible = self._keys(input_ids, words)
+        chosen = np.flatnonzero(_smallest(keys, round(share * eligible)))
+        return MaskedRow(input_ids, (chosen - 1).astype(np.int32), input_ids[chosen])
 
     def _keys(self, input_ids: np.ndarray, words: np.random.Philox) -> tuple[np.ndarray, int]:
         """Draw a key for each token, and count those that are not special."""

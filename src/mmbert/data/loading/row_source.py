@@ -28,8 +28,9 @@ class RowSource:
             cursor.locator.corpus,
             masker,
             row_shape(sampler),
-            mask_ratio=phase.mask_ratio,
+            mask_ratio=phase.mask_ratio or phase.predicted_fraction,
             context=phase.context,
+            causal=phase.causal,
         )
         self._count = sampler.streams
 

@@ -29,15 +29,18 @@ from mmbert.recipe import MaskRatioRange, mean_mask_ratio
 class Row:
     """One microbatch. T = row_tokens, S = max_segments, K = ceil(mask ratio · T): fixed per phase.
 
+    In a causal phase, "masked" are the positions whose next tokens are predicted, and their ratio
+    is the predicted share.
+
     Attributes:
         index: number of the row in the run.
-        input_ids: int32 [T], masked; padded after the last segment.
+        input_ids: int32 [T], masked unless causal; padded after the last segment.
         cu_seqlens: int32 [S + 1], starts of segments, then of the padding, then T repeated (a batch
             drops most of these).
         max_seqlen: the context; larger only if tiny segments leave too few slots for padding.
         segment_components: int32 [S], index into corpus.components; -1 for padding and unused.
         masked_positions: int32 [K], ascending; unused slots repeat the last position.
-        labels: int32 [K], original tokens; 0 for unused slots.
+        labels: int32 [K], original or next tokens; 0 for unused slots.
         weights: float32 [K], 1 for a used slot, 0 otherwise.
         masked_components: int32 [K], -1 for unused slots.
         tokens: number of tokens without padding.
@@ -60,7 +63,7 @@ class Row:
 
 
 class RowBuilder:
-    """Builds rows from tables of segments."""
+    """Builds rows from tables of segments, for masked or (`causal`) next tokens."""
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class RowBuilder:
         mask_ratio: float | MaskRatioRange,
         context: int,
         split: SplitName = "train",
+        causal: bool = False,
     ) -> None:
         self._corpus = corpus
         self._masker = masker
@@ -78,6 +82,7 @@ class RowBuilder:
         self._ratio = mask_ratio
         self._context = context
         self._split: SplitName = split
+        self._causal = causal
 
     def build(self, index: int, table: np.ndarray, state: StreamState | None) -> Row:
         """Build row number `index` from the segments in `table` [segments, COLUMNS].
@@ -97,8 +102,12 @@ class RowBuilder:
         components = np.full(slots, -1, dtype=np.int32)
         components[: len(table)] = table[:, COMPONENT]
         ids = self._tokens(table, cu_seqlens, ends)
-        masked = self._masker.mask(ids, self._ratio, index, ends)
-        mask_slots = math.ceil(mean_mask_ratio(self._ratio) * row_tokens)
+        fraction = mean_mask_ratio(self._ratio)
+        if self._causal:
+            masked = self._masker.next_tokens(ids, fraction, index)
+        else:
+            masked = self._masker.mask(ids, self._ratio, index, ends)
+        mask_slots = math.ceil(fraction * row_tokens)
         count = len(masked.positions)
         positions, labels = np.zeros((2, mask_slots), dtype=np.int32)
         positions[:count], labels[:count] = masked.positions, masked.labels

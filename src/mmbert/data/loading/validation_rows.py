@@ -47,6 +47,7 @@ def validation_rows(
     context: int,
     row_tokens: int,
     masking: MaskingSettings,
+    causal: bool = False,
     rank: int = 0,
     ranks: int = 1,
     share: Share = alone,
@@ -58,9 +59,10 @@ def validation_rows(
 
     Args:
         sources: folders of the sources to evaluate.
-        settings: number of documents per component and mask ratio.
+        settings: number of documents per component and mask ratio, or predicted share.
         context: maximum tokens of a document, including begin and end tokens.
         masking: replacement of masked tokens; spans are left out.
+        causal: predict next tokens instead: those that are masked otherwise, without whole words.
         rank, ranks: data rank and number of ranks. Every rank gets the same number of rows; some
             may be empty (all weights 0).
         share: divides the search for the documents among all ranks, so that each opens the
@@ -94,6 +96,7 @@ def validation_rows(
         mask_ratio=settings.mask_ratio,
         context=context,
         split="heldout",
+        causal=causal,
     )
     packed = []
     while len(remaining):

@@ -56,6 +56,11 @@ def recipe_warnings(
             f"{len(repeated)} languages are repeated for more than {MAX_EPOCHS:.0f} epochs"
             f" (most: {worst}); limit them with data.sources.*.max_epochs"
         )
+    if recipe.phases[-1].causal:
+        yield (
+            f"phase {recipe.phases[-1].name} is causal and the last one: the run ends with a model"
+            " that does not predict masked tokens, which export refuses; add a masked phase"
+        )
     if recipe.checkpoint.every_tokens is None and recipe.checkpoint.every_minutes is None:
         yield "no checkpoint interval is set: only phase ends are saved"
 

@@ -10,7 +10,8 @@ from mmbert.errors import ModelError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.live.padding import Padding
 from mmbert.hub.live.refusals import refuse_weight
-from mmbert.model.modernbert import Encoder, PackedSequenceInfo, PredictionHead
+from mmbert.model.modernbert import Encoder, PredictionHead
+from mmbert.model.packed_batch import PackedSequenceInfo
 from mmbert.parallel.layers import TensorParallel
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert_kernels import linear_cross_entropy

@@ -42,7 +42,8 @@ vectors = numpy.sum(hidden * mask, axis=1) / numpy.sum(mask, axis=1)
 
 def card_sections(name: str, publication: Publication) -> str:
     """Return the sections of the revision `name`, as Markdown."""
-    parts = [_REVISIONS.format(name=name), _onnx(publication), _losses(publication.losses)]
+    losses = _losses(publication.losses, causal=publication.objective == "causal")
+    parts = [_REVISIONS.format(name=name), _onnx(publication), losses]
     return "".join(parts)
 
 
@@ -68,10 +69,11 @@ def _onnx(publication: Publication) -> str:
     return text + "".join("\n" + line for line in left_out)
 
 
-def _losses(losses: CheckpointLosses) -> str:
+def _losses(losses: CheckpointLosses, *, causal: bool) -> str:
     rows = []
     if losses.training is not None:
-        rows.append(f"| training, mean of the last logged interval | {losses.training:.4f} |")
+        what = "training on next tokens" if causal else "training"
+        rows.append(f"| {what}, mean of the last logged interval | {losses.training:.4f} |")
     if losses.held_out is not None:
         rows.append(f"| held-out text, at step {losses.held_out_step:,} | {losses.held_out:.4f} |")
         rows += [f"| … tier `{name}` | {loss:.4f} |" for name, loss in losses.tiers.items()]

@@ -40,6 +40,9 @@ def plan_table(plan: Plan, place: Place) -> WholeTable:
         )
     elif _has_int8(plan):
         table.caption = f"{INT8_GRAPH}: if its mean cosine is at least {LEAST_COSINE}"
+    if plan.causal:
+        left_out = f"left out, as they are of causal phases: {', '.join(plan.causal)}"
+        table.caption = f"{table.caption}; {left_out}" if table.caption else left_out
     return table
 
 

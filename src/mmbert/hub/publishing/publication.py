@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmbert.checkpoint.format import INDEX_NAME
 from mmbert.errors import OutputError
 from mmbert.files import checksum_file
+from mmbert.recipe import Objective
 
 PUBLICATION_NAME = "publication.json"
 
@@ -31,7 +32,10 @@ class VectorCheck(_Model):
 
 
 class CheckpointLosses(_Model):
-    """Losses at a checkpoint, in nats per masked token, as the run's log has them."""
+    """Losses at a checkpoint, in nats per masked token, as the run's log has them.
+
+    The training loss of a causal phase is per next token.
+    """
 
     training: float | None = None
     """Mean over the last logged interval up to the checkpoint."""
@@ -52,6 +56,8 @@ class Publication(_Model):
     recipe: str
     """Name of the run's recipe."""
     step: int
+    objective: Objective = "masked"
+    """Of the phase of the checkpoint."""
     checkpoint: str
     """XXH3-128 of the checkpoint's index.json, which has the checksums of its files."""
     logits: Difference

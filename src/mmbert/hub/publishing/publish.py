@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.listing import list_checkpoints
-from mmbert.errors import ArgumentError, CheckpointError, OutputError
+from mmbert.errors import ArgumentError, CheckpointError, ModelError, OutputError
 from mmbert.hub.for_libraries.int8_graph import TEXTS
 from mmbert.hub.for_libraries.onnx_graphs import require_onnx_packages
 from mmbert.hub.publishing.held_out_documents import held_out_documents
@@ -28,6 +28,8 @@ class PublishOptions:
     onnx: bool = True
     int8: bool = True
     license: str | None = None
+    allow_causal: bool = False
+    """Whether checkpoints of causal phases are published too."""
 
     @property
     def needs_data(self) -> bool:
@@ -58,6 +60,8 @@ class Plan:
 
     revisions: tuple[PlannedRevision, ...]
     contents: Contents
+    causal: tuple[str, ...] = ()
+    """Checkpoints of causal phases, which are left out."""
 
     @property
     def missing(self) -> tuple[PlannedRevision, ...]:
@@ -85,14 +89,30 @@ def plan_publication(run: Path, place: Place, options: PublishOptions) -> Plan:
             " shards are",
             remedy="give --data SHARDS, or leave these graphs out with --without-int8",
         )
+    left_out = [] if options.allow_causal else [one for one in checkpoints if _is_causal(one)]
+    if left_out == checkpoints:
+        raise ModelError(
+            f"{run} has only checkpoints of causal phases, which do not predict masked tokens",
+            remedy="train a masked phase after them; or give --allow-causal, with which config.json"
+            " and model card say so",
+        )
+    checkpoints = [one for one in checkpoints if one not in left_out]
     published = place.published()
     revisions = tuple(_planned(path, place, published) for path in checkpoints)
     _refuse_other_runs(run, checkpoints[-1], place, published)
     documents = None
     if options.needs_data and options.data is not None:
         documents = held_out_documents(options.data, run / "tokenizer", TEXTS)
-    contents = Contents(read_losses(run), options.onnx, documents, options.license)
-    return Plan(revisions, contents)
+    contents = Contents(
+        read_losses(run), options.onnx, documents, options.license, options.allow_causal
+    )
+    return Plan(revisions, contents, tuple(one.name for one in left_out))
+
+
+def _is_causal(checkpoint: Path) -> bool:
+    state = Index.read(checkpoint).state
+    recipe = parse_recipe(state.recipe, origin=f"the recipe in {checkpoint}")
+    return any(phase.name == state.phase and phase.causal for phase in recipe.phases)
 
 
 def _planned(path: Path, place: Place, published: dict[str, Publication]) -> PlannedRevision:
@@ -133,6 +153,8 @@ def publish(plan: Plan, place: Place, say: Say) -> None:
         UserError: a checkpoint is damaged, the place cannot be written, or no space.
         RuntimeError: a model or graph computes something else than the training program: a bug.
     """
+    for name in plan.causal:
+        say(f"{name}: is not published, because it is of a causal phase (see --allow-causal)")
     with place:
         for revision in plan.missing:
             if place.finish_interrupted(revision.name, revision.identity):

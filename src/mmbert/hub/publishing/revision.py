@@ -41,6 +41,8 @@ class Contents:
     documents: Sequence[np.ndarray] | None = None
     """Ids of the held-out documents that an int8 graph is checked on; None: no int8 graph."""
     license: str | None = None
+    allow_causal: bool = False
+    """Whether checkpoints of causal phases are among the revisions."""
 
 
 def write_revision(
@@ -64,7 +66,7 @@ def write_revision(
         written.append(publication)
         return CardParts(card_sections(out.name, publication), contents.license)
 
-    export_checkpoint(checkpoint, out, "float32", say, add)
+    export_checkpoint(checkpoint, out, "float32", say, add, allow_causal=contents.allow_causal)
     return written[0]
 
 
@@ -114,6 +116,7 @@ def _add_graphs(
         writer=f"mmbert {__version__}",
         recipe=source.recipe.name,
         step=source.index.state.step,
+        objective=model.objective,
         checkpoint=identity_of(checkpoint),
         logits=Difference(max_difference=logits.max_difference, max_value=logits.max_logit),
         hidden_states=hidden_states,

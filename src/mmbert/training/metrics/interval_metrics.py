@@ -61,6 +61,8 @@ class IntervalMetrics:
     vocabulary_size: int
     grid: ProcessGrid
     device: torch.device
+    causal: bool = False
+    """Whether the rows are of a causal phase."""
     component_tokens: npt.NDArray[np.float64] = field(init=False)
     """float64 [components]: tokens trained on by this rank since the run began or resumed."""
     row_tokens: float = field(init=False)
@@ -101,7 +103,11 @@ class IntervalMetrics:
         self.component_tokens += np.bincount(components, weights=lengths, minlength=self.components)
         self.row_tokens += len(row.input_ids)
         self.flops += training_flops(
-            self.model, self.vocabulary_size, lengths, len(row.masked_positions)
+            self.model,
+            self.vocabulary_size,
+            lengths,
+            len(row.masked_positions),
+            causal=self.causal,
         )
 
     def totals(self, host_group: HostGroup) -> npt.NDArray[np.float64]:

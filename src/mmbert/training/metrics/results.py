@@ -1,5 +1,6 @@
 """`RUN/results.json` and the summary table: tokens, throughput and held-out loss of each phase."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -11,10 +12,11 @@ from mmbert.data.sampling.component_table import ComponentTable
 from mmbert.data.sampling.loss_table import LossTable
 from mmbert.files import write_json
 from mmbert.model.flops import MFU_FORMULA
+from mmbert.recipe import Objective
 
 
 class Losses(BaseModel):
-    """Held-out losses in nats per masked token, omitting tiers and languages without text."""
+    """Held-out losses in nats per predicted token, omitting tiers and languages without text."""
 
     overall: float | None
     tiers: dict[str, float] = {}
@@ -30,6 +32,10 @@ class Losses(BaseModel):
         )
 
 
+Span = tuple[Losses | None, Losses | None]
+"""Losses at the start and at the end of a phase."""
+
+
 class PhaseResult(BaseModel):
     """Settings of a phase, and its results so far."""
 
@@ -37,7 +43,11 @@ class PhaseResult(BaseModel):
 
     name: str
     context: int
-    mask_ratio: float
+    objective: Objective = "masked"
+    mask_ratio: float | None = None
+    """None in a causal phase."""
+    predicted_share: float | None = None
+    """None in a masked phase."""
     temperature: str
     languages: int
     planned_tokens: int
@@ -50,12 +60,23 @@ class PhaseResult(BaseModel):
     seconds: float = 0.0
     """Time of the steps over all starts, excluding validation."""
     held_out_start: Losses | None = None
+    """Of masked tokens, whatever the phase's objective."""
     held_out_end: Losses | None = None
+    held_out_causal_start: Losses | None = None
+    """Of next tokens, if the recipe has causal phases."""
+    held_out_causal_end: Losses | None = None
 
     @property
     def tokens_per_second(self) -> float:
         """Throughput of the phase over all devices."""
         return (self.tokens - self.tokens_elsewhere) / self.seconds if self.seconds else 0.0
+
+    @property
+    def prediction(self) -> str:
+        """The fraction of tokens that are predicted, with the objective if it is causal."""
+        if self.objective == "causal":
+            return f"causal {self.predicted_share:g}"
+        return f"{self.mask_ratio:g}"
 
 
 class Results(BaseModel):
@@ -87,6 +108,8 @@ class Results(BaseModel):
                         "seconds": before.seconds,
                         "held_out_start": before.held_out_start,
                         "held_out_end": before.held_out_end,
+                        "held_out_causal_start": before.held_out_causal_start,
+                        "held_out_causal_end": before.held_out_causal_end,
                     }
                     self.unigram = earlier.unigram
                     self.phases[number] = phase.model_copy(update=kept)
@@ -95,9 +118,10 @@ class Results(BaseModel):
         """Discard the results after `step`, where training resumes."""
         for phase in self.phases:
             if phase.end_step > step:
-                phase.held_out_end = None
+                phase.held_out_end = phase.held_out_causal_end = None
             if phase.first_step > step:
-                phase.held_out_start, phase.tokens, phase.seconds = None, 0, 0.0
+                phase.held_out_start = phase.held_out_causal_start = None
+                phase.tokens, phase.seconds = 0, 0.0
 
     def write(self, run_folder: Path) -> None:
         """Write the file atomically."""
@@ -110,6 +134,7 @@ class Results(BaseModel):
 def print_summary(results: Results, run_folder: Path, console: Console | None = None) -> None:
     """Print the summary table of a run."""
     console = console or PlainConsole()
+    causal = any(phase.objective == "causal" for phase in results.phases)
     table = WholeTable(title=f"{results.name}: what each phase saw and learned")
     for heading in (
         "phase",
@@ -119,6 +144,7 @@ def print_summary(results: Results, run_folder: Path, console: Console | None = 
         "temperature",
         "context",
         "held-out loss",
+        *(["causal loss"] if causal else []),
         "tokens/s",
     ):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
@@ -127,43 +153,52 @@ def print_summary(results: Results, run_folder: Path, console: Console | None = 
             phase.name,
             f"{phase.tokens:,}",
             str(phase.languages),
-            f"{phase.mask_ratio:g}",
+            phase.prediction,
             phase.temperature,
             str(phase.context),
             _span(phase.held_out_start, phase.held_out_end),
+            *([_span(phase.held_out_causal_start, phase.held_out_causal_end)] if causal else []),
             f"{phase.tokens_per_second:,.0f}",
         )
     console.print(table)
-    tiers = WholeTable(
-        title="Held-out loss by tier (nats per masked token, the same masks each time)"
-    )
-    tiers.add_column("tier (languages first seen in)")
-    for phase in results.phases:
-        tiers.add_column(phase.name, justify="right")
-    tiers.add_column("unigram", justify="right")
-    for name in [phase.name for phase in results.phases]:
-        cells = [_tier_span(phase, name) for phase in results.phases]
-        unigram = results.unigram.tiers.get(name) if results.unigram else None
-        tiers.add_row(name, *cells, _number(unigram))
+    title = "Held-out loss by tier (nats per masked token, the same masks each time)"
+    spans = [(phase.held_out_start, phase.held_out_end) for phase in results.phases]
+    console.print(_tier_table(results, title, spans))
+    if causal:
+        title = "Held-out causal loss by tier (nats per next token, the same tokens each time)"
+        spans = [(one.held_out_causal_start, one.held_out_causal_end) for one in results.phases]
+        console.print(_tier_table(results, title, spans))
+    last = results.phases[-1]
+    end = last.held_out_causal_end if last.objective == "causal" else last.held_out_end
     overall = results.unigram.overall if results.unigram else None
-    tiers.add_row(
-        "all",
-        *[_span(phase.held_out_start, phase.held_out_end) for phase in results.phases],
-        _number(overall),
-    )
-    console.print(tiers)
-    end = results.phases[-1].held_out_end
     if overall is not None and end is not None and end.overall is not None:
         gain = overall - end.overall
+        own = "causal loss" if last.objective == "causal" else ""
         console.print(
             f"A unigram model's loss on the same held-out tokens is {overall:.3f} nats; this "
-            f"model's is {end.overall:.3f}, {'better' if gain >= 0 else 'worse'} by "
-            f"{abs(gain):.3f}."
+            f"model's {own}{' ' if own else ''}is {end.overall:.3f}, "
+            f"{'better' if gain >= 0 else 'worse'} by {abs(gain):.3f}."
         )
     if (run_folder / "tensorboard").exists():
         console.print(f"TensorBoard: {run_folder / 'tensorboard'}", soft_wrap=True, markup=False)
     console.print(f"Checkpoints: {run_folder / 'checkpoints'}", soft_wrap=True, markup=False)
     console.print(f"Results:     {run_folder / 'results.json'}", soft_wrap=True, markup=False)
+
+
+def _tier_table(results: Results, title: str, spans: Sequence[Span]) -> WholeTable:
+    """Build the table of losses by tier at the start and end of each phase."""
+    tiers = WholeTable(title=title)
+    tiers.add_column("tier (languages first seen in)")
+    for phase in results.phases:
+        tiers.add_column(phase.name, justify="right")
+    tiers.add_column("unigram", justify="right")
+    unigram = results.unigram
+    for name in [phase.name for phase in results.phases]:
+        cells = [_tier_span(start, end, name) for start, end in spans]
+        tiers.add_row(name, *cells, _number(unigram.tiers.get(name) if unigram else None))
+    overall = [_span(start, end) for start, end in spans]
+    tiers.add_row("all", *overall, _number(unigram.overall if unigram else None))
+    return tiers
 
 
 def _number(value: float | None) -> str:
@@ -174,7 +209,6 @@ def _span(start: Losses | None, end: Losses | None) -> str:
     return f"{_number(start.overall if start else None)} → {_number(end.overall if end else None)}"
 
 
-def _tier_span(phase: PhaseResult, tier: str) -> str:
-    start = phase.held_out_start.tiers.get(tier) if phase.held_out_start else None
-    end = phase.held_out_end.tiers.get(tier) if phase.held_out_end else None
-    return f"{_number(start)} → {_number(end)}"
+def _tier_span(start: Losses | None, end: Losses | None, tier: str) -> str:
+    found = (losses.tiers.get(tier) if losses else None for losses in (start, end))
+    return " → ".join(map(_number, found))

@@ -1,4 +1,4 @@
-"""Validation loss on held-out rows, with fixed rows and masks.
+"""Validation loss on held-out rows, with fixed rows and masks (or fixed next tokens).
 
 Each data rank keeps its share of the rows in memory and evaluates it without dropout. The sums per
 component are all-reduced over the data ranks, so that the result does not depend on their number.
@@ -27,7 +27,7 @@ class Validator:
     """Evaluates this rank's held-out rows.
 
     Every rank has the same number of rows (some may be empty), because ZeRO 3 gathers weights
-    collectively in each forward pass.
+    collectively in each forward pass. `causal`: the rows are of next tokens.
     """
 
     def __init__(
@@ -36,9 +36,12 @@ class Validator:
         table: ComponentTable,
         data_group: DataGroup,
         device: torch.device,
+        *,
+        causal: bool = False,
     ) -> None:
         self._rows, self._table = rows, table
         self._group, self._device = data_group, device
+        self._causal = causal
 
     @torch.no_grad()
     def validate(
@@ -55,7 +58,9 @@ class Validator:
         for row in self._rows:
             heartbeat()
             batch = to_batch(row, self._device)
-            losses = module(batch, rotary_bases=rotary_bases, dropout_seed=None)
+            losses = module(
+                batch, rotary_bases=rotary_bases, dropout_seed=None, causal=self._causal
+            )
             components = torch.from_numpy(row.masked_components).to(self._device).long()
             meter.add(losses, batch.weights, components)
         module.train(was_training)

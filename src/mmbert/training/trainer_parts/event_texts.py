@@ -1,5 +1,8 @@
 """Texts of events in the log: the begin of a phase, a validation."""
 
+from collections.abc import Mapping
+
+from mmbert.recipe import Objective
 from mmbert.schedule import PhasePlan, describe_phase_settings
 from mmbert.training.metrics.loggers.console_logger import format_count
 from mmbert.training.metrics.results import Losses
@@ -18,8 +21,18 @@ def phase_text(run: RunConfig, step: int, phase: PhasePlan) -> str:
     )
 
 
-def held_out_text(step: int, losses: Losses) -> str:
-    """Describe the losses of a validation at `step`."""
+def held_out_text(step: int, losses: Mapping[Objective, Losses], objective: Objective) -> str:
+    """Describe the losses of a validation at `step`, that of the phase's `objective` first.
+
+    The objectives are named if there are several.
+    """
+    if len(losses) == 1:
+        return f"held-out loss at step {step}: {_losses(losses[objective])}"
+    others = [f"{name} {_losses(of)}" for name, of in losses.items() if name != objective]
+    own = f"{objective}, the phase's objective, {_losses(losses[objective])}"
+    return f"held-out loss at step {step}: {'; '.join([own, *others])}"
+
+
+def _losses(losses: Losses) -> str:
     tiers = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.tiers.items())
-    text = "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"
-    return f"held-out loss at step {step}: {text}"
+    return "none" if losses.overall is None else f"{losses.overall:.4f} ({tiers})"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmbert.recipe import Objective
 from mmbert.training.metrics.results import Losses
 
 # {category: {chart title: [kind, [tags]]}}
@@ -69,11 +70,21 @@ def training_tags(
     return values
 
 
-def validation_tags(losses: Losses) -> dict[str, float | None]:
-    """Return the losses of a validation by tag."""
-    tiers = {f"2_loss_by_tier/held_out_{name}": loss for name, loss in losses.tiers.items()}
-    languages = {f"language_loss_held_out/{k}": loss for k, loss in losses.languages.items()}
-    return {"1_loss/held_out": losses.overall} | tiers | languages
+def validation_tags(losses: Mapping[Objective, Losses]) -> dict[str, float | None]:
+    """Return the losses of a validation by tag; those of next tokens end or begin with `causal`."""
+    masked = losses["masked"]
+    tags = {"1_loss/held_out": masked.overall}
+    tags |= {f"2_loss_by_tier/held_out_{name}": loss for name, loss in masked.tiers.items()}
+    tags |= {f"language_loss_held_out/{name}": loss for name, loss in masked.languages.items()}
+    if (causal := losses.get("causal")) is not None:
+        tags["1_loss/held_out_causal"] = causal.overall
+        tags |= {
+            f"2_loss_by_tier/causal_held_out_{name}": loss for name, loss in causal.tiers.items()
+        }
+        tags |= {
+            f"language_loss_held_out_causal/{name}": loss for name, loss in causal.languages.items()
+        }
+    return tags
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,8 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart
         for language in largest_languages[:MAX_CHARTED_LANGUAGES]
         for group in ("language_share", "language_share_wanted")
     )
-    settings = tuple(f"3_schedule/{name}" for name in ("mask_ratio", "temperature", "dropout"))
+    names = ("mask_ratio", "predicted_share", "temperature", "dropout")
+    settings = tuple(f"3_schedule/{name}" for name in names)
     return [
         Chart(loss, "training and held out", ("1_loss/train", "1_loss/held_out")),
         *(
