@@ -6,6 +6,7 @@ not import mmbert.
 - `geglu`: gated GELU.
 - `gather_rows`, `scatter_rows`: gather of rows, and its deterministic backward pass.
 - `cross_entropy`: linear cross-entropy over a large vocabulary.
+- `newton_schulz`: orthogonalization of a matrix.
 - `norms`: layer norm with residual addition, dropout and embedding look-up.
 - `packed_attention`: attention within the documents of a packed row.
 - `rotary_embedding`: rotary position embedding.
@@ -16,6 +17,11 @@ not import mmbert.
 from mmbert_kernels.cross_entropy.linear_cross_entropy import linear_cross_entropy
 from mmbert_kernels.gather_rows import gather_rows
 from mmbert_kernels.geglu import geglu
+from mmbert_kernels.newton_schulz import (
+    NEWTON_SCHULZ_STEPS,
+    NewtonSchulzSteps,
+    newton_schulz,
+)
 from mmbert_kernels.norms.dropout import Dropout
 from mmbert_kernels.norms.embedding_layer_norm import embedding_layer_norm
 from mmbert_kernels.norms.layer_norm import add_layer_norm, layer_norm, prenorm_layer_norm
@@ -37,7 +43,9 @@ from mmbert_kernels.support.host_memory import keep_freed_memory
 from mmbert_kernels.support.matmul import matmul
 
 __all__ = [
+    "NEWTON_SCHULZ_STEPS",
     "Dropout",
+    "NewtonSchulzSteps",
     "TensorSpans",
     "add_layer_norm",
     "attention",
@@ -51,6 +59,7 @@ __all__ = [
     "layer_norm",
     "linear_cross_entropy",
     "matmul",
+    "newton_schulz",
     "nondeterministic_operations",
     "prenorm_layer_norm",
     "rotary",

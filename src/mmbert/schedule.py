@@ -6,6 +6,7 @@ including up to half a percent of padding, as in mmBERT's own token count.
 
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -195,6 +196,8 @@ class StepSettings:
     """Settings of a step; log lines, charts and `--dry-run` show every field."""
 
     learning_rate: float
+    group_learning_rates: Mapping[str, float]
+    """Rates of the groups of parameters that the recipe gives one, named `learning_rate_GROUP`."""
     weight_decay: float
     mask_ratio: float | None
     """None in a causal phase."""
@@ -209,10 +212,21 @@ class StepSettings:
         """Whether next tokens are predicted from those before them."""
         return self.predicted_share is not None
 
+    def named(self) -> dict[str, float | RotaryBases]:
+        """Return all settings but None by name, each group's learning rate as one of its own."""
+        values: dict[str, float | RotaryBases] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Mapping):
+                values |= {f"learning_rate_{group}": rate for group, rate in value.items()}
+            elif value is not None:
+                values[field.name] = value
+        return values
+
     def scalars(self) -> dict[str, float]:
-        """Return the numeric fields by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+        """Return the numeric settings by name."""
+        values = self.named().items()
+        return {name: value for name, value in values if isinstance(value, int | float)}
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the arguments of the model's forward pass by name."""
@@ -226,8 +240,12 @@ class StepSettings:
 def step_settings(recipe: Recipe, plan: TrainingPlan, step: int) -> StepSettings:
     """Return the settings of `step`."""
     phase = recipe.phases[plan.at(step).phase_index]
+    rate, factors = learning_rate(recipe, plan, step), recipe.optimizer.rate_factors
     return StepSettings(
-        learning_rate=learning_rate(recipe, plan, step),
+        learning_rate=rate,
+        group_learning_rates={
+            group: rate * factors[group] for group in recipe.optimizer.given_group_rates
+        },
         weight_decay=weight_decay(recipe, plan, step),
         mask_ratio=None if phase.causal else phase.predicted_fraction,
         dropout=recipe.dropout_in(phase),
@@ -244,13 +262,11 @@ def describe_phase_settings(recipe: Recipe, plan: TrainingPlan, phase_index: int
     """
     phase = plan.phases[phase_index]
     first = step_settings(recipe, plan, phase.first_step)
-    last = step_settings(recipe, plan, phase.end_step - 1)
+    named, last = first.named(), step_settings(recipe, plan, phase.end_step - 1).named()
     described = ["objective causal"] if first.causal else []
-    for field in fields(StepSettings):
-        if getattr(first, field.name) is None:
-            continue
-        ends = [_format(getattr(settings, field.name)) for settings in (first, last)]
-        described.append(f"{field.name.replace('_', ' ')} {' to '.join(dict.fromkeys(ends))}")
+    for name, value in named.items():
+        ends = [_format(value), _format(last[name])]
+        described.append(f"{name.replace('_', ' ')} {' to '.join(dict.fromkeys(ends))}")
     return ", ".join(described)
 
 

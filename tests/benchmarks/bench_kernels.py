@@ -174,6 +174,7 @@ def measure_optimizer(bench: Bench, count: int, others: bool) -> None:
     bounds = [count * i // tensors for i in range(tensors + 1)]
     spans = kernels.TensorSpans(tuple(bounds[:-1]), tuple(bounds[1:]))
     decay = torch.zeros(tensors, device=clock.device)
+    factors = torch.ones(tensors, dtype=torch.float64, device=clock.device)
 
     def step() -> None:
         sums = kernels.stable_adamw_sums(gradient, v, spans, betas=(0.9, 0.95), step=5, eps=1e-8)
@@ -188,6 +189,7 @@ def measure_optimizer(bench: Bench, count: int, others: bool) -> None:
             step=5,
             learning_rate=1e-3,
             peak_learning_rate=1e-3,
+            rate_factors=factors,
             weight_decay=decay,
             eps=1e-8,
         )

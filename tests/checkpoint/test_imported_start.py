@@ -129,6 +129,18 @@ def test_settings_that_may_differ_are_warned_of() -> None:
     assert "attention output dropout 0 of the recipe" in dropout
 
 
+def test_rates_of_groups_are_no_hindrance_but_said() -> None:
+    """The moments depend on no rate; the one that scales the decay must be the state's."""
+    rates = {"matrices": 2e-3, "embedding": 1e-2}
+    grouped = recipe_with(optimizer={"learning_rate": 8e-3, "weight_decay": 8e-5,
+                                     "group_learning_rates": rates})  # fmt: skip
+    (warning,) = start_with(grouped).warnings
+    assert "the recipe's groups of parameters (matrices, embedding)" in warning
+    other = recipe_with(optimizer={"learning_rate": 2e-3, "group_learning_rates": {"rest": 8e-3}})
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate is 0\.002"):
+        start_with(other)
+
+
 def test_the_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     state_with().write(tmp_path)
     assert read_imported_state(tmp_path) == state_with()

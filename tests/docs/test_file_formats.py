@@ -110,10 +110,10 @@ def test_the_reader_of_weights_reads_what_mmbert_reads(checkpoint: Path) -> None
 def test_the_reader_of_weights_reads_split_and_sliced_weights(tmp_path: Path) -> None:
     """Two tensor ranks, three partitions: fused rows, columns, uneven rows, replicas."""
     specs = [
-        ParameterSpec((12, 4), ONES, "fused", split_dimension=0, fused_sizes=(4, 4, 4)),
-        ParameterSpec((4, 6), ONES, "columns", split_dimension=1),
-        ParameterSpec((7, 3), ONES, "uneven", split_dimension=0, require_even=False),
-        ParameterSpec((5,), ONES, "replica"),
+        ParameterSpec((12, 4), ONES, name="fused", split_dimension=0, fused_sizes=(4, 4, 4)),
+        ParameterSpec((4, 6), ONES, name="columns", split_dimension=1),
+        ParameterSpec((7, 3), ONES, name="uneven", split_dimension=0, require_even=False),
+        ParameterSpec((5,), ONES, name="replica"),
     ]
     checkpoint = write_checkpoint(tmp_path, specs, tensor=2, cuts=[[0.3] * 4, [0.8] * 4])
     read_tensor = readers()["read_tensor"]
@@ -131,6 +131,7 @@ def test_tables_have_every_key() -> None:
 
 
 ADDED = {
+    "mmbert.checkpoint.format.Index": {"row_states"},
     "mmbert.data.loading.data_state.DataState": {"checksums", "indexes"},
     "mmbert.training.metrics.results.PhaseResult": {
         "tokens_elsewhere",

@@ -294,6 +294,25 @@ def test_rendered_plan_says_what_was_asked_for() -> None:
         assert expected in text
 
 
+def test_rates_of_groups_are_in_the_plan_where_given() -> None:
+    rates = "optimizer.group_learning_rates={matrices: 4e-4, embedding: 1.6e-3}"
+    peak = "phases.decay.learning_rate.peak=4e-4"
+    shown = {}
+    for overrides in ((), (rates, peak)):
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(render(estimate(recipe_of("base", *overrides), gpus=8)))
+        shown[overrides] = console.export_text()
+    assert "Peak learning rates" not in shown[()]
+    table = shown[rates, peak].partition("Peak learning rates")[2].splitlines()
+    rows = [line.split() for line in table if line.strip()]
+    assert rows[0] == ["phase", "learning", "rate", "matrices", "embedding"]
+    assert rows[2:5] == [
+        ["pretrain", "0.0008", "0.0004", "0.0016"],
+        ["extension", "0.0008", "0.0004", "0.0016"],
+        ["decay", "0.0004", "0.0002", "0.0008"],
+    ]
+
+
 def test_the_demo_recipe_can_be_planned() -> None:
     planned = estimate(load_recipe(RECIPES / "demo.yaml"), gpus=2, gpu="l40s")
     assert planned.languages is None

@@ -161,6 +161,23 @@ def test_the_svg_draws_the_learning_rate_to_scale() -> None:
         assert share == pytest.approx((point.value - low) / (high - low), abs=0.01)
 
 
+def test_rates_of_groups_have_panels_of_their_own() -> None:
+    rates = ["optimizer.group_learning_rates.rest=3e-3", "phases.decay.learning_rate.peak=1e-4"]
+    recipe = load_recipe("mmbert-base", rates)
+    curves = schedule_curves(recipe, training_plan(recipe), (60, 110, 1833))
+    names = [curve.name for curve in curves]
+    assert names == [*CURVES[:5], "learning rate, rest", CURVES[5]]
+    of_all, of_rest = (
+        [point for piece in curves[number].pieces for point in piece] for number in (4, 5)
+    )
+    assert [point.value for point in of_rest] == pytest.approx(
+        [point.value * 3e-3 / 8e-4 for point in of_all]
+    )
+    svg = to_svg(chart(recipe, (60, 110, 1833)))
+    assert len(_lines(svg)) == len(names)
+    assert "Learning rate, rest" in _text(svg)
+
+
 def test_pictures_are_deterministic() -> None:
     recipe = load_recipe("demo")
     assert to_svg(chart(recipe, (1, 2, 3))) == to_svg(chart(recipe, (1, 2, 3)))

@@ -10,6 +10,7 @@ from mmbert.data.sampling.recipe_warnings import recipe_warnings
 from mmbert.errors import SamplingError
 from mmbert.planner import estimate
 from mmbert.recipe import Recipe, load_recipe
+from mmbert.recipe.named import recipe_names
 from mmbert.schedule import training_plan
 from mmbert.training.run_config import print_plan, resolve_run_config
 from tests.support import small_run
@@ -84,6 +85,50 @@ def test_what_a_recipe_cannot_mean(inputs: Path, overrides: str, expected: str) 
     given = overrides.replace(" batch.rows", os.linesep + "batch.rows").splitlines()
     assert any(expected in warning for warning in _warnings(inputs, *given))
     assert not any(expected in warning for warning in _warnings(inputs))
+
+
+USUAL_ADAMW = "usual for AdamW and StableAdamW is 1e-05 to 0.003 (BERT 1e-4"
+USUAL_MATCHED = "usual for Muon and NorMuon with scale match_rms is 0.0001 to 0.01 (1.1e-3"
+USUAL_ORIGINAL = "usual for Muon with scale original is 0.002 to 0.1 (0.02"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        # Muon's rate in AdamW, and the reverse.
+        ("optimizer.learning_rate=0.02", USUAL_ADAMW),
+        ("optimizer.learning_rate=0.02", "0.02 would be usual for Muon with scale original"),
+        ("optimizer.group_learning_rates.matrices=5e-3", USUAL_ADAMW),
+        ("optimizer.name=muon optimizer.muon.scale=original", None),  # 3e-3
+        ("optimizer.name=muon optimizer.muon.scale=original optimizer.learning_rate=8e-4",
+         USUAL_ORIGINAL),
+        ("optimizer.name=muon optimizer.muon.scale=original optimizer.learning_rate=8e-4",
+         "0.0008 would be usual for AdamW and StableAdamW"),
+        ("optimizer.name=muon optimizer.group_learning_rates.matrices=0.02", USUAL_MATCHED),
+        ("optimizer.name=normuon optimizer.group_learning_rates.matrices=0.02", USUAL_MATCHED),
+        ("optimizer.name=normuon optimizer.group_learning_rates.matrices=5e-3", None),
+        # StableAdamW has the embedding, whatever the matrices have.
+        ("optimizer.name=muon optimizer.muon.scale=original optimizer.learning_rate=0.02",
+         "of embedding, rest is 0.02 in phases pretrain, extension, decay; " + USUAL_ADAMW),
+        ("phases.decay.learning_rate.peak=1e-6",
+         "of matrices, embedding, rest is 1e-06 in phase decay; " + USUAL_ADAMW),
+    ],
+)  # fmt: skip
+def test_rates_of_another_optimizer_are_named(
+    inputs: Path, overrides: str, expected: str | None
+) -> None:
+    found = [w for w in _warnings(inputs, *overrides.split()) if "peak learning rate" in w]
+    if expected is None:
+        assert not found
+    else:
+        assert any(expected in warning for warning in found), found
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_rates_of_packaged_recipes_are_usual(name: str) -> None:
+    recipe = load_recipe(name)
+    warnings = recipe_warnings(recipe, training_plan(recipe))
+    assert not any("peak learning rate" in warning for warning in warnings)
 
 
 def test_a_run_that_ends_causal_is_warned_of(inputs: Path) -> None:

@@ -91,7 +91,7 @@ def test_what_is_not_a_number_of_the_range_is_refused(key: str) -> None:
 
 def _has_upper_end(key: str) -> bool:
     """Return whether a number has an upper end; some rates and bases have none but infinity."""
-    open_ended = ("clipping", "threshold", "bases")
+    open_ended = ("clipping", "threshold", "bases", "group_learning_rates")
     ends = ("learning_rate", "peak", "merge.weights", "max_epochs")
     return not key.endswith(ends) and all(word not in key for word in open_ended)
 

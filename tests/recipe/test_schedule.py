@@ -1,13 +1,14 @@
 """Training plan: phase ends, batch-size warm-up and learning rates."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbert.recipe import Recipe, override_recipe, parse_recipe
+from mmbert.parallel.parameter_spec import ParameterGroup
+from mmbert.recipe import Recipe, dump_recipe, override_recipe, parse_recipe
 from mmbert.schedule import (
     StepPlan,
     describe_phase_settings,
@@ -116,6 +117,44 @@ def test_decays_follow_their_formula(
     # The warm-up ends at the peak, where the decay starts.
     after_warm_up = phase.first_step + warmup // 800
     assert learning_rate(recipe, plan, after_warm_up) == pytest.approx(0.5, rel=1e-12)
+
+
+def test_the_rates_of_groups_follow_the_schedule() -> None:
+    rates = {"matrices": 0.25, "rest": 3.0}
+    recipe = _with(
+        optimizer__group_learning_rates=rates,
+        phases__two__learning_rate={"peak": 0.5, "shape": "linear"},
+    )
+    plan = training_plan(recipe)
+    for step in range(plan.steps):
+        settings, rate = step_settings(recipe, plan, step), learning_rate(recipe, plan, step)
+        assert settings.learning_rate == rate == learning_rate(recipe, plan, step)
+        assert settings.group_learning_rates == pytest.approx(
+            {group: peak * rate for group, peak in rates.items()}, rel=1e-15
+        )
+    first = step_settings(recipe, plan, plan.phases[1].first_step)
+    assert first.scalars().items() >= {
+        "learning_rate": 0.5, "learning_rate_matrices": 0.125, "learning_rate_rest": 1.5,
+    }.items()  # fmt: skip
+    described = describe_phase_settings(recipe, plan, 0).split(", ")
+    assert described[1:3] == ["learning rate matrices 0.05 to 0.25", "learning rate rest 0.6 to 3"]
+
+
+def test_without_rates_of_groups_nothing_names_them() -> None:
+    plan = training_plan(RECIPE)
+    assert not any("learning_rate_" in name for name in step_settings(RECIPE, plan, 0).scalars())
+    assert "learning rate matrices" not in describe_phase_settings(RECIPE, plan, 0)
+    assert "group" not in dump_recipe(RECIPE)
+
+
+def test_a_group_without_a_rate_has_the_factor_one() -> None:
+    """Exactly, whatever the rate: the step's bits depend on it."""
+    for rate in (1e-3, 0.3, 7e-300):
+        recipe = _with(optimizer__learning_rate=rate, optimizer__group_learning_rates={"rest": 2})
+        factors = recipe.optimizer.rate_factors
+        assert (factors["matrices"], factors["embedding"]) == (1.0, 1.0)
+        assert set(factors) == set(get_args(ParameterGroup))
+    assert set(RECIPE.optimizer.rate_factors.values()) == {1.0}
 
 
 def test_weight_decay_and_temperature_belong_to_the_phase() -> None:

@@ -106,6 +106,18 @@ def test_a_start_tells_its_machines_versions_and_changes(tmp_path: Path) -> None
     assert page.specs["gain"]["datasets"]["points"][0]["size"] == 1000
 
 
+def test_learning_rates_of_groups_are_series_of_one_chart(tmp_path: Path) -> None:
+    alone = page_of(LoggedRun().write(tmp_path / "alone")).specs["learning-rate"]["datasets"]
+    assert {point["series"] for point in alone["points"]} == {"Learning rate"}
+    run = LoggedRun(further={"learning_rate_matrices": 5e-4, "learning_rate_rest": 3e-3})
+    page = page_of(run.write(tmp_path / "grouped"))
+    points = page.specs["learning-rate"]["datasets"]["points"]
+    assert {(point["series"], point["value"]) for point in points} == {
+        ("Learning rate", 1e-3), ("matrices", 5e-4), ("rest", 3e-3),
+    }  # fmt: skip
+    assert "groups of parameters with a rate of their own" in page.text
+
+
 def test_other_tokenizers_are_noted_beside_the_losses(tmp_path: Path) -> None:
     one = LoggedRun().write(tmp_path / "one")
     two = LoggedRun(name="two").write(tmp_path / "two")

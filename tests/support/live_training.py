@@ -170,7 +170,7 @@ def kept_bytes(lane: Lane, batch: Any) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a node that holds its own output is never freed
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = lane.loss(batch)

@@ -4,7 +4,7 @@ import bisect
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class LoggedRun:
     """Whether starts have recipe, versions and training tokens."""
     events: tuple[Mapping[str, Any], ...] = ()
     """Further events, each written after the first record of its step."""
+    further: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of every record."""
 
     def write(self, folder: Path, fingerprint: str = "a" * 64) -> Path:
         """Write the folder of the run, and return it."""
@@ -139,6 +141,7 @@ class LoggedRun:
             "model_flops_per_second": 1e14 * noise() + 1e13, "interval_seconds": 1.0,
             "peak_memory_mib": 40000.0, "seconds_left_in_phase": 10.0, "seconds_left": 20.0,
             "loss_by_tier": {name: loss + 0.2 * n for n, name in enumerate(self.phases[: at + 1])},
+            **self.further,
         }  # fmt: skip
         if step % self.languages_every == 0:
             count = len(self.languages)

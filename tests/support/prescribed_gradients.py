@@ -28,14 +28,20 @@ ONES = InitialDistribution("ones")
 # An unevenly split embedding, fused and plain column- and row-parallel weights, norms and a split
 # bias. The sizes make ZeRO's partitions end within tensors.
 SPECS = {
-    "embeddings.weight": ParameterSpec((29, 12), ONES, split_dimension=0, require_even=False),
+    "embeddings.weight": ParameterSpec(
+        (29, 12), ONES, group="embedding", split_dimension=0, require_even=False
+    ),
     "embeddings.norm": ParameterSpec((12,), ONES),
-    "qkv.weight": ParameterSpec((72, 12), ONES, split_dimension=0, fused_sizes=(24, 24, 24)),
-    "out.weight": ParameterSpec((12, 24), ONES, split_dimension=1, granularity=3),
-    "gate.weight": ParameterSpec((40, 12), ONES, split_dimension=0, fused_sizes=(20, 20)),
-    "down.weight": ParameterSpec((12, 20), ONES, split_dimension=1),
+    "qkv.weight": ParameterSpec(
+        (72, 12), ONES, group="matrices", split_dimension=0, fused_sizes=(24, 24, 24)
+    ),
+    "out.weight": ParameterSpec((12, 24), ONES, group="matrices", split_dimension=1, granularity=3),
+    "gate.weight": ParameterSpec(
+        (40, 12), ONES, group="matrices", split_dimension=0, fused_sizes=(20, 20)
+    ),
+    "down.weight": ParameterSpec((12, 20), ONES, group="matrices", split_dimension=1),
     "norm.weight": ParameterSpec((12,), ONES),
-    "dense.weight": ParameterSpec((12, 12), ONES),
+    "dense.weight": ParameterSpec((12, 12), ONES, group="matrices"),
     "decoder.bias": ParameterSpec((29,), ONES, split_dimension=0, require_even=False),
 }
 

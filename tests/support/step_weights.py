@@ -9,12 +9,12 @@ from mmbert.checkpoint.reader import CheckpointReader
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.parallel.parameter_spec import InitialDistribution, ParameterSpec
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
-from mmbert.recipe.sections import OPTIMIZER_STATES
+from mmbert.parallel.zero_fragment import MASTER, ParameterFragment, RowState
+from mmbert.recipe.optimizers import OPTIMIZER_STATES
 
 ONES = InitialDistribution("ones")
 # Tensors per parameter in a checkpoint with StableAdamW.
-STATES = (MASTER, *OPTIMIZER_STATES["stable_adamw"])
+STATES = (MASTER, *OPTIMIZER_STATES["stable_adamw"]["rest"])
 
 
 class StepWeights:
@@ -32,6 +32,9 @@ class StepWeights:
             }
             spec = ParameterSpec((self._length,), ONES, name=f"layer{number}.weight")
             yield ParameterFragment(spec, 0, 1, 0, self._length, states)
+
+    def row_states(self) -> tuple[RowState, ...]:
+        return ()
 
 
 def newest_step(root: Path) -> int:

@@ -15,7 +15,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.model.packed_batch import PackedBatch
 from mmbert.parallel.parameter_spec import spec_of
 from mmbert.parallel.process_grid import ProcessGrid, TensorGroup
-from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
+from mmbert.parallel.zero_fragment import MASTER, ParameterFragment, RowState
 from mmbert.recipe import Recipe, dump_recipe, override_recipe, parse_recipe
 from tests.support.step_weights import STATES
 from tests.support.tokenizers import (
@@ -125,6 +125,9 @@ class EngineOfOneRank:
             zeros = torch.zeros_like(flat)
             states = dict.fromkeys(STATES, zeros) | {MASTER: flat}
             yield ParameterFragment(spec_of(parameter), 0, 1, 0, flat.numel(), states)
+
+    def row_states(self) -> tuple[RowState, ...]:
+        return ()
 
 
 def causal_recipe() -> Recipe:

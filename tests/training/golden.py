@@ -18,7 +18,7 @@ from typing import get_args
 
 import torch
 
-from mmbert.recipe.sections import OptimizerName
+from mmbert.recipe.optimizers import OptimizerName
 from tests.support.job_processes import output_of, run_to_the_end
 from tests.support.small_run import options_for, step_losses, write_inputs
 

@@ -3,8 +3,8 @@
 The kernel is PyTorch's flash kernel for CPUs or, on any device, gpu_plain.py. The latter is used
 for float32 on GPUs, which no GPU library supports.
 
-Global: one call per document; adjacent short documents share a call, with a mask. On a CPU, long
-documents in float32 use cpu_dense.py. The lengths are read on the host.
+Global: one call per document; adjacent short documents share a call, with a mask. On a CPU with
+512-bit vectors, long documents in float32 use cpu_dense.py. The lengths are read on the host.
 
 Local window: the row is split into blocks of half a window. A block attends to its predecessor,
 itself and its successor. Many blocks therefore form one batched call on overlapping views of keys
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mmbert_kernels.packed_attention.cpu_dense import MIN_TOKENS, dense_backward, dense_forward
 from mmbert_kernels.packed_attention.gpu_plain import plain_backward, plain_forward
+from mmbert_kernels.support.matmul import onednn_is_faster
 from mmbert_kernels.support.sequences import document_numbers
 
 # Maximum tokens of adjacent documents in a shared, masked call. At this size the masked token pairs
@@ -115,9 +116,9 @@ def _window_parts(tokens: int, window: int, most: int, *, causal: bool) -> list[
 
 
 def _is_dense(part: _Part, window: int | None, qkv: Tensor) -> bool:
-    """Whether the part is a single long document with global attention in float32."""
+    """Whether the part is a single long document with global attention in float32, for oneDNN."""
     long = part.queries >= MIN_TOKENS and not part.masked
-    return long and window is None and qkv.dtype == torch.float32
+    return long and window is None and qkv.dtype == torch.float32 and onednn_is_faster()
 
 
 def _mask(

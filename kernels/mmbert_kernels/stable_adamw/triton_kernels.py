@@ -19,22 +19,26 @@ ALIGNMENT = 4
 
 @lru_cache(maxsize=64)
 def _block_table(
-    starts: tuple[int, ...], ends: tuple[int, ...], device: torch.device
+    starts: tuple[int, ...],
+    ends: tuple[int, ...],
+    exp_avg_sq_starts: tuple[int, ...],
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Return the block table of the kernels, whose blocks do not cross tensors, and its index.
 
-    Table: int64 [blocks, 3] of (span, first element, end). Index: int64 [spans + 1], the first
-    block of every span.
+    Table: int64 [blocks, 4] of (span, first element, end, offset of v's elements from the others').
+    Index: int64 [spans + 1], the first block of every span.
     """
-    rows: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, int, int, int]] = []
     firsts = [0]
-    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        aligned = min(-(-start // ALIGNMENT) * ALIGNMENT, end)
+    places = zip(starts, ends, exp_avg_sq_starts, strict=True)
+    for index, (start, end, square) in enumerate(places):
+        aligned, shift = min(-(-start // ALIGNMENT) * ALIGNMENT, end), square - start
         if start < aligned:
-            rows.append((index, start, aligned))
-        rows += [(index, at, min(at + BLOCK, end)) for at in range(aligned, end, BLOCK)]
+            rows.append((index, start, aligned, shift))
+        rows += [(index, at, min(at + BLOCK, end), shift) for at in range(aligned, end, BLOCK)]
         firsts.append(len(rows))
-    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
+    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
     return table.to(device), torch.tensor(firsts, dtype=torch.int64).to(device)
 
 
@@ -46,10 +50,11 @@ def _second_average(v, gradient, second_weight):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _sum_of_block(  # type: ignore[no-untyped-def]
-    gradient_pointer, exp_avg_sq_pointer, at, inside, second_weight, least_square
+    gradient_pointer, exp_avg_sq_pointer, at, square_at, inside, second_weight, least_square
 ):
     gradient = tl.load(gradient_pointer + at, mask=inside)
-    v = _second_average(tl.load(exp_avg_sq_pointer + at, mask=inside), gradient, second_weight)
+    v = tl.load(exp_avg_sq_pointer + square_at, mask=inside)
+    v = _second_average(v, gradient, second_weight)
     ratio = gradient * gradient / tl.maximum(v, least_square)
     if inside is not None:
         ratio = tl.where(inside, ratio, 0.0)
@@ -68,18 +73,29 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
     ALIGNMENT: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    first = tl.load(table_pointer + program * 3 + 1)
-    end = tl.load(table_pointer + program * 3 + 2)
+    first = tl.load(table_pointer + program * 4 + 1)
+    end = tl.load(table_pointer + program * 4 + 2)
+    square = first + tl.load(table_pointer + program * 4 + 3)
     lane = tl.arange(0, BLOCK)
     if (end - first == BLOCK) & (first % ALIGNMENT == 0):
-        at = tl.multiple_of(first, ALIGNMENT) + lane
         total = _sum_of_block(
-            gradient_pointer, exp_avg_sq_pointer, at, None, second_weight, least_square
+            gradient_pointer,
+            exp_avg_sq_pointer,
+            tl.multiple_of(first, ALIGNMENT) + lane,
+            tl.multiple_of(square, ALIGNMENT) + lane,
+            None,
+            second_weight,
+            least_square,
         )
     else:
-        at = first + lane
         total = _sum_of_block(
-            gradient_pointer, exp_avg_sq_pointer, at, at < end, second_weight, least_square
+            gradient_pointer,
+            exp_avg_sq_pointer,
+            first + lane,
+            square + lane,
+            first + lane < end,
+            second_weight,
+            least_square,
         )
     tl.store(sums_pointer + program, total)
 
@@ -96,8 +112,8 @@ def _span_sums_kernel(  # type: ignore[no-untyped-def]
     for start in range(first, end, BLOCK):
         at = start + tl.arange(0, BLOCK)
         total += tl.load(sums_pointer + at, mask=at < end, other=0.0).to(tl.float64)
-        count += tl.load(table_pointer + at * 3 + 2, mask=at < end, other=0)
-        count -= tl.load(table_pointer + at * 3 + 1, mask=at < end, other=0)
+        count += tl.load(table_pointer + at * 4 + 2, mask=at < end, other=0)
+        count -= tl.load(table_pointer + at * 4 + 1, mask=at < end, other=0)
     tl.store(out_pointer + span * 2, tl.sum(total, axis=0))
     tl.store(out_pointer + span * 2 + 1, tl.sum(count, axis=0).to(tl.float64))
 
@@ -109,6 +125,7 @@ def _apply_to_block(  # type: ignore[no-untyped-def]
     exp_avg_pointer,
     exp_avg_sq_pointer,
     at,
+    square_at,
     inside,
     rate,
     shrink,
@@ -119,11 +136,12 @@ def _apply_to_block(  # type: ignore[no-untyped-def]
     parameter = tl.load(parameter_pointer + at, mask=inside)
     gradient = tl.load(gradient_pointer + at, mask=inside)
     m = tl.load(exp_avg_pointer + at, mask=inside)
-    v = _second_average(tl.load(exp_avg_sq_pointer + at, mask=inside), gradient, second_weight)
+    v = tl.load(exp_avg_sq_pointer + square_at, mask=inside)
+    v = _second_average(v, gradient, second_weight)
     m += first_weight * (gradient - m)
     parameter = parameter * shrink - rate * (m / (tl.sqrt(v) + eps))
     tl.store(exp_avg_pointer + at, m, mask=inside)
-    tl.store(exp_avg_sq_pointer + at, v, mask=inside)
+    tl.store(exp_avg_sq_pointer + square_at, v, mask=inside)
     tl.store(parameter_pointer + at, parameter, mask=inside)
 
 
@@ -143,9 +161,10 @@ def _apply_kernel(  # type: ignore[no-untyped-def]
     ALIGNMENT: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    span = tl.load(table_pointer + program * 3)
-    first = tl.load(table_pointer + program * 3 + 1)
-    end = tl.load(table_pointer + program * 3 + 2)
+    span = tl.load(table_pointer + program * 4)
+    first = tl.load(table_pointer + program * 4 + 1)
+    end = tl.load(table_pointer + program * 4 + 2)
+    square = first + tl.load(table_pointer + program * 4 + 3)
     rate = tl.load(rates_pointer + span)
     shrink = tl.load(shrink_pointer + span)
     lane = tl.arange(0, BLOCK)
@@ -156,6 +175,7 @@ def _apply_kernel(  # type: ignore[no-untyped-def]
             exp_avg_pointer,
             exp_avg_sq_pointer,
             tl.multiple_of(first, ALIGNMENT) + lane,
+            tl.multiple_of(square, ALIGNMENT) + lane,
             None,
             rate,
             shrink,
@@ -170,6 +190,7 @@ def _apply_kernel(  # type: ignore[no-untyped-def]
             exp_avg_pointer,
             exp_avg_sq_pointer,
             first + lane,
+            square + lane,
             first + lane < end,
             rate,
             shrink,
@@ -184,11 +205,12 @@ def sums_triton(
     exp_avg_sq: Tensor,
     starts: tuple[int, ...],
     ends: tuple[int, ...],
+    exp_avg_sq_starts: tuple[int, ...],
     b2: float,
     eps: float,
 ) -> Tensor:
     """Compute `stable_adamw_sums`, float64 [spans, 2]."""
-    table, firsts = _block_table(starts, ends, gradient.device)
+    table, firsts = _block_table(starts, ends, exp_avg_sq_starts, gradient.device)
     count = table.shape[0]
     sums = torch.empty(count, dtype=torch.float32, device=gradient.device)
     out = torch.zeros(len(starts), 2, dtype=torch.float64, device=gradient.device)
@@ -214,6 +236,7 @@ def apply_triton(
     flats: tuple[Tensor, Tensor, Tensor, Tensor],
     starts: tuple[int, ...],
     ends: tuple[int, ...],
+    exp_avg_sq_starts: tuple[int, ...],
     rates: Tensor,
     shrink: Tensor,
     factors: tuple[float, float],
@@ -224,7 +247,7 @@ def apply_triton(
     `flats`: parameter, gradient, exp_avg, exp_avg_sq. `rates`, `shrink`: float64 [spans], learning
     rates and weight decay factors. `factors`: the debiased betas.
     """
-    table, _ = _block_table(starts, ends, flats[0].device)
+    table, _ = _block_table(starts, ends, exp_avg_sq_starts, flats[0].device)
     if table.shape[0]:
         launch(
             _apply_kernel,

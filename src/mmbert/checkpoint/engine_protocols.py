@@ -7,7 +7,7 @@ import torch
 
 from mmbert.parallel.parameter_spec import ParameterSpec
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_fragment import ParameterFragment
+from mmbert.parallel.zero_fragment import ParameterFragment, RowState
 
 
 class SavableEngine(Protocol):
@@ -31,6 +31,9 @@ class SavableEngine(Protocol):
 
     def fragments(self) -> Iterable[ParameterFragment]:
         """Return this rank's fragments of all parameters, as writable views."""
+
+    def row_states(self) -> Iterable[RowState]:
+        """Return the optimizer's states of the rows of matrices that this rank owns, writable."""
 
 
 class LoadableEngine(SavableEngine, Protocol):

@@ -7,7 +7,7 @@
 
 A slice is a range of the flattened shard of one parameter on one tensor rank. The index lists the
 ranges of the full tensor in each shard, so that a reader needs neither the writer's grid nor its
-sharding code.
+sharding code. States of rows are apart: "NAME/row_exp_avg_sq/FIRST_ROW", one vector per matrix.
 """
 
 import json
@@ -149,11 +149,18 @@ class Index(_Model):
     grid: SavedGrid
     files: dict[FileName, FileEntry]
     parameters: dict[str, SavedParameter]
+    row_states: dict[str, SavedParameter] = {}
+    """Optimizer states with one value for each row of a parameter, by "NAME/STATE"."""
 
     @model_validator(mode="after")
-    def _slices_fit_in_files(self) -> Self:
-        """Raise if a file is smaller than a slice in it: nothing large is allocated in vain."""
-        for name, parameter in self.parameters.items():
+    def _all_fits(self) -> Self:
+        """Raise if rows have no parameter, or a file is smaller than a slice in it: nothing large
+        is allocated in vain."""
+        for key, rows in self.row_states.items():
+            parameter = self.parameters.get(key.rpartition("/")[0])
+            if parameter is None or rows.shape != parameter.shape[:1]:
+                raise ValueError(f"{key} of shape {rows.shape} has not one value for each row")
+        for name, parameter in (*self.parameters.items(), *self.row_states.items()):
             for slice_ in (slice_ for shard in parameter.shards for slice_ in shard.slices):
                 entry = self.files.get(slice_.file)
                 if entry is None or 4 * slice_.length > entry.bytes:
@@ -168,6 +175,8 @@ class Index(_Model):
     def dump(self) -> bytes:
         """Serialize the index, with a checksum of the rest as its last entry."""
         values = self.model_dump(mode="json")
+        if not self.row_states:
+            del values["row_states"]  # readers of earlier versions know no such key
         return json.dumps(values | {"xxh3_128": _digest(values)}, indent=1).encode()
 
     @classmethod
@@ -282,14 +291,11 @@ def coverage_errors(parameters: dict[str, SavedParameter]) -> Iterator[str]:
     """Yield a message for every gap or overlap of slices; none if they cover every shard."""
     for name, parameter in parameters.items():
         for number, shard in enumerate(parameter.shards):
-            covered = 0
+            covered, where = 0, f"{name}, shard {number}"
             for slice_ in sorted(shard.slices, key=lambda slice_: slice_.start):
                 if slice_.start != covered:
-                    yield (
-                        f"{name}, shard {number}: a slice ends at {covered}, "
-                        f"the next starts at {slice_.start}"
-                    )
+                    yield f"{where}: a slice ends at {covered}, the next starts at {slice_.start}"
                 covered = slice_.start + slice_.length
             wanted = math.prod(parameter.shard_shape(shard))
             if covered != wanted:
-                yield f"{name}, shard {number}: slices end at {covered} of {wanted}"
+                yield f"{where}: slices end at {covered} of {wanted}"

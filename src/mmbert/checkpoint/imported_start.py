@@ -141,6 +141,12 @@ def _differences(recipe: Recipe, plan: TrainingPlan, step: int, state: ImportedS
             f"learning rate {rate:.6g} of the plan at step {step:,}; the other trainer's next step"
             f" had {theirs:.6g} (Composer's rate lags one step; here it does not)"
         )
+    groups = recipe.optimizer.given_group_rates
+    if groups:
+        found.append(
+            f"learning rates of the recipe's groups of parameters ({', '.join(groups)}); the other"
+            " trainer had one rate for all"
+        )
     decay = weight_decay(recipe, plan, step)
     if decay != state.optimizer.weight_decay:
         found.append(

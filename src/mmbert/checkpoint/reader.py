@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmbert.checkpoint.format import (
+    INDEX_NAME,
     Index,
     Shard,
     check_file,
@@ -115,6 +116,30 @@ class CheckpointReader:
         offset = start - first * row - low * inner
         return block.flatten()[offset : offset + length]
 
+    def rows(self, name: str, state: str, *, start: int, length: int) -> Tensor:
+        """Return a state's values of `length` rows of a parameter from row `start` on, in float32.
+
+        Raises:
+            ResumeError: the checkpoint has no such state.
+        """
+        saved = self.index.row_states.get(f"{name}/{state}")
+        if saved is None:
+            raise self._missing(INDEX_NAME, name, state)
+        result = torch.empty(length, dtype=torch.float32)
+        for slice_ in saved.shards[0].slices:
+            begin = max(start, slice_.start)
+            end = min(start + length, slice_.start + slice_.length)
+            if begin < end:
+                values = self._slice(slice_.file, f"{name}/{state}", str(slice_.start))
+                part = values[begin - slice_.start : end - slice_.start]
+                result[begin - start : end - start] = part
+        return result
+
+    def keeps(self, name: str, state: str) -> bool:
+        """Return whether any slice of a parameter has a state: the writer's optimizer kept it."""
+        slices = (one for shard in self.index.parameters[name].shards for one in shard.slices)
+        return any(f"{name}/{state}" in set(self._open(one.file).keys()) for one in slices)
+
     def _flat(self, name: str, state: str, shard: Shard, start: int, length: int) -> Tensor:
         """Return `length` elements of a flattened saved shard from `start` on, in float32."""
         result = torch.empty(length, dtype=torch.float32)
@@ -131,10 +156,13 @@ class CheckpointReader:
         try:
             return self._open(file).get_slice(f"{name}/{state}")
         except SafetensorError:
-            raise ResumeError(
-                f"{self.path / file} has no {state} of {name}",
-                remedy="continue with the optimizer that wrote the checkpoint (recipe.yaml in it)",
-            ) from None
+            raise self._missing(file, name, state) from None
+
+    def _missing(self, file: str, name: str, state: str) -> ResumeError:
+        return ResumeError(
+            f"{self.path / file} has no {state} of {name}",
+            remedy="continue with the optimizer that wrote the checkpoint (recipe.yaml in it)",
+        )
 
     def _open(self, file: str) -> Any:
         if file not in self._files:

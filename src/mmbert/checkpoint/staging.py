@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmbert.parallel.zero_fragment import ParameterFragment
+from mmbert.parallel.zero_fragment import MASTER, ParameterFragment, RowState
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,15 @@ class FragmentSpec:
     start: int
     length: int
     states: tuple[str, ...]
+    """Of a parameter `MASTER` and others; of rows of a matrix the first row alone."""
+
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether it is a state of rows, listed apart from parameters."""
+        return MASTER not in self.states
+
+
+_Written = tuple[FragmentSpec, tuple[Tensor, ...]]
 
 
 class HostStaging:
@@ -29,49 +38,80 @@ class HostStaging:
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
 
-    def prepare(self, fragments: Iterable[ParameterFragment], device: torch.device) -> None:
+    def prepare(
+        self,
+        fragments: Iterable[ParameterFragment],
+        device: torch.device,
+        row_states: Iterable[RowState] = (),
+    ) -> None:
         """Allocate and touch the buffer in advance: allocation takes longer than the copy."""
-        self._reserve(_written_here(fragments), device)
+        self._reserve(_written_here(fragments, row_states), device)
         assert self.buffer is not None
         self.buffer.zero_()
 
-    def _reserve(self, fragments: list[ParameterFragment], device: torch.device) -> None:
-        total = sum(f.length * len(f.states) for f in fragments)
+    def _reserve(self, written: list[_Written], device: torch.device) -> None:
+        total = sum(spec.length * len(tensors) for spec, tensors in written)
         if self.buffer is None or self.buffer.numel() != total:
             self.buffer = torch.empty(total, dtype=torch.float32, pin_memory=device.type == "cuda")
 
     def stage(
-        self, fragments: Iterable[ParameterFragment], device: torch.device
+        self,
+        fragments: Iterable[ParameterFragment],
+        device: torch.device,
+        row_states: Iterable[RowState] = (),
     ) -> tuple[FragmentSpec, ...]:
-        """Copy the fragments written by this rank to the buffer in file order. Synchronous.
+        """Copy what this rank writes to the buffer, in file order. Synchronous.
 
         Parameters replicated across tensor ranks are written by the first tensor rank only.
         """
-        chosen = _written_here(fragments)
-        self._reserve(chosen, device)
+        written = _written_here(fragments, row_states)
+        self._reserve(written, device)
         assert self.buffer is not None
         offset = 0
-        for fragment in chosen:
-            for tensor in fragment.states.values():
-                target = self.buffer[offset : offset + fragment.length]
+        for spec, tensors in written:
+            for tensor in tensors:
+                target = self.buffer[offset : offset + spec.length]
                 target.copy_(tensor, non_blocking=True)
-                offset += fragment.length
+                offset += spec.length
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
-        return tuple(
-            FragmentSpec(
-                name=f.name,
-                shape=tuple(f.spec.full_shape),
-                split_dimension=f.spec.split_dimension,
-                tensor_rank=f.tensor_rank,
-                ranges=tuple(f.spec.ranges(f.tensor_rank, f.tensor_size)),
-                start=f.start,
-                length=f.length,
-                states=tuple(f.states),
-            )
-            for f in chosen
-        )
+        return tuple(spec for spec, _ in written)
 
 
-def _written_here(fragments: Iterable[ParameterFragment]) -> list[ParameterFragment]:
-    return [f for f in fragments if f.spec.is_split or f.tensor_rank == 0]
+def _written_here(
+    fragments: Iterable[ParameterFragment], row_states: Iterable[RowState]
+) -> list[_Written]:
+    written = [
+        (_spec_of(fragment), tuple(fragment.states.values()))
+        for fragment in fragments
+        if fragment.spec.is_split or fragment.tensor_rank == 0
+    ]
+    return [*written, *((_spec_of_rows(rows), (rows.values,)) for rows in row_states)]
+
+
+def _spec_of(fragment: ParameterFragment) -> FragmentSpec:
+    return FragmentSpec(
+        name=fragment.name,
+        shape=tuple(fragment.spec.full_shape),
+        split_dimension=fragment.spec.split_dimension,
+        tensor_rank=fragment.tensor_rank,
+        ranges=tuple(fragment.spec.ranges(fragment.tensor_rank, fragment.tensor_size)),
+        start=fragment.start,
+        length=fragment.length,
+        states=tuple(fragment.states),
+    )
+
+
+def _spec_of_rows(rows: RowState) -> FragmentSpec:
+    """Return the spec of a matrix's rows; a file may hold those of several of one parameter."""
+    count = rows.spec.full_shape[0]
+    return FragmentSpec(
+        name=f"{rows.spec.name}/{rows.state}",
+        shape=(count,),
+        split_dimension=None,
+        tensor_rank=0,
+        ranges=((0, count),),
+        start=rows.start,
+        length=len(rows.values),
+        states=(str(rows.start),),
+    )

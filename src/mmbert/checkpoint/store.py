@@ -27,6 +27,7 @@ from mmbert.errors import CheckpointError, ResumeError, UserError
 from mmbert.files import make_folder, sync_folder
 from mmbert.ownership import Unowned
 from mmbert.parallel.host_group import HostGroup
+from mmbert.parallel.zero_fragment import ParameterFragment, RowState
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class CheckpointStore:
 
     def prepare(self, engine: SavableEngine) -> None:
         """Allocate the host memory for staging ahead of the first save."""
-        self._staging.prepare(engine.fragments(), engine.device)
+        self._staging.prepare(engine.fragments(), engine.device, engine.row_states())
 
     def save(self, engine: SavableEngine, state: RunState, *, permanent: bool = False) -> Path:
         """Save a checkpoint after `state.step` steps and return its folder. Collective.
@@ -106,7 +107,7 @@ class CheckpointStore:
             zero_stage=engine.zero_stage,
             commit_timeout=self._commit_timeout,
         )
-        fragment_specs = self._staging.stage(engine.fragments(), engine.device)
+        fragment_specs = self._staging.stage(engine.fragments(), engine.device, engine.row_states())
         self._writer = Writer(
             job, self._staging, fragment_specs, lambda: self.prune(state.step), self._owner
         )
@@ -186,16 +187,9 @@ class CheckpointStore:
         with CheckpointReader(path) as reader:
             _check_same_model(engine, reader.index, path)
             for fragment in engine.fragments():
-                ranges = fragment.spec.ranges(fragment.tensor_rank, fragment.tensor_size)
-                for state, tensor in fragment.states.items():
-                    values = reader.shard_range(
-                        fragment.name,
-                        state,
-                        ranges=ranges,
-                        start=fragment.start,
-                        length=fragment.length,
-                    )
-                    tensor.copy_(values)
+                _load_fragment(reader, fragment)
+            for rows in engine.row_states():
+                _load_rows(reader, rows)
             engine.set_steps_taken(reader.index.optimizer_steps)
             engine.sync_model_weights()
             return reader.index.state
@@ -253,6 +247,32 @@ class CheckpointStore:
         with explained_errors(path):
             (self.root / hidden).mkdir()
         return number, hidden
+
+
+def _load_fragment(reader: CheckpointReader, fragment: ParameterFragment) -> None:
+    """Load a fragment's states. What another optimizer did not keep begins at 0.
+
+    Optimizers change at the end of a phase only, which `resume_check` makes sure of by the recipes.
+    """
+    ranges = fragment.spec.ranges(fragment.tensor_rank, fragment.tensor_size)
+    for state, tensor in fragment.states.items():
+        if reader.index.state.phase_end and not reader.keeps(fragment.name, state):
+            tensor.zero_()
+            continue
+        values = reader.shard_range(
+            fragment.name, state, ranges=ranges, start=fragment.start, length=fragment.length
+        )
+        tensor.copy_(values)
+
+
+def _load_rows(reader: CheckpointReader, rows: RowState) -> None:
+    """Load the states of a matrix's rows, as `_load_fragment` does."""
+    if reader.index.state.phase_end and not reader.index.row_states:
+        rows.values.zero_()
+    else:
+        rows.values.copy_(
+            reader.rows(rows.spec.name, rows.state, start=rows.start, length=len(rows.values))
+        )
 
 
 def _check_same_model(engine: LoadableEngine, index: Index, path: Path) -> None:

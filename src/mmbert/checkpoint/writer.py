@@ -138,7 +138,8 @@ class Writer:
         rank_manifest = {
             "file": name,
             "entry": entry.model_dump(),
-            "pieces": [fragment.__dict__ for fragment in fragment_specs],
+            "pieces": [p.__dict__ for p in fragment_specs if not p.is_of_rows],
+            "row_states": [p.__dict__ for p in fragment_specs if p.is_of_rows],
         }
         draft = job.partial / f".note-{job.rank:05d}"
         write_file(draft, [json.dumps(rank_manifest).encode()])
@@ -224,8 +225,8 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]], owner: Unowned) -> Non
         for rank_manifest in manifests
     }
     files[RECIPE_NAME] = write_file(job.partial / RECIPE_NAME, [job.state.recipe.encode()])
-    parameters = _merge(manifests)
-    gaps = list(coverage_errors(parameters))
+    parameters, row_states = _merge(manifests, "pieces"), _merge(manifests, "row_states")
+    gaps = list(coverage_errors(parameters | row_states))
     if gaps:
         raise RuntimeError(f"the slices of the ranks do not cover every tensor: {gaps[0]}")
     index = Index(
@@ -237,6 +238,7 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]], owner: Unowned) -> Non
         grid=SavedGrid(tensor=job.tensor, data=job.data, zero_stage=job.zero_stage),
         files=files,
         parameters=parameters,
+        row_states=row_states,
     )
     write_file(job.partial / INDEX_NAME, [index.dump()])
     for rank in range(job.world_size):
@@ -252,13 +254,13 @@ def commit(job: SaveJob, manifests: list[dict[str, Any]], owner: Unowned) -> Non
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _merge(manifests: list[dict[str, Any]]) -> dict[str, SavedParameter]:
-    """Merge the manifests of all ranks by parameter and shard."""
+def _merge(manifests: list[dict[str, Any]], kind: str) -> dict[str, SavedParameter]:
+    """Merge a list of the manifests of all ranks by parameter and shard."""
     shapes: dict[str, tuple[tuple[int, ...], int | None]] = {}
     ranges: dict[str, dict[int, Any]] = {}
     slices: dict[tuple[str, int], list[Slice]] = {}
     for rank_manifest in manifests:
-        for fragment in rank_manifest["pieces"]:
+        for fragment in rank_manifest[kind]:
             name, rank = fragment["name"], fragment["tensor_rank"]
             shapes[name] = (tuple(fragment["shape"]), fragment["split_dimension"])
             ranges.setdefault(name, {})[rank] = fragment["ranges"]

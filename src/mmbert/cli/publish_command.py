@@ -57,7 +57,7 @@ def publish(
         Path | None,
         typer.Option(
             parser=parse_path,
-            help="Shards of the run, whose held-out texts int8 graphs are checked on.",
+            help="Shards of the run, whose held-out texts the int8 graph is checked on.",
         ),
     ] = None,
     license_: Annotated[
@@ -76,7 +76,7 @@ def publish(
         bool, typer.Option("--without-onnx", help="Leave out both ONNX graphs.")
     ] = False,
     without_int8: Annotated[
-        bool, typer.Option("--without-int8", help="Leave out the int8 graph.")
+        bool, typer.Option("--without-int8", help="Leave out the int8 graph, which needs --data.")
     ] = False,
     allow_causal: Annotated[
         bool,
@@ -123,4 +123,4 @@ def publish(
 
         console_for_output().print(plan_table(plan, place))
         return
-    publish_revisions(plan, place, print)
+    publish_revisions(plan, place, lambda line: print(line, flush=True))

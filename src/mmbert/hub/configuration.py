@@ -8,7 +8,7 @@ from typing import Any, get_args
 from mmbert.data.shards.tokenizer_description import SpecialIds
 from mmbert.errors import ModelError
 from mmbert.files import parse_json
-from mmbert.model.config import FIXED_BY_ARCHITECTURE, EncoderConfig
+from mmbert.model.config import FIXED_BY_ARCHITECTURE, LARGEST_NUMBER, EncoderConfig
 from mmbert.recipe import Objective, RotaryBases
 
 
@@ -76,7 +76,6 @@ OBJECTIVE_KEY = "mmbert_objective"
 # Added to the rotary parameters if all layers are of one type.
 _UNREAD_BY_5_3 = {"rope_type": "default", "rope_theta": None}
 
-_LARGEST_NUMBER = 1e30
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
 )  # fmt: skip
@@ -233,7 +232,7 @@ def _integer(config: dict[str, Any], key: str, where: str, default: int | None =
 def _number(config: dict[str, Any], key: str, where: str, default: float) -> float:
     value = config.get(key, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < _LARGEST_NUMBER:
+    if not is_number or not 0 < value < LARGEST_NUMBER:
         raise _wrong(f"{where}: {key} is {value!r}, not a positive number")
     return float(value)
 

@@ -154,7 +154,8 @@ def _sentence(provenance: dict[str, Any]) -> str:
         began = " Training started from the weights of `started_from` below."
         return (
             f"It is the checkpoint of step {provenance['step']:,} ({provenance['tokens']:,}"
-            f" tokens), phase `{provenance['phase']}`, of the recipe `{provenance['recipe']}`."
+            f" tokens), phase `{provenance['phase']}`, of the recipe `{provenance['recipe']}`"
+            + (f", variant `{provenance['variant']}`." if "variant" in provenance else ".")
             + (began if "started_from" in provenance else "")
         )
     if provenance["kind"] == "merge":

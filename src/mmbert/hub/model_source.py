@@ -18,7 +18,7 @@ from mmbert.hub.tokenizer import FastTokenizer
 from mmbert.hub.weights import EMBEDDING, HuggingFaceWeights, parameter_shapes
 from mmbert.model.config import encoder_config
 from mmbert.recipe import Recipe, parse_recipe
-from mmbert.training.run_folder import ORIGIN_NAME
+from mmbert.training.run_folder import ORIGIN_NAME, variant_of
 
 PROVENANCE_NAME = "provenance.json"
 
@@ -117,6 +117,9 @@ class CheckpointSource(ModelSource):
             "writer": self.index.writer,
             "tokenizer": description.fingerprint,
         }
+        variant = variant_of(path.parent.parent)
+        if variant is not None:
+            self.provenance["variant"] = variant
         if self.model.objective != "masked":
             self.provenance["objective"] = self.model.objective
         if self.recipe.initial_checkpoint is not None:

@@ -16,26 +16,32 @@ TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class LogitComparison:
-    """Maximum difference and maximum logit over all compared documents, in float32."""
+class Difference:
+    """Largest difference between what two models compute in float32, and the largest value."""
 
-    documents: int
-    tokens: int
     max_difference: float
-    max_logit: float
+    max_value: float
 
     @property
     def relative(self) -> float:
-        """Maximum difference relative to the maximum logit."""
-        if self.max_logit == 0:
+        """Difference relative to the largest value."""
+        if self.max_value == 0:
             return math.inf if self.max_difference else 0.0
-        return self.max_difference / self.max_logit
+        return self.max_difference / self.max_value
+
+
+@dataclass(frozen=True)
+class LogitComparison(Difference):
+    """Difference of the logits over all compared documents."""
+
+    documents: int
+    tokens: int
 
     def __str__(self) -> str:
         return (
             f"{self.documents} documents, {self.tokens} tokens: maximum difference"
             f" {self.max_difference:.2e} ({self.relative:.1e} of the largest logit,"
-            f" {self.max_logit:.2f})"
+            f" {self.max_value:.2f})"
         )
 
 
@@ -72,7 +78,7 @@ def compare_logits(
         start += len(document)
         difference = max(difference, float((logits - mine).abs().max()))
         largest = max(largest, float(logits.abs().max()))
-    result = LogitComparison(len(documents), start, difference, largest)
+    result = LogitComparison(difference, largest, len(documents), start)
     if not difference <= TOLERANCE * largest:  # also if NaN
         raise ExportMismatchError(folder, result)
     return result

@@ -13,7 +13,7 @@ from mmbert.command_line.tables import WholeTable
 from mmbert.data.loading.replay import documents_of_step
 from mmbert.data.shards.corpus import open_corpus
 from mmbert.errors import ArgumentError, UserError
-from mmbert.recipe import format_quantity, parse_recipe
+from mmbert.recipe import OptimizerSettings, format_quantity, parse_recipe
 from mmbert.schedule import training_plan
 
 
@@ -49,8 +49,7 @@ def render_checkpoint(path: Path, console: Console) -> None:
     )
     count = sum(math.prod(parameter.shape) for parameter in index.parameters.values())
     console.print(
-        f"{count:,} parameters, each with a float32 master weight, "
-        f"{' and '.join(recipe.optimizer.state_names)}"
+        f"{count:,} parameters, each with a float32 master weight, {_states(recipe.optimizer)}"
     )
     table = WholeTable("parameter", "shape", "split along", box=None, pad_edge=False)
     for name, parameter in index.parameters.items():
@@ -62,6 +61,15 @@ def render_checkpoint(path: Path, console: Console) -> None:
     for language, tokens in seen:
         languages.add_row(language, f"{tokens:,}")
     console.print(languages)
+
+
+def _states(optimizer: OptimizerSettings) -> str:
+    """Describe the optimizer's states per parameter, and per row of matrices."""
+    usual, of_matrices = optimizer.states_of("rest"), optimizer.states_of("matrices")
+    described = " and ".join(usual)
+    if of_matrices != usual:
+        described += f" (matrices: {' and '.join((*of_matrices, *optimizer.row_states))})"
+    return described
 
 
 def render_run(path: Path, console: Console) -> None:

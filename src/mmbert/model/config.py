@@ -20,6 +20,8 @@ FIXED_BY_ARCHITECTURE: dict[str, object] = {
     "decoder_bias": True,
     "tie_word_embeddings": True,
 }
+LARGEST_NUMBER = 1e30
+"""Above any in a config.json; keeps integers within the range of floats."""
 
 
 @dataclass(frozen=True)

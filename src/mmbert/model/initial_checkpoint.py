@@ -10,7 +10,7 @@ from typing import Any
 
 from mmbert.errors import ModelError, TokenizerError
 from mmbert.files import parse_json
-from mmbert.model.config import FIXED_BY_ARCHITECTURE
+from mmbert.model.config import FIXED_BY_ARCHITECTURE, LARGEST_NUMBER
 from mmbert.recipe import ModelSettings, RotaryBases
 
 # Keys of config.json and of the recipe's `model` that must agree.
@@ -23,7 +23,6 @@ _SAME = {
     "global_attn_every_n_layers": "global_attention_every",
     "norm_eps": "norm_eps",
 }
-_LARGEST_NUMBER = 1e30  # also keeps integers within the range of floats
 _BASES = {"global_rope_theta": "global_", "local_rope_theta": "local_"}
 
 
@@ -46,7 +45,7 @@ class InitialCheckpoint:
             value = self._config[key]
             wanted = (int,) if key == "vocab_size" else (int, float)
             number = isinstance(value, wanted) and not isinstance(value, bool)
-            if not number or not 0 < value < _LARGEST_NUMBER:
+            if not number or not 0 < value < LARGEST_NUMBER:
                 raise ModelError(
                     f"{self._path}: {key} is not a positive number", remedy=self._remedy
                 )

@@ -3,6 +3,7 @@
 - `process_grid`: tensor-parallel and data-parallel groups.
 - `collectives`: collectives with gradients.
 - `parameter_spec`: sharding of parameters.
+- `matrix_routing`: owners of matrices whose updates need them whole.
 - `linear`: column-parallel and row-parallel linear functions.
 - `layers`: linear layers and layer norm.
 - `vocab_layers`: embedding and decoder.

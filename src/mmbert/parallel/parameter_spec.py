@@ -15,10 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.parallel.process_grid import Group
-
-ParameterGroup = Literal["matrices", "embedding", "rest"]
-"""Groups of parameters that optimizers treat differently: the matrices of linears between hidden
-states, the embedding (the tied decoder), and the rest: norms and biases."""
+from mmbert.recipe import ParameterGroup
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,9 @@ class ParameterSpec:
 
     full_shape: tuple[int, ...]
     initial: InitialDistribution
-    group: ParameterGroup = "rest"
     name: str = ""
     """Full name in the model, equal to Hugging Face's; set when the model is complete."""
+    group: ParameterGroup = "rest"
     split_dimension: int | None = None
     """Sharded dimension; None if replicated."""
     fused_sizes: tuple[int, ...] = field(default=())

@@ -1,4 +1,4 @@
-"""ZeRO's fragment of a parameter on this rank: views of float32 master and optimizer states."""
+"""What a rank holds of a parameter: ZeRO's fragment of it, and states of rows that it owns."""
 
 from dataclasses import dataclass
 
@@ -35,3 +35,17 @@ class ParameterFragment:
     def master(self) -> Tensor:
         """The float32 weight."""
         return self.states[MASTER]
+
+
+@dataclass(frozen=True)
+class RowState:
+    """An optimizer's value for each row of a matrix, held by the matrix's owner alone."""
+
+    spec: ParameterSpec
+    """Of the parameter that is, or contains, the matrix."""
+    state: str
+    """Name of the state in checkpoints."""
+    start: int
+    """First row of the matrix in the parameter's full tensor."""
+    values: Tensor
+    """float32 [rows of the matrix]; may be written to."""

@@ -3,6 +3,7 @@
 - `plan`: the estimate of memory, communication and time on given GPUs.
 - `estimate`: its result types.
 - `memory`, `communication`, `parameter_count`: the formulas.
+- `matrix_exchange`: FLOPs, bytes and messages of Muon.
 - `data_statistics`, `languages`: document lengths and language sizes, from shards or published.
 - `warnings`: recommendations and likely mistakes.
 - `render`: tables for the terminal.

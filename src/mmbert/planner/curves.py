@@ -85,6 +85,9 @@ def schedule_curves(
                 pieces[-1].append(Point(at.tokens_after, found))
         return Curve(name, tuple(tuple(_without_repeats(piece)) for piece in pieces if piece))
 
+    def rate_of(group: str) -> Curve:
+        return curve(f"learning rate, {group}", lambda _, s: s.group_learning_rates[group])
+
     return (
         curve("languages", lambda at, _: languages[at.phase_index]),
         *(
@@ -98,6 +101,7 @@ def schedule_curves(
         curve("sampling temperature", lambda _, settings: settings.temperature),
         curve("context", lambda at, _: recipe.phases[at.phase_index].context),
         curve("learning rate", lambda _, settings: settings.learning_rate),
+        *map(rate_of, recipe.optimizer.given_group_rates),
         curve("batch", lambda at, _: at.rows * at.row_tokens),
     )
 

@@ -14,7 +14,7 @@ from mmbert.errors import ArgumentError, OutputError
 from mmbert.files import atomic_write
 from mmbert.planner.curves import Curve, language_counts, schedule_curves
 from mmbert.planner.estimate import Estimate
-from mmbert.recipe import Recipe, format_quantity
+from mmbert.recipe import GroupLearningRates, Recipe, format_quantity
 from mmbert.schedule import TrainingPlan, training_plan
 
 SUFFIXES = (".svg", ".html")
@@ -44,13 +44,18 @@ _TOKENS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
 
 # Title, logarithmic axis, label of a tick as a Vega expression. Languages grow 30 times and context
 # 8 times over mmBERT's phases: on linear axes the first phases would lie on the axis.
+_RATE = "format(datum.value, '~g')"
 _PANELS = {
     "languages": ("Languages", True, "format(datum.value, ',')"),
     "mask ratio": ("Mask ratio", False, "format(datum.value, '~g')"),
     "predicted share": ("Predicted share, causal", False, "format(datum.value, '~g')"),
     "sampling temperature": ("Sampling temperature", False, "format(datum.value, '~g')"),
     "context": ("Context (tokens)", True, "format(datum.value, ',')"),
-    "learning rate": ("Learning rate", False, "format(datum.value, '~g')"),
+    "learning rate": ("Learning rate", False, _RATE),
+    **{
+        f"learning rate, {group}": (f"Learning rate, {group}", False, _RATE)
+        for group in GroupLearningRates.model_fields
+    },
     "batch": ("Batch (tokens per step)", True, _TOKENS),
 }
 

@@ -32,6 +32,8 @@ def _parts(estimate: Estimate) -> Iterator[RenderableType]:
     )
     yield _parameters(estimate)
     yield _phases(estimate)
+    if recipe.optimizer.given_group_rates:
+        yield _learning_rates(estimate)
     yield _flops(estimate)
     yield _memory(estimate)
     yield _communication(estimate)
@@ -103,6 +105,19 @@ def _phases(estimate: Estimate) -> WholeTable:
             _duration(phase.seconds),
             f"{phase.seconds * estimate.gpus / 3600:,.0f}",
         )
+    return table
+
+
+def _learning_rates(estimate: Estimate) -> WholeTable:
+    """Table of the phases' peak rates, where groups of parameters have rates of their own."""
+    optimizer = estimate.recipe.optimizer
+    table = _table("Peak learning rates")
+    for heading in ("phase", "learning rate", *optimizer.given_group_rates):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase in estimate.recipe.phases:
+        peak = phase.learning_rate.peak or optimizer.learning_rate
+        factors = (1.0, *(optimizer.rate_factors[group] for group in optimizer.given_group_rates))
+        table.add_row(phase.name, *(f"{peak * factor:.3g}" for factor in factors))
     return table
 
 

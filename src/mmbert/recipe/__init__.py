@@ -3,6 +3,12 @@
 from mmbert.recipe.data_sections import DataSettings, MaskingSettings, Source, SpanSettings
 from mmbert.recipe.loading import dump_recipe, load_recipe, override_recipe, parse_recipe
 from mmbert.recipe.named import describe_recipe
+from mmbert.recipe.optimizers import (
+    GroupLearningRates,
+    MuonSettings,
+    OptimizerSettings,
+    ParameterGroup,
+)
 from mmbert.recipe.phases import (
     LanguageSelection,
     LearningRate,
@@ -25,7 +31,6 @@ from mmbert.recipe.sections import (
     GuardSettings,
     LoggingSettings,
     ModelSettings,
-    OptimizerSettings,
     ParallelSettings,
     TokenizerSettings,
 )
@@ -35,6 +40,7 @@ __all__ = [
     "CheckpointSettings",
     "DataSettings",
     "EvaluationSettings",
+    "GroupLearningRates",
     "Growth",
     "GuardSettings",
     "LanguageSelection",
@@ -44,9 +50,11 @@ __all__ = [
     "MaskingSettings",
     "MergeSettings",
     "ModelSettings",
+    "MuonSettings",
     "Objective",
     "OptimizerSettings",
     "ParallelSettings",
+    "ParameterGroup",
     "Phase",
     "Recipe",
     "RotaryBases",

@@ -172,7 +172,7 @@ class Phase(Settings):
     """What is predicted: `masked`, masked tokens from both sides; `causal`, the next token from
     those before it. Causal phases come before masked ones."""
     mask_ratio: MaskRatio | None = None
-    """Fraction of tokens selected for prediction in a masked phase, which requires it; or a range
+    """Fraction of tokens selected for prediction in a masked phase, which requires it, or a range
     to draw each document's from."""
     predicted_share: Fraction | None = Field(default=None, gt=0, le=1)
     """Fraction of tokens that are predicted in a causal phase, which requires it: drawn like masks,
@@ -194,11 +194,16 @@ class Phase(Settings):
         return self.objective == "causal"
 
     @property
+    def predicted(self) -> float | MaskRatioRange:
+        """Fraction of tokens that are predicted: `mask_ratio`, or `predicted_share`."""
+        ratio = self.predicted_share if self.causal else self.mask_ratio
+        assert ratio is not None
+        return ratio
+
+    @property
     def predicted_fraction(self) -> float:
-        """Fraction of tokens that are predicted: `mask_ratio` or its mean, or `predicted_share`."""
-        fraction = self.predicted_share if self.causal else self.mask_ratio
-        assert fraction is not None
-        return mean_mask_ratio(fraction)
+        """Fraction of the tokens of a row that are predicted; of a range its mean."""
+        return mean_mask_ratio(self.predicted)
 
     @model_serializer(mode="wrap")
     def _without_the_default_objective(

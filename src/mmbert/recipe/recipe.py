@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from mmbert.recipe.base import Name, NamedPath, Settings, require_distinct
 from mmbert.recipe.data_sections import DataSettings
 from mmbert.recipe.division import not_divided_by_tensor
+from mmbert.recipe.optimizers import OptimizerSettings
 from mmbert.recipe.phases import MergeSettings, Phase, Variant
 from mmbert.recipe.sections import (
     BatchSettings,
@@ -17,7 +18,6 @@ from mmbert.recipe.sections import (
     GuardSettings,
     LoggingSettings,
     ModelSettings,
-    OptimizerSettings,
     ParallelSettings,
     TokenizerSettings,
 )

@@ -1,6 +1,6 @@
 """Recipe sections for the whole run: model, batch, optimizer and others."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -125,44 +125,6 @@ class BatchSettings(Settings):
             if self.growth.from_rows > self.rows:
                 raise ValueError("growth.from_rows is larger than rows")
         return self
-
-
-OptimizerName = Literal["stable_adamw", "adamw"]
-OPTIMIZER_STATES: dict[OptimizerName, tuple[str, ...]] = {
-    "stable_adamw": ("exp_avg", "exp_avg_sq"),
-    "adamw": ("exp_avg", "exp_avg_sq"),
-}
-"""float32 tensors that an optimizer keeps per parameter, besides the master weight."""
-
-
-MomentDecay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerSettings(Settings):
-    """StableAdamW as used by mmBERT, or AdamW."""
-
-    name: OptimizerName = "stable_adamw"
-    """`stable_adamw` also clips each tensor's update by its RMS."""
-    learning_rate: float = Field(gt=0)
-    """Peak learning rate; weight decay is scaled by the current rate over this."""
-    betas: tuple[MomentDecay, MomentDecay] = (0.9, 0.95)
-    """Decay rates of the first and second moments."""
-    eps: float = Field(default=1e-8, gt=0, lt=1)
-    """Term added to the square root of the second moment."""
-    weight_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decoupled: a weight is multiplied by 1 − weight_decay · rate / learning_rate each step."""
-    gradient_clipping: float | None = Field(default=None, gt=0)
-    """Maximum L2 norm of the whole gradient. Default: no clipping."""
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the optimizer's states per parameter."""
-        return OPTIMIZER_STATES[self.name]
-
-    @property
-    def bytes_per_parameter(self) -> int:
-        """Memory of a parameter's float32 master weight and optimizer states."""
-        return 4 * (1 + len(self.state_names))
 
 
 class ParallelSettings(Settings):

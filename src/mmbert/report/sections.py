@@ -126,7 +126,9 @@ def _optimizer(figures: Figures) -> Section:
          Quantity("Gradient norm", ".4g", axis_format="~g", log=True),
          "Of the last step before each line of the log."),
         ("learning_rate", "Learning rate",
-         Quantity("Learning rate", ".3e", axis_format="~e", zero=True), ""),
+         Quantity("Learning rate", ".3e", axis_format="~e", zero=True),
+         "Of the groups of parameters with a rate of their own, too."
+         if any(map(_group_rates, figures.runs)) else ""),
         ("mask_ratio", "Mask ratio",
          Quantity("Masked tokens", ".2%", axis_format=".0%", zero=True), ""),
         *([] if not figures.any_causal else [
@@ -138,9 +140,8 @@ def _optimizer(figures: Figures) -> Section:
          Quantity("Exponent of the size", ".3f", axis_format="~g", zero=True),
          "Tokens of a language are in proportion to its size to the power of this."),
     ):  # fmt: skip
-        figures.add_curves(
-            section, key.replace("_", "-"), title, quantity, _single(key, title), text
-        )
+        columns = _learning_rates if key == "learning_rate" else _single(key, title)
+        figures.add_curves(section, key.replace("_", "-"), title, quantity, columns, text)
     return section
 
 
@@ -153,6 +154,20 @@ def _events(figures: Figures) -> Section:
         "later restart has undone are shown too.",
     )  # fmt: skip
     return section
+
+
+def _learning_rates(run: Run) -> dict[str, npt.NDArray[np.float64]]:
+    return {**_single("learning_rate", "Learning rate")(run), **_group_rates(run)}
+
+
+def _group_rates(run: Run) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the learning rates of groups of parameters, by group."""
+    prefix = "learning_rate_"
+    return {
+        key.removeprefix(prefix): column
+        for key, column in run.log.columns.items()
+        if key.startswith(prefix)
+    }
 
 
 def _single(key: str, name: str) -> Columns:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmbert.checkpoint.format import Index
-from mmbert.checkpoint.resume_check import check_same_run
+from mmbert.checkpoint.resume_check import check_optimizer, check_same_run
 from mmbert.checkpoint.store import CheckpointStore, step_of
 from mmbert.data.loading.packing import row_shapes
 from mmbert.data.loading.validation_rows import validation_rows
@@ -226,7 +226,9 @@ def _resume_or_start(trainer: Trainer, options: RunOptions) -> str:
     if run.branch_step is not None:
         path = _branch_checkpoint(options, run.branch_step)
         trainer.verify_checkpoint(path)
-        trainer.data.check(Index.read(path).state)
+        state = Index.read(path).state
+        check_optimizer(run.recipe, state, path)
+        trainer.data.check(state)
         trainer.load(path)
         return f"variant {options.variant} branches from {path}"
     if run.imported is not None:

@@ -79,6 +79,12 @@ def set_up_run_folder(
         ) from error
 
 
+def variant_of(run_folder: Path) -> str | None:
+    """Return the name of the variant whose run folder (RUN/variants/NAME) this is, or None."""
+    path = run_folder.resolve()
+    return path.name if path.parent.name == "variants" else None
+
+
 def same_tokenizer(folder: Path, corpus: Corpus) -> bool:
     """Return whether the run's copy is the corpus' tokenizer, or does the same."""
     found = read_tokenizer_description(folder)

@@ -112,22 +112,27 @@ def ranged() -> Recipe:
 
 def test_rows_have_the_slots_of_the_mean(corpus: Corpus, ranged: Recipe) -> None:
     rows = list(RowLoader(corpus, ranged, training_plan(ranged)))
-    several = 0
+    several, ratios = 0, list[float]()
     for row in rows[: 2 * QUANTUM]:
         assert len(row.labels) == math.ceil(0.3 * 256)
         text = row.tokens - 2 * len(row.documents)
         assert (row.weights > 0).sum() == round(0.3 * text)
         several += len(row.documents) > 1
-        _within_the_range(row)
+        ratios += _ratios_within_the_range(row)
     assert several > QUANTUM
+    # Uniform over [0.1, 0.5] they spread by 0.115, less where a row's sum pulls them together.
+    assert np.std(ratios) > 0.05
 
 
-def _within_the_range(row: Row) -> None:
+def _ratios_within_the_range(row: Row) -> list[float]:
+    """Return the mask ratios of a row's longer documents."""
     used = row.masked_positions[row.weights > 0]
     owners = np.searchsorted(row.cu_seqlens, used, "right") - 1
     counts = np.bincount(owners, minlength=len(row.documents))
     for (_, _, _, size), count in zip(row.documents.tolist(), counts.tolist(), strict=True):
         assert math.floor(0.1 * size) <= count <= math.ceil(0.5 * size)
+    sizes = row.documents[:, 3]
+    return list((counts / sizes)[(sizes >= 20) & (len(sizes) > 1)])
 
 
 def test_masks_depend_on_no_rank(corpus: Corpus, ranged: Recipe) -> None:

@@ -24,7 +24,7 @@ def mixed(kind: str) -> dict[str, Tensor]:
     return with_labels(kind, padded(LENGTHS["mixed"]))
 
 
-@pytest.mark.parametrize("kind", [ENCODER, MASKED_LM, TOKENS])
+@pytest.mark.parametrize("kind", [ENCODER, MASKED_LM, pytest.param(TOKENS, marks=pytest.mark.long)])
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 def test_bfloat16_is_as_exact_as_unpacked(kind: str, how: str) -> None:
     model = live_model(kind)

@@ -23,7 +23,7 @@ from tests.support.live_models import (
 )
 
 
-@pytest.mark.parametrize("lengths", ["equal", "mixed"])
+@pytest.mark.parametrize("lengths", [pytest.param("equal", marks=pytest.mark.long), "mixed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_right_models_pass(kind: str, lengths: str) -> None:
     batch = padded(LENGTHS[lengths])

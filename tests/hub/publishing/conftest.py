@@ -12,11 +12,11 @@ import mmbert.hub.publishing.publish as publish
 import mmbert.hub.publishing.revision as revision
 from mmbert.checkpoint.listing import step_of
 from mmbert.hub.for_libraries.int8_graph import VectorComparison
-from mmbert.hub.for_libraries.onnx_graphs import HiddenStateComparison
 from mmbert.hub.models import build_model
 from mmbert.hub.output_folder import atomic_folder, write_json
-from mmbert.hub.publishing.publication import Difference, Publication, identity_of
+from mmbert.hub.publishing.publication import Publication, identity_of
 from mmbert.hub.publishing.revision import Contents
+from mmbert.hub.verification import Difference
 from tests.support.corpora import write_corpus
 from tests.support.written_runs import Run, save_run
 
@@ -80,8 +80,8 @@ class QuickGraphs:
         out.write_bytes(b"graph of " + (folder / "model.safetensors").read_bytes()[-64:])
         self.written.append(out.name)
 
-    def compare_hidden_states(self, *arguments: object) -> HiddenStateComparison:
-        return HiddenStateComparison(9, 1e-6, 3.0)
+    def compare_hidden_states(self, *arguments: object) -> Difference:
+        return Difference(1e-6, 3.0)
 
     def write_int8_graph(self, float32: Path, out: Path) -> None:
         out.write_bytes(b"int8 " + float32.read_bytes())
@@ -112,7 +112,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         out: Path, checkpoint: Path, contents: Contents, say: Callable[[str], None]
     ) -> Publication:
         step = step_of(checkpoint)
-        difference = Difference(max_difference=1e-6, max_value=3.0)
+        difference = Difference(1e-6, 3.0)
         publication = Publication(
             writer="test", recipe="tiny-run", step=step, checkpoint=identity_of(checkpoint),
             logits=difference, hidden_states=difference, int8=None, left_out={},

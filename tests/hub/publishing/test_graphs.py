@@ -25,6 +25,10 @@ from tests.support.written_runs import Run, documents
 FLOAT32 = Path("onnx/model.onnx")
 
 
+of_real_graphs = pytest.mark.long
+"""Of tests with `published`, which traces a model for the exporter."""
+
+
 @pytest.fixture(scope="module")
 def published(run: Run, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run, published with real graphs."""
@@ -33,6 +37,7 @@ def published(run: Run, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
     return place.root / "main"
 
 
+@of_real_graphs
 def test_hidden_states_are_ours_in_batches_of_any_shape(run: Run, published: Path) -> None:
     """Padded and alone, of other sizes than traced, and longer than the local window of 16."""
     texts = documents(run)
@@ -47,6 +52,7 @@ def test_hidden_states_are_ours_in_batches_of_any_shape(run: Run, published: Pat
             assert float((theirs - expected[number]).abs().max()) <= 1e-5 * float(ours.abs().max())
 
 
+@of_real_graphs
 def test_a_wrong_graph_is_found(run: Run, published: Path, tmp_path: Path) -> None:
     graph = onnx_ir.load(published / FLOAT32)
     scale = graph.graph.initializers["body.final_norm.weight"]
@@ -61,6 +67,7 @@ def test_a_wrong_graph_is_found(run: Run, published: Path, tmp_path: Path) -> No
         compare_hidden_states(tmp_path / "wrong.onnx", run.model, model, 0)
 
 
+@of_real_graphs
 def test_the_int8_graph_is_smaller_and_near(published: Path) -> None:
     found = parse_publication((published / "publication.json").read_bytes(), "it")
     assert found.int8 is not None
@@ -73,6 +80,7 @@ def test_the_int8_graph_is_smaller_and_near(published: Path) -> None:
     assert onnx_ir.DataType.INT8 in kinds
 
 
+@of_real_graphs
 def test_graphs_hold_no_paths_and_named_axes(published: Path) -> None:
     for name in ("model.onnx", "model_int8.onnx"):
         content = (published / "onnx" / name).read_bytes()
@@ -87,6 +95,7 @@ def test_graphs_hold_no_paths_and_named_axes(published: Path) -> None:
     }
 
 
+@of_real_graphs
 def test_weights_beyond_a_protobuf_file_lie_beside_the_graph(
     run: Run, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +110,7 @@ def test_weights_beyond_a_protobuf_file_lie_beside_the_graph(
     assert GraphSession(tmp_path / "int8.onnx").hidden_states([text], 0)[0].shape == one.shape
 
 
+@of_real_graphs
 def test_the_cards_program_gives_the_vectors_of_sentence_transformers(published: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -111,7 +121,7 @@ def test_the_cards_program_gives_the_vectors_of_sentence_transformers(published:
     assert abs(names["vectors"] - theirs).max() < 1e-5
 
 
-def test_graphs_leave_the_log_as_it_was(published: Path) -> None:
+def test_graphs_leave_the_log_as_it_was() -> None:
     import logging
 
     assert logging.root.manager.disable == 0

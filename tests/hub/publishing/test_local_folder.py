@@ -60,9 +60,10 @@ def test_every_kept_checkpoint_is_a_revision(
         ):  # fmt: skip
             assert expected in card, expected
         assert str(tmp_path) not in card
-    assert len(said) == 4
-    assert said[0].startswith(f"{NAMES[0]}: logits match transformers (maximum difference ")
-    assert said[0].endswith("ONNX within 1.0e-06, int8 mean cosine 0.9900 over 200 texts")
+    assert len(said) == 2 * len(NAMES) + 1
+    assert said[2] == f"{NAMES[1]}: export and checks, 2 of 3"
+    assert said[1].startswith(f"{NAMES[0]}: logits match transformers (maximum difference ")
+    assert said[1].endswith("ONNX within 1.0e-06, int8 mean cosine 0.9900 over 200 texts")
     assert said[-1] == f"{tmp_path / 'out'}: 3 revisions of the run; main is {NAMES[-1]}"
 
 
@@ -128,8 +129,8 @@ def test_an_int8_graph_below_the_bound_is_not_published(
         assert ("model_int8.onnx` | int8" in card) == there
         if not there:
             why = f"is {cosine:.4f}, below 0.98"
-            assert said[1].startswith("step-00000030: onnx/model_int8.onnx is not published: the")
-            assert said[1].endswith(why)
+            assert said[2].startswith("step-00000030: onnx/model_int8.onnx is not published: the")
+            assert said[2].endswith(why)
             assert "`onnx/model_int8.onnx` is not published: the mean cosine" in card
             assert why in card
 
@@ -138,7 +139,7 @@ def test_int8_needs_200_texts(run: Run, shards: Path, tmp_path: Path, quick: Qui
     fewer = shutil.copytree(shards, tmp_path / "shards")
     shutil.rmtree(fewer / "text" / "eng_Latn")
     said = published(run.folder, tmp_path / "out", fewer)
-    assert said[1].endswith("is checked on 200 held-out texts, and the shards have 110")
+    assert said[2].endswith("is checked on 200 held-out texts, and the shards have 110")
     assert files_of(tmp_path / "out" / "step-00000030") == FILES - {"onnx/model_int8.onnx"}
 
 
@@ -194,6 +195,9 @@ def test_what_is_there_and_not_of_this_run_is_refused(
     save_run(tmp_path / "other", run.model, step=50)
     with pytest.raises(UserError, match=r"is of the recipe tiny-run, and .*other of other"):
         published(tmp_path / "other", out, shards)
+    variant = shutil.copytree(run.folder, tmp_path / "run" / "variants" / "english")
+    with pytest.raises(UserError, match="english of tiny-run, variant english"):
+        published(variant, out, shards)
     (out / NAMES[0]).mkdir()
     with pytest.raises(UserError, match=f"{NAMES[0]} was not written by mmbert publish"):
         published(long_run, out, shards)

@@ -9,6 +9,7 @@ from tests.kernels.case import Case, Problem, Sizes
 SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8, "step": 7}
 RATES = {"learning_rate": 3e-3, "peak_learning_rate": 6e-3}
 DECAY = 0.02
+FACTOR = 0.75
 
 
 def formula(
@@ -22,6 +23,7 @@ def formula(
     eps: float,
     learning_rate: float,
     peak_learning_rate: float,
+    rate_factor: float,
     weight_decay: float,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Return one tensor's (parameter, exp_avg, exp_avg_sq, RMS) after a step.
@@ -40,7 +42,7 @@ def formula(
     rms = (gradient.square() / v.clamp(min=eps**2)).mean().sqrt().item()
     rate = learning_rate / max(1.0, rms)
     parameter = parameter * (1 - rate / peak_learning_rate * weight_decay)
-    return parameter - rate * m / (v.sqrt() + eps), m, v, rms
+    return parameter - rate_factor * rate * m / (v.sqrt() + eps), m, v, rms
 
 
 def problem(sizes: Sizes, _: torch.dtype) -> Problem:
@@ -52,12 +54,14 @@ def problem(sizes: Sizes, _: torch.dtype) -> Problem:
         p, g, m, v = (flat.clone() for flat in flats)
         sums = kernels.stable_adamw_sums(g, v, spans, **SETTINGS)
         decay = torch.full((len(spans),), DECAY, device=p.device)
-        kernels.stable_adamw_apply(p, g, m, v, spans, sums, weight_decay=decay, **SETTINGS, **RATES)
+        factors = torch.full((len(spans),), FACTOR, dtype=torch.float64, device=p.device)
+        given = {"rate_factors": factors, "weight_decay": decay, **SETTINGS, **RATES}
+        kernels.stable_adamw_apply(p, g, m, v, spans, sums, **given)
         return p, m, v
 
     def true(*flats: Tensor) -> tuple[Tensor, ...]:
         of_tensors = [
-            formula(*parts, weight_decay=DECAY, **SETTINGS, **RATES)[:3]
+            formula(*parts, rate_factor=FACTOR, weight_decay=DECAY, **SETTINGS, **RATES)[:3]
             for parts in zip(*(flat.split(sizes.lengths) for flat in flats), strict=True)
         ]
         p, m, v = (torch.cat(parts) for parts in zip(*of_tensors, strict=True))

@@ -41,8 +41,13 @@ def test_attention_in_a_window_over_rows_of_any_length(tokens: int) -> None:
     )
 
 
-def test_attention_over_long_documents() -> None:
-    """Documents long enough for several blocks of queries, between ones that share a call."""
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_attention_over_long_documents(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents long enough for several blocks of queries, between ones that share a call.
+
+    By PyTorch's kernel and by products, which processors with 512-bit vectors take.
+    """
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     lengths = (30, 5, 1100, 7, 300)
     qkv = torch.randn(sum(lengths), 3, 2, 16) * 2
     compare(

@@ -7,6 +7,8 @@ from mmbert_kernels import TensorSpans, stable_adamw_apply, stable_adamw_sums, u
 from tests.kernels.cases import stable_adamw
 
 SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8}
+# Of the three tensors: learning rates over the optimizer's.
+FACTORS = (0.3, 1.0, 2.5)
 
 
 def run_steps(
@@ -42,6 +44,7 @@ def run_steps(
                 step=step,
                 learning_rate=3e-3,
                 peak_learning_rate=6e-3,
+                rate_factors=torch.tensor(FACTORS, dtype=torch.float64, device=start.device),
                 weight_decay=torch.tensor([0.0, 0.02, 0.02], device=start.device),
                 **SETTINGS,
             )
@@ -76,6 +79,7 @@ def check_steps(
                 step=step,
                 learning_rate=3e-3,
                 peak_learning_rate=6e-3,
+                rate_factor=FACTORS[index],
                 weight_decay=0.0 if index == 0 else 0.02,
                 **SETTINGS,
             )
@@ -100,6 +104,7 @@ def check_padding(device: torch.device) -> None:
         step=1,
         learning_rate=1e-3,
         peak_learning_rate=1e-3,
+        rate_factors=torch.ones(1, dtype=torch.float64, device=device),
         weight_decay=torch.zeros(1, device=device),
         **SETTINGS,
     )
@@ -126,6 +131,7 @@ def check_no_elements(device: torch.device) -> None:
             step=2,
             learning_rate=1e-3,
             peak_learning_rate=1e-3,
+            rate_factors=torch.ones(len(spans), dtype=torch.float64, device=device),
             weight_decay=torch.zeros(len(spans), device=device),
             **SETTINGS,
         )

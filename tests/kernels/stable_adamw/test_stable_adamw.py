@@ -57,6 +57,7 @@ def test_an_elements_bits_do_not_depend_on_where_its_tensor_is_cut() -> None:
             step=3,
             learning_rate=3e-3,
             peak_learning_rate=6e-3,
+            rate_factors=torch.full((len(spans),), 0.3, dtype=torch.float64),
             weight_decay=torch.full((len(spans),), 0.02),
             **SETTINGS,
         )
@@ -80,10 +81,34 @@ def test_a_zero_gradient_moves_nothing_but_the_decay() -> None:
         step=1,
         learning_rate=1e-3,
         peak_learning_rate=2e-3,
+        rate_factors=torch.tensor([3.0], dtype=torch.float64),
         weight_decay=torch.tensor([0.1]),
         **SETTINGS,
     )
     torch.testing.assert_close(p, torch.full((8,), 0.95))
+
+
+def test_a_factor_is_a_learning_rate_with_the_same_decay() -> None:
+    """To the bit for a power of two: twice the rate, or the factor 2 at the same decay."""
+    given = torch.randn(4, 1003, generator=torch.Generator().manual_seed(2))
+    given[3].square_()
+    results = []
+    for rate, factor in ((6e-3, 1.0), (3e-3, 2.0)):
+        flats = given.clone()
+        stable_adamw_apply(
+            *flats,
+            TensorSpans((0,), (1003,)),
+            torch.tensor([[4000.0, 1003.0]], dtype=torch.float64),
+            step=3,
+            learning_rate=rate,
+            peak_learning_rate=2 * rate,
+            rate_factors=torch.tensor([factor], dtype=torch.float64),
+            weight_decay=torch.tensor([0.02]),
+            **SETTINGS,
+        )
+        results.append(flats)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0][0], given[0])
 
 
 def test_the_first_pass_changes_nothing_and_what_lies_in_no_segment_is_left_alone() -> None:
@@ -99,6 +124,23 @@ def test_what_is_not_a_flat_float32_partition_is_refused() -> None:
     for bad in (torch.zeros(8)[::2], torch.zeros(2, 2), torch.zeros(4).double(), torch.zeros(5)):
         with pytest.raises(ValueError, match=r"contiguous float32|differ in length"):
             stable_adamw_sums(good, bad, spans, step=1, **SETTINGS)
+
+
+def test_factors_must_be_one_for_each_span() -> None:
+    flats, spans = torch.ones(4, 8), TensorSpans((0,), (8,))
+    for wrong in (torch.ones(1), torch.ones(2, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=r"rate_factors must be float64 \[1\]"):
+            stable_adamw_apply(
+                *flats,
+                spans,
+                torch.ones(1, 2, dtype=torch.float64),
+                step=1,
+                learning_rate=1e-3,
+                peak_learning_rate=2e-3,
+                rate_factors=wrong,
+                weight_decay=torch.zeros(1),
+                **SETTINGS,
+            )
 
 
 def test_debiased_averages() -> None:

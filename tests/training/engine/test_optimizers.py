@@ -9,7 +9,7 @@ import torch
 from mmbert.checkpoint.reader import CheckpointReader
 from mmbert.checkpoint.store import CheckpointStore, RunState
 from mmbert.errors import UserError
-from mmbert.recipe.sections import OPTIMIZER_STATES, OptimizerName
+from mmbert.recipe.optimizers import OPTIMIZER_STATES, ROW_STATES, OptimizerName
 from mmbert.training.engine.optimizers import OPTIMIZERS, build_optimizer
 from tests.support.prescribed_gradients import SPECS, prescribed_engine, recipe, start
 from tests.support.ranks import run_ranks
@@ -23,12 +23,18 @@ def test_every_name_of_the_recipe_has_an_optimizer() -> None:
 def test_states_that_the_planner_does_not_count_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(OPTIMIZER_STATES, "adamw", ("exp_avg",))
+    of_adamw = OPTIMIZER_STATES["adamw"] | {"matrices": ("exp_avg",)}
+    monkeypatch.setitem(OPTIMIZER_STATES, "adamw", of_adamw)
     model: Any = torch.nn.Module()
     monkeypatch.setitem(OPTIMIZERS, "adamw", lambda *_: OPTIMIZERS["stable_adamw"](*_))
     model.weight = torch.nn.Parameter(torch.ones(2, 2))
     with pytest.raises(RuntimeError, match="adamw keeps"):
-        build_optimizer(model, recipe(optimizer__name="adamw").optimizer, torch.device("cpu"))
+        build_optimizer(
+            model,
+            recipe(optimizer__name="adamw").optimizer,
+            torch.device("cpu"),
+            torch.float32,
+        )
 
 
 def bytes_kept(rank: int, world_size: int) -> dict[str, tuple[int, int]]:
@@ -37,8 +43,12 @@ def bytes_kept(rank: int, world_size: int) -> dict[str, tuple[int, int]]:
     for name in OPTIMIZERS:
         engine = prescribed_engine(start(rank, world_size, 1), optimizer__name=name)
         held = sum(t.nbytes for f in engine.fragments() for t in f.states.values())
-        elements = sum(torch.Size(d.full_shape).numel() for d in SPECS.values())
-        planned = recipe(optimizer__name=name).optimizer.bytes_per_parameter * elements
+        rows = {r.state for r in engine.row_states()}
+        assert rows == set(ROW_STATES.get(name, ())), name
+        optimizer = recipe(optimizer__name=name).optimizer
+        planned = sum(
+            optimizer.bytes_of(d.group) * torch.Size(d.full_shape).numel() for d in SPECS.values()
+        )
         kept[name] = (held, planned)
         engine.close()
     return kept

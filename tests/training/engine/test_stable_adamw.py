@@ -1,6 +1,7 @@
 """StableAdamW on all ZeRO stages and grids, compared with the float64 formula."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -53,8 +54,14 @@ def part_of_gradient(name: str, step: int, part: int, parts: int) -> Tensor:
     return addends[part] if part < parts - 1 else total - sum(addends)
 
 
-def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
-    """Return weights after `steps` steps of the formula, and the fraction of updates clipped."""
+def float64_formula(
+    steps: int, factors: Mapping[str, float] | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """Return weights after `steps` steps of the formula, and the fraction of updates clipped.
+
+    Args:
+        factors: learning rates of groups of parameters, over the optimizer's.
+    """
     settings = recipe().optimizer
     beta1, beta2 = settings.betas
     weights, clipped = {}, 0
@@ -73,6 +80,7 @@ def float64_formula(steps: int) -> tuple[dict[str, Tensor], float]:
             rate = rate / max(1.0, float(rms))
             if len(spec.full_shape) > 1:
                 weight = weight * (1 - rate / settings.learning_rate * decay)
+            rate *= (factors or {}).get(spec.group, 1.0)
             weight = weight - rate * mean / (square.sqrt() + settings.eps)
         weights[name] = weight
     return weights, clipped / (steps * len(SPECS))

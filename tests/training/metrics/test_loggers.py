@@ -130,6 +130,16 @@ def test_held_out_losses_of_both_objectives_have_tags_of_their_own() -> None:
     }
 
 
+def test_rates_of_groups_are_curves_of_the_learning_rate() -> None:
+    tags = [f"3_schedule/learning_rate{group}" for group in ("", "_matrices", "_rest")]
+    (alone,) = (chart for chart in charts(["one"], []) if chart.title == "learning rate")
+    (grouped,) = (
+        chart for chart in charts(["one"], [], ["matrices"]) if chart.title == "learning rate"
+    )
+    assert (alone.several, grouped.several) == (False, True)
+    assert all(map(grouped.matches, tags))
+
+
 def test_details_of_an_event_are_in_the_log_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

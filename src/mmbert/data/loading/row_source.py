@@ -28,7 +28,7 @@ class RowSource:
             cursor.locator.corpus,
             masker,
             row_shape(sampler),
-            mask_ratio=phase.mask_ratio or phase.predicted_fraction,
+            mask_ratio=phase.predicted,
             context=phase.context,
             causal=phase.causal,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmbert.data.loading.masking import Masker
+from mmbert.data.loading.masking import MaskedRow, Masker
 from mmbert.data.loading.packing import RowShape
 from mmbert.data.loading.streams import StreamState
 from mmbert.data.sampling.phase_sampler import (
@@ -77,12 +77,11 @@ class RowBuilder:
         causal: bool = False,
     ) -> None:
         self._corpus = corpus
-        self._masker = masker
         self._shape = shape
         self._ratio = mask_ratio
         self._context = context
         self._split: SplitName = split
-        self._causal = causal
+        self._masker, self._causal = masker, causal
 
     def build(self, index: int, table: np.ndarray, state: StreamState | None) -> Row:
         """Build row number `index` from the segments in `table` [segments, COLUMNS].
@@ -101,13 +100,8 @@ class RowBuilder:
         cu_seqlens[len(ends) + 1 : len(ends) + 1 + len(padding)] = padding
         components = np.full(slots, -1, dtype=np.int32)
         components[: len(table)] = table[:, COMPONENT]
-        ids = self._tokens(table, cu_seqlens, ends)
-        fraction = mean_mask_ratio(self._ratio)
-        if self._causal:
-            masked = self._masker.next_tokens(ids, fraction, index)
-        else:
-            masked = self._masker.mask(ids, self._ratio, index, ends)
-        mask_slots = math.ceil(fraction * row_tokens)
+        masked = self._predict(self._tokens(table, cu_seqlens, ends), index, ends)
+        mask_slots = math.ceil(mean_mask_ratio(self._ratio) * row_tokens)
         count = len(masked.positions)
         positions, labels = np.zeros((2, mask_slots), dtype=np.int32)
         positions[:count], labels[:count] = masked.positions, masked.labels
@@ -131,6 +125,12 @@ class RowBuilder:
             documents=table[:, [COMPONENT, DOCUMENT, START, SIZE]],
             stream_state=state,
         )
+
+    def _predict(self, ids: np.ndarray, index: int, ends: np.ndarray) -> MaskedRow:
+        """Choose what is predicted of a row's tokens int32 [T], of documents that end at `ends`."""
+        if isinstance(self._ratio, MaskRatioRange) or not self._causal:
+            return self._masker.mask(ids, self._ratio, index, ends)
+        return self._masker.next_tokens(ids, self._ratio, index)
 
     def _tokens(self, table: np.ndarray, cu_seqlens: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return begin, text and end of every segment, then padding, int32 [T]."""

@@ -6,6 +6,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from mmbert.data.sampling.mixture_weights import (
     ComponentSize,
@@ -15,7 +16,7 @@ from mmbert.data.sampling.mixture_weights import (
     sampled_sources,
 )
 from mmbert.data.shards.corpus import Corpus
-from mmbert.recipe import Phase, Recipe, format_quantity
+from mmbert.recipe import OptimizerSettings, Phase, Recipe, format_quantity
 from mmbert.schedule import PhasePlan, TrainingPlan
 
 # mmBERT's stated aim: at most about five epochs of any language.
@@ -26,6 +27,32 @@ MAX_RATE = 1.0
 _GROWTH_TOLERANCE = 0.25
 _NAMES_SHOWN = 5
 _NEAREST_CUTOFF = 0.6
+
+
+@dataclass(frozen=True)
+class _UsualRates:
+    """Range of usual peak learning rates of a kind of update, and where it is from."""
+
+    update: str
+    lowest: float
+    highest: float
+    source: str
+
+
+# Sources: BERT (arXiv 1810.04805), ModernBERT (2412.13663), mmBERT (2509.06888); Muon's ends are
+# the sources' rates with room on both sides. `match_rms` is made to have the rates of AdamW. An
+# update with scale `original` has a root mean square of rate / √inputs instead of 0.2 · rate.
+_ADAMW = _UsualRates(
+    "AdamW and StableAdamW", 1e-5, 3e-3, "BERT 1e-4, mmBERT 8e-4, small models 2e-3"
+)
+_MUON = {
+    "match_rms": _UsualRates(
+        "Muon and NorMuon with scale match_rms", 1e-4, 1e-2, "1.1e-3 at 400M parameters, 5e-3 at 4M"
+    ),
+    "original": _UsualRates(
+        "Muon with scale original", 2e-3, 1e-1, "0.02 in its author's code"
+    ),
+}  # fmt: skip
 
 
 def recipe_warnings(
@@ -42,6 +69,7 @@ def recipe_warnings(
     """
     for phase, steps in zip(recipe.phases, plan.phases, strict=True):
         yield from _about_schedule(recipe, phase, steps)
+    yield from _about_rates(recipe)
     yield from _about_growth(recipe, plan)
     if sizes is not None:
         for phase in recipe.phases:
@@ -118,6 +146,39 @@ def _about_schedule(recipe: Recipe, phase: Phase, steps: PhasePlan) -> Iterator[
         yield (
             f"phases.{phase.name}.learning_rate.{ignored[0]} has no effect: the shape is constant"
         )
+
+
+def _about_rates(recipe: Recipe) -> Iterator[str]:
+    """Yield the peak rates that are unusual for the updates of a group of parameters."""
+    optimizer = recipe.optimizer
+    unusual: dict[tuple[_UsualRates, float], dict[str, list[str]]] = {}
+    for phase in recipe.phases:
+        peak = phase.learning_rate.peak or optimizer.learning_rate
+        for group, factor in optimizer.rate_factors.items():
+            usual, rate = _usual_rates(optimizer, group), peak * factor
+            if not _is_usual(rate, usual):
+                unusual.setdefault((usual, rate), {}).setdefault(group, []).append(phase.name)
+    for (usual, rate), phases in unusual.items():
+        names = list(dict.fromkeys(name for found in phases.values() for name in found))
+        other = next((kind for kind in (_ADAMW, *_MUON.values()) if _is_usual(rate, kind)), None)
+        yield (
+            f"the peak learning rate of {', '.join(phases)} is {rate:.3g} in phase"
+            f"{'' if len(names) == 1 else 's'} {', '.join(names)}; usual for {usual.update} is"
+            f" {usual.lowest:g} to {usual.highest:g} ({usual.source})"
+            + (f"; {rate:.3g} would be usual for {other.update}" if other is not None else "")
+        )
+
+
+def _usual_rates(optimizer: OptimizerSettings, group: str) -> _UsualRates:
+    """Return the usual rates of a group: Muon's are of matrices only."""
+    if optimizer.muon is None or group != "matrices":
+        return _ADAMW
+    return _MUON[optimizer.muon.scale]
+
+
+def _is_usual(rate: float, usual: _UsualRates) -> bool:
+    """Whether a rate is in the range; a product may be a last digit beyond an end."""
+    return usual.lowest * (1 - 1e-9) <= rate <= usual.highest * (1 + 1e-9)
 
 
 def _about_growth(recipe: Recipe, plan: TrainingPlan) -> Iterator[str]:

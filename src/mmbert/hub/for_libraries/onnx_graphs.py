@@ -3,10 +3,8 @@
 import contextlib
 import importlib
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from mmbert.errors import PackageError
 from mmbert.hub.configuration import HuggingFaceModel
 from mmbert.hub.models import load_masked_language_model, pack
-from mmbert.hub.verification import probe_documents
+from mmbert.hub.verification import Difference, probe_documents
 from mmbert.model.modernbert import MaskedLanguageModel
 
 TOLERANCE = 1e-4
@@ -31,22 +29,6 @@ _DATA_SUFFIX = "_data"
 
 class GraphMismatchError(RuntimeError):
     """The hidden states of a graph differ from those of its source: a bug, not a user error."""
-
-
-@dataclass(frozen=True)
-class HiddenStateComparison:
-    """Maximum difference and maximum hidden state over all compared tokens, in float32."""
-
-    tokens: int
-    max_difference: float
-    max_hidden_state: float
-
-    @property
-    def relative(self) -> float:
-        """Maximum difference relative to the maximum hidden state."""
-        if self.max_hidden_state == 0:
-            return math.inf if self.max_difference else 0.0
-        return self.max_difference / self.max_hidden_state
 
 
 def require_onnx_packages() -> None:
@@ -140,7 +122,7 @@ class GraphSession:
 
 def compare_hidden_states(
     path: Path, ours: MaskedLanguageModel, model: HuggingFaceModel, pad: int
-) -> HiddenStateComparison:
+) -> Difference:
     """Compare the hidden states of the float32 graph `path` with those of `ours`.
 
     The documents are those of the logits, one of them longer than the local window: together in a
@@ -158,8 +140,8 @@ def compare_hidden_states(
         float((theirs - mine).abs().max())
         for theirs, mine in zip(found, [*expected, *expected], strict=True)
     )
-    result = HiddenStateComparison(len(packed), difference, float(packed.abs().max()))
-    if not difference <= TOLERANCE * result.max_hidden_state:  # also if NaN
+    result = Difference(difference, float(packed.abs().max()))
+    if not difference <= TOLERANCE * result.max_value:  # also if NaN
         raise GraphMismatchError(
             f"hidden states of {path} differ from the trained model by {difference:.2e}"
             f" ({result.relative:.1e} of the largest)"

@@ -23,15 +23,18 @@ The encoder, for inputs of any length and batches of any size: `input_ids` and `
 | --- | --- | --- |
 {rows}
 
-Vectors are the mean over the tokens of a text (`pip install onnxruntime transformers`):
+Vectors are the mean over the tokens of a text, here with the float32 graph
+(`pip install onnxruntime transformers`):
 
 ```python
 import numpy
 import onnxruntime
 from transformers import AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("PATH_OR_NAME")
-session = onnxruntime.InferenceSession("PATH_OR_NAME/{graph}")
+# A folder; of a name on the hub, huggingface_hub.snapshot_download("PATH_OR_NAME") makes one.
+folder = "PATH_OR_NAME"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+session = onnxruntime.InferenceSession(folder + "/{graph}")
 inputs = dict(tokenizer(["one text", "another"], padding=True, return_tensors="np"))
 (hidden,) = session.run(["last_hidden_state"], inputs)
 mask = inputs["attention_mask"][:, :, None]

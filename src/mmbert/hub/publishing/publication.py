@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmbert.checkpoint.format import INDEX_NAME
 from mmbert.errors import OutputError
 from mmbert.files import checksum_file
+from mmbert.hub.for_libraries.int8_graph import VectorComparison
+from mmbert.hub.verification import Difference
 from mmbert.recipe import Objective
 
 PUBLICATION_NAME = "publication.json"
@@ -14,21 +16,6 @@ PUBLICATION_NAME = "publication.json"
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Difference(_Model):
-    """Largest difference between two models in float32, and the largest value."""
-
-    max_difference: float
-    max_value: float
-
-
-class VectorCheck(_Model):
-    """Cosines between vectors of the int8 graph and those of the model, over held-out texts."""
-
-    texts: int
-    mean_cosine: float
-    lowest_cosine: float
 
 
 class CheckpointLosses(_Model):
@@ -55,6 +42,8 @@ class Publication(_Model):
     writer: str
     recipe: str
     """Name of the run's recipe."""
+    variant: str | None = None
+    """Name of the recipe's variant; None of the main run."""
     step: int
     objective: Objective = "masked"
     """Of the phase of the checkpoint."""
@@ -64,7 +53,7 @@ class Publication(_Model):
     """Of transformers, against the training program."""
     hidden_states: Difference | None
     """Of the float32 graph; None if it was not asked for."""
-    int8: VectorCheck | None
+    int8: VectorComparison | None
     """None if it was not asked for, or could not be checked."""
     left_out: dict[str, str]
     """File that is not published → why."""

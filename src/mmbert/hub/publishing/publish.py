@@ -15,6 +15,7 @@ from mmbert.hub.publishing.place import MAIN, Place
 from mmbert.hub.publishing.publication import Publication, identity_of
 from mmbert.hub.publishing.revision import Contents, write_revision
 from mmbert.recipe import parse_recipe
+from mmbert.training.run_folder import variant_of
 
 Say = Callable[[str], None]
 
@@ -80,8 +81,9 @@ def plan_publication(run: Path, place: Place, options: PublishOptions) -> Plan:
         require_onnx_packages()
     checkpoints = list_checkpoints(run / "checkpoints")
     if not checkpoints:
+        problem = "has no checkpoint" if run.is_dir() else "does not exist"
         raise CheckpointError(
-            f"{run} has no checkpoint", remedy="give the folder of a run that has saved one"
+            f"{run} {problem}", remedy="give the folder of a run that has saved a checkpoint"
         )
     if options.needs_data and options.data is None:
         raise ArgumentError(
@@ -133,12 +135,18 @@ def _refuse_other_runs(
     run: Path, checkpoint: Path, place: Place, published: dict[str, Publication]
 ) -> None:
     recipe = parse_recipe(Index.read(checkpoint).state.recipe, origin=f"the recipe in {checkpoint}")
+    own = _described(recipe.name, variant_of(run))
     for name, there in published.items():
-        if there.recipe != recipe.name:
+        other = _described(there.recipe, there.variant)
+        if other != own:
             raise OutputError(
-                f"{name} in {place} is of the recipe {there.recipe}, and {run} of {recipe.name}",
-                remedy="publish each run to a place of its own",
+                f"{name} in {place} is of the recipe {other}, and {run} of {own}",
+                remedy="publish each run, and each variant, to a place of its own",
             )
+
+
+def _described(recipe: str, variant: str | None) -> str:
+    return recipe if variant is None else f"{recipe}, variant {variant}"
 
 
 def publish(plan: Plan, place: Place, say: Say) -> None:
@@ -156,10 +164,11 @@ def publish(plan: Plan, place: Place, say: Say) -> None:
     for name in plan.causal:
         say(f"{name}: is not published, because it is of a causal phase (see --allow-causal)")
     with place:
-        for revision in plan.missing:
+        for number, revision in enumerate(plan.missing, 1):
             if place.finish_interrupted(revision.name, revision.identity):
                 say(f"{revision.name}: was uploaded before, and has its name now")
                 continue
+            say(f"{revision.name}: export and checks, {number} of {len(plan.missing)}")
 
             def build(folder: Path, revision: PlannedRevision = revision) -> Publication:
                 return write_revision(folder, revision.checkpoint, plan.contents, say)
@@ -169,7 +178,8 @@ def publish(plan: Plan, place: Place, say: Say) -> None:
             for file, why in done.left_out.items():
                 say(f"{revision.name}: {file} is not published: {why}")
         newest = place.set_main()
-    say(f"{place}: {len(plan.revisions)} revisions of the run; {MAIN} is {newest}")
+    count = len(plan.revisions)
+    say(f"{place}: {count} revision{'s' if count > 1 else ''} of the run; {MAIN} is {newest}")
 
 
 def _checks(done: Publication) -> str:

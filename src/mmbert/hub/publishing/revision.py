@@ -21,14 +21,8 @@ from mmbert.hub.model_card import CardParts
 from mmbert.hub.model_source import CheckpointSource
 from mmbert.hub.publishing.card_sections import FLOAT32_GRAPH, INT8_GRAPH, card_sections
 from mmbert.hub.publishing.losses import RunLosses
-from mmbert.hub.publishing.publication import (
-    PUBLICATION_NAME,
-    Difference,
-    Publication,
-    VectorCheck,
-    identity_of,
-)
-from mmbert.hub.verification import LogitComparison
+from mmbert.hub.publishing.publication import PUBLICATION_NAME, Publication, identity_of
+from mmbert.hub.verification import Difference, LogitComparison
 from mmbert.model.modernbert import MaskedLanguageModel
 
 
@@ -84,10 +78,7 @@ def _add_graphs(
     if contents.onnx:
         graph = folder / FLOAT32_GRAPH
         write_encoder_graph(folder, graph)
-        found = compare_hidden_states(graph, ours, model, ids.pad)
-        hidden_states = Difference(
-            max_difference=found.max_difference, max_value=found.max_hidden_state
-        )
+        hidden_states = compare_hidden_states(graph, ours, model, ids.pad)
     if contents.onnx and contents.documents is not None:
         documents = [
             torch.tensor([ids.begin, *document[: model.context - 2].tolist(), ids.end])
@@ -100,25 +91,21 @@ def _add_graphs(
         else:
             quantized = folder / INT8_GRAPH
             write_int8_graph(graph, quantized)
-            vectors = compare_vectors(quantized, ours, model, documents, ids.pad)
-            int8 = VectorCheck(
-                texts=vectors.texts,
-                mean_cosine=vectors.mean_cosine,
-                lowest_cosine=vectors.lowest_cosine,
-            )
-            if not vectors.mean_cosine >= LEAST_COSINE:  # also if NaN
+            int8 = compare_vectors(quantized, ours, model, documents, ids.pad)
+            if not int8.mean_cosine >= LEAST_COSINE:  # also if NaN
                 quantized.unlink()
                 left_out[INT8_GRAPH] = (
-                    f"the mean cosine of its vectors over {vectors.texts} held-out texts is"
-                    f" {vectors.mean_cosine:.4f}, below {LEAST_COSINE}"
+                    f"the mean cosine of its vectors over {int8.texts} held-out texts is"
+                    f" {int8.mean_cosine:.4f}, below {LEAST_COSINE}"
                 )
     return Publication(
         writer=f"mmbert {__version__}",
         recipe=source.recipe.name,
+        variant=source.provenance.get("variant"),
         step=source.index.state.step,
         objective=model.objective,
         checkpoint=identity_of(checkpoint),
-        logits=Difference(max_difference=logits.max_difference, max_value=logits.max_logit),
+        logits=Difference(logits.max_difference, logits.max_value),
         hidden_states=hidden_states,
         int8=int8,
         left_out=left_out,

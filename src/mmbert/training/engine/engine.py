@@ -30,7 +30,7 @@ from mmbert.model.packed_batch import PackedBatch
 from mmbert.model.precision import add_products_in_float32
 from mmbert.parallel.parameter_spec import ParameterSpec, spec_of
 from mmbert.parallel.process_grid import ProcessGrid
-from mmbert.parallel.zero_fragment import MASTER, ParameterFragment
+from mmbert.parallel.zero_fragment import MASTER, ParameterFragment, RowState
 from mmbert.recipe import Recipe
 from mmbert.schedule import StepSettings
 from mmbert.training.engine.deepspeed_config import (
@@ -70,6 +70,7 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 # Bucket size in elements (50 MB) of the reduction that overlaps the last backward pass; small, so
 # that the first bucket is reduced early.
 OVERLAP_BUCKET = 12_500_000
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class Engine:
             for name, parameter in model.named_parameters()
             if recipe.precision == "bfloat16"
         }
-        self._client_optimizer = build_optimizer(model, recipe.optimizer, device)
+        self._client_optimizer = build_optimizer(
+            model, recipe.optimizer, device, DTYPES[recipe.precision]
+        )
         with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory usage
             self._engine, _, _, _ = deepspeed.initialize(
                 model=model,
@@ -125,7 +128,8 @@ class Engine:
         self._grad_reducer = self._make_grad_reducer()
         self._accumulation_done = False
         self._parameters = list(model.named_parameters())
-        self._client_optimizer.attach(self._zero_view.partitions(), self._layouts())
+        layouts = self._layouts(recipe.optimizer.rate_factors)
+        self._client_optimizer.attach(self._zero_view.partitions(), layouts)
         if unrounded:
             for fragment in self.fragments():
                 source = unrounded[fragment.name][fragment.start : fragment.start + fragment.length]
@@ -234,8 +238,7 @@ class Engine:
             assert spec.name == name
             partition = partitions[address.partition]
             own = slice(address.offset, address.offset + address.length)
-            kept = self._client_optimizer.state[partition]
-            states = {state: kept[state][own] for state in self._client_optimizer.state_names}
+            states = self._client_optimizer.states_of(partition, own)
             yield ParameterFragment(
                 spec=spec,
                 tensor_rank=self.grid.tensor.rank,
@@ -244,6 +247,10 @@ class Engine:
                 length=address.length,
                 states={MASTER: partition.detach()[own], **states},
             )
+
+    def row_states(self) -> Iterator[RowState]:
+        """Yield the optimizer's states of the rows of matrices that this rank owns."""
+        yield from self._client_optimizer.row_states()
 
     @torch.no_grad()
     def sync_model_weights(self) -> None:
@@ -272,18 +279,20 @@ class Engine:
             bucket_elements=OVERLAP_BUCKET,
         )
 
-    def _layouts(self) -> list[PartitionLayout]:
+    def _layouts(self, rate_factors: Mapping[str, float]) -> list[PartitionLayout]:
         """Build the layout of each partition."""
         addresses = [self._zero_view.address(parameter) for _, parameter in self._parameters]
         return [
             PartitionLayout.build(
                 self.specs,
                 sorted(
-                    (at.offset, at.offset + at.length, number)
+                    (at.offset, at.offset + at.length, number, at.start)
                     for number, at in enumerate(addresses)
                     if at is not None and at.partition == index
                 ),
+                rate_factors=rate_factors,
                 tensor_rank=self.grid.tensor.rank,
+                tensor_size=self.grid.tensor.size,
                 device=self.device,
             )
             for index in range(len(self._zero_view.partitions()))

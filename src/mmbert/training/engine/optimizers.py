@@ -1,14 +1,17 @@
 """Registry and interface of the optimizers available to recipes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mmbert.recipe import OptimizerSettings
+from mmbert.parallel.zero_fragment import RowState
+from mmbert.recipe import OptimizerSettings, ParameterGroup
+from mmbert.recipe.optimizers import OPTIMIZER_STATES
 from mmbert.schedule import StepSettings
 from mmbert.training.engine.adamw import AdamW
+from mmbert.training.engine.muon import Muon
 from mmbert.training.engine.partitions import PartitionLayout
 from mmbert.training.engine.stable_adamw import StableAdamW
 
@@ -24,12 +27,14 @@ class ClientOptimizer(Protocol):
     """Number of steps taken, including those of earlier runs; saved in checkpoints."""
 
     @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the float32 states of a partition, of its shape; saved in checkpoints."""
+    def state_names(self) -> Mapping[ParameterGroup, tuple[str, ...]]:
+        """Names of the float32 states of a parameter, by its group; saved in checkpoints."""
 
-    @property
-    def state(self) -> Mapping[Tensor, Mapping[str, Any]]:
-        """States of each partition by name."""
+    def states_of(self, partition: Tensor, span: slice) -> dict[str, Tensor]:
+        """Return the states by name of a parameter's span in a partition, as views."""
+
+    def row_states(self) -> Iterable[RowState]:
+        """Return the states of the rows of matrices that this rank owns."""
 
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
         """Create the states of ZeRO's partitions; collective.
@@ -44,22 +49,31 @@ class ClientOptimizer(Protocol):
         """Return scalars of the last step to log, by name; tensors stay on the device."""
 
 
-Builder = Callable[[nn.Module, OptimizerSettings, torch.device], ClientOptimizer]
+Builder = Callable[[nn.Module, OptimizerSettings, torch.device, torch.dtype], ClientOptimizer]
 OPTIMIZERS: dict[str, Builder] = {
     "stable_adamw": StableAdamW.build,
     "adamw": AdamW.build,
+    "muon": Muon.build,
+    "normuon": Muon.build,
 }
 
 
 def build_optimizer(
-    model: nn.Module, settings: OptimizerSettings, device: torch.device
+    model: nn.Module, settings: OptimizerSettings, device: torch.device, dtype: torch.dtype
 ) -> ClientOptimizer:
-    """Create the recipe's optimizer over the model's parameters."""
-    optimizer = OPTIMIZERS[settings.name](model, settings, device)
+    """Create the recipe's optimizer over the model's parameters.
+
+    Args:
+        dtype: of the model's passes, and of matrix products in the optimizer.
+
+    Raises:
+        RecipeError: the optimizer is for matrices, and the model has none.
+    """
+    optimizer = OPTIMIZERS[settings.name](model, settings, device, dtype)
     # The planner does not import torch, so it reads the state names from the recipe.
-    if optimizer.state_names != settings.state_names:
+    planned = OPTIMIZER_STATES[settings.name]
+    if optimizer.state_names != planned:
         raise RuntimeError(
-            f"{settings.name} keeps {optimizer.state_names}, OPTIMIZER_STATES has "
-            f"{settings.state_names}"
+            f"{settings.name} keeps {optimizer.state_names}, OPTIMIZER_STATES has {planned}"
         )
     return optimizer

@@ -13,7 +13,7 @@ p with gradient g at step t = 1, 2, …, scheduled learning rate lr and its peak
     rms = sqrt(mean over the tensor of g² / max(v, eps²))
     rate = lr / max(1, rms)
     p *= 1 − weight_decay · rate / lr_max               (not for norms and biases)
-    p -= rate · m / (sqrt(v) + eps)
+    p -= factor · rate · m / (sqrt(v) + eps)            factor: the group's rate over lr_max
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,10 +23,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmbert.parallel.zero_fragment import RowState
 from mmbert.recipe import OptimizerSettings
 from mmbert.schedule import StepSettings
-from mmbert.training.engine.partitions import PartitionLayout
-from mmbert_kernels import stable_adamw_apply, stable_adamw_sums, update_rms
+from mmbert.training.engine.partitions import MOMENTS, MOMENTS_OF_ALL, PartitionLayout
+from mmbert_kernels import TensorSpans, stable_adamw_apply, stable_adamw_sums, update_rms
 
 
 class StableAdamW(torch.optim.Optimizer):
@@ -36,7 +37,7 @@ class StableAdamW(torch.optim.Optimizer):
     all-reduce.
     """
 
-    state_names = ("exp_avg", "exp_avg_sq")
+    state_names = MOMENTS_OF_ALL
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class StableAdamW(torch.optim.Optimizer):
         }
         super().__init__(list(parameters), defaults)
         self.layout: PartitionLayout | None = None
+        self.exp_avg_sq_spans: TensorSpans | None = None
+        """Positions of the layout's tensors in `exp_avg_sq`, if not those in the partition."""
         self.steps = 0
         """Steps taken, including those of earlier runs."""
         self.rms: Tensor | None = None
@@ -63,7 +66,7 @@ class StableAdamW(torch.optim.Optimizer):
 
     @classmethod
     def build(
-        cls, model: nn.Module, settings: OptimizerSettings, device: torch.device
+        cls, model: nn.Module, settings: OptimizerSettings, device: torch.device, dtype: torch.dtype
     ) -> "StableAdamW":
         """Create the optimizer over the model's parameters."""
         return cls(
@@ -74,6 +77,14 @@ class StableAdamW(torch.optim.Optimizer):
             weight_decay=settings.weight_decay,
         )
 
+    def states_of(self, partition: Tensor, span: slice) -> dict[str, Tensor]:
+        """Return the states by name of a parameter's span in a partition, as views."""
+        return {name: self.state[partition][name][span] for name in MOMENTS}
+
+    def row_states(self) -> Iterable[RowState]:
+        """Return no states of rows."""
+        return ()
+
     def attach(self, partitions: Sequence[Tensor], layouts: Sequence[PartitionLayout]) -> None:
         """Set the layout of the only partition and create its zero states; collective.
 
@@ -82,9 +93,10 @@ class StableAdamW(torch.optim.Optimizer):
         """
         (flat,), (layout,) = partitions, layouts
         self.layout = layout
+        squares = len(flat) if self.exp_avg_sq_spans is None else self.exp_avg_sq_spans.size
         self.state[flat] = {
             "exp_avg": torch.zeros_like(flat, requires_grad=False),
-            "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
+            "exp_avg_sq": flat.new_zeros(squares, requires_grad=False),
         }
         starts, ends = layout.spans.starts, layout.spans.ends
         lengths = [(0, end - start) for start, end in zip(starts, ends, strict=True)]
@@ -118,28 +130,23 @@ class StableAdamW(torch.optim.Optimizer):
         """Update the partition with its gradient, without synchronizing with the device."""
         if closure is not None:
             raise NotImplementedError("StableAdamW does not support closures")
-        flats = [flat for group in self.param_groups for flat in group["params"]]
-        if self.layout is None or len(flats) != 1 or flats[0].grad is None:
-            raise RuntimeError(
-                "StableAdamW steps one flat partition with a gradient and a layout; "
-                f"it has {len(flats)} partitions and layout {self.layout is not None}"
-            )
-        flat, group, layout = flats[0], self.param_groups[0], self.layout
-        states = self.state[flat]
+        flat, gradient, layout = self.partition()
+        group, states = self.param_groups[0], self.state[flat]
         self.steps += 1
         sums = stable_adamw_sums(
-            flat.grad,
+            gradient,
             states["exp_avg_sq"],
             layout.spans,
             betas=group["betas"],
             step=self.steps,
             eps=group["eps"],
+            exp_avg_sq_spans=self.exp_avg_sq_spans,
         )
         totals = self.sum_over_ranks(sums, layout)
         self.rms = update_rms(totals)
         stable_adamw_apply(
             flat.detach(),
-            flat.grad,
+            gradient,
             states["exp_avg"],
             states["exp_avg_sq"],
             layout.spans,
@@ -148,10 +155,22 @@ class StableAdamW(torch.optim.Optimizer):
             step=self.steps,
             learning_rate=group["lr"],
             peak_learning_rate=group["lr_max"],
+            rate_factors=layout.rate_factors,
             weight_decay=layout.decays * group["weight_decay"],
             eps=group["eps"],
+            exp_avg_sq_spans=self.exp_avg_sq_spans,
         )
         return None
+
+    def partition(self) -> tuple[Tensor, Tensor, PartitionLayout]:
+        """Return the only partition, its gradient and its layout."""
+        flats = [flat for group in self.param_groups for flat in group["params"]]
+        if self.layout is None or len(flats) != 1 or flats[0].grad is None:
+            raise RuntimeError(
+                f"{type(self).__name__} steps one flat partition with a gradient and a layout; "
+                f"it has {len(flats)} partitions and layout {self.layout is not None}"
+            )
+        return flats[0], flats[0].grad, self.layout
 
     @staticmethod
     def sum_over_ranks(sums: Tensor, layout: PartitionLayout) -> Tensor:

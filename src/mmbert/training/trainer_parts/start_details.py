@@ -65,6 +65,7 @@ def open_loggers(
         steps=run.plan.steps,
         phases=tuple(phase.name for phase in run.plan.phases),
         largest_languages=tuple(run.table.largest_languages()),
+        rate_groups=tuple(run.recipe.optimizer.given_group_rates),
     )
     loggers.open(info, run.recipe.logging.loggers)
     details = start_details(

@@ -22,6 +22,8 @@ class RunInfo:
     phases: tuple[str, ...] = ()
     """Names of the phases; also the names of the language tiers."""
     largest_languages: tuple[str, ...] = ()
+    rate_groups: tuple[str, ...] = ()
+    """Groups of parameters with a learning rate of their own."""
 
 
 class BaseLogger:

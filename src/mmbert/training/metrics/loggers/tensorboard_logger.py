@@ -39,7 +39,7 @@ class TensorBoardLogger(BaseLogger):
         self._summary = summary
         self._folder, self._first_step = run.folder / "tensorboard", run.first_step
         self.target = str(self._folder)
-        shown = charts(run.phases, run.largest_languages)
+        shown = charts(run.phases, run.largest_languages, run.rate_groups)
         self._charts = [chart for chart in shown if chart.several]
         self._colors: dict[Chart, dict[str, int]] = {chart: {} for chart in self._charts}
         self._files: dict[int | None, _EventFile] = {}

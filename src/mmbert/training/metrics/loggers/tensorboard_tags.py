@@ -103,11 +103,14 @@ class Chart:
         return any(re.match(pattern, tag) for pattern in self.tags)
 
 
-def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart]:
+def charts(
+    tiers: Sequence[str], largest_languages: Sequence[str], rate_groups: Sequence[str] = ()
+) -> list[Chart]:
     """Return the charts of a run.
 
     Args:
         tiers: names of the language tiers (the phases).
+        rate_groups: groups of parameters with a learning rate of their own.
     """
     loss, schedule, speed = "Loss", "Schedule and data", "Optimizer and speed"
     shares = tuple(
@@ -126,7 +129,7 @@ def charts(tiers: Sequence[str], largest_languages: Sequence[str]) -> list[Chart
             for name, key in (("training", "train"), ("held out", "held_out"))
         ),
         Chart(schedule, "mask ratio, temperature, dropout", settings),
-        Chart(schedule, "learning rate", ("3_schedule/learning_rate",), several=False),
+        Chart(schedule, "learning rate", ("3_schedule/learning_rate",), several=bool(rate_groups)),
         Chart(schedule, "largest languages: share of tokens, and planned share", shares),
         Chart(speed, "gradient norm", ("4_optimizer/gradient_norm",), several=False),
         Chart(speed, "tokens per second, all and per device", ("6_speed/tokens_per_second",)),
