@@ -25,13 +25,16 @@ def _equal(full: Recipe, varied: Recipe, data: Path) -> dict[str, int]:
 
 
 def _flops_by_hand(recipe: Recipe, data: Path) -> float:
-    """Return training FLOPs by the formula of docs/planner.md."""
+    """Return training FLOPs by the formula of docs/planner.md, and of Newton-Schulz."""
     plan, model = training_plan(recipe), recipe.model
     vocabulary = open_corpus(data).tokenizer.vocabulary_size
     lengths = gather_data_statistics(recipe, plan, data).mean_lengths
     d, f, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     wide = -(-layers // model.global_attention_every)
     total = 0.0
+    if recipe.optimizer.name == "normuon":
+        parts = [(d, d)] * (4 * layers + 1) + [(f, d)] * (3 * layers)
+        total += plan.steps * sum(5 * (4 * min(p) ** 2 * max(p) + 2 * min(p) ** 3) for p in parts)
     for phase, planned in zip(recipe.phases, plan.phases, strict=True):
         length, window = lengths[phase.name], model.local_window
         keys = wide * length + (layers - wide) * min(length, window + 1)
@@ -77,6 +80,12 @@ def _step_flops(recipe: Recipe, data: Path, phase: int) -> float:
         ("model.intermediate_size=96",),
         (*CONSTANT, "batch.growth={tokens: 3k, from_rows: 4}", "batch.rows=12"),
         ("phases.pretrain.mask_ratio={low: 0.6, high: 0.9}",),
+        (
+            "batch.growth={tokens: 30k, from_rows: 4}",
+            "batch.rows=12",
+            "phases.pretrain.mask_ratio=0.9",
+        ),
+        ("optimizer={name: normuon, learning_rate: 3.0e-3}",),
         CAUSAL,
     ],
 )
