@@ -1,17 +1,20 @@
 """Checkpoints of Muon and NorMuon: states of rows, other grids, and changes of the optimizer."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from mmbert.checkpoint.format import Index
 from mmbert.checkpoint.reader import CheckpointReader, read_parameters, verify_checkpoint
 from mmbert.checkpoint.resume_check import check_optimizer
 from mmbert.checkpoint.store import CheckpointStore
 from mmbert.errors import UserError
+from mmbert.inspection.checkpoints import render_checkpoint
 from mmbert.recipe import Recipe, dump_recipe, override_recipe
 from mmbert.training.engine.engine import Engine
 from tests.support.muon_formula import MATRICES, PARTS, Formula
@@ -53,7 +56,8 @@ def save_and_go_on(
     store = CheckpointStore(root, asynchronous=False)
     for first, last in ((0, 3), (3, 5)):
         train(engine, first, last)
-        store.save(engine, state_at(last, phase_end=last == 3))
+        text = dump_recipe(named(changes.get("optimizer__name", "stable_adamw")))
+        store.save(engine, state_at(last, phase_end=last == 3, recipe=text))
 
 
 def load_and_go_on(
@@ -124,6 +128,11 @@ def test_rows_are_no_parameters_and_other_indexes_are_as_before(tmp_path: Path) 
     with CheckpointReader(path) as reader:
         for name in SPECS:
             assert reader.keeps(name, "exp_avg_sq") == (name not in MATRICES)
+    text = io.StringIO()
+    render_checkpoint(path, Console(file=text, width=200))
+    states = "exp_avg and exp_avg_sq (matrices: exp_avg and row_exp_avg_sq)"
+    assert f"each with a float32 master weight, {states}" in text.getvalue()
+    assert "row_exp_avg_sq" not in text.getvalue().replace(states, "")
     run_ranks(save_and_go_on, 1, tmp_path / "muon", 1, {"optimizer__name": "muon"})
     values = json.loads((tmp_path / "muon" / "step-00000005" / "index.json").read_text())
     assert "row_states" not in values

@@ -69,8 +69,14 @@ def test_tolerances_are_those_of_the_tests() -> None:
 def test_every_operation_is_described() -> None:
     functions = {name for row in rows("| Operation |") for name in re.findall(r"`(\w+)`", row[0])}
     helpers = {"Dropout", "TensorSpans", "backends", "computes_in_bfloat16", "debiased_beta"}
-    helpers |= {"NewtonSchulzSteps", "NEWTON_SCHULZ_STEPS"}
-    helpers |= {"keep_freed_memory", "matmul", "nondeterministic_operations", "update_rms"}
+    helpers |= {
+        "NEWTON_SCHULZ_STEPS",
+        "NewtonSchulzSteps",
+        "keep_freed_memory",
+        "matmul",
+        "nondeterministic_operations",
+        "update_rms",
+    }
     assert functions == set(mmbert_kernels.__all__) - helpers
     for row in rows("| Operation |"):
         (module,) = re.findall(r"`([\w/]+\.py)`", row[1])

@@ -58,13 +58,13 @@ def _bytes_of_storages() -> int:
 
 
 def bytes_after_backward(
-    rank: int, world_size: int, zero_stages: tuple[int, ...]
+    rank: int, world_size: int, zero_stages: tuple[int, ...], *overrides: str
 ) -> dict[int, int]:
     """Return the bytes held by an engine after its second step's backward passes, by ZeRO stage."""
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     found = {}
     for zero_stage in zero_stages:
-        recipe = parse_recipe(RECIPE, [f"parallel.zero_stage={zero_stage}"])
+        recipe = parse_recipe(RECIPE, [f"parallel.zero_stage={zero_stage}", *overrides])
         before = live_bytes()
         grid = build_grid()
         model = MaskedLanguageModel(

@@ -88,7 +88,7 @@ def test_what_a_recipe_cannot_mean(inputs: Path, overrides: str, expected: str) 
 
 
 USUAL_ADAMW = "usual for AdamW and StableAdamW is 1e-05 to 0.003 (BERT 1e-4"
-USUAL_MATCHED = "usual for Muon and NorMuon with scale match_rms is 0.0001 to 0.01 (1.1e-3"
+USUAL_MATCHED = "usual for Muon and NorMuon with scale match_rms is 0.0001 to 0.01 (as AdamW's by"
 USUAL_ORIGINAL = "usual for Muon with scale original is 0.002 to 0.1 (0.02"
 
 

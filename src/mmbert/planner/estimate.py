@@ -6,6 +6,7 @@ from mmbert.hardware import Gpu
 from mmbert.model.flops import Flops
 from mmbert.planner.communication import Communication
 from mmbert.planner.languages import LanguageTable
+from mmbert.planner.matrix_exchange import RoutingCost
 from mmbert.planner.memory import DeviceMemory
 from mmbert.planner.parameter_count import ParameterCount
 from mmbert.recipe import Recipe
@@ -21,8 +22,9 @@ class PhaseCost:
     `communication_bound_gpus` is the smallest number of GPUs, doubling the data ranks from the
     present one, at which communication takes longer than arithmetic; None if a rank would have less
     than one row.
-    `step_seconds` is the mean over the phase, including exposed communication; `compute_seconds`
-    and `communication` are those of a step with the phase's largest batch.
+    `step_seconds` is the mean over the phase, including exposed communication and
+    `matrix_seconds`, the time of Muon's updates of matrices; `compute_seconds` and `communication`
+    are those of a step with the phase's largest batch.
     """
 
     steps: PhasePlan
@@ -35,6 +37,7 @@ class PhaseCost:
     step_seconds: float
     compute_seconds: float
     communication_bound_gpus: int | None
+    matrix_seconds: float
 
     @property
     def seconds(self) -> float:
@@ -76,6 +79,8 @@ class Estimate:
     parameters: ParameterCount
     phases: tuple[PhaseCost, ...]
     layouts: tuple[ParallelLayout, ...]
+    matrix_exchange: RoutingCost | None
+    """Cost of Muon's updates of matrices in a step; None with other optimizers."""
     languages: LanguageTable | None
     checkpoint_bytes: int
     checkpoints_written: int

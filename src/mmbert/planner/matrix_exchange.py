@@ -1,15 +1,24 @@
 """Cost of Muon's exchange of matrices in a step: FLOPs, bytes and messages of a layout."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mmbert.hardware import Gpu
 from mmbert.model.config import EncoderConfig
 from mmbert.parallel.matrix_routing import Holding, Routing, matrices_of, route, rows_of
 
 if TYPE_CHECKING:
     from mmbert.parallel.parameter_spec import ParameterSpec
+
+# Assumed: seconds to launch a product (three in each of five Newton-Schulz steps), and of a message
+# to another rank besides its bytes.
+PRODUCTS = 15
+PRODUCT_SECONDS = 10e-6
+MESSAGE_SECONDS = 20e-6
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,38 @@ class RoutingCost:
     most_into_a_holder: int
     pairs: int
     """Pairs of different ranks with a message of the momentum between them."""
+    messages: int
+    """Messages of one step between different ranks, there and back."""
+    most_messages: int
+    """Messages that one rank sends and receives, there and back, at most."""
+    least_held: int
+    """Elements of matrices on the rank that holds the fewest."""
+    most_rows: int
+    """Rows of the matrices of one owner, at most."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that leave or enter one rank in both messages, at most."""
+        there = max(self.most_from_a_holder, self.most_into_an_owner)
+        return there + max(self.most_from_an_owner, self.most_into_a_holder)
+
+    def seconds(self, gpu: Gpu, *, gpus: int, mfu: float) -> float:
+        """Estimate the time in a step, hidden behind nothing.
+
+        The busiest owner's FLOPs at `mfu` and its products' launches, and the largest messages with
+        the bandwidth of one GPU's network card, or within a node.
+        """
+        across = gpus > gpu.gpus_per_node
+        bandwidth = gpu.inter_node_bandwidth if across else gpu.intra_node_bandwidth
+        return (
+            self.most_flops / (gpu.flops * mfu)
+            + PRODUCTS * PRODUCT_SECONDS * self.most_on_an_owner
+            + self.most_bytes / bandwidth
+            + MESSAGE_SECONDS * self.most_messages
+        )
 
 
+@lru_cache(maxsize=16)
 def exchange_cost(
     config: EncoderConfig,
     *,
@@ -86,6 +125,7 @@ def count(routing: Routing, *, bytes_per_element: int, row_factors: bool) -> Rou
             rows = rows_of(piece, routing.matrices[piece.matrix])
             back[pair] = back.get(pair, 0) + size + (4 * len(rows) if row_factors else 0)
     owned = [routing.owned_by(rank) for rank in range(ranks)]
+    of_ranks = Counter(rank for pair in (*there, *back) for rank in pair)
     return RoutingCost(
         matrices=len(routing.matrices),
         most_on_an_owner=max(map(len, owned)),
@@ -99,6 +139,10 @@ def count(routing: Routing, *, bytes_per_element: int, row_factors: bool) -> Rou
         most_from_an_owner=_most(back, 1),
         most_into_a_holder=_most(back, 0),
         pairs=len(there),
+        messages=len(there) + len(back),
+        most_messages=max(of_ranks.values(), default=0),
+        least_held=min(sum(piece.length for piece in pieces) for pieces in routing.pieces),
+        most_rows=max(sum(matrix.rows for matrix in of_rank) for of_rank in owned),
     )
 
 

@@ -61,15 +61,18 @@ def device_memory(
     zero_stage: int,
     compute_bytes: int,
     optimizer_bytes: int,
+    matrix_bytes_saved: int = 0,
 ) -> DeviceMemory:
     """Estimate the peak memory of one device in bytes.
 
     `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` is the number of data ranks. A row has
     `masked_tokens` mask slots and at most `document_slots` documents. `optimizer_bytes` counts the
-    float32 master and the optimizer states of a parameter. Accumulated gradients are float32. ZeRO
-    1 shards masters and optimizer states over the data ranks, ZeRO 2 also gradients, ZeRO 3 also
-    weights. Under ZeRO 3, a device holds its shard, the embedding (shared with the decoder) and one
-    layer in full, and other parameters up to the resident limit during the passes.
+    float32 master and the optimizer states of a parameter; where matrices have fewer states,
+    `matrix_bytes_saved` is what the rank with the fewest of their elements saves. Accumulated
+    gradients are float32. ZeRO 1 shards masters and optimizer states over the data ranks, ZeRO 2
+    also gradients, ZeRO 3 also weights. Under ZeRO 3, a device holds its shard, the embedding
+    (shared with the decoder) and one layer in full, and other parameters up to the resident limit
+    during the passes.
     """
     local = local_parameters(parameters, tensor)
     shard = -(-local // data)
@@ -97,7 +100,7 @@ def device_memory(
     return DeviceMemory(
         weights=compute_bytes * (shard if zero_stage == 3 else local) + gathered,
         gradients=4 * (shard if zero_stage >= 2 else local),
-        optimizer=optimizer_bytes * shard,
+        optimizer=optimizer_bytes * shard - matrix_bytes_saved,
         activations=passes.kept,
         working=working,
     )

@@ -16,6 +16,10 @@ class ParameterCount:
     norms: int
     head: int
     decoder_bias: int
+    matrices: int
+    """Those of them in matrices: attention, feed-forward, and the head's dense layer."""
+    matrix_rows: int
+    """Rows of all matrices; query, key and value, and gate and up, are matrices of their own."""
 
     @property
     def total(self) -> int:
@@ -46,6 +50,8 @@ def count_parameters(model: ModelSettings, vocabulary_size: int) -> ParameterCou
         norms=(2 * layers - 1) * d + 2 * d,
         head=d * d + d,
         decoder_bias=vocabulary_size,
+        matrices=layers * (4 * d * d + 3 * d * f) + d * d,
+        matrix_rows=layers * (5 * d + 2 * f) + d,
     )
 
 

@@ -10,11 +10,13 @@ from mmbert.model.config import encoder_config
 from mmbert.planner.communication import Communication, step_communication
 from mmbert.planner.data_statistics import gather_data_statistics
 from mmbert.planner.estimate import Estimate, ParallelLayout, PhaseCost
+from mmbert.planner.matrix_exchange import RoutingCost, exchange_cost
 from mmbert.planner.memory import DeviceMemory, device_memory, local_parameters, usable_bytes
 from mmbert.planner.parameter_count import ParameterCount, count_parameters, flops_per_token
 from mmbert.planner.warnings import find_warnings
-from mmbert.recipe import Recipe
+from mmbert.recipe import OptimizerSettings, Recipe
 from mmbert.recipe.division import check_data_ranks, divided_by_data, not_divided_by_tensor
+from mmbert.recipe.optimizers import MATRIX_OPTIMIZERS
 from mmbert.schedule import PhasePlan, training_plan
 
 # Default model FLOPs utilization: that of ModernBERT-base, the same architecture, on 8 H100 (1.7T
@@ -65,8 +67,11 @@ def estimate(
         parameters,
         statistics.document_slots,
     )
+    exchange = _matrix_exchange(setup, recipe.parallel.tensor, recipe.parallel.zero_stage)
+    matrix_seconds = 0.0 if exchange is None else exchange.seconds(hardware, gpus=gpus, mfu=mfu)
     phases = tuple(
-        _phase_cost(setup, phase, statistics.mean_lengths[phase.name]) for phase in steps.phases
+        _phase_cost(setup, phase, statistics.mean_lengths[phase.name], matrix_seconds)
+        for phase in steps.phases
     )
     layouts = _layouts(setup)
     every = recipe.checkpoint.every_tokens
@@ -83,8 +88,9 @@ def estimate(
         parameters=parameters,
         phases=phases,
         layouts=layouts,
+        matrix_exchange=exchange,
         languages=statistics.languages,
-        checkpoint_bytes=recipe.optimizer.bytes_per_parameter * parameters.total,
+        checkpoint_bytes=_checkpoint_bytes(recipe.optimizer, parameters),
         checkpoints_written=written,
         checkpoints_kept=min(kept, written),
         length_origin=statistics.length_origin,
@@ -131,7 +137,32 @@ def _check(recipe: Recipe, gpus: int, mfu: float) -> None:
     check_data_ranks(recipe.batch, recipe.parallel, gpus, unit="GPUs")
 
 
-def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCost:
+def _checkpoint_bytes(optimizer: OptimizerSettings, parameters: ParameterCount) -> int:
+    """Return the bytes of all float32 masters and optimizer states."""
+    others = parameters.total - parameters.matrices
+    rows = 4 * len(optimizer.row_states) * parameters.matrix_rows
+    of_matrices = optimizer.bytes_of("matrices") * parameters.matrices
+    return of_matrices + optimizer.bytes_of("embedding") * others + rows
+
+
+def _matrix_exchange(setup: _Setup, tensor: int, zero_stage: int) -> RoutingCost | None:
+    """Return the cost of Muon's updates of matrices on a grid; None with other optimizers."""
+    optimizer = setup.recipe.optimizer
+    if optimizer.name not in MATRIX_OPTIMIZERS:
+        return None
+    return exchange_cost(
+        encoder_config(setup.recipe.model, setup.vocabulary_size),
+        tensor=tensor,
+        data=setup.gpus // tensor,
+        zero_stage=3 if zero_stage == 3 else 1,  # ZeRO 2 cuts as ZeRO 1
+        bytes_per_element=setup.compute_bytes,
+        row_factors=bool(optimizer.row_states),
+    )
+
+
+def _phase_cost(
+    setup: _Setup, steps: PhasePlan, mean_length: float, matrix_seconds: float
+) -> PhaseCost:
     recipe = setup.recipe
     phase = recipe.phases[steps.index]
     flops = flops_per_token(
@@ -185,9 +216,10 @@ def _phase_cost(setup: _Setup, steps: PhasePlan, mean_length: float) -> PhaseCos
         mean_length=mean_length,
         flops=flops,
         communication=traffic_here,
-        step_seconds=step_tokens * flops.total / (setup.gpus * speed) + exposed,
+        step_seconds=step_tokens * flops.total / (setup.gpus * speed) + exposed + matrix_seconds,
         compute_seconds=seconds_here,
         communication_bound_gpus=limit,
+        matrix_seconds=matrix_seconds,
     )
 
 
@@ -233,6 +265,12 @@ def _infeasible_reason(recipe: Recipe, tensor: int, data: int) -> str | None:
 
 def _peak_memory(setup: _Setup, tensor: int, zero_stage: int) -> DeviceMemory:
     recipe = setup.recipe
+    optimizer, saved = recipe.optimizer, 0
+    exchange = _matrix_exchange(setup, tensor, zero_stage)
+    if exchange is not None:
+        fewer = optimizer.bytes_per_parameter - optimizer.bytes_of("matrices")
+        rows = 4 * len(optimizer.row_states) * exchange.most_rows
+        saved = fewer * exchange.least_held - rows
     return max(
         (
             device_memory(
@@ -246,7 +284,8 @@ def _peak_memory(setup: _Setup, tensor: int, zero_stage: int) -> DeviceMemory:
                 sequence=recipe.parallel.sequence,
                 zero_stage=zero_stage,
                 compute_bytes=setup.compute_bytes,
-                optimizer_bytes=recipe.optimizer.bytes_per_parameter,
+                optimizer_bytes=optimizer.bytes_per_parameter,
+                matrix_bytes_saved=saved,
             )
             for index, phase in enumerate(recipe.phases)
         ),

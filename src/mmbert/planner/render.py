@@ -8,6 +8,7 @@ from rich.text import Text
 
 from mmbert.command_line.tables import WholeTable
 from mmbert.planner.estimate import Estimate
+from mmbert.planner.matrix_exchange import RoutingCost
 from mmbert.planner.memory import usable_bytes
 from mmbert.recipe import format_quantity
 
@@ -37,6 +38,8 @@ def _parts(estimate: Estimate) -> Iterator[RenderableType]:
     yield _flops(estimate)
     yield _memory(estimate)
     yield _communication(estimate)
+    if estimate.matrix_exchange is not None:
+        yield _matrix_exchange(estimate, estimate.matrix_exchange)
     if estimate.languages is not None:
         yield _languages(estimate)
     yield Text(
@@ -191,6 +194,40 @@ def _communication(estimate: Estimate) -> WholeTable:
             if phase.communication_bound_gpus is None
             else f"{phase.communication_bound_gpus} GPUs",
         )
+    return table
+
+
+def _matrix_exchange(estimate: Estimate, cost: RoutingCost) -> WholeTable:
+    table = _table(
+        f"Updates of matrices by {estimate.recipe.optimizer.name} in a step: {cost.matrices}"
+        f" matrices with {cost.owners} owners"
+    )
+    for heading in (
+        "", "matrices", "GFLOPs", "MB sent there", "MB sent back", "messages", "time", "of a step",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right" if heading else "left")
+    seconds = [phase.matrix_seconds for phase in estimate.phases]
+    share = max(phase.matrix_seconds / phase.step_seconds for phase in estimate.phases)
+    table.add_row(
+        "all GPUs",
+        str(cost.matrices),
+        f"{cost.flops / 1e9:,.1f}",
+        f"{cost.bytes_sent / 1e6:,.1f}",
+        f"{cost.bytes_returned / 1e6:,.1f}",
+        f"{cost.messages:,}",
+        "",
+        "",
+    )
+    table.add_row(
+        "busiest GPU",
+        str(cost.most_on_an_owner),
+        f"{cost.most_flops / 1e9:,.1f}",
+        f"{cost.most_from_a_holder / 1e6:,.1f}",
+        f"{cost.most_from_an_owner / 1e6:,.1f}",
+        f"{cost.most_messages:,}",
+        f"{max(seconds) * 1e3:.2f} ms",
+        f"{share:.2%}",
+    )
     return table
 
 

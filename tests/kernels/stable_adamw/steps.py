@@ -136,3 +136,44 @@ def check_no_elements(device: torch.device) -> None:
             **SETTINGS,
         )
         assert p.isfinite().all()
+
+
+def check_squares_elsewhere(device: torch.device) -> None:
+    """Assert that v in a tensor of its own, without what lies between the spans, changes no bit."""
+    generator = torch.Generator().manual_seed(5)
+    flats = [torch.randn(20_001, generator=generator).to(device) for _ in range(3)]
+    spans = TensorSpans((3, 17, 9001, 20_000), (10, 6000, 15_000, 20_001))
+    compact = spans.compact()
+    assert compact.size < 12_010
+    squares = torch.rand(20_001, generator=generator).to(device)
+    elsewhere = torch.full((compact.size,), 7.0, device=device)
+    places = list(zip(spans.starts, spans.ends, compact.starts, compact.ends, strict=True))
+    for start, end, first, last in places:
+        assert (first - start) % 4 == 0
+        elsewhere[first:last] = squares[start:end]
+    results = []
+    for v, others in ((squares, None), (elsewhere, compact)):
+        p, g, m = (flat.clone() for flat in flats)
+        sums = stable_adamw_sums(g, v, spans, step=3, exp_avg_sq_spans=others, **SETTINGS)
+        torch.testing.assert_close(sums, results[0][2] if results else sums, rtol=1e-6, atol=0)
+        stable_adamw_apply(
+            *(p, g, m, v),
+            spans,
+            results[0][2] if results else sums,  # their order of summing may differ
+            step=3,
+            learning_rate=1e-3,
+            peak_learning_rate=2e-3,
+            rate_factors=torch.ones(4, dtype=torch.float64, device=device),
+            weight_decay=torch.full((4,), 0.1, device=device),
+            exp_avg_sq_spans=others,
+            **SETTINGS,
+        )
+        results.append((p, m, sums))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    for start, end, first, last in places:
+        assert torch.equal(elsewhere[first:last], squares[start:end])
+    between = torch.ones(compact.size, dtype=torch.bool)
+    for _, _, first, last in places:
+        between[first:last] = False
+    assert (elsewhere[between.to(device)] == 7.0).all()

@@ -13,6 +13,7 @@ from tests.kernels.stable_adamw.steps import (
     SETTINGS,
     check_no_elements,
     check_padding,
+    check_squares_elsewhere,
     check_steps,
     run_steps,
     spiking_gradients,
@@ -113,6 +114,17 @@ def test_a_factor_is_a_learning_rate_with_the_same_decay() -> None:
 
 def test_the_first_pass_changes_nothing_and_what_lies_in_no_segment_is_left_alone() -> None:
     check_padding(torch.device("cpu"))
+
+
+def test_squares_may_lie_in_a_tensor_of_their_own() -> None:
+    check_squares_elsewhere(torch.device("cpu"))
+    squares = torch.ones(8)
+    for wrong in (TensorSpans((1,), (5,)), TensorSpans((0,), (3,))):
+        with pytest.raises(ValueError, match="in length, or in position modulo 4"):
+            stable_adamw_sums(
+                torch.ones(9), squares, TensorSpans((4,), (8,)), step=1, exp_avg_sq_spans=wrong,
+                **SETTINGS,
+            )  # fmt: skip
 
 
 def test_no_elements() -> None:

@@ -7,6 +7,7 @@ from tests.kernels.on_triton import DEVICE, INTERPRETED, USE_TRITON
 from tests.kernels.stable_adamw.steps import (
     check_no_elements,
     check_padding,
+    check_squares_elsewhere,
     check_steps,
     run_steps,
     spiking_gradients,
@@ -27,3 +28,7 @@ def test_stable_adamw() -> None:
 def test_stable_adamw_leaves_padding_alone_and_takes_nothing() -> None:
     check_padding(DEVICE)
     check_no_elements(DEVICE)
+
+
+def test_squares_may_lie_in_a_tensor_of_their_own() -> None:
+    check_squares_elsewhere(DEVICE)

@@ -35,10 +35,14 @@ from tests.support.tiny_models import BASES, tiny_config, tiny_model
 
 ROWS = packed_rows(3, tokens=512, context=128, mask_ratio=0.3, vocabulary=131)
 RUNS = [
-    (precision, stage, clipping)
-    for precision in ("float32", "bfloat16")
-    for stage in (1, 2, 3)
-    for clipping in (None, 0.5)
+    *(
+        (precision, stage, clipping, "stable_adamw")
+        for precision in ("float32", "bfloat16")
+        for stage in (1, 2, 3)
+        for clipping in (None, 0.5)
+    ),
+    ("bfloat16", 1, None, "normuon"),
+    ("float32", 3, None, "normuon"),
 ]
 # ZeRO 3 compares the ranks' order of modules in its first passes, and the throughput timer waits
 # from the third on.
@@ -51,11 +55,12 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
     counts of requests (the last rank requests a stop)."""
     results: dict[str, list[Any]] = {}
     requests = LoopRequests(stop="enough" if rank == world_size - 1 else None)
-    for precision, stage, clipping in RUNS[:2] if disturbed else RUNS:
+    for precision, stage, clipping, optimizer in RUNS[:2] if disturbed else RUNS:
         settings = recipe(
             parallel__zero_stage=stage,
             precision=precision,
             optimizer__gradient_clipping=clipping,
+            optimizer__name=optimizer,
         )
         grid = start(rank, world_size, 1)
         engine = Engine(tiny_model(tiny_config()), settings, grid, torch.device("cpu"))
@@ -88,7 +93,7 @@ def take_steps(rank: int, world_size: int, disturbed: bool) -> dict[str, list[An
                     pending_requests=lambda: requests,
                 )
         at_end = counts[0]
-        key = f"{precision}, ZeRO {stage}, clipping {clipping}"
+        key = f"{precision}, ZeRO {stage}, clipping {clipping}, {optimizer}"
         results[key] = [waits.found[:at_end], waits.found[at_end:], outcome.request_counts]
         engine.close()
     return results

@@ -51,7 +51,7 @@ GRIDS = [
 def formula(optimizer: str, **settings: Any) -> dict[tuple[str, tuple[int, int]], Tensor]:
     """Return the matrices' weights after the prescribed steps, in float64."""
     found = {}
-    factor = settings.pop("rate_factor", 1.0)
+    factor, clipping = settings.pop("rate_factor", 1.0), settings.pop("clipping", None)
     for name, (first, stop) in PARTS:
         matrix = Formula(
             initial_weight(name)[first:stop], normalized=optimizer == "normuon", **settings
@@ -59,10 +59,18 @@ def formula(optimizer: str, **settings: Any) -> dict[tuple[str, tuple[int, int]]
         for step in range(STEPS):
             rate, decay = stable.schedule(step)
             peak = recipe().optimizer.learning_rate
-            gradient = stable.full_gradient(name, step)[first:stop]
+            gradient = stable.full_gradient(name, step)[first:stop].double()
+            if clipping is not None:
+                gradient *= min(1.0, clipping / gradient_norm(step))
             matrix.step(gradient, factor * rate, decay * rate / peak)
         found[name, (first, stop)] = matrix.weight
     return found
+
+
+def gradient_norm(step: int) -> float:
+    """Return the norm of a step's whole gradient."""
+    norms = [stable.full_gradient(name, step).double().norm() for name in SPECS]
+    return float(torch.stack(norms).norm())
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -79,7 +87,11 @@ def weights_on_grid(
         engine = prescribed_engine(grid, **changes)
         with pytest.MonkeyPatch.context() as patch:
             calls = count_calls(patch)
-            stable.train(engine, STEPS)
+            clipped = stable.train(engine, STEPS)
+        # A share of the tensors that are StableAdamW's, some of which it clips.
+        tensors = STEPS * len(SPECS.keys() - MATRICES.keys())
+        assert 0 < clipped < 1
+        assert clipped * tensors == pytest.approx(round(clipped * tensors), abs=1e-4)
         full = {name: weight.numpy() for name, weight in gather_full(engine).items()}
         results.append((full, len(calls)))
         engine.close()
@@ -133,6 +145,8 @@ FORMULAS: list[tuple[dict[str, Any], dict[str, Any]]] = [
      {"triples": POLAR_EXPRESS, "margin": 1.01}),
     # The update alone has the group's rate: decay is relative to the group's own peak.
     ({"name": "normuon", "group_learning_rates": {"matrices": 3e-2}}, {"rate_factor": 3.0}),
+    # Some of the gradients, before they enter the average: clipped updates would be far smaller.
+    ({"name": "muon", "gradient_clipping": 0.4}, {"clipping": 0.4}),
 ]  # fmt: skip
 
 

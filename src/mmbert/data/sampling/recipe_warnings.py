@@ -39,15 +39,17 @@ class _UsualRates:
     source: str
 
 
-# Sources: BERT (arXiv 1810.04805), ModernBERT (2412.13663), mmBERT (2509.06888); Muon's ends are
-# the sources' rates with room on both sides. `match_rms` is made to have the rates of AdamW. An
-# update with scale `original` has a root mean square of rate / √inputs instead of 0.2 · rate.
+# The named rates, with room on both sides: BERT (arXiv 1810.04805), mmBERT (2509.06888), continued
+# training at a tenth of them; nanoPLM (github.com/alint77/nanoplm-worklog; 5e-3 was best for 4M
+# parameters here); Keller Jordan (github.com/KellerJordan/Muon). An update with scale `original`
+# has a root mean square of rate / √inputs, with `match_rms` of 0.2 · rate, near AdamW's.
 _ADAMW = _UsualRates(
     "AdamW and StableAdamW", 1e-5, 3e-3, "BERT 1e-4, mmBERT 8e-4, small models 2e-3"
 )
 _MUON = {
     "match_rms": _UsualRates(
-        "Muon and NorMuon with scale match_rms", 1e-4, 1e-2, "1.1e-3 at 400M parameters, 5e-3 at 4M"
+        "Muon and NorMuon with scale match_rms", 1e-4, 1e-2,
+        "as AdamW's by design; 1.1e-3 best in nanoPLM",
     ),
     "original": _UsualRates(
         "Muon with scale original", 2e-3, 1e-1, "0.02 in its author's code"
