@@ -12,11 +12,8 @@ from pathlib import Path
 
 from mmbert.ablation.ablations import FULL, Ablation
 from mmbert.errors import ArgumentError
-from mmbert.model.config import encoder_config
 from mmbert.planner import estimate
-from mmbert.planner.matrix_exchange import exchange_cost
 from mmbert.recipe import Recipe, load_recipe, override_recipe
-from mmbert.recipe.optimizers import MATRIX_OPTIMIZERS
 from mmbert.schedule import PhasePlan, training_plan
 
 # Lengths of documents depend on the mixture, and where epochs are capped, this on the tokens.
@@ -169,14 +166,8 @@ def _step_tokens(recipe: Recipe, phase: int) -> int:
 def _prices(recipe: Recipe, data: Path) -> _Prices:
     # FLOPs do not depend on the GPUs: one data rank fits every quantum.
     cost = estimate(recipe, gpus=recipe.parallel.tensor, shards=data)
-    step = 0.0
-    if recipe.optimizer.name in MATRIX_OPTIMIZERS:
-        step = exchange_cost(
-            encoder_config(recipe.model, cost.vocabulary_size),
-            tensor=1,
-            data=1,
-            zero_stage=1,
-            bytes_per_element=4,
-            row_factors=False,
-        ).flops
-    return _Prices(tuple(phase.flops.total for phase in cost.phases), step)
+    matrices = cost.matrix_exchange
+    return _Prices(
+        tokens=tuple(phase.flops.total for phase in cost.phases),
+        step=0.0 if matrices is None else matrices.flops,
+    )
