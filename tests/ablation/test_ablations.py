@@ -82,6 +82,19 @@ def test_a_temperature_that_moves_within_a_phase_is_held_too() -> None:
     assert "phases.decay.temperature=0.4" in _ablation(gone, "two-phases").overrides
 
 
+def test_a_range_of_mask_ratios_is_held_too() -> None:
+    drawn = ("phases.pretrain.mask_ratio={low: 0.2, high: 0.4}", "phases.extension.mask_ratio=0.3")
+    full = _load("demo", drawn)
+    ablation = _ablation(full, "constant-mask")
+    assert "mask ratio, 0.2 to 0.4, in all phases" in ablation.meaning
+    assert {p.mask_ratio for p in _load("demo", drawn + ablation.overrides).phases} == {
+        full.phases[0].mask_ratio
+    }
+    moved = ("phases.extension.mask_ratio={low: 0.2, high: 0.4}",)
+    last = _load("demo", moved + _ablation(_load("demo", moved), "two-phases").overrides).phases[2]
+    assert last.mask_ratio == full.phases[0].mask_ratio
+
+
 def test_languages_whose_codes_are_yaml_words_stay_languages() -> None:
     """`yes` and `nan` are languages, which YAML would read as other types if unquoted."""
     named = ("phases.decay.languages=['yes', 'nan', 'no']", "phases.extension.languages=['nan']")

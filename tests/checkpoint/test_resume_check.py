@@ -69,6 +69,10 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         ("seed", 4, "seed=21, the recipe has seed=4"),
         ("batch.row_tokens", 1024, "batch.row_tokens=512, the recipe has batch.row_tokens=1024"),
         ("phases.a.mask_ratio", 0.2, "phases.a.mask_ratio=0.3, the recipe has"),
+        (
+            *("phases.a.mask_ratio", {"low": 0.2, "high": 0.4}),
+            "phases.a.mask_ratio=0.3, the recipe has phases.a.mask_ratio=0.2 to 0.4",
+        ),
         ("batch.rows", 6, "batch.rows=12, the recipe has batch.rows=6"),
         ("batch.growth", {"tokens": 4096, "from_rows": 6}, "batch.growth=None, the recipe has"),
         ("model.local_window", 8, "model.local_window=.*, the recipe has model.local_window=8"),

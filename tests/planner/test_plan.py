@@ -15,7 +15,7 @@ from mmbert.model.modernbert import MaskedLanguageModel
 from mmbert.parallel.process_grid import TensorGroup
 from mmbert.planner import GPUS, count_parameters, estimate, find_gpu, flops_per_token, render
 from mmbert.planner.languages import published_counts
-from mmbert.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
+from mmbert.recipe import ModelSettings, Recipe, load_recipe, override_recipe, parse_recipe
 from tests.support import small_run
 from tests.support import written_runs as runs
 from tests.support.environment import ROOT
@@ -80,6 +80,13 @@ def test_flops_agree_with_what_training_counts() -> None:
     mean_length = float((lengths.astype(float) ** 2).sum() / tokens)
     planned = flops_per_token(settings, 256_000, masked / tokens, mean_length).total * tokens
     assert planned == pytest.approx(training_flops(settings, 256_000, lengths, masked), rel=1e-9)
+
+
+def test_a_range_of_mask_ratios_costs_what_its_mean_does() -> None:
+    key = "phases.pretrain.mask_ratio"
+    drawn = override_recipe(recipe_of("base"), {key: {"low": 0.1, "high": 0.3}})
+    plain = override_recipe(recipe_of("base"), {key: 0.2})
+    assert estimate(drawn, gpus=8).phases == estimate(plain, gpus=8).phases
 
 
 def test_a_causal_phase_costs_half_of_the_attention() -> None:

@@ -44,24 +44,11 @@ class Ablation:
 def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
     """Return the full recipe and all its ablations, including those without overrides."""
     first, last = recipe.phases[0], recipe.phases[-1]
-    masked = [phase for phase in recipe.phases if not phase.causal]
-    mask_ratio = masked[0].mask_ratio if masked else None
     start = first.temperature.start
     constant = Temperature(start=start, end=start)
     return (
         Ablation(FULL, "the recipe as it is", ()),
-        Ablation(
-            "constant-mask",
-            # ModernBERT uses 30% throughout.
-            f"the first masked phase's mask ratio, {mask_ratio}, in all masked phases"
-            if len(masked) < len(recipe.phases)
-            else f"the first phase's mask ratio, {mask_ratio}, in all phases",
-            tuple(
-                f"phases.{phase.name}.mask_ratio={_ratio(masked[0])}"
-                for phase in masked
-                if phase.mask_ratio != mask_ratio
-            ),
-        ),
+        _constant_mask(recipe),
         Ablation(
             "constant-temperature",
             f"the first phase's temperature, {start:g}, in all phases",
@@ -84,6 +71,23 @@ def all_ablations(recipe: Recipe) -> tuple[Ablation, ...]:
             "two-phases",
             "the last phase continues like the one before it",
             _without_last_phase(recipe),
+        ),
+    )
+
+
+def _constant_mask(recipe: Recipe) -> Ablation:
+    """Return the ablation of the falling mask ratio; ModernBERT uses 30% throughout."""
+    masked = [phase for phase in recipe.phases if not phase.causal]
+    if not masked:
+        return Ablation("constant-mask", "no phase is masked", ())
+    kind = "masked " if len(masked) < len(recipe.phases) else ""
+    return Ablation(
+        "constant-mask",
+        f"the first {kind}phase's mask ratio, {masked[0].mask_ratio}, in all {kind}phases",
+        tuple(
+            f"phases.{phase.name}.mask_ratio={_ratio(masked[0])}"
+            for phase in masked
+            if phase.mask_ratio != masked[0].mask_ratio
         ),
     )
 

@@ -7,9 +7,8 @@
 - `import_command`: `import`.
 - `ablate_command`: `ablate`, `tune`.
 - `decay_command`: `decay`.
-- `fault_drill_command`: `fault-drill`.
 - `cluster_commands`: `submit`, `status`.
-- `packaged_commands`: `recipes`, `slurm-scripts`.
+- `packaged_commands`: `recipes`, `slurm-scripts`, `fault-drill`.
 - `report_command`: `report`.
 """
 
@@ -20,7 +19,6 @@ from mmbert.cli import (
     cluster_commands,
     decay_command,
     evaluate_command,
-    fault_drill_command,
     import_command,
     inspect_commands,
     model_commands,
@@ -38,7 +36,6 @@ __all__ = [
     "cluster_commands",
     "decay_command",
     "evaluate_command",
-    "fault_drill_command",
     "import_command",
     "inspect_commands",
     "main",

@@ -185,7 +185,7 @@ def _build_validators(
             settings=recipe.evaluation,
             context=recipe.evaluation.context or recipe.phases[0].context,
             row_tokens=recipe.batch.row_tokens,
-            masking=recipe.data.masking.held_out(),
+            masking=recipe.data.masking,
             causal=causal,
             rank=grid.data.rank,
             ranks=grid.data.size,

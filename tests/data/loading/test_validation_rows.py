@@ -36,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     )
 
 
-def _recipe(seed: int = 21, documents: int = 6) -> Recipe:
+def _recipe(seed: int = 21, documents: int = 6, **masking: object) -> Recipe:
     return small_recipe(
         phase("a", 4096),
         row_tokens=256,
@@ -44,6 +44,7 @@ def _recipe(seed: int = 21, documents: int = 6) -> Recipe:
         quantum=4,
         seed=seed,
         evaluation={"documents_per_language": documents, "mask_ratio": 0.2},
+        data={"sources": [{"name": "web"}], "masking": masking},
     )
 
 
@@ -77,6 +78,13 @@ def test_fixed_whatever_the_seed_and_the_ranks(corpus: Corpus) -> None:
             assert empty.tokens == 0
             assert empty.weights.sum() == 0
             assert np.diff(empty.cu_seqlens).max() <= 64
+
+
+def test_masked_in_single_tokens_also_where_training_masks_spans(corpus: Corpus) -> None:
+    spans = _rows(corpus, _recipe(spans={"mean": 3, "limit": 10}))
+    for a, b in zip(_rows(corpus, _recipe()), spans, strict=True):
+        np.testing.assert_array_equal(a.input_ids, b.input_ids)
+        np.testing.assert_array_equal(a.masked_positions, b.masked_positions)
 
 
 @pytest.mark.parametrize("members", [2, 3])

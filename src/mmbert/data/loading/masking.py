@@ -104,9 +104,10 @@ class Masker:
         """Choose tokens of row number `row` to predict from those before them.
 
         Exactly round(share · n) of the n tokens that are not special, one by one: those that `mask`
-        chooses at this ratio without whole words. A position is the one before its label, always in
-        the same segment, since each begins with a special token. Decoders also predict the end of a
-        document; here an end token closes every part of a document that was cut, and is no label.
+        chooses at this ratio if it masks single tokens. A position is the one before its label,
+        always in the same segment, since each begins with a special token. Decoders also predict
+        the end of a document; here an end token closes every part of a document that was cut, and
+        is no label.
 
         Args:
             input_ids: int32 [T], returned as they are.

@@ -61,7 +61,7 @@ def validation_rows(
         sources: folders of the sources to evaluate.
         settings: number of documents per component and mask ratio, or predicted share.
         context: maximum tokens of a document, including begin and end tokens.
-        masking: replacement of masked tokens.
+        masking: replacement of masked tokens; spans are left out.
         causal: predict next tokens instead: those that are masked otherwise, without whole words.
         rank, ranks: data rank and number of ranks. Every rank gets the same number of rows; some
             may be empty (all weights 0).
@@ -91,7 +91,7 @@ def validation_rows(
     shape = RowShape.of(row_tokens, mean)
     builder = RowBuilder(
         corpus,
-        row_masker(corpus, masking, key_of("held-out masks")),
+        row_masker(corpus, masking.held_out(), key_of("held-out masks")),
         shape,
         mask_ratio=settings.mask_ratio,
         context=context,
