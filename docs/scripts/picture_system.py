@@ -43,7 +43,7 @@ _ENCODER = _box(
     *("ModernBERT,", "fused kernels,", "tensor parallelism"),
 )
 _OPTIMIZER = _box(
-    480, 190, 150, 76, "model", "Optimizer", "StableAdamW or AdamW,", "DeepSpeed ZeRO 1–3"
+    480, 190, 150, 76, "model", "Optimizer", "StableAdamW or Muon,", "DeepSpeed ZeRO 1–3"
 )
 _GUARD = _box(680, 190, 120, 76, "program", "Guard", "bad steps, spikes,", "hanging ranks")
 _PHASES = (
