@@ -115,7 +115,7 @@ def test_a_gap_or_an_overlap_of_what_the_ranks_hold_is_refused() -> None:
                   [Holding(*holdings[0][:3], holdings[0].length - 1), *holdings[1:]]):  # fmt: skip
         with pytest.raises(ValueError, match="is held by none or by several"):
             route(matrices, [wrong])
-    fused = ParameterSpec((4, 6), ONES, "matrices", split_dimension=1, fused_sizes=(3, 3))
+    fused = ParameterSpec((4, 6), ONES, group="matrices", split_dimension=1, fused_sizes=(3, 3))
     with pytest.raises(ValueError, match="fused along the columns"):
         matrices_of([fused], 1)
 
