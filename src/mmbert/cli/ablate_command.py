@@ -18,6 +18,27 @@ class Equal(StrEnum):
     FLOPS = "flops"
 
 
+LAUNCHER = "deepspeed --module mmbert.pretrain"
+
+RecipeName = Annotated[
+    str, typer.Argument(help="Packaged recipe (see `mmbert recipes`) or YAML file.")
+]
+Shards = Annotated[Path, typer.Option(parser=parse_path, help="Folder of token shards.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
+]
+Launch = Annotated[str, typer.Option(help="Command that launches a training run.")]
+MaskRatio = Annotated[
+    float,
+    typer.Option(
+        parser=number(ge=0.01, le=0.99),
+        min=0.01,
+        max=0.99,
+        help="Fraction of held-out tokens to mask in every run.",
+    ),
+]
+
+
 @app.command(
     epilog=examples(
         "mmbert ablate recipe.yaml --data my_shards --output ablations --dry-run",
@@ -30,19 +51,15 @@ class Equal(StrEnum):
     )
 )
 def ablate(
-    recipe: Annotated[
-        str, typer.Argument(help="Packaged recipe (see `mmbert recipes`) or YAML file.")
-    ],
-    data: Annotated[Path, typer.Option(parser=parse_path, help="Folder of token shards.")],
+    recipe: RecipeName,
+    data: Shards,
     output: Annotated[
         Path,
         typer.Option(
             parser=parse_output_folder, help="Folder for the run folders and ablations.json."
         ),
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
-    ] = None,
+    overrides: Overrides = None,
     seeds: Annotated[
         int,
         typer.Option(help="Runs per ablation; seeds count up from the recipe's.", min=1, max=100),
@@ -80,18 +97,8 @@ def ablate(
             "ablations.json before any run of an ablation.",
         ),
     ] = None,
-    launch: Annotated[
-        str, typer.Option(help="Command that launches a training run.")
-    ] = "deepspeed --module mmbert.pretrain",
-    mask_ratio: Annotated[
-        float,
-        typer.Option(
-            parser=number(ge=0.01, le=0.99),
-            min=0.01,
-            max=0.99,
-            help="Fraction of held-out tokens to mask in every run.",
-        ),
-    ] = 0.15,
+    launch: Launch = LAUNCHER,
+    mask_ratio: MaskRatio = 0.15,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print ablations and runs without training.")
     ] = False,
@@ -169,10 +176,8 @@ def ablate(
     )
 )
 def tune(
-    recipe: Annotated[
-        str, typer.Argument(help="Packaged recipe (see `mmbert recipes`) or YAML file.")
-    ],
-    data: Annotated[Path, typer.Option(parser=parse_path, help="Folder of token shards.")],
+    recipe: RecipeName,
+    data: Shards,
     output: Annotated[
         Path,
         typer.Option(
@@ -187,9 +192,7 @@ def tune(
             "repeatable: later searches keep the best values of earlier ones.",
         ),
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe.")
-    ] = None,
+    overrides: Overrides = None,
     tokens: Annotated[
         Any,
         typer.Option(
@@ -200,18 +203,8 @@ def tune(
         ),
     ] = None,
     most: Annotated[int, typer.Option(help="Runs of a search, at most.", min=3, max=100)] = 12,
-    launch: Annotated[
-        str, typer.Option(help="Command that launches a training run.")
-    ] = "deepspeed --module mmbert.pretrain",
-    mask_ratio: Annotated[
-        float,
-        typer.Option(
-            parser=number(ge=0.01, le=0.99),
-            min=0.01,
-            max=0.99,
-            help="Fraction of held-out tokens to mask in every run.",
-        ),
-    ] = 0.15,
+    launch: Launch = LAUNCHER,
+    mask_ratio: MaskRatio = 0.15,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print searches and the length of a run.")
     ] = False,

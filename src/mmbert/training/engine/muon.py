@@ -25,8 +25,7 @@ since a fused one may round differently at the end of a cut; so the bits do not 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import overload
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -182,23 +181,15 @@ class Muon(StableAdamW):
         """Return NorMuon's mean squares of the rows of the matrices that this rank owns."""
         return self._row_states
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update the partition with its gradient, without synchronizing with the device."""
-        if closure is not None:
-            raise NotImplementedError("Muon does not support closures")
+    def update(self) -> None:
+        """Take a step of the matrices, and of the rest while their momenta are under way."""
         flat, gradient, _ = self.partition()
         self.exchange.send(self._momenta(flat, gradient))
-        super().step()  # of the rest, while the momenta are under way
+        super().update()  # of the rest
         steps = NEWTON_SCHULZ_STEPS[self._formula.coefficients]
         matrices = [newton_schulz(matrix, steps) for matrix in self.exchange.receive()]
         self.exchange.send_back(matrices, self._row_factors(matrices))
         self._apply(flat)
-        return None
 
     def _momenta(self, flat: Tensor, gradient: Tensor) -> Iterable[Tensor]:
         """Update M of this rank's pieces, and yield U of each, in float32."""

@@ -129,7 +129,12 @@ class StableAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update the partition with its gradient, without synchronizing with the device."""
         if closure is not None:
-            raise NotImplementedError("StableAdamW does not support closures")
+            raise NotImplementedError(f"{type(self).__name__} does not support closures")
+        self.update()
+        return None
+
+    def update(self) -> None:
+        """Take a step of the tensors of the layout; called by `step`, without autograd."""
         flat, gradient, layout = self.partition()
         group, states = self.param_groups[0], self.state[flat]
         self.steps += 1
@@ -160,7 +165,6 @@ class StableAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             exp_avg_sq_spans=self.exp_avg_sq_spans,
         )
-        return None
 
     def partition(self) -> tuple[Tensor, Tensor, PartitionLayout]:
         """Return the only partition, its gradient and its layout."""
