@@ -73,6 +73,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.long
 def test_every_part_of_the_rehearsal_has_its_figures(rehearsal: Path) -> None:
     report = json.loads((rehearsal / "gpu-report.json").read_text())
     assert [each["name"] for each in report["parts"]] == list(PARTS)
@@ -96,6 +97,7 @@ def test_every_part_of_the_rehearsal_has_its_figures(rehearsal: Path) -> None:
     assert found["run", "new steps"] + found["run", "after step"] >= 9
 
 
+@pytest.mark.long
 def test_the_rehearsals_page_is_honest(rehearsal: Path) -> None:
     text = (rehearsal / "gpu-report.md").read_text()
     assert "these figures say nothing about a GPU" in text

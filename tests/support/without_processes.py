@@ -1,7 +1,7 @@
 """Pytest plugin that skips a test as soon as it starts a process (`make test-fast`).
 
-Most of the suite's time goes into starting ranks, launchers and Triton's interpreter. Tests are not
-marked: any test that starts a process is skipped, so there is no list to keep up to date.
+Most of the suite's time goes into starting ranks and launchers. Tests are not marked: any test that
+starts a process is skipped, so there is no list to keep up to date.
 
     python -m pytest -p tests.support.without_processes -n 2
 """
