@@ -59,3 +59,12 @@ def test_activations_are_the_models_own_formula() -> None:
     assert memory.activations + memory.working >= passes.peak
     # Attention's backward pass needs memory per document slot, empty or not.
     assert memory.working > planned(2, 8, **sizes | {"document_slots": 1000}).working
+
+
+def test_the_step_needs_muons_messages_beside_the_reduction() -> None:
+    """Unless the passes need more. Activations are freed by then."""
+    plain, muon = planned(2, 2), planned(2, 2, exchange_bytes=10**9)
+    assert muon.states == plain.states
+    shard = muon.optimizer // parse_recipe(RECIPE).optimizer.bytes_per_parameter
+    assert muon.activations + muon.working == 10**9 + 4 * shard
+    assert planned(2, 2, exchange_bytes=1).working == plain.working

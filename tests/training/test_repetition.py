@@ -105,11 +105,15 @@ def test_a_host_that_fails_where_another_does_not_ends_the_run_and_is_left_out(
     assert "continuing from" in output_of(options)  # the state was saved
 
 
-def test_a_spike_that_does_not_repeat_is_undone(inputs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "optimizer", ["stable_adamw", pytest.param("normuon", marks=pytest.mark.long)]
+)
+def test_a_spike_that_does_not_repeat_is_undone(
+    optimizer: str, inputs: Path, tmp_path: Path
+) -> None:
+    overrides = (*LONGER, "guard.rollback=true", f"optimizer.name={optimizer}")
     options, plain = (
-        options_for(
-            inputs, tmp_path / name, *LONGER, "guard.rollback=true", stop_after_phase="pretrain"
-        )
+        options_for(inputs, tmp_path / name, *overrides, stop_after_phase="pretrain")
         for name in ("run", "plain")
     )
     ranks = [
@@ -183,6 +187,8 @@ def poison_and_miscompute(rank: int, row: int, times: dict[int, int]) -> None:
         (("parallel.zero_stage=3", "precision=bfloat16"), 2, [1]),
         (("parallel.tensor=2", "parallel.zero_stage=2"), 4, [2]),
         (("optimizer.gradient_clipping=0.5", "optimizer.name=adamw"), 1, [0]),
+        (("parallel.zero_stage=2", "optimizer.name=normuon"), 2, [1]),
+        (("parallel.tensor=2", "parallel.zero_stage=3", "optimizer.name=normuon"), 4, [2]),
     ],
 )
 def test_on_any_grid_a_step_that_ran_again_leaves_no_trace(

@@ -62,13 +62,15 @@ def device_memory(
     compute_bytes: int,
     optimizer_bytes: int,
     matrix_bytes_saved: int = 0,
+    exchange_bytes: int = 0,
 ) -> DeviceMemory:
     """Estimate the peak memory of one device in bytes.
 
     `compute_bytes` is 2 in bfloat16 and 4 in float32; `data` is the number of data ranks. A row has
     `masked_tokens` mask slots and at most `document_slots` documents. `optimizer_bytes` counts the
     float32 master and the optimizer states of a parameter; where matrices have fewer states,
-    `matrix_bytes_saved` is what the rank with the fewest of their elements saves. Accumulated
+    `matrix_bytes_saved` is what the rank with the fewest of their elements saves. `exchange_bytes`
+    are those of Muon's messages on one rank, in the step, when activations are freed. Accumulated
     gradients are float32. ZeRO 1 shards masters and optimizer states over the data ranks, ZeRO 2
     also gradients, ZeRO 3 also weights. Under ZeRO 3, a device holds its shard, the embedding
     (shared with the decoder) and one layer in full, and other parameters up to the resident limit
@@ -96,7 +98,8 @@ def device_memory(
     bucket = 4 * min(local, BUCKET_ELEMENTS)
     reduction = bucket if zero_stage == 1 else 4 * shard
     bucket = bucket if zero_stage >= 2 else 0
-    working = max(passes.peak - passes.kept + bucket + live, reduction - passes.kept, 0)
+    step = reduction + exchange_bytes
+    working = max(passes.peak - passes.kept + bucket + live, step - passes.kept, 0)
     return DeviceMemory(
         weights=compute_bytes * (shard if zero_stage == 3 else local) + gathered,
         gradients=4 * (shard if zero_stage >= 2 else local),

@@ -286,6 +286,7 @@ def _peak_memory(setup: _Setup, tensor: int, zero_stage: int) -> DeviceMemory:
                 compute_bytes=setup.compute_bytes,
                 optimizer_bytes=optimizer.bytes_per_parameter,
                 matrix_bytes_saved=saved,
+                exchange_bytes=0 if exchange is None else exchange.most_bytes,
             )
             for index, phase in enumerate(recipe.phases)
         ),
