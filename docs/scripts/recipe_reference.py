@@ -117,7 +117,8 @@ def _rows_of(model: type[BaseModel], name: str, prefix: str) -> Iterator[tuple[s
     field = model.model_fields[name]
     key = f"{prefix}{field.alias or name}"
     kind = _type(field.annotation, field.metadata)
-    described = f"{kind} {_bounds(field.metadata)}".strip()
+    bounds = _bounds(field.metadata)
+    described = f"{kind}{', ' if kind.startswith('list') else ' '}{bounds}" if bounds else kind
     if field.default is not None:
         described += _null(field.annotation)
     preset = model is ModelSettings and name in PRESET_KEYS
