@@ -47,8 +47,8 @@ Every document is assigned to the training split or the held-out split, or rejec
 reason. The counts are printed at the end and stored in OUTPUT/SOURCE/summary.json;
 `mmbert inspect OUTPUT --report report.tsv` writes them as a table.
 
-An interrupted run continues when the same command is run again. Exit status: 0 on success, 2 for
-invalid options or input.
+An interrupted run continues when the same command is run again. Exit status: 0 done, 1 a worker was
+killed, 2 invalid options or input, 130 or 143 interrupted.
 """
 
 _FORMER_OPTIONS = {

@@ -54,7 +54,11 @@ Tokenizer = Annotated[
     ),
 ]
 VocabularySize = Annotated[
-    int | None, typer.Option("--vocab-size", help="Vocabulary size of a trained tokenizer.")
+    int | None,
+    typer.Option(
+        "--vocab-size",
+        help="Vocabulary size of a trained tokenizer [default: from the recipe, or 32768].",
+    ),
 ]
 TokenizerSampleBytes = Annotated[
     Any,

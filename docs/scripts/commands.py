@@ -30,7 +30,7 @@ Every command with its arguments, options, defaults and examples: what `--help` 
 
 | Program | Purpose |
 | --- | --- |
-| `mmbert COMMAND` | planning, inspection, export, import, merging, evaluation |
+| `mmbert COMMAND` | all else: recipes and plans, comparisons, models, reports, jobs on a cluster |
 | `python -m mmbert_prep`, `launch/preprocess.py` | text to tokenizer and token shards |
 | `--module mmbert.pretrain` under a launcher, `launch/pretrain.py` | training |
 
@@ -136,9 +136,10 @@ def _usage(called: str, arguments: list[Any], options: list[Any]) -> str:
 
 
 def _argument(name: str, annotation: Any, info: ArgumentInfo) -> str:
+    repeated = "..." if _item_type(annotation) is not None else ""
     if info.metavar is not None:
-        return info.metavar.replace("…", "...")
-    shown = name.upper() + ("..." if _item_type(annotation) is not None else "")
+        return info.metavar.replace("…", "...").removesuffix("...") + repeated
+    shown = name.upper() + repeated
     return shown if info.default is ... else f"[{shown}]"
 
 

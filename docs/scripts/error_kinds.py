@@ -18,8 +18,8 @@ _STATUSES = """\
 
 Look up the status of a program (`echo $?`; `ExitCode` of `scontrol show job`) here. Statuses from
 128 on are those of a shell for a program that was ended by a signal: 128 plus its number.
-`deepspeed`, `srun` and `mpirun` pass the status of a failed rank on; `torchrun` exits with 1
-whatever it was.
+`deepspeed`, `srun` and `mpirun` pass the status of a failed rank on, and so do `mmbert ablate`,
+`mmbert tune` and `mmbert decay`; `torchrun` exits with 1 whatever it was.
 """
 
 _KINDS = """\

@@ -201,7 +201,7 @@ ERROR_KINDS = (
         action="Correct the file at the line in the message: UTF-8, one example per line, "
         "identifier or label and text separated by a tab. Held-out losses need shards with a "
         "held-out split (`--heldout-fraction` of preprocessing). `--decontaminate` takes .txt, "
-        ".tsv and .jsonl files.",
+        ".tsv, .jsonl and .json files, also compressed.",
         situation="Line 2 of `swh_Latn.tsv` has a space in place of the tab.",
         command="mmbert evaluate my_model --retrieval eng_Latn.tsv --retrieval swh_Latn.tsv",
         printed="error: swh_Latn.tsv:2: expected identifier, tab and text\n"

@@ -13,6 +13,7 @@ PRETRAIN_JOB = "`pretrain.sbatch`"
 PREPROCESS_JOB = "`preprocess.sbatch`"
 CHAIN_JOBS = "`merge.sbatch`, `evaluate.sbatch`"
 DRILL = "`mmbert fault-drill`"
+TUNING = "`mmbert tune`"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ EXIT_STATUSES = (
         "Look at the log that the table names, before a long run is trusted to this machine.",
     ),
     ExitStatus(
+        EXIT_FAILURE,
+        (TUNING,),
+        "A best value has no worse ones on both sides after `--most` runs.",
+        "Give other values, or a larger `--most`; finished runs are not repeated.",
+    ),
+    ExitStatus(
         EXIT_USER_ERROR,
         (ALL,),
         "Error that you can fix, of one of the kinds below, or a mistake in the command line.",
@@ -95,7 +102,14 @@ EXIT_STATUSES = (
     ),
     ExitStatus(
         EXIT_USER_ERROR,
-        (TRAINING, PREPROCESSING, "`mmbert decay`", PRETRAIN_JOB),
+        (
+            TRAINING,
+            PREPROCESSING,
+            "`mmbert decay`",
+            "`mmbert publish`",
+            "`mmbert submit`",
+            PRETRAIN_JOB,
+        ),
         "Another process writes the folder, or has taken it over.",
         "See [Another process writes to the folder](#another-process-writes-to-the-folder).",
     ),
@@ -107,7 +121,7 @@ EXIT_STATUSES = (
     ),
     ExitStatus(
         EXIT_SAVED_START_AGAIN,
-        (TRAINING, "`mmbert ablate`", "`mmbert decay`", PRETRAIN_JOB),
+        (TRAINING, "`mmbert ablate`", TUNING, "`mmbert decay`", PRETRAIN_JOB),
         "Stopped on request, with a checkpoint saved.",
         "Run the same command again to continue. `pretrain.sbatch` requeues itself.",
     ),

@@ -57,7 +57,12 @@ def evaluate(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(help="Truncate documents to this many tokens.", min=8, max=LONGEST_CONTEXT),
+        typer.Option(
+            help="Truncate documents to this many tokens [default: the model's context, at most "
+            "8192].",
+            min=8,
+            max=LONGEST_CONTEXT,
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe that defines the tiers (default: the checkpoint's).")

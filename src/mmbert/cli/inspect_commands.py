@@ -46,7 +46,8 @@ def plan(
     mfu: Annotated[
         float | None,
         typer.Option(
-            parser=number(gt=0, le=1), help="Assumed model FLOPs utilization (fraction of peak)."
+            parser=number(gt=0, le=1),
+            help="Assumed model FLOPs utilization (fraction of peak) [default: 0.25].",
         ),
     ] = None,
     plot: Annotated[
@@ -117,7 +118,8 @@ def inspect(
         Path | None,
         typer.Option(
             parser=parse_path,
-            help="Write document counts per language to this file (.tsv): read, kept, rejected.",
+            help="Write document counts per language to this file (.tsv, .csv): read, kept, "
+            "rejected.",
         ),
     ] = None,
     verify: Annotated[
