@@ -76,7 +76,8 @@ def _check_files(settings: PrepSettings) -> None:
     for path in settings.decontaminate:
         if not path.is_file():
             raise TextError(
-                f"{path} is not a file", remedy="give --decontaminate .txt, .tsv or .jsonl files"
+                f"{path} is not a file",
+                remedy="give --decontaminate .txt, .tsv, .json or .jsonl files",
             )
 
 

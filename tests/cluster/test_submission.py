@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from mmbert.journals.run_journal import (
+    NODE_REPORTS_NAME,
+    NodeProblem,
+    NodeReport,
+    append_record,
+)
 from tests.cluster.conftest import submit
 from tests.support.command_lines import KEPT
 from tests.support.environment import ROOT, with_packages
@@ -100,11 +106,30 @@ def test_sizes_that_fit_are_named(place: Path) -> None:
     outcome = submit(*site, "--nodes", "3", *CHAIN)
     assert outcome.refused
     assert "3 node(s) × 2 = 6 ranks do not fit the recipe" in outcome.stderr
-    assert "→ give 1, 2 nodes" in outcome.stderr
+    assert "→ give 1, 2 node(s)" in outcome.stderr
     outcome = submit(*site, "--nodes", "2", *CHAIN, "parallel.tensor=2")
     assert "# pretrain: 2 node(s) × 2 = 4 ranks: 2 data × 2 tensor" in outcome.stdout
     outcome = submit("--dry-run", *CHAIN)
     assert "not checked against batch.quantum 4" in outcome.stdout
+
+
+def test_suspected_nodes_are_left_out_and_slow_ones_where_the_site_says_so(
+    place: Path, slurm: Calls
+) -> None:
+    """A dead node is Slurm's to give out again."""
+    for host, problem, exclude in (
+        ("n1", NodeProblem.SLOW, False),
+        ("n2", NodeProblem.WRONG, True),
+        ("n3", NodeProblem.WRONG, False),
+        ("n4", NodeProblem.DEAD, True),
+    ):
+        report = NodeReport(unix_time=0, host=host, problem=problem, detail="x", exclude=exclude)
+        (place / "my out" / "run").mkdir(parents=True, exist_ok=True)
+        append_record(place / "my out" / "run" / NODE_REPORTS_NAME, report)
+    for given, expected in (((), "n2"), (("--set", "leave_out_slow_nodes=true"), "n1,n2")):
+        assert submit(*ON_GPUS, *given, *CHAIN).status == 0
+        found = [_options(call).get("exclude") for call in slurm()[-5:]]
+        assert found == [None, expected, expected, None, None]
 
 
 def test_a_dry_run_needs_no_slurm_writes_nothing_and_is_shell(

@@ -80,3 +80,16 @@ def test_a_model_to_merge_onto_must_fit(text: Path, released: Path, tmp_path: Pa
     bases = changed_config(released, tmp_path / "bases", global_rope_theta=10_000.0)
     refused = started(text, tmp_path / "out 2", *given, bases)
     assert f"{bases} and {released} have different rotary bases" in refused.said
+
+
+def test_a_causal_model_is_not_merged_with(text: Path, released: Path, tmp_path: Path) -> None:
+    """Known before the training, as start of a linear merge too; as a start alone it may be."""
+    causal = changed_config(released, tmp_path / "causal", mmbert_objective="causal")
+    for number, given in enumerate(
+        [(released, "--state", EARLIER, "--onto", causal), (causal, "--merge", "linear:0.5")]
+    ):
+        refused = started(text, tmp_path / f"out {number}", *given)
+        assert refused.status == 2
+        assert f"{causal} ended its training in a causal phase" in refused.said
+        assert not (tmp_path / f"out {number}" / "imported").exists()
+    assert started(text, tmp_path / "alone", causal).status == 0

@@ -98,7 +98,7 @@ def select_ablations(
     """Return the full recipe, and the ablations that change it or the variations that are given.
 
     Args:
-        only: names that limit the choice, or add ablations to given variations.
+        only: names that limit the choice, of ablations and of variations.
         variations: the user's own.
 
     Raises:

@@ -69,7 +69,7 @@ def _check(recipe: Recipe, nodes: int, per_node: int) -> None:
     tensor, quantum = recipe.parallel.tensor, recipe.batch.quantum
     fitting = [n for n in range(1, quantum * tensor // per_node + 1) if _fits(recipe, n * per_node)]
     remedy = (
-        f"give {', '.join(map(str, fitting))} nodes (`nodes` in the site file, or --nodes), or "
+        f"give {', '.join(map(str, fitting))} node(s) (`nodes` in the site file, or --nodes), or "
         if fitting
         else ""
     )

@@ -13,12 +13,13 @@ import yaml
 
 from mmbert.cluster.chain import ChainFolder, ChainRecord, JobRecord, read_record
 from mmbert.cluster.monitoring.queue import queued_jobs
+from mmbert.cluster.restart.left_out_nodes import nodes_to_leave_out
 from mmbert.cluster.site import Site
 from mmbert.cluster.site_script import site_script
 from mmbert.cluster.steps import Step
 from mmbert.errors import ArgumentError, OutputError
 from mmbert.files import atomic_write, make_folder
-from mmbert.journals.run_journal import NODE_REPORTS_NAME, NodeProblem, NodeReport, read_records
+from mmbert.journals.run_journal import NODE_REPORTS_NAME, NodeReport, read_records
 from mmbert.ownership import take_folder
 from mmbert.recipe import Recipe, dump_recipe
 
@@ -160,12 +161,10 @@ def submit(chain: Chain, say: Callable[[str], None]) -> list[JobRecord]:
 def excluded_nodes(folder: ChainFolder, recipe: Recipe, site: Site) -> list[str]:
     """Return the nodes that reports of the run and its variants leave out of the next start."""
     runs = [folder.run, *(folder.variant(variant.name) for variant in recipe.variants)]
-    return [
-        report.host
-        for run in runs
-        for report in read_records(run / NODE_REPORTS_NAME, NodeReport)
-        if report.exclude and (report.problem is not NodeProblem.SLOW or site.leave_out_slow_nodes)
+    reports = [
+        report for run in runs for report in read_records(run / NODE_REPORTS_NAME, NodeReport)
     ]
+    return nodes_to_leave_out(reports, (), slow=site.leave_out_slow_nodes)
 
 
 def without_nodes(step: Step, nodes: Sequence[str]) -> Step:

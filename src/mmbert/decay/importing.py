@@ -31,7 +31,8 @@ def import_start(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
     """Import the request's state, or else its model, to `folder.imported`.
 
     Raises:
-        ModelError: state or `onto` are of another architecture or tokenizer than the model.
+        ModelError: state or `onto` are of another architecture or tokenizer than the model, or the
+            model to merge with ended in a causal phase.
         UserError: a model or the state cannot be imported.
     """
     model = pinned_model(folder, request.model, say)
@@ -51,9 +52,12 @@ def import_start(request: DecayRequest, folder: DecayFolder, say: Say) -> None:
             lines = import_composer_checkpoint(state, out, options).lines()
         for line in lines:
             say(line)
+        merged = open_model(model)
         if request.onto is not None:
-            onto = pinned_model(folder, request.onto, say)
-            _check_onto(open_model(onto), open_model(model))
+            merged = open_model(pinned_model(folder, request.onto, say))
+            _check_onto(merged, open_model(model))
+        if request.merge.method != "none":
+            _check_masked(merged)
         out.rename(folder.imported)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -102,6 +106,16 @@ _COMPARED = (
     "local_window",
     "global_attention_every",
 )
+
+
+def _check_masked(merged: ModelSource) -> None:
+    """Check before the training that the merge after it will be of encoders."""
+    if merged.model.objective != "masked":
+        raise ModelError(
+            f"{merged.path} ended its training in a causal phase: the result cannot be merged with "
+            "it",
+            remedy="leave out --merge, or give --onto a model that ended in a masked phase",
+        )
 
 
 def _check_onto(onto: ModelSource, model: ModelSource) -> None:

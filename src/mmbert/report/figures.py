@@ -22,7 +22,7 @@ from mmbert.report.run import Run
 from mmbert.report.run_log import RESTARTS
 
 LOSS = Quantity("Loss (nats per masked token)", ".4f", "loss")
-ORDINARY_EVENTS = ("held-out", "phase", "checkpoint")
+ORDINARY_EVENTS = ("held-out", "phase", "checkpoint", "links", "shards copied")
 """Kinds of events that are neither restarts nor faults."""
 KIND_ORDER = (
     *("start", "stopped", "rollback", "no rollback", "spike", "not finite", "passed over"),
