@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any, TypeVar
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 Model = TypeVar("Model")
 

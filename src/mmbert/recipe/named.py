@@ -91,7 +91,7 @@ def _moved(path: Path, *, named: str) -> Path | None:
             if new.is_file():
                 warnings.warn(
                     f"{path} is now part of the package: write {named} instead (paths into "
-                    "launch/recipes work until the next version)",
+                    "launch/recipes work until 0.3.0)",
                     FutureWarning,
                     stacklevel=2,
                 )

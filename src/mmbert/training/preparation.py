@@ -1,4 +1,4 @@
-"""Deprecated alias of mmbert.training.run_config, to be removed in the next version."""
+"""Deprecated alias of mmbert.training.run_config, to be removed in 0.3.0."""
 
 import sys
 import warnings
