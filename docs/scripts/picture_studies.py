@@ -25,7 +25,8 @@ def chart() -> alt.VConcatChart:
     """Return the picture: a panel of tuned rates per optimizer, and one of seeds per study."""
     panels = [_tuned(), *(_seeds(name) for name in ("optimizers", "masks"))]
     drawn = alt.vconcat(*panels, spacing=26).properties(background="white", padding=10)
-    return drawn.resolve_scale(color="independent").configure_view(stroke="#dde2e8")
+    drawn = drawn.configure_axis(titleFontWeight="normal", titleColor=QUIET, gridColor="#eef1f4")
+    return drawn.configure_view(stroke="#dde2e8")
 
 
 def _tuned() -> alt.LayerChart:
@@ -36,15 +37,16 @@ def _tuned() -> alt.LayerChart:
         )
         rows += [
             {"rate": trial.value, "loss": trial.loss, "optimizer": optimizer,
-             "of": f"{optimizer}, {_SEARCHES[result.keys[0]]}", "group": _SEARCHES[result.keys[0]]}
-            for result in found.searches
+             "line": f"{optimizer} {number}", "group": _SEARCHES[result.keys[0]]}
+            for number, result in enumerate(found.searches)
             for trial in result.trials
         ]  # fmt: skip
     title = f"Tuned rates: {found.tokens / 1e6:.1f}M tokens a run, one seed"
     data = alt.Chart(alt.Data(values=rows))
+    ticks = sorted({row["rate"] for row in rows} - {2.5e-3, 5e-3, 1e-2})
     position = {
-        "x": alt.X("rate:Q", scale=alt.Scale(type="log"), title="peak learning rate",
-                   axis=alt.Axis(format="~g", values=sorted({row["rate"] for row in rows}))),
+        "x": alt.X("rate:Q", scale=alt.Scale(type="log", nice=False, padding=24),
+                   title="peak learning rate", axis=alt.Axis(format="~g", values=ticks)),
         "y": alt.Y("loss:Q", scale=alt.Scale(zero=False), title=_LOSS),
         "color": alt.Color("optimizer:N", title=None,
                            scale=alt.Scale(domain=[*_COLORS], range=[*_COLORS.values()])),
@@ -57,7 +59,7 @@ def _tuned() -> alt.LayerChart:
             unigram.mark_text(
                 text="unigram model", color=QUIET, x=_WIDTH - 4, dy=-6, align="right", fontSize=10
             ).encode(y="loss:Q"),
-            data.mark_line().encode(**position, strokeDash=dashes, detail="of:N"),
+            data.mark_line().encode(**position, strokeDash=dashes, detail="line:N"),
             data.mark_point(filled=True, size=34, opacity=1).encode(**position),
         ],
         width=_WIDTH,
