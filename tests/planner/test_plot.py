@@ -55,14 +55,26 @@ def _recipe(name: str) -> Recipe:
 
 def _value(recipe: Recipe, curve: str, at: StepPlan, languages: tuple[int | None, ...]) -> Any:
     settings = step_settings(recipe, training_plan(recipe), at.step)
-    return {
+    peak = recipe.optimizer.learning_rate
+    of_groups = {
+        f"learning rate, {group}": rate / peak * settings.learning_rate
+        for group, rate in _group_rates(recipe).items()
+    }
+    values: dict[str, Any] = {
+        **of_groups,
         "languages": languages[at.phase_index],
         "mask ratio": settings.mask_ratio,
         "sampling temperature": settings.temperature,
         "context": recipe.phases[at.phase_index].context,
         "learning rate": settings.learning_rate,
         "batch": at.tokens_after - at.tokens_before,
-    }[curve]
+    }
+    return values[curve]
+
+
+def _group_rates(recipe: Recipe) -> dict[str, float]:
+    rates = recipe.optimizer.group_learning_rates
+    return {} if rates is None else rates.model_dump(exclude_none=True)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -71,7 +83,8 @@ def test_curves_pass_through_the_schedule(name: str) -> None:
     recipe = _recipe(name)
     plan, languages = training_plan(recipe), language_counts(recipe, None)
     curves = schedule_curves(recipe, plan, languages)
-    assert [curve.name for curve in curves] == CURVES
+    of_groups = [f"learning rate, {group}" for group in _group_rates(recipe)]
+    assert [curve.name for curve in curves] == [*CURVES[:5], *of_groups, CURVES[5]]
     edges = [s.first_step + k for p in plan.phases for s in p.stages for k in (0, s.steps - 1)]
     spread = np.linspace(0, plan.steps - 1, 500).astype(int).tolist()
     for step in sorted({*edges, *spread}):

@@ -88,6 +88,7 @@ def test_what_a_recipe_cannot_mean(inputs: Path, overrides: str, expected: str) 
 
 
 USUAL_ADAMW = "usual for AdamW and StableAdamW is 1e-05 to 0.003 (BERT 1e-4"
+USUAL_EMBEDDING = "usual for AdamW and StableAdamW outside the matrices is 1e-05 to 0.016 (as of"
 USUAL_MATCHED = "usual for Muon and NorMuon with scale match_rms is 0.0001 to 0.01 (as AdamW's by"
 USUAL_ORIGINAL = "usual for Muon with scale original is 0.002 to 0.1 (0.02"
 
@@ -109,9 +110,12 @@ USUAL_ORIGINAL = "usual for Muon with scale original is 0.002 to 0.1 (0.02"
         ("optimizer.name=normuon optimizer.group_learning_rates.matrices=5e-3", None),
         # StableAdamW has the embedding, whatever the matrices have.
         ("optimizer.name=muon optimizer.muon.scale=original optimizer.learning_rate=0.02",
-         "of embedding, rest is 0.02 in phases pretrain, extension, decay; " + USUAL_ADAMW),
+         "of embedding, rest is 0.02 in phases pretrain, extension, decay; " + USUAL_EMBEDDING),
+        ("optimizer.group_learning_rates.embedding=0.016", None),
         ("phases.decay.learning_rate.peak=1e-6",
-         "of matrices, embedding, rest is 1e-06 in phase decay; " + USUAL_ADAMW),
+         "of matrices is 1e-06 in phase decay; " + USUAL_ADAMW),
+        ("phases.decay.learning_rate.peak=1e-6",
+         "of embedding, rest is 1e-06 in phase decay; " + USUAL_EMBEDDING),
     ],
 )  # fmt: skip
 def test_rates_of_another_optimizer_are_named(

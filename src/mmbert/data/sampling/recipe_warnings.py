@@ -46,6 +46,11 @@ class _UsualRates:
 _ADAMW = _UsualRates(
     "AdamW and StableAdamW", 1e-5, 3e-3, "BERT 1e-4, mmBERT 8e-4, small models 2e-3"
 )
+# A row of the embedding has gradients of its own token's occurrences alone.
+_ADAMW_EMBEDDING = _UsualRates(
+    "AdamW and StableAdamW outside the matrices", 1e-5, 1.6e-2,
+    "as of matrices; up to 1.6e-2 best for 4M parameters in docs/results.md",
+)  # fmt: skip
 _MUON = {
     "match_rms": _UsualRates(
         "Muon and NorMuon with scale match_rms", 1e-4, 1e-2,
@@ -173,9 +178,9 @@ def _about_rates(recipe: Recipe) -> Iterator[str]:
 
 def _usual_rates(optimizer: OptimizerSettings, group: str) -> _UsualRates:
     """Return the usual rates of a group: Muon's are of matrices only."""
-    if optimizer.muon is None or group != "matrices":
-        return _ADAMW
-    return _MUON[optimizer.muon.scale]
+    if group != "matrices":
+        return _ADAMW_EMBEDDING
+    return _ADAMW if optimizer.muon is None else _MUON[optimizer.muon.scale]
 
 
 def _is_usual(rate: float, usual: _UsualRates) -> bool:
