@@ -2,7 +2,7 @@
 
 import altair as alt
 
-from docs.scripts import picture_architecture, picture_system, picture_tokens
+from docs.scripts import picture_architecture, picture_studies, picture_system, picture_tokens
 from docs.scripts.drawing import to_svg
 from mmbert.planner.curves import language_counts
 from mmbert.planner.plot import chart as plan_chart
@@ -15,6 +15,7 @@ def render() -> dict[str, str]:
     charts: dict[str, alt.TopLevelMixin] = {
         "architecture": picture_architecture.chart(),
         "plan-mmbert-base": plan_chart(base, language_counts(base, None)),
+        "studies": picture_studies.chart(),
         "system": picture_system.chart(),
         "token-path": picture_tokens.chart(),
     }
