@@ -39,6 +39,7 @@ _COLLECTIVE_FILES = (
 )
 
 
+_FIRST_PAUSE = 0.05
 _REPORT = "hang"
 # Of the timeout: with the detection, all ranks have left after 1.5 times the timeout.
 _REPORT_SHARE = 0.35
@@ -149,7 +150,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         count = 0
-        while not self._closed.wait(self._interval):
+        while not self._closed.wait(self._pause):
             count += 1
             idle = time.monotonic() - self._since
             try:
@@ -165,6 +166,12 @@ class Watchdog:
                     return
                 if idle > self._timeout:
                     self._exit(f"rank 0, which hosts the store, has exited ({error})")
+
+    @property
+    def _pause(self) -> float:
+        """Seconds until the next heartbeat; few until the name of rank 0's host is known."""
+        unknown = self._store is not None and not self._store_host_read
+        return min(self._interval, _FIRST_PAUSE) if unknown else self._interval
 
     def _publish(self, count: int, idle: float) -> None:
         if self._store is None:
