@@ -52,6 +52,7 @@ def _tuned() -> alt.LayerChart:
         ]  # fmt: skip
     title = f"Tuned rates: {found.tokens / 1e6:.1f}M tokens a run, one seed"
     data = alt.Chart(alt.Data(values=rows))
+    # NorMuon's matrices were tuned between the other rates, where labels would overlap.
     ticks = sorted({row["rate"] for row in rows} - {2.5e-3, 5e-3, 1e-2})
     position = {
         "x": alt.X("rate:Q", scale=alt.Scale(type="log", nice=False, padding=24),

@@ -106,6 +106,13 @@ def test_a_start_tells_its_machines_versions_and_changes(tmp_path: Path) -> None
     assert page.specs["gain"]["datasets"]["points"][0]["size"] == 1000
 
 
+def test_ordinary_events_are_no_faults(tmp_path: Path) -> None:
+    kinds = ("links", "shards copied", "checkpoint", "spike")
+    events = tuple({"event": kind, "step": 5, "text": f"the {kind} event"} for kind in kinds)
+    page = page_of(LoggedRun(events=events).write(tmp_path / "run"))
+    assert [kind for kind in kinds if f"the {kind} event" in page.text] == ["spike"]
+
+
 def test_learning_rates_of_groups_are_series_of_one_chart(tmp_path: Path) -> None:
     alone = page_of(LoggedRun().write(tmp_path / "alone")).specs["learning-rate"]["datasets"]
     assert {point["series"] for point in alone["points"]} == {"Learning rate"}

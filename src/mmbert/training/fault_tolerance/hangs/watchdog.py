@@ -39,6 +39,7 @@ _COLLECTIVE_FILES = (
 )
 
 
+# Seconds between heartbeats until the name of rank 0's host is known.
 _FIRST_PAUSE = 0.05
 _REPORT = "hang"
 # Of the timeout: with the detection, all ranks have left after 1.5 times the timeout.
